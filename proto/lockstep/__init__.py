@@ -1,0 +1,1 @@
+"""The wire contracts of Lockstep: generated protobuf and gRPC stubs."""
