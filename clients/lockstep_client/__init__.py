@@ -1,0 +1,86 @@
+"""Ask a Lockstep server: `Client` and `AsyncClient`, the results they return, the errors they raise.
+
+    from lockstep_client import Client
+
+    with Client("localhost:8001") as client:
+        for answer in client.classify("sentiment-lstm", ["a fine film", "a dull one"]):
+            print(answer.best.name, answer.best.probability)
+
+Names are imported when they are first used, so that `import lockstep_client` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lockstep_client.client import AsyncClient, Client
+    from lockstep_client.errors import (
+        Cancelled,
+        DeadlineExceeded,
+        Denied,
+        InvalidRequest,
+        LockstepError,
+        ModelNotFound,
+        Overloaded,
+        SequenceLost,
+        ServerFailure,
+        Unauthenticated,
+        Unavailable,
+        Unreachable,
+        Unsupported,
+        Violation,
+    )
+    from lockstep_client.results import (
+        Classification,
+        Encoding,
+        Health,
+        InferResult,
+        Label,
+        ModelMetadata,
+        ModelState,
+        ServerInfo,
+        TensorSpec,
+        Timings,
+    )
+
+__all__ = [
+    "AsyncClient",
+    "Cancelled",
+    "Classification",
+    "Client",
+    "DeadlineExceeded",
+    "Denied",
+    "Encoding",
+    "Health",
+    "InferResult",
+    "InvalidRequest",
+    "Label",
+    "LockstepError",
+    "ModelMetadata",
+    "ModelNotFound",
+    "ModelState",
+    "Overloaded",
+    "SequenceLost",
+    "ServerFailure",
+    "ServerInfo",
+    "TensorSpec",
+    "Timings",
+    "Unauthenticated",
+    "Unavailable",
+    "Unreachable",
+    "Unsupported",
+    "Violation",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in ("results", "errors", "client"):
+            found = getattr(import_module(f"lockstep_client.{module}"), name, None)
+            if found is not None:
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

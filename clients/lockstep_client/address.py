@@ -1,0 +1,32 @@
+"""Where the server is: HOST:PORT, checked before anything connects."""
+
+from __future__ import annotations
+
+DEFAULT = "localhost:8001"
+_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
+
+
+def checked(address: str) -> str:
+    """The address as it was given, or ValueError that says what is wrong with it.
+
+    HOST:PORT, [IPV6]:PORT, or a gRPC target with its scheme (`unix:/run/lockstep.sock`).
+    """
+    if address.startswith(_SCHEMES):
+        return address
+    if "://" in address:
+        raise ValueError(f"address {address!r} is not a URL: leave {address.split('://')[0]}:// away")
+    host, colon, port = address.rpartition(":")
+    if not colon or not host:
+        raise ValueError(f"address {address!r} lacks a host or a port: write HOST:PORT, such as {DEFAULT}")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"address {address!r} is ambiguous: write an IPv6 address as [ADDRESS]:PORT")
+    if any(c.isspace() or c == "/" for c in host):
+        raise ValueError(f"address {address!r} has no valid host: write HOST:PORT, such as {DEFAULT}")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"address {address!r} has no valid port: {port!r} is not a number from 1 to 65535")
+    return address
+
+
+def is_loopback(address: str) -> bool:
+    """Whether the address names this machine itself."""
+    return address.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]")

@@ -1,0 +1,105 @@
+"""How both clients connect: address, credentials, limits, retries and keepalive, as gRPC takes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from lockstep_client.address import checked, is_loopback
+from lockstep_client.errors import InvalidRequest, Violation
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+MAX_MESSAGE_BYTES = 64 << 20
+# Servers by default close a connection that is pinged more than once in 5 minutes.
+KEEPALIVE_S = 330.0
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What a channel is made from; checked at once, so that no call fails for a typing error."""
+
+    address: str
+    timeout_s: float
+    retries: int
+    tls: bool | grpc.ChannelCredentials
+    token: str
+    metadata: tuple[tuple[str, str], ...]
+    max_message_bytes: int
+    keepalive_s: float
+
+    def __post_init__(self) -> None:
+        checked(self.address)
+        if not 0 <= self.retries <= 4:
+            raise ValueError(f"retries is {self.retries}: gRPC makes 0 to 4")
+        if self.timeout_s <= 0:
+            raise ValueError(f"timeout_s is {self.timeout_s}: give a deadline above 0 seconds")
+        if not 0 < self.max_message_bytes < 1 << 31:
+            raise ValueError(f"max_message_bytes is {self.max_message_bytes}: give 1 to 2147483647")
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """None: plain text."""
+        if isinstance(self.tls, bool):
+            return grpc.ssl_channel_credentials() if self.tls else None
+        return self.tls
+
+    @property
+    def call_metadata(self) -> tuple[tuple[str, str], ...]:
+        """Sent with every call."""
+        token = (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        return (*self.metadata, *token)
+
+    @property
+    def options(self) -> list[tuple[str, Any]]:
+        """Channel arguments."""
+        return [
+            ("grpc.service_config", service_config(self.retries)),
+            ("grpc.enable_retries", int(self.retries > 0)),
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.keepalive_time_ms", round(self.keepalive_s * 1e3)),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            # A server that was restarted is found again soon, not after gRPC's two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+            # A proxy that is set for the outside world cannot reach this machine's own ports.
+            ("grpc.enable_http_proxy", int(not is_loopback(self.address))),
+        ]
+
+    def fitting(self, request: Message) -> Message:
+        """The request, or InvalidRequest where it is larger than may be sent."""
+        size = request.ByteSize()
+        if size <= self.max_message_bytes:
+            return request
+        told = f"{size} bytes, above the limit of {self.max_message_bytes}"
+        raise InvalidRequest(
+            f"the request has {told}: send fewer rows in a call, or raise max_message_bytes on both sides",
+            violations=(Violation("request", told),),
+        )
+
+
+def service_config(retries: int) -> str:
+    """gRPC's service config, as JSON: what is tried again, and when.
+
+    UNAVAILABLE waits 0.1 s, doubling, to 1 s; RESOURCE_EXHAUSTED as long as the server's pushback says, and
+    not at all where it says never. All within the call's deadline. When more than half of a hundred recent
+    calls failed, nothing is retried until they succeed again, so that clients make no storm.
+    """
+    if retries == 0:
+        return "{}"
+    policy = {
+        "maxAttempts": retries + 1,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+    }
+    throttling = {"maxTokens": 100, "tokenRatio": 0.1}
+    return json.dumps(
+        {"methodConfig": [{"name": [{}], "retryPolicy": policy}], "retryThrottling": throttling}
+    )

@@ -1,0 +1,61 @@
+"""The messages of package `inference`, in a descriptor pool of their own.
+
+tritonclient defines the same package, and one pool cannot hold it twice. These classes are built from the
+committed descriptor set in a private pool, so that a process may use both clients. They are not the classes
+of `lockstep.open_inference_pb2`: the bytes are the same, the types are not.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from lockstep.open_inference_pb2 import (
+        InferParameter,
+        InferTensorContents,
+        ModelInferRequest,
+        ModelInferResponse,
+        ModelMetadataRequest,
+        ModelMetadataResponse,
+        RepositoryIndexRequest,
+        RepositoryIndexResponse,
+        ServerMetadataRequest,
+        ServerMetadataResponse,
+    )
+
+__all__ = [
+    "InferParameter",
+    "InferTensorContents",
+    "ModelInferRequest",
+    "ModelInferResponse",
+    "ModelMetadataRequest",
+    "ModelMetadataResponse",
+    "RepositoryIndexRequest",
+    "RepositoryIndexResponse",
+    "ServerMetadataRequest",
+    "ServerMetadataResponse",
+]
+
+
+def _private_pool() -> descriptor_pool.DescriptorPool:
+    committed = files("lockstep").joinpath("open_inference.binpb").read_bytes()
+    pool = descriptor_pool.DescriptorPool()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(committed).file:
+        pool.Add(file)
+    return pool
+
+
+if not TYPE_CHECKING:
+    _POOL = _private_pool()
+
+    @cache
+    def __getattr__(name: str) -> type[Message]:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"inference.{name}"))

@@ -1,0 +1,24 @@
+"""The command line `lockstep-serve`."""
+
+from __future__ import annotations
+
+import sys
+
+from . import __version__
+from .settings import Settings, command
+
+
+def main() -> None:
+    """Parse the settings and serve."""
+    sys.exit(command(_run, __version__).main(standalone_mode=True))
+
+
+def _run(settings: Settings) -> int:
+    from .lifecycle import run  # after parsing: --help and --show-settings need no runtime
+
+    code = run(settings)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The only file that wires everything: host <- transport -> calls, directory -> services -> server."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from . import port
+from .host import Host
+from .metrics import Metrics, MetricsServer
+from .rpc.calls import Calls
+from .rpc.served import Directory
+from .rpc.server import Health, Server
+from .settings import Settings  # noqa: TC001
+from .transport import InProcess
+
+log = logging.getLogger(__name__)
+
+
+class App:
+    """A server, from its settings. Starts in order and stops in reverse.
+
+    Raises:
+        LoadError: the device that the settings ask for is not there.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        host = Host(_host_config(settings))
+        self._transport = InProcess(host)
+        self._health = Health()
+        self.directory = Directory(self.metrics, host.device, self._health.update)
+        self.calls = Calls(self._transport.send, self.directory)
+        self._server = Server(
+            settings, self.metrics, self.directory, self.calls, self._transport.send, self._health
+        )
+        self._pages: MetricsServer | None = None
+        self.port = 0
+        self.metrics_port = 0
+
+    async def start(self) -> None:
+        """Listen first, so that a port that is taken is told at once; then load the models.
+
+        Raises:
+            LoadError: a port is taken, or there is no repository.
+        """
+        await self._health.start()
+        self.port = await self._server.start()
+        try:
+            self._pages = MetricsServer(
+                self.settings.host, self.settings.metrics_port, self.metrics.registry, self._healthy
+            )
+        except OSError as error:
+            raise _port_taken(self.settings, error) from error
+        self.metrics_port = self._pages.port
+        self._transport.start(self._deliver)
+
+    async def stop(self) -> None:
+        """Drain, then stop; in bounded time."""
+        settings = self.settings
+        await self._health.drain()
+        if not await self.calls.drain(settings.drain_s):
+            log.warning("%d requests are still in flight after %.0f s", len(self.calls), settings.drain_s)
+        await self._transport.stop(within_s=1.0)
+        await self._server.stop(grace_s=1.0)
+        if self._pages is not None:
+            self._pages.stop()
+
+    def _deliver(self, news: port.News) -> None:
+        match news:
+            case port.Events():
+                self.calls.deliver(news)
+            case port.ModelUpdate():
+                self.directory.update(news)
+            case port.LoadDone():
+                self.directory.load_done(news)
+
+    def _healthy(self) -> bool:
+        return self.directory.ready() and not self.calls.draining
+
+
+def _host_config(settings: Settings) -> port.HostConfig:
+    return port.HostConfig(
+        models=settings.models,
+        device=settings.device,
+        cache=str(Path(settings.cache).expanduser()) if settings.cache else "",
+        batching=settings.batching,
+        max_run_s=settings.max_run_ms / 1000,
+        tokenizer_workers=settings.tokenizer_workers,
+        selected=tuple(name.strip() for name in settings.only.split(",") if name.strip()),
+    )
+
+
+def _port_taken(settings: Settings, error: OSError) -> Exception:
+    from .errors import LoadError
+
+    return LoadError(
+        f"--metrics-port {settings.metrics_port}: cannot listen on it ({error.strerror}); give another"
+    )

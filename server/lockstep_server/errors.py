@@ -1,0 +1,83 @@
+"""What can go wrong with a request, by meaning. Imports nothing of the server.
+
+bytes -> tensors -> ids -> a place in the queue -> a run -> an answer: each arrow has its meanings
+below, and `rpc/status.py` holds the one table that turns a meaning into a gRPC status.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Meaning(Enum):
+    """Why a request has no answer."""
+
+    BAD_INPUT = "bad_input"  # never valid: shape, dtype, bytes, text, ids
+    NOT_FOUND = "not_found"  # no such model or version, or one that failed to load
+    OVERLOADED = "overloaded"  # the wait would be too long: come back later
+    DEADLINE = "deadline"  # passed while waiting, or between two steps
+    UNAVAILABLE = "unavailable"  # loading, unloading, draining
+    SEQUENCE_LOST = "sequence_lost"  # evicted, or used after its end
+    UNAUTHENTICATED = "unauthenticated"
+    DENIED = "denied"
+    CANCELLED = "cancelled"  # by its caller
+    UNIMPLEMENTED = "unimplemented"
+    FAILED = "failed"  # our fault: a session failed
+
+
+class ServingError(Exception):
+    """A request that ends without an answer.
+
+    Plain data, so that it crosses a process boundary. `field` names what in the request is wrong,
+    `resource` what is not there, `retry_after_s` when a refused call may come back.
+    """
+
+    def __init__(
+        self,
+        meaning: Meaning,
+        message: str,
+        *,
+        field: str = "",
+        resource: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.meaning = meaning
+        self.message = message
+        self.field = field
+        self.resource = resource
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (self.meaning, self.message, self.field, self.resource, self.retry_after_s)
+
+
+def _rebuild(
+    meaning: Meaning, message: str, field: str, resource: str, retry_after_s: float | None
+) -> ServingError:
+    return ServingError(meaning, message, field=field, resource=resource, retry_after_s=retry_after_s)
+
+
+def bad_input(field: str, why: str) -> ServingError:
+    """The request can never be answered as it stands; `why` says what to change."""
+    return ServingError(Meaning.BAD_INPUT, f"{field}: {why}", field=field)
+
+
+def not_found(resource: str, why: str) -> ServingError:
+    return ServingError(Meaning.NOT_FOUND, why, resource=resource)
+
+
+def overloaded(why: str, retry_after_s: float) -> ServingError:
+    return ServingError(Meaning.OVERLOADED, why, retry_after_s=retry_after_s)
+
+
+def unavailable(why: str, retry_after_s: float = 1.0) -> ServingError:
+    return ServingError(Meaning.UNAVAILABLE, why, retry_after_s=retry_after_s)
+
+
+def deadline_passed(where: str) -> ServingError:
+    return ServingError(Meaning.DEADLINE, f"the deadline passed {where}")
+
+
+class LoadError(Exception):
+    """A model that cannot be served; the message names file, key and remedy."""

@@ -1,0 +1,336 @@
+"""The engines' side of the port: loads models, checks them, owns their engines, routes messages.
+
+repository -> session -> card -> self-test -> costs -> engine -> READY. What goes wrong on the way
+belongs to that model; the others serve.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import port, selftest
+from .errors import LoadError, Meaning, ServingError, bad_input, unavailable
+from .models import repository
+from .models.card import make_card
+from .models.costs import CostModel
+from .models.gate import Gate, Share
+from .models.measure import measure
+from .models.session import RUNTIME_VERSION, Session, choose_device
+from .oneshot.engine import OneShotEngine
+from .oneshot.request import Request
+from .text.tokenizer import Encoded, TokenizerPool, Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .models.card import Card
+    from .models.datatypes import Arrays
+    from .models.manifest import Manifest
+    from .models.repository import Found
+
+log = logging.getLogger(__name__)
+
+_UNLOAD_S = 10.0
+"""How long an unloading model may take to answer what it holds."""
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A model version that serves."""
+
+    card: Card
+    engine: OneShotEngine
+    vocabulary: Vocabulary | None
+
+
+class Host:
+    """Implements `port.Host`. Messages come from one thread at a time; loading has its own."""
+
+    def __init__(self, config: port.HostConfig) -> None:
+        self._config = config
+        self._root = Path(config.models)
+        self.device = choose_device(config.device)
+        self._gate = Gate(self.device, _permits(self.device), config.max_run_s)
+        self._loaded: dict[tuple[str, int], Loaded] = {}
+        self._engine_of: dict[int, OneShotEngine] = {}
+        self._cancelled_text: dict[int, bool] = {}
+        self._pool = TokenizerPool(config.tokenizer_workers)
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._report: Callable[[port.News], None] = lambda _: None
+        self._stopping = threading.Event()
+
+    # --- the port -----------------------------------------------------------------------------------
+
+    def start(self, report: Callable[[port.News], None]) -> None:
+        """Tell of every model that is there, then load them one by one.
+
+        Raises:
+            LoadError: there is no repository.
+        """
+        self._report = report
+        found = repository.find(self._root)
+        if self._config.selected:
+            found = [one for one in found if one.name in self._config.selected]
+        for one in found:
+            self._tell(one, "LOADING")
+        for one in found:
+            self._loader.submit(self._load, one)
+
+    def receive(self, message: port.Message) -> None:
+        match message:
+            case port.Submit():
+                self._submit(message)
+            case port.Cancel(key):
+                self._cancel(key)
+            case port.Load(name):
+                self._watch(self._loader.submit(self._reload, name), name, "load")
+            case port.Unload(name):
+                self._watch(self._loader.submit(self._unload, name), name, "unload")
+            case port.Credit():
+                pass  # one-shot answers are one message: there is nothing to pause
+
+    def stop(self, within_s: float) -> None:
+        self._stopping.set()
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        for loaded in list(self._loaded.values()):
+            loaded.engine.stop(within_s)
+        self._pool.close()
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def _submit(self, submit: port.Submit) -> None:
+        loaded = self._loaded.get((submit.model, submit.version))
+        if loaded is None:
+            self._refuse(submit, unavailable(f"model {submit.model!r} is being unloaded"))
+        elif submit.text is None:
+            self._queue(submit, loaded, submit.inputs, ())
+        elif loaded.vocabulary is None:
+            self._refuse(
+                submit, bad_input(submit.field, f"model {submit.model!r} has no tokenizer; send ids")
+            )
+        else:
+            self._cancelled_text[submit.key] = False
+            self._pool.encode(
+                loaded.vocabulary, submit.text, lambda encoded: self._encoded(submit, loaded, encoded)
+            )
+
+    def _encoded(self, submit: port.Submit, loaded: Loaded, encoded: Encoded | Exception) -> None:
+        if self._cancelled_text.pop(submit.key, True):
+            return
+        if isinstance(encoded, Exception):
+            self._refuse(submit, bad_input(submit.field, f"the text cannot be tokenized: {encoded}"))
+        elif not encoded.ids:
+            self._refuse(submit, bad_input(submit.field, "the text has no tokens; send at least one word"))
+        else:
+            inputs = {loaded.card.text_input: np.array([encoded.ids], np.int64)}
+            self._queue(submit, loaded, inputs, tuple(encoded.tokens) if submit.tokens else ())
+
+    def _queue(self, submit: port.Submit, loaded: Loaded, inputs: Arrays, tokens: tuple[str, ...]) -> None:
+        try:
+            request = Request(submit, measure(loaded.card, inputs), tokens)
+        except ServingError as error:
+            named = replace_field(error, submit.field) if submit.field else error
+            self._refuse(submit, named)
+            return
+        self._engine_of[submit.key] = loaded.engine
+        loaded.engine.submit(request, inputs)
+
+    def _refuse(self, submit: port.Submit, error: ServingError) -> None:
+        self._report(port.Events(submit.model, submit.version, [port.Event(submit.key, None, error)]))
+
+    def _cancel(self, key: int) -> None:
+        if key in self._cancelled_text:
+            self._cancelled_text[key] = True
+        engine = self._engine_of.pop(key, None)
+        if engine is not None:
+            engine.cancel(key)
+
+    def _from_engine(self, events: port.Events) -> None:
+        for event in events.events:
+            self._engine_of.pop(event.key, None)
+        self._report(events)
+
+    # --- loading ------------------------------------------------------------------------------------
+
+    def _tell(self, found: Found, state: str, reason: str = "", loaded: Loaded | None = None) -> None:
+        card = loaded.card if loaded else None
+        costs = loaded.engine.costs.to_dict() if loaded else None
+        self._report(port.ModelUpdate(found.name, found.version, state, reason, card, costs))
+
+    def _load(self, found: Found) -> None:
+        if self._stopping.is_set():
+            return
+        try:
+            loaded = self._prepare(found)
+        except LoadError as error:
+            log.error("model %s/%d is not served: %s", found.name, found.version, error)
+            self._tell(found, "UNAVAILABLE", str(error))
+        except Exception as error:
+            log.exception("model %s/%d is not served", found.name, found.version)
+            self._tell(found, "UNAVAILABLE", f"{type(error).__name__}; see the server's log")
+        else:
+            loaded.engine.start()
+            self._loaded[found.name, found.version] = loaded
+            log.info("model %s/%d is ready%s", found.name, found.version, _notice(loaded.card))
+            self._tell(found, "READY", loaded=loaded)
+
+    def _prepare(self, found: Found) -> Loaded:
+        manifest = found.manifest()
+        versions = tuple(one.version for one in repository.find_model(self._root, found.name))
+        if manifest.default_version and manifest.default_version not in versions:
+            raise LoadError(
+                f"{found.manifest_file}: default_version: there is no version {manifest.default_version};"
+                f" write one of {', '.join(map(str, versions))}"
+            )
+        sessions = self._sessions(found, manifest)
+        card = make_card(found.name, found.version, sessions[0].graph, manifest, str(found.manifest_file))
+        card = replace(card, provider=sessions[0].provider, versions=versions)
+        vocabulary = _vocabulary(found, card)
+        share = Share(f"{found.name}/{found.version} loading")
+        verdict, costs = self._judge(found, sessions[0], card, share)
+        card = replace(
+            card, batched=verdict.batched, deterministic=verdict.deterministic, notice=_told(card, verdict)
+        )
+        engine = OneShotEngine(
+            card, sessions, costs, self._gate, self._from_engine, batching=self._config.batching
+        )
+        return Loaded(card, engine, vocabulary)
+
+    def _sessions(self, found: Found, manifest: Manifest) -> list[Session]:
+        file = found.graph_file()
+        return [
+            Session(file, self.device, manifest.instances.threads) for _ in range(manifest.instances.count)
+        ]
+
+    def _judge(
+        self, found: Found, session: Session, card: Card, share: Share
+    ) -> tuple[selftest.Verdict, CostModel]:
+        """Self-test and costs; from the cache where this very model was judged on this very device."""
+        cache = _Cache(self._config.cache, found.digest(), self.device)
+        if (known := cache.read()) is not None:
+            return known
+        with self._gate.turn(share, 0.0):
+            verdict = selftest.check(session, card)
+        costs = selftest.measure_costs(session, replace(card, batched=verdict.batched), self._gate, share)
+        cache.write(verdict, costs)
+        return verdict, costs
+
+    def _reload(self, name: str) -> None:
+        found = repository.find_model(self._root, name)
+        if not found:
+            raise LoadError(f"{self._root / name}: there is no model of this name in the repository")
+        for one in found:
+            self._retire(one.name, one.version)
+            self._tell(one, "LOADING")
+            self._load(one)
+        failed = [one for one in found if (one.name, one.version) not in self._loaded]
+        if len(failed) == len(found):
+            raise LoadError(
+                f"no version of {name!r} could be loaded; see the repository index for the reasons"
+            )
+
+    def _unload(self, name: str) -> None:
+        versions = [version for model, version in list(self._loaded) if model == name]
+        if not versions:
+            raise LoadError(f"model {name!r} is not loaded")
+        for version in versions:
+            self._retire(name, version)
+
+    def _retire(self, name: str, version: int) -> None:
+        """Take a version out of service, once what it holds has ended."""
+        loaded = self._loaded.get((name, version))
+        if loaded is None:
+            return
+        self._report(port.ModelUpdate(name, version, "UNLOADING"))
+        del self._loaded[name, version]
+        loaded.engine.stop(_UNLOAD_S)
+        self._report(port.ModelUpdate(name, version, "UNAVAILABLE", "it was unloaded"))
+
+    def _watch(self, done: Future[None], name: str, verb: str) -> None:
+        def tell(future: Future[None]) -> None:
+            error = None if future.cancelled() else future.exception()
+            reason = "the server is stopping" if future.cancelled() else str(error) if error else ""
+            self._report(port.LoadDone(name, verb, reason))
+
+        done.add_done_callback(tell)
+
+
+def replace_field(error: ServingError, field: str) -> ServingError:
+    """The same error, told of the field that the caller wrote."""
+    return ServingError(
+        error.meaning,
+        error.message if error.meaning is not Meaning.BAD_INPUT else f"{field}: {_why(error)}",
+        field=field,
+    )
+
+
+def _why(error: ServingError) -> str:
+    return error.message.removeprefix(f"{error.field}: ")
+
+
+def _permits(device: str) -> int:
+    """Runs at one time from which the device gains: one core is left to the front end."""
+    return 1 if device == "cuda" else max(1, (os.cpu_count() or 1) - 1)
+
+
+def _vocabulary(found: Found, card: Card) -> Vocabulary | None:
+    text = card.manifest.text
+    if text is None:
+        return None
+    vocabulary = Vocabulary(found.beside_manifest(text.source, "text.source"))
+    tokens = card.input(card.text_input)
+    if tokens and tokens.words.range and vocabulary.size > tokens.words.range[1]:
+        raise LoadError(
+            f"{found.manifest_file}: text.source: the tokenizer knows {vocabulary.size} ids, but"
+            f" inputs.{tokens.name}.range ends at {tokens.words.range[1]}; they must come from one training"
+        )
+    return vocabulary
+
+
+def _told(card: Card, verdict: selftest.Verdict) -> str:
+    """What callers should know: a manifest asks for batching and the self-test found against it."""
+    return f"not batched: {verdict.reason}" if verdict.reason and card.manifest.written else ""
+
+
+def _notice(card: Card) -> str:
+    kind = "batched" if card.batched else "one request a run"
+    return f" ({kind}{', bit for bit' if card.deterministic else ''})" + (
+        f"; {card.notice}" if card.notice else ""
+    )
+
+
+class _Cache:
+    """Verdicts and costs by model, device and runtime, in a folder that may be absent or read-only."""
+
+    def __init__(self, folder: str, digest: str, device: str) -> None:
+        key = f"{digest[:32]}-{device}-{RUNTIME_VERSION}.json"
+        self._file = Path(folder) / key if folder else None
+
+    def read(self) -> tuple[selftest.Verdict, CostModel] | None:
+        if self._file is None:
+            return None
+        try:
+            data: dict[str, Any] = json.loads(self._file.read_text())
+            return selftest.Verdict(**data["verdict"]), CostModel.from_dict(data["costs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, verdict: selftest.Verdict, costs: CostModel) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            half = self._file.with_suffix(f".{os.getpid()}")
+            half.write_text(json.dumps({"verdict": verdict.to_dict(), "costs": costs.to_dict()}))
+            half.replace(self._file)
+        except OSError as error:
+            log.debug("costs are not kept: %s", error)

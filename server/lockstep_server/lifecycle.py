@@ -1,0 +1,51 @@
+"""Startup, main loop, shutdown, on one screen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from .app import App
+from .errors import LoadError
+from .settings import Settings  # noqa: TC001
+
+log = logging.getLogger(__name__)
+
+_SWITCH_INTERVAL_S = 0.0005
+"""An engine thread whose run has ended waits this long at most for a busy event loop."""
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM; the exit code."""
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        return asyncio.run(_serve(settings))
+    except LoadError as error:
+        print(f"lockstep-serve: {error}", file=sys.stderr)
+        return 1
+
+
+async def _serve(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    app = App(settings)
+    try:
+        await app.start()
+        log.info(
+            "serving %s on %s:%d, metrics on %d", settings.models, settings.host, app.port, app.metrics_port
+        )
+        await stop.wait()
+        log.info("stopping: %d requests in flight", len(app.calls))
+    finally:
+        await app.stop()
+    log.info("stopped")
+    return 0

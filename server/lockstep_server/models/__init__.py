@@ -1,0 +1,1 @@
+"""Models on disk and in memory: manifests, sessions, what runs cost, who may run, what is served."""

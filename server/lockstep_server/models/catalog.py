@@ -1,0 +1,134 @@
+"""Which models are served, in which state. States only move forward; "ready" is said once it is true.
+
+A model that is loaded again gets a new entry, so whoever holds an entry holds one version for life.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from ..errors import ServingError, bad_input, not_found, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .card import Card
+
+
+class State(IntEnum):
+    """In the order in which a model passes through them; it may skip some, never go back."""
+
+    LOADING = 0
+    READY = 1
+    UNLOADING = 2
+    UNAVAILABLE = 3
+
+
+@dataclass(eq=False)
+class Entry:
+    """One version of a model, from its loading to its end."""
+
+    name: str
+    version: int
+    state: State = State.LOADING
+    reason: str = ""
+    card: Card | None = None
+
+    def advance(self, state: State, reason: str = "", card: Card | None = None) -> None:
+        """
+        Raises:
+            ValueError: `state` lies behind, or READY comes without a card.
+        """
+        if state < self.state:
+            raise ValueError(
+                f"{self.name}/{self.version}: {self.state.name} does not go back to {state.name}"
+            )
+        if state is State.READY and card is None:
+            raise ValueError(f"{self.name}/{self.version}: ready without a card")
+        self.state, self.reason = state, reason
+        self.card = card or self.card
+
+
+class Catalog:
+    """The entries by name and version. One thread's."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[int, Entry]] = {}
+
+    def begin(self, name: str, version: int) -> Entry:
+        """A new entry in LOADING, in place of one that may have been there."""
+        entry = Entry(name, version)
+        self._entries.setdefault(name, {})[version] = entry
+        return entry
+
+    def entry(self, name: str, version: int) -> Entry | None:
+        return self._entries.get(name, {}).get(version)
+
+    def __iter__(self) -> Iterator[Entry]:
+        for name in sorted(self._entries):
+            versions = self._entries[name]
+            yield from (versions[version] for version in sorted(versions))
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def versions(self, name: str) -> list[int]:
+        """The versions that answer now."""
+        return sorted(v for v, entry in self._entries.get(name, {}).items() if entry.state is State.READY)
+
+    def settled(self) -> bool:
+        """Every model has ended its loading."""
+        return all(entry.state is not State.LOADING for entry in self)
+
+    def resolve(self, name: str, version: str = "") -> Entry:
+        """The entry that answers for a name and a version as callers write them ("": the default).
+
+        Raises:
+            ServingError: NOT_FOUND, UNAVAILABLE while loading or unloading, BAD_INPUT for a version
+                that is no number.
+        """
+        versions = self._entries.get(name)
+        if not versions:
+            known = ", ".join(self.names()) or "none"
+            raise not_found(
+                name, f"there is no model {name!r}; there are: {known}" if name else "model: name one"
+            )
+        entry = self._default(versions) if not version else self._pinned(name, versions, version)
+        if entry.state is not State.READY:
+            raise _not_served(entry)
+        return entry
+
+    @staticmethod
+    def _default(versions: dict[int, Entry]) -> Entry:
+        """`default_version`, else the highest that is ready, else the one nearest to being so."""
+        ready = [entry for entry in versions.values() if entry.state is State.READY]
+        for entry in ready:
+            wanted = entry.card.manifest.default_version if entry.card else None
+            if wanted in versions:
+                return versions[wanted]
+        return max(ready or versions.values(), key=lambda entry: (-entry.state, entry.version))
+
+    @staticmethod
+    def _pinned(name: str, versions: dict[int, Entry], version: str) -> Entry:
+        if not (version.isascii() and version.isdigit()):
+            raise bad_input(
+                "version", f"{version!r} is no version; write a whole number, or nothing for the default"
+            )
+        entry = versions.get(int(version))
+        if entry is None:
+            known = ", ".join(str(v) for v in sorted(versions))
+            raise not_found(f"{name}/{version}", f"model {name!r} has no version {version}; it has: {known}")
+        return entry
+
+
+def _not_served(entry: Entry) -> ServingError:
+    what = f"model {entry.name!r} version {entry.version}"
+    if entry.state is State.LOADING:
+        return unavailable(f"{what} is loading")
+    if entry.state is State.UNLOADING:
+        return unavailable(f"{what} is being unloaded")
+    return not_found(
+        f"{entry.name}/{entry.version}", f"{what} is not served: {entry.reason or 'it was unloaded'}"
+    )

@@ -1,0 +1,131 @@
+"""Who may run on a device: a few permits, handed out fairly, so that one long run stalls nobody.
+
+An engine takes a turn first and plans inside it, so a plan is never stale. Of those who wait, the
+one with the least device time lately goes first, then the earliest deadline. While others want the
+device too, an engine plans no run above `max_run_s`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_HALF_LIFE_S = 1.0
+"""Device time counts half after this: "lately"."""
+
+
+@dataclass(eq=False)
+class Share:
+    """One engine's account at a gate."""
+
+    name: str
+    used_s: float = 0.0  # device time, fading
+    charged: float = 0.0  # when it was last brought up to date
+
+    def used_lately(self, now: float) -> float:
+        return self.used_s * math.exp2((self.charged - now) / _HALF_LIFE_S)
+
+    def charge(self, seconds: float, now: float) -> None:
+        self.used_s = self.used_lately(now) + seconds
+        self.charged = now
+
+
+@dataclass
+class Turn:
+    """A permit, while it is held."""
+
+    waited_s: float
+    max_run_s: float | None  # no run above this may be planned; None: no bound
+
+
+@dataclass(eq=False)
+class _Waiter:
+    share: Share
+    deadline: float
+    permits: int
+    granted: threading.Event = field(default_factory=threading.Event)
+
+
+class Gate:
+    """A device's permits. Thread-safe. Holding one while asking for another is not allowed."""
+
+    def __init__(
+        self,
+        device: str,
+        permits: int = 1,
+        max_run_s: float = 0.020,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.device, self.permits, self.max_run_s = device, permits, max_run_s
+        self._free = permits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._waiting: list[_Waiter] = []
+        self._last_seen: dict[Share, float] = {}
+
+    @contextmanager
+    def turn(self, share: Share, deadline: float) -> Iterator[Turn]:
+        """Wait for a permit, hold it, and be charged for the time."""
+        asked = self._clock()
+        self._acquire(_Waiter(share, deadline, 1))
+        begun = self._clock()
+        try:
+            yield Turn(begun - asked, self.max_run_s if self._contended(share, begun) else None)
+        finally:
+            self._release(share, 1, self._clock() - begun)
+
+    @contextmanager
+    def alone(self, share: Share) -> Iterator[None]:
+        """Hold every permit: for measuring."""
+        self._acquire(_Waiter(share, self._clock() + 1.0, self.permits))
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._release(share, self.permits, self._clock() - begun)
+
+    def waiting(self) -> int:
+        with self._lock:
+            return len(self._waiting)
+
+    def _acquire(self, waiter: _Waiter) -> None:
+        with self._lock:
+            self._last_seen[waiter.share] = self._clock()
+            self._waiting.append(waiter)
+            self._grant()
+        waiter.granted.wait()
+
+    def _release(self, share: Share, permits: int, seconds: float) -> None:
+        with self._lock:
+            now = self._clock()
+            share.charge(seconds, now)
+            self._last_seen[share] = now
+            self._free += permits
+            self._grant()
+
+    def _grant(self) -> None:
+        """Hand out what is free, in order. Who needs more permits than are free holds up the rest,
+        or it would never run."""
+        now = self._clock()
+        while self._waiting:
+            first = min(self._waiting, key=lambda w: (w.share.used_lately(now), w.deadline))
+            if first.permits > self._free:
+                return
+            self._free -= first.permits
+            self._waiting.remove(first)
+            first.granted.set()
+
+    def _contended(self, share: Share, now: float) -> bool:
+        """Another engine waits, or was here within a half-life and so may come back during a run."""
+        with self._lock:
+            for other, seen in list(self._last_seen.items()):
+                if now - seen > _HALF_LIFE_S and all(waiter.share is not other for waiter in self._waiting):
+                    del self._last_seen[other]
+            return any(other is not share for other in self._last_seen)

@@ -1,0 +1,71 @@
+"""How big a request is: its rows and its named lengths, and whether its tensors agree on them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import bad_input
+
+if TYPE_CHECKING:
+    from .card import Card
+    from .datatypes import Arrays
+
+
+class Measure(NamedTuple):
+    rows: int
+    lengths: tuple[int, ...]  # in the order of the card's length_names
+    size: int  # elements a row: what costs and padding count
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.size
+
+
+def measure(card: Card, inputs: Arrays) -> Measure:
+    """The rows and lengths of a request whose tensors fit the card one by one.
+
+    Without named lengths a row's size is that of its largest tensor.
+
+    Raises:
+        ServingError: BAD_INPUT, tensors that disagree, no rows, or a length of 0 or above its max.
+    """
+    rows, lengths = -1, dict.fromkeys(card.manifest.lengths, -1)
+    for tensor in card.inputs:
+        array = inputs.get(tensor.name)
+        if array is None:
+            continue
+        words = tensor.words
+        if words.batch_axis is not None and words.batch_axis < array.ndim:
+            rows = _agree(rows, array.shape[words.batch_axis], tensor.name, words.batch_axis, "rows")
+        for axis, name in words.lengths.items():
+            lengths[name] = _agree(lengths[name], array.shape[axis], tensor.name, axis, name)
+    if not lengths:
+        return Measure(max(rows, 0) if rows >= 0 else 1, (), _largest_row(inputs, max(rows, 1)))
+    return _bounded(card, 1 if rows < 0 else rows, lengths)
+
+
+def _agree(known: int, found: int, tensor: str, axis: int, what: str) -> int:
+    if known not in (-1, found):
+        raise bad_input(
+            tensor, f"axis {axis} has {found} {what} where another input has {known}; make them equal"
+        )
+    return found
+
+
+def _bounded(card: Card, rows: int, lengths: dict[str, int]) -> Measure:
+    first = card.inputs[0].name
+    if rows == 0:
+        raise bad_input(first, "it has no rows; send at least one")
+    for name, length in lengths.items():
+        longest = card.manifest.lengths[name].max
+        if length == 0:
+            raise bad_input(first, f"it has no {name}; send at least one")
+        if length > longest:
+            raise bad_input(first, f"it has {length} {name}, the model takes {longest} at most; shorten it")
+    given = tuple(max(length, 0) for length in lengths.values())
+    return Measure(rows, given, max(sum(given), 1))
+
+
+def _largest_row(inputs: Arrays, rows: int) -> int:
+    return max((math.ceil(array.size / rows) for array in inputs.values()), default=1) or 1

@@ -1,0 +1,257 @@
+"""The one-shot engine: a thread that takes a turn at the gate, plans, runs and commits.
+
+waiting parts -> Plan -> feeds -> session -> outputs -> one `Events`. It touches neither gRPC nor
+asyncio, and it may not die: what goes wrong in a run belongs to the requests in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import port
+from ..errors import Meaning, ServingError, deadline_passed, unavailable
+from ..models.gate import Share
+from . import padding
+from .planner import Limits, Plan, plan
+from .request import Part, Request, WaitingQueue, join, split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+
+    from ..models.card import Card
+    from ..models.costs import CostModel
+    from ..models.datatypes import Arrays
+    from ..models.gate import Gate, Turn
+    from ..models.session import Session
+
+    Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
+
+_GONE = unavailable("the model is being unloaded, or the server is stopping")
+
+
+class Outcome(NamedTuple):
+    """What a run gave: answers in the order of its parts, or the error that belongs to them all."""
+
+    plan: Plan
+    answers: list[Arrays] | None
+    error: ServingError | None
+    begun: float
+    run: port.Run
+
+
+class OneShotEngine:
+    """Serves one model version with one thread for each session.
+
+    `report` is called from those threads, once for each run.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        sessions: Sequence[Session],
+        costs: CostModel,
+        gate: Gate,
+        report: Callable[[port.Events], None],
+        *,
+        batching: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.card, self.costs = card, costs
+        self._gate, self._report, self._clock = gate, report, clock
+        self._queue = WaitingQueue()
+        self._held: dict[int, Request] = {}
+        self._stopped = False
+        self._limits = _limits(card, batching=batching)
+        self._share = Share(f"{card.name}/{card.version}")
+        self._threads = [
+            threading.Thread(target=self._work, args=(session,), name=f"engine-{card.name}-{i}", daemon=True)
+            for i, session in enumerate(sessions)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, request: Request, inputs: Arrays) -> None:
+        """Queue a request. It ends in exactly one event, unless it is cancelled."""
+        self._held[request.submit.key] = request
+        self._queue.put(split(request, self.card, inputs))
+        if self._stopped:  # it came while the engine was going
+            self._end_all(_GONE)
+
+    def cancel(self, key: int) -> bool:
+        """Skip the request if it still waits, drop its answer if not. False: it is not here."""
+        request = self._held.pop(key, None)
+        if request is not None:
+            request.cancelled = True
+        return request is not None
+
+    def stop(self, within_s: float) -> None:
+        """Answer what waits, for `within_s` seconds at most, then fail the rest with UNAVAILABLE."""
+        self._queue.close()
+        end = self._clock() + within_s
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(end - self._clock(), 0.0))
+        self._stopped = True
+        self._end_all(_GONE)
+
+    # --- the thread ---------------------------------------------------------------------------------
+
+    def _work(self, session: Session) -> None:
+        while self._queue.wait():
+            try:
+                with self._gate.turn(self._share, self._queue.deadline()) as turn:
+                    self._step(session, turn)
+            except Exception:
+                log.exception("%s: a step failed; what it held ends as failed", self._share.name)
+                self._end_all(_failed(self._share.name))
+
+    def _step(self, session: Session, turn: Turn) -> None:
+        decided = self._plan(turn)
+        outcomes = self._run(session, decided, turn.waited_s)
+        self._commit(decided, outcomes)
+
+    def _plan(self, turn: Turn) -> Plan:
+        limits = replace(self._limits, max_run_s=turn.max_run_s)
+        decided: list[Plan] = []
+
+        def choose(waiting: list[Part]) -> tuple[Part, ...]:
+            decided.append(plan(waiting, self._clock(), self.costs, limits))
+            return decided[0].leaving
+
+        self._queue.take(choose)
+        return decided[0]
+
+    def _run(self, session: Session, decided: Plan, gate_wait_s: float) -> list[Outcome]:
+        """One outcome; where the run fails, one for each of its parts, run alone: a request that
+        breaks the session breaks it for itself only."""
+        if not decided.parts:
+            return []
+        outcome = self._attempt(session, decided, gate_wait_s)
+        if outcome.error is None or len(decided.parts) == 1:
+            return [outcome]
+        return [self._attempt(session, _alone(part, decided), 0.0) for part in decided.parts]
+
+    def _attempt(self, session: Session, decided: Plan, gate_wait_s: float) -> Outcome:
+        begun = fed = ran = self._clock()
+        answers, error = None, None
+        try:
+            feeds = padding.stack(self.card, decided.parts, decided.rows, decided.lengths)
+            wanted = _wanted(session, decided.parts)
+            fed = self._clock()
+            outputs = session.run(feeds, wanted)
+            ran = self._clock()
+            answers = padding.cut(
+                self.card, dict(zip(wanted, outputs, strict=True)), decided.parts, decided.lengths
+            )
+        except ServingError as refused:
+            error = refused
+        except Exception:
+            error = _failed(self._share.name)
+            log.exception("%s: a run failed: %s", self._share.name, error.message)
+        ended = self._clock()
+        elements = sum(part.rows * part.size for part in decided.parts)
+        run = port.Run(
+            decided.rows, decided.size, elements, decided.rows * decided.size,
+            fed - begun, max(ran - fed, 0.0), ended - max(ran, fed), gate_wait_s,
+        )  # fmt: skip
+        return Outcome(decided, answers, error, begun, run)
+
+    def _commit(self, decided: Plan, outcomes: Sequence[Outcome]) -> None:
+        events = [event for part in decided.expired if (event := self._expire(part))]
+        for outcome in outcomes:
+            if outcome.error is None:
+                self.costs.learn(outcome.run.rows, outcome.run.length, outcome.run.compute_s)
+                self.costs.learn_overhead(self._clock() - outcome.begun - outcome.run.compute_s)
+            for index, part in enumerate(outcome.plan.parts):
+                if event := self._answer(part, outcome, index):
+                    events.append(event)
+        if events or outcomes:
+            runs = tuple(outcome.run for outcome in outcomes)
+            self._report(port.Events(self.card.name, self.card.version, events, runs))
+
+    def _expire(self, part: Part) -> port.Event | None:
+        return self._end(part.request, error=deadline_passed("while the request waited in the queue"))
+
+    def _answer(self, part: Part, outcome: Outcome, index: int) -> port.Event | None:
+        """The request's event, once its last part is there or its first one has failed."""
+        request = part.request
+        request.started = request.started or outcome.begun
+        request.compute_s += outcome.run.compute_s
+        request.rows_run += outcome.run.rows
+        request.runs += 1
+        if outcome.answers is None:
+            return self._end(request, error=outcome.error)
+        request.answers[part.index] = outcome.answers[index]
+        if len(request.answers) < request.parts:
+            return None
+        wanted, outputs = request.submit.outputs, join(self.card, request)
+        return self._end(request, {name: outputs[name] for name in wanted} if wanted else outputs)
+
+    def _end(
+        self, request: Request, outputs: Arrays | None = None, error: ServingError | None = None
+    ) -> port.Event | None:
+        """The one event of a request; None where its caller has left or it has one already."""
+        request.done = True
+        if self._held.pop(request.submit.key, None) is None:
+            return None
+        waited_until = request.started or self._clock()
+        timings = port.Timings(
+            max(waited_until - request.submit.accepted, 0.0),
+            request.compute_s,
+            request.runs,
+            request.rows_run / request.runs if request.runs else 0.0,
+        )
+        length = request.measure.size if request.measure.lengths else 0
+        return port.Event(request.submit.key, outputs, error, timings, length, request.tokens)
+
+    def _end_all(self, error: ServingError) -> None:
+        events = [
+            event for request in list(self._held.values()) if (event := self._end(request, error=error))
+        ]
+        if events:
+            self._report(port.Events(self.card.name, self.card.version, events))
+
+
+def _limits(card: Card, *, batching: bool) -> Limits:
+    bounds = card.manifest.batching
+    longest = tuple(length.max for length in card.manifest.lengths.values())
+    return Limits(
+        bounds.max_rows,
+        bounds.max_padded_elements,
+        patience_s=bounds.max_queue_ms / 2000,
+        batching=batching and card.batched,
+        fixed=(bounds.max_rows, longest) if card.manifest.fixed_shape and card.batched else None,
+    )
+
+
+def _alone(part: Part, decided: Plan) -> Plan:
+    return replace(
+        decided, parts=(part,), expired=(), dropped=(), rows=part.rows, lengths=part.lengths, size=part.size
+    )
+
+
+def _wanted(session: Session, parts: Sequence[Part]) -> list[str]:
+    """Every output that some part asks for, in the graph's order."""
+    asked: set[str] = set()
+    for part in parts:
+        if not part.request.submit.outputs:
+            return session.output_names
+        asked.update(part.request.submit.outputs)
+    return [name for name in session.output_names if name in asked]
+
+
+def _failed(model: str) -> ServingError:
+    """What callers are told of a failure that is ours: where to find it in the log, no internals."""
+    log_id = secrets.token_hex(4)
+    return ServingError(Meaning.FAILED, f"model {model} failed on this request (log id {log_id})")

@@ -1,0 +1,189 @@
+"""A request as the engine sees it, and the queue in which it waits."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
+    from ..models.card import Card
+    from ..models.datatypes import Arrays
+    from ..models.measure import Measure
+    from ..port import Submit
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A `Submit` on its way through the engine. It may be split into several `Part`s."""
+
+    submit: Submit
+    measure: Measure
+    tokens: tuple[str, ...] = ()
+    cancelled: bool = False
+    done: bool = False
+    parts: int = 1
+    answers: dict[int, Arrays] = field(default_factory=dict)
+    started: float = 0.0
+    compute_s: float = 0.0
+    rows_run: int = 0
+    runs: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Rows of one request that go through one run together."""
+
+    request: Request
+    index: int
+    inputs: Arrays
+    rows: int
+    lengths: tuple[int, ...]
+    size: int  # elements a row
+    group: Hashable  # parts may share a run only within a group
+    turn: float = 0.0  # the caller's fair place: smaller is sooner
+
+    @property
+    def priority(self) -> int:
+        return self.request.submit.priority
+
+    @property
+    def deadline(self) -> float | None:
+        return self.request.submit.deadline
+
+    @property
+    def accepted(self) -> float:
+        return self.request.submit.accepted
+
+
+def split(request: Request, card: Card, inputs: Arrays) -> list[Part]:
+    """The request as parts that each fit into a run; one part where the model does not batch."""
+    measure = request.measure
+    group = group_of(card, inputs)
+    limits = card.manifest.batching
+    most = min(limits.max_rows, max(limits.max_padded_elements // measure.size, 1))
+    if not card.batched or measure.rows <= most:
+        return [Part(request, 0, inputs, measure.rows, measure.lengths, measure.size, group)]
+    starts = range(0, measure.rows, most)
+    request.parts = len(starts)
+    return [
+        Part(
+            request,
+            index,
+            _rows(card, inputs, start, start + most),
+            min(most, measure.rows - start),
+            measure.lengths,
+            measure.size,
+            group,
+        )
+        for index, start in enumerate(starts)
+    ]
+
+
+def _rows(card: Card, inputs: Arrays, start: int, end: int) -> Arrays:
+    taken = {}
+    for name, array in inputs.items():
+        tensor = card.input(name)
+        axis = tensor.words.batch_axis if tensor else None
+        taken[name] = array if axis is None else array[(slice(None),) * axis + (slice(start, end),)]
+    return taken
+
+
+def group_of(card: Card, inputs: Arrays) -> Hashable:
+    """What two requests must have in common to share a run: the same inputs, and the same sizes on
+    every axis that is neither rows nor a named length."""
+    if not card.batched:
+        return None
+    key = []
+    for tensor in card.inputs:
+        array = inputs.get(tensor.name)
+        if array is not None:
+            free = tensor.words
+            sizes = [
+                n
+                for axis, n in enumerate(array.shape)
+                if axis != free.batch_axis and axis not in free.lengths
+            ]
+            key.append((tensor.name, *sizes))
+    return tuple(key)
+
+
+def join(card: Card, request: Request) -> Arrays:
+    """The outputs of all parts, in order, as one answer."""
+    answers = [request.answers[index] for index in sorted(request.answers)]
+    if len(answers) == 1:
+        return answers[0]
+    axes = {tensor.name: tensor.words.batch_axis or 0 for tensor in card.outputs}
+    return {name: np.concatenate([answer[name] for answer in answers], axes[name]) for name in answers[0]}
+
+
+class WaitingQueue:
+    """Where parts wait. Three verbs: `put`, `take`, `close`.
+
+    Callers share it fairly by start-time fair queueing (Goyal, Vin, Cheng 1996): a part's turn is
+    its caller's last turn plus the elements it asks for, or the queue's own clock where the caller
+    has been away. A caller with a thousand requests does not hold up one with a single one.
+    """
+
+    def __init__(self) -> None:
+        self._inbox: deque[Part] = deque()
+        self._waiting: list[Part] = []
+        self._planning = threading.Lock()  # among the instances of the model
+        self._changed = threading.Condition()
+        self._sleepers = 0
+        self._closed = False
+        self._clock = 0.0
+        self._last_turns: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._inbox) + len(self._waiting)
+
+    def put(self, parts: Iterable[Part]) -> None:
+        self._inbox.extend(parts)
+        with self._changed:
+            if self._sleepers:
+                self._changed.notify()
+
+    def wait(self) -> bool:
+        """Sleep until something waits. False once the queue is closed and empty."""
+        with self._changed:
+            self._sleepers += 1
+            self._changed.wait_for(lambda: self._inbox or self._waiting or self._closed)
+            self._sleepers -= 1
+        return bool(self._inbox or self._waiting)
+
+    def take(self, choose: Callable[[list[Part]], Iterable[Part]]) -> None:
+        """Remove the parts that `choose` returns of those that wait."""
+        with self._planning:
+            while self._inbox:
+                self._waiting.append(self._place(self._inbox.popleft()))
+            chosen = set(choose(self._waiting))
+            if chosen:
+                self._clock = max(self._clock, *(part.turn for part in chosen))
+                self._waiting = [part for part in self._waiting if part not in chosen]
+            if not self._waiting:
+                self._last_turns.clear()
+
+    def deadline(self) -> float:
+        """When the oldest part wants to run, for the gate; none means a second after it came."""
+        first = next(iter(self._waiting), None) or next(iter(self._inbox), None)
+        if first is None:
+            return float("inf")
+        return first.accepted + 1.0 if first.deadline is None else first.deadline
+
+    def close(self) -> None:
+        """Let `wait` end once nothing waits any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _place(self, part: Part) -> Part:
+        caller = part.request.submit.caller
+        part.turn = max(self._clock, self._last_turns.get(caller, 0.0))
+        self._last_turns[caller] = part.turn + part.rows * part.size
+        return part

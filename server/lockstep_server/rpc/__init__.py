@@ -1,0 +1,1 @@
+"""The gRPC side: messages to plain data, admission, and answers back to messages."""

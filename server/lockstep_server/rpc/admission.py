@@ -1,0 +1,97 @@
+"""The door: what cannot be answered in time is refused at once, with a reason and a time to come back.
+
+The wait is estimated from what this side has accepted and not seen end, priced by the model's
+costs, and corrected by how long accepted requests really waited.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import overloaded
+from ..models.costs import CostModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from ..models.card import Card
+    from ..port import Event, Run
+
+_LEARNING_RATE = 0.05
+_LEAST_TOLD_S = 0.005
+"""Estimates below this say nothing of the pace."""
+
+
+class Backlog:
+    """What one model version has accepted and not ended, in seconds of its device."""
+
+    def __init__(self, card: Card, costs: Mapping[str, Any]) -> None:
+        self._costs = CostModel.from_dict(costs)
+        self._max_rows = card.manifest.batching.max_rows if card.batched else 1
+        self._max_elements = card.manifest.batching.max_padded_elements
+        self._max_queue_s = card.manifest.batching.max_queue_ms / 1000
+        self._prices: dict[int, float] = {}
+        self.waiting_s = 0.0
+        self.requests = 0
+        self.pace = 1.0  # real seconds for one estimated: other models on the device, padding, noise
+
+    def price(self, rows: int, size: int) -> float:
+        """Seconds of the device that `rows` of `size` elements should take, among enough others."""
+        bucket = 1 << max(size - 1, 0).bit_length()
+        price = self._prices.get(bucket)
+        if price is None:
+            rows_fit = min(self._max_rows, max(self._max_elements // bucket, 1))
+            price = self._prices[bucket] = self._costs.per_row(bucket, rows_fit) / bucket
+        return price * rows * size
+
+    def estimated_wait_s(self) -> float:
+        return self.waiting_s * self.pace
+
+    def enter(self, seconds: float, now: float, deadline: float | None) -> float:
+        """Accept work of `seconds`, and say how long it should wait.
+
+        Raises:
+            ServingError: OVERLOADED, the wait would be too long for the model's limit or the deadline.
+        """
+        wait = self.estimated_wait_s()
+        if self.requests:
+            self._check(wait, seconds * self.pace, now, deadline)
+        self.waiting_s += seconds
+        self.requests += 1
+        return wait
+
+    def _check(self, wait: float, run: float, now: float, deadline: float | None) -> None:
+        if wait > self._max_queue_s:
+            over = wait - self._max_queue_s
+            raise overloaded(
+                f"the wait would be {wait * 1000:.0f} ms, the limit is {self._max_queue_s * 1000:.0f} ms;"
+                f" come back in {max(over, 0.05):.2f} s",
+                max(over, 0.05),
+            )
+        if deadline is not None and now + wait + run > deadline:
+            raise overloaded(
+                f"the wait would be {wait * 1000:.0f} ms, longer than the request's own deadline allows",
+                max(wait, 0.05),
+            )
+
+    def leave(self, seconds: float) -> None:
+        self.requests -= 1
+        self.waiting_s = self.waiting_s - seconds if self.requests else 0.0
+
+    def learn_wait(self, estimated_s: float, event: Event) -> None:
+        """Hold an estimate against what became of it."""
+        if estimated_s > _LEAST_TOLD_S and event.error is None:
+            seen = self.pace * min(max(event.timings.queue_s / estimated_s, 0.25), 4.0)
+            self.pace = min(max(self.pace + _LEARNING_RATE * (seen - self.pace), 0.25), 16.0)
+
+    def learn_run(self, run: Run) -> None:
+        if run.compute_s:
+            self._costs.learn(run.rows, run.length, run.compute_s)
+            self._prices.clear()
+
+
+def deadline_of(now: float, remaining_s: float | None, queue_timeout_s: float) -> float | None:
+    """When a request may last start: the call's deadline, or the wait that the caller allows."""
+    ends = [now + limit for limit in (remaining_s, queue_timeout_s or None) if limit is not None]
+    return min(ends) if ends else None

@@ -1,0 +1,178 @@
+"""Requests in flight: accepted here, sent over the port, and each ended exactly once.
+
+Futures and streams live on this side; the engines know keys only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import port
+from ..errors import Meaning, ServingError, unavailable
+from ..models.measure import measure
+from .admission import deadline_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..models.datatypes import Arrays
+    from .served import Directory, Served
+
+_TOKEN_CHARACTERS = 4
+"""Characters a token, for pricing a text before it is tokenized."""
+
+
+class Ask(NamedTuple):
+    """A checked request for one model version."""
+
+    served: Served
+    method: str  # for the metrics
+    inputs: Arrays
+    text: str | None = None
+    field: str = ""
+    outputs: tuple[str, ...] = ()
+    tokens: bool = False
+    priority: int = 0
+    queue_timeout_s: float = 0.0  # 0: none of its own
+    remaining_s: float | None = None  # of the call's deadline
+    caller: str = ""
+
+
+class _Pending(NamedTuple):
+    ask: Ask
+    accepted: float
+    seconds: float  # the price at which it was accepted
+    estimated_s: float
+    resolve: Callable[[port.Event], None]
+
+
+class Calls:
+    """All requests in flight. All on the event loop."""
+
+    def __init__(
+        self,
+        send: Callable[[port.Message], None],
+        directory: Directory,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._send, self._directory, self._clock = send, directory, clock
+        self._keys = itertools.count(1)
+        self._pending: dict[int, _Pending] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def start(self, ask: Ask, resolve: Callable[[port.Event], None]) -> int:
+        """Accept a request; `resolve` is called with its one event, unless it is cancelled.
+
+        Raises:
+            ServingError: it is refused at the door; nothing has been accepted.
+        """
+        try:
+            return self._start(ask, resolve)
+        except ServingError as error:
+            ask.served.meters.refused(ask.method, error.meaning.value)
+            raise
+
+    def _start(self, ask: Ask, resolve: Callable[[port.Event], None]) -> int:
+        if self.draining:
+            raise unavailable("the server is stopping")
+        served = ask.served
+        seconds = served.backlog.price(*_size(ask))
+        now = self._clock()
+        deadline = deadline_of(now, ask.remaining_s, ask.queue_timeout_s)
+        estimated_s = served.backlog.enter(seconds, now, deadline)
+        key = next(self._keys)
+        self._pending[key] = _Pending(ask, now, seconds, estimated_s, resolve)
+        self._idle.clear()
+        served.meters.accepted(ask.method)
+        card = served.card
+        self._send(
+            port.Submit(
+                key, card.name, card.version, ask.inputs, ask.text, ask.field, ask.outputs, ask.tokens,
+                ask.priority, now, deadline, ask.caller,
+            )
+        )  # fmt: skip
+        return key
+
+    async def answer(self, ask: Ask) -> port.Event:
+        """A request's event. Leaving (the caller cancelled) takes the request out of the queue.
+
+        Raises:
+            ServingError: it was refused, or failed.
+        """
+        future: asyncio.Future[port.Event] = asyncio.get_running_loop().create_future()
+
+        def resolve(event: port.Event) -> None:
+            if not future.done():
+                future.set_result(event)
+
+        key = self.start(ask, resolve)
+        try:
+            event = await future
+        finally:
+            if not future.done() or future.cancelled():
+                self.cancel(key)
+        if event.error is not None:
+            raise event.error
+        return event
+
+    def cancel(self, key: int) -> None:
+        """Forget a request whose caller has left. A second time does nothing."""
+        pending = self._pending.get(key)
+        if pending is not None:
+            self._end(key, pending, Meaning.CANCELLED.value)
+            self._send(port.Cancel(key))
+
+    def deliver(self, events: port.Events) -> None:
+        """Take in what an engine has to say: resolve each request that is still wanted."""
+        served = self._directory.get(events.model, events.version)
+        if served is not None:
+            served.take_runs(events)
+        for event in events.events:
+            pending = self._pending.get(event.key)
+            if pending is None:
+                continue
+            outcome = "ok" if event.error is None else event.error.meaning.value
+            seconds = self._end(event.key, pending, outcome)
+            pending.ask.served.backlog.learn_wait(pending.estimated_s, event)
+            pending.ask.served.take_end(event, seconds)
+            pending.resolve(event)
+
+    def _end(self, key: int, pending: _Pending, outcome: str) -> float:
+        """Close a request's account; the seconds since it was accepted."""
+        del self._pending[key]
+        seconds = self._clock() - pending.accepted
+        served = pending.ask.served
+        served.backlog.leave(pending.seconds)
+        served.meters.ended(pending.ask.method, outcome, seconds)
+        if not self._pending:
+            self._idle.set()
+        return seconds
+
+    async def drain(self, within_s: float) -> bool:
+        """Refuse what comes, and wait for what is in flight. False: some is left after `within_s`."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), within_s)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _size(ask: Ask) -> tuple[int, int]:
+    """(rows, elements a row); of a text a guess, its tokens are not known yet.
+
+    Raises:
+        ServingError: BAD_INPUT, the inputs do not fit together.
+    """
+    if ask.text is not None:
+        return 1, len(ask.text) // _TOKEN_CHARACTERS + 1
+    measured = measure(ask.served.card, ask.inputs)
+    return measured.rows, measured.size

@@ -1,0 +1,163 @@
+"""Models as the gRPC side sees them: the catalog, kept true by the host's news."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import ServingError, not_found
+from ..metrics import Metrics, ModelMeters, length_bucket
+from ..models.catalog import Catalog, State
+from .admission import Backlog
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .. import port
+    from ..models.card import Card
+    from ..models.catalog import Entry
+
+
+@dataclass
+class Statistics:
+    """Counts and seconds since the model became ready, for ModelStatistics."""
+
+    succeeded: int = 0
+    success_s: float = 0.0
+    failed: int = 0
+    fail_s: float = 0.0
+    queue_s: float = 0.0
+    rows: int = 0
+    runs: int = 0
+    input_s: float = 0.0
+    compute_s: float = 0.0
+    output_s: float = 0.0
+    last_ms: int = 0
+    by_rows: Counter[int] = field(default_factory=Counter)
+    seconds_by_rows: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+
+    def add_run(self, run: port.Run) -> None:
+        self.runs += 1
+        self.rows += run.rows
+        self.input_s += run.input_s
+        self.compute_s += run.compute_s
+        self.output_s += run.output_s
+        self.by_rows[run.rows] += 1
+        a, b, c = self.seconds_by_rows.get(run.rows, (0.0, 0.0, 0.0))
+        self.seconds_by_rows[run.rows] = (a + run.input_s, b + run.compute_s, c + run.output_s)
+
+    def add_end(self, event: port.Event, seconds: float) -> None:
+        self.queue_s += event.timings.queue_s
+        self.last_ms = int(time.time() * 1000)
+        if event.error is None:
+            self.succeeded += 1
+            self.success_s += seconds
+        else:
+            self.failed += 1
+            self.fail_s += seconds
+
+
+@dataclass(eq=False)
+class Served:
+    """A model version that is ready: its card, its backlog, its counts."""
+
+    card: Card
+    backlog: Backlog
+    meters: ModelMeters
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def take_runs(self, events: port.Events) -> None:
+        """Count what the engine's runs did."""
+        for run in events.runs:
+            self.backlog.learn_run(run)
+            self.statistics.add_run(run)
+            self.meters.rows.observe(run.rows)
+            self.meters.elements.inc(run.elements)
+            self.meters.padded.inc(run.padded_elements)
+            self.meters.gate_wait.observe(run.gate_wait_s)
+        self.meters.wait.set(self.backlog.estimated_wait_s())
+
+    def take_end(self, event: port.Event, seconds: float) -> None:
+        self.statistics.add_end(event, seconds)
+        if event.timings.steps:
+            self.meters.queue.observe(event.timings.queue_s)
+            self.meters.compute[length_bucket(event.length)].observe(event.timings.compute_s)
+
+
+class Directory:
+    """Who is served. All on the event loop."""
+
+    def __init__(
+        self, metrics: Metrics, device: str, on_change: Callable[[Directory], Awaitable[None]]
+    ) -> None:
+        self.catalog = Catalog()
+        self._metrics, self._device, self._on_change = metrics, device, on_change
+        self._served: dict[tuple[str, int], Served] = {}
+        self._loads: dict[tuple[str, str], list[asyncio.Future[str]]] = {}
+        self._changes: set[asyncio.Task[None]] = set()
+
+    def resolve(self, name: str, version: str = "") -> Served:
+        """
+        Raises:
+            ServingError: as `Catalog.resolve`.
+        """
+        entry = self.catalog.resolve(name, version)
+        return self._served[entry.name, entry.version]
+
+    def get(self, name: str, version: int) -> Served | None:
+        return self._served.get((name, version))
+
+    def ready(self) -> bool:
+        """Every model has ended its loading."""
+        return self.catalog.settled()
+
+    def serving(self, name: str) -> bool:
+        """A request that names no version would be answered."""
+        try:
+            self.catalog.resolve(name)
+        except ServingError:
+            return False
+        return True
+
+    def update(self, news: port.ModelUpdate) -> None:
+        """Take a model's new state in."""
+        state = State[news.state]
+        entry = self.catalog.entry(news.model, news.version)
+        if entry is None or state is State.LOADING:
+            entry = self.catalog.begin(news.model, news.version)
+        entry.advance(state, news.reason, news.card)
+        if state is State.READY and news.card is not None:
+            self._begin_serving(entry, news)
+        if state is State.UNAVAILABLE:
+            self._served.pop((news.model, news.version), None)
+        self._metrics.ready.labels(news.model, str(news.version)).set(state is State.READY)
+        change = asyncio.ensure_future(self._on_change(self))
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
+
+    def _begin_serving(self, entry: Entry, news: port.ModelUpdate) -> None:
+        card = entry.card
+        assert card is not None
+        meters = ModelMeters(self._metrics, entry.name, entry.version, self._device)
+        self._served[entry.name, entry.version] = Served(card, Backlog(card, news.costs or {}), meters)
+        self._metrics.self_test.labels(entry.name, str(entry.version)).set(card.batched)
+        self._metrics.provider.labels(entry.name, card.provider).set(1)
+
+    def load_done(self, news: port.LoadDone) -> None:
+        for future in self._loads.pop((news.model, news.verb), []):
+            if not future.done():
+                future.set_result(news.reason)
+
+    async def wait_for(self, name: str, verb: str) -> None:
+        """Until a Load or Unload that was sent has ended.
+
+        Raises:
+            ServingError: NOT_FOUND, with the reason why it went wrong.
+        """
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._loads.setdefault((name, verb), []).append(future)
+        if reason := await future:
+            raise not_found(name, reason)

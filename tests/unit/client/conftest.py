@@ -1,0 +1,190 @@
+"""A real gRPC server on port 0 with scripted answers, for the client's tests."""
+
+from __future__ import annotations
+
+import threading
+from concurrent import futures
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2
+
+from lockstep.v1 import sequences_pb2 as pb
+from lockstep_client import inference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How one call is to fail: the status, its google.rpc details, and extra trailers."""
+
+    code: grpc.StatusCode
+    message: str
+    details: tuple[Any, ...] = ()
+    trailers: tuple[tuple[str, str], ...] = ()
+
+    def end(self, context: grpc.ServicerContext) -> None:
+        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+        for detail in self.details:
+            packed = Packed()
+            packed.Pack(detail)
+            status.details.append(packed)
+        context.set_trailing_metadata((*self.trailers, (DETAILS_KEY, status.SerializeToString())))
+        context.abort(self.code, self.message)
+
+
+@dataclass
+class FakeServer:
+    """Answers as the protocols say; `failures` are used up first, one a call."""
+
+    models: tuple[str, ...] = ("sentiment", "other")
+    status: int = health_pb2.HealthCheckResponse.SERVING
+    failures: list[Failure] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    notice: str = ""
+    typed: bool = False
+    answers: threading.Event = field(default_factory=threading.Event)
+    address: str = ""
+
+    def handled(self, request: Any, context: grpc.ServicerContext) -> None:
+        self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.answers.wait(10)
+        if self.failures:
+            self.failures.pop(0).end(context)
+
+    def known(self, model: str, context: grpc.ServicerContext) -> None:
+        if model not in self.models:
+            missing = error_details_pb2.ResourceInfo(resource_type="model", resource_name=model)
+            Failure(grpc.StatusCode.NOT_FOUND, f"there is no model {model!r}", (missing,)).end(context)
+
+    def classify(self, request: Any, context: grpc.ServicerContext) -> pb.ClassifyReply:
+        self.known(request.model, context)
+        lengths = [len(t.split()) for t in request.texts] + [len(row.ids) for row in request.ids]
+        labels = [pb.Label(name="positive", index=1, probability=0.75, score=1.5)]
+        labels += [pb.Label(name="negative", index=0, probability=0.25, score=-1.5)]
+        one = {"labels": labels[: request.top_k or None]}
+        one["timings"] = pb.Timings(queue_seconds=0.5, compute_seconds=0.25, steps=1, batch_rows=3)
+        results = [pb.Classification(length=n, **one) for n in lengths]
+        return pb.ClassifyReply(model=request.model, version="2", results=results, notice=self.notice)
+
+    def encode(self, request: Any, context: grpc.ServicerContext) -> pb.EncodeReply:
+        self.known(request.model, context)
+        results = []
+        for text in request.texts:
+            words = text.split()
+            one = pb.Encoding(vector=[0.5, -1.0, 2.0], length=len(words))
+            if request.attention:
+                one.tokens[:] = words
+                one.attention.shape[:] = [1, 2, len(words), len(words)]
+                one.attention.values[:] = [1 / len(words)] * (2 * len(words) ** 2)
+            results.append(one)
+        return pb.EncodeReply(model=request.model, version="2", results=results)
+
+    def infer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.known(request.model_name, context)
+        reply = inference.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+        reply.parameters["rows"].int64_param = 4
+        for one in request.inputs:
+            reply.outputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
+        if self.typed:
+            reply.outputs[0].contents.int_contents.extend([7, 8])
+        else:
+            reply.raw_output_contents.extend(request.raw_input_contents)
+        return reply
+
+    def index(self, request: Any, context: grpc.ServicerContext) -> Any:
+        reply = inference.RepositoryIndexResponse()
+        for name in self.models:
+            reply.models.add(name=name, version="1", state="READY", reason="")
+        if not request.ready:
+            reply.models.add(
+                name="broken", version="1", state="UNAVAILABLE", reason="model.toml: no [inputs]"
+            )
+        return reply
+
+    def model(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.known(request.name, context)
+        reply = inference.ModelMetadataResponse(
+            name=request.name, versions=["1", "2"], platform="onnxruntime"
+        )
+        reply.inputs.add(name="tokens", datatype="INT64", shape=[-1, -1])
+        reply.outputs.add(name="logits", datatype="FP32", shape=[-1, 2])
+        return reply
+
+    def server(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return inference.ServerMetadataResponse(name="fake", version="0.1", extensions=["statistics"])
+
+    def health(self, request: Any, context: grpc.ServicerContext) -> health_pb2.HealthCheckResponse:
+        if request.service:
+            self.known(request.service, context)
+        return health_pb2.HealthCheckResponse(status=self.status)
+
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        inferences = {
+            "ModelInfer": self._unary(self.infer, inference.ModelInferRequest),
+            "RepositoryIndex": self._unary(self.index, inference.RepositoryIndexRequest),
+            "ModelMetadata": self._unary(self.model, inference.ModelMetadataRequest),
+            "ServerMetadata": self._unary(self.server, inference.ServerMetadataRequest),
+        }
+        sequences = {
+            "Classify": self._unary(self.classify, pb.ClassifyRequest),
+            "Encode": self._unary(self.encode, pb.EncodeRequest),
+        }
+        healths = {"Check": self._unary(self.health, health_pb2.HealthCheckRequest)}
+        return [
+            grpc.method_handlers_generic_handler("inference.GRPCInferenceService", inferences),
+            grpc.method_handlers_generic_handler("lockstep.v1.Sequences", sequences),
+            grpc.method_handlers_generic_handler("grpc.health.v1.Health", healths),
+        ]
+
+    def _unary(self, answer: Callable[..., Any], request: Any) -> grpc.RpcMethodHandler:
+        def handle(message: Any, context: grpc.ServicerContext) -> Any:
+            self.handled(message, context)
+            return answer(message, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            handle,
+            request_deserializer=request.FromString,
+            response_serializer=lambda m: m.SerializeToString(),
+        )
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A fake that answers at `server.address`; clear `server.answers` to make it hang."""
+    fake = FakeServer()
+    fake.answers.set()
+    with futures.ThreadPoolExecutor(4) as pool:
+        running = grpc.server(pool, options=[("grpc.max_receive_message_length", 1 << 20)])
+        running.add_generic_rpc_handlers(fake.handlers())
+        fake.address = f"localhost:{running.add_insecure_port('localhost:0')}"
+        running.start()
+        yield fake
+        fake.answers.set()
+        running.stop(0).wait()
+
+
+@pytest.fixture
+def failure() -> type[Failure]:
+    """The scripted failure, for tests to fill in."""
+    return Failure
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """An address that nothing listens at."""
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"localhost:{taken.getsockname()[1]}"

@@ -1,0 +1,231 @@
+"""The command line: what it prints, how it ends, what it says when something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from typer.testing import CliRunner
+
+from lockstep_client import cli
+
+
+@pytest.fixture
+def lockstep(server, capsys, monkeypatch):
+    """Run the command at the fake server: exit code, stdout's lines, stderr."""
+    monkeypatch.setenv("LOCKSTEP_ADDRESS", server.address)
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = cli.run(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out.splitlines(), printed.err
+
+    return run
+
+
+def test_classify_prints_a_line_for_each_text(lockstep):
+    code, lines, error = lockstep("classify", "--model", "sentiment", "good film", "bad\tfilm")
+    assert (code, error) == (0, "")
+    assert lines == ["positive\t0.7500\tgood film", "positive\t0.7500\tbad film"]
+
+
+def test_classify_top_k_prints_a_line_for_each_label(lockstep):
+    _, lines, _ = lockstep("classify", "-m", "sentiment", "good", "--top-k", "0")
+    assert [line.split("\t")[0] for line in lines] == ["positive", "negative"]
+
+
+def test_classify_json_is_one_object_a_text(lockstep):
+    code, lines, error = lockstep("classify", "--model", "sentiment", "good film", "é", "--json")
+    assert (code, error, len(lines)) == (0, "", 2)
+    first = json.loads(lines[0])
+    assert first["text"] == "good film"
+    assert first["labels"] == [{"name": "positive", "index": 1, "probability": 0.75, "score": 1.5}]
+    assert first["timings"]["batch_rows"] == 3
+    assert (first["model"], first["version"], first["length"]) == ("sentiment", "2", 2)
+
+
+def test_texts_come_from_stdin_with_a_dash_or_a_pipe(lockstep):
+    for arguments in (("-",), ()):
+        code, lines, _ = lockstep("classify", "-m", "sentiment", *arguments, stdin=b"one\ntwo\r\nthree")
+        assert code == 0
+        assert [line.split("\t")[2] for line in lines] == ["one", "two", "three"]
+
+
+def test_many_lines_are_asked_in_calls_of_32(lockstep, server):
+    code, lines, _ = lockstep("classify", "-m", "sentiment", stdin=b"text\n" * 70)
+    assert (code, len(lines)) == (0, 70)
+    assert [len(r.texts) for r in server.requests] == [32, 32, 6]
+
+
+def test_encode_prints_vectors_and_attention(lockstep):
+    assert lockstep("encode", "-m", "sentiment", "good film")[1] == ["0.5 -1 2\tgood film"]
+    _, lines, _ = lockstep("encode", "-m", "sentiment", "good film", "--attention")
+    assert lines[1:] == ["good\tgood\t0.500", "film\tgood\t0.500"]
+    _, lines, _ = lockstep("encode", "-m", "sentiment", "good film", "--attention", "--json")
+    assert json.loads(lines[0])["attention"] == [[[[0.5, 0.5], [0.5, 0.5]]] * 2]
+
+
+def test_models(lockstep):
+    assert lockstep("models")[1][2] == "broken\t1\tUNAVAILABLE\tmodel.toml: no [inputs]"
+    _, lines, _ = lockstep("models", "--json")
+    assert json.loads(lines[0]) == {"name": "sentiment", "version": "1", "state": "READY", "reason": ""}
+
+
+def test_health_is_the_exit_code_too(lockstep, server):
+    assert lockstep("health") == (0, ["SERVING"], "")
+    assert lockstep("health", "--model", "sentiment") == (0, ["sentiment\tSERVING"], "")
+    server.status = health_pb2.HealthCheckResponse.NOT_SERVING
+    code, lines, _ = lockstep("health", "--json")
+    assert code == 1
+    assert json.loads(lines[0]) == {
+        "address": server.address,
+        "serving": False,
+        "model": "",
+        "status": "NOT_SERVING",
+    }
+
+
+def test_a_notice_goes_to_stderr_once(lockstep, server):
+    server.notice = "served without batching: it failed its self-test"
+    _, _, error = lockstep("classify", "-m", "sentiment", "a", "b")
+    assert error == f"lockstep: {server.notice}\n"
+
+
+def test_a_wrong_model_names_those_that_are_there(lockstep):
+    code, lines, error = lockstep("classify", "-m", "sentinent", "good")
+    assert (code, lines) == (1, [])
+    assert error == "lockstep: there is no model 'sentinent'; the server has sentiment, other, broken\n"
+
+
+def test_errors_are_json_with_json(lockstep, server, failure):
+    server.failures.append(failure(grpc.StatusCode.INTERNAL, "log id 7"))
+    code, lines, error = lockstep("models", "--json")
+    assert (code, error) == (1, "")
+    assert json.loads(lines[0]) == {"code": "INTERNAL", "meaning": "server_failure", "message": "log id 7"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "told"),
+    [
+        (("classify", "-m", "sentiment", ""), b"", "text 1 is empty"),
+        (("classify", "-m", "sentiment", "a", " "), b"", "text 2 is empty"),
+        (("classify", "-m", "sentiment", "-"), b"", "standard input is empty"),
+        (("classify", "-m", "sentiment", "-"), b"a\n\nb\n", "line 2 is empty"),
+        (("encode", "-m", "sentiment", "-"), b"\xff\n", "line 1 is not UTF-8"),
+        (("classify", "good"), b"", "--model"),
+        (("models", "--address", "localhost"), b"", "write HOST:PORT"),
+        (("models", "--address", "http://localhost:8001"), b"", "leave http:// away"),
+        (("models", "--timeout", "0"), b"", "above 0"),
+        (("models", "--timeout", "soon"), b"", "timeout"),
+        (("modles",), b"", "modles"),
+        (("models", "--jsn"), b"", "--jsn"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(lockstep, arguments, stdin, told):
+    code, lines, error = lockstep(*arguments, stdin=stdin)
+    assert (code, lines) == (2, [])
+    assert told in error
+    assert error.count("\n") == 1
+    code, lines, error = lockstep(*arguments, "--json", stdin=stdin)
+    assert (code, error) == (2, "")
+    assert json.loads(lines[-1])["code"] == "USAGE"
+
+
+def test_a_deadline_is_told_with_the_option_that_changes_it(lockstep, server):
+    server.answers.clear()
+    code, _, error = lockstep("models", "--timeout", "0.2")
+    assert code == 1
+    assert "within 0.2 s: allow more time with --timeout" in error
+
+
+def test_tables_on_a_terminal(lockstep, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    code, lines, _ = lockstep("classify", "-m", "sentiment", "[bold]good[/bold] film")
+    assert code == 0
+    assert any("probability" in line for line in lines)
+    assert any("[bold]good[/bold] film" in line for line in lines)
+    _, lines, _ = lockstep("encode", "-m", "sentiment", "good")
+    assert any("0.500 -1.000 2.000" in line for line in lines)
+
+
+def test_help_and_version_by_typers_runner():
+    runner = CliRunner()
+    shown = runner.invoke(cli.app, ["--help"])
+    assert shown.exit_code == 0
+    assert all(verb in shown.output for verb in ("classify", "encode", "models", "health"))
+    assert "completion" not in shown.output
+    assert runner.invoke(cli.app, []).output == shown.output
+    assert runner.invoke(cli.app, ["--version"]).output == f"lockstep {version('lockstep')}\n"
+    for verb in ("classify", "encode", "models", "health"):
+        shown = runner.invoke(cli.app, [verb, "--help"]).output
+        assert all(option in shown for option in ("--address", "--timeout", "--json"))
+
+
+def process(*arguments, **how):
+    code = "from lockstep_client.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )
+
+
+def test_no_server_is_one_line_and_no_traceback(nowhere):
+    ended = process("classify", "--model", "m", "text", "--address", nowhere)
+    out, error = ended.communicate(timeout=30)
+    assert (ended.returncode, out) == (1, "")
+    assert error == f"lockstep: no server at {nowhere}: start one with `make serve` or give --address\n"
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(server):
+    server.answers.clear()
+    running = process("models", "--address", server.address)
+    limit = time.monotonic() + 20
+    while not server.requests and time.monotonic() < limit:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, error = running.communicate(timeout=30)
+    assert (running.returncode, out, error) == (130, "", "")
+
+
+@pytest.mark.parametrize(("json_too", "expected"), [((), "\\xe9"), (("--json",), "\\u00e9")])
+def test_a_terminal_that_cannot_write_the_text_gets_it_escaped(server, json_too, expected):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = process(
+        "classify", "-m", "sentiment", "é", "--address", server.address, *json_too, env=environment
+    )
+    out, error = ended.communicate(timeout=30)
+    assert (ended.returncode, error) == (0, "")
+    assert expected in out
+
+
+def test_lines_are_answered_as_they_come(server):
+    running = process("classify", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
+    for text in ("one", "two"):
+        running.stdin.write(f"{text}\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == f"positive\t0.7500\t{text}\n"
+    _, error = running.communicate(timeout=30)
+    assert (running.returncode, error) == (0, "")
+
+
+def test_a_reader_that_leaves_is_no_error_to_talk_of(server):
+    texts = ["text " * 200] * 500
+    running = process("classify", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
+    running.stdout.close()
+    running.stdout = None
+    _, error = running.communicate("\n".join(texts), timeout=30)
+    assert "Traceback" not in error
+    assert "Exception ignored" not in error

@@ -1,0 +1,278 @@
+"""Both clients against a real server: the same tests, for one and for the other."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+
+import lockstep_client as lc
+
+
+class Awaited:
+    """An AsyncClient on a loop of its own, its coroutines awaited, so that one test serves both clients."""
+
+    def __init__(self, *args, **kwargs):
+        self._runner = asyncio.Runner()
+
+        async def made():
+            return lc.AsyncClient(*args, **kwargs)
+
+        self._client = self._runner.run(made())
+
+    def __getattr__(self, name):
+        method = getattr(self._client, name)
+        return lambda *args, **kwargs: self._runner.run(method(*args, **kwargs))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+
+@pytest.fixture(params=[lc.Client, Awaited], ids=["sync", "async"])
+def connect(request):
+    return request.param
+
+
+@pytest.fixture
+def client(server, connect):
+    with connect(server.address) as client:
+        yield client
+
+
+def test_classify_answers_each_text_in_order(client):
+    one, two = client.classify("sentiment", ["good film", "a b c"])
+    assert (one.best.name, one.best.probability, one.length, two.length) == ("positive", 0.75, 2, 3)
+    assert (one.model, one.version, one.notice) == ("sentiment", "2", "")
+    assert one.timings == lc.Timings(queue_s=0.5, compute_s=0.25, steps=1, batch_rows=3.0)
+
+
+def test_one_text_makes_a_list_of_one(client):
+    assert [len(a.labels) for a in client.classify("sentiment", "good film", top_k=1)] == [1]
+
+
+def test_classify_sends_what_it_was_given(server, client):
+    client.classify("other", ids=np.array([[1, 2], [3, 4]]), version="7", priority=3, queue_timeout_s=0.5)
+    (sent,) = server.requests
+    assert [list(row.ids) for row in sent.ids] == [[1, 2], [3, 4]]
+    assert (sent.model, sent.version, sent.priority, sent.queue_timeout_seconds) == ("other", "7", 3, 0.5)
+
+
+def test_encode_gives_vectors_and_attention_when_asked(client):
+    (plain,) = client.encode("sentiment", "good film")
+    assert plain.attention is None
+    assert plain.vector.dtype == np.float32
+    assert plain.vector.tolist() == [0.5, -1.0, 2.0]
+    (full,) = client.encode("sentiment", "good film", attention=True)
+    assert full.attention.shape == (1, 2, 2, 2)
+    assert full.tokens == ("good", "film")
+
+
+def test_infer_sends_and_returns_arrays(server, client):
+    inputs = {"a": np.arange(6, dtype=np.int64).reshape(2, 3), "b": np.array(["x", "yz"], object)}
+    result = client.infer("sentiment", inputs, outputs=["a"], priority=2, queue_timeout_s=0.25)
+    assert np.array_equal(result["a"], inputs["a"])
+    assert result["b"].tolist() == [b"x", b"yz"]
+    assert (result.model, result.version, dict(result.parameters)) == ("sentiment", "1", {"rows": 4})
+    (sent,) = server.requests
+    assert [o.name for o in sent.outputs] == ["a"]
+    assert sent.parameters["priority"].uint64_param == 2
+    assert sent.parameters["timeout"].int64_param == 250_000
+
+
+def test_infer_reads_typed_contents_too(server, client):
+    server.typed = True
+    assert client.infer("sentiment", {"a": np.array([1, 2], np.int32)})["a"].tolist() == [7, 8]
+
+
+def test_models_metadata_server_and_health(client):
+    assert [(m.name, m.ready) for m in client.models()] == [
+        ("sentiment", True),
+        ("other", True),
+        ("broken", False),
+    ]
+    assert [m.name for m in client.models(ready=True)] == ["sentiment", "other"]
+    metadata = client.metadata("sentiment")
+    assert metadata.inputs == (lc.TensorSpec("tokens", "INT64", (-1, -1)),)
+    assert (metadata.platform, metadata.versions) == ("onnxruntime", ("1", "2"))
+    assert client.server() == lc.ServerInfo("fake", "0.1", ("statistics",))
+    assert client.health().serving
+    assert client.health("sentiment") == lc.Health("sentiment", "SERVING")
+    with pytest.raises(lc.ModelNotFound):
+        client.health("nothing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"texts": []}, "texts"),
+        ({"texts": ["a"], "ids": [[1]]}, "texts"),
+        ({"texts": ["a", 3]}, "texts\\[1\\]"),
+        ({"texts": ["\ud800"]}, "texts\\[0\\]"),
+        ({"ids": [[1], [2**70]]}, "ids\\[1\\]"),
+        ({"ids": [["a"]]}, "ids\\[0\\]"),
+        ({"texts": ["a"], "top_k": -1}, "top_k"),
+        ({"texts": ["a"], "priority": -1}, "priority"),
+        ({"texts": ["a"], "queue_timeout_s": float("nan")}, "queue_timeout_s"),
+    ],
+)
+def test_what_cannot_be_written_names_its_field_and_is_not_sent(server, client, arguments, field):
+    with pytest.raises(lc.InvalidRequest, match=f"^{field}: "):
+        client.classify("sentiment", **arguments)
+    assert server.requests == []
+
+
+def test_an_empty_model_name_is_not_sent(server, client):
+    with pytest.raises(lc.InvalidRequest, match=r"^model: "):
+        client.infer("", {})
+    assert server.requests == []
+
+
+def test_unavailable_is_tried_again(server, client, failure):
+    server.failures += [failure(grpc.StatusCode.UNAVAILABLE, "loading")] * 2
+    assert client.classify("sentiment", "good")[0].best.name == "positive"
+    assert len(server.requests) == 3
+
+
+def test_retries_end(server, connect, failure):
+    server.failures += [failure(grpc.StatusCode.UNAVAILABLE, "loading")] * 9
+    with connect(server.address, retries=1) as client, pytest.raises(lc.Unavailable, match="loading"):
+        client.classify("sentiment", "good")
+    assert len(server.requests) == 2
+
+
+def test_no_retries_means_one_try(server, connect, failure):
+    server.failures.append(failure(grpc.StatusCode.UNAVAILABLE, "loading"))
+    with connect(server.address, retries=0) as client, pytest.raises(lc.Unavailable):
+        client.classify("sentiment", "good")
+    assert len(server.requests) == 1
+
+
+def test_overload_waits_as_long_as_the_server_says(server, client, failure):
+    pushback = (("grpc-retry-pushback-ms", "400"),)
+    server.failures.append(failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (), pushback))
+    start = time.monotonic()
+    client.classify("sentiment", "good")
+    assert time.monotonic() - start >= 0.4
+    assert len(server.requests) == 2
+
+
+def test_overload_is_not_retried_where_the_server_says_never(server, client, failure):
+    pushback = (("grpc-retry-pushback-ms", "-1"),)
+    server.failures.append(failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (), pushback))
+    with pytest.raises(lc.Overloaded):
+        client.classify("sentiment", "good")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
+def test_what_would_fail_again_is_not_tried_again(server, client, failure, code):
+    server.failures.append(failure(code, "no"))
+    with pytest.raises(lc.LockstepError):
+        client.classify("sentiment", "good")
+    assert len(server.requests) == 1
+
+
+def test_a_deadline_ends_the_call(server, client):
+    server.answers.clear()
+    start = time.monotonic()
+    with pytest.raises(lc.DeadlineExceeded, match=r"within 0\.2 s"):
+        client.classify("sentiment", "good", timeout_s=0.2)
+    assert time.monotonic() - start < 2
+
+
+def test_the_clients_own_deadline_holds_for_calls_without_one(server, connect):
+    server.answers.clear()
+    with connect(server.address, timeout_s=0.2) as client, pytest.raises(lc.DeadlineExceeded):
+        client.models()
+
+
+def test_token_and_metadata_go_with_each_call(server, connect):
+    with connect(server.address, token="secret", metadata=[("x-team", "a")]) as client:
+        client.models()
+    assert server.metadata[0]["authorization"] == "Bearer secret"
+    assert server.metadata[0]["x-team"] == "a"
+
+
+def test_a_closed_client_says_so(server, connect):
+    with connect(server.address) as client:
+        client.close()
+        with pytest.raises(lc.Cancelled, match="closed"):
+            client.models()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"address": "localhost"},
+        {"address": "http://localhost:1"},
+        {"retries": 5},
+        {"timeout_s": 0},
+        {"max_message_bytes": 1 << 31},
+    ],
+)
+def test_wrong_settings_are_told_at_once(wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong)))):
+        lc.Client(**wrong)
+
+
+def test_tls_is_spoken_when_asked(server):
+    with lc.Client(server.address, tls=True, retries=0) as client, pytest.raises(lc.Unavailable):
+        client.models()
+    given = grpc.ssl_channel_credentials()
+    with lc.Client(server.address, tls=given, retries=0) as client, pytest.raises(lc.Unavailable):
+        client.models()
+    assert server.requests == []
+
+
+def test_threads_share_one_client(server):
+    with lc.Client(server.address) as client:
+        answers = []
+        ask = lambda: answers.extend(client.classify("sentiment", "good"))  # noqa: E731
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(answers) == 8
+
+
+async def test_async_calls_run_side_by_side_and_cancel_alone(server):
+    async with lc.AsyncClient(server.address) as client:
+        server.answers.clear()
+        asked = [asyncio.create_task(client.classify("sentiment", "good")) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        asked[1].cancel()
+        server.answers.set()
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(ends[1], asyncio.CancelledError)
+    assert ends[0][0].best.name == ends[2][0].best.name == "positive"
+
+
+def test_an_async_client_without_a_loop_says_so():
+    with pytest.raises(RuntimeError, match="loop"):
+        lc.AsyncClient()
+
+
+def public_methods(kind):
+    found = inspect.getmembers(kind, inspect.isfunction)
+    return {name: inspect.signature(f) for name, f in found if not name.startswith("_")}
+
+
+def test_both_clients_have_the_same_methods_and_signatures():
+    assert public_methods(lc.Client) == public_methods(lc.AsyncClient)
+    assert inspect.signature(lc.Client) == inspect.signature(lc.AsyncClient)
+    calls = public_methods(lc.Client).keys() - {"close"}
+    assert calls >= {"classify", "encode", "infer", "models", "metadata", "server", "health"}
+    for name in calls:
+        assert getattr(lc.Client, name).__doc__ == getattr(lc.AsyncClient, name).__doc__ != ""
+        assert inspect.iscoroutinefunction(getattr(lc.AsyncClient, name))
+        assert "timeout_s" in public_methods(lc.Client)[name].parameters
