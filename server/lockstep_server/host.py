@@ -30,7 +30,7 @@ from .oneshot.request import Request
 from .text.tokenizer import Encoded, TokenizerPool, Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .models.card import Card
     from .models.datatypes import Arrays
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .models.repository import Found
 
 log = logging.getLogger(__name__)
+
+Accepted = dict[OneShotEngine, list[tuple[Request, "Arrays"]]]
+"""Requests on their way into the engines' queues."""
 
 _UNLOAD_S = 10.0
 """How long an unloading model may take to answer what it holds."""
@@ -85,18 +88,22 @@ class Host:
         for one in found:
             self._loader.submit(self._load, one)
 
-    def receive(self, message: port.Message) -> None:
-        match message:
-            case port.Submit():
-                self._submit(message)
-            case port.Cancel(key):
-                self._cancel(key)
-            case port.Load(name):
-                self._watch(self._loader.submit(self._reload, name), name, "load")
-            case port.Unload(name):
-                self._watch(self._loader.submit(self._unload, name), name, "unload")
-            case port.Credit():
-                pass  # one-shot answers are one message: there is nothing to pause
+    def receive(self, messages: Sequence[port.Message]) -> None:
+        accepted: Accepted = {}
+        for message in messages:
+            match message:
+                case port.Submit():
+                    self._submit(message, accepted)
+                case port.Cancel(key):
+                    self._queue(accepted)
+                    self._cancel(key)
+                case port.Load(name):
+                    self._watch(self._loader.submit(self._reload, name), name, "load")
+                case port.Unload(name):
+                    self._watch(self._loader.submit(self._unload, name), name, "unload")
+                case port.Credit():
+                    pass  # one-shot answers are one message: there is nothing to pause
+        self._queue(accepted)
 
     def stop(self, within_s: float) -> None:
         self._stopping.set()
@@ -107,12 +114,12 @@ class Host:
 
     # --- requests -----------------------------------------------------------------------------------
 
-    def _submit(self, submit: port.Submit) -> None:
+    def _submit(self, submit: port.Submit, accepted: Accepted) -> None:
         loaded = self._loaded.get((submit.model, submit.version))
         if loaded is None:
             self._refuse(submit, unavailable(f"model {submit.model!r} is being unloaded"))
         elif submit.text is None:
-            self._queue(submit, loaded, submit.inputs, ())
+            self._accept(submit, loaded, submit.inputs, (), accepted)
         elif loaded.vocabulary is None:
             self._refuse(
                 submit, bad_input(submit.field, f"model {submit.model!r} has no tokenizer; send ids")
@@ -132,17 +139,27 @@ class Host:
             self._refuse(submit, bad_input(submit.field, "the text has no tokens; send at least one word"))
         else:
             inputs = {loaded.card.text_input: np.array([encoded.ids], np.int64)}
-            self._queue(submit, loaded, inputs, tuple(encoded.tokens) if submit.tokens else ())
+            accepted: Accepted = {}
+            self._accept(submit, loaded, inputs, tuple(encoded.tokens) if submit.tokens else (), accepted)
+            self._queue(accepted)
 
-    def _queue(self, submit: port.Submit, loaded: Loaded, inputs: Arrays, tokens: tuple[str, ...]) -> None:
+    def _accept(
+        self, submit: port.Submit, loaded: Loaded, inputs: Arrays, tokens: tuple[str, ...], accepted: Accepted
+    ) -> None:
+        """Put a request among those `accepted` for its engine, or refuse it."""
         try:
-            request = Request(submit, measure(loaded.card, inputs), tokens)
+            request = Request(submit, submit.measure or measure(loaded.card, inputs), tokens)
         except ServingError as error:
-            named = replace_field(error, submit.field) if submit.field else error
-            self._refuse(submit, named)
+            self._refuse(submit, replace_field(error, submit.field) if submit.field else error)
             return
         self._engine_of[submit.key] = loaded.engine
-        loaded.engine.submit(request, inputs)
+        accepted.setdefault(loaded.engine, []).append((request, inputs))
+
+    def _queue(self, accepted: Accepted) -> None:
+        """Hand each engine what was accepted for it, all at once: one wake-up."""
+        for engine, requests in accepted.items():
+            engine.submit(requests)
+        accepted.clear()
 
     def _refuse(self, submit: port.Submit, error: ServingError) -> None:
         self._report(port.Events(submit.model, submit.version, [port.Event(submit.key, None, error)]))

@@ -9,22 +9,17 @@ import threading
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    make_wsgi_app,
-)
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from . import tally
 
-disable_created_metrics()  # type: ignore[no-untyped-call]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .tally import Distribution, Family, Number
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -45,14 +40,14 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> Family[Number]:
+            return tally.counter(registry, name, text, labels)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(name, text, labels, registry=registry)
+        def gauge(name: str, text: str, *labels: str) -> Family[Number]:
+            return tally.gauge(registry, name, text, labels)
 
-        def histogram(name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
-            return Histogram(name, text, labels, buckets=tuple(buckets), registry=registry)
+        def histogram(name: str, text: str, bounds: Sequence[float], *labels: str) -> Family[Distribution]:
+            return tally.histogram(registry, name, text, labels, bounds)
 
         one = ("model", "version", "method")
         self.accepted = counter("lockstep_accepted_total", "Requests accepted into the queue.", *one)
@@ -114,8 +109,8 @@ class ModelMeters:
 
     def __init__(self, metrics: Metrics, model: str, version: int, device: str) -> None:
         self._metrics, self._labels = metrics, (model, str(version))
-        self._by_method: dict[str, tuple[Any, Any]] = {}
-        self._outcomes: dict[tuple[str, str], Any] = {}
+        self._by_method: dict[str, tuple[Number, Distribution]] = {}
+        self._outcomes: dict[tuple[str, str], Number] = {}
         self.queue = metrics.queue_seconds.labels(model, "oneshot")
         self.compute = {
             label: metrics.compute_seconds.labels(model, "oneshot", label)
@@ -139,12 +134,12 @@ class ModelMeters:
             self._outcomes[method, outcome] = child
         child.inc()
         self._method(method)[1].observe(seconds)
-        self.depth.dec()
+        self.depth.inc(-1)
 
     def refused(self, method: str, meaning: str) -> None:
         self._metrics.refused.labels(*self._labels, method, meaning).inc()
 
-    def _method(self, method: str) -> tuple[Any, Any]:
+    def _method(self, method: str) -> tuple[Number, Distribution]:
         known = self._by_method.get(method)
         if known is None:
             known = self._by_method[method] = (

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from .errors import ServingError
     from .models.card import Card
     from .models.datatypes import Arrays
+    from .models.measure import Measure
 
 
 class Submit(NamedTuple):
@@ -33,6 +34,7 @@ class Submit(NamedTuple):
     accepted: float = 0.0
     deadline: float | None = None  # no run starts after it
     caller: str = ""  # who shares the queue fairly with the other callers
+    measure: Measure | None = None  # of the inputs; None where they are text
     parameters: Mapping[str, Any] = {}  # how a sequence is to be sampled, continued, ended
 
 
@@ -150,8 +152,8 @@ class Host(Protocol):
     def start(self, report: Callable[[News], None]) -> None:
         """Begin to load. `report` is called from the host's own threads."""
 
-    def receive(self, message: Message) -> None:
-        """Take a message in; never blocks, never raises for what is in the message."""
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Take messages in, in order; never blocks, never raises for what is in a message."""
 
     def stop(self, within_s: float) -> None:
         """End what runs, fail what waits, join the threads."""

@@ -7,6 +7,7 @@ the host reported them.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ class InProcess:
 
     def __init__(self, host: port.Host) -> None:
         self._host = host
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._outbox: list[port.Message] = []
+        self._inbox: deque[port.News] = deque()
+        self._woken = False
 
     def start(self, deliver: Callable[[port.News], None]) -> None:
         """Start the host; `deliver` is called on the running event loop, once for each piece of news.
@@ -28,19 +31,37 @@ class InProcess:
         Raises:
             LoadError: there is no repository.
         """
-        loop = self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+
+        def drain() -> None:
+            self._woken = False  # before the news are taken: what comes now wakes the loop again
+            while self._inbox:
+                deliver(self._inbox.popleft())
 
         def report(news: port.News) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(deliver, news)
+            self._inbox.append(news)
+            if not self._woken and not loop.is_closed():
+                self._woken = True
+                loop.call_soon_threadsafe(drain)
 
         self._host.start(report)
 
     def send(self, message: port.Message) -> None:
-        """Hand a message to the host. Never blocks."""
-        self._host.receive(message)
+        """Hand a message to the host. Never blocks.
+
+        Messages of one turn of the event loop cross together: each crossing wakes an engine, and
+        costs more than a small request does.
+        """
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(message)
+
+    def _flush(self) -> None:
+        messages, self._outbox = self._outbox, []
+        self._host.receive(messages)
 
     async def stop(self, within_s: float) -> None:
         """Stop the host, away from the event loop, so that its last news are still delivered."""
+        self._flush()
         await asyncio.to_thread(self._host.stop, within_s)
         await asyncio.sleep(0)

@@ -74,7 +74,7 @@ class Gate:
     def turn(self, share: Share, deadline: float) -> Iterator[Turn]:
         """Wait for a permit, hold it, and be charged for the time."""
         asked = self._clock()
-        self._acquire(_Waiter(share, deadline, 1))
+        self._acquire(share, deadline, 1)
         begun = self._clock()
         try:
             yield Turn(begun - asked, self.max_run_s if self._contended(share, begun) else None)
@@ -84,7 +84,7 @@ class Gate:
     @contextmanager
     def alone(self, share: Share) -> Iterator[None]:
         """Hold every permit: for measuring."""
-        self._acquire(_Waiter(share, self._clock() + 1.0, self.permits))
+        self._acquire(share, self._clock() + 1.0, self.permits)
         begun = self._clock()
         try:
             yield
@@ -95,9 +95,13 @@ class Gate:
         with self._lock:
             return len(self._waiting)
 
-    def _acquire(self, waiter: _Waiter) -> None:
+    def _acquire(self, share: Share, deadline: float, permits: int) -> None:
         with self._lock:
-            self._last_seen[waiter.share] = self._clock()
+            self._last_seen[share] = self._clock()
+            if not self._waiting and permits <= self._free:
+                self._free -= permits
+                return
+            waiter = _Waiter(share, deadline, permits)
             self._waiting.append(waiter)
             self._grant()
         waiter.granted.wait()

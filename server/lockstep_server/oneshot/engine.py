@@ -81,10 +81,13 @@ class OneShotEngine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: Request, inputs: Arrays) -> None:
-        """Queue a request. It ends in exactly one event, unless it is cancelled."""
-        self._held[request.submit.key] = request
-        self._queue.put(split(request, self.card, inputs))
+    def submit(self, requests: Sequence[tuple[Request, Arrays]]) -> None:
+        """Queue requests. Each ends in exactly one event, unless it is cancelled."""
+        parts: list[Part] = []
+        for request, inputs in requests:
+            self._held[request.submit.key] = request
+            parts.extend(split(request, self.card, inputs))
+        self._queue.put(parts)
         if self._stopped:  # it came while the engine was going
             self._end_all(_GONE)
 

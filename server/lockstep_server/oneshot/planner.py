@@ -64,7 +64,7 @@ def plan(waiting: Sequence[Part], now: float, costs: CostModel, limits: Limits) 
     live = [part for part in live if part.deadline is None or part.deadline > now]
     if not live:
         return Plan((), expired, dropped, 0, (), 0, 0.0)
-    chosen = _choose(live, now, costs, limits)
+    chosen = live if len(live) == 1 else _choose(live, now, costs, limits)
     rows = sum(part.rows for part in chosen)
     lengths = tuple(max(column) for column in zip(*(part.lengths for part in chosen), strict=True))
     if limits.fixed and len(lengths) == len(limits.fixed[1]):

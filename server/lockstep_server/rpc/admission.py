@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ..port import Event, Run
 
 _LEARNING_RATE = 0.05
+_RUNS_A_PRICE = 64
+"""Prices are made again from what was learned after this many runs."""
+
 _LEAST_TOLD_S = 0.005
 """Estimates below this say nothing of the pace."""
 
@@ -32,6 +35,7 @@ class Backlog:
         self._max_elements = card.manifest.batching.max_padded_elements
         self._max_queue_s = card.manifest.batching.max_queue_ms / 1000
         self._prices: dict[int, float] = {}
+        self._runs = 0
         self.waiting_s = 0.0
         self.requests = 0
         self.pace = 1.0  # real seconds for one estimated: other models on the device, padding, noise
@@ -88,7 +92,9 @@ class Backlog:
     def learn_run(self, run: Run) -> None:
         if run.compute_s:
             self._costs.learn(run.rows, run.length, run.compute_s)
-            self._prices.clear()
+            self._runs += 1
+            if self._runs % _RUNS_A_PRICE == 0:
+                self._prices.clear()
 
 
 def deadline_of(now: float, remaining_s: float | None, queue_timeout_s: float) -> float | None:

@@ -84,7 +84,8 @@ class Calls:
         if self.draining:
             raise unavailable("the server is stopping")
         served = ask.served
-        seconds = served.backlog.price(*_size(ask))
+        measured = measure(served.card, ask.inputs) if ask.text is None else None
+        seconds = served.backlog.price(*(measured[::2] if measured else (1, _text_size(ask.text))))
         now = self._clock()
         deadline = deadline_of(now, ask.remaining_s, ask.queue_timeout_s)
         estimated_s = served.backlog.enter(seconds, now, deadline)
@@ -96,7 +97,7 @@ class Calls:
         self._send(
             port.Submit(
                 key, card.name, card.version, ask.inputs, ask.text, ask.field, ask.outputs, ask.tokens,
-                ask.priority, now, deadline, ask.caller,
+                ask.priority, now, deadline, ask.caller, measured,
             )
         )  # fmt: skip
         return key
@@ -166,13 +167,6 @@ class Calls:
         return True
 
 
-def _size(ask: Ask) -> tuple[int, int]:
-    """(rows, elements a row); of a text a guess, its tokens are not known yet.
-
-    Raises:
-        ServingError: BAD_INPUT, the inputs do not fit together.
-    """
-    if ask.text is not None:
-        return 1, len(ask.text) // _TOKEN_CHARACTERS + 1
-    measured = measure(ask.served.card, ask.inputs)
-    return measured.rows, measured.size
+def _text_size(text: str | None) -> int:
+    """Elements of a text, a guess: its tokens are not known yet."""
+    return len(text or "") // _TOKEN_CHARACTERS + 1

@@ -131,7 +131,7 @@ def _decode(known: TensorCard, tensor: InputTensor, raw: bytes | None) -> Array:
 
 
 def _check_shape(known: TensorCard, shape: Sequence[int]) -> None:
-    if any(dim < 0 for dim in shape):
+    if shape and min(shape) < 0:
         raise bad_input(known.name, f"shape {list(shape)} has a negative size")
     if known.any_rank:
         return

@@ -12,7 +12,7 @@ from lockstep import open_inference_pb2, open_inference_pb2_grpc
 from lockstep.v1 import sequences_pb2, sequences_pb2_grpc
 
 from ..errors import LoadError
-from .interceptors import Watch
+from .interceptors import WatchedServer
 from .open_inference import OpenInference
 from .sequences import Sequences
 
@@ -72,7 +72,8 @@ class Server:
         send: Callable[[port.Message], None],
         health_: Health,
     ) -> None:
-        self._server = grpc.aio.server(interceptors=(Watch(metrics),), options=_options(settings))
+        self._server = grpc.aio.server(options=_options(settings))
+        watched: Any = WatchedServer(self._server, metrics)
         inference = OpenInference(
             directory,
             calls,
@@ -80,13 +81,13 @@ class Server:
             control=settings.model_control == "explicit",
             max_inflight=settings.max_stream_inflight,
         )
-        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)  # type: ignore[no-untyped-call]
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, watched)  # type: ignore[no-untyped-call]
         sequences = Sequences(directory, calls)
-        sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, self._server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, self._server)
+        sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, watched)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, watched)
         if settings.reflection:
             names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection.enable_server_reflection(names, watched)
         self._settings = settings
 
     async def start(self) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[attr-defined]
+from google.rpc import error_details_pb2, status_pb2
 
 from ..errors import Meaning, ServingError
 
