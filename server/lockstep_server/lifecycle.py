@@ -13,7 +13,7 @@ from .settings import Settings  # noqa: TC001
 
 log = logging.getLogger(__name__)
 
-_SWITCH_INTERVAL_S = float(__import__("os").environ.get("SWI", "0.0005"))
+_SWITCH_INTERVAL_S = 0.0005
 """An engine thread whose run has ended waits this long at most for a busy event loop."""
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from .card import Card
 
 
+_MOST_DIGITS = 18
+"""Of a version: larger numbers fit no folder's version and no int64."""
+
+
 class State(IntEnum):
     """In the order in which a model passes through them; it may skip some, never go back."""
 
@@ -112,7 +116,7 @@ class Catalog:
 
     @staticmethod
     def _pinned(name: str, versions: dict[int, Entry], version: str) -> Entry:
-        if not (version.isascii() and version.isdigit()):
+        if not (version.isascii() and version.isdigit() and len(version) <= _MOST_DIGITS):
             raise bad_input(
                 "version", f"{version!r} is no version; write a whole number, or nothing for the default"
             )

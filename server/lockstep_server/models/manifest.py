@@ -371,8 +371,8 @@ class _Table:
         return value
 
     def strings(self, key: str) -> tuple[str, ...]:
-        value: list[Any] = self.get(key, list, [])
-        if not all(isinstance(item, str) and item for item in value):
+        value: Any = self.optional(key, lambda given: given) or []
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
             raise self.fault(key, 'write a list of strings: ["negative", "positive"]')
         return tuple(value)
 

@@ -114,7 +114,7 @@ def _tensor(arg: Any, *, optional: bool = False) -> GraphTensor:
 
 def _to_value(array: Array) -> ort.OrtValue:
     if array.dtype == _BFLOAT16:
-        bits = np.ascontiguousarray(array).view(np.uint16)
+        bits = np.asarray(array, order="C").view(np.uint16)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16_ONNX)
     return ort.OrtValue.ortvalue_from_numpy(array)
 

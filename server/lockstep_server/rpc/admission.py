@@ -53,17 +53,17 @@ class Backlog:
         return self.waiting_s * self.pace
 
     def enter(self, seconds: float, now: float, deadline: float | None) -> float:
-        """Accept work of `seconds`, and say how long it should wait.
+        """Accept work of `seconds`; the seconds of the device that lie before it, for `learn_wait`.
 
         Raises:
             ServingError: OVERLOADED, the wait would be too long for the model's limit or the deadline.
         """
-        wait = self.estimated_wait_s()
+        before_s = self.waiting_s
         if self.requests:
-            self._check(wait, seconds * self.pace, now, deadline)
+            self._check(before_s * self.pace, seconds * self.pace, now, deadline)
         self.waiting_s += seconds
         self.requests += 1
-        return wait
+        return before_s
 
     def _check(self, wait: float, run: float, now: float, deadline: float | None) -> None:
         if wait > self._max_queue_s:
@@ -83,11 +83,11 @@ class Backlog:
         self.requests -= 1
         self.waiting_s = self.waiting_s - seconds if self.requests else 0.0
 
-    def learn_wait(self, estimated_s: float, event: Event) -> None:
-        """Hold an estimate against what became of it."""
-        if estimated_s > _LEAST_TOLD_S and event.error is None:
-            seen = self.pace * min(max(event.timings.queue_s / estimated_s, 0.25), 4.0)
-            self.pace = min(max(self.pace + _LEARNING_RATE * (seen - self.pace), 0.25), 16.0)
+    def learn_wait(self, before_s: float, event: Event) -> None:
+        """Hold what lay before a request when it was accepted against how long it really waited."""
+        if before_s > _LEAST_TOLD_S and event.error is None:
+            seen = min(max(event.timings.queue_s / before_s, 0.25), 16.0)
+            self.pace += _LEARNING_RATE * (seen - self.pace)
 
     def learn_run(self, run: Run) -> None:
         if run.compute_s:

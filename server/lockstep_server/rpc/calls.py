@@ -45,7 +45,7 @@ class _Pending(NamedTuple):
     ask: Ask
     accepted: float
     seconds: float  # the price at which it was accepted
-    estimated_s: float
+    before_s: float  # seconds of the device that lay before it
     resolve: Callable[[port.Event], None]
 
 
@@ -88,9 +88,9 @@ class Calls:
         seconds = served.backlog.price(*(measured[::2] if measured else (1, _text_size(ask.text))))
         now = self._clock()
         deadline = deadline_of(now, ask.remaining_s, ask.queue_timeout_s)
-        estimated_s = served.backlog.enter(seconds, now, deadline)
+        before_s = served.backlog.enter(seconds, now, deadline)
         key = next(self._keys)
-        self._pending[key] = _Pending(ask, now, seconds, estimated_s, resolve)
+        self._pending[key] = _Pending(ask, now, seconds, before_s, resolve)
         self._idle.clear()
         served.meters.accepted(ask.method)
         card = served.card
@@ -142,7 +142,7 @@ class Calls:
                 continue
             outcome = "ok" if event.error is None else event.error.meaning.value
             seconds = self._end(event.key, pending, outcome)
-            pending.ask.served.backlog.learn_wait(pending.estimated_s, event)
+            pending.ask.served.backlog.learn_wait(pending.before_s, event)
             pending.ask.served.take_end(event, seconds)
             pending.resolve(event)
 

@@ -144,7 +144,8 @@ class _Counting:
 
     async def read(self) -> Any:
         message = await self._context.read()
-        self._received()
+        if message is not grpc.aio.EOF:
+            self._received()
         return message
 
     async def write(self, message: Any) -> None:

@@ -87,7 +87,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, watched)
         if settings.reflection:
             names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, watched)
+            reflection.enable_server_reflection(names, self._server)
         self._settings = settings
 
     async def start(self) -> int:

@@ -1,0 +1,54 @@
+"""`python -m bench [NAME …]`: run the scenarios, print a table, write results/latest.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .graphs import make_repository
+from .scenarios import SCENARIOS, Result
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios, each measured in one run.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(SCENARIOS)}")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; the median counts")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in SCENARIOS:
+            parser.error(f"there is no scenario {name!r}; there are: {', '.join(SCENARIOS)}")
+    results = run(arguments.names or list(SCENARIOS), arguments.rounds)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "latest.json").write_text(json.dumps([one.to_dict() for one in results], indent=1) + "\n")
+    show(results)
+
+
+def run(names: list[str], rounds: int) -> list[Result]:
+    """All results of the scenarios named, on a repository made for the purpose."""
+    console, results = Console(stderr=True), []
+    with tempfile.TemporaryDirectory() as folder:
+        models = make_repository(Path(folder) / "models")
+        for name in names:
+            with console.status(f"measuring {name}"):
+                results.extend(SCENARIOS[name](models, rounds))
+    return results
+
+
+def show(results: list[Result]) -> None:
+    table = Table("what", "value", "baseline", "ratio", "target", "holds")
+    for one in results:
+        bound = f"{'≤' if one.at_most else '≥'} {one.target}"
+        row = (f"{one.value:,.1f} {one.unit}", f"{one.baseline:,.1f}", f"{one.ratio:.2f}", bound)
+        table.add_row(one.name, *row, "yes" if one.holds else "NO")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
