@@ -1,40 +1,35 @@
-"""The engines' side of the port: loads models, checks them, owns their engines, routes messages.
+"""The engines' side of the port: owns the models and their engines, and routes messages to them.
 
-repository -> session -> card -> self-test -> costs -> engine -> READY. What goes wrong on the way
-belongs to that model; the others serve.
+What goes wrong while a model is loaded (`loading.py`) belongs to that model; the others serve.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import port, selftest
+from . import port
 from .errors import LoadError, Meaning, ServingError, bad_input, unavailable
+from .loading import Loader, described
 from .models import repository
-from .models.card import make_card
-from .models.costs import CostModel
-from .models.gate import Gate, Share
+from .models.gate import Gate
 from .models.measure import measure
-from .models.session import RUNTIME_VERSION, Session, choose_device
+from .models.session import choose_device
 from .oneshot.engine import OneShotEngine
 from .oneshot.request import Request
-from .text.tokenizer import Encoded, TokenizerPool, Vocabulary
+from .text.tokenizer import Encoded, TokenizerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .models.card import Card
+    from .loading import Loaded
     from .models.datatypes import Arrays
-    from .models.manifest import Manifest
     from .models.repository import Found
 
 log = logging.getLogger(__name__)
@@ -46,15 +41,6 @@ _UNLOAD_S = 10.0
 """How long an unloading model may take to answer what it holds."""
 
 
-@dataclass(eq=False)
-class Loaded:
-    """A model version that serves."""
-
-    card: Card
-    engine: OneShotEngine
-    vocabulary: Vocabulary | None
-
-
 class Host:
     """Implements `port.Host`. Messages come from one thread at a time; loading has its own."""
 
@@ -63,6 +49,7 @@ class Host:
         self._root = Path(config.models)
         self.device = choose_device(config.device)
         self._gate = Gate(self.device, _permits(self.device), config.max_run_s)
+        self._preparing = Loader(config, self._root, self.device, self._gate)
         self._loaded: dict[tuple[str, int], Loaded] = {}
         self._engine_of: dict[int, OneShotEngine] = {}
         self._cancelled_text: dict[int, bool] = {}
@@ -187,7 +174,7 @@ class Host:
         if self._stopping.is_set():
             return
         try:
-            loaded = self._prepare(found)
+            loaded = self._preparing.prepare(found, self._from_engine)
         except LoadError as error:
             log.error("model %s/%d is not served: %s", found.name, found.version, error)
             self._tell(found, "UNAVAILABLE", str(error))
@@ -197,49 +184,8 @@ class Host:
         else:
             loaded.engine.start()
             self._loaded[found.name, found.version] = loaded
-            log.info("model %s/%d is ready%s", found.name, found.version, _notice(loaded.card))
+            log.info("model %s/%d is ready%s", found.name, found.version, described(loaded.card))
             self._tell(found, "READY", loaded=loaded)
-
-    def _prepare(self, found: Found) -> Loaded:
-        manifest = found.manifest()
-        versions = tuple(one.version for one in repository.find_model(self._root, found.name))
-        if manifest.default_version and manifest.default_version not in versions:
-            raise LoadError(
-                f"{found.manifest_file}: default_version: there is no version {manifest.default_version};"
-                f" write one of {', '.join(map(str, versions))}"
-            )
-        sessions = self._sessions(found, manifest)
-        card = make_card(found.name, found.version, sessions[0].graph, manifest, str(found.manifest_file))
-        card = replace(card, provider=sessions[0].provider, versions=versions)
-        vocabulary = _vocabulary(found, card)
-        share = Share(f"{found.name}/{found.version} loading")
-        verdict, costs = self._judge(found, sessions[0], card, share)
-        card = replace(
-            card, batched=verdict.batched, deterministic=verdict.deterministic, notice=_told(card, verdict)
-        )
-        engine = OneShotEngine(
-            card, sessions, costs, self._gate, self._from_engine, batching=self._config.batching
-        )
-        return Loaded(card, engine, vocabulary)
-
-    def _sessions(self, found: Found, manifest: Manifest) -> list[Session]:
-        file = found.graph_file()
-        return [
-            Session(file, self.device, manifest.instances.threads) for _ in range(manifest.instances.count)
-        ]
-
-    def _judge(
-        self, found: Found, session: Session, card: Card, share: Share
-    ) -> tuple[selftest.Verdict, CostModel]:
-        """Self-test and costs; from the cache where this very model was judged on this very device."""
-        cache = _Cache(self._config.cache, found.digest(), self.device)
-        if (known := cache.read()) is not None:
-            return known
-        with self._gate.turn(share, 0.0):
-            verdict = selftest.check(session, card)
-        costs = selftest.measure_costs(session, replace(card, batched=verdict.batched), self._gate, share)
-        cache.write(verdict, costs)
-        return verdict, costs
 
     def _reload(self, name: str) -> None:
         found = repository.find_model(self._root, name)
@@ -297,57 +243,3 @@ def _why(error: ServingError) -> str:
 def _permits(device: str) -> int:
     """Runs at one time from which the device gains: one core is left to the front end."""
     return 1 if device == "cuda" else max(1, (os.cpu_count() or 1) - 1)
-
-
-def _vocabulary(found: Found, card: Card) -> Vocabulary | None:
-    text = card.manifest.text
-    if text is None:
-        return None
-    vocabulary = Vocabulary(found.beside_manifest(text.source, "text.source"))
-    tokens = card.input(card.text_input)
-    if tokens and tokens.words.range and vocabulary.size > tokens.words.range[1]:
-        raise LoadError(
-            f"{found.manifest_file}: text.source: the tokenizer knows {vocabulary.size} ids, but"
-            f" inputs.{tokens.name}.range ends at {tokens.words.range[1]}; they must come from one training"
-        )
-    return vocabulary
-
-
-def _told(card: Card, verdict: selftest.Verdict) -> str:
-    """What callers should know: a manifest asks for batching and the self-test found against it."""
-    return f"not batched: {verdict.reason}" if verdict.reason and card.manifest.written else ""
-
-
-def _notice(card: Card) -> str:
-    kind = "batched" if card.batched else "one request a run"
-    return f" ({kind}{', bit for bit' if card.deterministic else ''})" + (
-        f"; {card.notice}" if card.notice else ""
-    )
-
-
-class _Cache:
-    """Verdicts and costs by model, device and runtime, in a folder that may be absent or read-only."""
-
-    def __init__(self, folder: str, digest: str, device: str) -> None:
-        key = f"{digest[:32]}-{device}-{RUNTIME_VERSION}.json"
-        self._file = Path(folder) / key if folder else None
-
-    def read(self) -> tuple[selftest.Verdict, CostModel] | None:
-        if self._file is None:
-            return None
-        try:
-            data: dict[str, Any] = json.loads(self._file.read_text())
-            return selftest.Verdict(**data["verdict"]), CostModel.from_dict(data["costs"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def write(self, verdict: selftest.Verdict, costs: CostModel) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            half = self._file.with_suffix(f".{os.getpid()}")
-            half.write_text(json.dumps({"verdict": verdict.to_dict(), "costs": costs.to_dict()}))
-            half.replace(self._file)
-        except OSError as error:
-            log.debug("costs are not kept: %s", error)

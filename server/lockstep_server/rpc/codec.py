@@ -170,12 +170,10 @@ def _from_typed(known: TensorCard, tensor: InputTensor, count: int) -> Array:
         return _strings(known.name, list(values), count)
     if len(values) != count:
         raise bad_input(known.name, f"contents.{field} has {len(values)} elements; its shape has {count}")
-    try:
-        return np.array(values, datatypes.NUMPY[known.datatype])
-    except OverflowError:
-        raise bad_input(
-            known.name, f"contents.{field} has a value that {known.datatype} cannot hold"
-        ) from None
+    array = np.array(values, datatypes.NUMPY[known.datatype])
+    if array.dtype.kind in "iu" and array.dtype.itemsize < 4 and not np.array_equal(array, np.array(values)):
+        raise bad_input(known.name, f"contents.{field} has a value that {known.datatype} cannot hold")
+    return array
 
 
 def _unpack(name: str, raw: bytes) -> list[bytes]:

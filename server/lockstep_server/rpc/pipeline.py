@@ -1,0 +1,158 @@
+"""ModelInfer requests on their way in: the checks of one, and a stream of many in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from lockstep import open_inference_pb2 as pb
+
+from ..errors import ServingError, bad_input
+from . import codec
+from .calls import Ask, Calls
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .. import port
+    from ..models.card import Card
+    from .interceptors import Context
+    from .served import Directory
+
+_INT64_MAX = 2**63 - 1
+
+
+class Pipeline:
+    """One ModelStreamInfer stream: many requests in flight, answers as they are ready.
+
+    A task reads and starts requests, the handler writes. Past `max_inflight` the reader waits, and
+    HTTP/2's own flow control reaches the client.
+    """
+
+    def __init__(self, directory: Directory, calls: Calls, context: Context, max_inflight: int) -> None:
+        self._directory, self._calls, self._context = directory, calls, context
+        self._inflight: set[int] = set()
+        self._ready: deque[pb.ModelStreamInferResponse] = deque()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._max_inflight = max_inflight
+        self._peer = context.peer()
+        self._ended = False
+
+    async def run(self) -> None:
+        reader = asyncio.create_task(self._read())
+        try:
+            await self._write()
+            await reader
+        finally:
+            reader.cancel()
+            for key in list(self._inflight):
+                self._calls.cancel(key)
+
+    async def _read(self) -> None:
+        try:
+            while (request := await self._context.read()) is not grpc.aio.EOF:
+                self._begin(request)
+                while len(self._inflight) + len(self._ready) >= self._max_inflight:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._ended = True
+            self._news.set()
+
+    async def _write(self) -> None:
+        while self._ready or self._inflight or not self._ended:
+            while self._ready:
+                await self._context.write(self._ready.popleft())
+                self._room.set()
+            self._news.clear()
+            if not self._ended or self._inflight:
+                await self._news.wait()
+
+    def _begin(self, request: pb.ModelInferRequest) -> None:
+        try:
+            remaining = self._context.time_remaining()
+            ask = make_ask(self._directory, request, "ModelStreamInfer", remaining, self._peer)
+            key = 0
+
+            def resolve(event: port.Event) -> None:
+                self._inflight.discard(key)
+                self._say(_stream_reply(ask.served.card, event, request.id))
+
+            key = self._calls.start(ask, resolve)
+            self._inflight.add(key)
+        except ServingError as error:
+            self._say(_stream_error(error, request.id))
+
+    def _say(self, reply: pb.ModelStreamInferResponse) -> None:
+        self._ready.append(reply)
+        self._news.set()
+
+
+def make_ask(
+    directory: Directory, request: pb.ModelInferRequest, method: str, remaining_s: float | None, caller: str
+) -> Ask:
+    """The checked request.
+
+    Raises:
+        ServingError: no such model, or something in the request is wrong.
+    """
+    served = directory.resolve(request.model_name, request.model_version)
+    try:
+        priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
+        return Ask(
+            served,
+            method,
+            codec.decode(served.card, request),
+            outputs=codec.wanted_outputs(served.card, request) if request.outputs else (),
+            priority=priority,
+            queue_timeout_s=timeout_s,
+            remaining_s=remaining_s,
+            caller=caller,
+        )
+    except ServingError as error:
+        served.meters.refused(method, error.meaning.value)
+        raise
+
+
+def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float]:
+    """(priority, queue timeout in seconds); unknown parameters are accepted.
+
+    Raises:
+        ServingError: BAD_INPUT; a sequence, which one-shot models have none of.
+    """
+    for name in ("sequence_id", "sequence_start", "sequence_end"):
+        if name in parameters and _value(parameters[name]) not in (0, "", False, "0"):
+            raise bad_input(f"parameters.{name}", "the model has no step-wise face; leave it out")
+    priority, timeout_us = (_integer(parameters, name) for name in ("priority", "timeout"))
+    return priority, timeout_us / 1e6
+
+
+def _integer(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
+    if name not in parameters:
+        return 0
+    value = _value(parameters[name])
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _INT64_MAX:
+        raise bad_input(f"parameters.{name}", f"{value!r} does not fit; send a whole number of 0 or more")
+    return value
+
+
+def _value(parameter: pb.InferParameter) -> Any:
+    kind = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, kind) if kind else None
+
+
+def _stream_reply(card: Card, event: port.Event, request_id: str) -> pb.ModelStreamInferResponse:
+    if event.error is not None:
+        return _stream_error(event.error, request_id)
+    return pb.ModelStreamInferResponse(infer_response=codec.encode(card, event, request_id))
+
+
+def _stream_error(error: ServingError, request_id: str) -> pb.ModelStreamInferResponse:
+    message = f"{error.meaning.value}: {error.message}"
+    return pb.ModelStreamInferResponse(
+        error_message=message, infer_response=pb.ModelInferResponse(id=request_id)
+    )
