@@ -1,0 +1,31 @@
+"""An exported file, run as the server will run it: ONNX Runtime on one CPU thread, without spinning."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnxruntime import InferenceSession, SessionOptions
+from torch import Tensor
+
+from lockstep_export.errors import NotTrainedError
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class Graph:
+    """One ONNX file, ready to run."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise NotTrainedError(f"no exported model at {path}: run `lockstep-export export NAME`")
+        options = SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
+        """All outputs by name."""
+        values = self.session.run(self.outputs, {name: tensor.numpy() for name, tensor in inputs.items()})
+        return dict(zip(self.outputs, values, strict=True))
