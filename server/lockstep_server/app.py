@@ -55,6 +55,7 @@ class App:
             raise _port_taken(self.settings, error) from error
         self.metrics_port = self._pages.port
         self._transport.start(self._deliver)
+        await self.directory.listed()
 
     async def stop(self) -> None:
         """Drain, then stop; in bounded time."""

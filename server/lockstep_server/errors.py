@@ -9,6 +9,10 @@ from __future__ import annotations
 from enum import Enum
 
 
+_LONGEST_TOLD = 400
+"""Characters of a message or a name that a caller is told."""
+
+
 class Meaning(Enum):
     """Why a request has no answer."""
 
@@ -41,21 +45,33 @@ class ServingError(Exception):
         resource: str = "",
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(message)
         self.meaning = meaning
-        self.message = message
-        self.field = field
-        self.resource = resource
+        self.message = _short(message)
+        self.field = _short(field)
+        self.resource = _short(resource)
+        super().__init__(self.message)
         self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (self.meaning, self.message, self.field, self.resource, self.retry_after_s)
 
 
+def _short(text: str) -> str:
+    """What a caller sent may be echoed, but gRPC's metadata holds 8 KiB in all."""
+    return text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}…"
+
+
 def _rebuild(
     meaning: Meaning, message: str, field: str, resource: str, retry_after_s: float | None
 ) -> ServingError:
     return ServingError(meaning, message, field=field, resource=resource, retry_after_s=retry_after_s)
+
+
+def in_field(error: ServingError, field: str) -> ServingError:
+    """A BAD_INPUT told of the field that the caller wrote, rather than of the tensor it became."""
+    if not field or error.meaning is not Meaning.BAD_INPUT:
+        return error
+    return bad_input(field, error.message.removeprefix(f"{error.field}: "))
 
 
 def bad_input(field: str, why: str) -> ServingError:

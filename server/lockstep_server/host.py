@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import port
-from .errors import LoadError, Meaning, ServingError, bad_input, unavailable
+from .errors import LoadError, ServingError, bad_input, in_field, unavailable
 from .loading import Loader, described
 from .models import repository
 from .models.gate import Gate
@@ -137,7 +137,7 @@ class Host:
         try:
             request = Request(submit, submit.measure or measure(loaded.card, inputs), tokens)
         except ServingError as error:
-            self._refuse(submit, replace_field(error, submit.field) if submit.field else error)
+            self._refuse(submit, in_field(error, submit.field))
             return
         self._engine_of[submit.key] = loaded.engine
         accepted.setdefault(loaded.engine, []).append((request, inputs))
@@ -225,19 +225,6 @@ class Host:
             self._report(port.LoadDone(name, verb, reason))
 
         done.add_done_callback(tell)
-
-
-def replace_field(error: ServingError, field: str) -> ServingError:
-    """The same error, told of the field that the caller wrote."""
-    return ServingError(
-        error.meaning,
-        error.message if error.meaning is not Meaning.BAD_INPUT else f"{field}: {_why(error)}",
-        field=field,
-    )
-
-
-def _why(error: ServingError) -> str:
-    return error.message.removeprefix(f"{error.field}: ")
 
 
 def _permits(device: str) -> int:

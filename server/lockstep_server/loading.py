@@ -97,7 +97,10 @@ def _vocabulary(found: Found, card: Card) -> Vocabulary | None:
     text = card.manifest.text
     if text is None:
         return None
-    vocabulary = Vocabulary(found.beside_manifest(text.source, "text.source"))
+    try:
+        vocabulary = Vocabulary(found.beside_manifest(text.source, "text.source"))
+    except LoadError as error:
+        raise LoadError(f"{found.manifest_file}: text.source: {error}") from error
     tokens = card.input(card.text_input)
     if tokens and tokens.words.range and vocabulary.size > tokens.words.range[1]:
         raise LoadError(

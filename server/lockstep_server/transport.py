@@ -45,6 +45,7 @@ class InProcess:
                 loop.call_soon_threadsafe(drain)
 
         self._host.start(report)
+        drain()  # what is in the repository is known from the start
 
     def send(self, message: port.Message) -> None:
         """Hand a message to the host. Never blocks.

@@ -116,11 +116,11 @@ class Catalog:
 
     @staticmethod
     def _pinned(name: str, versions: dict[int, Entry], version: str) -> Entry:
-        if not (version.isascii() and version.isdigit() and len(version) <= _MOST_DIGITS):
+        if not (version.isascii() and version.isdigit()):
             raise bad_input(
                 "version", f"{version!r} is no version; write a whole number, or nothing for the default"
             )
-        entry = versions.get(int(version))
+        entry = versions.get(int(version)) if len(version) <= _MOST_DIGITS else None
         if entry is None:
             known = ", ".join(str(v) for v in sorted(versions))
             raise not_found(f"{name}/{version}", f"model {name!r} has no version {version}; it has: {known}")

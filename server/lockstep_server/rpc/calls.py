@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import port
-from ..errors import Meaning, ServingError, unavailable
+from ..errors import Meaning, ServingError, in_field, unavailable
 from ..models.measure import measure
 from .admission import deadline_of
 
@@ -78,7 +78,7 @@ class Calls:
             return self._start(ask, resolve)
         except ServingError as error:
             ask.served.meters.refused(ask.method, error.meaning.value)
-            raise
+            raise in_field(error, ask.field) from None
 
     def _start(self, ask: Ask, resolve: Callable[[port.Event], None]) -> int:
         if self.draining:

@@ -98,6 +98,7 @@ class Directory:
         self._served: dict[tuple[str, int], Served] = {}
         self._loads: dict[tuple[str, str], list[asyncio.Future[str]]] = {}
         self._changes: set[asyncio.Task[None]] = set()
+        self._listed = False
 
     def resolve(self, name: str, version: str = "") -> Served:
         """
@@ -111,8 +112,13 @@ class Directory:
         return self._served.get((name, version))
 
     def ready(self) -> bool:
-        """Every model has ended its loading."""
-        return self.catalog.settled()
+        """The repository has been read, and every model in it has ended its loading."""
+        return self._listed and self.catalog.settled()
+
+    async def listed(self) -> None:
+        """Every model that there is has been told of."""
+        self._listed = True
+        await self._on_change(self)
 
     def serving(self, name: str) -> bool:
         """A request that names no version would be answered."""

@@ -36,9 +36,9 @@ class Vocabulary:
     """
 
     def __init__(self, file: Path) -> None:
-        self.content = file.read_bytes()
-        self.digest = hashlib.sha256(self.content).hexdigest()
         try:
+            self.content = file.read_bytes()
+            self.digest = hashlib.sha256(self.content).hexdigest()
             self.size: int = self.open().get_vocab_size()
         except Exception as error:
             raise LoadError(
