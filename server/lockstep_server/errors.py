@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-
 _LONGEST_TOLD = 400
 """Characters of a message or a name that a caller is told."""
 

@@ -19,7 +19,8 @@ from .models.card import batchable
 from .models.costs import CostModel
 from .models.measure import Measure
 from .oneshot import padding
-from .oneshot.request import Part
+from .oneshot.request import Part, Request
+from .port import Submit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -181,7 +182,8 @@ def _draw_part(card: Card, rows: int, length: int, rng: np.random.Generator) -> 
     }
     size = sum(lengths) or max((array.size // rows for array in inputs.values()), default=1)
     measure = Measure(rows, lengths, size)
-    return Part(None, 0, inputs, rows, measure.lengths, max(size, 1), None)  # type: ignore[arg-type]
+    request = Request(Submit(0, card.name, card.version, inputs), measure)
+    return Part(request, 0, inputs, rows, measure.lengths, max(size, 1), None)
 
 
 def draw(

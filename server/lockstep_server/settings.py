@@ -8,6 +8,7 @@ over the file, the file over the default.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -159,6 +160,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return json.dumps(value).replace("\x7f", "\\u007f")
     return str(value)

@@ -31,6 +31,7 @@ def measure(card: Card, inputs: Arrays) -> Measure:
         ServingError: BAD_INPUT, tensors that disagree, no rows, or a length of 0 or above its max.
     """
     rows, lengths = -1, dict.fromkeys(card.manifest.lengths, -1)
+    told_by: dict[str, str] = {}
     for tensor in card.inputs:
         array = inputs.get(tensor.name)
         if array is None:
@@ -40,9 +41,10 @@ def measure(card: Card, inputs: Arrays) -> Measure:
             rows = _agree(rows, array.shape[words.batch_axis], tensor.name, words.batch_axis, "rows")
         for axis, name in words.lengths.items():
             lengths[name] = _agree(lengths[name], array.shape[axis], tensor.name, axis, name)
+            told_by.setdefault(name, tensor.name)
     if not lengths:
         return Measure(max(rows, 0) if rows >= 0 else 1, (), _largest_row(inputs, max(rows, 1)))
-    return _bounded(card, 1 if rows < 0 else rows, lengths)
+    return _bounded(card, 1 if rows < 0 else rows, lengths, told_by)
 
 
 def _agree(known: int, found: int, tensor: str, axis: int, what: str) -> int:
@@ -53,16 +55,17 @@ def _agree(known: int, found: int, tensor: str, axis: int, what: str) -> int:
     return found
 
 
-def _bounded(card: Card, rows: int, lengths: dict[str, int]) -> Measure:
-    first = card.inputs[0].name
+def _bounded(card: Card, rows: int, lengths: dict[str, int], told_by: dict[str, str]) -> Measure:
     if rows == 0:
-        raise bad_input(first, "it has no rows; send at least one")
+        raise bad_input(card.inputs[0].name, "it has no rows; send at least one")
     for name, length in lengths.items():
         longest = card.manifest.lengths[name].max
         if length == 0:
-            raise bad_input(first, f"it has no {name}; send at least one")
+            raise bad_input(told_by[name], f"it has no {name}; send at least one")
         if length > longest:
-            raise bad_input(first, f"it has {length} {name}, the model takes {longest} at most; shorten it")
+            raise bad_input(
+                told_by[name], f"it has {length} {name}, the model takes {longest} at most; shorten it"
+            )
     given = tuple(max(length, 0) for length in lengths.values())
     return Measure(rows, given, max(sum(given), 1))
 

@@ -64,6 +64,7 @@ class Session:
             ) from error
         self.provider: str = self._session.get_providers()[0]
         self.graph = _describe(self._session)
+        self._run_options = ort.RunOptions()
         self._bfloat16 = any(
             tensor.onnx_type.endswith("(bfloat16)") for tensor in (*self.graph.inputs, *self.graph.outputs)
         )
@@ -79,13 +80,18 @@ class Session:
         try:
             if self._bfloat16:
                 return self._run_values(feeds, outputs)
-            return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
+            return self._session.run(outputs, feeds, self._run_options)  # type: ignore[no-any-return]
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise bad_input("inputs", _first_line(error)) from error
 
+    def terminate(self) -> None:
+        """End the run that goes on, if any, at its next node, and every run after it."""
+        self._run_options.terminate = True
+
     def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None) -> list[Array]:
         """numpy has no bfloat16 of its own, so tensors of it pass as bits."""
-        values = self._session.run_with_ort_values(outputs, {name: _to_value(a) for name, a in feeds.items()})
+        given = {name: _to_value(array) for name, array in feeds.items()}
+        values = self._session.run_with_ort_values(outputs, given, self._run_options)
         return [_from_value(value) for value in values]
 
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_TERMINATE_S = 1.0
+"""How long a run may take to end once it has been told to."""
+
 _GONE = unavailable("the model is being unloaded, or the server is stopping")
 
 
@@ -69,7 +72,8 @@ class OneShotEngine:
         self._gate, self._report, self._clock = gate, report, clock
         self._queue = WaitingQueue()
         self._held: dict[int, Request] = {}
-        self._stopped = False
+        self._stopped = self._terminated = False
+        self._sessions = sessions
         self._limits = _limits(card, batching=batching)
         self._share = Share(f"{card.name}/{card.version}")
         self._threads = [
@@ -101,27 +105,34 @@ class OneShotEngine:
     def stop(self, within_s: float) -> None:
         """Answer what waits, for `within_s` seconds at most, then fail the rest with UNAVAILABLE."""
         self._queue.close()
+        self._join(within_s)
+        self._terminated = True
+        for session in self._sessions:
+            session.terminate()
+        self._join(_TERMINATE_S)
+        self._stopped = True
+        self._end_all(_GONE)
+
+    def _join(self, within_s: float) -> None:
         end = self._clock() + within_s
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(end - self._clock(), 0.0))
-        self._stopped = True
-        self._end_all(_GONE)
 
     # --- the thread ---------------------------------------------------------------------------------
 
     def _work(self, session: Session) -> None:
         while self._queue.wait():
             try:
-                with self._gate.turn(self._share, self._queue.deadline()) as turn:
-                    self._step(session, turn)
+                self._step(session)
             except Exception:
                 log.exception("%s: a step failed; what it held ends as failed", self._share.name)
                 self._end_all(_failed(self._share.name))
 
-    def _step(self, session: Session, turn: Turn) -> None:
-        decided = self._plan(turn)
-        outcomes = self._run(session, decided, turn.waited_s)
+    def _step(self, session: Session) -> None:
+        with self._gate.turn(self._share, self._queue.deadline()) as turn:
+            decided = self._plan(turn)
+            outcomes = self._run(session, decided, turn.waited_s)
         self._commit(decided, outcomes)
 
     def _plan(self, turn: Turn) -> Plan:
@@ -160,7 +171,7 @@ class OneShotEngine:
         except ServingError as refused:
             error = refused
         except Exception:
-            error = _failed(self._share.name)
+            error = _GONE if self._terminated else _failed(self._share.name)
             log.exception("%s: a run failed: %s", self._share.name, error.message)
         ended = self._clock()
         elements = sum(part.rows * part.size for part in decided.parts)

@@ -1,8 +1,8 @@
 """What the next run holds. Pure: the waiting parts, the time and the costs in, a `Plan` out.
 
-Parts that fit together are sorted by length and cut into the runs that cost least in all, single
-runs among the choices: by its own costs a plan is never worse than no batching. Of those runs the
-one that holds the most urgent part goes next, so that grouping by length passes nobody over.
+The most urgent part always goes next, so that nobody is passed over. With it go those of its
+neighbours in length that make the run cheapest against running its parts one by one; alone is among
+the choices, so by its own costs a plan is never worse than no batching.
 
 Urgent is: waiting beyond `patience_s`; then priority; then the caller's fair turn.
 """
@@ -10,6 +10,7 @@ Urgent is: waiting beyond `patience_s`; then priority; then the caller's fair tu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,10 +59,7 @@ class Plan:
 
 def plan(waiting: Sequence[Part], now: float, costs: CostModel, limits: Limits) -> Plan:
     """Decide on the next run; the order of `waiting` does not matter."""
-    dropped = tuple(part for part in waiting if part.request.cancelled or part.request.done)
-    live = [part for part in waiting if not (part.request.cancelled or part.request.done)]
-    expired = tuple(part for part in live if part.deadline is not None and part.deadline <= now)
-    live = [part for part in live if part.deadline is None or part.deadline > now]
+    live, expired, dropped = _sift(waiting, now)
     if not live:
         return Plan((), expired, dropped, 0, (), 0, 0.0)
     chosen = live if len(live) == 1 else _choose(live, now, costs, limits)
@@ -71,6 +69,19 @@ def plan(waiting: Sequence[Part], now: float, costs: CostModel, limits: Limits) 
         rows, lengths = max(limits.fixed[0], rows), limits.fixed[1]
     size = sum(lengths) or max(part.size for part in chosen)
     return Plan(tuple(chosen), expired, dropped, rows, lengths, size, costs.estimate(rows, size))
+
+
+def _sift(waiting: Sequence[Part], now: float) -> tuple[list[Part], tuple[Part, ...], tuple[Part, ...]]:
+    """Who may run, whose deadline has passed, who is not wanted any more."""
+    live, expired, dropped = [], [], []
+    for part in waiting:
+        if part.request.cancelled or part.request.done:
+            dropped.append(part)
+        elif part.deadline is not None and part.deadline <= now:
+            expired.append(part)
+        else:
+            live.append(part)
+    return live, tuple(expired), tuple(dropped)
 
 
 def _choose(live: list[Part], now: float, costs: CostModel, limits: Limits) -> list[Part]:
@@ -89,50 +100,50 @@ def _choose(live: list[Part], now: float, costs: CostModel, limits: Limits) -> l
         return [first]
     if len(fellows) >= WINDOW:
         fellows = sorted(fellows, key=urgency)[: WINDOW - 1]
-    together = sorted((first, *fellows), key=lambda part: part.size)
-    start, end = _cheapest_run_with(together.index(first), together, costs, limits)
+    together = sorted((first, *fellows), key=attrgetter("size"))
+    start, end = _thriftiest_run(together, together.index(first), costs, limits)
     return together[start:end]
 
 
-def _cheapest_run_with(
-    position: int, together: Sequence[Part], costs: CostModel, limits: Limits
+def _thriftiest_run(
+    together: Sequence[Part], first: int, costs: CostModel, limits: Limits
 ) -> tuple[int, int]:
-    """The run [start, end) with `together[position]` in the cheapest division of all of them.
+    """[start, end) around `together[first]`: of all runs of neighbours in length that hold it, the one
+    that costs least against its parts run one by one. Alone costs 1, and alone is always allowed.
 
-    Runs of neighbours in length are enough to look at: a longer part in a run with shorter ones
-    changes nothing for the parts longer still. best[j] is the least that the first j parts can cost.
+    Cell [i, j] is the run from the i-th part at or before `first` to the j-th at or after it.
     """
-    ends = np.cumsum([part.rows for part in together])
-    prices = _prices(ends, _padded_sizes(together), costs, limits)
-    count = len(together)
-    best, starts = np.zeros(count + 1), np.zeros(count, np.intp)
-    for last in range(count):
-        totals = best[: last + 1] + prices[: last + 1, last]
-        starts[last] = totals.argmin()
-        best[last + 1] = totals[starts[last]]
-    end = count
-    while starts[end - 1] > position:
-        end = int(starts[end - 1])
-    return int(starts[end - 1]), end
-
-
-def _padded_sizes(together: Sequence[Part]) -> Array:
-    """sizes[i, j]: elements a row in a run of the parts i..j, each named length at its longest."""
-    if len(together[0].lengths) <= 1:
-        return np.array([[part.size for part in together]], float)
-    upper = np.triu(np.ones((len(together), len(together))))
-    columns = zip(*(part.lengths for part in together), strict=True)
-    longest: Array = sum(np.maximum.accumulate(np.array(column) * upper, axis=1) for column in columns)  # type: ignore[assignment]
-    return longest
-
-
-def _prices(ends: Array, sizes: Array, costs: CostModel, limits: Limits) -> Array:
-    """prices[i, j]: what a run of the parts i..j costs; infinite where it may not be, alone always may."""
-    begins = np.concatenate(([0], ends[:-1]))
-    rows = np.maximum(ends[None, :] - begins[:, None], 1)
-    prices = costs.estimates(rows, sizes)
+    before, after = together[first::-1], together[first + 1 :]
+    solo = costs.estimates(_column(together, "rows"), _column(together, "size"))
+    rows = _grow(_column(before, "rows"), _column(after, "rows"))
+    sizes = _longest(before, after)
+    price = costs.estimates(rows, sizes)
+    share = price / _grow(solo[first::-1], solo[first + 1 :])
     too_much = (rows > limits.max_rows) | (rows * sizes > limits.max_padded_elements)
     if limits.max_run_s is not None:
-        too_much |= prices > limits.max_run_s
-    np.fill_diagonal(too_much, False)
-    return np.where(too_much, np.inf, prices)
+        too_much |= price > limits.max_run_s
+    share[too_much] = np.inf
+    share[0, 0] = 1.0
+    i, j = divmod(int(share.argmin()), share.shape[1])
+    return first - i, first + j + 1
+
+
+def _column(parts: Sequence[Part], name: str) -> Array:
+    return np.fromiter(map(attrgetter(name), parts), float, len(parts))
+
+
+def _grow(before: Array, after: Array) -> Array:
+    """[i, j] -> the sum over the run, of values of `before` (nearest first, `first` included) and `after`."""
+    return np.cumsum(before)[:, None] + np.concatenate(([0.0], np.cumsum(after)))
+
+
+def _longest(before: Sequence[Part], after: Sequence[Part]) -> Array:
+    """[i, j] -> elements a row in the run: each named length at its longest, summed."""
+    parts, count = (*before, *after), len(before)
+    columns = [*zip(*(part.lengths for part in parts), strict=True)] or [tuple(p.size for p in parts)]
+    total: Array = np.zeros((count, len(after) + 1))
+    for column in columns:
+        left = np.maximum.accumulate(np.array(column[:count], float))
+        right = np.maximum.accumulate(np.array([column[0], *column[count:]], float))
+        total += np.maximum(left[:, None], right)
+    return total

@@ -47,18 +47,13 @@ class Part:
     size: int  # elements a row
     group: Hashable  # parts may share a run only within a group
     turn: float = 0.0  # the caller's fair place: smaller is sooner
+    accepted: float = field(init=False)  # these three are the submit's, at hand for planning
+    deadline: float | None = field(init=False)
+    priority: int = field(init=False)
 
-    @property
-    def priority(self) -> int:
-        return self.request.submit.priority
-
-    @property
-    def deadline(self) -> float | None:
-        return self.request.submit.deadline
-
-    @property
-    def accepted(self) -> float:
-        return self.request.submit.accepted
+    def __post_init__(self) -> None:
+        submit = self.request.submit
+        self.accepted, self.deadline, self.priority = submit.accepted, submit.deadline, submit.priority
 
 
 def split(request: Request, card: Card, inputs: Arrays) -> list[Part]:
@@ -67,16 +62,14 @@ def split(request: Request, card: Card, inputs: Arrays) -> list[Part]:
     group = group_of(card, inputs)
     limits = card.manifest.batching
     most = min(limits.max_rows, max(limits.max_padded_elements // measure.size, 1))
-    if not card.batched or measure.rows <= most:
-        return [Part(request, 0, inputs, measure.rows, measure.lengths, measure.size, group)]
-    starts = range(0, measure.rows, most)
+    starts = range(0, measure.rows, most) if card.batched and measure.rows > most else (0,)
     request.parts = len(starts)
     return [
         Part(
             request,
             index,
-            _rows(card, inputs, start, start + most),
-            min(most, measure.rows - start),
+            inputs if len(starts) == 1 else _rows(card, inputs, start, start + most),
+            measure.rows if len(starts) == 1 else min(most, measure.rows - start),
             measure.lengths,
             measure.size,
             group,

@@ -93,6 +93,7 @@ class Calls:
         self._pending[key] = _Pending(ask, now, seconds, before_s, resolve)
         self._idle.clear()
         served.meters.accepted(ask.method)
+        served.meters.wait.set(served.backlog.estimated_wait_s())
         card = served.card
         self._send(
             port.Submit(
@@ -152,6 +153,7 @@ class Calls:
         seconds = self._clock() - pending.accepted
         served = pending.ask.served
         served.backlog.leave(pending.seconds)
+        served.meters.wait.set(served.backlog.estimated_wait_s())
         served.meters.ended(pending.ask.method, outcome, seconds)
         if not self._pending:
             self._idle.set()

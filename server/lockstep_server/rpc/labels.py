@@ -27,7 +27,7 @@ def rank(scores: Array, manifest: Manifest, top_k: int = 0) -> list[Ranked]:
     scores, labels = scores.astype(np.float64).ravel(), manifest.labels
     if manifest.roles.activation == "sigmoid":
         scores = np.array([-scores[0], scores[0]]) if scores.size == 1 else scores
-        probabilities = 1 / (1 + np.exp(-scores))
+        probabilities = (1 + np.tanh(scores / 2)) / 2  # no overflow, however large
     elif manifest.roles.activation == "softmax":
         powers = np.exp(scores - scores.max())
         probabilities = powers / powers.sum()

@@ -78,7 +78,6 @@ class Served:
             self.meters.elements.inc(run.elements)
             self.meters.padded.inc(run.padded_elements)
             self.meters.gate_wait.observe(run.gate_wait_s)
-        self.meters.wait.set(self.backlog.estimated_wait_s())
 
     def take_end(self, event: port.Event, seconds: float) -> None:
         self.statistics.add_end(event, seconds)
