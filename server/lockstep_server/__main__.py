@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from . import __version__
@@ -10,6 +11,7 @@ from .settings import Settings, command
 
 def main() -> None:
     """Parse the settings and serve."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines say less than ours
     sys.exit(command(_run, __version__).main(standalone_mode=True))
 
 

@@ -19,6 +19,12 @@ def index(entry: Entry) -> pb.RepositoryIndexResponse.ModelIndex:
     )
 
 
+def _asked(card: Card) -> list[TensorCard]:
+    """The inputs that a client is asked for. What the server fills in is taken, not asked for; and
+    perf_analyzer ends where metadata and configuration differ."""
+    return [tensor for tensor in card.inputs if not tensor.words.generated]
+
+
 def metadata(card: Card, versions: list[int]) -> pb.ModelMetadataResponse:
     def tensor(one: TensorCard) -> pb.ModelMetadataResponse.TensorMetadata:
         return pb.ModelMetadataResponse.TensorMetadata(
@@ -29,7 +35,7 @@ def metadata(card: Card, versions: list[int]) -> pb.ModelMetadataResponse:
         name=card.name,
         versions=[str(version) for version in versions],
         platform=card.platform,
-        inputs=[tensor(one) for one in card.inputs if not one.words.generated],
+        inputs=[tensor(one) for one in _asked(card)],
         outputs=[tensor(one) for one in card.outputs],
     )
 
@@ -44,13 +50,13 @@ def config(card: Card) -> model_config_pb2.ModelConfig:
         max_batch_size=card.manifest.batching.max_rows if first else 0,
         default_model_filename="model.onnx",
     )
-    for tensor in card.inputs:
+    for tensor in _asked(card):
         config.input.add(
             name=tensor.name,
             data_type=_data_type(tensor),
             dims=tensor.wire_shape()[first:],
             allow_ragged_batch=bool(tensor.words.lengths),
-            optional=tensor.optional or bool(tensor.words.generated),
+            optional=tensor.optional,
         )
     for tensor in card.outputs:
         config.output.add(name=tensor.name, data_type=_data_type(tensor), dims=tensor.wire_shape()[first:])

@@ -1,0 +1,85 @@
+# The project's verbs. `make` lists them. Each makes the environment that it needs, in .venv, once.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8001
+METRICS_PORT ?= 8002
+MODELS ?= models
+DEVICE ?= auto
+ARGS ?=
+ONLY ?=
+DATA ?=
+EXTRA ?= server-cpu
+
+PACKAGES := lockstep_server lockstep_client lockstep_export
+SERVES := $(VENV)/.made-$(EXTRA)
+DEVELOPS := $(VENV)/.made-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo serve test lint bench proto models
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PYTHON=python3.12 chooses the Python (3.11 or later) that .venv is made with.'
+
+setup: $(DEVELOPS) ## Everything that the other verbs need (brings PyTorch)
+
+demo: $(SERVES) ## Start a server, classify, fire a burst, show what batching did, stop
+	@exec $(BIN)/python -m lockstep_client.demo --port $(PORT) --metrics-port $(METRICS_PORT) --models "$(MODELS)" --device $(DEVICE)
+
+serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cuda, until Ctrl-C
+	@exec $(BIN)/lockstep-serve --port $(PORT) --metrics-port $(METRICS_PORT) --models "$(MODELS)" --device $(DEVICE) $(ARGS)
+
+test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEVELOPS) ## Check style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
+	$(BIN)/lint-imports
+
+bench: $(DEVELOPS) ## Measure speed against bare loops; ONLY=name runs one
+	$(BIN)/python -m bench $(ONLY)
+
+proto: $(DEVELOPS) ## Write the Python stubs again
+	PYTHON="$(CURDIR)/$(BIN)/python" proto/generate.sh
+
+models: $(DEVELOPS) ## Train and export the shipped models again from DATA=folder
+	@test -n "$(DATA)" || { echo 'make models: name the folder of the data: make models DATA=folder (models/README.md says which)' >&2; exit 2; }
+	$(BIN)/lockstep-export all --data "$(DATA)" --out models
+
+# --- the environment ------------------------------------------------------------------------------
+# A stamp is written last, so what failed half-way is done again by the next call.
+
+$(VENV)/.made:
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+	python=; \
+	for one in $(or $(PYTHON),python3.11 python3.12 python3); do \
+	  if "$$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python=$$one; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo 'make: no Python 3.11 or later among: $(or $(PYTHON),python3.11 python3.12 python3).' \
+	    'Install one (on Debian and Ubuntu: apt install python3 python3-venv), or name one: make PYTHON=/path/to/python3.12 ...' >&2; \
+	  exit 1; \
+	fi; \
+	if ! "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+	  version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  echo "make: $$python has no venv. On Debian and Ubuntu: apt install python$$version-venv" >&2; \
+	  exit 1; \
+	fi; \
+	echo "making $(VENV) with $$python"; \
+	"$$python" -m venv $(VENV)
+	@touch $@
+
+$(SERVES): pyproject.toml | $(VENV)/.made
+	@echo 'installing the server and the client (once)'
+	@$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
+	@touch $@
+
+$(DEVELOPS): pyproject.toml | $(VENV)/.made
+	@echo 'installing what development needs, PyTorch among it (once; this takes minutes)'
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.made-server-cpu

@@ -1,0 +1,211 @@
+"""A real server on a free port, its event loop on a thread beside the test; and how calls fail."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from lockstep import open_inference_pb2_grpc
+from lockstep.v1 import sequences_pb2_grpc
+from lockstep_server.app import App
+from lockstep_server.models.gate import Share
+from lockstep_server.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REPOSITORY = Path(__file__).parents[2] / "models"
+PATIENCE_S = 60.0
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Until a condition holds; the bound is there to fail, not to measure."""
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.002)
+
+
+class Stubs:
+    """The services at an address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.insecure_channel(address, [("grpc.enable_retries", 0)])
+        self.inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+        self.sequences = sequences_pb2_grpc.SequencesStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    def infer(self, request: Any, timeout: float = PATIENCE_S) -> Any:
+        return self.inference.ModelInfer(request, timeout=timeout)
+
+    def serving(self, model: str = "") -> bool:
+        reply = self.health.Check(health_pb2.HealthCheckRequest(service=model), timeout=PATIENCE_S)
+        return reply.status == health_pb2.HealthCheckResponse.SERVING
+
+    def wait_serving(self, *, serving: bool = True, timeout: float = PATIENCE_S) -> None:
+        """Until health says so; told by the server, not asked for."""
+        wanted = health_pb2.HealthCheckResponse
+        watch = self.health.Watch(health_pb2.HealthCheckRequest(), timeout=timeout, wait_for_ready=True)
+        for reply in watch:
+            if reply.status == (wanted.SERVING if serving else wanted.NOT_SERVING):
+                break
+        watch.cancel()
+
+
+class Served(Stubs):
+    """A server in this process, and what a test may look at inside it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="server")
+        self._thread.start()
+        try:
+            self.app = self.run(self._start(settings))
+        except BaseException:
+            self._end_loop()
+            raise
+        super().__init__(f"127.0.0.1:{self.app.port}")
+        self.host: Any = self.app._transport._host
+
+    @staticmethod
+    async def _start(settings: Settings) -> App:
+        app = App(settings)
+        await app.start()
+        return app
+
+    def run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.run(self.app.stop())
+        self._end_loop()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep the device: no run starts until this ends."""
+        with self.host._gate.alone(Share("the test")):
+            yield
+
+    def waiting(self, model: str, version: int = 1) -> int:
+        """Parts in the model's queue."""
+        return len(self.host._loaded[model, version].engine._queue)
+
+    def wait_waiting(self, model: str, count: int) -> None:
+        wait_until(lambda: self.waiting(model) == count, f"{count} waiting, there are {self.waiting(model)}")
+
+    def wait_idle(self) -> None:
+        """Until nothing is in flight and nothing is held anywhere."""
+        wait_until(lambda: len(self.app.calls) == 0, "no call in flight")
+        for loaded in list(self.host._loaded.values()):
+            wait_until(lambda one=loaded: not one.engine._held and not len(one.engine._queue), "no leftovers")
+        wait_until(lambda: not self.host._engine_of and not self.host._cancelled_text, "no key left")
+
+    def samples(self, name: str, **labels: str) -> dict[tuple[str, ...], float]:
+        """A metric's samples by their remaining label values, as a scrape gives them."""
+        url = f"http://127.0.0.1:{self.app.metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as page:
+            families = list(text_string_to_metric_families(page.read().decode()))
+        return {
+            tuple(v for k, v in sample.labels.items() if k not in labels): sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and all(sample.labels.get(k) == v for k, v in labels.items())
+        }
+
+    def metric(self, name: str, **labels: str) -> float:
+        return sum(self.samples(name, **labels).values())
+
+
+def settings(models: Path, **more: Any) -> Settings:
+    chosen = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "cache": "", "device": "cpu", **more}
+    return Settings(models=str(models), **chosen)
+
+
+@contextmanager
+def serve(models: Path, **more: Any) -> Iterator[Served]:
+    server = Served(settings(models, **more))
+    try:
+        server.wait_serving()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Iterator[Served]:
+    """The repository that ships."""
+    with serve(REPOSITORY) as server:
+        yield server
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts servers on `tmp_path`, and stops them."""
+    started: list[Any] = []
+
+    def start(models: Path = tmp_path, **more: Any) -> Served:
+        context = serve(models, **more)
+        started.append(context)
+        return context.__enter__()
+
+    yield start
+    for context in started:
+        context.__exit__(None, None, None)
+
+
+def details(error: grpc.RpcError) -> list[Any]:
+    """The google.rpc details of a failed call, unpacked."""
+    found = []
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for packed in status_pb2.Status.FromString(value).details:
+                for kind in (
+                    error_details_pb2.BadRequest,
+                    error_details_pb2.RetryInfo,
+                    error_details_pb2.ResourceInfo,
+                ):
+                    if packed.Is(kind.DESCRIPTOR):
+                        detail = kind()
+                        packed.Unpack(detail)
+                        found.append(detail)
+    return found
+
+
+def fields(error: grpc.RpcError) -> list[str]:
+    """The fields that a BadRequest names."""
+    return [
+        violation.field
+        for detail in details(error)
+        if isinstance(detail, error_details_pb2.BadRequest)
+        for violation in detail.field_violations
+    ]
+
+
+@contextmanager
+def refused(code: grpc.StatusCode, field: str | None = None, words: str = "") -> Iterator[Any]:
+    """The call fails with `code`, names `field`, and says `words`."""
+    with pytest.raises(grpc.RpcError) as caught:
+        yield caught
+    error = caught.value
+    assert error.code() is code, error.details()
+    assert words in error.details()
+    if field is not None:
+        assert fields(error) == [field], error.details()

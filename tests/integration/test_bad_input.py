@@ -1,0 +1,361 @@
+"""Bad input: the status of the table, the field's name, and no harm to anybody else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import fakes
+import grpc
+import numpy as np
+import pytest
+from integration.harness import Served, fields, refused, serve
+
+from lockstep import open_inference_pb2 as pb
+from lockstep.v1 import sequences_pb2 as spb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+
+TEXT_MANIFEST = """
+task = "classify"
+labels = ["no", "yes"]
+[text]
+source = "tokenizer.json"
+[lengths.words]
+max = 8
+[inputs.tokens]
+batch_axis = 0
+lengths = {1 = "words"}
+range = [0, 6]
+[outputs.scores]
+batch_axis = 0
+[roles]
+scores = "scores"
+"""
+
+
+def classifier() -> Any:
+    """Scores that tell a text's length only, whatever padding (id 0) there is."""
+    from onnx import TensorProto, helper
+
+    return fakes.model(
+        [
+            helper.make_node("Sign", ["tokens"], ["real"]),
+            helper.make_node("ReduceSum", ["real", "axis"], ["count"], keepdims=1),
+            helper.make_node("Cast", ["count"], ["score"], to=TensorProto.FLOAT),
+            helper.make_node("Neg", ["score"], ["against"]),
+            helper.make_node("Concat", ["against", "score"], ["scores"], axis=1),
+        ],
+        [fakes.tensor("tokens", "INT64", ("batch", "words"))],
+        [fakes.tensor("scores", shape=("batch", 2))],
+        [fakes.constant("axis", [1], np.int64)],
+    )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("models")
+    fakes.write_model(root, "same", fakes.identity())
+    fakes.write_model(root, "three-wide", fakes.identity("FP32", ("n", 3)))
+    fakes.write_model(root, "ids", fakes.identity("INT32"))
+    fakes.write_model(root, "halves", fakes.identity("FP16"))
+    fakes.write_model(root, "words", fakes.identity("BYTES"))
+    fakes.write_model(root, "optional", fakes.with_optional())
+    fakes.write_model(root, "mean", fakes.masked_mean(), fakes.MASKED_MANIFEST)
+    folder = fakes.write_model(root, "text", classifier(), TEXT_MANIFEST)
+    fakes.write_tokenizer(folder / "tokenizer.json")
+    with serve(root, max_message_mb=1) as running:
+        yield running
+
+
+def message(
+    model: str = "same",
+    datatype: str = "FP32",
+    shape: Any = (1, 1),
+    raw: bytes | None = b"\0\0\0\0",
+    name: str = "x",
+) -> pb.ModelInferRequest:
+    asked = pb.ModelInferRequest(model_name=model)
+    asked.inputs.add(name=name, datatype=datatype, shape=shape)
+    if raw is not None:
+        asked.raw_input_contents.append(raw)
+    return asked
+
+
+def twice() -> pb.ModelInferRequest:
+    asked = message()
+    asked.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+    asked.raw_input_contents.append(b"\0\0\0\0")
+    return asked
+
+
+def typed_and_raw() -> pb.ModelInferRequest:
+    asked = message()
+    asked.inputs[0].contents.fp32_contents.append(1)
+    return asked
+
+
+def typed(model: str, field: str, values: list[Any], datatype: str, shape: Any) -> pb.ModelInferRequest:
+    asked = message(model, datatype, shape, None)
+    getattr(asked.inputs[0].contents, field).extend(values)
+    return asked
+
+
+def text_ids(ids: Any) -> pb.ModelInferRequest:
+    return fakes.request("text", {"tokens": ("INT64", ids)})
+
+
+def shared_memory() -> pb.ModelInferRequest:
+    asked = message(raw=None)
+    asked.inputs[0].parameters["shared_memory_region"].string_param = "mine"
+    return asked
+
+
+TENSORS: dict[str, tuple[Any, str, str]] = {
+    # what is wrong: (the request, the field that is named, what is said)
+    "datatype": (message(datatype="FP64", raw=bytes(8)), "x", "takes FP32"),
+    "no datatype": (message(datatype=""), "x", "takes FP32"),
+    "rank too low": (message(shape=[1]), "x", "1 axes"),
+    "rank too high": (message(shape=[1, 1, 1]), "x", "3 axes"),
+    "a fixed axis": (message("three-wide", shape=[1, 2], raw=bytes(8)), "x", "axis 1"),
+    "too few bytes": (message(raw=b"\0\0\0"), "x", "3 bytes"),
+    "too many bytes": (message(raw=bytes(8)), "x", "8 bytes"),
+    "no bytes": (message(raw=b""), "x", "0 bytes"),
+    "neither raw nor typed": (message(raw=None), "x", "0 elements"),
+    "raw and typed": (typed_and_raw(), "x", "send one of them"),
+    "too many raw entries": (
+        pb.ModelInferRequest(model_name="same", raw_input_contents=[b"", b""]),
+        "raw_input_contents",
+        "2 entries",
+    ),
+    "a missing input": (pb.ModelInferRequest(model_name="same"), "x", "missing"),
+    "a required input beside an optional one": (
+        fakes.request("optional", {"bias": ("FP32", [1])}),
+        "x",
+        "missing",
+    ),
+    "an unknown input": (message(name="y"), "y", "no such input"),
+    "an input without a name": (message(name=""), "inputs[0].name", "no such input"),
+    "a duplicate input": (twice(), "x", "twice"),
+    "an unknown output": (fakes.floats("same", [[1]], outputs=["z"]), "outputs.z", "no such output"),
+    "a negative size": (message(shape=[-1, 1]), "x", "negative"),
+    "two negative sizes": (message(shape=[-1, -1]), "x", "negative"),
+    "overflowing sizes": (message(shape=[2**62, 2**62]), "x", "4 bytes"),
+    "overflowing sizes of nothing": (message(shape=[0, 2**62], raw=b""), "x", ""),
+    "more elements than typed values": (
+        typed("same", "fp32_contents", [1, 2], "FP32", [3, 1]),
+        "x",
+        "2 elements",
+    ),
+    "typed values in another field": (typed("same", "int_contents", [1], "FP32", [1, 1]), "x", "0 elements"),
+    "typed FP16": (typed("halves", "fp32_contents", [1], "FP16", [1, 1]), "x", "no typed contents"),
+    "BYTES that are not UTF-8": (fakes.request("words", {"x": ("BYTES", [[b"\xff\xfe"]])}), "x", "not UTF-8"),
+    "typed BYTES that are not UTF-8": (
+        typed("words", "bytes_contents", [b"\xff"], "BYTES", [1, 1]),
+        "x",
+        "not UTF-8",
+    ),
+    "BYTES that end inside a length": (message("words", "BYTES", [1, 1], b"\1\0"), "x", "inside a length"),
+    "BYTES longer than what is there": (
+        message("words", "BYTES", [1, 1], b"\xff\xff\xff\xffa"),
+        "x",
+        "longer than",
+    ),
+    "more BYTES than its shape": (
+        message("words", "BYTES", [1, 1], b"\1\0\0\0a\1\0\0\0b"),
+        "x",
+        "2 elements",
+    ),
+    "shared memory": (shared_memory(), "x", "shared memory"),
+    "ids below the range": (text_ids([[-1]]), "tokens", "id -1"),
+    "ids above the range": (text_ids([[1, 6]]), "tokens", "id 6"),
+    "a sequence too long": (text_ids([[1] * 9]), "tokens", "9 words"),
+    "a sequence of nothing": (text_ids(np.zeros((1, 0))), "tokens", "no words"),
+    "no rows": (text_ids(np.zeros((0, 1))), "tokens", "no rows"),
+    "inputs of different lengths": (
+        fakes.request("mean", {"x": ("FP32", [[1, 2]]), "mask": ("FP32", [[1]])}),
+        "mask",
+        "make them equal",
+    ),
+    "inputs of different rows": (
+        fakes.request("mean", {"x": ("FP32", [[1], [2]]), "mask": ("FP32", [[1]])}),
+        "mask",
+        "make them equal",
+    ),
+    "a negative priority": (fakes.floats("same", [[1]], priority=-1), "parameters.priority", "-1"),
+    "a timeout that is no number": (
+        fakes.floats("same", [[1]], timeout="soon"),
+        "parameters.timeout",
+        "soon",
+    ),
+    "a sequence on a one-shot model": (
+        fakes.floats("same", [[1]], sequence_id=7),
+        "parameters.sequence_id",
+        "step-wise",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", TENSORS)
+def test_a_wrong_tensor_is_refused_with_its_name(server: Served, wrong: str) -> None:
+    asked, field, words = TENSORS[wrong]
+    with refused(INVALID, field, words):
+        server.infer(asked)
+
+
+@pytest.mark.parametrize("wrong", TENSORS)
+def test_on_a_stream_a_wrong_tensor_is_told_and_the_stream_goes_on(server: Served, wrong: str) -> None:
+    asked, field, words = TENSORS[wrong]
+    replies = list(
+        server.inference.ModelStreamInfer(
+            iter([asked, fakes.floats("same", [[5]], request_id="good")]), timeout=60
+        )
+    )
+    told = {reply.infer_response.id: reply for reply in replies}
+    assert len(told) == len(replies) == 2
+    assert field in told[""].error_message
+    assert words in told[""].error_message
+    assert not told["good"].error_message
+    assert fakes.values(told["good"].infer_response, "y").item() == 5
+
+
+@pytest.mark.parametrize(("value", "datatype"), [(128, "INT8"), (2**15, "INT16"), (-(2**15) - 1, "INT16")])
+def test_a_typed_value_beyond_its_datatype_is_refused(
+    serving: Any, tmp_path: Any, value: int, datatype: str
+) -> None:
+    fakes.write_model(tmp_path, "small", fakes.identity(datatype))
+    with refused(INVALID, "x", "cannot hold"):
+        serving().infer(typed("small", "int_contents", [value], datatype, [1, 1]))
+
+
+@pytest.mark.parametrize("name", ["nobody", "", "../same", "same/1", "a" * 5000])
+def test_an_unknown_model_is_not_found(server: Served, name: str) -> None:
+    with refused(NOT_FOUND, words="model"):
+        server.infer(message(name))
+
+
+def test_what_is_not_found_is_named(server: Served) -> None:
+    from google.rpc import error_details_pb2
+    from integration.harness import details
+
+    with refused(NOT_FOUND, words="there is no model 'nobody'") as caught:
+        server.infer(message("nobody"))
+    (resource,) = details(caught.value)
+    assert isinstance(resource, error_details_pb2.ResourceInfo)
+    assert (resource.resource_type, resource.resource_name) == ("model", "nobody")
+
+
+@pytest.mark.parametrize("version", ["2", "0", "99999999999999999999"])
+def test_an_unknown_version_is_not_found(server: Served, version: str) -> None:
+    asked = message()
+    asked.model_version = version
+    with refused(NOT_FOUND, words="has no version"):
+        server.infer(asked)
+
+
+@pytest.mark.parametrize("version", ["latest", "-1", "1.0", "²", " 1"])
+def test_a_version_that_is_no_number_is_refused(server: Served, version: str) -> None:
+    asked = message()
+    asked.model_version = version
+    with refused(INVALID, "version", "whole number"):
+        server.infer(asked)
+
+
+def test_a_version_of_many_digits_is_the_callers_mistake(server: Served) -> None:
+    asked = message()
+    asked.model_version = "9" * 5000
+    with pytest.raises(grpc.RpcError) as caught:
+        server.infer(asked)
+    assert caught.value.code() in (INVALID, NOT_FOUND)
+
+
+def test_a_huge_message_is_refused_and_the_limit_is_told(server: Served) -> None:
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="larger than max"):
+        server.infer(fakes.floats("same", np.zeros((1, 300_000))))
+    assert fakes.values(server.infer(fakes.floats("same", [[3]])), "y").item() == 3
+
+
+def test_bytes_that_are_no_message_are_refused(server: Served) -> None:
+    call = server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"\xff\xff\xff", timeout=60)
+    assert caught.value.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+    assert fakes.values(server.infer(fakes.floats("same", [[3]])), "y").item() == 3
+
+
+SEQUENCES: dict[str, tuple[Any, str, str]] = {
+    "no texts": (spb.ClassifyRequest(model="text"), "texts", "not empty"),
+    "texts and ids": (
+        spb.ClassifyRequest(model="text", texts=["good"], ids=[spb.Ids(ids=[1])]),
+        "texts",
+        "one of them",
+    ),
+    "an empty text": (spb.ClassifyRequest(model="text", texts=["good", ""]), "texts[1]", "empty"),
+    "a text of spaces": (spb.ClassifyRequest(model="text", texts=[" \t"]), "texts[0]", "empty"),
+    "an over-long text": (
+        spb.ClassifyRequest(model="text", texts=["good", "bad " * 9]),
+        "texts[1]",
+        "9 words",
+    ),
+    "no ids": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[1]), spb.Ids()]), "ids[1]", "empty"),
+    "an id below the range": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[-1])]), "ids[0]", "id -1"),
+    "an id above the range": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[6])]), "ids[0]", "id 6"),
+    "too many ids": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[1] * 9)]), "ids[0]", "9 words"),
+    "too many texts": (spb.ClassifyRequest(model="text", texts=["good"] * 4097), "texts", "4096 at most"),
+    "a negative timeout": (
+        spb.ClassifyRequest(model="text", texts=["good"], queue_timeout_seconds=-1),
+        "queue_timeout_seconds",
+        "-1",
+    ),
+    "an endless timeout": (
+        spb.ClassifyRequest(model="text", texts=["good"], queue_timeout_seconds=float("nan")),
+        "queue_timeout_seconds",
+        "nan",
+    ),
+    "a model without labels": (spb.ClassifyRequest(model="same", texts=["good"]), "model", "roles.scores"),
+}
+
+
+@pytest.mark.parametrize("wrong", SEQUENCES)
+def test_a_wrong_text_is_refused_with_its_place(server: Served, wrong: str) -> None:
+    asked, field, words = SEQUENCES[wrong]
+    with refused(INVALID, field, words):
+        server.sequences.Classify(asked, timeout=60)
+    server.wait_idle()
+
+
+def test_encode_wants_a_vector(server: Served) -> None:
+    with refused(INVALID, "model", "roles.vector"):
+        server.sequences.Encode(spb.EncodeRequest(model="text", texts=["good"]), timeout=60)
+
+
+def test_an_unknown_model_is_not_found_by_classify(server: Served) -> None:
+    with refused(NOT_FOUND):
+        server.sequences.Classify(spb.ClassifyRequest(model="nobody", texts=["good"]), timeout=60)
+
+
+def test_the_rest_of_the_batch_answers(server: Served) -> None:
+    """Good requests wait; every wrong one comes and is refused; the good ones answer together."""
+    with server.hold():
+        good = [server.inference.ModelInfer.future(fakes.floats("same", [[i]])) for i in range(4)]
+        server.wait_waiting("same", 4)
+        for asked, field, _ in TENSORS.values():
+            with pytest.raises(grpc.RpcError) as caught:
+                server.infer(asked)
+            assert fields(caught.value) == [field]
+        assert server.waiting("same") == 4
+    for i, call in enumerate(good):
+        assert fakes.values(call.result(), "y").item() == i
+        assert call.result().parameters["batch_rows"].double_param == 4
+    server.wait_idle()
+
+
+def test_an_over_long_text_leaves_the_other_texts_alone(server: Served) -> None:
+    with server.hold():
+        good = server.sequences.Classify.future(spb.ClassifyRequest(model="text", texts=["good film"]))
+        server.wait_waiting("text", 1)
+        with refused(INVALID, "texts[0]"):
+            server.sequences.Classify(spb.ClassifyRequest(model="text", texts=["bad " * 9]), timeout=60)
+    assert good.result().results[0].length == 2

@@ -1,0 +1,141 @@
+"""A model that is broken on disk is not served and says why; the others serve."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import fakes
+import grpc
+import pytest
+from integration.harness import Served, refused, serve
+from integration.test_bad_input import TEXT_MANIFEST, classifier
+
+from lockstep import open_inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BROKEN: dict[str, list[str]] = {
+    # what is broken: words of the reason, file and key first
+    "toml": ["toml/model.toml", "not valid TOML", "line 2"],
+    "unknown-key": ["unknown-key/model.toml", "batching.max_row", "did you mean 'max_rows'"],
+    "wrong-kind": ["wrong-kind/model.toml", "batching.max_rows", "whole number"],
+    "no-such-input": ["no-such-input/model.toml", "inputs.z", "it has x"],
+    "no-labels": ["no-labels/model.toml", "labels", "list the labels"],
+    "no-such-version": ["no-such-version/model.toml", "default_version", "no version 3"],
+    "not-onnx": ["not-onnx/1/model.onnx", "cannot load"],
+    "empty-onnx": ["empty-onnx/1/model.onnx"],
+    "no-onnx": ["no-onnx/1/model.onnx", "is not there"],
+    "no-tokenizer": ["no-tokenizer/model.toml", "text.source", "is not there"],
+    "not-a-tokenizer": ["not-a-tokenizer/tokenizer.json", "not a Hugging Face tokenizer"],
+    "tokenizer-folder": ["tokenizer-folder", "text.source"],
+    "other-tokenizer": ["other-tokenizer/model.toml", "text.source", "16 ids"],
+    "sequence": ["sequence", "outputs.y", "cannot travel"],
+    "link-graph": ["link-graph/1/model.onnx", "leads out"],
+    "link-manifest": ["link-manifest/model.toml", "leads out"],
+    "tokenizer-outside": ["leads out"],
+}
+
+
+def write(root: Path, outside: Path) -> None:
+    fakes.write_model(root, "toml", fakes.identity(), "task = 'tensor'\ntask ? 1")
+    fakes.write_model(root, "unknown-key", fakes.identity(), "[batching]\nmax_row = 3")
+    fakes.write_model(root, "wrong-kind", fakes.identity(), "[batching]\nmax_rows = 'many'")
+    fakes.write_model(root, "no-such-input", fakes.identity(), "[inputs.z]\nbatch_axis = 0")
+    fakes.write_model(root, "no-labels", classifier(), TEXT_MANIFEST.replace("labels =", "#"))
+    fakes.write_model(root, "no-such-version", fakes.identity(), "default_version = 3")
+    fakes.write_model(root, "not-onnx", b"this is no graph")
+    fakes.write_model(root, "empty-onnx", b"")
+    (root / "no-onnx" / "1").mkdir(parents=True)
+    fakes.write_model(root, "no-tokenizer", classifier(), TEXT_MANIFEST)
+    folder = fakes.write_model(root, "not-a-tokenizer", classifier(), TEXT_MANIFEST)
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    folder = fakes.write_model(root, "tokenizer-folder", classifier(), TEXT_MANIFEST)
+    (folder / "tokenizer.json").mkdir()
+    folder = fakes.write_model(root, "other-tokenizer", classifier(), TEXT_MANIFEST)
+    fakes.write_tokenizer(folder / "tokenizer.json", [f"word{i}" for i in range(14)])
+    fakes.write_model(root, "sequence", fakes.sequence_output())
+    (outside / "model.onnx").write_bytes(fakes.identity().SerializeToString())
+    (outside / "model.toml").write_text("", encoding="utf-8")
+    fakes.write_tokenizer(outside / "tokenizer.json")
+    (root / "link-graph" / "1").mkdir(parents=True)
+    os.symlink(outside / "model.onnx", root / "link-graph" / "1" / "model.onnx")
+    fakes.write_model(root, "link-manifest", fakes.identity())
+    os.symlink(outside / "model.toml", root / "link-manifest" / "model.toml")
+    up = os.path.relpath(outside / "tokenizer.json", root / "tokenizer-outside")
+    fakes.write_model(root, "tokenizer-outside", classifier(), TEXT_MANIFEST.replace("tokenizer.json", up))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("models")
+    write(root, tmp_path_factory.mktemp("outside"))
+    fakes.write_model(root, "a-good-one", fakes.identity())
+    fakes.write_model(root, "z-good-one", fakes.identity())
+    (root / "empty").mkdir()
+    (root / "README.md").write_text("no model", encoding="utf-8")
+    with serve(root) as running:
+        yield running
+
+
+def index(server: Served) -> dict[str, Any]:
+    reply = server.inference.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=60)
+    return {one.name: one for one in reply.models}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_index_says_why(server: Served, name: str) -> None:
+    one = index(server)[name]
+    assert (one.version, one.state) == ("1", "UNAVAILABLE")
+    for words in BROKEN[name]:
+        assert words in one.reason
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_it_is_not_served(server: Served, name: str) -> None:
+    with refused(grpc.StatusCode.NOT_FOUND, words="is not served"):
+        server.infer(fakes.floats(name, [[1]]))
+    assert not server.inference.ModelReady(pb.ModelReadyRequest(name=name)).ready
+    assert not server.serving(name)
+
+
+@pytest.mark.parametrize("name", ["a-good-one", "z-good-one"])
+def test_the_others_serve(server: Served, name: str) -> None:
+    assert fakes.values(server.infer(fakes.floats(name, [[1]])), "y").item() == 1
+    assert index(server)[name].state == "READY"
+    assert server.serving(name)
+
+
+def test_the_server_is_ready_and_nothing_else_is_listed(server: Served) -> None:
+    assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
+    assert set(index(server)) == {*BROKEN, "a-good-one", "z-good-one"}
+
+
+def test_the_index_lists_what_is_ready_alone_when_asked(server: Served) -> None:
+    reply = server.inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))
+    assert [one.name for one in reply.models] == ["a-good-one", "z-good-one"]
+
+
+def test_the_metrics_say_who_is_ready(server: Served) -> None:
+    assert server.metric("lockstep_model_ready", model="a-good-one") == 1
+    assert server.metric("lockstep_model_ready", model="toml") == 0
+
+
+def test_external_data_outside_the_repository_is_not_read(serving: Any, tmp_path: Path) -> None:
+    import numpy as np
+    from onnx import external_data_helper, helper
+
+    secret = np.arange(4, dtype=np.float32)
+    (tmp_path / "secret.bin").write_bytes(secret.tobytes())
+    constant = fakes.constant("secret", secret, np.float32)
+    external_data_helper.set_external_data(constant, "../../../secret.bin", length=16)
+    constant.ClearField("raw_data")
+    graph = fakes.model(
+        [helper.make_node("Add", ["x", "secret"], ["y"])],
+        [fakes.tensor("x", shape=(4,))], [fakes.tensor("y", shape=(4,))], [constant],
+    )  # fmt: skip
+    fakes.write_model(tmp_path / "models", "thief", graph)
+    server = serving(tmp_path / "models")
+    assert index(server)["thief"].state == "UNAVAILABLE"

@@ -1,0 +1,255 @@
+"""Health, readiness, versions, loading and unloading, reflection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import fakes
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from integration.harness import Served, refused, settings, wait_until
+from onnx import helper
+
+from lockstep import open_inference_pb2 as pb
+from lockstep.v1 import sequences_pb2 as spb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+
+
+def add(amount: float) -> Any:
+    return fakes.model(
+        [helper.make_node("Add", ["x", "amount"], ["y"])],
+        [fakes.tensor("x")], [fakes.tensor("y")], [fakes.constant("amount", amount, np.float32)],
+    )  # fmt: skip
+
+
+def answer(server: Served, version: str = "", model: str = "add") -> float:
+    return fakes.values(server.infer(fakes.floats(model, [[0]], version=version)), "y").item()
+
+
+def ready(server: Served, name: str, version: str = "") -> bool:
+    return server.inference.ModelReady(pb.ModelReadyRequest(name=name, version=version)).ready
+
+
+def load(server: Served, name: str) -> None:
+    server.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name), timeout=60)
+
+
+def unload(server: Served, name: str) -> None:
+    server.inference.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=name), timeout=60)
+
+
+def test_a_server_with_models_is_live_ready_and_healthy(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = serving()
+    assert server.inference.ServerLive(pb.ServerLiveRequest()).live
+    assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
+    assert ready(server, "add")
+    assert all(
+        server.serving(name)
+        for name in ("", "add", "inference.GRPCInferenceService", "lockstep.v1.Sequences")
+    )
+    with refused(NOT_FOUND):
+        server.health.Check(health_pb2.HealthCheckRequest(service="nobody"))
+    with refused(NOT_FOUND):
+        ready(server, "nobody")
+    assert not ready(server, "add", "9")
+
+
+def test_an_empty_repository_is_ready_and_healthy_alike(tmp_path: Path) -> None:
+    server = Served(settings(tmp_path))
+    try:
+        wait_until(server.app.directory.ready, "it is ready")
+        server.wait_serving(timeout=10)
+    finally:
+        server.close()
+
+
+def test_the_highest_version_answers_and_any_may_be_pinned(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    for version in (1, 2, 10):
+        fakes.write_model(tmp_path, "add", add(version), version=version)
+    server = serving()
+    assert [answer(server, version) for version in ("", "1", "2", "10")] == [10, 1, 2, 10]
+    metadata = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="add"))
+    assert list(metadata.versions) == ["1", "2", "10"]
+    with refused(NOT_FOUND, words="it has: 1, 2, 10"):
+        answer(server, "3")
+
+
+def test_default_version_is_what_answers(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    for version in (1, 2):
+        fakes.write_model(tmp_path, "add", add(version), "default_version = 1", version=version)
+    server = serving()
+    assert [answer(server, version) for version in ("", "1", "2")] == [1, 1, 2]
+
+
+def test_a_broken_version_leaves_the_other_serving(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    fakes.write_model(tmp_path, "add", b"broken", version=2)
+    server = serving()
+    assert answer(server) == 1
+    with refused(NOT_FOUND, words="is not served"):
+        answer(server, "2")
+    assert server.serving("add")
+
+
+def test_a_version_may_have_a_manifest_of_its_own(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1), "[batching]\nmax_rows = 3\n")
+    folder = fakes.write_model(tmp_path, "add", add(2), version=2)
+    own = "[inputs.x]\nbatch_axis = 0\n[outputs.y]\nbatch_axis = 0\n[batching]\nmax_rows = 5\n"
+    (folder / "2" / "model.toml").write_text(own, encoding="utf-8")
+    server = serving()
+    configs = [
+        server.inference.ModelConfig(pb.ModelConfigRequest(name="add", version=v)).config for v in ("1", "2")
+    ]
+    assert [config.max_batch_size for config in configs] == [0, 5]
+
+
+def test_only_the_models_selected_are_served(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    for name in ("a", "b", "c"):
+        fakes.write_model(tmp_path, name, add(1))
+    server = serving(only="a, c")
+    assert [one.name for one in server.inference.RepositoryIndex(pb.RepositoryIndexRequest()).models] == [
+        "a",
+        "c",
+    ]
+
+
+def test_loading_is_off_unless_switched_on(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = serving()
+    for change in (load, unload):
+        with refused(grpc.StatusCode.PERMISSION_DENIED, words="--model-control"):
+            change(server, "add")
+    assert answer(server) == 1
+
+
+def test_models_are_unloaded_and_loaded_again(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    fakes.write_model(tmp_path, "other", add(5))
+    server = serving(model_control="explicit")
+    unload(server, "add")
+    assert not ready(server, "add")
+    with refused(NOT_FOUND, words="unloaded"):
+        answer(server)
+    assert not server.serving("add")
+    assert server.serving("other")
+    assert server.metric("lockstep_model_ready", model="add") == 0
+    fakes.write_model(tmp_path, "add", add(2))
+    load(server, "add")
+    assert ready(server, "add")
+    assert server.serving("add")
+    assert answer(server) == 2
+    assert answer(server, model="other") == 5
+
+
+def test_a_loaded_model_is_replaced_in_place(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = serving(model_control="explicit")
+    fakes.write_model(tmp_path, "add", add(2))
+    fakes.write_model(tmp_path, "fresh", add(3))
+    load(server, "add")
+    load(server, "fresh")
+    assert answer(server) == 2
+    assert answer(server, model="fresh") == 3
+
+
+@pytest.mark.parametrize("name", ["nobody", "", "..", "../models", "a" * 300])
+def test_what_cannot_be_loaded_is_not_found(
+    tmp_path: Path, serving: Callable[..., Served], name: str
+) -> None:
+    server = serving(model_control="explicit") if list(tmp_path.iterdir()) else _with_one(tmp_path, serving)
+    for change in (load, unload):
+        with refused(NOT_FOUND):
+            change(server, name)
+    assert answer(server) == 1
+
+
+def _with_one(tmp_path: Path, serving: Callable[..., Served]) -> Served:
+    fakes.write_model(tmp_path, "add", add(1))
+    return serving(model_control="explicit")
+
+
+def test_a_model_that_fails_to_load_says_so(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    server = _with_one(tmp_path, serving)
+    fakes.write_model(tmp_path, "add", b"broken")
+    with refused(NOT_FOUND, words="no version of 'add'"):
+        load(server, "add")
+    assert not ready(server, "add")
+
+
+def test_what_waits_when_a_model_unloads_still_answers(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    server = _with_one(tmp_path, serving)
+    with server.hold():
+        waiting = [
+            server.inference.ModelInfer.future(fakes.floats("add", [[i]]), timeout=60) for i in range(3)
+        ]
+        server.wait_waiting("add", 3)
+        going = server.inference.RepositoryModelUnload.future(
+            pb.RepositoryModelUnloadRequest(model_name="add"), timeout=60
+        )
+    assert [fakes.values(one.result(), "y").item() for one in waiting] == [1, 2, 3]
+    going.result()
+    server.wait_idle()
+
+
+def services(server: Served) -> list[str]:
+    stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    (reply,) = stub.ServerReflectionInfo(asked, timeout=60)
+    return sorted(one.name for one in reply.list_services_response.service)
+
+
+def test_reflection_tells_the_services(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    assert services(serving()) == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
+        "lockstep.v1.Sequences",
+    ]
+
+
+def test_reflection_may_be_off(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    with refused(grpc.StatusCode.UNIMPLEMENTED):
+        services(serving(reflection=False))
+
+
+def test_what_is_not_built_yet_is_unimplemented(shipped: Served) -> None:
+    with refused(grpc.StatusCode.UNIMPLEMENTED, words="Generate"):
+        list(shipped.sequences.Generate(spb.GenerateRequest(model="sentiment-lstm"), timeout=60))
+    with refused(grpc.StatusCode.UNIMPLEMENTED, words="Translate"):
+        list(shipped.sequences.Translate(spb.TranslateRequest(model="sentiment-lstm"), timeout=60))
+    start = spb.FollowRequest(start=spb.FollowStart(model="sentiment-lstm"))
+    with refused(grpc.StatusCode.UNIMPLEMENTED, words="Follow"):
+        list(shipped.sequences.Follow(iter([start]), timeout=60))
+
+
+def test_what_triton_has_and_we_have_not_is_unimplemented(shipped: Served) -> None:
+    call = shipped.channel.unary_unary("/inference.GRPCInferenceService/SystemSharedMemoryStatus")
+    with refused(grpc.StatusCode.UNIMPLEMENTED):
+        call(b"", timeout=60)
+
+
+def test_batching_may_be_switched_off(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = serving(batching=False)
+    with server.hold():
+        calls = [server.inference.ModelInfer.future(fakes.floats("add", [[i]]), timeout=60) for i in range(4)]
+        server.wait_waiting("add", 4)
+    assert [fakes.values(one.result(), "y").item() for one in calls] == [1, 2, 3, 4]
+    assert server.metric("lockstep_batch_rows_count", model="add") == 4

@@ -1,0 +1,124 @@
+"""`python -m lockstep_client.demo` as its users meet it: what it prints, how it ends, what it leaves."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+MODELS = ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")
+
+
+@pytest.fixture
+def ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+@pytest.fixture
+def demo(ports: tuple[int, int]) -> Iterator[subprocess.Popen[str]]:
+    with _start(*ports) as process:
+        yield process
+        process.kill()
+
+
+def _start(port: int, metrics_port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lockstep_client.demo", "--device", "cpu"]
+    return subprocess.Popen(
+        [*command, "--port", str(port), "--metrics-port", str(metrics_port)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _servers_at(port: int) -> list[int]:
+    """Processes that were told to serve on the port."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "lockstep_server" in words and str(port) in words:
+            found.append(process.pid)
+    return found
+
+
+def _wait_for_server(port: int) -> None:
+    until = time.monotonic() + 20
+    while not _servers_at(port):
+        assert time.monotonic() < until, "the demo started no server"
+        time.sleep(0.01)
+
+
+def _read_until(demo: subprocess.Popen[str], word: str) -> None:
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if word in line:
+            return
+    pytest.fail(f"the demo ended before it said {word!r}")
+
+
+def test_the_demo_shows_the_main_job(demo: subprocess.Popen[str], ports: tuple[int, int]) -> None:
+    out, err = demo.communicate(timeout=90)
+
+    assert (demo.returncode, err) == (0, "")
+    rows = {cells[0]: cells[1:] for line in out.splitlines() if len(cells := re.split(r"\s{2,}", line)) > 1}
+    assert rows["sentence"] == list(MODELS)
+    assert all(re.fullmatch(r"(positive|negative) \d+%", cell) for cell in rows["I am not happy"])
+    for model in MODELS:
+        requests, runs, rows_a_run, padding, *rest = rows[model]
+        assert requests == "512"
+        assert 1 <= int(runs) <= 512
+        assert float(rows_a_run) == pytest.approx(512 / int(runs), abs=0.051)
+        assert 0 <= int(padding.rstrip("%")) < 100
+        assert all(float(number) >= 0 for number in rest)
+    assert float(rows["sentiment-lstm"][2]) > 1
+    assert not _servers_at(ports[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["starting", "ready", "in the burst"])
+def test_a_signal_ends_it_in_one_line_and_takes_the_server_along(
+    demo: subprocess.Popen[str], ports: tuple[int, int], moment: str, number: signal.Signals
+) -> None:
+    _wait_for_server(ports[0])
+    if moment == "ready":
+        _read_until(demo, "is ready")
+    elif moment == "in the burst":
+        _read_until(demo, "in flight")
+
+    demo.send_signal(number)
+    _, err = demo.communicate(timeout=20)
+
+    assert demo.returncode == 128 + number
+    assert err.strip() == "demo: interrupted, the server is stopped"
+    assert not _servers_at(ports[0])
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_port_that_is_taken_is_named_with_the_remedy(ports: tuple[int, int], which: int) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", ports[which]))
+        holder.listen()
+        with _start(*ports) as process:
+            out, err = process.communicate(timeout=20)
+
+    assert (process.returncode, out) == (1, "")
+    assert f"port {ports[which]}" in err
+    assert "make demo PORT=9001 METRICS_PORT=9002" in err
+    assert len(err.splitlines()) == 1

@@ -1,0 +1,198 @@
+"""The server as a process: its command line, its ports, its end."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import tomllib
+import urllib.request
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import fakes
+import grpc
+import pytest
+from integration.harness import Stubs, refused, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lockstep import open_inference_pb2 as pb
+
+COMMAND = [sys.executable, "-m", "lockstep_server"]
+
+
+class Process(Stubs):
+    """A server process whose log is read as it comes."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                *COMMAND,
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--metrics-port",
+                "0",
+                "--cache",
+                "",
+                *arguments,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        self._ports: queue.Queue[tuple[str, str]] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        port, self.metrics_port = self._ports.get(timeout=60)
+        super().__init__(f"127.0.0.1:{port}")
+
+    def _read(self) -> None:
+        for line in self.process.stderr or ():
+            self.log.append(line)
+            if found := re.search(r"serving .* on .*:(\d+), metrics on (\d+)", line):
+                self._ports.put((found[1], found[2]))
+        self._ports.put(("0", "0"))
+
+    def metric(self, sample: str) -> float:
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=60) as page:
+            found = re.findall(rf"^{re.escape(sample)} (\S+)$", page.read().decode(), re.MULTILINE)
+        return float(found[0]) if found else 0.0
+
+    def wait_end(self) -> int:
+        code = self.process.wait(60)
+        self._reader.join()
+        return code
+
+    def close(self) -> None:
+        self.channel.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        if self.process.stderr:
+            self.process.stderr.close()
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[Process]:
+    running = Process(*arguments)
+    try:
+        running.wait_serving()
+        yield running
+    finally:
+        running.close()
+
+
+def slow(times: int) -> pb.ModelInferRequest:
+    return fakes.request("slow", {"x": ("FP32", [7]), "times": ("INT64", times)})
+
+
+def test_sigterm_answers_what_is_in_flight_refuses_what_comes_and_ends(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path, "slow", fakes.slow())
+    with process("--models", str(tmp_path), "--drain-s", "50") as server:
+        flying = [server.inference.ModelInfer.future(slow(1500), timeout=100) for _ in range(3)]
+        wait_until(lambda: server.metric('lockstep_queue_depth{model="slow"}') == 3, "three in flight")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_serving(serving=False)
+        with refused(grpc.StatusCode.UNAVAILABLE, words="stopping"):
+            server.infer(slow(1))
+        assert [fakes.values(one.result(), "y").item() for one in flying] == [7, 7, 7]
+        assert server.wait_end() == 0
+
+
+def test_what_does_not_end_in_time_is_told_so_and_the_server_ends(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path, "slow", fakes.slow())
+    with process("--models", str(tmp_path), "--drain-s", "0") as server:
+        flying = [server.inference.ModelInfer.future(slow(40_000), timeout=100) for _ in range(3)]
+        wait_until(lambda: server.metric('lockstep_queue_depth{model="slow"}') == 3, "three in flight")
+        server.process.send_signal(signal.SIGTERM)
+        for one in flying:
+            with refused(grpc.StatusCode.UNAVAILABLE):
+                one.result()
+        assert server.wait_end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_idle_server_ends_well(tmp_path: Path, number: signal.Signals) -> None:
+    fakes.write_model(tmp_path, "same", fakes.identity())
+    with process("--models", str(tmp_path)) as server:
+        server.process.send_signal(number)
+        assert server.wait_end() == 0
+    assert not any("Traceback" in line for line in server.log)
+
+
+def run(*arguments: str, **environment: str) -> Any:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("which", ["port", "metrics-port"])
+def test_a_port_that_is_taken_is_told(tmp_path: Path, which: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = str(taken.getsockname()[1])
+        other = "metrics-port" if which == "port" else "port"
+        ended = run(
+            "--models",
+            str(tmp_path),
+            "--host",
+            "127.0.0.1",
+            f"--{which}",
+            number,
+            f"--{other}",
+            "0",
+            "--cache",
+            "",
+        )
+    assert ended.returncode == 1
+    assert f"--{which} {number}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_repository_that_is_not_there_is_told(tmp_path: Path) -> None:
+    ended = run("--models", str(tmp_path / "nowhere"), "--port", "0", "--metrics-port", "0", "--cache", "")
+    assert ended.returncode == 1
+    assert "no such folder" in ended.stderr
+    assert "--models" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_settings_are_shown_with_their_sources_and_read_back(tmp_path: Path) -> None:
+    shown = run("--show-settings", "--port", "7001", LOCKSTEP_MAX_RUN_MS="5")
+    assert shown.returncode == 0
+    assert "port = 7001  # flag" in shown.stdout
+    assert "max_run_ms = 5.0  # environment" in shown.stdout
+    assert tomllib.loads(shown.stdout)["port"] == 7001
+    file = tmp_path / "lockstep.toml"
+    file.write_text(shown.stdout, encoding="utf-8")
+    again = run("--config", str(file), "--show-settings")
+    assert tomllib.loads(again.stdout) == tomllib.loads(shown.stdout)
+    assert "port = 7001  # file" in again.stdout
+
+
+def test_a_second_start_uses_what_the_first_has_measured(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path / "models", "same", fakes.identity())
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        with process("--models", str(tmp_path / "models"), "--cache", str(cache)) as server:
+            assert fakes.values(server.infer(fakes.floats("same", [[3]])), "y").item() == 3
+        (file,) = cache.iterdir()
+        file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")

@@ -1,0 +1,137 @@
+"""Tensors of every datatype and shape go in and come back, through a real server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import fakes
+import numpy as np
+import pytest
+from integration.harness import Served, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SAMPLES: dict[str, list[list[Any]]] = {
+    "BOOL": [[True, False, True]],
+    "UINT8": [[0, 7, 255]],
+    "UINT16": [[0, 7, 2**16 - 1]],
+    "UINT32": [[0, 7, 2**32 - 1]],
+    "UINT64": [[0, 7, 2**64 - 1]],
+    "INT8": [[-128, 0, 127]],
+    "INT16": [[-(2**15), 0, 2**15 - 1]],
+    "INT32": [[-(2**31), 0, 2**31 - 1]],
+    "INT64": [[-(2**63), 0, 2**63 - 1]],
+    "FP16": [[-1.5, 0, np.inf]],
+    "BF16": [[-1.5, 0, 256]],
+    "FP32": [[-1.5, 0, 1e30]],
+    "FP64": [[-1.5, 0, 1e300]],
+    "BYTES": [["", "naïve ☃", "two words"]],
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("models")
+    for datatype in SAMPLES:
+        fakes.write_model(root, f"same-{datatype}", fakes.identity(datatype))
+        fakes.write_model(root, f"scalar-{datatype}", fakes.identity(datatype, ()))
+    fakes.write_model(root, "optional", fakes.with_optional())
+    fakes.write_model(root, "several", fakes.several_outputs())
+    with serve(root) as running:
+        yield running
+
+
+def same(reply: Any, datatype: str, sent: Any) -> None:
+    array = np.asarray(sent, object if datatype == "BYTES" else fakes.NUMPY[datatype])
+    got = fakes.values(reply, "y")
+    assert reply.outputs[0].datatype == datatype
+    assert got.shape == array.shape
+    assert got.dtype == array.dtype
+    assert np.array_equal(got, array)
+
+
+@pytest.mark.parametrize("datatype", SAMPLES)
+def test_raw_contents_come_back(server: Served, datatype: str) -> None:
+    sent = SAMPLES[datatype]
+    same(server.infer(fakes.request(f"same-{datatype}", {"x": (datatype, sent)})), datatype, sent)
+
+
+@pytest.mark.parametrize("datatype", fakes.TYPED)
+def test_typed_contents_come_back_raw(server: Served, datatype: str) -> None:
+    sent = SAMPLES[datatype]
+    same(server.infer(fakes.request(f"same-{datatype}", {"x": (datatype, sent)}, typed=True)), datatype, sent)
+
+
+@pytest.mark.parametrize("datatype", SAMPLES)
+def test_a_scalar_comes_back(server: Served, datatype: str) -> None:
+    sent = np.asarray(SAMPLES[datatype], object if datatype == "BYTES" else fakes.NUMPY[datatype])[0, 1]
+    same(server.infer(fakes.request(f"scalar-{datatype}", {"x": (datatype, sent)})), datatype, sent)
+
+
+@pytest.mark.parametrize("datatype", SAMPLES)
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+def test_a_tensor_of_no_elements_comes_back(server: Served, datatype: str, shape: tuple[int, int]) -> None:
+    sent = np.empty(shape, object if datatype == "BYTES" else fakes.NUMPY[datatype])
+    same(server.infer(fakes.request(f"same-{datatype}", {"x": (datatype, sent)})), datatype, sent)
+
+
+def test_strings_keep_every_character(server: Served) -> None:
+    sent = [["a\x00b", "\x00", "a\x00"]]
+    same(server.infer(fakes.request("same-BYTES", {"x": ("BYTES", sent)})), "BYTES", sent)
+
+
+def test_an_optional_input_may_be_left_out(server: Served) -> None:
+    reply = server.infer(fakes.floats("optional", [1, 2]))
+    assert fakes.values(reply, "y").tolist() == [11, 12]
+
+
+def test_an_optional_input_may_be_sent(server: Served) -> None:
+    asked = fakes.request("optional", {"x": ("FP32", [1, 2]), "bias": ("FP32", [0.5])})
+    assert fakes.values(server.infer(asked), "y").tolist() == [1.5, 2.5]
+
+
+def test_all_outputs_come_in_the_graphs_order(server: Served) -> None:
+    reply = server.infer(fakes.floats("several", [[-3]]))
+    assert [output.name for output in reply.outputs] == ["same", "negative", "size"]
+    assert [fakes.values(reply, name).item() for name in ("same", "negative", "size")] == [-3, 3, 3]
+
+
+def test_only_the_outputs_asked_for_come(server: Served) -> None:
+    reply = server.infer(fakes.floats("several", [[-3]], outputs=["size"]))
+    assert [output.name for output in reply.outputs] == ["size"]
+    assert fakes.values(reply, "size").item() == 3
+
+
+def test_members_of_a_batch_get_the_outputs_that_each_asked_for(server: Served) -> None:
+    with server.hold():
+        asked = [
+            server.inference.ModelInfer.future(fakes.floats("several", [[-i]], outputs=[name]))
+            for i, name in enumerate(("same", "negative", "size"))
+        ]
+        server.wait_waiting("several", 3)
+    replies = [one.result() for one in asked]
+    assert [[o.name for o in reply.outputs] for reply in replies] == [["same"], ["negative"], ["size"]]
+    assert fakes.values(replies[1], "negative").item() == 1
+    assert replies[0].parameters["batch_rows"].double_param == 3
+
+
+def test_the_id_is_echoed(server: Served) -> None:
+    assert server.infer(fakes.floats("same-FP32", [[1]], request_id="one")).id == "one"
+
+
+def test_a_reply_says_who_answered(server: Served) -> None:
+    reply = server.infer(fakes.floats("same-FP32", [[1]]))
+    assert (reply.model_name, reply.model_version) == ("same-FP32", "1")
+    assert reply.parameters["compute_seconds"].double_param > 0
+
+
+def test_unknown_parameters_are_accepted(server: Served) -> None:
+    asked = fakes.floats("same-FP32", [[1]], triton_enable_empty_final_response=True, mine="yes", n=1.5)
+    assert fakes.values(server.infer(asked), "y").item() == 1
+
+
+@pytest.mark.parametrize("nothing", [0, "", "0"])
+def test_sequence_id_zero_means_no_sequence(server: Served, nothing: Any) -> None:
+    asked = fakes.floats("same-FP32", [[1]], sequence_id=nothing, sequence_start=False)
+    assert fakes.values(server.infer(asked), "y").item() == 1

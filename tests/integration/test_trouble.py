@@ -1,0 +1,250 @@
+"""A caller's trouble stays its own: cancels, deadlines, failures, overload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import fakes
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from integration.harness import Served, details, refused, serve, wait_until
+
+from lockstep import open_inference_pb2 as pb
+from lockstep.v1 import sequences_pb2 as spb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NARROW = """
+[inputs.x]
+batch_axis = 0
+[outputs.y]
+batch_axis = 0
+[batching]
+max_rows = 4
+"""
+IMPATIENT = "[batching]\nmax_queue_ms = 1e-6\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("models")
+    fakes.write_model(root, "same", fakes.identity())
+    fakes.write_model(root, "fragile", fakes.fragile())
+    fakes.write_model(root, "narrow", fakes.identity(), NARROW)
+    fakes.write_model(root, "mixer", fakes.row_mixer())
+    fakes.write_model(root, "impatient", fakes.identity(), IMPATIENT)
+    with serve(root) as running:
+        yield running
+
+
+def send(server: Served, model: str, given: Any, **more: Any) -> Any:
+    return server.inference.ModelInfer.future(fakes.floats(model, given, **more), timeout=60)
+
+
+def ids(given: list[int]) -> pb.ModelInferRequest:
+    return fakes.request("fragile", {"x": ("INT64", given)})
+
+
+@pytest.mark.parametrize("leaver", range(4))
+def test_each_member_may_leave_and_the_others_answer(server: Served, leaver: int) -> None:
+    with server.hold():
+        members = [send(server, "same", [[i, i]]) for i in range(4)]
+        server.wait_waiting("same", 4)
+        members[leaver].cancel()
+        wait_until(lambda: len(server.app.calls) == 3, "the cancel arrived")
+    for i, member in enumerate(members):
+        if i != leaver:
+            assert fakes.values(member.result(), "y").tolist() == [[i, i]]
+            assert member.result().parameters["batch_rows"].double_param == 3
+    server.wait_idle()
+
+
+def test_all_members_may_leave(server: Served) -> None:
+    with server.hold():
+        members = [send(server, "same", [[i]]) for i in range(4)]
+        server.wait_waiting("same", 4)
+        for member in members:
+            member.cancel()
+        wait_until(lambda: len(server.app.calls) == 0, "the cancels arrived")
+    assert fakes.values(server.infer(fakes.floats("same", [[7]])), "y").item() == 7
+    server.wait_idle()
+
+
+def test_a_text_whose_caller_left_leaves_nothing(shipped: Served) -> None:
+    model = "sentiment-bow"
+    with shipped.hold():
+        call = shipped.sequences.Classify.future(spb.ClassifyRequest(model=model, texts=["good"] * 8))
+        shipped.wait_waiting(model, 8)
+        call.cancel()
+        wait_until(lambda: len(shipped.app.calls) == 0, "the cancel arrived")
+    shipped.wait_idle()
+
+
+def test_a_wait_that_passed_is_told_and_the_others_answer(server: Served) -> None:
+    with server.hold():
+        late = send(server, "same", [[1]], timeout=1000)
+        others = [send(server, "same", [[i]]) for i in (2, 3)]
+        server.wait_waiting("same", 3)
+        engine = server.host._loaded["same", 1].engine
+        deadline = min(one.submit.deadline for one in engine._held.values() if one.submit.deadline is not None
+                       and one.submit.deadline - one.submit.accepted < 0.01)  # fmt: skip
+        wait_until(lambda: engine._clock() > deadline, "the time passed")
+    with refused(grpc.StatusCode.DEADLINE_EXCEEDED, words="queue"):
+        late.result()
+    assert [fakes.values(one.result(), "y").item() for one in others] == [2, 3]
+    server.wait_idle()
+
+
+def test_a_call_whose_own_deadline_passed_ends_and_leaves_nothing(server: Served) -> None:
+    with server.hold():
+        late = server.inference.ModelInfer.future(fakes.floats("same", [[1]]), timeout=0.2)
+        other = send(server, "same", [[2]])
+        with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
+            late.result()
+    assert fakes.values(other.result(), "y").item() == 2
+    server.wait_idle()
+
+
+def test_an_engine_error_fails_its_own_member_alone(server: Served) -> None:
+    with server.hold():
+        members = [
+            server.inference.ModelInfer.future(ids(given), timeout=60) for given in ([1], [99], [2, 3])
+        ]
+        server.wait_waiting("fragile", 3)
+    assert fakes.values(members[0].result(), "y").tolist() == [10]
+    assert fakes.values(members[2].result(), "y").tolist() == [20, 30]
+    with pytest.raises(grpc.RpcError) as caught:
+        members[1].result()
+    assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL)
+    assert fakes.values(server.infer(ids([4])), "y").tolist() == [40]
+    server.wait_idle()
+
+
+def test_a_fault_of_the_session_is_internal_with_a_log_id_and_no_internals(
+    server: Served, monkeypatch: Any
+) -> None:
+    engine = server.host._loaded["mixer", 1].engine
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("secret internals")
+
+    monkeypatch.setattr("lockstep_server.oneshot.padding.stack", broken)
+    with refused(grpc.StatusCode.INTERNAL, words="log id") as caught:
+        server.infer(fakes.floats("mixer", [[1]]))
+    monkeypatch.undo()
+    assert "secret" not in caught.value.details()
+    assert all(thread.is_alive() for thread in engine._threads)
+    assert fakes.values(server.infer(fakes.floats("mixer", [[1]])), "y").item() == 0
+
+
+def test_a_planner_that_fails_ends_its_requests_and_not_the_engine(server: Served, monkeypatch: Any) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("in the planner")
+
+    monkeypatch.setattr("lockstep_server.oneshot.engine.plan", broken)
+    with refused(grpc.StatusCode.INTERNAL, words="log id"):
+        server.infer(fakes.floats("same", [[1]]))
+    monkeypatch.undo()
+    assert fakes.values(server.infer(fakes.floats("same", [[1]])), "y").item() == 1
+    server.wait_idle()
+
+
+@pytest.mark.parametrize("rows", [5, 8, 13])
+def test_more_rows_than_a_run_takes_are_split_and_joined_in_order(server: Served, rows: int) -> None:
+    sent = np.arange(3 * rows).reshape(rows, 3)
+    before = server.metric("lockstep_batch_rows_bucket", model="narrow", le="4.0")
+    everything = server.metric("lockstep_batch_rows_count", model="narrow")
+    reply = server.infer(fakes.floats("narrow", sent))
+    assert np.array_equal(fakes.values(reply, "y"), sent)
+    assert reply.parameters["batch_rows"].double_param <= 4
+    runs = server.metric("lockstep_batch_rows_count", model="narrow") - everything
+    assert runs == -(-rows // 4)
+    assert server.metric("lockstep_batch_rows_bucket", model="narrow", le="4.0") - before == runs
+
+
+def test_a_split_request_that_is_cancelled_leaves_nothing(server: Served) -> None:
+    with server.hold():
+        call = send(server, "narrow", np.ones((9, 1)))
+        server.wait_waiting("narrow", 3)
+        call.cancel()
+        wait_until(lambda: len(server.app.calls) == 0, "the cancel arrived")
+    server.wait_idle()
+
+
+def test_a_model_that_mixes_its_rows_answers_each_request_alone(server: Served) -> None:
+    with server.hold():
+        members = [send(server, "mixer", [[i], [i + 2]]) for i in range(3)]
+        server.wait_waiting("mixer", 3)
+    for member in members:
+        assert fakes.values(member.result(), "y").tolist() == [[-1], [1]]
+
+
+def test_overload_is_refused_with_a_time_to_come_back_while_health_answers(server: Served) -> None:
+    with server.hold():
+        first = send(server, "impatient", [[1]])
+        server.wait_waiting("impatient", 1)
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="the wait would be") as caught:
+            server.infer(fakes.floats("impatient", [[2]]))
+        (retry,) = details(caught.value)
+        assert isinstance(retry, error_details_pb2.RetryInfo)
+        told_ms = retry.retry_delay.ToMilliseconds()
+        assert told_ms > 0
+        trailers = dict(caught.value.trailing_metadata())
+        assert int(trailers["grpc-retry-pushback-ms"]) == told_ms
+        assert server.serving()
+        assert server.serving("impatient")
+        assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
+    assert fakes.values(first.result(), "y").item() == 1
+    assert fakes.values(server.infer(fakes.floats("impatient", [[2]])), "y").item() == 2
+    assert server.metric("lockstep_refused_total", model="impatient", meaning="overloaded") == 1
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once(server: Served) -> None:
+    with server.hold():
+        first = send(server, "same", [[1]])
+        server.wait_waiting("same", 1)
+        backlog = server.app.directory.get("same", 1).backlog
+        backlog.waiting_s += 0.4  # as if much were queued
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="deadline") as caught:
+            server.infer(fakes.floats("same", [[2]], timeout=100_000))
+        assert any(isinstance(one, error_details_pb2.RetryInfo) for one in details(caught.value))
+        backlog.waiting_s -= 0.4
+    assert fakes.values(first.result(), "y").item() == 1
+
+
+def test_one_caller_of_many_does_not_hold_up_another(server: Served) -> None:
+    """Batches of four rows: the second caller's only request is in the first of 25 runs."""
+    other = grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
+    infer = other.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString,
+    )  # fmt: skip
+    order: list[str] = []
+    with server.hold():
+        many = [send(server, "narrow", [[1]] * 4) for _ in range(25)]
+        server.wait_waiting("narrow", 25)
+        single = infer.future(fakes.floats("narrow", [[2]] * 4), timeout=60)
+        server.wait_waiting("narrow", 26)
+        runs: Any = server.host._loaded["narrow", 1].engine
+        report = runs._report
+
+        def note(events: Any) -> None:
+            order.extend(
+                "many" if event.outputs["y"].item(0) == 1 else "single"
+                for event in events.events
+                if event.outputs
+            )
+            report(events)
+
+        runs._report = note
+    try:
+        single.result()
+        for one in many:
+            one.result()
+    finally:
+        runs._report = report
+        other.close()
+    assert order.index("single") <= 2

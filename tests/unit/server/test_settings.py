@@ -1,0 +1,125 @@
+"""Settings: a flag wins over the environment, that over the file, that over the default."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from lockstep_server.settings import Settings, command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def invoke(*arguments: str, **environment: str) -> tuple[Any, Settings | None]:
+    got: list[Settings] = []
+    result = CliRunner().invoke(command(lambda s: got.append(s) or 0, "1"), arguments, env=environment)
+    return result, got[0] if got else None
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "lockstep.toml"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def test_the_defaults() -> None:
+    assert invoke()[1] == Settings()
+    assert (Settings().port, Settings().metrics_port, Settings().model_control) == (8001, 8002, "none")
+
+
+def test_a_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> None:
+    file = write(tmp_path, "port = 1\nmetrics_port = 1\ndrain_s = 1\n")
+    _, got = invoke("--config", file, "--port", "3", LOCKSTEP_PORT="2", LOCKSTEP_METRICS_PORT="2")
+    assert got is not None
+    assert (got.port, got.metrics_port, got.drain_s, got.tokenizer_workers) == (3, 2, 1.0, 1)
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
+    _, got = invoke(LOCKSTEP_CONFIG=write(tmp_path, "port = 5"))
+    assert got is not None
+    assert got.port == 5
+
+
+@pytest.mark.parametrize("how", ["flag", "environment", "file"])
+def test_a_switch_is_switched_off_each_way(tmp_path: Path, how: str) -> None:
+    ways = {
+        "flag": lambda: invoke("--no-batching"),
+        "environment": lambda: invoke(LOCKSTEP_BATCHING="false"),
+        "file": lambda: invoke("--config", write(tmp_path, "batching = false")),
+    }
+    _, got = ways[how]()
+    assert got is not None
+    assert got.batching is False
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot = 3", "prot: unknown key; did you mean 'port'?"),
+        ("zzz = 3", "zzz: unknown key; see --show-settings"),
+        ('port = "many"', "port: 'many' does not fit; write a int"),
+        ("port = true", "does not fit"),
+        ("batching = 1", "does not fit"),
+        ("port = 70000", "port"),
+        ('device = "tpu"', "device"),
+        ("max_run_ms = 0", "max_run_ms"),
+        ("port = ", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_told_with_file_and_key(tmp_path: Path, text: str, words: str) -> None:
+    file = write(tmp_path, text)
+    result, got = invoke("--config", file)
+    assert result.exit_code == 2
+    assert got is None
+    told = " ".join(result.output.split())
+    assert words in told
+    assert "lockstep.toml" in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port", "x"],
+        ["--port", "70000"],
+        ["--device", "tpu"],
+        ["--max-message-mb", "0"],
+        ["--drain-s", "-1"],
+        ["--config", "nowhere.toml"],
+        ["--nonsense"],
+    ],
+)
+def test_a_wrong_flag_is_a_usage_error(arguments: list[str]) -> None:
+    result, got = invoke(*arguments)
+    assert (result.exit_code, got) == (2, None)
+    assert arguments[0] in result.output
+
+
+def test_settings_that_are_shown_read_back_as_they_are(tmp_path: Path) -> None:
+    flags = ["--models", 'a "quoted" \\ name', "--port", "9", "--no-reflection", "--max-run-ms", "0.5"]
+    shown, ran = invoke(*flags, "--show-settings")
+    assert (shown.exit_code, ran) == (0, None)
+    _, direct = invoke(*flags)
+    assert direct is not None
+    assert tomllib.loads(shown.output) == vars(direct)
+    assert invoke("--config", write(tmp_path, shown.output))[1] == direct
+
+
+def test_settings_with_control_characters_read_back_too() -> None:
+    shown, _ = invoke("--models", "a\nb\tc", "--show-settings")
+    assert tomllib.loads(shown.output)["models"] == "a\nb\tc"
+
+
+def test_every_setting_is_shown_with_its_source(tmp_path: Path) -> None:
+    shown, _ = invoke(
+        "--config", write(tmp_path, "drain_s = 3"), "--port", "9", "--show-settings", LOCKSTEP_HOST="::1"
+    )
+    lines = dict(line.split(" = ", 1) for line in shown.output.splitlines())
+    assert set(lines) == set(vars(Settings()))
+    assert lines["port"] == "9  # flag"
+    assert lines["host"] == '"::1"  # environment'
+    assert lines["drain_s"] == "3.0  # file"
+    assert lines["device"] == '"auto"  # default'
