@@ -52,7 +52,7 @@ class Host:
         self._preparing = Loader(config, self._root, self.device, self._gate)
         self._loaded: dict[tuple[str, int], Loaded] = {}
         self._engine_of: dict[int, OneShotEngine] = {}
-        self._cancelled_text: dict[int, bool] = {}
+        self._reading: set[int] = set()  # keys whose text is with the tokenizers
         self._pool = TokenizerPool(config.tokenizer_workers)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._report: Callable[[port.News], None] = lambda _: None
@@ -112,13 +112,15 @@ class Host:
                 submit, bad_input(submit.field, f"model {submit.model!r} has no tokenizer; send ids")
             )
         else:
-            self._cancelled_text[submit.key] = False
+            self._reading.add(submit.key)
             self._pool.encode(
                 loaded.vocabulary, submit.text, lambda encoded: self._encoded(submit, loaded, encoded)
             )
 
     def _encoded(self, submit: port.Submit, loaded: Loaded, encoded: Encoded | Exception) -> None:
-        if self._cancelled_text.pop(submit.key, True):
+        try:
+            self._reading.remove(submit.key)
+        except KeyError:  # cancelled meanwhile
             return
         if isinstance(encoded, Exception):
             self._refuse(submit, bad_input(submit.field, f"the text cannot be tokenized: {encoded}"))
@@ -152,8 +154,7 @@ class Host:
         self._report(port.Events(submit.model, submit.version, [port.Event(submit.key, None, error)]))
 
     def _cancel(self, key: int) -> None:
-        if key in self._cancelled_text:
-            self._cancelled_text[key] = True
+        self._reading.discard(key)
         engine = self._engine_of.pop(key, None)
         if engine is not None:
             engine.cancel(key)

@@ -116,7 +116,7 @@ class Served(Stubs):
         wait_until(lambda: len(self.app.calls) == 0, "no call in flight")
         for loaded in list(self.host._loaded.values()):
             wait_until(lambda one=loaded: not one.engine._held and not len(one.engine._queue), "no leftovers")
-        wait_until(lambda: not self.host._engine_of and not self.host._cancelled_text, "no key left")
+        wait_until(lambda: not self.host._engine_of and not self.host._reading, "no key left")
 
     def samples(self, name: str, **labels: str) -> dict[tuple[str, ...], float]:
         """A metric's samples by their remaining label values, as a scrape gives them."""

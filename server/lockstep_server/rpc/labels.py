@@ -34,4 +34,9 @@ def rank(scores: Array, manifest: Manifest, top_k: int = 0) -> list[Ranked]:
     else:
         probabilities = scores
     best = np.argsort(-probabilities, kind="stable")[: top_k or None]
-    return [Ranked(int(i), labels[i], float(probabilities[i]), float(scores[i])) for i in best]
+    return [Ranked(int(i), _name(labels, i), float(probabilities[i]), float(scores[i])) for i in best]
+
+
+def _name(labels: tuple[str, ...], index: int) -> str:
+    """A graph whose number of scores is dynamic may give more of them than the manifest names."""
+    return labels[index] if index < len(labels) else str(index)
