@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -164,10 +165,13 @@ class WaitingQueue:
 
     def deadline(self) -> float:
         """When the oldest part wants to run, for the gate; none means a second after it came."""
-        first = next(iter(self._waiting), None) or next(iter(self._inbox), None)
-        if first is None:
-            return float("inf")
-        return first.accepted + 1.0 if first.deadline is None else first.deadline
+        for parts in (self._waiting, self._inbox):
+            try:
+                first = parts[0]
+            except IndexError:  # it may have gone since: the event loop and other instances go on
+                continue
+            return first.accepted + 1.0 if first.deadline is None else first.deadline
+        return math.inf
 
     def close(self) -> None:
         """Let `wait` end once nothing waits any more."""

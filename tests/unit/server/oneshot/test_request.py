@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from typing import Any
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.server import made
 
-from lockstep_server.oneshot.request import WaitingQueue, join
+from lockstep_server.oneshot.request import Part, WaitingQueue, join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 40), st.integers(1, 60))
@@ -148,3 +153,20 @@ def test_the_deadline_of_the_oldest_is_the_gates() -> None:
     queue.take(lambda waiting: list(waiting))
     queue.put([made.part(accepted=5.0, deadline=5.5)])
     assert queue.deadline() == 5.5
+
+
+class _Changing(deque[Part]):
+    """A deque that another thread always changes while it is walked."""
+
+    def __iter__(self) -> Iterator[Part]:
+        raise RuntimeError("deque mutated during iteration")
+
+
+def test_the_queue_may_be_asked_while_others_put_into_it() -> None:
+    queue = WaitingQueue()
+    queue._inbox = _Changing()
+    assert queue.deadline() == math.inf
+    queue.put([made.part(deadline=7.0)])
+    assert queue.deadline() == 7.0
+    queue.take(lambda waiting: ())
+    assert queue.deadline() == 7.0
