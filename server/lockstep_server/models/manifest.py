@@ -1,26 +1,16 @@
-"""`model.toml`: what a graph alone cannot say of a model, read and checked whole.
+"""What a manifest says: a graph alone cannot tell which axes vary, what pads them, what a tensor is for.
 
-bytes -> TOML -> `Manifest`. Every error names the file, the key and the remedy. What the manifest
-says of tensors is held against the graph later, in `card.py`.
+Plain data. `model.toml` is read in `manifest_file.py`; what the manifest says of tensors is held
+against the graph in `card.py`.
 """
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from ..errors import LoadError
-from . import schema
-from .coherence import Coherence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
-
-TASKS = ("tensor", "classify", "encode", "generate", "translate")
-ACTIVATIONS = ("softmax", "sigmoid", "none")
-GENERATED = ("mask", "lengths")
 
 
 @dataclass(frozen=True)
@@ -135,129 +125,3 @@ class Manifest:
     prefill: Prefill | None = None
     stepwise: Stepwise | None = None
     written: bool = False  # a file said so, rather than the defaults
-
-
-def read(path: Path) -> Manifest:
-    """The manifest in `path`.
-
-    Raises:
-        LoadError: the file is not TOML, or a key is unknown, missing, or of a wrong kind.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path}: not valid TOML: {error}; correct the line named") from error
-    return parse(content, str(path))
-
-
-def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
-    """A manifest from parsed TOML; `file` is named in errors.
-
-    Raises:
-        LoadError: as `read`.
-    """
-    top = schema.Table(content, file, "")
-    manifest = Manifest(
-        task=top.choice("task", TASKS, "tensor"),
-        labels=top.strings("labels"),
-        default_version=top.optional("default_version", schema.count),
-        fixed_shape=top.get("fixed_shape", schema.boolean, False),
-        tolerance=top.optional("tolerance", schema.positive),
-        text=top.table("text", _text),
-        lengths=top.tables("lengths", _length),
-        inputs=top.tables("inputs", _tensor),
-        outputs=top.tables("outputs", _tensor),
-        roles=top.table("roles", _roles) or Roles(),
-        batching=top.table("batching", _batching) or Batching(),
-        instances=top.table("instances", _instances) or Instances(),
-        prefill=top.table("prefill", _prefill),
-        stepwise=top.table("stepwise", _stepwise),
-        written=True,
-    )
-    top.done()
-    Coherence(manifest, file).check()
-    return manifest
-
-
-# --- one function a table -------------------------------------------------------------------------
-
-
-def _text(table: schema.Table) -> Text:
-    return Text(
-        source=table.get("source", schema.file, ""),
-        target=table.get("target", schema.file, ""),
-        begin=table.optional("begin", schema.index),
-        end=table.optional("end", schema.index),
-    )
-
-
-def _length(table: schema.Table) -> Length:
-    return Length(max=table.need("max", schema.count))
-
-
-def _tensor(table: schema.Table) -> Tensor:
-    return Tensor(
-        batch_axis=table.optional("batch_axis", schema.index),
-        lengths=table.get("lengths", schema.axes, {}),
-        pad=table.get("pad", schema.number, 0.0),
-        range=table.optional("range", schema.id_range),
-        generated=table.choice("generated", GENERATED, ""),
-        of=table.get("of", schema.string, ""),
-        real=table.get("real", schema.number, 1.0),
-    )
-
-
-def _roles(table: schema.Table) -> Roles:
-    return Roles(
-        input=table.get("input", schema.string, ""),
-        scores=table.get("scores", schema.string, ""),
-        activation=table.choice("activation", ACTIVATIONS, "softmax"),
-        vector=table.get("vector", schema.string, ""),
-        attention=table.get("attention", schema.string, ""),
-    )
-
-
-def _batching(table: schema.Table) -> Batching:
-    default = Batching()
-    return Batching(
-        max_rows=table.get("max_rows", schema.count, default.max_rows),
-        max_padded_elements=table.get("max_padded_elements", schema.count, default.max_padded_elements),
-        max_queue_ms=table.get("max_queue_ms", schema.positive, default.max_queue_ms),
-    )
-
-
-def _instances(table: schema.Table) -> Instances:
-    return Instances(count=table.get("count", schema.count, 1), threads=table.get("threads", schema.count, 1))
-
-
-def _prefill(table: schema.Table) -> Prefill:
-    return Prefill(
-        graph=table.get("graph", schema.file, "prefill.onnx"),
-        inputs=table.tables("inputs", _tensor),
-        outputs=table.tables("outputs", _tensor),
-    )
-
-
-def _stepwise(table: schema.Table) -> Stepwise:
-    default = Stepwise()
-    return Stepwise(
-        graph=table.get("graph", schema.file, default.graph),
-        max_sequences=table.get("max_sequences", schema.count, default.max_sequences),
-        idle_timeout_s=table.get("idle_timeout_s", schema.positive, default.idle_timeout_s),
-        inputs=table.tables("inputs", _tensor),
-        outputs=table.tables("outputs", _tensor),
-        state=table.rows("state", _state),
-    )
-
-
-def _state(table: schema.Table) -> State:
-    return State(
-        name=table.need("name", schema.string),
-        input=table.need("input", schema.string),
-        output=table.get("output", schema.string, ""),
-        prefill=table.get("prefill", schema.string, ""),
-        initial=table.get("initial", schema.number, 0.0),
-        batch_axis=table.get("batch_axis", schema.index, 0),
-        lengths=table.get("lengths", schema.axes, {}),
-        grows=table.get("grows", schema.boolean, False),
-    )

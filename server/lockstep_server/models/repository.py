@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LoadError
-from .manifest import Manifest, read
+from .manifest import Manifest
+from .manifest_file import read
 
 if TYPE_CHECKING:
     from pathlib import Path

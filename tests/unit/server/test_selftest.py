@@ -11,7 +11,8 @@ import pytest
 from lockstep_server import selftest
 from lockstep_server.models.card import Card, make_card
 from lockstep_server.models.gate import Gate, Share
-from lockstep_server.models.manifest import Manifest, parse
+from lockstep_server.models.manifest import Manifest
+from lockstep_server.models.manifest_file import parse
 from lockstep_server.models.session import Session
 
 if TYPE_CHECKING:

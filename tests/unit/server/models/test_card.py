@@ -8,7 +8,8 @@ import pytest
 
 from lockstep_server.errors import LoadError
 from lockstep_server.models.card import Card, Graph, GraphTensor, batchable, make_card
-from lockstep_server.models.manifest import Manifest, parse
+from lockstep_server.models.manifest import Manifest
+from lockstep_server.models.manifest_file import parse
 
 WORDS = "[lengths.words]\nmax = 9\n"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockstep_server.errors import LoadError
-from lockstep_server.models import manifest
+from lockstep_server.models import manifest_file
 from lockstep_server.models.manifest import (
     Batching,
     Instances,
@@ -103,7 +103,7 @@ grows = true
 
 
 def parse(text: str) -> Manifest:
-    return manifest.parse(tomllib.loads(text), "here/model.toml")
+    return manifest_file.parse(tomllib.loads(text), "here/model.toml")
 
 
 def test_a_whole_manifest_parses_to_what_it_says() -> None:
@@ -261,5 +261,5 @@ def test_what_is_no_toml_is_told_with_the_file(tmp_path: Path, content: bytes) -
     file = tmp_path / "model.toml"
     file.write_bytes(content)
     with pytest.raises(LoadError, match="not valid TOML") as caught:
-        manifest.read(file)
+        manifest_file.read(file)
     assert str(file) in str(caught.value)
