@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from . import port
+from .errors import LoadError
 from .host import Host
 from .metrics import Metrics, MetricsServer
 from .rpc.calls import Calls
@@ -93,9 +94,7 @@ def _host_config(settings: Settings) -> port.HostConfig:
     )
 
 
-def _port_taken(settings: Settings, error: OSError) -> Exception:
-    from .errors import LoadError
-
+def _port_taken(settings: Settings, error: OSError) -> LoadError:
     return LoadError(
         f"--metrics-port {settings.metrics_port}: cannot listen on it ({error.strerror}); give another"
     )

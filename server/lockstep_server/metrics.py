@@ -5,6 +5,7 @@ Base units; no ids in labels. A model's children are looked up once, when it bec
 
 from __future__ import annotations
 
+import socketserver
 import threading
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -192,8 +193,6 @@ class _Server(WSGIServer):
 
     def server_bind(self) -> None:
         # HTTPServer's own looks the host's name up, which can hang where there is no name service.
-        import socketserver
-
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "localhost", self.server_address[1]
         self.setup_environ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,13 +112,7 @@ def _answers(session: Session, card: Card, parts: Sequence[Part]) -> list[Arrays
     outputs = session.run(padding.stack(card, parts, rows, lengths))
     batched = dict(zip(session.output_names, outputs, strict=True))
     _check_rows(card, batched, rows)
-    return padding.cut(_as_batched(card), batched, parts, lengths)
-
-
-def _as_batched(card: Card) -> Card:
-    from dataclasses import replace
-
-    return replace(card, batched=True)
+    return padding.cut(replace(card, batched=True), batched, parts, lengths)
 
 
 def _check_rows(card: Card, outputs: Mapping[str, Array], rows: int) -> None:
