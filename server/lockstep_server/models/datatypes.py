@@ -49,7 +49,6 @@ FROM_ONNX: dict[str, str] = {
 }
 
 INTEGERS = frozenset(name for name, dtype in NUMPY.items() if dtype.kind in "iu")
-FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 
 
 def from_onnx(onnx_type: str) -> tuple[str, bool] | None:

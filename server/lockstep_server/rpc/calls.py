@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from ..models.datatypes import Arrays
     from .served import Directory, Served
+
+log = logging.getLogger(__name__)
 
 _TOKEN_CHARACTERS = 4
 """Characters a token, for pricing a text before it is tokenized."""
@@ -145,7 +148,10 @@ class Calls:
             seconds = self._end(event.key, pending, outcome)
             pending.ask.served.backlog.learn_wait(pending.before_s, event)
             pending.ask.served.take_end(event, seconds)
-            pending.resolve(event)
+            try:
+                pending.resolve(event)
+            except Exception:  # a caller's trouble stays its own: the others of the batch are told
+                log.exception("the answer to request %d could not be handed over", event.key)
 
     def _end(self, key: int, pending: _Pending, outcome: str) -> float:
         """Close a request's account; the seconds since it was accepted."""

@@ -15,7 +15,7 @@ from . import codec
 from .calls import Ask, Calls
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .. import port
     from ..models.card import Card
@@ -35,7 +35,7 @@ class Pipeline:
     def __init__(self, directory: Directory, calls: Calls, context: Context, max_inflight: int) -> None:
         self._directory, self._calls, self._context = directory, calls, context
         self._inflight: set[int] = set()
-        self._ready: deque[pb.ModelStreamInferResponse] = deque()
+        self._ready: deque[Callable[[], pb.ModelStreamInferResponse]] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._max_inflight = max_inflight
@@ -66,7 +66,7 @@ class Pipeline:
     async def _write(self) -> None:
         while self._ready or self._inflight or not self._ended:
             while self._ready:
-                await self._context.write(self._ready.popleft())
+                await self._context.write(self._ready.popleft()())
                 self._room.set()
             self._news.clear()
             if not self._ended or self._inflight:
@@ -80,14 +80,16 @@ class Pipeline:
 
             def resolve(event: port.Event) -> None:
                 self._inflight.discard(key)
-                self._say(_stream_reply(ask.served.card, event, request.id))
+                self._say(lambda: _stream_reply(ask.served.card, event, request.id))
 
             key = self._calls.start(ask, resolve)
             self._inflight.add(key)
         except ServingError as error:
-            self._say(_stream_error(error, request.id))
+            refusal = _stream_error(error, request.id)
+            self._say(lambda: refusal)
 
-    def _say(self, reply: pb.ModelStreamInferResponse) -> None:
+    def _say(self, reply: Callable[[], pb.ModelStreamInferResponse]) -> None:
+        """Queue an answer; it is built when it is written, so that its faults are this stream's."""
         self._ready.append(reply)
         self._news.set()
 

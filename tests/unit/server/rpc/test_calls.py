@@ -1,0 +1,41 @@
+"""Each accepted request is resolved once, whatever becomes of the others in its batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from unit.server import made
+
+from lockstep_server import port
+from lockstep_server.metrics import Metrics, ModelMeters
+from lockstep_server.models.costs import CostModel
+from lockstep_server.rpc.admission import Backlog
+from lockstep_server.rpc.calls import Ask, Calls
+from lockstep_server.rpc.served import Served
+
+
+class _Nobody:
+    """A directory that serves nothing any more."""
+
+    def get(self, model: str, version: int) -> None:
+        return None
+
+
+async def test_a_caller_that_cannot_take_its_answer_does_not_cost_the_others_theirs() -> None:
+    card = made.plain()
+    served = Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
+    calls = Calls(lambda message: None, _Nobody())  # type: ignore[arg-type]
+    answered: list[port.Event] = []
+
+    def broken(event: port.Event) -> None:
+        raise ValueError("this one's answer cannot be built")
+
+    def ask(resolve: Any) -> int:
+        return calls.start(Ask(served, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}), resolve)
+
+    keys = [ask(broken), ask(answered.append)]
+    calls.deliver(port.Events("m", 1, [port.Event(key, {}) for key in keys]))
+    assert [event.key for event in answered] == keys[1:]
+    assert len(calls) == 0
+    assert served.backlog.requests == 0
