@@ -5,6 +5,8 @@
     with Client("localhost:8001") as client:
         for answer in client.classify("sentiment-lstm", ["a fine film", "a dull one"]):
             print(answer.best.name, answer.best.probability)
+        for part in client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=200):
+            print(part.text, end="", flush=True)
 
 Names are imported when they are first used, so that `import lockstep_client` costs next to nothing.
 """
@@ -32,25 +34,43 @@ if TYPE_CHECKING:
     )
     from lockstep_client.results import (
         Classification,
+        Duration,
         Encoding,
         Health,
         InferResult,
         Label,
         ModelMetadata,
         ModelState,
+        ModelStatistics,
         ServerInfo,
         TensorSpec,
         Timings,
     )
+    from lockstep_client.stream_results import (
+        FLUSH,
+        Flush,
+        Generation,
+        GenerationPart,
+        Prediction,
+        Translation,
+        TranslationPart,
+    )
+    from lockstep_client.streams import AsyncStream, Stream
 
 __all__ = [
+    "FLUSH",
     "AsyncClient",
+    "AsyncStream",
     "Cancelled",
     "Classification",
     "Client",
     "DeadlineExceeded",
     "Denied",
+    "Duration",
     "Encoding",
+    "Flush",
+    "Generation",
+    "GenerationPart",
     "Health",
     "InferResult",
     "InvalidRequest",
@@ -59,12 +79,17 @@ __all__ = [
     "ModelMetadata",
     "ModelNotFound",
     "ModelState",
+    "ModelStatistics",
     "Overloaded",
+    "Prediction",
     "SequenceLost",
     "ServerFailure",
     "ServerInfo",
+    "Stream",
     "TensorSpec",
     "Timings",
+    "Translation",
+    "TranslationPart",
     "Unauthenticated",
     "Unavailable",
     "Unreachable",
@@ -75,7 +100,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for module in ("results", "errors", "client"):
+        for module in ("results", "stream_results", "errors", "streams", "client"):
             found = getattr(import_module(f"lockstep_client.{module}"), name, None)
             if found is not None:
                 return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -70,6 +70,11 @@ class Connection:
             # A proxy that is set for the outside world cannot reach this machine's own ports.
             ("grpc.enable_http_proxy", int(not is_loopback(self.address))),
         ]
+
+    @property
+    def without_retries(self) -> Connection:
+        """The same, for what may not be sent twice. gRPC knows retries by channel and method only."""
+        return replace(self, retries=0)
 
     def fitting(self, request: Message) -> Message:
         """The request, or InvalidRequest where it is larger than may be sent."""

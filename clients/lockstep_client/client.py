@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: the calls of calls.py, made blocking or with asyncio.
+"""`Client` and `AsyncClient`: the calls of calls.py and stream_calls.py, made blocking or with asyncio.
 
 The methods of both are made from the same functions; what differs is how a stub is called, and no more.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 import grpc.aio
 
 from lockstep_client import address as addresses
-from lockstep_client import calls, errors
+from lockstep_client import calls, errors, protocol, stream_calls
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
+from lockstep_client.streams import AsyncStream, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -22,11 +25,14 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from lockstep_client.protocol import Call, Method, StreamCall
+
 P = ParamSpec("P")
+M = TypeVar("M")
 R = TypeVar("R")
 
 
-def _blocking(build: Callable[P, calls.Call[R]]) -> Callable[Concatenate[Client, P], R]:
+def _blocking(build: Callable[P, Call[R]]) -> Callable[Concatenate[Client, P], R]:
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._answer(build(*args, **kwargs))
 
@@ -34,9 +40,7 @@ def _blocking(build: Callable[P, calls.Call[R]]) -> Callable[Concatenate[Client,
     return method
 
 
-def _awaitable(
-    build: Callable[P, calls.Call[R]],
-) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
+def _awaitable(build: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._answer(build(*args, **kwargs))
 
@@ -44,15 +48,34 @@ def _awaitable(
     return method
 
 
-def _describe(method: Callable[..., Any], build: Callable[..., calls.Call[Any]]) -> None:
+def _streaming(build: Callable[P, StreamCall[M, R]]) -> Callable[Concatenate[Client, P], Stream[M, R]]:
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Stream[M, R]:
+        return Stream(*self._streamed(build(*args, **kwargs)))
+
+    _describe(method, build, "Stream")
+    return method
+
+
+def _async_streaming(
+    build: Callable[P, StreamCall[M, R]],
+) -> Callable[Concatenate[AsyncClient, P], AsyncStream[M, R]]:
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[M, R]:
+        return AsyncStream(*self._streamed(build(*args, **kwargs)))
+
+    _describe(method, build, "AsyncStream")
+    return method
+
+
+def _describe(method: Callable[..., Any], build: Callable[..., Any], stream: str = "") -> None:
     """Name, signature and docstring of the definition, so that help() and editors show them."""
     defined = inspect.signature(build)
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    result = str(defined.return_annotation).removeprefix("Call[").removesuffix("]")
+    result = str(defined.return_annotation).partition("[")[2].removesuffix("]")
     method.__name__ = method.__qualname__ = build.__name__
     method.__doc__ = build.__doc__
     method.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [itself, *defined.parameters.values()], return_annotation=result
+        [itself, *defined.parameters.values()],
+        return_annotation=f"{stream}[{result}]" if stream else result,
     )
 
 
@@ -75,7 +98,8 @@ class _Connected:
     ) -> None:
         """Connects when the first call is made. ValueError where an argument is wrong.
 
-        `timeout_s` is the deadline of each call, all its retries included, unless the call has its own.
+        `timeout_s` is the deadline of each call, all its retries included, unless the call has its own;
+        infinity is none.
         `retries` is how often UNAVAILABLE and RESOURCE_EXHAUSTED are tried again, 0 to 4. `tls` is True for
         the system's certificates, or grpc.ssl_channel_credentials(...) for others. `token` is sent as a
         bearer token with each call, so use it with `tls`; `metadata` is sent with each call too. Keep
@@ -91,67 +115,86 @@ class _Connected:
             max_message_bytes=max_message_bytes,
             keepalive_s=keepalive_s,
         )
-        self._channel = self._open()
-        self._stubs: dict[str, Any] = {
-            m.path: self._channel.unary_unary(m.path, _to_bytes, m.reply.FromString) for m in calls.METHODS
-        }
+        # With retries, and without: the same channel where there are none.
+        self._channels = [self._open(self._connection)]
+        if retries:
+            self._channels.append(self._open(self._connection.without_retries))
+        self._stubs = [_stubs(channel) for channel in self._channels]
 
     @property
     def address(self) -> str:
         """Where the server is."""
         return self._connection.address
 
-    def _open(self) -> Any:
-        settings = self._connection
+    def _open(self, settings: Connection) -> Any:
         if settings.credentials:
             return self._grpc.secure_channel(settings.address, settings.credentials, settings.options)
         return self._grpc.insecure_channel(settings.address, settings.options)
 
-    def _prepared(self, call: calls.Call[Any]) -> tuple[Any, dict[str, Any]]:
-        """The stub and its arguments: the same for both kinds of channel."""
-        stub = self._stubs.get(call.method.path)
-        if stub is None:
+    def _prepared(self, call: Call[Any]) -> Callable[[], Any]:
+        """The call on the wire, to be started: the same for both kinds of channel."""
+        start = self._start(call.method, call.timeout_s, repeatable=call.repeatable)
+        return partial(start, self._connection.fitting(call.request))
+
+    def _streamed(self, call: StreamCall[M, R]) -> tuple[StreamCall[M, R], Any, Any, Any]:
+        """What a stream of either kind is made from."""
+        start = self._start(call.method, call.timeout_s)
+        return call, start, self._connection.fitting, partial(self._error, call, awaited="end of the stream")
+
+    def _start(self, method: Method[Any], timeout_s: float | None, *, repeatable: bool = True) -> Any:
+        if not self._stubs:
             raise errors.Cancelled("this client is closed: make another")
-        return stub, {
-            "request": self._connection.fitting(call.request),
-            "timeout": self._timeout_s(call),
-            "metadata": self._connection.call_metadata,
-        }
+        within_s = self._within_s(timeout_s)
+        return partial(
+            self._stubs[0 if repeatable else -1][method.path],
+            timeout=None if within_s == math.inf else within_s,
+            metadata=self._connection.call_metadata,
+        )
 
-    def _timeout_s(self, call: calls.Call[Any]) -> float:
-        return self._connection.timeout_s if call.timeout_s is None else call.timeout_s
+    def _within_s(self, timeout_s: float | None) -> float:
+        return self._connection.timeout_s if timeout_s is None else timeout_s
 
-    def _error(self, error: grpc.RpcError, call: calls.Call[Any]) -> errors.LockstepError:
-        return errors.from_rpc(error, self.address, self._timeout_s(call))
+    def _error(
+        self, call: Call[Any] | StreamCall[Any, Any], error: grpc.RpcError, awaited: str = "answer"
+    ) -> errors.LockstepError:
+        return errors.from_rpc(error, self.address, self._within_s(call.timeout_s), awaited)
 
 
 class Client(_Connected):
     """A blocking client. Its methods may be called from many threads at once.
 
-    Each raises one of `lockstep_client.errors`, by meaning. Close it, or use it in a `with`.
+    Each raises one of `lockstep_client.errors`, by meaning; those that return a `Stream` do when it is read.
+    Close it, or use it in a `with`.
     """
 
     _grpc: ClassVar[Any] = grpc
 
     classify = _blocking(calls.classify)
     encode = _blocking(calls.encode)
+    generate = _streaming(stream_calls.generate)
+    translate = _streaming(stream_calls.translate)
+    follow = _streaming(stream_calls.follow)
     infer = _blocking(calls.infer)
     models = _blocking(calls.models)
+    load_model = _blocking(calls.load_model)
+    unload_model = _blocking(calls.unload_model)
     metadata = _blocking(calls.metadata)
+    model_statistics = _blocking(calls.model_statistics)
     server = _blocking(calls.server)
     health = _blocking(calls.health)
 
-    def _answer(self, call: calls.Call[R]) -> R:
-        stub, arguments = self._prepared(call)
+    def _answer(self, call: Call[R]) -> R:
+        ask = self._prepared(call)
         try:
-            return call.read(stub(**arguments))
+            return call.read(ask())
         except grpc.RpcError as error:
-            raise self._error(error, call) from error
+            raise self._error(call, error) from error
 
     def close(self) -> None:
         """End the connection, for good. Calls in flight end as Cancelled."""
-        self._stubs = {}
-        self._channel.close()
+        self._stubs = []
+        for channel in self._channels:
+            channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,35 +208,42 @@ class Client(_Connected):
 class AsyncClient(_Connected):
     """An asyncio client: made, used and closed on one event loop; RuntimeError where none runs.
 
-    Each method is a coroutine, and raises one of `lockstep_client.errors`, by meaning. Cancelling one cancels
-    the call on the server. Close it, or use it in an `async with`.
+    Each method is a coroutine, or returns an `AsyncStream`, and raises one of `lockstep_client.errors`, by
+    meaning. Cancelling one cancels the call on the server. Close it, or use it in an `async with`.
     """
 
     _grpc: ClassVar[Any] = grpc.aio
 
     classify = _awaitable(calls.classify)
     encode = _awaitable(calls.encode)
+    generate = _async_streaming(stream_calls.generate)
+    translate = _async_streaming(stream_calls.translate)
+    follow = _async_streaming(stream_calls.follow)
     infer = _awaitable(calls.infer)
     models = _awaitable(calls.models)
+    load_model = _awaitable(calls.load_model)
+    unload_model = _awaitable(calls.unload_model)
     metadata = _awaitable(calls.metadata)
+    model_statistics = _awaitable(calls.model_statistics)
     server = _awaitable(calls.server)
     health = _awaitable(calls.health)
 
-    def _open(self) -> Any:
+    def _open(self, settings: Connection) -> Any:
         asyncio.get_running_loop()  # RuntimeError here, rather than a call that hangs on another loop
-        return super()._open()
+        return super()._open(settings)
 
-    async def _answer(self, call: calls.Call[R]) -> R:
-        stub, arguments = self._prepared(call)
+    async def _answer(self, call: Call[R]) -> R:
+        ask = self._prepared(call)
         try:
-            return call.read(await stub(**arguments))
+            return call.read(await ask())
         except grpc.RpcError as error:
-            raise self._error(error, call) from error
+            raise self._error(call, error) from error
 
     async def close(self) -> None:
         """End the connection, for good. Calls in flight end as Cancelled."""
-        self._stubs = {}
-        await self._channel.close()
+        self._stubs = []
+        for channel in self._channels:
+            await channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,6 +252,13 @@ class AsyncClient(_Connected):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _stubs(channel: Any) -> dict[str, Any]:
+    """A stub for each method, by its path."""
+    return {
+        m.path: getattr(channel, m.shape)(m.path, _to_bytes, m.reply.FromString) for m in protocol.METHODS
+    }
 
 
 def _to_bytes(message: Message) -> bytes:

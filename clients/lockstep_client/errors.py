@@ -157,15 +157,18 @@ _TABLE: dict[grpc.StatusCode, type[LockstepError]] = {
 }
 _NO_CONNECTION = ("failed to connect", "errors resolving", "dns resolution failed", "name resolution failure")
 _TOO_LARGE = "larger than max"
+_TOO_LATE = "Deadline Exceeded"
 
 
-def from_rpc(error: grpc.RpcError, address: str, timeout_s: float) -> LockstepError:
-    """The exception that a failed call means."""
+def from_rpc(
+    error: grpc.RpcError, address: str, timeout_s: float | None, awaited: str = "answer"
+) -> LockstepError:
+    """The exception that a failed call means; `awaited` is what the call's deadline was for."""
     code, text = error.code(), error.details() or ""
     status = _status(error)
     violations = _violations(status)
     return _meaning(code, text)(
-        _message(code, text, violations, address, timeout_s),
+        _message(code, text, violations, address, f"no {awaited} from {address} within {timeout_s or 0:g} s"),
         code=code.name,
         violations=violations,
         resource=_resource(status),
@@ -182,14 +185,14 @@ def _meaning(code: grpc.StatusCode, text: str) -> type[LockstepError]:
 
 
 def _message(
-    code: grpc.StatusCode, text: str, violations: tuple[Violation, ...], address: str, timeout_s: float
+    code: grpc.StatusCode, text: str, violations: tuple[Violation, ...], address: str, too_late: str
 ) -> str:
     if _meaning(code, text) is Unreachable:
         return f"no server at {address}: is it running, and is the address right? ({text})"
     if _TOO_LARGE in text:
         return f"{text}: send fewer rows in a call, or raise max_message_bytes on both sides"
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED and text in ("", "Deadline Exceeded"):
-        return f"no answer from {address} within {timeout_s:g} s: allow more time with timeout_s"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and (not text or _TOO_LATE in text):
+        return f"{too_late}: allow more time with timeout_s"
     missing = [f"{v.field}: {v.description}" for v in violations if v.description not in text]
     return "; ".join(filter(None, [text, *missing])) or f"{address}: {_first_sentence(_meaning(code, text))}"
 

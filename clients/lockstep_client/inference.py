@@ -23,10 +23,18 @@ if TYPE_CHECKING:
         ModelInferResponse,
         ModelMetadataRequest,
         ModelMetadataResponse,
+        ModelStatistics,
+        ModelStatisticsRequest,
+        ModelStatisticsResponse,
         RepositoryIndexRequest,
         RepositoryIndexResponse,
+        RepositoryModelLoadRequest,
+        RepositoryModelLoadResponse,
+        RepositoryModelUnloadRequest,
+        RepositoryModelUnloadResponse,
         ServerMetadataRequest,
         ServerMetadataResponse,
+        StatisticDuration,
     )
 
 __all__ = [
@@ -36,10 +44,18 @@ __all__ = [
     "ModelInferResponse",
     "ModelMetadataRequest",
     "ModelMetadataResponse",
+    "ModelStatistics",
+    "ModelStatisticsRequest",
+    "ModelStatisticsResponse",
     "RepositoryIndexRequest",
     "RepositoryIndexResponse",
+    "RepositoryModelLoadRequest",
+    "RepositoryModelLoadResponse",
+    "RepositoryModelUnloadRequest",
+    "RepositoryModelUnloadResponse",
     "ServerMetadataRequest",
     "ServerMetadataResponse",
+    "StatisticDuration",
 ]
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import numpy.typing as npt
+    from google.protobuf.message import Message
     from grpc_health.v1 import health_pb2
 
     from lockstep.v1 import sequences_pb2 as pb
@@ -23,9 +24,9 @@ def classifications(reply: pb.ClassifyReply) -> list[results.Classification]:
     """One for each text, in the order of the request."""
     return [
         results.Classification(
-            labels=tuple(results.Label(m.name, m.index, m.probability, m.score) for m in one.labels),
+            labels=labels(one.labels),
             length=one.length,
-            timings=_timings(one.timings),
+            timings=timings(one.timings),
             model=reply.model,
             version=reply.version,
             notice=reply.notice,
@@ -42,7 +43,7 @@ def encodings(reply: pb.EncodeReply) -> list[results.Encoding]:
             attention=_attention(one.attention) if one.HasField("attention") else None,
             tokens=tuple(one.tokens),
             length=one.length,
-            timings=_timings(one.timings),
+            timings=timings(one.timings),
             model=reply.model,
             version=reply.version,
             notice=reply.notice,
@@ -88,15 +89,52 @@ def health(model: str, reply: health_pb2.HealthCheckResponse) -> results.Health:
     return results.Health(model, names.Name(reply.status) if reply.status in names.values() else "UNKNOWN")
 
 
-def _timings(timings: pb.Timings) -> results.Timings:
+def model_statistics(reply: inference.ModelStatisticsResponse) -> list[results.ModelStatistics]:
+    """One for each version of each model, in the server's order."""
+    return [_statistics(one) for one in reply.model_stats]
+
+
+def done(_reply: Message) -> None:
+    """Of a call whose answer says only that it was done."""
+
+
+def labels(given: Iterable[pb.Label]) -> tuple[results.Label, ...]:
+    """In the server's order: most probable first."""
+    return tuple(results.Label(one.name, one.index, one.probability, one.score) for one in given)
+
+
+def timings(given: pb.Timings) -> results.Timings:
+    """As they came."""
     return results.Timings(
-        queue_s=timings.queue_seconds,
-        compute_s=timings.compute_seconds,
-        steps=timings.steps,
-        batch_rows=timings.batch_rows,
-        prefill_s=timings.prefill_seconds,
-        first_token_s=timings.first_token_seconds,
+        queue_s=given.queue_seconds,
+        compute_s=given.compute_seconds,
+        steps=given.steps,
+        batch_rows=given.batch_rows,
+        prefill_s=given.prefill_seconds,
+        first_token_s=given.first_token_seconds,
     )
+
+
+def _statistics(one: inference.ModelStatistics) -> results.ModelStatistics:
+    stats = one.inference_stats
+    return results.ModelStatistics(
+        name=one.name,
+        version=one.version,
+        last_inference_s=one.last_inference / 1e3,
+        rows=one.inference_count,
+        runs=one.execution_count,
+        success=_duration(stats.success),
+        fail=_duration(stats.fail),
+        queue=_duration(stats.queue),
+        compute_input=_duration(stats.compute_input),
+        compute_infer=_duration(stats.compute_infer),
+        compute_output=_duration(stats.compute_output),
+        runs_by_rows={batch.batch_size: _duration(batch.compute_infer) for batch in one.batch_stats},
+    )
+
+
+def _duration(one: inference.StatisticDuration) -> results.Duration:
+    return results.Duration(one.count, one.ns / 1e9)
 
 
 def _attention(tensor: pb.Tensor) -> npt.NDArray[np.float32]:

@@ -118,6 +118,36 @@ class ModelState:
 
 
 @dataclass(frozen=True)
+class Duration:
+    """How often something happened, and how long it took in all."""
+
+    count: int
+    total_s: float
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """What the server has counted of one version of a model since it loaded."""
+
+    name: str
+    version: str
+    last_inference_s: float
+    """Seconds since the epoch; 0 where there was none."""
+    rows: int
+    """Rows answered."""
+    runs: int
+    """Runs of the session: several rows may share one."""
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    runs_by_rows: Mapping[int, Duration]
+    """Runs with so many rows, and the time in the session."""
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """What a model takes or gives."""
 

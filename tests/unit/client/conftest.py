@@ -12,9 +12,11 @@ import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
+from unit.client.awaited import Awaited
+from unit.client.fake_streams import Streams
 
 from lockstep.v1 import sequences_pb2 as pb
-from lockstep_client import inference
+from lockstep_client import Client, inference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,12 +54,15 @@ class FakeServer:
     metadata: list[dict[str, Any]] = field(default_factory=list)
     notice: str = ""
     typed: bool = False
+    asked: threading.Event = field(default_factory=threading.Event)
     answers: threading.Event = field(default_factory=threading.Event)
+    streams: Streams = field(default_factory=Streams)
     address: str = ""
 
     def handled(self, request: Any, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
+        self.asked.set()
         self.answers.wait(10)
         if self.failures:
             self.failures.pop(0).end(context)
@@ -121,6 +126,36 @@ class FakeServer:
         reply.outputs.add(name="logits", datatype="FP32", shape=[-1, 2])
         return reply
 
+    def statistics(self, request: Any, context: grpc.ServicerContext) -> Any:
+        reply = inference.ModelStatisticsResponse()
+        one = reply.model_stats.add(name=request.name or "sentiment", version="2", last_inference=1500)
+        one.inference_count, one.execution_count = 5, 2
+        one.inference_stats.queue.count, one.inference_stats.queue.ns = 5, 2_000_000_000
+        one.batch_stats.add(batch_size=3).compute_infer.count = 1
+        return reply
+
+    def load(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.known(request.model_name, context)
+        return inference.RepositoryModelLoadResponse()
+
+    def unload(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.known(request.model_name, context)
+        return inference.RepositoryModelUnloadResponse()
+
+    def generate(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.known(request.model, context)
+        return self.streams.generate(request, context)
+
+    def translate(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.known(request.model, context)
+        return self.streams.translate(request, context)
+
+    def follow(self, requests: Any, context: grpc.ServicerContext) -> Any:
+        start = next(requests).start
+        self.handled(start, context)
+        self.known(start.model, context)
+        yield from self.streams.follow(requests, context)
+
     def server(self, request: Any, context: grpc.ServicerContext) -> Any:
         return inference.ServerMetadataResponse(name="fake", version="0.1", extensions=["statistics"])
 
@@ -133,12 +168,20 @@ class FakeServer:
         inferences = {
             "ModelInfer": self._unary(self.infer, inference.ModelInferRequest),
             "RepositoryIndex": self._unary(self.index, inference.RepositoryIndexRequest),
+            "RepositoryModelLoad": self._unary(self.load, inference.RepositoryModelLoadRequest),
+            "RepositoryModelUnload": self._unary(self.unload, inference.RepositoryModelUnloadRequest),
             "ModelMetadata": self._unary(self.model, inference.ModelMetadataRequest),
+            "ModelStatistics": self._unary(self.statistics, inference.ModelStatisticsRequest),
             "ServerMetadata": self._unary(self.server, inference.ServerMetadataRequest),
         }
         sequences = {
             "Classify": self._unary(self.classify, pb.ClassifyRequest),
             "Encode": self._unary(self.encode, pb.EncodeRequest),
+            "Generate": self._stream(self.generate, pb.GenerateRequest),
+            "Translate": self._stream(self.translate, pb.TranslateRequest),
+            "Follow": grpc.stream_stream_rpc_method_handler(
+                self.follow, pb.FollowRequest.FromString, lambda m: m.SerializeToString()
+            ),
         }
         healths = {"Check": self._unary(self.health, health_pb2.HealthCheckRequest)}
         return [
@@ -158,13 +201,22 @@ class FakeServer:
             response_serializer=lambda m: m.SerializeToString(),
         )
 
+    def _stream(self, answer: Callable[..., Any], request: Any) -> grpc.RpcMethodHandler:
+        def handle(message: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            self.handled(message, context)
+            yield from answer(message, context)
+
+        return grpc.unary_stream_rpc_method_handler(
+            handle, request.FromString, lambda m: m.SerializeToString()
+        )
+
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     """A fake that answers at `server.address`; clear `server.answers` to make it hang."""
     fake = FakeServer()
     fake.answers.set()
-    with futures.ThreadPoolExecutor(4) as pool:
+    with futures.ThreadPoolExecutor(8) as pool:
         running = grpc.server(pool, options=[("grpc.max_receive_message_length", 1 << 20)])
         running.add_generic_rpc_handlers(fake.handlers())
         fake.address = f"localhost:{running.add_insecure_port('localhost:0')}"
@@ -172,6 +224,19 @@ def server() -> Iterator[FakeServer]:
         yield fake
         fake.answers.set()
         running.stop(0).wait()
+
+
+@pytest.fixture(params=[Client, Awaited], ids=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Any:
+    """Either client, to be made."""
+    return request.param
+
+
+@pytest.fixture
+def client(server: FakeServer, connect: Any) -> Iterator[Any]:
+    """Either client, at the fake server."""
+    with connect(server.address) as client:
+        yield client
 
 
 @pytest.fixture

@@ -12,40 +12,7 @@ import numpy as np
 import pytest
 
 import lockstep_client as lc
-
-
-class Awaited:
-    """An AsyncClient on a loop of its own, its coroutines awaited, so that one test serves both clients."""
-
-    def __init__(self, *args, **kwargs):
-        self._runner = asyncio.Runner()
-
-        async def made():
-            return lc.AsyncClient(*args, **kwargs)
-
-        self._client = self._runner.run(made())
-
-    def __getattr__(self, name):
-        method = getattr(self._client, name)
-        return lambda *args, **kwargs: self._runner.run(method(*args, **kwargs))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._runner.run(self._client.close())
-        self._runner.close()
-
-
-@pytest.fixture(params=[lc.Client, Awaited], ids=["sync", "async"])
-def connect(request):
-    return request.param
-
-
-@pytest.fixture
-def client(server, connect):
-    with connect(server.address) as client:
-        yield client
+from lockstep_client import calls, stream_calls
 
 
 def test_classify_answers_each_text_in_order(client):
@@ -173,6 +140,58 @@ def test_overload_is_not_retried_where_the_server_says_never(server, client, fai
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("sequence_id", [7, "seven"])
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+def test_a_step_of_a_sequence_is_never_tried_again(server, client, failure, sequence_id, code):
+    pushback = (("grpc-retry-pushback-ms", "1"),)
+    server.failures += [failure(code, "lost", (), pushback)]
+    with pytest.raises((lc.Unavailable, lc.Overloaded)):
+        client.infer("sentiment", {"a": np.array([1])}, sequence_id=sequence_id)
+    assert len(server.requests) == 1
+
+
+def test_other_tensor_calls_are_tried_again(server, client, failure):
+    server.failures += [failure(grpc.StatusCode.UNAVAILABLE, "loading")]
+    client.infer("sentiment", {"a": np.array([1])})
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(("sequence_id", "field"), [(7, "int64_param"), ("seven", "string_param")])
+def test_a_sequence_says_its_id_start_and_end(server, client, sequence_id, field):
+    client.infer("sentiment", {"a": np.array([1])}, sequence_id=sequence_id, sequence_start=True)
+    sent = server.requests[0].parameters
+    assert sent["sequence_id"].WhichOneof("parameter_choice") == field
+    assert getattr(sent["sequence_id"], field) == sequence_id
+    assert (sent["sequence_start"].bool_param, sent["sequence_end"].bool_param) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sequence_start": True}, {"sequence_end": True}, {"sequence_id": -1}, {"sequence_id": 1 << 63}]
+)
+def test_a_wrong_sequence_is_not_sent(server, client, wrong):
+    with pytest.raises(lc.InvalidRequest, match="sequence_id"):
+        client.infer("sentiment", {"a": np.array([1])}, **wrong)
+    assert server.requests == []
+
+
+def test_models_are_loaded_and_unloaded(server, client):
+    assert client.load_model("other") is None
+    assert client.unload_model("other") is None
+    assert [type(one).__name__ for one in server.requests] == [
+        "RepositoryModelLoadRequest",
+        "RepositoryModelUnloadRequest",
+    ]
+    with pytest.raises(lc.ModelNotFound):
+        client.load_model("nothing")
+
+
+def test_statistics_are_told_in_seconds(client):
+    (one,) = client.model_statistics("sentiment")
+    assert (one.name, one.version, one.last_inference_s, one.rows, one.runs) == ("sentiment", "2", 1.5, 5, 2)
+    assert one.queue == lc.Duration(5, 2.0)
+    assert one.runs_by_rows == {3: lc.Duration(1, 0.0)}
+
+
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
 def test_what_would_fail_again_is_not_tried_again(server, client, failure, code):
     server.failures.append(failure(code, "no"))
@@ -268,11 +287,24 @@ def public_methods(kind):
 
 
 def test_both_clients_have_the_same_methods_and_signatures():
-    assert public_methods(lc.Client) == public_methods(lc.AsyncClient)
+    ours, theirs = public_methods(lc.Client), public_methods(lc.AsyncClient)
+    assert ours.keys() == theirs.keys()
     assert inspect.signature(lc.Client) == inspect.signature(lc.AsyncClient)
-    calls = public_methods(lc.Client).keys() - {"close"}
-    assert calls >= {"classify", "encode", "infer", "models", "metadata", "server", "health"}
-    for name in calls:
+    for name in ours.keys() - {"close"}:
+        assert ours[name].parameters == theirs[name].parameters
+        assert "timeout_s" in ours[name].parameters
         assert getattr(lc.Client, name).__doc__ == getattr(lc.AsyncClient, name).__doc__ != ""
-        assert inspect.iscoroutinefunction(getattr(lc.AsyncClient, name))
-        assert "timeout_s" in public_methods(lc.Client)[name].parameters
+        answer, awaited = ours[name].return_annotation, theirs[name].return_annotation
+        is_stream = name in ("generate", "translate", "follow")
+        assert awaited == ("Async" + answer if is_stream else answer)
+        assert inspect.iscoroutinefunction(getattr(lc.AsyncClient, name)) is not is_stream
+
+
+def test_every_call_is_a_method():
+    defined = {
+        name
+        for module in (calls, stream_calls)
+        for name, _ in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_")
+    }
+    assert public_methods(lc.Client).keys() == defined | {"close"}

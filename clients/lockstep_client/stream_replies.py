@@ -1,0 +1,118 @@
+"""Messages of a stream to parts, and parts to the whole: pure. The other half of `stream_calls`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lockstep.v1 import sequences_pb2 as pb
+from lockstep_client import replies, stream_results
+from lockstep_client.errors import ServerFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
+
+def generation_part(reply: pb.GenerateReply) -> stream_results.GenerationPart:
+    """One message of Generate."""
+    last = bool(reply.reason)
+    return stream_results.GenerationPart(
+        tokens=tuple(reply.tokens),
+        text=reply.text,
+        log_probabilities=tuple(reply.log_probabilities),
+        reason=_reason(reply.reason),
+        timings=replies.timings(reply.timings) if last else None,
+        seed=reply.seed if last else None,
+        notice=reply.notice,
+    )
+
+
+def generation(parts: Sequence[stream_results.GenerationPart]) -> stream_results.Generation:
+    """All messages of Generate together."""
+    last = parts[-1] if parts else None
+    if last is None or last.timings is None or last.seed is None:
+        raise _no_reason()
+    return stream_results.Generation(
+        text="".join(p.text for p in parts),
+        tokens=tuple(token for p in parts for token in p.tokens),
+        log_probabilities=tuple(value for p in parts for value in p.log_probabilities),
+        reason=last.reason,
+        timings=last.timings,
+        seed=last.seed,
+        notice=_notice(p.notice for p in parts),
+    )
+
+
+def translation_part(reply: pb.TranslateReply) -> stream_results.TranslationPart:
+    """One message of Translate."""
+    return stream_results.TranslationPart(
+        tokens=tuple(reply.tokens),
+        text=reply.text,
+        pieces=tuple(reply.pieces),
+        attention=_rows(reply.attention) if reply.attention else None,
+        source_tokens=tuple(reply.source_tokens),
+        reason=_reason(reply.reason),
+        timings=replies.timings(reply.timings) if reply.reason else None,
+        notice=reply.notice,
+    )
+
+
+def translation(parts: Sequence[stream_results.TranslationPart]) -> stream_results.Translation:
+    """All messages of Translate together."""
+    last = parts[-1] if parts else None
+    if last is None or last.timings is None:
+        raise _no_reason()
+    attention = [p.attention for p in parts if p.attention is not None]
+    return stream_results.Translation(
+        text="".join(p.text for p in parts),
+        tokens=tuple(token for p in parts for token in p.tokens),
+        pieces=tuple(piece for p in parts for piece in p.pieces),
+        attention=_stacked(attention) if attention else None,
+        source_tokens=next((p.source_tokens for p in parts if p.source_tokens), ()),
+        reason=last.reason,
+        timings=last.timings,
+        notice=_notice(p.notice for p in parts),
+    )
+
+
+def prediction(reply: pb.FollowReply) -> stream_results.Prediction:
+    """One message of Follow."""
+    return stream_results.Prediction(
+        position=reply.position,
+        id=reply.id,
+        element=reply.element,
+        labels=replies.labels(reply.labels),
+        computed_elements=reply.computed_elements,
+        timings=replies.timings(reply.timings),
+        notice=reply.notice,
+    )
+
+
+def _reason(reason: pb.StopReason) -> str:
+    """The reason's last word; empty where there is none, UNKNOWN for one that this client does not know."""
+    if reason == pb.STOP_REASON_UNSPECIFIED:
+        return ""
+    known = reason in pb.StopReason.values()
+    return pb.StopReason.Name(reason).removeprefix("STOP_REASON_") if known else "UNKNOWN"
+
+
+def _no_reason() -> ServerFailure:
+    return ServerFailure("the stream ended without a reason: its last message is missing")
+
+
+def _notice(notices: Iterable[str]) -> str:
+    return next(filter(None, notices), "")
+
+
+def _rows(rows: Iterable[pb.AttentionRow]) -> npt.NDArray[np.float32]:
+    return _stacked([np.array(row.weights, np.float32)[None] for row in rows])
+
+
+def _stacked(rows: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    try:
+        return np.concatenate(rows)
+    except ValueError as error:
+        raise ServerFailure(f"attention: rows of unequal length came: {error}") from error

@@ -1,0 +1,118 @@
+"""The streams of the fake server: what a test scripts, and a Follow that reads words as the real one does."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from lockstep.v1 import sequences_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LAST = pb.Timings(
+    queue_seconds=0.25, compute_seconds=0.5, steps=4, batch_rows=2.5, prefill_seconds=0.125,
+    first_token_seconds=0.375,
+)  # fmt: skip
+GENERATED = (
+    pb.GenerateReply(tokens=[4, 5], text="ab", log_probabilities=[-0.5, -0.25], notice="alone"),
+    pb.GenerateReply(tokens=[6], text="\nc", log_probabilities=[-1]),
+    pb.GenerateReply(tokens=[7], text="d", log_probabilities=[-2], reason=2, timings=LAST, seed=11),
+)
+TRANSLATED = (
+    pb.TranslateReply(
+        tokens=[8],
+        text="un",
+        pieces=["un"],
+        source_tokens=["a", "man"],
+        attention=[pb.AttentionRow(weights=[0.75, 0.25])],
+    ),
+    pb.TranslateReply(
+        tokens=[9, 3],
+        text=" homme",
+        pieces=["homme", "</s>"],
+        attention=[pb.AttentionRow(weights=[0.25, 0.75]), pb.AttentionRow(weights=[0.5, 0.5])],
+        reason=1,
+        timings=LAST,
+    ),
+)
+
+
+@dataclass
+class Streams:
+    """Scripts of the streams, played in turn: messages, failures, and events to wait for."""
+
+    generated: list[Any] = field(default_factory=lambda: list(GENERATED))
+    translated: list[Any] = field(default_factory=lambda: list(TRANSLATED))
+    followed: list[Any] = field(default_factory=list)
+    """Comes before the predictions."""
+    heard: list[Any] = field(default_factory=list)
+    """What followers sent."""
+    steps: bool = True
+    """Whether a Follow computes one element for each, or the whole prefix again."""
+    longest: int = 1 << 30
+    step_s: float = 0.001
+    left: threading.Event = field(default_factory=threading.Event)
+    """A stream was cancelled by its client."""
+
+    def generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+        return self._play(self.generated, context)
+
+    def translate(self, request: pb.TranslateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+        return self._play(self.translated, context)
+
+    def follow(self, requests: Iterator[pb.FollowRequest], context: grpc.ServicerContext) -> Iterator[Any]:
+        over = self._watch(context)
+        yield from self._play(self.followed, context)
+        for position, element in enumerate(self._elements(requests), start=1):
+            if position > self.longest:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"longer than {self.longest} elements")
+            yield self._prediction(position, element)
+        over.set()
+
+    def _watch(self, context: grpc.ServicerContext) -> threading.Event:
+        """To be set at the stream's own end; what ends before that was left."""
+        over = threading.Event()
+        context.add_callback(lambda: over.is_set() or self.left.set())
+        return over
+
+    def _play(self, script: list[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        over = self._watch(context)
+        for one in script:
+            if isinstance(one, threading.Event):
+                while context.is_active() and not one.wait(0.01):
+                    pass
+            elif hasattr(one, "end"):
+                over.set()
+                one.end(context)
+            else:
+                yield one
+        over.set()
+
+    def _elements(self, requests: Iterator[pb.FollowRequest]) -> Iterator[str]:
+        held = ""
+        for request in requests:
+            self.heard.append(request)
+            if request.WhichOneof("message") == "ids":
+                yield from (f"#{one}" for one in request.ids.ids)
+            held += request.text
+            *whole, held = held.split(" ") if not request.flush else (*held.split(" "), "")
+            yield from filter(None, whole)
+        yield from filter(None, [held])
+
+    def _prediction(self, position: int, element: str) -> pb.FollowReply:
+        computed = 1 if self.steps else position
+        return pb.FollowReply(
+            position=position,
+            id=position + 10,
+            element=element,
+            labels=[
+                pb.Label(name="positive", index=1, probability=0.75),
+                pb.Label(name="negative", probability=0.25),
+            ],
+            computed_elements=computed,
+            timings=pb.Timings(compute_seconds=self.step_s * computed, steps=1, batch_rows=1),
+        )
