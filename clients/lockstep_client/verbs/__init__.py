@@ -1,0 +1,1 @@
+"""The verbs of the `lockstep` command. Each imports what takes time when it is called."""
