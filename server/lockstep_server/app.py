@@ -10,6 +10,7 @@ from .errors import LoadError
 from .host import Host
 from .metrics import Metrics, MetricsServer
 from .rpc.calls import Calls
+from .rpc.pacing import Pacer
 from .rpc.served import Directory
 from .rpc.server import Health, Server
 from .settings import Settings  # noqa: TC001
@@ -33,8 +34,9 @@ class App:
         self._health = Health()
         self.directory = Directory(self.metrics, host.device, self._health.update)
         self.calls = Calls(self._transport.send, self.directory)
+        pacer = Pacer(self._transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
-            settings, self.metrics, self.directory, self.calls, self._transport.send, self._health
+            settings, self.metrics, self.directory, self.calls, self._transport.send, pacer, self._health
         )
         self._pages: MetricsServer | None = None
         self.port = 0
@@ -90,6 +92,7 @@ def _host_config(settings: Settings) -> port.HostConfig:
         batching=settings.batching,
         max_run_s=settings.max_run_ms / 1000,
         tokenizer_workers=settings.tokenizer_workers,
+        stalled_s=settings.max_stall_s,
         selected=tuple(name.strip() for name in settings.only.split(",") if name.strip()),
     )
 

@@ -6,6 +6,7 @@ below, and `rpc/status.py` holds the one table that turns a meaning into a gRPC 
 
 from __future__ import annotations
 
+import secrets
 from enum import Enum
 
 _LONGEST_TOLD = 400
@@ -92,6 +93,12 @@ def unavailable(why: str, retry_after_s: float = 1.0) -> ServingError:
 
 def deadline_passed(where: str) -> ServingError:
     return ServingError(Meaning.DEADLINE, f"the deadline passed {where}")
+
+
+def failed(model: str) -> ServingError:
+    """What callers are told of a failure that is ours: where to find it in the log, no internals."""
+    log_id = secrets.token_hex(4)
+    return ServingError(Meaning.FAILED, f"model {model} failed on this request (log id {log_id})")
 
 
 class LoadError(Exception):

@@ -16,26 +16,27 @@ import numpy as np
 
 from . import port
 from .errors import LoadError, ServingError, bad_input, in_field, unavailable
-from .loading import Loader, described
+from .loading import STEP_SUFFIX, Loader, described
 from .models import repository
 from .models.gate import Gate
 from .models.measure import measure
 from .models.session import choose_device
 from .oneshot.engine import OneShotEngine
 from .oneshot.request import Request
+from .stepwise.engine import StepEngine
 from .text.tokenizer import Encoded, TokenizerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .loading import Loaded
+    from .loading import Face
     from .models.datatypes import Arrays
     from .models.repository import Found
 
 log = logging.getLogger(__name__)
 
 Accepted = dict[OneShotEngine, list[tuple[Request, "Arrays"]]]
-"""Requests on their way into the engines' queues."""
+"""One-shot requests on their way into the engines' queues."""
 
 _UNLOAD_S = 10.0
 """How long an unloading model may take to answer what it holds."""
@@ -50,13 +51,14 @@ class Host:
         self.device = choose_device(config.device)
         self._gate = Gate(self.device, _permits(self.device), config.max_run_s)
         self._preparing = Loader(config, self._root, self.device, self._gate)
-        self._loaded: dict[tuple[str, int], Loaded] = {}
-        self._engine_of: dict[int, OneShotEngine] = {}
+        self._faces: dict[tuple[str, int], Face] = {}
+        self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
         self._reading: set[int] = set()  # keys whose text is with the tokenizers
         self._pool = TokenizerPool(config.tokenizer_workers)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._report: Callable[[port.News], None] = lambda _: None
         self._stopping = threading.Event()
+        self._flush_s = 0.0
 
     # --- the port -----------------------------------------------------------------------------------
 
@@ -88,61 +90,103 @@ class Host:
                     self._watch(self._loader.submit(self._reload, name), name, "load")
                 case port.Unload(name):
                     self._watch(self._loader.submit(self._unload, name), name, "unload")
-                case port.Credit():
-                    pass  # one-shot answers are one message: there is nothing to pause
+                case port.Read():
+                    self._read(message)
+                case port.Credit(key, n):
+                    if isinstance(engine := self._engine_of.get(key), StepEngine):
+                        engine.credit(key, n)
+                case port.Leave(name, version, sequence):
+                    self._leave(name, version, sequence)
+                case port.Pace(flush_s):
+                    self._flush_s = flush_s
+                    for face in list(self._faces.values()):
+                        if isinstance(face.engine, StepEngine):
+                            face.engine.pace(flush_s)
         self._queue(accepted)
 
     def stop(self, within_s: float) -> None:
         self._stopping.set()
         self._loader.shutdown(wait=False, cancel_futures=True)
-        for loaded in list(self._loaded.values()):
-            loaded.engine.stop(within_s)
+        for face in list(self._faces.values()):
+            face.engine.stop(within_s)
         self._pool.close()
 
     # --- requests -----------------------------------------------------------------------------------
 
     def _submit(self, submit: port.Submit, accepted: Accepted) -> None:
-        loaded = self._loaded.get((submit.model, submit.version))
-        if loaded is None:
+        face = self._faces.get((submit.model, submit.version))
+        if face is None:
             self._refuse(submit, unavailable(f"model {submit.model!r} is being unloaded"))
         elif submit.text is None:
-            self._accept(submit, loaded, submit.inputs, (), accepted)
-        elif loaded.vocabulary is None:
-            self._refuse(
-                submit, bad_input(submit.field, f"model {submit.model!r} has no tokenizer; send ids")
-            )
+            self._accept(submit, face, submit.inputs, (), accepted)
         else:
-            self._reading.add(submit.key)
-            self._pool.encode(
-                loaded.vocabulary, submit.text, lambda encoded: self._encoded(submit, loaded, encoded)
-            )
+            self._tokenize(submit, face, lambda encoded: self._encoded(submit, face, encoded))
 
-    def _encoded(self, submit: port.Submit, loaded: Loaded, encoded: Encoded | Exception) -> None:
-        try:
-            self._reading.remove(submit.key)
-        except KeyError:  # cancelled meanwhile
+    def _tokenize(
+        self, message: port.Submit | port.Read, face: Face, done: Callable[[Encoded], None]
+    ) -> None:
+        """Hand the text to the tokenizers; `done` is called on one of their threads, unless the
+        request is cancelled or its text has no ids."""
+        if face.vocabulary is None:
+            why = f"model {message.model!r} has no tokenizer; send ids"
+            self._refuse(message, bad_input(message.field, why))
             return
-        if isinstance(encoded, Exception):
-            self._refuse(submit, bad_input(submit.field, f"the text cannot be tokenized: {encoded}"))
-        elif not encoded.ids:
+
+        def told(encoded: Encoded | Exception) -> None:
+            try:
+                self._reading.remove(message.key)
+            except KeyError:  # cancelled meanwhile
+                return
+            if isinstance(encoded, Exception):
+                self._refuse(message, bad_input(message.field, f"the text cannot be tokenized: {encoded}"))
+            else:
+                done(encoded)
+
+        assert message.text is not None
+        self._reading.add(message.key)
+        self._pool.encode(face.vocabulary, message.text, told)
+
+    def _encoded(self, submit: port.Submit, face: Face, encoded: Encoded) -> None:
+        may_be_empty = face.card.steps and face.card.manifest.task == "generate"
+        if not encoded.ids and not may_be_empty:
             self._refuse(submit, bad_input(submit.field, "the text has no tokens; send at least one word"))
+            return
+        inputs = {face.card.text_input: np.array([encoded.ids], np.int64)}
+        accepted: Accepted = {}
+        self._accept(submit, face, inputs, tuple(encoded.tokens) if submit.tokens else (), accepted)
+        self._queue(accepted)
+
+    def _read(self, read: port.Read) -> None:
+        face = self._faces.get((read.model, read.version))
+        if face is None:
+            self._refuse(read, unavailable(f"model {read.model!r} is being unloaded"))
+        elif read.text is not None:
+            self._tokenize(read, face, lambda encoded: self._told(read, encoded))
         else:
-            inputs = {loaded.card.text_input: np.array([encoded.ids], np.int64)}
-            accepted: Accepted = {}
-            self._accept(submit, loaded, inputs, tuple(encoded.tokens) if submit.tokens else (), accepted)
-            self._queue(accepted)
+            names = face.vocabulary.names(read.ids) if face.vocabulary else [""] * len(read.ids)
+            self._told(read, Encoded(list(read.ids), names))
+
+    def _told(self, read: port.Read, encoded: Encoded) -> None:
+        ids = {"ids": np.array(encoded.ids, np.int64)}
+        event = port.Event(read.key, ids, tokens=tuple(encoded.tokens))
+        self._report(port.Events(read.model, read.version, [event]))
 
     def _accept(
-        self, submit: port.Submit, loaded: Loaded, inputs: Arrays, tokens: tuple[str, ...], accepted: Accepted
+        self, submit: port.Submit, face: Face, inputs: Arrays, tokens: tuple[str, ...], accepted: Accepted
     ) -> None:
         """Put a request among those `accepted` for its engine, or refuse it."""
+        engine = face.engine
+        if isinstance(engine, StepEngine):
+            self._engine_of[submit.key] = engine
+            engine.submit(submit, inputs, tokens)
+            return
         try:
-            request = Request(submit, submit.measure or measure(loaded.card, inputs), tokens)
+            request = Request(submit, submit.measure or measure(face.card, inputs), tokens)
         except ServingError as error:
             self._refuse(submit, in_field(error, submit.field))
             return
-        self._engine_of[submit.key] = loaded.engine
-        accepted.setdefault(loaded.engine, []).append((request, inputs))
+        self._engine_of[submit.key] = engine
+        accepted.setdefault(engine, []).append((request, inputs))
 
     def _queue(self, accepted: Accepted) -> None:
         """Hand each engine what was accepted for it, all at once: one wake-up."""
@@ -150,7 +194,12 @@ class Host:
             engine.submit(requests)
         accepted.clear()
 
-    def _refuse(self, submit: port.Submit, error: ServingError) -> None:
+    def _leave(self, name: str, version: int, sequence: port.SequenceId) -> None:
+        face = self._faces.get((name, version))
+        if face is not None and isinstance(face.engine, StepEngine):
+            face.engine.leave(sequence)
+
+    def _refuse(self, submit: port.Submit | port.Read, error: ServingError) -> None:
         self._report(port.Events(submit.model, submit.version, [port.Event(submit.key, None, error)]))
 
     def _cancel(self, key: int) -> None:
@@ -166,16 +215,14 @@ class Host:
 
     # --- loading ------------------------------------------------------------------------------------
 
-    def _tell(self, found: Found, state: str, reason: str = "", loaded: Loaded | None = None) -> None:
-        card = loaded.card if loaded else None
-        costs = loaded.engine.costs.to_dict() if loaded else None
-        self._report(port.ModelUpdate(found.name, found.version, state, reason, card, costs))
+    def _tell(self, found: Found, state: str, reason: str = "") -> None:
+        self._report(port.ModelUpdate(found.name, found.version, state, reason))
 
     def _load(self, found: Found) -> None:
         if self._stopping.is_set():
             return
         try:
-            loaded = self._preparing.prepare(found, self._from_engine)
+            faces = self._preparing.prepare(found, self._from_engine)
         except LoadError as error:
             log.error("model %s/%d is not served: %s", found.name, found.version, error)
             self._tell(found, "UNAVAILABLE", str(error))
@@ -183,10 +230,17 @@ class Host:
             log.exception("model %s/%d is not served", found.name, found.version)
             self._tell(found, "UNAVAILABLE", f"{type(error).__name__}; see the server's log")
         else:
-            loaded.engine.start()
-            self._loaded[found.name, found.version] = loaded
-            log.info("model %s/%d is ready%s", found.name, found.version, described(loaded.card))
-            self._tell(found, "READY", loaded=loaded)
+            for face in faces:
+                self._serve(face)
+
+    def _serve(self, face: Face) -> None:
+        card = face.card
+        if isinstance(face.engine, StepEngine):
+            face.engine.pace(self._flush_s)
+        face.engine.start()
+        self._faces[card.name, card.version] = face
+        log.info("model %s/%d is ready%s", card.name, card.version, described(card))
+        self._report(port.ModelUpdate(card.name, card.version, "READY", "", card, face.costs()))
 
     def _reload(self, name: str) -> None:
         found = repository.find_model(self._root, name)
@@ -196,28 +250,28 @@ class Host:
             self._retire(one.name, one.version)
             self._tell(one, "LOADING")
             self._load(one)
-        failed = [one for one in found if (one.name, one.version) not in self._loaded]
+        failed = [one for one in found if (one.name, one.version) not in self._faces]
         if len(failed) == len(found):
             raise LoadError(
                 f"no version of {name!r} could be loaded; see the repository index for the reasons"
             )
 
     def _unload(self, name: str) -> None:
-        versions = [version for model, version in list(self._loaded) if model == name]
+        versions = [version for model, version in list(self._faces) if model == name]
         if not versions:
             raise LoadError(f"model {name!r} is not loaded")
         for version in versions:
             self._retire(name, version)
 
     def _retire(self, name: str, version: int) -> None:
-        """Take a version out of service, once what it holds has ended."""
-        loaded = self._loaded.get((name, version))
-        if loaded is None:
-            return
-        self._report(port.ModelUpdate(name, version, "UNLOADING"))
-        del self._loaded[name, version]
-        loaded.engine.stop(_UNLOAD_S)
-        self._report(port.ModelUpdate(name, version, "UNAVAILABLE", "it was unloaded"))
+        """Take a version out of service, all its faces, once what it holds has ended."""
+        keys = [key for key in ((name + STEP_SUFFIX, version), (name, version)) if key in self._faces]
+        faces = [self._faces.pop(key) for key in keys if self._faces[key].card.model == name]
+        for face in faces:
+            self._report(port.ModelUpdate(face.card.name, version, "UNLOADING"))
+        for face in faces:
+            face.engine.stop(_UNLOAD_S)
+            self._report(port.ModelUpdate(face.card.name, version, "UNAVAILABLE", "it was unloaded"))
 
     def _watch(self, done: Future[None], name: str, verb: str) -> None:
         def tell(future: Future[None]) -> None:

@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import port, selftest
+from . import port, selftest, selftest_steps
 from .errors import LoadError
 from .models import repository
 from .models.card import make_card
 from .models.costs import CostModel
 from .models.gate import Share
 from .models.session import RUNTIME_VERSION, Session
+from .models.step_card import make_step_card
 from .oneshot.engine import OneShotEngine
+from .stepwise.engine import StepEngine
 from .text.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
@@ -33,13 +35,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+STEP_SUFFIX = ".step"
+"""A second face is a model of its own on the tensor API."""
+
+
 @dataclass(eq=False)
-class Loaded:
-    """A model version that serves."""
+class Face:
+    """One way to ask a model version that serves."""
 
     card: Card
-    engine: OneShotEngine
-    vocabulary: Vocabulary | None
+    engine: OneShotEngine | StepEngine
+    vocabulary: Vocabulary | None  # of what it reads
+
+    def costs(self) -> dict[str, Any] | None:
+        return self.engine.costs.to_dict() if isinstance(self.engine, OneShotEngine) else None
 
 
 class Loader:
@@ -48,8 +57,8 @@ class Loader:
     def __init__(self, config: port.HostConfig, root: Path, device: str, gate: Gate) -> None:
         self._config, self._root, self._device, self._gate = config, root, device, gate
 
-    def prepare(self, found: Found, report: Callable[[port.Events], None]) -> Loaded:
-        """Everything up to an engine that can be started.
+    def prepare(self, found: Found, report: Callable[[port.Events], None]) -> list[Face]:
+        """Everything up to engines that can be started: one for each face.
 
         Raises:
             LoadError: the model cannot be served; names file, key and remedy.
@@ -61,7 +70,22 @@ class Loader:
                 f"{found.manifest_file}: default_version: there is no version {manifest.default_version};"
                 f" write one of {', '.join(map(str, versions))}"
             )
-        sessions = self._sessions(found, manifest)
+        faces = []
+        if manifest.stepwise is None or found.has_oneshot():
+            faces.append(self._oneshot(found, manifest, versions, report))
+        if manifest.stepwise is not None:
+            faces.append(self._stepwise(found, manifest, versions, report, faces[0] if faces else None))
+        return faces
+
+    def _oneshot(
+        self,
+        found: Found,
+        manifest: Manifest,
+        versions: tuple[int, ...],
+        report: Callable[[port.Events], None],
+    ) -> Face:
+        file = found.graph_file()
+        sessions = [self._session(file, manifest) for _ in range(manifest.instances.count)]
         card = make_card(found.name, found.version, sessions[0].graph, manifest, str(found.manifest_file))
         card = replace(card, provider=sessions[0].provider, versions=versions)
         vocabulary = _vocabulary(found, card)
@@ -71,13 +95,41 @@ class Loader:
             card, batched=verdict.batched, deterministic=verdict.deterministic, notice=_told(card, verdict)
         )
         engine = OneShotEngine(card, sessions, costs, self._gate, report, batching=self._config.batching)
-        return Loaded(card, engine, vocabulary)
+        return Face(card, engine, vocabulary)
 
-    def _sessions(self, found: Found, manifest: Manifest) -> list[Session]:
-        file = found.graph_file()
-        return [
-            Session(file, self._device, manifest.instances.threads) for _ in range(manifest.instances.count)
-        ]
+    def _stepwise(
+        self,
+        found: Found,
+        manifest: Manifest,
+        versions: tuple[int, ...],
+        report: Callable[[port.Events], None],
+        oneshot: Face | None,
+    ) -> Face:
+        assert manifest.stepwise is not None
+        session = self._session(found.graph_file(manifest.stepwise.graph, "stepwise.graph"), manifest)
+        prefill = None
+        if manifest.prefill is not None:
+            prefill = self._session(found.graph_file(manifest.prefill.graph, "prefill.graph"), manifest)
+        name = found.name + STEP_SUFFIX if oneshot else found.name
+        file = str(found.manifest_file)
+        graph = prefill.graph if prefill else None
+        card = make_step_card(name, found.version, session.graph, graph, manifest, file)
+        card = replace(card, provider=session.provider, versions=versions, model=found.name)
+        reads = oneshot.vocabulary if oneshot else _vocabulary(found, card)
+        makes = _target(found, card) or reads
+        share = Share(f"{name}/{found.version} loading")
+        with self._gate.turn(share, 0.0):
+            other = (oneshot.card, self._session(found.graph_file(), manifest)) if oneshot else None
+            verdict = selftest_steps.check(card, session, prefill, other)
+        card = selftest_steps.judged(card, verdict)
+        engine = StepEngine(
+            card, session, prefill, makes, self._gate, report,
+            stalled_s=self._config.stalled_s, batching=self._config.batching,
+        )  # fmt: skip
+        return Face(card, engine, reads)
+
+    def _session(self, file: Path, manifest: Manifest) -> Session:
+        return Session(file, self._device, manifest.instances.threads)
 
     def _judge(
         self, found: Found, session: Session, card: Card, share: Share
@@ -94,13 +146,12 @@ class Loader:
 
 
 def _vocabulary(found: Found, card: Card) -> Vocabulary | None:
+    """Of what the model reads: the source of a translator, the words of a classifier."""
     text = card.manifest.text
     if text is None:
         return None
-    try:
-        vocabulary = Vocabulary(found.beside_manifest(text.source, "text.source"))
-    except LoadError as error:
-        raise LoadError(f"{found.manifest_file}: text.source: {error}") from error
+    vocabulary = _open(found, text.source, "text.source")
+    card = card.prefill or card
     tokens = card.input(card.text_input)
     if tokens and tokens.words.range and vocabulary.size > tokens.words.range[1]:
         raise LoadError(
@@ -110,6 +161,19 @@ def _vocabulary(found: Found, card: Card) -> Vocabulary | None:
     return vocabulary
 
 
+def _target(found: Found, card: Card) -> Vocabulary | None:
+    """Of what the model makes, where that is another than what it reads."""
+    text = card.manifest.text
+    return _open(found, text.target, "text.target") if text is not None and text.target else None
+
+
+def _open(found: Found, name: str, key: str) -> Vocabulary:
+    try:
+        return Vocabulary(found.beside_manifest(name, key))
+    except LoadError as error:
+        raise LoadError(f"{found.manifest_file}: {key}: {error}") from error
+
+
 def _told(card: Card, verdict: selftest.Verdict) -> str:
     """What callers should know: a manifest asks for batching and the self-test found against it."""
     return f"not batched: {verdict.reason}" if verdict.reason and card.manifest.written else ""
@@ -117,6 +181,7 @@ def _told(card: Card, verdict: selftest.Verdict) -> str:
 
 def described(card: Card) -> str:
     kind = "batched" if card.batched else "one request a run"
+    kind = f"step by step, {kind}" if card.steps else kind
     return f" ({kind}{', bit for bit' if card.deterministic else ''})" + (
         f"; {card.notice}" if card.notice else ""
     )

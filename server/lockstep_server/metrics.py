@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .tally import Distribution, Family, Number
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SHORT_SECONDS = (0.0001, 0.00025, *_SECONDS[:-3])
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_STATES = ("running", "waiting", "idle")
 _LENGTHS = (16, 64, 256, 1024)
 
 
@@ -74,6 +76,18 @@ class Metrics:
             _SECONDS, "model", "face", "length",
         )  # fmt: skip
         self.batch_rows = histogram("lockstep_batch_rows", "Rows in a run.", _ROWS, "model", "face")
+        self.tokens = counter("lockstep_tokens_total", "Tokens made and handed to streams.", "model")
+        self.first_token_seconds = histogram(
+            "lockstep_first_token_seconds",
+            "Seconds from acceptance to a stream's first token.",
+            _SECONDS,
+            "model",
+        )
+        self.inter_token_seconds = histogram(
+            "lockstep_inter_token_seconds", "Seconds between two tokens of a stream.", _SHORT_SECONDS, "model"
+        )
+        self.sequences = gauge("lockstep_sequences", "Step-wise sequences, by state.", "model", "state")
+        self.slots = gauge("lockstep_slots", "Sequences that may be alive at one time.", "model")
         self.elements = counter("lockstep_elements_total", "Real elements computed.", "model")
         self.padded = counter(
             "lockstep_padded_elements_total", "Elements paid for: rows times longest.", "model"
@@ -108,21 +122,51 @@ class Metrics:
 class ModelMeters:
     """The children of one model version, looked up once."""
 
-    def __init__(self, metrics: Metrics, model: str, version: int, device: str) -> None:
+    def __init__(
+        self, metrics: Metrics, model: str, version: int, device: str, face: str = "oneshot", slots: int = 0
+    ) -> None:
         self._metrics, self._labels = metrics, (model, str(version))
         self._by_method: dict[str, tuple[Number, Distribution]] = {}
         self._outcomes: dict[tuple[str, str], Number] = {}
-        self.queue = metrics.queue_seconds.labels(model, "oneshot")
+        self.queue = metrics.queue_seconds.labels(model, face)
         self.compute = {
-            label: metrics.compute_seconds.labels(model, "oneshot", label)
+            label: metrics.compute_seconds.labels(model, face, label)
             for label in (*map(str, _LENGTHS), "more")
         }
-        self.rows = metrics.batch_rows.labels(model, "oneshot")
+        self._rows: dict[str, Distribution] = {}
         self.elements = metrics.elements.labels(model)
         self.padded = metrics.padded.labels(model)
         self.depth = metrics.queue_depth.labels(model)
         self.wait = metrics.estimated_wait.labels(model)
         self.gate_wait = metrics.gate_wait.labels(device)
+
+        if slots:
+            self._sequences = [metrics.sequences.labels(model, state) for state in _STATES]
+            self._tokens = metrics.tokens.labels(model)
+            self._first_token = metrics.first_token_seconds.labels(model)
+            self._inter_token = metrics.inter_token_seconds.labels(model)
+            metrics.slots.labels(model).set(slots)
+
+    def rows(self, face: str) -> Distribution:
+        """Of runs of one face: a step-wise model's prompts are runs of their own."""
+        if face not in self._rows:
+            self._rows[face] = self._metrics.batch_rows.labels(self._labels[0], face)
+        return self._rows[face]
+
+    def populated(self, sequences: Sequence[int]) -> None:
+        """How many sequences run, wait and idle."""
+        for gauge, count in zip(self._sequences, sequences, strict=True):
+            gauge.set(count)
+
+    def began(self, tokens: int, seconds: float) -> None:
+        """A stream's first chunk, `seconds` after it was accepted."""
+        self._first_token.observe(seconds)
+        self._tokens.inc(tokens)
+
+    def said(self, tokens: int, seconds: float) -> None:
+        """A later chunk, of tokens `seconds` apart."""
+        self._inter_token.observe(seconds, tokens)
+        self._tokens.inc(tokens)
 
     def accepted(self, method: str) -> None:
         self._method(method)[0].inc()

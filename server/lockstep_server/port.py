@@ -1,8 +1,8 @@
 """The seam between the gRPC side and the engines: plain data, fit to cross a process.
 
-In go `Submit`, `Cancel`, `Credit`, `Load` and `Unload`; out comes one `Events` for each batch or
-step, and a `ModelUpdate` whenever a model changes its state. Times are seconds of
-`time.monotonic()`, which all processes of one machine share.
+In go `Submit`, `Read`, `Cancel`, `Credit`, `Leave`, `Pace`, `Load` and `Unload`; out comes one
+`Events` for each batch or step, and a `ModelUpdate` whenever a model changes its state. Times are
+seconds of `time.monotonic()`, which all processes of one machine share.
 """
 
 from __future__ import annotations
@@ -19,8 +19,36 @@ if TYPE_CHECKING:
     from .models.measure import Measure
 
 
+class Decode(NamedTuple):
+    """How an autoregressive sequence goes on: the server chooses each element and feeds it back."""
+
+    max_tokens: int | None = None  # none: the model's own limit
+    temperature: float = 1.0  # 0: greedy
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    log_probabilities: bool = False
+    attention: bool = False  # each token's row of attention, and the pieces of text
+
+
+class Feed(NamedTuple):
+    """One step of a fed sequence: the caller sends each element."""
+
+    sequence: SequenceId
+    start: bool = False  # a live sequence of this id ends, and a new one begins
+    end: bool = False  # the sequence ends after this step
+
+
+SequenceId = int | str | tuple[str, int]
+"""As callers give it; a pair for those that the server gives itself."""
+
+
 class Submit(NamedTuple):
-    """One request. Answered by exactly one `Event` with the same key, or ended by a `Cancel`."""
+    """One request. Answered by exactly one `Event` with the same key, or ended by a `Cancel`.
+
+    An autoregressive one gets `Chunk`s before its event.
+    """
 
     key: int  # unique for the sender, for ever
     model: str
@@ -35,7 +63,18 @@ class Submit(NamedTuple):
     deadline: float | None = None  # no run starts after it
     caller: str = ""  # who shares the queue fairly with the other callers
     measure: Measure | None = None  # of the inputs; None where they are text
-    parameters: Mapping[str, Any] = {}  # how a sequence is to be sampled, continued, ended
+    how: Decode | Feed | None = None  # none: one-shot
+
+
+class Read(NamedTuple):
+    """Turn text into ids and tokens, or ids into tokens. Answered as a `Submit` is: ids in the outputs."""
+
+    key: int
+    model: str
+    version: int
+    text: str | None
+    ids: tuple[int, ...] = ()
+    field: str = ""
 
 
 class Cancel(NamedTuple):
@@ -45,10 +84,24 @@ class Cancel(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """The reader took `n` messages of a stream: flow control for step-wise answers."""
+    """The reader took `n` chunks of a stream: flow control for step-wise answers."""
 
     key: int
     n: int
+
+
+class Leave(NamedTuple):
+    """The caller of a fed sequence has gone: its slot is free."""
+
+    model: str
+    version: int
+    sequence: SequenceId
+
+
+class Pace(NamedTuple):
+    """How long chunks may be held back, in seconds; 0: not at all."""
+
+    flush_s: float
 
 
 class Load(NamedTuple):
@@ -63,7 +116,10 @@ class Unload(NamedTuple):
     model: str
 
 
-Message = Submit | Cancel | Credit | Load | Unload
+Message = Submit | Read | Cancel | Credit | Leave | Pace | Load | Unload
+
+CREDITS = 32
+"""Chunks that a stream may have on their way to its reader."""
 
 
 class Timings(NamedTuple):
@@ -73,20 +129,35 @@ class Timings(NamedTuple):
     compute_s: float  # the whole of the runs it took part in
     steps: int = 1
     rows: float = 1.0  # rows in those runs, the mean
+    prefill_s: float = 0.0  # the run that took the prompt or the source in
+    first_token_s: float = 0.0  # accepted -> the first token
 
 
 NO_TIMINGS = Timings(0.0, 0.0, 0, 0.0)
 
 
 class Event(NamedTuple):
-    """What became of a request: outputs, or tokens, or an error."""
+    """What became of a request: outputs, or an error. Nothing comes after it."""
 
     key: int
     outputs: Arrays | None
     error: ServingError | None = None
     timings: Timings = NO_TIMINGS
-    length: int = 0  # elements that the model read
+    length: int = 0  # elements that the model read, or made
     tokens: tuple[str, ...] = ()
+    reason: str = ""  # why a decoding ended: "end", "length" or "stop"
+
+
+class Chunk(NamedTuple):
+    """Every token of one stream that was ready."""
+
+    key: int
+    ids: Sequence[int]
+    text: str
+    log_probabilities: Sequence[float] = ()
+    attention: Sequence[Any] = ()  # a row of weights for each token
+    pieces: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()  # what the attention is over; in the first chunk
 
 
 class Run(NamedTuple):
@@ -100,15 +171,27 @@ class Run(NamedTuple):
     compute_s: float  # the session
     output_s: float  # cutting back
     gate_wait_s: float
+    face: str = "oneshot"  # or "stepwise", or "prefill"
+
+
+class Population(NamedTuple):
+    """The sequences of a step-wise model."""
+
+    running: int
+    waiting: int
+    idle: int  # fed ones between two elements, and those whose reader has stopped
 
 
 class Events(NamedTuple):
-    """All that one batch or step has to say, in one crossing."""
+    """All that one batch or step has to say, in one crossing. Chunks come before events."""
 
     model: str
     version: int
-    events: list[Event]
-    runs: tuple[Run, ...] = ()
+    events: Sequence[Event]
+    runs: Sequence[Run] = ()
+    chunks: Sequence[Chunk] = ()
+    sequences: Population | None = None
+    sent: float = 0.0
 
 
 class ModelUpdate(NamedTuple):
@@ -144,6 +227,7 @@ class HostConfig:
     max_run_s: float = 0.020
     tokenizer_workers: int = 1
     selected: tuple[str, ...] = field(default=())
+    stalled_s: float = 30.0  # a stream whose reader takes nothing for this long is ended
 
 
 class Host(Protocol):

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import ServingError
-from .models import datatypes
+from .models import datatypes, padding
 from .models.card import batchable
 from .models.costs import CostModel
-from .models.measure import Measure
-from .oneshot import padding
+from .models.measure import Measure, measure
 from .oneshot.request import Part, Request
 from .port import Submit
 
@@ -68,7 +67,7 @@ def check(session: Session, card: Card, seed: int = 0) -> Verdict:
     try:
         return _compare_all(session, card, np.random.default_rng(seed))
     except Exception as error:  # whatever the graph may do with random input
-        return Verdict(batched=False, reason=f"the self-test could not run: {_line(error)}")
+        return Verdict(batched=False, reason=f"the self-test could not run: {line(error)}")
 
 
 def measure_costs(session: Session, card: Card, gate: Gate, share: Share) -> CostModel:
@@ -97,12 +96,10 @@ def _compare_all(session: Session, card: Card, rng: np.random.Generator) -> Verd
         together = _answers(session, card, parts)
         for alone, shared, part in zip(solo, together, parts, strict=True):
             for name in alone:
-                difference, same = _difference(alone[name], shared[name])
-                furthest, same_bits = max(furthest, difference), same_bits and same
-                if difference > _tolerance(card, alone[name]):
-                    return Verdict(
-                        batched=False, furthest=furthest, reason=_told(name, difference, part, parts)
-                    )
+                apart, same = difference(alone[name], shared[name])
+                furthest, same_bits = max(furthest, apart), same_bits and same
+                if apart > tolerance(card, alone[name]):
+                    return Verdict(batched=False, furthest=furthest, reason=_told(name, apart, part, parts))
     return Verdict(batched=True, deterministic=same_bits, furthest=furthest)
 
 
@@ -122,7 +119,7 @@ def _check_rows(card: Card, outputs: Mapping[str, Array], rows: int) -> None:
             raise ValueError(f"output {tensor.name!r} has shape {list(shape)} for {rows} rows")
 
 
-def _difference(one: Array, other: Array) -> tuple[float, bool]:
+def difference(one: Array, other: Array) -> tuple[float, bool]:
     """The largest difference relative to max(1, |value|), and whether the bits are the same."""
     if one.shape != other.shape:
         return math.inf, False
@@ -138,7 +135,7 @@ def _difference(one: Array, other: Array) -> tuple[float, bool]:
         return float(np.nanmax(np.abs(a - b) / np.maximum(1.0, np.abs(a)), initial=0.0)), False
 
 
-def _tolerance(card: Card, array: Array) -> float:
+def tolerance(card: Card, array: Array) -> float:
     if card.manifest.tolerance is not None:
         return card.manifest.tolerance
     return 1e-4 if array.dtype.itemsize >= 4 else 2e-2
@@ -162,6 +159,24 @@ def _why_not_batchable(card: Card) -> str:
     if not card.manifest.written:
         return "axis 0 is not one symbol on every tensor; a model.toml that names the batch axes helps"
     return f"no batch_axis in the manifest for {', '.join(without)}; it is served one request a run"
+
+
+@dataclass(frozen=True)
+class ServedAlone:
+    """A graph that takes ids, asked for one row of them."""
+
+    card: Card
+    session: Session
+
+    def answer(self, ids: Sequence[int]) -> Arrays:
+        name = self.card.text_input
+        tensor = self.card.input(name)
+        assert tensor is not None
+        inputs = {name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
+        found = measure(self.card, inputs)
+        submit = Submit(0, self.card.name, self.card.version, inputs)
+        part = Part(Request(submit, found), 0, inputs, 1, found.lengths, found.size, None)
+        return _answers(self.session, self.card, [part])[0]
 
 
 # --- drawing ----------------------------------------------------------------------------------------
@@ -239,6 +254,6 @@ def _measure_cell(
     return rows, part.size, least
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
     text = error.message if isinstance(error, ServingError) else str(error)
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -42,6 +42,12 @@ class Settings:
     max_run_ms: float = _setting(
         20.0, "Longest run planned while another model wants the device.", _ABOVE_ZERO
     )
+    max_flush_ms: float = _setting(
+        20.0, "Longest time that a stream's tokens are held back on a busy server.", click.FloatRange(0)
+    )
+    max_stall_s: float = _setting(
+        30.0, "A stream whose reader takes nothing for this long is ended.", _ABOVE_ZERO
+    )
     max_message_mb: int = _setting(64, "Largest message taken in.", click.IntRange(1, 2047))
     max_stream_inflight: int = _setting(
         1024, "Requests in flight on one stream before its reader waits.", click.IntRange(1)

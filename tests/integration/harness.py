@@ -106,7 +106,7 @@ class Served(Stubs):
 
     def waiting(self, model: str, version: int = 1) -> int:
         """Parts in the model's queue."""
-        return len(self.host._loaded[model, version].engine._queue)
+        return len(self.host._faces[model, version].engine._queue)
 
     def wait_waiting(self, model: str, count: int) -> None:
         wait_until(lambda: self.waiting(model) == count, f"{count} waiting, there are {self.waiting(model)}")
@@ -114,8 +114,12 @@ class Served(Stubs):
     def wait_idle(self) -> None:
         """Until nothing is in flight and nothing is held anywhere."""
         wait_until(lambda: len(self.app.calls) == 0, "no call in flight")
-        for loaded in list(self.host._loaded.values()):
-            wait_until(lambda one=loaded: not one.engine._held and not len(one.engine._queue), "no leftovers")
+        for face in list(self.host._faces.values()):
+            engine = face.engine
+            if face.card.steps:
+                wait_until(lambda one=engine: not one._scheduler.held() and not one._batches, "no leftovers")
+            else:
+                wait_until(lambda one=engine: not one._held and not len(one._queue), "no leftovers")
         wait_until(lambda: not self.host._engine_of and not self.host._reading, "no key left")
 
     def samples(self, name: str, **labels: str) -> dict[tuple[str, ...], float]:

@@ -229,14 +229,11 @@ def test_reflection_may_be_off(tmp_path: Path, serving: Callable[..., Served]) -
         services(serving(reflection=False))
 
 
-def test_what_is_not_built_yet_is_unimplemented(shipped: Served) -> None:
-    with refused(grpc.StatusCode.UNIMPLEMENTED, words="Generate"):
-        list(shipped.sequences.Generate(spb.GenerateRequest(model="sentiment-lstm"), timeout=60))
-    with refused(grpc.StatusCode.UNIMPLEMENTED, words="Translate"):
-        list(shipped.sequences.Translate(spb.TranslateRequest(model="sentiment-lstm"), timeout=60))
-    start = spb.FollowRequest(start=spb.FollowStart(model="sentiment-lstm"))
-    with refused(grpc.StatusCode.UNIMPLEMENTED, words="Follow"):
-        list(shipped.sequences.Follow(iter([start]), timeout=60))
+def test_a_model_is_told_what_it_cannot_do(shipped: Served) -> None:
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise face"):
+        list(shipped.sequences.Generate(spb.GenerateRequest(model="sentiment-bow"), timeout=60))
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise face"):
+        list(shipped.sequences.Translate(spb.TranslateRequest(model="sentiment-bow"), timeout=60))
 
 
 def test_what_triton_has_and_we_have_not_is_unimplemented(shipped: Served) -> None:

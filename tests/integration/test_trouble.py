@@ -88,7 +88,7 @@ def test_a_wait_that_passed_is_told_and_the_others_answer(server: Served) -> Non
         late = send(server, "same", [[1]], timeout=1000)
         others = [send(server, "same", [[i]]) for i in (2, 3)]
         server.wait_waiting("same", 3)
-        engine = server.host._loaded["same", 1].engine
+        engine = server.host._faces["same", 1].engine
         deadline = min(one.submit.deadline for one in engine._held.values() if one.submit.deadline is not None
                        and one.submit.deadline - one.submit.accepted < 0.01)  # fmt: skip
         wait_until(lambda: engine._clock() > deadline, "the time passed")
@@ -126,12 +126,12 @@ def test_an_engine_error_fails_its_own_member_alone(server: Served) -> None:
 def test_a_fault_of_the_session_is_internal_with_a_log_id_and_no_internals(
     server: Served, monkeypatch: Any
 ) -> None:
-    engine = server.host._loaded["mixer", 1].engine
+    engine = server.host._faces["mixer", 1].engine
 
     def broken(*_: Any) -> None:
         raise RuntimeError("secret internals")
 
-    monkeypatch.setattr("lockstep_server.oneshot.padding.stack", broken)
+    monkeypatch.setattr("lockstep_server.models.padding.stack", broken)
     with refused(grpc.StatusCode.INTERNAL, words="log id") as caught:
         server.infer(fakes.floats("mixer", [[1]]))
     monkeypatch.undo()
@@ -228,7 +228,7 @@ def test_one_caller_of_many_does_not_hold_up_another(server: Served) -> None:
         server.wait_waiting("narrow", 25)
         single = infer.future(fakes.floats("narrow", [[2]] * 4), timeout=60)
         server.wait_waiting("narrow", 26)
-        runs: Any = server.host._loaded["narrow", 1].engine
+        runs: Any = server.host._faces["narrow", 1].engine
         report = runs._report
 
         def note(events: Any) -> None:

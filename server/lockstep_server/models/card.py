@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LoadError
 from . import datatypes
-from .manifest import Manifest
+from .manifest import Manifest, State
 from .manifest import Tensor as Words
 
 if TYPE_CHECKING:
@@ -57,8 +57,22 @@ class TensorCard:
 
 
 @dataclass(frozen=True)
+class StateCard:
+    """A tensor carried from step to step: `words` pairs the graph's tensors by name."""
+
+    datatype: str
+    shape: tuple[Axis, ...]
+    words: State
+
+    @property
+    def named(self) -> tuple[int, str] | None:
+        """The axis that varies and the length that it varies with."""
+        return next(iter(self.words.lengths.items()), None)
+
+
+@dataclass(frozen=True)
 class Card:
-    """What a model version takes and gives."""
+    """What one face of a model version takes and gives."""
 
     name: str
     version: int
@@ -71,6 +85,10 @@ class Card:
     platform: str = "onnxruntime_onnx"
     provider: str = "CPUExecutionProvider"
     versions: tuple[int, ...] = ()
+    face: str = "oneshot"
+    model: str = ""  # whose face it is; `name` has a suffix where the model has two
+    states: tuple[StateCard, ...] = ()
+    prefill: Card | None = None
 
     def input(self, name: str) -> TensorCard | None:
         return next((tensor for tensor in self.inputs if tensor.name == name), None)
@@ -78,6 +96,13 @@ class Card:
     @property
     def length_names(self) -> tuple[str, ...]:
         return tuple(self.manifest.lengths)
+
+    def output(self, name: str) -> TensorCard | None:
+        return next((tensor for tensor in self.outputs if tensor.name == name), None)
+
+    @property
+    def steps(self) -> bool:
+        return self.face == "stepwise"
 
     @property
     def batch_first(self) -> bool:
@@ -88,7 +113,7 @@ class Card:
     @property
     def text_input(self) -> str:
         """The input that takes token ids: the role, else the only one that is not generated."""
-        if self.manifest.roles.input:
+        if self.input(self.manifest.roles.input):
             return self.manifest.roles.input
         given = [tensor.name for tensor in self.inputs if not (tensor.words.generated or tensor.optional)]
         return given[0] if len(given) == 1 else ""
@@ -100,13 +125,13 @@ def make_card(name: str, version: int, graph: Graph, manifest: Manifest, file: s
     Raises:
         LoadError: a type that the protocol cannot carry, or a manifest that does not fit the graph.
     """
-    inputs = tuple(_tensor(t, manifest.inputs, f"{file}: inputs") for t in graph.inputs)
-    outputs = tuple(_tensor(t, manifest.outputs, f"{file}: outputs") for t in graph.outputs)
-    _no_strangers(manifest.inputs, graph.inputs, f"{file}: inputs")
-    _no_strangers(manifest.outputs, graph.outputs, f"{file}: outputs")
+    inputs = tuple(checked_tensor(t, manifest.inputs, f"{file}: inputs") for t in graph.inputs)
+    outputs = tuple(checked_tensor(t, manifest.outputs, f"{file}: outputs") for t in graph.outputs)
+    no_strangers(manifest.inputs, graph.inputs, f"{file}: inputs")
+    no_strangers(manifest.outputs, graph.outputs, f"{file}: outputs")
     if not manifest.written:
-        inputs, outputs = _guess_batch_axis(inputs, outputs)
-    card = Card(name, version, manifest, inputs, outputs)
+        inputs, outputs = guess_batch_axis(inputs, outputs)
+    card = Card(name, version, manifest, inputs, outputs, model=name)
     _check_roles(card, file)
     return card
 
@@ -117,7 +142,12 @@ def batchable(card: Card) -> bool:
     return bool(card.inputs) and all(tensor.words.batch_axis is not None for tensor in tensors)
 
 
-def _tensor(tensor: GraphTensor, words: Mapping[str, Words], place: str) -> TensorCard:
+def checked_tensor(tensor: GraphTensor, words: Mapping[str, Words], place: str) -> TensorCard:
+    """A graph's tensor with what the manifest says of it. `place` is named in errors.
+
+    Raises:
+        LoadError: its type cannot travel, or an axis is not as the manifest says.
+    """
     known = datatypes.from_onnx(tensor.onnx_type)
     if known is None:
         raise LoadError(
@@ -147,7 +177,7 @@ def _check_axes(tensor: TensorCard, place: str) -> None:
             )
 
 
-def _no_strangers(words: Iterable[str], tensors: Sequence[GraphTensor], place: str) -> None:
+def no_strangers(words: Iterable[str], tensors: Sequence[GraphTensor], place: str) -> None:
     names = [tensor.name for tensor in tensors]
     for name in words:
         if name not in names:
@@ -182,7 +212,7 @@ def _check_labels(card: Card, outputs: Mapping[str, TensorCard], file: str) -> N
         )
 
 
-def _guess_batch_axis(
+def guess_batch_axis(
     inputs: tuple[TensorCard, ...], outputs: tuple[TensorCard, ...]
 ) -> tuple[tuple[TensorCard, ...], tuple[TensorCard, ...]]:
     """Axis 0 is a batch axis only where it is one and the same symbol on every tensor."""

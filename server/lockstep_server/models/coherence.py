@@ -68,8 +68,17 @@ class Coherence:
                 seen.add((role, tensor))
             if state.prefill and self.manifest.prefill is None:
                 raise self.fault(f"{key}.prefill", "there is no prefill graph; add [prefill] or remove this")
+            if len(state.lengths) > 1:
+                raise self.fault(f"{key}.lengths", "a state varies along one axis at most; name one")
             if state.grows and not state.lengths:
                 raise self.fault(f"{key}.grows", "it has no named length to grow along; add lengths")
+            if state.lengths and not state.grows and not state.prefill:
+                raise self.fault(
+                    f"{key}.prefill",
+                    "is missing; what has a named length begins in a prefill graph, or grows",
+                )
+            if state.grows and not state.output:
+                raise self.fault(f"{key}.output", "is missing; what grows comes out of each step")
 
     def task(self) -> None:
         manifest = self.manifest

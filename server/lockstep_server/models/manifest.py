@@ -100,6 +100,7 @@ class Stepwise:
 
     graph: str = "step.onnx"
     max_sequences: int = 256
+    max_tokens: int = 512  # that a decoding makes where the request does not say
     idle_timeout_s: float = 60.0
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: Mapping[str, Tensor] = field(default_factory=dict)

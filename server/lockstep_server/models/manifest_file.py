@@ -139,6 +139,7 @@ def _stepwise(table: schema.Table) -> Stepwise:
     return Stepwise(
         graph=table.get("graph", schema.file, default.graph),
         max_sequences=table.get("max_sequences", schema.count, default.max_sequences),
+        max_tokens=table.get("max_tokens", schema.count, default.max_tokens),
         idle_timeout_s=table.get("idle_timeout_s", schema.positive, default.idle_timeout_s),
         inputs=table.tables("inputs", _tensor),
         outputs=table.tables("outputs", _tensor),

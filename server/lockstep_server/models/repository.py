@@ -44,13 +44,21 @@ class Found:
         file = self.manifest_file
         return read(inside(file, self.root)) if file.exists() else Manifest()
 
-    def graph_file(self) -> Path:
-        """
+    def has_oneshot(self) -> bool:
+        return (self.folder / ONESHOT).exists()
+
+    def graph_file(self, name: str = ONESHOT, key: str = "") -> Path:
+        """A graph in the version's folder; `key` of the manifest names it.
+
         Raises:
             LoadError: there is none, or it lies outside the repository.
         """
-        file = self.folder / ONESHOT
+        file = self.folder / name
         if not file.exists():
+            if key:
+                raise LoadError(
+                    f"{self.manifest_file}: {key}: {file} is not there; add it or correct the name"
+                )
             raise LoadError(
                 f"{file}: is not there; put the ONNX file in the version's folder under this name"
             )

@@ -7,16 +7,15 @@ asyncio, and it may not die: what goes wrong in a run belongs to the requests in
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import port
-from ..errors import Meaning, ServingError, deadline_passed, unavailable
+from ..errors import ServingError, deadline_passed, failed, unavailable
+from ..models import padding
 from ..models.gate import Share
-from . import padding
 from .planner import Limits, Plan, plan
 from .request import Part, Request, WaitingQueue, join, split
 
@@ -127,7 +126,7 @@ class OneShotEngine:
                 self._step(session)
             except Exception:
                 log.exception("%s: a step failed; what it held ends as failed", self._share.name)
-                self._end_all(_failed(self._share.name))
+                self._end_all(failed(self._share.name))
 
     def _step(self, session: Session) -> None:
         with self._gate.turn(self._share, self._queue.deadline()) as turn:
@@ -171,7 +170,7 @@ class OneShotEngine:
         except ServingError as refused:
             error = refused
         except Exception:
-            error = _GONE if self._terminated else _failed(self._share.name)
+            error = _GONE if self._terminated else failed(self._share.name)
             log.exception("%s: a run failed: %s", self._share.name, error.message)
         ended = self._clock()
         elements = sum(part.rows * part.size for part in decided.parts)
@@ -263,9 +262,3 @@ def _wanted(session: Session, parts: Sequence[Part]) -> list[str]:
             return session.output_names
         asked.update(part.request.submit.outputs)
     return [name for name in session.output_names if name in asked]
-
-
-def _failed(model: str) -> ServingError:
-    """What callers are told of a failure that is ours: where to find it in the log, no internals."""
-    log_id = secrets.token_hex(4)
-    return ServingError(Meaning.FAILED, f"model {model} failed on this request (log id {log_id})")

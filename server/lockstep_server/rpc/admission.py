@@ -30,7 +30,7 @@ class Backlog:
     """What one model version has accepted and not ended, in seconds of its device."""
 
     def __init__(self, card: Card, costs: Mapping[str, Any]) -> None:
-        self._costs = CostModel.from_dict(costs)
+        self._costs = CostModel.from_dict(costs) if costs else CostModel()
         self._max_rows = card.manifest.batching.max_rows if card.batched else 1
         self._max_elements = card.manifest.batching.max_padded_elements
         self._max_queue_s = card.manifest.batching.max_queue_ms / 1000

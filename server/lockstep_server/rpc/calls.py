@@ -42,6 +42,7 @@ class Ask(NamedTuple):
     queue_timeout_s: float = 0.0  # 0: none of its own
     remaining_s: float | None = None  # of the call's deadline
     caller: str = ""
+    how: port.Decode | port.Feed | None = None  # none: one-shot
 
 
 class _Pending(NamedTuple):
@@ -50,6 +51,7 @@ class _Pending(NamedTuple):
     seconds: float  # the price at which it was accepted
     before_s: float  # seconds of the device that lay before it
     resolve: Callable[[port.Event], None]
+    take: Callable[[port.Chunk, float], None] | None
 
 
 class Calls:
@@ -64,6 +66,7 @@ class Calls:
         self._send, self._directory, self._clock = send, directory, clock
         self._keys = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
+        self._reading: dict[int, asyncio.Future[port.Event]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -71,29 +74,42 @@ class Calls:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def start(self, ask: Ask, resolve: Callable[[port.Event], None]) -> int:
-        """Accept a request; `resolve` is called with its one event, unless it is cancelled.
+    def start(
+        self,
+        ask: Ask,
+        resolve: Callable[[port.Event], None],
+        take: Callable[[port.Chunk, float], None] | None = None,
+    ) -> int:
+        """Accept a request; `resolve` is called with its one event, unless it is cancelled. `take` is
+        called before with each chunk, and with when it was sent.
 
         Raises:
             ServingError: it is refused at the door; nothing has been accepted.
         """
         try:
-            return self._start(ask, resolve)
+            return self._start(ask, resolve, take)
         except ServingError as error:
             ask.served.meters.refused(ask.method, error.meaning.value)
             raise in_field(error, ask.field) from None
 
-    def _start(self, ask: Ask, resolve: Callable[[port.Event], None]) -> int:
+    def _start(
+        self,
+        ask: Ask,
+        resolve: Callable[[port.Event], None],
+        take: Callable[[port.Chunk, float], None] | None,
+    ) -> int:
         if self.draining:
             raise unavailable("the server is stopping")
         served = ask.served
-        measured = measure(served.card, ask.inputs) if ask.text is None else None
-        seconds = served.backlog.price(*(measured[::2] if measured else (1, _text_size(ask.text))))
+        measured, seconds = None, 0.0  # whether a sequence finds a slot in time is its engine's to say
+        if ask.how is None:
+            measured = measure(served.card, ask.inputs) if ask.text is None else None
+            seconds = served.backlog.price(*(measured[::2] if measured else (1, _text_size(ask.text))))
         now = self._clock()
         deadline = deadline_of(now, ask.remaining_s, ask.queue_timeout_s)
         before_s = served.backlog.enter(seconds, now, deadline)
         key = next(self._keys)
-        self._pending[key] = _Pending(ask, now, seconds, before_s, resolve)
+        self._pending[key] = _Pending(ask, now, seconds, before_s, resolve, take)
         self._idle.clear()
         served.meters.accepted(ask.method)
         served.meters.wait.set(served.backlog.estimated_wait_s())
@@ -101,7 +117,7 @@ class Calls:
         self._send(
             port.Submit(
                 key, card.name, card.version, ask.inputs, ask.text, ask.field, ask.outputs, ask.tokens,
-                ask.priority, now, deadline, ask.caller, measured,
+                ask.priority, now, deadline, ask.caller, measured, ask.how,
             )
         )  # fmt: skip
         return key
@@ -140,9 +156,13 @@ class Calls:
         served = self._directory.get(events.model, events.version)
         if served is not None:
             served.take_runs(events)
+        for chunk in events.chunks:
+            self._hand_over(chunk, events.sent)
         for event in events.events:
             pending = self._pending.get(event.key)
             if pending is None:
+                if (reading := self._reading.get(event.key)) is not None and not reading.done():
+                    reading.set_result(event)
                 continue
             outcome = "ok" if event.error is None else event.error.meaning.value
             seconds = self._end(event.key, pending, outcome)
@@ -152,6 +172,46 @@ class Calls:
                 pending.resolve(event)
             except Exception:  # a caller's trouble stays its own: the others of the batch are told
                 log.exception("the answer to request %d could not be handed over", event.key)
+
+    def _hand_over(self, chunk: port.Chunk, sent: float) -> None:
+        pending = self._pending.get(chunk.key)
+        if pending is None or pending.take is None:
+            return
+        try:
+            pending.take(chunk, sent)
+        except Exception:  # as above
+            log.exception("a chunk of request %d could not be handed over", chunk.key)
+
+    async def read(self, served: Served, text: str | None, ids: tuple[int, ...], field: str) -> port.Event:
+        """A text's ids (in the outputs) and tokens; or the tokens of ids.
+
+        Raises:
+            ServingError: it cannot be tokenized.
+        """
+        future: asyncio.Future[port.Event] = asyncio.get_running_loop().create_future()
+        key = next(self._keys)
+        self._reading[key] = future
+        self._send(port.Read(key, served.card.name, served.card.version, text, ids, field))
+        try:
+            event = await future
+        finally:
+            if self._reading.pop(key, None) is not None and not future.done():
+                self._send(port.Cancel(key))
+        if event.error is not None:
+            raise event.error
+        return event
+
+    def send(self, message: port.Message) -> None:
+        """A message that asks for no answer."""
+        self._send(message)
+
+    def fail_all(self, error: ServingError) -> None:
+        """End everything in flight: what was to answer it has gone."""
+        for key, future in list(self._reading.items()):
+            future.set_result(port.Event(key, None, error))
+        for key, pending in list(self._pending.items()):
+            card = pending.ask.served.card
+            self.deliver(port.Events(card.name, card.version, [port.Event(key, None, error)]))
 
     def _end(self, key: int, pending: _Pending, outcome: str) -> float:
         """Close a request's account; the seconds since it was accepted."""

@@ -25,10 +25,18 @@ def _asked(card: Card) -> list[TensorCard]:
     return [tensor for tensor in card.inputs if not tensor.words.generated]
 
 
+def _wire_shape(card: Card, tensor: TensorCard) -> list[int]:
+    """A step of a sequence is one row."""
+    shape = tensor.wire_shape()
+    if card.steps and tensor.words.batch_axis is not None:
+        shape[tensor.words.batch_axis] = 1
+    return shape
+
+
 def metadata(card: Card, versions: list[int]) -> pb.ModelMetadataResponse:
     def tensor(one: TensorCard) -> pb.ModelMetadataResponse.TensorMetadata:
         return pb.ModelMetadataResponse.TensorMetadata(
-            name=one.name, datatype=one.datatype, shape=one.wire_shape()
+            name=one.name, datatype=one.datatype, shape=_wire_shape(card, one)
         )
 
     return pb.ModelMetadataResponse(
@@ -42,31 +50,38 @@ def metadata(card: Card, versions: list[int]) -> pb.ModelMetadataResponse:
 
 def config(card: Card) -> model_config_pb2.ModelConfig:
     """Triton's words: dims leave the batch axis out where max_batch_size says that there is one."""
-    first = 1 if card.batch_first else 0
+    first = 1 if card.batch_first and not card.steps else 0
     config = model_config_pb2.ModelConfig(
         name=card.name,
         platform=card.platform,
         backend="onnxruntime",
         max_batch_size=card.manifest.batching.max_rows if first else 0,
-        default_model_filename="model.onnx",
+        default_model_filename=card.manifest.stepwise.graph
+        if card.steps and card.manifest.stepwise
+        else "model.onnx",
     )
     for tensor in _asked(card):
         config.input.add(
             name=tensor.name,
             data_type=_data_type(tensor),
-            dims=tensor.wire_shape()[first:],
+            dims=_wire_shape(card, tensor)[first:],
             allow_ragged_batch=bool(tensor.words.lengths),
             optional=tensor.optional,
         )
     for tensor in card.outputs:
-        config.output.add(name=tensor.name, data_type=_data_type(tensor), dims=tensor.wire_shape()[first:])
+        config.output.add(
+            name=tensor.name, data_type=_data_type(tensor), dims=_wire_shape(card, tensor)[first:]
+        )
     kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
     if card.provider.startswith("CUDA"):
         kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
     config.instance_group.add(name=card.name, count=card.manifest.instances.count, kind=kind)
     config.version_policy.specific.versions.extend(card.versions)
     config.model_transaction_policy.decoupled = False
-    if card.batched:
+    if card.steps and card.manifest.stepwise is not None:
+        idle_us = int(card.manifest.stepwise.idle_timeout_s * 1e6)
+        config.sequence_batching.max_sequence_idle_microseconds = idle_us
+    elif card.batched:
         config.dynamic_batching.max_queue_delay_microseconds = 0
     return config
 

@@ -10,19 +10,22 @@ import grpc
 
 from lockstep import open_inference_pb2 as pb
 
+from .. import port
 from ..errors import ServingError, bad_input
+from ..models.measure import measure
 from . import codec
 from .calls import Ask, Calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .. import port
     from ..models.card import Card
+    from ..models.datatypes import Arrays
     from .interceptors import Context
     from .served import Directory
 
 _INT64_MAX = 2**63 - 1
+_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 
 class Pipeline:
@@ -105,15 +108,20 @@ def make_ask(
     served = directory.resolve(request.model_name, request.model_version)
     try:
         priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
+        feed = _feed(served.card, request.parameters)
+        inputs = codec.decode(served.card, request)
+        if feed is not None:
+            _check_one_row(served.card, inputs)
         return Ask(
             served,
             method,
-            codec.decode(served.card, request),
+            inputs,
             outputs=codec.wanted_outputs(served.card, request) if request.outputs else (),
             priority=priority,
             queue_timeout_s=timeout_s,
             remaining_s=remaining_s,
             caller=caller,
+            how=feed,
         )
     except ServingError as error:
         served.meters.refused(method, error.meaning.value)
@@ -124,13 +132,49 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float
     """(priority, queue timeout in seconds); unknown parameters are accepted.
 
     Raises:
-        ServingError: BAD_INPUT; a sequence, which one-shot models have none of.
+        ServingError: BAD_INPUT.
     """
-    for name in ("sequence_id", "sequence_start", "sequence_end"):
-        if name in parameters and _value(parameters[name]) not in (0, "", False, "0"):
-            raise bad_input(f"parameters.{name}", "the model has no step-wise face; leave it out")
     priority, timeout_us = (_integer(parameters, name) for name in ("priority", "timeout"))
     return priority, timeout_us / 1e6
+
+
+def _feed(card: Card, parameters: Mapping[str, pb.InferParameter]) -> port.Feed | None:
+    """Which step of which sequence a request is; none on a one-shot model. As Triton has it: 0, "" and
+    nothing mean no sequence.
+
+    Raises:
+        ServingError: BAD_INPUT; a sequence on a one-shot model, or none on a step-wise one.
+    """
+    given = {name: _value(parameters[name]) for name in _SEQUENCE if name in parameters}
+    if not card.steps:
+        for name, value in given.items():
+            if value not in (0, "", False, "0"):
+                raise bad_input(f"parameters.{name}", _no_steps(card))
+        return None
+    for name in ("sequence_start", "sequence_end"):
+        if not isinstance(given.get(name, False), bool):
+            raise bad_input(f"parameters.{name}", f"{given[name]!r} does not fit; send a bool")
+    sequence = given.get("sequence_id", 0)
+    if isinstance(sequence, bool) or not isinstance(sequence, int | str):
+        raise bad_input("parameters.sequence_id", f"{sequence!r} does not fit; send an integer or a string")
+    if sequence in (0, ""):
+        raise bad_input(
+            "parameters.sequence_id",
+            f"is missing; {card.name!r} is a step of a sequence: send an id, and sequence_start in the first",
+        )
+    return port.Feed(sequence, given.get("sequence_start", False), given.get("sequence_end", False))
+
+
+def _no_steps(card: Card) -> str:
+    if card.manifest.stepwise is not None:
+        return f"this face reads whole sequences; step through {card.name}.step, or leave it out"
+    return "the model has no step-wise face; leave it out"
+
+
+def _check_one_row(card: Card, inputs: Arrays) -> None:
+    rows = measure(card, inputs).rows
+    if rows != 1:
+        raise bad_input(card.inputs[0].name, f"it has {rows} rows; a step of one sequence has one")
 
 
 def _integer(parameters: Mapping[str, pb.InferParameter], name: str) -> int:

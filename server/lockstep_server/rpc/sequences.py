@@ -1,26 +1,31 @@
-"""`lockstep.v1.Sequences`: texts or ids in, labels and vectors out."""
+"""`lockstep.v1.Sequences`: texts or ids in; labels and vectors out, or streams of tokens and predictions."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lockstep.v1 import sequences_pb2 as pb
 from lockstep.v1 import sequences_pb2_grpc
 
-from ..errors import Meaning, ServingError, bad_input
-from . import codec
+from ..errors import ServingError, bad_input
+from . import codec, decoding
 from .calls import Ask, Calls
-from .labels import rank
+from .follow import Follow
+from .replies import labels, timings
+from .streams import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .. import port
     from ..models.card import Card
     from ..models.datatypes import Arrays
     from .interceptors import Context
+    from .pacing import Pacer
     from .served import Directory, Served
 
 _MAX_SEQUENCES = 4096
@@ -30,8 +35,8 @@ _MAX_SEQUENCES = 4096
 class Sequences(sequences_pb2_grpc.SequencesServicer):
     """Translates and delegates. Each text is a request of its own, so that it shares runs by its length."""
 
-    def __init__(self, directory: Directory, calls: Calls) -> None:
-        self._directory, self._calls = directory, calls
+    def __init__(self, directory: Directory, calls: Calls, pacer: Pacer) -> None:
+        self._directory, self._calls, self._pacer = directory, calls, pacer
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
         served = self._directory.resolve(request.model, request.version)
@@ -40,11 +45,8 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         manifest = served.card.manifest
         results = []
         for event in events:
-            ranked = rank(_output(event, scores), manifest, request.top_k)
-            labels = [
-                pb.Label(name=r.name, index=r.label, probability=r.probability, score=r.score) for r in ranked
-            ]
-            results.append(pb.Classification(labels=labels, length=event.length, timings=_timings(event)))
+            ranked = labels(_output(event, scores), manifest, request.top_k)
+            results.append(pb.Classification(labels=ranked, length=event.length, timings=timings(event)))
         return pb.ClassifyReply(results=results, **_who(served.card))
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeReply:
@@ -56,13 +58,26 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         return pb.EncodeReply(results=[_encoding(event, wanted) for event in events], **_who(served.card))
 
     async def Follow(self, requests: Any, context: Context) -> None:
-        _not_yet("Follow")
+        await Follow(self._directory, self._calls, context).run()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
-        _not_yet("Generate")
+        served = self._directory.stepwise(request.model, request.version)
+        ask = self._checked(served, "Generate", decoding.generation, request, context)
+        await Stream(self._calls, self._pacer, ask).write_all(context, decoding.generated(ask))
 
     async def Translate(self, request: pb.TranslateRequest, context: Context) -> None:
-        _not_yet("Translate")
+        served = self._directory.stepwise(request.model, request.version)
+        ask = self._checked(served, "Translate", decoding.translation, request, context)
+        await Stream(self._calls, self._pacer, ask).write_all(context, decoding.translated(ask))
+
+    def _checked(
+        self, served: Served, method: str, make: Callable[..., Ask], request: Any, context: Context
+    ) -> Ask:
+        try:
+            return make(served, request, context)
+        except ServingError as error:
+            served.meters.refused(method, error.meaning.value)
+            raise
 
     async def _answers(
         self,
@@ -86,12 +101,6 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         finally:
             for task in tasks:
                 task.cancel()
-
-
-def _not_yet(what: str) -> NoReturn:
-    raise ServingError(
-        Meaning.UNIMPLEMENTED, f"this server has no {what} yet; use Classify, Encode or ModelInfer"
-    )
 
 
 def _asks(served: Served, method: str, request: Any, context: Context, outputs: tuple[str, ...]) -> list[Ask]:
@@ -166,18 +175,13 @@ def _encoding(event: port.Event, wanted: list[str]) -> pb.Encoding:
     encoding = pb.Encoding(
         vector=_output(event, wanted[0]).ravel().astype(np.float32),
         length=event.length,
-        timings=_timings(event),
+        timings=timings(event),
     )
     if len(wanted) > 1:
         weights = _output(event, wanted[1])[0].astype(np.float32)
         encoding.attention.CopyFrom(pb.Tensor(shape=weights.shape, values=weights.ravel()))
         encoding.tokens.extend(event.tokens)
     return encoding
-
-
-def _timings(event: port.Event) -> pb.Timings:
-    queue_s, compute_s, steps, rows = event.timings
-    return pb.Timings(queue_seconds=queue_s, compute_seconds=compute_s, steps=steps, batch_rows=rows)
 
 
 def _who(card: Card) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import ServingError, not_found
+from ..errors import ServingError, bad_input, not_found
 from ..metrics import Metrics, ModelMeters, length_bucket
 from ..models.catalog import Catalog, State
 from .admission import Backlog
@@ -71,10 +71,13 @@ class Served:
 
     def take_runs(self, events: port.Events) -> None:
         """Count what the engine's runs did."""
+        if events.sequences is not None:
+            self.meters.populated(events.sequences)
         for run in events.runs:
-            self.backlog.learn_run(run)
+            if not self.card.steps:
+                self.backlog.learn_run(run)
             self.statistics.add_run(run)
-            self.meters.rows.observe(run.rows)
+            self.meters.rows(run.face).observe(run.rows)
             self.meters.elements.inc(run.elements)
             self.meters.padded.inc(run.padded_elements)
             self.meters.gate_wait.observe(run.gate_wait_s)
@@ -106,6 +109,30 @@ class Directory:
         """
         entry = self.catalog.resolve(name, version)
         return self._served[entry.name, entry.version]
+
+    def stepwise(self, name: str, version: str = "") -> Served:
+        """The step-wise face of a model.
+
+        Raises:
+            ServingError: as `Catalog.resolve`; BAD_INPUT, the model has none.
+        """
+        served = self.resolve(name, version)
+        if served.card.steps:
+            return served
+        face = self.get(f"{name}.step", served.card.version)
+        if face is None or face.card.model != name:
+            raise bad_input("model", f"model {name!r} has no step-wise face")
+        return face
+
+    def following(self, name: str, version: str = "") -> Served:
+        """The face that follows a text element by element: the step-wise one where there is one.
+
+        Raises:
+            ServingError: as `Catalog.resolve`.
+        """
+        served = self.resolve(name, version)
+        face = self.get(f"{name}.step", served.card.version)
+        return face if face is not None and face.card.model == name else served
 
     def get(self, name: str, version: int) -> Served | None:
         return self._served.get((name, version))
@@ -146,7 +173,9 @@ class Directory:
     def _begin_serving(self, entry: Entry, news: port.ModelUpdate) -> None:
         card = entry.card
         assert card is not None
-        meters = ModelMeters(self._metrics, entry.name, entry.version, self._device)
+        stepwise = card.manifest.stepwise if card.steps else None
+        slots = stepwise.max_sequences if stepwise else 0
+        meters = ModelMeters(self._metrics, card.model, entry.version, self._device, card.face, slots)
         self._served[entry.name, entry.version] = Served(card, Backlog(card, news.costs or {}), meters)
         self._metrics.self_test.labels(entry.name, str(entry.version)).set(card.batched)
         self._metrics.provider.labels(entry.name, card.provider).set(1)

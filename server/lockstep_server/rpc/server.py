@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..metrics import Metrics
     from ..settings import Settings
     from .calls import Calls
+    from .pacing import Pacer
     from .served import Directory
 
 _SERVICES = (
@@ -70,6 +71,7 @@ class Server:
         directory: Directory,
         calls: Calls,
         send: Callable[[port.Message], None],
+        pacer: Pacer,
         health_: Health,
     ) -> None:
         self._server = grpc.aio.server(options=_options(settings))
@@ -82,7 +84,7 @@ class Server:
             max_inflight=settings.max_stream_inflight,
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, watched)  # type: ignore[no-untyped-call]
-        sequences = Sequences(directory, calls)
+        sequences = Sequences(directory, calls, pacer)
         sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, watched)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, watched)
         if settings.reflection:

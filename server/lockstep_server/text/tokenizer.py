@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from ..errors import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,16 @@ class Vocabulary:
         try:
             self.content = file.read_bytes()
             self.digest = hashlib.sha256(self.content).hexdigest()
-            self.size: int = self.open().get_vocab_size()
+            self._own = self.open()
+            self.size: int = self._own.get_vocab_size()
         except Exception as error:
             raise LoadError(
                 f"{file}: not a Hugging Face tokenizer: {error}; save it again with tokenizers"
             ) from error
+
+    def names(self, ids: Iterable[int]) -> list[str]:
+        """The tokens of ids; an id that there is not has an empty one."""
+        return [self._own.id_to_token(id) or "" for id in ids]  # noqa: A001
 
     def open(self) -> Tokenizer:
         tokenizer = Tokenizer.from_buffer(self.content)

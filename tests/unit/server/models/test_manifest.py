@@ -82,6 +82,7 @@ lengths = {1 = "source"}
 [stepwise]
 graph = "decoder.onnx"
 max_sequences = 16
+max_tokens = 70
 idle_timeout_s = 5
 [stepwise.inputs.token]
 batch_axis = 0
@@ -96,6 +97,7 @@ batch_axis = 1
 [[stepwise.state]]
 name = "memory"
 input = "memory_in"
+output = "memory_out"
 prefill = "memory0"
 lengths = {1 = "source"}
 grows = true
@@ -130,12 +132,13 @@ def test_a_whole_manifest_parses_to_what_it_says() -> None:
         stepwise=Stepwise(
             "decoder.onnx",
             16,
+            70,
             5.0,
             {"token": Tensor(0)},
             {"logits": Tensor(0)},
             (
                 State("h", "h_in", "h_out", initial=0.25, batch_axis=1),
-                State("memory", "memory_in", prefill="memory0", lengths={1: "source"}, grows=True),
+                State("memory", "memory_in", "memory_out", prefill="memory0", lengths={1: "source"}, grows=True),
             ),
         ),
         written=True,
@@ -238,6 +241,21 @@ WRONG: dict[str, tuple[str, str, str]] = {
         '[[stepwise.state]]\nname="h"\ninput="a"\ngrows=true',
         "stepwise.state[h].grows",
         "add lengths",
+    ),
+    "a state that varies along two axes": (
+        '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a",2="a"}',
+        "stepwise.state[h].lengths",
+        "one axis at most",
+    ),
+    "a state of a length from nowhere": (
+        '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a"}',
+        "stepwise.state[h].prefill",
+        "begins in a prefill graph",
+    ),
+    "a state that grows and is not given back": (
+        '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a"}\ngrows=true',
+        "stepwise.state[h].output",
+        "out of each step",
     ),
     "classify without scores": ('task = "classify"\nlabels = ["a"]', "roles.scores", "is missing"),
     "classify without labels": ('task = "classify"\n[roles]\nscores = "y"', "labels", "is missing"),

@@ -5,20 +5,30 @@ Pure. What is padded, and with what, is the manifest's to say; nothing is guesse
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..models import datatypes
+from . import datatypes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..models.card import Card, TensorCard
-    from ..models.datatypes import Arrays
-    from .request import Part
+    from .card import Card, TensorCard
+    from .datatypes import Arrays
 
     Array = np.ndarray[Any, Any]
+
+
+class Part(Protocol):
+    """What goes through a run together: `rows` rows, all of the same named lengths."""
+
+    @property
+    def inputs(self) -> Arrays: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def lengths(self) -> tuple[int, ...]: ...
 
 
 def stack(card: Card, parts: Sequence[Part], rows: int, lengths: tuple[int, ...]) -> Arrays:

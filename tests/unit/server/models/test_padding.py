@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.server import made
 
-from lockstep_server.oneshot import padding
+from lockstep_server.models import padding
 
 shapes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12)), min_size=1, max_size=6)
 

@@ -1,0 +1,221 @@
+"""Follow: a prediction after each element as it arrives.
+
+text, ids, flushes -> whole words -> ids -> one request for each element -> replies in order. On a
+recurrent model an element is one step of a sequence; on any other the whole prefix is encoded again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
+import numpy as np
+
+from lockstep.v1 import sequences_pb2 as pb
+
+from .. import port
+from ..errors import bad_input
+from ..models import datatypes
+from . import codec
+from .calls import Ask
+from .replies import labels, timings
+
+if TYPE_CHECKING:
+    from ..models.card import TensorCard
+    from .calls import Calls
+    from .interceptors import Context
+    from .served import Directory, Served
+
+_AHEAD = 64
+"""Elements of one stream in flight; past them its reader waits."""
+
+_LONGEST_HELD = 65536
+"""Characters without white space that are held."""
+
+_SPACES = " \t\r\n"
+_NEXT_TOKENS = 5
+_numbers = itertools.count(1)
+
+
+class _Step(NamedTuple):
+    """An element on its way, and what its reply says of it."""
+
+    position: int
+    id: int
+    element: str
+    computed: int
+    answer: asyncio.Task[port.Event]
+
+
+class Follow:
+    """One stream. A task reads and starts steps, the handler writes their replies in order."""
+
+    def __init__(self, directory: Directory, calls: Calls, context: Context) -> None:
+        self._directory, self._calls, self._context = directory, calls, context
+        self._steps: deque[_Step] = deque()
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._ended = False
+        self._held = ""
+        self._prefix: list[int] = []
+        self._names: dict[int, str] = {}
+        self._sequence = ("follow", next(_numbers))
+        self._served: Served | None = None
+        self._top_k = 0
+
+    async def run(self) -> None:
+        """
+        Raises:
+            ServingError: something in a message is wrong, or a step failed. What came before it has
+                been answered.
+        """
+        reader = asyncio.create_task(self._read())
+        try:
+            await self._write()
+            await reader
+        finally:
+            reader.cancel()
+            for step in self._steps:
+                step.answer.cancel()
+            if self._served is not None and self._served.card.steps:
+                card = self._served.card
+                self._calls.send(port.Leave(card.name, card.version, self._sequence))
+
+    # --- in -----------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        try:
+            while (message := await self._context.read()) is not grpc.aio.EOF:
+                await self._take(message)
+            await self._take_text("", flush=True)
+        finally:
+            self._ended = True
+            self._news.set()
+
+    async def _take(self, message: pb.FollowRequest) -> None:
+        kind = message.WhichOneof("message")
+        if (kind == "start") == (self._served is not None):
+            raise bad_input("start", "send it once, in the first message")
+        if kind == "start":
+            self._start(message.start)
+        elif kind == "ids":
+            await self._take_ids(tuple(message.ids.ids))
+        else:
+            await self._take_text(message.text, flush=message.flush)
+
+    def _start(self, start: pb.FollowStart) -> None:
+        served = self._directory.following(start.model, start.version)
+        card = served.card
+        if not card.manifest.roles.scores or not card.text_input:
+            raise bad_input("start.model", f"model {card.model!r} predicts nothing after an element of text")
+        if any(state.named and not state.words.grows for state in card.states):
+            raise bad_input("start.model", f"model {card.model!r} begins with a whole source; call Translate")
+        generates = card.manifest.task == "generate"
+        self._served = served
+        self._top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
+
+    async def _take_text(self, text: str, *, flush: bool) -> None:
+        """Whole words at once: what comes after the last white space waits for more."""
+        held = self._held + text
+        end = len(held) if flush else max(held.rfind(space) for space in _SPACES) + 1
+        words, self._held = held[:end], held[end:]
+        if len(self._held) > _LONGEST_HELD:
+            raise bad_input("text", f"more than {_LONGEST_HELD} characters without white space; send some")
+        if words.strip() or (words and self._spaces_count()):
+            assert self._served is not None
+            if self._served.card.manifest.text is None:
+                raise bad_input("text", f"model {self._served.card.model!r} has no tokenizer; send ids")
+            event = await self._calls.read(self._served, words, (), "text")
+            assert event.outputs is not None
+            await self._begin_all(event.outputs["ids"].tolist(), event.tokens)
+
+    def _spaces_count(self) -> bool:
+        """White space is an element too where the model makes text."""
+        return self._served is not None and self._served.card.manifest.task == "generate"
+
+    async def _take_ids(self, ids: tuple[int, ...]) -> None:
+        served = self._served
+        assert served is not None
+        codec.check_ids(_input(served), np.array(ids, np.int64), "ids")
+        event = await self._calls.read(served, None, ids, "ids")
+        await self._begin_all(ids, event.tokens)
+
+    async def _begin_all(self, ids: tuple[int, ...] | list[int], names: tuple[str, ...]) -> None:
+        for token, name in zip(ids, names, strict=True):
+            while len(self._steps) >= _AHEAD:
+                self._room.clear()
+                await self._room.wait()
+            self._begin(token, name)
+
+    def _begin(self, token: int, name: str) -> None:
+        served = self._served
+        assert served is not None
+        self._prefix.append(token)
+        tensor = _input(served)
+        how = None
+        given = self._prefix
+        if served.card.steps:
+            how, given = port.Feed(self._sequence, start=len(self._prefix) == 1), [token]
+        shape = (1,) * (len(tensor.shape) - 1) + (len(given),) if len(tensor.shape) > 1 else (1,)
+        ask = Ask(
+            served,
+            "Follow",
+            {tensor.name: np.array(given, datatypes.NUMPY[tensor.datatype]).reshape(shape)},
+            field="text",
+            outputs=(served.card.manifest.roles.scores,),
+            remaining_s=self._context.time_remaining(),
+            caller=self._context.peer(),
+            how=how,
+        )
+        answer = asyncio.ensure_future(self._calls.answer(ask))
+        self._steps.append(_Step(len(self._prefix), token, name, len(given), answer))
+        self._news.set()
+
+    # --- out ----------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        while self._steps or not self._ended:
+            while self._steps:
+                step = self._steps[0]
+                event = await step.answer
+                await self._context.write(await self._reply(step, event))
+                self._steps.popleft()
+                self._room.set()
+            self._news.clear()
+            if not self._ended:
+                await self._news.wait()
+
+    async def _reply(self, step: _Step, event: port.Event) -> pb.FollowReply:
+        served = self._served
+        assert served is not None
+        assert event.outputs is not None
+        manifest = served.card.manifest
+        ranked = labels(event.outputs[manifest.roles.scores], manifest, self._top_k)
+        if manifest.task == "generate":
+            await self._name(served, ranked)
+        return pb.FollowReply(
+            position=step.position,
+            id=step.id,
+            element=step.element,
+            labels=ranked,
+            computed_elements=step.computed,
+            timings=timings(event),
+            notice=served.card.notice,
+        )
+
+    async def _name(self, served: Served, ranked: list[pb.Label]) -> None:
+        """The labels of a language model are tokens."""
+        unknown = tuple(label.index for label in ranked if label.index not in self._names)
+        if unknown:
+            event = await self._calls.read(served, None, unknown, "")
+            self._names.update(zip(unknown, event.tokens, strict=True))
+        for label in ranked:
+            label.name = self._names[label.index]
+
+
+def _input(served: Served) -> TensorCard:
+    tensor = served.card.input(served.card.text_input)
+    assert tensor is not None
+    return tensor

@@ -1,0 +1,201 @@
+"""Promise 1 for sequences: in company, each answers as it would alone, bit for bit if it can.
+
+random sequences -> each alone -> several at once, joining and leaving through the engine's own
+blocks -> compare. Where a model has two faces, or a prefill graph, the same elements go through
+both ways in, and must come to the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .models.card import batchable
+from .selftest import ServedAlone, difference, draw, line, tolerance
+from .stepwise import feeding, prefill
+from .stepwise.sequence import Conversation, Element
+from .stepwise.slots import initial
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .models.card import Card
+    from .models.datatypes import Arrays
+    from .models.session import Session
+
+    Array = np.ndarray[Any, Any]
+
+_LENGTHS = (6, 3, 9, 1, 7, 2, 8, 5, 4, 9, 6)
+"""Elements of the sequences that step together: as they end, the company changes."""
+
+_FACE_LENGTHS = (1, 2, 5, 11)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the self-test of a step-wise face found."""
+
+    batched: bool
+    deterministic: bool = False
+    reason: str = ""
+    faces: str = ""  # how two ways in differ; empty where they agree
+
+
+def check(
+    card: Card, session: Session, first: Session | None, oneshot: tuple[Card, Session] | None, seed: int = 0
+) -> Steps:
+    """Run the self-test. Never raises for what the model does."""
+    rng = np.random.default_rng(seed)
+    try:
+        faces = _compare_ways(card, session, first, oneshot, rng)
+    except Exception as error:  # whatever the graphs may do with random input
+        faces = f"the two ways in could not be compared: {line(error)}"
+    if not batchable(card):
+        return Steps(batched=False, reason="no batch_axis on every input and output of a step", faces=faces)
+    try:
+        return replace(_compare_company(card, session, first, rng), faces=faces)
+    except Exception as error:
+        return Steps(batched=False, reason=f"the self-test could not run: {line(error)}", faces=faces)
+
+
+def judged(card: Card, found: Steps) -> Card:
+    """The card with what was found, and what callers should know."""
+    notes = [f"sequences step alone: {found.reason}"] if found.reason else []
+    notes += [found.faces] if found.faces else []
+    first = replace(card.prefill, batched=found.batched) if card.prefill else None
+    return replace(
+        card,
+        batched=found.batched,
+        deterministic=found.deterministic,
+        notice="; ".join(notes),
+        prefill=first,
+    )
+
+
+# --- company ------------------------------------------------------------------------------------------
+
+
+def _compare_company(card: Card, session: Session, first: Session | None, rng: np.random.Generator) -> Steps:
+    starts = [_start(card, first, 3 + 5 * i, rng) for i in range(len(_LENGTHS))]
+    elements = [[_element(card, rng) for _ in range(count)] for count in _LENGTHS]
+    alone = [_walk(card, session, [start], [given])[0] for start, given in zip(starts, elements, strict=True)]
+    together = _walk(card, session, starts, elements)
+    same = True
+    for one, other in zip(alone, together, strict=True):
+        for before, after in zip(one, other, strict=True):
+            for name, expected in before.items():
+                apart, equal = difference(expected, after[name])
+                same = same and equal
+                if apart > tolerance(card, expected):
+                    return Steps(
+                        batched=False,
+                        reason=f"output {name!r} of a sequence differs by {apart:.2g} in company",
+                    )
+    if first is not None and card.prefill is not None:
+        same = same and _prefill_alike(card.prefill, first, rng)
+    return Steps(batched=True, deterministic=same)
+
+
+def _start(card: Card, first: Session | None, length: int, rng: np.random.Generator) -> Arrays:
+    if card.prefill is None or first is None:
+        return initial(card)
+    (output,) = prefill.run(card.prefill, first, [_prompt(card.prefill, length, rng)])
+    return initial(card, output)
+
+
+def _prompt(first: Card, length: int, rng: np.random.Generator) -> prefill.Prompt:
+    tensor = first.input(first.text_input)
+    assert tensor is not None
+    longest = min(
+        (first.manifest.lengths[name].max for name in tensor.words.lengths.values()), default=length
+    )
+    ids = rng.integers(*(tensor.words.range or (0, 2)), size=min(length, longest))
+    return prefill.prompt_of(first, ids.tolist())
+
+
+def _prefill_alike(first: Card, session: Session, rng: np.random.Generator) -> bool:
+    """Whether prompts give the same bits together as alone."""
+    prompts = [_prompt(first, length, rng) for length in (3, 17, 1, 9)]
+    together = prefill.run(replace(first, batched=True), session, prompts)
+    alone = [prefill.run(first, session, [prompt])[0] for prompt in prompts]
+    return all(
+        difference(one[name], other[name])[1]
+        for one, other in zip(alone, together, strict=True)
+        for name in one
+    )
+
+
+def _element(card: Card, rng: np.random.Generator) -> Arrays:
+    return {
+        tensor.name: draw(card, tensor, 1, (1,) * len(card.length_names), rng)
+        for tensor in card.inputs
+        if not tensor.words.generated and not tensor.optional
+    }
+
+
+def _walk(
+    card: Card, session: Session, starts: Sequence[Arrays], given: Sequence[Sequence[Arrays]]
+) -> list[list[Arrays]]:
+    """The answers of every sequence at every step, all that go on stepping together."""
+    conversations = [Conversation(i, 0.0, states=dict(start)) for i, start in enumerate(starts)]
+    answers: list[list[Arrays]] = [[] for _ in starts]
+    for step in range(max(map(len, given))):
+        members = [
+            Element(i, given[i][step], (), 0.0, None, conversations[i])
+            for i in range(len(given))
+            if step < len(given[i])
+        ]
+        for group in feeding.groups(card, members, len(members)):
+            outputs, states = feeding.run(card, session, group)
+            for element, output, state in zip(group, outputs, states, strict=True):
+                answers[element.key].append(output)
+                element.of.states = state
+    return answers
+
+
+# --- two ways in ----------------------------------------------------------------------------------------
+
+
+def _compare_ways(
+    card: Card,
+    session: Session,
+    first: Session | None,
+    oneshot: tuple[Card, Session] | None,
+    rng: np.random.Generator,
+) -> str:
+    """How the step-wise face differs from the one-shot one, or from its prefill; empty if it does not."""
+    others = []
+    if oneshot is not None:
+        others.append(("the one-shot face", *oneshot))
+    if first is not None and card.prefill is not None and card.prefill.output(card.manifest.roles.scores):
+        others.append(("the prefill graph", card.prefill, first))
+    for what, other, graph in others:
+        tensor = other.input(other.text_input)
+        if tensor is None or len(tensor.shape) != 2 or not card.text_input:
+            continue  # no ids: which elements make up its input cannot be told
+        for length in _FACE_LENGTHS:
+            ids = rng.integers(*(tensor.words.range or (0, 2)), size=length).tolist()
+            told = _differs(_fed(card, session, ids), ServedAlone(other, graph).answer(ids), other)
+            if told:
+                return f"{what} differs from {length} steps: {told}"
+    return ""
+
+
+def _fed(card: Card, session: Session, ids: Sequence[int]) -> Arrays:
+    tensor = card.input(card.text_input)
+    assert tensor is not None
+    dtype = np.int32 if tensor.datatype == "INT32" else np.int64
+    shape = [1] * max(len(tensor.shape), 1)
+    elements = [{tensor.name: np.full(shape, one, dtype)} for one in ids]
+    return _walk(card, session, [initial(card)], [elements])[0][-1]
+
+
+def _differs(steps: Mapping[str, Array], whole: Mapping[str, Array], card: Card) -> str:
+    for name in steps.keys() & whole.keys():
+        if steps[name].shape == whole[name].shape:
+            apart, _ = difference(steps[name], whole[name])
+            if apart > tolerance(card, whole[name]):
+                return f"output {name!r} by {apart:.2g}"
+    return ""

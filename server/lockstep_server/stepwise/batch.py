@@ -1,0 +1,282 @@
+"""Decodings that step together: a block of states, and a column for all that choosing needs.
+
+token column -> block step -> scores -> sampler -> token column. What is made is written into a log,
+a column a step, and said when a stream's turn comes: a step touches no row by itself, unless its
+sequence wants each token looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..models import datatypes
+from . import sampler
+from .slots import Block, bucket, key_of, lengths_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..models.card import Card
+    from ..models.datatypes import Arrays
+    from ..models.session import Session
+    from .sequence import Decoding
+    from .slots import Key
+
+    Array = np.ndarray[Any, Any]
+
+_LOG_STEPS = 256
+"""Steps that may pass before all must be said."""
+
+_NEVER = np.iinfo(np.int64).max
+_SEED_BITS = 2**64 - 1
+
+
+class Batch:
+    """Rows of one block. `enter` and `leave` are a decoding's coming and going."""
+
+    def __init__(self, card: Card, key: Key, rows: int = 1) -> None:
+        self.card, self.key = card, key
+        self.block = Block(card, key, rows)
+        self.row_of: dict[Decoding, int] = {}
+        self._vacant = list(range(rows))[::-1]
+        text = card.manifest.text
+        self._end = -1 if text is None or text.end is None else text.end
+        tensor = card.input(card.text_input)
+        assert tensor is not None
+        self._input, self._dtype = tensor.name, datatypes.NUMPY[tensor.datatype]
+        self._scores, self._attention = card.manifest.roles.scores, card.manifest.roles.attention
+        self._columns(rows)
+        self._forced: dict[int, list[int]] = {}  # prompts without a prefill graph, the next id last
+        self._watched: dict[int, Decoding] = {}
+        self._fresh: set[Decoding] = set()
+        self.steps, self.compute_s, self.rows_run = 0, 0.0, 0
+
+    def _columns(self, rows: int) -> None:
+        self.rows = rows
+        self._token = np.zeros(rows, np.int64)
+        self._seed = np.zeros(rows, np.uint64)
+        self._made = np.zeros(rows, np.int64)
+        self._limit = np.full(rows, _NEVER)
+        self._taken = np.zeros(rows, bool)
+        self._choices = sampler.Choices.of(rows)
+        self._log = np.zeros((rows, _LOG_STEPS), np.int64)
+        self._said = np.zeros(rows, np.int64)  # columns of the log that each row's stream has had
+        self._column = 0
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    # --- coming and going ---------------------------------------------------------------------------
+
+    def enter(self, decoding: Decoding, most_rows: int) -> None:
+        """Give the decoding a row, with the states that it carries. There must be room: `has_room`."""
+        if not self._vacant:
+            self._resize(min(self.rows * 2, bucket(most_rows)))
+        row = self._vacant.pop()
+        assert decoding.states is not None
+        self.block.write(row, decoding.states, lengths_of(self.card, decoding.states))
+        decoding.states = None
+        self.row_of[decoding] = row
+        self._fill(decoding, row)
+        if not decoding.told:
+            self._fresh.add(decoding)
+        decoding.steps -= self.steps
+        decoding.compute_s -= self.compute_s
+        decoding.rows -= self.rows_run
+
+    def _fill(self, decoding: Decoding, row: int) -> None:
+        how = decoding.how
+        self._token[row], self._made[row], self._limit[row] = decoding.token, decoding.made, decoding.limit
+        self._seed[row], self._taken[row] = how.seed & _SEED_BITS, True
+        choices = self._choices
+        choices.temperature[row], choices.top_k[row], choices.top_p[row] = (
+            how.temperature,
+            how.top_k,
+            how.top_p,
+        )
+        choices.note()
+        self._said[row] = self._column
+        if decoding.prompt:
+            self._forced[row] = list(decoding.prompt[::-1])
+            decoding.prompt = ()
+        if decoding.attentive:
+            self._watched[row] = decoding
+
+    def leave(self, decoding: Decoding, *, keep: bool = False) -> None:
+        """Take the decoding's row away; `keep`: it carries its states and its unsaid tokens along."""
+        row = self.row_of.pop(decoding)
+        self._collect(decoding, row)
+        decoding.steps += self.steps
+        decoding.compute_s += self.compute_s
+        decoding.rows += self.rows_run
+        decoding.token, decoding.made = int(self._token[row]), int(self._made[row])
+        if keep:
+            decoding.states = self.block.take(row)
+            decoding.prompt = tuple(self._forced.get(row, ())[::-1])
+        self._forced.pop(row, None)
+        self._watched.pop(row, None)
+        self._fresh.discard(decoding)
+        self.block.clear(row)
+        self._token[row], self._limit[row], self._taken[row] = 0, _NEVER, False
+        self._choices.set(row)
+        self._vacant.append(row)
+
+    def has_room(self, most_rows: int) -> bool:
+        return len(self.row_of) < most_rows
+
+    def fit(self) -> None:
+        """Move to fewer rows once clearly fewer are needed."""
+        half = self.rows // 2
+        if half and len(self.row_of) <= half - half // 4:
+            self._resize(half)
+
+    def _resize(self, rows: int) -> None:
+        """Another number of rows; the decodings keep their order and move to the front."""
+        kept = sorted(self.row_of.items(), key=lambda one: one[1])
+        old_rows = [row for _, row in kept]
+        self.block = self.block.resized(rows, old_rows)
+        before = (self._token, self._seed, self._made, self._limit, self._taken, self._log, self._said)
+        choices, column = self._choices, self._column
+        self._columns(rows)
+        self._column, count = column, len(kept)
+        after = (self._token, self._seed, self._made, self._limit, self._taken, self._log, self._said)
+        for new, old in zip(after, before, strict=True):
+            new[:count] = old[old_rows]
+        for name in ("temperature", "top_k", "top_p"):
+            getattr(self._choices, name)[:count] = getattr(choices, name)[old_rows]
+        self._choices.note()
+        moved = {old: new for new, old in enumerate(old_rows)}
+        self._forced = {moved[row]: ids for row, ids in self._forced.items()}
+        self._watched = {moved[row]: one for row, one in self._watched.items()}
+        self.row_of = {decoding: new for new, (decoding, _) in enumerate(kept)}
+        self._vacant = list(range(count, rows))[::-1]
+
+    # --- a step -------------------------------------------------------------------------------------
+
+    def step(self, session: Session) -> Arrays:
+        """Run all rows once.
+
+        Raises:
+            Exception: whatever the session raises; nothing has changed.
+        """
+        for row, ids in self._forced.items():
+            self._token[row] = ids[-1]
+        token = self._token if self._dtype == np.int64 else self._token.astype(self._dtype)
+        return self.block.step(session, {self._input: token})
+
+    def choose(self, outputs: Arrays, compute_s: float) -> list[tuple[Decoding, str]]:
+        """Each row's next token; the decodings that have ended by it, and why."""
+        self.steps += 1
+        self.compute_s += compute_s
+        self.rows_run += len(self.row_of)
+        scores = outputs[self._scores].reshape(self.rows, -1)
+        u = sampler.uniform(self._seed, self._made.view(np.uint64))
+        self._token = tokens = sampler.sample(scores, u, self._choices)
+        self._made += 1
+        self._log[:, self._column] = tokens
+        self._column += 1
+        if self._forced:
+            self._force()
+        ended = self._ended(tokens)
+        if self._watched:
+            ended.extend(self._watch(scores, outputs, tokens, ended))
+        return ended
+
+    def _force(self) -> None:
+        """Rows still within their prompts made nothing, but for those whose prompt has just ended."""
+        for row, ids in list(self._forced.items()):
+            ids.pop()
+            if ids:
+                self._made[row] -= 1
+                self._said[row] = self._column
+            else:
+                del self._forced[row]
+
+    def _ended(self, tokens: Array) -> list[tuple[Decoding, str]]:
+        over = self._made >= self._limit
+        if self._end >= 0:
+            over |= (tokens == self._end) & self._taken
+        if not over.any():
+            return []
+        rows = set(np.flatnonzero(over).tolist()) - self._forced.keys()
+        return [
+            (decoding, "end" if tokens[row] == self._end else "length")
+            for decoding, row in self.row_of.items()
+            if row in rows
+        ]
+
+    def _watch(
+        self, scores: Array, outputs: Arrays, tokens: Array, ended: Iterable[tuple[Decoding, str]]
+    ) -> list[tuple[Decoding, str]]:
+        """What single rows want to know of their tokens; those that a stop string ends."""
+        over = dict(ended)
+        stopped: list[tuple[Decoding, str]] = []
+        chances = None
+        for row, decoding in self._watched.items():
+            if row in self._forced or over.get(decoding) == "end":
+                continue
+            how, unsaid = decoding.how, decoding.unsaid
+            if how.log_probabilities:
+                chances = sampler.log_probabilities(scores, tokens) if chances is None else chances
+                unsaid.log_probabilities.append(float(chances[row]))
+            if how.attention:
+                unsaid.attention.append(self._attention_row(outputs, row))
+            if how.stop:
+                assert decoding.text is not None
+                unsaid.text += decoding.text.add((int(tokens[row]),))
+                if decoding.text.stopped and decoding not in over:
+                    stopped.append((decoding, "stop"))
+        return stopped
+
+    def _attention_row(self, outputs: Arrays, row: int) -> Array:
+        tensor = self.card.output(self._attention)
+        assert tensor is not None
+        weights: Array = outputs[self._attention][row].reshape(-1)
+        lengths = self.block.lengths(row)
+        named = [lengths[name] for name in tensor.words.lengths.values() if name in lengths]
+        return weights[: named[0]].copy() if named else weights.copy()
+
+    def outgrown(self) -> list[Decoding]:
+        """Those whose cache is full: they belong into the next bucket."""
+        if not any(state.words.grows for state in self.card.states):
+            return []
+        return [
+            decoding
+            for decoding, row in self.row_of.items()
+            if key_of(self.card, self.block.lengths(row)) != self.key
+        ]
+
+    # --- saying -------------------------------------------------------------------------------------
+
+    def must_say(self) -> bool:
+        """The log is full."""
+        return self._column >= _LOG_STEPS
+
+    def fresh(self) -> list[Decoding]:
+        """Those that have made their first tokens and not been told."""
+        if not self._fresh:
+            return []
+        ready = [one for one in self._fresh if self.row_of[one] not in self._forced]
+        self._fresh.difference_update(ready)
+        return ready
+
+    def collect_all(self, say: Callable[[Decoding], None]) -> None:
+        """Say all that was made."""
+        for decoding, row in list(self.row_of.items()):
+            self._collect(decoding, row)
+            if decoding.unsaid.ids:
+                say(decoding)
+        self._column = 0
+        self._said[:] = 0
+
+    def collect(self, decoding: Decoding) -> None:
+        """Take what one made out of the log, into its `unsaid`."""
+        self._collect(decoding, self.row_of[decoding])
+
+    def _collect(self, decoding: Decoding, row: int) -> None:
+        said = self._said[row]
+        if said < self._column:
+            decoding.unsaid.ids += self._log[row, said : self._column].tolist()
+            self._said[row] = self._column

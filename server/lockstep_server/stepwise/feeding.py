@@ -1,0 +1,85 @@
+"""Elements that callers sent: states gathered from where each sequence left them, one step, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .slots import Block, bucket, initial, key_of, lengths_of
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
+    from ..models.card import Card, TensorCard
+    from ..models.datatypes import Arrays
+    from ..models.session import Session
+    from .sequence import Element
+
+    Array = np.ndarray[Any, Any]
+
+
+def groups(card: Card, elements: Iterable[Element], most_rows: int) -> list[list[Element]]:
+    """Those that may share a run: states of one bucket, inputs of one shape; `most_rows` each."""
+    by_key: dict[Hashable, list[Element]] = {}
+    for element in elements:
+        conversation = element.of
+        if conversation.states is None:
+            conversation.states = initial(card)
+        shapes = tuple((name, array.shape) for name, array in sorted(element.inputs.items()))
+        key = key_of(card, lengths_of(card, conversation.states))
+        by_key.setdefault((key, shapes), []).append(element)
+    return [
+        group[start : start + most_rows]
+        for group in by_key.values()
+        for start in range(0, len(group), most_rows)
+    ]
+
+
+def run(card: Card, session: Session, elements: Sequence[Element]) -> tuple[list[Arrays], list[Arrays]]:
+    """One step of one group: each one's outputs, and its states one step on.
+
+    Raises:
+        Exception: whatever the session raises; no state has changed.
+    """
+    lengths = [lengths_of(card, _states(element)) for element in elements]
+    rows = bucket(len(elements))
+    block = Block(card, key_of(card, lengths[0]), rows)
+    for row, element in enumerate(elements):
+        block.write(row, _states(element), lengths[row])
+    feeds = {
+        tensor.name: _stack(tensor, [element.inputs[tensor.name] for element in elements], rows)
+        for tensor in card.inputs
+        if tensor.name in elements[0].inputs
+    }
+    outputs = block.step(session, feeds)
+    answers = [
+        {tensor.name: _cut(tensor, outputs[tensor.name], row, lengths[row]) for tensor in card.outputs}
+        for row in range(len(elements))
+    ]
+    return answers, [block.take(row) for row in range(len(elements))]
+
+
+def _states(element: Element) -> Arrays:
+    assert element.of.states is not None
+    return element.of.states
+
+
+def _stack(tensor: TensorCard, arrays: list[Array], rows: int) -> Array:
+    """The vacant rows are the first one again: real data, in every range."""
+    axis = tensor.words.batch_axis
+    if axis is None or (len(arrays) == 1 and rows == 1):
+        return arrays[0]
+    return np.concatenate(arrays + [arrays[0]] * (rows - len(arrays)), axis)
+
+
+def _cut(tensor: TensorCard, array: Array, row: int, lengths: dict[str, int]) -> Array:
+    axis = tensor.words.batch_axis
+    if axis is None:
+        return array
+    index: list[slice] = [slice(None)] * array.ndim
+    index[axis] = slice(row, row + 1)
+    for a, name in tensor.words.lengths.items():
+        if name in lengths:
+            index[a] = slice(lengths[name])
+    return array[tuple(index)].copy()

@@ -1,0 +1,91 @@
+"""A step-wise sequence, in its two kinds: the server chooses each element, or the caller sends it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .. import port
+
+if TYPE_CHECKING:
+    from ..models.datatypes import Arrays
+    from ..port import SequenceId
+    from ..text.pieces import Text
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """What the scheduler needs to know of either kind."""
+
+    key: int  # of the request that began it
+    accepted: float
+    deadline: float | None = None
+    priority: int = 0
+    caller: str = ""
+    turn: float = 0.0  # the caller's fair place among those who wait: smaller is sooner
+    slot: bool = False  # its states have a place
+    since: float = 0.0  # when it got its slot; or when its reader stopped, or it was last fed
+
+
+@dataclass(slots=True, eq=False)
+class Decoding(Sequence):
+    """Autoregressive: Generate, Translate. `prompt` is taken in first, then tokens are made."""
+
+    prompt: tuple[int, ...] = ()
+    how: port.Decode = field(default_factory=port.Decode)
+    limit: int = 0  # tokens it may make
+    credits: int = port.CREDITS
+    source: tuple[str, ...] = ()  # the prompt's tokens, for who asked for attention
+    text: Text | None = None
+    states: Arrays | None = None  # while it has no row
+    token: int = 0  # what its next step takes in
+    made: int = 0
+    unsaid: Unsaid = field(default_factory=lambda: Unsaid())
+    told: bool = False  # a chunk has been sent
+    first_run: float = 0.0
+    first_token: float = 0.0
+    prefill_s: float = 0.0
+    steps: int = 0
+    compute_s: float = 0.0
+    rows: int = 0  # in its steps, the sum
+
+    @property
+    def attentive(self) -> bool:
+        """Each of its tokens must be looked at when it is made."""
+        return bool(self.how.stop or self.how.log_probabilities or self.how.attention)
+
+
+@dataclass(slots=True, eq=False)
+class Unsaid:
+    """What a decoding made and has not been told of."""
+
+    ids: list[int] = field(default_factory=list)
+    text: str = ""  # kept for those with stop strings only
+    log_probabilities: list[float] = field(default_factory=list)
+    attention: list[Any] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Element:
+    """One step that a caller asked for."""
+
+    key: int
+    inputs: Arrays
+    outputs: tuple[str, ...]
+    accepted: float
+    deadline: float | None
+    of: Conversation
+    gone: bool = False  # cancelled, or past its deadline: it is passed over
+
+
+@dataclass(slots=True, eq=False)
+class Conversation(Sequence):
+    """Fed: Follow, and Open Inference requests with a `sequence_id`. Between two steps its states
+    are kept here."""
+
+    id: SequenceId = ""
+    waiting: deque[Element] = field(default_factory=deque)
+    closing: bool = False  # it ends once what waits has run
+    states: Arrays | None = None
+    steps: int = 0
