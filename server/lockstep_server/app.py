@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import port
-from .errors import LoadError
-from .host import Host
+from .errors import LoadError, unavailable
 from .metrics import Metrics, MetricsServer
 from .rpc.calls import Calls
 from .rpc.pacing import Pacer
 from .rpc.served import Directory
 from .rpc.server import Health, Server
 from .settings import Settings  # noqa: TC001
-from .transport import InProcess
+from .transport.engine_process import EngineProcess
+from .transport.in_process import InProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .transport import Transport
 
 log = logging.getLogger(__name__)
 
 
 class App:
-    """A server, from its settings. Starts in order and stops in reverse.
-
-    Raises:
-        LoadError: the device that the settings ask for is not there.
-    """
+    """A server, from its settings. Starts in order and stops in reverse."""
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self.settings = settings
         self.metrics = metrics or Metrics()
-        host = Host(_host_config(settings))
-        self._transport = InProcess(host)
+        self._transport = _transport(settings, self._lost)
         self._health = Health()
-        self.directory = Directory(self.metrics, host.device, self._health.update)
+        self.directory = Directory(self.metrics, self._health.update)
         self.calls = Calls(self._transport.send, self.directory)
         pacer = Pacer(self._transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
@@ -46,7 +47,7 @@ class App:
         """Listen first, so that a port that is taken is told at once; then load the models.
 
         Raises:
-            LoadError: a port is taken, or there is no repository.
+            LoadError: a port is taken, there is no repository, or not the device that the settings ask for.
         """
         await self._health.start()
         self.port = await self._server.start()
@@ -57,7 +58,7 @@ class App:
         except OSError as error:
             raise _port_taken(self.settings, error) from error
         self.metrics_port = self._pages.port
-        self._transport.start(self._deliver)
+        self.directory.device = await self._transport.start(self._deliver)
         await self.directory.listed()
 
     async def stop(self) -> None:
@@ -80,8 +81,26 @@ class App:
             case port.LoadDone():
                 self.directory.load_done(news)
 
+    def _lost(self, reason: str) -> None:
+        """The engines have gone, and are being started again."""
+        self.directory.lost()
+        self.calls.fail_all(unavailable(f"{reason}; it is started again"))
+
     def _healthy(self) -> bool:
         return self.directory.ready() and not self.calls.draining
+
+
+def _transport(settings: Settings, on_loss: Callable[[str], None]) -> Transport:
+    config = _host_config(settings)
+    if settings.engine == "process":
+        return EngineProcess(config, on_loss, settings.log_level)
+
+    def host() -> port.Host:
+        from .host import Host  # brings ONNX Runtime, which only the engines' side needs
+
+        return Host(config)
+
+    return InProcess(host)
 
 
 def _host_config(settings: Settings) -> port.HostConfig:

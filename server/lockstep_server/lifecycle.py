@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+from . import logs
 from .app import App
 from .errors import LoadError
 from .settings import Settings  # noqa: TC001
@@ -23,11 +24,7 @@ _SWITCH_INTERVAL_S = 0.0002
 
 def run(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; the exit code."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs.configure(settings.log_level)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         return _run(_serve(settings))

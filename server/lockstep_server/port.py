@@ -233,6 +233,8 @@ class HostConfig:
 class Host(Protocol):
     """The engines' side of the port."""
 
+    device: str
+
     def start(self, report: Callable[[News], None]) -> None:
         """Begin to load. `report` is called from the host's own threads."""
 

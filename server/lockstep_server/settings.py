@@ -37,6 +37,11 @@ class Settings:
     port: int = _setting(8001, "Port of the gRPC services; 0 takes a free one.", _PORT)
     metrics_port: int = _setting(8002, "Port of /metrics and /healthz; 0 takes a free one.", _PORT)
     device: str = _setting("auto", "Where models run.", click.Choice(["auto", "cpu", "cuda"]))
+    engine: str = _setting(
+        "process",
+        "Where the engines are: a process of their own, or threads.",
+        click.Choice(["process", "thread"]),
+    )
     only: str = _setting("", "Serve these models only, comma-separated. Empty: all.")
     batching: bool = _setting(True, "Let requests share runs.")
     max_run_ms: float = _setting(

@@ -77,7 +77,7 @@ class Served(Stubs):
             self._end_loop()
             raise
         super().__init__(f"127.0.0.1:{self.app.port}")
-        self.host: Any = self.app._transport._host
+        self.transport: Any = self.app._transport
 
     @staticmethod
     async def _start(settings: Settings) -> App:
@@ -97,6 +97,11 @@ class Served(Stubs):
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    @property
+    def host(self) -> Any:
+        """The engines' side, where it is in this process."""
+        return self.transport._host
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -139,7 +144,7 @@ class Served(Stubs):
 
 
 def settings(models: Path, **more: Any) -> Settings:
-    chosen = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "cache": "", "device": "cpu", **more}
+    chosen = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "cache": "", "device": "cpu", "engine": "thread", **more}
     return Settings(models=str(models), **chosen)
 
 

@@ -67,6 +67,12 @@ class Catalog:
         self._entries.setdefault(name, {})[version] = entry
         return entry
 
+    def forget(self, entry: Entry) -> None:
+        """Know nothing more of it."""
+        self._entries[entry.name].pop(entry.version, None)
+        if not self._entries[entry.name]:
+            del self._entries[entry.name]
+
     def entry(self, name: str, version: int) -> Entry | None:
         return self._entries.get(name, {}).get(version)
 

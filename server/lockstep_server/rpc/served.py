@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .. import port
 from ..errors import ServingError, bad_input, not_found
 from ..metrics import Metrics, ModelMeters, length_bucket
 from ..models.catalog import Catalog, State
@@ -16,7 +17,6 @@ from .admission import Backlog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .. import port
     from ..models.card import Card
     from ..models.catalog import Entry
 
@@ -92,11 +92,10 @@ class Served:
 class Directory:
     """Who is served. All on the event loop."""
 
-    def __init__(
-        self, metrics: Metrics, device: str, on_change: Callable[[Directory], Awaitable[None]]
-    ) -> None:
+    def __init__(self, metrics: Metrics, on_change: Callable[[Directory], Awaitable[None]]) -> None:
         self.catalog = Catalog()
-        self._metrics, self._device, self._on_change = metrics, device, on_change
+        self.device = "cpu"
+        self._metrics, self._on_change = metrics, on_change
         self._served: dict[tuple[str, int], Served] = {}
         self._loads: dict[tuple[str, str], list[asyncio.Future[str]]] = {}
         self._changes: set[asyncio.Task[None]] = set()
@@ -175,10 +174,22 @@ class Directory:
         assert card is not None
         stepwise = card.manifest.stepwise if card.steps else None
         slots = stepwise.max_sequences if stepwise else 0
-        meters = ModelMeters(self._metrics, card.model, entry.version, self._device, card.face, slots)
+        meters = ModelMeters(self._metrics, card.model, entry.version, self.device, card.face, slots)
         self._served[entry.name, entry.version] = Served(card, Backlog(card, news.costs or {}), meters)
         self._metrics.self_test.labels(entry.name, str(entry.version)).set(card.batched)
         self._metrics.provider.labels(entry.name, card.provider).set(1)
+
+    def lost(self) -> None:
+        """The engines have gone: no model is served until it has been loaded again."""
+        for entry in list(self.catalog):
+            if entry.card is not None and entry.card.model != entry.name:
+                self.catalog.forget(entry)
+            else:
+                self.update(port.ModelUpdate(entry.name, entry.version, State.LOADING.name))
+            self._metrics.ready.labels(entry.name, str(entry.version)).set(0)
+        self._served.clear()
+        for name, verb in list(self._loads):
+            self.load_done(port.LoadDone(name, verb, "the engine process ended meanwhile"))
 
     def load_done(self, news: port.LoadDone) -> None:
         for future in self._loads.pop((news.model, news.verb), []):

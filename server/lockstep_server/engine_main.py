@@ -1,0 +1,134 @@
+"""The engine process: a host behind a socket. Started by `transport/engine_process.py` only.
+
+It ends when it is told to, and when the socket closes: a front end that was killed leaves none behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from . import logs
+from .errors import LoadError
+from .transport import frames
+
+if TYPE_CHECKING:
+    from . import port
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 20
+_SWITCH_INTERVAL_S = 0.0005
+"""How long an engine whose run has ended may wait for a thread that encodes or decodes."""
+
+
+class _Writer:
+    """Frames out, on a thread: they are encoded while a session runs."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread.start()
+
+    def put(self, message: Any) -> None:
+        self._queue.put(message)
+
+    def close(self) -> None:
+        """Once all that was put before has been written."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while (message := self._queue.get()) is not None:
+                messages = [message]
+                while not self._queue.empty():
+                    message = self._queue.get()
+                    if message is None:
+                        break
+                    messages.append(message)
+                for piece in frames.encode(messages):
+                    self._end.sendall(piece)
+                if message is None:
+                    return
+        except OSError:
+            log.debug("the front end has gone")
+
+
+def serve(end: socket.socket) -> int:
+    """Host models for the other end of the socket until it says stop, or closes."""
+    decoder = frames.Decoder()
+    inbox = _incoming(end, decoder)
+    config: port.HostConfig = next(inbox)
+    writer = _Writer(end)
+    from .host import Host  # ONNX Runtime takes a while to import
+
+    try:
+        host = Host(config)
+        host.start(writer.put)
+    except LoadError as error:
+        writer.put(frames.Failed(str(error)))
+        writer.close()
+        return 1
+    writer.put(frames.Started(host.device))
+    within_s = 0.0
+    batch: list[port.Message] = []
+    for message in inbox:
+        if message is _END_OF_FRAME:
+            host.receive(batch)
+            batch = []
+        elif isinstance(message, frames.Stop):
+            within_s = message.within_s
+            break
+        else:
+            batch.append(message)
+    host.stop(within_s)
+    writer.close()
+    return 0
+
+
+_END_OF_FRAME = object()
+
+
+def _incoming(end: socket.socket, decoder: frames.Decoder) -> Any:
+    """Every message; `_END_OF_FRAME` after the last of each frame but the first, the configuration."""
+    first = True
+    while data := _received(end):
+        for messages in decoder.feed(data):
+            yield from messages
+            if not first:
+                yield _END_OF_FRAME
+            first = False
+
+
+def _received(end: socket.socket) -> bytes:
+    try:
+        return end.recv(_READ_BYTES)
+    except OSError:
+        return b""
+
+
+def main() -> int:
+    """`python -m lockstep_server.engine_main FD LEVEL`."""
+    number, level = int(sys.argv[1]), sys.argv[2]
+    logs.configure(level)
+    # Signals are for the front end, which tells this process when it may go.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    with socket.socket(fileno=number) as end:
+        end.setblocking(True)
+        code = serve(end)
+    sys.stderr.flush()
+    os._exit(code)  # a run that does not end must not keep the process
+
+
+if __name__ == "__main__":
+    main()

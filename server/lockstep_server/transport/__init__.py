@@ -1,0 +1,28 @@
+"""How the port's messages travel between the gRPC side and a host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .. import port
+
+
+class Transport(Protocol):
+    """Carries messages to a host and its news back, both in order. All on the event loop."""
+
+    async def start(self, deliver: Callable[[port.News], None]) -> str:
+        """Start the host; its device. `deliver` is called once for each piece of news; what is in
+        the repository has been told when this returns.
+
+        Raises:
+            LoadError: there is no repository, or no such device.
+        """
+
+    def send(self, message: port.Message) -> None:
+        """Hand a message to the host. Never blocks."""
+
+    async def stop(self, within_s: float) -> None:
+        """Stop the host; its last news are still delivered."""

@@ -1,0 +1,208 @@
+"""The host in a process of its own: the event loop and the engines share no interpreter lock.
+
+Frames over a socket pair. A process that dies takes down what it held, and is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LoadError
+from . import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .. import port
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 20
+_SOCKET_BYTES = 4 << 20
+_SHORT_LIFE_S = 10.0
+_LONGEST_PAUSE_S = 30.0
+_LAST_WORDS_S = 2.0
+"""How long a process that was told to stop gets beyond its time, before it is killed."""
+
+MODULE = "lockstep_server.engine_main"
+
+
+class EngineProcess:
+    """Implements `Transport`.
+
+    `on_loss` is called when the process has died by itself, with the reason: nothing that was sent
+    to it will be answered. It is being started again then.
+    """
+
+    def __init__(
+        self, config: port.HostConfig, on_loss: Callable[[str], None], log_level: str = "info"
+    ) -> None:
+        self._config, self._on_loss, self._log_level = config, on_loss, log_level
+        self._deliver: Callable[[port.News], None] = lambda _: None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._decoder = frames.Decoder()
+        self._outbox: list[port.Message] = []
+        self._unsent: deque[memoryview] = deque()
+        self._started: asyncio.Future[str] | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._stopping = False
+        self._begun = 0.0
+        self._pause_s = 0.0
+        self._again: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now; 0 where there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self, deliver: Callable[[port.News], None]) -> str:
+        self._deliver = deliver
+        return await self._spawn()
+
+    async def _spawn(self) -> str:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+        ours.setblocking(False)
+        command = [sys.executable, "-m", MODULE, str(theirs.fileno()), self._log_level]
+        self._begun = time.monotonic()
+        self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))  # noqa: ASYNC220
+        theirs.close()
+        self._socket, self._decoder = ours, frames.Decoder()
+        self._unsent.clear()
+        self._started, self._ended = loop.create_future(), loop.create_future()
+        loop.add_reader(ours.fileno(), self._read)
+        self._write([self._config])
+        return await self._started
+
+    # --- out ----------------------------------------------------------------------------------------
+
+    def send(self, message: port.Message) -> None:
+        """Messages of one turn of the event loop cross together."""
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(message)
+
+    def _flush(self) -> None:
+        messages, self._outbox = self._outbox, []
+        if messages and self._socket is not None:
+            self._write(messages)
+
+    def _write(self, messages: list[Any]) -> None:
+        waiting = bool(self._unsent)
+        self._unsent.extend(memoryview(piece).cast("B") for piece in frames.encode(messages))
+        if not waiting:
+            self._push()
+
+    def _push(self) -> None:
+        """Write what the socket takes now; the rest when it takes more."""
+        assert self._socket is not None
+        loop, number = asyncio.get_running_loop(), self._socket.fileno()
+        try:
+            while self._unsent:
+                piece = self._unsent[0]
+                sent = self._socket.send(piece)
+                if sent < len(piece):
+                    self._unsent[0] = piece[sent:]
+                else:
+                    self._unsent.popleft()
+        except BlockingIOError:
+            loop.add_writer(number, self._push)
+            return
+        except OSError:  # it is gone: the reader tells
+            self._unsent.clear()
+        loop.remove_writer(number)
+
+    # --- in -----------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end()
+            return
+        for messages in self._decoder.feed(data):
+            for message in messages:
+                self._take(message)
+
+    def _take(self, message: Any) -> None:
+        match message:
+            case frames.Started(device):
+                if self._started is not None and not self._started.done():
+                    self._started.set_result(device)
+            case frames.Failed(reason):
+                if self._started is not None and not self._started.done():
+                    self._started.set_exception(LoadError(reason))
+            case _:
+                self._deliver(message)
+
+    # --- ends ---------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """The socket is closed at the other end."""
+        assert self._socket is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket.fileno())
+        loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        refused = self._started is not None and self._started.done() and self._started.exception() is not None
+        if not (self._stopping or refused):
+            self._again = asyncio.ensure_future(self._recover())
+
+    async def _recover(self) -> None:
+        assert self._process is not None
+        code = await asyncio.to_thread(self._process.wait)
+        reason = f"the engine process ended by itself ({_told(code)})"
+        log.error("%s; it is started again", reason)
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(LoadError(reason))  # before it had ever started
+            return
+        self._on_loss(reason)
+        short = time.monotonic() - self._begun < _SHORT_LIFE_S
+        self._pause_s = min(max(self._pause_s * 2, 1.0), _LONGEST_PAUSE_S) if short else 0.0
+        await asyncio.sleep(self._pause_s)
+        if not self._stopping:
+            try:
+                await self._spawn()
+            except LoadError as error:
+                log.error("the engine process cannot be started again: %s", error)
+
+    async def stop(self, within_s: float) -> None:
+        self._flush()
+        self._stopping = True
+        if self._again is not None and not self._again.done():
+            self._again.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._again
+        if self._socket is not None and self._ended is not None:
+            self._write([frames.Stop(within_s)])
+            try:
+                await asyncio.wait_for(asyncio.shield(self._ended), within_s + _LAST_WORDS_S)
+            except TimeoutError:
+                log.error("the engine process does not end; it is killed")
+        if self._process is not None:
+            if self._process.poll() is None and self._socket is not None:
+                self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+
+
+def _told(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
