@@ -16,6 +16,9 @@ import typer
 
 from lockstep_client.verbs import one_shot, server
 from lockstep_client.verbs.asking import tell, verb
+from lockstep_client.verbs.follow import follow
+from lockstep_client.verbs.generate import generate
+from lockstep_client.verbs.translate import translate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +34,9 @@ app = typer.Typer(
 for command in (
     verb(one_shot.classify),
     verb(one_shot.encode),
+    verb(generate),
+    verb(translate),
+    verb(follow, timeout_s=None),
     verb(server.models),
     verb(server.health),
 ):

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lockstep_client.results import Classification, Encoding, Health, ModelState
+    from lockstep_client.stream_results import (
+        Generation,
+        GenerationPart,
+        Prediction,
+        Translation,
+        TranslationPart,
+    )
+
+    Noticed = Classification | Encoding | Generation | Translation | Prediction
 
 
 def json_line(value: Any) -> None:
@@ -50,6 +59,49 @@ def encodings(texts: Sequence[str], answers: Sequence[Encoding]) -> None:
             _rows(("token", "looks at", "weight"), list(_gaze(answer)))
 
 
+class Flowing:
+    """A text that comes in parts: written as it comes, or as a JSON line for each part."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json, self._last = as_json, ""
+
+    def part(self, part: GenerationPart | TranslationPart) -> None:
+        """Write one; a part that brings nothing is left out."""
+        if self._as_json:
+            if part.tokens or part.text:
+                json_line({"piece" if key == "text" else key: v for key, v in vars(part).items() if _says(v)})
+        elif part.text:
+            sys.stdout.write(part.text)
+            sys.stdout.flush()
+            self._last = part.text[-1]
+
+    def end(self) -> None:
+        """Close the last line. A text of nothing is an empty line."""
+        if self._last != "\n":
+            _line("")
+
+
+def prediction(one: Prediction) -> None:
+    """A row for one element: position, element, label, probability, elements computed, milliseconds."""
+    best = one.labels[0] if one.labels else None
+    label, probability = (best.name, f"{best.probability:.4f}") if best else ("", "")
+    computed, took = str(one.computed_elements), f"{one.timings.compute_s * 1e3:.3f}"
+    if sys.stdout.isatty():
+        bar = "█" * round(20 * best.probability) if best else ""
+        _line(
+            f"{one.position:>5}  {_visible(one.element):<16} {_visible(label):<12} {probability:>6} {bar:<20}"
+            f"  computed {computed:>4} in {took} ms"
+        )
+    else:
+        cells = (_visible(one.element), _visible(label), probability, computed, took)
+        _line("\t".join((str(one.position), *cells)))
+
+
+def remark(text: str) -> None:
+    """Something beside the answer, on a terminal."""
+    Console().print(Text(text, style="dim"))
+
+
 def models(states: Iterable[ModelState]) -> None:
     """A row for each version of each model."""
     _rows(("model", "version", "state", "reason"), [(s.name, s.version, s.state, s.reason) for s in states])
@@ -60,7 +112,7 @@ def health(answer: Health) -> None:
     _line("\t".join(filter(None, [answer.model, answer.status])))
 
 
-def notices(answers: Iterable[Classification | Encoding]) -> None:
+def notices(answers: Iterable[Noticed]) -> None:
     """What the server has to say of the models, each once, on stderr."""
     for notice in dict.fromkeys(a.notice for a in answers if a.notice):
         print(f"lockstep: {notice}", file=sys.stderr)
@@ -79,6 +131,11 @@ def _rows(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
 
 def _line(text: str) -> None:
     print(text, flush=True)
+
+
+def _visible(element: str) -> str:
+    """An element that is white, or breaks lines, made visible: some models read characters."""
+    return repr(element)[1:-1].replace(" ", "␣") if element.isspace() else element
 
 
 def _one_line(cell: str) -> str:
@@ -100,6 +157,11 @@ def _gaze(answer: Encoding) -> Iterable[tuple[str, ...]]:
     for token, row in zip(tokens, weights, strict=False):
         at = int(np.argmax(row))
         yield token, tokens[at] if at < len(tokens) else f"#{at}", f"{row[at]:.3f}"
+
+
+def _says(value: Any) -> bool:
+    """Whether a field of a part holds anything; an array does."""
+    return value is not None and not (isinstance(value, str | tuple) and not value)
 
 
 def _plain(value: Any) -> Any:

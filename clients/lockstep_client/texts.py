@@ -1,12 +1,16 @@
-"""The texts that a command is given: its arguments, or the lines of standard input."""
+"""The texts that a command is given: its arguments, or what comes on standard input."""
 
 from __future__ import annotations
 
+import codecs
+import io
+import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
 MOST_IN_A_CALL = 32
@@ -32,6 +36,31 @@ def given(arguments: Sequence[str]) -> Iterator[list[str]]:
         )
     else:
         yield from _from_lines(sys.stdin.buffer)
+
+
+def arriving() -> Iterator[str]:
+    """One text from stdin, in pieces as they come; InputError for nothing, or bytes that are not UTF-8."""
+    decoder, read, found = codecs.getincrementaldecoder("utf-8")(), _reading(sys.stdin.buffer), False
+    try:
+        while some := read():
+            piece = decoder.decode(some)
+            found = found or not piece.isspace()
+            if piece:
+                yield piece
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise InputError("standard input is not UTF-8") from None
+    if not found:
+        raise InputError("no text: standard input is empty")
+
+
+def _reading(stream: BinaryIO) -> Callable[[], bytes]:
+    """Reads what is there. From the file itself where there is one: another thread may read at exit, and a
+    buffer that it holds would stop the interpreter from ending."""
+    try:
+        return partial(os.read, stream.fileno(), 1 << 16)
+    except io.UnsupportedOperation:
+        return partial(stream.read, 1 << 16)
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from unit.client.awaited import Awaited
 from unit.client.fake_streams import Streams
 
 from lockstep.v1 import sequences_pb2 as pb
-from lockstep_client import Client, inference
+from lockstep_client import Client, cli, inference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -253,3 +254,17 @@ def nowhere() -> str:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"localhost:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def lockstep(server, capsys, monkeypatch):
+    """Run the command at the fake server: exit code, stdout's lines, stderr."""
+    monkeypatch.setenv("LOCKSTEP_ADDRESS", server.address)
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = cli.run(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out.splitlines(), printed.err
+
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -65,32 +66,23 @@ class Streams:
         return self._play(self.translated, context)
 
     def follow(self, requests: Iterator[pb.FollowRequest], context: grpc.ServicerContext) -> Iterator[Any]:
-        over = self._watch(context)
         yield from self._play(self.followed, context)
         for position, element in enumerate(self._elements(requests), start=1):
             if position > self.longest:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"longer than {self.longest} elements")
             yield self._prediction(position, element)
-        over.set()
-
-    def _watch(self, context: grpc.ServicerContext) -> threading.Event:
-        """To be set at the stream's own end; what ends before that was left."""
-        over = threading.Event()
-        context.add_callback(lambda: over.is_set() or self.left.set())
-        return over
 
     def _play(self, script: list[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        over = self._watch(context)
+        # gRPC tells of it nowhere else: a stream that was cancelled may still have ended with a status.
+        context.add_callback(lambda: context._state.client == "cancelled" and self.left.set())  # type: ignore[attr-defined]
         for one in script:
             if isinstance(one, threading.Event):
                 while context.is_active() and not one.wait(0.01):
                     pass
             elif hasattr(one, "end"):
-                over.set()
                 one.end(context)
             else:
                 yield one
-        over.set()
 
     def _elements(self, requests: Iterator[pb.FollowRequest]) -> Iterator[str]:
         held = ""
@@ -98,8 +90,7 @@ class Streams:
             self.heard.append(request)
             if request.WhichOneof("message") == "ids":
                 yield from (f"#{one}" for one in request.ids.ids)
-            held += request.text
-            *whole, held = held.split(" ") if not request.flush else (*held.split(" "), "")
+            *whole, held = re.split(r"\s", held + request.text + " " * request.flush)
             yield from filter(None, whole)
         yield from filter(None, [held])
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from importlib.metadata import version
 
@@ -15,22 +13,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from typer.testing import CliRunner
+from unit.client.command import process
 
 from lockstep_client import cli
-
-
-@pytest.fixture
-def lockstep(server, capsys, monkeypatch):
-    """Run the command at the fake server: exit code, stdout's lines, stderr."""
-    monkeypatch.setenv("LOCKSTEP_ADDRESS", server.address)
-
-    def run(*arguments, stdin=b""):
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = cli.run(arguments)
-        printed = capsys.readouterr()
-        return code, printed.out.splitlines(), printed.err
-
-    return run
 
 
 def test_classify_prints_a_line_for_each_text(lockstep):
@@ -169,17 +154,6 @@ def test_help_and_version_by_typers_runner():
     for verb in ("classify", "encode", "models", "health"):
         shown = runner.invoke(cli.app, [verb, "--help"]).output
         assert all(option in shown for option in ("--address", "--timeout", "--json"))
-
-
-def process(*arguments, **how):
-    code = "from lockstep_client.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **how,
-    )
 
 
 def test_no_server_is_one_line_and_no_traceback(nowhere):

@@ -1,0 +1,20 @@
+"""The `lockstep` command in a process of its own, as a shell runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+CODE = "from lockstep_client.cli import main; main()"
+
+
+def process(*arguments: str, **how: Any) -> subprocess.Popen[str]:
+    """Started, its output in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )

@@ -1,0 +1,369 @@
+"""The verbs that stream: what they print in a pipe and at a terminal, how they are left, how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import pytest
+from unit.client.command import CODE, process
+
+from lockstep.v1 import sequences_pb2 as pb
+
+
+@pytest.fixture
+def stuck(server):
+    """Streams stop after their first message."""
+    held = threading.Event()
+    for script in (server.streams.generated, server.streams.translated):
+        script[1:] = [held]
+    server.streams.followed = [held]
+    yield held
+    held.set()
+
+
+@pytest.fixture
+def at_terminal(lockstep, monkeypatch):
+    """The command where standard output says that it is a terminal, in colour and 200 columns wide."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        for name, value in (("FORCE_COLOR", "1"), ("COLORTERM", "truecolor"), ("COLUMNS", "200")):
+            monkeypatch.setenv(name, value)
+        return lockstep(*arguments)
+
+    return run
+
+
+def objects(lines):
+    return [json.loads(line) for line in lines]
+
+
+# --- generate -----------------------------------------------------------------------------------------
+
+
+def test_generate_writes_the_exact_text(lockstep):
+    code, lines, error = lockstep("generate", "-m", "sentiment", "--prompt", "x")
+    assert (code, lines, error) == (0, ["ab", "cd"], "lockstep: alone\n")
+
+
+def test_generate_writes_text_as_it_comes(server, stuck):
+    running = process("generate", "-m", "sentiment", "--prompt", "x", "--address", server.address)
+    assert running.stdout.read(2) == "ab"
+    server.streams.generated += [pb.GenerateReply(text="d\n", reason=1)]
+    stuck.set()
+    assert running.communicate(timeout=30) == ("d\n", "lockstep: alone\n")
+    assert running.returncode == 0
+
+
+def test_generate_json_ends_with_the_whole(lockstep):
+    code, lines, error = lockstep("generate", "-m", "sentiment", "--prompt", "x", "--json")
+    *parts, whole = objects(lines)
+    assert (code, error) == (0, "")
+    assert [(p["piece"], p["tokens"]) for p in parts] == [("ab", [4, 5]), ("\nc", [6]), ("d", [7])]
+    assert not any("text" in p for p in parts)
+    assert (whole["model"], whole["prompt"], whole["text"]) == ("sentiment", "x", "ab\ncd")
+    assert (whole["reason"], whole["seed"], whole["tokens"]) == ("LENGTH", 11, [4, 5, 6, 7])
+    assert whole["timings"]["first_token_s"] == 0.375
+
+
+def test_generate_sends_its_options(lockstep, server):
+    lockstep(
+        "generate", "--model", "other", "--prompt", "x", "--seed", "7", "--max-tokens", "9", "--temperature",
+        "0.5", "--top-k", "4", "--top-p", "0.25", "--stop", "a", "--stop", "b", "--version", "2",
+        "--log-probabilities",
+    )  # fmt: skip
+    assert server.requests == [
+        pb.GenerateRequest(
+            model="other", text="x", seed=7, max_tokens=9, temperature=0.5, top_k=4, top_p=0.25,
+            stop=["a", "b"], version="2", log_probabilities=True,
+        )
+    ]  # fmt: skip
+
+
+def test_generate_on_a_terminal_tells_of_seed_and_speed(at_terminal):
+    _, lines, _ = at_terminal("generate", "-m", "sentiment", "--prompt", "x")
+    assert lines[:2] == ["ab", "cd"]
+    remark = " ".join(lines[2:])
+    assert all(told in remark for told in ("4 tokens", "LENGTH", "seed 11", "tokens/s", "2.5 rows")), remark
+
+
+# --- translate ----------------------------------------------------------------------------------------
+
+
+def test_translate_prints_a_line_for_each_text(lockstep, server):
+    code, lines, _ = lockstep("translate", "-m", "sentiment", stdin=b"a man\nmen\n")
+    assert (code, lines) == (0, ["un homme", "un homme"])
+    assert [r.text for r in server.requests] == ["a man", "men"]
+    assert not any(r.attention for r in server.requests)
+
+
+def test_translate_json_ends_with_the_whole(lockstep):
+    _, lines, _ = lockstep("translate", "-m", "sentiment", "a man", "--attention", "--json")
+    first, second, whole = objects(lines)
+    assert (first["piece"], first["source_tokens"]) == ("un", ["a", "man"])
+    assert second["attention"] == [[0.25, 0.75], [0.5, 0.5]]
+    assert (whole["source"], whole["text"], whole["reason"]) == ("a man", "un homme", "END")
+    assert whole["attention"] == [[0.75, 0.25], [0.25, 0.75], [0.5, 0.5]]
+
+
+def test_attention_in_a_pipe_is_shaded(lockstep):
+    _, lines, _ = lockstep("translate", "-m", "sentiment", "a man", "--attention")
+    assert lines == [
+        "un homme",
+        "      a   man",
+        "un    ███ ▒▒▒",
+        "homme ▒▒▒ ███",
+        "</s>  ▓▓▓ ▓▓▓",
+        "      ░ from 10%  ▒ from 25%  ▓ from 50%  █ from 75%",
+    ]
+
+
+def test_attention_on_a_terminal_is_coloured(at_terminal):
+    _, lines, _ = at_terminal("translate", "-m", "sentiment", "a man", "--attention")
+    assert "un    \x1b[48;" in lines[2]
+    assert "█" not in "".join(lines)
+
+
+def test_attention_is_drawn(lockstep, server, tmp_path):
+    picture = tmp_path / "attention.png"
+    code, lines, error = lockstep("translate", "-m", "sentiment", "a man", "--plot", str(picture))
+    assert (code, lines, error) == (0, ["un homme"], "")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert server.requests[0].attention
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("a", "b", "--plot", "x.png"), "one text"),
+        (("--plot", "x.png"), "one text"),
+        (("a", "--plot", "x.txt"), ".png"),
+        (("a", "--plot", "/nowhere/x.png"), "no folder /nowhere"),
+    ],
+)
+def test_a_plot_that_cannot_be_is_told_before_anything_is_asked(lockstep, server, arguments, told):
+    code, lines, error = lockstep("translate", "-m", "sentiment", *arguments)
+    assert (code, lines, server.requests) == (2, [], [])
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_a_plot_without_matplotlib_names_the_remedy(lockstep, server, monkeypatch):
+    monkeypatch.setattr("lockstep_client.plots.find_spec", lambda name: None)
+    code, _, error = lockstep("translate", "-m", "sentiment", "a", "--plot", "x.png")
+    assert code == 2
+    assert error.endswith("--plot needs matplotlib: pip install 'lockstep[plot]'\n")
+    assert server.requests == []
+
+
+# --- follow -------------------------------------------------------------------------------------------
+
+FOLLOWED = ["1\ta\tpositive\t0.7500\t1\t1.000", "2\tfilm\tpositive\t0.7500\t1\t1.000"]
+
+
+@pytest.mark.parametrize(("arguments", "stdin"), [(("a film",), b""), (("-",), b"a\nfilm"), ((), b"a film")])
+def test_follow_prints_a_line_for_each_element(lockstep, server, arguments, stdin):
+    assert lockstep("follow", "-m", "sentiment", *arguments, stdin=stdin) == (0, FOLLOWED, "")
+
+
+def test_follow_tells_what_a_reencoding_computes(lockstep, server):
+    server.streams.steps = False
+    _, lines, _ = lockstep("follow", "-m", "sentiment", "a film")
+    assert [line.split("\t")[4:] for line in lines] == [["1", "1.000"], ["2", "2.000"]]
+
+
+def test_follow_json_is_one_object_an_element(lockstep):
+    _, lines, _ = lockstep("follow", "-m", "sentiment", "a film", "--json", "--top-k", "1")
+    one, two = objects(lines)
+    assert (one["position"], one["element"], two["labels"][0]["name"]) == (1, "a", "positive")
+
+
+def test_follow_predicts_while_a_pipe_is_open(server):
+    running = process("follow", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
+    for position, word in enumerate(("a", "fine"), start=1):
+        running.stdin.write(f"{word} ")
+        running.stdin.flush()
+        assert running.stdout.readline().startswith(f"{position}\t{word}\t")
+    out, error = running.communicate("film", timeout=30)
+    assert (running.returncode, error) == (0, "")
+    assert out.startswith("3\tfilm\t")
+
+
+def test_a_server_that_ends_while_a_pipe_is_open_ends_the_command(server, failure):
+    server.streams.followed = [failure(grpc.StatusCode.FAILED_PRECONDITION, "evicted")]
+    running = process("follow", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
+    running.wait(30)
+    assert (running.returncode, running.stderr.read()) == (1, "lockstep: evicted\n")
+    running.communicate()
+
+
+class Terminal:
+    """The command at a pseudo-terminal."""
+
+    def __init__(self, *arguments):
+        self._end, theirs = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CODE, *arguments],
+            stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs)
+        self.shown = ""
+
+    def type(self, keys):
+        os.write(self._end, keys.encode())
+
+    def wait_for(self, *told):
+        """Until all of it has been shown."""
+        until = time.monotonic() + 20
+        while not all(one in self.shown for one in told):
+            assert select.select([self._end], [], [], until - time.monotonic())[0], self.shown
+            self.shown += os.read(self._end, 1 << 16).decode()
+
+    def end(self):
+        code = self.process.wait(20)
+        os.close(self._end)
+        return code
+
+
+@pytest.fixture
+def typist(server):
+    """Follow at a terminal, ready for keys."""
+    terminal = Terminal("follow", "-m", "sentiment", "--address", server.address)
+    terminal.wait_for("each word moves the prediction")
+    yield terminal
+    if terminal.process.poll() is None:
+        terminal.process.kill()
+        terminal.process.wait()
+
+
+def test_follow_at_a_terminal_moves_at_each_word(server, typist):
+    typist.type("a fi")
+    typist.wait_for("1 read", "positive", "75%", "computed 1 in 1.00 ms")
+    typist.type("\x7f\x1b[Dine ")
+    typist.wait_for("2 read")
+    typist.shown = ""
+    typist.type("\n")
+    typist.wait_for("each word moves the prediction")
+    typist.type("\x04")
+    assert typist.end() == 0
+    texts = [m.text for m in server.streams.heard if m.WhichOneof("message") == "text"]
+    assert texts == ["a ", "fine "]
+
+
+def test_ctrl_c_at_a_terminal_cancels_and_gives_the_terminal_back(server, typist):
+    typist.type("a ")
+    typist.wait_for("1 read")
+    typist.process.send_signal(signal.SIGINT)
+    assert typist.end() == 130
+    assert server.streams.left.wait(10)
+    assert "Traceback" not in typist.shown
+
+
+def test_an_error_at_a_terminal_is_one_line(server):
+    terminal = Terminal("follow", "-m", "nothing", "--address", server.address)
+    terminal.wait_for("lockstep: there is no model 'nothing'; the server has sentiment, other, broken")
+    assert terminal.end() == 1
+    assert "Traceback" not in terminal.shown
+
+
+# --- all of them --------------------------------------------------------------------------------------
+
+VERBS = {
+    "generate": ("generate", "--prompt", "x"),
+    "translate": ("translate", "x"),
+    "follow": ("follow", "x"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_server_is_one_line(lockstep, nowhere, verb):
+    code, lines, error = lockstep(*VERBS[verb], "-m", "m", "--address", nowhere)
+    assert (code, lines) == (1, [])
+    assert error == f"lockstep: no server at {nowhere}: start one with `make serve` or give --address\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_wrong_model_names_those_that_are_there(lockstep, verb):
+    code, lines, error = lockstep(*VERBS[verb], "-m", "sentinent")
+    assert (code, lines) == (1, [])
+    assert error == "lockstep: there is no model 'sentinent'; the server has sentiment, other, broken\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_wrong_kind_of_model_is_one_line(lockstep, server, failure, verb):
+    server.failures += [failure(grpc.StatusCode.INVALID_ARGUMENT, "model 'other' cannot\ndo that")]
+    code, lines, error = lockstep(*VERBS[verb], "-m", "other")
+    assert (code, lines, error) == (1, [], "lockstep: model 'other' cannot do that\n")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_error_in_the_middle_leaves_what_came_and_is_told(lockstep, server, failure, verb):
+    evicted = failure(grpc.StatusCode.FAILED_PRECONDITION, "evicted")
+    server.streams.generated[1:] = server.streams.translated[1:] = [evicted]
+    server.streams.followed = [pb.FollowReply(element="y"), evicted]
+    code, lines, error = lockstep(*VERBS[verb], "-m", "other")
+    assert (code, len(lines), error) == (1, 1, "lockstep: evicted\n")
+    code, lines, error = lockstep(*VERBS[verb], "-m", "other", "--json")
+    assert (code, len(lines), error) == (1, 2, "")
+    assert objects(lines)[-1]["meaning"] == "sequence_lost"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_deadline_is_told_with_the_option_that_changes_it(lockstep, stuck, verb):
+    code, _, error = lockstep(*VERBS[verb], "-m", "other", "--timeout", "0.2")
+    assert code == 1
+    assert "within 0.2 s: allow more time with --timeout" in error
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_ctrl_c_cancels_on_the_server(server, stuck, verb):
+    running = process(*VERBS[verb], "-m", "other", "--address", server.address)
+    assert server.asked.wait(20)
+    running.send_signal(signal.SIGINT)
+    _, error = running.communicate(timeout=30)
+    assert (running.returncode, error) == (130, "")
+    assert server.streams.left.wait(10)
+
+
+def test_a_reader_that_leaves_cancels_on_the_server(server):
+    server.streams.generated = [pb.GenerateReply(text="text " * 1000)] * 2000
+    running = process("generate", "-m", "other", "--address", server.address)
+    running.stdout.read(10)
+    running.stdout.close()
+    error = running.stderr.read()
+    assert running.wait(30) == 1
+    assert error == ""
+    assert server.streams.left.wait(10)
+    running.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "told"),
+    [
+        (("translate", ""), b"", "text 1 is empty"),
+        (("translate", "-"), b"", "standard input is empty"),
+        (("follow", " "), b"", "text 1 is empty"),
+        (("follow", "-"), b"", "standard input is empty"),
+        (("follow", "-"), b" \n", "standard input is empty"),
+        (("follow", "-"), b"a \xff", "not UTF-8"),
+        (("follow", "-"), b"a \xc3", "not UTF-8"),
+        (("generate", "--seed", "-1"), b"", "seed"),
+        (("generate", "--temperature", "-1"), b"", "temperature"),
+        (("generate", "--top-p", "2"), b"", "top-p"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(lockstep, arguments, stdin, told):
+    code, _, error = lockstep(*arguments, "-m", "sentiment", stdin=stdin)
+    assert code == 2
+    assert told in error
+    assert error.count("\n") == 1
