@@ -22,14 +22,12 @@ zoo = typer.Typer(help="What can be trained.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
 
 Name = Annotated[str, typer.Argument(help="A name of `zoo list`.")]
-Data = Annotated[Path, typer.Option(help="Folder with sst2/{train,dev,test}.txt.")]
+Data = Annotated[Path, typer.Option(help="Folder with the data sets; models/README.md says which.")]
 Out = Annotated[
     Path | None, typer.Option(help="The model repository; models, or with --quick WORK/quick/models.")
 ]
 Work = Annotated[Path, typer.Option(help="Checkpoints and drafts; training resumes from here.")]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Few sentences, one epoch: a trial run, not for serving.")
-]
+Quick = Annotated[bool, typer.Option("--quick", help="Little data, one epoch: a trial run, not for serving.")]
 
 REPOSITORY, WORK = Path("models"), Path("build/export")
 
@@ -45,8 +43,7 @@ def list_zoo() -> None:
 def train(name: Name, data: Data, out: Out = None, work: Work = WORK, quick: Quick = False) -> None:
     """Trains one model, or goes on from its last finished epoch."""
     workshop = _workshop(out, work, quick)
-    workshop.recipe(name)
-    workshop.train(name, workshop.prepare(data))
+    workshop.train(name, workshop.prepare(data, name))
 
 
 @app.command()

@@ -1,59 +1,70 @@
-"""Writes model.toml: how the server feeds the graph and what its outputs mean.
+"""Writes model.toml: how the server feeds the graphs and what their outputs mean.
 
-The manifest and the files beside it are all that the server knows of this package.
+The manifest and the files beside it are all that the server knows of this package. A trade puts it together
+from plain tables; this file gives them names and writes them down.
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from lockstep_export.zoo.recipe import Output, Recipe
-
-
-def manifest(recipe: Recipe, vocabulary: int) -> str:
-    """The whole file for `recipe`, whose token ids lie in [0, vocabulary)."""
-    parts = [
-        _head(recipe),
-        '[text]\nsource = "tokenizer.json"\n',
-        f"[lengths.words]\nmax = {recipe.max_words}\n",
-        _tokens(vocabulary),
-        _companion(recipe),
-        *(_output(output) for output in recipe.outputs),
-        _roles(recipe),
-        f"[batching]\nmax_rows = {recipe.max_rows}\nmax_padded_elements = {recipe.max_padded_elements}\n",
-    ]
-    return "\n".join(part for part in parts if part)
+Table = dict[str, Any]
 
 
-def _head(recipe: Recipe) -> str:
-    labels = json.dumps(recipe.labels)
-    return f'# {recipe.about}. Written by lockstep-export.\ntask = "classify"\nlabels = {labels}\n'
+def tensor(*lengths: tuple[int, str], batch_axis: int = 0, **more: Any) -> Table:
+    """One input or output: the axis of the rows, and the axes that grow with a named length."""
+    axes: Table = {"lengths": dict(lengths)} if lengths else {}
+    return {"batch_axis": batch_axis, **axes, **more}
 
 
-def _tokens(vocabulary: int) -> str:
-    return f'[inputs.tokens]\nbatch_axis = 0\nlengths = {{1 = "words"}}\npad = 0\nrange = [0, {vocabulary}]\n'
+def ids(vocabulary: int, *lengths: tuple[int, str]) -> Table:
+    """An input of token ids in [0, vocabulary), padded with 0 where it grows."""
+    padding: Table = {"pad": 0} if lengths else {}
+    return tensor(*lengths, **padding, range=[0, vocabulary])
 
 
-def _companion(recipe: Recipe) -> str:
-    if recipe.companion == "lengths":
-        return '[inputs.lengths]\nbatch_axis = 0\ngenerated = "lengths"\nof = "words"\n'
-    if recipe.companion == "mask":
-        return (
-            '[inputs.mask]\nbatch_axis = 0\nlengths = {1 = "words"}\n'
-            'generated = "mask"\nof = "words"\nreal = true\n'
-        )
-    return ""
+def lengths_of(name: str) -> Table:
+    """The input that tells how long each row is; the server fills it in."""
+    return tensor(generated="lengths", of=name)
 
 
-def _output(output: Output) -> str:
-    text = f"[outputs.{output.name}]\nbatch_axis = 0\n"
-    if output.word_axes:
-        axes = ", ".join(f'{axis} = "words"' for axis in output.word_axes)
-        text += f"lengths = {{{axes}}}\n"
+def mask_of(name: str) -> Table:
+    """The input [rows, name] that is true on real elements; the server fills it in."""
+    return tensor((1, name), generated="mask", of=name, real=True)
+
+
+def write(about: str, table: Mapping[str, Any]) -> str:
+    """The whole file."""
+    return f"# {about}. Written by lockstep-export.\n{_body(table)}{_tables(table, '')}"
+
+
+def _tables(table: Mapping[str, Any], path: str) -> str:
+    text = ""
+    for key, value in table.items():
+        name = f"{path}.{key}" if path else key
+        if _is_table(value):
+            body = _body(value)
+            text += (f"\n[{name}]\n{body}" if body else "") + _tables(value, name)
+        elif _is_rows(value):
+            text += "".join(f"\n[[{name}]]\n{_body(row)}" for row in value)
     return text
 
 
-def _roles(recipe: Recipe) -> str:
-    text = f'[roles]\nscores = "logits"\nactivation = "{recipe.activation}"\n'
-    for role in ("vector", "attention"):
-        if recipe.gives(role):
-            text += f'{role} = "{role}"\n'
-    return text
+def _body(table: Mapping[str, Any]) -> str:
+    plain = {key: value for key, value in table.items() if not _is_table(value) and not _is_rows(value)}
+    return "".join(f"{key} = {_value(value)}\n" for key, value in plain.items())
+
+
+def _is_table(value: Any) -> bool:
+    """A mapping of axes to lengths is none: it is written within its tensor's line."""
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, Sequence) and bool(value) and all(isinstance(row, Mapping) for row in value)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_value(part)}" for key, part in value.items()) + "}"
+    return json.dumps(value)

@@ -1,13 +1,14 @@
-"""A trained module to an ONNX file: traced, stripped, and stored in as few bytes as lose nothing.
+"""A trained module to ONNX files: traced, stripped, and stored in as few bytes as lose nothing.
 
-module → ONNX twins of its recurrent layers → torch.onnx.export → names and traces of the tracer off
+sketch → torch.onnx.export → names and traces of the tracer off
        → constants whose values are all float16 numbers kept as float16, with a Cast that ONNX Runtime
          folds when it loads the file, so computing stays float32 throughout
+       → where a model has several graphs, what they hold in common moved to one file beside them
 """
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,37 +17,43 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
-from lockstep_export.batches import inputs_for
-from lockstep_export.recurrent import with_onnx_recurrence
-from lockstep_export.zoo.recipe import Recipe
+from lockstep_export.sharing import share_weights
+from lockstep_export.trade import Sketch
 
 OPSET = 20
 SMALLEST_HALF = 1024  # elements; below this a Cast costs more bytes than it saves
-EXAMPLE = [[3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]  # any ids will do: both axes are dynamic
 
 
-def export_onnx(recipe: Recipe, module: nn.Module, path: Path) -> None:
-    """Writes `module` to `path`: tokens [batch, words] and the recipe's companion in, its outputs out."""
-    model = _trace(recipe, with_onnx_recurrence(module))
+def export_onnx(sketches: Sequence[Sketch], folder: Path) -> None:
+    """Writes the graphs of one model into `folder`."""
+    models = {sketch.file: _model(sketch) for sketch in sketches}
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(models) > 1:
+        share_weights(list(models.values()), folder)
+    for file, model in models.items():
+        onnx.save(model, folder / file)
+
+
+def _model(sketch: Sketch) -> Any:
+    model = _trace(sketch)
     _strip(model)
     _store_halves(model)
     onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    return model
 
 
-def _trace(recipe: Recipe, module: nn.Module) -> Any:
-    inputs = inputs_for(recipe, EXAMPLE)
-    axes = {name: dict(enumerate(("batch", "words")[: tensor.dim()])) for name, tensor in inputs.items()}
+def _trace(sketch: Sketch) -> Any:
+    axes = {
+        name: {index: axis for index, axis in enumerate(sketch.axes[name]) if axis} for name in sketch.inputs
+    }
     with _quiet_tracer():
         program = torch.onnx.export(
-            module,
+            sketch.module.eval(),
             (),
-            kwargs=inputs,
-            input_names=list(inputs),
-            output_names=[output.name for output in recipe.outputs],
+            kwargs=sketch.inputs,
+            input_names=list(sketch.inputs),
+            output_names=list(sketch.outputs),
             dynamic_shapes=axes,
             opset_version=OPSET,
             dynamo=True,
@@ -59,15 +66,17 @@ def _trace(recipe: Recipe, module: nn.Module) -> Any:
 @contextmanager
 def _quiet_tracer() -> Iterator[None]:
     """The tracer warns of its own internals and of optional packages; neither is the caller's trouble."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _strip(model: Any) -> None:

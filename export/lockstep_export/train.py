@@ -1,33 +1,55 @@
-"""Fits one recipe: seeded, stopped by the dev part, resumed where it was interrupted.
+"""Fits one recipe to one lesson: seeded, stopped by the dev part, resumed where it was interrupted.
 
-What is kept is the running mean of the weights at the epoch with the best dev accuracy, rounded to float16
+What is kept is the running mean of the weights at the epoch with the best dev part, rounded to float16
 numbers (still computed with in float32): the shipped file then holds exactly the weights that were measured.
 """
 
 import hashlib
 import inspect
+import math
 import sys
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lockstep_export.batches import Encoded, by_length, inputs_for, shuffled
 from lockstep_export.errors import NotTrainedError
-from lockstep_export.tokenizer import UNKNOWN_ID
-from lockstep_export.zoo.recipe import Recipe
+from lockstep_export.zoo.recipe import Recipe, Training
 
-CLIP = 1.0  # largest norm of a step's gradient
-EVALUATION_ROWS = 64
+LOWEST_RATE = 0.02  # of the highest, where the rate declines
 
 Report = Callable[[str], None]
 Weights = dict[str, Tensor]
+
+
+class Lesson(ABC):
+    """What a module learns from, and how well it has learnt."""
+
+    @abstractmethod
+    def batches(self, chance: torch.Generator) -> Iterator[Any]:
+        """One epoch."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many batches an epoch has."""
+
+    @abstractmethod
+    def loss(self, module: nn.Module, batch: Any, chance: torch.Generator) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+
+    @abstractmethod
+    def quality(self, module: nn.Module) -> float:
+        """How well `module` does on the dev part: more is better."""
+
+    @abstractmethod
+    def tell(self, quality: float) -> str:
+        """`quality` in a reader's words."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +57,20 @@ class Job:
     """What is to be trained, and where its checkpoint lies."""
 
     recipe: Recipe
-    vocabulary: int
-    tokenizer: str  # digest of tokenizer.json: weights fit the ids that they were trained on
+    vocabularies: tuple[int, ...]
+    tokenizers: str  # digest of their files: weights fit the ids that they were trained on
     checkpoint: Path
+
+    def build(self) -> nn.Module:
+        """A new module, with weights by chance."""
+        return self.recipe.build(*self.vocabularies)
 
     def settings(self) -> dict[str, Any]:
         """What two checkpoints must share for one to go on from the other."""
-        source = inspect.getsource(sys.modules[self.recipe.build.__module__])
         return {
-            "code": hashlib.sha256(
-                source.encode()
-            ).hexdigest(),  # weights of an edited module are not its own
-            "vocabulary": self.vocabulary,
-            "tokenizer": self.tokenizer,
+            "code": _code(self.build()),
+            "vocabularies": self.vocabularies,
+            "tokenizers": self.tokenizers,
             **asdict(self.recipe.training),
         }
 
@@ -58,45 +81,47 @@ class Progress:
 
     epoch: int = 0
     loss: float = 0.0
-    accuracy: float = 0.0
+    quality: float = -math.inf
     best_epoch: int = 0
-    best_accuracy: float = 0.0
+    best_quality: float = -math.inf
     seconds: float = 0.0  # of processor time: a shared machine's pauses do not count
     best: Weights = field(default_factory=dict)
 
-    def finished(self, recipe: Recipe) -> bool:
-        """True when the last epoch is done or the dev accuracy has stopped rising."""
-        plan = recipe.training
+    def finished(self, plan: Training) -> bool:
+        """True when the last epoch is done or the dev part has stopped getting better."""
         return self.epoch >= plan.epochs or self.epoch - self.best_epoch >= plan.patience
 
 
 class Fit:
     """One model being trained; `run_epoch` is the unit of work between two checkpoints."""
 
-    def __init__(self, recipe: Recipe, vocabulary: int) -> None:
-        torch.manual_seed(recipe.training.seed)
-        self.recipe = recipe
-        self.vocabulary = vocabulary
-        self.module = recipe.build(vocabulary)
-        plan = recipe.training
+    def __init__(self, job: Job) -> None:
+        self.plan = job.recipe.training
+        torch.manual_seed(self.plan.seed)
+        self.job = job
+        self.module = job.build()
         self.optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+            self.module.parameters(),
+            lr=self.plan.learning_rate,
+            betas=(0.9, self.plan.second_moment),
+            weight_decay=self.plan.weight_decay,
         )
-        decay = get_ema_multi_avg_fn(plan.averaging)  # type: ignore[no-untyped-call]
+        decay = get_ema_multi_avg_fn(self.plan.averaging)  # type: ignore[no-untyped-call]
         self.mean = AveragedModel(self.module, multi_avg_fn=decay)
-        self.chance = torch.Generator().manual_seed(plan.seed)
+        self.chance = torch.Generator().manual_seed(self.plan.seed)
 
-    def run_epoch(self, train: Encoded) -> float:
-        """One pass over `train`; returns the mean loss per sentence."""
+    def run_epoch(self, lesson: Lesson, done: int) -> float:
+        """One pass after `done` others; returns the mean loss."""
         self.module.train()
-        total = 0.0
-        for indices in shuffled(train, self.recipe.training.rows, self.chance):
-            total += self._step(train, indices) * len(indices)
-        return total / len(train.ids)
+        total, count = 0.0, lesson.count()
+        for index, batch in enumerate(lesson.batches(self.chance)):
+            self._set_rate(done + index / count)
+            total += self._step(lesson, batch)
+        return total / count
 
     def rounded(self) -> nn.Module:
         """A copy of the running mean whose weights are float16 numbers."""
-        module = self.recipe.build(self.vocabulary)
+        module = self.job.build()
         module.load_state_dict(self.mean.module.state_dict())
         with torch.no_grad():
             for weight in module.parameters():
@@ -121,44 +146,53 @@ class Fit:
         self.chance.set_state(state["chance"])
         torch.set_rng_state(state["torch"])
 
-    def _step(self, train: Encoded, indices: list[int]) -> float:
-        inputs = inputs_for(self.recipe, [train.ids[index] for index in indices])
-        inputs["tokens"] = self._drop_words(inputs["tokens"])
-        labels = torch.tensor([train.labels[index] for index in indices])
-        loss = loss_of(self.module(**inputs)["logits"], labels)
+    def _step(self, lesson: Lesson, batch: Any) -> float:
+        half = self.plan.bfloat16 and _has_bfloat16()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = lesson.loss(self.module, batch, self.chance)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.module.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.plan.clip)
         self.optimizer.step()
         self.mean.update_parameters(self.module)
         return loss.item()
 
-    def _drop_words(self, tokens: Tensor) -> Tensor:
-        chosen = torch.rand(tokens.shape, generator=self.chance) < self.recipe.training.word_dropout
-        return torch.where(chosen & (tokens != 0), UNKNOWN_ID, tokens)
+    def _set_rate(self, epoch: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.learning_rate * rate(self.plan, epoch)
 
 
-def train(job: Job, fit_on: Encoded, stop_by: Encoded, report: Report) -> Progress:
-    """Trains until `stop_by` gets no better, and leaves a checkpoint behind after every epoch."""
-    fit = Fit(job.recipe, job.vocabulary)
-    progress = _resume(job, fit, report)
-    while not progress.finished(job.recipe):
-        advance(fit, progress, fit_on, stop_by)
+def rate(plan: Training, epoch: float) -> float:
+    """The learning rate as a share of the highest, `epoch` epochs after the start."""
+    if not plan.declines:
+        return 1.0
+    if epoch < 1:
+        return max(epoch, 0.01)
+    along = min(1.0, (epoch - 1) / max(1, plan.epochs - 1))
+    return LOWEST_RATE + (1 - LOWEST_RATE) * (1 + math.cos(math.pi * along)) / 2
+
+
+def train(job: Job, lesson: Lesson, report: Report) -> Progress:
+    """Trains until the lesson's quality gets no better, and leaves a checkpoint after every epoch."""
+    fit = Fit(job)
+    progress = _resume(job, fit, lesson, report)
+    while not progress.finished(fit.plan):
+        advance(fit, progress, lesson)
         _save(job, fit, progress)
-        report(_line(job.recipe, progress))
+        report(_line(job.recipe, progress, lesson))
     return progress
 
 
-def advance(fit: Fit, progress: Progress, fit_on: Encoded, stop_by: Encoded) -> None:
+def advance(fit: Fit, progress: Progress, lesson: Lesson) -> None:
     """One more epoch, measured and remembered if it is the best so far."""
     started = time.process_time()
-    progress.loss = fit.run_epoch(fit_on)
+    progress.loss = fit.run_epoch(lesson, progress.epoch)
     module = fit.rounded()
-    progress.accuracy = accuracy(fit.recipe, module, stop_by)
+    progress.quality = lesson.quality(module)
     progress.epoch += 1
     progress.seconds += time.process_time() - started
-    if progress.accuracy > progress.best_accuracy or not progress.best:
-        progress.best_epoch, progress.best_accuracy = progress.epoch, progress.accuracy
+    if progress.quality > progress.best_quality or not progress.best:
+        progress.best_epoch, progress.best_quality = progress.epoch, progress.quality
         progress.best = module.state_dict()
 
 
@@ -171,49 +205,39 @@ def load_trained(job: Job) -> tuple[nn.Module, Progress]:
             f"no fitting weights in {job.checkpoint}: run `lockstep-export train {name} --data DIR`"
         )
     progress = Progress(**saved["progress"])
-    module = job.recipe.build(job.vocabulary)
+    module = job.build()
     module.load_state_dict(progress.best)
     return module.eval(), progress
 
 
-def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of logits [batch, 2], or of one logit [batch, 1] for label 1."""
-    if logits.shape[1] == 1:
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
-    return functional.cross_entropy(logits, labels)
+def _code(module: nn.Module) -> str:
+    """A digest of the files that define the parts of `module`: weights of an edited one are not its own."""
+    own = {type(part).__module__ for part in module.modules()}
+    files = sorted(name for name in own if name.startswith("lockstep_export."))
+    sources = "".join(inspect.getsource(sys.modules[name]) for name in files)
+    return hashlib.sha256(sources.encode()).hexdigest()
 
 
-def predicted(logits: Tensor) -> Tensor:
-    """Label ids [batch] of logits [batch, 2] or [batch, 1]."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+def _has_bfloat16() -> bool:
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-@torch.no_grad()
-def accuracy(recipe: Recipe, module: nn.Module, part: Encoded) -> float:
-    """The share of `part` that `module` labels rightly."""
-    right = 0
-    for indices in by_length(part, EVALUATION_ROWS):
-        logits = module(**inputs_for(recipe, [part.ids[index] for index in indices]))["logits"]
-        right += int((predicted(logits) == torch.tensor([part.labels[index] for index in indices])).sum())
-    return right / len(part.ids)
-
-
-def _line(recipe: Recipe, progress: Progress) -> str:
+def _line(recipe: Recipe, progress: Progress, lesson: Lesson) -> str:
+    now, best = lesson.tell(progress.quality), lesson.tell(progress.best_quality)
     return (
         f"{recipe.name}  epoch {progress.epoch}/{recipe.training.epochs}  loss {progress.loss:.3f}  "
-        f"dev {progress.accuracy:.1%} (best {progress.best_accuracy:.1%})  {progress.seconds:.0f} s"
+        f"dev {now} (best {best})  {progress.seconds:.0f} s"
     )
 
 
-def _resume(job: Job, fit: Fit, report: Report) -> Progress:
+def _resume(job: Job, fit: Fit, lesson: Lesson, report: Report) -> Progress:
     saved = _load(job)
     if saved is None:
         return Progress()
     fit.restore(saved["fit"])
     progress = Progress(**saved["progress"])
-    report(
-        f"{job.recipe.name}  {progress.epoch} epochs were done before, best dev {progress.best_accuracy:.1%}"
-    )
+    best = lesson.tell(progress.best_quality)
+    report(f"{job.recipe.name}  {progress.epoch} epochs were done before, best dev {best}")
     return progress
 
 

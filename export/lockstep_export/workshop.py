@@ -1,47 +1,42 @@
 """Where a model is made: from the data folder to a proven folder of the repository.
 
-work/tokenizer.json, work/<name>.pt   what training leaves: resumed from, exported from
-work/<name>.onnx                      exported, not yet proven
-out/<name>/{model.toml, tokenizer.json, 1/model.onnx}   proven, what the server loads
+work/<task>/*.json, work/<name>.pt   what training leaves: resumed from, exported from
+work/<name>/*.onnx                   exported, not yet proven
+out/<name>/{model.toml, *.json, 1/}  proven, what the server loads
 """
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer
 from torch import nn
 
-from lockstep_export.batches import Encoded
-from lockstep_export.data import Split, Sst2, read_sst2
+from lockstep_export.classify.trade import Classify
 from lockstep_export.errors import ExportError, NotTrainedError
+from lockstep_export.generate.trade import Generate
 from lockstep_export.graph import Graph
-from lockstep_export.manifest import manifest
+from lockstep_export.manifest import write
 from lockstep_export.onnx import export_onnx
-from lockstep_export.parity import Parity, check_parity
-from lockstep_export.scores import Score, measure, write_scores
-from lockstep_export.tokenizer import VOCABULARY, encode, save_tokenizer, train_tokenizer
+from lockstep_export.parity import Parity
+from lockstep_export.scores import Score, write_scores
+from lockstep_export.trade import AnyTrade, Graphs
 from lockstep_export.train import Job, load_trained, train
+from lockstep_export.translate.trade import Translate
 from lockstep_export.zoo import ZOO, Recipe
+from lockstep_export.zoo.recipe import Classifier, LanguageModel, Translation
 
-VERSION = "1"
-QUICK_SENTENCES, QUICK_VOCABULARY, QUICK_EPOCHS = 200, 400, 1
-TOKENIZER = "tokenizer.json"
+VERSION, MANIFEST = "1", "model.toml"
+QUICK_EPOCHS = 1
+TRADES: dict[type[Recipe], AnyTrade] = {
+    Classifier: Classify(),
+    LanguageModel: Generate(),
+    Translation: Translate(),
+}
 
-
-@dataclass(frozen=True)
-class Corpus:
-    """The data as ids."""
-
-    train: Encoded
-    dev: Encoded
-    test: Encoded
-
-    def sizes(self) -> dict[str, int]:
-        """Sentences in each part."""
-        return {"train": len(self.train.ids), "dev": len(self.dev.ids), "test": len(self.test.ids)}
+Corpora = Mapping[str, Any]  # by task
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Workshop:
     out: Path
     work: Path
     report: Callable[[str], None]
-    quick: bool = False  # a few sentences, few words, one epoch: to see that everything runs, not to serve
+    quick: bool = False  # a little of the data, one epoch: to see that everything runs, not to serve
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of that name, or ExportError with the names there are."""
@@ -62,102 +57,120 @@ class Workshop:
             return recipe
         return replace(recipe, training=replace(recipe.training, epochs=QUICK_EPOCHS))
 
-    def prepare(self, data: Path) -> Corpus:
-        """Reads `data`, trains the tokenizer on its training part and encodes all three."""
-        sst2 = read_sst2(data)
-        if self.quick:
-            sst2 = sst2.head(QUICK_SENTENCES)
-        tokenizer = train_tokenizer(sst2.train.texts, QUICK_VOCABULARY if self.quick else VOCABULARY)
-        save_tokenizer(tokenizer, self.work / TOKENIZER)
-        return _encode(tokenizer, sst2)
+    def prepare(self, data: Path, *names: str) -> Corpora:
+        """What the named models learn from: all of it is read before anything is learnt."""
+        trades = {trade.task: trade for trade in (_trade(self.recipe(name)) for name in names)}
+        texts = {task: trade.read(data) for task, trade in trades.items()}
+        return {
+            task: trade.prepare(texts[task], self.work / task, self.quick) for task, trade in trades.items()
+        }
 
-    def train(self, name: str, corpus: Corpus) -> None:
+    def train(self, name: str, corpora: Corpora) -> None:
         """Trains, or goes on from the last finished epoch."""
-        train(self._job(name), corpus.train, corpus.dev, self.report)
+        job = self._job(name)
+        trade = _trade(job.recipe)
+        train(job, trade.lesson(job.recipe, corpora[trade.task]), self.report)
 
     def export(self, name: str) -> Parity:
         """Exports the trained weights; nothing reaches `out` that has not been proven equal."""
         job = self._job(name)
         module, _ = load_trained(job)
-        draft = self.work / f"{name}.onnx"
-        export_onnx(job.recipe, module, draft)
-        parity = self._prove(job.recipe, job.vocabulary, Graph(draft), module)
-        self._publish(job, draft)
+        draft = self.work / name
+        shutil.rmtree(draft, ignore_errors=True)
+        export_onnx(_trade(job.recipe).sketches(job.recipe, module), draft)
+        parity = self._prove(job.recipe, self._tokenizer_folder(job.recipe), draft, module)
+        self._publish(job.recipe, draft)
         return parity
 
     def check(self, name: str) -> Parity:
-        """Proves the published graph again, against PyTorch where the weights are at hand."""
+        """Proves the published graphs again, against PyTorch where the weights are at hand."""
         recipe = self.recipe(name)
-        graph = Graph(self.graph_path(name))
-        tokenizer = Tokenizer.from_file(str(self.out / name / TOKENIZER))
-        return self._prove(recipe, tokenizer.get_vocab_size(), graph, self._trained(name))
+        return self._prove(recipe, self.out / name, self.version(name), self._trained(name))
 
-    def score(self, name: str, corpus: Corpus) -> Score:
-        """Measures the published graph on dev and test."""
+    def score(self, name: str, corpora: Corpora) -> Score:
+        """Measures the published graphs on dev and test."""
         job = self._job(name)
+        trade = _trade(job.recipe)
         module, progress = load_trained(job)
-        path = self.graph_path(name)
-        graph = Graph(path)
+        figures = trade.figures(job.recipe, corpora[trade.task], graphs_in(self.version(name)))
         return Score(
             model=name,
+            task=trade.task,
             parameters=sum(weight.numel() for weight in module.parameters()),
-            bytes=path.stat().st_size,
-            dev=measure(job.recipe, graph, corpus.dev),
-            test=measure(job.recipe, graph, corpus.test),
+            bytes=sum(file.stat().st_size for file in self.version(name).iterdir()),
+            measure=figures.measure,
+            dev=figures.dev,
+            test=figures.test,
             best_epoch=progress.best_epoch,
             train_seconds=round(progress.seconds, 1),
+            note=figures.note,
         )
 
     def everything(self, data: Path) -> list[Score]:
-        """Trains, exports, proves and measures the whole zoo, and writes the table."""
-        corpus = self.prepare(data)
+        """Trains, exports, proves and measures the whole zoo, and writes the tables."""
+        corpora = self.prepare(data, *ZOO)
         scores = []
         for name in ZOO:
-            self.train(name, corpus)
+            self.train(name, corpora)
             self.export(name)
-            scores.append(self.score(name, corpus))
-        write_scores(self.out, scores, corpus.sizes())
+            scores.append(self.score(name, corpora))
+        sizes = {trade.task: trade.sizes(corpora[trade.task]) for trade in TRADES.values()}
+        write_scores(self.out, scores, sizes)
         return scores
 
-    def graph_path(self, name: str) -> Path:
-        """Where the published graph lies."""
-        return self.out / name / VERSION / "model.onnx"
+    def version(self, name: str) -> Path:
+        """Where the published graphs lie."""
+        return self.out / name / VERSION
+
+    def _tokenizer_folder(self, recipe: Recipe) -> Path:
+        return self.work / _trade(recipe).task
 
     def _job(self, name: str) -> Job:
-        recipe, path = self.recipe(name), self.work / TOKENIZER
-        if not path.is_file():
-            raise NotTrainedError(f"no {path}: run `lockstep-export train {name} --data DIR` first")
-        vocabulary = Tokenizer.from_file(str(path)).get_vocab_size()
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return Job(recipe, vocabulary, digest, self.work / f"{name}.pt")
+        recipe = self.recipe(name)
+        trade, folder = _trade(recipe), self._tokenizer_folder(recipe)
+        files = [folder / file for file in trade.tokenizers]
+        for file in files:
+            if not file.is_file():
+                raise NotTrainedError(f"no {file}: run `lockstep-export train {name} --data DIR` first")
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        sizes = tuple(tokenizer.get_vocab_size() for tokenizer in trade.load(folder))
+        return Job(recipe, sizes, digest, self.work / f"{name}.pt")
 
     def _trained(self, name: str) -> nn.Module | None:
         try:
             return load_trained(self._job(name))[0]
         except NotTrainedError:
-            self.report(f"{name}  no trained weights in {self.work}: only padded rows against the same alone")
+            self.report(f"{name}  no trained weights in {self.work}: the graphs are held against themselves")
             return None
 
-    def _prove(self, recipe: Recipe, vocabulary: int, graph: Graph, module: nn.Module | None) -> Parity:
-        parity = check_parity(recipe, vocabulary, graph, module)
+    def _prove(self, recipe: Recipe, tokenizers: Path, folder: Path, module: nn.Module | None) -> Parity:
+        trade = _trade(recipe)
+        graphs = graphs_in(folder)
+        differences = trade.compare(recipe, trade.load(tokenizers), graphs, module)
+        parity = Parity(recipe.name, differences)
         parity.require()
         compared = f"{len(parity.differences)} comparisons, worst {parity.worst:.1e}"
         self.report(f"{recipe.name}  parity holds: {compared}")
         return parity
 
-    def _publish(self, job: Job, draft: Path) -> None:
-        path = self.graph_path(job.recipe.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(draft, path)
-        folder = path.parent.parent
-        shutil.copyfile(self.work / TOKENIZER, folder / TOKENIZER)
-        (folder / "model.toml").write_text(manifest(job.recipe, job.vocabulary), encoding="utf-8")
+    def _publish(self, recipe: Recipe, draft: Path) -> None:
+        trade, tokenizers = _trade(recipe), self._tokenizer_folder(recipe)
+        version = self.version(recipe.name)
+        shutil.rmtree(version, ignore_errors=True)
+        shutil.copytree(draft, version)
+        for file in trade.tokenizers:
+            shutil.copyfile(tokenizers / file, version.parent / file)
+        text = write(recipe.about, trade.manifest(recipe, trade.load(tokenizers)))
+        (version.parent / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def _encode(tokenizer: Tokenizer, sst2: Sst2) -> Corpus:
-    longest = min(recipe.max_words for recipe in ZOO.values())
+def graphs_in(folder: Path) -> Graphs:
+    """Every graph of a version by its file's name, or NotTrainedError where there is none."""
+    files = sorted(folder.glob("*.onnx"))
+    if not files:
+        raise NotTrainedError(f"no exported model in {folder}: run `lockstep-export export NAME`")
+    return {file.name: Graph(file) for file in files}
 
-    def encoded(split: Split) -> Encoded:
-        return Encoded(encode(tokenizer, split.texts, longest), split.labels)
 
-    return Corpus(encoded(sst2.train), encoded(sst2.dev), encoded(sst2.test))
+def _trade(recipe: Recipe) -> AnyTrade:
+    return TRADES[type(recipe)]

@@ -1,4 +1,4 @@
-"""Reads the training data: lines of text in, plain sentences and labels out.
+"""Reads the sentiment data: lines of text in, plain sentences and labels out.
 
 A data folder holds `sst2/{train,dev,test}.txt`, one sentence a line: `LABEL<space>tokenised sentence`,
 label 0 negative and 1 positive (Stanford Sentiment Treebank, binary, sentence level: Socher et al. 2013).
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockstep_export.errors import DataError
+from lockstep_export.text import read_text, require
 
 SPLITS = ("train", "dev", "test")
 LAYOUT = "expected sst2/train.txt, sst2/dev.txt and sst2/test.txt (see models/README.md for their source)"
@@ -42,16 +43,12 @@ class Sst2:
 def read_sst2(data: Path) -> Sst2:
     """Reads all three parts under `data`/sst2, or raises DataError that names what is missing."""
     folder = data / "sst2"
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder}: {LAYOUT}")
-    missing = [f"{split}.txt" for split in SPLITS if not (folder / f"{split}.txt").is_file()]
-    if missing:
-        raise DataError(f"{folder} lacks {', '.join(missing)}: {LAYOUT}")
+    require(folder, [f"{split}.txt" for split in SPLITS], LAYOUT)
     return Sst2(*(_read_split(folder / f"{split}.txt") for split in SPLITS))
 
 
 def _read_split(path: Path) -> Split:
-    lines = _read_text(path).splitlines()
+    lines = read_text(path).splitlines()
     rows = [_parse(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     labels = [label for label, _ in rows]
     if set(labels) != {0, 1}:
@@ -59,13 +56,6 @@ def _read_split(path: Path) -> Split:
             f"{path} holds {len(rows)} sentences with labels {sorted(set(labels))}; both 0 and 1 are needed"
         )
     return Split([text for _, text in rows], labels)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def _parse(path: Path, number: int, line: str) -> tuple[int, str]:

@@ -13,7 +13,6 @@ configured: both belong to the server's batcher.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -48,12 +47,6 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Token
     )
     learner.train_from_iterator(texts, trainer)
     return _splitter(models.WordPiece(learner.get_vocab(), unk_token=UNKNOWN))
-
-
-def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes the shortest tokenizer.json that Hugging Face `tokenizers` reads back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_words: int) -> list[list[int]]:

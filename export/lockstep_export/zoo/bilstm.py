@@ -11,8 +11,8 @@
 import torch
 from torch import Tensor, nn
 
-from lockstep_export.recurrent import PackedLSTM
-from lockstep_export.zoo.recipe import Output, Outputs, Recipe, Training
+from lockstep_export.recurrent import Packed
+from lockstep_export.zoo.recipe import Classifier, Output, Outputs, Training
 
 EMBEDDING, HIDDEN = 128, 128
 
@@ -24,21 +24,21 @@ class BiLSTMClassifier(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, EMBEDDING)
         self.spread = nn.Dropout(0.5)
-        self.lower = PackedLSTM(EMBEDDING, HIDDEN, bidirectional=True)
+        self.lower = Packed("LSTM", EMBEDDING, HIDDEN, bidirectional=True)
         self.between = nn.Dropout(0.3)
-        self.upper = PackedLSTM(2 * HIDDEN, HIDDEN, bidirectional=True)
+        self.upper = Packed("LSTM", 2 * HIDDEN, HIDDEN, bidirectional=True)
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * HIDDEN, 2))
         nn.init.normal_(self.embedding.weight, std=0.1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Outputs:
         embedded = self.spread(self.embedding(tokens.T))  # [words, batch, 128]
         states, _ = self.lower(embedded, lengths)  # [words, batch, 256]
-        _, last = self.upper(self.between(states), lengths)  # [2, batch, 128]
+        _, (last, _) = self.upper(self.between(states), lengths)  # [2, batch, 128]
         vector = torch.cat((last[0], last[1]), dim=1)  # [batch, 256]
         return {"logits": self.head(vector), "vector": vector}
 
 
-RECIPE = Recipe(
+RECIPE = Classifier(
     name="sentiment-bilstm",
     about="Two bidirectional LSTM layers of 128, last real state of each direction",
     build=BiLSTMClassifier,

@@ -9,8 +9,8 @@ padding id is zero and stays zero, so padding adds nothing and the graph needs n
 import torch
 from torch import Tensor, nn
 
-from lockstep_export.tokenizer import PAD_ID
-from lockstep_export.zoo.recipe import Outputs, Recipe, Training
+from lockstep_export.classify.tokenizer import PAD_ID
+from lockstep_export.zoo.recipe import Classifier, Outputs, Training
 
 
 class BagOfWords(nn.Module):
@@ -26,7 +26,7 @@ class BagOfWords(nn.Module):
         return {"logits": self.votes(tokens).sum(dim=1) + self.bias}
 
 
-RECIPE = Recipe(
+RECIPE = Classifier(
     name="sentiment-bow",
     about="Bag of words with logistic regression",
     build=BagOfWords,

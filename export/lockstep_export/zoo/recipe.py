@@ -1,4 +1,4 @@
-"""What the tools need to know of a model: how to build and train it, what its graph takes and gives."""
+"""What the tools need to know of a model: how to build and train it, what its graphs take and give."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,15 +19,20 @@ class Output:
 
 @dataclass(frozen=True)
 class Training:
-    """How to fit: AdamW, batches of similar length, early stopping on dev accuracy."""
+    """How to fit: AdamW, a running mean of the weights, early stopping on the dev part."""
 
     learning_rate: float
     weight_decay: float = 0.01
-    rows: int = 32  # sentences per step
+    second_moment: float = 0.999  # decay of the mean of squared gradients
+    rows: int = 32  # sentences, or streams of text, per step
     epochs: int = 30  # at most
-    patience: int = 6  # epochs without a better dev accuracy before training stops
+    patience: int = 6  # epochs without a better dev part before training stops
     word_dropout: float = 0.1  # share of words replaced by the unknown word, so that it has a meaning
     averaging: float = 0.99  # decay of the running mean of the weights, which is what is kept
+    clip: float = 1.0  # largest norm of a step's gradient
+    declines: bool = False  # the rate rises over the first epoch and falls along a cosine to the last
+    smoothing: float = 0.0  # share of each target's weight that is spread over all pieces
+    bfloat16: bool = False  # products in bfloat16 where the processor has them; weights stay float32
     seed: int = 1
 
 
@@ -37,11 +42,19 @@ class Recipe:
 
     name: str
     about: str  # one line for `zoo list` and the manifest
-    build: Callable[[int], nn.Module]  # vocabulary size → module; forward(tokens[, companion]) → Outputs
+    build: Callable[..., nn.Module]  # the sizes of its vocabularies → module
     training: Training
-    activation: Literal["softmax", "sigmoid"]  # what turns `logits` into probabilities
+
+
+@dataclass(frozen=True)
+class Classifier(Recipe):
+    """A text in, one label out: forward(tokens[, companion]) → Outputs, `logits` among them."""
+
+    activation: Literal["softmax", "sigmoid"] = "softmax"  # what turns `logits` into probabilities
     companion: Literal["lengths", "mask"] | None = None  # the second input, which the server fills in
     outputs: tuple[Output, ...] = (Output("logits"),)
+    step: Callable[[nn.Module], nn.Module] | None = None  # trained module → its step-wise face
+    states: tuple[str, ...] = ()  # what that carries from step to step
     max_words: int = 4096
     max_rows: int = 64
     max_padded_elements: int = 4096
@@ -50,3 +63,24 @@ class Recipe:
     def gives(self, name: str) -> bool:
         """Whether the graph has an output of this name."""
         return any(output.name == name for output in self.outputs)
+
+
+@dataclass(frozen=True)
+class LanguageModel(Recipe):
+    """A text in, what may follow out: forward(tokens[, lengths, states]) → logits at every place, states."""
+
+    step: Callable[[nn.Module], nn.Module]  # trained module → the graph of one step
+    prefill: Callable[[nn.Module], nn.Module]  # trained module → the graph of a whole prompt
+    states: tuple[str, ...] = ("h", "c")
+    stretch: int = 100  # characters that a training step looks back over; states are carried on
+    max_prompt: int = 4096
+
+
+@dataclass(frozen=True)
+class Translation(Recipe):
+    """A text in one language in, the same in another out: a module that can `encode` and `step`."""
+
+    step: Callable[[nn.Module], nn.Module]
+    prefill: Callable[[nn.Module], nn.Module]
+    max_source: int = 256
+    max_pieces: int = 60  # of a translation in measuring

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lockstep_export.zoo.recipe import Output, Outputs, Recipe, Training
+from lockstep_export.zoo.recipe import Classifier, Output, Outputs, Training
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_WORDS = 128, 4, 4, 512, 1024
 DROPOUT = 0.2
@@ -107,7 +107,7 @@ def sinusoids(words: int, width: int) -> Tensor:
     return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1).half().float()
 
 
-RECIPE = Recipe(
+RECIPE = Classifier(
     name="sentiment-transformer",
     about="Transformer encoder of 4 layers, masked mean; returns its attention",
     build=TransformerClassifier,

@@ -18,7 +18,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_lists_the_zoo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "zoo", "list") == 0
-    assert "sentiment-bilstm" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("sentiment-bilstm", "shakespeare-char-lstm", "translate-en-fr"))
 
 
 def test_an_unknown_name_is_told_with_the_known_ones(
@@ -36,6 +37,26 @@ def test_a_missing_data_folder_is_told(
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize("missing", ["sst2/dev.txt", "tinyshakespeare.txt", "multi30k/val.fr"])
+def test_half_of_the_data_is_told_before_any_training(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    data: Path,
+    tmp_path: Path,
+    missing: str,
+) -> None:
+    (data / missing).unlink()
+    assert run(monkeypatch, "all", "--data", str(data), "--work", str(tmp_path / "work")) == 1
+    assert f"lacks {Path(missing).name}: expected" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_one_model_needs_only_its_own_data(data: Path, tmp_path: Path) -> None:
+    (data / "tinyshakespeare.txt").unlink()
+    workshop = Workshop(tmp_path / "models", tmp_path / "work", lambda _: None, quick=True)
+    assert set(workshop.prepare(data, "sentiment-bow")) == {"classify"}
+
+
 def test_export_before_training_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -43,14 +64,25 @@ def test_export_before_training_is_told(
     assert "run `lockstep-export train sentiment-bow --data DIR` first" in capsys.readouterr().err
 
 
-def test_train_export_check_one_model(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["sentiment-rnn", "shakespeare-char-lstm", "translate-en-fr"])
+def test_train_export_check_one_model(data: Path, tmp_path: Path, name: str) -> None:
     lines: list[str] = []
     workshop = Workshop(tmp_path / "models", tmp_path / "work", lines.append, quick=True)
-    workshop.train("sentiment-bow", workshop.prepare(data))
-    workshop.export("sentiment-bow")
-    workshop.check("sentiment-bow")
-    assert lines[0].startswith("sentiment-bow  epoch 1/1  loss ")
+    workshop.train(name, workshop.prepare(data, name))
+    workshop.export(name)
+    workshop.check(name)
+    assert lines[0].startswith(f"{name}  epoch 1/1  loss ")
     assert lines[1] == lines[2]
-    (tmp_path / "work" / "sentiment-bow.pt").unlink()
-    workshop.check("sentiment-bow")
-    assert "only padded rows against the same alone" in lines[3]
+    (tmp_path / "work" / f"{name}.pt").unlink()
+    workshop.check(name)
+    assert "the graphs are held against themselves" in lines[3]
+
+
+def test_nothing_of_an_older_version_is_left(data: Path, tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path / "models", tmp_path / "work", lambda _: None, quick=True)
+    old = tmp_path / "models" / "sentiment-bow" / "1" / "step.onnx"
+    old.parent.mkdir(parents=True)
+    old.write_text("of another recipe")
+    workshop.train("sentiment-bow", workshop.prepare(data, "sentiment-bow"))
+    workshop.export("sentiment-bow")
+    assert [file.name for file in old.parent.iterdir()] == ["model.onnx"]

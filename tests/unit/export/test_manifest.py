@@ -1,16 +1,31 @@
-"""model.toml parses and says what the graph really takes and gives."""
+"""model.toml parses and says what the graphs really take and give."""
 
 import tomllib
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
+from unit.export.made import CLASSIFIERS, SHAKESPEARE, STEPWISE, TRANSLATOR, classifier
 
-from lockstep_export.manifest import manifest
+from lockstep_export.manifest import write
+from lockstep_export.workshop import TRADES
 from lockstep_export.zoo import ZOO
 
+H = {"name": "h", "input": "h_in", "output": "h_out", "batch_axis": 1}
+C = {"name": "c", "input": "c_in", "output": "c_out", "batch_axis": 1}
 
-@pytest.mark.parametrize("name", ZOO)
-def test_common_parts(name: str) -> None:
-    text = tomllib.loads(manifest(ZOO[name], 8000))
+
+def written(name: str, vocabulary: int = 10) -> dict[str, Any]:
+    words = {"\n": 0} | {str(index): index for index in range(1, vocabulary)}
+    recipe = ZOO[name]
+    trade = TRADES[type(recipe)]
+    tokenizers = [Tokenizer(models.WordLevel(words, unk_token="1"))] * len(trade.tokenizers)
+    return tomllib.loads(write(recipe.about, trade.manifest(recipe, tokenizers)))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_common_parts_of_classifiers(name: str) -> None:
+    text = written(name, 8000)
     assert text["task"] == "classify"
     assert text["labels"] == ["negative", "positive"]
     assert text["text"] == {"source": "tokenizer.json"}
@@ -21,25 +36,61 @@ def test_common_parts(name: str) -> None:
         "range": [0, 8000],
     }
     assert text["roles"]["scores"] == "logits"
-    assert text["lengths"]["words"]["max"] == ZOO[name].max_words
+    assert text["lengths"]["words"]["max"] == classifier(name).max_words
     assert set(text["batching"]) == {"max_rows", "max_padded_elements"}
+    assert ("stepwise" in text) is (name in STEPWISE)
 
 
 def test_bag_of_words_needs_no_second_input() -> None:
-    text = tomllib.loads(manifest(ZOO["sentiment-bow"], 10))
+    text = written("sentiment-bow")
     assert set(text["inputs"]) == {"tokens"}
     assert text["roles"] == {"scores": "logits", "activation": "softmax"}
 
 
 def test_lstm_is_given_lengths() -> None:
-    text = tomllib.loads(manifest(ZOO["sentiment-lstm"], 10))
+    text = written("sentiment-lstm")
     assert text["inputs"]["lengths"] == {"batch_axis": 0, "generated": "lengths", "of": "words"}
     assert text["roles"] == {"scores": "logits", "activation": "sigmoid", "vector": "vector"}
 
 
 def test_transformer_is_given_a_mask_and_returns_attention() -> None:
-    text = tomllib.loads(manifest(ZOO["sentiment-transformer"], 10))
+    text = written("sentiment-transformer")
     mask = {"batch_axis": 0, "lengths": {"1": "words"}, "generated": "mask", "of": "words", "real": True}
     assert text["inputs"]["mask"] == mask
     assert text["outputs"]["attention"] == {"batch_axis": 0, "lengths": {"3": "words", "4": "words"}}
     assert text["roles"]["attention"] == "attention"
+
+
+@pytest.mark.parametrize(
+    ("name", "states"), [("sentiment-rnn", [H]), ("sentiment-gru", [H]), ("sentiment-lstm", [H, C])]
+)
+def test_step_faces_pair_their_states(name: str, states: list[dict[str, Any]]) -> None:
+    stepwise = written(name)["stepwise"]
+    assert stepwise["graph"] == "step.onnx"
+    assert stepwise["inputs"] == {"token": {"batch_axis": 0, "range": [0, 10]}}
+    assert stepwise["outputs"] == {"logits": {"batch_axis": 0}, "vector": {"batch_axis": 0}}
+    assert stepwise["state"] == states
+
+
+def test_the_language_model_starts_from_a_new_line_and_its_prefill() -> None:
+    text = written(SHAKESPEARE)
+    assert text["task"] == "generate"
+    assert text["text"] == {"source": "tokenizer.json", "begin": 0}
+    assert text["lengths"] == {"prompt": {"max": 4096}}
+    assert text["prefill"]["inputs"]["lengths"] == {"batch_axis": 0, "generated": "lengths", "of": "prompt"}
+    assert text["prefill"]["outputs"]["h0"] == {"batch_axis": 1}
+    assert text["stepwise"]["state"] == [H | {"prefill": "h0"}, C | {"prefill": "c0"}]
+    assert "inputs" not in text
+
+
+def test_the_translator_carries_its_memory() -> None:
+    text = written(TRANSLATOR)
+    assert text["text"] == {"source": "source.json", "target": "target.json", "begin": 2, "end": 3}
+    ragged = {"batch_axis": 0, "lengths": {"1": "source"}}
+    assert text["prefill"]["outputs"]["memory"] == ragged
+    assert text["stepwise"]["outputs"]["attention"] == ragged
+    mask = ragged | {"generated": "mask", "of": "source", "real": True}
+    assert text["stepwise"]["inputs"]["mask"] == mask
+    memory = {"name": "memory", "input": "memory", "prefill": "memory"} | ragged
+    assert text["stepwise"]["state"][3] == memory
+    assert text["roles"] == {"scores": "logits", "attention": "attention"}

@@ -1,4 +1,4 @@
-"""The exported file: named axes, no notes of the tracer, small weights that lose nothing."""
+"""The exported files: named axes, no notes of the tracer, small weights that lose nothing."""
 
 from pathlib import Path
 
@@ -7,54 +7,83 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from unit.export.made import CLASSIFIERS, STEPWISE, built, classifier, exported
 
-from lockstep_export.onnx import export_onnx
+from lockstep_export.classify.parity import ONESHOT, STEP
+from lockstep_export.sharing import WEIGHTS
 from lockstep_export.zoo import ZOO
 
 
 @pytest.fixture(scope="module", params=list(ZOO))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    recipe = ZOO[request.param]
-    module = recipe.build(300).eval()
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A model's name, and its graphs with weights that are float16 numbers."""
+    module = built(request.param)
     with torch.no_grad():
         for weight in module.parameters():
             weight.copy_(weight.half().float())
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(recipe, module, path)
+    path = tmp_path_factory.mktemp("onnx")
+    exported(ZOO[request.param], module, path)
     return request.param, path
 
 
-def test_axes_are_named(exported: tuple[str, Path]) -> None:
-    name, path = exported
+def axes(path: Path) -> dict[str, list[str | int]]:
     graph = onnx.load(path).graph
-    shapes = {
+    return {
         value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.output)
     }
+
+
+def test_axes_of_classifiers_are_named(folder: tuple[str, Path]) -> None:
+    name, path = folder
+    if name not in CLASSIFIERS:
+        pytest.skip("another task")
+    recipe, shapes = classifier(name), axes(path / ONESHOT)
     assert shapes["tokens"] == ["batch", "words"]
-    assert shapes["logits"] == ["batch", 1 if ZOO[name].activation == "sigmoid" else 2]
-    for output in ZOO[name].outputs:
+    assert shapes["logits"] == ["batch", 1 if recipe.activation == "sigmoid" else 2]
+    for output in recipe.outputs:
         assert shapes[output.name][0] == "batch"
         assert all(shapes[output.name][axis] == "words" for axis in output.word_axes)
 
 
-def test_nothing_of_the_machine_is_left(exported: tuple[str, Path]) -> None:
-    _, path = exported
-    raw = path.read_bytes()
-    for trace in (b".py", b"site-packages", str(Path.cwd()).encode(), b"pkg.torch"):
-        assert trace not in raw
+@pytest.mark.parametrize("folder", STEPWISE, indirect=True)
+def test_a_step_takes_one_token_and_the_states(folder: tuple[str, Path]) -> None:
+    name, path = folder
+    shapes = axes(path / STEP)
+    states = [f"{state}_{side}" for side in ("in", "out") for state in classifier(name).states]
+    assert all(shapes.pop(state) == [1, "batch", 64] for state in states)
+    assert shapes == {"token": ["batch"], "logits": ["batch", 1], "vector": ["batch", 64]}
 
 
-def test_large_weights_are_stored_as_halves_and_used_as_floats(exported: tuple[str, Path]) -> None:
-    name, path = exported
-    model = onnx.load(path)
-    large = [constant for constant in model.graph.initializer if np.prod(constant.dims) > 2000]
-    assert all(constant.data_type == TensorProto.FLOAT16 for constant in large)
-    assert bool(large) is (name != "sentiment-bow")
+def test_nothing_of_the_machine_is_left(folder: tuple[str, Path]) -> None:
+    for file in folder[1].iterdir():
+        raw = file.read_bytes()
+        for trace in (b".py", b"site-packages", str(Path.cwd()).encode(), b"pkg.torch"):
+            assert trace not in raw
+
+
+def test_large_weights_are_stored_as_halves_and_used_as_floats(folder: tuple[str, Path]) -> None:
+    name, path = folder
+    for file in path.glob("*.onnx"):
+        constants = onnx.load(file).graph.initializer
+        large = [constant for constant in constants if np.prod(constant.dims) > 2000]
+        assert all(constant.data_type == TensorProto.FLOAT16 for constant in large)
+        assert bool(large) is (name != "sentiment-bow")
+
+
+def test_several_graphs_hold_their_weights_once(folder: tuple[str, Path]) -> None:
+    name, path = folder
+    graphs = list(path.glob("*.onnx"))
+    assert (path / WEIGHTS).exists() is (len(graphs) > 1)
+    if len(graphs) > 1:
+        parameters = sum(weight.numel() for weight in built(name).parameters())
+        assert sum(file.stat().st_size for file in path.iterdir()) < 2 * parameters + 80_000
+        assert all(file.stat().st_size < 25_000 for file in graphs)
 
 
 def test_weights_that_are_no_halves_stay_floats(tmp_path: Path) -> None:
-    recipe = ZOO["sentiment-lstm"]
-    export_onnx(recipe, recipe.build(300).eval(), tmp_path / "model.onnx")
-    embedding = next(c for c in onnx.load(tmp_path / "model.onnx").graph.initializer if "embedding" in c.name)
+    recipe = classifier("sentiment-lstm")
+    exported(recipe, recipe.build(300), tmp_path)
+    constants = onnx.load(tmp_path / ONESHOT).graph.initializer
+    embedding = next(constant for constant in constants if "embedding" in constant.name)
     assert embedding.data_type == TensorProto.FLOAT

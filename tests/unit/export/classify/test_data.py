@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep_export.data import read_sst2
+from lockstep_export.classify.data import read_sst2
 from lockstep_export.errors import DataError
 
 

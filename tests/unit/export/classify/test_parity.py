@@ -1,99 +1,113 @@
-"""A good export passes; every known way of getting padding wrong is refused."""
+"""A good export passes; every known way of getting padding or steps wrong is refused."""
 
 from pathlib import Path
 
 import onnx
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from unit.export.made import CLASSIFIERS, STEPWISE, VOCABULARY, built, classifier, exported
 
+from lockstep_export.classify.parity import ONESHOT, STEP, check_oneshot, check_steps, texts
 from lockstep_export.errors import NotTrainedError, ParityError
 from lockstep_export.graph import Graph
-from lockstep_export.onnx import export_onnx
-from lockstep_export.parity import TOLERANCE, Difference, check_parity, texts
-from lockstep_export.zoo import ZOO, Outputs, Recipe
+from lockstep_export.parity import TOLERANCE, Difference, Parity
+from lockstep_export.zoo.recipe import Outputs
 from lockstep_export.zoo.transformer import TransformerClassifier
-
-VOCABULARY = 60
 
 
 class MeanOverPadding(TransformerClassifier):
     """Pools with a mean that ignores the mask."""
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Outputs:
-        real = mask.to(torch.float32)
+        real = mask.float()
         mean = (self.embedding(tokens) + 0.0 * real[:, :, None]).mean(dim=1)
         pairs = (real[:, None, :] * real[:, :, None])[:, None, None]
         return {"logits": self.head(mean), "vector": mean, "attention": pairs}
 
 
-def built(name: str) -> nn.Module:
-    """A module with weights that matter: freshly built ones have zeros that would hide faults."""
-    torch.manual_seed(3)
-    module = ZOO[name].build(VOCABULARY).eval()
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.add_(torch.randn_like(weight) * 0.1)
-        for layer in module.modules():
-            if isinstance(layer, nn.Embedding):
-                layer.weight[0] = 0.0
-    return module
+def require(differences: list[Difference]) -> None:
+    Parity("a model", differences).require()
 
 
-def exported(recipe: Recipe, module: nn.Module, folder: Path) -> Path:
-    path = folder / "model.onnx"
-    export_onnx(recipe, module, path)
-    return path
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_every_model_of_the_zoo_is_equal(name: str, tmp_path: Path) -> None:
-    module = built(name)
-    parity = check_parity(ZOO[name], VOCABULARY, Graph(exported(ZOO[name], module, tmp_path)), module)
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_classifier_is_equal(name: str, tmp_path: Path) -> None:
+    recipe, module = classifier(name), built(name)
+    graph = exported(recipe, module, tmp_path)[ONESHOT]
+    parity = Parity(name, check_oneshot(recipe, VOCABULARY, graph, module))
     parity.require()
     assert parity.worst <= TOLERANCE
     assert {gap.comparison for gap in parity.differences} == {"alone", "as PyTorch"}
 
 
+@pytest.mark.parametrize("name", STEPWISE)
+def test_both_faces_are_equal_after_every_word(name: str, tmp_path: Path) -> None:
+    recipe, module = classifier(name), built(name)
+    graphs = exported(recipe, module, tmp_path)
+    differences = check_steps(recipe, VOCABULARY, graphs[STEP], graphs[ONESHOT], module)
+    require(differences)
+    assert {gap.comparison for gap in differences} == {"step", "as PyTorch"}
+    assert {gap.output for gap in differences} == {"logits", "vector"}
+
+
+def test_refuses_a_step_graph_of_other_weights(tmp_path: Path) -> None:
+    recipe = classifier("sentiment-gru")
+    oneshot = exported(recipe, built(recipe.name), tmp_path / "one")[ONESHOT]
+    step = exported(recipe, recipe.build(VOCABULARY).eval(), tmp_path / "other")[STEP]
+    with pytest.raises(ParityError, match=r"step +logits .* DIFFERS"):
+        require(check_steps(recipe, VOCABULARY, step, oneshot))
+
+
+def test_refuses_a_step_graph_that_swaps_its_states(tmp_path: Path) -> None:
+    recipe = classifier("sentiment-lstm")
+    graphs = exported(recipe, built(recipe.name), tmp_path)
+    model = onnx.load(tmp_path / STEP)
+    names = {"h_out": "c_out", "c_out": "h_out"}
+    for node in model.graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
+    onnx.save(model, tmp_path / "swapped.onnx")
+    with pytest.raises(ParityError, match=r"step +vector .* DIFFERS"):
+        require(check_steps(recipe, VOCABULARY, Graph(tmp_path / "swapped.onnx"), graphs[ONESHOT]))
+
+
 def test_refuses_a_backward_direction_that_starts_in_the_padding(tmp_path: Path) -> None:
-    recipe = ZOO["sentiment-bilstm"]
-    module = built(recipe.name)
-    path = exported(recipe, module, tmp_path)
-    model = onnx.load(path)
+    recipe, module = classifier("sentiment-bilstm"), built("sentiment-bilstm")
+    exported(recipe, module, tmp_path)
+    model = onnx.load(tmp_path / ONESHOT)
     for node in model.graph.node:
         if node.op_type == "LSTM":
             node.input[4] = ""  # sequence_lens
-    onnx.save(model, path)
-    with pytest.raises(ParityError, match=r"sentiment-bilstm: the exported graph is refused"):
-        check_parity(recipe, VOCABULARY, Graph(path), module).require()
+    onnx.save(model, tmp_path / ONESHOT)
+    with pytest.raises(ParityError, match="the exported graph is refused"):
+        require(check_oneshot(recipe, VOCABULARY, Graph(tmp_path / ONESHOT), module))
     with pytest.raises(ParityError, match="alone"):
-        check_parity(recipe, VOCABULARY, Graph(path)).require()
+        require(check_oneshot(recipe, VOCABULARY, Graph(tmp_path / ONESHOT)))
 
 
 def test_refuses_a_mean_over_padding_although_torch_does_the_same(tmp_path: Path) -> None:
-    recipe = ZOO["sentiment-transformer"]
+    recipe = classifier("sentiment-transformer")
     module = MeanOverPadding(VOCABULARY).eval()
-    parity = check_parity(recipe, VOCABULARY, Graph(exported(recipe, module, tmp_path)), module)
-    assert all(gap.within for gap in parity.differences if gap.comparison == "as PyTorch")
+    graph = exported(recipe, module, tmp_path)[ONESHOT]
+    differences = check_oneshot(recipe, VOCABULARY, graph, module)
+    assert all(gap.within for gap in differences if gap.comparison == "as PyTorch")
     with pytest.raises(ParityError, match=r"alone +logits .* DIFFERS"):
-        parity.require()
+        require(differences)
 
 
 def test_refuses_other_weights(tmp_path: Path) -> None:
-    recipe = ZOO["sentiment-bow"]
-    path = exported(recipe, built(recipe.name), tmp_path)
+    recipe = classifier("sentiment-bow")
+    graph = exported(recipe, built(recipe.name), tmp_path)[ONESHOT]
     with pytest.raises(ParityError, match="as PyTorch"):
-        check_parity(recipe, VOCABULARY, Graph(path), recipe.build(VOCABULARY).eval()).require()
+        require(check_oneshot(recipe, VOCABULARY, graph, recipe.build(VOCABULARY).eval()))
 
 
 def test_a_frozen_axis_is_told_and_not_raised(tmp_path: Path) -> None:
-    recipe = ZOO["sentiment-bow"]
-    path = exported(recipe, built(recipe.name), tmp_path)
-    model = onnx.load(path)
+    recipe = classifier("sentiment-bow")
+    exported(recipe, built(recipe.name), tmp_path)
+    model = onnx.load(tmp_path / ONESHOT)
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
-    onnx.save(model, path)
+    onnx.save(model, tmp_path / ONESHOT)
     with pytest.raises(ParityError, match=r"run +any .* DIFFERS .*dimensions"):
-        check_parity(recipe, VOCABULARY, Graph(path)).require()
+        require(check_oneshot(recipe, VOCABULARY, Graph(tmp_path / ONESHOT)))
 
 
 def test_not_a_number_is_not_equal() -> None:

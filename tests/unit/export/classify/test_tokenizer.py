@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from lockstep_export.tokenizer import PAD_ID, UNKNOWN_ID, encode, save_tokenizer, train_tokenizer
+from lockstep_export.classify.tokenizer import PAD_ID, UNKNOWN_ID, encode, train_tokenizer
+from lockstep_export.text import save_tokenizer
 
 CORPUS = [
     "i ca n't say it 's bad ! the actor 's film is n't good , they wo n't",

@@ -1,0 +1,1 @@
+"""Sentiment classifiers: one sentence in, negative or positive out."""

@@ -1,0 +1,31 @@
+"""Text and tokenizer files: read, with words for what is missing or cannot be read, and written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from lockstep_export.errors import DataError
+
+
+def require(folder: Path, names: Sequence[str], layout: str) -> None:
+    """Raises DataError that names the folder, or every file in it, that is not there."""
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}: {layout}")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"{folder} lacks {', '.join(missing)}: {layout}")
+
+
+def read_text(path: Path) -> str:
+    """The whole file, or DataError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Writes the shortest tokenizer.json that Hugging Face `tokenizers` reads back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tokenizer.to_str(pretty=False), encoding="utf-8")

@@ -1,0 +1,96 @@
+"""What the workshop needs to know of a task: one trade for classifying, one for writing, one for translating.
+
+data folder → texts → tokenizers and ids → lesson (train.py) → sketches of graphs (onnx.py)
+            → differences (parity.py), manifest (manifest.py), figures (scores.py)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from lockstep_export.graph import Graph
+from lockstep_export.manifest import Table
+from lockstep_export.parity import Difference
+from lockstep_export.train import Lesson
+from lockstep_export.zoo.recipe import Recipe
+
+R = TypeVar("R", bound=Recipe)
+T = TypeVar("T")  # the texts, as they are in the data folder
+C = TypeVar("C")  # the corpus: the same as ids
+
+Graphs = Mapping[str, Graph]  # by file name
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A graph that is to be traced: a module that gives tensors by name, and an example of what it takes."""
+
+    file: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    axes: dict[str, tuple[str, ...]]  # of each input: a name for an axis of any size, "" for a fixed one
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a trade measures of an exported model."""
+
+    measure: str
+    dev: float
+    test: float
+    note: str = ""
+
+
+class Trade(ABC, Generic[R, T, C]):
+    """One task. Everything takes the folder in which its tokenizers lie."""
+
+    task: str
+    tokenizers: tuple[str, ...]  # the files that ship beside the manifest
+
+    @abstractmethod
+    def read(self, data: Path) -> T:
+        """The texts under `data`, or DataError that says what is missing; quick beside any training."""
+
+    @abstractmethod
+    def prepare(self, texts: T, folder: Path, quick: bool) -> C:
+        """Learns the tokenizers into `folder` and turns the texts to ids; `quick` takes a few of them."""
+
+    @abstractmethod
+    def sizes(self, corpus: C) -> dict[str, int]:
+        """How many examples each part holds, for the record."""
+
+    @abstractmethod
+    def lesson(self, recipe: R, corpus: C) -> Lesson:
+        """What `recipe` learns from `corpus`."""
+
+    @abstractmethod
+    def sketches(self, recipe: R, module: nn.Module) -> list[Sketch]:
+        """The graphs of a trained module."""
+
+    @abstractmethod
+    def manifest(self, recipe: R, tokenizers: list[Tokenizer]) -> Table:
+        """model.toml."""
+
+    @abstractmethod
+    def compare(
+        self, recipe: R, tokenizers: list[Tokenizer], graphs: Graphs, module: nn.Module | None
+    ) -> list[Difference]:
+        """Every comparison that proves `graphs`, against `module` where there is one."""
+
+    @abstractmethod
+    def figures(self, recipe: R, corpus: C, graphs: Graphs) -> Figures:
+        """How good the exported graphs are."""
+
+    def load(self, folder: Path) -> list[Tokenizer]:
+        """The tokenizers in `folder`."""
+        return [Tokenizer.from_file(str(folder / name)) for name in self.tokenizers]
+
+
+AnyTrade = Trade[Any, Any, Any]
+Report = Callable[[str], None]

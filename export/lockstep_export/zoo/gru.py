@@ -1,0 +1,33 @@
+"""GRU: an LSTM with one state instead of two, and three quarters of its recurrent weights.
+
+    e_t = E[token_t]                       E [vocabulary, 128]
+    r, z = σ(W [h_{t-1}, e_t] + b)         what of the past is used, and how much of it stays
+    n = tanh(W e_t + r·(R h_{t-1}) + b)    r weighs R h, not h: the form that fused kernels compute
+    h_t = z·h_{t-1} + (1 − z)·n            h [64]
+    logit = w · relu(V h_T + b) + b'       V [32, 64], T the row's own length
+
+One logit: P(positive) = σ(logit).
+"""
+
+from torch import nn
+
+from lockstep_export.zoo.reader import Reader, ReaderStep, dense
+from lockstep_export.zoo.recipe import Classifier, Output, Training
+
+
+def build(vocabulary: int) -> nn.Module:
+    """A Reader with a GRU in it."""
+    return Reader("GRU", vocabulary, dense)
+
+
+RECIPE = Classifier(
+    name="sentiment-gru",
+    about="GRU of 64, last real state; whole texts or word by word",
+    build=build,
+    training=Training(learning_rate=0.002, word_dropout=0.1),
+    activation="sigmoid",
+    companion="lengths",
+    outputs=(Output("logits"), Output("vector")),
+    step=ReaderStep,
+    states=("h",),
+)

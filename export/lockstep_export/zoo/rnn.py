@@ -1,0 +1,31 @@
+"""Elman RNN: the plainest recurrence, one tanh of what was and what comes.
+
+    e_t = E[token_t]                       E [vocabulary, 128]
+    h_t = tanh(W e_t + R h_{t-1} + b)      h [64]
+    logit = w · h_T + b'                   T the row's own length, not the padded one
+
+Nothing guards its memory: what it read long ago fades with every step. One logit: P(positive) = σ(logit).
+"""
+
+from torch import nn
+
+from lockstep_export.zoo.reader import Reader, ReaderStep, plain
+from lockstep_export.zoo.recipe import Classifier, Output, Training
+
+
+def build(vocabulary: int) -> nn.Module:
+    """A Reader with an Elman RNN in it."""
+    return Reader("RNN", vocabulary, plain)
+
+
+RECIPE = Classifier(
+    name="sentiment-rnn",
+    about="Elman RNN of 64, last real state; whole texts or word by word",
+    build=build,
+    training=Training(learning_rate=0.001, word_dropout=0.1),
+    activation="sigmoid",
+    companion="lengths",
+    outputs=(Output("logits"), Output("vector")),
+    step=ReaderStep,
+    states=("h",),
+)

@@ -1,0 +1,56 @@
+"""A good pair of graphs passes; one that cheats on padding, states or company is refused."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+from unit.export.made import SHAKESPEARE, VOCABULARY, built, exported, language_model
+
+from lockstep_export.errors import ParityError
+from lockstep_export.generate.parity import PREFILL, STEP, check, check_rows
+from lockstep_export.graph import Graph
+from lockstep_export.parity import Parity
+
+
+def test_prompts_and_steps_are_equal(tmp_path: Path) -> None:
+    recipe, module = language_model(), built(SHAKESPEARE)
+    graphs = exported(recipe, module, tmp_path)
+    differences = check(recipe, VOCABULARY, graphs[PREFILL], graphs[STEP], module)
+    Parity(recipe.name, differences).require()
+    assert {gap.comparison for gap in differences} == {"prefill", "step", "forced", "rows"}
+    assert all(gap.largest == 0.0 for gap in differences if gap.comparison == "rows")
+
+
+def test_refuses_a_prefill_that_reads_the_padding(tmp_path: Path) -> None:
+    recipe, module = language_model(), built(SHAKESPEARE)
+    graphs = exported(recipe, module, tmp_path)
+    model = onnx.load(tmp_path / PREFILL)
+    for node in model.graph.node:
+        if node.op_type == "LSTM":
+            node.input[4] = ""  # sequence_lens
+    onnx.save(model, tmp_path / PREFILL)
+    differences = check(recipe, VOCABULARY, Graph(tmp_path / PREFILL), graphs[STEP])
+    with pytest.raises(ParityError, match=r"forced +h0"):
+        Parity(recipe.name, differences).require()
+
+
+def test_refuses_a_step_of_other_weights(tmp_path: Path) -> None:
+    recipe, module = language_model(), built(SHAKESPEARE)
+    prefill = exported(recipe, module, tmp_path / "one")[PREFILL]
+    step = exported(recipe, recipe.build(VOCABULARY), tmp_path / "other")[STEP]
+    with pytest.raises(ParityError, match="refused"):
+        Parity(recipe.name, check(recipe, VOCABULARY, prefill, step, module)).require()
+
+
+def test_refuses_rows_that_depend_on_their_company(tmp_path: Path) -> None:
+    recipe = language_model()
+    exported(recipe, built(SHAKESPEARE), tmp_path)
+    model = onnx.load(tmp_path / STEP)
+    last = next(node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = "own"
+    mean = helper.make_node("ReduceMean", ["own"], ["mean"], keepdims=1)
+    model.graph.node.extend([mean, helper.make_node("Sub", ["own", "mean"], ["logits"])])
+    onnx.save(model, tmp_path / STEP)
+    with pytest.raises(ParityError, match=r"rows +logits +rows +1"):
+        Parity(recipe.name, check_rows(recipe, VOCABULARY, Graph(tmp_path / STEP))).require()

@@ -1,0 +1,97 @@
+"""Made-up data and models, so that no test needs the real ones."""
+
+from itertools import cycle, islice
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lockstep_export.graph import Graph
+from lockstep_export.onnx import export_onnx
+from lockstep_export.workshop import TRADES, graphs_in
+from lockstep_export.zoo import ZOO, Recipe
+from lockstep_export.zoo.recipe import Classifier, LanguageModel, Translation
+
+VOCABULARY = 60
+CLASSIFIERS = [name for name, recipe in ZOO.items() if isinstance(recipe, Classifier)]
+STEPWISE = [name for name in CLASSIFIERS if ZOO[name].step]
+SHAKESPEARE, TRANSLATOR = "shakespeare-char-lstm", "translate-en-fr"
+
+GOOD, BAD = ("good", "lovely", "moving", "bright"), ("bad", "dull", "boring", "flat")
+PLACES = ("film", "story", "plot", "cast", "script", "music")
+PLAY = "KING:\nWho speaks of night, and who of day?\n\nFOOL:\nHe that hath eyes, my lord, & 3 lanterns!\n\n"
+PAIRS = (
+    ("A man sleeps.", "Un homme dort."),
+    ("Two dogs run on the grass.", "Deux chiens courent sur l'herbe."),
+    ("The girl in red plays the guitar.", "La fille en rouge joue de la guitare."),
+    ("Children are near the water.", "Des enfants sont près de l’eau."),
+)
+
+
+def sentences(count: int) -> list[str]:
+    """Lines as in the sentiment files: labels in turn, lengths from 5 to 13 words."""
+    lines = []
+    for index in range(count):
+        label = index % 2
+        word = (BAD, GOOD)[label][index % 4]
+        place = PLACES[index % len(PLACES)]
+        lines.append(f"{label} the {place} is {word} ." + " and it is n't long ." * (index % 3))
+    return lines
+
+
+def write_data(folder: Path) -> None:
+    """A data folder with a little of everything."""
+    for split, count in (("train", 60), ("dev", 20), ("test", 20)):
+        _write(folder / "sst2" / f"{split}.txt", "\n".join(sentences(count)) + "\n")
+    for part, count in (("train", 60), ("val", 20), ("test_2016_flickr", 20)):
+        for side, language in enumerate(("en", "fr")):
+            lines = [pair[side] for pair in islice(cycle(PAIRS), count)]
+            _write(folder / "multi30k" / f"{part}.{language}", "\n".join(lines) + "\n")
+    _write(folder / "tinyshakespeare.txt", PLAY * 60)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def built(name: str) -> nn.Module:
+    """A module with weights that matter: freshly built ones have zeros that would hide faults."""
+    torch.manual_seed(3)
+    recipe = ZOO[name]
+    module = recipe.build(*[VOCABULARY] * (2 if isinstance(recipe, Translation) else 1)).eval()
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+        if isinstance(recipe, Classifier):
+            for layer in module.modules():
+                if isinstance(layer, nn.Embedding):
+                    layer.weight[0] = 0.0
+    return module
+
+
+def exported(recipe: Recipe, module: nn.Module, folder: Path) -> dict[str, Graph]:
+    """The graphs of `module`, written into `folder`."""
+    export_onnx(TRADES[type(recipe)].sketches(recipe, module), folder)
+    return dict(graphs_in(folder))
+
+
+def language_model() -> LanguageModel:
+    """The recipe of the shipped language model."""
+    recipe = ZOO[SHAKESPEARE]
+    assert isinstance(recipe, LanguageModel)
+    return recipe
+
+
+def classifier(name: str) -> Classifier:
+    """The recipe of one classifier."""
+    recipe = ZOO[name]
+    assert isinstance(recipe, Classifier)
+    return recipe
+
+
+def translation() -> Translation:
+    """The recipe of the shipped translator."""
+    recipe = ZOO[TRANSLATOR]
+    assert isinstance(recipe, Translation)
+    return recipe
