@@ -53,6 +53,26 @@ class _Waiter:
     granted: threading.Event = field(default_factory=threading.Event)
 
 
+class _Held:
+    """The context of a turn: a class, for a turn is taken at every step."""
+
+    __slots__ = ("_begun", "_deadline", "_gate", "_share")
+
+    def __init__(self, gate: Gate, share: Share, deadline: float) -> None:
+        self._gate, self._share, self._deadline = gate, share, deadline
+
+    def __enter__(self) -> Turn:
+        gate, share = self._gate, self._share
+        asked = gate._clock()
+        gate._acquire(share, self._deadline, 1)
+        self._begun = begun = gate._clock()
+        return Turn(begun - asked, gate.max_run_s if gate._contended(share, begun) else None)
+
+    def __exit__(self, *_: object) -> None:
+        gate = self._gate
+        gate._release(self._share, 1, gate._clock() - self._begun)
+
+
 class Gate:
     """A device's permits. Thread-safe. Holding one while asking for another is not allowed."""
 
@@ -70,16 +90,9 @@ class Gate:
         self._waiting: list[_Waiter] = []
         self._last_seen: dict[Share, float] = {}
 
-    @contextmanager
-    def turn(self, share: Share, deadline: float) -> Iterator[Turn]:
+    def turn(self, share: Share, deadline: float) -> _Held:
         """Wait for a permit, hold it, and be charged for the time."""
-        asked = self._clock()
-        self._acquire(share, deadline, 1)
-        begun = self._clock()
-        try:
-            yield Turn(begun - asked, self.max_run_s if self._contended(share, begun) else None)
-        finally:
-            self._release(share, 1, self._clock() - begun)
+        return _Held(self, share, deadline)
 
     @contextmanager
     def alone(self, share: Share) -> Iterator[None]:
@@ -129,6 +142,8 @@ class Gate:
     def _contended(self, share: Share, now: float) -> bool:
         """Another engine waits, or was here within a half-life and so may come back during a run."""
         with self._lock:
+            if len(self._last_seen) == 1 and share in self._last_seen:
+                return False
             for other, seen in list(self._last_seen.items()):
                 if now - seen > _HALF_LIFE_S and all(waiter.share is not other for waiter in self._waiting):
                     del self._last_seen[other]

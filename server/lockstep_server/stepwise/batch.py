@@ -47,6 +47,7 @@ class Batch:
         assert tensor is not None
         self._input, self._dtype = tensor.name, datatypes.NUMPY[tensor.datatype]
         self._scores, self._attention = card.manifest.roles.scores, card.manifest.roles.attention
+        self._grows = any(state.words.grows for state in card.states)
         self._columns(rows)
         self._forced: dict[int, list[int]] = {}  # prompts without a prefill graph, the next id last
         self._watched: dict[int, Decoding] = {}
@@ -56,7 +57,7 @@ class Batch:
     def _columns(self, rows: int) -> None:
         self.rows = rows
         self._token = np.zeros(rows, np.int64)
-        self._seed = np.zeros(rows, np.uint64)
+        self._seed = np.zeros(rows, np.uint64)  # spread
         self._made = np.zeros(rows, np.int64)
         self._limit = np.full(rows, _NEVER)
         self._taken = np.zeros(rows, bool)
@@ -71,7 +72,7 @@ class Batch:
     # --- coming and going ---------------------------------------------------------------------------
 
     def enter(self, decoding: Decoding, most_rows: int) -> None:
-        """Give the decoding a row, with the states that it carries. There must be room: `has_room`."""
+        """Give the decoding a row, with the states that it carries. `most_rows` bounds them."""
         if not self._vacant:
             self._resize(min(self.rows * 2, bucket(most_rows)))
         row = self._vacant.pop()
@@ -89,14 +90,9 @@ class Batch:
     def _fill(self, decoding: Decoding, row: int) -> None:
         how = decoding.how
         self._token[row], self._made[row], self._limit[row] = decoding.token, decoding.made, decoding.limit
-        self._seed[row], self._taken[row] = how.seed & _SEED_BITS, True
-        choices = self._choices
-        choices.temperature[row], choices.top_k[row], choices.top_p[row] = (
-            how.temperature,
-            how.top_k,
-            how.top_p,
-        )
-        choices.note()
+        self._seed[row : row + 1] = sampler.spread(np.array([how.seed & _SEED_BITS], np.uint64))
+        self._taken[row] = True
+        self._choices.set(row, how.temperature, how.top_k, how.top_p)
         self._said[row] = self._column
         if decoding.prompt:
             self._forced[row] = list(decoding.prompt[::-1])
@@ -123,9 +119,6 @@ class Batch:
         self._choices.set(row)
         self._vacant.append(row)
 
-    def has_room(self, most_rows: int) -> bool:
-        return len(self.row_of) < most_rows
-
     def fit(self) -> None:
         """Move to fewer rows once clearly fewer are needed."""
         half = self.rows // 2
@@ -144,9 +137,7 @@ class Batch:
         after = (self._token, self._seed, self._made, self._limit, self._taken, self._log, self._said)
         for new, old in zip(after, before, strict=True):
             new[:count] = old[old_rows]
-        for name in ("temperature", "top_k", "top_p"):
-            getattr(self._choices, name)[:count] = getattr(choices, name)[old_rows]
-        self._choices.note()
+        self._choices.take(choices, old_rows)
         moved = {old: new for new, old in enumerate(old_rows)}
         self._forced = {moved[row]: ids for row, ids in self._forced.items()}
         self._watched = {moved[row]: one for row, one in self._watched.items()}
@@ -240,7 +231,7 @@ class Batch:
 
     def outgrown(self) -> list[Decoding]:
         """Those whose cache is full: they belong into the next bucket."""
-        if not any(state.words.grows for state in self.card.states):
+        if not self._grows:
             return []
         return [
             decoding
@@ -280,3 +271,25 @@ class Batch:
         if said < self._column:
             decoding.unsaid.ids += self._log[row, said : self._column].tolist()
             self._said[row] = self._column
+
+
+def first_token(decoding: Decoding, scores: Array, end: int | None) -> str:
+    """Choose the token that follows a prompt, from its scores [1, tokens]; why the decoding has ended
+    with it, or nothing."""
+    how = decoding.how
+    choices = sampler.Choices.of(1)
+    choices.set(0, how.temperature, how.top_k, how.top_p)
+    seed = sampler.spread(np.array([how.seed & _SEED_BITS], np.uint64))
+    tokens = sampler.sample(scores, sampler.uniform(seed, np.zeros(1, np.uint64)), choices)
+    token = decoding.token = int(tokens[0])
+    decoding.made = 1
+    decoding.unsaid.ids.append(token)
+    if token == end:
+        return "end"
+    if how.log_probabilities:
+        decoding.unsaid.log_probabilities.append(float(sampler.log_probabilities(scores, tokens)[0]))
+    if how.stop and decoding.text is not None:
+        decoding.unsaid.text += decoding.text.add((token,))
+        if decoding.text.stopped:
+            return "stop"
+    return "length" if decoding.made >= decoding.limit else ""

@@ -11,23 +11,23 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import port
-from ..errors import Meaning, ServingError, bad_input, failed, in_field, unavailable
+from ..errors import ServingError, bad_input, failed, in_field, unavailable
 from ..models.gate import Share
 from ..text.pieces import Pieces, Text
-from . import feeding, prefill, sampler
-from .batch import Batch
+from . import feeding
+from .batch import first_token
+from .batches import Batches, Stepped
+from .prefill import Prefill, measure_prompt
 from .scheduler import Limits, Plan, Scheduler
-from .sequence import Conversation, Decoding, Element, Unsaid
-from .slots import initial, key_of, lengths_of
+from .sequence import Conversation, Decoding, Element
+from .slots import initial
+from .teller import Teller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ..models.card import Card
     from ..models.datatypes import Arrays
@@ -39,17 +39,13 @@ log = logging.getLogger(__name__)
 
 _TERMINATE_S = 1.0
 _GONE = unavailable("the model is being unloaded, or the server is stopping")
-_MOST_RUNS = 64
-"""Runs that may wait to be told of."""
 
 
-@dataclass
-class Said:
-    """What a step has to say, and the runs since something was last said."""
+class Outcome(NamedTuple):
+    """What one step brought."""
 
-    events: list[port.Event] = field(default_factory=list)
-    chunks: list[port.Chunk] = field(default_factory=list)
-    runs: list[port.Run] = field(default_factory=list)
+    stepped: Stepped
+    answers: list[feeding.Answer]
 
 
 class StepEngine:
@@ -73,21 +69,22 @@ class StepEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.card = card
-        self._session, self._prefill = session, prefill_session
+        self._sessions = [one for one in (session, prefill_session) if one is not None]
+        self._session = session
+        self._prefill = (
+            Prefill(card.prefill, prefill_session, clock) if card.prefill and prefill_session else None
+        )
         self._pieces = Pieces(vocabulary) if vocabulary else None
-        self._gate, self._report, self._clock = gate, report, clock
+        self._gate, self._clock = gate, clock
         self._most_rows = card.manifest.batching.max_rows if batching and card.batched else 1
         self._scheduler = Scheduler(_limits(card, stalled_s))
-        self._batches: list[Batch] = []
+        self._batches = Batches(card, session, self._most_rows, clock)
         self._joining: list[Decoding] = []
+        self._teller = Teller(card, self._pieces, report, clock)
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._changed = threading.Condition()
         self._sleeps = self._woken = False
         self._closing = self._terminated = False
-        self._flush_s, self._flushed = 0.0, 0.0
-        self._prefill_pace = 0.0  # seconds an element, as learned
-        self._said = Said()
-        self._told = port.Population(0, 0, 0)
         self._share = Share(f"{card.name}/{card.version}")
         self._thread = threading.Thread(target=self._work, name=f"engine-{card.name}", daemon=True)
 
@@ -112,7 +109,7 @@ class StepEngine:
 
     def pace(self, flush_s: float) -> None:
         """Hold chunks back for this long at most."""
-        self._flush_s = flush_s
+        self._teller.flush_s = flush_s
 
     def stop(self, within_s: float) -> None:
         """Go on for `within_s` seconds at most, then fail what is left with UNAVAILABLE."""
@@ -121,9 +118,8 @@ class StepEngine:
         if self._thread.is_alive():
             self._thread.join(within_s)
         self._terminated = True
-        self._session.terminate()
-        if self._prefill is not None:
-            self._prefill.terminate()
+        for session in self._sessions:
+            session.terminate()
         self._wake()
         if self._thread.is_alive():
             self._thread.join(_TERMINATE_S)
@@ -191,8 +187,8 @@ class StepEngine:
         except ServingError as refused:
             error = refused
         if error is not None:
-            self._said.events.append(port.Event(submit.key, None, in_field(error, submit.field)))
-            self._say_now()
+            self._teller.refused(submit.key, in_field(error, submit.field))
+            self._say()
 
     def _take_decoding(
         self, submit: port.Submit, how: port.Decode, inputs: Arrays, tokens: tuple[str, ...]
@@ -208,8 +204,8 @@ class StepEngine:
             limit=most.max_tokens if how.max_tokens is None else how.max_tokens,
         )  # fmt: skip
         if decoding.limit == 0:
-            self._said.events.append(port.Event(submit.key, None, reason="length"))
-            self._say_now()
+            self._teller.nothing_wanted(submit.key)
+            self._say()
             return None
         if self._pieces is not None:
             decoding.text = Text(self._pieces.stream(), how.stop)
@@ -225,7 +221,7 @@ class StepEngine:
                 submit.field, "it is empty, and the model has no begin id; send at least one word"
             )
         if self.card.prefill is not None:
-            prefill.measure_prompt(self.card.prefill, ids)
+            measure_prompt(self.card.prefill, ids)
         return tuple(ids)
 
     def _take_element(self, submit: port.Submit, inputs: Arrays) -> ServingError | None:
@@ -238,84 +234,83 @@ class StepEngine:
             return _GONE
         return self._scheduler.feed(element, submit.how, self._clock())
 
-    # --- running ------------------------------------------------------------------------------------
+    # --- the step -----------------------------------------------------------------------------------
 
-    def _run(self, plan: Plan, turn: Turn) -> list[tuple[Element, Arrays | None, ServingError | None, Any]]:
+    def _run(self, plan: Plan, turn: Turn) -> Outcome:
         for decoding in (*plan.left, *(e.who for e in plan.ended if isinstance(e.who, Decoding))):
-            self._leave(decoding)
+            self._batches.leave(decoding)
         for decoding in plan.resume:
-            self._enter(decoding)
+            self._batches.enter(decoding)
         self._joining.extend(plan.join)
-        self._join(turn)
-        for batch in list(self._batches):
-            self._step_batch(batch, turn.waited_s)
-        return self._feed(plan.fed, turn.waited_s)
+        if self._joining:
+            self._join(turn)
+        stepped = self._batches.step(turn.waited_s)
+        if not plan.fed:
+            return Outcome(stepped, [])
+        answers, runs = feeding.feed(
+            self.card, self._session, plan.fed, self._most_rows, self._clock, turn.waited_s
+        )
+        stepped.runs += runs
+        return Outcome(stepped, answers)
 
-    def _commit(self, plan: Plan, fed: list[tuple[Element, Arrays | None, ServingError | None, Any]]) -> None:
+    def _commit(self, plan: Plan, outcome: Outcome) -> None:
         now = self._clock()
+        stepped = outcome.stepped
+        self._teller.ran(stepped.runs)
         for who, error in plan.ended:
-            self._end(who, error)
-        for element, outputs, error, timings in fed:
-            if not element.gone:
-                wanted = element.outputs
-                if outputs is not None and wanted:
-                    outputs = {name: outputs[name] for name in wanted}
-                self._said.events.append(port.Event(element.key, outputs, error, timings, element.of.steps))
-        self._scheduler.finish((), [element for element, *_ in fed], now)
-        self._tidy()
-        self._speak(now)
+            self._teller.failed(who, error)
+        for decoding, reason in stepped.ended:
+            self._finish(decoding, reason)
+        for decoding, failure in stepped.failed:
+            self._fail(decoding, failure)
+        if outcome.answers:
+            self._answer(outcome.answers, now)
+        for decoding in self._batches.tidy():
+            self._finish(decoding, "length")
+        for decoding in self._teller.speak(self._batches, now, self._scheduler.population):
+            self._batches.leave(decoding, keep=True)
+            self._scheduler.pause(decoding, now)
 
-    # --- prompts ------------------------------------------------------------------------------------
+    def _answer(self, answers: list[feeding.Answer], now: float) -> None:
+        for element, outputs, error, timings in answers:
+            if element.gone:
+                continue
+            if outputs is not None:
+                self._teller.answered(element, outputs, timings)
+            elif error is not None:
+                self._teller.failed(element, self._told_of(error))
+        self._scheduler.finish((), [answer.element for answer in answers], now)
+
+    # --- coming in ----------------------------------------------------------------------------------
 
     def _join(self, turn: Turn) -> None:
         """Bring in who has a slot: their prompts in one run, as many as fit."""
         self._joining = [one for one in self._joining if one.slot]
-        if not self._joining:
-            return
-        if self.card.prefill is None or self._prefill is None:
+        if self._prefill is None:
             for decoding in self._joining:
                 decoding.first_run = self._clock()
                 decoding.states = initial(self.card)
-                self._enter(decoding)
+                self._batches.enter(decoding)
             self._joining = []
-            return
-        chosen = prefill.within(self.card.prefill, self._joining, self._prefill_budget(turn))
-        self._joining = self._joining[len(chosen) :]
-        if not self._try_prefill(chosen, turn.waited_s) and len(chosen) > 1:
-            for decoding in chosen:
-                self._try_prefill([decoding], 0.0)
+        elif self._joining:
+            chosen = self._prefill.choose(self._joining, turn.max_run_s)
+            self._joining = self._joining[len(chosen) :]
+            self._take_in(self._prefill, chosen, turn.waited_s)
 
-    def _prefill_budget(self, turn: Turn) -> float:
-        most = float(self.card.manifest.batching.max_padded_elements)
-        if turn.max_run_s is not None and self._prefill_pace:
-            most = min(most, turn.max_run_s / self._prefill_pace)
-        return most
-
-    def _try_prefill(self, chosen: Sequence[Decoding], waited_s: float) -> bool:
-        """Run the prompts; where the run fails and there was one, that one ends."""
-        assert self.card.prefill is not None
-        assert self._prefill is not None
-        begun = self._clock()
+    def _take_in(self, prefill: Prefill, chosen: list[Decoding], waited_s: float) -> None:
+        """Run the prompts; where the run fails each runs alone, and who fails alone has failed."""
         try:
-            prompts = [prefill.prompt_of(self.card.prefill, one.prompt) for one in chosen]
-            outputs = prefill.run(self.card.prefill, self._prefill, prompts)
+            outputs, run = prefill.run(chosen, waited_s)
         except Exception as error:
             if len(chosen) == 1:
-                self._fail(chosen, error)
-            return False
-        took = self._clock() - begun
-        longest = max(prompt.size for prompt in prompts)
-        elements = sum(prompt.size for prompt in prompts)
-        padded = longest * len(prompts)
-        pace = took / padded
-        self._prefill_pace += 0.1 * (pace - self._prefill_pace) if self._prefill_pace else pace
-        self._said.runs.append(
-            port.Run(len(prompts), longest, elements, padded, 0.0, took, 0.0, waited_s, "prefill")
-        )
+                self._fail(chosen[0], error)
+            else:
+                for decoding in chosen:
+                    self._take_in(prefill, [decoding], 0.0)
+            return
+        self._teller.ran([run])
         for decoding, output in zip(chosen, outputs, strict=True):
-            decoding.first_run, decoding.prefill_s = begun, took
             self._begin(decoding, output)
-        return True
 
     def _begin(self, decoding: Decoding, output: Arrays) -> None:
         """The prompt is in. Where the graph scores what follows it, the first token is there too."""
@@ -323,168 +318,25 @@ class StepEngine:
         decoding.prompt = ()
         scores = output.get(self.card.manifest.roles.scores)
         text = self.card.manifest.text
+        reason = ""
         if scores is not None:
-            self._first_token(decoding, scores.reshape(1, -1))
+            reason = first_token(decoding, scores.reshape(1, -1), text.end if text else None)
         elif text is not None and text.begin is not None:
             decoding.token = text.begin
-            self._enter(decoding)
-        else:  # nothing tells what to begin with
-            self._fail([decoding], ServingError(Meaning.FAILED, "the model names no text.begin"))
-
-    def _first_token(self, decoding: Decoding, scores: np.ndarray[Any, Any]) -> None:
-        how, text = decoding.how, self.card.manifest.text
-        choices = sampler.Choices.of(1)
-        choices.set(0, how.temperature, how.top_k, how.top_p)
-        u = sampler.uniform(np.array([how.seed], np.uint64), np.zeros(1, np.uint64))
-        tokens = sampler.sample(scores, u, choices)
-        token = int(tokens[0])
-        decoding.token, decoding.made = token, 1
-        decoding.unsaid.ids.append(token)
-        if text is not None and token == text.end:
-            self._finish(decoding, "end")
-            return
-        if how.log_probabilities:
-            decoding.unsaid.log_probabilities.append(float(sampler.log_probabilities(scores, tokens)[0]))
-        if how.stop and decoding.text is not None:
-            decoding.unsaid.text += decoding.text.add((token,))
-        if decoding.text is not None and decoding.text.stopped:
-            self._finish(decoding, "stop")
-        elif decoding.made >= decoding.limit:
-            self._finish(decoding, "length")
-        else:
-            self._enter(decoding)
-
-    # --- batches ------------------------------------------------------------------------------------
-
-    def _enter(self, decoding: Decoding) -> None:
-        """Into the batch of its bucket that has room, or a new one."""
-        assert decoding.states is not None
-        key = key_of(self.card, lengths_of(self.card, decoding.states))
-        for batch in self._batches:
-            if batch.key == key and batch.has_room(self._most_rows):
-                break
-        else:
-            batch = Batch(self.card, key)
-            self._batches.append(batch)
-        batch.enter(decoding, self._most_rows)
-
-    def _leave(self, decoding: Decoding, *, keep: bool = False) -> None:
-        for batch in self._batches:
-            if decoding in batch.row_of:
-                batch.leave(decoding, keep=keep)
-                return
-
-    def _step_batch(self, batch: Batch, waited_s: float) -> None:
-        begun = self._clock()
-        try:
-            outputs = batch.step(self._session)
-            took = self._clock() - begun
-            ended = batch.choose(outputs, took)
-        except Exception as error:
-            self._split(batch, error)
-            return
-        rows = len(batch)
-        self._said.runs.append(port.Run(rows, 1, rows, batch.rows, 0.0, took, 0.0, waited_s, "stepwise"))
-        for decoding, reason in ended:
-            batch.leave(decoding)
+        if reason:
             self._finish(decoding, reason)
-
-    def _split(self, batch: Batch, error: Exception) -> None:
-        """A step failed: each of its sequences steps alone, and who fails alone has failed."""
-        members = list(batch.row_of)
-        self._batches.remove(batch)
-        for decoding in members:
-            batch.leave(decoding, keep=True)
-        if len(members) == 1:
-            self._fail(members, error)
-            return
-        for decoding in members:
-            assert decoding.states is not None
-            alone = Batch(self.card, batch.key)
-            self._batches.append(alone)
-            alone.enter(decoding, 1)
-            self._step_batch(alone, 0.0)
-
-    def _tidy(self) -> None:
-        """Batches without anyone go, large ones shrink, who outgrew its bucket moves, and what a
-        failure split comes together again."""
-        for batch in list(self._batches):
-            for decoding in batch.outgrown():
-                batch.leave(decoding, keep=True)
-                self._move(decoding)
-            if not batch.row_of:
-                self._batches.remove(batch)
-            elif len(self._batches) > 1 and self._joinable(batch):
-                self._batches.remove(batch)
-                for decoding in list(batch.row_of):
-                    batch.leave(decoding, keep=True)
-                    self._enter(decoding)
-            else:
-                batch.fit()
-
-    def _joinable(self, batch: Batch) -> bool:
-        """Another batch of its key has room for all of it."""
-        return any(
-            other is not batch and other.key == batch.key and len(other) + len(batch) <= self._most_rows
-            for other in self._batches
-        )
-
-    def _move(self, decoding: Decoding) -> None:
-        assert decoding.states is not None
-        lengths = lengths_of(self.card, decoding.states)
-        if any(count >= self.card.manifest.lengths[name].max for name, count in lengths.items()):
-            self._finish(decoding, "length")
         else:
-            self._enter(decoding)
-
-    # --- fed sequences ------------------------------------------------------------------------------
-
-    def _feed(
-        self, elements: Sequence[Element], waited_s: float
-    ) -> list[tuple[Element, Arrays | None, ServingError | None, Any]]:
-        outcomes: list[tuple[Element, Arrays | None, ServingError | None, Any]] = []
-        for group in feeding.groups(self.card, elements, self._most_rows) if elements else ():
-            outcomes.extend(self._feed_group(group, waited_s))
-        return outcomes
-
-    def _feed_group(
-        self, group: Sequence[Element], waited_s: float
-    ) -> list[tuple[Element, Arrays | None, ServingError | None, Any]]:
-        begun = self._clock()
-        try:
-            answers, states = feeding.run(self.card, self._session, group)
-        except Exception as error:
-            if len(group) > 1:
-                return [outcome for one in group for outcome in self._feed_group([one], 0.0)]
-            return [(group[0], None, self._told_of(error), port.NO_TIMINGS)]
-        took, rows = self._clock() - begun, len(group)
-        self._said.runs.append(port.Run(rows, 1, rows, rows, 0.0, took, 0.0, waited_s, "stepwise"))
-        outcomes: list[tuple[Element, Arrays | None, ServingError | None, Any]] = []
-        for element, answer, state in zip(group, answers, states, strict=True):
-            element.of.states = state
-            element.of.steps += 1
-            timings = port.Timings(begun - element.accepted, took, 1, float(rows))
-            outcomes.append((element, answer, None, timings))
-        return outcomes
+            self._batches.enter(decoding)
 
     # --- ends ---------------------------------------------------------------------------------------
 
     def _finish(self, decoding: Decoding, reason: str) -> None:
-        """It has ended well, and has left its row: its last chunk, and its event."""
-        if reason == "end":
-            decoding.unsaid.ids.pop()  # the end token is no text
-            decoding.made -= 1
-        self._chunk(decoding, last=True)
-        self._said.events.append(
-            port.Event(decoding.key, None, None, self._timings(decoding), decoding.made, reason=reason)
-        )
+        self._teller.finished(decoding, reason)
         self._scheduler.finish((decoding,), (), self._clock())
 
-    def _fail(self, decodings: Sequence[Decoding], error: Exception) -> None:
-        told = self._told_of(error)
-        for decoding in decodings:
-            self._said.events.append(port.Event(decoding.key, None, told, self._timings(decoding)))
-        self._scheduler.finish(decodings, (), self._clock())
+    def _fail(self, decoding: Decoding, error: Exception) -> None:
+        self._teller.failed(decoding, self._told_of(error))
+        self._scheduler.finish((decoding,), (), self._clock())
 
     def _told_of(self, error: Exception) -> ServingError:
         if isinstance(error, ServingError):
@@ -493,103 +345,16 @@ class StepEngine:
         log.error("%s: a run failed: %s", self._share.name, told.message, exc_info=error)
         return told
 
-    def _end(self, who: Decoding | Element, error: ServingError) -> None:
-        """What was made before is said first."""
-        timings = port.NO_TIMINGS
-        if isinstance(who, Decoding):
-            self._chunk(who)
-            timings = self._timings(who)
-        self._said.events.append(port.Event(who.key, None, error, timings))
-
     def _end_all(self, error: ServingError) -> None:
         for key in self._scheduler.held():
             self._scheduler.cancel(key)
-            self._said.events.append(port.Event(key, None, error))
+            self._teller.refused(key, error)
         self._batches.clear()
         self._joining.clear()
-        self._say_now()
+        self._say()
 
-    def _timings(self, one: Decoding) -> port.Timings:
-        begun = one.first_run or self._clock()
-        return port.Timings(
-            begun - one.accepted,
-            one.prefill_s + one.compute_s,
-            one.steps,
-            one.rows / one.steps if one.steps else 0.0,
-            one.prefill_s,
-            max(one.first_token - one.accepted, 0.0) if one.first_token else 0.0,
-        )
-
-    # --- saying -------------------------------------------------------------------------------------
-
-    def _speak(self, now: float) -> None:
-        """First tokens at once; all else when the flush interval is over."""
-        full = any(batch.must_say() for batch in self._batches)
-        if full or now - self._flushed >= self._flush_s:
-            self._flushed = now
-            for batch in self._batches:
-                batch.collect_all(self._chunk)
-                batch.fresh()
-        else:
-            for batch in self._batches:
-                for decoding in batch.fresh():
-                    batch.collect(decoding)
-                    self._chunk(decoding)
-        self._pause_readers(now)
-        said = self._said
-        if said.events or said.chunks or len(said.runs) >= _MOST_RUNS or not self._batches:
-            self._say_now()
-
-    def _pause_readers(self, now: float) -> None:
-        """Who has no credit left steps no more; it keeps its slot, its states and what is unsaid."""
-        for batch in self._batches:
-            for decoding in [one for one in batch.row_of if one.credits <= 0 and one.unsaid.ids]:
-                batch.leave(decoding, keep=True)
-                self._scheduler.pause(decoding, now)
-
-    def _chunk(self, decoding: Decoding, *, last: bool = False) -> None:
-        """Say what it made, if its reader has room for a chunk; the last one always has."""
-        unsaid = decoding.unsaid
-        if decoding.credits <= 0 and not last:
-            return
-        text = unsaid.text
-        if decoding.text is not None:
-            text += "" if decoding.how.stop else decoding.text.add(unsaid.ids)
-            text += decoding.text.finish() if last else ""
-        if not (unsaid.ids or text):
-            return
-        if not decoding.told:
-            decoding.first_token = self._clock()
-        pieces: tuple[str, ...] = ()
-        if decoding.how.attention and self._pieces is not None:
-            pieces = tuple(map(self._pieces.token, unsaid.ids))
-        source = () if decoding.told else decoding.source
-        self._said.chunks.append(
-            port.Chunk(
-                decoding.key, unsaid.ids, text, unsaid.log_probabilities, unsaid.attention, pieces, source
-            )
-        )
-        decoding.unsaid = Unsaid()
-        decoding.credits -= 1
-        decoding.told = True
-
-    def _say_now(self) -> None:
-        said = self._said
-        population = self._scheduler.population()
-        if not (said.events or said.chunks or said.runs or population != self._told):
-            return
-        self._said, self._told = Said(), population
-        self._report(
-            port.Events(
-                self.card.name,
-                self.card.version,
-                said.events,
-                said.runs,
-                said.chunks,
-                population,
-                self._clock(),
-            )
-        )
+    def _say(self) -> None:
+        self._teller.say(self._scheduler.population())
 
 
 def _limits(card: Card, stalled_s: float) -> Limits:

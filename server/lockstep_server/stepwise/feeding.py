@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import port
 from .slots import Block, bucket, initial, key_of, lengths_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from ..models.card import Card, TensorCard
     from ..models.datatypes import Arrays
@@ -17,6 +18,49 @@ if TYPE_CHECKING:
     from .sequence import Element
 
     Array = np.ndarray[Any, Any]
+
+
+class Answer(NamedTuple):
+    """What became of one element: outputs, or an error."""
+
+    element: Element
+    outputs: Arrays | None
+    error: Exception | None
+    timings: port.Timings
+
+
+def feed(
+    card: Card,
+    session: Session,
+    elements: Iterable[Element],
+    most_rows: int,
+    clock: Callable[[], float],
+    waited_s: float,
+) -> tuple[list[Answer], list[port.Run]]:
+    """One step of each element's sequence. A run that fails is run again one by one: the element
+    that breaks it fails alone, and its sequence is as before."""
+    answers: list[Answer] = []
+    runs: list[port.Run] = []
+    waiting = groups(card, elements, most_rows)
+    while waiting:
+        group = waiting.pop()
+        begun, rows = clock(), len(group)
+        try:
+            outputs, states = run(card, session, group)
+        except Exception as error:
+            if rows > 1:
+                waiting.extend([one] for one in group)
+            else:
+                answers.append(Answer(group[0], None, error, port.NO_TIMINGS))
+            continue
+        took = clock() - begun
+        runs.append(port.Run(rows, 1, rows, bucket(rows), 0.0, took, 0.0, waited_s, "stepwise"))
+        for element, given, state in zip(group, outputs, states, strict=True):
+            element.of.states = state
+            element.of.steps += 1
+            timings = port.Timings(begun - element.accepted, took, 1, float(rows))
+            answers.append(Answer(element, given, None, timings))
+    return answers, runs
 
 
 def groups(card: Card, elements: Iterable[Element], most_rows: int) -> list[list[Element]]:

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .. import port
 from ..models import datatypes, padding
 from ..models.measure import measure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..models.card import Card
     from ..models.datatypes import Arrays
     from ..models.measure import Measure
     from ..models.session import Session
     from .sequence import Decoding
+
+
+_LEARNING_RATE = 0.1
 
 
 class Prompt(NamedTuple):
@@ -51,27 +55,57 @@ def _inputs(prefill: Card, ids: Sequence[int]) -> Arrays:
     return {tensor.name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
 
 
-def within(prefill: Card, waiting: Iterable[Decoding], most_elements: float) -> list[Decoding]:
-    """The first of `waiting` whose prompts fit into one run together; one at least."""
-    chosen: list[Decoding] = []
-    longest, most_rows = 0, prefill.manifest.batching.max_rows if prefill.batched else 1
-    for decoding in waiting:
-        longest = max(longest, len(decoding.prompt))
-        if chosen and (len(chosen) >= most_rows or longest * (len(chosen) + 1) > most_elements):
-            break
-        chosen.append(decoding)
-    return chosen
-
-
-def run(prefill: Card, session: Session, prompts: Sequence[Prompt]) -> list[Arrays]:
+def run(card: Card, session: Session, prompts: Sequence[Prompt]) -> list[Arrays]:
     """Each prompt's outputs: states and, where the graph gives them, scores; one row each.
 
     Raises:
         Exception: whatever the session raises.
     """
     lengths = tuple(max(column) for column in zip(*(one.lengths for one in prompts), strict=True))
-    feeds = padding.stack(prefill, prompts, len(prompts), lengths)
+    feeds = padding.stack(card, prompts, len(prompts), lengths)
     outputs = dict(zip(session.output_names, session.run(feeds), strict=True))
-    if len(prompts) == 1 and not prefill.batched:
+    if len(prompts) == 1 and not card.batched:
         return [outputs]
-    return padding.cut(replace(prefill, batched=True), outputs, prompts, lengths)
+    return padding.cut(replace(card, batched=True), outputs, prompts, lengths)
+
+
+class Prefill:
+    """Takes prompts in between two steps, within a budget of its own: who runs waits for them."""
+
+    def __init__(self, card: Card, session: Session, clock: Callable[[], float]) -> None:
+        self._card, self._session, self._clock = card, session, clock
+        self._pace = 0.0  # seconds an element, as learned
+
+    def choose(self, waiting: Iterable[Decoding], max_run_s: float | None) -> list[Decoding]:
+        """The first of `waiting` whose prompts fit into one run together; one at least."""
+        bounds = self._card.manifest.batching
+        most_rows = bounds.max_rows if self._card.batched else 1
+        most_elements = float(bounds.max_padded_elements)
+        if max_run_s is not None and self._pace:
+            most_elements = min(most_elements, max_run_s / self._pace)
+        chosen: list[Decoding] = []
+        longest = 0
+        for decoding in waiting:
+            longest = max(longest, len(decoding.prompt))
+            if chosen and (len(chosen) >= most_rows or longest * (len(chosen) + 1) > most_elements):
+                break
+            chosen.append(decoding)
+        return chosen
+
+    def run(self, chosen: Sequence[Decoding], waited_s: float) -> tuple[list[Arrays], port.Run]:
+        """Each one's outputs, in order.
+
+        Raises:
+            Exception: whatever the session raises.
+        """
+        begun = self._clock()
+        prompts = [prompt_of(self._card, one.prompt) for one in chosen]
+        outputs = run(self._card, self._session, prompts)
+        took = self._clock() - begun
+        longest = max(prompt.size for prompt in prompts)
+        padded = longest * len(prompts)
+        self._pace += _LEARNING_RATE * (took / padded - self._pace) if self._pace else took / padded
+        for decoding in chosen:
+            decoding.first_run, decoding.prefill_s = begun, took
+        elements = sum(prompt.size for prompt in prompts)
+        return outputs, port.Run(len(prompts), longest, elements, padded, 0.0, took, 0.0, waited_s, "prefill")

@@ -24,47 +24,66 @@ _UNIT = 2.0**-52  # one bit short of a double's: u times a sum stays below the s
 class Choices:
     """How each of `rows` rows is sampled: columns, with a row's own at its place.
 
-    `cuts`, `greedy` and `hot` say whether any row cuts its candidates, takes the best, or has a
-    temperature other than 1: what no row wants costs nothing.
+    `greedy`, `hot` and `cuts` say whether any row takes the best, has a temperature other than 1, or
+    cuts its candidates: what no row wants costs nothing.
     """
 
     temperature: Array  # float32 [rows]; 0 is greedy
     top_k: Array  # int64 [rows]; 0 is all
     top_p: Array  # float64 [rows]; 1 is all
+    inverse: Array  # float32 [rows, 1]: of the temperature; of a greedy row 1
     greedy: bool = False
-    cuts: bool = False
     hot: bool = False
+    cuts: bool = False
 
     @classmethod
     def of(cls, rows: int) -> Choices:
-        return cls(np.ones(rows, np.float32), np.zeros(rows, np.int64), np.ones(rows))
+        ones = np.ones(rows, np.float32)
+        return cls(ones, np.zeros(rows, np.int64), np.ones(rows), ones[:, None].copy())
 
     def set(self, row: int, temperature: float = 1, top_k: int = 0, top_p: float = 1) -> None:
         self.temperature[row], self.top_k[row], self.top_p[row] = temperature, top_k, top_p
-        self.note()
+        self._note()
 
-    def note(self) -> None:
-        """Look again at what the rows want; to be called when a column has changed."""
-        self.greedy = bool((self.temperature == 0).any())
-        self.hot = bool((self.temperature != 1).any())
+    def take(self, other: Choices, rows: list[int]) -> None:
+        """The first rows are as those `rows` of the other."""
+        count = len(rows)
+        for mine, its in (
+            (self.temperature, other.temperature),
+            (self.top_k, other.top_k),
+            (self.top_p, other.top_p),
+        ):
+            mine[:count] = its[rows]
+        self._note()
+
+    def _note(self) -> None:
+        cold = self.temperature == 0
+        self.inverse[:, 0] = 1 / np.where(cold, 1, self.temperature)
+        self.greedy = bool(cold.any())
+        self.hot = bool((self.inverse != 1).any())
         self.cuts = bool((self.top_k > 0).any() or (self.top_p < 1).any())
 
 
-def uniform(seed: Array, step: Array) -> Array:
+def spread(seed: Array) -> Array:
+    """What `uniform` wants of seeds, uint64 [rows]: near ones, far apart."""
+    return _mixed(seed + _GOLDEN)
+
+
+def uniform(spread_seed: Array, step: Array) -> Array:
     """Numbers in [0, 1), float64 [rows], one for each (seed, step), both uint64 [rows].
 
     SplitMix64 (Steele, Lea and Flood 2014) of the seed, as the start of a second SplitMix64 that is
     entered at the step: a function of the two, with no state to keep.
     """
-    bits = _mixed(_mixed(seed + _GOLDEN) + (step + np.uint64(1)) * _GOLDEN)
-    numbers: Array = (bits >> _SHIFT_12) * _UNIT
+    numbers: Array = (_mixed(spread_seed + step * _GOLDEN) >> _SHIFT_12) * _UNIT
     return numbers
 
 
 def _mixed(bits: Array) -> Array:
     bits = (bits ^ (bits >> _SHIFT_30)) * _MIX_1
     bits = (bits ^ (bits >> _SHIFT_27)) * _MIX_2
-    return bits ^ (bits >> _SHIFT_31)
+    mixed: Array = bits ^ (bits >> _SHIFT_31)
+    return mixed
 
 
 def sample(scores: Array, u: Array, choices: Choices) -> Array:
@@ -79,10 +98,10 @@ def sample(scores: Array, u: Array, choices: Choices) -> Array:
     best = scores.max(axis=1, keepdims=True)
     weights = scores - best  # a new array: what follows works in place
     if choices.hot:
-        weights *= _inverse(choices.temperature)[:, None]
+        weights *= choices.inverse
     np.exp(weights, out=weights)
     if choices.cuts:
-        _cut(scores, weights, choices)
+        _cut(weights, choices)
     sums = np.cumsum(weights, axis=1, dtype=np.float64)
     tokens: Array = (sums > u[:, None] * sums[:, -1:]).argmax(axis=1)
     if choices.greedy:
@@ -91,34 +110,23 @@ def sample(scores: Array, u: Array, choices: Choices) -> Array:
     return tokens
 
 
-def _inverse(temperature: Array) -> Array:
-    """Of a greedy row 1: what is sampled for it is thrown away."""
-    return np.float32(1) / np.where(temperature == 0, np.float32(1), temperature)
-
-
-def _cut(scores: Array, weights: Array, choices: Choices) -> None:
+def _cut(weights: Array, choices: Choices) -> None:
     """Give the weight 0 to what lies outside a row's top-k, then outside its top-p, in place.
 
-    Of equal scores the lower id counts as the better.
+    Both keep what is as good as the last one that they keep.
     """
     rows = np.flatnonzero((choices.top_k > 0) | (choices.top_p < 1))
-    order = np.argsort(-scores[rows], axis=1, kind="stable")
-    ranked = np.take_along_axis(weights[rows], order, axis=1).astype(np.float64)
-    count = ranked.shape[1]
-    top_k = np.where(choices.top_k[rows] > 0, choices.top_k[rows], count)
-    ranked[np.arange(count) >= top_k[:, None]] = 0.0
-    before = np.cumsum(ranked, axis=1) - ranked
-    # The token that reaches top_p is in; the first one always is.
-    out = (before >= choices.top_p[rows][:, None] * ranked.sum(axis=1, keepdims=True)) & (
-        choices.top_p[rows] < 1
-    )[:, None]
-    out[:, 0] = False
-    out |= np.arange(count) >= top_k[:, None]
-    removed = np.zeros_like(out)
-    np.put_along_axis(removed, order, out, axis=1)
-    cut = weights[rows]
-    cut[removed] = 0.0
-    weights[rows] = cut
+    own = weights[rows]
+    count, every = own.shape[1], np.arange(len(rows))
+    ranked = np.sort(own, axis=1)[:, ::-1]
+    top_k, top_p = choices.top_k[rows], choices.top_p[rows]
+    last = np.where(top_k > 0, np.minimum(top_k, count), count) - 1
+    if (top_p < 1).any():
+        sums = np.cumsum(ranked, axis=1, dtype=np.float64)
+        wanted = np.where(top_p < 1, top_p * sums[every, last], np.inf)
+        last = np.minimum(last, (sums < wanted[:, None]).sum(axis=1))
+    own[own < ranked[every, last][:, None]] = 0
+    weights[rows] = own
 
 
 def log_probabilities(scores: Array, tokens: Array) -> Array:

@@ -142,14 +142,18 @@ class Scheduler:
     # --- the step -----------------------------------------------------------------------------------
 
     def plan(self, now: float) -> Plan:
-        ended = [*self._expire(now), *self._stalled(now)]
+        due = self.due()
+        ended = (*self._expire(now), *self._stalled(now)) if due is not None and due <= now else ()
         self._evict(now)
-        joined = self._admit(now)
-        resume, self._resuming = tuple(self._resuming), {}
+        joined = self._admit(now) if self._waiting else ()
+        resume = tuple(self._resuming)
         for decoding in (*resume, *joined):
             self._running[decoding] = None
-        left, self._left = tuple(self._left), []
-        return Plan(tuple(ended), left, joined, resume, self._next_elements(), bool(self._running))
+        left = tuple(self._left)
+        self._resuming.clear()
+        self._left.clear()
+        fed = self._next_elements() if self._ready else ()
+        return Plan(ended, left, joined, resume, fed, bool(self._running))
 
     def pause(self, decoding: Decoding, now: float) -> None:
         """Its reader has stopped: it keeps its slot and steps no more until there is credit."""

@@ -87,12 +87,14 @@ class Decoder:
         end = at + _HEAD.size
         if len(whole) < end:
             return end
+        body: int
+        count: int
         body, count = _HEAD.unpack_from(whole, at)
         end += count * _SIZE.size
         if len(whole) < end:
             return end
-        sizes = struct.unpack_from(f"<{count}Q", whole, at + _HEAD.size)
-        return end + int(body) + int(sum(sizes))
+        sizes: tuple[int, ...] = struct.unpack_from(f"<{count}Q", whole, at + _HEAD.size)
+        return sum(sizes, end + body)
 
 
 def _decode(whole: bytearray, at: int) -> list[Any]:

@@ -1,0 +1,95 @@
+"""The load of streams: a client process that reads tokens as fast as they come, and parses them.
+
+`python -m bench.streams '{"address": …, "model": …, "streams": 64, "tokens": 400}'` prints
+{"rate": tokens/s, "messages", "first_ms": […]} as JSON. With `"mode": "round-trips"` each of as many
+callers steps a sequence of its own by ModelInfer, one call a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import grpc
+import numpy as np
+
+from lockstep import open_inference_pb2 as oip
+from lockstep.v1 import sequences_pb2 as pb
+
+_GENERATE = "/lockstep.v1.Sequences/Generate"
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+async def streams(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    """All streams from their first token until the first of them ends: none has fewer companions."""
+    call = channel.unary_stream(
+        _GENERATE,
+        request_serializer=pb.GenerateRequest.SerializeToString,
+        response_deserializer=pb.GenerateReply.FromString,
+    )
+    made: list[tuple[float, int]] = []
+    firsts: list[float] = []
+
+    async def one(index: int) -> None:
+        request = pb.GenerateRequest(
+            model=spec["model"],
+            text="ROMEO:\n",
+            max_tokens=spec["tokens"],
+            seed=index,
+            temperature=0.8,
+            top_k=spec.get("top_k", 0),
+            top_p=spec.get("top_p", 0),
+        )
+        begun, first = time.perf_counter(), True
+        async for reply in call(request):
+            now = time.perf_counter()
+            if first:
+                firsts.append((now - begun) * 1000)
+                first = False
+            made.append((now, len(reply.tokens)))
+        ends.append(time.perf_counter())
+
+    ends: list[float] = []
+    await asyncio.gather(*(one(index) for index in range(spec["streams"])))
+    begin, end = sorted(at for at, _ in made)[spec["streams"]], min(ends)
+    counted = [n for at, n in made if begin < at <= end]
+    return {"rate": sum(counted) / (end - begin), "messages": len(counted), "first_ms": firsts}
+
+
+async def round_trips(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    call = channel.unary_unary(
+        _INFER,
+        request_serializer=oip.ModelInferRequest.SerializeToString,
+        response_deserializer=oip.ModelInferResponse.FromString,
+    )
+
+    async def one(index: int) -> None:
+        token = 1
+        for step in range(spec["tokens"]):
+            request = oip.ModelInferRequest(model_name=spec["model"])
+            request.parameters["sequence_id"].int64_param = index + 1
+            request.parameters["sequence_start"].bool_param = step == 0
+            request.parameters["sequence_end"].bool_param = step == spec["tokens"] - 1
+            request.inputs.add(name="token", datatype="INT64", shape=[1])
+            request.raw_input_contents.append(np.array([token], np.int64).tobytes())
+            request.outputs.add(name="logits")
+            reply = await call(request)
+            token = int(np.frombuffer(reply.raw_output_contents[0], np.float32).argmax())
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(one(index) for index in range(spec["streams"])))
+    return {"rate": spec["streams"] * spec["tokens"] / (time.perf_counter() - begun)}
+
+
+async def main(spec: dict[str, Any]) -> None:
+    drive = round_trips if spec.get("mode") == "round-trips" else streams
+    async with grpc.aio.insecure_channel(spec["address"]) as channel:
+        await drive(channel, spec | {"tokens": min(spec["tokens"], 50)})  # warm
+        print(json.dumps(await drive(channel, spec)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))
