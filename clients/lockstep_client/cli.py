@@ -18,6 +18,7 @@ from lockstep_client.verbs import one_shot, server
 from lockstep_client.verbs.asking import tell, verb
 from lockstep_client.verbs.follow import follow
 from lockstep_client.verbs.generate import generate
+from lockstep_client.verbs.race import race
 from lockstep_client.verbs.translate import translate
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ for command in (
     verb(generate),
     verb(translate),
     verb(follow, timeout_s=None),
+    verb(race),
     verb(server.models),
     verb(server.health),
 ):

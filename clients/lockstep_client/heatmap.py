@@ -86,7 +86,9 @@ def _header(words: Sequence[str], width: int, margin: int, *, flat: bool) -> Ite
 
 
 def _shown(word: str) -> str:
-    """A token as one short word: what is white, or breaks lines, is made visible."""
+    """A token as one short word: what is white, or breaks lines, is made visible; the mark that begins a word
+    in a subword vocabulary is not."""
+    word = word.removeprefix("▁") or word
     word = "".join(c if c.isprintable() and not c.isspace() else "␣" for c in word) or "␣"
     return word if len(word) <= LONGEST_WORD else word[: LONGEST_WORD - 1] + "…"
 

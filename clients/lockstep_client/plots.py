@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING
 from lockstep_client.texts import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lockstep_client.race import Result
     from lockstep_client.stream_results import Translation
 
 INK = "#808080"
 """Of all text and lines: in the middle between black and white, and the background is left clear."""
+
+_LINES = {
+    "step-wise": ("#1f9e89", "o"),
+    "fused": ("#d95f02", "s"),
+    "one-shot": ("#7570b3", "^"),
+    "re-encoding": ("#d6418b", "D"),
+}
+"""Of each way of a race: colours of one brightness, and marks for who does not tell them apart."""
 
 
 def checked_path(path: Path | None) -> Path | None:
@@ -55,6 +65,39 @@ def attention(path: Path, source: str, translation: Translation) -> None:
     bar.set_label("weight", color=INK)
     bar.ax.tick_params(colors=INK)
     save(figure, path)
+
+
+def race(path: Path, results: Sequence[Result]) -> None:
+    """Time to the first and the last prediction, and compute, by the length of the text."""
+    figure = new_figure(10, 5)
+    waiting = _by_words(figure, 1, "Waiting for a prediction")
+    compute = _by_words(figure, 2, "Compute on the server, in all")
+    for who in dict.fromkeys(one.contender for one in results if one.lap):
+        ran = [(one.words, one.lap) for one in results if one.contender == who and one.lap]
+        words, name = [words for words, _ in ran], f"{who.way} {who.model}"
+        colour, mark = _LINES[who.way]
+        if who.follows:
+            first_ms = [lap.first_s * 1e3 for _, lap in ran]
+            waiting.plot(
+                words, first_ms, color=colour, marker=mark, ls=":", label=f"{name}: first prediction"
+            )
+        last_ms = [lap.last_s * 1e3 for _, lap in ran]
+        waiting.plot(words, last_ms, color=colour, marker=mark, label=f"{name}: whole text read")
+        compute.plot(words, [lap.compute_s * 1e3 for _, lap in ran], color=colour, marker=mark)
+    figure.legend(
+        loc="outside lower center", ncols=2, fontsize=9, labelcolor=INK, facecolor="none", edgecolor="none"
+    )
+    save(figure, path)
+
+
+def _by_words(figure: Figure, at: int, title: str) -> Axes:
+    axes = new_axes(figure, 1, 2, at)
+    axes.set(xscale="log", yscale="log", xlabel="words", ylabel="milliseconds")
+    axes.set_title(title, color=INK, fontsize=11)
+    axes.grid(which="major", color=INK, alpha=0.25)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,g}")
+    return axes
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -69,7 +69,7 @@ class Flowing:
         """Write one; a part that brings nothing is left out."""
         if self._as_json:
             if part.tokens or part.text:
-                json_line({"piece" if key == "text" else key: v for key, v in vars(part).items() if _says(v)})
+                json_line({"piece" if k == "text" else k: v for k, v in vars(part).items() if _of_part(k, v)})
         elif part.text:
             sys.stdout.write(part.text)
             sys.stdout.flush()
@@ -159,9 +159,11 @@ def _gaze(answer: Encoding) -> Iterable[tuple[str, ...]]:
         yield token, tokens[at] if at < len(tokens) else f"#{at}", f"{row[at]:.3f}"
 
 
-def _says(value: Any) -> bool:
-    """Whether a field of a part holds anything; an array does."""
-    return value is not None and not (isinstance(value, str | tuple) and not value)
+def _of_part(key: str, value: Any) -> bool:
+    """Whether a field is there and belongs to a part: what tells of the whole comes with the whole."""
+    if key in ("reason", "timings", "seed", "notice"):
+        return False
+    return value is not None and not (isinstance(value, tuple) and not value)
 
 
 def _plain(value: Any) -> Any:

@@ -155,7 +155,7 @@ class FakeServer:
         start = next(requests).start
         self.handled(start, context)
         self.known(start.model, context)
-        yield from self.streams.follow(requests, context)
+        yield from self.streams.follow(start.model, requests, context)
 
     def server(self, request: Any, context: grpc.ServicerContext) -> Any:
         return inference.ServerMetadataResponse(name="fake", version="0.1", extensions=["statistics"])

@@ -52,8 +52,8 @@ class Streams:
     """Comes before the predictions."""
     heard: list[Any] = field(default_factory=list)
     """What followers sent."""
-    steps: bool = True
-    """Whether a Follow computes one element for each, or the whole prefix again."""
+    reencoding: tuple[str, ...] = ()
+    """Models whose Follow computes the whole prefix for each element; the others' one step."""
     longest: int = 1 << 30
     step_s: float = 0.001
     left: threading.Event = field(default_factory=threading.Event)
@@ -65,12 +65,14 @@ class Streams:
     def translate(self, request: pb.TranslateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         return self._play(self.translated, context)
 
-    def follow(self, requests: Iterator[pb.FollowRequest], context: grpc.ServicerContext) -> Iterator[Any]:
+    def follow(
+        self, model: str, requests: Iterator[pb.FollowRequest], context: grpc.ServicerContext
+    ) -> Iterator[Any]:
         yield from self._play(self.followed, context)
         for position, element in enumerate(self._elements(requests), start=1):
             if position > self.longest:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"longer than {self.longest} elements")
-            yield self._prediction(position, element)
+            yield self._prediction(position, element, position if model in self.reencoding else 1)
 
     def _play(self, script: list[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         # gRPC tells of it nowhere else: a stream that was cancelled may still have ended with a status.
@@ -94,8 +96,7 @@ class Streams:
             yield from filter(None, whole)
         yield from filter(None, [held])
 
-    def _prediction(self, position: int, element: str) -> pb.FollowReply:
-        computed = 1 if self.steps else position
+    def _prediction(self, position: int, element: str, computed: int) -> pb.FollowReply:
         return pb.FollowReply(
             position=position,
             id=position + 10,

@@ -145,13 +145,14 @@ def test_tables_on_a_terminal(lockstep, monkeypatch):
 
 def test_help_and_version_by_typers_runner():
     runner = CliRunner()
+    verbs = ("classify", "encode", "generate", "translate", "follow", "race", "models", "health")
     shown = runner.invoke(cli.app, ["--help"])
     assert shown.exit_code == 0
-    assert all(verb in shown.output for verb in ("classify", "encode", "models", "health"))
+    assert all(verb in shown.output for verb in verbs)
     assert "completion" not in shown.output
     assert runner.invoke(cli.app, []).output == shown.output
     assert runner.invoke(cli.app, ["--version"]).output == f"lockstep {version('lockstep')}\n"
-    for verb in ("classify", "encode", "models", "health"):
+    for verb in verbs:
         shown = runner.invoke(cli.app, [verb, "--help"]).output
         assert all(option in shown for option in ("--address", "--timeout", "--json"))
 

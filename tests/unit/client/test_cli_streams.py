@@ -176,7 +176,7 @@ def test_follow_prints_a_line_for_each_element(lockstep, server, arguments, stdi
 
 
 def test_follow_tells_what_a_reencoding_computes(lockstep, server):
-    server.streams.steps = False
+    server.streams.reencoding = ("sentiment",)
     _, lines, _ = lockstep("follow", "-m", "sentiment", "a film")
     assert [line.split("\t")[4:] for line in lines] == [["1", "1.000"], ["2", "2.000"]]
 

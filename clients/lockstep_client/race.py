@@ -1,0 +1,119 @@
+"""The same text in four ways, against the clock: step by step, fused, one-shot, and encoded again each time.
+
+text and lengths → laps of the contenders, in turn (lap.py) → the median of each → `Result`. A recurrent model
+is asked both ways with the same weights: one step for each element (Follow), or the whole text in one fused
+run (Classify). A Transformer takes the whole text in one run, or every prefix of it once more (Follow).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+from lockstep_client import lap
+from lockstep_client.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lockstep_client.client import Client
+
+TEXT = (
+    "an intimate and quietly devastating portrait of a family that has forgotten how to talk and of the one "
+    "summer in which they learn it again"
+)
+LONGEST_REENCODED = 200
+"""Words: above, encoding every prefix is work that nobody would wait for."""
+
+STEPWISE, FUSED, ONE_SHOT, REENCODING = "step-wise", "fused", "one-shot", "re-encoding"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to have a text read, and the model that reads it."""
+
+    way: str
+    model: str
+
+    def run(self, client: Client, text: str, moved: Callable[[int], None] | None = None) -> lap.Lap:
+        """Read a text once."""
+        return lap.run(client, self.model, text, follow=self.follows, moved=moved)
+
+    @property
+    def follows(self) -> bool:
+        """Whether it predicts after each element."""
+        return self.way in (STEPWISE, REENCODING)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A contender at one length: its median lap, or a note that says why there is none."""
+
+    contender: Contender
+    words: int
+    lap: lap.Lap | None
+    laps: int
+    note: str
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat object; `possible` tells whether there was a lap."""
+        told = {**vars(self.contender), "words": self.words, "possible": self.lap is not None}
+        if self.lap is None:
+            return {**told, "note": self.note}
+        return {
+            **told,
+            **vars(self.lap),
+            "compute_per_step_s": self.lap.compute_per_step_s,
+            "laps": self.laps,
+        }
+
+
+def contenders(stepwise: str, fused: str, one_shot: str) -> tuple[Contender, ...]:
+    """The four, by the names of their models; an empty name leaves its contender out."""
+    ways = ((STEPWISE, stepwise), (FUSED, fused), (ONE_SHOT, one_shot), (REENCODING, one_shot))
+    return tuple(Contender(way, model) for way, model in ways if model)
+
+
+def repeated(text: str, words: int) -> str:
+    """The text cut, or gone on with from its beginning, to so many words."""
+    return " ".join(islice(cycle(text.split()), words))
+
+
+@dataclass(frozen=True)
+class Race:
+    """Who runs, on what, and how often."""
+
+    client: Client
+    contenders: tuple[Contender, ...]
+    text: str
+    repeat: int
+    watch: Callable[[Contender, int, int], None] = lambda *_: None
+    """Told of each contender's first lap, which warms it up and is not timed: who, words, predictions."""
+
+    def results(self, words: int) -> Iterator[Result]:
+        """Of every contender, at one length. They take turns, so that what slows the machine for a while
+        slows all of them."""
+        text = repeated(self.text, words)
+        notes = {one: self._warm_up(one, text, words) for one in self.contenders}
+        laps: dict[Contender, list[lap.Lap]] = {one: [] for one in self.contenders}
+        for _ in range(self.repeat):
+            for one in self.contenders:
+                if not notes[one]:
+                    laps[one].append(one.run(self.client, text))
+        for one in self.contenders:
+            yield Result(one, words, lap.median_lap(laps[one]), len(laps[one]), notes[one])
+
+    def _warm_up(self, one: Contender, text: str, words: int) -> str:
+        """Why it does not run at this length; empty where it does."""
+        if one.way == REENCODING and words > LONGEST_REENCODED:
+            every = words * (words + 1) // 2
+            return f"left out above {LONGEST_REENCODED} words: its prefixes are {every:,} elements"
+        begun = one.run(self.client, repeated(text, 2))  # who refuses that is no contender at any length
+        if one.way == STEPWISE and begun.computed_elements > begun.steps:
+            return "left out: the model has no step-wise face, each prefix is encoded again"
+        try:
+            one.run(self.client, text, lambda step: self.watch(one, words, step))
+        except InvalidRequest as error:
+            return f"not possible at this length: {error.message}"
+        return ""

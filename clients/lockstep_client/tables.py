@@ -1,0 +1,50 @@
+"""Tables: boxes on a terminal, aligned columns in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+    """The first `left` columns to the left, the others to the right."""
+    if sys.stdout.isatty():
+        _boxes(header, rows, left)
+        return
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = (
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join(cells).rstrip(), flush=True)
+
+
+def _boxes(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    broken = console.width < sum(max(map(len, c)) + 2 for c in zip(header, *rows, strict=True))
+
+    def cell(text: str) -> str:
+        """Names break at their hyphens where they must."""
+        return text.replace("-", "- ").replace("/", "/ ") if broken else text
+
+    def longest_word(index: int) -> int:
+        return max((len(word) for row in (header, *rows) for word in cell(row[index]).split()), default=1)
+
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for index, name in enumerate(header):
+        if index < left:
+            shown.add_column(cell(name), min_width=longest_word(index))
+        else:
+            shown.add_column(cell(name), justify="right", width=longest_word(index) if broken else None)
+    for row in rows:
+        shown.add_row(*(Text(cell(text)) for text in row))
+    console.print(shown)

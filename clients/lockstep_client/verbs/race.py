@@ -1,0 +1,66 @@
+"""`lockstep race`: the same text step by step, fused, one-shot and encoded again after each word."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lockstep_client.texts import InputError
+from lockstep_client.verbs.asking import Asking
+
+if TYPE_CHECKING:
+    from lockstep_client.race import Result
+
+
+def _lengths(value: str) -> str:
+    parts = value.split(",")
+    if not all(part.strip().isdecimal() and 0 < int(part) <= 100_000 for part in parts):
+        raise typer.BadParameter(f"{value!r} is not a list of lengths: give 10,100,1000")
+    return value
+
+
+def race(
+    asking: Asking,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="What all read, cut or repeated; one is at hand.")
+    ] = None,
+    stepwise: Annotated[
+        str, typer.Option(metavar="NAME", help="The recurrent model, one step for each element.")
+    ] = "sentiment-lstm",
+    fused: Annotated[
+        str, typer.Option(metavar="NAME", help="The recurrent model, the whole text in one run.")
+    ] = "sentiment-lstm",
+    oneshot: Annotated[
+        str, typer.Option(metavar="NAME", help="The Transformer: in one run, and encoded again.")
+    ] = "sentiment-transformer",
+    lengths: Annotated[
+        str, typer.Option(metavar="N,N,...", callback=_lengths, help="Lengths of the text, in words.")
+    ] = "10,100,1000",
+    repeat: Annotated[int, typer.Option(min=1, metavar="N", help="Timed laps; the median counts.")] = 5,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it to a file.")] = None,
+) -> None:
+    """Race four ways to read a text: time to the first and the last prediction, and compute."""
+    from lockstep_client import plots, race_report, show
+    from lockstep_client.race import TEXT, Race, contenders
+    from lockstep_client.race_screen import RaceScreen
+
+    plot = plots.checked_path(plot)
+    if text is not None and not text.strip():
+        raise InputError("the text is empty: give at least one word")
+    runners = contenders(stepwise, fused, oneshot)
+    results: list[Result] = []
+    with RaceScreen(runners, shown=sys.stdout.isatty() and not asking.as_json) as screen:
+        race = Race(asking.client, runners, text or TEXT, repeat, screen.watch)
+        for words in sorted({int(part) for part in lengths.split(",")}):
+            screen.start(words)
+            for result in race.results(words):
+                results.append(result)
+                if asking.as_json:
+                    show.json_line(result.as_json())
+    if asking.as_json:
+        show.json_line({"shows": race_report.sentences(results)})
+    else:
+        race_report.show(results)
+    if plot:
+        plots.race(plot, results)
