@@ -4,6 +4,7 @@
     step        logits, attention and states after every piece of a forced target, against the module alone
     padding     the memory of padding, and the attention that lies on it: exactly zero
     rows        any number of rows of one step, against the same rows among 64, padded alike: bit for bit
+    length      the same steps over memory that is padded further, by fours: bit for bit
     greedy      whole translations of plain sentences, piece by piece the same as PyTorch's
 
 Without a module the graphs are held against themselves, one source alone.
@@ -16,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lockstep_export.parity import EXACT, Difference, failed_run, gaps
 from lockstep_export.ragged import padded, real
@@ -43,7 +45,7 @@ def check(
 ) -> list[Difference]:
     """All comparisons; without a module the graphs are held against themselves, one source alone."""
     alone = exported if module is None else cast("Translates", module)
-    differences = check_rows(vocabularies, exported)
+    differences = [*check_rows(vocabularies, exported), *check_lengths(vocabularies, exported)]
     for rows in sources(vocabularies[0]):
         for extra in EXTRA_PADDING:
             try:
@@ -65,18 +67,43 @@ def sources(vocabulary: int, seed: int = 7) -> Iterator[list[list[int]]]:
 
 def check_rows(vocabularies: tuple[int, int], exported: Exported) -> list[Difference]:
     """One step of the first so many rows, against the same rows of one step of 64."""
-    chance = torch.Generator().manual_seed(7)
-    lengths = torch.randint(1, TYPICAL_SOURCE, (MOST,), generator=chance)
-    source = torch.randint(len(SPECIAL), vocabularies[0], (MOST, TYPICAL_SOURCE), generator=chance)
-    mask = real(lengths, TYPICAL_SOURCE)
-    keys, memory, h, c = exported.encode(source * mask, lengths)
-    token = torch.randint(vocabularies[1], (MOST,), generator=chance)
+    token, h, c, keys, memory, mask = _company(vocabularies, exported, TYPICAL_SOURCE)
     whole = exported.step(token, h, c, keys, memory, mask)
     differences = []
     for n in COMPANY:
         part = exported.step(token[:n], h[:, :n], c[:, :n], keys[:n], memory[:n], mask[:n])
         differences += gaps("rows", n, _named(part, tuple(_first(tensor, n) for tensor in whole)), EXACT)
     return differences
+
+
+def check_lengths(vocabularies: tuple[int, int], exported: Exported) -> list[Difference]:
+    """One step of the same rows over memory of several lengths, all of them multiples of four.
+
+    A product over another number of places sums in another order, unless that number divides by four.
+    """
+    shortest, *longer = (
+        exported.step(*_company(vocabularies, exported, length))
+        for length in (TYPICAL_SOURCE + 3, 2 * TYPICAL_SOURCE + 2, LONG_SOURCE)
+    )
+    differences = []
+    for given in longer:
+        given = (given[0], given[1][:, : shortest[1].shape[1]], *given[2:])
+        differences += gaps("length", MOST, _named(given, shortest), EXACT)
+    return differences
+
+
+def _company(
+    vocabularies: tuple[int, int], exported: Exported, length: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What a first step of 64 rows takes, their sources padded to `length`."""
+    chance = torch.Generator().manual_seed(7)
+    lengths = torch.randint(1, TYPICAL_SOURCE, (MOST,), generator=chance)
+    token = torch.randint(vocabularies[1], (MOST,), generator=chance)
+    source = torch.randint(len(SPECIAL), vocabularies[0], (MOST, TYPICAL_SOURCE), generator=chance)
+    mask = real(lengths, length)
+    source = functional.pad(source, (0, length - TYPICAL_SOURCE)) * mask
+    keys, memory, h, c = exported.encode(source, lengths)
+    return token, h, c, keys, memory, mask
 
 
 def _first(tensor: Tensor, rows: int) -> Tensor:

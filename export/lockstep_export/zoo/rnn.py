@@ -22,7 +22,7 @@ RECIPE = Classifier(
     name="sentiment-rnn",
     about="Elman RNN of 64, last real state; whole texts or word by word",
     build=build,
-    training=Training(learning_rate=0.001, word_dropout=0.1),
+    training=Training(learning_rate=0.0005, word_dropout=0.25, averaging=0.995),
     activation="sigmoid",
     companion="lengths",
     outputs=(Output("logits"), Output("vector")),

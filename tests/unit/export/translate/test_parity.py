@@ -30,7 +30,14 @@ def graphs(folder: Path) -> Exported:
 def test_sources_steps_and_whole_translations_are_equal(tmp_path: Path) -> None:
     differences = check(translation(), SIZES, graphs(tmp_path), built(TRANSLATOR), TEXTS)
     Parity(TRANSLATOR, differences).require()
-    assert {gap.comparison for gap in differences} == {"prefill", "step", "padding", "rows", "greedy"}
+    assert {gap.comparison for gap in differences} == {
+        "prefill",
+        "step",
+        "padding",
+        "rows",
+        "length",
+        "greedy",
+    }
     assert {gap.output for gap in differences if gap.comparison == "step"} == {
         "logits",
         "attention",
