@@ -1,7 +1,8 @@
 """Attention as a heat map of characters: the source across, the target down, a cell for each weight.
 
-weights, words → lines of rich text. Colour where the console has it; shades of grey characters elsewhere, so
-that a pipe or a terminal without colour shows the same. What is too wide is cut into blocks.
+weights, words → lines of rich text. Colour where the console has enough of it; characters of rising density
+elsewhere, so that a pipe, or a terminal of sixteen colours, shows the same. What is too wide is cut into
+blocks.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class _Paint:
     """How a weight looks."""
 
     def __init__(self, console: Console) -> None:
-        self._colour = console.color_system is not None and not console.no_color
+        self._colour = console.color_system in ("256", "truecolor") and not console.no_color
         self._shades = _BLOCKS if console.encoding.lower().startswith("utf") else _ASCII
 
     def row(self, weights: Sequence[float], width: int) -> Text:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from lockstep_client.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
-    from lockstep_client.client import Client
+    from lockstep_client.client import AsyncClient
     from lockstep_client.results import Classification, Label
     from lockstep_client.stream_results import Prediction
 
@@ -43,8 +43,8 @@ class Lap:
         return self.compute_s / self.steps
 
 
-def run(
-    client: Client, model: str, text: str, *, follow: bool, moved: Callable[[int], None] | None = None
+async def run(
+    client: AsyncClient, model: str, text: str, *, follow: bool, moved: Callable[[int], None] | None = None
 ) -> Lap:
     """Read the text, with a prediction after each element or with one in all.
 
@@ -52,7 +52,7 @@ def run(
     """
     begun, first_s = time.perf_counter(), 0.0
     seen: list[Prediction | Classification] = []
-    for prediction in _predictions(client, model, text, follow=follow):
+    async for prediction in _predictions(client, model, text, follow=follow):
         seen.append(prediction)
         first_s = first_s or time.perf_counter() - begun
         if moved:
@@ -82,13 +82,15 @@ def median_lap(laps: Sequence[Lap]) -> Lap | None:
     )
 
 
-def _predictions(
-    client: Client, model: str, text: str, *, follow: bool
-) -> Iterator[Prediction | Classification]:
-    if follow:
-        yield from client.follow(model, text, top_k=1)
-    else:
-        yield from client.classify(model, text, top_k=1)
+async def _predictions(
+    client: AsyncClient, model: str, text: str, *, follow: bool
+) -> AsyncIterator[Prediction | Classification]:
+    if not follow:
+        yield (await client.classify(model, text, top_k=1))[0]
+        return
+    async with client.follow(model, text, top_k=1) as stream:
+        async for prediction in stream:
+            yield prediction
 
 
 def _computed(prediction: Prediction | Classification) -> int:

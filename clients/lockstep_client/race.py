@@ -15,9 +15,9 @@ from lockstep_client import lap
 from lockstep_client.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from lockstep_client.client import Client
+    from lockstep_client.client import AsyncClient
 
 TEXT = (
     "an intimate and quietly devastating portrait of a family that has forgotten how to talk and of the one "
@@ -36,9 +36,11 @@ class Contender:
     way: str
     model: str
 
-    def run(self, client: Client, text: str, moved: Callable[[int], None] | None = None) -> lap.Lap:
+    async def run(
+        self, client: AsyncClient, text: str, moved: Callable[[int], None] | None = None
+    ) -> lap.Lap:
         """Read a text once."""
-        return lap.run(client, self.model, text, follow=self.follows, moved=moved)
+        return await lap.run(client, self.model, text, follow=self.follows, moved=moved)
 
     @property
     def follows(self) -> bool:
@@ -84,36 +86,40 @@ def repeated(text: str, words: int) -> str:
 class Race:
     """Who runs, on what, and how often."""
 
-    client: Client
+    client: AsyncClient
     contenders: tuple[Contender, ...]
     text: str
     repeat: int
     watch: Callable[[Contender, int, int], None] = lambda *_: None
     """Told of each contender's first lap, which warms it up and is not timed: who, words, predictions."""
 
-    def results(self, words: int) -> Iterator[Result]:
+    async def results(self, words: int) -> list[Result]:
         """Of every contender, at one length. They take turns, so that what slows the machine for a while
         slows all of them."""
         text = repeated(self.text, words)
-        notes = {one: self._warm_up(one, text, words) for one in self.contenders}
+        notes = {one: await self._warm_up(one, text, words) for one in self.contenders}
         laps: dict[Contender, list[lap.Lap]] = {one: [] for one in self.contenders}
         for _ in range(self.repeat):
             for one in self.contenders:
                 if not notes[one]:
-                    laps[one].append(one.run(self.client, text))
-        for one in self.contenders:
-            yield Result(one, words, lap.median_lap(laps[one]), len(laps[one]), notes[one])
+                    laps[one].append(await one.run(self.client, text))
+        return [
+            Result(one, words, lap.median_lap(laps[one]), len(laps[one]), notes[one])
+            for one in self.contenders
+        ]
 
-    def _warm_up(self, one: Contender, text: str, words: int) -> str:
+    async def _warm_up(self, one: Contender, text: str, words: int) -> str:
         """Why it does not run at this length; empty where it does."""
         if one.way == REENCODING and words > LONGEST_REENCODED:
             every = words * (words + 1) // 2
             return f"left out above {LONGEST_REENCODED} words: its prefixes are {every:,} elements"
-        begun = one.run(self.client, repeated(text, 2))  # who refuses that is no contender at any length
+        begun = await one.run(
+            self.client, repeated(text, 2)
+        )  # who refuses that is no contender at any length
         if one.way == STEPWISE and begun.computed_elements > begun.steps:
             return "left out: the model has no step-wise face, each prefix is encoded again"
         try:
-            one.run(self.client, text, lambda step: self.watch(one, words, step))
+            await one.run(self.client, text, lambda step: self.watch(one, words, step))
         except InvalidRequest as error:
             return f"not possible at this length: {error.message}"
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from lockstep_client.race import FUSED, ONE_SHOT, REENCODING, STEPWISE
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 HEADER = (
     "way", "model", "words", "first ms", "last ms", "compute ms", "per step", "steps", "computed", "answer",
 )  # fmt: skip
+WIDTH = 110
 _SAME = 1.05
 """Up to this ratio two times are told as the same."""
 
@@ -26,7 +28,7 @@ def show(results: Sequence[Result]) -> None:
     for told in notes(results):
         print(told)
     for sentence in sentences(results):
-        print(f"\n{sentence}", flush=True)
+        print(f"\n{fill(sentence, WIDTH)}", flush=True)
 
 
 def notes(results: Sequence[Result]) -> Iterator[str]:

@@ -19,12 +19,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from lockstep_client import AsyncClient
 from lockstep_client.texts import InputError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from lockstep_client.client import AsyncClient
     from lockstep_client.stream_results import Prediction
 
 BAR, MOST_LABELS = 30, 5
@@ -94,24 +94,17 @@ class Screen:
         )
 
 
-def converse(address: str, model: str, version: str, top_k: int, timeout_s: float) -> None:
+async def converse(client: AsyncClient, *, model: str, version: str, top_k: int) -> None:
     """Follow what is typed, text after text, until Ctrl-D. Raises what the stream does."""
-    with _keys_at_once(sys.stdin.fileno()):
-        asyncio.run(_converse(address, model, version, top_k, timeout_s))
-
-
-async def _converse(address: str, model: str, version: str, top_k: int, timeout_s: float) -> None:
     keys: asyncio.Queue[str] = asyncio.Queue()
     with _reading(sys.stdin.fileno(), keys):
-        async with AsyncClient(address) as client:
+        screen = Screen()
+        while not screen.line.leaving:
             screen = Screen()
-            while not screen.line.leaving:
-                screen = Screen()
-                with Live(screen, console=Console(), auto_refresh=False) as live:
-                    pieces = _pieces(keys, screen.line, live)
-                    stream = client.follow(model, pieces, top_k=top_k, version=version, timeout_s=timeout_s)
-                    async for screen.prediction in stream:
-                        live.refresh()
+            with Live(screen, console=Console(), auto_refresh=False) as live:
+                pieces = _pieces(keys, screen.line, live)
+                async for screen.prediction in client.follow(model, pieces, top_k=top_k, version=version):
+                    live.refresh()
 
 
 async def _pieces(keys: asyncio.Queue[str], line: Line, live: Live) -> AsyncIterator[str]:
@@ -141,7 +134,7 @@ def _reading(file: int, keys: asyncio.Queue[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _keys_at_once(file: int) -> Iterator[None]:
+def keys_at_once(file: int) -> Iterator[None]:
     """The terminal gives each key as it is pressed, and does not show it; as it was, afterwards."""
     try:
         import termios

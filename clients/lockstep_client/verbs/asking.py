@@ -5,11 +5,12 @@ a verb's function, which takes an `Asking` and its own options → `verb` → a 
 """
 
 import inspect
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -17,8 +18,10 @@ from lockstep_client import address as addresses
 from lockstep_client.texts import InputError
 
 if TYPE_CHECKING:
-    from lockstep_client.client import Client
+    from lockstep_client.client import AsyncClient, Client
     from lockstep_client.errors import LockstepError
+
+R = TypeVar("R")
 
 TIMEOUT_S = 30.0
 
@@ -31,6 +34,18 @@ class Asking:
     as_json: bool
     timeout_s: float | None
     """None: not given, and the verb has no default."""
+
+    def run(self, work: "Callable[[AsyncClient], Coroutine[Any, Any, R]]") -> "R":
+        """Do it with an AsyncClient, on an event loop that ends with it."""
+        import asyncio
+
+        from lockstep_client.client import AsyncClient
+
+        async def worked() -> R:
+            async with AsyncClient(self.client.address, timeout_s=self.timeout_s or math.inf) as client:
+                return await work(client)
+
+        return asyncio.run(worked())
 
 
 def _checked_address(value: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +27,8 @@ def follow(
     if text is None and sys.stdin.isatty() and sys.stdout.isatty() and not asking.as_json:
         from lockstep_client import typed
 
-        typed.converse(asking.client.address, model, version, top_k, asking.timeout_s or math.inf)
+        with typed.keys_at_once(sys.stdin.fileno()):
+            asking.run(partial(typed.converse, model=model, version=version, top_k=top_k))
         return
     if text in (None, "-"):  # as long as it comes, unless told otherwise
         pieces, timeout_s = arriving(), asking.timeout_s or math.inf

@@ -10,7 +10,8 @@ from lockstep_client.texts import InputError
 from lockstep_client.verbs.asking import Asking
 
 if TYPE_CHECKING:
-    from lockstep_client.race import Result
+    from lockstep_client.client import AsyncClient
+    from lockstep_client.race import Contender, Result
 
 
 def _lengths(value: str) -> str:
@@ -42,25 +43,41 @@ def race(
 ) -> None:
     """Race four ways to read a text: time to the first and the last prediction, and compute."""
     from lockstep_client import plots, race_report, show
-    from lockstep_client.race import TEXT, Race, contenders
-    from lockstep_client.race_screen import RaceScreen
+    from lockstep_client.race import TEXT, contenders
 
     plot = plots.checked_path(plot)
     if text is not None and not text.strip():
         raise InputError("the text is empty: give at least one word")
-    runners = contenders(stepwise, fused, oneshot)
-    results: list[Result] = []
-    with RaceScreen(runners, shown=sys.stdout.isatty() and not asking.as_json) as screen:
-        race = Race(asking.client, runners, text or TEXT, repeat, screen.watch)
-        for words in sorted({int(part) for part in lengths.split(",")}):
-            screen.start(words)
-            for result in race.results(words):
-                results.append(result)
-                if asking.as_json:
-                    show.json_line(result.as_json())
+    whole = sorted({int(part) for part in lengths.split(",")})
+    who = contenders(stepwise, fused, oneshot)
+    results = asking.run(lambda client: _run(client, who, text or TEXT, whole, repeat, asking.as_json))
     if asking.as_json:
         show.json_line({"shows": race_report.sentences(results)})
     else:
         race_report.show(results)
     if plot:
         plots.race(plot, results)
+
+
+async def _run(
+    client: "AsyncClient",
+    who: "tuple[Contender, ...]",
+    text: str,
+    lengths: list[int],
+    repeat: int,
+    as_json: bool,
+) -> "list[Result]":
+    from lockstep_client import show
+    from lockstep_client.race import Race
+    from lockstep_client.race_screen import RaceScreen
+
+    results = []
+    with RaceScreen(who, shown=sys.stdout.isatty() and not as_json) as screen:
+        race = Race(client, who, text, repeat, screen.watch)
+        for words in lengths:
+            screen.start(words)
+            some = await race.results(words)
+            results += some
+            for one in some if as_json else ():
+                show.json_line(one.as_json())
+    return results

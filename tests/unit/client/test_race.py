@@ -31,15 +31,15 @@ RUNNERS = contenders(RNN, RNN, TRANSFORMER)
 
 
 @pytest.fixture
-def race(server):
+async def race(server):
     """A race at the fake server, whose two models step and encode again."""
     server.streams.reencoding = (TRANSFORMER,)
-    with lc.Client(server.address) as client:
+    async with lc.AsyncClient(server.address) as client:
         yield Race(client, RUNNERS, "a b c", repeat=2)
 
 
-def test_each_way_is_charged_for_what_it_computed(race):
-    step, fused, once, again = race.results(4)
+async def test_each_way_is_charged_for_what_it_computed(race):
+    step, fused, once, again = await race.results(4)
     assert [r.contender for r in (step, fused, once, again)] == list(RUNNERS)
     assert [r.laps for r in (step, fused, once, again)] == [2, 2, 2, 2]
     assert (step.lap.steps, step.lap.computed_elements) == (4, 4)
@@ -55,16 +55,16 @@ def test_each_way_is_charged_for_what_it_computed(race):
         assert one.lap.answer.name == "positive"
 
 
-def test_all_read_the_same_text_of_the_length_asked_for(server, race):
-    list(race.results(5))
+async def test_all_read_the_same_text_of_the_length_asked_for(server, race):
+    await race.results(5)
     assert {text for r in server.requests if hasattr(r, "texts") for text in r.texts} == {"a b", "a b c a b"}
     assert repeated("a b c", 2) == "a b"
 
 
-def test_the_first_lap_is_watched_and_not_timed(race):
+async def test_the_first_lap_is_watched_and_not_timed(race):
     seen = []
     watched = Race(race.client, RUNNERS, race.text, 1, lambda *told: seen.append(told))
-    assert {r.laps for r in watched.results(3)} == {1}
+    assert {r.laps for r in await watched.results(3)} == {1}
     assert [(who.way, words, steps) for who, words, steps in seen] == [
         *((STEPWISE, 3, n) for n in (1, 2, 3)),
         (FUSED, 3, 1),
@@ -73,29 +73,29 @@ def test_the_first_lap_is_watched_and_not_timed(race):
     ]
 
 
-def test_what_is_too_long_for_a_model_is_a_note(server, race):
+async def test_what_is_too_long_for_a_model_is_a_note(server, race):
     server.streams.longest = 3
-    step, *_, again = race.results(4)
+    step, *_, again = await race.results(4)
     for one in (step, again):
         assert one.lap is None
         assert one.note.startswith("not possible at this length: longer than 3")
 
 
-def test_a_model_that_takes_no_text_at_all_is_an_error(server, race, failure):
+async def test_a_model_that_takes_no_text_at_all_is_an_error(server, race, failure):
     server.failures += [failure(grpc.StatusCode.INVALID_ARGUMENT, "it has no tokenizer")]
     with pytest.raises(lc.InvalidRequest, match="tokenizer"):
-        list(race.results(4))
+        await race.results(4)
 
 
-def test_long_texts_are_not_encoded_again(race):
-    *_, again = race.results(LONGEST_REENCODED + 1)
+async def test_long_texts_are_not_encoded_again(race):
+    *_, again = await race.results(LONGEST_REENCODED + 1)
     assert again.lap is None
     assert "left out above 200 words: its prefixes are 20,301 elements" in again.note
 
 
-def test_a_model_without_a_step_wise_face_does_not_pass_for_one(server, race):
+async def test_a_model_without_a_step_wise_face_does_not_pass_for_one(server, race):
     server.streams.reencoding = (RNN, TRANSFORMER)
-    step, *_ = race.results(4)
+    step, *_ = await race.results(4)
     assert step.lap is None
     assert "no step-wise face" in step.note
 

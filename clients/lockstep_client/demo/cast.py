@@ -1,0 +1,89 @@
+"""Who plays: the models of a repository, by what they can do, read from their manifests."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lockstep_client.demo import DemoError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+    from pathlib import Path
+
+CLASSIFIERS = ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")
+"""Those that show most, simplest first; others play where one of these is not there."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The models of the acts. An empty name: there is none for the part."""
+
+    classifiers: tuple[str, ...]
+    """Simplest first."""
+    generator: str
+    translator: str
+    stepper: str
+    """A classifier that can be asked step by step."""
+    transformer: str
+    """A classifier that cannot, and returns its attention."""
+
+    @property
+    def names(self) -> list[str]:
+        """Everybody, once."""
+        parts = (*self.classifiers, self.stepper, self.transformer, self.generator, self.translator)
+        return list(dict.fromkeys(filter(None, parts)))
+
+    def without(self, absent: Container[str]) -> Cast:
+        """The cast when some do not come."""
+
+        def there(name: str) -> str:
+            return "" if name in absent else name
+
+        return Cast(
+            tuple(filter(there, self.classifiers)),
+            *(there(name) for name in (self.generator, self.translator, self.stepper, self.transformer)),
+        )
+
+
+def cast(folder: Path) -> Cast:
+    """The models there that have a part.
+
+    Raises:
+        DemoError: none labels texts.
+    """
+    manifests = {file.parent: _read(file) for file in sorted(folder.glob("*/model.toml"))}
+    texts = {place: one for place, one in manifests.items() if "text" in one}
+    classifiers = [place for place, one in texts.items() if one.get("task") == "classify"]
+    if not classifiers:
+        raise DemoError(f"{folder}/ holds no model that labels texts: give --models the folder that does")
+    return Cast(
+        classifiers=_shown(classifiers),
+        generator=_first(place for place, one in texts.items() if one.get("task") == "generate"),
+        translator=_first(place for place, one in texts.items() if one.get("task") == "translate"),
+        stepper=_first((p for p in classifiers if "stepwise" in texts[p]), "sentiment-lstm"),
+        transformer=_first(p for p in classifiers if "attention" in texts[p].get("roles", {})),
+    )
+
+
+def _read(manifest: Path) -> dict[str, Any]:
+    """What it says; nothing where it cannot be read, which the server tells of."""
+    try:
+        return tomllib.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _first(places: Iterable[Path], preferred: str = "") -> str:
+    names = [place.name for place in places]
+    return preferred if preferred in names else next(iter(names), "")
+
+
+def _shown(places: list[Path]) -> tuple[str, ...]:
+    names = [place.name for place in sorted(places, key=_size_on_disk)]
+    return tuple(name for name in CLASSIFIERS if name in names) or tuple(names[: len(CLASSIFIERS)])
+
+
+def _size_on_disk(model: Path) -> int:
+    return sum(file.stat().st_size for file in model.rglob("*.onnx"))

@@ -1,0 +1,55 @@
+"""The third act: a text as a model makes it, then many at once, a step of all of them in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from lockstep_client.demo.telling import ms, quantile, say
+from lockstep_client.tables import table
+
+if TYPE_CHECKING:
+    from lockstep_client import AsyncClient, AsyncStream, Generation, GenerationPart
+
+PROMPT, TOKENS, TEMPERATURE, SEED = "ROMEO:", 200, 0.8, 7
+STREAMS = (1, 8, 64)
+HEADER = ("streams", "tokens", "tokens/s", "rows/step", "first token ms", "ms/step", "same text")
+
+
+async def show(client: AsyncClient, model: str) -> None:
+    """One text, streamed; then the table of several at once."""
+    say(f"\n{model} goes on from {PROMPT!r}, temperature {TEMPERATURE}, seed {SEED}:\n")
+    say(PROMPT, end="")
+    stream = _text(client, model, SEED)
+    async for part in stream:
+        say(part.text, end="")
+    alone = (await stream.result()).text
+    say(f"\n\n{TOKENS} tokens each for several at once, in lockstep:\n")
+    rows = [await _row(client, model, streams, alone) for streams in STREAMS]
+    table(HEADER, rows, left=0)
+    say(
+        "\nrows/step: streams that shared one step of the model, the mean; they join and leave between any\n"
+        f"two steps. same text: whether seed {SEED} gave, in that company, the text that it gave alone."
+    )
+
+
+def _text(client: AsyncClient, model: str, seed: int) -> AsyncStream[GenerationPart, Generation]:
+    return client.generate(model, PROMPT, max_tokens=TOKENS, temperature=TEMPERATURE, seed=seed)
+
+
+async def _row(client: AsyncClient, model: str, streams: int, alone: str) -> tuple[str, ...]:
+    begun = time.perf_counter()
+    made = await asyncio.gather(*(_text(client, model, SEED + n).result() for n in range(streams)))
+    wall_s = time.perf_counter() - begun
+    tokens, steps = sum(len(one.tokens) for one in made), sum(one.timings.steps for one in made)
+    rows = sum(one.timings.batch_rows * one.timings.steps for one in made) / max(steps, 1)
+    return (
+        str(streams),
+        f"{tokens:,}",
+        f"{tokens / wall_s:,.0f}",
+        f"{rows:.1f}",
+        ms(quantile([one.timings.first_token_s for one in made], 0.5)),
+        f"{sum(one.timings.compute_s for one in made) / max(steps, 1) * 1e3:.2f}",
+        "yes" if made[0].text == alone else "no",
+    )

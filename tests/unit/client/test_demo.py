@@ -1,0 +1,106 @@
+"""The demo's parts that need no server: who plays, and how a table looks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lockstep_client.demo import DemoError
+from lockstep_client.demo.bursts import LONGEST_WORDS, mixed_texts
+from lockstep_client.demo.cast import Cast, cast
+from lockstep_client.demo.program import _plays
+from lockstep_client.tables import table
+
+CLASSIFY = 'task = "classify"\n[text]\nsource = "tokenizer.json"\n'
+GENERATE, TRANSLATE = CLASSIFY.replace("classify", "generate"), CLASSIFY.replace("classify", "translate")
+STEPS, ATTENTION = '[stepwise]\ngraph = "step.onnx"\n', '[roles]\nattention = "attention"\n'
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Makes a repository of manifests, each with a graph of so many bytes."""
+
+    def make(**models: str) -> Path:
+        for size, (name, manifest) in enumerate(models.items(), start=1):
+            folder = tmp_path / name.replace("_", "-")
+            (folder / "1").mkdir(parents=True)
+            (folder / "model.toml").write_text(manifest)
+            (folder / "1" / "model.onnx").write_bytes(bytes(size))
+        return tmp_path
+
+    return make
+
+
+def test_the_shipped_repository_fills_every_part():
+    assert cast(Path(__file__).parents[3] / "models") == Cast(
+        ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer"),
+        generator="shakespeare-char-lstm",
+        translator="translate-en-fr",
+        stepper="sentiment-lstm",
+        transformer="sentiment-transformer",
+    )
+
+
+def test_others_play_where_the_shipped_ones_are_missing(repository):
+    folder = repository(
+        large=CLASSIFY,
+        small=CLASSIFY + STEPS,
+        writer=GENERATE,
+        interpreter=TRANSLATE,
+        looker=CLASSIFY + ATTENTION,
+    )
+    (folder / "large" / "1" / "model.onnx").write_bytes(bytes(100))
+    assert cast(folder) == Cast(("small", "looker", "large"), "writer", "interpreter", "small", "looker")
+
+
+def test_a_part_without_a_model_stays_empty(repository):
+    assert cast(repository(only=CLASSIFY)) == Cast(("only",), "", "", "", "")
+
+
+def test_a_manifest_that_cannot_be_read_plays_no_part(repository):
+    assert cast(repository(good=CLASSIFY, bad="task = ")).names == ["good"]
+
+
+@pytest.mark.parametrize("models", [{}, {"writer": GENERATE}, {"tensors": 'task = "classify"'}])
+def test_nobody_to_label_texts_is_told(repository, models):
+    with pytest.raises(DemoError, match="no model that labels texts"):
+        cast(repository(**models))
+
+
+def test_names_are_told_once_and_the_absent_leave():
+    everybody = Cast(("a", "b"), "writer", "interpreter", "a", "b")
+    assert everybody.names == ["a", "b", "writer", "interpreter"]
+    assert everybody.without({"a", "writer"}) == Cast(("b",), "", "interpreter", "", "b")
+
+
+def test_an_act_that_nobody_plays_is_told(capsys):
+    assert _plays("somebody", "sings")
+    assert not _plays("", "sings")
+    assert capsys.readouterr().out == "\nNo model here sings, so that part is left out.\n"
+
+
+def test_a_burst_is_the_same_each_time_and_of_every_length():
+    texts = mixed_texts(512)
+    assert texts == mixed_texts(512)
+    assert {len(text.split()) for text in texts} == set(range(1, LONGEST_WORDS + 1))
+
+
+def test_a_table_in_a_pipe_is_aligned(capsys):
+    table(("name", "what", "n"), [("a", "b", "1"), ("long name", "c", "100")], left=2)
+    assert capsys.readouterr().out.splitlines() == [
+        "name       what    n",
+        "a          b       1",
+        "long name  c     100",
+    ]
+
+
+@pytest.mark.parametrize("width", [30, 200])
+def test_a_table_on_a_terminal_breaks_no_word(capsys, monkeypatch, width):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    table(("sentence", "sentiment-lstm", "n"), [("one two three four five", "positive 50%", "1")])
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("sentence", "lstm", "positive", "three", "50%"))
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in shown.splitlines()) <= width
