@@ -1,0 +1,357 @@
+"""States of every shape come and go, step and grow, and a row never sees its neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.server import made as cards
+from unit.server.stepwise.made import opened
+
+from lockstep_server.models.card import Card, StateCard
+from lockstep_server.models.manifest import Length, Manifest, State, Tensor
+from lockstep_server.stepwise.slots import Block, bucket, initial, key_of, lengths_of
+
+Array = np.ndarray[Any, Any]
+
+STATES = {
+    "flat [n, d]": StateCard("FP32", ("n", 3), State("flat", "flat_in", "flat_out")),
+    "layered [layers, n, d]": StateCard(
+        "FP32", (2, "n", 3), State("deep", "deep_in", "deep_out", batch_axis=1)
+    ),
+    "memory [n, length, d]": StateCard(
+        "FP32", ("n", "s", 3), State("memory", "memory_in", lengths={1: "source"}, prefill="m0")
+    ),
+    "memory [length, n, d]": StateCard(
+        "FP32", ("s", "n", 2), State("rows", "rows_in", batch_axis=1, lengths={0: "source"}, prefill="r0")
+    ),
+    "cache [n, length, d]": StateCard(
+        "FP32", ("n", "p", 2), State("cache", "cache_in", "cache_out", lengths={1: "past"}, grows=True)
+    ),
+    "cache [layers, n, heads, length, d]": StateCard(
+        "FP32",
+        (2, "n", 2, "p", 1),
+        State("keys", "keys_in", "keys_out", batch_axis=1, lengths={3: "past"}, grows=True),
+    ),
+    "counter [n]": StateCard("INT64", ("n",), State("count", "count_in", "count_out", initial=5)),
+}
+LENGTHS = {"source": Length(100), "past": Length(100)}
+MASKS = (
+    cards.tensor("x", Tensor(0), ("n", 1)),
+    cards.tensor("mask", Tensor(0, {1: "source"}, generated="mask", of="source"), ("n", "s"), "BOOL"),
+    cards.tensor("holes", Tensor(0, {1: "past"}, generated="mask", of="past", real=0), ("n", "p"), "FP32"),
+    cards.tensor("sizes", Tensor(0, generated="lengths", of="source"), ("n",), "INT32"),
+)
+CARD = Card("m", 1, Manifest(lengths=LENGTHS), MASKS, (), states=tuple(STATES.values()))
+
+
+def of_one(state: StateCard) -> Card:
+    return Card("m", 1, Manifest(lengths=LENGTHS), (), (), states=(state,))
+
+
+def drawn(card: Card, seed: int, **lengths: int) -> dict[str, Array]:
+    """The states of one sequence with these named lengths."""
+    rng = np.random.default_rng(seed)
+    states = {}
+    for state in card.states:
+        sizes = {**dict(enumerate(state.shape)), state.words.batch_axis: 1}
+        sizes |= {axis: lengths[name] for axis, name in state.words.lengths.items()}
+        states[state.words.name] = np.round(rng.standard_normal([*sizes.values()]) * 100).astype(  # type: ignore[arg-type]
+            np.int64 if state.datatype == "INT64" else np.float32
+        )
+    return states
+
+
+def written(block: Block, row: int, seed: int, **lengths: int) -> dict[str, Array]:
+    states = drawn(block.card, seed, **lengths)
+    block.write(row, states, lengths_of(block.card, states))
+    return states
+
+
+def same(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[name].shape == other[name].shape and np.array_equal(one[name], other[name]) for name in one
+    )
+
+
+class Echo:
+    """Gives each state back plus one and keeps what it was fed; a cache comes back one longer."""
+
+    def __init__(self, card: Card = CARD) -> None:
+        self.card = card
+        self.output_names = ["y", *(s.words.output for s in card.states if s.words.output)]
+        self.fed: dict[str, Array] = {}
+
+    def run(self, feeds: dict[str, Array]) -> list[Array]:
+        self.fed = {name: array.copy() for name, array in feeds.items()}
+        outputs: list[Array] = [feeds["x"] * 2]
+        for state in self.card.states:
+            if state.words.output:
+                given = feeds[state.words.input]
+                outputs.append(self._longer(state, given, feeds["x"]) if state.words.grows else given + 1)
+        return outputs
+
+    def _longer(self, state: StateCard, given: Array, x: Array) -> Array:
+        """What was there, and at the end of the axis an element that says who made it."""
+        axis = next(iter(state.words.lengths))
+        shape = list(given.shape)
+        shape[axis] = 1
+        by_row = [1] * given.ndim
+        by_row[state.words.batch_axis] = -1
+        new = np.broadcast_to(x.reshape(by_row), shape).astype(given.dtype)
+        return np.concatenate([given, new], axis)
+
+
+def stepped(block: Block, session: Any = None, start: float = 0.0) -> dict[str, Array]:
+    x = np.arange(start, start + block.rows, dtype=np.float32)[:, None]
+    return block.step(session or Echo(block.card), {"x": x})
+
+
+# --- buckets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (64, 64), (65, 128)]
+)
+def test_a_bucket_is_the_next_power_of_two(count: int, size: int) -> None:
+    assert bucket(count) == size
+    assert bucket(count, 16) == max(size, 16)
+
+
+@pytest.mark.parametrize(
+    ("source", "past", "key"),
+    [
+        (1, 0, (("past", 16), ("source", 16))),
+        (16, 15, (("past", 16), ("source", 16))),
+        (17, 16, (("past", 32), ("source", 32))),  # a full cache needs room for the next element
+        (32, 31, (("past", 32), ("source", 32))),
+        (33, 32, (("past", 64), ("source", 64))),
+    ],
+)
+def test_the_key_is_the_buckets_of_the_named_lengths(source: int, past: int, key: Any) -> None:
+    assert key_of(CARD, {"source": source, "past": past}) == key
+
+
+def test_states_without_a_named_length_are_all_of_one_key() -> None:
+    assert key_of(of_one(STATES["flat [n, d]"]), {}) == ()
+
+
+# --- the beginning ----------------------------------------------------------------------------------
+
+
+def test_a_state_begins_as_the_manifest_says() -> None:
+    states = initial(CARD, {"m0": np.ones((1, 4, 3)), "r0": np.ones((4, 1, 2))})
+    assert states["count"].tolist() == [5]
+    assert (states["flat"].shape, states["deep"].shape) == ((1, 3), (2, 1, 3))
+    assert (states["cache"].shape, states["keys"].shape) == ((1, 0, 2), (2, 1, 2, 0, 1))
+    assert states["memory"].shape == (1, 4, 3)
+    assert lengths_of(CARD, states) == {"source": 4, "past": 0}
+
+
+# --- coming and going -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", STATES)
+@pytest.mark.parametrize("length", [1, 7, 16])
+def test_what_is_written_is_taken_out_again(what: str, length: int) -> None:
+    card = of_one(STATES[what])
+    lengths = {"source": length, "past": length - 1}
+    block = Block(card, key_of(card, lengths), 4)
+    put = [written(block, row, row, **lengths) for row in (0, 1, 2, 3)]
+    assert all(same(block.take(row), put[row]) for row in (0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("what", STATES)
+def test_a_shorter_one_after_a_longer_one_finds_nothing_of_it(what: str) -> None:
+    """What lies beyond its own length is 0 when the session runs."""
+    card = of_one(STATES[what])
+    used, fresh = (Block(card, key_of(card, {"source": 15, "past": 15}), 2) for _ in range(2))
+    written(used, 1, 1, source=15, past=15)
+    for block in (used, fresh):
+        written(block, 1, 2, source=3, past=3)
+    echoes = [Echo(Card("m", 1, card.manifest, MASKS[:1], (), states=card.states)) for _ in range(2)]
+    for block, echo in zip((used, fresh), echoes, strict=True):
+        stepped(block, echo)
+    assert same(*(echo.fed for echo in echoes))
+
+
+def test_a_taken_state_is_a_copy() -> None:
+    block = Block(CARD, key_of(CARD, {"source": 3, "past": 3}), 1)
+    written(block, 0, 1, source=3, past=3)
+    taken = block.take(0)
+    stepped(block)
+    block.clear(0)
+    assert same(taken, drawn(CARD, 1, source=3, past=3))
+
+
+def test_a_cleared_row_is_zero_and_has_one_real_element() -> None:
+    echo = Echo()
+    block = Block(CARD, key_of(CARD, {"source": 9, "past": 9}), 2)
+    other = written(block, 0, 1, source=9, past=9)
+    written(block, 1, 2, source=9, past=9)
+    block.clear(1)
+    assert not any(array.any() for array in block.take(1).values())
+    assert same(block.take(0), other)
+    stepped(block, echo)
+    assert (echo.fed["mask"].sum(axis=1).tolist(), echo.fed["sizes"].tolist()) == ([9, 1], [9, 1])
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_rows_move_when_their_number_changes_and_stay_what_they_are(data: Any) -> None:
+    rows = data.draw(st.sampled_from([1, 2, 4, 8]))
+    taken = data.draw(st.lists(st.integers(0, rows - 1), unique=True, min_size=1))
+    new_rows = data.draw(st.sampled_from([n for n in (1, 2, 4, 8, 16) if n >= len(taken)]))
+    lengths = {row: {"source": 1 + 3 * row % 16, "past": (5 * row) % 16} for row in taken}
+    block = Block(CARD, (("past", 16), ("source", 16)), rows)
+    put = {row: written(block, row, row, **lengths[row]) for row in taken}
+    new = block.resized(new_rows, taken)
+    assert new.rows == new_rows
+    for place, row in enumerate(taken):
+        assert same(new.take(place), put[row])
+        assert new.lengths(place) == lengths[row]
+    vacant, echo = range(len(taken), new_rows), Echo()
+    assert not any(new.take(row)["flat"].any() for row in vacant)
+    stepped(new, echo)
+    assert echo.fed["mask"].sum(axis=1).tolist() == [lengths[row]["source"] for row in taken] + [1] * len(
+        vacant
+    )
+
+
+# --- a step -----------------------------------------------------------------------------------------
+
+
+def test_a_step_gives_the_outputs_and_keeps_the_states() -> None:
+    block = Block(CARD, key_of(CARD, {"source": 3, "past": 3}), 2)
+    put = written(block, 0, 1, source=3, past=3)
+    assert list(stepped(block)) == ["y"]
+    after = block.take(0)
+    for name in ("flat", "deep", "count"):
+        np.testing.assert_array_equal(after[name], put[name] + 1)
+    for name in ("memory", "rows"):  # carried unchanged
+        np.testing.assert_array_equal(after[name], put[name])
+
+
+def test_states_are_paired_by_name_whatever_the_order_of_the_graphs_outputs() -> None:
+    class Backwards(Echo):
+        def __init__(self) -> None:
+            super().__init__()
+            self.output_names.reverse()
+
+        def run(self, feeds: dict[str, Array]) -> list[Array]:
+            return super().run(feeds)[::-1]
+
+    blocks = [Block(CARD, key_of(CARD, {"source": 3, "past": 3}), 1) for _ in range(2)]
+    for block, session in zip(blocks, (Echo(), Backwards()), strict=True):
+        written(block, 0, 1, source=3, past=3)
+        stepped(block, session)
+    assert same(blocks[0].take(0), blocks[1].take(0))
+
+
+def test_masks_and_lengths_tell_what_is_real() -> None:
+    echo = Echo()
+    block = Block(CARD, key_of(CARD, {"source": 9, "past": 9}), 3)
+    for row, (source, past) in enumerate([(4, 0), (16, 15), (1, 2)]):
+        written(block, row, row, source=source, past=past)
+    stepped(block, echo)
+    assert echo.fed["mask"].tolist() == [[i < n for i in range(16)] for n in (4, 16, 1)]
+    assert echo.fed["holes"].tolist() == [[float(i >= n) for i in range(16)] for n in (0, 15, 2)]
+    assert (echo.fed["sizes"].tolist(), echo.fed["sizes"].dtype) == ([4, 16, 1], np.int32)
+
+
+@pytest.mark.parametrize("name", ["cache", "keys"])
+def test_each_row_of_a_cache_grows_at_its_own_end(name: str) -> None:
+    (state,) = (one for one in CARD.states if one.words.name == name)
+    axis = next(iter(state.words.lengths))
+    echo = Echo()
+    block = Block(CARD, key_of(CARD, {"source": 1, "past": 9}), 3)
+    pasts = (0, 9, 13)
+    put = [written(block, row, row, source=1, past=past) for row, past in enumerate(pasts)]
+    for start in (100.0, 200.0):
+        stepped(block, echo, start)
+    for row, past in enumerate(pasts):
+        grown = np.moveaxis(block.take(row)[name], axis, 0)
+        assert len(grown) == past + 2
+        np.testing.assert_array_equal(grown[:past], np.moveaxis(put[row][name], axis, 0))
+        assert np.unique(grown[past]).tolist() == [100.0 + row]
+        assert np.unique(grown[past + 1]).tolist() == [200.0 + row]
+    assert echo.fed["holes"].tolist() == [[float(i >= past + 1) for i in range(16)] for past in pasts]
+    assert [block.lengths(row)["past"] for row in range(3)] == [past + 2 for past in pasts]
+
+
+def test_a_vacant_row_of_a_cache_never_outgrows_it() -> None:
+    block = Block(CARD, key_of(CARD, {"source": 1, "past": 0}), 2)
+    for step in range(15):
+        if step % 5 == 0:
+            written(block, 0, step, source=1, past=0)
+        stepped(block)
+    for _ in range(20):
+        stepped(block)
+    assert block.take(1)["cache"].shape == (1, 16, 2)
+
+
+def test_a_step_that_fails_changes_no_state() -> None:
+    class Broken(Echo):
+        def run(self, feeds: dict[str, Array]) -> list[Array]:
+            raise RuntimeError("broken")
+
+    block = Block(CARD, key_of(CARD, {"source": 3, "past": 3}), 1)
+    put = written(block, 0, 1, source=3, past=3)
+    with pytest.raises(RuntimeError, match="broken"):
+        stepped(block, Broken())
+    assert same(block.take(0), put)
+    assert block.lengths(0) == {"source": 3, "past": 3}
+
+
+# --- neighbours, through real sessions --------------------------------------------------------------
+
+SHAPES = {
+    "language": "layered [layers, n, d]",
+    "translator": "flat, and ragged memory",
+    "cache": "a growing cache",
+    "adder": "flat, without a tokenizer",
+}
+
+
+def elements(model: Any, rows: int, rng: np.random.Generator) -> dict[str, Array]:
+    if model.card.manifest.task == "tensor":
+        return {"x": rng.standard_normal((rows, 2)).astype(np.float32)}
+    return {"token": rng.integers(0, 21, rows)}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_a_rows_bits_do_not_depend_on_its_neighbours(kind: str, data: Any) -> None:
+    """One row among others that come, go and change at random, against the same alone."""
+    model = opened(kind)
+    card, rng = model.card, np.random.default_rng(data.draw(st.integers(0, 99)))
+    lengths = {"source": data.draw(st.integers(1, 16)), "past": data.draw(st.integers(0, 9))}
+    states = drawn(card, 5, **lengths)
+    mine = lengths_of(card, states)
+    key = key_of(card, mine)
+    row = data.draw(st.integers(0, 3))
+    alone, company = Block(card, key, 1), Block(card, key, 4)
+    alone.write(0, states, mine)
+    company.write(row, states, mine)
+    for step in range(6):
+        other = data.draw(st.sampled_from([r for r in range(4) if r != row]))
+        match data.draw(st.sampled_from(["come", "go", "resize", "stay"])):
+            case "come":
+                sizes = {"source": 1 + 7 * step % 16, "past": step % 9}
+                guest = drawn(card, step, **sizes)
+                company.write(other, guest, lengths_of(card, guest))
+            case "go":
+                company.clear(other)
+            case "resize":
+                company = company.resized(4, [row, other])
+                row = 0
+        given_ = elements(model, 4, rng)
+        expected = alone.step(model.session, {name: array[row : row + 1] for name, array in given_.items()})
+        got = company.step(model.session, given_)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(got[name][row : row + 1], array)
+        assert same(company.take(row), alone.take(0))
