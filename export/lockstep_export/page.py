@@ -38,7 +38,8 @@ same work.
 BLEU of greedy translations of {translate_dev:,} dev and {translate_test:,} test captions (test_2016_flickr)
 after training on {translate_train:,} pairs, cased and detokenized: sacrebleu's `{translate_note}`. The
 encoder is one layer of 192 in each direction and the decoder one of 320, where larger published ones have
-512 and two. The true words are fed throughout training.
+512 and two. The true words are fed throughout training, whose products are taken in bfloat16 where the
+processor has it.
 
 ## Data
 

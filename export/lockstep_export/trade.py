@@ -5,7 +5,7 @@ data folder → texts → tokenizers and ids → lesson (train.py) → sketches 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from lockstep_export.graph import Graph
+from lockstep_export.lesson import Lesson
 from lockstep_export.manifest import Table
 from lockstep_export.parity import Difference
-from lockstep_export.train import Lesson
 from lockstep_export.zoo.recipe import Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -93,4 +93,3 @@ class Trade(ABC, Generic[R, T, C]):
 
 
 AnyTrade = Trade[Any, Any, Any]
-Report = Callable[[str], None]

@@ -4,92 +4,22 @@ What is kept is the running mean of the weights at the epoch with the best dev p
 numbers (still computed with in float32): the shipped file then holds exactly the weights that were measured.
 """
 
-import hashlib
-import inspect
 import math
-import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lockstep_export.errors import NotTrainedError
+from lockstep_export.checkpoint import Job, Progress, load, save
+from lockstep_export.lesson import Lesson
 from lockstep_export.zoo.recipe import Recipe, Training
 
 LOWEST_RATE = 0.02  # of the highest, where the rate declines
 
 Report = Callable[[str], None]
-Weights = dict[str, Tensor]
-
-
-class Lesson(ABC):
-    """What a module learns from, and how well it has learnt."""
-
-    @abstractmethod
-    def batches(self, chance: torch.Generator) -> Iterator[Any]:
-        """One epoch."""
-
-    @abstractmethod
-    def count(self) -> int:
-        """How many batches an epoch has."""
-
-    @abstractmethod
-    def loss(self, module: nn.Module, batch: Any, chance: torch.Generator) -> Tensor:
-        """The mean loss of a batch, a scalar."""
-
-    @abstractmethod
-    def quality(self, module: nn.Module) -> float:
-        """How well `module` does on the dev part: more is better."""
-
-    @abstractmethod
-    def tell(self, quality: float) -> str:
-        """`quality` in a reader's words."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be trained, and where its checkpoint lies."""
-
-    recipe: Recipe
-    vocabularies: tuple[int, ...]
-    tokenizers: str  # digest of their files: weights fit the ids that they were trained on
-    checkpoint: Path
-
-    def build(self) -> nn.Module:
-        """A new module, with weights by chance."""
-        return self.recipe.build(*self.vocabularies)
-
-    def settings(self) -> dict[str, Any]:
-        """What two checkpoints must share for one to go on from the other."""
-        return {
-            "code": _code(self.build()),
-            "vocabularies": self.vocabularies,
-            "tokenizers": self.tokenizers,
-            **asdict(self.recipe.training),
-        }
-
-
-@dataclass
-class Progress:
-    """How far a training has come; together with the fit's own state it is the checkpoint."""
-
-    epoch: int = 0
-    loss: float = 0.0
-    quality: float = -math.inf
-    best_epoch: int = 0
-    best_quality: float = -math.inf
-    seconds: float = 0.0  # of processor time: a shared machine's pauses do not count
-    best: Weights = field(default_factory=dict)
-
-    def finished(self, plan: Training) -> bool:
-        """True when the last epoch is done or the dev part has stopped getting better."""
-        return self.epoch >= plan.epochs or self.epoch - self.best_epoch >= plan.patience
 
 
 class Fit:
@@ -178,7 +108,7 @@ def train(job: Job, lesson: Lesson, report: Report) -> Progress:
     progress = _resume(job, fit, lesson, report)
     while not progress.finished(fit.plan):
         advance(fit, progress, lesson)
-        _save(job, fit, progress)
+        save(job, fit.state(), progress)
         report(_line(job.recipe, progress, lesson))
     return progress
 
@@ -196,28 +126,6 @@ def advance(fit: Fit, progress: Progress, lesson: Lesson) -> None:
         progress.best = module.state_dict()
 
 
-def load_trained(job: Job) -> tuple[nn.Module, Progress]:
-    """The best module that training has left at the job's checkpoint, in evaluation mode."""
-    saved = _load(job)
-    if saved is None:
-        name = job.recipe.name
-        raise NotTrainedError(
-            f"no fitting weights in {job.checkpoint}: run `lockstep-export train {name} --data DIR`"
-        )
-    progress = Progress(**saved["progress"])
-    module = job.build()
-    module.load_state_dict(progress.best)
-    return module.eval(), progress
-
-
-def _code(module: nn.Module) -> str:
-    """A digest of the files that define the parts of `module`: weights of an edited one are not its own."""
-    own = {type(part).__module__ for part in module.modules()}
-    files = sorted(name for name in own if name.startswith("lockstep_export."))
-    sources = "".join(inspect.getsource(sys.modules[name]) for name in files)
-    return hashlib.sha256(sources.encode()).hexdigest()
-
-
 def _has_bfloat16() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
@@ -231,7 +139,7 @@ def _line(recipe: Recipe, progress: Progress, lesson: Lesson) -> str:
 
 
 def _resume(job: Job, fit: Fit, lesson: Lesson, report: Report) -> Progress:
-    saved = _load(job)
+    saved = load(job)
     if saved is None:
         return Progress()
     fit.restore(saved["fit"])
@@ -239,18 +147,3 @@ def _resume(job: Job, fit: Fit, lesson: Lesson, report: Report) -> Progress:
     best = lesson.tell(progress.best_quality)
     report(f"{job.recipe.name}  {progress.epoch} epochs were done before, best dev {best}")
     return progress
-
-
-def _load(job: Job) -> dict[str, Any] | None:
-    """The checkpoint, or None where there is none or it was made with other settings."""
-    if not job.checkpoint.is_file():
-        return None
-    saved: dict[str, Any] = torch.load(job.checkpoint)
-    return saved if saved["settings"] == job.settings() else None
-
-
-def _save(job: Job, fit: Fit, progress: Progress) -> None:
-    job.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    partial = job.checkpoint.with_suffix(".partial")
-    torch.save({"settings": job.settings(), "fit": fit.state(), "progress": asdict(progress)}, partial)
-    partial.replace(job.checkpoint)

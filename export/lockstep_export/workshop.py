@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from lockstep_export.checkpoint import Job, load_trained
 from lockstep_export.classify.trade import Classify
 from lockstep_export.errors import ExportError, NotTrainedError
 from lockstep_export.generate.trade import Generate
@@ -23,7 +24,7 @@ from lockstep_export.onnx import export_onnx
 from lockstep_export.parity import Parity
 from lockstep_export.scores import Score, write_scores
 from lockstep_export.trade import AnyTrade, Graphs
-from lockstep_export.train import Job, load_trained, train
+from lockstep_export.train import train
 from lockstep_export.translate.trade import Translate
 from lockstep_export.zoo import ZOO, Recipe
 from lockstep_export.zoo.recipe import Classifier, LanguageModel, Translation

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from lockstep_export.classify.batches import Corpus, Encoded, inputs_for
 from lockstep_export.classify.tokenizer import UNKNOWN_ID
+from lockstep_export.lesson import Lesson
 from lockstep_export.ragged import by_length, shuffled
-from lockstep_export.train import Lesson
 from lockstep_export.zoo.recipe import Classifier
 
 EVALUATION_ROWS = 64

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lockstep_export.generate.tokenizer import UNKNOWN_ID
-from lockstep_export.train import Lesson
+from lockstep_export.lesson import Lesson
 from lockstep_export.zoo.recipe import LanguageModel
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lockstep_export.lesson import Lesson
 from lockstep_export.ragged import padded, shuffled
-from lockstep_export.train import Lesson
 from lockstep_export.translate.greedy import Translates, translate
 from lockstep_export.translate.tokenizer import BEGIN_ID, END_ID, PAD_ID, SPECIAL, UNKNOWN_ID, decode
 from lockstep_export.zoo.recipe import Translation

@@ -34,10 +34,9 @@ def axes(path: Path) -> dict[str, list[str | int]]:
     }
 
 
+@pytest.mark.parametrize("folder", CLASSIFIERS, indirect=True)
 def test_axes_of_classifiers_are_named(folder: tuple[str, Path]) -> None:
     name, path = folder
-    if name not in CLASSIFIERS:
-        pytest.skip("another task")
     recipe, shapes = classifier(name), axes(path / ONESHOT)
     assert shapes["tokens"] == ["batch", "words"]
     assert shapes["logits"] == ["batch", 1 if recipe.activation == "sigmoid" else 2]

@@ -8,10 +8,11 @@ import pytest
 import torch
 from unit.export.made import classifier
 
+from lockstep_export.checkpoint import Job, Progress, load_trained
 from lockstep_export.classify.batches import Corpus, Encoded
 from lockstep_export.classify.lesson import Labels, accuracy
 from lockstep_export.errors import NotTrainedError
-from lockstep_export.train import Job, Progress, load_trained, rate, train
+from lockstep_export.train import rate, train
 from lockstep_export.zoo import ZOO
 from lockstep_export.zoo.recipe import Classifier, Training
 
