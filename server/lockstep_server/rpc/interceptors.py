@@ -168,19 +168,23 @@ class _Watched:
         self._begun = time.perf_counter()
         self._counters.started.inc()
 
-    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if error is None:
             self._counters.ended("OK", self._begun)
-            return
+            return False
         if isinstance(error, grpc.aio.AbortError):
             self._counters.ended(_code_name(self._context.code()), self._begun)
-            return
+            return False
         if isinstance(error, asyncio.CancelledError):
             self._counters.ended("CANCELLED", self._begun)
-            return
+            return False
+        if isinstance(error, grpc.aio.InternalError):
+            self._counters.ended("CANCELLED", self._begun)  # it left while a message was on its way
+            return True
         told = error if isinstance(error, ServingError) else _internal(error)
         self._counters.ended(status.CODES[told.meaning].name, self._begun)
         await status.abort(self._context, told)
+        return False
 
 
 def _internal(error: BaseException) -> ServingError:

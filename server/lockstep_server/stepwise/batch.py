@@ -13,7 +13,7 @@ import numpy as np
 
 from ..models import datatypes
 from . import sampler
-from .slots import Block, bucket, key_of, lengths_of
+from .slots import Block, bucket, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -233,11 +233,7 @@ class Batch:
         """Those whose cache is full: they belong into the next bucket."""
         if not self._grows:
             return []
-        return [
-            decoding
-            for decoding, row in self.row_of.items()
-            if key_of(self.card, self.block.lengths(row)) != self.key
-        ]
+        return [decoding for decoding, row in self.row_of.items() if self.block.full(row)]
 
     # --- saying -------------------------------------------------------------------------------------
 

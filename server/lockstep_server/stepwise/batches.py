@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import port
 from .batch import Batch
-from .slots import key_of, lengths_of
+from .slots import is_full, key_of, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,10 +106,11 @@ class Batches:
         for batch in list(self._batches):
             for decoding in batch.outgrown():
                 batch.leave(decoding, keep=True)
-                if self._fits(decoding):
-                    self.enter(decoding)
-                else:
+                assert decoding.states is not None
+                if is_full(self._card, lengths_of(self._card, decoding.states)):
                     full.append(decoding)
+                else:
+                    self.enter(decoding)
             if not batch.row_of:
                 self._batches.remove(batch)
             elif len(self._batches) > 1 and self._joinable(batch):
@@ -120,12 +121,6 @@ class Batches:
             else:
                 batch.fit()
         return full
-
-    def _fits(self, decoding: Decoding) -> bool:
-        assert decoding.states is not None
-        lengths = lengths_of(self._card, decoding.states)
-        bounds = self._card.manifest.lengths
-        return all(count < bounds[name].max for name, count in lengths.items())
 
     def _joinable(self, batch: Batch) -> bool:
         """Another batch of its key has room for all of it."""

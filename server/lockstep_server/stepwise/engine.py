@@ -23,7 +23,7 @@ from .batches import Batches, Stepped
 from .prefill import Prefill, measure_prompt
 from .scheduler import Limits, Plan, Scheduler
 from .sequence import Conversation, Decoding, Element
-from .slots import initial
+from .slots import growing, initial
 from .teller import Teller
 
 if TYPE_CHECKING:
@@ -222,6 +222,10 @@ class StepEngine:
             )
         if self.card.prefill is not None:
             measure_prompt(self.card.prefill, ids)
+        for name in growing(self.card):
+            if len(ids) > (longest := self.card.manifest.lengths[name].max):
+                why = f"it has {len(ids)} {name}, the model takes {longest} at most; shorten it"
+                raise bad_input(submit.field, why)
         return tuple(ids)
 
     def _take_element(self, submit: port.Submit, inputs: Arrays) -> ServingError | None:
@@ -267,9 +271,12 @@ class StepEngine:
             self._answer(outcome.answers, now)
         for decoding in self._batches.tidy():
             self._finish(decoding, "length")
-        for decoding in self._teller.speak(self._batches, now, self._scheduler.population):
+        stopped = self._teller.speak(self._batches, now, self._scheduler.population)
+        for decoding in stopped:
             self._batches.leave(decoding, keep=True)
             self._scheduler.pause(decoding, now)
+        if stopped:
+            self._say()
 
     def _answer(self, answers: list[feeding.Answer], now: float) -> None:
         for element, outputs, error, timings in answers:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import port
-from .slots import Block, bucket, initial, key_of, lengths_of
+from ..errors import ServingError, bad_input
+from .slots import Block, bucket, growing, initial, is_full, key_of, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -32,16 +33,16 @@ class Answer(NamedTuple):
 def feed(
     card: Card,
     session: Session,
-    elements: Iterable[Element],
+    elements: Sequence[Element],
     most_rows: int,
     clock: Callable[[], float],
     waited_s: float,
 ) -> tuple[list[Answer], list[port.Run]]:
     """One step of each element's sequence. A run that fails is run again one by one: the element
     that breaks it fails alone, and its sequence is as before."""
-    answers: list[Answer] = []
     runs: list[port.Run] = []
-    waiting = groups(card, elements, most_rows)
+    answers = [Answer(one, None, _too_long(card), port.NO_TIMINGS) for one in elements if _full(card, one)]
+    waiting = groups(card, (one for one in elements if not _full(card, one)), most_rows)
     while waiting:
         group = waiting.pop()
         begun, rows = clock(), len(group)
@@ -61,6 +62,17 @@ def feed(
             timings = port.Timings(begun - element.accepted, took, 1, float(rows))
             answers.append(Answer(element, given, None, timings))
     return answers, runs
+
+
+def _full(card: Card, element: Element) -> bool:
+    states = element.of.states
+    return states is not None and is_full(card, lengths_of(card, states))
+
+
+def _too_long(card: Card) -> ServingError:
+    name = min(growing(card), key=lambda one: card.manifest.lengths[one].max)
+    longest = card.manifest.lengths[name].max
+    return bad_input(name, f"the sequence has had {longest} steps, the model takes no more; start another")
 
 
 def groups(card: Card, elements: Iterable[Element], most_rows: int) -> list[list[Element]]:

@@ -43,9 +43,22 @@ def key_of(card: Card, lengths: Lengths) -> Key:
 
     A cache that is full needs the next bucket: each step adds an element.
     """
-    growing = {state.named[1] for state in card.states if state.named and state.words.grows}
+    caches, bounds = growing(card), card.manifest.lengths
     names = {state.named[1] for state in card.states if state.named}
-    return tuple((name, bucket(lengths[name] + (name in growing), _LEAST_BUCKET)) for name in sorted(names))
+    return tuple(
+        (name, min(bucket(lengths[name] + (name in caches), _LEAST_BUCKET), bounds[name].max))
+        for name in sorted(names)
+    )
+
+
+def growing(card: Card) -> set[str]:
+    """The named lengths that a step adds one to."""
+    return {state.named[1] for state in card.states if state.named and state.words.grows}
+
+
+def is_full(card: Card, lengths: Lengths) -> bool:
+    """A cache is as long as it may be: there is no further step."""
+    return any(lengths[name] >= card.manifest.lengths[name].max for name in growing(card))
 
 
 def initial(card: Card, prefilled: Arrays | None = None) -> Arrays:
@@ -124,6 +137,10 @@ class Block:
 
     def lengths(self, row: int) -> Lengths:
         return {name: int(counts[row]) for name, counts in self._lengths.items()}
+
+    def full(self, row: int) -> bool:
+        """A cache of this row has no room for another element."""
+        return any(self._lengths[name][row] >= self._size[name] for name in growing(self.card))
 
     def resized(self, rows: int, kept: Sequence[int]) -> Block:
         """A block of `rows` rows: those in `kept` first, in this order, then vacant ones."""

@@ -1,0 +1,415 @@
+"""Generate and Translate: streams that decode in lockstep, through a real server."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from lockstep.v1 import sequences_pb2 as pb
+from lockstep.v1 import sequences_pb2_grpc
+from tests import steps
+from tests.integration.harness import Served, refused, serve, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module", params=["thread", "process"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("models")
+    steps.language(root)
+    steps.language(root, "forced", prefill=False)
+    steps.cache(root)
+    steps.translator(root)
+    steps.adder(root)
+    with serve(root, engine=request.param) as started:
+        yield started
+
+
+def generate(server: Served, model: str = "lm", text: str = "abc", **more: Any) -> list[pb.GenerateReply]:
+    request = pb.GenerateRequest(model=model, text=text, **{"seed": 1, "max_tokens": 20, **more})
+    return list(server.sequences.Generate(request, timeout=60))
+
+
+def text_of(replies: list[Any]) -> str:
+    return "".join(reply.text for reply in replies)
+
+
+def tokens_of(replies: list[Any]) -> list[int]:
+    return [token for reply in replies for token in reply.tokens]
+
+
+def translate(server: Served, text: str, **more: Any) -> list[pb.TranslateReply]:
+    request = pb.TranslateRequest(model="translator", text=text, **more)
+    return list(server.sequences.Translate(request, timeout=60))
+
+
+# --- what a stream says ---------------------------------------------------------------------------
+
+
+def test_the_last_message_has_the_reason_the_seed_and_the_timings(server: Served) -> None:
+    *before, last = generate(server, max_tokens=12, seed=7)
+    assert all(reply.reason == pb.STOP_REASON_UNSPECIFIED for reply in before)
+    assert (last.reason, last.seed) == (pb.STOP_REASON_LENGTH, 7)
+    timings = last.timings
+    assert timings.steps == 11  # the first token came with the prompt
+    assert timings.prefill_seconds > 0
+    assert timings.batch_rows == 1
+    assert 0 < timings.prefill_seconds <= timings.compute_seconds
+    assert timings.first_token_seconds >= timings.queue_seconds
+
+
+def test_pieces_join_to_the_text_of_the_tokens(server: Served) -> None:
+    replies = generate(server, max_tokens=40)
+    assert len(tokens_of(replies)) == 40
+    assert text_of(replies) == "".join(steps.TOKENS[token] for token in tokens_of(replies))
+
+
+def test_a_prompt_in_one_run_and_in_forced_steps_give_one_text(server: Served) -> None:
+    for seed in range(5):
+        for prompt in ("a", "abcdefgh", "a" * 40):
+            assert text_of(generate(server, "lm", prompt, seed=seed)) == text_of(
+                generate(server, "forced", prompt, seed=seed)
+            )
+
+
+def test_greedy_is_the_same_whatever_the_seed(server: Served) -> None:
+    assert text_of(generate(server, temperature=0, seed=1)) == text_of(
+        generate(server, temperature=0, seed=2)
+    )
+
+
+def test_without_a_seed_one_is_drawn_and_told(server: Served) -> None:
+    request = pb.GenerateRequest(model="lm", text="abc", max_tokens=30)
+    drawn = list(server.sequences.Generate(request, timeout=60))
+    again = generate(server, max_tokens=30, seed=drawn[-1].seed)
+    assert text_of(again) == text_of(drawn)
+
+
+def test_ids_are_taken_as_they_are(server: Served) -> None:
+    ids = pb.Ids(ids=[steps.TOKENS.index(letter) for letter in "abc"])
+    request = pb.GenerateRequest(model="lm", ids=ids, max_tokens=20, seed=1)
+    assert text_of(list(server.sequences.Generate(request, timeout=60))) == text_of(generate(server))
+
+
+def test_an_empty_prompt_begins_with_the_begin_id(server: Served) -> None:
+    assert text_of(generate(server, text="")) == text_of(generate(server, text="\n"))
+
+
+def test_unknown_characters_are_read_as_the_unknown_token(server: Served) -> None:
+    assert text_of(generate(server, text="aZb")) == text_of(generate(server, text="a?b"))
+
+
+def test_no_tokens_wanted_none_made(server: Served) -> None:
+    (only,) = generate(server, max_tokens=0)
+    assert (list(only.tokens), only.text, only.reason) == ([], "", pb.STOP_REASON_LENGTH)
+
+
+def test_one_token(server: Served) -> None:
+    replies = generate(server, max_tokens=1)
+    assert len(tokens_of(replies)) == 1
+
+
+def test_the_models_own_limit_holds_where_the_request_has_none(server: Served) -> None:
+    request = pb.GenerateRequest(model="lm", text="abc", seed=1)
+    assert len(tokens_of(list(server.sequences.Generate(request, timeout=60)))) == 40
+
+
+def test_a_stop_string_ends_before_it_appears(server: Served) -> None:
+    whole = text_of(generate(server, max_tokens=40))
+    stop = whole[15:18]
+    replies = generate(server, max_tokens=40, stop=["never so", stop])
+    assert text_of(replies) == whole[: whole.index(stop)]
+    assert replies[-1].reason == pb.STOP_REASON_STOP
+
+
+def test_log_probabilities_come_with_each_token(server: Served) -> None:
+    replies = generate(server, log_probabilities=True, temperature=0)
+    chances = [chance for reply in replies for chance in reply.log_probabilities]
+    assert len(chances) == len(tokens_of(replies)) == 20
+    assert all(chance <= 0 for chance in chances)
+    assert min(chances) > -5  # the best of 21
+
+
+def test_a_cache_that_grows_is_full_at_its_longest(server: Served) -> None:
+    replies = generate(server, "cached", "abc", max_tokens=100)
+    assert replies[-1].reason == pb.STOP_REASON_LENGTH
+    assert 36 <= len(tokens_of(replies)) <= 40
+
+
+def test_a_translation_brings_its_attention(server: Served) -> None:
+    replies = translate(server, "abc def", attention=True)
+    assert list(replies[0].source_tokens) == list("abc def")
+    assert all(not reply.source_tokens for reply in replies[1:])
+    rows = [row.weights for reply in replies for row in reply.attention]
+    pieces = [piece for reply in replies for piece in reply.pieces]
+    assert len(rows) == len(pieces) == len(tokens_of(replies)) > 0
+    for row in rows:
+        assert len(row) == 7
+        assert sum(row) == pytest.approx(1, abs=1e-5)
+    plain = translate(server, "abc def")
+    assert tokens_of(plain) == tokens_of(replies)
+    assert not any(reply.attention or reply.pieces for reply in plain)
+
+
+_NARROW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
+
+
+# --- company --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["lm", "forced", "cached"])
+def test_a_seed_gives_one_text_in_any_company(server: Served, model: str) -> None:
+    """64 at once, of several lengths, prompts and ways to sample; joining and leaving all the time."""
+    rng = random.Random(3)
+    asks = [
+        {
+            "text": "".join(rng.choices("abcdefghij", k=rng.randint(1, 12))),
+            "seed": seed,
+            "max_tokens": rng.randint(1, 30),
+            "temperature": rng.choice([0, 0.7, 1, 1.5]),
+            "top_k": rng.choice([0, 0, 3]),
+            "top_p": rng.choice([0, 0, 0.6]),
+            "log_probabilities": seed % 5 == 0,
+        }
+        for seed in range(64)
+    ]
+    alone = [tokens_of(generate(server, model, **ask)) for ask in asks]
+    with ThreadPoolExecutor(64) as pool:
+        together = list(pool.map(lambda ask: generate(server, model, **ask), asks))
+    assert [tokens_of(replies) for replies in together] == alone
+    assert max(replies[-1].timings.batch_rows for replies in together) > 1
+
+
+def test_translations_are_the_same_in_any_company(server: Served) -> None:
+    rng = random.Random(4)
+    sources = ["".join(rng.choices("abcdefghij ", k=rng.randint(1, 39))) + "a" for _ in range(48)]
+    alone = [translate(server, source, attention=True) for source in sources]
+    with ThreadPoolExecutor(48) as pool:
+        together = list(pool.map(lambda source: translate(server, source, attention=True), sources))
+
+    def said(replies: list[pb.TranslateReply]) -> Any:
+        return tokens_of(replies), [list(row.weights) for reply in replies for row in reply.attention]
+
+    assert [said(one) for one in together] == [said(one) for one in alone]
+
+
+# --- trouble --------------------------------------------------------------------------------------
+
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a prompt that is too long": ({"text": "a" * 65}, "prompt", "64 at most"),
+    "an id outside": ({"ids": pb.Ids(ids=[1, 99])}, "ids", "99"),
+    "a negative temperature": ({"text": "a", "temperature": -1}, "temperature", "0 or more"),
+    "no number for a temperature": ({"text": "a", "temperature": float("nan")}, "temperature", "0 or more"),
+    "top_p above 1": ({"text": "a", "top_p": 1.5}, "top_p", "from 0 to 1"),
+    "an empty stop string": ({"text": "a", "stop": [""]}, "stop[0]", "1 to 256"),
+    "too many stop strings": ({"text": "a", "stop": ["x"] * 17}, "stop", "16 at most"),
+    "a model of another task": ({"text": "a", "model": "translator"}, "model", "'translate'"),
+    "a model without text": ({"text": "a", "model": "adder"}, "model", "'tensor'"),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD)
+def test_bad_input_names_the_field_and_the_remedy(server: Served, wrong: str) -> None:
+    fields, field, words = BAD[wrong]
+    request = pb.GenerateRequest(**{"model": "lm", **fields})
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, field, words):
+        list(server.sequences.Generate(request, timeout=60))
+
+
+def test_a_source_is_checked_too(server: Served) -> None:
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "source", "40 at most"):
+        translate(server, "a" * 41)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "text", "at least one word"):
+        translate(server, "  ")
+    with refused(grpc.StatusCode.NOT_FOUND):
+        list(server.sequences.Translate(pb.TranslateRequest(model="none", text="a"), timeout=60))
+
+
+def endless(server: Served, seed: int = 0, **more: Any) -> Any:
+    request = pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000, seed=seed)
+    return server.sequences.Generate(request, **{"timeout": 60, **more})
+
+
+def running(server: Served, state: str = "running") -> float:
+    return server.metric("lockstep_sequences", model="lm", state=state)
+
+
+def wait_gone(server: Served) -> None:
+    wait_until(lambda: len(server.app.calls) == 0, "no call in flight")
+    # The gauge is told with the next events of the engine.
+    generate(server, max_tokens=1)
+    wait_until(lambda: running(server) == 0, "no sequence running")
+
+
+def test_each_member_may_leave_and_the_others_go_on(server: Served) -> None:
+    expected = {seed: tokens_of(generate(server, seed=seed, max_tokens=300)) for seed in range(4)}
+    for leaver in range(4):
+        with ThreadPoolExecutor(4) as pool:
+            stay = [
+                pool.submit(generate, server, seed=seed, max_tokens=300)
+                for seed in range(4)
+                if seed != leaver
+            ]
+            call = endless(server, leaver)
+            next(call)
+            call.cancel()
+            told = [tokens_of(one.result()) for one in stay]
+        assert told == [expected[seed] for seed in range(4) if seed != leaver]
+    wait_gone(server)
+
+
+def test_a_deadline_ends_a_stream_between_two_steps(server: Served) -> None:
+    call = endless(server, timeout=0.3)
+    with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
+        list(call)
+    wait_gone(server)
+
+
+def test_a_client_that_vanishes_leaves_nothing_behind(server: Served) -> None:
+    channel = grpc.insecure_channel(server.address)
+    calls = [
+        channel.unary_stream(
+            "/lockstep.v1.Sequences/Generate",
+            request_serializer=pb.GenerateRequest.SerializeToString,
+            response_deserializer=pb.GenerateReply.FromString,
+        )(pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000))
+        for _ in range(8)
+    ]
+    for call in calls:
+        next(call)
+    channel.close()
+    wait_gone(server)
+
+
+def test_a_reader_that_stops_holds_up_nobody_and_goes_on_where_it_stopped(server: Served) -> None:
+    """gRPC's windows fill, no credit goes back, its sequence pauses; the others never notice."""
+    with narrow(server) as sequences:
+        call = sequences.Generate(wordy())
+        got = list(next(call).tokens)
+        wait_paused(server)
+        made = int(server.metric("lockstep_tokens_total", model="lm"))
+        assert len(tokens_of(generate(server, seed=3, max_tokens=500))) == 500
+        assert server.metric("lockstep_tokens_total", model="lm") == made + 500
+        while len(got) < made + 1000:
+            got += next(call).tokens
+        call.cancel()
+    request = pb.GenerateRequest(model="lm", text="a", max_tokens=len(got), seed=5)
+    assert got == tokens_of(list(server.sequences.Generate(request, timeout=60)))
+    wait_gone(server)
+
+
+def wordy() -> pb.GenerateRequest:
+    """A stream that fills a window soon."""
+    return pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000, seed=5, log_probabilities=True)
+
+
+@contextmanager
+def narrow(server: Served) -> Iterator[Any]:
+    """A client whose windows do not grow: what it does not read stays at the server soon."""
+    with grpc.insecure_channel(server.address, _NARROW) as channel:
+        yield sequences_pb2_grpc.SequencesStub(channel)
+
+
+def wait_paused(server: Served) -> None:
+    """Until the only sequence there is neither runs nor says anything."""
+    told = -1.0
+    while running(server, "idle") != 1 or told != server.metric("lockstep_tokens_total", model="lm"):
+        told = server.metric("lockstep_tokens_total", model="lm")
+        time.sleep(0.2)
+
+
+def test_what_was_made_is_counted_and_what_was_accepted_has_ended(server: Served) -> None:
+    before = server.metric("lockstep_tokens_total", model="lm")
+    made = len(tokens_of(generate(server, max_tokens=33)))
+    assert server.metric("lockstep_tokens_total", model="lm") == before + made
+    accepted = server.metric("lockstep_accepted_total", model="lm")
+    assert accepted == server.metric("lockstep_requests_total", model="lm")
+    assert server.metric("lockstep_first_token_seconds_count", model="lm") > 0
+    assert server.metric("lockstep_inter_token_seconds_count", model="lm") > 0
+    assert server.metric("lockstep_slots", model="lm") == 64
+
+
+# --- overload and ends ----------------------------------------------------------------------------
+
+
+def test_more_streams_than_slots_wait_their_turn(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    steps.language(tmp_path, more="[batching]\nmax_queue_ms = 60000\n")
+    server = serving(tmp_path)
+    with ThreadPoolExecutor(100) as pool:
+        told = list(pool.map(lambda seed: generate(server, seed=seed, max_tokens=200), range(100)))
+    assert all(len(tokens_of(one)) == 200 for one in told)
+
+
+def test_past_the_bound_streams_are_refused_with_a_time_to_come_back(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    folder = steps.language(tmp_path)
+    manifest = folder.parent / "model.toml"
+    manifest.write_text(manifest.read_text().replace("max_sequences = 64", "max_sequences = 2"))
+    server = serving(tmp_path)
+    first = [endless(server, seed) for seed in range(2)]
+    for call in first:
+        next(call)
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
+        list(endless(server))  # no slot comes free within max_queue_ms
+    assert any(key == "grpc-retry-pushback-ms" for key, _ in caught.value.trailing_metadata())
+    assert server.serving("lm")
+    waiting = [endless(server, timeout=0.2) for _ in range(6)]
+    codes = []
+    for call in waiting:
+        with pytest.raises(grpc.RpcError) as failed:
+            list(call)
+        codes.append(failed.value.code())
+    assert set(codes) <= {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}
+    for call in first:
+        call.cancel()
+    assert len(tokens_of(generate(server))) == 20
+
+
+def test_a_reader_that_never_reads_again_is_ended(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    steps.language(tmp_path)
+    server = serving(tmp_path, max_stall_s=0.3)
+    with narrow(server) as sequences:
+        call = sequences.Generate(wordy())
+        next(call)
+        wait_until(lambda: len(server.app.calls) == 0, "the stream is ended")
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, words="reader"):
+            list(call)
+
+
+def test_a_thousand_cancelled_streams_leave_nothing(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    steps.language(tmp_path)
+    server = serving(tmp_path)
+    for _ in range(20):
+        calls = [endless(server, seed) for seed in range(50)]
+        for call in calls[::7]:
+            next(call)
+        for call in calls:
+            call.cancel()
+    server.wait_idle()
+    engine = server.host._faces["lm", 1].engine
+    assert engine._scheduler.population() == (0, 0, 0)
+    assert engine._scheduler._held == 0
+    assert not engine._joining
+    assert len(tokens_of(generate(server))) == 20
+
+
+def test_unloading_ends_streams_with_unavailable(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    steps.language(tmp_path)
+    server = serving(tmp_path)
+    call = endless(server)
+    next(call)
+    stopper = threading.Thread(target=server.host._faces["lm", 1].engine.stop, args=(0.05,))
+    stopper.start()
+    with refused(grpc.StatusCode.UNAVAILABLE):
+        list(call)
+    stopper.join()
