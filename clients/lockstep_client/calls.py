@@ -140,14 +140,14 @@ def models(*, ready: bool = False, timeout_s: float | None = None) -> Call[list[
 def load_model(model: str, *, timeout_s: float | None = None) -> Call[None]:
     """Bring a model of the repository into service, or take up its files again; returns when it answers.
 
-    Unsupported where the server does not let clients do that.
+    Denied where the server does not let clients do that.
     """
     request = inference.RepositoryModelLoadRequest(model_name=arguments.model(model))
     return Call(protocol.LOAD, request, replies.done, timeout_s)
 
 
 def unload_model(model: str, *, timeout_s: float | None = None) -> Call[None]:
-    """Take a model out of service; what it has in flight is answered. Unsupported as in `load_model`."""
+    """Take a model out of service; what it has in flight is answered. Denied as in `load_model`."""
     request = inference.RepositoryModelUnloadRequest(model_name=arguments.model(model))
     return Call(protocol.UNLOAD, request, replies.done, timeout_s)
 

@@ -12,7 +12,7 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 from lockstep_client import lap
-from lockstep_client.errors import InvalidRequest
+from lockstep_client.errors import InvalidRequest, Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,8 +101,11 @@ class Race:
         laps: dict[Contender, list[lap.Lap]] = {one: [] for one in self.contenders}
         for _ in range(self.repeat):
             for one in self.contenders:
-                if not notes[one]:
-                    laps[one].append(await one.run(self.client, text))
+                made = notes[one] or await self._lap(one, text)
+                if isinstance(made, str):
+                    notes[one] = made
+                else:
+                    laps[one].append(made)
         return [
             Result(one, words, lap.median_lap(laps[one]), len(laps[one]), notes[one])
             for one in self.contenders
@@ -113,13 +116,17 @@ class Race:
         if one.way == REENCODING and words > LONGEST_REENCODED:
             every = words * (words + 1) // 2
             return f"left out above {LONGEST_REENCODED} words: its prefixes are {every:,} elements"
-        begun = await one.run(
-            self.client, repeated(text, 2)
-        )  # who refuses that is no contender at any length
+        begun = await one.run(self.client, repeated(text, 2))  # who refuses that refuses any length
         if one.way == STEPWISE and begun.computed_elements > begun.steps:
             return "left out: the model has no step-wise face, each prefix is encoded again"
+        first = await self._lap(one, text, lambda step: self.watch(one, words, step))
+        return first if isinstance(first, str) else ""
+
+    async def _lap(
+        self, one: Contender, text: str, moved: Callable[[int], None] | None = None
+    ) -> lap.Lap | str:
+        """A lap, or why the server would not have it."""
         try:
-            await one.run(self.client, text, lambda step: self.watch(one, words, step))
-        except InvalidRequest as error:
+            return await one.run(self.client, text, moved)
+        except (InvalidRequest, Overloaded) as error:
             return f"not possible at this length: {error.message}"
-        return ""
