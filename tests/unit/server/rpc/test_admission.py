@@ -1,0 +1,172 @@
+"""The door: who cannot be answered in time is refused at once, by prices that are learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from unit.server import made
+
+from lockstep_server.errors import Meaning, ServingError, failed
+from lockstep_server.models.costs import CostModel
+from lockstep_server.port import Event, Run, Timings
+from lockstep_server.rpc.admission import Backlog, deadline_of
+
+COSTS = CostModel((1e-3, 0, 0, 1e-4, 0), overhead_s=0.0)  # 1 ms a run, 0.1 ms an element
+
+
+def backlog(costs: CostModel = COSTS, **batching: Any) -> Backlog:
+    return Backlog(made.ragged(**batching), costs.to_dict())
+
+
+def refusal(one: Backlog, seconds: float, now: float = 0.0, deadline: float | None = None) -> ServingError:
+    before = (one.waiting_s, one.requests)
+    with pytest.raises(ServingError) as refused:
+        one.enter(seconds, now, deadline)
+    assert (one.waiting_s, one.requests) == before  # who is refused leaves no trace
+    assert refused.value.meaning is Meaning.OVERLOADED
+    assert refused.value.retry_after_s is not None
+    assert refused.value.retry_after_s > 0
+    return refused.value
+
+
+def event(queue_s: float, error: ServingError | None = None) -> Event:
+    return Event(1, None, error, Timings(queue_s, 0.01))
+
+
+# --- prices -----------------------------------------------------------------------------------------
+
+
+def test_a_price_is_a_share_of_a_full_run() -> None:
+    """64 rows of 16 elements: 1 ms for the run and 0.1 ms for each element."""
+    one = backlog(max_rows=64, max_padded_elements=4096)
+    assert one.price(1, 16) == pytest.approx(1e-3 / 64 + 16e-4)
+    assert one.price(3, 16) == pytest.approx(3 * one.price(1, 16))
+
+
+def test_what_shares_no_run_pays_for_the_whole_run() -> None:
+    assert backlog(max_rows=1).price(1, 16) == pytest.approx(1e-3 + 16e-4)
+
+
+def test_long_rows_share_a_run_with_fewer() -> None:
+    one = backlog(max_rows=64, max_padded_elements=1024)
+    assert one.price(1, 512) == pytest.approx(1e-3 / 2 + 512e-4)
+
+
+def test_prices_follow_what_runs_take() -> None:
+    one = backlog()
+    before = one.price(1, 16)
+    for _ in range(64):
+        for rows in (1, 2, 4, 8, 16, 32, 64):
+            size = rows * 16
+            one.learn_run(Run(rows, 16, size, size, 0, 2 * COSTS.estimate(rows, 16), 0, 0))
+    assert one.price(1, 16) > 1.5 * before
+
+
+def test_a_run_that_took_no_time_teaches_nothing() -> None:
+    one = backlog()
+    before = one.price(1, 16)
+    for _ in range(640):
+        one.learn_run(Run(64, 16, 1024, 1024, 0, 0.0, 0, 0))
+    assert one.price(1, 16) == before
+
+
+def test_a_model_without_costs_has_prices_to_start_from() -> None:
+    assert Backlog(made.ragged(), {}).price(1, 10) > 0
+
+
+# --- in and out -------------------------------------------------------------------------------------
+
+
+def test_who_comes_to_an_empty_model_is_let_in_whatever_it_costs() -> None:
+    one = backlog(max_queue_ms=10)
+    assert one.enter(99.0, 0.0, 0.5) == 0.0
+
+
+def test_what_waits_adds_up_and_ends() -> None:
+    one = backlog()
+    assert [one.enter(0.1, 0.0, None) for _ in range(3)] == pytest.approx([0.0, 0.1, 0.2])
+    assert one.estimated_wait_s() == pytest.approx(0.3)
+    one.leave(0.1)
+    assert one.waiting_s == pytest.approx(0.2)
+    one.leave(0.1)
+    one.leave(0.1)
+    assert (one.waiting_s, one.requests) == (0.0, 0)  # exactly: rounding does not add up over days
+
+
+def test_past_the_models_limit_it_is_refused_with_the_time_that_is_too_much() -> None:
+    one = backlog(max_queue_ms=500)
+    for _ in range(6):
+        one.enter(0.1, 0.0, None)
+    error = refusal(one, 0.1)
+    assert error.retry_after_s == pytest.approx(0.1)
+    assert "600 ms" in error.message
+    assert "500 ms" in error.message
+    one.leave(0.1)
+    one.enter(0.1, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "let_in"), [(None, True), (100.41, True), (100.39, False), (99.0, False)]
+)
+def test_what_cannot_be_answered_before_its_deadline_is_refused(deadline: float | None, let_in: bool) -> None:
+    """0.3 s lie before it, and its own run takes 0.1 s."""
+    one = backlog()
+    one.enter(0.3, 100.0, None)
+    if let_in:
+        assert one.enter(0.1, 100.0, deadline) == pytest.approx(0.3)
+    else:
+        assert "deadline" in refusal(one, 0.1, 100.0, deadline).message
+
+
+# --- pace -------------------------------------------------------------------------------------------
+
+
+def test_the_pace_follows_how_long_requests_really_wait() -> None:
+    one = backlog()
+    for _ in range(200):
+        one.learn_wait(0.1, event(queue_s=0.3))
+    assert one.pace == pytest.approx(3.0, rel=0.05)
+    one.enter(0.1, 0.0, None)
+    assert one.estimated_wait_s() == pytest.approx(0.3, rel=0.05)
+
+
+def test_at_a_slow_pace_less_is_let_in() -> None:
+    quick, slow = backlog(max_queue_ms=500), backlog(max_queue_ms=500)
+    slow.pace = 4.0
+    for one in (quick, slow):
+        one.enter(0.2, 0.0, None)
+    quick.enter(0.1, 0.0, None)
+    refusal(slow, 0.1)
+
+
+@pytest.mark.parametrize("what", [(0.001, event(5.0)), (0.1, event(5.0, failed("m")))])
+def test_estimates_too_small_and_failures_teach_no_pace(what: tuple[float, Event]) -> None:
+    one = backlog()
+    one.learn_wait(*what)
+    assert one.pace == 1.0
+
+
+@pytest.mark.parametrize("queue_s", [0.0, 1e9])
+def test_the_pace_is_bounded(queue_s: float) -> None:
+    one = backlog()
+    for _ in range(1000):
+        one.learn_wait(0.1, event(queue_s))
+    assert 0.25 <= one.pace <= 16.0
+
+
+@pytest.mark.parametrize(
+    ("remaining_s", "timeout_s", "deadline"),
+    [
+        (None, 0.0, None),
+        (2.0, 0.0, 12.0),
+        (None, 0.5, 10.5),
+        (2.0, 0.5, 10.5),
+        (0.2, 0.5, 10.2),
+        (0.0, 0.0, 10.0),
+    ],
+)
+def test_the_deadline_is_the_earlier_of_the_calls_and_what_the_caller_allows(
+    remaining_s: float | None, timeout_s: float, deadline: float | None
+) -> None:
+    assert deadline_of(10.0, remaining_s, timeout_s) == deadline
