@@ -1,0 +1,302 @@
+"""Both clients' streams against the real server and the shipped models."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from integration.harness import wait_until
+
+import lockstep_client as lc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from integration.harness import Served
+
+WRITER, TRANSLATOR, TRANSFORMER = "shakespeare-char-lstm", "translate-en-fr", "sentiment-transformer"
+STEPPERS = ("sentiment-rnn", "sentiment-gru", "sentiment-lstm")
+SENTENCE = "a dull start , but then a wonderful and moving film"
+SOURCE = "A man in a blue shirt is standing on a ladder ."
+
+
+@pytest.fixture
+def client(shipped: Served) -> Iterator[lc.Client]:
+    with lc.Client(shipped.address) as client:
+        yield client
+
+
+def text(client: lc.Client, seed: int = 7, **more: object) -> lc.Generation:
+    options = {"max_tokens": 60, "temperature": 0.8, **more}
+    return client.generate(WRITER, "ROMEO:", seed=seed, **options).result()
+
+
+# --- generate -----------------------------------------------------------------------------------------
+
+
+def test_one_seed_gives_one_text(client: lc.Client) -> None:
+    one, again, other = text(client), text(client), text(client, seed=8)
+    assert one.text == again.text != other.text
+    assert (one.reason, len(one.tokens), one.seed) == ("LENGTH", 60, 7)
+    assert one.timings.steps >= 59
+    assert one.timings.first_token_s > 0
+
+
+def test_a_seed_that_was_drawn_gives_its_text_again(client: lc.Client) -> None:
+    drawn = client.generate(WRITER, "ROMEO:", max_tokens=40).result()
+    again = client.generate(WRITER, "ROMEO:", max_tokens=40, seed=drawn.seed).result()
+    assert again.text == drawn.text
+
+
+async def test_one_seed_gives_one_text_in_company(shipped: Served, client: lc.Client) -> None:
+    alone = text(client)
+    async with lc.AsyncClient(shipped.address) as many:
+        streams = [
+            many.generate(WRITER, "ROMEO:", seed=7 + n, max_tokens=60, temperature=0.8) for n in range(16)
+        ]
+        made = await asyncio.gather(*(stream.result() for stream in streams))
+    assert made[0].text == alone.text
+    assert len({one.text for one in made}) == 16
+
+
+def test_parts_join_to_the_text(client: lc.Client) -> None:
+    stream = client.generate(WRITER, "ROMEO:", seed=7, max_tokens=60, log_probabilities=True)
+    parts = list(stream)
+    whole = stream.result()
+    assert "".join(part.text for part in parts) == whole.text
+    assert [part.reason for part in parts if part.reason] == [parts[-1].reason] == ["LENGTH"]
+    assert len(whole.log_probabilities) == len(whole.tokens)
+    assert all(value <= 0 for value in whole.log_probabilities)
+
+
+def test_a_text_ends_before_its_stop_string(client: lc.Client) -> None:
+    whole = text(client, max_tokens=200).text
+    word = whole.split()[2]
+    stopped = text(client, max_tokens=200, stop=word)
+    assert stopped.reason == "STOP"
+    assert stopped.text == whole[: whole.index(word)]
+
+
+def test_an_empty_prompt_begins_where_the_model_does(client: lc.Client) -> None:
+    assert client.generate(WRITER, seed=1, max_tokens=10).result().reason == "LENGTH"
+
+
+def test_leaving_a_text_frees_its_place(shipped: Served, client: lc.Client) -> None:
+    for part in client.generate(WRITER, "ROMEO:", max_tokens=4000):
+        assert part.text
+        break
+    wait_until(lambda: len(shipped.app.calls) == 0, "the stream has left the server")
+    shipped.wait_idle()
+
+
+async def test_cancelling_a_reader_frees_its_place(shipped: Served) -> None:
+    async with lc.AsyncClient(shipped.address) as client:
+        stream = client.generate(WRITER, "ROMEO:", max_tokens=4000)
+        reading = asyncio.create_task(stream.result())
+        await asyncio.to_thread(wait_until, lambda: len(shipped.app.calls) == 1, "the stream is under way")
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    shipped.wait_idle()
+
+
+def test_a_deadline_ends_a_text(client: lc.Client) -> None:
+    with pytest.raises(lc.DeadlineExceeded):
+        client.generate(WRITER, "ROMEO:", max_tokens=1 << 20, timeout_s=0.2).result()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_p": 2.0}, "top_p"),
+        ({"stop": [""]}, "stop"),
+        ({"ids": [10_000]}, "ids"),
+    ],
+)
+def test_what_is_wrong_names_its_field(client: lc.Client, wrong: dict[str, object], field: str) -> None:
+    with pytest.raises(lc.InvalidRequest) as caught:
+        client.generate(WRITER, **wrong).result()
+    assert any(field in violation.field for violation in caught.value.violations)
+
+
+@pytest.mark.parametrize("model", ["sentiment-lstm", TRANSLATOR])
+def test_only_a_language_model_continues_a_text(client: lc.Client, model: str) -> None:
+    with pytest.raises(lc.InvalidRequest, match=model):
+        client.generate(model, "x").result()
+
+
+# --- translate ----------------------------------------------------------------------------------------
+
+
+def test_a_translation_comes_with_what_it_looked_at(client: lc.Client) -> None:
+    stream = client.translate(TRANSLATOR, SOURCE, attention=True)
+    parts = list(stream)
+    whole = stream.result()
+    assert "homme" in whole.text
+    assert whole.reason == "END"
+    assert "".join(part.text for part in parts) == whole.text
+    assert whole.attention is not None
+    assert whole.attention.shape == (len(whole.pieces), len(whole.source_tokens))
+    assert len(whole.pieces) == len(whole.tokens)
+    assert whole.attention.sum(axis=1) == pytest.approx(np.ones(len(whole.pieces)), abs=1e-3)
+
+
+def test_attention_changes_no_translation(client: lc.Client) -> None:
+    plain = client.translate(TRANSLATOR, SOURCE).result()
+    assert plain.attention is None
+    assert plain.text == client.translate(TRANSLATOR, SOURCE, attention=True).result().text
+
+
+def test_a_source_that_is_too_long_is_refused(client: lc.Client) -> None:
+    with pytest.raises(lc.InvalidRequest, match="256"):
+        client.translate(TRANSLATOR, "word " * 400).result()
+
+
+# --- follow -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", STEPPERS)
+def test_the_last_step_is_the_whole_text(client: lc.Client, model: str) -> None:
+    predictions = client.follow(model, SENTENCE).result()
+    (whole,) = client.classify(model, SENTENCE)
+    assert [one.position for one in predictions] == list(range(1, whole.length + 1))
+    assert [one.element for one in predictions] == SENTENCE.split()
+    assert {one.computed_elements for one in predictions} == {1}
+    assert predictions[-1].best.index == whole.best.index
+    assert predictions[-1].best.score == pytest.approx(whole.best.score, rel=1e-3, abs=1e-4)
+
+
+def test_a_transformer_encodes_every_prefix_again(client: lc.Client) -> None:
+    predictions = client.follow(TRANSFORMER, SENTENCE).result()
+    assert [one.computed_elements for one in predictions] == list(range(1, len(predictions) + 1))
+    (whole,) = client.classify(TRANSFORMER, SENTENCE)
+    assert predictions[-1].best.score == pytest.approx(whole.best.score, rel=1e-3, abs=1e-4)
+
+
+def test_pieces_make_the_same_sequence_however_they_are_cut(client: lc.Client) -> None:
+    whole = client.follow("sentiment-lstm", SENTENCE).result()
+    ids = [one.id for one in whole]
+    cuts = (
+        list(SENTENCE),
+        [word + " " for word in SENTENCE.split()],
+        [ids[:3], ids[3:]],
+        ["a dull start", lc.FLUSH, " , but then a ", ids[7:]],
+    )
+    for pieces in cuts:
+        again = client.follow("sentiment-lstm", pieces).result()
+        assert [(one.id, one.best) for one in again] == [(one.id, one.best) for one in whole]
+
+
+def test_a_prediction_comes_before_the_next_word_is_said(client: lc.Client) -> None:
+    words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    rest = iter([*(f"{word} " for word in SENTENCE.split()), None])
+    words.put(next(rest))
+    heard = []
+    for prediction in client.follow("sentiment-gru", iter(words.get, None)):
+        heard.append(prediction.element)
+        words.put(next(rest))
+    assert heard == SENTENCE.split()
+
+
+def test_two_conversations_do_not_mix(client: lc.Client) -> None:
+    alone = [one.best.score for one in client.follow("sentiment-lstm", SENTENCE)]
+    both: list[list[float]] = [[], []]
+
+    def listen(into: list[float], said: str) -> None:
+        into.extend(one.best.score for one in client.follow("sentiment-lstm", said))
+
+    others = " ".join(reversed(SENTENCE.split()))
+    threads = [
+        threading.Thread(target=listen, args=pair) for pair in zip(both, (SENTENCE, others), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert both[0] == pytest.approx(alone, abs=1e-4)
+    assert both[1] != pytest.approx(alone, abs=1e-2)
+
+
+def test_a_language_model_is_followed_by_its_next_tokens(client: lc.Client) -> None:
+    predictions = client.follow(WRITER, "to be", top_k=3).result()
+    assert [one.element for one in predictions] == list("to be")
+    assert all(len(one.labels) == 3 for one in predictions)
+
+
+def test_a_silent_follower_leaves_nothing_behind(shipped: Served, client: lc.Client) -> None:
+    words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    words.put("a dull ")
+    for prediction in client.follow("sentiment-rnn", iter(words.get, None)):
+        if prediction.position == 2:
+            break
+    words.put(None)
+    shipped.wait_idle()
+
+
+@pytest.mark.parametrize(("model", "error"), [(TRANSLATOR, lc.InvalidRequest), ("nobody", lc.ModelNotFound)])
+def test_a_model_that_cannot_be_followed_is_told(
+    client: lc.Client, model: str, error: type[lc.LockstepError]
+) -> None:
+    with pytest.raises(error, match=model):
+        client.follow(model, "x").result()
+
+
+# --- steps of the tensor API --------------------------------------------------------------------------
+
+
+def test_a_sequence_of_tensors_steps_as_a_follow_does(client: lc.Client) -> None:
+    followed = client.follow("sentiment-lstm", SENTENCE).result()
+    (token,) = client.metadata("sentiment-lstm.step").inputs
+    last = len(followed) - 1
+    for at, one in enumerate(followed):
+        value = np.full([abs(size) for size in token.shape], one.id, np.int64)
+        answer = client.infer(
+            "sentiment-lstm.step",
+            {token.name: value},
+            sequence_id="said",
+            sequence_start=at == 0,
+            sequence_end=at == last,
+        )
+        sign = 1 if one.best.name == "positive" else -1
+        assert sign * answer["logits"].item() == pytest.approx(abs(one.best.score), rel=1e-3, abs=1e-4)
+
+
+def test_a_step_without_a_start_is_told(client: lc.Client) -> None:
+    (token,) = client.metadata("sentiment-lstm.step").inputs
+    value = np.full([abs(size) for size in token.shape], 5, np.int64)
+    with pytest.raises(lc.InvalidRequest, match="sequence"):
+        client.infer("sentiment-lstm.step", {token.name: value}, sequence_id=99)
+
+
+def test_statistics_count_what_was_asked(client: lc.Client) -> None:
+    (before,) = client.model_statistics("sentiment-gru")
+    client.classify("sentiment-gru", [SENTENCE, "dull"])
+    (after,) = client.model_statistics("sentiment-gru")
+    assert after.success.count > before.success.count
+    assert after.rows - before.rows == 2
+    assert after.last_inference_s >= before.last_inference_s
+
+
+def test_control_is_denied_where_it_is_off(client: lc.Client) -> None:
+    for call in (client.load_model, client.unload_model):
+        with pytest.raises(lc.Denied, match="model-control"):
+            call("sentiment-bow")
+
+
+def test_streams_of_many_kinds_share_one_client(client: lc.Client) -> None:
+    streams = (
+        client.generate(WRITER, "ROMEO:", seed=7, max_tokens=50),
+        client.translate(TRANSLATOR, SOURCE),
+        client.follow("sentiment-lstm", SENTENCE),
+    )
+    seen = [0, 0, 0]
+    for parts in itertools.zip_longest(*streams):
+        for kind, part in enumerate(parts):
+            seen[kind] += part is not None
+    assert all(seen)
