@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,8 +37,8 @@ def demo(ports: tuple[int, int]) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def _start(port: int, metrics_port: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lockstep_client.demo", "--device", "cpu"]
+def _start(port: int, metrics_port: int, models: Path = ROOT / "models") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lockstep_client.demo", "--device", "cpu", "--models", str(models)]
     return subprocess.Popen(
         [*command, "--port", str(port), "--metrics-port", str(metrics_port)],
         cwd=ROOT,
@@ -88,7 +89,42 @@ def test_the_demo_shows_the_main_job(demo: subprocess.Popen[str], ports: tuple[i
         assert 0 <= int(padding.rstrip("%")) < 100
         assert all(float(number) >= 0 for number in rest)
     assert float(rows["sentiment-lstm"][2]) > 1
+    _check_streams(out)
     assert not _servers_at(ports[0])
+
+
+def _check_streams(out: str) -> None:
+    """A text and 64 more in lockstep, a translation with its attention, a sentence followed, a race."""
+    assert "shakespeare-char-lstm goes on from 'ROMEO:'" in out
+    streams = [
+        line.split() for line in out.splitlines() if re.fullmatch(r"\s*\d+(\s+[\d,.]+){5}\s+yes", line)
+    ]
+    assert [row[0] for row in streams] == ["1", "8", "64"]
+    assert float(streams[-1][3]) > 8
+    assert "Un homme" in out
+    assert "░ from 10%" in out
+    assert re.search(r"^film +positive \d+%", out, re.MULTILINE)
+    ways = re.findall(r"^(step-wise|fused|one-shot|re-encoding) +sentiment-\S+ +(\d+) ", out, re.MULTILINE)
+    assert len(set(ways)) == 8
+    assert "At 100 words the step-wise model had its first prediction after" in out
+    assert "left out" not in out
+
+
+def test_a_part_whose_model_is_missing_says_so_and_the_others_are_shown(
+    ports: tuple[int, int], tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "models" / "sentiment-lstm", tmp_path / "sentiment-lstm")
+    shutil.copytree(ROOT / "models" / "sentiment-bow", tmp_path / "sentiment-bow")
+    (tmp_path / "sentiment-bow" / "1" / "model.onnx").write_bytes(b"no model")
+    with _start(*ports, tmp_path) as process:
+        out, err = process.communicate(timeout=90)
+
+    assert (process.returncode, err) == (0, "")
+    assert "  sentiment-bow is not served: " in out
+    for part in ("continues a text", "translates", "returns its attention"):
+        assert f"No model here {part}" in out
+    assert "sentiment-lstm reads a sentence word by word" in out
+    assert "Done." in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
