@@ -5,6 +5,7 @@ Weights are random and fixed, so that what they make looks random and is always 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,9 +146,7 @@ def language_prefill() -> ModelProto:
             helper.make_node("Transpose", ["tokens"], ["time_major"], perm=[1, 0]),
             helper.make_node("Gather", ["E", "time_major"], ["x"]),
             helper.make_node("Cast", ["lengths"], ["counts"], to=onnx.TensorProto.INT32),
-            helper.make_node(
-                "LSTM", ["x", "I", "R", "", "counts"], ["", "h0", "c0"], hidden_size=WIDTH
-            ),
+            helper.make_node("LSTM", ["x", "I", "R", "", "counts"], ["", "h0", "c0"], hidden_size=WIDTH),
             helper.make_node("Squeeze", ["h0", "first"], ["h"]),
             helper.make_node("MatMul", ["h", "O"], ["logits"]),
         ],
@@ -160,7 +159,7 @@ def language_prefill() -> ModelProto:
 def language(root: Path, name: str = "lm", *, prefill: bool = True, more: str = "") -> Path:
     """A character language model; `more` goes into its manifest, tables first."""
     graphs = {"step.onnx": language_step()}
-    manifest = LANGUAGE if prefill else LANGUAGE.replace('prefill = "h0"\n', "").replace('prefill = "c0"\n', "")
+    manifest = LANGUAGE if prefill else re.sub('prefill = ".0"\n', "", LANGUAGE)
     if prefill:
         graphs["prefill.onnx"] = language_prefill()
         manifest += PREFILL

@@ -144,8 +144,8 @@ class Served(Stubs):
 
 
 def settings(models: Path, **more: Any) -> Settings:
-    chosen = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "cache": "", "device": "cpu", "engine": "thread", **more}
-    return Settings(models=str(models), **chosen)
+    usual = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "cache": "", "device": "cpu"}
+    return Settings(models=str(models), **{**usual, "engine": "thread", **more})
 
 
 @contextmanager

@@ -171,7 +171,7 @@ TENSORS: dict[str, tuple[Any, str, str]] = {
     "shared memory": (shared_memory(), "x", "shared memory"),
     "ids below the range": (text_ids([[-1]]), "tokens", "id -1"),
     "ids above the range": (text_ids([[1, 6]]), "tokens", "id 6"),
-    "a sequence too long": (text_ids([[1] * 9]), "tokens", "9 words"),
+    "a sequence too long": (text_ids([[1] * 9]), "tokens", "9 elements"),
     "a sequence of nothing": (text_ids(np.zeros((1, 0))), "tokens", "no words"),
     "no rows": (text_ids(np.zeros((0, 1))), "tokens", "no rows"),
     "inputs of different lengths": (
@@ -297,12 +297,12 @@ SEQUENCES: dict[str, tuple[Any, str, str]] = {
     "an over-long text": (
         spb.ClassifyRequest(model="text", texts=["good", "bad " * 9]),
         "texts[1]",
-        "9 words",
+        "9 elements",
     ),
     "no ids": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[1]), spb.Ids()]), "ids[1]", "empty"),
     "an id below the range": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[-1])]), "ids[0]", "id -1"),
     "an id above the range": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[6])]), "ids[0]", "id 6"),
-    "too many ids": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[1] * 9)]), "ids[0]", "9 words"),
+    "too many ids": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[1] * 9)]), "ids[0]", "9 elements"),
     "too many texts": (spb.ClassifyRequest(model="text", texts=["good"] * 4097), "texts", "4096 at most"),
     "a negative timeout": (
         spb.ClassifyRequest(model="text", texts=["good"], queue_timeout_seconds=-1),

@@ -64,7 +64,8 @@ def _bounded(card: Card, rows: int, lengths: dict[str, int], told_by: dict[str, 
             raise bad_input(told_by[name], f"it has no {name}; send at least one")
         if length > longest:
             raise bad_input(
-                told_by[name], f"it has {length} {name}, the model takes {longest} at most; shorten it"
+                told_by[name],
+                f"it has {length} elements, the model takes {longest} at most (of {name!r}); shorten it",
             )
     given = tuple(max(length, 0) for length in lengths.values())
     return Measure(rows, given, max(sum(given), 1))

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import port
-from ..errors import Meaning, ServingError, in_field, unavailable
+from ..errors import Meaning, ServingError, bad_input, in_field, unavailable
 from ..models.measure import measure
 from .admission import deadline_of
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STEPS = "call Generate, Translate or Follow, or ModelInfer with a sequence_id"
 _TOKEN_CHARACTERS = 4
 """Characters a token, for pricing a text before it is tokenized."""
 
@@ -101,6 +102,8 @@ class Calls:
         if self.draining:
             raise unavailable("the server is stopping")
         served = ask.served
+        if served.card.steps and ask.how is None:
+            raise bad_input("model", f"model {served.card.model!r} answers step by step only; {_STEPS}")
         measured, seconds = None, 0.0  # whether a sequence finds a slot in time is its engine's to say
         if ask.how is None:
             measured = measure(served.card, ask.inputs) if ask.text is None else None

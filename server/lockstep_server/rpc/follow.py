@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from .interceptors import Context
     from .served import Directory, Served
 
-_AHEAD = 64
-"""Elements of one stream in flight; past them its reader waits."""
+_STEPS_AHEAD, _PREFIXES_AHEAD = 16, 2
+"""Elements of one stream in flight; past them its reader waits. They run one after another, and whole
+prefixes would be queue to their own successors."""
 
 _LONGEST_HELD = 65536
 """Characters without white space that are held."""
@@ -63,7 +64,7 @@ class Follow:
         self._names: dict[int, str] = {}
         self._sequence = ("follow", next(_numbers))
         self._served: Served | None = None
-        self._top_k = 0
+        self._top_k = self._ahead = 0
 
     async def run(self) -> None:
         """
@@ -114,6 +115,7 @@ class Follow:
             raise bad_input("start.model", f"model {card.model!r} begins with a whole source; call Translate")
         generates = card.manifest.task == "generate"
         self._served = served
+        self._ahead = _STEPS_AHEAD if card.steps else _PREFIXES_AHEAD
         self._top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
 
     async def _take_text(self, text: str, *, flush: bool) -> None:
@@ -144,10 +146,12 @@ class Follow:
 
     async def _begin_all(self, ids: tuple[int, ...] | list[int], names: tuple[str, ...]) -> None:
         for token, name in zip(ids, names, strict=True):
-            while len(self._steps) >= _AHEAD:
+            while len(self._steps) >= self._ahead:
                 self._room.clear()
                 await self._room.wait()
             self._begin(token, name)
+            if len(self._steps) == 1:
+                await asyncio.sleep(0)  # its answer may be on its way before the next is begun
 
     def _begin(self, token: int, name: str) -> None:
         served = self._served

@@ -33,7 +33,8 @@ def details(error: ServingError) -> list[Message]:
     """What a client can act on: the wrong field, the missing resource, when to come back."""
     found: list[Message] = []
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        why = error.message.removeprefix(f"{error.field}: ")
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=why)
         found.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.resource:
         found.append(

@@ -186,6 +186,8 @@ class StepEngine:
             )
         except ServingError as refused:
             error = refused
+        except Exception as fault:  # it belongs to this request
+            error = self._told_of(fault)
         if error is not None:
             self._teller.refused(submit.key, in_field(error, submit.field))
             self._say()
@@ -224,7 +226,7 @@ class StepEngine:
             measure_prompt(self.card.prefill, ids)
         for name in growing(self.card):
             if len(ids) > (longest := self.card.manifest.lengths[name].max):
-                why = f"it has {len(ids)} {name}, the model takes {longest} at most; shorten it"
+                why = f"it has {len(ids)} elements, the model takes {longest} at most; shorten it"
                 raise bad_input(submit.field, why)
         return tuple(ids)
 

@@ -138,7 +138,7 @@ def test_a_whole_manifest_parses_to_what_it_says() -> None:
             {"logits": Tensor(0)},
             (
                 State("h", "h_in", "h_out", initial=0.25, batch_axis=1),
-                State("memory", "memory_in", "memory_out", prefill="memory0", lengths={1: "source"}, grows=True),
+                State("memory", "memory_in", "memory_out", "memory0", lengths={1: "source"}, grows=True),
             ),
         ),
         written=True,

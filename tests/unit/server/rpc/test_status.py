@@ -20,7 +20,7 @@ def test_overload_is_never_unavailable() -> None:
 
 def test_details_name_what_a_client_can_act_on() -> None:
     (bad,) = status.details(bad_input("x", "why"))
-    assert [(v.field, v.description) for v in bad.field_violations] == [("x", "x: why")]
+    assert [(v.field, v.description) for v in bad.field_violations] == [("x", "why")]
     (missing,) = status.details(not_found("m/1", "why"))
     assert missing.resource_name == "m/1"
     (retry,) = status.details(overloaded("why", 0.25))
