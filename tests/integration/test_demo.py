@@ -128,15 +128,13 @@ def test_a_part_whose_model_is_missing_says_so_and_the_others_are_shown(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["starting", "ready", "in the burst"])
+@pytest.mark.parametrize("moment", ["", "is ready", "in flight", "goes on from", "four ways"])
 def test_a_signal_ends_it_in_one_line_and_takes_the_server_along(
     demo: subprocess.Popen[str], ports: tuple[int, int], moment: str, number: signal.Signals
 ) -> None:
     _wait_for_server(ports[0])
-    if moment == "ready":
-        _read_until(demo, "is ready")
-    elif moment == "in the burst":
-        _read_until(demo, "in flight")
+    if moment:
+        _read_until(demo, moment)
 
     demo.send_signal(number)
     _, err = demo.communicate(timeout=20)

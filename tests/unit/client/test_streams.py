@@ -208,6 +208,23 @@ async def test_close_from_another_task_ends_the_reader(server, stuck):
             await reading
 
 
+@pytest.mark.parametrize("held", [True, False], ids=["held", "not held"])
+async def test_an_async_break_cancels_on_the_server(server, stuck, held):
+    async with lc.AsyncClient(server.address) as client:
+        stream = client.generate("sentiment", "x") if held else None
+        async for part in stream or client.generate("sentiment", "x"):
+            assert part.text == "ab"
+            break
+        assert await asyncio.to_thread(server.streams.left.wait, 10)
+
+
+async def test_an_exception_in_an_async_loop_cancels_on_the_server(server, stuck):
+    async with lc.AsyncClient(server.address) as client:
+        with pytest.raises(ZeroDivisionError):
+            [1 / 0 async for _ in client.generate("sentiment", "x")]
+        assert await asyncio.to_thread(server.streams.left.wait, 10)
+
+
 async def test_cancelling_the_reader_cancels_on_the_server(server, stuck):
     async with lc.AsyncClient(server.address) as client:
         reading = asyncio.create_task(client.generate("sentiment", "x").result())
