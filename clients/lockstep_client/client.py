@@ -17,7 +17,7 @@ import grpc.aio
 from lockstep_client import address as addresses
 from lockstep_client import calls, errors, protocol, stream_calls
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
-from lockstep_client.streams import AsyncStream, Stream
+from lockstep_client.streams import AsyncStream, Stream, own_cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -238,6 +238,10 @@ class AsyncClient(_Connected):
             return call.read(await ask())
         except grpc.RpcError as error:
             raise self._error(call, error) from error
+        except asyncio.CancelledError:
+            if own_cancellation():
+                raise
+            raise errors.Cancelled("the client was closed before the answer came") from None
 
     async def close(self) -> None:
         """End the connection, for good. Calls in flight end as Cancelled."""

@@ -187,9 +187,9 @@ class AsyncStream(_Answers[M, R]):
         except grpc.RpcError as error:
             raise self._failed(error) from error
         except asyncio.CancelledError:
-            if self._left:  # by close(), not because this task was cancelled
-                raise self._over() from None
-            raise
+            if own_cancellation():
+                raise
+            raise self._over() from None  # by close(), of the stream or of its client
         finally:
             self._leave()
 
@@ -211,3 +211,9 @@ class AsyncStream(_Answers[M, R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def own_cancellation() -> bool:
+    """Whether the task that runs is being cancelled itself; gRPC raises the same where its call was."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -276,6 +276,20 @@ async def test_async_calls_run_side_by_side_and_cancel_alone(server):
     assert ends[0][0].best.name == ends[2][0].best.name == "positive"
 
 
+async def test_closing_an_async_client_ends_what_is_in_flight_as_cancelled(server):
+    server.answers.clear()
+    client = lc.AsyncClient(server.address)
+    asked = [
+        asyncio.create_task(client.classify("sentiment", "good")),
+        asyncio.create_task(client.generate("sentiment", "x").result()),
+    ]
+    assert await asyncio.to_thread(server.asked.wait, 10)
+    await client.close()
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(end) for end in ends] == [lc.Cancelled, lc.Cancelled]
+    server.answers.set()
+
+
 def test_an_async_client_without_a_loop_says_so():
     with pytest.raises(RuntimeError, match="loop"):
         lc.AsyncClient()
