@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lockstep_export.generate.tokenizer import UNKNOWN_ID
 from lockstep_export.recurrent import Cell, OnnxSequence, Packed, States
 from lockstep_export.zoo.recipe import LanguageModel, Outputs, Training
 
 WIDTH, LAYERS, DROPOUT = 128, 2, 0.2
+UNWRITABLE = -50.0  # the unknown character may be read and is never written
 
 
 class CharLSTM(nn.Module):
@@ -29,6 +31,8 @@ class CharLSTM(nn.Module):
         self.lower, self.upper = (Packed("LSTM", WIDTH, WIDTH) for _ in range(LAYERS))
         self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(WIDTH, vocabulary)
+        with torch.no_grad():
+            self.head.bias[UNKNOWN_ID] = UNWRITABLE
 
     def forward(self, tokens: Tensor, lengths: Tensor, states: States = ()) -> tuple[Tensor, States]:
         x = self.embedding(tokens.T)  # [characters, batch, 128]
