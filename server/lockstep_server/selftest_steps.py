@@ -16,7 +16,7 @@ from .models.card import batchable
 from .selftest import ServedAlone, difference, draw, line, tolerance
 from .stepwise import feeding, prefill
 from .stepwise.sequence import Conversation, Element
-from .stepwise.slots import initial
+from .stepwise.slots import growing, initial, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def check(
     if not batchable(card):
         return Steps(batched=False, reason="no batch_axis on every input and output of a step", faces=faces)
     try:
-        return replace(_compare_company(card, session, first, rng), faces=faces)
+        return replace(_compare_company(replace(card, batched=True), session, first, rng), faces=faces)
     except Exception as error:
         return Steps(batched=False, reason=f"the self-test could not run: {line(error)}", faces=faces)
 
@@ -81,6 +81,8 @@ def _compare_company(card: Card, session: Session, first: Session | None, rng: n
     starts = [_start(card, first, 3 + 5 * i, rng) for i in range(len(_LENGTHS))]
     elements = [[_element(card, rng) for _ in range(count)] for count in _LENGTHS]
     alone = [_walk(card, session, [start], [given])[0] for start, given in zip(starts, elements, strict=True)]
+    if told := _padding_tells(card, session, starts, elements, alone):
+        return Steps(batched=False, reason=told)
     together = _walk(card, session, starts, elements)
     same = True
     for one, other in zip(alone, together, strict=True):
@@ -96,6 +98,27 @@ def _compare_company(card: Card, session: Session, first: Session | None, rng: n
     if first is not None and card.prefill is not None:
         same = same and _prefill_alike(card.prefill, first, rng)
     return Steps(batched=True, deterministic=same)
+
+
+def _padding_tells(
+    card: Card,
+    session: Session,
+    starts: Sequence[Arrays],
+    given: Sequence[Sequence[Arrays]],
+    padded: Sequence[Sequence[Arrays]],
+) -> str:
+    """How answers differ where a memory is not padded at all; empty where they do not."""
+    if not any(state.words.lengths for state in card.states) or growing(card):
+        return ""
+    for start, elements, answers in zip(starts, given, padded, strict=True):
+        element = Element(0, elements[0], (), 0.0, None, Conversation(0, 0.0, states=dict(start)))
+        exact = tuple(sorted(lengths_of(card, start).items()))
+        (bare,), _ = feeding.run(card, session, [element], exact)
+        for name, expected in bare.items():
+            apart, _ = difference(expected, answers[0][name])
+            if apart > tolerance(card, expected):
+                return f"padding changes its answers: output {name!r} differs by {apart:.2g}"
+    return ""
 
 
 def _start(card: Card, first: Session | None, length: int, rng: np.random.Generator) -> Arrays:

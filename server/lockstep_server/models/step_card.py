@@ -61,6 +61,13 @@ def _with_tensors(card: Card, graph: Graph, stepwise: Stepwise, file: str) -> Ca
     told = tuple(checked_tensor(t, stepwise.outputs, f"{file}: stepwise.outputs") for t in outputs)
     if not stepwise.inputs and not stepwise.outputs:
         taken, told = guess_batch_axis(taken, told)
+    carrying = {name for state in card.states for name in state.words.lengths.values()}
+    for tensor in taken:
+        if tensor.words.of and tensor.words.of not in carrying:
+            raise LoadError(
+                f"{file}: stepwise.inputs.{tensor.name}.of: no state has the length {tensor.words.of!r};"
+                f" name one of {', '.join(sorted(carrying)) or 'none'}"
+            )
     return replace(card, inputs=taken, outputs=told)
 
 
@@ -162,9 +169,20 @@ def _check_roles(card: Card, file: str) -> None:
             raise LoadError(f"{file}: roles.scores: name the step graph's output of scores; it has {names}")
         if not card.text_input:
             raise LoadError(f"{file}: roles.input: name the step graph's input that takes the token")
+        if roles.input and not any(one.input(roles.input) for one in (card, card.prefill) if one):
+            raise LoadError(f"{file}: roles.input: neither graph has an input {roles.input!r}")
+        if roles.attention and card.output(roles.attention) is None:
+            raise LoadError(f"{file}: roles.attention: the step graph has no output {roles.attention!r}")
+    begins = manifest.text is not None and manifest.text.begin is not None
+    scored = card.prefill is not None and card.prefill.output(roles.scores) is not None
+    if manifest.task == "generate" and card.prefill is not None and not (scored or begins):
+        raise LoadError(
+            f"{file}: text.begin: is missing; the prefill graph gives no {roles.scores!r}, so name the id"
+            " that follows a prompt"
+        )
     if manifest.task == "translate" and card.prefill is None:
         raise LoadError(f"{file}: prefill: is missing; a translator takes its source in through it")
-    if manifest.task == "translate" and (manifest.text is None or manifest.text.begin is None):
+    if manifest.task == "translate" and not begins:
         raise LoadError(f"{file}: text.begin: is missing; name the id that a translation starts from")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..models.datatypes import Arrays
     from ..models.session import Session
     from .sequence import Element
+    from .slots import Key
 
     Array = np.ndarray[Any, Any]
 
@@ -92,15 +93,20 @@ def groups(card: Card, elements: Iterable[Element], most_rows: int) -> list[list
     ]
 
 
-def run(card: Card, session: Session, elements: Sequence[Element]) -> tuple[list[Arrays], list[Arrays]]:
+def run(
+    card: Card, session: Session, elements: Sequence[Element], key: Key | None = None
+) -> tuple[list[Arrays], list[Arrays]]:
     """One step of one group: each one's outputs, and its states one step on.
+
+    Args:
+        key: what states are padded to; none is the bucket of their own lengths.
 
     Raises:
         Exception: whatever the session raises; no state has changed.
     """
     lengths = [lengths_of(card, _states(element)) for element in elements]
     rows = bucket(len(elements))
-    block = Block(card, key_of(card, lengths[0]), rows)
+    block = Block(card, key or key_of(card, lengths[0]), rows)
     for row, element in enumerate(elements):
         block.write(row, _states(element), lengths[row])
     feeds = {

@@ -41,12 +41,15 @@ def bucket(count: int, least: int = 1) -> int:
 def key_of(card: Card, lengths: Lengths) -> Key:
     """Whose block a sequence of these lengths belongs to.
 
-    A cache that is full needs the next bucket: each step adds an element.
+    A cache that is full needs the next bucket: each step adds an element. Where sequences step alone
+    nothing else is padded: it may be padding that the model cannot bear.
     """
     caches, bounds = growing(card), card.manifest.lengths
     names = {state.named[1] for state in card.states if state.named}
     return tuple(
         (name, min(bucket(lengths[name] + (name in caches), _LEAST_BUCKET), bounds[name].max))
+        if card.batched or name in caches
+        else (name, lengths[name])
         for name in sorted(names)
     )
 

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 class _Stream(Protocol):
-    """Text of ids that come one after another."""
+    """Text of ids that come one after another. `finish` gives what was held back, but half a character."""
 
     def add(self, ids: Iterable[int]) -> str: ...
+
+    def finish(self) -> str: ...
 
 
 class Pieces:
@@ -43,30 +45,54 @@ class Pieces:
 
 
 class _Joined:
-    def __init__(self, table: list[str]) -> None:
+    def __init__(self, table: _Table) -> None:
         self._text_of = table.__getitem__
 
     def add(self, ids: Iterable[int]) -> str:
         return "".join(map(self._text_of, ids))
 
+    def finish(self) -> str:
+        return ""
+
 
 class _Decoded:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._decoder = tokenizer, DecodeStream(skip_special_tokens=True)
+        self._said: list[int] = []  # ids of the last piece
+        self._held: list[int] = []  # ids since, that have given none
 
     def add(self, ids: Iterable[int]) -> str:
-        return "".join(self._decoder.step(self._tokenizer, id) or "" for id in ids)  # noqa: A001
+        pieces = []
+        for one in ids:
+            self._held.append(one)
+            if piece := self._decoder.step(self._tokenizer, one):
+                pieces.append(piece)
+                self._said, self._held = self._held, []
+        return "".join(pieces)
+
+    def finish(self) -> str:
+        if not self._held:
+            return ""
+        before = self._tokenizer.decode(self._said)
+        return self._tokenizer.decode(self._said + self._held)[len(before) :].rstrip("\ufffd")
 
 
-def _table(tokenizer: Tokenizer) -> list[str] | None:
-    """Each id's text; none where the decoder does more than join them."""
+class _Table(dict[int, str]):
+    """Each id's text; ids that the tokenizer has not (a model may score more) have none."""
+
+    def __missing__(self, key: int) -> str:
+        return ""
+
+
+def _table(tokenizer: Tokenizer) -> _Table | None:
+    """None where the decoder does more than join them."""
     described = json.loads(tokenizer.to_str())
     decoder = described.get("decoder")
     if decoder is None or decoder.get("type") != "Fuse":
         return None
     special = {token["id"] for token in described.get("added_tokens", ()) if token.get("special")}
     size = tokenizer.get_vocab_size()
-    return ["" if id in special else tokenizer.id_to_token(id) or "" for id in range(size)]  # noqa: A001
+    return _Table((one, tokenizer.id_to_token(one) or "") for one in range(size) if one not in special)
 
 
 class Text:
@@ -85,10 +111,11 @@ class Text:
         if self.stopped:
             return ""
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        # The stop that is whole first: which one that is does not hang on where pieces end.
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            said, self._held = self._held[: min(found)], ""
+            said, self._held = self._held[: min(found)[1]], ""
             return said
         keep = max(_beginning(self._held, stop) for stop in self._stops)
         said, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
@@ -96,7 +123,9 @@ class Text:
 
     def finish(self) -> str:
         """What was held back, at the end."""
-        said, self._held = self._held, ""
+        if self.stopped:
+            return ""
+        said, self._held = self._held + self._stream.finish(), ""
         return said
 
 

@@ -143,6 +143,9 @@ class Letters:
     def add(self, ids: Iterable[int]) -> str:
         return "".join(map(chr, ids))
 
+    def finish(self) -> str:
+        return ""
+
 
 def heard_letters(text: str, stops: tuple[str, ...], data: Any) -> tuple[Text, list[str]]:
     cut = Text(Letters(), stops)
