@@ -23,7 +23,10 @@ def follow(
     top_k: Annotated[int, typer.Option(min=0, help="Labels in each JSON line; 0: all.")] = 0,
     version: Version = "",
 ) -> None:
-    """Predict after each element: position, element, label, probability, elements computed, milliseconds."""
+    """Predict after each element of a text.
+
+    A line holds position, element, label, probability, elements computed and milliseconds.
+    """
     if text is None and sys.stdin.isatty() and sys.stdout.isatty() and not asking.as_json:
         from lockstep_client import typed
 

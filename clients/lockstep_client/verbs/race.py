@@ -41,7 +41,10 @@ def race(
     repeat: Annotated[int, typer.Option(min=1, metavar="N", help="Timed laps; the median counts.")] = 5,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it to a file.")] = None,
 ) -> None:
-    """Race four ways to read a text: time to the first and the last prediction, and compute."""
+    """Race four ways to read a text.
+
+    Time to the first and the last prediction, and compute: step-wise, fused, one-shot, encoded again.
+    """
     from lockstep_client import plots, race_report, show
     from lockstep_client.race import TEXT, contenders
 
