@@ -19,8 +19,8 @@ numbers and computed with in float32.
 Accuracy on {classify_dev:,} dev and {classify_test:,} test sentences after training on {classify_train:,}.
 With so many test sentences, two models that differ by less than two points do not differ. For scale:
 published models that, like these, start from no pretrained vectors reach 80.5 (bag of words) and 82.7 (a
-convolutional network that also trained on labelled phrases). All share one tokenizer. `sentiment-rnn`, `sentiment-gru` and
-`sentiment-lstm` answer at once or word by word, with the same answers.
+convolutional network that also trained on labelled phrases). All share one tokenizer. `sentiment-rnn`,
+`sentiment-gru` and `sentiment-lstm` answer at once or word by word, with the same answers.
 
 ## Language model: the next character
 
