@@ -86,6 +86,13 @@ def test_states_that_mix_rows_are_caught_by_what_they_come_to() -> None:
     assert not checked(written(SUM, step=mixer)).batched
 
 
+def test_a_mask_of_the_wrong_polarity_is_caught() -> None:
+    manifest = steps.TRANSLATE.replace('generated = "mask"', 'generated = "mask"\nreal = 0')
+    found = checked(written(manifest, step=steps.translator_step(), prefill=steps.translator_prefill()))
+    assert not found.batched
+    assert "padding changes its answers" in found.reason
+
+
 def test_rounding_within_the_tolerance_is_accepted_and_is_not_deterministic() -> None:
     mixer = summing(
         ADD,

@@ -266,6 +266,26 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"manifest": STEPS_ALONE, "prefill_in": None, "step_in": without(STEP_IN, "memory")},
         ("prefill", "is missing", "translator"),
     ),
+    "a mask of a length that no state has": (
+        {
+            "manifest": FULL.replace("[lengths.source]", "[lengths.other]\nmax = 3\n[lengths.source]")
+            + '[stepwise.inputs.mask]\nbatch_axis = 0\ngenerated = "mask"\nof = "other"\n',
+            "step_in": {**STEP_IN, "mask": ("tensor(bool)", ("n", "o"))},
+        },
+        ("stepwise.inputs.mask.of", "no state has the length 'other'", "name one of source"),
+    ),
+    "attention that the step graph does not give": (
+        {"manifest": FULL.replace('scores = "logits"', 'scores = "logits"\nattention = "weights"')},
+        ("roles.attention", "no output 'weights'"),
+    ),
+    "an input role that neither graph has": (
+        {"manifest": FULL.replace('scores = "logits"', 'scores = "logits"\ninput = "words"')},
+        ("roles.input", "neither graph", "'words'"),
+    ),
+    "a generator whose prompt is followed by nothing": (
+        {"manifest": FULL.replace('task = "translate"', 'task = "generate"').replace("begin = 1\n", "")},
+        ("text.begin", "is missing", "name the id"),
+    ),
     "a translator that begins with nothing": (
         {"manifest": FULL.replace("begin = 1\n", "")},
         ("text.begin", "is missing", "name the id"),

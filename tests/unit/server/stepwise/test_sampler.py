@@ -52,7 +52,7 @@ def chances(scores: Array, how: How) -> Array:
     total, nucleus = chance[kept].sum(), []
     for token in kept:
         nucleus.append(token)
-        if chance[nucleus].sum() >= how.top_p * total:
+        if how.top_p < 1 and chance[nucleus].sum() >= how.top_p * total:
             break
     outside = np.setdiff1d(np.arange(len(chance)), nucleus)
     chance[outside] = 0

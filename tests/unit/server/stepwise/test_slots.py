@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,11 @@ MASKS = (
     cards.tensor("holes", Tensor(0, {1: "past"}, generated="mask", of="past", real=0), ("n", "p"), "FP32"),
     cards.tensor("sizes", Tensor(0, generated="lengths", of="source"), ("n",), "INT32"),
 )
-CARD = Card("m", 1, Manifest(lengths=LENGTHS), MASKS, (), states=tuple(STATES.values()))
+CARD = Card("m", 1, Manifest(lengths=LENGTHS), MASKS, (), batched=True, states=tuple(STATES.values()))
 
 
 def of_one(state: StateCard) -> Card:
-    return Card("m", 1, Manifest(lengths=LENGTHS), (), (), states=(state,))
+    return Card("m", 1, Manifest(lengths=LENGTHS), (), (), batched=True, states=(state,))
 
 
 def drawn(card: Card, seed: int, **lengths: int) -> dict[str, Array]:
@@ -135,6 +136,16 @@ def test_the_key_is_the_buckets_of_the_named_lengths(source: int, past: int, key
     assert key_of(CARD, {"source": source, "past": past}) == key
 
 
+def test_no_bucket_is_larger_than_the_longest_there_may_be() -> None:
+    card = replace(CARD, manifest=Manifest(lengths={"source": Length(20), "past": Length(40)}))
+    assert key_of(card, {"source": 17, "past": 35}) == (("past", 40), ("source", 20))
+
+
+def test_where_sequences_step_alone_only_a_cache_is_padded() -> None:
+    card = replace(CARD, batched=False)
+    assert key_of(card, {"source": 5, "past": 5}) == (("past", 16), ("source", 5))
+
+
 def test_states_without_a_named_length_are_all_of_one_key() -> None:
     assert key_of(of_one(STATES["flat [n, d]"]), {}) == ()
 
@@ -172,7 +183,9 @@ def test_a_shorter_one_after_a_longer_one_finds_nothing_of_it(what: str) -> None
     written(used, 1, 1, source=15, past=15)
     for block in (used, fresh):
         written(block, 1, 2, source=3, past=3)
-    echoes = [Echo(Card("m", 1, card.manifest, MASKS[:1], (), states=card.states)) for _ in range(2)]
+    echoes = [
+        Echo(Card("m", 1, card.manifest, MASKS[:1], (), batched=True, states=card.states)) for _ in range(2)
+    ]
     for block, echo in zip((used, fresh), echoes, strict=True):
         stepped(block, echo)
     assert same(*(echo.fed for echo in echoes))
