@@ -156,6 +156,7 @@ class Follow:
     def _begin(self, token: int, name: str) -> None:
         served = self._served
         assert served is not None
+        self._check_length(served)
         self._prefix.append(token)
         tensor = _input(served)
         how = None
@@ -176,6 +177,15 @@ class Follow:
         answer = asyncio.ensure_future(self._calls.answer(ask))
         self._steps.append(_Step(len(self._prefix), token, name, len(given), answer))
         self._news.set()
+
+    def _check_length(self, served: Served) -> None:
+        """A second face reads no more than the first."""
+        manifest = served.card.manifest
+        names = {name for tensor in manifest.inputs.values() for name in tensor.lengths.values()}
+        longest = min((manifest.lengths[name].max for name in names), default=None)
+        if longest is not None and len(self._prefix) >= longest:
+            why = f"the stream has {longest} elements, the model takes no more; start another"
+            raise bad_input("text", why)
 
     # --- out ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,181 @@
+"""Follow: a prediction after each element, on both kinds of model."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from lockstep.v1 import sequences_pb2 as pb
+from tests import steps
+from tests.integration.harness import REPOSITORY, Served, refused, serve, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+TEXT = "not a good film , but I was happy to see it"
+
+
+@pytest.fixture(scope="module", params=["thread", "process"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("models")
+    steps.language(root)
+    steps.translator(root)
+    steps.adder(root)
+    with serve(root, engine=request.param) as started:
+        yield started
+
+
+def start(model: str, **more: Any) -> pb.FollowRequest:
+    return pb.FollowRequest(start=pb.FollowStart(model=model, **more))
+
+
+def follow(server: Served, model: str, *parts: str | list[int] | bool, **more: Any) -> list[pb.FollowReply]:
+    """Each part: text, ids, or True for a flush."""
+
+    def requests() -> Iterator[pb.FollowRequest]:
+        yield start(model, **more)
+        for part in parts:
+            if isinstance(part, bool):
+                yield pb.FollowRequest(flush=part)
+            elif isinstance(part, str):
+                yield pb.FollowRequest(text=part)
+            else:
+                yield pb.FollowRequest(ids=pb.Ids(ids=part))
+
+    return list(server.sequences.Follow(requests(), timeout=60))
+
+
+@pytest.mark.parametrize("model", ["sentiment-lstm", "sentiment-gru", "sentiment-rnn"])
+def test_the_last_prediction_of_a_recurrent_model_is_the_one_shot_answer(shipped: Served, model: str) -> None:
+    replies = follow(shipped, model, TEXT)
+    (whole,) = shipped.sequences.Classify(pb.ClassifyRequest(model=model, texts=[TEXT]), timeout=60).results
+    assert len(replies) == whole.length
+    assert [reply.position for reply in replies] == list(range(1, whole.length + 1))
+    assert all(reply.computed_elements == reply.timings.steps == 1 for reply in replies)
+    for followed, label in zip(replies[-1].labels, whole.labels, strict=True):
+        assert followed.name == label.name
+        assert followed.probability == pytest.approx(label.probability, abs=1e-4)
+
+
+def test_every_prediction_of_a_transformer_is_that_of_the_prefix_encoded_again(shipped: Served) -> None:
+    replies = follow(shipped, "sentiment-transformer", TEXT)
+    assert [reply.computed_elements for reply in replies] == list(range(1, len(replies) + 1))
+    ids = [reply.id for reply in replies]
+    asked = pb.ClassifyRequest(
+        model="sentiment-transformer", ids=[pb.Ids(ids=ids[:n]) for n in range(1, len(ids) + 1)]
+    )
+    answers = shipped.sequences.Classify(asked, timeout=60).results
+    for reply, answer in zip(replies, answers, strict=True):
+        assert reply.labels[0].name == answer.labels[0].name
+        assert reply.labels[0].probability == pytest.approx(answer.labels[0].probability, abs=1e-3)
+
+
+def test_pieces_of_text_and_the_whole_of_it_come_to_the_same(shipped: Served) -> None:
+    whole = follow(shipped, "sentiment-lstm", TEXT)
+    pieces = follow(shipped, "sentiment-lstm", "no", "t a go", "od film ,", " but I was happy to s", "ee it")
+    assert [(one.id, one.labels[0].score) for one in pieces] == [
+        (one.id, one.labels[0].score) for one in whole
+    ]
+
+
+def test_ids_are_elements_at_once_and_text_is_held_until_white_space_or_a_flush(server: Served) -> None:
+    """A stream that is still open: what has been said by then has been read."""
+    sent: list[pb.FollowRequest | None] = []
+
+    def requests() -> Iterator[pb.FollowRequest]:
+        yield start("lm")
+        while True:
+            wait_until(lambda: bool(sent), "something to send")
+            message = sent.pop(0)
+            if message is None:
+                return
+            yield message
+
+    call = server.sequences.Follow(requests(), timeout=60)
+    sent.append(pb.FollowRequest(ids=pb.Ids(ids=[2, 3])))
+    assert [next(call).element for _ in range(2)] == ["a", "b"]
+    sent.append(pb.FollowRequest(text="cd"))  # held
+    sent.append(pb.FollowRequest(text="e f"))
+    assert "".join(next(call).element for _ in range(4)) == "cde "
+    sent.append(pb.FollowRequest(flush=True))
+    assert next(call).element == "f"
+    sent.append(pb.FollowRequest(text="g"))
+    sent.append(None)
+    assert [reply.element for reply in call] == ["g"]
+
+
+def test_a_language_model_predicts_tokens(server: Served) -> None:
+    replies = follow(server, "lm", "abc", top_k=3)
+    assert [reply.element for reply in replies] == ["a", "b", "c"]
+    for reply in replies:
+        assert len(reply.labels) == 3
+        assert [label.name for label in reply.labels] == [steps.TOKENS[label.index] for label in reply.labels]
+    request = pb.GenerateRequest(model="lm", text="abc", temperature=0, max_tokens=1)
+    (made,) = [token for one in server.sequences.Generate(request, timeout=60) for token in one.tokens]
+    assert replies[-1].labels[0].index == made
+
+
+def test_many_streams_share_steps_and_answer_as_alone(server: Served) -> None:
+    texts = ["abcdefghij"[n % 7 :] * 3 for n in range(24)]
+    alone = [follow(server, "lm", text) for text in texts]
+    with ThreadPoolExecutor(24) as pool:
+        together = list(pool.map(lambda text: follow(server, "lm", text), texts))
+    for one, other in zip(alone, together, strict=True):
+        assert [reply.labels[0].score for reply in one] == [reply.labels[0].score for reply in other]
+
+
+def test_an_empty_stream_ends_well(server: Served) -> None:
+    assert follow(server, "lm") == []
+    assert follow(server, "lm", "", True) == []
+
+
+BAD: dict[str, tuple[list[pb.FollowRequest], str, str]] = {
+    "no start": ([pb.FollowRequest(text="a")], "start", "first message"),
+    "two starts": ([start("lm"), start("lm")], "start", "first message"),
+    "an id outside": ([start("lm"), pb.FollowRequest(ids=pb.Ids(ids=[99]))], "ids", "99"),
+    "a translator": ([start("translator")], "start.model", "Translate"),
+    "a model of numbers": ([start("adder")], "start.model", "predicts nothing"),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD)
+def test_what_is_wrong_is_told(server: Served, wrong: str) -> None:
+    messages, field, words = BAD[wrong]
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, field, words):
+        list(server.sequences.Follow(iter(messages), timeout=60))
+
+
+@pytest.mark.parametrize("model", ["sentiment-bow", "sentiment-rnn"])
+def test_past_the_longest_length_the_stream_ends(
+    tmp_path: Path, serving: Callable[..., Served], model: str
+) -> None:
+    shutil.copytree(REPOSITORY / model, tmp_path / model)
+    manifest = tmp_path / model / "model.toml"
+    manifest.write_text(re.sub("(?m)^max = .*$", "max = 8", manifest.read_text()))
+    server = serving(tmp_path)
+    replies = []
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "text"):
+        for reply in server.sequences.Follow(iter([start(model), pb.FollowRequest(text="good " * 9)])):
+            replies.append(reply)  # noqa: PERF402
+    assert len(replies) == 8
+
+
+def test_a_stream_that_is_left_gives_its_slot_back(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    folder = steps.language(tmp_path)
+    manifest = folder.parent / "model.toml"
+    manifest.write_text(manifest.read_text().replace("max_sequences = 64", "max_sequences = 1"))
+    server = serving(tmp_path)
+    for _ in range(5):
+        call = server.sequences.Follow(iter([start("lm"), pb.FollowRequest(text="a b ")]), timeout=60)
+        next(call)
+        call.cancel()
+        assert len(follow(server, "lm", "abc")) == 3
+    server.wait_idle()
+    scheduler = server.host._faces["lm", 1].engine._scheduler
+    wait_until(lambda: scheduler.population() == (0, 0, 0), "no sequence left")
