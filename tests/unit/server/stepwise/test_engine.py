@@ -268,6 +268,13 @@ def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on() -> None:
     assert served.heard[good].ids == solo(opened("forced"), 1, 3)
 
 
+def test_a_prompt_that_no_cache_can_hold_is_refused() -> None:
+    served = Served("cache")
+    key = served.decode(*[3] * 50)
+    served.work()
+    assert served.heard[key].meaning is Meaning.BAD_INPUT
+
+
 def test_a_limit_of_no_tokens_ends_at_once() -> None:
     served = Served("language")
     key = served.decode(1, max_tokens=0)
@@ -421,6 +428,17 @@ def test_an_element_that_breaks_a_run_fails_alone_and_its_sequence_goes_on_as_be
     assert (y(second[0]), y(second[2])) == (2, 6)
     assert served.heard[second[1]].meaning is Meaning.FAILED
     assert [y(key) for key in third] == [3, 4, 9]
+
+
+def test_a_fed_cache_takes_as_many_elements_as_the_manifest_allows() -> None:
+    served = Served("cache")
+    for key in range(101, 146):
+        submit = port.Submit(key, "m", 1, {"token": np.array([3])}, how=port.Feed("f", start=key == 101))
+        served.heard[key] = Heard()
+        served.engine.submit(submit, submit.inputs)
+    served.work()
+    assert [key for key, heard in served.heard.items() if heard.event.error is None] == list(range(101, 141))
+    assert served.heard[141].meaning is Meaning.BAD_INPUT
 
 
 def test_an_idle_sequence_is_evicted_and_its_next_step_is_told() -> None:
