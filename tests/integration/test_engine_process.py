@@ -1,0 +1,124 @@
+"""The engines in a process of their own: the same answers, and what becomes of a process that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+import pytest
+
+from lockstep.v1 import sequences_pb2 as pb
+from lockstep_server.errors import LoadError
+from tests import fakes, steps
+from tests.integration.harness import PATIENCE_S, REPOSITORY, Served, refused, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEXTS = ["a fine film", "dull and long", "not bad at all , but not good", "yes"] * 20
+
+
+@pytest.fixture
+def server(tmp_path: Path, serving: Callable[..., Served]) -> Served:
+    steps.language(tmp_path)
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    return serving(tmp_path, engine="process")
+
+
+def endless(server: Served) -> grpc.Call:
+    request = pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000)
+    return server.sequences.Generate(request, timeout=PATIENCE_S)
+
+
+def kill(server: Served, number: int = signal.SIGKILL) -> int:
+    pid: int = server.transport.pid
+    os.kill(pid, number)
+    return pid
+
+
+def test_answers_are_those_of_engines_on_threads(shipped: Served, serving: Callable[..., Served]) -> None:
+    apart = serving(REPOSITORY, engine="process", only="sentiment-lstm")
+    asked = pb.ClassifyRequest(model="sentiment-lstm", texts=TEXTS)
+    here, there = (one.sequences.Classify(asked, timeout=60) for one in (shipped, apart))
+    assert [one.labels[0].score for one in here.results] == [one.labels[0].score for one in there.results]
+
+
+def test_large_tensors_cross_whole(server: Served) -> None:
+    sent = np.random.default_rng(1).standard_normal((600, 1500)).astype(np.float32)
+    reply = server.infer(fakes.request("identity", {"x": ("FP32", sent)}))
+    assert np.array_equal(fakes.values(reply, "y"), sent)
+
+
+def test_a_process_that_dies_takes_what_it_held_and_is_started_again(server: Served) -> None:
+    calls = [endless(server) for _ in range(4)]
+    for call in calls:
+        next(call)
+    first = kill(server)
+    for call in calls:
+        with refused(grpc.StatusCode.UNAVAILABLE, words="started again"):
+            list(call)
+    wait_until(lambda: not server.serving("lm") or server.transport.pid != first, "NOT_SERVING is told")
+    server.wait_serving()
+    assert server.serving("lm")
+    assert server.transport.pid != first
+    request = pb.GenerateRequest(model="lm", text="a", max_tokens=5)
+    assert sum(len(one.tokens) for one in server.sequences.Generate(request, timeout=60)) == 5
+    assert server.metric("lockstep_accepted_total") == server.metric("lockstep_requests_total")
+
+
+def test_while_it_is_away_calls_are_told_to_come_back(server: Served) -> None:
+    kill(server)
+    wait_until(lambda: not server.serving("lm"), "NOT_SERVING")
+    with refused(grpc.StatusCode.UNAVAILABLE, words="loading"):
+        server.infer(fakes.request("identity", {"x": ("FP32", np.ones((1, 1)))}))
+    server.wait_serving()
+
+
+def test_signals_meant_for_the_server_do_not_end_its_engines(server: Served) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        kill(server, number)
+    call = endless(server)
+    next(call)
+    call.cancel()
+
+
+def test_a_front_end_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    steps.language(tmp_path)
+    command = [sys.executable, "-m", "lockstep_server", "--models", str(tmp_path)]
+    front = subprocess.Popen([*command, "--port", "0", "--metrics-port", "0", "--cache", ""])
+    try:
+        found: list[int] = []
+
+        def child() -> bool:
+            found[:] = _children(front.pid)
+            return bool(found)
+
+        wait_until(child, "an engine process")
+        time.sleep(0.5)
+    finally:
+        front.kill()
+        front.wait()
+    wait_until(lambda: not _alive(found[0]), "the engine process has ended")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_repository_that_is_not_there_is_told(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    with pytest.raises(LoadError, match="no such folder"):
+        serving(tmp_path / "none", engine="process")
