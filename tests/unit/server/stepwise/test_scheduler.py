@@ -570,6 +570,16 @@ def test_an_idle_sequence_is_evicted_and_its_next_step_is_told_so() -> None:
     assert "start it again" in error.message
 
 
+def test_who_is_fed_before_anybody_looked_is_not_evicted() -> None:
+    one = scheduler()
+    idle(one, "s", 0.0)
+    late = fed(one, 2, now=61.0)
+    assert one.plan(61.0).fed == (late,)
+    one.finish((), [late], 61.0)
+    assert one.plan(62.0).ended == ()
+    assert one.feed(element(), Feed("s"), 62.0) is None
+
+
 def test_an_evicted_id_that_starts_again_lives() -> None:
     one = scheduler()
     idle(one, "s", 0.0)
