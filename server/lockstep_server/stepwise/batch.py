@@ -116,7 +116,7 @@ class Batch:
         self._fresh.discard(decoding)
         self.block.clear(row)
         self._token[row], self._limit[row], self._taken[row] = 0, _NEVER, False
-        self._choices.set(row)
+        self._choices.clear(row)
         self._vacant.append(row)
 
     def fit(self) -> None:

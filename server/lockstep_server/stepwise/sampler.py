@@ -24,14 +24,16 @@ _UNIT = 2.0**-52  # one bit short of a double's: u times a sum stays below the s
 class Choices:
     """How each of `rows` rows is sampled: columns, with a row's own at its place.
 
-    `greedy`, `hot` and `cuts` say whether any row takes the best, has a temperature other than 1, or
-    cuts its candidates: what no row wants costs nothing.
+    `sampled`, `greedy`, `hot` and `cuts` say whether any row is sampled, takes the best, has a
+    temperature other than 1, or cuts its candidates: what no row wants costs nothing.
     """
 
     temperature: Array  # float32 [rows]; 0 is greedy
     top_k: Array  # int64 [rows]; 0 is all
     top_p: Array  # float64 [rows]; 1 is all
     inverse: Array  # float32 [rows, 1]: of the temperature; of a greedy row 1
+    idle: Array  # bool [rows]: nobody wants this row's token
+    sampled: bool = False
     greedy: bool = False
     hot: bool = False
     cuts: bool = False
@@ -39,10 +41,17 @@ class Choices:
     @classmethod
     def of(cls, rows: int) -> Choices:
         ones = np.ones(rows, np.float32)
-        return cls(ones, np.zeros(rows, np.int64), np.ones(rows), ones[:, None].copy())
+        idle = np.ones(rows, bool)
+        return cls(ones, np.zeros(rows, np.int64), np.ones(rows), ones[:, None].copy(), idle)
 
     def set(self, row: int, temperature: float = 1, top_k: int = 0, top_p: float = 1) -> None:
         self.temperature[row], self.top_k[row], self.top_p[row] = temperature, top_k, top_p
+        self.idle[row] = False
+        self._note()
+
+    def clear(self, row: int) -> None:
+        self.set(row)
+        self.idle[row] = True
         self._note()
 
     def take(self, other: Choices, rows: list[int]) -> None:
@@ -52,6 +61,7 @@ class Choices:
             (self.temperature, other.temperature),
             (self.top_k, other.top_k),
             (self.top_p, other.top_p),
+            (self.idle, other.idle),
         ):
             mine[:count] = its[rows]
         self._note()
@@ -60,6 +70,7 @@ class Choices:
         cold = self.temperature == 0
         self.inverse[:, 0] = 1 / np.where(cold, 1, self.temperature)
         self.greedy = bool(cold.any())
+        self.sampled = not (cold | self.idle).all()
         self.hot = bool((self.inverse != 1).any())
         self.cuts = bool((self.top_k > 0).any() or (self.top_p < 1).any())
 
@@ -95,6 +106,9 @@ def sample(scores: Array, u: Array, choices: Choices) -> Array:
         choices: of the same rows.
     """
     scores = scores.astype(np.float32, copy=False)
+    if not choices.sampled:
+        chosen: Array = scores.argmax(axis=1)
+        return chosen
     best = scores.max(axis=1, keepdims=True)
     weights = scores - best  # a new array: what follows works in place
     if choices.hot:

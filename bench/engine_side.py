@@ -1,0 +1,162 @@
+"""The step-wise engine with nothing before it: what a step costs outside the session, and what
+iteration-level scheduling brings against request-level batching.
+
+`python -m bench.engine_side step MODELS ROWS TOP_K TOP_P` prints {"session_us", "outside_us"}.
+`python -m bench.engine_side load MODELS RATE SECONDS POLICY` prints {"p50_ms", "p90_ms", "rate"} of a
+translator with Multi30k's lengths under Poisson arrivals; POLICY is `iteration`, or `request`, where
+a batch runs until its longest member ends. JSON, both.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lockstep_server import port
+from lockstep_server.loading import Loader
+from lockstep_server.models import repository
+from lockstep_server.models.gate import Gate
+from lockstep_server.stepwise.batch import Batch
+from lockstep_server.stepwise.scheduler import Scheduler
+
+from . import lengths
+
+if TYPE_CHECKING:
+    from lockstep_server.stepwise.engine import StepEngine
+    from lockstep_server.stepwise.sequence import Decoding
+
+STEPS, ROUNDS = 1500, 5
+SLOTS = 64
+
+
+def open_engine(models: str, name: str, report: Any) -> Any:
+    """The model's step-wise face, not started."""
+    (found,) = repository.find_model(Path(models), name)
+    faces = Loader(port.HostConfig(models), Path(models), "cpu", Gate("cpu")).prepare(found, report)
+    return faces[-1]
+
+
+# --- a step -----------------------------------------------------------------------------------------
+
+
+def step(models: str, rows: int, top_k: int, top_p: float) -> dict[str, float]:
+    """Medians of the rounds, in the thread that runs the engine."""
+    said: list[port.Events] = []
+    face = open_engine(models, "shakespeare-char-lstm", said.append)
+    engine: StepEngine = face.engine
+    engine.pace(0.02)  # as on a busy server
+    for index in range(rows):
+        how = port.Decode(10**9, 0.8, top_k, top_p, seed=index)
+        submit = port.Submit(index + 1, face.card.name, 1, {}, accepted=time.monotonic(), how=how)
+        engine.submit(submit, {"ids": np.array([[5, 6, 7]])})
+    session = _timed(engine._session)
+    _steps(engine, said, 300)
+    outside, inside = [], []
+    for _ in range(ROUNDS):
+        session.seconds, begun = 0.0, time.perf_counter()
+        _steps(engine, said, STEPS)
+        took = time.perf_counter() - begun
+        inside.append(session.seconds / STEPS * 1e6)
+        outside.append((took - session.seconds) / STEPS * 1e6)
+    return {"session_us": float(np.median(inside)), "outside_us": float(np.median(outside))}
+
+
+class _timed:  # noqa: N801
+    """Counts what the session takes."""
+
+    def __init__(self, session: Any) -> None:
+        self.seconds, self._run = 0.0, session.run
+        session.run = self.run
+
+    def run(self, *given: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return self._run(*given)
+        finally:
+            self.seconds += time.perf_counter() - begun
+
+
+def _steps(engine: StepEngine, said: list[port.Events], count: int) -> None:
+    for _ in range(count):
+        engine._step()
+        for events in said:
+            for chunk in events.chunks:
+                engine._scheduler.credit(chunk.key, 1)
+        said.clear()
+
+
+# --- a load -----------------------------------------------------------------------------------------
+
+
+class RequestLevel(Scheduler):
+    """Nobody joins until everybody has left, and everybody is answered then."""
+
+    def _admit(self, now: float) -> tuple[Decoding, ...]:
+        return () if self._running else super()._admit(now)
+
+    def has_work(self) -> bool:
+        return bool(self._running or self._ready or self._resuming or self._left or self._waiting)
+
+
+def request_level(engine: StepEngine) -> None:
+    """What a server does that runs a batch to its end: its rows are all computed until then."""
+    engine._scheduler = RequestLevel(engine._scheduler.limits)
+    Batch.fit = lambda self: None  # type: ignore[method-assign]
+
+
+def load(models: str, rate: float, seconds: float, policy: str) -> dict[str, float]:
+    ended: dict[int, float] = {}
+    waiting: list[int] = []
+
+    def report(events: port.Events) -> None:
+        now = time.monotonic()
+        for chunk in events.chunks:
+            face.engine.credit(chunk.key, 1)
+        waiting.extend(event.key for event in events.events)
+        if policy == "iteration" or not events.sequences or not events.sequences.running:
+            ended.update(dict.fromkeys(waiting, now))
+            waiting.clear()
+
+    face = open_engine(models, "translate-en-fr", report)
+    engine: StepEngine = face.engine
+    limits = engine._scheduler.limits
+    open_door = type(limits)(SLOTS, 10**6, 10**6, limits.idle_timeout_s, limits.stalled_s)
+    engine._scheduler = Scheduler(open_door)
+    if policy == "request":
+        request_level(engine)
+    engine.pace(0.02)
+    engine.start()
+    rng, draw = random.Random(1), np.random.default_rng(1)
+    due, begun = time.monotonic(), time.monotonic()
+    arrived: dict[int, float] = {}
+    for key, (source, target) in enumerate(lengths.multi30k(int(rate * seconds)), 1):
+        due += rng.expovariate(rate)
+        while (wait := due - time.monotonic()) > 0:
+            time.sleep(wait)
+        arrived[key] = due
+        how = port.Decode(target, 0.0)
+        submit = port.Submit(key, face.card.name, 1, {}, accepted=due, how=how)
+        engine.submit(submit, {"ids": draw.integers(10, 3000, (1, source))})
+    done = threading.Event()
+    while len(ended) < len(arrived):
+        done.wait(0.005)
+    took = max(ended.values()) - begun
+    engine.stop(0.1)
+    waits = np.array([ended[key] - at for key, at in arrived.items() if at - begun > seconds * 0.1])
+    p50, p90 = np.percentile(waits, (50, 90)) * 1000
+    return {"p50_ms": float(p50), "p90_ms": float(p90), "rate": len(arrived) / took}
+
+
+if __name__ == "__main__":
+    kind, folder, *rest = sys.argv[1:]
+    if kind == "step":
+        print(json.dumps(step(folder, int(rest[0]), int(rest[1]), float(rest[2]))))
+    else:
+        print(json.dumps(load(folder, float(rest[0]), float(rest[1]), rest[2])))
