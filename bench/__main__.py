@@ -6,12 +6,16 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from .graphs import make_repository
-from .scenarios import SCENARIOS, Result
+from .scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    from .result import Result
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -47,9 +51,9 @@ def run(names: list[str], rounds: int) -> list[Result]:
 def show(results: list[Result]) -> None:
     table = Table("what", "value", "baseline", "ratio", "target", "holds")
     for one in results:
-        bound = f"{'≤' if one.at_most else '≥'} {one.target}"
+        bound = f"{'≤' if one.at_most else '≥'} {one.target}" if one.target is not None else ""
         row = (f"{one.value:,.1f} {one.unit}", f"{one.baseline:,.1f}", f"{one.ratio:.2f}", bound)
-        table.add_row(one.name, *row, "yes" if one.holds else "NO")
+        table.add_row(one.name, *row, {True: "yes", False: "NO", None: ""}[one.holds])
     Console(width=120).print(table)
 
 

@@ -108,7 +108,7 @@ class RequestLevel(Scheduler):
 def request_level(engine: StepEngine) -> None:
     """What a server does that runs a batch to its end: its rows are all computed until then."""
     engine._scheduler = RequestLevel(engine._scheduler.limits)
-    Batch.fit = lambda self: None  # type: ignore[method-assign]
+    Batch.fit = lambda *_: None  # type: ignore[method-assign]
 
 
 def load(models: str, rate: float, seconds: float, policy: str) -> dict[str, float]:

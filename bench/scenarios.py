@@ -6,10 +6,10 @@ import json
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import lengths, processes
+from . import lengths, processes, step_scenarios
+from .result import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,32 +17,6 @@ if TYPE_CHECKING:
 
 MAX_RUN_MS = 20.0
 """The server's default bound of a run while another model waits."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A ratio, and whether it holds its target ("at least" unless `at_most`)."""
-
-    name: str
-    value: float
-    unit: str
-    baseline: float
-    target: float
-    at_most: bool = False
-
-    @property
-    def ratio(self) -> float:
-        return self.value / self.baseline
-
-    @property
-    def holds(self) -> bool:
-        return self.ratio <= self.target if self.at_most else self.ratio >= self.target
-
-    def to_dict(self) -> dict[str, object]:
-        return {
-            "name": self.name, "value": self.value, "unit": self.unit, "baseline": self.baseline,
-            "ratio": self.ratio, "target": self.target, "holds": self.holds,
-        }  # fmt: skip
 
 
 def throughput(model: str, count: int) -> Callable[[Path, int], Iterator[Result]]:
@@ -139,4 +113,5 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "noop-unary": noop("unary", 0.6, 4000),
     "noop-stream": noop("stream", 0.5, 8000),
     "two-models": two_models,
+    **step_scenarios.SCENARIOS,
 }

@@ -84,10 +84,48 @@ async def round_trips(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
     return {"rate": spec["streams"] * spec["tokens"] / (time.perf_counter() - begun)}
 
 
+async def probes(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    """Short requests, one after another, beside streams that go on; times are the server's own."""
+    call = channel.unary_stream(
+        _GENERATE,
+        request_serializer=pb.GenerateRequest.SerializeToString,
+        response_deserializer=pb.GenerateReply.FromString,
+    )
+
+    def request(tokens: int, seed: int) -> Any:
+        return pb.GenerateRequest(
+            model=spec["model"], text="ROMEO:\n", max_tokens=tokens, seed=seed, temperature=0.8
+        )
+
+    running = [call(request(spec["tokens"], seed)) for seed in range(spec["streams"])]
+    made = [0]
+
+    async def drain(stream: Any) -> None:
+        async for reply in stream:
+            made[0] += len(reply.tokens)
+
+    readers = [asyncio.create_task(drain(stream)) for stream in running]
+    await asyncio.sleep(1.0)
+    begun, before, told = time.perf_counter(), made[0], []
+    for seed in range(200):
+        async for reply in call(request(3, seed)):
+            if reply.reason:
+                told.append(reply.timings)
+    steps = (made[0] - before) / spec["streams"]
+    step_ms = (time.perf_counter() - begun) / steps * 1000
+    for stream in running:
+        stream.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
+    p50, p99 = np.percentile([one.first_token_seconds * 1000 for one in told], (50, 99))
+    prefill_ms = float(np.median([one.prefill_seconds for one in told])) * 1000
+    return {"p50_ms": p50, "p99_ms": p99, "prefill_ms": prefill_ms, "step_ms": step_ms}
+
+
 async def main(spec: dict[str, Any]) -> None:
-    drive = round_trips if spec.get("mode") == "round-trips" else streams
+    drive = {"round-trips": round_trips, "probes": probes}.get(spec.get("mode", ""), streams)
     async with grpc.aio.insecure_channel(spec["address"]) as channel:
-        await drive(channel, spec | {"tokens": min(spec["tokens"], 50)})  # warm
+        if drive is not probes:
+            await drive(channel, spec | {"tokens": min(spec["tokens"], 50)})  # warm
         print(json.dumps(await drive(channel, spec)))
 
 

@@ -1,0 +1,33 @@
+"""One measured ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Result:
+    """A ratio, and whether it holds its target: "at least" unless `at_most`; none is only told."""
+
+    name: str
+    value: float
+    unit: str
+    baseline: float
+    target: float | None
+    at_most: bool = False
+
+    @property
+    def ratio(self) -> float:
+        return self.value / self.baseline
+
+    @property
+    def holds(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.ratio <= self.target if self.at_most else self.ratio >= self.target
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "name": self.name, "value": self.value, "unit": self.unit, "baseline": self.baseline,
+            "ratio": self.ratio, "target": self.target, "holds": self.holds,
+        }  # fmt: skip

@@ -1,0 +1,139 @@
+"""What is measured of step-wise serving. As `scenarios.py`: interleaved rounds, the median counts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from . import processes
+from .result import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MODEL, TRANSLATOR = "shakespeare-char-lstm", "translate-en-fr"
+TOKENS = 120_000
+"""Of all streams of a run together."""
+
+LOAD_SECONDS = 3.0
+
+
+def streams(count: int, target: float) -> Callable[[Path, int], Iterator[Result]]:
+    """Tokens that reach a client process, against the bare loop of as many rows."""
+
+    def run(models: Path, rounds: int) -> Iterator[Result]:
+        bare, served = [], []
+        for _ in range(rounds):
+            bare.append(_bare(models, count))
+            with processes.server(models, "--only", MODEL) as address:
+                served.append(_streams(address, count)["rate"])
+        value, baseline = statistics.median(served), statistics.median(bare)
+        yield Result(f"{MODEL}, {count} streams, against the bare loop", value, "tokens/s", baseline, target)
+
+    return run
+
+
+def round_trips(models: Path, rounds: int) -> Iterator[Result]:
+    """64 streams against 64 callers that step sequences of their own, a call a token."""
+    served, stepped = [], []
+    for _ in range(rounds):
+        with processes.server(models, "--only", MODEL) as address:
+            served.append(_streams(address, 64)["rate"])
+            stepped.append(_streams(address, 64, mode="round-trips", tokens=60)["rate"])
+    value, baseline = statistics.median(served), statistics.median(stepped)
+    yield Result(f"{MODEL}, 64 streams, against round trips", value, "tokens/s", baseline, 15)
+
+
+def outside(models: Path, rounds: int) -> Iterator[Result]:
+    """What a step of 64 rows costs the engine's thread outside the session."""
+    ways = {
+        "temperature 0.8": ("0", "1"),
+        "and top-k 20": ("20", "1"),
+        "and top-p 0.9": ("0", "0.9"),
+        "and both": ("20", "0.9"),
+    }
+    for way, (top_k, top_p) in ways.items():
+        found = [
+            processes.tool("engine_side", "step", str(models), "64", top_k, top_p) for _ in range(rounds)
+        ]
+        value = statistics.median(one["outside_us"] for one in found)
+        baseline = statistics.median(one["session_us"] for one in found)
+        yield Result(f"a step outside its session, {way}", value, "us", baseline, 0.35, at_most=True)
+
+
+def iteration_level(models: Path, rounds: int) -> Iterator[Result]:
+    """A translator under Poisson arrivals of Multi30k's lengths: joining between any two steps against
+    a batch that runs until its longest member ends."""
+    folder = _endless(models)
+    rates: dict[str, list[float]] = {"iteration": [], "request": []}
+    for _ in range(rounds):
+        for policy, seen in rates.items():
+            seen.append(_load(folder, 5000, 0.3, policy)["rate"])
+    most = {policy: statistics.median(seen) for policy, seen in rates.items()}
+    yield Result("throughput against request-level batching", most["iteration"], "/s", most["request"], 1.5)
+    near = 0.85 * most["request"]
+    waits: dict[str, list[float]] = {"iteration": [], "request": []}
+    for _ in range(rounds):
+        for policy, told in waits.items():
+            told.append(_load(folder, near, LOAD_SECONDS, policy)["p90_ms"])
+    value, baseline = (statistics.median(waits[policy]) for policy in ("iteration", "request"))
+    name = f"p90 at {near:.0f}/s against request-level batching"
+    yield Result(name, value, "ms", baseline, 0.5, at_most=True)
+
+
+def first_token(models: Path, rounds: int) -> Iterator[Result]:
+    """From a request decoded to its first token queued, while 63 streams run, against its prefill and
+    two steps."""
+    medians, tails, bounds = [], [], []
+    for _ in range(rounds):
+        with processes.server(models, "--only", MODEL) as address:
+            found = _streams(address, 63, mode="probes", tokens=2_000_000)
+        medians.append(found["p50_ms"])
+        tails.append(found["p99_ms"])
+        bounds.append(found["prefill_ms"] + 2 * found["step_ms"])
+    bound = statistics.median(bounds)
+    name = "first token beside 63 streams"
+    yield Result(f"{name}, median", statistics.median(medians), "ms", bound, 1.0, at_most=True)
+    yield Result(f"{name}, p99", statistics.median(tails), "ms", bound, None)
+
+
+def _bare(models: Path, rows: int) -> float:
+    rate: float = processes.tool("bare_steps", str(models / MODEL / "1" / "step.onnx"), str(rows))["rate"]
+    return rate
+
+
+def _streams(address: str, count: int, **more: Any) -> dict[str, Any]:
+    spec = {"address": address, "model": MODEL, "streams": count, "tokens": min(TOKENS // count, 6000)}
+    found: dict[str, Any] = processes.tool("streams", json.dumps(spec | more))
+    return found
+
+
+def _load(models: Path, rate: float, seconds: float, policy: str) -> dict[str, float]:
+    found: dict[str, float] = processes.tool(
+        "engine_side", "load", str(models), str(rate), str(seconds), policy
+    )
+    return found
+
+
+def _endless(models: Path) -> Path:
+    """The translator without its end token: it makes as many tokens as it is asked for."""
+    folder = models.parent / "endless"
+    shutil.copytree(models / TRANSLATOR, folder / TRANSLATOR)
+    manifest = folder / TRANSLATOR / "model.toml"
+    manifest.write_text(re.sub("(?m)^end = .*\n", "", manifest.read_text()))
+    return folder
+
+
+SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
+    "streams-64": streams(64, 0.6),
+    "streams-8": streams(8, 0.35),
+    "streams-1": streams(1, 0.22),
+    "round-trips": round_trips,
+    "outside": outside,
+    "iteration-level": iteration_level,
+    "first-token": first_token,
+}
