@@ -16,7 +16,7 @@ from .models.card import batchable
 from .selftest import ServedAlone, difference, draw, line, tolerance
 from .stepwise import feeding, prefill
 from .stepwise.sequence import Conversation, Element
-from .stepwise.slots import growing, initial, lengths_of
+from .stepwise.slots import growing, initial, key_of, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +39,7 @@ class Steps:
 
     batched: bool
     deterministic: bool = False
+    pads_freely: bool = False
     reason: str = ""
     faces: str = ""  # how two ways in differ; empty where they agree
 
@@ -69,6 +70,7 @@ def judged(card: Card, found: Steps) -> Card:
         card,
         batched=found.batched,
         deterministic=found.deterministic,
+        pads_freely=found.pads_freely,
         notice="; ".join(notes),
         prefill=first,
     )
@@ -97,7 +99,30 @@ def _compare_company(card: Card, session: Session, first: Session | None, rng: n
                     )
     if first is not None and card.prefill is not None:
         same = same and _prefill_alike(card.prefill, first, rng)
-    return Steps(batched=True, deterministic=same)
+    free = not same or _pads_freely(card, session, starts, elements, alone)
+    return Steps(batched=True, deterministic=same, pads_freely=free)
+
+
+def _pads_freely(
+    card: Card,
+    session: Session,
+    starts: Sequence[Arrays],
+    given: Sequence[Sequence[Arrays]],
+    padded: Sequence[Sequence[Arrays]],
+) -> bool:
+    """Whether a longer bucket than a sequence's own gives the same bits, at every step."""
+    for times in (2, 4):
+        for start, elements, answers in zip(starts, given, padded, strict=True):
+            conversation = Conversation(0, 0.0, states=dict(start))
+            for values, expected in zip(elements, answers, strict=True):
+                assert conversation.states is not None
+                own = key_of(card, lengths_of(card, conversation.states))
+                key = tuple((name, min(size * times, card.manifest.lengths[name].max)) for name, size in own)
+                element = Element(0, values, (), 0.0, None, conversation)
+                (answer,), (conversation.states,) = feeding.run(card, session, [element], key)
+                if not all(difference(expected[name], answer[name])[1] for name in expected):
+                    return False
+    return True
 
 
 def _padding_tells(

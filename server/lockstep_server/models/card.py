@@ -88,6 +88,7 @@ class Card:
     face: str = "oneshot"
     model: str = ""  # whose face it is; `name` has a suffix where the model has two
     states: tuple[StateCard, ...] = ()
+    pads_freely: bool = False  # however far a memory is padded, the bits are the same
     prefill: Card | None = None
 
     def input(self, name: str) -> TensorCard | None:

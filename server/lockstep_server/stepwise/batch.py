@@ -13,7 +13,7 @@ import numpy as np
 
 from ..models import datatypes
 from . import sampler
-from .slots import Block, bucket, lengths_of
+from .slots import Block, bucket, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _LOG_STEPS = 256
 """Steps that may pass before all must be said."""
 
+_ROOMY_STEPS = 32
+"""Steps for which shorter rows would have done."""
+
 _NEVER = np.iinfo(np.int64).max
 _SEED_BITS = 2**64 - 1
 
@@ -37,7 +40,7 @@ class Batch:
     """Rows of one block. `enter` and `leave` are a decoding's coming and going."""
 
     def __init__(self, card: Card, key: Key, rows: int = 1) -> None:
-        self.card, self.key = card, key
+        self.card = card
         self.block = Block(card, key, rows)
         self.row_of: dict[Decoding, int] = {}
         self._vacant = list(range(rows))[::-1]
@@ -47,6 +50,7 @@ class Batch:
         assert tensor is not None
         self._input, self._dtype = tensor.name, datatypes.NUMPY[tensor.datatype]
         self._scores, self._attention = card.manifest.roles.scores, card.manifest.roles.attention
+        self._roomy = 0
         self._grows = any(state.words.grows for state in card.states)
         self._columns(rows)
         self._forced: dict[int, list[int]] = {}  # prompts without a prefill graph, the next id last
@@ -66,6 +70,10 @@ class Batch:
         self._said = np.zeros(rows, np.int64)  # columns of the log that each row's stream has had
         self._column = 0
 
+    @property
+    def key(self) -> Key:
+        return self.block.key
+
     def __len__(self) -> int:
         return len(self.row_of)
 
@@ -73,11 +81,13 @@ class Batch:
 
     def enter(self, decoding: Decoding, most_rows: int) -> None:
         """Give the decoding a row, with the states that it carries. `most_rows` bounds them."""
-        if not self._vacant:
-            self._resize(min(self.rows * 2, bucket(most_rows)))
-        row = self._vacant.pop()
         assert decoding.states is not None
-        self.block.write(row, decoding.states, lengths_of(self.card, decoding.states))
+        lengths = lengths_of(self.card, decoding.states)
+        key = widest(self.key, key_of(self.card, lengths))
+        if not self._vacant or key != self.key:
+            self._resize(self.rows if self._vacant else min(self.rows * 2, bucket(most_rows)), key)
+        row = self._vacant.pop()
+        self.block.write(row, decoding.states, lengths)
         decoding.states = None
         self.row_of[decoding] = row
         self._fill(decoding, row)
@@ -120,16 +130,24 @@ class Batch:
         self._vacant.append(row)
 
     def fit(self) -> None:
-        """Move to fewer rows once clearly fewer are needed."""
+        """Move to fewer rows once clearly fewer are needed, and to shorter ones once they have been
+        needed for a while: it copies all there is."""
         half = self.rows // 2
+        key = self.key
+        if key and self.card.pads_freely:
+            key = self.block.needed(list(self.row_of.values()))
+            self._roomy = self._roomy + 1 if key != self.key else 0
         if half and len(self.row_of) <= half - half // 4:
-            self._resize(half)
+            self._resize(half, key)
+        elif self._roomy >= _ROOMY_STEPS:
+            self._resize(self.rows, key)
 
-    def _resize(self, rows: int) -> None:
-        """Another number of rows; the decodings keep their order and move to the front."""
+    def _resize(self, rows: int, key: Key) -> None:
+        """Another number of rows, other lengths; the decodings keep their order and move to the front."""
+        self._roomy = 0
         kept = sorted(self.row_of.items(), key=lambda one: one[1])
         old_rows = [row for _, row in kept]
-        self.block = self.block.resized(rows, old_rows)
+        self.block = self.block.resized(rows, old_rows, key)
         before = (self._token, self._seed, self._made, self._limit, self._taken, self._log, self._said)
         choices, column = self._choices, self._column
         self._columns(rows)

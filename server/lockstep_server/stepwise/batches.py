@@ -47,7 +47,7 @@ class Batches:
         assert decoding.states is not None
         key = key_of(self._card, lengths_of(self._card, decoding.states))
         for batch in self._batches:
-            if batch.key == key and len(batch) < self._most_rows:
+            if (batch.key == key or self._card.pads_freely) and len(batch) < self._most_rows:
                 break
         else:
             batch = Batch(self._card, key)
@@ -123,8 +123,10 @@ class Batches:
         return full
 
     def _joinable(self, batch: Batch) -> bool:
-        """Another batch of its key has room for all of it."""
+        """Another batch that it may share has room for all of it."""
         return any(
-            other is not batch and other.key == batch.key and len(other) + len(batch) <= self._most_rows
+            other is not batch
+            and (other.key == batch.key or self._card.pads_freely)
+            and len(other) + len(batch) <= self._most_rows
             for other in self._batches
         )

@@ -302,7 +302,8 @@ class StepEngine:
                 self._batches.enter(decoding)
             self._joining = []
         elif self._joining:
-            chosen = self._prefill.choose(self._joining, turn.max_run_s)
+            running = self._gate.max_run_s if len(self._batches) else turn.max_run_s
+            chosen = self._prefill.choose(self._joining, running)
             self._joining = self._joining[len(chosen) :]
             self._take_in(self._prefill, chosen, turn.waited_s)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import port
 from ..errors import ServingError, bad_input
-from .slots import Block, bucket, growing, initial, is_full, key_of, lengths_of
+from .slots import Block, bucket, growing, initial, is_full, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -84,7 +85,7 @@ def groups(card: Card, elements: Iterable[Element], most_rows: int) -> list[list
         if conversation.states is None:
             conversation.states = initial(card)
         shapes = tuple((name, array.shape) for name, array in sorted(element.inputs.items()))
-        key = key_of(card, lengths_of(card, conversation.states))
+        key = () if card.pads_freely else key_of(card, lengths_of(card, conversation.states))
         by_key.setdefault((key, shapes), []).append(element)
     return [
         group[start : start + most_rows]
@@ -99,14 +100,14 @@ def run(
     """One step of one group: each one's outputs, and its states one step on.
 
     Args:
-        key: what states are padded to; none is the bucket of their own lengths.
+        key: what states are padded to; none is the bucket of the longest.
 
     Raises:
         Exception: whatever the session raises; no state has changed.
     """
     lengths = [lengths_of(card, _states(element)) for element in elements]
     rows = bucket(len(elements))
-    block = Block(card, key or key_of(card, lengths[0]), rows)
+    block = Block(card, key or reduce(widest, (key_of(card, one) for one in lengths)), rows)
     for row, element in enumerate(elements):
         block.write(row, _states(element), lengths[row])
     feeds = {

@@ -1,9 +1,10 @@
 """The states of sequences that step together, row by row, where the session runs.
 
-A `Block` holds up to `rows` sequences of one bucket of lengths. A joiner is written into a vacant
-row, a leaver's row goes vacant, rows are moved only when their number changes; what one step gives
-is what the next one takes, without a copy. What has a named length (attention memory, a cache) is
-padded to the bucket of its own sequence, never to a neighbour's, so that company changes no bit.
+A `Block` holds up to `rows` sequences. A joiner is written into a vacant row, a leaver's row goes
+vacant, rows are moved only when their number changes; what one step gives is what the next one takes,
+without a copy. What has a named length (attention memory, a cache) is padded to a bucket. Where the
+self-test found that padding changes bits, it is the bucket of the sequence itself, never of a
+neighbour, so that company changes none; else sequences of all lengths share a block.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ def key_of(card: Card, lengths: Lengths) -> Key:
         else (name, lengths[name])
         for name in sorted(names)
     )
+
+
+def widest(one: Key, other: Key) -> Key:
+    """What holds sequences of either key."""
+    return tuple((name, max(size, more)) for (name, size), (_, more) in zip(one, other, strict=True))
 
 
 def growing(card: Card) -> set[str]:
@@ -145,13 +151,23 @@ class Block:
         """A cache of this row has no room for another element."""
         return any(self._lengths[name][row] >= self._size[name] for name in growing(self.card))
 
-    def resized(self, rows: int, kept: Sequence[int]) -> Block:
-        """A block of `rows` rows: those in `kept` first, in this order, then vacant ones."""
-        new = Block(self.card, self.key, rows)
+    def needed(self, rows: Sequence[int]) -> Key:
+        """The key that the longest of these rows wants."""
+        longest = {name: int(counts[rows].max(initial=1)) for name, counts in self._lengths.items()}
+        return key_of(self.card, longest)
+
+    def resized(self, rows: int, kept: Sequence[int], key: Key | None = None) -> Block:
+        """A block of `rows` rows: those in `kept` first, in this order, then vacant ones. Of another
+        `key`, if it is given: it must hold them."""
+        new = Block(self.card, key or self.key, rows)
         here, there = np.arange(len(kept)), np.asarray(kept, np.int64)
         for state in self.card.states:
-            name = state.words.name
-            new._states[name][_row(state, here)] = self._states[name][_row(state, there)]
+            name, to, source = state.words.name, _row(state, here), _row(state, there)
+            if state.named:
+                axis, length = state.named
+                both = slice(min(self._size[length], new._size[length]))
+                to, source = (*to[:axis], both, *to[axis + 1 :]), (*source[:axis], both, *source[axis + 1 :])
+            new._states[name][to] = self._states[name][source]
         for name, counts in self._lengths.items():
             new._lengths[name][here] = counts[there]
         new._mark()
