@@ -71,7 +71,7 @@ def serve(end: socket.socket) -> int:
     from .host import Host  # ONNX Runtime takes a while to import
 
     try:
-        host = Host(config)
+        host = Host(config, reads_here=True)
         host.start(writer.put)
     except LoadError as error:
         writer.put(frames.Failed(str(error)))

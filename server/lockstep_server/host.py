@@ -24,7 +24,7 @@ from .models.session import choose_device
 from .oneshot.engine import OneShotEngine
 from .oneshot.request import Request
 from .stepwise.engine import StepEngine
-from .text.tokenizer import Encoded, TokenizerPool
+from .text.tokenizer import Encoded, Reader, TokenizerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,14 +38,20 @@ log = logging.getLogger(__name__)
 Accepted = dict[OneShotEngine, list[tuple[Request, "Arrays"]]]
 """One-shot requests on their way into the engines' queues."""
 
+_SHORT_TEXT = 512
+"""Characters: reading them costs less than handing them to another thread."""
+
 _UNLOAD_S = 10.0
 """How long an unloading model may take to answer what it holds."""
 
 
 class Host:
-    """Implements `port.Host`. Messages come from one thread at a time; loading has its own."""
+    """Implements `port.Host`. Messages come from one thread at a time; loading has its own.
 
-    def __init__(self, config: port.HostConfig) -> None:
+    `reads_here`: that thread is no event loop, and tokenizes short texts itself.
+    """
+
+    def __init__(self, config: port.HostConfig, *, reads_here: bool = False) -> None:
         self._config = config
         self._root = Path(config.models)
         self.device = choose_device(config.device)
@@ -55,6 +61,7 @@ class Host:
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
         self._reading: set[int] = set()  # keys whose text is with the tokenizers
         self._pool = TokenizerPool(config.tokenizer_workers)
+        self._reader = Reader() if reads_here else None
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._report: Callable[[port.News], None] = lambda _: None
         self._stopping = threading.Event()
@@ -144,6 +151,9 @@ class Host:
 
         assert message.text is not None
         self._reading.add(message.key)
+        if self._reader is not None and len(message.text) <= _SHORT_TEXT:
+            told(self._reader.encode(face.vocabulary, message.text))
+            return
         self._pool.encode(face.vocabulary, message.text, told)
 
     def _encoded(self, submit: port.Submit, face: Face, encoded: Encoded) -> None:

@@ -223,7 +223,8 @@ def _compare_ways(
         tensor = other.input(other.text_input)
         if tensor is None or len(tensor.shape) != 2 or not card.text_input:
             continue  # no ids: which elements make up its input cannot be told
-        for length in _FACE_LENGTHS:
+        bounds = [other.manifest.lengths[name].max for name in tensor.words.lengths.values()]
+        for length in sorted({min(length, *bounds) for length in _FACE_LENGTHS} if bounds else _FACE_LENGTHS):
             ids = rng.integers(*(tensor.words.range or (0, 2)), size=length).tolist()
             told = _differs(_fed(card, session, ids), ServedAlone(other, graph).answer(ids), other)
             if told:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _LOG_STEPS = 256
 """Steps that may pass before all must be said."""
 
+_DRAWN_STEPS = 16
 _ROOMY_STEPS = 32
 """Steps for which shorter rows would have done."""
 
@@ -65,10 +66,11 @@ class Batch:
         self._made = np.zeros(rows, np.int64)
         self._limit = np.full(rows, _NEVER)
         self._taken = np.zeros(rows, bool)
-        self._choices = sampler.Choices.of(rows)
+        self._choices = sampler.Choices.of(rows, idle=True)
         self._log = np.zeros((rows, _LOG_STEPS), np.int64)
         self._said = np.zeros(rows, np.int64)  # columns of the log that each row's stream has had
         self._column = 0
+        self._draws, self._drawn = np.zeros((rows, 1)), _DRAWN_STEPS
 
     @property
     def key(self) -> Key:
@@ -102,6 +104,7 @@ class Batch:
         self._token[row], self._made[row], self._limit[row] = decoding.token, decoding.made, decoding.limit
         self._seed[row : row + 1] = sampler.spread(np.array([how.seed & _SEED_BITS], np.uint64))
         self._taken[row] = True
+        self._drawn = _DRAWN_STEPS
         self._choices.set(row, how.temperature, how.top_k, how.top_p)
         self._said[row] = self._column
         if decoding.prompt:
@@ -181,7 +184,7 @@ class Batch:
         self.compute_s += compute_s
         self.rows_run += len(self.row_of)
         scores = outputs[self._scores].reshape(self.rows, -1)
-        u = sampler.uniform(self._seed, self._made.view(np.uint64))
+        u = self._draw() if self._choices.sampled else self._draws[:, 0]
         self._token = tokens = sampler.sample(scores, u, self._choices)
         self._made += 1
         self._log[:, self._column] = tokens
@@ -192,6 +195,16 @@ class Batch:
         if self._watched:
             ended.extend(self._watch(scores, outputs, tokens, ended))
         return ended
+
+    def _draw(self) -> Array:
+        """Each row's random number. They are drawn for some steps at once, while the rows stay."""
+        if self._drawn == _DRAWN_STEPS or self._forced:
+            ahead = np.arange(_DRAWN_STEPS, dtype=np.uint64)
+            steps = self._made.view(np.uint64)[:, None] + ahead
+            self._draws = sampler.uniform(self._seed[:, None], steps)
+            self._drawn = 0
+        self._drawn += 1
+        return self._draws[:, self._drawn - 1]
 
     def _force(self) -> None:
         """Rows still within their prompts made nothing, but for those whose prompt has just ended."""

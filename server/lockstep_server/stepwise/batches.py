@@ -69,6 +69,8 @@ class Batches:
         return stepped
 
     def _step(self, batch: Batch, waited_s: float, stepped: Stepped) -> None:
+        if not len(batch):  # everyone has left since the last step
+            return
         begun = self._clock()
         try:
             outputs = batch.step(self._session)

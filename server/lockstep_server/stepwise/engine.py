@@ -84,7 +84,7 @@ class StepEngine:
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._changed = threading.Condition()
         self._sleeps = self._woken = False
-        self._closing = self._terminated = False
+        self._closing = self._terminated = self._stopped = False
         self._share = Share(f"{card.name}/{card.version}")
         self._thread = threading.Thread(target=self._work, name=f"engine-{card.name}", daemon=True)
 
@@ -123,6 +123,7 @@ class StepEngine:
         self._wake()
         if self._thread.is_alive():
             self._thread.join(_TERMINATE_S)
+        self._stopped = True
         self._drain()
         self._end_all(_GONE)
 
@@ -130,6 +131,9 @@ class StepEngine:
         self._inbox.append((verb, args))
         if self._sleeps:
             self._wake()
+        if self._stopped:  # it came while the engine was going
+            self._drain()
+            self._end_all(_GONE)
 
     def _wake(self) -> None:
         with self._changed:
@@ -167,7 +171,7 @@ class StepEngine:
         with self._gate.turn(self._share, self._clock()) as turn:
             plan = self._scheduler.plan(self._clock())
             outcome = self._run(plan, turn)
-        self._commit(plan, outcome)
+        self._commit(outcome)
 
     def _drain(self) -> None:
         while self._inbox:
@@ -243,7 +247,11 @@ class StepEngine:
     # --- the step -----------------------------------------------------------------------------------
 
     def _run(self, plan: Plan, turn: Turn) -> Outcome:
-        for decoding in (*plan.left, *(e.who for e in plan.ended if isinstance(e.who, Decoding))):
+        for who, error in plan.ended:  # told first: whatever the run does, it is not theirs
+            if isinstance(who, Decoding):
+                self._batches.leave(who)
+            self._teller.failed(who, error)
+        for decoding in plan.left:
             self._batches.leave(decoding)
         for decoding in plan.resume:
             self._batches.enter(decoding)
@@ -259,12 +267,10 @@ class StepEngine:
         stepped.runs += runs
         return Outcome(stepped, answers)
 
-    def _commit(self, plan: Plan, outcome: Outcome) -> None:
+    def _commit(self, outcome: Outcome) -> None:
         now = self._clock()
         stepped = outcome.stepped
         self._teller.ran(stepped.runs)
-        for who, error in plan.ended:
-            self._teller.failed(who, error)
         for decoding, reason in stepped.ended:
             self._finish(decoding, reason)
         for decoding, failure in stepped.failed:
@@ -321,6 +327,7 @@ class StepEngine:
         self._teller.ran([run])
         for decoding, output in zip(chosen, outputs, strict=True):
             self._begin(decoding, output)
+        self._say()  # first tokens do not wait for the step that comes now
 
     def _begin(self, decoding: Decoding, output: Arrays) -> None:
         """The prompt is in. Where the graph scores what follows it, the first token is there too."""
@@ -336,6 +343,7 @@ class StepEngine:
         if reason:
             self._finish(decoding, reason)
         else:
+            self._teller.chunk(decoding)
             self._batches.enter(decoding)
 
     # --- ends ---------------------------------------------------------------------------------------

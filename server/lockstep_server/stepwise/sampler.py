@@ -33,16 +33,19 @@ class Choices:
     top_p: Array  # float64 [rows]; 1 is all
     inverse: Array  # float32 [rows, 1]: of the temperature; of a greedy row 1
     idle: Array  # bool [rows]: nobody wants this row's token
-    sampled: bool = False
+    sampled: bool = True
     greedy: bool = False
     hot: bool = False
     cuts: bool = False
 
     @classmethod
-    def of(cls, rows: int) -> Choices:
+    def of(cls, rows: int, *, idle: bool = False) -> Choices:
+        """Rows that are sampled at temperature 1, or that nobody is in."""
         ones = np.ones(rows, np.float32)
-        idle = np.ones(rows, bool)
-        return cls(ones, np.zeros(rows, np.int64), np.ones(rows), ones[:, None].copy(), idle)
+        nobody = np.full(rows, idle)
+        return cls(
+            ones, np.zeros(rows, np.int64), np.ones(rows), ones[:, None].copy(), nobody, sampled=not idle
+        )
 
     def set(self, row: int, temperature: float = 1, top_k: int = 0, top_p: float = 1) -> None:
         self.temperature[row], self.top_k[row], self.top_p[row] = temperature, top_k, top_p

@@ -159,7 +159,7 @@ class Scheduler:
         """Its reader has stopped: it keeps its slot and steps no more until there is credit."""
         if decoding in self._running:
             del self._running[decoding]
-            decoding.since = now
+            decoding.stopped = now
             self._paused[decoding] = None
 
     def finish(self, decodings: Iterable[Decoding], elements: Iterable[Element], now: float) -> None:
@@ -178,7 +178,7 @@ class Scheduler:
         if self._idle:
             dues.append(next(iter(self._idle)).since + self.limits.idle_timeout_s)
         if self._paused:
-            dues.append(next(iter(self._paused)).since + self.limits.stalled_s)
+            dues.append(next(iter(self._paused)).stopped + self.limits.stalled_s)
         return min(dues, default=None)
 
     def has_work(self) -> bool:
@@ -270,7 +270,7 @@ class Scheduler:
     def _stalled(self, now: float) -> Iterable[Ended]:
         while self._paused:
             first = next(iter(self._paused))
-            if now - first.since < self.limits.stalled_s:
+            if now - first.stopped < self.limits.stalled_s:
                 return
             why = f"its reader took nothing for {self.limits.stalled_s:g} s; read on, or cancel the call"
             yield self._fail(first, ServingError(Meaning.SEQUENCE_LOST, why))

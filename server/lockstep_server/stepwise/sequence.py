@@ -25,7 +25,7 @@ class Sequence:
     caller: str = ""
     turn: float = 0.0  # the caller's fair place among those who wait: smaller is sooner
     slot: bool = False  # its states have a place
-    since: float = 0.0  # when it got its slot; or when its reader stopped, or it was last fed
+    since: float = 0.0  # when it got its slot, or was last fed
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +36,7 @@ class Decoding(Sequence):
     how: port.Decode = field(default_factory=port.Decode)
     limit: int = 0  # tokens it may make
     credits: int = port.CREDITS
+    stopped: float = 0.0  # when its reader did
     source: tuple[str, ...] = ()  # the prompt's tokens, for who asked for attention
     text: Text | None = None
     states: Arrays | None = None  # while it has no row

@@ -85,20 +85,27 @@ class TokenizerPool:
             thread.join()
 
     def _work(self) -> None:
-        mine: dict[str, Tokenizer] = {}
+        reader = Reader()
         while (job := self._jobs.get()) is not None:
             try:
-                job.done(_encode(mine, job))
+                job.done(reader.encode(job.vocabulary, job.text))
             except Exception:
                 log.exception("the answer to an encoded text could not be taken")
 
 
-def _encode(mine: dict[str, Tokenizer], job: _Job) -> Encoded | Exception:
-    try:
-        tokenizer = mine.get(job.vocabulary.digest)
-        if tokenizer is None:
-            tokenizer = mine[job.vocabulary.digest] = job.vocabulary.open()
-        encoding = tokenizer.encode(job.text)
-    except Exception as error:  # belongs to this text alone
-        return error
-    return Encoded(encoding.ids, encoding.tokens)
+class Reader:
+    """One thread's tokenizers."""
+
+    def __init__(self) -> None:
+        self._mine: dict[str, Tokenizer] = {}
+
+    def encode(self, vocabulary: Vocabulary, text: str) -> Encoded | Exception:
+        """An error belongs to this text alone."""
+        try:
+            tokenizer = self._mine.get(vocabulary.digest)
+            if tokenizer is None:
+                tokenizer = self._mine[vocabulary.digest] = vocabulary.open()
+            encoding = tokenizer.encode(text)
+        except Exception as error:
+            return error
+        return Encoded(encoding.ids, encoding.tokens)

@@ -15,13 +15,12 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LoadError
+from .. import port
+from ..errors import LoadError, unavailable
 from . import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from .. import port
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +50,7 @@ class EngineProcess:
         self._socket: socket.socket | None = None
         self._decoder = frames.Decoder()
         self._outbox: list[port.Message] = []
+        self._waiting = False
         self._unsent: deque[memoryview] = deque()
         self._started: asyncio.Future[str] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -83,20 +83,48 @@ class EngineProcess:
         self._started, self._ended = loop.create_future(), loop.create_future()
         loop.add_reader(ours.fileno(), self._read)
         self._write([self._config])
-        return await self._started
+        try:
+            return await self._started
+        except LoadError:
+            await asyncio.to_thread(self._process.wait)
+            raise
+        except ConnectionResetError:
+            code = await asyncio.to_thread(self._process.wait)
+            raise LoadError(f"the engine process ended while it started ({_told(code)})") from None
 
     # --- out ----------------------------------------------------------------------------------------
 
     def send(self, message: port.Message) -> None:
-        """Messages of one turn of the event loop cross together."""
-        if not self._outbox:
-            asyncio.get_running_loop().call_soon(self._flush)
+        """The first message of a turn of the event loop crosses at once, the others together at its
+        end: on a busy loop that may be milliseconds later."""
         self._outbox.append(message)
+        if not self._waiting:
+            self._waiting = True
+            asyncio.get_running_loop().call_soon(self._turn_over)
+            self._flush()
+
+    def _turn_over(self) -> None:
+        self._waiting = False
+        self._flush()
 
     def _flush(self) -> None:
         messages, self._outbox = self._outbox, []
-        if messages and self._socket is not None:
+        if self._socket is not None and messages:
             self._write(messages)
+        else:
+            for message in messages:
+                self._bounce(message)
+
+    def _bounce(self, message: port.Message) -> None:
+        """Nobody is there to take it."""
+        away = unavailable("the engine process is being started again")
+        match message:
+            case port.Submit(key, model, version) | port.Read(key, model, version):
+                self._deliver(port.Events(model, version, [port.Event(key, None, away)]))
+            case port.Load(model):
+                self._deliver(port.LoadDone(model, "load", away.message))
+            case port.Unload(model):
+                self._deliver(port.LoadDone(model, "unload", away.message))
 
     def _write(self, messages: list[Any]) -> None:
         waiting = bool(self._unsent)
@@ -163,27 +191,29 @@ class EngineProcess:
         self._socket = None
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
-        refused = self._started is not None and self._started.done() and self._started.exception() is not None
-        if not (self._stopping or refused):
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(ConnectionResetError())
+        elif not self._stopping and self._started is not None and self._started.exception() is None:
             self._again = asyncio.ensure_future(self._recover())
 
     async def _recover(self) -> None:
-        assert self._process is not None
-        code = await asyncio.to_thread(self._process.wait)
-        reason = f"the engine process ended by itself ({_told(code)})"
-        log.error("%s; it is started again", reason)
-        if self._started is not None and not self._started.done():
-            self._started.set_exception(LoadError(reason))  # before it had ever started
-            return
-        self._on_loss(reason)
-        short = time.monotonic() - self._begun < _SHORT_LIFE_S
-        self._pause_s = min(max(self._pause_s * 2, 1.0), _LONGEST_PAUSE_S) if short else 0.0
-        await asyncio.sleep(self._pause_s)
-        if not self._stopping:
+        """Start it again, until it stays."""
+        while not self._stopping:
+            assert self._process is not None
+            reason = (
+                f"the engine process ended by itself ({_told(await asyncio.to_thread(self._process.wait))})"
+            )
+            log.error("%s; it is started again", reason)
+            self._on_loss(reason)
+            short = time.monotonic() - self._begun < _SHORT_LIFE_S
+            self._pause_s = min(max(self._pause_s * 2, 1.0), _LONGEST_PAUSE_S) if short else 0.0
+            await asyncio.sleep(self._pause_s)
             try:
                 await self._spawn()
             except LoadError as error:
                 log.error("the engine process cannot be started again: %s", error)
+            else:
+                return
 
     async def stop(self, within_s: float) -> None:
         self._flush()

@@ -65,7 +65,8 @@ MEAN = helper.make_node("ReduceMean", ["sum_out"], ["mean"], axes=[0], keepdims=
 
 @pytest.mark.parametrize("kind", ["language", "forced", "translator", "cache", "adder"])
 def test_good_models_hold_bit_for_bit(kind: str) -> None:
-    assert checked(opened(kind)) == Steps(batched=True, deterministic=True)
+    found = checked(opened(kind))
+    assert (found.batched, found.deterministic, found.reason, found.faces) == (True, True, "", "")
 
 
 def test_outputs_that_mix_rows_are_caught() -> None:
@@ -146,6 +147,12 @@ def test_a_prefill_that_goes_wrong_only_after_the_first_element_is_told() -> Non
     assert "the prefill graph differs from 2 steps" in found.faces
 
 
+def test_two_ways_in_are_compared_within_what_a_short_model_takes() -> None:
+    manifest = (steps.LANGUAGE + steps.PREFILL).replace("max = 64", "max = 8")
+    model = written(manifest, step=steps.language_step(), prefill=steps.language_prefill())
+    assert checked(model).faces == ""
+
+
 ONESHOT = """
 [lengths.prompt]
 max = 64
@@ -178,7 +185,8 @@ def oneshot(folder: Path, graph: ModelProto) -> tuple[Card, Session]:
 
 def test_a_oneshot_face_that_agrees_is_not_spoken_of(tmp_path: Path) -> None:
     face = oneshot(tmp_path, steps.language_prefill())
-    assert checked(opened("forced"), face) == Steps(batched=True, deterministic=True)
+    found = checked(opened("forced"), face)
+    assert (found.batched, found.deterministic, found.faces) == (True, True, "")
 
 
 def test_a_oneshot_face_that_disagrees_is_told(tmp_path: Path) -> None:
@@ -201,9 +209,9 @@ def test_a_oneshot_face_that_cannot_run_is_told_and_does_not_raise(tmp_path: Pat
 @pytest.mark.parametrize(
     ("found", "notice"),
     [
-        (Steps(batched=True, deterministic=True), ""),
+        (Steps(batched=True, deterministic=True, pads_freely=True), ""),
         (Steps(batched=False, reason="they mix"), "sequences step alone: they mix"),
-        (Steps(batched=True, faces="prefill differs"), "prefill differs"),
+        (Steps(batched=True, pads_freely=True, faces="prefill differs"), "prefill differs"),
         (
             Steps(batched=False, reason="they mix", faces="it differs"),
             "sequences step alone: they mix; it differs",
@@ -214,5 +222,6 @@ def test_the_card_tells_what_was_found(found: Steps, notice: str) -> None:
     before = replace(opened("language").card, batched=False, deterministic=False)
     card = selftest_steps.judged(before, found)
     assert (card.batched, card.deterministic, card.notice) == (found.batched, found.deterministic, notice)
+    assert card.pads_freely is found.pads_freely
     assert card.prefill is not None
     assert card.prefill.batched is found.batched
