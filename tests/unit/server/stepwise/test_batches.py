@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,12 +39,25 @@ def drawn(model: Opened, data: Any) -> tuple[list[int], dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("kind", ["language", "forced", "ending", "translator", "cache"])
-@settings(max_examples=25)
+@pytest.mark.parametrize(
+    ("kind", "pads_freely"),
+    [
+        ("language", False),
+        ("forced", False),
+        ("ending", False),
+        ("translator", False),
+        ("translator", True),
+        ("cache", False),
+        ("cache", True),
+    ],
+)
+@settings(max_examples=20)
 @given(data=st.data())
-def test_company_changes_no_token(kind: str, data: Any) -> None:
-    """Random joins, cancels, pauses and steps, in runs of few and of many rows."""
+def test_company_changes_no_token(kind: str, pads_freely: bool, data: Any) -> None:
+    """Random joins, cancels, pauses and steps, in runs of few and of many rows; each length in a
+    block of its own, or all in one."""
     model = opened(kind)
+    model = replace(model, card=replace(model.card, pads_freely=pads_freely))
     runner = Runner(model, most_rows=data.draw(st.sampled_from([1, 3, 4, 64])))
     asked: dict[Decoding, tuple[list[int], dict[str, Any]]] = {}
     paused: list[Decoding] = []
@@ -72,7 +86,7 @@ def test_company_changes_no_token(kind: str, data: Any) -> None:
     assert len(runner.batches) == 0
     assert runner.failed == {}
     for one, (prompt, how) in asked.items():
-        assert runner.made[one] == alone(model, entering(model, prompt, **how))
+        assert runner.made[one] == alone(opened(kind), entering(model, prompt, **how))
 
 
 # --- what a prompt gives ----------------------------------------------------------------------------
@@ -83,6 +97,7 @@ def stepped_by_hand(model: Opened, prompt: list[int], seed: int, count: int) -> 
     h = c = np.zeros((1, 1, 16), np.float32)
     ids: list[int] = []
     choices = sampler.Choices.of(1)
+    choices.set(0)
     spread = sampler.spread(np.array([seed], np.uint64))
     given_ = list(prompt)
     while len(ids) < count:
@@ -319,6 +334,36 @@ def test_lengths_of_different_buckets_do_not_share_a_run() -> None:
     for n in (2, 10, 16, 17, 30):
         runner.enter(entering(model, [3] * n, limit=5))
     assert sorted(len(batch) for batch in runner.batches) == [2, 3]
+
+
+def test_where_padding_changes_no_bit_all_lengths_share_a_run() -> None:
+    model = opened("translator")
+    model = replace(model, card=replace(model.card, pads_freely=True))
+    runner = Runner(model)
+    ones = [entering(model, [3] * n, seed=n, limit=5) for n in (2, 10, 30, 16, 17)]
+    for one in ones:
+        runner.enter(one)
+    assert [len(batch) for batch in runner.batches] == [5]
+    runner.run()
+    for one, n in zip(ones, (2, 10, 30, 16, 17), strict=True):
+        made = alone(opened("translator"), entering(model, [3] * n, seed=n, limit=5))
+        assert runner.made[one] == made
+
+
+def test_once_the_longest_has_long_left_the_block_is_shorter() -> None:
+    model = opened("translator")
+    card = replace(model.card, pads_freely=True, manifest=replace(model.card.manifest, text=None))
+    model = replace(model, card=card)  # without an end token it goes on
+    runner = Runner(model)
+    long, short = (entering(model, [3] * n, seed=n, limit=999) for n in (30, 5))
+    runner.enter(long)
+    runner.enter(short)
+    (batch,) = runner.batches
+    assert batch.key == (("source", 32),)
+    runner.drop(long)
+    for _ in range(100):
+        runner.step()
+    assert [batch.key for batch in runner.batches] == [(("source", 16),)]
 
 
 def test_a_run_tells_how_many_rows_were_real() -> None:

@@ -528,6 +528,30 @@ def test_an_engine_whose_step_goes_wrong_fails_what_it_held_and_serves_on(
     served.engine.stop(5.0)
 
 
+def test_who_has_ended_is_told_though_the_run_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served("forced", ends=True)
+    late = served.decode(1, deadline=0.05, max_tokens=10**6)
+    served.engine.credit(late, 10**6)
+    served.step(3)
+    served.now = 1.0
+    other = served.decode(1)
+    monkeypatch.setattr(Batches, "step", lambda *_: 1 / 0)
+    served.engine.start()
+    served.until(lambda: bool(served.heard[other].events))
+    served.engine.stop(5.0)
+    assert served.heard[late].meaning is Meaning.DEADLINE
+
+
+def test_a_batch_that_everyone_has_left_runs_no_more() -> None:
+    served = Served("forced")
+    key = served.decode(1)
+    served.step(3)
+    served.engine.cancel(key)
+    served.reports.clear()
+    served.work()
+    assert [run for report in served.reports for run in report.runs] == []
+
+
 # --- the end ----------------------------------------------------------------------------------------
 
 
@@ -542,6 +566,14 @@ def test_stopping_ends_all_with_unavailable_exactly_once() -> None:
     served.engine.stop(0.0)
     assert {served.heard[key].meaning for key in (*keys, paused)} == {Meaning.UNAVAILABLE}
     assert not served.engine._thread.is_alive()
+
+
+def test_what_comes_after_the_stop_is_told() -> None:
+    served = Served("forced", ends=True)
+    served.engine.start()
+    served.engine.stop(0.0)
+    key = served.decode(1)
+    assert served.heard[key].meaning is Meaning.UNAVAILABLE
 
 
 def test_stopping_lets_what_is_nearly_done_end_well() -> None:

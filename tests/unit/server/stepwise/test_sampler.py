@@ -198,6 +198,18 @@ def test_a_row_that_changed_hands_keeps_nothing_of_who_was_there() -> None:
     assert sampler.sample(scores, u, choices).tolist() == expected
 
 
+def test_a_row_that_nobody_is_in_changes_nothing_of_the_others() -> None:
+    choices = sampler.Choices.of(3)
+    choices.set(0, 0.0)
+    choices.set(1, 0.7, 2)
+    choices.set(2, 0.5, 1, 0.1)
+    choices.clear(2)
+    scores = np.array([SCORES] * 3, np.float32)
+    for u in np.linspace(0, 0.99, 20):
+        made = sampler.sample(scores, np.full(3, u), choices).tolist()
+        assert made[:2] == sampled(scores[:2], [u, u], [How(0.0), How(0.7, 2)])
+
+
 def test_choices_move_with_their_rows() -> None:
     before, after = sampler.Choices.of(4), sampler.Choices.of(2)
     for row in range(4):

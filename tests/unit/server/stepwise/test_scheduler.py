@@ -129,6 +129,17 @@ def test_how_long_a_slot_is_kept_is_learned_from_who_ends() -> None:
     assert 4.0 < one.hold_s < 14.0
 
 
+def test_the_time_that_a_slot_is_kept_counts_its_pauses() -> None:
+    one, slow = scheduler(), decoding()
+    joined(one, slow)
+    slow.credits = 0
+    one.pause(slow, 9.0)
+    one.credit(slow.key, 1)
+    one.plan(9.5)
+    one.finish([slow], (), 10.0)
+    assert one.hold_s == 10.0
+
+
 def test_who_waits_too_long_for_a_slot_is_told_to_come_back() -> None:
     one, _ = filled()
     late = decoding(7)

@@ -14,7 +14,7 @@ from unit.server.stepwise.made import opened
 
 from lockstep_server.models.card import Card, StateCard
 from lockstep_server.models.manifest import Length, Manifest, State, Tensor
-from lockstep_server.stepwise.slots import Block, bucket, initial, key_of, lengths_of
+from lockstep_server.stepwise.slots import Block, bucket, initial, key_of, lengths_of, widest
 
 Array = np.ndarray[Any, Any]
 
@@ -231,6 +231,34 @@ def test_rows_move_when_their_number_changes_and_stay_what_they_are(data: Any) -
     stepped(new, echo)
     assert echo.fed["mask"].sum(axis=1).tolist() == [lengths[row]["source"] for row in taken] + [1] * len(
         vacant
+    )
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_rows_move_to_a_block_of_other_lengths_and_stay_what_they_are(size: int) -> None:
+    block = Block(CARD, (("past", 32), ("source", 32)), 4)
+    put = [written(block, row, row, source=3 + 4 * row, past=2 + 4 * row) for row in range(4)]
+    echo = Echo()
+    new = block.resized(4, [3, 1], (("past", size), ("source", size)))
+    assert same(new.take(0), put[3])
+    assert same(new.take(1), put[1])
+    stepped(new, echo)
+    assert echo.fed["mask"].shape == (4, size)
+    assert echo.fed["mask"].sum(axis=1).tolist() == [15, 7, 1, 1]
+
+
+def test_a_block_needs_what_its_longest_row_needs() -> None:
+    block = Block(CARD, (("past", 64), ("source", 64)), 4)
+    for row, (source, past) in enumerate([(3, 40), (20, 1), (60, 60)]):
+        written(block, row, row, source=source, past=past)
+    assert block.needed([0, 1]) == (("past", 64), ("source", 32))
+    assert block.needed([1]) == (("past", 16), ("source", 32))
+
+
+def test_the_widest_of_two_keys_holds_both() -> None:
+    assert widest((("past", 16), ("source", 64)), (("past", 32), ("source", 16))) == (
+        ("past", 32),
+        ("source", 64),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lockstep_server import port
-from lockstep_server.errors import LoadError
+from lockstep_server.errors import LoadError, Meaning
 from lockstep_server.transport import engine_process
 from lockstep_server.transport.engine_process import EngineProcess
 
@@ -77,7 +77,7 @@ async def test_a_process_that_cannot_start_says_why_and_is_not_started_again() -
 async def test_a_process_that_dies_before_it_has_started_is_told(tmp_path: Path) -> None:
     (tmp_path / "crashes").write_text("x.")
     front = Front(str(tmp_path))
-    with pytest.raises(LoadError, match="exit code 7"):
+    with pytest.raises(LoadError, match="the engine process ended"):
         await front.start()
     await front.transport.stop(0.0)
     assert front.losses == []
@@ -131,6 +131,39 @@ async def test_a_process_that_dies_is_told_once_and_started_again(
     await front.until(lambda: len(front.news) == 3)
     await front.transport.stop(5.0)
     assert len(front.losses) == 1
+
+
+async def test_a_process_that_dies_while_it_starts_again_is_started_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crashes").write_text(".x.")
+    monkeypatch.setattr(engine_process, "_SHORT_LIFE_S", 0.0)
+    front = Front(str(tmp_path))
+    await front.start()
+    front.transport.send(port.Load("die"))
+    await front.until(lambda: front.models() == ["first", "first"])
+    await front.transport.stop(5.0)
+
+
+async def test_what_is_sent_while_no_process_is_there_is_refused_rather_than_lost() -> None:
+    front = Front()
+    await front.start()
+    front.transport.send(port.Load("die"))
+    await front.until(lambda: bool(front.losses))
+    for message in (
+        port.Submit(1, "m", 1, {}),
+        port.Read(2, "m", 1, "text"),
+        port.Load("m"),
+        port.Unload("m"),
+    ):
+        front.transport.send(message)
+    await front.until(lambda: len(front.news) == 5)
+    one, other, load, unload = front.news[1:]
+    for key, events in ((1, one), (2, other)):
+        (event,) = events.events
+        assert (event.key, event.error.meaning) == (key, Meaning.UNAVAILABLE)
+    assert [(done.verb, bool(done.reason)) for done in (load, unload)] == [("load", True), ("unload", True)]
+    await front.transport.stop(5.0)
 
 
 async def test_stopping_delivers_what_was_sent_before_and_the_last_news() -> None:
