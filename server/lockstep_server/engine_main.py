@@ -12,33 +12,38 @@ import socket
 import sys
 import threading
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import logs
+from . import logs, port
 from .errors import LoadError
 from .transport import frames
 
-if TYPE_CHECKING:
-    from . import port
-
 log = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 20
+_FEW = 4
 _SWITCH_INTERVAL_S = 0.0005
 """How long an engine whose run has ended may wait for a thread that encodes or decodes."""
 
 
 class _Writer:
-    """Frames out, on a thread: they are encoded while a session runs."""
+    """Frames out, in order: a small one by who has it, if nothing waits before it, any other by a
+    thread, which encodes it while a session runs."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._writing = threading.Lock()
+        self._waiting = 0
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
 
     def put(self, message: Any) -> None:
-        self._queue.put(message)
+        with self._writing:
+            if self._waiting or not _small(message):
+                self._waiting += 1
+                self._queue.put(message)
+            else:
+                self._write([message])
 
     def close(self) -> None:
         """Once all that was put before has been written."""
@@ -46,20 +51,30 @@ class _Writer:
         self._thread.join()
 
     def _work(self) -> None:
+        while (message := self._queue.get()) is not None:
+            messages = [message]
+            while not self._queue.empty() and message is not None:
+                message = self._queue.get()
+                messages.append(message)
+            if message is None:
+                messages.pop()
+            self._write(messages)
+            with self._writing:
+                self._waiting -= len(messages)
+            if message is None:
+                return
+
+    def _write(self, messages: list[Any]) -> None:
         try:
-            while (message := self._queue.get()) is not None:
-                messages = [message]
-                while not self._queue.empty():
-                    message = self._queue.get()
-                    if message is None:
-                        break
-                    messages.append(message)
-                for piece in frames.encode(messages):
-                    self._end.sendall(piece)
-                if message is None:
-                    return
+            for piece in frames.encode(messages):
+                self._end.sendall(piece)
         except OSError:
             log.debug("the front end has gone")
+
+
+def _small(message: Any) -> bool:
+    """Sooner encoded than handed over."""
+    return isinstance(message, port.Events) and len(message.events) + len(message.chunks) <= _FEW
 
 
 def serve(end: socket.socket) -> int:
@@ -99,8 +114,8 @@ _END_OF_FRAME = object()
 
 def _incoming(end: socket.socket, decoder: frames.Decoder) -> Any:
     """Every message; `_END_OF_FRAME` after the last of each frame but the first, the configuration."""
-    first = True
-    while data := _received(end):
+    first, buffer = True, memoryview(bytearray(frames.READ_BYTES))
+    while data := _received(end, buffer):
         for messages in decoder.feed(data):
             yield from messages
             if not first:
@@ -108,9 +123,9 @@ def _incoming(end: socket.socket, decoder: frames.Decoder) -> Any:
             first = False
 
 
-def _received(end: socket.socket) -> bytes:
+def _received(end: socket.socket, buffer: memoryview) -> bytes:
     try:
-        return end.recv(_READ_BYTES)
+        return bytes(buffer[: end.recv_into(buffer)])
     except OSError:
         return b""
 

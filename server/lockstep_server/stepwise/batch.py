@@ -315,6 +315,8 @@ def first_token(decoding: Decoding, scores: Array, end: int | None) -> str:
         return "end"
     if how.log_probabilities:
         decoding.unsaid.log_probabilities.append(float(sampler.log_probabilities(scores, tokens)[0]))
+    if how.attention:
+        decoding.unsaid.attention.append(np.zeros(0, np.float32))  # a prefill graph tells of none
     if how.stop and decoding.text is not None:
         decoding.unsaid.text += decoding.text.add((token,))
         if decoding.text.stopped:

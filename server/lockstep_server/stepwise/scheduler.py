@@ -366,6 +366,10 @@ class Scheduler:
     def _pass_over(self, element: Element) -> None:
         element.gone = True
         one = element.of
+        while one.slot and one.waiting and one.waiting[0].gone:
+            one.waiting.popleft()
+        if one.slot and not one.waiting and one in self._ready:
+            self._rest(one, one.since)
         if not one.slot and all(other.gone for other in one.waiting):
             one.waiting.clear()
             self._close(one)

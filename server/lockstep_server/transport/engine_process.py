@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 20
 _SOCKET_BYTES = 4 << 20
 _SHORT_LIFE_S = 10.0
 _LONGEST_PAUSE_S = 30.0
@@ -49,6 +48,7 @@ class EngineProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._decoder = frames.Decoder()
+        self._buffer = memoryview(bytearray(frames.READ_BYTES))
         self._outbox: list[port.Message] = []
         self._waiting = False
         self._unsent: deque[memoryview] = deque()
@@ -156,15 +156,15 @@ class EngineProcess:
     def _read(self) -> None:
         assert self._socket is not None
         try:
-            data = self._socket.recv(_READ_BYTES)
+            count = self._socket.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             self._end()
             return
-        for messages in self._decoder.feed(data):
+        for messages in self._decoder.feed(bytes(self._buffer[:count])):
             for message in messages:
                 self._take(message)
 

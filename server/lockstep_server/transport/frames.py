@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+READ_BYTES = 256 * 1024
+"""Read at once; into one buffer, for a new one of this size costs more than a small frame does."""
+
 _HEAD = struct.Struct("<II")
 _SIZE = struct.Struct("<Q")
 _BESIDE = 32 * 1024
