@@ -108,9 +108,7 @@ async def probes(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
     await asyncio.sleep(1.0)
     begun, before, told = time.perf_counter(), made[0], []
     for seed in range(200):
-        async for reply in call(request(3, seed)):
-            if reply.reason:
-                told.append(reply.timings)
+        told += [reply.timings async for reply in call(request(3, seed)) if reply.reason]
     steps = (made[0] - before) / spec["streams"]
     step_ms = (time.perf_counter() - begun) / steps * 1000
     for stream in running:

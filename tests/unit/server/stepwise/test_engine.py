@@ -634,7 +634,7 @@ def test_every_request_ends_exactly_once_or_is_cancelled(data: Any) -> None:
 
 def living() -> int:
     gc.collect()
-    return sum(isinstance(one, Decoding | Conversation) for one in gc.get_objects())
+    return sum(type(one) in (Decoding, Conversation) for one in gc.get_objects())
 
 
 def cancel_many(served: Served, count: int) -> None:
