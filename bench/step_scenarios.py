@@ -19,7 +19,7 @@ MODEL, TRANSLATOR = "shakespeare-char-lstm", "translate-en-fr"
 TOKENS = 120_000
 """Of all streams of a run together."""
 
-LOAD_SECONDS = 3.0
+LOAD_SECONDS = 6.0
 
 
 def streams(count: int, target: float) -> Callable[[Path, int], Iterator[Result]]:
@@ -50,19 +50,19 @@ def round_trips(models: Path, rounds: int) -> Iterator[Result]:
 
 def outside(models: Path, rounds: int) -> Iterator[Result]:
     """What a step of 64 rows costs the engine's thread outside the session."""
-    ways = {
-        "temperature 0.8": ("0", "1"),
-        "and top-k 20": ("20", "1"),
-        "and top-p 0.9": ("0", "0.9"),
-        "and both": ("20", "0.9"),
+    ways: dict[str, tuple[str, str, float | None]] = {
+        "temperature 0.8": ("0", "1", 0.35),
+        "and top-k 20": ("20", "1", None),
+        "and top-p 0.9": ("0", "0.9", None),
+        "and both": ("20", "0.9", None),
     }
-    for way, (top_k, top_p) in ways.items():
+    for way, (top_k, top_p, target) in ways.items():
         found = [
             processes.tool("engine_side", "step", str(models), "64", top_k, top_p) for _ in range(rounds)
         ]
         value = statistics.median(one["outside_us"] for one in found)
         baseline = statistics.median(one["session_us"] for one in found)
-        yield Result(f"a step outside its session, {way}", value, "us", baseline, 0.35, at_most=True)
+        yield Result(f"a step outside its session, {way}", value, "us", baseline, target, at_most=True)
 
 
 def iteration_level(models: Path, rounds: int) -> Iterator[Result]:
@@ -75,7 +75,7 @@ def iteration_level(models: Path, rounds: int) -> Iterator[Result]:
             seen.append(_load(folder, 5000, 0.3, policy)["rate"])
     most = {policy: statistics.median(seen) for policy, seen in rates.items()}
     yield Result("throughput against request-level batching", most["iteration"], "/s", most["request"], 1.5)
-    near = 0.85 * most["request"]
+    near = 0.95 * most["request"]
     waits: dict[str, list[float]] = {"iteration": [], "request": []}
     for _ in range(rounds):
         for policy, told in waits.items():
