@@ -26,7 +26,7 @@ help: ## Show this list
 
 setup: $(DEVELOPS) ## Everything that the other verbs need (brings PyTorch)
 
-demo: $(SERVES) ## Start a server, classify, fire a burst, show what batching did, stop
+demo: $(SERVES) ## Start a server, classify, fire a burst, generate, translate, follow, race, stop
 	@exec $(BIN)/python -m lockstep_client.demo --port $(PORT) --metrics-port $(METRICS_PORT) --models "$(MODELS)" --device $(DEVICE)
 
 serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cuda, until Ctrl-C
