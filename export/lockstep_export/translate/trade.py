@@ -34,6 +34,7 @@ QUICK_PAIRS, QUICK_VOCABULARY = 200, 400
 LONGEST = 256  # pieces of a training sentence; none has more
 EXAMPLE = [[4, 5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15]]  # any ids will do: both axes are dynamic
 SOURCE = (1, "source")  # the axis that grows, and its length
+MAX_TOKENS = 100  # where a request names no limit: the longest translation of the data has 44
 
 
 class Translate(Trade[Translation, Multi30k, Corpus]):
@@ -116,6 +117,7 @@ class Translate(Trade[Translation, Multi30k, Corpus]):
             },
             "stepwise": {
                 "graph": STEP,
+                "max_tokens": MAX_TOKENS,
                 "inputs": {"token": ids(target), "mask": mask_of("source")},
                 "outputs": {"logits": tensor(), "attention": tensor(SOURCE)},
                 "state": [_state("h"), _state("c"), _carried("keys"), _carried("memory")],

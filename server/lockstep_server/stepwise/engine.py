@@ -14,16 +14,17 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import port
-from ..errors import ServingError, bad_input, failed, in_field, unavailable
+from ..errors import ServingError, failed, in_field, unavailable
 from ..models.gate import Share
 from ..text.pieces import Pieces, Text
 from . import feeding
 from .batch import first_token
 from .batches import Batches, Stepped
-from .prefill import Prefill, measure_prompt
+from .intake import decoding_of, element_of
+from .prefill import Prefill
 from .scheduler import Limits, Plan, Scheduler
-from .sequence import Conversation, Decoding, Element
-from .slots import growing, initial
+from .sequence import Decoding
+from .slots import initial
 from .teller import Teller
 
 if TYPE_CHECKING:
@@ -183,11 +184,11 @@ class StepEngine:
     def _take(self, submit: port.Submit, inputs: Arrays, tokens: tuple[str, ...]) -> None:
         error: ServingError | None
         try:
-            error = (
-                self._take_decoding(submit, submit.how, inputs, tokens)
-                if isinstance(submit.how, port.Decode)
-                else self._take_element(submit, inputs)
-            )
+            if isinstance(submit.how, port.Decode):
+                error = self._take_decoding(submit, submit.how, inputs, tokens)
+            else:
+                assert submit.how is not None  # refused at the door
+                error = self._take_element(submit, submit.how, inputs)
         except ServingError as refused:
             error = refused
         except Exception as fault:  # it belongs to this request
@@ -201,14 +202,7 @@ class StepEngine:
     ) -> ServingError | None:
         if self._closing:
             return _GONE
-        most = self.card.manifest.stepwise
-        assert most is not None
-        prompt = self._prompt(submit, inputs)
-        decoding = Decoding(
-            submit.key, submit.accepted, submit.deadline, submit.priority, submit.caller,
-            prompt=prompt, how=how, source=tokens,
-            limit=most.max_tokens if how.max_tokens is None else how.max_tokens,
-        )  # fmt: skip
+        decoding = decoding_of(self.card, submit, how, inputs, tokens)
         if decoding.limit == 0:
             self._teller.nothing_wanted(submit.key)
             self._say()
@@ -217,32 +211,10 @@ class StepEngine:
             decoding.text = Text(self._pieces.stream(), how.stop)
         return self._scheduler.join(decoding, self._clock())
 
-    def _prompt(self, submit: port.Submit, inputs: Arrays) -> tuple[int, ...]:
-        ids = next(iter(inputs.values())).ravel().tolist() if inputs else []
-        text = self.card.manifest.text
-        if not ids and self.card.manifest.task == "generate" and text and text.begin is not None:
-            ids = [text.begin]
-        if not ids:
-            raise bad_input(
-                submit.field, "it is empty, and the model has no begin id; send at least one word"
-            )
-        if self.card.prefill is not None:
-            measure_prompt(self.card.prefill, ids)
-        for name in growing(self.card):
-            if len(ids) > (longest := self.card.manifest.lengths[name].max):
-                why = f"it has {len(ids)} elements, the model takes {longest} at most; shorten it"
-                raise bad_input(submit.field, why)
-        return tuple(ids)
-
-    def _take_element(self, submit: port.Submit, inputs: Arrays) -> ServingError | None:
-        assert isinstance(submit.how, port.Feed)
-        conversation = Conversation(
-            submit.key, submit.accepted, None, submit.priority, submit.caller, id=submit.how.sequence
-        )
-        element = Element(submit.key, inputs, submit.outputs, submit.accepted, submit.deadline, conversation)
-        if self._closing and submit.how.start:
+    def _take_element(self, submit: port.Submit, how: port.Feed, inputs: Arrays) -> ServingError | None:
+        if self._closing and how.start:
             return _GONE
-        return self._scheduler.feed(element, submit.how, self._clock())
+        return self._scheduler.feed(element_of(submit, how, inputs), how, self._clock())
 
     # --- the step -----------------------------------------------------------------------------------
 
