@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 BAR, MOST_LABELS = 30, 5
 _ENTER, _LEAVE, _BACK, _CLEAR = "\r\n", "\x04", "\x7f\b", "\x15\x17"
 _HINT = "  type: each word moves the prediction. Enter begins a new text, Ctrl-D leaves."
-_HINT = "  type: each word moves the prediction. Enter begins a new text, Ctrl-D leaves."
 _ESCAPES = re.compile(r"\x1b(?:[\[O][0-9;?]*[ -/]*[@-~])?")
 
 

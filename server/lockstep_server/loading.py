@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import port, selftest, selftest_steps
+from . import __version__, port, selftest, selftest_steps
 from .errors import LoadError
 from .models import repository
 from .models.card import make_card
@@ -117,16 +118,25 @@ class Loader:
         card = replace(card, provider=session.provider, versions=versions, model=found.name)
         reads = oneshot.vocabulary if oneshot else _vocabulary(found, card)
         makes = _target(found, card) or reads
-        share = Share(f"{name}/{found.version} loading")
-        with self._gate.turn(share, 0.0):
-            other = (oneshot.card, self._session(found.graph_file(), manifest)) if oneshot else None
-            verdict = selftest_steps.check(card, session, prefill, other)
-        card = selftest_steps.judged(card, verdict)
+        card = selftest_steps.judged(card, self._judge_steps(found, card, session, prefill, oneshot))
         engine = StepEngine(
             card, session, prefill, makes, self._gate, report,
             stalled_s=self._config.stalled_s, batching=self._config.batching,
         )  # fmt: skip
         return Face(card, engine, reads)
+
+    def _judge_steps(
+        self, found: Found, card: Card, session: Session, prefill: Session | None, oneshot: Face | None
+    ) -> selftest_steps.Steps:
+        """As `_judge`."""
+        cache = _Cache(self._config.cache, found.digest(), self._device, "steps")
+        with suppress(KeyError, TypeError):
+            return selftest_steps.Steps(**cache.read()["verdict"])
+        with self._gate.turn(Share(f"{card.name}/{card.version} loading"), 0.0):
+            other = (oneshot.card, self._session(found.graph_file(), card.manifest)) if oneshot else None
+            verdict = selftest_steps.check(card, session, prefill, other)
+        cache.write({"verdict": asdict(verdict)})
+        return verdict
 
     def _session(self, file: Path, manifest: Manifest) -> Session:
         return Session(file, self._device, manifest.instances.threads)
@@ -135,13 +145,14 @@ class Loader:
         self, found: Found, session: Session, card: Card, share: Share
     ) -> tuple[selftest.Verdict, CostModel]:
         """Self-test and costs; from the cache where this very model was judged on this very device."""
-        cache = _Cache(self._config.cache, found.digest(), self._device)
-        if (known := cache.read()) is not None:
-            return known
+        cache = _Cache(self._config.cache, found.digest(), self._device, "oneshot")
+        with suppress(KeyError, TypeError, ValueError):
+            known = cache.read()
+            return selftest.Verdict(**known["verdict"]), CostModel.from_dict(known["costs"])
         with self._gate.turn(share, 0.0):
             verdict = selftest.check(session, card)
         costs = selftest.measure_costs(session, replace(card, batched=verdict.batched), self._gate, share)
-        cache.write(verdict, costs)
+        cache.write({"verdict": verdict.to_dict(), "costs": costs.to_dict()})
         return verdict, costs
 
 
@@ -188,28 +199,30 @@ def described(card: Card) -> str:
 
 
 class _Cache:
-    """Verdicts and costs by model, device and runtime, in a folder that may be absent or read-only."""
+    """What was found of a model on a device by this program and this runtime, in a folder that may be
+    absent or read-only."""
 
-    def __init__(self, folder: str, digest: str, device: str) -> None:
-        key = f"{digest[:32]}-{device}-{RUNTIME_VERSION}.json"
+    def __init__(self, folder: str, digest: str, device: str, kind: str) -> None:
+        key = f"{digest[:32]}-{device}-{RUNTIME_VERSION}-{__version__}-{kind}.json"
         self._file = Path(folder) / key if folder else None
 
-    def read(self) -> tuple[selftest.Verdict, CostModel] | None:
+    def read(self) -> dict[str, Any]:
+        """Empty where there is nothing."""
         if self._file is None:
-            return None
+            return {}
         try:
-            data: dict[str, Any] = json.loads(self._file.read_text())
-            return selftest.Verdict(**data["verdict"]), CostModel.from_dict(data["costs"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+            found = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
-    def write(self, verdict: selftest.Verdict, costs: CostModel) -> None:
+    def write(self, found: dict[str, Any]) -> None:
         if self._file is None:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             half = self._file.with_suffix(f".{os.getpid()}")
-            half.write_text(json.dumps({"verdict": verdict.to_dict(), "costs": costs.to_dict()}))
+            half.write_text(json.dumps(found))
             half.replace(self._file)
         except OSError as error:
-            log.debug("costs are not kept: %s", error)
+            log.debug("what was measured is not kept: %s", error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -38,7 +39,7 @@ class Settings:
     metrics_port: int = _setting(8002, "Port of /metrics and /healthz; 0 takes a free one.", _PORT)
     device: str = _setting("auto", "Where models run.", click.Choice(["auto", "cpu", "cuda"]))
     engine: str = _setting(
-        "process",
+        "process" if os.name == "posix" else "thread",
         "Where the engines are: a process of their own, or threads.",
         click.Choice(["process", "thread"]),
     )

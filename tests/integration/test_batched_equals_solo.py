@@ -14,7 +14,14 @@ from integration.harness import REPOSITORY, Served
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODELS = ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")
+MODELS = (
+    "sentiment-bow",
+    "sentiment-rnn",
+    "sentiment-gru",
+    "sentiment-lstm",
+    "sentiment-bilstm",
+    "sentiment-transformer",
+)
 REQUESTS, IN_FLIGHT = 160, 64
 Array = np.ndarray[Any, Any]
 

@@ -129,7 +129,7 @@ def _explained(error: "LockstepError", client: "Client") -> str:
         return f"no server at {client.address}: start one with `make serve` or give --address"
     if isinstance(error, DeadlineExceeded):
         return error.message.replace("timeout_s", "--timeout")
-    if isinstance(error, ModelNotFound):
+    if isinstance(error, ModelNotFound) and "there are: " not in error.message:
         try:
             names = dict.fromkeys(state.name for state in client.models())
         except LockstepError:

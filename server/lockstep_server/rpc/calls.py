@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .. import port
 from ..errors import Meaning, ServingError, bad_input, in_field, unavailable
@@ -27,6 +27,12 @@ log = logging.getLogger(__name__)
 _STEPS = "call Generate, Translate or Follow, or ModelInfer with a sequence_id"
 _TOKEN_CHARACTERS = 4
 """Characters a token, for pricing a text before it is tokenized."""
+
+
+class Send(Protocol):
+    """`Transport.send`."""
+
+    def __call__(self, message: port.Message, *, at_once: bool = False) -> None: ...
 
 
 class Ask(NamedTuple):
@@ -60,7 +66,7 @@ class Calls:
 
     def __init__(
         self,
-        send: Callable[[port.Message], None],
+        send: Send,
         directory: Directory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -117,12 +123,12 @@ class Calls:
         served.meters.accepted(ask.method)
         served.meters.wait.set(served.backlog.estimated_wait_s())
         card = served.card
-        self._send(
-            port.Submit(
-                key, card.name, card.version, ask.inputs, ask.text, ask.field, ask.outputs, ask.tokens,
-                ask.priority, now, deadline, ask.caller, measured, ask.how,
-            )
+        submit = port.Submit(
+            key, card.name, card.version, ask.inputs, ask.text, ask.field, ask.outputs, ask.tokens,
+            ask.priority, now, deadline, ask.caller, measured, ask.how,
         )  # fmt: skip
+        # A stream's first token, and a lone caller, should not wait for the turn of the loop to end.
+        self._send(submit, at_once=isinstance(ask.how, port.Decode) or len(self._pending) == 1)
         return key
 
     async def answer(self, ask: Ask) -> port.Event:

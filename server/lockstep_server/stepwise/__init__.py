@@ -1,1 +1,1 @@
-"""Step-wise serving: sequences that decode in lockstep. No engine yet; the port and the manifest know it."""
+"""Step-wise serving: sequences that decode in lockstep, joining and leaving between any two steps."""

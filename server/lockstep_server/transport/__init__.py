@@ -21,8 +21,13 @@ class Transport(Protocol):
             LoadError: there is no repository, or no such device.
         """
 
-    def send(self, message: port.Message) -> None:
-        """Hand a message to the host. Never blocks."""
+    def send(self, message: port.Message, *, at_once: bool = False) -> None:
+        """Hand a message to the host. Never blocks.
+
+        Messages of one turn of the event loop cross together at its end: each crossing wakes an
+        engine, and costs more than a small request does. `at_once`: now, with those before it; on a
+        busy loop the end of a turn may be milliseconds away.
+        """
 
     async def stop(self, within_s: float) -> None:
         """Stop the host; its last news are still delivered."""

@@ -50,7 +50,6 @@ class EngineProcess:
         self._decoder = frames.Decoder()
         self._buffer = memoryview(bytearray(frames.READ_BYTES))
         self._outbox: list[port.Message] = []
-        self._waiting = False
         self._unsent: deque[memoryview] = deque()
         self._started: asyncio.Future[str] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -94,18 +93,12 @@ class EngineProcess:
 
     # --- out ----------------------------------------------------------------------------------------
 
-    def send(self, message: port.Message) -> None:
-        """The first message of a turn of the event loop crosses at once, the others together at its
-        end: on a busy loop that may be milliseconds later."""
+    def send(self, message: port.Message, *, at_once: bool = False) -> None:
         self._outbox.append(message)
-        if not self._waiting:
-            self._waiting = True
-            asyncio.get_running_loop().call_soon(self._turn_over)
+        if at_once:
             self._flush()
-
-    def _turn_over(self) -> None:
-        self._waiting = False
-        self._flush()
+        elif len(self._outbox) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         messages, self._outbox = self._outbox, []

@@ -41,16 +41,16 @@ class InProcess:
         drain()
         return host.device
 
-    def send(self, message: port.Message) -> None:
-        """Messages of one turn of the event loop cross together: each crossing wakes an engine, and
-        costs more than a small request does."""
-        if not self._outbox:
-            asyncio.get_running_loop().call_soon(self._flush)
+    def send(self, message: port.Message, *, at_once: bool = False) -> None:
         self._outbox.append(message)
+        if at_once:
+            self._flush()
+        elif len(self._outbox) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         messages, self._outbox = self._outbox, []
-        if self._host is not None:
+        if messages and self._host is not None:
             self._host.receive(messages)
 
     async def stop(self, within_s: float) -> None:

@@ -25,7 +25,7 @@ class _Nobody:
 async def test_a_caller_that_cannot_take_its_answer_does_not_cost_the_others_theirs() -> None:
     card = made.plain()
     served = Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
-    calls = Calls(lambda message: None, _Nobody())  # type: ignore[arg-type]
+    calls = Calls(lambda message, at_once=False: None, _Nobody())  # type: ignore[arg-type]
     answered: list[port.Event] = []
 
     def broken(event: port.Event) -> None:
