@@ -78,7 +78,16 @@ class Host:
         self._report = report
         found = repository.find(self._root)
         if self._config.selected:
+            there = {one.name for one in found}
+            for name in self._config.selected:
+                if name not in there:
+                    told = ", ".join(sorted(there)) or "none"
+                    raise LoadError(
+                        f"--only {name}: there is no such model in {self._root}; there are: {told}"
+                    )
             found = [one for one in found if one.name in self._config.selected]
+        if not found:
+            log.warning("there is no model in %s; put one into it as NAME/1/model.onnx", self._root)
         for one in found:
             self._tell(one, "LOADING")
         for one in found:
@@ -249,7 +258,8 @@ class Host:
             face.engine.pace(self._flush_s)
         face.engine.start()
         self._faces[card.name, card.version] = face
-        log.info("model %s/%d is ready%s", card.name, card.version, described(card))
+        level = logging.WARNING if card.notice else logging.INFO
+        log.log(level, "model %s/%d is ready%s", card.name, card.version, described(card))
         self._report(port.ModelUpdate(card.name, card.version, "READY", "", card, face.costs()))
 
     def _reload(self, name: str) -> None:

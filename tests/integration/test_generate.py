@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from lockstep.v1 import sequences_pb2 as pb
 from lockstep.v1 import sequences_pb2_grpc
+from lockstep_server.errors import LoadError
 from tests import steps
 from tests.integration.harness import Served, refused, serve, wait_until
 
@@ -336,6 +340,47 @@ def test_what_was_made_is_counted_and_what_was_accepted_has_ended(server: Served
     assert server.metric("lockstep_first_token_seconds_count", model="lm") > 0
     assert server.metric("lockstep_inter_token_seconds_count", model="lm") > 0
     assert server.metric("lockstep_slots", model="lm") == 64
+
+
+def test_scores_that_are_no_numbers_fail_who_has_them(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    """The letter b makes NaN of a state, and of all scores after it."""
+    folder = steps.language(tmp_path)
+    for file in ("step.onnx", "prefill.onnx"):
+        graph = onnx.load(folder / file)
+        (table,) = (one for one in graph.graph.initializer if one.name == "E")
+        rows = numpy_helper.to_array(table).copy()
+        rows[steps.TOKENS.index("b")] = np.nan
+        table.CopyFrom(numpy_helper.from_array(rows, "E"))
+        onnx.save(graph, folder / file)
+    server = serving(tmp_path)
+    for temperature in (0, 1):
+        with refused(grpc.StatusCode.INTERNAL, words="not finite"):
+            generate(server, text="ab", temperature=temperature)
+        assert len(tokens_of(generate(server, text="a", temperature=temperature, max_tokens=1))) == 1
+    server.wait_idle()
+
+
+def test_a_stop_with_streams_in_flight_is_no_fault(
+    tmp_path: Path, serving: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    steps.language(tmp_path)
+    server = serving(tmp_path)
+    calls = [endless(server, seed) for seed in range(4)]
+    for call in calls:
+        next(call)
+    server.host._faces["lm", 1].engine.stop(0.0)
+    for call in calls:
+        with refused(grpc.StatusCode.UNAVAILABLE):
+            list(call)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_model_that_is_to_be_served_and_is_not_there_is_told(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    steps.language(tmp_path)
+    with pytest.raises(LoadError, match=r"--only nobody: .* there are: lm"):
+        serving(tmp_path, only="lm,nobody")
 
 
 # --- overload and ends ----------------------------------------------------------------------------

@@ -59,6 +59,11 @@ class Found:
                 raise LoadError(
                     f"{self.manifest_file}: {key}: {file} is not there; add it or correct the name"
                 )
+            if (self.folder / "step.onnx").exists():
+                raise LoadError(
+                    f"{self.folder / 'step.onnx'}: a step graph alone does not tell its states; add a"
+                    " model.toml with a [[stepwise.state]] for each"
+                )
             raise LoadError(
                 f"{file}: is not there; put the ONNX file in the version's folder under this name"
             )

@@ -99,7 +99,7 @@ def _options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong comes as an exception, and is told once
     # A thread that spins takes a core from the front end.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -124,6 +124,8 @@ def _state(
             f"{place}.output: it is {outputs[words.output].onnx_type} and the input {tensor.onnx_type};"
             " make them equal in the graph"
         )
+    if words.output:
+        _check_successor(tensor, outputs[words.output], words, place)
     if words.prefill and prefill is not None:
         _check_prefill(words, prefill, known[0], place)
     return StateCard(known[0], tensor.shape, words)
@@ -145,6 +147,22 @@ def _check_axes(tensor: GraphTensor, words: State, place: str) -> None:
                 f"{place}: axis {axis} of {tensor.name!r} is open; fix its size in the graph,"
                 " or name the length that it varies with"
             )
+
+
+def _check_successor(tensor: GraphTensor, successor: GraphTensor, words: State, place: str) -> None:
+    """What comes out of a step must be what the next one takes, as far as the graph tells."""
+    for axis, (size, after) in enumerate(zip(tensor.shape, successor.shape, strict=False)):
+        varies = axis == words.batch_axis or axis in words.lengths
+        if not varies and isinstance(size, int) and isinstance(after, int) and size != after:
+            raise LoadError(
+                f"{place}.output: axis {axis} of {words.output!r} is {after}, of the input {words.input!r}"
+                f" {size}; make them equal in the graph"
+            )
+    if len(tensor.shape) != len(successor.shape):
+        raise LoadError(
+            f"{place}.output: {words.output!r} has {len(successor.shape)} axes, the input {words.input!r}"
+            f" {len(tensor.shape)}; make them equal in the graph"
+        )
 
 
 def _check_prefill(words: State, prefill: Card, datatype: str, place: str) -> None:

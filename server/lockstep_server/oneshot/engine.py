@@ -170,8 +170,10 @@ class OneShotEngine:
         except ServingError as refused:
             error = refused
         except Exception:
-            error = _GONE if self._terminated else failed(self._share.name)
-            log.exception("%s: a run failed: %s", self._share.name, error.message)
+            error = _GONE
+            if not self._terminated:
+                error = failed(self._share.name)
+                log.exception("%s: a run failed: %s", self._share.name, error.message)
         ended = self._clock()
         elements = sum(part.rows * part.size for part in decided.parts)
         run = port.Run(

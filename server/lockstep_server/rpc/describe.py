@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 def index(entry: Entry) -> pb.RepositoryIndexResponse.ModelIndex:
+    reason = entry.reason or (entry.card.notice if entry.card else "")
     return pb.RepositoryIndexResponse.ModelIndex(
-        name=entry.name, version=str(entry.version), state=entry.state.name, reason=entry.reason
+        name=entry.name, version=str(entry.version), state=entry.state.name, reason=reason
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import Meaning, ServingError
 from ..models import datatypes
 from . import sampler
 from .slots import Block, bucket, key_of, lengths_of, widest
@@ -34,6 +35,7 @@ _ROOMY_STEPS = 32
 """Steps for which shorter rows would have done."""
 
 _NEVER = np.iinfo(np.int64).max
+NO_TOKEN = ServingError(Meaning.FAILED, "the model's scores are not finite numbers: there is no next token")
 _SEED_BITS = 2**64 - 1
 
 
@@ -57,6 +59,7 @@ class Batch:
         self._forced: dict[int, list[int]] = {}  # prompts without a prefill graph, the next id last
         self._watched: dict[int, Decoding] = {}
         self._fresh: set[Decoding] = set()
+        self.unfit: list[Decoding] = []
         self.steps, self.compute_s, self.rows_run = 0, 0.0, 0
 
     def _columns(self, rows: int) -> None:
@@ -186,6 +189,7 @@ class Batch:
         scores = outputs[self._scores].reshape(self.rows, -1)
         u = self._draw() if self._choices.sampled else self._draws[:, 0]
         self._token = tokens = sampler.sample(scores, u, self._choices)
+        self.unfit = self._without_token(tokens) if tokens.min() < 0 else []
         self._made += 1
         self._log[:, self._column] = tokens
         self._column += 1
@@ -195,6 +199,12 @@ class Batch:
         if self._watched:
             ended.extend(self._watch(scores, outputs, tokens, ended))
         return ended
+
+    def _without_token(self, tokens: Array) -> list[Decoding]:
+        """Those whose scores were no numbers to choose by."""
+        none = tokens < 0
+        tokens[none] = 0  # what the row takes in next: of a vacant row, anything in range
+        return [decoding for decoding, row in self.row_of.items() if none[row]]
 
     def _draw(self) -> Array:
         """Each row's random number. They are drawn for some steps at once, while the rows stay."""
@@ -309,6 +319,8 @@ def first_token(decoding: Decoding, scores: Array, end: int | None) -> str:
     seed = sampler.spread(np.array([how.seed & _SEED_BITS], np.uint64))
     tokens = sampler.sample(scores, sampler.uniform(seed, np.zeros(1, np.uint64)), choices)
     token = decoding.token = int(tokens[0])
+    if token < 0:
+        raise NO_TOKEN
     decoding.made = 1
     decoding.unsaid.ids.append(token)
     if token == end:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .. import port
-from .batch import Batch
+from .batch import NO_TOKEN, Batch
 from .slots import is_full, key_of, lengths_of
 
 if TYPE_CHECKING:
@@ -81,9 +81,10 @@ class Batches:
             return
         rows = len(batch)
         stepped.runs.append(port.Run(rows, 1, rows, batch.rows, 0.0, took, 0.0, waited_s, "stepwise"))
-        for decoding, _ in ended:
+        stepped.failed.extend((decoding, NO_TOKEN) for decoding in batch.unfit)
+        stepped.ended.extend(one for one in ended if one[0] not in batch.unfit)
+        for decoding in {*batch.unfit, *(decoding for decoding, _ in ended)}:
             batch.leave(decoding)
-        stepped.ended.extend(ended)
 
     def _split(self, batch: Batch, error: Exception, stepped: Stepped) -> None:
         """A step failed: each of its sequences steps alone, and who fails alone has failed."""

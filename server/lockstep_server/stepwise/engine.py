@@ -309,7 +309,11 @@ class StepEngine:
         text = self.card.manifest.text
         reason = ""
         if scores is not None:
-            reason = first_token(decoding, scores.reshape(1, -1), text.end if text else None)
+            try:
+                reason = first_token(decoding, scores.reshape(1, -1), text.end if text else None)
+            except ServingError as error:
+                self._fail(decoding, error)
+                return
         elif text is not None and text.begin is not None:
             decoding.token = text.begin
         if reason:
@@ -331,7 +335,9 @@ class StepEngine:
     def _told_of(self, error: Exception) -> ServingError:
         if isinstance(error, ServingError):
             return error
-        told = _GONE if self._terminated else failed(self._share.name)
+        if self._terminated:
+            return _GONE
+        told = failed(self._share.name)
         log.error("%s: a run failed: %s", self._share.name, told.message, exc_info=error)
         return told
 

@@ -101,7 +101,7 @@ def _mixed(bits: Array) -> Array:
 
 
 def sample(scores: Array, u: Array, choices: Choices) -> Array:
-    """Token ids, int64 [rows].
+    """Token ids, int64 [rows]; -1 where the scores are not finite numbers that one could choose by.
 
     Args:
         scores: what the model gives before any softmax, floating point [rows, tokens].
@@ -110,8 +110,7 @@ def sample(scores: Array, u: Array, choices: Choices) -> Array:
     """
     scores = scores.astype(np.float32, copy=False)
     if not choices.sampled:
-        chosen: Array = scores.argmax(axis=1)
-        return chosen
+        return _best(scores)
     best = scores.max(axis=1, keepdims=True)
     weights = scores - best  # a new array: what follows works in place
     if choices.hot:
@@ -121,9 +120,17 @@ def sample(scores: Array, u: Array, choices: Choices) -> Array:
         _cut(weights, choices)
     sums = np.cumsum(weights, axis=1, dtype=np.float64)
     tokens: Array = (sums > u[:, None] * sums[:, -1:]).argmax(axis=1)
+    if not np.isfinite(sums[:, -1]).all():
+        tokens[~np.isfinite(sums[:, -1])] = -1
     if choices.greedy:
         rows = choices.temperature == 0
-        tokens[rows] = scores[rows].argmax(axis=1)
+        tokens[rows] = _best(scores[rows])
+    return tokens
+
+
+def _best(scores: Array) -> Array:
+    tokens: Array = scores.argmax(axis=1)
+    tokens[np.isnan(scores[np.arange(len(tokens)), tokens])] = -1  # NaN counts as the largest
     return tokens
 
 

@@ -193,6 +193,14 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"step_in": {**STEP_IN, "h_in": (FLOATS, ("n", None))}},
         ("stepwise.state[h]", "axis 1 of 'h_in' is open"),
     ),
+    "a state that comes out in another size": (
+        {"step_out": {**STEP_OUT, "h_out": (FLOATS, ("n", 5))}},
+        ("stepwise.state[h].output", "axis 1", "is 5", "make them equal"),
+    ),
+    "a state that comes out with another number of axes": (
+        {"step_out": {**STEP_OUT, "h_out": (FLOATS, ("n", 4, 1))}},
+        ("stepwise.state[h].output", "3 axes", "make them equal"),
+    ),
     "a state that comes out as another type": (
         {"step_out": {**STEP_OUT, "h_out": ("tensor(double)", ("n", 4))}},
         ("stepwise.state[h].output", "tensor(double)", "tensor(float)", "make them equal"),
