@@ -65,9 +65,10 @@ class App:
         """Drain, then stop; in bounded time."""
         settings = self.settings
         await self._health.drain()
-        if not await self.calls.drain(settings.drain_s):
-            log.warning("%d requests are still in flight after %.0f s", len(self.calls), settings.drain_s)
-        await self._transport.stop(within_s=1.0)
+        drained = await self.calls.drain(settings.drain_s)
+        if not drained:
+            log.warning("%d requests are still in flight after %g s", len(self.calls), settings.drain_s)
+        await self._transport.stop(within_s=1.0 if drained else 0.0)
         await self._server.stop(grace_s=1.0)
         if self._pages is not None:
             self._pages.stop()
