@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
@@ -17,7 +18,7 @@ import numpy as np
 from lockstep.v1 import sequences_pb2 as pb
 
 from .. import port
-from ..errors import bad_input
+from ..errors import ServingError, bad_input
 from ..models import datatypes
 from . import codec
 from .calls import Ask
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _STEPS_AHEAD, _PREFIXES_AHEAD = 16, 2
 """Elements of one stream in flight; past them its reader waits. They run one after another, and whole
 prefixes would be queue to their own successors."""
+
+_LINGER_S = 0.05
 
 _LONGEST_HELD = 65536
 """Characters without white space that are held."""
@@ -76,6 +79,10 @@ class Follow:
         try:
             await self._write()
             await reader
+        except ServingError:
+            if reader.done():
+                await self._linger()
+            raise
         finally:
             reader.cancel()
             for step in self._steps:
@@ -83,6 +90,14 @@ class Follow:
             if self._served is not None and self._served.card.steps:
                 card = self._served.card
                 self._calls.send(port.Leave(card.name, card.version, self._sequence))
+
+    async def _linger(self) -> None:
+        """Take what is on its way to a stream that is refused: some clients whose write is cut short
+        tell of that, not of the error."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while await self._context.read() is not grpc.aio.EOF:
+                    pass
 
     # --- in -----------------------------------------------------------------------------------------
 

@@ -153,6 +153,11 @@ class FakeServer:
 
     def follow(self, requests: Any, context: grpc.ServicerContext) -> Any:
         start = next(requests).start
+        if self.failures or start.model not in self.models:
+            # As the server does: a write that is cut short would hide the status.
+            linger = threading.Thread(target=lambda: list(requests), daemon=True)
+            linger.start()
+            linger.join(0.05)
         self.handled(start, context)
         self.known(start.model, context)
         yield from self.streams.follow(start.model, requests, context)
