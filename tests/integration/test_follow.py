@@ -11,6 +11,8 @@ import grpc
 import pytest
 
 from lockstep.v1 import sequences_pb2 as pb
+from lockstep_client import AsyncClient
+from lockstep_client.errors import ModelNotFound
 from tests import steps
 from tests.integration.harness import REPOSITORY, Served, refused, serve, wait_until
 
@@ -142,6 +144,13 @@ BAD: dict[str, tuple[list[pb.FollowRequest], str, str]] = {
     "a translator": ([start("translator")], "start.model", "Translate"),
     "a model of numbers": ([start("adder")], "start.model", "predicts nothing"),
 }
+
+
+async def test_a_client_that_is_still_writing_hears_why_it_is_refused(server: Served) -> None:
+    async with AsyncClient(server.address) as client:
+        for _ in range(20):
+            with pytest.raises(ModelNotFound):
+                await client.follow("nobody", [f"word{n} " for n in range(50)]).result()
 
 
 @pytest.mark.parametrize("wrong", BAD)

@@ -375,6 +375,18 @@ def test_a_stop_with_streams_in_flight_is_no_fault(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_what_the_self_test_found_is_kept(
+    tmp_path: Path, serving: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps.language(tmp_path / "models")
+    first = serving(tmp_path / "models", cache=str(tmp_path / "cache"))
+    found = first.app.directory.resolve("lm").card
+    monkeypatch.setattr("lockstep_server.selftest_steps.check", lambda *_: 1 / 0)
+    again = serving(tmp_path / "models", cache=str(tmp_path / "cache"))
+    assert again.app.directory.resolve("lm").card == found
+    assert found.deterministic
+
+
 def test_a_model_that_is_to_be_served_and_is_not_there_is_told(
     tmp_path: Path, serving: Callable[..., Served]
 ) -> None:

@@ -98,9 +98,9 @@ class StepEngine:
         """Take a request in. It ends in exactly one event, unless it is cancelled."""
         self._post(self._take, submit, inputs, tokens)
 
-    def cancel(self, key: int) -> bool:
+    def cancel(self, key: int) -> None:
+        """Its caller has left: its row is free in the next step."""
         self._post(self._scheduler.cancel, key)
-        return True
 
     def credit(self, key: int, n: int) -> None:
         self._post(self._scheduler.credit, key, n)
