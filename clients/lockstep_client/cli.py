@@ -18,6 +18,7 @@ from lockstep_client.verbs import one_shot, server
 from lockstep_client.verbs.asking import tell, verb
 from lockstep_client.verbs.follow import follow
 from lockstep_client.verbs.generate import generate
+from lockstep_client.verbs.load import load
 from lockstep_client.verbs.race import race
 from lockstep_client.verbs.translate import translate
 
@@ -43,6 +44,9 @@ for command in (
     verb(server.health),
 ):
     app.command()(command)
+app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)(load)
 
 
 @app.callback(invoke_without_command=True)

@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -204,3 +206,31 @@ def test_a_reader_that_leaves_is_no_error_to_talk_of(server):
     _, error = running.communicate("\n".join(texts), timeout=30)
     assert "Traceback" not in error
     assert "Exception ignored" not in error
+
+
+def load_generator(monkeypatch, app):
+    """Stands where the load generator's own command does."""
+    monkeypatch.setitem(sys.modules, "lockstep_client.load.command", SimpleNamespace(app=app))
+
+
+def test_what_the_load_generator_lacks_is_told_in_one_line(lockstep, monkeypatch):
+    def lacking(arguments, **_):
+        raise ModuleNotFoundError("No module named 'hdrh'", name="hdrh")
+
+    load_generator(monkeypatch, lacking)
+    code, lines, error = lockstep("load", "run", "--rate", "3")
+    assert (code, lines) == (1, [])
+    assert error == "lockstep: `lockstep load` needs the package hdrh: pip install 'lockstep[load]'\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--rate", "3", "--json")])
+def test_the_load_generator_reads_its_own_arguments(lockstep, monkeypatch, arguments):
+    heard = []
+
+    def generator(given, **_):
+        heard.extend(given)
+        return 3
+
+    load_generator(monkeypatch, generator)
+    assert lockstep("load", *arguments)[0] == 3
+    assert heard == list(arguments)
