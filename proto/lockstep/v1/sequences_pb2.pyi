@@ -273,3 +273,61 @@ class TranslateReply(_message.Message):
     timings: Timings
     notice: str
     def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., attention: _Optional[_Iterable[_Union[AttentionRow, _Mapping]]] = ..., source_tokens: _Optional[_Iterable[str]] = ..., pieces: _Optional[_Iterable[str]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("code", "message", "field", "resource", "retry_after_seconds")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    field: str
+    resource: str
+    retry_after_seconds: float
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., resource: _Optional[str] = ..., retry_after_seconds: _Optional[float] = ...) -> None: ...
+
+class ClassifyOutcome(_message.Message):
+    __slots__ = ("number", "classification", "failure")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    classification: Classification
+    failure: Failure
+    def __init__(self, number: _Optional[int] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class ClassifyManyReply(_message.Message):
+    __slots__ = ("model", "version", "outcomes", "notice")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    outcomes: _containers.RepeatedCompositeFieldContainer[ClassifyOutcome]
+    notice: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., outcomes: _Optional[_Iterable[_Union[ClassifyOutcome, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
+
+class EncodeOutcome(_message.Message):
+    __slots__ = ("number", "encoding", "failure")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    encoding: Encoding
+    failure: Failure
+    def __init__(self, number: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class EncodeManyReply(_message.Message):
+    __slots__ = ("model", "version", "outcomes", "notice")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    outcomes: _containers.RepeatedCompositeFieldContainer[EncodeOutcome]
+    notice: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., outcomes: _Optional[_Iterable[_Union[EncodeOutcome, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...

@@ -44,6 +44,16 @@ class SequencesStub:
                 request_serializer=lockstep_dot_v1_dot_sequences__pb2.EncodeRequest.SerializeToString,
                 response_deserializer=lockstep_dot_v1_dot_sequences__pb2.EncodeReply.FromString,
                 _registered_method=True)
+        self.ClassifyMany = channel.stream_stream(
+                '/lockstep.v1.Sequences/ClassifyMany',
+                request_serializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyManyReply.FromString,
+                _registered_method=True)
+        self.EncodeMany = channel.stream_stream(
+                '/lockstep.v1.Sequences/EncodeMany',
+                request_serializer=lockstep_dot_v1_dot_sequences__pb2.EncodeRequest.SerializeToString,
+                response_deserializer=lockstep_dot_v1_dot_sequences__pb2.EncodeManyReply.FromString,
+                _registered_method=True)
         self.Follow = channel.stream_stream(
                 '/lockstep.v1.Sequences/Follow',
                 request_serializer=lockstep_dot_v1_dot_sequences__pb2.FollowRequest.SerializeToString,
@@ -73,6 +83,21 @@ class SequencesServicer:
 
     def Encode(self, request, context):
         """One-shot: a vector for each text, and the attention weights on request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyMany(self, request_iterator, context):
+        """Classify for any number of texts over one stream: sent as they arise, each answered as soon as it
+        is ready, in any order, and by itself: a wrong one leaves the others alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EncodeMany(self, request_iterator, context):
+        """Encode in the same way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +137,16 @@ def add_SequencesServicer_to_server(servicer, server):
                     servicer.Encode,
                     request_deserializer=lockstep_dot_v1_dot_sequences__pb2.EncodeRequest.FromString,
                     response_serializer=lockstep_dot_v1_dot_sequences__pb2.EncodeReply.SerializeToString,
+            ),
+            'ClassifyMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyMany,
+                    request_deserializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyRequest.FromString,
+                    response_serializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyManyReply.SerializeToString,
+            ),
+            'EncodeMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.EncodeMany,
+                    request_deserializer=lockstep_dot_v1_dot_sequences__pb2.EncodeRequest.FromString,
+                    response_serializer=lockstep_dot_v1_dot_sequences__pb2.EncodeManyReply.SerializeToString,
             ),
             'Follow': grpc.stream_stream_rpc_method_handler(
                     servicer.Follow,
@@ -183,6 +218,60 @@ class Sequences:
             '/lockstep.v1.Sequences/Encode',
             lockstep_dot_v1_dot_sequences__pb2.EncodeRequest.SerializeToString,
             lockstep_dot_v1_dot_sequences__pb2.EncodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lockstep.v1.Sequences/ClassifyMany',
+            lockstep_dot_v1_dot_sequences__pb2.ClassifyRequest.SerializeToString,
+            lockstep_dot_v1_dot_sequences__pb2.ClassifyManyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EncodeMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lockstep.v1.Sequences/EncodeMany',
+            lockstep_dot_v1_dot_sequences__pb2.EncodeRequest.SerializeToString,
+            lockstep_dot_v1_dot_sequences__pb2.EncodeManyReply.FromString,
             options,
             channel_credentials,
             insecure,

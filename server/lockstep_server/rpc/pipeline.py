@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import grpc
 
 from lockstep import open_inference_pb2 as pb
 
@@ -14,87 +11,35 @@ from .. import port
 from ..errors import ServingError, bad_input
 from ..models.measure import measure
 from . import codec
-from .calls import Ask, Calls
+from .calls import Ask
+from .inflight import InFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ..models.card import Card
     from ..models.datatypes import Arrays
-    from .interceptors import Context
     from .served import Directory
 
 _INT64_MAX = 2**63 - 1
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 
-class Pipeline:
-    """One ModelStreamInfer stream: many requests in flight, answers as they are ready.
-
-    A task reads and starts requests, the handler writes. Past `max_inflight` the reader waits, and
-    HTTP/2's own flow control reaches the client.
-    """
-
-    def __init__(self, directory: Directory, calls: Calls, context: Context, max_inflight: int) -> None:
-        self._directory, self._calls, self._context = directory, calls, context
-        self._inflight: set[int] = set()
-        self._ready: deque[Callable[[], pb.ModelStreamInferResponse]] = deque()
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-        self._max_inflight = max_inflight
-        self._peer = context.peer()
-        self._ended = False
-
-    async def run(self) -> None:
-        reader = asyncio.create_task(self._read())
-        try:
-            await self._write()
-            await reader
-        finally:
-            reader.cancel()
-            for key in list(self._inflight):
-                self._calls.cancel(key)
-
-    async def _read(self) -> None:
-        try:
-            while (request := await self._context.read()) is not grpc.aio.EOF:
-                self._begin(request)
-                while len(self._inflight) + len(self._ready) >= self._max_inflight:
-                    self._room.clear()
-                    await self._room.wait()
-        finally:
-            self._ended = True
-            self._news.set()
-
-    async def _write(self) -> None:
-        while self._ready or self._inflight or not self._ended:
-            while self._ready:
-                await self._context.write(self._ready.popleft()())
-                self._room.set()
-            self._news.clear()
-            if not self._ended or self._inflight:
-                await self._news.wait()
+class Pipeline(InFlight[Callable[[], pb.ModelStreamInferResponse]]):
+    """One ModelStreamInfer stream."""
 
     def _begin(self, request: pb.ModelInferRequest) -> None:
         try:
             remaining = self._context.time_remaining()
             ask = make_ask(self._directory, request, "ModelStreamInfer", remaining, self._peer)
-            key = 0
-
-            def resolve(event: port.Event) -> None:
-                self._inflight.discard(key)
-                self._say(lambda: _stream_reply(ask.served.card, event, request.id))
-
-            key = self._calls.start(ask, resolve)
-            self._inflight.add(key)
+            card = ask.served.card
+            self._start(ask, lambda event: self._say(lambda: _stream_reply(card, event, request.id)))
         except ServingError as error:
             refusal = _stream_error(error, request.id)
             self._say(lambda: refusal)
 
-    def _say(self, reply: Callable[[], pb.ModelStreamInferResponse]) -> None:
-        """Queue an answer; it is built when it is written, so that its faults are this stream's."""
-        self._ready.append(reply)
-        self._news.set()
+    def _next_message(self) -> pb.ModelStreamInferResponse:
+        return self._ready.popleft()()
 
 
 def make_ask(
@@ -105,7 +50,7 @@ def make_ask(
     Raises:
         ServingError: no such model, or something in the request is wrong.
     """
-    served = directory.resolve(request.model_name, request.model_version)
+    served = directory.resolve(request.model_name, request.model_version, method)
     try:
         priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
         feed = _feed(served.card, request.parameters)
@@ -124,7 +69,7 @@ def make_ask(
             how=feed,
         )
     except ServingError as error:
-        served.meters.refused(method, error.meaning.value)
+        served.refuse(method, error)
         raise
 
 

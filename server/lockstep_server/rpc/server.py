@@ -84,7 +84,7 @@ class Server:
             max_inflight=settings.max_stream_inflight,
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, watched)  # type: ignore[no-untyped-call]
-        sequences = Sequences(directory, calls, pacer)
+        sequences = Sequences(directory, calls, pacer, max_inflight=settings.max_stream_inflight)
         sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, watched)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, watched)
         if settings.reflection:
