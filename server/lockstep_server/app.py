@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import port
+from . import __version__, gpus, port
 from .errors import LoadError, unavailable
-from .metrics import Metrics, MetricsServer
+from .metrics import Metrics
+from .pages import Pages
 from .rpc.calls import Calls
+from .rpc.journal import Journal
+from .rpc.levels import Levels
 from .rpc.pacing import Pacer
 from .rpc.served import Directory
 from .rpc.server import Health, Server
@@ -30,16 +35,25 @@ class App:
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self.settings = settings
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or Metrics(counting=settings.metrics)
         self._transport = _transport(settings, self._lost)
         self._health = Health()
-        self.directory = Directory(self.metrics, self._health.update)
-        self.calls = Calls(self._transport.send, self.directory)
-        pacer = Pacer(self._transport.send, settings.max_flush_ms / 1000)
+        journal = Journal(texts=settings.log_texts)
+        self.directory = Directory(self.metrics, self._health.update, journal)
+        took = self.metrics.loop_lag.observe
+        self.calls = Calls(self._transport.send, self.directory, journal, took)
+        self._pacer = Pacer(self._transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
-            settings, self.metrics, self.directory, self.calls, self._transport.send, pacer, self._health
+            settings,
+            self.metrics,
+            self.directory,
+            self.calls,
+            self._transport.send,
+            self._pacer,
+            self._health,
         )
-        self._pages: MetricsServer | None = None
+        self._pages: Pages | None = None
+        self._vitals = port.Vitals(())
         self.port = 0
         self.metrics_port = 0
 
@@ -51,15 +65,47 @@ class App:
         """
         await self._health.start()
         self.port = await self._server.start()
-        try:
-            self._pages = MetricsServer(
-                self.settings.host, self.settings.metrics_port, self.metrics.registry, self._healthy
-            )
-        except OSError as error:
-            raise _port_taken(self.settings, error) from error
+        self._pages = self._serve_pages()
         self.metrics_port = self._pages.port
-        self.directory.device = await self._transport.start(self._deliver)
+        about = await self._transport.start(self._deliver)
+        self.directory.device = about.device
+        self._tell_levels(about)
         await self.directory.listed()
+
+    def _serve_pages(self) -> Pages:
+        settings, loop = self.settings, asyncio.get_running_loop()
+
+        def inquire() -> None:
+            """What is told in time for the next scrape."""
+            loop.call_soon_threadsafe(self._transport.send, port.Inquire())
+
+        before = inquire if settings.engine == "process" else lambda: None
+        registry = self.metrics.registry if settings.metrics else None
+        try:
+            return Pages(settings.host, settings.metrics_port, registry, self._healthy, before)
+        except OSError as error:
+            raise _port_taken(settings, error) from error
+
+    def _tell_levels(self, about: port.About) -> None:
+        """What is not counted, but read at each scrape."""
+        metrics = self.metrics
+        Levels(metrics, self.directory)
+        metrics.build.read = lambda: [((__version__, about.runtime), 1.0)]
+        metrics.permits.read = lambda: [((about.device,), float(about.permits))]
+        metrics.draining.read = lambda: [((), float(self.calls.draining))]
+        metrics.flush_interval.read = lambda: [((), self._pacer.interval_s)]
+        metrics.engine_up.read = lambda: [((), float(self._transport.up))]
+        for key, family in metrics.engine_gc.items():
+            family.read = partial(self._garbage, key)
+        if self.settings.engine == "process":
+            metrics.watch_engine(lambda: self._transport.pid)
+        if self.settings.device != "cpu" and (found := gpus.open_gpus()) is not None:
+            metrics.registry.register(found)
+
+    def _garbage(self, key: str) -> list[tuple[tuple[str, ...], float]]:
+        """Of the engine process, by generation."""
+        generations = enumerate(self._vitals.garbage)
+        return [((str(generation),), float(counts[key])) for generation, counts in generations]
 
     async def stop(self) -> None:
         """Drain, then stop; in bounded time."""
@@ -81,9 +127,12 @@ class App:
                 self.directory.update(news)
             case port.LoadDone():
                 self.directory.load_done(news)
+            case port.Vitals():
+                self._vitals = news
 
     def _lost(self, reason: str) -> None:
         """The engines have gone, and are being started again."""
+        self.metrics.engine_restarts.inc()
         self.directory.lost()
         self.calls.fail_all(unavailable(f"{reason}; it is started again"))
 
@@ -94,7 +143,7 @@ class App:
 def _transport(settings: Settings, on_loss: Callable[[str], None]) -> Transport:
     config = _host_config(settings)
     if settings.engine == "process":
-        return EngineProcess(config, on_loss, settings.log_level)
+        return EngineProcess(config, on_loss, log=(settings.log_level, settings.log_format))
 
     def host() -> port.Host:
         from .host import Host  # brings ONNX Runtime, which only the engines' side needs

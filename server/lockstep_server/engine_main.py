@@ -92,7 +92,7 @@ def serve(end: socket.socket) -> int:
         writer.put(frames.Failed(str(error)))
         writer.close()
         return 1
-    writer.put(frames.Started(host.device))
+    writer.put(frames.Started(host.about))
     within_s = 0.0
     batch: list[port.Message] = []
     for message in inbox:
@@ -131,9 +131,9 @@ def _received(end: socket.socket, buffer: memoryview) -> bytes:
 
 
 def main() -> int:
-    """`python -m lockstep_server.engine_main FD LEVEL`."""
-    number, level = int(sys.argv[1]), sys.argv[2]
-    logs.configure(level)
+    """`python -m lockstep_server.engine_main FD LEVEL FORM`: as `logs.configure` has them."""
+    number, level, form = int(sys.argv[1]), *sys.argv[2:4]
+    logs.configure(level, form)
     # Signals are for the front end, which tells this process when it may go.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -5,9 +5,11 @@ What goes wrong while a model is loaded (`loading.py`) belongs to that model; th
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from .loading import STEP_SUFFIX, Loader, described
 from .models import repository
 from .models.gate import Gate
 from .models.measure import measure
-from .models.session import choose_device
+from .models.session import RUNTIME_VERSION, choose_device
 from .oneshot.engine import OneShotEngine
 from .oneshot.request import Request
 from .stepwise.engine import StepEngine
@@ -54,9 +56,10 @@ class Host:
     def __init__(self, config: port.HostConfig, *, reads_here: bool = False) -> None:
         self._config = config
         self._root = Path(config.models)
-        self.device = choose_device(config.device)
-        self._gate = Gate(self.device, _permits(self.device), config.max_run_s)
-        self._preparing = Loader(config, self._root, self.device, self._gate)
+        device = choose_device(config.device)
+        self.about = port.About(device, RUNTIME_VERSION, _permits(device))
+        self._gate = Gate(device, self.about.permits, config.max_run_s)
+        self._preparing = Loader(config, self._root, device, self._gate)
         self._faces: dict[tuple[str, int], Face] = {}
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
         self._reading: set[int] = set()  # keys whose text is with the tokenizers
@@ -113,6 +116,8 @@ class Host:
                         engine.credit(key, n)
                 case port.Leave(name, version, sequence):
                     self._leave(name, version, sequence)
+                case port.Inquire():
+                    self._report(port.Vitals(gc.get_stats()))
                 case port.Pace(flush_s):
                     self._flush_s = flush_s
                     for face in list(self._faces.values()):
@@ -240,6 +245,7 @@ class Host:
     def _load(self, found: Found) -> None:
         if self._stopping.is_set():
             return
+        begun = time.monotonic()
         try:
             faces = self._preparing.prepare(found, self._from_engine)
         except LoadError as error:
@@ -250,9 +256,9 @@ class Host:
             self._tell(found, "UNAVAILABLE", f"{type(error).__name__}; see the server's log")
         else:
             for face in faces:
-                self._serve(face)
+                self._serve(face, time.monotonic() - begun)
 
-    def _serve(self, face: Face) -> None:
+    def _serve(self, face: Face, load_s: float) -> None:
         card = face.card
         if isinstance(face.engine, StepEngine):
             face.engine.pace(self._flush_s)
@@ -260,7 +266,7 @@ class Host:
         self._faces[card.name, card.version] = face
         level = logging.WARNING if card.notice else logging.INFO
         log.log(level, "model %s/%d is ready%s", card.name, card.version, described(card))
-        self._report(port.ModelUpdate(card.name, card.version, "READY", "", card, face.costs()))
+        self._report(port.ModelUpdate(card.name, card.version, "READY", "", card, face.costs(), load_s))
 
     def _reload(self, name: str) -> None:
         found = repository.find_model(self._root, name)

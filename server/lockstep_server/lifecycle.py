@@ -24,7 +24,7 @@ _SWITCH_INTERVAL_S = 0.0002
 
 def run(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; the exit code."""
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         return _run(_serve(settings))

@@ -1,8 +1,8 @@
 """The seam between the gRPC side and the engines: plain data, fit to cross a process.
 
-In go `Submit`, `Read`, `Cancel`, `Credit`, `Leave`, `Pace`, `Load` and `Unload`; out comes one
-`Events` for each batch or step, and a `ModelUpdate` whenever a model changes its state. Times are
-seconds of `time.monotonic()`, which all processes of one machine share.
+In go `Submit`, `Read`, `Cancel`, `Credit`, `Leave`, `Pace`, `Inquire`, `Load` and `Unload`; out comes
+one `Events` for each batch or step, and a `ModelUpdate` whenever a model changes its state. Times
+are seconds of `time.monotonic()`, which all processes of one machine share.
 """
 
 from __future__ import annotations
@@ -104,6 +104,10 @@ class Pace(NamedTuple):
     flush_s: float
 
 
+class Inquire(NamedTuple):
+    """How is the process? Answered by `Vitals`."""
+
+
 class Load(NamedTuple):
     """(Re)load a model from the repository."""
 
@@ -116,7 +120,7 @@ class Unload(NamedTuple):
     model: str
 
 
-Message = Submit | Read | Cancel | Credit | Leave | Pace | Load | Unload
+Message = Submit | Read | Cancel | Credit | Leave | Pace | Inquire | Load | Unload
 
 CREDITS = 32
 """Chunks that a stream may have on their way to its reader."""
@@ -191,7 +195,7 @@ class Events(NamedTuple):
     runs: Sequence[Run] = ()
     chunks: Sequence[Chunk] = ()
     sequences: Population | None = None
-    sent: float = 0.0
+    sent: float = 0.0  # when the engine did; 0: it has not said
 
 
 class ModelUpdate(NamedTuple):
@@ -203,6 +207,7 @@ class ModelUpdate(NamedTuple):
     reason: str = ""
     card: Card | None = None
     costs: Mapping[str, Any] | None = None
+    load_s: float = 0.0  # how long the loading took
 
 
 class LoadDone(NamedTuple):
@@ -213,7 +218,21 @@ class LoadDone(NamedTuple):
     reason: str = ""
 
 
-News = Events | ModelUpdate | LoadDone
+class Vitals(NamedTuple):
+    """How the engines' process is."""
+
+    garbage: Sequence[Mapping[str, int]]  # `gc.get_stats()`: a mapping for each generation
+
+
+News = Events | ModelUpdate | LoadDone | Vitals
+
+
+class About(NamedTuple):
+    """What a host is."""
+
+    device: str  # "cpu" or "cuda"
+    runtime: str  # ONNX Runtime's version
+    permits: int  # runs at one time from which the device gains
 
 
 @dataclass(frozen=True)
@@ -233,7 +252,7 @@ class HostConfig:
 class Host(Protocol):
     """The engines' side of the port."""
 
-    device: str
+    about: About
 
     def start(self, report: Callable[[News], None]) -> None:
         """Begin to load. `report` is called from the host's own threads."""

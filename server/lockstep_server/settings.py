@@ -69,9 +69,12 @@ class Settings:
     cache: str = _setting(
         "~/.cache/lockstep", "Folder for measured costs and self-tests; empty: none.", click.Path()
     )
+    metrics: bool = _setting(True, "Count, and answer /metrics.")
     log_level: str = _setting(
         "info", "Least level logged.", click.Choice(["debug", "info", "warning", "error"])
     )
+    log_format: str = _setting("text", "How lines of the log are written.", click.Choice(["text", "json"]))
+    log_texts: bool = _setting(False, "Let the log quote what callers send.")
 
 
 def command(run: Callable[[Settings], int], version: str) -> click.Command:

@@ -3,20 +3,23 @@
 prometheus_client's own take a lock and check their arguments at each observation: about 16 us a
 request for the dozen that a request makes, where a plain call costs 200 us in all. Everything the
 server counts is counted on the event loop, so plain numbers do; a scrape from another thread may
-see one observation of two. Names, buckets and exposition stay prometheus_client's.
+see one observation of two. Names, buckets and exposition stay prometheus_client's: it leaves
+exemplars out of every format but OpenMetrics.
 """
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
@@ -38,18 +41,45 @@ class Number:
 
 
 class Distribution:
-    """A histogram's child: how many observations fell under each bound, and their sum."""
+    """A histogram's child: how many observations fell under each bound, their sum, and whose the
+    newest traced one of each bucket was."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float, count: int = 1) -> None:
         self.counts[bisect_left(self.bounds, value)] += count
         self.total += value * count
+
+    def observe_traced(self, value: float, trace_id: str) -> None:
+        """One observation, made in a trace."""
+        self.observe(value)
+        self.exemplars[bisect_left(self.bounds, value)] = Exemplar({"trace_id": trace_id}, value, time.time())
+
+
+class _SilentNumber(Number):
+    __slots__ = ()
+
+    def inc(self, amount: float = 1) -> None:
+        """Not counted."""
+
+    def set(self, value: float) -> None:
+        """Not kept."""
+
+
+class _SilentDistribution(Distribution):
+    __slots__ = ()
+
+    def observe(self, value: float, count: int = 1) -> None:
+        """Not counted."""
+
+    def observe_traced(self, value: float, trace_id: str) -> None:
+        """Not counted."""
 
 
 Child = TypeVar("Child", Number, Distribution)
@@ -93,25 +123,61 @@ class Family(Collector, Generic[Child]):
         yield family
 
 
-def _buckets(child: Distribution) -> list[tuple[str, float]]:
-    """Cumulative counts by upper bound, as the exposition wants them."""
+class Scraped(Collector):
+    """A metric whose values are read when they are asked for, on the thread that asks."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        kind: type[CounterMetricFamily | GaugeMetricFamily],
+        name: str,
+        text: str,
+        labels: Sequence[str],
+    ) -> None:
+        self._kind, self._name, self._text, self._labels = kind, name, text, labels
+        self.read: Callable[[], Iterable[tuple[Sequence[str], float]]] = tuple
+        """Label values, in the order of the labels, and the value of each."""
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        family = self._kind(self._name, self._text, labels=self._labels)
+        for values, value in self.read():
+            family.add_metric(values, value)
+        yield family
+
+
+def _buckets(child: Distribution) -> list[Any]:
+    """Cumulative counts by upper bound, and an exemplar or none, as the exposition wants them."""
     below = 0.0
-    buckets: list[tuple[str, float]] = []
-    for bound, count in zip((*child.bounds, float("inf")), list(child.counts), strict=True):
+    buckets: list[Any] = []
+    exemplars = dict(child.exemplars)
+    for index, (bound, count) in enumerate(
+        zip((*child.bounds, float("inf")), list(child.counts), strict=True)
+    ):
         below += count
-        buckets.append((floatToGoString(bound), below))  # type: ignore[no-untyped-call]
+        buckets.append((floatToGoString(bound), below, exemplars.get(index)))  # type: ignore[no-untyped-call]
     return buckets
 
 
-def counter(registry: CollectorRegistry, name: str, text: str, labels: Sequence[str]) -> Family[Number]:
-    return Family(registry, CounterMetricFamily, name, text, labels, Number)
+class Tally:
+    """Makes families in one registry. `counting`: else what they are told goes nowhere."""
 
+    def __init__(self, registry: CollectorRegistry, *, counting: bool = True) -> None:
+        self._registry, self._counting = registry, counting
 
-def gauge(registry: CollectorRegistry, name: str, text: str, labels: Sequence[str]) -> Family[Number]:
-    return Family(registry, GaugeMetricFamily, name, text, labels, Number)
+    def counter(self, name: str, text: str, *labels: str) -> Family[Number]:
+        make = Number if self._counting else _SilentNumber
+        return Family(self._registry, CounterMetricFamily, name, text, labels, make)
 
+    def gauge(self, name: str, text: str, *labels: str) -> Family[Number]:
+        make = Number if self._counting else _SilentNumber
+        return Family(self._registry, GaugeMetricFamily, name, text, labels, make)
 
-def histogram(
-    registry: CollectorRegistry, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]
-) -> Family[Distribution]:
-    return Family(registry, HistogramMetricFamily, name, text, labels, lambda: Distribution(bounds))
+    def histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> Family[Distribution]:
+        make = Distribution if self._counting else _SilentDistribution
+        return Family(self._registry, HistogramMetricFamily, name, text, labels, lambda: make(bounds))
+
+    def scraped(self, name: str, text: str, *labels: str) -> Scraped:
+        """A gauge, or a counter where the name ends in `_total`."""
+        kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        return Scraped(self._registry, kind, name, text, labels)

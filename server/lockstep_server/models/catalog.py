@@ -81,6 +81,10 @@ class Catalog:
             versions = self._entries[name]
             yield from (versions[version] for version in sorted(versions))
 
+    def snapshot(self) -> list[Entry]:
+        """All entries there are, for another thread than the catalog's own."""
+        return [entry for versions in list(self._entries.values()) for entry in list(versions.values())]
+
     def names(self) -> list[str]:
         return sorted(self._entries)
 

@@ -193,7 +193,7 @@ class OneShotEngine:
                     events.append(event)
         if events or outcomes:
             runs = tuple(outcome.run for outcome in outcomes)
-            self._report(port.Events(self.card.name, self.card.version, events, runs))
+            self._report(port.Events(self.card.name, self.card.version, events, runs, sent=self._clock()))
 
     def _expire(self, part: Part) -> port.Event | None:
         return self._end(part.request, error=deadline_passed("while the request waited in the queue"))

@@ -33,7 +33,7 @@ class Backlog:
         self._costs = CostModel.from_dict(costs) if costs else CostModel()
         self._max_rows = card.manifest.batching.max_rows if card.batched else 1
         self._max_elements = card.manifest.batching.max_padded_elements
-        self._max_queue_s = card.manifest.batching.max_queue_ms / 1000
+        self.max_queue_s = card.manifest.batching.max_queue_ms / 1000
         self._prices: dict[int, float] = {}
         self._runs = 0
         self.waiting_s = 0.0
@@ -48,6 +48,14 @@ class Backlog:
             rows_fit = min(self._max_rows, max(self._max_elements // bucket, 1))
             price = self._prices[bucket] = self._costs.per_row(bucket, rows_fit) / bucket
         return price * rows * size
+
+    def fits(self, rows: int, length: int) -> bool:
+        """A run of this shape may be planned."""
+        return rows == 1 or (rows <= self._max_rows and rows * length <= self._max_elements)
+
+    def run_s(self, rows: int, length: int) -> float:
+        """Seconds that a run of `rows` x `length` takes in the session."""
+        return self._costs.estimate(rows, length)
 
     def estimated_wait_s(self) -> float:
         return self.waiting_s * self.pace
@@ -66,10 +74,10 @@ class Backlog:
         return before_s
 
     def _check(self, wait: float, run: float, now: float, deadline: float | None) -> None:
-        if wait > self._max_queue_s:
-            over = wait - self._max_queue_s
+        if wait > self.max_queue_s:
+            over = wait - self.max_queue_s
             raise overloaded(
-                f"the wait would be {wait * 1000:.0f} ms, the limit is {self._max_queue_s * 1000:.0f} ms;"
+                f"the wait would be {wait * 1000:.0f} ms, the limit is {self.max_queue_s * 1000:.0f} ms;"
                 f" come back in {max(over, 0.05):.2f} s",
                 max(over, 0.05),
             )

@@ -15,6 +15,8 @@ from .. import port
 from ..errors import Meaning, ServingError, bad_input, in_field, unavailable
 from ..models.measure import measure
 from .admission import deadline_of
+from .journal import Journal
+from .traces import Ended, Trace, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +61,7 @@ class _Pending(NamedTuple):
     before_s: float  # seconds of the device that lay before it
     resolve: Callable[[port.Event], None]
     take: Callable[[port.Chunk, float], None] | None
+    trace: Trace | None
 
 
 class Calls:
@@ -68,9 +71,13 @@ class Calls:
         self,
         send: Send,
         directory: Directory,
+        journal: Journal | None = None,
+        took: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send, self._directory, self._clock = send, directory, clock
+        self._journal = journal or Journal()
+        self._took = took  # told the age of what engines say
         self._keys = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         self._reading: dict[int, asyncio.Future[port.Event]] = {}
@@ -96,7 +103,7 @@ class Calls:
         try:
             return self._start(ask, resolve, take)
         except ServingError as error:
-            ask.served.meters.refused(ask.method, error.meaning.value)
+            ask.served.refuse(ask.method, error)
             raise in_field(error, ask.field) from None
 
     def _start(
@@ -118,10 +125,9 @@ class Calls:
         deadline = deadline_of(now, ask.remaining_s, ask.queue_timeout_s)
         before_s = served.backlog.enter(seconds, now, deadline)
         key = next(self._keys)
-        self._pending[key] = _Pending(ask, now, seconds, before_s, resolve, take)
+        self._pending[key] = _Pending(ask, now, seconds, before_s, resolve, take, current.get())
         self._idle.clear()
         served.meters.accepted(ask.method)
-        served.meters.wait.set(served.backlog.estimated_wait_s())
         card = served.card
         submit = port.Submit(
             key, card.name, card.version, ask.inputs, ask.text, ask.field, ask.outputs, ask.tokens,
@@ -157,11 +163,13 @@ class Calls:
         """Forget a request whose caller has left. A second time does nothing."""
         pending = self._pending.get(key)
         if pending is not None:
-            self._end(key, pending, Meaning.CANCELLED.value)
+            self._end(key, pending, None)
             self._send(port.Cancel(key))
 
     def deliver(self, events: port.Events) -> None:
         """Take in what an engine has to say: resolve each request that is still wanted."""
+        if events.sent:
+            self._took(self._clock() - events.sent)
         served = self._directory.get(events.model, events.version)
         if served is not None:
             served.take_runs(events)
@@ -173,8 +181,7 @@ class Calls:
                 if (reading := self._reading.get(event.key)) is not None and not reading.done():
                     reading.set_result(event)
                 continue
-            outcome = "ok" if event.error is None else event.error.meaning.value
-            seconds = self._end(event.key, pending, outcome)
+            seconds = self._end(event.key, pending, event)
             pending.ask.served.backlog.learn_wait(pending.before_s, event)
             pending.ask.served.take_end(event, seconds)
             try:
@@ -222,14 +229,21 @@ class Calls:
             card = pending.ask.served.card
             self.deliver(port.Events(card.name, card.version, [port.Event(key, None, error)]))
 
-    def _end(self, key: int, pending: _Pending, outcome: str) -> float:
-        """Close a request's account; the seconds since it was accepted."""
+    def _end(self, key: int, pending: _Pending, event: port.Event | None) -> float:
+        """Close a request's account; the seconds since it was accepted. No event: its caller left."""
         del self._pending[key]
-        seconds = self._clock() - pending.accepted
-        served = pending.ask.served
+        ask, trace, seconds = pending.ask, pending.trace, self._clock() - pending.accepted
+        served, outcome = ask.served, _outcome(event)
         served.backlog.leave(pending.seconds)
-        served.meters.wait.set(served.backlog.estimated_wait_s())
-        served.meters.ended(pending.ask.method, outcome, seconds)
+        served.meters.ended(ask.method, outcome, seconds, trace.id if trace is not None else "")
+        if trace is not None or self._journal.listens(outcome):
+            story = Ended(
+                served.card, ask.method, ask.field, ask.text, pending.take is not None, pending.accepted,
+                seconds, outcome, event, isinstance(ask.how, port.Feed),
+            )  # fmt: skip
+            self._journal.ended(story, trace)
+            if trace is not None:
+                trace.ended(story)
         if not self._pending:
             self._idle.set()
         return seconds
@@ -242,6 +256,12 @@ class Calls:
         except TimeoutError:
             return False
         return True
+
+
+def _outcome(event: port.Event | None) -> str:
+    if event is None:
+        return Meaning.CANCELLED.value
+    return "ok" if event.error is None else event.error.meaning.value
 
 
 def _text_size(text: str | None) -> int:

@@ -106,6 +106,10 @@ class Follow:
             while (message := await self._context.read()) is not grpc.aio.EOF:
                 await self._take(message)
             await self._take_text("", flush=True)
+        except ServingError as error:
+            if self._served is not None:  # else the directory has written it down
+                self._served.refuse("Follow", error)
+            raise
         finally:
             self._ended = True
             self._news.set()
@@ -113,7 +117,10 @@ class Follow:
     async def _take(self, message: pb.FollowRequest) -> None:
         kind = message.WhichOneof("message")
         if (kind == "start") == (self._served is not None):
-            raise bad_input("start", "send it once, in the first message")
+            error = bad_input("start", "send it once, in the first message")
+            if self._served is None:
+                self._directory.refuse("", "", "Follow", error)
+            raise error
         if kind == "start":
             self._start(message.start)
         elif kind == "ids":
@@ -122,14 +129,13 @@ class Follow:
             await self._take_text(message.text, flush=message.flush)
 
     def _start(self, start: pb.FollowStart) -> None:
-        served = self._directory.following(start.model, start.version)
-        card = served.card
+        served = self._directory.following(start.model, start.version, "Follow")
+        self._served, card = served, served.card
         if not card.manifest.roles.scores or not card.text_input:
             raise bad_input("start.model", f"model {card.model!r} predicts nothing after an element of text")
         if any(state.named and not state.words.grows for state in card.states):
             raise bad_input("start.model", f"model {card.model!r} begins with a whole source; call Translate")
         generates = card.manifest.task == "generate"
-        self._served = served
         self._ahead = _STEPS_AHEAD if card.steps else _PREFIXES_AHEAD
         self._top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
 

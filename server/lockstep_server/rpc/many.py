@@ -42,27 +42,31 @@ class _Many(InFlight[_Outcome], Generic[Q]):
     outcome: ClassVar[Any]
     _count = 0
 
-    @abstractmethod
-    def _wanted(self, card: Card, request: Q) -> tuple[str, ...]:
-        """The outputs that it takes; ServingError where the model has none such."""
+    wanted: ClassVar[Any]  # a `texts.Wanted`
 
     @abstractmethod
     def _answer(self, card: Card, request: Q, event: Any) -> dict[str, Any]:
         """What the outcome of one text holds."""
 
     def _begin(self, request: Q) -> None:
-        numbers = range(self._count, self._count + texts.count(request))
+        numbers = range(self._count, self._count + self._texts(request))
         self._count = numbers.stop
         try:
-            served = self._directory.resolve(request.model, request.version)
-            wanted = self._wanted(served.card, request)
-            asked = texts.Texts(served, self.method, request, self._context, wanted)
+            served = self._directory.resolve(request.model, request.version, self.method)
+            asked = texts.Texts(served, self.method, request, self._context, self.wanted)
         except ServingError as error:
             for number in numbers:
                 self._say(_Outcome(None, request, number, error))
             return
         for index, number in enumerate(numbers):
             self._begin_one(asked, index, number, request)
+
+    def _texts(self, request: Q) -> int:
+        try:
+            return texts.count(request)
+        except ServingError as error:
+            self._directory.refuse(request.model, request.version, self.method, error)
+            raise
 
     def _begin_one(self, asked: texts.Texts, index: int, number: int, request: Q) -> None:
         card = asked.served.card
@@ -92,9 +96,7 @@ class ClassifyMany(_Many[pb.ClassifyRequest]):
     """One ClassifyMany stream."""
 
     method, reply, outcome = "ClassifyMany", pb.ClassifyManyReply, pb.ClassifyOutcome
-
-    def _wanted(self, card: Card, _: pb.ClassifyRequest) -> tuple[str, ...]:
-        return texts.scores(card)
+    wanted = staticmethod(texts.scores)
 
     def _answer(self, card: Card, request: pb.ClassifyRequest, event: Any) -> dict[str, Any]:
         return {"classification": texts.classification(card, request, event)}
@@ -104,9 +106,7 @@ class EncodeMany(_Many[pb.EncodeRequest]):
     """One EncodeMany stream."""
 
     method, reply, outcome = "EncodeMany", pb.EncodeManyReply, pb.EncodeOutcome
-
-    def _wanted(self, card: Card, request: pb.EncodeRequest) -> tuple[str, ...]:
-        return texts.vector(card, attention=request.attention)
+    wanted = staticmethod(texts.vector)
 
     def _answer(self, card: Card, request: pb.EncodeRequest, event: Any) -> dict[str, Any]:
         return {"encoding": texts.encoding(card, request, event)}

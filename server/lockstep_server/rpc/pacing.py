@@ -32,6 +32,11 @@ class Pacer:
         self._age_s = 0.0
         self._told_s = 0.0
 
+    @property
+    def interval_s(self) -> float:
+        """That is told at present."""
+        return self._told_s
+
     def wrote(self, age_s: float) -> None:
         """A message was written `age_s` after its engine sent it."""
         self._age_s += _LEARNING_RATE * (min(age_s, self._longest_s) - self._age_s)

@@ -32,15 +32,14 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         self._max_inflight = max_inflight
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
-        served = self._directory.resolve(request.model, request.version)
-        events = await self._answers(served, "Classify", request, context, texts.scores(served.card))
+        served = self._directory.resolve(request.model, request.version, "Classify")
+        events = await self._answers(served, "Classify", request, context, texts.scores)
         results = [texts.classification(served.card, request, event) for event in events]
         return pb.ClassifyReply(results=results, **texts.who(served.card))
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeReply:
-        served = self._directory.resolve(request.model, request.version)
-        wanted = texts.vector(served.card, attention=request.attention)
-        events = await self._answers(served, "Encode", request, context, wanted)
+        served = self._directory.resolve(request.model, request.version, "Encode")
+        events = await self._answers(served, "Encode", request, context, texts.vector)
         results = [texts.encoding(served.card, request, event) for event in events]
         return pb.EncodeReply(results=results, **texts.who(served.card))
 
@@ -54,12 +53,12 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         await Follow(self._directory, self._calls, context).run()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
-        served = self._directory.stepwise(request.model, request.version)
+        served = self._directory.stepwise(request.model, request.version, "Generate")
         ask = self._checked(served, "Generate", decoding.generation, request, context)
         await Stream(self._calls, self._pacer, ask).write_all(context, decoding.generated(ask))
 
     async def Translate(self, request: pb.TranslateRequest, context: Context) -> None:
-        served = self._directory.stepwise(request.model, request.version)
+        served = self._directory.stepwise(request.model, request.version, "Translate")
         ask = self._checked(served, "Translate", decoding.translation, request, context)
         await Stream(self._calls, self._pacer, ask).write_all(context, decoding.translated(ask))
 
@@ -69,7 +68,7 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         try:
             return make(served, request, context)
         except ServingError as error:
-            served.meters.refused(method, error.meaning.value)
+            served.refuse(method, error)
             raise
 
     async def _answers(
@@ -78,10 +77,10 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         method: str,
         request: pb.ClassifyRequest | pb.EncodeRequest,
         context: Context,
-        outputs: tuple[str, ...],
+        wanted: texts.Wanted,
     ) -> list[port.Event]:
         """The events of all texts of a call, in order; the first error ends the call."""
-        asked = texts.Texts(served, method, request, context, outputs)
+        asked = texts.Texts(served, method, request, context, wanted)
         asks = [asked.ask(index) for index in range(len(asked))]
         if len(asks) == 1:
             return [await self._calls.answer(asks[0])]

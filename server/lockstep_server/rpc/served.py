@@ -13,12 +13,17 @@ from ..errors import ServingError, bad_input, not_found
 from ..metrics import Metrics, ModelMeters, length_bucket
 from ..models.catalog import Catalog, State
 from .admission import Backlog
+from .journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..models.card import Card
     from ..models.catalog import Entry
+
+
+_LEARNING_RATE = 0.02
+_NOBODY = port.Population(0, 0, 0)
 
 
 @dataclass
@@ -67,20 +72,43 @@ class Served:
     card: Card
     backlog: Backlog
     meters: ModelMeters
+    journal: Journal = field(default_factory=Journal)
     statistics: Statistics = field(default_factory=Statistics)
+    load_s: float = 0.0
+    population: port.Population = _NOBODY
+    step_costs: dict[int, float] = field(default_factory=dict)
+    """Seconds of a step, learned, by its rows: the next power of two."""
+
+    @property
+    def slots(self) -> int:
+        """Sequences that may be alive; 0 where it does not step."""
+        stepwise = self.card.manifest.stepwise
+        return stepwise.max_sequences if self.card.steps and stepwise else 0
+
+    def refuse(self, method: str, error: ServingError) -> None:
+        """Write down that a request was refused at the door."""
+        self.meters.refused(method, error.meaning.value)
+        self.journal.refused(self.card.model, str(self.card.version), method, error)
 
     def take_runs(self, events: port.Events) -> None:
         """Count what the engine's runs did."""
         if events.sequences is not None:
-            self.meters.populated(events.sequences)
+            self.population = events.sequences
         for run in events.runs:
             if not self.card.steps:
                 self.backlog.learn_run(run)
+            elif run.face == "stepwise":
+                self._learn_step(run)
             self.statistics.add_run(run)
-            self.meters.rows(run.face).observe(run.rows)
+            self.meters.ran(run.face, run.rows, run.compute_s)
             self.meters.elements.inc(run.elements)
             self.meters.padded.inc(run.padded_elements)
             self.meters.gate_wait.observe(run.gate_wait_s)
+
+    def _learn_step(self, run: port.Run) -> None:
+        rows = 1 << (run.rows - 1).bit_length()
+        known = self.step_costs.get(rows, run.compute_s)
+        self.step_costs[rows] = known + _LEARNING_RATE * (run.compute_s - known)
 
     def take_end(self, event: port.Event, seconds: float) -> None:
         self.statistics.add_end(event, seconds)
@@ -92,46 +120,73 @@ class Served:
 class Directory:
     """Who is served. All on the event loop."""
 
-    def __init__(self, metrics: Metrics, on_change: Callable[[Directory], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        on_change: Callable[[Directory], Awaitable[None]],
+        journal: Journal | None = None,
+    ) -> None:
         self.catalog = Catalog()
         self.device = "cpu"
+        self._journal = journal or Journal()
         self._metrics, self._on_change = metrics, on_change
         self._served: dict[tuple[str, int], Served] = {}
         self._loads: dict[tuple[str, str], list[asyncio.Future[str]]] = {}
         self._changes: set[asyncio.Task[None]] = set()
         self._listed = False
 
-    def resolve(self, name: str, version: str = "") -> Served:
+    def resolve(self, name: str, version: str = "", method: str = "") -> Served:
         """
+        Args:
+            method: of a request, whose refusal is written down.
+
         Raises:
             ServingError: as `Catalog.resolve`.
         """
-        entry = self.catalog.resolve(name, version)
+        try:
+            entry = self.catalog.resolve(name, version)
+        except ServingError as error:
+            if method:
+                self.refuse(name, version, method, error)
+            raise
         return self._served[entry.name, entry.version]
 
-    def stepwise(self, name: str, version: str = "") -> Served:
+    def refuse(self, name: str, version: str, method: str, error: ServingError) -> None:
+        """Write down that a request was refused. Names that callers made up are no labels."""
+        known = {str(entry.version) for entry in self.catalog.snapshot() if entry.name == name}
+        labels = (name if known else "", version if version in known else "")
+        self._metrics.refused.labels(*labels, method, error.meaning.value).inc()
+        self._journal.refused(name, version, method, error)
+
+    def stepwise(self, name: str, version: str, method: str) -> Served:
         """The step-wise face of a model.
 
         Raises:
             ServingError: as `Catalog.resolve`; BAD_INPUT, the model has none.
         """
-        served = self.resolve(name, version)
+        served = self.resolve(name, version, method)
         if served.card.steps:
             return served
         face = self.get(f"{name}.step", served.card.version)
         if face is None or face.card.model != name:
-            raise bad_input("model", f"model {name!r} has no step-wise face")
+            error = bad_input("model", f"model {name!r} has no step-wise face")
+            served.refuse(method, error)
+            raise error
         return face
 
-    def following(self, name: str, version: str = "") -> Served:
+    def following(self, name: str, version: str, method: str) -> Served:
         """The face that follows a text element by element: the step-wise one where there is one.
 
         Raises:
             ServingError: as `Catalog.resolve`.
         """
-        served = self.resolve(name, version)
+        served = self.resolve(name, version, method)
         face = self.get(f"{name}.step", served.card.version)
         return face if face is not None and face.card.model == name else served
+
+    def served(self) -> list[Served]:
+        """All that serve, by version, for another thread than the directory's own."""
+        return [one for _, one in sorted(self._served.copy().items(), key=lambda item: item[0])]
 
     def get(self, name: str, version: int) -> Served | None:
         return self._served.get((name, version))
@@ -164,7 +219,6 @@ class Directory:
             self._begin_serving(entry, news)
         if state is State.UNAVAILABLE:
             self._served.pop((news.model, news.version), None)
-        self._metrics.ready.labels(news.model, str(news.version)).set(state is State.READY)
         change = asyncio.ensure_future(self._on_change(self))
         self._changes.add(change)
         change.add_done_callback(self._changes.discard)
@@ -172,12 +226,10 @@ class Directory:
     def _begin_serving(self, entry: Entry, news: port.ModelUpdate) -> None:
         card = entry.card
         assert card is not None
-        stepwise = card.manifest.stepwise if card.steps else None
-        slots = stepwise.max_sequences if stepwise else 0
-        meters = ModelMeters(self._metrics, card.model, entry.version, self.device, card.face, slots)
-        self._served[entry.name, entry.version] = Served(card, Backlog(card, news.costs or {}), meters)
-        self._metrics.self_test.labels(entry.name, str(entry.version)).set(card.batched)
-        self._metrics.provider.labels(entry.name, card.provider).set(1)
+        meters = ModelMeters(self._metrics, card.model, entry.version, self.device, card.face, _methods(card))
+        backlog = Backlog(card, news.costs or {})
+        served = Served(card, backlog, meters, self._journal, load_s=news.load_s)
+        self._served[entry.name, entry.version] = served
 
     def lost(self) -> None:
         """The engines have gone: no model is served until it has been loaded again."""
@@ -186,7 +238,6 @@ class Directory:
                 self.catalog.forget(entry)
             else:
                 self.update(port.ModelUpdate(entry.name, entry.version, State.LOADING.name))
-            self._metrics.ready.labels(entry.name, str(entry.version)).set(0)
         self._served.clear()
         for name, verb in list(self._loads):
             self.load_done(port.LoadDone(name, verb, "the engine process ended meanwhile"))
@@ -206,3 +257,15 @@ class Directory:
         self._loads.setdefault((name, verb), []).append(future)
         if reason := await future:
             raise not_found(name, reason)
+
+
+def _methods(card: Card) -> list[str]:
+    """Those that ask for this face, as far as a manifest can tell."""
+    methods = ["ModelInfer", "ModelStreamInfer"]
+    roles, task = card.manifest.roles, card.manifest.task
+    if card.steps:
+        methods += [name for name in ("Generate", "Translate") if task == name.lower()]
+        return [*methods, "Follow"] if roles.scores else methods
+    if card.text_input and roles.scores:
+        methods += ["Classify", "ClassifyMany"]
+    return [*methods, "Encode", "EncodeMany"] if card.text_input and roles.vector else methods

@@ -31,28 +31,37 @@ _SERVICES = (
     sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
 )
 
+LIVE = "live"
+"""Serving as long as the event loop does, whatever the models do: for who would restart the server."""
+
 
 class Health:
-    """grpc.health.v1: the server as "", each service, and each model by its name."""
+    """grpc.health.v1: the server as "", each service, and each model by its name; and `LIVE`."""
 
     def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()
         self._told: dict[str, bool] = {}
+        self._draining = False
 
     async def start(self) -> None:
         """Not serving yet; the library's own beginning is SERVING."""
+        await self._tell(LIVE, serving=True)
         for name in ("", *_SERVICES):
             await self._tell(name, serving=False)
 
     async def update(self, directory: Directory) -> None:
+        if self._draining:
+            return
         for name in directory.catalog.names():
             await self._tell(name, serving=directory.serving(name))
         for name in ("", *_SERVICES):
             await self._tell(name, serving=directory.ready())
 
     async def drain(self) -> None:
-        """Everything NOT_SERVING from now on."""
-        await self.servicer.enter_graceful_shutdown()
+        """Everything NOT_SERVING from now on, but that the server lives."""
+        self._draining = True
+        for name in list(self._told):
+            await self._tell(name, serving=name == LIVE)
 
     async def _tell(self, name: str, *, serving: bool) -> None:
         if self._told.get(name) is not serving:

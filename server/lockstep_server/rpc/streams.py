@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .. import port
+from .traces import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,15 +55,30 @@ class Stream:
                 chunks, self._chunks, event = self._chunks, [], self._event
                 failed = event is not None and event.error is not None
                 if chunks or not failed:
-                    await context.write(reply(join(chunks), None if failed else event))
-                    self._wrote(len(chunks))
+                    joined = join(chunks)
+                    tokens = len(joined.ids) if joined is not None else 0
+                    self._hand_over(tokens)
+                    await context.write(reply(joined, None if failed else event))
+                    self._wrote(len(chunks), tokens)
             if event.error is not None:
                 raise event.error
         finally:
             if self._event is None:
                 self._calls.cancel(self._key)
 
-    def _wrote(self, chunks: int) -> None:
+    def _hand_over(self, tokens: int) -> None:
+        if not tokens:
+            return
+        now, meters = time.monotonic(), self._ask.served.meters
+        if self._last:
+            meters.went_on(tokens, (now - self._last) / tokens)
+        else:
+            trace = current.get()
+            meters.began(now - self._accepted, trace.id if trace is not None else "")
+        self._last = now
+
+    def _wrote(self, chunks: int, tokens: int) -> None:
+        self._ask.served.meters.sent(tokens)
         self._pacer.wrote(time.monotonic() - self._sent)
         self._uncredited += chunks
         if self._uncredited >= _CREDITS_A_MESSAGE:
@@ -70,13 +86,7 @@ class Stream:
             self._uncredited = 0
 
     def _take(self, chunk: port.Chunk, sent: float) -> None:
-        meters = self._ask.served.meters
-        count = len(chunk.ids)
-        if self._last:
-            meters.said(count, (sent - self._last) / max(count, 1))
-        else:
-            meters.began(count, sent - self._accepted)
-        self._last = self._sent = sent
+        self._sent = sent
         self._chunks.append(chunk)
         self._news.set()
 

@@ -6,6 +6,7 @@ request -> `Texts` -> an `Ask` for each, which shares runs by its own length -> 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from ..models.datatypes import Arrays
     from .interceptors import Context
     from .served import Served
+
+Wanted = Callable[["Card", Any], tuple[str, ...]]
+"""The outputs that a request takes; ServingError where the model has none such."""
 
 _MAX_TEXTS = 4096
 """In one request: each is a request of its own in the queue."""
@@ -56,16 +60,17 @@ class Texts:
         method: str,
         request: pb.ClassifyRequest | pb.EncodeRequest,
         context: Context,
-        outputs: tuple[str, ...],
+        wanted: Wanted,
     ) -> None:
         self.served = served
-        self._method, self._request, self._outputs = method, request, outputs
+        self._method, self._request = method, request
         self._tensor = served.card.input(served.card.text_input)
         try:
+            self._outputs = wanted(served.card, request)
             self._count = count(request)
             self._check()
         except ServingError as error:
-            served.meters.refused(method, error.meaning.value)
+            served.refuse(method, error)
             raise
         self._tokens = getattr(request, "attention", False)
         self._remaining_s, self._peer = context.time_remaining(), context.peer()
@@ -91,7 +96,7 @@ class Texts:
         try:
             inputs, text, field = self._text(index) if self._request.texts else self._ids(index)
         except ServingError as error:
-            self.served.meters.refused(self._method, error.meaning.value)
+            self.served.refuse(self._method, error)
             raise
         return Ask(
             self.served, self._method, inputs, text, field, self._outputs, self._tokens,
@@ -115,7 +120,7 @@ class Texts:
         return {tensor.name: array.astype(np.int32) if tensor.datatype == "INT32" else array}, None, field
 
 
-def scores(card: Card) -> tuple[str, ...]:
+def scores(card: Card, _: pb.ClassifyRequest) -> tuple[str, ...]:
     """The outputs that Classify needs.
 
     Raises:
@@ -124,14 +129,14 @@ def scores(card: Card) -> tuple[str, ...]:
     return (_role(card, "scores", "classify"),)
 
 
-def vector(card: Card, *, attention: bool) -> tuple[str, ...]:
+def vector(card: Card, request: pb.EncodeRequest) -> tuple[str, ...]:
     """The outputs that Encode needs.
 
     Raises:
         ServingError: BAD_INPUT, the model has none such.
     """
     wanted = (_role(card, "vector", "encode"),)
-    return (*wanted, _role(card, "attention", "return attention")) if attention else wanted
+    return (*wanted, _role(card, "attention", "return attention")) if request.attention else wanted
 
 
 def classification(card: Card, request: pb.ClassifyRequest, event: port.Event) -> pb.Classification:

@@ -13,8 +13,16 @@ if TYPE_CHECKING:
 class Transport(Protocol):
     """Carries messages to a host and its news back, both in order. All on the event loop."""
 
-    async def start(self, deliver: Callable[[port.News], None]) -> str:
-        """Start the host; its device. `deliver` is called once for each piece of news; what is in
+    @property
+    def up(self) -> bool:
+        """The host can be reached."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process that is the host's alone; 0: there is none."""
+
+    async def start(self, deliver: Callable[[port.News], None]) -> port.About:
+        """Start the host; what it is. `deliver` is called once for each piece of news; what is in
         the repository has been told when this returns.
 
         Raises:

@@ -41,9 +41,13 @@ class EngineProcess:
     """
 
     def __init__(
-        self, config: port.HostConfig, on_loss: Callable[[str], None], log_level: str = "info"
+        self,
+        config: port.HostConfig,
+        on_loss: Callable[[str], None],
+        *,
+        log: tuple[str, str] = ("info", "text"),
     ) -> None:
-        self._config, self._on_loss, self._log_level = config, on_loss, log_level
+        self._config, self._on_loss, self._log = config, on_loss, log  # its level and form
         self._deliver: Callable[[port.News], None] = lambda _: None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -51,7 +55,7 @@ class EngineProcess:
         self._buffer = memoryview(bytearray(frames.READ_BYTES))
         self._outbox: list[port.Message] = []
         self._unsent: deque[memoryview] = deque()
-        self._started: asyncio.Future[str] | None = None
+        self._started: asyncio.Future[port.About] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._stopping = False
         self._begun = 0.0
@@ -59,21 +63,26 @@ class EngineProcess:
         self._again: asyncio.Task[None] | None = None
 
     @property
+    def up(self) -> bool:
+        started = self._started
+        return self._socket is not None and started is not None and started.done()
+
+    @property
     def pid(self) -> int:
         """Of the process that runs now; 0 where there is none."""
         return self._process.pid if self._process is not None else 0
 
-    async def start(self, deliver: Callable[[port.News], None]) -> str:
+    async def start(self, deliver: Callable[[port.News], None]) -> port.About:
         self._deliver = deliver
         return await self._spawn()
 
-    async def _spawn(self) -> str:
+    async def _spawn(self) -> port.About:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         ours.setblocking(False)
-        command = [sys.executable, "-m", MODULE, str(theirs.fileno()), self._log_level]
+        command = [sys.executable, "-m", MODULE, str(theirs.fileno()), *self._log]
         self._begun = time.monotonic()
         self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))  # noqa: ASYNC220
         theirs.close()
@@ -163,9 +172,9 @@ class EngineProcess:
 
     def _take(self, message: Any) -> None:
         match message:
-            case frames.Started(device):
+            case frames.Started(about):
                 if self._started is not None and not self._started.done():
-                    self._started.set_result(device)
+                    self._started.set_result(about)
             case frames.Failed(reason):
                 if self._started is not None and not self._started.done():
                     self._started.set_exception(LoadError(reason))

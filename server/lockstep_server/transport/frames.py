@@ -34,7 +34,7 @@ class Stop(NamedTuple):
 class Started(NamedTuple):
     """From the host: what is in the repository has been told."""
 
-    device: str
+    about: Any  # port.About
 
 
 class Failed(NamedTuple):

@@ -22,7 +22,15 @@ class InProcess:
         self._inbox: deque[port.News] = deque()
         self._woken = False
 
-    async def start(self, deliver: Callable[[port.News], None]) -> str:
+    @property
+    def pid(self) -> int:
+        return 0
+
+    @property
+    def up(self) -> bool:
+        return self._host is not None
+
+    async def start(self, deliver: Callable[[port.News], None]) -> port.About:
         loop = asyncio.get_running_loop()
 
         def drain() -> None:
@@ -39,7 +47,7 @@ class InProcess:
         self._host = host = self._make_host()
         host.start(report)
         drain()
-        return host.device
+        return host.about
 
     def send(self, message: port.Message, *, at_once: bool = False) -> None:
         self._outbox.append(message)

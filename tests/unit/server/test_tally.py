@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lockstep_server import tally
+from lockstep_server.tally import Tally
 
 BOUNDS = (0.1, 1.0, 2.5)
 LABELS = ("model", "face")
@@ -21,9 +21,9 @@ def exposed(registry: prometheus.CollectorRegistry) -> list[str]:
 def test_it_exposes_as_the_library_does() -> None:
     mine, its = prometheus.CollectorRegistry(), prometheus.CollectorRegistry()
     families = (
-        tally.counter(mine, "runs", "Runs.", LABELS),
-        tally.gauge(mine, "slots", "Slots.", LABELS),
-        tally.histogram(mine, "seconds", "Seconds.", LABELS, BOUNDS),
+        Tally(mine).counter("runs", "Runs.", *LABELS),
+        Tally(mine).gauge("slots", "Slots.", *LABELS),
+        Tally(mine).histogram("seconds", "Seconds.", BOUNDS, *LABELS),
     )
     theirs = (
         prometheus.Counter("runs", "Runs.", LABELS, registry=its),
@@ -44,7 +44,7 @@ def test_it_exposes_as_the_library_does() -> None:
 @given(st.lists(st.tuples(st.floats(-1, 4), st.integers(1, 5)), max_size=20))
 def test_a_value_counts_under_every_bound_that_is_not_below_it(seen: list[tuple[float, int]]) -> None:
     registry = prometheus.CollectorRegistry()
-    child = tally.histogram(registry, "seconds", "Seconds.", (), BOUNDS).labels()
+    child = Tally(registry).histogram("seconds", "Seconds.", BOUNDS).labels()
     for value, count in seen:
         child.observe(value, count)
     for bound in (*BOUNDS, float("inf")):
@@ -56,13 +56,13 @@ def test_a_value_counts_under_every_bound_that_is_not_below_it(seen: list[tuple[
 
 
 def test_a_child_is_made_once() -> None:
-    family = tally.counter(prometheus.CollectorRegistry(), "runs", "Runs.", LABELS)
+    family = Tally(prometheus.CollectorRegistry()).counter("runs", "Runs.", *LABELS)
     assert family.labels("a", "b") is family.labels("a", "b")
     assert family.labels("a", "b") is not family.labels("b", "a")
 
 
 @pytest.mark.parametrize("values", [(), ("a",), ("a", "b", "c")])
 def test_too_few_or_too_many_labels_are_refused(values: tuple[str, ...]) -> None:
-    family = tally.counter(prometheus.CollectorRegistry(), "runs", "Runs.", LABELS)
+    family = Tally(prometheus.CollectorRegistry()).counter("runs", "Runs.", *LABELS)
     with pytest.raises(ValueError, match="labels"):
         family.labels(*values)

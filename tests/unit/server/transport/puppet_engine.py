@@ -47,7 +47,7 @@ def take(end: socket.socket, message: Any) -> None:
             os._exit(7)
         case port.HostConfig():
             say(end, port.LoadDone("first", "load"))
-            say(end, frames.Started("puppet"))
+            say(end, frames.Started(port.About("puppet", "0", 1)))
         case port.Load("die"):
             os._exit(3)
         case port.Load("doze"):

@@ -61,7 +61,7 @@ class Front:
 
 async def test_it_tells_the_device_once_the_first_news_are_told() -> None:
     front = Front()
-    assert await front.start() == "puppet"
+    assert (await front.start()).device == "puppet"
     assert front.models() == ["first"]
     await front.transport.stop(5.0)
 

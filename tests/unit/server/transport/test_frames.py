@@ -140,7 +140,7 @@ MESSAGES: tuple[Any, ...] = (
     port.LoadDone("m", "load", "why not"),
     port.HostConfig("models", selected=("a", "b")),
     frames.Stop(1.5),
-    frames.Started("cpu"),
+    frames.Started(port.About("cpu", "1.31.1", 1)),
     frames.Failed("no such folder"),
 )
 
