@@ -1,0 +1,165 @@
+"""How long the requests are: a distribution, or what was counted in real data.
+
+`lognormal:20,0.6,max=200` (notation) → `parse` → `Lengths` → `draw`: as many lengths as are wanted, from a
+seeded generator. What a file holds, and the bundled counts, are read by lengths_file.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+LONGEST = 1_000_000
+"""Elements. Longer ones are a typing error."""
+
+
+class Lengths(Protocol):
+    """Something that lengths are drawn from."""
+
+    @property
+    def name(self) -> str:
+        """As it was written."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+        """`count` lengths, each 1 or more."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Lengths as often as they were counted."""
+
+    name: str
+    values: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+        shares = np.array(self.weights) / sum(self.weights)
+        return rng.choice(np.array(self.values, np.int64), count, p=shares)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """Median and sigma of the logarithm: what the lengths of sentences and prompts look like."""
+
+    name: str
+    median: float
+    sigma: float
+    least: int
+    most: int
+
+    def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+        drawn = rng.lognormal(np.log(self.median), self.sigma, count)
+        return np.clip(np.rint(drawn), self.least, self.most).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Bimodal:
+    """Short ones and, with probability `share`, long ones; each mode spreads by 10%."""
+
+    name: str
+    short: float
+    long: float
+    share: float
+    most: int
+
+    def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+        modes = np.where(rng.random(count) < self.share, self.long, self.short)
+        drawn = modes * rng.lognormal(0.0, 0.1, count)
+        return np.clip(np.rint(drawn), 1, self.most).astype(np.int64)
+
+
+NOTATIONS = (
+    "20 or fixed:20",
+    "uniform:5,50",
+    "lognormal:MEDIAN,SIGMA[,min=N][,max=N]",
+    "zipf:EXPONENT,max=N",
+    "bimodal:SHORT,LONG,SHARE_OF_LONG[,max=N]",
+)
+
+
+def parse(notation: str) -> Lengths | None:
+    """The distribution that is written so; None where it is not a notation (it may name a file).
+
+    ValueError where a notation's numbers are wrong.
+    """
+    kind, colon, rest = notation.partition(":")
+    if notation.isdecimal():
+        kind, rest = "fixed", notation
+    elif not colon or kind not in _KINDS:
+        return None
+    positional, named = _numbers(notation, rest)
+    try:
+        return _KINDS[kind](notation, *positional, **named)
+    except TypeError:
+        raise ValueError(f"lengths {notation!r}: write {_usage(kind)}") from None
+
+
+def _fixed(name: str, length: float) -> Lengths:
+    return Counted(name, (_length(name, length),), (1.0,))
+
+
+def _uniform(name: str, least: float, most: float) -> Lengths:
+    low, high = _length(name, least), _length(name, most)
+    if low > high:
+        raise ValueError(f"lengths {name!r}: {low} is more than {high}")
+    return Counted(name, tuple(range(low, high + 1)), (1.0,) * (high - low + 1))
+
+
+def _lognormal(name: str, median: float, sigma: float, *, least: float = 1, most: float = LONGEST) -> Lengths:
+    if not (0 < median <= LONGEST and 0 <= sigma <= 5):
+        raise ValueError(f"lengths {name!r}: give a median above 0 and a sigma of 0 to 5")
+    return LogNormal(name, median, sigma, _length(name, least), _length(name, most))
+
+
+def _zipf(name: str, exponent: float, *, most: float) -> Lengths:
+    if not 0 <= exponent <= 10:
+        raise ValueError(f"lengths {name!r}: give an exponent of 0 to 10")
+    values = np.arange(1, _length(name, most) + 1)
+    return Counted(name, tuple(values.tolist()), tuple((values ** -float(exponent)).tolist()))
+
+
+def _bimodal(name: str, short: float, long: float, share: float, *, most: float = LONGEST) -> Lengths:
+    if not 0 <= share <= 1:
+        raise ValueError(f"lengths {name!r}: the share of long ones is 0 to 1")
+    return Bimodal(name, _length(name, short), _length(name, long), share, _length(name, most))
+
+
+_KINDS: dict[str, Callable[..., Lengths]] = {
+    "fixed": _fixed, "uniform": _uniform, "lognormal": _lognormal, "zipf": _zipf, "bimodal": _bimodal,
+}  # fmt: skip
+
+
+_NAMED = {"min": "least", "max": "most"}
+
+
+def _numbers(notation: str, rest: str) -> tuple[list[float], dict[str, Any]]:
+    positional: list[float] = []
+    named: dict[str, Any] = {}
+    for part in rest.split(","):
+        key, equals, value = part.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(f"lengths {notation!r}: {value.strip()!r} is not a number") from None
+        if equals:
+            named[_NAMED.get(key.strip(), key.strip())] = number
+        else:
+            positional.append(number)
+    return positional, named
+
+
+def _length(notation: str, value: float) -> int:
+    if not 1 <= value <= LONGEST:
+        raise ValueError(f"lengths {notation!r}: {value:g} is not a length from 1 to {LONGEST:,}")
+    return round(value)
+
+
+def _usage(kind: str) -> str:
+    return next(one for one in NOTATIONS if kind in one)
