@@ -1,0 +1,31 @@
+"""`python -m deploy`: write what is generated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .grafana import DASHBOARDS
+from .prometheus import objectives
+
+FOLDER = Path(__file__).parent
+
+
+def generated() -> dict[Path, str]:
+    """The text of every file that is written from the parts."""
+    files = {
+        FOLDER / "grafana" / "dashboards" / f"{one.uid}.json": json.dumps(one.to_json(), indent=2) + "\n"
+        for one in DASHBOARDS
+    }
+    return {**files, FOLDER / "prometheus" / "rules" / "objectives.yml": objectives.rules()}
+
+
+def main() -> None:
+    for file, text in generated().items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        print(f"wrote {file.relative_to(FOLDER.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What Prometheus reads: prometheus.yml, rules, targets. objectives.py writes rules/objectives.yml."""

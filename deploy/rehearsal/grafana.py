@@ -1,0 +1,54 @@
+"""The dashboards as Grafana would ask them: the committed JSON, its variables filled in."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER = Path(__file__).parents[1] / "grafana" / "dashboards"
+
+
+class Asked(NamedTuple):
+    """One expression of a panel, ready to be sent."""
+
+    dashboard: str
+    panel: dict[str, Any]
+    target: dict[str, Any]
+    expression: str
+
+    def __str__(self) -> str:
+        return f"{self.dashboard} / {self.panel['title']} {self.target['refId']}"
+
+
+def dashboards() -> list[dict[str, Any]]:
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(FOLDER.glob("*.json"))]
+
+
+def asked(dashboard: dict[str, Any], scrape_s: float, range_s: float) -> Iterator[Asked]:
+    """Every expression of a dashboard, with all jobs, instances and models chosen."""
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            yield Asked(
+                dashboard["title"], panel, target, filled_in(dashboard, target["expr"], scrape_s, range_s)
+            )
+
+
+def filled_in(dashboard: dict[str, Any], expression: str, scrape_s: float, range_s: float) -> str:
+    """`$__rate_interval` is four scrapes, as Grafana has it; a variable's "All" is its `allValue`."""
+    values = {one["name"]: one.get("allValue", "") for one in dashboard["templating"]["list"]}
+    values |= {"__rate_interval": f"{4 * scrape_s:g}s", "__range": f"{range_s:.0f}s"}
+    return re.sub(r"\$(\w+)", lambda found: values[found[1]], expression)
+
+
+def variables(dashboard: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(name, label, selector) of each choice of a label's values."""
+    for one in dashboard["templating"]["list"]:
+        if one["type"] == "query":
+            found = re.fullmatch(r"label_values\((.+), (\w+)\)", one["definition"])
+            assert found, one["definition"]
+            yield one["name"], found[2], filled_in(dashboard, found[1], 1, 1)
