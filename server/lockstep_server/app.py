@@ -18,6 +18,7 @@ from .rpc.levels import Levels
 from .rpc.pacing import Pacer
 from .rpc.served import Directory
 from .rpc.server import Health, Server
+from .rpc.traces import begin
 from .settings import Settings  # noqa: TC001
 from .transport.engine_process import EngineProcess
 from .transport.in_process import InProcess
@@ -25,16 +26,22 @@ from .transport.in_process import InProcess
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .rpc.spans import Spans
     from .transport import Transport
 
 log = logging.getLogger(__name__)
+
+_LAST_SPANS_S = 2.0
 
 
 class App:
     """A server, from its settings. Starts in order and stops in reverse."""
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics | None = None, spans: Spans | None = None
+    ) -> None:
         self.settings = settings
+        self._spans = spans or _spans(settings)
         self.metrics = metrics or Metrics(counting=settings.metrics)
         self._transport = _transport(settings, self._lost)
         self._health = Health()
@@ -51,6 +58,7 @@ class App:
             self._transport.send,
             self._pacer,
             self._health,
+            self._spans.begin if self._spans is not None else begin,
         )
         self._pages: Pages | None = None
         self._vitals = port.Vitals(())
@@ -118,6 +126,8 @@ class App:
         await self._server.stop(grace_s=1.0)
         if self._pages is not None:
             self._pages.stop()
+        if self._spans is not None:
+            await self._spans.stop(_LAST_SPANS_S)
 
     def _deliver(self, news: port.News) -> None:
         match news:
@@ -138,6 +148,24 @@ class App:
 
     def _healthy(self) -> bool:
         return self.directory.ready() and not self.calls.draining
+
+
+def _spans(settings: Settings) -> Spans | None:
+    """
+    Raises:
+        LoadError: spans are wanted, and there is nothing to make them with.
+    """
+    if settings.traces == "off":
+        return None
+    try:
+        from .rpc import spans
+
+        return spans.Spans(spans.otlp(settings.traces_endpoint), settings.traces_ratio)
+    except ImportError as error:
+        raise LoadError(
+            f"--traces otlp: {error.name} is not installed; install the extra traces (pip install"
+            " 'lockstep[traces]'), or give --traces off"
+        ) from error
 
 
 def _transport(settings: Settings, on_loss: Callable[[str], None]) -> Transport:

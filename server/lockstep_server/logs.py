@@ -29,6 +29,8 @@ def configure(level: str, form: str = "text") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    if level == "debug":  # gRPC would tell of every call that it has a loop
+        logging.getLogger("grpc").setLevel(logging.INFO)
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

@@ -255,7 +255,7 @@ class ModelMeters:
         self.depth = metrics.queue_depth.labels(model)
         self.gate_wait = metrics.gate_wait.labels(device)
 
-        if face == "stepwise":
+        if {"Generate", "Translate"} & set(methods):
             self._tokens = metrics.tokens.labels(model)
             self._first_token = metrics.first_token_seconds.labels(model)
             self._inter_token = metrics.inter_token_seconds.labels(model)

@@ -70,6 +70,13 @@ class Settings:
         "~/.cache/lockstep", "Folder for measured costs and self-tests; empty: none.", click.Path()
     )
     metrics: bool = _setting(True, "Count, and answer /metrics.")
+    traces: str = _setting(
+        "off", "Where spans of calls go: nowhere, or to a collector by OTLP.", click.Choice(["off", "otlp"])
+    )
+    traces_endpoint: str = _setting("http://localhost:4317", "The collector's address, of gRPC.")
+    traces_ratio: float = _setting(
+        1.0, "Share of calls sampled, of those whose callers decide nothing.", click.FloatRange(0, 1)
+    )
     log_level: str = _setting(
         "info", "Least level logged.", click.Choice(["debug", "info", "warning", "error"])
     )

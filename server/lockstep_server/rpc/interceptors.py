@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from ..errors import Meaning, ServingError
-from . import status
+from . import status, traces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -32,8 +32,8 @@ class Watched(grpc.GenericRpcHandler):
     An interceptor of gRPC's own would do the same with three more coroutines for each call.
     """
 
-    def __init__(self, service: grpc.GenericRpcHandler, metrics: Metrics) -> None:
-        self._service, self._metrics = service, metrics
+    def __init__(self, service: grpc.GenericRpcHandler, metrics: Metrics, begin: traces.Begin) -> None:
+        self._service, self._metrics, self._begin = service, metrics, begin
         self._wrapped: dict[str, Any] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -43,17 +43,22 @@ class Watched(grpc.GenericRpcHandler):
             if handler is None:
                 return None  # names that callers make up are not remembered
             self._wrapped[method] = _wrap(handler, _Counters(self._metrics, method, handler))
+        # gRPC looks the handler up in the task that then runs it.
+        if (trace := self._begin(method, handler_call_details.invocation_metadata)) is not None:
+            traces.current.set(trace)
         return self._wrapped[method]
 
 
 class WatchedServer:
     """Stands in for a server where services are added to it."""
 
-    def __init__(self, server: grpc.aio.Server, metrics: Metrics) -> None:
-        self._server, self._metrics = server, metrics
+    def __init__(self, server: grpc.aio.Server, metrics: Metrics, begin: traces.Begin) -> None:
+        self._server, self._metrics, self._begin = server, metrics, begin
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(tuple(Watched(one, self._metrics) for one in handlers))
+        self._server.add_generic_rpc_handlers(
+            tuple(Watched(one, self._metrics, self._begin) for one in handlers)
+        )
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
         """The same handlers once more, for a fast path that grpc.aio does not have."""
@@ -170,21 +175,26 @@ class _Watched:
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if error is None:
-            self._counters.ended("OK", self._begun)
+            self._ended(grpc.StatusCode.OK)
             return False
         if isinstance(error, grpc.aio.AbortError):
-            self._counters.ended(_code_name(self._context.code()), self._begun)
+            self._ended(_code(self._context.code()))
             return False
         if isinstance(error, asyncio.CancelledError):
-            self._counters.ended("CANCELLED", self._begun)
+            self._ended(grpc.StatusCode.CANCELLED)
             return False
         if isinstance(error, grpc.aio.InternalError):
-            self._counters.ended("CANCELLED", self._begun)  # it left while a message was on its way
+            self._ended(grpc.StatusCode.CANCELLED)  # it left while a message was on its way
             return True
         told = error if isinstance(error, ServingError) else _internal(error)
-        self._counters.ended(status.CODES[told.meaning].name, self._begun)
+        self._ended(status.CODES[told.meaning])
         await status.abort(self._context, told)
         return False
+
+    def _ended(self, code: grpc.StatusCode) -> None:
+        self._counters.ended(code.name, self._begun)
+        if (trace := traces.current.get()) is not None:
+            trace.finished(code.name, code.value[0])
 
 
 def _internal(error: BaseException) -> ServingError:
@@ -193,5 +203,5 @@ def _internal(error: BaseException) -> ServingError:
     return ServingError(Meaning.FAILED, f"the server failed on this call (log id {log_id})")
 
 
-def _code_name(code: Any) -> str:
-    return code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
+def _code(code: Any) -> grpc.StatusCode:
+    return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN

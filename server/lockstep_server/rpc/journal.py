@@ -70,7 +70,7 @@ class Journal:
         card, event = request.card, request.event
         fields: dict[str, Any] = {
             "model": card.model,
-            "version": card.version,
+            "version": str(card.version),
             "method": request.method,
             "outcome": request.outcome,
             "seconds": round(request.seconds, 6),

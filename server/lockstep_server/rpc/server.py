@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .. import port
     from ..metrics import Metrics
     from ..settings import Settings
+    from . import traces
     from .calls import Calls
     from .pacing import Pacer
     from .served import Directory
@@ -82,9 +83,10 @@ class Server:
         send: Callable[[port.Message], None],
         pacer: Pacer,
         health_: Health,
+        begin_trace: traces.Begin,
     ) -> None:
         self._server = grpc.aio.server(options=_options(settings))
-        watched: Any = WatchedServer(self._server, metrics)
+        watched: Any = WatchedServer(self._server, metrics, begin_trace)
         inference = OpenInference(
             directory,
             calls,

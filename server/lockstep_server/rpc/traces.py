@@ -7,8 +7,9 @@ Whether spans are made of it is another matter: `spans.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ..models.card import Card
@@ -44,9 +45,24 @@ class Trace:
     def ended(self, request: Ended) -> None:
         """A request of the call has ended."""
 
+    def finished(self, code: str, number: int) -> None:
+        """The call has ended, with this status code."""
+
+
+Begin = Callable[[str, Iterable[tuple[str, Any]]], Trace | None]
+"""What begins a call's trace, of its path and its metadata; none where the call is not sampled."""
 
 current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 """Of the call that runs; none where it is not sampled."""
+
+
+def begin(_: str, metadata: Iterable[tuple[str, Any]]) -> Trace | None:
+    """The trace of a call's own caller, where it has one that is sampled."""
+    for key, value in metadata:
+        if key == HEADER:
+            trace_id = sampled(value)
+            return Trace(trace_id) if trace_id else None
+    return None
 
 
 def sampled(traceparent: str) -> str:
