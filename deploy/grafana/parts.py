@@ -182,10 +182,10 @@ _VARIABLES: list[Json] = [
         "refresh": 1,
         "current": {},
     },
-    _label_variable("job", "Job", "label_values(lockstep_model_ready, job)"),
-    _label_variable("instance", "Instance", 'label_values(lockstep_model_ready{job=~"$job"}, instance)'),
+    _label_variable("job", "Job", "label_values(lockstep_queue_depth, job)"),
+    _label_variable("instance", "Instance", 'label_values(lockstep_queue_depth{job=~"$job"}, instance)'),
     _label_variable(
-        "model", "Model", 'label_values(lockstep_model_ready{job=~"$job", instance=~"$instance"}, model)'
+        "model", "Model", 'label_values(lockstep_queue_depth{job=~"$job", instance=~"$instance"}, model)'
     ),
 ]
 

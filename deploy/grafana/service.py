@@ -13,6 +13,8 @@ _COUNTED = requests(AVAILABILITY.total, "rate", "$__rate_interval", MODEL)
 _ACCEPTED, _REFUSED = rate("lockstep_accepted_total"), rate("lockstep_refused_total", 'meaning="overloaded"')
 _FILLED = f"{select('lockstep_estimated_wait_seconds')} / {select('lockstep_queue_limit_seconds')}"
 
+_PERMITS = add(select("lockstep_device_permits", of=SERVER))
+
 _GLANCE = Row(
     "In ten seconds",
     (
@@ -183,9 +185,12 @@ _SATURATION = Row(
         curves(
             "Device busy",
             "percentunit",
-            "Seconds of runs for each second, by model: how much of a device models take. On a machine "
-            "that runs several models at once the sum may go above 100 %.",
-            Query(add(rate("lockstep_run_seconds_sum"), "model"), "{{model}}"),
+            "Share of the time in which models run, of all that the devices could: at 100 % in sum the "
+            "machine is the limit.",
+            Query(
+                f"{add(rate('lockstep_run_seconds_sum'), 'model')} / on () group_left () {_PERMITS}",
+                "{{model}}",
+            ),
             stacked=True,
         ),
         curves(

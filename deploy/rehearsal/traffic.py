@@ -47,7 +47,7 @@ async def drive(address: str, stop: asyncio.Event) -> None:
         callers: list[Callable[[AsyncClient, random.Random], Awaitable[None]]] = [
             *[_classify] * 6, *[_generate] * 12, *[_translate] * 3, _classify_long, _encode,
             _follow,
-            _ask_wrongly, _leave_early, _come_too_late, _overload,
+            _ask_wrongly, _leave_early, _come_too_late, _overload, _flock,
         ]  # fmt: skip
         tasks = [
             group.create_task(_go_on(call, client, random.Random(seed), seed / len(callers)))
@@ -141,7 +141,18 @@ async def _overload(client: AsyncClient, chance: random.Random) -> None:
     """More at once than can be answered in time; then nothing for a while."""
     with contextlib.suppress(LockstepError):
         texts = [_text(chance) for _ in range(1500)]
-        await client.classify("sentiment-transformer", texts, timeout_s=1.0)
+        await client.classify("sentiment-transformer", texts, timeout_s=0.6)
+    await asyncio.sleep(_WAVE_S / 4)
+
+
+async def _flock(client: AsyncClient, chance: random.Random) -> None:
+    """Many streams at once, which share their steps."""
+    streams = [
+        client.generate("shakespeare-char-lstm", "KING:", max_tokens=150, seed=chance.randrange(99))
+        for _ in range(64)
+    ]
+    with contextlib.suppress(LockstepError):
+        await asyncio.gather(*(stream.result() for stream in streams))
     await asyncio.sleep(_WAVE_S / 4)
 
 
