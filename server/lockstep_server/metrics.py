@@ -25,6 +25,9 @@ _SHORT_SECONDS = (0.0001, 0.00025, *_SECONDS[:-3])
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _LENGTHS = (16, 64, 256, 1024)
 
+_OUTCOMES, _REFUSALS = ("ok", "failed", "deadline", "unavailable"), ("overloaded", "unavailable")
+"""Told as 0 from the start: what is counted before the first scrape is in no rate."""
+
 STATES = ("running", "waiting", "idle")
 """Of a step-wise sequence, in the order of `port.Population`."""
 
@@ -240,10 +243,12 @@ class ModelMeters:
         self._metrics, self._labels = metrics, (model, str(version))
         self._by_method: dict[str, tuple[Number, Distribution]] = {}
         self._outcomes: dict[tuple[str, str], Number] = {}
-        for method in methods:  # a rate needs a first value, and most of these have none for long
+        for method in methods:
             metrics.accepted.labels(*self._labels, method)
-            metrics.requests.labels(*self._labels, method, "ok")
-            metrics.refused.labels(*self._labels, method, "overloaded")
+            for outcome in _OUTCOMES:
+                metrics.requests.labels(*self._labels, method, outcome)
+            for meaning in _REFUSALS:
+                metrics.refused.labels(*self._labels, method, meaning)
         self.queue = metrics.queue_seconds.labels(model, face)
         self.compute = {
             label: metrics.compute_seconds.labels(model, face, label)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import prometheus_client as prometheus
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from lockstep_server.tally import Tally
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
 
 BOUNDS = (0.1, 1.0, 2.5)
 LABELS = ("model", "face")
@@ -66,3 +73,58 @@ def test_too_few_or_too_many_labels_are_refused(values: tuple[str, ...]) -> None
     family = Tally(prometheus.CollectorRegistry()).counter("runs", "Runs.", *LABELS)
     with pytest.raises(ValueError, match="labels"):
         family.labels(*values)
+
+
+def openmetrics(registry: prometheus.CollectorRegistry) -> list[Sample]:
+    text = openmetrics_exposition.generate_latest(registry).decode()
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def test_the_newest_traced_observation_of_a_bucket_is_its_exemplar() -> None:
+    registry = prometheus.CollectorRegistry()
+    child = Tally(registry).histogram("seconds", "Seconds.", BOUNDS).labels()
+    child.observe_traced(0.2, "a" * 32)
+    child.observe_traced(0.3, "b" * 32)
+    child.observe(0.4)
+    child.observe_traced(99.0, "c" * 32)
+    exemplars = {one.labels["le"]: one.exemplar for one in openmetrics(registry) if one.exemplar}
+    assert {le: (one.labels, one.value) for le, one in exemplars.items()} == {
+        "1.0": ({"trace_id": "b" * 32}, 0.3),
+        "+Inf": ({"trace_id": "c" * 32}, 99.0),
+    }
+    assert all(one.timestamp for one in exemplars.values())
+    assert registry.get_sample_value("seconds_count") == 4
+
+
+def test_exemplars_are_in_openmetrics_only() -> None:
+    registry = prometheus.CollectorRegistry()
+    child = Tally(registry).histogram("seconds", "Seconds.", BOUNDS).labels()
+    child.observe(0.2)
+    before = exposed(registry)
+    child.observe_traced(99.0, "a" * 32)
+    assert "trace_id" not in "".join(exposed(registry))
+    assert len(exposed(registry)) == len(before)
+
+
+def test_what_is_read_at_the_scrape_is_what_is_true_then() -> None:
+    registry = prometheus.CollectorRegistry()
+    levels, total = (Tally(registry).scraped(name, "Now.", "model") for name in ("level", "ends_total"))
+    assert registry.get_sample_value("level", {"model": "lm"}) is None
+    for value in (1.0, 0.5):
+        levels.read = total.read = lambda value=value: [(("lm",), value)]  # type: ignore[misc]
+        assert registry.get_sample_value("level", {"model": "lm"}) == value
+        assert registry.get_sample_value("ends_total", {"model": "lm"}) == value
+    assert "# TYPE ends_total counter" in exposed(registry)
+
+
+def test_without_counting_nothing_is_counted() -> None:
+    registry = prometheus.CollectorRegistry()
+    silent = Tally(registry, counting=False)
+    counter, gauge = silent.counter("runs", "Runs.").labels(), silent.gauge("slots", "Slots.").labels()
+    seconds = silent.histogram("seconds", "Seconds.", BOUNDS).labels()
+    counter.inc(3)
+    gauge.set(3)
+    seconds.observe(1.0, 3)
+    seconds.observe_traced(1.0, "a" * 32)
+    for name in ("runs_total", "slots", "seconds_count", "seconds_sum"):
+        assert registry.get_sample_value(name) == 0
