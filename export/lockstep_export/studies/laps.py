@@ -1,0 +1,30 @@
+"""Who takes how long: contenders run in turn, so that what slows the machine for a while slows them all.
+
+What is measured is the processor time of the one thread that computes: on a quiet machine the same as the
+time that passes, and on a busy one without the pauses that others cause.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+Run = Callable[[], object]
+
+
+def median_seconds(
+    contenders: Sequence[Run], rounds: int, lapped: Callable[[int], None] = lambda _: None
+) -> list[float]:
+    """The median processor seconds of each contender over `rounds` rounds, after a run that warms it up.
+
+    `lapped` is told how many rounds are over.
+    """
+    for run in contenders:
+        run()
+    laps: list[list[float]] = [[] for _ in contenders]
+    for done in range(1, rounds + 1):
+        for run, taken in zip(contenders, laps, strict=True):
+            started = time.thread_time()
+            run()
+            taken.append(time.thread_time() - started)
+        lapped(done)
+    return [median(taken) for taken in laps]

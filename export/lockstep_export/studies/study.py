@@ -1,0 +1,122 @@
+"""What a study is: a question, how it is measured, and what follows from the numbers.
+
+plan, settings → measure → rows → finding (two sentences), table, panels. All but `measure` is pure, so a
+page that is written again from kept rows says the same.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+P = TypeVar("P")  # a study's plan: a frozen dataclass of plain values, kept with the result
+R = TypeVar("R")  # a study's row: the same
+
+Watch = Callable[[int, int, str], None]
+"""Told of progress: how many parts are done, of how many, and what comes next."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every study is run with."""
+
+    models: Path  # the model repository, for the studies that look into it or serve it
+    seed: int = 1
+    quick: bool = False  # small settings, in seconds: to see that everything runs, not to be believed
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are read; the first column is text, the others are numbers."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One contender of a chart."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    dotted: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart of a picture: lines over x, or bars with a name each."""
+
+    title: str
+    x_label: str  # with its unit
+    y_label: str
+    lines: tuple[Line, ...] = ()
+    bars: tuple[tuple[str, float], ...] = ()  # horizontal; the first one at the top
+    marks: bool = True  # a mark at each point: off where they are dense
+    log_x: bool = False
+    log_y: bool = False
+    y_range: tuple[float, float] | None = None
+    x_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Study(Generic[P, R]):
+    """One question and the way to its answer."""
+
+    name: str
+    question: str
+    method: str  # how it is measured, with the plan's values in braces
+    plan: P
+    quick: P
+    row: type[R]
+    measure: Callable[[P, Settings, Watch], list[R]]
+    finding: Callable[[Sequence[R]], str]
+    table: Callable[[Sequence[R]], Table]
+    panels: Callable[[Sequence[R]], list[Panel]]
+    check: Callable[[Settings], None] = lambda _: None
+    """Raises ExportError for what is missing, before any time is spent."""
+
+    def run(self, settings: Settings, watch: Watch) -> "Result":
+        """Measures, by the plan or, with `quick`, by the small one."""
+        plan = self.quick if settings.quick else self.plan
+        rows = self.measure(plan, settings, watch)
+        told: dict[str, Any] = {"quick": settings.quick, "seed": settings.seed, **asdict(plan)}  # type: ignore[call-overload]
+        return Result(self, told, rows)
+
+
+AnyStudy = Study[Any, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study measured, and with what settings."""
+
+    study: AnyStudy
+    settings: dict[str, Any]
+    rows: Sequence[Any]
+
+    @property
+    def finding(self) -> str:
+        """Two sentences, made of the rows."""
+        return self.study.finding(self.rows)
+
+    @property
+    def method(self) -> str:
+        """How it was measured."""
+        return self.study.method.format(**{name: _told(value) for name, value in self.settings.items()})
+
+    @property
+    def table(self) -> Table:
+        """The rows, or the key ones."""
+        return self.study.table(self.rows)
+
+    @property
+    def panels(self) -> list[Panel]:
+        """The charts of its picture."""
+        return self.study.panels(self.rows)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_told(part) for part in value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
