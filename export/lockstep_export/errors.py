@@ -9,6 +9,18 @@ class DataError(ExportError):
     """The data folder is not there, lacks a file, or holds a line that cannot be read."""
 
 
+class DescriptionError(ExportError):
+    """What was said of a module (axes, names, labels, states) does not fit the module, or itself."""
+
+
+class ModuleError(ExportError):
+    """A module that cannot be served as it is: no description of it would help."""
+
+
+class FrozenAxisError(ModuleError):
+    """An axis that is to vary has got a fixed size in the graph."""
+
+
 class ParityError(ExportError):
     """The exported graph does not answer as the PyTorch module does, or padding changes an answer."""
 

@@ -1,33 +1,34 @@
-"""A trained module to ONNX files: traced, stripped, and stored in as few bytes as lose nothing.
+"""A module to ONNX files: traced, stripped, and stored in as few bytes as lose nothing.
 
-sketch → torch.onnx.export → names and traces of the tracer off
+sketch → a tracer of torch's → names and traces of the tracer off
        → constants whose values are all float16 numbers kept as float16, with a Cast that ONNX Runtime
          folds when it loads the file, so computing stays float32 throughout
        → where a model has several graphs, what they hold in common moved to one file beside them
 """
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from lockstep_export.errors import ModuleError
 from lockstep_export.sharing import share_weights
-from lockstep_export.trade import Sketch
+from lockstep_export.sketch import Sketch
+from lockstep_export.tracing import Tracer, trace
 
-OPSET = 20
 SMALLEST_HALF = 1024  # elements; below this a Cast costs more bytes than it saves
 
 
-def export_onnx(sketches: Sequence[Sketch], folder: Path) -> None:
+def export_onnx(sketches: Sequence[Sketch], folder: Path, tracer: Tracer = "dynamo") -> None:
     """Writes the graphs of one model into `folder`."""
-    models = {sketch.file: _model(sketch) for sketch in sketches}
+    save({sketch.file: _model(sketch, tracer) for sketch in sketches}, folder)
+
+
+def save(models: Mapping[str, Any], folder: Path) -> None:
+    """Writes graphs by the names of their files; several of one model share their weights."""
     folder.mkdir(parents=True, exist_ok=True)
     if len(models) > 1:
         share_weights(list(models.values()), folder)
@@ -35,48 +36,15 @@ def export_onnx(sketches: Sequence[Sketch], folder: Path) -> None:
         onnx.save(model, folder / file)
 
 
-def _model(sketch: Sketch) -> Any:
-    model = _trace(sketch)
+def _model(sketch: Sketch, tracer: Tracer) -> Any:
+    model = trace(sketch, tracer)
     _strip(model)
     _store_halves(model)
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def _trace(sketch: Sketch) -> Any:
-    axes = {
-        name: {index: axis for index, axis in enumerate(sketch.axes[name]) if axis} for name in sketch.inputs
-    }
-    with _quiet_tracer():
-        program = torch.onnx.export(
-            sketch.module.eval(),
-            (),
-            kwargs=sketch.inputs,
-            input_names=list(sketch.inputs),
-            output_names=list(sketch.outputs),
-            dynamic_shapes=axes,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
-
-
-@contextmanager
-def _quiet_tracer() -> Iterator[None]:
-    """The tracer warns of its own internals and of optional packages; neither is the caller's trouble."""
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ModuleError(f"torch wrote no valid graph of the module: {error}") from error
+    return model
 
 
 def _strip(model: Any) -> None:

@@ -3,7 +3,7 @@
 What is compared is each trade's own; what counts as equal, and what is told when something is not, is here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from lockstep_export.graph import Arrays
 
 TOLERANCE = 1e-5  # of the largest value where that is above one, else absolute
 EXACT = 0.0  # bit for bit
+TOLD = 12  # failed comparisons in a report; the others are counted
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Difference:
         """False for a gap above what is allowed, and for anything that is not a number."""
         return self.largest <= self.allowed
 
-    def __str__(self) -> str:
-        verdict = "ok" if self.within else "DIFFERS"
-        text = f"{self.comparison:<10} {self.output:<10} rows {self.rows:>3}  {self.largest:.1e}  {verdict}"
-        return f"{text}  {self.note}".rstrip()
+    @property
+    def size(self) -> float:
+        """The gap, infinite where it is not a number."""
+        return self.largest if self.largest == self.largest else np.inf
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,36 @@ class Parity:
     @property
     def worst(self) -> float:
         """The largest gap of all; infinite where a run failed or a shape was wrong."""
-        return max((gap.largest if gap.largest == gap.largest else np.inf) for gap in self.differences)
+        return max(gap.size for gap in self.differences)
 
-    def require(self) -> None:
-        """Raises ParityError with the failed comparisons when there is one."""
-        failed = [str(gap) for gap in self.differences if not gap.within]
-        if failed:
-            many = f"{len(failed)} of {len(self.differences)} comparisons differ by more than they may"
-            raise ParityError("\n  ".join([f"{self.model}: the exported graph is refused, {many}", *failed]))
+    @property
+    def failed(self) -> list[Difference]:
+        """The comparisons that found more than they allow."""
+        return [gap for gap in self.differences if not gap.within]
+
+    def require(self, remedy: str = "") -> None:
+        """Raises ParityError with the failed comparisons, and the likely remedy, when there is one."""
+        if not self.failed:
+            return
+        many = f"{len(self.failed)} of {len(self.differences)} comparisons differ by more than they may"
+        lines = [f"{self.model}: the exported graph is refused, {many}", *table(self.failed)]
+        raise ParityError("\n  ".join(lines) + (f"\n{remedy}" if remedy else ""))
+
+
+def table(differences: Sequence[Difference]) -> list[str]:
+    """The lines of a table of comparisons; of many, the worst in the order in which they were made."""
+    worst = sorted(differences, key=lambda gap: gap.size, reverse=True)[:TOLD]
+    told = [gap for gap in differences if any(gap is one for one in worst)]
+    cells = [("comparison", "output", "rows", "largest", "allowed", "", "at"), *map(_cells, told)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    return lines + ([f"and {len(differences) - len(told)} more"] if len(told) < len(differences) else [])
+
+
+def _cells(gap: Difference) -> tuple[str, ...]:
+    verdict = "ok" if gap.within else "DIFFERS"
+    numbers = (str(gap.rows), f"{gap.largest:.1e}", f"{gap.allowed:.0e}")
+    return (gap.comparison, gap.output, *numbers, verdict, gap.note)
 
 
 def gap(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
@@ -66,6 +89,8 @@ def gap(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
         return np.inf
     if not found.size:
         return 0.0
+    if found.dtype.kind != "f":
+        found, expected = found.astype(np.float64), expected.astype(np.float64)
     return float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
 
 
@@ -74,17 +99,19 @@ def gaps(
     rows: int,
     pairs: Iterable[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]],
     allowed: float = TOLERANCE,
+    note: str = "",
 ) -> list[Difference]:
     """One Difference per output name, the worst of all its (name, found, expected)."""
     worst: dict[str, float] = {}
     for name, found, expected in pairs:
         worst[name] = float(np.max([worst.get(name, 0.0), gap(found, expected)]))
-    return [Difference(comparison, name, rows, largest, "", allowed) for name, largest in worst.items()]
+    return [Difference(comparison, name, rows, largest, note, allowed) for name, largest in worst.items()]
 
 
-def failed_run(rows: int, error: Exception) -> Difference:
+def failed_run(rows: int, error: Exception, where: str = "") -> Difference:
     """What ONNX Runtime raises where an axis was frozen has no one type."""
-    return Difference("run", "any", rows, np.inf, " ".join(str(error).split())[:200])
+    why = " ".join(str(error).split())[:200]
+    return Difference("run", "any", rows, np.inf, f"{where}: {why}" if where else why)
 
 
 @torch.no_grad()

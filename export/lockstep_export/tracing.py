@@ -1,0 +1,154 @@
+"""torch's two tracers, their quarrels told in words of the module.
+
+    dynamo   torch.export: sees every size, so that an axis which the module's code fixes is named. It
+             freezes nn.RNN, layers that are stacked or packed sequences
+    script   the older one: follows nn.RNN, nn.GRU, nn.LSTM and packed sequences of either direction, but
+             runs the code once and freezes silently what the code does with sizes
+
+Neither is believed: what comes out is looked at here, for axes that have become fixed, and proven later.
+"""
+
+import io
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, Literal
+
+import onnx
+import torch
+
+from lockstep_export.errors import FrozenAxisError, ModuleError
+from lockstep_export.sketch import Sketch
+
+Tracer = Literal["dynamo", "script"]
+
+OPSET = 20
+NO_OPERATOR = re.compile(
+    r"No ONNX function found for <OpOverload\(op='([\w.:]+)'|operator '([\w.:]+)' to ONNX"
+)
+STATIC = re.compile(r"static shape of (\d+) for dimension inputs\['(\w+)'\](?:\[(\d+)\])?\.shape\[(\d+)\]")
+COLOURS = re.compile(r"\x1b\[\d*m")
+
+
+def trace(sketch: Sketch, tracer: Tracer) -> Any:
+    """The graph of `sketch`, an ONNX model whose axes vary as the sketch says.
+
+    Raises:
+        FrozenAxisError: an axis that is to vary is fixed in the graph.
+        ModuleError: an operator that ONNX lacks, or code that the tracer cannot follow.
+    """
+    with _quiet():
+        try:
+            model = (_dynamo if tracer == "dynamo" else _script)(sketch)
+        except Exception as error:  # what a tracer raises has no one type
+            raise _told(error, sketch) from error
+    _check_axes(model, sketch)
+    return model
+
+
+def _dynamo(sketch: Sketch) -> Any:
+    axes = {
+        name: {index: axis for index, axis in enumerate(sketch.axes[name]) if axis} for name in sketch.inputs
+    }
+    program = torch.onnx.export(
+        sketch.module.eval(),
+        tuple(sketch.inputs.values()) if sketch.positional else (),
+        kwargs=None if sketch.positional else sketch.inputs,
+        input_names=list(sketch.inputs),
+        output_names=list(sketch.outputs),
+        dynamic_shapes=(tuple(axes.values()),) if sketch.positional else axes,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _script(sketch: Sketch) -> Any:
+    named = {**sketch.axes, **sketch.output_axes}
+    file: Any = io.BytesIO()  # it takes files too, and says otherwise
+    torch.onnx.export(
+        sketch.module.eval(),
+        tuple(sketch.inputs.values()),
+        file,
+        input_names=list(sketch.inputs),
+        output_names=list(sketch.outputs),
+        dynamic_axes={name: {i: axis for i, axis in enumerate(axes) if axis} for name, axes in named.items()},
+        opset_version=OPSET,
+        dynamo=False,
+        verbose=False,
+    )
+    return onnx.load_from_string(file.getvalue())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A tracer warns of its own internals and of optional packages, and prints what it could not do, some of
+    it past Python; what of it concerns the caller is in what it raises."""
+    logs = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.fx", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def _check_axes(model: Any, sketch: Sketch) -> None:
+    tensors = {
+        value.name: value.type.tensor_type.shape.dim for value in (*model.graph.input, *model.graph.output)
+    }
+    for name, axes in {**sketch.axes, **sketch.output_axes}.items():
+        if name not in tensors:
+            raise ModuleError(f"{name!r} is not in the graph: the module does not use it; leave it out")
+        for index, axis in enumerate(axes):
+            if axis and not tensors[name][index].dim_param and tensors[name][index].dim_value:
+                raise frozen(axis, name, tensors[name][index].dim_value)
+
+
+def frozen(axis: str, tensor: str, size: int) -> FrozenAxisError:
+    """An axis that is to vary, and does not."""
+    return FrozenAxisError(
+        f"the axis {axis!r} of {tensor!r} is frozen at {size} in the graph: the module's code makes a Python"
+        " number of it (a loop over its elements, int(x.shape[...]), a reshape to a constant, a layer of one"
+        " input size). Let tensor operations do it: nn.GRU instead of a loop over nn.GRUCell, x.shape[1] or"
+        " -1 as it is in reshapes, pooling instead of a flattened text"
+    )
+
+
+def _told(error: Exception, sketch: Sketch) -> ModuleError:
+    text = COLOURS.sub("", str(error))
+    if found := STATIC.search(text):
+        size, name, index, axis = found.groups()
+        tensor = list(sketch.inputs)[int(index)] if index else name
+        return frozen(sketch.axes[tensor][int(axis)], tensor, int(size))
+    if found := NO_OPERATOR.search(text):
+        return no_operator(found.group(1) or found.group(2))
+    return ModuleError(f"torch cannot trace the module: {_last_cause(text)}")
+
+
+def no_operator(name: str) -> ModuleError:
+    """An operation of the module that cannot be run by the server."""
+    return ModuleError(
+        f"no operator of ONNX Runtime does what {name} does: write that part of the module with other"
+        " operations, or compute it before the model and give the result as an input"
+    )
+
+
+def _last_cause(text: str) -> str:
+    """The line that names the innermost cause; dynamo wraps it in advice on torch itself."""
+    causes = re.findall(r"<class '[\w.]+'>: (.+)", text)
+    return (causes[0] if causes else text.strip().split("\n")[0] or "it gives no reason")[:300]
