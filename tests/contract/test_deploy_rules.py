@@ -1,0 +1,118 @@
+"""Recording rules and alerts: valid, tested by promtool both ways, and each with a runbook."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from contract.deployed import (
+    ALERTS,
+    DEPLOY,
+    PROMETHEUS_OWN,
+    RECORDED,
+    RULES,
+    TARGET_LABELS,
+    selectors,
+    served,
+)
+
+from deploy.prometheus import objectives
+from lockstep_server.errors import Meaning
+from lockstep_server.metrics import Metrics
+
+PROMETHEUS = DEPLOY / "prometheus"
+SERVED = served()
+TESTS = [
+    test
+    for file in sorted((PROMETHEUS / "tests").glob("*.yml"))
+    for test in yaml.safe_load(file.read_text())["tests"]
+]
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="there is no promtool: install prometheus"
+)
+each_alert = pytest.mark.parametrize("alert", ALERTS.values(), ids=ALERTS)
+
+
+def promtool(*arguments: str) -> None:
+    ended = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@needs_promtool
+def test_the_configuration_and_its_rules_are_valid() -> None:
+    promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))
+
+
+@needs_promtool
+@pytest.mark.parametrize("file", sorted((PROMETHEUS / "tests").glob("*.yml")), ids=lambda file: file.name)
+def test_alerts_fire_and_stay_silent_as_their_tests_say(file: Any) -> None:
+    promtool("test", "rules", str(file))
+
+
+@each_alert
+def test_an_alert_is_seen_to_fire_and_to_stay_silent(alert: dict[str, Any]) -> None:
+    fires = [
+        bool(one.get("exp_alerts"))
+        for test in TESTS
+        for one in test.get("alert_rule_test", ())
+        if one["alertname"] == alert["alert"]
+    ]
+    # An alert for each model or instance is silent for the others of the same test.
+    others = [
+        test for test in TESTS if len({_subject(series["series"]) for series in test["input_series"]}) > 1
+    ]
+    assert any(fires)
+    assert not all(fires) or any(
+        one["alertname"] == alert["alert"] for test in others for one in test.get("alert_rule_test", ())
+    )
+
+
+@each_alert
+def test_an_alert_has_a_severity_a_summary_and_a_runbook(alert: dict[str, Any]) -> None:
+    assert alert["alert"].startswith("Lockstep")
+    assert alert["labels"]["severity"] in ("page", "ticket")
+    assert alert["annotations"].keys() == {"summary", "description", "runbook"}
+    assert alert["annotations"]["runbook"] == f"docs/observability.md#{alert['alert'].lower()}"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_a_rule_reads_what_there_is(rule: dict[str, Any]) -> None:
+    for metric, matchers in selectors(rule["expr"]):
+        assert metric in SERVED or metric in RECORDED or metric in PROMETHEUS_OWN
+        if metric in SERVED:
+            assert set(matchers) - TARGET_LABELS <= SERVED[metric], metric
+
+
+def test_no_rule_is_there_twice() -> None:
+    assert len(RECORDED) + len(ALERTS) == len(RULES)
+
+
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES, ids=lambda one: one.name)
+def test_an_objective_counts_by_words_that_the_server_says(objective: objectives.Objective) -> None:
+    words = {meaning.value for meaning in Meaning} | {"ok"}
+    for term in (*objective.bad, *objective.total):
+        [(_, matchers)] = selectors(f"{term.metric}{{{term.matchers}}}")
+        for label in ("outcome", "meaning"):
+            assert set(matchers.get(label, "=ok").lstrip("!=~").split("|")) <= words
+
+
+def test_latency_objectives_end_at_a_bound_of_their_histograms() -> None:
+    slow = [term for one in objectives.OBJECTIVES for term in one.bad if term.above]
+    assert len(slow) == 2
+    for term in slow:
+        assert float(term.above) in _bounds(term.metric)
+
+
+def _bounds(metric: str) -> list[float]:
+    """Those of a histogram of a real server's registry."""
+    family = getattr(Metrics(), metric.removeprefix("lockstep_"))
+    return list(family.labels(*SERVED[f"{metric}_count"]).bounds)
+
+
+def _subject(series: str) -> tuple[str, str]:
+    [(_, matchers)] = selectors(series)
+    return matchers.get("model", ""), matchers.get("instance", "")
