@@ -25,6 +25,18 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """The sentences of a file, one a line, or DataError where one is missing."""
+    text = read_text(path).rstrip("\n")
+    if not text:
+        raise DataError(f"{path} is empty: expected a sentence a line")
+    lines = [line.strip() for line in text.split("\n")]
+    empty = [number for number, line in enumerate(lines, start=1) if not line]
+    if empty:
+        raise DataError(f"{path}:{empty[0]}: expected a sentence, found an empty line")
+    return lines
+
+
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Writes the shortest tokenizer.json that Hugging Face `tokenizers` reads back."""
     path.parent.mkdir(parents=True, exist_ok=True)

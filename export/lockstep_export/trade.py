@@ -1,4 +1,4 @@
-"""What the workshop needs to know of a task: one trade for classifying, one for writing, one for translating.
+"""What the workshop needs to know of a task on a corpus: what a recipe names by its `corpus`.
 
 data folder → texts → tokenizers and ids → lesson (train.py) → sketches of graphs (onnx.py)
             → differences (parity.py), manifest (manifest.py), figures (scores.py)
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 
 from lockstep_export.graph import Graph
 from lockstep_export.lesson import Lesson
 from lockstep_export.manifest import Table
 from lockstep_export.parity import Difference
+from lockstep_export.sketch import Sketch as Sketch
 from lockstep_export.zoo.recipe import Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -24,17 +25,6 @@ T = TypeVar("T")  # the texts, as they are in the data folder
 C = TypeVar("C")  # the corpus: the same as ids
 
 Graphs = Mapping[str, Graph]  # by file name
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """A graph that is to be traced: a module that gives tensors by name, and an example of what it takes."""
-
-    file: str
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    axes: dict[str, tuple[str, ...]]  # of each input: a name for an axis of any size, "" for a fixed one
-    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -48,9 +38,10 @@ class Figures:
 
 
 class Trade(ABC, Generic[R, T, C]):
-    """One task. Everything takes the folder in which its tokenizers lie."""
+    """One task on one corpus. Everything takes the folder in which its tokenizers lie."""
 
     task: str
+    corpus: str  # what recipes name
     tokenizers: tuple[str, ...]  # the files that ship beside the manifest
 
     @abstractmethod

@@ -1,1 +1,1 @@
-"""Language models: a text in, what follows it out, one character after the other."""
+"""Language models: a text in, what may follow it out. What they learn from lies in `plays` and `captions`."""

@@ -1,9 +1,10 @@
 """Proves a language model's graphs, with ragged prompts, several batch sizes and extra padding.
 
     prefill      what a whole prompt leaves, in company and padded, against the module alone with it
-    step         the logits after every character, fed one by one, against the module given all at once
+    step         the logits after every token, fed one by one, against the module given all at once
     forced       the states after a prompt in one run, against the same prompt fed step by step
     rows         any number of rows of one step, against the same rows among 128: bit for bit
+    at once      the logits at every place of a padded batch, against those of the step graph, one by one
 
 The first two need the module; the others hold the graphs against themselves.
 """
@@ -21,7 +22,7 @@ from lockstep_export.parity import EXACT, Difference, failed_run, gaps
 from lockstep_export.ragged import padded
 from lockstep_export.zoo.recipe import LanguageModel
 
-PREFILL, STEP = "prefill.onnx", "step.onnx"
+PREFILL, STEP, ONESHOT = "prefill.onnx", "step.onnx", "model.onnx"
 BATCHES = (1, 2, 3, 8, 17)
 EXTRA_PADDING = (0, 5)
 TYPICAL_PROMPT, LONG_PROMPT, WARM_STEPS = 60, 400, 10
@@ -46,6 +47,17 @@ def check(
                 differences += gaps("step", len(rows), _stepped(recipe, step, module, rows))
         except Exception as error:
             differences.append(failed_run(len(rows), error))
+    return differences
+
+
+def check_oneshot(recipe: LanguageModel, vocabulary: int, oneshot: Graph, step: Graph) -> list[Difference]:
+    """Every place of ragged and padded texts at once, against the steps that lead there."""
+    differences = []
+    for rows in prompts(vocabulary):
+        walked = walk(recipe, step, rows)
+        for extra in EXTRA_PADDING:
+            logits = oneshot.run({"tokens": padded(rows, extra)[0]})["logits"]
+            differences += gaps("at once", len(rows), _places(rows, logits, walked), DRIFT)
     return differences
 
 
@@ -107,13 +119,19 @@ def _forced(recipe: LanguageModel, prefill: Graph, step: Graph, rows: Rows) -> l
 
 
 def walk(recipe: LanguageModel, step: Graph, rows: Rows) -> list[Arrays]:
-    """The step graph's answers after each character; a row that has ended is fed on, and not looked at."""
+    """The step graph's answers after each token; a row that has ended is fed on, and not looked at."""
     states, found = zeros(recipe, step, len(rows)), []
     for place in range(max(map(len, rows))):
         token = torch.tensor([row[min(place, len(row) - 1)] for row in rows])
         found.append(step.run({"token": token, **states}))
         states = following(recipe, found[-1])
     return found
+
+
+def _places(rows: Rows, logits: np.ndarray[Any, Any], walked: list[Arrays]) -> Pairs:
+    for index, row in enumerate(rows):
+        for place in range(len(row)):
+            yield "logits", logits[index, place], walked[place]["logits"][index]
 
 
 def _prefill(recipe: LanguageModel, graph: Graph, module: nn.Module, rows: Rows) -> list[Difference]:

@@ -1,61 +1,46 @@
-"""The trade of language models: one text, a token a character, a graph for prompts and one for steps."""
+"""What the trades of language models share: a graph for prompts, one for steps, and their proof.
 
-import math
-from itertools import pairwise
-from pathlib import Path
+A trade for each corpus (`plays`, `captions`) adds how it is read, what a token is, and how it is measured.
+"""
 
-import numpy as np
+from abc import abstractmethod
+from typing import TypeVar
+
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 
-from lockstep_export.generate.data import Play, read_play
-from lockstep_export.generate.lesson import Corpus, NextCharacter
-from lockstep_export.generate.parity import PREFILL, STEP, check, following, zeros
-from lockstep_export.generate.tokenizer import character_tokenizer
-from lockstep_export.graph import Graph
+from lockstep_export.generate.parity import ONESHOT, PREFILL, STEP, check, check_oneshot
 from lockstep_export.manifest import Table, ids, lengths_of, tensor
 from lockstep_export.parity import Difference
 from lockstep_export.ragged import padded
-from lockstep_export.text import save_tokenizer
-from lockstep_export.trade import Figures, Graphs, Sketch, Trade
-from lockstep_export.zoo.char_lstm import LAYERS, WIDTH
+from lockstep_export.trade import Graphs, Sketch, Trade
 from lockstep_export.zoo.recipe import LanguageModel
 
-QUICK_CHARACTERS = 8_000
+T = TypeVar("T")  # the texts, as they are in the data folder
+C = TypeVar("C")  # the corpus: the same as ids
+
 EXAMPLE = [[3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]  # any ids will do: both axes are dynamic
-BEGIN = "\n"  # what an empty prompt starts from: a new line
+MOST_PLACES = 1024  # of a run that scores every word at each of them
+PROMPT = (1, "prompt")  # the axis that grows, and its length
 
 
-class Generate(Trade[LanguageModel, Play, Corpus]):
+class Generate(Trade[LanguageModel, T, C]):
     """What follows a text."""
 
     task = "generate"
     tokenizers = ("tokenizer.json",)
 
-    def read(self, data: Path) -> Play:
-        return read_play(data)
-
-    def prepare(self, texts: Play, folder: Path, quick: bool) -> Corpus:
-        tokenizer = character_tokenizer(texts.train)
-        save_tokenizer(tokenizer, folder / self.tokenizers[0])
-        texts = texts.head(QUICK_CHARACTERS) if quick else texts
-
-        def encoded(text: str) -> Tensor:
-            return torch.tensor(tokenizer.encode(text).ids)
-
-        return Corpus(encoded(texts.train), encoded(texts.dev), encoded(texts.test))
-
-    def sizes(self, corpus: Corpus) -> dict[str, int]:
-        return {part: len(getattr(corpus, part)) for part in ("train", "dev", "test")}
-
-    def lesson(self, recipe: LanguageModel, corpus: Corpus) -> NextCharacter:
-        return NextCharacter(recipe, corpus)
+    @abstractmethod
+    def ends(self, tokenizer: Tokenizer) -> Table:
+        """`begin`, the id that a text starts from where there is no prompt; `end`, the one that ends it."""
 
     def sketches(self, recipe: LanguageModel, module: nn.Module) -> list[Sketch]:
         tokens, lengths = padded(EXAMPLE)
         names = recipe.states
-        states = {f"{name}_in": torch.zeros(LAYERS, len(EXAMPLE), WIDTH) for name in names}
+        states = {
+            f"{name}_in": torch.zeros(first, len(tokens), last) for name, (first, last) in names.items()
+        }
         prefill = Sketch(
             PREFILL,
             recipe.prefill(module),
@@ -70,19 +55,23 @@ class Generate(Trade[LanguageModel, Play, Corpus]):
             {"token": ("batch",), **dict.fromkeys(states, ("", "batch", ""))},
             ("logits", *(f"{name}_out" for name in names)),
         )
-        return [prefill, step]
+        if recipe.oneshot is None:
+            return [prefill, step]
+        axes: dict[str, tuple[str, ...]] = {"tokens": ("batch", "prompt")}
+        return [prefill, step, Sketch(ONESHOT, recipe.oneshot(module), {"tokens": tokens}, axes, ("logits",))]
 
     def manifest(self, recipe: LanguageModel, tokenizers: list[Tokenizer]) -> Table:
         vocabulary = tokenizers[0].get_vocab_size()
-        begin = tokenizers[0].token_to_id(BEGIN)
+        limit = {} if recipe.max_tokens is None else {"max_tokens": recipe.max_tokens}
         return {
             "task": self.task,
-            "text": {"source": self.tokenizers[0]} | ({} if begin is None else {"begin": begin}),
+            "text": {"source": self.tokenizers[0], **self.ends(tokenizers[0])},
             "lengths": {"prompt": {"max": recipe.max_prompt}},
+            **(_oneshot(vocabulary) if recipe.oneshot else {}),
             "roles": {"scores": "logits"},
             "prefill": {
                 "graph": PREFILL,
-                "inputs": {"tokens": ids(vocabulary, (1, "prompt")), "lengths": lengths_of("prompt")},
+                "inputs": {"tokens": ids(vocabulary, PROMPT), "lengths": lengths_of("prompt")},
                 "outputs": {
                     "logits": tensor(),
                     **{f"{name}0": tensor(batch_axis=1) for name in recipe.states},
@@ -90,6 +79,7 @@ class Generate(Trade[LanguageModel, Play, Corpus]):
             },
             "stepwise": {
                 "graph": STEP,
+                **limit,
                 "inputs": {"token": ids(vocabulary)},
                 "outputs": {"logits": tensor()},
                 "state": [_state(name) for name in recipe.states],
@@ -99,22 +89,20 @@ class Generate(Trade[LanguageModel, Play, Corpus]):
     def compare(
         self, recipe: LanguageModel, tokenizers: list[Tokenizer], graphs: Graphs, module: nn.Module | None
     ) -> list[Difference]:
-        return check(recipe, tokenizers[0].get_vocab_size(), graphs[PREFILL], graphs[STEP], module)
+        vocabulary = tokenizers[0].get_vocab_size()
+        differences = check(recipe, vocabulary, graphs[PREFILL], graphs[STEP], module)
+        if recipe.oneshot:
+            differences += check_oneshot(recipe, vocabulary, graphs[ONESHOT], graphs[STEP])
+        return differences
 
-    def figures(self, recipe: LanguageModel, corpus: Corpus, graphs: Graphs) -> Figures:
-        dev, test = (bits(recipe, graphs[STEP], part) for part in (corpus.dev, corpus.test))
-        return Figures("bits per character", dev, test)
 
-
-def bits(recipe: LanguageModel, step: Graph, text: Tensor) -> float:
-    """Bits a character of `text` [characters], read by the step graph from end to end as one stream."""
-    states, total = zeros(recipe, step, 1), 0.0
-    for token, after in pairwise(text):
-        given = step.run({"token": token[None], **states})
-        states = following(recipe, given)
-        logits = given["logits"][0].astype(np.float64)
-        total += float(np.logaddexp.reduce(logits) - logits[after])
-    return total / (len(text) - 1) / math.log(2)
+def _oneshot(vocabulary: int) -> Table:
+    """A score for every word at every place is much: few places share a run."""
+    return {
+        "inputs": {"tokens": ids(vocabulary, PROMPT)},
+        "outputs": {"logits": tensor(PROMPT)},
+        "batching": {"max_padded_elements": MOST_PLACES},
+    }
 
 
 def _state(name: str) -> Table:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockstep_export.errors import DataError
-from lockstep_export.text import read_text, require
+from lockstep_export.text import read_lines, require
 
 SOURCE, TARGET = "en", "fr"
 PARTS = ("train", "val", "test_2016_flickr")
@@ -50,18 +50,10 @@ def read_multi30k(data: Path) -> Multi30k:
 
 
 def _read_pairs(folder: Path, part: str) -> Pairs:
-    sources, targets = (_read_lines(folder / f"{part}.{language}") for language in (SOURCE, TARGET))
+    sources, targets = (read_lines(folder / f"{part}.{language}") for language in (SOURCE, TARGET))
     if len(sources) != len(targets):
         raise DataError(
             f"{folder / part}: {len(sources)} lines of {SOURCE} and {len(targets)} of {TARGET}; "
             "each line needs its translation"
         )
     return Pairs(sources, targets)
-
-
-def _read_lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in read_text(path).rstrip("\n").split("\n")]
-    empty = [number for number, line in enumerate(lines, start=1) if not line]
-    if empty:
-        raise DataError(f"{path}:{empty[0]}: expected a sentence, found an empty line")
-    return lines

@@ -41,6 +41,7 @@ class Translate(Trade[Translation, Multi30k, Corpus]):
     """One sentence in another language."""
 
     task = "translate"
+    corpus = "multi30k"
     tokenizers = ("source.json", "target.json")
 
     def read(self, data: Path) -> Multi30k:

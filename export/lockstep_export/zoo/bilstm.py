@@ -46,4 +46,5 @@ RECIPE = Classifier(
     activation="softmax",
     companion="lengths",
     outputs=(Output("logits"), Output("vector")),
+    limits=("Whole texts only: the backward direction starts at the last word.",),
 )

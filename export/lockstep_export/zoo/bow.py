@@ -32,4 +32,9 @@ RECIPE = Classifier(
     build=BagOfWords,
     training=Training(learning_rate=0.01, word_dropout=0.1),
     activation="softmax",
+    limits=(
+        "It knows which words there are and not their order: any order of the same words has the same "
+        "answer.",
+        "Above one negation it cannot see what is negated: “not” votes against, wherever it stands.",
+    ),
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lockstep_export.generate.tokenizer import UNKNOWN_ID
+from lockstep_export.generate.plays.tokenizer import UNKNOWN_ID
 from lockstep_export.recurrent import Cell, OnnxSequence, Packed, States
 from lockstep_export.zoo.recipe import LanguageModel, Outputs, Training
 
@@ -94,6 +94,9 @@ RECIPE = LanguageModel(
         clip=5.0,
         declines=True,
     ),
+    corpus="tinyshakespeare",
     step=Step,
     prefill=Prefill,
+    states={"h": (LAYERS, WIDTH), "c": (LAYERS, WIDTH)},
+    limits=("It writes words and lines that look like Shakespeare’s and mean little.",),
 )

@@ -30,4 +30,5 @@ RECIPE = Classifier(
     outputs=(Output("logits"), Output("vector")),
     step=ReaderStep,
     states=("h",),
+    limits=("It reads one way: what is said of a word before its sense is known stays in the state.",),
 )

@@ -29,4 +29,5 @@ RECIPE = Classifier(
     outputs=(Output("logits"), Output("vector")),
     step=ReaderStep,
     states=("h", "c"),
+    limits=("It reads one way: what is said of a word before its sense is known stays in the state.",),
 )

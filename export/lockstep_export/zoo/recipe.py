@@ -1,12 +1,13 @@
 """What the tools need to know of a model: how to build and train it, what its graphs take and give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
 Outputs = dict[str, Tensor]
+Rows = Sequence[Sequence[int]]  # texts as ids
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Training:
     seed: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One model of the zoo."""
 
@@ -44,17 +45,23 @@ class Recipe:
     about: str  # one line for `zoo list` and the manifest
     build: Callable[..., nn.Module]  # the sizes of its vocabularies → module
     training: Training
+    corpus: str  # what it learns from, and with it the tokenizers that it reads by
+    limits: tuple[str, ...] = ()  # what to know before relying on it: a sentence each, for the card
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Classifier(Recipe):
     """A text in, one label out: forward(tokens[, companion]) → Outputs, `logits` among them."""
 
+    corpus: str = "sst2"
     activation: Literal["softmax", "sigmoid"] = "softmax"  # what turns `logits` into probabilities
     companion: Literal["lengths", "mask"] | None = None  # the second input, which the server fills in
     outputs: tuple[Output, ...] = (Output("logits"),)
     step: Callable[[nn.Module], nn.Module] | None = None  # trained module → its step-wise face
     states: tuple[str, ...] = ()  # what that carries from step to step
+    counts: Callable[[nn.Module, Rows], None] | None = (
+        None  # takes from the training texts what is not fitted
+    )
     max_words: int = 4096
     max_rows: int = 64
     max_padded_elements: int = 4096
@@ -65,21 +72,24 @@ class Classifier(Recipe):
         return any(output.name == name for output in self.outputs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LanguageModel(Recipe):
     """A text in, what may follow out: forward(tokens[, lengths, states]) → logits at every place, states."""
 
     step: Callable[[nn.Module], nn.Module]  # trained module → the graph of one step
     prefill: Callable[[nn.Module], nn.Module]  # trained module → the graph of a whole prompt
-    states: tuple[str, ...] = ("h", "c")
-    stretch: int = 100  # characters that a training step looks back over; states are carried on
+    states: Mapping[str, tuple[int, int]]  # what a step carries: each [first, rows, last]
+    oneshot: Callable[[nn.Module], nn.Module] | None = None  # trained module → logits at every place at once
+    stretch: int = 100  # elements of a running text that a training step looks back over
     max_prompt: int = 4096
+    max_tokens: int | None = None  # where a request names no limit; None leaves it to the server
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Translation(Recipe):
     """A text in one language in, the same in another out: a module that can `encode` and `step`."""
 
+    corpus: str = "multi30k"
     step: Callable[[nn.Module], nn.Module]
     prefill: Callable[[nn.Module], nn.Module]
     max_source: int = 256

@@ -28,4 +28,7 @@ RECIPE = Classifier(
     outputs=(Output("logits"), Output("vector")),
     step=ReaderStep,
     states=("h",),
+    limits=(
+        "It answers from its last state, and what stood far before the end has faded: the lowest of the zoo.",
+    ),
 )

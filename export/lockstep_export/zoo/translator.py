@@ -158,4 +158,8 @@ RECIPE = Translation(
     ),
     step=Step,
     prefill=Prefill,
+    limits=(
+        "A word that it does not know is spelt out or replaced by one that it does; nothing marks that.",
+        "256 pieces of a source at most.",
+    ),
 )

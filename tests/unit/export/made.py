@@ -8,13 +8,14 @@ from torch import nn
 
 from lockstep_export.graph import Graph
 from lockstep_export.onnx import export_onnx
-from lockstep_export.workshop import TRADES, graphs_in
+from lockstep_export.workshop import graphs_in, trade_of
 from lockstep_export.zoo import ZOO, Recipe
 from lockstep_export.zoo.recipe import Classifier, LanguageModel, Translation
 
 VOCABULARY = 60
 CLASSIFIERS = [name for name, recipe in ZOO.items() if isinstance(recipe, Classifier)]
 STEPWISE = [name for name in CLASSIFIERS if ZOO[name].step]
+WRITERS = [name for name, recipe in ZOO.items() if isinstance(recipe, LanguageModel)]
 SHAKESPEARE, TRANSLATOR = "shakespeare-char-lstm", "translate-en-fr"
 
 GOOD, BAD = ("good", "lovely", "moving", "bright"), ("bad", "dull", "boring", "flat")
@@ -72,13 +73,13 @@ def built(name: str) -> nn.Module:
 
 def exported(recipe: Recipe, module: nn.Module, folder: Path) -> dict[str, Graph]:
     """The graphs of `module`, written into `folder`."""
-    export_onnx(TRADES[type(recipe)].sketches(recipe, module), folder)
+    export_onnx(trade_of(recipe).sketches(recipe, module), folder)
     return dict(graphs_in(folder))
 
 
-def language_model() -> LanguageModel:
-    """The recipe of the shipped language model."""
-    recipe = ZOO[SHAKESPEARE]
+def language_model(name: str = SHAKESPEARE) -> LanguageModel:
+    """The recipe of one language model."""
+    recipe = ZOO[name]
     assert isinstance(recipe, LanguageModel)
     return recipe
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models
 from unit.export.made import CLASSIFIERS, SHAKESPEARE, STEPWISE, TRANSLATOR, classifier
 
 from lockstep_export.manifest import write
-from lockstep_export.workshop import TRADES
+from lockstep_export.workshop import trade_of
 from lockstep_export.zoo import ZOO
 
 H = {"name": "h", "input": "h_in", "output": "h_out", "batch_axis": 1}
@@ -18,7 +18,7 @@ C = {"name": "c", "input": "c_in", "output": "c_out", "batch_axis": 1}
 def written(name: str, vocabulary: int = 10) -> dict[str, Any]:
     words = {"\n": 0} | {str(index): index for index in range(1, vocabulary)}
     recipe = ZOO[name]
-    trade = TRADES[type(recipe)]
+    trade = trade_of(recipe)
     tokenizers = [Tokenizer(models.WordLevel(words, unk_token="1"))] * len(trade.tokenizers)
     return tomllib.loads(write(recipe.about, trade.manifest(recipe, tokenizers)))
 

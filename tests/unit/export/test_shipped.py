@@ -19,7 +19,7 @@ from lockstep_export.manifest import write
 from lockstep_export.ragged import padded
 from lockstep_export.translate.greedy import Exported, translate
 from lockstep_export.translate.tokenizer import decode, encode
-from lockstep_export.workshop import TRADES, Workshop, graphs_in
+from lockstep_export.workshop import Workshop, graphs_in, trade_of
 from lockstep_export.zoo import ZOO
 
 MODELS = Path(__file__).parents[3] / "models"
@@ -42,7 +42,7 @@ def test_the_graphs_hold_against_themselves(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_the_manifest_is_the_recipes(name: str) -> None:
     recipe = ZOO[name]
-    trade = TRADES[type(recipe)]
+    trade = trade_of(recipe)
     text = (MODELS / name / "model.toml").read_text(encoding="utf-8")
     assert text == write(recipe.about, trade.manifest(recipe, trade.load(MODELS / name)))
 
@@ -111,7 +111,7 @@ def test_the_language_model_ends_a_word() -> None:
 
 
 def test_the_translator_translates() -> None:
-    source, target = TRADES[type(translation())].load(MODELS / TRANSLATOR)
+    source, target = trade_of(translation()).load(MODELS / TRANSLATOR)
     graphs = graphs_in(MODELS / TRANSLATOR / "1")
     exported = Exported(graphs["prefill.onnx"], graphs["step.onnx"])
     texts = ["A man is sleeping.", "Two dogs are playing in the snow."]

@@ -55,8 +55,8 @@ def test_refuses_attention_on_padding(tmp_path: Path) -> None:
             constant.CopyFrom(numpy_helper.from_array(zero, constant.name))
     onnx.save(model, tmp_path / STEP)
     leaky = Exported(Graph(tmp_path / PREFILL), Graph(tmp_path / STEP))
-    with pytest.raises(ParityError, match=r"padding +all"):
-        Parity(TRANSLATOR, check(translation(), SIZES, leaky)).require()
+    differences = check(translation(), SIZES, leaky)
+    assert "padding" in {gap.comparison for gap in differences if not gap.within}
 
 
 def test_refuses_a_step_of_other_weights(tmp_path: Path) -> None:

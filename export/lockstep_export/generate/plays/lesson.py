@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lockstep_export.generate.tokenizer import UNKNOWN_ID
+from lockstep_export.generate.plays.tokenizer import UNKNOWN_ID
 from lockstep_export.lesson import Lesson
 from lockstep_export.zoo.recipe import LanguageModel
 

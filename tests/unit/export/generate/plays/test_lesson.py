@@ -7,8 +7,8 @@ import torch
 from unit.export.made import PLAY, language_model
 
 from lockstep_export.checkpoint import Job
-from lockstep_export.generate.lesson import Corpus, NextCharacter, stretches
-from lockstep_export.generate.tokenizer import character_tokenizer
+from lockstep_export.generate.plays.lesson import Corpus, NextCharacter, stretches
+from lockstep_export.generate.plays.tokenizer import character_tokenizer
 from lockstep_export.train import train
 from lockstep_export.zoo.recipe import LanguageModel
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lockstep_export.errors import DataError
-from lockstep_export.generate.data import read_play
+from lockstep_export.generate.plays.data import read_play
 
 
 def test_nine_tenths_are_to_learn_from(data: Path) -> None:

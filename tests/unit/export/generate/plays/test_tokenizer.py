@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from unit.export.made import PLAY
 
-from lockstep_export.generate.tokenizer import UNKNOWN_ID, character_tokenizer
+from lockstep_export.generate.plays.tokenizer import UNKNOWN_ID, character_tokenizer
 
 TOKENIZER = character_tokenizer(PLAY)
 KNOWN = "".join(sorted(set(PLAY)))

@@ -1,0 +1,1 @@
+"""The English captions of Multi30k, word by word."""

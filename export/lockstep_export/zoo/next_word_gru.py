@@ -1,0 +1,40 @@
+"""GRU that guesses the next word: as the Elman RNN does, with gates for what it keeps.
+
+e_t = E[word_t]                        E [vocabulary, 160]
+r, z = σ(W [h_{t-1}, e_t] + b)         what of the past is used, and how much of it stays
+n = tanh(W e_t + r·(R h_{t-1}) + b)
+h_t = z·h_{t-1} + (1 − z)·n            h [160]
+logits = E h_t + b'                    P(next word) = softmax(logits); E writes what it reads
+"""
+
+from torch import nn
+
+from lockstep_export.zoo.recipe import LanguageModel, Training
+from lockstep_export.zoo.writer import WIDTH, Writer, WriterPrefill, WriterStep
+
+
+def build(vocabulary: int) -> nn.Module:
+    """A Writer with a GRU in it."""
+    return Writer("GRU", vocabulary)
+
+
+RECIPE = LanguageModel(
+    name="captions-next-word-gru",
+    about="GRU of 160 that writes captions, one word a step",
+    build=build,
+    training=Training(
+        learning_rate=0.008,
+        weight_decay=0.0,
+        rows=64,
+        epochs=8,
+        averaging=0.998,
+        word_dropout=0.02,
+        declines=True,
+        bfloat16=True,
+    ),
+    corpus="captions",
+    step=WriterStep,
+    prefill=WriterPrefill,
+    states={"h": (1, WIDTH)},
+    max_tokens=60,
+)
