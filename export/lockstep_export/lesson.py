@@ -11,6 +11,9 @@ from torch import Tensor, nn
 class Lesson(ABC):
     """What a module learns from, and how well it has learnt."""
 
+    def begin(self, module: nn.Module) -> None:  # noqa: B027
+        """Gives a new module what it takes from the data without fitting: nothing, for most."""
+
     @abstractmethod
     def batches(self, chance: torch.Generator) -> Iterator[Any]:
         """One epoch."""

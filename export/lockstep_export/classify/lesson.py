@@ -21,6 +21,10 @@ class Labels(Lesson):
     def __init__(self, recipe: Classifier, corpus: Corpus) -> None:
         self.recipe, self.corpus = recipe, corpus
 
+    def begin(self, module: nn.Module) -> None:
+        if self.recipe.counts:
+            self.recipe.counts(module, self.corpus.train.ids)
+
     def batches(self, chance: torch.Generator) -> Iterator[list[int]]:
         train = self.corpus.train
         return shuffled(len(train.ids), self.recipe.training.rows, train.length, chance)

@@ -32,6 +32,7 @@ class Classify(Trade[Classifier, Sst2, Corpus]):
     """Sentiment of one sentence."""
 
     task = "classify"
+    corpus = "sst2"
     tokenizers = ("tokenizer.json",)
 
     def read(self, data: Path) -> Sst2:
