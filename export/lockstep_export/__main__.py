@@ -1,4 +1,7 @@
-"""The command line: `lockstep-export zoo list | train NAME | export NAME | check NAME | all`."""
+"""The command line: `lockstep-export zoo list | train NAME | export NAME | check NAME | all`.
+
+The verbs stand beside `zoo` too: `lockstep-export train NAME` is `lockstep-export zoo train NAME`.
+"""
 
 import sys
 from pathlib import Path
@@ -7,6 +10,8 @@ from typing import Annotated
 import torch
 import typer
 
+from lockstep_export.bars import terminal_bars
+from lockstep_export.crew import make
 from lockstep_export.errors import ExportError
 from lockstep_export.scores import table
 from lockstep_export.workshop import Workshop
@@ -18,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-zoo = typer.Typer(help="What can be trained.", no_args_is_help=True)
+zoo = typer.Typer(help="The models that ship: list them, or any verb below.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
 
 Name = Annotated[str, typer.Argument(help="A name of `zoo list`.")]
@@ -28,6 +33,12 @@ Out = Annotated[
 ]
 Work = Annotated[Path, typer.Option(help="Checkpoints and drafts; training resumes from here.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Little data, one epoch: a trial run, not for serving.")]
+Only = Annotated[
+    list[str] | None, typer.Option(help="This model only, the others as recorded; may be given again.")
+]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Models that are made side by side, a process of one thread each.")
+]
 
 REPOSITORY, WORK = Path("models"), Path("build/export")
 
@@ -39,6 +50,7 @@ def list_zoo() -> None:
         typer.echo(f"{recipe.name:<24} {recipe.about}")
 
 
+@zoo.command()
 @app.command()
 def train(name: Name, data: Data, out: Out = None, work: Work = WORK, quick: Quick = False) -> None:
     """Trains one model, or goes on from its last finished epoch."""
@@ -46,22 +58,33 @@ def train(name: Name, data: Data, out: Out = None, work: Work = WORK, quick: Qui
     workshop.train(name, workshop.prepare(data, name))
 
 
+@zoo.command()
 @app.command()
 def export(name: Name, out: Out = None, work: Work = WORK, quick: Quick = False) -> None:
     """Exports one trained model and publishes it if parity holds."""
     _workshop(out, work, quick).export(name)
 
 
+@zoo.command()
 @app.command()
 def check(name: Name, out: Out = None, work: Work = WORK, quick: Quick = False) -> None:
     """Proves a published model again."""
     _workshop(out, work, quick).check(name)
 
 
+@zoo.command("all")
 @app.command("all")
-def everything(data: Data, out: Out = None, work: Work = WORK, quick: Quick = False) -> None:
-    """Trains, exports, proves and measures every model, and writes the accuracy table."""
-    typer.echo(table(_workshop(out, work, quick).everything(data)))
+def everything(
+    data: Data,
+    only: Only = None,
+    jobs: Jobs = 1,
+    out: Out = None,
+    work: Work = WORK,
+    quick: Quick = False,
+) -> None:
+    """Trains, exports, proves and measures every model, and writes the accuracy table and the cards."""
+    record = make(_workshop(out, work, quick), data, only or (), jobs)
+    typer.echo(table(list(record.scores.values())))
 
 
 def main() -> None:
@@ -77,7 +100,7 @@ def _workshop(out: Path | None, work: Path, quick: bool) -> Workshop:
     torch.set_num_threads(1)  # small tensors gain nothing from more, and one thread repeats its sums exactly
     if quick:  # a trial run must not take the place of real models
         work = work / "quick"
-    return Workshop(out or (work / "models" if quick else REPOSITORY), work, typer.echo, quick)
+    return Workshop(out or (work / "models" if quick else REPOSITORY), work, typer.echo, quick, terminal_bars)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ The measures are those of the exported files under ONNX Runtime, not of the modu
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lockstep_export.page import PAGE_TEXT
+from lockstep_export.errors import ExportError
+from lockstep_export.page import DATA, PAGE_TEXT, SECTIONS
 
 RECORD, PAGE = "accuracy.json", "README.md"
 COLUMNS = "| model | parameters | files, MB | dev | test | best epoch | training, s |"
@@ -22,6 +23,7 @@ class Score:
 
     model: str
     task: str
+    corpus: str
     parameters: int
     bytes: int  # of the version's folder
     measure: str
@@ -32,22 +34,53 @@ class Score:
     note: str = ""
 
 
-Sizes = Mapping[str, Mapping[str, int]]  # examples by task and part
+Sizes = Mapping[str, Mapping[str, int]]  # examples by corpus and part
 
 
-def write_scores(out: Path, scores: list[Score], sizes: Sizes) -> None:
+@dataclass(frozen=True)
+class Record:
+    """All that was measured of a repository."""
+
+    scores: dict[str, Score]  # by model
+    sizes: Sizes
+
+    def with_(self, scores: list[Score], sizes: Sizes, order: Iterable[str]) -> "Record":
+        """This with newer scores in it, those of `order` in that order."""
+        known = self.scores | {score.model: score for score in scores}
+        return Record({name: known[name] for name in order if name in known}, {**self.sizes, **sizes})
+
+
+def read_record(out: Path) -> Record:
+    """What accuracy.json in `out` holds; nothing where there is none."""
+    file = out / RECORD
+    if not file.is_file():
+        return Record({}, {})
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        scores = [Score(**row) for row in told["models"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError(
+            f"{file} cannot be read ({error}): remove it, and measure every model again"
+        ) from error
+    return Record({score.model: score for score in scores}, told["sizes"])
+
+
+def write_record(out: Path, record: Record) -> None:
     """Writes accuracy.json and README.md into `out`."""
-    record = {"sizes": sizes, "models": [asdict(score) for score in scores]}
-    (out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (out / PAGE).write_text(page(scores, sizes), encoding="utf-8")
+    table = {"sizes": record.sizes, "models": [asdict(score) for score in record.scores.values()]}
+    (out / RECORD).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    (out / PAGE).write_text(page(record), encoding="utf-8")
 
 
-def page(scores: list[Score], sizes: Sizes) -> str:
-    """The repository's README: a table for each task, and what was measured how."""
-    tables = {task: table([score for score in scores if score.task == task]) for task in sizes}
-    counts = {f"{task}_{part}": count for task, parts in sizes.items() for part, count in parts.items()}
-    notes = {f"{score.task}_note": score.note for score in scores}
-    return PAGE_TEXT.format(**tables, **counts, **notes)
+def page(record: Record) -> str:
+    """The repository's README: a table for each corpus, and what was measured how."""
+    scores = list(record.scores.values())
+    parts = []
+    for corpus in (one for one in SECTIONS if one in record.sizes):
+        own = [score for score in scores if score.corpus == corpus]
+        notes = {"note": own[-1].note if own else ""}
+        parts.append(SECTIONS[corpus].format(table=table(own), **record.sizes[corpus], **notes))
+    return PAGE_TEXT.format(sections="\n".join(parts), sources="\n\n".join(DATA))
 
 
 def table(scores: list[Score]) -> str:
@@ -55,16 +88,17 @@ def table(scores: list[Score]) -> str:
     return "\n".join([COLUMNS, RULE, *(_row(score) for score in scores)])
 
 
-def _row(score: Score) -> str:
-    size = f"{score.parameters:,} | {score.bytes / 1e6:.2f}"
-    quality = f"{_told(score, score.dev)} | {_told(score, score.test)}"
-    return f"| `{score.model}` | {size} | {quality} | {score.best_epoch} | {score.train_seconds:.0f} |"
-
-
-def _told(score: Score, value: float) -> str:
+def told(score: Score, value: float) -> str:
     """A measure as its readers know it; nats beside bits, which training is told in."""
     return {
         "accuracy": f"{value:.1%}",
         "bits per character": f"{value:.3f} bits ({value * math.log(2):.3f} nats)",
+        "bits per word": f"perplexity {2**value:.1f} ({value:.3f} bits)",
         "BLEU": f"{value:.1f}",
     }[score.measure]
+
+
+def _row(score: Score) -> str:
+    size = f"{score.parameters:,} | {score.bytes / 1e6:.2f}"
+    quality = f"{told(score, score.dev)} | {told(score, score.test)}"
+    return f"| `{score.model}` | {size} | {quality} | {score.best_epoch} | {score.train_seconds:.0f} |"

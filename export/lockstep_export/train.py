@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lockstep_export.bars import Bars, Watch, no_bars, unwatched
 from lockstep_export.checkpoint import Job, Progress, load, save
 from lockstep_export.lesson import Lesson
 from lockstep_export.zoo.recipe import Recipe, Training
@@ -25,11 +26,12 @@ Report = Callable[[str], None]
 class Fit:
     """One model being trained; `run_epoch` is the unit of work between two checkpoints."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, lesson: Lesson) -> None:
         self.plan = job.recipe.training
         torch.manual_seed(self.plan.seed)
         self.job = job
         self.module = job.build()
+        lesson.begin(self.module)
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(),
             lr=self.plan.learning_rate,
@@ -40,13 +42,14 @@ class Fit:
         self.mean = AveragedModel(self.module, multi_avg_fn=decay)
         self.chance = torch.Generator().manual_seed(self.plan.seed)
 
-    def run_epoch(self, lesson: Lesson, done: int) -> float:
+    def run_epoch(self, lesson: Lesson, done: int, watch: Watch = unwatched) -> float:
         """One pass after `done` others; returns the mean loss."""
         self.module.train()
         total, count = 0.0, lesson.count()
         for index, batch in enumerate(lesson.batches(self.chance)):
             self._set_rate(done + index / count)
             total += self._step(lesson, batch)
+            watch((index + 1) / count, total / (index + 1))
         return total / count
 
     def rounded(self) -> nn.Module:
@@ -102,21 +105,22 @@ def rate(plan: Training, epoch: float) -> float:
     return LOWEST_RATE + (1 - LOWEST_RATE) * (1 + math.cos(math.pi * along)) / 2
 
 
-def train(job: Job, lesson: Lesson, report: Report) -> Progress:
+def train(job: Job, lesson: Lesson, report: Report, bars: Bars = no_bars) -> Progress:
     """Trains until the lesson's quality gets no better, and leaves a checkpoint after every epoch."""
-    fit = Fit(job)
+    fit = Fit(job, lesson)
     progress = _resume(job, fit, lesson, report)
     while not progress.finished(fit.plan):
-        advance(fit, progress, lesson)
+        with bars(_head(job.recipe, progress, lesson)) as watch:
+            advance(fit, progress, lesson, watch)
         save(job, fit.state(), progress)
         report(_line(job.recipe, progress, lesson))
     return progress
 
 
-def advance(fit: Fit, progress: Progress, lesson: Lesson) -> None:
+def advance(fit: Fit, progress: Progress, lesson: Lesson, watch: Watch = unwatched) -> None:
     """One more epoch, measured and remembered if it is the best so far."""
     started = time.process_time()
-    progress.loss = fit.run_epoch(lesson, progress.epoch)
+    progress.loss = fit.run_epoch(lesson, progress.epoch, watch)
     module = fit.rounded()
     progress.quality = lesson.quality(module)
     progress.epoch += 1
@@ -136,6 +140,11 @@ def _line(recipe: Recipe, progress: Progress, lesson: Lesson) -> str:
         f"{recipe.name}  epoch {progress.epoch}/{recipe.training.epochs}  loss {progress.loss:.3f}  "
         f"dev {now} (best {best})  {progress.seconds:.0f} s"
     )
+
+
+def _head(recipe: Recipe, progress: Progress, lesson: Lesson) -> str:
+    dev = f"  dev {lesson.tell(progress.quality)}" if progress.epoch else ""
+    return f"{recipe.name}  epoch {progress.epoch + 1}/{recipe.training.epochs}{dev}"
 
 
 def _resume(job: Job, fit: Fit, lesson: Lesson, report: Report) -> Progress:

@@ -1,6 +1,6 @@
 """Where a model is made: from the data folder to a proven folder of the repository.
 
-work/<task>/*.json, work/<name>.pt   what training leaves: resumed from, exported from
+work/<corpus>/*.json, work/<name>.pt   what training leaves: resumed from, exported from
 work/<name>/*.onnx                   exported, not yet proven
 out/<name>/{model.toml, *.json, 1/}  proven, what the server loads
 """
@@ -14,30 +14,30 @@ from typing import Any
 
 from torch import nn
 
+from lockstep_export.bars import Bars, no_bars
 from lockstep_export.checkpoint import Job, load_trained
 from lockstep_export.classify.trade import Classify
 from lockstep_export.errors import ExportError, NotTrainedError
-from lockstep_export.generate.trade import Generate
+from lockstep_export.folders import require_writable
+from lockstep_export.generate.captions.trade import CaptionWriting
+from lockstep_export.generate.plays.trade import Plays
 from lockstep_export.graph import Graph
-from lockstep_export.manifest import write
+from lockstep_export.manifest import Table, write
 from lockstep_export.onnx import export_onnx
 from lockstep_export.parity import Parity
-from lockstep_export.scores import Score, write_scores
+from lockstep_export.scores import Score
 from lockstep_export.trade import AnyTrade, Graphs
 from lockstep_export.train import train
 from lockstep_export.translate.trade import Translate
 from lockstep_export.zoo import ZOO, Recipe
-from lockstep_export.zoo.recipe import Classifier, LanguageModel, Translation
 
 VERSION, MANIFEST = "1", "model.toml"
 QUICK_EPOCHS = 1
-TRADES: dict[type[Recipe], AnyTrade] = {
-    Classifier: Classify(),
-    LanguageModel: Generate(),
-    Translation: Translate(),
+TRADES: dict[str, AnyTrade] = {
+    trade.corpus: trade for trade in (Classify(), Plays(), CaptionWriting(), Translate())
 }
 
-Corpora = Mapping[str, Any]  # by task
+Corpora = Mapping[str, Any]  # by name
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Workshop:
     work: Path
     report: Callable[[str], None]
     quick: bool = False  # a little of the data, one epoch: to see that everything runs, not to serve
+    bars: Bars = no_bars
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of that name, or ExportError with the names there are."""
@@ -60,25 +61,29 @@ class Workshop:
 
     def prepare(self, data: Path, *names: str) -> Corpora:
         """What the named models learn from: all of it is read before anything is learnt."""
-        trades = {trade.task: trade for trade in (_trade(self.recipe(name)) for name in names)}
-        texts = {task: trade.read(data) for task, trade in trades.items()}
+        trades = {recipe.corpus: trade_of(recipe) for recipe in map(self.recipe, names)}
+        texts = {corpus: trade.read(data) for corpus, trade in trades.items()}
+        for folder in (self.work, self.out):
+            require_writable(folder)
         return {
-            task: trade.prepare(texts[task], self.work / task, self.quick) for task, trade in trades.items()
+            corpus: trade.prepare(texts[corpus], self.work / corpus, self.quick)
+            for corpus, trade in trades.items()
         }
 
     def train(self, name: str, corpora: Corpora) -> None:
         """Trains, or goes on from the last finished epoch."""
         job = self._job(name)
-        trade = _trade(job.recipe)
-        train(job, trade.lesson(job.recipe, corpora[trade.task]), self.report)
+        lesson = trade_of(job.recipe).lesson(job.recipe, corpora[job.recipe.corpus])
+        train(job, lesson, self.report, self.bars)
 
     def export(self, name: str) -> Parity:
         """Exports the trained weights; nothing reaches `out` that has not been proven equal."""
         job = self._job(name)
         module, _ = load_trained(job)
+        require_writable(self.out)
         draft = self.work / name
         shutil.rmtree(draft, ignore_errors=True)
-        export_onnx(_trade(job.recipe).sketches(job.recipe, module), draft)
+        export_onnx(trade_of(job.recipe).sketches(job.recipe, module), draft)
         parity = self._prove(job.recipe, self._tokenizer_folder(job.recipe), draft, module)
         self._publish(job.recipe, draft)
         return parity
@@ -91,12 +96,13 @@ class Workshop:
     def score(self, name: str, corpora: Corpora) -> Score:
         """Measures the published graphs on dev and test."""
         job = self._job(name)
-        trade = _trade(job.recipe)
+        trade = trade_of(job.recipe)
         module, progress = load_trained(job)
-        figures = trade.figures(job.recipe, corpora[trade.task], graphs_in(self.version(name)))
+        figures = trade.figures(job.recipe, corpora[trade.corpus], graphs_in(self.version(name)))
         return Score(
             model=name,
             task=trade.task,
+            corpus=trade.corpus,
             parameters=sum(weight.numel() for weight in module.parameters()),
             bytes=sum(file.stat().st_size for file in self.version(name).iterdir()),
             measure=figures.measure,
@@ -107,28 +113,28 @@ class Workshop:
             note=figures.note,
         )
 
-    def everything(self, data: Path) -> list[Score]:
-        """Trains, exports, proves and measures the whole zoo, and writes the tables."""
-        corpora = self.prepare(data, *ZOO)
-        scores = []
-        for name in ZOO:
-            self.train(name, corpora)
-            self.export(name)
-            scores.append(self.score(name, corpora))
-        sizes = {trade.task: trade.sizes(corpora[trade.task]) for trade in TRADES.values()}
-        write_scores(self.out, scores, sizes)
-        return scores
+    def make(self, name: str, corpora: Corpora) -> Score:
+        """Trains, exports, proves and measures one model."""
+        self.train(name, corpora)
+        self.export(name)
+        return self.score(name, corpora)
+
+    def manifest(self, name: str) -> Table:
+        """What the published model's manifest says."""
+        recipe = self.recipe(name)
+        trade = trade_of(recipe)
+        return trade.manifest(recipe, trade.load(self.out / name))
 
     def version(self, name: str) -> Path:
         """Where the published graphs lie."""
         return self.out / name / VERSION
 
     def _tokenizer_folder(self, recipe: Recipe) -> Path:
-        return self.work / _trade(recipe).task
+        return self.work / recipe.corpus
 
     def _job(self, name: str) -> Job:
         recipe = self.recipe(name)
-        trade, folder = _trade(recipe), self._tokenizer_folder(recipe)
+        trade, folder = trade_of(recipe), self._tokenizer_folder(recipe)
         files = [folder / file for file in trade.tokenizers]
         for file in files:
             if not file.is_file():
@@ -145,7 +151,7 @@ class Workshop:
             return None
 
     def _prove(self, recipe: Recipe, tokenizers: Path, folder: Path, module: nn.Module | None) -> Parity:
-        trade = _trade(recipe)
+        trade = trade_of(recipe)
         graphs = graphs_in(folder)
         differences = trade.compare(recipe, trade.load(tokenizers), graphs, module)
         parity = Parity(recipe.name, differences)
@@ -155,7 +161,7 @@ class Workshop:
         return parity
 
     def _publish(self, recipe: Recipe, draft: Path) -> None:
-        trade, tokenizers = _trade(recipe), self._tokenizer_folder(recipe)
+        trade, tokenizers = trade_of(recipe), self._tokenizer_folder(recipe)
         version = self.version(recipe.name)
         shutil.rmtree(version, ignore_errors=True)
         shutil.copytree(draft, version)
@@ -173,5 +179,6 @@ def graphs_in(folder: Path) -> Graphs:
     return {file.name: Graph(file) for file in files}
 
 
-def _trade(recipe: Recipe) -> AnyTrade:
-    return TRADES[type(recipe)]
+def trade_of(recipe: Recipe) -> AnyTrade:
+    """The trade of what `recipe` learns from."""
+    return TRADES[recipe.corpus]

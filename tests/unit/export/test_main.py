@@ -51,10 +51,61 @@ def test_half_of_the_data_is_told_before_any_training(
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("sst2/train.txt", "", "holds 0 sentences"),
+        ("sst2/test.txt", "1 good\n0", "expected '0 sentence' or '1 sentence', found '0'"),
+        ("multi30k/train.en", "", "train.en is empty"),
+        ("multi30k/val.fr", "Un homme.\n", "20 lines of en and 1 of fr"),
+        ("tinyshakespeare.txt", "To be, or", "holds 9 characters"),
+    ],
+)
+def test_a_broken_file_is_told_before_any_training(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    data: Path,
+    tmp_path: Path,
+    file: str,
+    content: str,
+    told: str,
+) -> None:
+    (data / file).write_text(content)
+    assert run(monkeypatch, "all", "--data", str(data), "--work", str(tmp_path / "work")) == 1
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("place", ["--out", "--work"])
+def test_a_place_that_cannot_be_written_to_is_told_before_any_training(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    data: Path,
+    tmp_path: Path,
+    place: str,
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    places = {"--out": tmp_path / "models", "--work": tmp_path / "work"} | {place: tmp_path / "file"}
+    given = [str(part) for pair in places.items() for part in pair]
+    assert run(monkeypatch, "train", "sentiment-bow", "--data", str(data), *given) == 1
+    assert f"cannot write into {tmp_path / 'file'}: " in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_verbs_stand_beside_the_zoo_and_under_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for where in ([], ["zoo"]):
+        assert run(monkeypatch, *where, "check", "sentiment-oracle") == 1
+        told.append(capsys.readouterr().err)
+    assert told[0] == told[1]
+
+
 def test_one_model_needs_only_its_own_data(data: Path, tmp_path: Path) -> None:
     (data / "tinyshakespeare.txt").unlink()
     workshop = Workshop(tmp_path / "models", tmp_path / "work", lambda _: None, quick=True)
-    assert set(workshop.prepare(data, "sentiment-bow")) == {"classify"}
+    assert set(workshop.prepare(data, "sentiment-bow")) == {"sst2"}
 
 
 def test_export_before_training_is_told(
