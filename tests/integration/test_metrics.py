@@ -1,0 +1,340 @@
+"""What is counted adds up: with itself, and with what callers saw."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import fakes
+import grpc
+import pytest
+import steps
+from integration.harness import REPOSITORY, Served, refused, serve, wait_until
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as classic
+
+from lockstep.v1 import sequences_pb2 as pb
+from lockstep_server.errors import Meaning
+from lockstep_server.rpc.status import CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SAMPLED = (("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),)
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+CLASSIFIER = "sentiment-gru"
+_LEAVING = 12
+BUSY = "[batching]\nmax_queue_ms = 1\n"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    shutil.copytree(REPOSITORY / CLASSIFIER, root / CLASSIFIER)
+    steps.language(root)
+    steps.language(root, "left")
+    steps.translator(root)
+    steps.adder(root)
+    fakes.write_model(root, "same", fakes.identity())
+    fakes.write_model(root, "fragile", fakes.fragile())
+    fakes.write_model(root, "busy", fakes.slow(), BUSY)
+    fakes.write_model(root, "broken", b"no graph")
+    return root
+
+
+@pytest.fixture(scope="module", params=["thread", "process"])
+def server(models: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
+    with serve(models, engine=request.param) as running:
+        yield running
+
+
+def scrape(server: Served, accept: str = "text/plain") -> str:
+    url = f"http://127.0.0.1:{server.app.metrics_port}/metrics"
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept}), timeout=60) as page:
+        text: str = page.read().decode()
+    return text
+
+
+# --- sums -----------------------------------------------------------------------------------------
+
+
+class Callers:
+    """Many at one time; what they saw, by method and status."""
+
+    def __init__(self, server: Served) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self.seen: Counter[tuple[str, str]] = Counter()
+        self.tokens: Counter[str] = Counter()
+
+    def saw(self, method: str, call: Callable[[], Any]) -> Any:
+        """Make a call; its answer, or None."""
+        answer, code = None, grpc.StatusCode.OK
+        try:
+            answer = call()
+        except grpc.RpcError as error:
+            code = error.code()
+        with self._lock:
+            self.seen[method, code.name] += 1
+        return answer
+
+    def infer(self, request: Any, timeout: float = 60) -> None:
+        self.saw("ModelInfer", lambda: self._server.infer(request, timeout))
+
+    def classify(self, text: str, model: str = CLASSIFIER) -> None:
+        request = pb.ClassifyRequest(model=model, texts=[text])
+        self.saw("Classify", lambda: self._server.sequences.Classify(request, timeout=60))
+
+    def generate(self, **more: Any) -> None:
+        request = pb.GenerateRequest(**{"model": "lm", "text": "abc", "max_tokens": 25, **more})
+        replies = self.saw("Generate", lambda: list(self._server.sequences.Generate(request, timeout=60)))
+        self._made("lm", replies)
+
+    def translate(self, text: str) -> None:
+        request = pb.TranslateRequest(model="translator", text=text)
+        replies = self.saw("Translate", lambda: list(self._server.sequences.Translate(request, timeout=60)))
+        self._made("translator", replies)
+
+    def _made(self, model: str, replies: Any) -> None:
+        with self._lock:
+            self.tokens[model] += sum(len(reply.tokens) for reply in replies or ())
+
+    def leave(self, tokens: int) -> None:
+        """Take some of a stream's tokens, and go."""
+        stream = self._server.sequences.Generate(
+            pb.GenerateRequest(model="left", text="abc", max_tokens=500), timeout=60
+        )
+        taken = 0
+        while taken < tokens:
+            taken += len(next(stream).tokens)
+        stream.cancel()
+        with self._lock:
+            self.tokens["left"] += taken
+
+
+def crowd(server: Served) -> Callers:
+    """Answers, refusals, failures, passed deadlines, and callers that leave, all at one time."""
+    callers = Callers(server)
+    work: list[Callable[[], None]] = []
+    for n in range(_LEAVING):
+        long = fakes.request("busy", {"x": ("FP32", [7]), "times": ("INT64", 60)})
+        hasty = fakes.request("busy", {"x": ("FP32", [7]), "times": ("INT64", 60)}, timeout=2000)
+        work += [
+            lambda: callers.infer(fakes.floats("same", [[1.0, 2.0]])),
+            lambda n=n: callers.infer(fakes.request("fragile", {"x": ("INT64", [n])})),  # fails from 8 on
+            lambda: callers.infer(fakes.floats("same", [[1.0]], version="9")),
+            lambda: callers.infer(fakes.floats("nobody", [[1.0]])),
+            lambda: callers.infer(fakes.floats("broken", [[1.0]])),
+            lambda long=long: callers.infer(long),
+            lambda hasty=hasty: callers.infer(hasty),
+            lambda n=n: callers.classify("a fine film " * (n + 1)),
+            lambda: callers.classify(" "),
+            lambda: callers.classify("a fine film", model="same"),
+            lambda n=n: callers.generate(max_tokens=5 * n, stop=["zz"] if n % 2 else []),
+            lambda: callers.generate(top_p=7.0),
+            lambda n=n: callers.translate("abc" * (n % 4 + 1)),
+            lambda: callers.translate("x" * 400),
+            lambda n=n: callers.leave(n + 1),
+        ]
+    with ThreadPoolExecutor(24) as pool:
+        for done in [pool.submit(one) for one in work]:
+            done.result()
+    wait_until(lambda: len(server.app.calls) == 0, "no call in flight")
+    return callers
+
+
+def counted(server: Served, name: str, *labels: str) -> Counter[tuple[str, ...]]:
+    """Sums by some of the labels, by all models; what is 0 is left out."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for family in classic(scrape(server)):
+        for sample in family.samples:
+            if sample.name == name:
+                found[tuple(sample.labels[label] for label in labels)] += int(sample.value)
+    return +found
+
+
+def test_sums_are_those_that_callers_saw(server: Served) -> None:
+    """Accepted is ended, for each model and method; ended and refused is what callers were told, for
+    each method and status; and tokens counted are tokens taken."""
+    one, told_by = ("model", "version", "method"), {"requests": "outcome", "refused": "meaning"}
+
+    def look() -> dict[str, Counter[tuple[str, ...]]]:
+        found = {name: counted(server, f"lockstep_{name}_total", *one) for name in ("accepted", "requests")}
+        for name, label in told_by.items():
+            found[label] = counted(server, f"lockstep_{name}_total", "method", label)
+        found["tokens"] = counted(server, "lockstep_tokens_total", "model")
+        return found
+
+    before = look()
+    callers = crowd(server)
+    since = {name: now - before[name] for name, now in look().items()}
+
+    assert since["accepted"] == since["requests"]
+    told: Counter[tuple[str, str]] = Counter()
+    for label in told_by.values():
+        for (method, why), count in since[label].items():
+            told[method, "OK" if why == "ok" else CODES[Meaning(why)].name] += count
+    left = told.pop(("Generate", "CANCELLED"), 0)
+    told["Generate", "OK"] -= _LEAVING - left  # who left a stream that had just ended
+    assert +told == callers.seen
+    assert {code for _, code in callers.seen} >= {
+        "OK", "INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED",
+    }  # fmt: skip
+
+    made = {model: count for (model,), count in since["tokens"].items()}
+    for model in ("lm", "translator"):
+        assert made[model] == callers.tokens[model] > 0
+    assert made["left"] >= callers.tokens["left"]
+
+
+def test_what_has_ended_is_no_longer_in_any_level(server: Served) -> None:
+    crowd(server)
+    wait_until(lambda: server.metric("lockstep_sequences") == 0, "no sequence is alive")
+    assert server.metric("lockstep_queue_depth") == 0
+    assert server.metric("lockstep_estimated_wait_seconds") == 0
+    seconds = server.metric("lockstep_request_seconds_count")
+    assert seconds == server.metric("lockstep_accepted_total") == server.metric("lockstep_requests_total")
+    for name in ("first_token", "inter_token"):
+        assert 0 < server.metric(f"lockstep_{name}_seconds_count") <= server.metric("lockstep_tokens_total")
+    runs = counted(server, "lockstep_batch_rows_count", "model", "face")
+    assert runs == counted(server, "lockstep_run_seconds_count", "model", "face")
+    assert runs["lm", "stepwise"] > 0
+    assert runs["lm", "prefill"] > 0
+    assert server.metric("lockstep_event_loop_lag_seconds_count") > 0
+
+
+def test_names_that_callers_make_up_are_no_labels(server: Served) -> None:
+    server.infer(fakes.floats("same", [[1.0]]))
+    with refused(grpc.StatusCode.NOT_FOUND):
+        server.infer(fakes.floats("made-up-0", [[1.0]]))
+    before = len(scrape(server).splitlines())
+    for n in range(1, 20):
+        with refused(grpc.StatusCode.NOT_FOUND):
+            server.infer(fakes.floats(f"made-up-{n}", [[1.0]], version=str(n)))
+        with refused(grpc.StatusCode.UNIMPLEMENTED):
+            server.channel.unary_unary(f"/lockstep.v1.Sequences/Made{n}")(b"", timeout=60)
+    text = scrape(server)
+    assert len(text.splitlines()) == before
+    assert "made-up" not in text
+    assert server.metric("lockstep_refused_total", model="", version="", meaning="not_found") >= 20
+
+
+def test_a_version_that_is_not_there_is_told_under_its_model(server: Served) -> None:
+    with refused(grpc.StatusCode.NOT_FOUND):
+        server.infer(fakes.floats("same", [[1.0]], version="77"))
+    assert server.metric("lockstep_refused_total", model="same", version="", meaning="not_found") >= 1
+
+
+# --- exemplars ------------------------------------------------------------------------------------
+
+
+def test_a_sampled_trace_is_an_exemplar_in_openmetrics_only(server: Served) -> None:
+    server.sequences.Classify(
+        pb.ClassifyRequest(model=CLASSIFIER, texts=["a film"]), metadata=SAMPLED, timeout=60
+    )
+    asked = pb.GenerateRequest(model="lm", text="abc", max_tokens=3)
+    list(server.sequences.Generate(asked, metadata=SAMPLED, timeout=60))
+    families = list(openmetrics(scrape(server, OPENMETRICS)))
+    traced = {
+        (sample.name, sample.labels["model"])
+        for family in families
+        for sample in family.samples
+        if sample.exemplar is not None and sample.exemplar.labels == {"trace_id": TRACE}
+    }
+    assert traced == {
+        ("lockstep_request_seconds_bucket", CLASSIFIER),
+        ("lockstep_request_seconds_bucket", "lm"),
+        ("lockstep_first_token_seconds_bucket", "lm"),
+    }
+    assert TRACE not in scrape(server)
+
+
+def test_a_trace_that_is_not_sampled_leaves_nothing(server: Served) -> None:
+    other = "ab" * 16
+    for header in (f"00-{other}-00f067aa0ba902b7-00", f"{other}", ""):
+        server.sequences.Classify(
+            pb.ClassifyRequest(model=CLASSIFIER, texts=["a film"]),
+            metadata=(("traceparent", header),),
+            timeout=60,
+        )
+    assert other not in scrape(server, OPENMETRICS)
+
+
+# --- levels ---------------------------------------------------------------------------------------
+
+
+def test_every_known_version_is_ready_or_not(server: Served) -> None:
+    ready = server.samples("lockstep_model_ready")
+    assert ready == {(name, "1"): float(name != "broken") for name, _ in ready}
+    assert {name for name, _ in ready} == {
+        CLASSIFIER, f"{CLASSIFIER}.step", "lm", "left", "translator", "adder", "same", "fragile", "busy",
+        "broken",
+    }  # fmt: skip
+    states = counted(server, "lockstep_model_state", "model", "state")
+    assert {state for model, state in states if model == "broken"} == {"unavailable"}
+    assert states["same", "ready"] == 1
+    assert len(server.samples("lockstep_model_state", model="broken")) == 4
+
+
+def test_limits_costs_and_slots_of_models(server: Served) -> None:
+    limits = server.samples("lockstep_queue_limit_seconds")
+    assert limits["busy",] == 0.001
+    assert limits.keys() == server.samples("lockstep_estimated_wait_seconds").keys()
+    assert server.metric("lockstep_slots", model="adder") == 8
+    cells = server.samples("lockstep_run_cost_seconds", model=CLASSIFIER, face="oneshot")
+    assert cells
+    assert all(seconds > 0 for seconds in cells.values())
+    assert server.metric("lockstep_model_load_seconds", model=CLASSIFIER) > 0
+
+
+def test_the_server_says_what_it_is(server: Served) -> None:
+    ((version, runtime),) = server.samples("lockstep_build_info")
+    assert version
+    assert runtime.split(".")[0].isdigit()
+    assert server.metric("lockstep_draining") == 0
+    assert server.metric("lockstep_engine_up") == 1
+    assert server.samples("lockstep_engine_restarts_total") == {(): 0.0}
+    assert server.metric("lockstep_device_permits", device="cpu") >= 1
+    if server.app.settings.engine == "process":
+        assert server.metric("lockstep_engine_process_resident_memory_bytes") > 1e6
+        assert server.metric("lockstep_engine_process_cpu_seconds_total") > 0
+        wait_until(lambda: len(server.samples("lockstep_engine_gc_collections_total")) == 3, "it told")
+    else:
+        assert "lockstep_engine_process" not in scrape(server)
+    assert "lockstep_gpu" not in scrape(server)
+
+
+def test_every_family_of_ours_says_what_it_is(server: Served) -> None:
+    """A sentence, and the unit first: what a reader of the page needs."""
+    for family in openmetrics(scrape(server, OPENMETRICS)):
+        if family.name.startswith(("lockstep_engine_process_", "process_", "python_")):
+            continue  # the library's own
+        assert family.name.startswith(("lockstep_", "grpc_server_"))
+        assert family.documentation.endswith("."), family.name
+        if family.name.endswith("_seconds"):
+            assert family.documentation.startswith("Seconds"), family.name
+
+
+# --- switched off ---------------------------------------------------------------------------------
+
+
+def test_without_metrics_nothing_is_counted_and_health_is_told(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path, "same", fakes.identity())
+    with serve(tmp_path, metrics=False) as server:
+        server.infer(fakes.floats("same", [[1.0]]))
+        base = f"http://127.0.0.1:{server.app.metrics_port}"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{base}/metrics", timeout=60)
+        assert caught.value.code == 404
+        assert b"--metrics" in caught.value.read()
+        caught.value.close()
+        with urllib.request.urlopen(f"{base}/healthz", timeout=60) as page:
+            assert page.read() == b"ok\n"
+        assert server.app.metrics.registry.get_sample_value("lockstep_queue_depth", {"model": "same"}) == 0
