@@ -1,0 +1,63 @@
+"""The files that start containers, as data, and what a Dockerfile's stages say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+GPU: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+DEPLOYMENT, SERVICE = yaml.safe_load_all((ROOT / "deploy/kubernetes/lockstep.yaml").read_text())
+POD_MONITOR = yaml.safe_load((ROOT / "deploy/kubernetes/podmonitor.yaml").read_text())
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """(instruction, what it says) of each stage of the Dockerfile, those that it builds on before its own."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    name = ""
+    for instruction, said in _instructions():
+        if instruction == "FROM":
+            base, name = re.fullmatch(r"(\S+) AS (\S+)", said).groups()  # type: ignore[union-attr]
+            found[name] = list(found.get(base, []))
+        found[name].append((instruction, said))
+    return found
+
+
+def said(stage: str, instruction: str) -> list[str]:
+    return [what for which, what in stages()[stage] if which == instruction]
+
+
+def environment(stage: str) -> dict[str, str]:
+    return dict(part.split("=", 1) for line in said(stage, "ENV") for part in line.split())
+
+
+def command(stage: str, instruction: str) -> list[str]:
+    """The words of the last ENTRYPOINT or HEALTHCHECK, which is in exec form."""
+    [*_, last] = said(stage, instruction)
+    words: list[str] = json.loads(last[last.index("[") :])
+    return words
+
+
+def seconds(written: str) -> float:
+    """A duration as compose has it, in whole units."""
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", written).groups()  # type: ignore[union-attr]
+    return int(number) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit]
+
+
+def with_defaults(word: str) -> str:
+    """`${NAME:-default}` as compose fills it in where NAME is not set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word)
+
+
+def _instructions() -> list[tuple[str, str]]:
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    pairs = (line.split(maxsplit=1) for line in lines if line.strip())
+    return [(instruction, what.strip()) for instruction, what in pairs]

@@ -1,0 +1,349 @@
+"""Every path, port, name, flag and user that compose, Dockerfile and Kubernetes name is there.
+
+No container engine is needed: what they say is compared with the project itself.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from contract.containers import (
+    COMPOSE,
+    DEPLOYMENT,
+    GPU,
+    POD_MONITOR,
+    PROMETHEUS,
+    ROOT,
+    SERVICE,
+    SERVICES,
+    command,
+    environment,
+    said,
+    seconds,
+    stages,
+    with_defaults,
+)
+
+from deploy.__main__ import generated
+from lockstep_client import cli
+from lockstep_client.load.command import app as load_app
+from lockstep_server import settings
+
+DEFAULTS = settings.Settings()
+STOPPING_S = 2.0
+"""What the server takes after the drain: its engines' end and its connections', a second each."""
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONTAINER: dict[str, Any] = DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]
+POD: dict[str, Any] = DEPLOYMENT["spec"]["template"]["spec"]
+BUILT = {name for name, service in SERVICES.items() if "build" in service}
+
+each_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def mounts(name: str) -> list[list[str]]:
+    return [one.split(":") for one in SERVICES[name].get("volumes", ())]
+
+
+# --- what every service has -----------------------------------------------------------------------
+
+
+@each_service
+def test_a_service_is_hardened(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["tmpfs"] == ["/tmp"]
+    assert service["mem_limit"]
+    assert int(service["user"].split(":")[0]) > 0
+    assert "privileged" not in service
+
+
+@each_service
+def test_an_image_is_pinned_or_built_here(name: str) -> None:
+    image = SERVICES[name]["image"]
+    if name in BUILT:
+        assert image.endswith(":local")
+        assert SERVICES[name]["build"]["target"] in stages()
+    else:
+        assert re.search(r":v?\d+\.\d+\.\d+$", image)
+
+
+def test_the_base_image_is_pinned_to_a_python_that_the_project_takes() -> None:
+    [base] = said("base", "FROM")
+    version = re.match(r"python:(\d+\.\d+)\.\d+-slim-bookworm AS base$", base)
+    assert version
+    assert f"Programming Language :: Python :: {version[1]}" in PROJECT["classifiers"]
+
+
+@each_service
+def test_a_mounted_file_or_folder_is_there_and_read_only(name: str) -> None:
+    for source, target, *how in mounts(name):
+        if source.startswith("."):
+            assert (ROOT / source).exists(), source
+            assert how == ["ro"], source
+        else:
+            assert source in COMPOSE["volumes"]
+        assert target.startswith("/")
+
+
+def test_every_volume_is_used() -> None:
+    used = {source for name in SERVICES for source, *_ in mounts(name) if not source.startswith(".")}
+    assert used == set(COMPOSE["volumes"])
+
+
+@each_service
+def test_a_service_waits_for_services_that_have_a_health_check(name: str) -> None:
+    for other, wanted in SERVICES[name].get("depends_on", {}).items():
+        assert wanted["condition"] == "service_healthy"
+        assert "healthcheck" in SERVICES[other]
+
+
+@each_service
+def test_only_grpc_is_published_to_other_machines(name: str) -> None:
+    for port in SERVICES[name].get("ports", ()):
+        assert port.startswith("127.0.0.1:") or port == f"{DEFAULTS.port}:{DEFAULTS.port}"
+
+
+@pytest.mark.parametrize("name", ["server", "prometheus", "grafana"])
+def test_a_health_check_is_a_command_of_its_image_that_ends_in_time(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]
+    program, *words = check["test"][1:]
+    assert check["test"][0] == "CMD"
+    assert seconds(check["timeout"]) <= seconds(check["interval"])
+    if name == "server":
+        assert program in PROJECT["scripts"]
+        assert parses(cli.app, words)
+        assert float(words[words.index("--timeout") + 1]) < seconds(check["timeout"])
+    else:  # both are made of busybox, which has a small wget
+        assert (program, words[:2]) == ("wget", ["-q", "--spider"])
+        assert f":{port_of(name)}/" in words[2]
+
+
+def port_of(name: str) -> str:
+    """Inside of its container."""
+    return str(SERVICES[name]["ports"][0].rsplit(":", 1)[1])
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+def test_the_server_s_ports_are_those_of_its_settings_everywhere() -> None:
+    wanted = {DEFAULTS.port, DEFAULTS.metrics_port}
+    assert {int(port.rsplit(":", 1)[1]) for port in SERVICES["server"]["ports"]} == wanted
+    assert {int(port) for port in said("server", "EXPOSE")[0].split()} == wanted
+    assert environment("server")["LOCKSTEP_ADDRESS"] == f"localhost:{DEFAULTS.port}"
+    assert {one["containerPort"] for one in CONTAINER["ports"]} == wanted
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert CONTAINER[probe]["grpc"]["port"] == DEFAULTS.port
+
+
+def test_the_drain_has_time_to_end_before_the_container_is_killed() -> None:
+    needed = DEFAULTS.drain_s + STOPPING_S
+    assert seconds(SERVICES["server"]["stop_grace_period"]) > needed
+    slept = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert POD["terminationGracePeriodSeconds"] > needed + slept
+
+
+def test_who_runs_the_server_owns_its_cache_and_has_one_number_everywhere() -> None:
+    [made] = [what for what in said("server", "RUN") if what.startswith("useradd")]
+    user = re.fullmatch(r"useradd --create-home --uid (\d+) (\w+)", made)
+    assert user
+    for stage in ("server", "load"):
+        assert said(stage, "USER") == [user[2]]
+    for name in BUILT:
+        assert SERVICES[name]["user"] == f"{user[1]}:{user[1]}"
+    assert POD["securityContext"]["runAsUser"] == int(user[1])
+    cache = DEFAULTS.cache.replace("~", f"/home/{user[2]}")
+    assert any(f"install -d -o {user[2]}" in what and what.endswith(cache) for what in said("server", "RUN"))
+    assert ["cache", cache] in mounts("server")
+    assert cache in [one["mountPath"] for one in CONTAINER["volumeMounts"]]
+
+
+def test_the_image_s_variables_are_settings_or_the_client_s_address() -> None:
+    for name in environment("server"):
+        if name.startswith("LOCKSTEP_") and name != "LOCKSTEP_ADDRESS":
+            assert hasattr(DEFAULTS, name.removeprefix("LOCKSTEP_").lower())
+    assert f"models {environment('server')['LOCKSTEP_MODELS']}" in said("server", "COPY")
+
+
+@pytest.mark.parametrize("stage", ["base", "load", "server"])
+def test_what_is_copied_is_there_and_not_ignored(stage: str) -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for line in said(stage, "COPY"):
+        *sources, _ = line.split()
+        for source in sources:
+            assert (ROOT / source).exists()
+            assert source in kept
+
+
+@pytest.mark.parametrize("stage", ["load", "server"])
+def test_the_extras_that_are_installed_are_the_project_s(stage: str) -> None:
+    arguments = dict(part.split("=") for part in said(stage, "ARG"))
+    for line in said(stage, "RUN"):
+        for extras in re.findall(r"pip install \"\.\[([^]]+)\]\"", line):
+            wanted = re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], extras).split(",")
+            assert set(wanted) <= set(PROJECT["optional-dependencies"])
+    chosen = {
+        SERVICES["server"]["build"]["args"]["EXTRA"],
+        GPU["services"]["server"]["build"]["args"]["EXTRA"],
+    }
+    assert chosen == {"server-cpu", "server-gpu"}
+
+
+@pytest.mark.parametrize("stage", ["load", "server"])
+def test_an_image_starts_a_command_of_the_project(stage: str) -> None:
+    assert command(stage, "ENTRYPOINT")[0] in PROJECT["scripts"]
+
+
+def test_the_last_stage_is_the_server() -> None:
+    assert list(stages())[-1] == "server"
+
+
+def test_the_image_s_own_health_check_is_a_verb_of_the_client() -> None:
+    program, *words = command("server", "HEALTHCHECK")
+    assert program in PROJECT["scripts"]
+    assert parses(cli.app, words)
+
+
+@pytest.mark.parametrize("name", ["load", "load-streams"])
+def test_a_load_s_command_is_one_that_the_client_takes(name: str) -> None:
+    verb, *words = [with_defaults(str(word)) for word in SERVICES[name]["command"]]
+    assert verb in {one.name or one.callback.__name__ for one in cli.app.registered_commands}  # type: ignore[union-attr]
+    assert parses(load_app, words)
+    assert (ROOT / "models" / words[words.index("--model") + 1] / "model.toml").exists()
+    host, port = SERVICES[name]["environment"]["LOCKSTEP_ADDRESS"].split(":")
+    assert (host, int(port)) == ("server", DEFAULTS.port)
+    assert SERVICES[name]["profiles"] == ["load"]
+
+
+def test_the_gpu_s_file_changes_services_that_are_there_with_flags_that_are_there() -> None:
+    assert set(GPU["services"]) <= set(SERVICES)
+    server = settings.command(lambda _: 0, "0")
+    context = server.make_context("lockstep-serve", list(GPU["services"]["server"]["command"]))
+    assert context.params["device"] == "cuda"
+
+
+def parses(app: typer.Typer, words: list[str]) -> bool:
+    """The command line is taken, down to the last option; nothing is run."""
+    group: Any = typer.main.get_command(app)
+    context = group.make_context("lockstep", list(words))
+    name, inner, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+    inner.make_context(name, rest, parent=context)
+    return True
+
+
+def test_a_wrong_flag_would_be_seen() -> None:
+    with pytest.raises(typer.TyperException, match="--no-such-flag"):
+        parses(load_app, ["run", "--model", "m", "--seconds", "1", "--no-such-flag"])
+
+
+# --- Prometheus and Grafana -----------------------------------------------------------------------
+
+
+def test_prometheus_reads_the_server_where_compose_has_it() -> None:
+    [job] = PROMETHEUS["scrape_configs"]
+    assert job["job_name"] == "lockstep"
+    [[file]] = [one["files"] for one in job["file_sd_configs"]]
+    targets = {target: source for source, target, *_ in mounts("prometheus")}
+    mounted = targets[f"/etc/prometheus/{file}"]
+    [group] = yaml.safe_load((ROOT / mounted).read_text())
+    assert group["targets"] == [f"server:{DEFAULTS.metrics_port}"]
+    [group] = yaml.safe_load((ROOT / "deploy/prometheus" / file).read_text())
+    assert group["targets"] == [f"localhost:{DEFAULTS.metrics_port}"]
+
+
+def test_prometheus_finds_its_configuration_and_rules_where_they_are_mounted() -> None:
+    targets = {target: source for source, target, *_ in mounts("prometheus")}
+    flags = dict(word.split("=", 1) for word in SERVICES["prometheus"]["command"])
+    assert targets[flags["--config.file"]] == "./deploy/prometheus/prometheus.yml"
+    assert targets[flags["--storage.tsdb.path"]] == "prometheus"
+    for pattern in PROMETHEUS["rule_files"]:
+        folder = Path(flags["--config.file"]).parent / Path(pattern).parent
+        assert list((ROOT / targets[str(folder)]).glob(Path(pattern).name))
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="there is no prometheus")
+def test_prometheus_has_the_flags_that_it_is_given() -> None:
+    told = subprocess.run(["prometheus", "--help"], capture_output=True, text=True, timeout=30, check=False)
+    for word in SERVICES["prometheus"]["command"]:
+        assert word.split("=")[0] in told.stdout + told.stderr
+
+
+def test_grafana_asks_the_prometheus_of_compose_as_often_as_it_scrapes() -> None:
+    [source] = provisioned("datasources")
+    host, port = re.fullmatch(r"http://([^:]+):(\d+)", source["url"]).groups()  # type: ignore[union-attr]
+    assert host in SERVICES
+    assert port == port_of(host)
+    assert source["uid"] == "lockstep-prometheus"
+    assert source["jsonData"]["timeInterval"] == PROMETHEUS["global"]["scrape_interval"]
+
+
+def test_grafana_finds_its_dashboards_where_they_are_mounted() -> None:
+    targets = {target: source for source, target, *_ in mounts("grafana")}
+    [provider] = provisioned("dashboards")
+    folder = ROOT / targets[provider["options"]["path"]]
+    built = {file for file in generated() if file.suffix == ".json"}
+    assert set(folder.glob("*.json")) == built
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home.startswith(provider["options"]["path"])
+    assert folder / Path(home).name in built
+    for kind in ("datasources", "dashboards"):
+        assert targets[f"/etc/grafana/provisioning/{kind}"] == f"./deploy/grafana/provisioning/{kind}"
+
+
+def test_nobody_can_log_in_to_grafana_or_change_it() -> None:
+    said_ = SERVICES["grafana"]["environment"]
+    assert said_["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert said_["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert all(isinstance(value, str) for value in said_.values())
+
+
+def provisioned(kind: str) -> list[dict[str, Any]]:
+    [file] = (ROOT / "deploy/grafana/provisioning" / kind).glob("*.yml")
+    content = yaml.safe_load(file.read_text())
+    assert content["apiVersion"] == 1
+    found: list[dict[str, Any]] = content["datasources" if kind == "datasources" else "providers"]
+    return found
+
+
+# --- Kubernetes -----------------------------------------------------------------------------------
+
+
+def test_kubernetes_labels_and_ports_agree() -> None:
+    labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+    ports = {one["name"]: one["containerPort"] for one in CONTAINER["ports"]}
+    for selector in (DEPLOYMENT["spec"]["selector"], POD_MONITOR["spec"]["selector"]):
+        assert selector["matchLabels"] == labels
+    assert SERVICE["spec"]["selector"] == labels
+    [grpc] = SERVICE["spec"]["ports"]
+    assert ports[grpc["targetPort"]] == grpc["port"] == DEFAULTS.port
+    [endpoint] = POD_MONITOR["spec"]["podMetricsEndpoints"]
+    assert ports[endpoint["port"]] == DEFAULTS.metrics_port
+    assert endpoint["interval"] == PROMETHEUS["global"]["scrape_interval"]
+    annotations = DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(DEFAULTS.metrics_port)
+
+
+def test_the_job_is_the_one_that_alerts_name() -> None:
+    labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+    assert labels[POD_MONITOR["spec"]["jobLabel"]] == PROMETHEUS["scrape_configs"][0]["job_name"]
+
+
+def test_a_pod_is_hardened_and_its_volumes_are_there() -> None:
+    context = CONTAINER["securityContext"]
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert {one["name"] for one in POD["volumes"]} == {one["name"] for one in CONTAINER["volumeMounts"]}
+    assert CONTAINER["image"] == SERVICES["server"]["image"]
