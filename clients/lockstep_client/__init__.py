@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Unsupported,
         Violation,
     )
+    from lockstep_client.many import AsyncOutcomes, Outcomes
     from lockstep_client.results import (
         Classification,
         Duration,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         ModelMetadata,
         ModelState,
         ModelStatistics,
+        Outcome,
         ServerInfo,
         TensorSpec,
         Timings,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FLUSH",
     "AsyncClient",
+    "AsyncOutcomes",
     "AsyncStream",
     "Cancelled",
     "Classification",
@@ -80,6 +83,8 @@ __all__ = [
     "ModelNotFound",
     "ModelState",
     "ModelStatistics",
+    "Outcome",
+    "Outcomes",
     "Overloaded",
     "Prediction",
     "SequenceLost",
@@ -100,7 +105,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for module in ("results", "stream_results", "errors", "streams", "client"):
+        for module in ("results", "stream_results", "errors", "streams", "many", "client"):
             found = getattr(import_module(f"lockstep_client.{module}"), name, None)
             if found is not None:
                 return found

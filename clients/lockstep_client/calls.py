@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from grpc_health.v1 import health_pb2
 
 from lockstep.v1 import sequences_pb2 as pb
-from lockstep_client import arguments, inference, protocol, replies, tensors
+from lockstep_client import arguments, inference, protocol, replies, tensor_request
 from lockstep_client.protocol import Call
 
 if TYPE_CHECKING:
@@ -113,21 +113,10 @@ def infer(
     its first step says `sequence_start`, its last `sequence_end`. A step is never tried again by itself,
     because the first try may have been taken: after Unavailable or DeadlineExceeded start a new sequence.
     """
-    wire = {name: tensors.encode(name, value) for name, value in inputs.items()}
-    request = inference.ModelInferRequest(
-        model_name=arguments.model(model),
-        model_version=version,
-        parameters={
-            **_waiting(priority, queue_timeout_s),
-            **_sequence(sequence_id, sequence_start, sequence_end),
-        },
-        inputs=[
-            inference.ModelInferRequest.InferInputTensor(name=name, datatype=t.datatype, shape=t.shape)
-            for name, t in wire.items()
-        ],
-        outputs=[inference.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in outputs],
-        raw_input_contents=[t.raw for t in wire.values()],
-    )
+    begun = tensor_request.begun(model, version, outputs, priority, queue_timeout_s)
+    for name, value in _sequence(sequence_id, sequence_start, sequence_end).items():
+        begun.parameters[name].CopyFrom(value)
+    request = tensor_request.filled(begun, inputs)
     return Call(protocol.INFER, request, replies.infer_result, timeout_s, repeatable=not sequence_id)
 
 
@@ -185,15 +174,6 @@ def _texts_or_ids(texts: str | Sequence[str], ids: Sequence[Sequence[int]]) -> d
         "texts": [arguments.text(f"texts[{i}]", t) for i, t in enumerate(texts)],
         "ids": [arguments.row(f"ids[{i}]", r) for i, r in enumerate(ids)],
     }
-
-
-def _waiting(priority: int, queue_timeout_s: float) -> dict[str, inference.InferParameter]:
-    parameters: dict[str, inference.InferParameter] = {}
-    if arguments.count("priority", priority):
-        parameters["priority"] = inference.InferParameter(uint64_param=priority)
-    if arguments.seconds("queue_timeout_s", queue_timeout_s):
-        parameters["timeout"] = inference.InferParameter(int64_param=max(1, round(queue_timeout_s * 1e6)))
-    return parameters
 
 
 def _sequence(sequence_id: int | str, start: bool, end: bool) -> dict[str, inference.InferParameter]:

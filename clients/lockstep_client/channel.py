@@ -78,14 +78,17 @@ class Connection:
 
     def fitting(self, request: Message) -> Message:
         """The request, or InvalidRequest where it is larger than may be sent."""
-        size = request.ByteSize()
-        if size <= self.max_message_bytes:
-            return request
-        told = f"{size} bytes, above the limit of {self.max_message_bytes}"
-        raise InvalidRequest(
-            f"the request has {told}: send fewer rows in a call, or raise max_message_bytes on both sides",
-            violations=(Violation("request", told),),
-        )
+        self.check_size(request.ByteSize())
+        return request
+
+    def check_size(self, size: int) -> None:
+        """InvalidRequest for more bytes than may be sent."""
+        if size > self.max_message_bytes:
+            told = f"{size} bytes, above the limit of {self.max_message_bytes}"
+            raise InvalidRequest(
+                f"the request has {told}: send less in a call, or raise max_message_bytes on both sides",
+                violations=(Violation("request", told),),
+            )
 
 
 def service_config(retries: int) -> str:

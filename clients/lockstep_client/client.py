@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: the calls of calls.py and stream_calls.py, made blocking or with asyncio.
+"""`Client` and `AsyncClient`: calls.py, stream_calls.py and many_calls.py, made blocking or with asyncio.
 
 The methods of both are made from the same functions; what differs is how a stub is called, and no more.
 """
@@ -15,8 +15,9 @@ import grpc
 import grpc.aio
 
 from lockstep_client import address as addresses
-from lockstep_client import calls, errors, protocol, stream_calls
+from lockstep_client import calls, errors, many_calls, protocol, stream_calls
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
+from lockstep_client.many import AsyncOutcomes, Outcomes
 from lockstep_client.streams import AsyncStream, Stream, own_cancellation
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from lockstep_client.protocol import Call, Method, StreamCall
+    from lockstep_client.protocol import Call, Many, Method, StreamCall
 
 P = ParamSpec("P")
+G = TypeVar("G")
 M = TypeVar("M")
 R = TypeVar("R")
 
@@ -63,6 +65,24 @@ def _async_streaming(
         return AsyncStream(*self._streamed(build(*args, **kwargs)))
 
     _describe(method, build, "AsyncStream")
+    return method
+
+
+def _pipelining(build: Callable[P, Many[G, R]]) -> Callable[Concatenate[Client, P], Outcomes[G, R]]:
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Outcomes[G, R]:
+        return Outcomes(*self._many(build(*args, **kwargs)), retries=self._retries)
+
+    _describe(method, build, "Outcomes")
+    return method
+
+
+def _async_pipelining(
+    build: Callable[P, Many[G, R]],
+) -> Callable[Concatenate[AsyncClient, P], AsyncOutcomes[G, R]]:
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncOutcomes[G, R]:
+        return AsyncOutcomes(*self._many(build(*args, **kwargs)), retries=self._retries)
+
+    _describe(method, build, "AsyncOutcomes")
     return method
 
 
@@ -141,6 +161,24 @@ class _Connected:
         start = self._start(call.method, call.timeout_s)
         return call, start, self._connection.fitting, partial(self._error, call, awaited="end of the stream")
 
+    def _many(self, call: Many[G, R]) -> tuple[Many[G, R], Any, Any, Any]:
+        """What the outcomes of either kind are made from. Retries are theirs: gRPC's would be on top."""
+
+        def open_(messages: Any, timeout_s: float) -> Any:
+            return self._start(call.method, timeout_s, repeatable=False)(messages)
+
+        self._start(call.method, None)
+        return (
+            call,
+            open_,
+            self._connection.check_size,
+            partial(self._error, call, awaited="end of the stream"),
+        )
+
+    @property
+    def _retries(self) -> bool:
+        return self._connection.retries > 0
+
     def _start(self, method: Method[Any], timeout_s: float | None, *, repeatable: bool = True) -> Any:
         if not self._stubs:
             raise errors.Cancelled("this client is closed: make another")
@@ -155,7 +193,10 @@ class _Connected:
         return self._connection.timeout_s if timeout_s is None else timeout_s
 
     def _error(
-        self, call: Call[Any] | StreamCall[Any, Any], error: grpc.RpcError, awaited: str = "answer"
+        self,
+        call: Call[Any] | StreamCall[Any, Any] | Many[Any, Any],
+        error: grpc.RpcError,
+        awaited: str = "answer",
     ) -> errors.LockstepError:
         return errors.from_rpc(error, self.address, self._within_s(call.timeout_s), awaited)
 
@@ -170,11 +211,14 @@ class Client(_Connected):
     _grpc: ClassVar[Any] = grpc
 
     classify = _blocking(calls.classify)
+    classify_many = _pipelining(many_calls.classify_many)
     encode = _blocking(calls.encode)
+    encode_many = _pipelining(many_calls.encode_many)
     generate = _streaming(stream_calls.generate)
     translate = _streaming(stream_calls.translate)
     follow = _streaming(stream_calls.follow)
     infer = _blocking(calls.infer)
+    infer_many = _pipelining(many_calls.infer_many)
     models = _blocking(calls.models)
     load_model = _blocking(calls.load_model)
     unload_model = _blocking(calls.unload_model)
@@ -215,11 +259,14 @@ class AsyncClient(_Connected):
     _grpc: ClassVar[Any] = grpc.aio
 
     classify = _awaitable(calls.classify)
+    classify_many = _async_pipelining(many_calls.classify_many)
     encode = _awaitable(calls.encode)
+    encode_many = _async_pipelining(many_calls.encode_many)
     generate = _async_streaming(stream_calls.generate)
     translate = _async_streaming(stream_calls.translate)
     follow = _async_streaming(stream_calls.follow)
     infer = _awaitable(calls.infer)
+    infer_many = _async_pipelining(many_calls.infer_many)
     models = _awaitable(calls.models)
     load_model = _awaitable(calls.load_model)
     unload_model = _awaitable(calls.unload_model)

@@ -155,8 +155,19 @@ _TABLE: dict[grpc.StatusCode, type[LockstepError]] = {
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.UNIMPLEMENTED: Unsupported,
 }
+_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_BY_MEANING: dict[str, type[LockstepError]] = {
+    # The server's words, where they are not ours.
+    "bad_input": InvalidRequest,
+    "not_found": ModelNotFound,
+    "deadline": DeadlineExceeded,
+    "unimplemented": Unsupported,
+    **{kind.meaning: kind for kind in _TABLE.values()},
+}
 _NO_CONNECTION = ("failed to connect", "errors resolving", "dns resolution failed", "name resolution failure")
 _TOO_LARGE = "larger than max"
+# What grpc.aio makes of any end that meets a stream while a message of it is being written.
+_CUT_SHORT = "Internal error from Core"
 _TOO_LATE = "Deadline Exceeded"
 
 
@@ -176,9 +187,38 @@ def from_rpc(
     )
 
 
+def from_code(
+    code: int,
+    message: str,
+    *,
+    field: str = "",
+    resource: str = "",
+    retry_after_s: float | None = None,
+) -> LockstepError:
+    """The exception of one of many, told in a message of its stream by the number of its status code."""
+    known = _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
+    why = message.removeprefix(f"{field}: ")
+    return _meaning(known, message)(
+        message,
+        code=known.name,
+        violations=(Violation(field, why),) if field else (),
+        resource=resource,
+        retry_after_s=retry_after_s,
+    )
+
+
+def from_text(text: str) -> LockstepError:
+    """The exception of an error that ModelStreamInfer told: a Lockstep server begins it with the meaning."""
+    meaning, colon, message = text.partition(": ")
+    kind = _BY_MEANING.get(meaning) if colon else None
+    return kind(message) if kind else ServerFailure(text or "the server failed and did not say why")
+
+
 def _meaning(code: grpc.StatusCode, text: str) -> type[LockstepError]:
     if code is grpc.StatusCode.UNAVAILABLE and text.lower().startswith(_NO_CONNECTION):
         return Unreachable
+    if code is grpc.StatusCode.INTERNAL and text == _CUT_SHORT:
+        return Unavailable
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in text:
         return InvalidRequest
     return _TABLE.get(code, ServerFailure)
@@ -189,6 +229,8 @@ def _message(
 ) -> str:
     if _meaning(code, text) is Unreachable:
         return f"no server at {address}: is it running, and is the address right? ({text})"
+    if text == _CUT_SHORT:
+        return f"the stream to {address} broke while it was written to"
     if _TOO_LARGE in text:
         return f"{text}: send fewer rows in a call, or raise max_message_bytes on both sides"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and (not text or _TOO_LATE in text):

@@ -1,6 +1,7 @@
 """What a call is before anyone makes it: its method, its messages, and how to read what comes back.
 
-The functions of calls.py and stream_calls.py return these; client.py makes them, blocking or with asyncio.
+The functions of calls.py, stream_calls.py and many_calls.py return these; client.py makes them, blocking or
+with asyncio.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client import inference
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Sequence
+
+    from lockstep_client.errors import LockstepError
 
 Reply = TypeVar("Reply", bound=Message)
+G = TypeVar("G")
 M = TypeVar("M")
 R = TypeVar("R")
 
@@ -66,15 +70,38 @@ class StreamCall(Generic[M, R]):
     pieces: Pieces | None = None
 
 
+@dataclass(frozen=True)
+class Many(Generic[G, R]):
+    """One stream for many questions, each a `G`, with an outcome for each; an answer is an `R`."""
+
+    method: Method[Any]
+    given: Iterable[G] | AsyncIterable[G]
+    prepare: Callable[[G], tuple[Any, int]]
+    """One question as it is sent, and its size in bytes; InvalidRequest where it cannot be sent."""
+    group: Callable[[Any], Hashable]
+    """Of what was prepared; only those of one group share a message."""
+    write: Callable[[int, Sequence[Any]], Message]
+    """The number of the first one on this stream, and those that share the message."""
+    read: Callable[[Any], Iterable[tuple[int, R | LockstepError]]]
+    """What a message tells, by the numbers that the questions had."""
+    most_in_message: int
+    in_flight: int
+    ordered: bool
+    timeout_s: float
+
+
 _SEQUENCES = "/lockstep.v1.Sequences"
 _INFERENCE = "/inference.GRPCInferenceService"
 
 CLASSIFY = Method(f"{_SEQUENCES}/Classify", pb.ClassifyReply)
 ENCODE = Method(f"{_SEQUENCES}/Encode", pb.EncodeReply)
+CLASSIFY_MANY = Method(f"{_SEQUENCES}/ClassifyMany", pb.ClassifyManyReply, "stream_stream")
+ENCODE_MANY = Method(f"{_SEQUENCES}/EncodeMany", pb.EncodeManyReply, "stream_stream")
 FOLLOW = Method(f"{_SEQUENCES}/Follow", pb.FollowReply, "stream_stream")
 GENERATE = Method(f"{_SEQUENCES}/Generate", pb.GenerateReply, "unary_stream")
 TRANSLATE = Method(f"{_SEQUENCES}/Translate", pb.TranslateReply, "unary_stream")
 INFER = Method(f"{_INFERENCE}/ModelInfer", inference.ModelInferResponse)
+INFER_MANY = Method(f"{_INFERENCE}/ModelStreamInfer", inference.ModelStreamInferResponse, "stream_stream")
 INDEX = Method(f"{_INFERENCE}/RepositoryIndex", inference.RepositoryIndexResponse)
 LOAD = Method(f"{_INFERENCE}/RepositoryModelLoad", inference.RepositoryModelLoadResponse)
 UNLOAD = Method(f"{_INFERENCE}/RepositoryModelUnload", inference.RepositoryModelUnloadResponse)
@@ -84,6 +111,6 @@ SERVER = Method(f"{_INFERENCE}/ServerMetadata", inference.ServerMetadataResponse
 HEALTH = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
 
 METHODS: tuple[Method[Any], ...] = (
-    CLASSIFY, ENCODE, FOLLOW, GENERATE, TRANSLATE,
-    INFER, INDEX, LOAD, UNLOAD, METADATA, STATISTICS, SERVER, HEALTH,
+    CLASSIFY, ENCODE, CLASSIFY_MANY, ENCODE_MANY, FOLLOW, GENERATE, TRANSLATE,
+    INFER, INFER_MANY, INDEX, LOAD, UNLOAD, METADATA, STATISTICS, SERVER, HEALTH,
 )  # fmt: skip

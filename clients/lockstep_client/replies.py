@@ -22,34 +22,40 @@ if TYPE_CHECKING:
 
 def classifications(reply: pb.ClassifyReply) -> list[results.Classification]:
     """One for each text, in the order of the request."""
-    return [
-        results.Classification(
-            labels=labels(one.labels),
-            length=one.length,
-            timings=timings(one.timings),
-            model=reply.model,
-            version=reply.version,
-            notice=reply.notice,
-        )
-        for one in reply.results
-    ]
+    return [classification(one, reply) for one in reply.results]
 
 
 def encodings(reply: pb.EncodeReply) -> list[results.Encoding]:
     """One for each text, in the order of the request."""
-    return [
-        results.Encoding(
-            vector=np.array(one.vector, np.float32),
-            attention=_attention(one.attention) if one.HasField("attention") else None,
-            tokens=tuple(one.tokens),
-            length=one.length,
-            timings=timings(one.timings),
-            model=reply.model,
-            version=reply.version,
-            notice=reply.notice,
-        )
-        for one in reply.results
-    ]
+    return [encoding(one, reply) for one in reply.results]
+
+
+def classification(
+    one: pb.Classification, reply: pb.ClassifyReply | pb.ClassifyManyReply
+) -> results.Classification:
+    """One text's, from the reply that brought it."""
+    return results.Classification(
+        labels=labels(one.labels),
+        length=one.length,
+        timings=timings(one.timings),
+        model=reply.model,
+        version=reply.version,
+        notice=reply.notice,
+    )
+
+
+def encoding(one: pb.Encoding, reply: pb.EncodeReply | pb.EncodeManyReply) -> results.Encoding:
+    """One text's, from the reply that brought it."""
+    return results.Encoding(
+        vector=np.array(one.vector, np.float32),
+        attention=_attention(one.attention) if one.HasField("attention") else None,
+        tokens=tuple(one.tokens),
+        length=one.length,
+        timings=timings(one.timings),
+        model=reply.model,
+        version=reply.version,
+        notice=reply.notice,
+    )
 
 
 def infer_result(reply: inference.ModelInferResponse) -> results.InferResult:

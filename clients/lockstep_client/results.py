@@ -8,13 +8,18 @@ the model: that it failed its self-test, for one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
     import numpy.typing as npt
+
+    from lockstep_client.errors import LockstepError
+
+G = TypeVar("G")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -191,3 +196,27 @@ class Health:
     def serving(self) -> bool:
         """Whether requests are answered now."""
         return self.status == "SERVING"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome(Generic[G, R]):
+    """What became of one of many: its answer, or why it has none.
+
+    for one in client.classify_many("sentiment-lstm", lines):
+        print(one.number, one.given, one.error or one.answer.best.name)
+    """
+
+    number: int
+    """Position among what was given, from 0."""
+    given: G
+    """The text, ids or tensors that were asked about."""
+    error: LockstepError | None
+    """None where there is an answer. Other outcomes are not concerned."""
+    _answer: R | None = None
+
+    @property
+    def answer(self) -> R:
+        """The answer. Raises `error` where there is none."""
+        if self.error is not None:
+            raise self.error
+        return self._answer  # type: ignore[return-value]

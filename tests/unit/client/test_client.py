@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lockstep_client as lc
-from lockstep_client import calls, stream_calls
+from lockstep_client import calls, many_calls, stream_calls
 
 
 def test_classify_answers_each_text_in_order(client):
@@ -309,7 +309,7 @@ def test_both_clients_have_the_same_methods_and_signatures():
         assert "timeout_s" in ours[name].parameters
         assert getattr(lc.Client, name).__doc__ == getattr(lc.AsyncClient, name).__doc__ != ""
         answer, awaited = ours[name].return_annotation, theirs[name].return_annotation
-        is_stream = name in ("generate", "translate", "follow")
+        is_stream = name in ("generate", "translate", "follow") or name.endswith("_many")
         assert awaited == ("Async" + answer if is_stream else answer)
         assert inspect.iscoroutinefunction(getattr(lc.AsyncClient, name)) is not is_stream
 
@@ -317,7 +317,7 @@ def test_both_clients_have_the_same_methods_and_signatures():
 def test_every_call_is_a_method():
     defined = {
         name
-        for module in (calls, stream_calls)
+        for module in (calls, stream_calls, many_calls)
         for name, _ in inspect.getmembers(module, inspect.isfunction)
         if not name.startswith("_")
     }
