@@ -67,12 +67,12 @@ class Stubs:
 class Served(Stubs):
     """A server in this process, and what a test may look at inside it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, spans: Any = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server")
         self._thread.start()
         try:
-            self.app = self.run(self._start(settings))
+            self.app = self.run(self._start(settings, spans))
         except BaseException:
             self._end_loop()
             raise
@@ -80,8 +80,8 @@ class Served(Stubs):
         self.transport: Any = self.app._transport
 
     @staticmethod
-    async def _start(settings: Settings) -> App:
-        app = App(settings)
+    async def _start(settings: Settings, spans: Any) -> App:
+        app = App(settings, spans=spans)
         await app.start()
         return app
 
@@ -149,8 +149,8 @@ def settings(models: Path, **more: Any) -> Settings:
 
 
 @contextmanager
-def serve(models: Path, **more: Any) -> Iterator[Served]:
-    server = Served(settings(models, **more))
+def serve(models: Path, *, spans: Any = None, **more: Any) -> Iterator[Served]:
+    server = Served(settings(models, **more), spans)
     try:
         server.wait_serving()
         yield server

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import fakes
 import grpc
+import numpy as np
+import onnx
 import pytest
 import steps
 from integration.harness import REPOSITORY, Served, refused, serve, wait_until
+from onnx import numpy_helper
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as classic
 
@@ -46,7 +49,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fakes.write_model(root, "fragile", fakes.fragile())
     fakes.write_model(root, "busy", fakes.slow(), BUSY)
     fakes.write_model(root, "broken", b"no graph")
+    _without_numbers(steps.language(root, "faulty") / "prefill.onnx")
     return root
+
+
+def _without_numbers(graph: Path) -> None:
+    """Scores by which no token can be chosen: every request of it fails."""
+    model = onnx.load(graph)
+    for weight in model.graph.initializer:
+        if weight.name == "O":
+            broken = np.full(numpy_helper.to_array(weight).shape, np.nan, np.float32)
+            weight.CopyFrom(numpy_helper.from_array(broken, weight.name))
+    onnx.save(model, graph)
 
 
 @pytest.fixture(scope="module", params=["thread", "process"])
@@ -139,6 +153,7 @@ def crowd(server: Served) -> Callers:
             lambda: callers.classify("a fine film", model="same"),
             lambda n=n: callers.generate(max_tokens=5 * n, stop=["zz"] if n % 2 else []),
             lambda: callers.generate(top_p=7.0),
+            lambda: callers.generate(model="faulty"),
             lambda n=n: callers.translate("abc" * (n % 4 + 1)),
             lambda: callers.translate("x" * 400),
             lambda n=n: callers.leave(n + 1),
@@ -275,7 +290,7 @@ def test_every_known_version_is_ready_or_not(server: Served) -> None:
     assert ready == {(name, "1"): float(name != "broken") for name, _ in ready}
     assert {name for name, _ in ready} == {
         CLASSIFIER, f"{CLASSIFIER}.step", "lm", "left", "translator", "adder", "same", "fragile", "busy",
-        "broken",
+        "broken", "faulty",
     }  # fmt: skip
     states = counted(server, "lockstep_model_state", "model", "state")
     assert {state for model, state in states if model == "broken"} == {"unavailable"}
