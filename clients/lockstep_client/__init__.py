@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         TranslationPart,
     )
     from lockstep_client.streams import AsyncStream, Stream
+    from lockstep_client.tls import Tls
 
 __all__ = [
     "FLUSH",
@@ -93,6 +94,7 @@ __all__ = [
     "Stream",
     "TensorSpec",
     "Timings",
+    "Tls",
     "Translation",
     "TranslationPart",
     "Unauthenticated",
@@ -105,7 +107,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for module in ("results", "stream_results", "errors", "streams", "many", "client"):
+        for module in ("results", "stream_results", "errors", "streams", "many", "tls", "client"):
             found = getattr(import_module(f"lockstep_client.{module}"), name, None)
             if found is not None:
                 return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from lockstep_client.protocol import Call, Many, Method, StreamCall
+    from lockstep_client.tls import Tls
 
 P = ParamSpec("P")
 G = TypeVar("G")
@@ -110,20 +112,29 @@ class _Connected:
         *,
         timeout_s: float = 30.0,
         retries: int = 3,
-        tls: bool | grpc.ChannelCredentials = False,
-        token: str = "",
+        tls: bool | Tls | grpc.ChannelCredentials = False,
+        token: str | Callable[[], str] = "",
+        plaintext_token: bool = False,
         metadata: Sequence[tuple[str, str]] = (),
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         keepalive_s: float = KEEPALIVE_S,
+        options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         """Connects when the first call is made. ValueError where an argument is wrong.
 
-        `timeout_s` is the deadline of each call, all its retries included, unless the call has its own;
-        infinity is none.
-        `retries` is how often UNAVAILABLE and RESOURCE_EXHAUSTED are tried again, 0 to 4. `tls` is True for
-        the system's certificates, or grpc.ssl_channel_credentials(...) for others. `token` is sent as a
-        bearer token with each call, so use it with `tls`; `metadata` is sent with each call too. Keep
-        `keepalive_s` above the server's limit (5 minutes in most), or it closes the connection.
+        `address` is HOST:PORT, or a gRPC target such as `unix:/run/lockstep.sock`. `timeout_s` is the
+        deadline of each call, all its retries included, unless the call has its own; infinity is none.
+        `retries` is how often UNAVAILABLE and RESOURCE_EXHAUSTED are tried again, 0 to 4.
+
+        `tls` is True for the system's certificates, `Tls(...)` for others, or what
+        grpc.ssl_channel_credentials gives. `token` is sent as a bearer token with each call; a function is
+        asked for it each time. It goes in plain text to this machine itself only, or with `plaintext_token`.
+        `metadata` is sent with each call too: keys in lower case.
+
+        `max_message_bytes` is the largest message that is sent or taken in. While calls are under way, a ping
+        every `keepalive_s` seconds finds out whether the connection still stands; most servers allow one in 5
+        minutes, Lockstep's one in 30 s; infinity is none. `options` are gRPC's channel arguments, before all
+        that is said here: `[("grpc.lb_policy_name", "round_robin")]`.
         """
         self._connection = Connection(
             address=address,
@@ -131,9 +142,11 @@ class _Connected:
             retries=retries,
             tls=tls,
             token=token,
+            plaintext_token=plaintext_token,
             metadata=tuple(metadata),
             max_message_bytes=max_message_bytes,
             keepalive_s=keepalive_s,
+            channel_options=tuple(options),
         )
         # With retries, and without: the same channel where there are none.
         self._channels = [self._open(self._connection)]
@@ -145,6 +158,17 @@ class _Connected:
     def address(self) -> str:
         """Where the server is."""
         return self._connection.address
+
+    def with_metadata(self, *pairs: tuple[str, str]) -> Self:
+        """This client, with more metadata for the calls that are made on what is returned.
+
+            client.with_metadata(("traceparent", header)).classify("sentiment-lstm", text)
+
+        It shares the connection: closing one closes both. ValueError where gRPC could not send a pair.
+        """
+        other = copy(self)
+        other._connection = self._connection.with_metadata(pairs)
+        return other
 
     def _open(self, settings: Connection) -> Any:
         if settings.credentials:
@@ -236,7 +260,7 @@ class Client(_Connected):
 
     def close(self) -> None:
         """End the connection, for good. Calls in flight end as Cancelled."""
-        self._stubs = []
+        self._stubs.clear()
         for channel in self._channels:
             channel.close()
 
@@ -292,7 +316,7 @@ class AsyncClient(_Connected):
 
     async def close(self) -> None:
         """End the connection, for good. Calls in flight end as Cancelled."""
-        self._stubs = []
+        self._stubs.clear()
         for channel in self._channels:
             await channel.close()
 

@@ -23,6 +23,11 @@ class Awaited:
 
         self._client = self._runner.run(made())
 
+    def with_metadata(self, *pairs: tuple[str, str]) -> Awaited:
+        other = object.__new__(Awaited)
+        other._runner, other._client = self._runner, self._client.with_metadata(*pairs)
+        return other
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
         if inspect.iscoroutinefunction(method):
