@@ -17,10 +17,10 @@ DEVELOPS := $(VENV)/.made-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test lint bench proto models
+.PHONY: help setup demo serve test test-observability lint bench proto models dashboards pictures
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  PYTHON=python3.12 chooses the Python (3.11 or later) that .venv is made with.'
 
@@ -34,6 +34,10 @@ serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cu
 
 test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+test-observability: $(DEVELOPS) ## Ask a real Prometheus every expression of dashboards and alerts
+	@command -v prometheus >/dev/null || { echo 'make test-observability: there is no prometheus. On Debian and Ubuntu: apt install prometheus' >&2; exit 2; }
+	$(BIN)/python -m pytest tests/observability $(ARGS)
 
 lint: $(DEVELOPS) ## Check style, types and layers
 	$(BIN)/ruff check
@@ -50,6 +54,12 @@ proto: $(DEVELOPS) ## Write the Python stubs again
 models: $(DEVELOPS) ## Train and export the shipped models again from DATA=folder
 	@test -n "$(DATA)" || { echo 'make models: name the folder of the data: make models DATA=folder (models/README.md says which)' >&2; exit 2; }
 	$(BIN)/lockstep-export all --data "$(DATA)" --out models
+
+dashboards: $(DEVELOPS) ## Write dashboards and alerting rules again, from deploy/
+	$(BIN)/python -m deploy
+
+pictures: $(DEVELOPS) ## Draw the dashboards of docs/ again, from a run of five minutes
+	$(BIN)/python -m deploy.rehearsal
 
 # --- the environment ------------------------------------------------------------------------------
 # A stamp is written last, so what failed half-way is done again by the next call.

@@ -223,8 +223,8 @@ _SATURATION = Row(
         curves(
             "Event loop lag, p99",
             "s",
-            "How late the process that speaks gRPC gets to what is due. Tokens are held back as long as "
-            "the flush interval, so that it keeps up.",
+            "How long what the engines send waits for the process that speaks gRPC. Tokens are held back "
+            "for the flush interval, so that it keeps up.",
             Query(quantile(0.99, "lockstep_event_loop_lag_seconds", of=SERVER), "lag"),
             Query(largest(select("lockstep_flush_interval_seconds", of=SERVER)), "flush interval"),
         ),

@@ -35,8 +35,10 @@ class Prometheus:
         return [_curve(one["metric"], [one["value"]]) for one in found if _finite(one["value"])]
 
     def over(self, expression: str, since: float, step_s: float = 1.0) -> list[Curve]:
-        """What it was worth since then. Series without a finite number are left out."""
-        found = self._get("query_range", query=expression, start=since, end=time.time(), step=step_s)
+        """What it was worth since then, up to now. Series without a finite number are left out."""
+        end = time.time()
+        start = end - (end - since) // step_s * step_s
+        found = self._get("query_range", query=expression, start=start, end=end, step=step_s)
         curves = [_curve(one["metric"], [p for p in one["values"] if _finite(p)]) for one in found["result"]]
         return [curve for curve in curves if curve.values]
 

@@ -36,6 +36,7 @@ from deploy.__main__ import generated
 from lockstep_client import cli
 from lockstep_client.load.command import app as load_app
 from lockstep_server import settings
+from lockstep_server.rpc.server import LIVE
 
 DEFAULTS = settings.Settings()
 STOPPING_S = 2.0
@@ -347,3 +348,9 @@ def test_a_pod_is_hardened_and_its_volumes_are_there() -> None:
     assert POD["securityContext"]["runAsNonRoot"] is True
     assert {one["name"] for one in POD["volumes"]} == {one["name"] for one in CONTAINER["volumeMounts"]}
     assert CONTAINER["image"] == SERVICES["server"]["image"]
+
+
+def test_probes_ask_for_health_that_the_server_tells() -> None:
+    assert CONTAINER["livenessProbe"]["grpc"]["service"] == LIVE
+    for probe in ("startupProbe", "readinessProbe"):
+        assert "service" not in CONTAINER[probe]["grpc"], "the whole server's"
