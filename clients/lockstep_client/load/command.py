@@ -10,20 +10,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from lockstep_client import address as addresses
 from lockstep_client.errors import LockstepError
-from lockstep_client.load import document, options, preflight, summary
+from lockstep_client.load import compare as comparing
+from lockstep_client.load import contrast as contrasting
+from lockstep_client.load import desk as desks
+from lockstep_client.load import document, options, play, preflight, report, summary
+from lockstep_client.load import scenario as scenarios
 from lockstep_client.load.arrivals import Process
-from lockstep_client.load.document import Document
-from lockstep_client.load.plan import Closed, Load, Open, Pace, Target, Workload
-from lockstep_client.load.screen import Screen
-from lockstep_client.load.session import Session
-from lockstep_client.load.verdict import MAX_LAG_MS
-
-NOT_MEASURED, INVALID, WORSE, INTERRUPTED = 1, 3, 4, 130
+from lockstep_client.load.campaign import Campaign
+from lockstep_client.load.desk import Desk, hand_out
+from lockstep_client.load.groups import Manner, Place, Subject, expanded
+from lockstep_client.load.plan import Closed, Open, Pace, Target
+from lockstep_client.load.search import Bound, Search
+from lockstep_client.tables import table
 
 app = typer.Typer(
     name="load",
@@ -40,62 +43,198 @@ def _load() -> None:
     """Measure a server under load, and say honestly what it did.
 
     Exit codes: 0 measured, 1 nothing could be measured, 2 wrong usage, 3 invalid (the generator was the
-    limit), 4 compare found the second one worse, 130 interrupted.
+    limit), 4 compare found the second run worse, 130 interrupted.
     """
 
 
 @app.command()
+@expanded
 def run(
-    model: options.Model,
+    subject: Subject,
+    manner: Manner,
+    place: Place,
     seconds: options.Seconds,
-    address: options.Address = addresses.DEFAULT,
     rate: options.Rate = None,
     concurrency: options.Concurrency = None,
-    call: options.Call = None,
-    version: options.Version = "",
     arrivals: options.Arrivals = "poisson",
-    lengths: options.LengthsGiven = "sst2",
-    ids: options.Ids = "",
-    rows: options.Rows = 1,
-    tokens: options.Tokens = "",
-    shape: options.Shapes = None,
-    fill: options.Fills = None,
-    warmup: options.Warmup = 1.0,
-    timeout: options.Timeout = 10.0,
-    processes: options.Processes = None,
-    seed: options.Seed = 0,
-    max_lag_ms: options.MaxLag = MAX_LAG_MS,
-    max_in_flight: options.MaxInFlight = 10_000,
-    wait: options.Wait = 0.0,
-    json_file: options.Json = None,
-    html: options.Html = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """One load, open loop (--rate) or closed loop (--concurrency), and what came of it."""
     pace = _pace(rate, concurrency, arrivals)
-    target = Target(address, model, version, timeout)
-    asked = Workload(
-        "infer",
-        options.lengths("--lengths", lengths),
-        options.ids(ids),
-        rows,
-        options.lengths("--tokens", tokens) if tokens else None,
-    )
-    load = Load(
-        pace,
-        seconds,
-        warmup,
-        seed,
-        options.processes(processes, rate=rate, concurrency=concurrency),
-        max_in_flight,
-    )
-    wanted = options.wanted(shape, fill)
+    target, asked, wanted = subject.target(place.address), subject.workload, subject.wanted
+    load = manner.load(pace, seconds)
     with _told():
-        workload = preflight.prepared(target, asked, call, wanted, wait)
-        with Session(load.processes, Screen(quiet=quiet), max_lag_ms) as session:
-            made = session.run(target, workload, load)
-    made["target"]["server"] = preflight.server(target)
-    _report(made, json_file, html)
+        workload = preflight.prepared(target, asked, subject.call, wanted, place.wait)
+        server = preflight.server(target)
+        with Desk(place, load.processes) as desk:
+            made = desk.run(target.model, target, workload, load)
+    made["target"]["server"] = server
+    hand_out(made, place)
+
+
+@app.command()
+@expanded
+def sweep(
+    subject: Subject,
+    manner: Manner,
+    place: Place,
+    rates: Annotated[str, typer.Option(metavar="R,R,...", help="Requests a second, one run each.")],
+    seconds: options.Seconds = 5.0,
+    arrivals: options.Arrivals = "poisson",
+) -> None:
+    """An open loop at each of several rates: throughput against latency."""
+    asked = options.numbers("--rates", rates)
+    target, wanted = subject.target(place.address), subject.wanted
+    load = manner.load(Open(max(asked), arrivals), seconds)
+    with _told():
+        workload = preflight.prepared(target, subject.workload, subject.call, wanted, place.wait)
+        with Desk(place, load.processes) as desk:
+            made = Campaign(desk.run, target, workload).sweep(load, asked, arrivals)
+    hand_out(made, place)
+
+
+@app.command()
+@expanded
+def search(
+    subject: Subject,
+    manner: Manner,
+    place: Place,
+    bound_ms: Annotated[float, typer.Option(metavar="MS", min=0.001, help="The latency that has to hold.")],
+    percentile: Annotated[
+        float, typer.Option(min=1, max=99.99, metavar="P", help="For so many percent of all requests.")
+    ] = 99.0,
+    seconds: options.Seconds = 5.0,
+    start: options.Rate = None,
+    within: Annotated[float, typer.Option(min=0.005, max=1, help="How close to come, as a share.")] = 0.05,
+    confirmations: Annotated[int, typer.Option(min=0, max=20, help="How often to see it again.")] = 2,
+) -> None:
+    """The highest rate of Poisson arrivals at which the bound holds: MLPerf's server scenario.
+
+    A request that is refused or fails was not answered in time. --seconds are those of a probe; --start is
+    where to begin.
+    """
+    target, wanted = subject.target(place.address), subject.wanted
+    load = manner.load(Open(start or options.MOST_PER_PROCESS["rate"]), seconds)
+    with _told():
+        workload = preflight.prepared(target, subject.workload, subject.call, wanted, place.wait)
+        with Desk(place, load.processes) as desk:
+            campaign = Campaign(desk.run, target, workload)
+            begin = start or campaign.start(load)
+            bound = Bound(bound_ms, percentile)
+            made = campaign.search(load, Search(bound, begin, within, confirmations))
+    hand_out(made, place)
+
+
+@app.command()
+@expanded
+def scenario(
+    place: Place,
+    file: Annotated[str, typer.Argument(metavar="FILE|NAME|list", help="A TOML file, or one that ships.")],
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", min=0.001, help="Of each run, instead of the file's.")
+    ] = None,
+) -> None:
+    """Play a scenario file; `list` shows those that ship."""
+    if file == "list":
+        _list()
+        return
+    with _told():
+        read = scenarios.read(file, place.address, seconds)
+        workloads = play.prepared(read, place.wait)
+        with Desk(place, max(one.load.processes for one in read.entries)) as desk:
+            made = play.play(read, workloads, desk)
+    hand_out(made, place)
+
+
+@app.command()
+@expanded
+def contrast(
+    place: Place,
+    manner: Manner,
+    stepwise: Annotated[str, typer.Option(metavar="NAME", help="The recurrent model, a step an element.")] = (
+        "sentiment-lstm"
+    ),
+    fused: Annotated[str, typer.Option(metavar="NAME", help="The recurrent model, in one run.")] = (
+        "sentiment-lstm"
+    ),
+    oneshot: Annotated[str, typer.Option(metavar="NAME", help="The Transformer, in one run.")] = (
+        "sentiment-transformer"
+    ),
+    lengths: Annotated[str, typer.Option(metavar="N,N,...", help="Elements of a text.")] = "8,32,128,512",
+    rates: Annotated[str, typer.Option(metavar="R,R,...", help="Requests a second.")] = "25,50,100,200,400",
+    rate_length: Annotated[int, typer.Option(min=1, metavar="N", help="Elements, at the rates.")] = 32,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=4096, metavar="N", help="Callers at full load.")
+    ] = 16,
+    ids: options.Ids = "1,8000",
+    seconds: options.Seconds = 1.5,
+) -> None:
+    """Where each way to read a text wins: step-wise RNN, fused RNN, one-shot Transformer.
+
+    All three through lengths (alone, and at full load) and rates; about two minutes with the defaults.
+    """
+    ways = (
+        contrasting.Way(contrasting.STEPWISE, stepwise, "follow"),
+        contrasting.Way(contrasting.FUSED, fused, "classify"),
+        contrasting.Way(contrasting.ONE_SHOT, oneshot, "classify"),
+    )
+    sizes = tuple(options.whole("--lengths", lengths))
+    planned = contrasting.Contrast(
+        ways, sizes, tuple(options.numbers("--rates", rates)), rate_length, concurrency, options.ids(ids)
+    )
+    target, load = Target(place.address, stepwise), manner.load(Closed(concurrency), seconds)
+    with _told():
+        for way in ways:
+            asked = Target(place.address, way.model)
+            preflight.prepared(
+                asked, planned.workload(way, sizes[0]), way.kind, preflight.Wanted(), place.wait
+            )
+        with Desk(place, load.processes) as desk:
+            made = planned.run(desk.run, target, load)
+    hand_out(made, place)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="A report of `run`: the one before.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="Another: the one after.")],
+    json_file: options.Json = None,
+) -> None:
+    """Two runs side by side: ratios of the second to the first, with 95% intervals.
+
+    Exit code 4 where the second is worse beyond its interval, 0 else. The intervals are a block bootstrap of
+    the runs' seconds; runs of fewer than 5 seconds have none. Documents of several runs are compared run by
+    run, by name.
+    """
+    with _told():
+        pairs = _pairs(document.read(first), document.read(second))
+    rows = {name: comparing.compared(a, b) for name, a, b in pairs}
+    told = {name: [one.as_json() for one in some] for name, some in rows.items()}
+    if json_file and str(json_file) != "-":
+        document.write(json_file, told)
+    if str(json_file) == "-":
+        print(json.dumps(told))
+    else:
+        for name, some in rows.items():
+            print(name)
+            summary.compared(some)
+        for note in _differences(pairs):
+            print(f"note: {note}")
+    raise typer.Exit(desks.WORSE if any(comparing.worse(some) for some in rows.values()) else 0)
+
+
+@app.command("report")
+def report_again(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="What --json wrote.")],
+    html: options.Html = None,
+) -> None:
+    """Show a report again, or make its HTML page."""
+    with _told():
+        made = document.read(file)
+    if html:
+        report.write(html, made)
+        print(f"written: {html}")
+    else:
+        desks.show(made)
 
 
 def _pace(rate: float | None, concurrency: int | None, arrivals: Process) -> Pace:
@@ -107,31 +246,41 @@ def _pace(rate: float | None, concurrency: int | None, arrivals: Process) -> Pac
     return Closed(concurrency)
 
 
-def _report(made: Document, json_file: Path | None, html: Path | None) -> None:
-    """Files first: a terminal may be slow, or gone."""
-    _write(made, json_file)
-    if str(json_file) != "-":
-        summary.show(made)
-    for path in (json_file, html):
-        if path and str(path) != "-":
-            print(f"written: {path}")
-    _exit(made)
+def _list() -> None:
+    shipped = scenarios.bundled()
+    rows = []
+    for name, text in shipped.items():
+        read = scenarios.parsed(name, text, "localhost:1")
+        rows.append((name, f"{read.seconds:.0f} s", read.about))
+    table(("scenario", "about", "what"), rows, left=3)
 
 
-def _write(made: Document, json_file: Path | None) -> None:
-    if str(json_file) == "-":
-        print(json.dumps(made))
-    elif json_file:
-        document.write(json_file, made)
+def _pairs(
+    first: document.Document, second: document.Document
+) -> list[tuple[str, document.Document, document.Document]]:
+    """Runs of the same name; two single runs are a pair whatever they are called."""
+    if first["kind"] == second["kind"] == "run":
+        return [(f"{_called(first)} → {_called(second)}", first, second)]
+    named = {one["name"]: one for one in desks.leaves(second)}
+    pairs = [(one["name"], one, named[one["name"]]) for one in desks.leaves(first) if one["name"] in named]
+    if not pairs:
+        raise ValueError("the two have no run of the same name")
+    return pairs
 
 
-def _exit(made: Document) -> None:
-    if made["partial"]:
-        raise typer.Exit(INTERRUPTED)
-    if not made["outcomes"].get("ok"):
-        raise typer.Exit(NOT_MEASURED)
-    if not made["valid"]:
-        raise typer.Exit(INVALID)
+def _called(run: document.Document) -> str:
+    return f"{run['target']['model']} {run['started_at']}"
+
+
+def _differences(pairs: list[tuple[str, document.Document, document.Document]]) -> Iterator[str]:
+    """What was not the same for both: then the ratio is of more than the servers."""
+    for name, a, b in pairs:
+        for key in a["load"]:
+            if a["load"][key] != b["load"].get(key) and key != "seed":
+                yield f"{name}: {key} was {a['load'][key]}, then {b['load'].get(key)}"
+        for which, one in (("first", a), ("second", b)):
+            if not one["valid"]:
+                yield f"{name}: the {which} run is invalid: {one['reasons'][0]}"
 
 
 @contextmanager
@@ -141,6 +290,6 @@ def _told() -> Iterator[None]:
         yield
     except LockstepError as error:
         print(f"lockstep: {' '.join(error.message.split())}", file=sys.stderr)
-        raise typer.Exit(NOT_MEASURED) from None
+        raise typer.Exit(desks.NOT_MEASURED) from None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

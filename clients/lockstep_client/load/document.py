@@ -51,7 +51,7 @@ def of_run(
         "partial": partial,
         "measured_s": round(measured_s, 3),
         "outcomes": {one.label: ledger.outcomes[one] for one in Outcome if ledger.outcomes[one] or one == 0},
-        "examples": {one.label: why for one, why in ledger.examples.items()},
+        "examples": {one.label: why for one, why in ledger.examples.items() if ledger.outcomes[one]},
         "requests": {
             "sent": sum(ledger.outcomes.values()),
             "unsent": facts.unsent,

@@ -78,3 +78,10 @@ class Times:
         listed = list(wanted)
         found = self._histogram.get_percentile_to_value_dict(listed)
         return [float(found[one]) / 1e3 for one in listed]
+
+    def counts(self) -> dict[float, int]:
+        """Milliseconds → how often, of all that was recorded."""
+        return {
+            float(item.value_iterated_to) / 1e3: int(item.count_added_in_this_iter_step)
+            for item in self._histogram.get_recorded_iterator()
+        }

@@ -13,7 +13,7 @@ from lockstep_client import address as addresses
 from lockstep_client.load import lengths_file
 from lockstep_client.load.arrivals import Process
 from lockstep_client.load.lengths import Lengths
-from lockstep_client.load.plan import Kind
+from lockstep_client.load.plan import Kind, Open, Pace
 from lockstep_client.load.preflight import Wanted
 
 MOST_PER_PROCESS = {"rate": 1_000.0, "concurrency": 64}
@@ -26,6 +26,10 @@ def checked_address(value: str) -> str:
         return addresses.checked(value)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _checked_metrics(value: str) -> str:
+    return checked_address(value) if value else value
 
 
 def _above_zero(what: str) -> Callable[[float | None], float | None]:
@@ -144,7 +148,12 @@ Wait = Annotated[
     float, typer.Option(metavar="S", callback=_zero_or_more, help="Wait so long for a server to be there.")
 ]
 Metrics = Annotated[
-    str, typer.Option(metavar="HOST:PORT", help="The server's metrics, to show beside: rows a run, queue.")
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        callback=_checked_metrics,
+        help="The server's metrics, to show beside: rows a run, queue.",
+    ),
 ]
 Json = Annotated[
     Path | None,
@@ -188,12 +197,36 @@ def wanted(shapes: list[str] | None, fills: list[str] | None) -> Wanted:
     return Wanted(_named("--shape", shapes), _named("--fill", fills))
 
 
-def processes(given: int | None, **load: float | None) -> int:
+def processes(given: int | None, pace: Pace) -> int:
     """As many as were asked for, or as the load and the cores suggest."""
     if given:
         return given
-    wanted = max((value / MOST_PER_PROCESS[name] for name, value in load.items() if value), default=1)
+    if isinstance(pace, Open):
+        wanted = pace.rate / MOST_PER_PROCESS["rate"]
+    else:
+        wanted = pace.concurrency / MOST_PER_PROCESS["concurrency"]
     return max(1, min(math.ceil(wanted), (os.cpu_count() or 1) // 2))
+
+
+def numbers(option: str, given: str) -> list[float]:
+    """Several numbers above 0."""
+    try:
+        found = [float(part) for part in given.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < one < math.inf for one in found):
+        raise typer.BadParameter(
+            f"{given!r}: give numbers above 0, as in 50,100,200", param_hint=f"'{option}'"
+        )
+    return found
+
+
+def whole(option: str, given: str) -> list[int]:
+    """Several whole numbers above 0, ascending."""
+    found = numbers(option, given)
+    if any(one != int(one) for one in found):
+        raise typer.BadParameter(f"{given!r}: give whole numbers, as in 8,32,128", param_hint=f"'{option}'")
+    return sorted({int(one) for one in found})
 
 
 def _named(option: str, given: list[str] | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ class Pacer:
             now, handful = self._now(), [due]
             while (due := next(self._dues, None)) is not None and due <= now:
                 handful.append(due)
-            if self._stopped or now > self._end_s + GRACE_S:
-                self._count_unsent([*handful, *([due] if due is not None else [])], now)
+            if self._stopped:
+                return
+            if now > self._end_s + GRACE_S:
+                self._count_unsent([*handful, *([due] if due is not None else [])])
                 return
             loop.call_soon_threadsafe(taken, handful)
 
@@ -70,13 +73,8 @@ class Pacer:
             time.sleep(min(wait_s, _SLICE_S))
         return not self._stopped or due <= self._now()
 
-    def _count_unsent(self, held: list[float], now: float) -> None:
-        until = min(now, self._end_s)
-        self.unsent += sum(0 <= due < until for due in held)
-        for due in self._dues:
-            if due >= until:
-                return
-            self.unsent += due >= 0
+    def _count_unsent(self, held: list[float]) -> None:
+        self.unsent += sum(due >= 0 for due in chain(held, self._dues))
 
     def _now(self) -> float:
         return time.perf_counter() - self._begin

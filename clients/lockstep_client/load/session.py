@@ -19,7 +19,7 @@ from lockstep_client.load.plan import jobs
 from lockstep_client.load.verdict import MAX_LAG_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Protocol, Self
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 class Session:
     """Generator processes, and who watches. Use it in a `with`."""
 
-    def __init__(self, processes: int, watcher: Watcher, max_lag_ms: float = MAX_LAG_MS) -> None:
-        self._watcher = watcher
+    def __init__(self, processes: int, watchers: Sequence[Watcher], max_lag_ms: float = MAX_LAG_MS) -> None:
+        self._watchers = watchers
         self._max_lag_ms = max_lag_ms
         self._generators = Generators(processes)
         self.interrupted = False
@@ -53,10 +53,12 @@ class Session:
         started_at, cpu_s = _now(), time.process_time()
         ledger = Ledger(load)
         shares = jobs(target, workload, load)
-        self._watcher.begin(load, ledger)
+        for one in self._watchers:
+            one.begin(load, ledger)
         with self._interruptible():
-            self._generators.run(shares, ledger.take, self._watcher.look, lambda: self.interrupted)
-        self._watcher.end()
+            self._generators.run(shares, ledger.take, self._look, lambda: self.interrupted)
+        for one in self._watchers:
+            one.end()
         return document.of_run(
             target,
             workload,
@@ -67,6 +69,10 @@ class Session:
             max_lag_ms=self._max_lag_ms,
             own_cpu_s=time.process_time() - cpu_s,
         )
+
+    def _look(self) -> None:
+        for one in self._watchers:
+            one.look()
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

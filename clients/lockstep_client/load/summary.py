@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 from lockstep_client.tables import table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lockstep_client.load.compare import Row
     from lockstep_client.load.document import Document
 
 PERCENTILES = ("p50", "p90", "p99", "p99.9", "max")
@@ -29,7 +32,10 @@ def show(document: Document) -> None:
     table(("milliseconds", *PERCENTILES), rows)
     if len(document["by_length"]) > 1:
         print()
-        table(("length", "answers", *PERCENTILES), [_length(one) for one in document["by_length"]])
+        table(("length", "answers", *PERCENTILES), length_rows(document))
+    if server := document.get("server_metrics"):
+        print()
+        table(("the server's own count", ""), server_rows(server))
     print()
     print(generator(document))
     for note in document["notes"]:
@@ -84,6 +90,70 @@ def times(summary: dict[str, float]) -> tuple[str, ...]:
 def ms(value: float) -> str:
     """Milliseconds to three digits or so."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def length_rows(document: Document) -> list[tuple[str, ...]]:
+    """Latency by length, a row for each power of two."""
+    return [_length(one) for one in document["by_length"]]
+
+
+def server_rows(server: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the server's own metrics say of a run."""
+    if "note" in server:
+        return [("note", server["note"])]
+    rows = []
+    for face, one in server["faces"].items():
+        rows.append((f"{face} runs", f"{one['runs']:,.0f}"))
+        rows.append((f"rows a {face} run", f"{one['rows_per_run']:.2f}"))
+    for key, name in (("queue_ms", "queue, mean ms"), ("compute_ms", "compute, mean ms")):
+        if server[key] is not None:
+            rows.append((name, f"{server[key]:.2f}"))
+    if server["padding"] is not None:
+        rows.append(("padding", f"{server['padding']:.0%}"))
+    return [*rows, ("refused at the door", f"{server['refused']:,.0f}")]
+
+
+def result(found: dict[str, Any]) -> str:
+    """A scenario's one number."""
+    return f"{found['scenario']}: {found['what']} {found['value']:,.2f} {found['unit']}"
+
+
+def drifted(drift: dict[str, Any]) -> list[str]:
+    """Whether a soak ended as it began."""
+    span = f"the last {drift['seconds']} s against the first"
+    told = [f"{span}: {one['name']} x {one['ratio']:.2f} ({one['verdict']})" for one in drift["metrics"]]
+    first, last = drift["in_flight"]
+    return [*told, f"{span}: in flight {first:,}, then {last:,}"]
+
+
+def compared(rows: Sequence[Row]) -> None:
+    """Two runs side by side."""
+    shown = [
+        (
+            one.name,
+            f"{one.first:,.2f}",
+            f"{one.second:,.2f}",
+            one.unit,
+            f"{one.ratio:.3f}",
+            "" if one.low is None else f"{one.low:.3f} to {one.high:.3f}",
+            one.verdict,
+        )
+        for one in rows
+    ]
+    table(("number", "first", "second", "", "ratio", "95% interval", "the second is"), shown)
+
+
+def searched(document: Document) -> str:
+    """What a search found, in a sentence."""
+    found = document["search"]
+    bound = f"p{found['percentile']:g} within {found['bound_ms']:g} ms"
+    if found["rate"] is None:
+        return f"No rate was found that keeps {bound}, in {found['probes']} probes."
+    limit = f" Above it the limit is {found['limit']}." if found["limit"] else ""
+    return (
+        f"{found['rate']:,.1f} requests/s is the highest rate found that keeps {bound} (to within"
+        f" {found['within']:.0%}, seen {found['confirmations']} times more, {found['probes']} probes).{limit}"
+    )
 
 
 def _length(one: dict[str, Any]) -> tuple[str, ...]:

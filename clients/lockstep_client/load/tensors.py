@@ -27,7 +27,6 @@ Dimension = int | Literal["rows", "length"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
 DEFAULT_IDS = (1, 64)
 _NAMED: dict[str, Dimension] = {"rows": "rows", "length": "length"}
-_NAMED: dict[str, Dimension] = {"rows": "rows", "length": "length"}
 
 
 @dataclass(frozen=True)

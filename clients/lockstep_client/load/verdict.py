@@ -47,7 +47,9 @@ def reasons(facts: Facts) -> list[str]:
             f" {facts.lag_p99_ms:,.1f} ms late (bound: {facts.max_lag_ms:g} ms)"
         )
     if facts.unsent:
-        found.append(f"{facts.unsent:,} requests were due and never sent: the rate is more than was offered")
+        found.append(
+            f"{facts.unsent:,} requests were due and never sent: the generator did not keep up with the rate"
+        )
     if facts.capped:
         found.append("too many requests were in flight, so that some waited here: raise --max-in-flight")
     busiest = max(facts.cpu_shares, default=0.0)
@@ -56,7 +58,7 @@ def reasons(facts: Facts) -> list[str]:
     if facts.offline and (lost := sum(facts.outcomes.values()) - facts.outcomes.get(Outcome.OK, 0)):
         found.append(f"{lost:,} samples had no answer, and offline all must have one: lower --concurrency")
     if not facts.outcomes.get(Outcome.OK):
-        found.append("no request was answered")
+        found.append("no request of the measured part was answered")
     return found
 
 

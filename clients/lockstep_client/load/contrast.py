@@ -1,0 +1,226 @@
+"""One command for the project's question: which way of reading a text wins where.
+
+The same recurrent weights step by step (Follow) and in one fused run (Classify), and a Transformer in one
+run, through lengths and rates: a lone caller, as many as the server can use, and an open loop. Runs of the
+three take turns, so that what slows the machine for a while slows all. Documents → `Point`s → `finding`,
+which is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from lockstep_client.load.document import FORMAT, Document
+from lockstep_client.load.lengths import parse
+from lockstep_client.load.plan import Closed, Kind, Load, Open, Target, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lockstep_client.load.plan import Pace
+
+Mode = Literal["lone", "full", "rate"]
+STEPWISE, FUSED, ONE_SHOT = "step-wise RNN", "fused RNN", "one-shot Transformer"
+TIE = 1.05
+"""Up to this ratio two numbers are told as equal."""
+
+LATE_MS = 50.0
+"""A p99 above it is told as too late."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to have a text read."""
+
+    name: str
+    model: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What is run: every way at every length, alone and at full load, and at one length at every rate."""
+
+    ways: tuple[Way, ...]
+    lengths: tuple[int, ...]
+    rates: tuple[float, ...]
+    rate_length: int
+    concurrency: int
+    ids: tuple[int, int] | None
+
+    @property
+    def count(self) -> int:
+        """Of runs."""
+        return len(self.ways) * (2 * len(self.lengths) + len(self.rates))
+
+    def run(
+        self, run: Callable[[str, Target, Workload, Load], Document], target: Target, load: Load
+    ) -> Document:
+        """All of it. A run that is interrupted is the last one."""
+        runs: list[Document] = []
+        for mode, pace, length in self._plan():
+            for way in self.ways:
+                asked = f"{pace.rate:g}/s" if isinstance(pace, Open) else f"{pace.concurrency} at a time"
+                made = run(
+                    f"{way.name}, {length} elements, {asked}",
+                    replace(target, model=way.model),
+                    self.workload(way, length),
+                    replace(load, pace=pace),
+                )
+                runs.append({**made, "way": way.name, "mode": mode, "length": length})
+                if made["partial"]:
+                    return self._document(runs)
+        return self._document(runs)
+
+    def _plan(self) -> Iterator[tuple[Mode, Pace, int]]:
+        for length in self.lengths:
+            yield "lone", Closed(1), length
+            yield "full", Closed(self.concurrency), length
+        for rate in self.rates:
+            yield "rate", Open(rate), self.rate_length
+
+    def workload(self, way: Way, length: int) -> Workload:
+        """What a way is asked: so many elements."""
+        lengths = parse(str(length))
+        assert lengths is not None
+        return Workload(way.kind, lengths, self.ids)
+
+    def _document(self, runs: list[Document]) -> Document:
+        points = [point(one) for one in runs]
+        return {
+            "format": FORMAT,
+            "kind": "contrast",
+            "started_at": runs[0]["started_at"],
+            "target": runs[0]["target"],
+            "partial": any(one["partial"] for one in runs),
+            "ways": [vars(way) for way in self.ways],
+            "concurrency": self.concurrency,
+            "rate_length": self.rate_length,
+            "finding": finding(points, self.concurrency),
+            "runs": runs,
+        }
+
+
+@dataclass(frozen=True)
+class Point:
+    """A way at one length and load, in the numbers that are contrasted."""
+
+    way: str
+    mode: Mode
+    length: int
+    rate: float
+    """Asked; 0 in a closed loop."""
+    first_ms: float
+    """Median to the first prediction; of a way that gives one, to that one."""
+    last_ms: float
+    """Median to the answer for the whole text."""
+    p99_ms: float
+    sequences: float
+    """Answered a second."""
+    lost: int
+    """Requests that were not answered."""
+
+
+def point(run: Document) -> Point:
+    """Of one run; infinite times where nothing was answered."""
+    latency: dict[str, Any] = run["latency_ms"] or {}
+    never = float("inf")
+    return Point(
+        run["way"],
+        run["mode"],
+        run["length"],
+        run["load"].get("rate", 0.0),
+        (run["first_token_ms"] or latency).get("p50", never),
+        latency.get("p50", never),
+        latency.get("p99", never),
+        run["rates"]["ok"],
+        sum(run["outcomes"].values()) - run["outcomes"]["ok"],
+    )
+
+
+def finding(points: Sequence[Point], concurrency: int) -> list[str]:
+    """What the numbers show, in sentences; only what was measured is told."""
+    lone = [one for one in points if one.mode == "lone"]
+    full = [one for one in points if one.mode == "full"]
+    return [
+        *_by_length(
+            "A lone caller has the answer for the whole text first", lone, "last_ms", "ms", least=True
+        ),
+        *_first_prediction(lone),
+        *_by_length(f"With {concurrency} callers most texts a second", full, "sequences", "/s", least=False),
+        *_rates([one for one in points if one.mode == "rate"]),
+    ]
+
+
+def _by_length(claim: str, points: Sequence[Point], number: str, unit: str, *, least: bool) -> Iterator[str]:
+    """Who wins at each length; neighbouring lengths with one winner are told as one."""
+    told: list[tuple[str, list[int], str]] = []
+    for length in sorted({one.length for one in points}):
+        here = [one for one in points if one.length == length]
+        winner, values = _winner(here, number, least=least), _values(here, number, unit)
+        if told and told[-1][0] == winner:
+            told[-1] = (winner, [*told[-1][1], length], values)
+        else:
+            told.append((winner, [length], values))
+    if told:
+        parts = [
+            f"{_span(lengths)}: {winner} (at {lengths[-1]:,}: {values})" for winner, lengths, values in told
+        ]
+        yield f"{claim}, by elements: {'; '.join(parts)}."
+
+
+def _winner(points: Sequence[Point], number: str, *, least: bool) -> str:
+    ordered = sorted(points, key=lambda one: float(getattr(one, number)), reverse=not least)
+    best = float(getattr(ordered[0], number))
+    near = [
+        one.way
+        for one in ordered
+        if (a := float(getattr(one, number))) == best or max(a, best) <= TIE * min(a, best)
+    ]
+    return near[0] if len(near) == 1 else " and ".join(sorted(near)) + " alike"
+
+
+def _values(points: Sequence[Point], number: str, unit: str) -> str:
+    return ", ".join(f"{one.way} {_told(getattr(one, number))} {unit}".replace(" /s", "/s") for one in points)
+
+
+def _first_prediction(points: Sequence[Point]) -> Iterator[str]:
+    """What stepping is for."""
+    lengths = sorted({one.length for one in points})
+    steps = {one.length: one for one in points if one.way == STEPWISE}
+    if not lengths or not all(length in steps for length in (lengths[0], lengths[-1])):
+        return
+    short, long = steps[lengths[0]], steps[lengths[-1]]
+    others = [one for one in points if one.length == long.length and one.way != STEPWISE]
+    against = " and ".join(f"the only one of the {one.way} after {_told(one.last_ms)} ms" for one in others)
+    yield (
+        f"Of {short.length:,} elements the {STEPWISE} gives its first prediction after"
+        f" {_told(short.first_ms)} ms, of {long.length:,} after {_told(long.first_ms)} ms, and one more after"
+        f" every element, the last after {_told(long.last_ms)} ms"
+        + (f"; there {against} comes." if against else ".")
+    )
+
+
+def _rates(points: Sequence[Point]) -> Iterator[str]:
+    kept: dict[str, float] = {}
+    for one in points:
+        in_time = one.p99_ms <= LATE_MS and not one.lost
+        kept[one.way] = max(kept.get(one.way, 0.0), one.rate if in_time else 0.0)
+    if not kept:
+        return
+    most = max(one.rate for one in points)
+    told = ", ".join(
+        f"{way} {'none' if not rate else f'{rate:g}/s'}{' (the most tried)' if rate == most else ''}"
+        for way, rate in kept.items()
+    )
+    length = points[0].length
+    yield f"Of the rates tried at {length:,} elements, the highest with a p99 within {LATE_MS:g} ms: {told}."
+
+
+def _span(lengths: Sequence[int]) -> str:
+    return f"{lengths[0]:,}" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,}"
+
+
+def _told(value: float) -> str:
+    return "never" if value == float("inf") else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,93 @@
+"""A contrast on a page, and in a terminal: what it found, four plots, and a table of every point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lockstep_client.load import charts
+from lockstep_client.load.contrast import Point, point
+from lockstep_client.load.page import Section, Table
+from lockstep_client.tables import table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lockstep_client.load.document import Document
+
+HEADER = ("way", "elements", "asked", "answers/s", "first ms", "last ms", "p99 ms", "not answered")
+
+
+def sections(document: Document) -> Iterator[Section]:
+    """The finding first, then what it is made of."""
+    points = [point(run) for run in document["runs"]]
+    ways = [f"{way['name']}: {way['kind']} of {way['model']}" for way in document["ways"]]
+    invalid = [f"{run['name']}: {reason}" for run in document["runs"] for reason in run["reasons"]]
+    yield Section(
+        "What it shows",
+        [*document["finding"], "\n".join(ways)],
+        invalid,
+        plots=list(_plots(points, document["concurrency"], document["rate_length"])),
+        tables=[Table(HEADER, rows(points))],
+    )
+
+
+def show(document: Document) -> None:
+    """The same in a terminal."""
+    table(HEADER, rows([point(run) for run in document["runs"]]))
+    for sentence in document["finding"]:
+        print(f"\n{sentence}")
+    for run in document["runs"]:
+        for reason in run["reasons"]:
+            print(f"INVALID: {run['name']}: {reason}")
+
+
+def rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
+    """Every point, ordered by what was asked."""
+    return [
+        (
+            one.way,
+            f"{one.length:,}",
+            {"lone": "alone", "full": "at full load"}.get(one.mode, f"{one.rate:g}/s"),
+            f"{one.sequences:,.1f}",
+            f"{one.first_ms:,.2f}",
+            f"{one.last_ms:,.2f}",
+            f"{one.p99_ms:,.2f}",
+            f"{one.lost:,}",
+        )
+        for one in points
+    ]
+
+
+def _plots(points: Sequence[Point], concurrency: int, rate_length: int) -> Iterator[str]:
+    lone = [one for one in points if one.mode == "lone"]
+    full = [one for one in points if one.mode == "full"]
+    rated = [one for one in points if one.mode == "rate"]
+    if lone:
+        yield _lines(
+            "A lone caller: first prediction (median)", "elements", "ms", lone, lambda one: one.first_ms
+        )
+        yield _lines(
+            "A lone caller: the whole text read (median)", "elements", "ms", lone, lambda one: one.last_ms
+        )
+    if full:
+        yield _lines(
+            f"{concurrency} callers: texts a second", "elements", "/s", full, lambda one: one.sequences
+        )
+    if rated:
+        title = f"Open loop, {rate_length:,} elements: p99"
+        yield _lines(title, "requests a second", "ms", rated, lambda one: one.p99_ms, lambda one: one.rate)
+
+
+def _lines(
+    title: str,
+    across: str,
+    up: str,
+    points: Sequence[Point],
+    value: Callable[[Point], float],
+    at: Callable[[Point], float] = lambda one: one.length,
+) -> str:
+    series = []
+    for way in dict.fromkeys(one.way for one in points):
+        own = [one for one in points if one.way == way and 0 < value(one) < float("inf")]
+        series.append((way, [at(one) for one in own], [value(one) for one in own]))
+    return charts.lines(title, across, up, series)

@@ -1,0 +1,137 @@
+"""Where a command's runs are made: generator processes, who watches, the server's metrics, what comes out."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import typer
+
+from lockstep_client.load import contrast_report, document, report, summary
+from lockstep_client.load.metrics import Scraper
+from lockstep_client.load.progress import Lines
+from lockstep_client.load.screen import Screen
+from lockstep_client.load.session import Session
+from lockstep_client.tables import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from lockstep_client.load.document import Document
+    from lockstep_client.load.groups import Place
+    from lockstep_client.load.plan import Load, Target, Workload
+
+NOT_MEASURED, INVALID, WORSE, INTERRUPTED = 1, 3, 4, 130
+
+
+class Desk:
+    """Makes runs, one after another. Use it in a `with`."""
+
+    def __init__(self, place: Place, processes: int) -> None:
+        self._place = place
+        self._stack = ExitStack()
+        self._watchers: list[Screen | Lines] = [Screen(quiet=place.quiet)]
+        if place.jsonl:
+            self._watchers.append(self._stack.enter_context(Lines(place.jsonl)))
+        self._session = self._stack.enter_context(Session(processes, self._watchers, place.max_lag_ms))
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether to make no more."""
+        return self._session.interrupted
+
+    def run(self, name: str, target: Target, workload: Workload, load: Load) -> Document:
+        """One run, with its name and the server's own count beside it."""
+        for one in self._watchers:
+            one.title = name
+        if not self._place.metrics:
+            return {**self._session.run(target, workload, load), "name": name}
+        with Scraper(self._place.metrics, target.model) as scraper:
+            made = self._session.run(target, workload, load)
+        return {**made, "name": name, "server_metrics": scraper.found()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def hand_out(made: Document, place: Place) -> None:
+    """Write the files, then show it, then end with its exit code: a terminal may be slow, or gone."""
+    to_stdout = str(place.json_file) == "-"
+    if place.json_file and not to_stdout:
+        document.write(place.json_file, made)
+    if place.html:
+        report.write(place.html, made)
+    if to_stdout:
+        print(json.dumps(made))
+    elif str(place.jsonl) != "-":
+        show(made)
+        for path in (place.json_file, place.jsonl, place.html):
+            if path:
+                print(f"written: {path}")
+    raise typer.Exit(exit_code(made))
+
+
+def show(made: Document) -> None:
+    """Any document, in a terminal."""
+    kind = made["kind"]
+    if kind == "run":
+        summary.show(made)
+    elif kind == "contrast":
+        contrast_report.show(made)
+    elif kind == "search":
+        _show_runs(made["runs"])
+        print(f"\n{summary.searched(made)}")
+    elif kind == "sweep":
+        _show_runs(made["runs"])
+    else:
+        _show_runs(list(leaves(made)))
+        print()
+        for line in results(made):
+            print(line)
+
+
+def exit_code(made: Document) -> int:
+    """0 for what was measured and is valid."""
+    runs = list(leaves(made))
+    if made["partial"]:
+        return INTERRUPTED
+    if not any(one["outcomes"]["ok"] or one["rates"]["ok"] for one in runs):
+        return NOT_MEASURED
+    # A search looks for where it ends: the generator may fall behind there.
+    return INVALID if any(not one["valid"] for one in leaves(made, searched=False)) else 0
+
+
+def leaves(made: Document, *, searched: bool = True) -> Iterator[Document]:
+    """The runs within a document."""
+    if made["kind"] == "run":
+        yield made
+    elif searched or made["kind"] != "search":
+        for one in made["runs"]:
+            yield from leaves(one, searched=searched)
+
+
+def results(made: Document) -> Iterator[str]:
+    """The one number of each entry of a scenario."""
+    for one in made["runs"]:
+        if one["kind"] == "search":
+            yield f"{one['name']}: {summary.searched(one)}"
+        elif "result" in one:
+            yield f"{one['name']}: {summary.result(one['result'])}"
+        if one.get("drift"):
+            yield from (f"{one['name']}: {line}" for line in summary.drifted(one["drift"]))
+
+
+def _show_runs(runs: Sequence[Document]) -> None:
+    told = report.runs_table(runs)
+    table(told.header, told.rows, left=2)
+    for one in runs:
+        for reason in one["reasons"]:
+            print(f"INVALID: {one['name']}: {reason}")

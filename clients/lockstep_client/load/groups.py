@@ -1,0 +1,96 @@
+"""Groups of options that commands share: a command that takes one takes all of its options."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from lockstep_client import address as addresses
+from lockstep_client.load import options
+from lockstep_client.load.plan import Load, Pace, Target, Workload
+from lockstep_client.load.preflight import Wanted
+from lockstep_client.load.verdict import MAX_LAG_MS
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is asked."""
+
+    model: options.Model
+    call: options.Call = None
+    version: options.Version = ""
+    lengths: options.LengthsGiven = "sst2"
+    ids: options.Ids = ""
+    rows: options.Rows = 1
+    tokens: options.Tokens = ""
+    shape: options.Shapes = None
+    fill: options.Fills = None
+    timeout: options.Timeout = 10.0
+
+    def target(self, address: str) -> Target:
+        return Target(address, self.model, self.version, self.timeout)
+
+    @property
+    def workload(self) -> Workload:
+        """Its call and tensors are for preflight to find."""
+        tokens = options.lengths("--tokens", self.tokens) if self.tokens else None
+        drawn = options.lengths("--lengths", self.lengths)
+        return Workload(self.call or "infer", drawn, options.ids(self.ids), self.rows, tokens)
+
+    @property
+    def wanted(self) -> Wanted:
+        return options.wanted(self.shape, self.fill)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How it is asked."""
+
+    warmup: options.Warmup = 1.0
+    processes: options.Processes = None
+    seed: options.Seed = 0
+    max_in_flight: options.MaxInFlight = 10_000
+
+    def load(self, pace: Pace, seconds: float) -> Load:
+        senders = options.processes(self.processes, pace)
+        return Load(pace, seconds, self.warmup, self.seed, senders, self.max_in_flight)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the server is, and where results go."""
+
+    address: options.Address = addresses.DEFAULT
+    wait: options.Wait = 0.0
+    metrics: options.Metrics = ""
+    max_lag_ms: options.MaxLag = MAX_LAG_MS
+    json_file: options.Json = None
+    jsonl: options.Jsonl = None
+    html: options.Html = None
+    quiet: options.Quiet = False
+
+
+def expanded(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose options are those of the groups that `function` takes, and its own."""
+    taken = inspect.signature(function).parameters
+    groups: dict[str, Any] = {
+        name: one.annotation for name, one in taken.items() if is_dataclass(one.annotation)
+    }
+    own = [one for name, one in taken.items() if name not in groups]
+    shared = [one for group in groups.values() for one in inspect.signature(group).parameters.values()]
+
+    @functools.wraps(function)
+    def command(**given: Any) -> None:
+        made = {
+            name: group(**{one.name: given.pop(one.name) for one in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**made, **given)
+
+    command.__annotations__ = {}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *shared)]
+    )
+    del command.__wrapped__
+    return command

@@ -1,0 +1,62 @@
+"""A run's seconds as JSON lines, as they pass: what is known a moment after each has ended.
+
+Requests that are answered later still count in the report, in the second that they were due in.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from lockstep_client.load import document
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from lockstep_client.load.ledger import Ledger
+    from lockstep_client.load.plan import Load
+
+MOMENT_S = 0.25
+
+
+class Lines:
+    """Writes to a file, or to stdout for "-". Use it in a `with`."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = sys.stdout if str(path) == "-" else path.open("w", encoding="utf-8")
+        self._next = 0
+        self._ledger: Ledger | None = None
+        self.title = ""
+
+    def begin(self, load: Load, ledger: Ledger) -> None:
+        self._ledger, self._next, self._end_s = ledger, 0, load.seconds
+
+    def look(self) -> None:
+        assert self._ledger is not None
+        while self._next + 1 + MOMENT_S <= self._ledger.now_s and self._next < self._end_s:
+            self._write(self._next)
+            self._next += 1
+
+    def end(self) -> None:
+        assert self._ledger is not None
+        for number in range(self._next, max(self._ledger.seconds, default=-1) + 1):
+            self._write(number)
+
+    def _write(self, number: int) -> None:
+        assert self._ledger is not None
+        told = document.second(number, self._ledger.second(number))
+        told.pop("histogram")
+        self._file.write(json.dumps({"run": self.title, **told}) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not sys.stdout:
+            self._file.close()
