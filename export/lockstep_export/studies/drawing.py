@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockstep_export.errors import ExportError
-from lockstep_export.studies.study import Panel
+from lockstep_export.studies.study import Line, Panel
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 INK = "#808080"
 COLOURS = ("#1f9e89", "#d95f02", "#7570b3", "#d6418b", "#66a61e", "#b8860b")
 MARKS = "os^Dv"  # another cycle than the colours', so that two lines seldom share both
-WIDTH, HEIGHT = 5.2, 4.4  # inches, of one panel
+WIDTH, HEIGHT = 5.4, 4.6  # inches, of one panel
+LEAST_WIDTH = 7.0  # of the picture
+COLUMNS = 2  # of the legend, and one more for each panel
+MOST_PLAIN = 3e4  # from the lowest to the highest mark of an axis
 BAR, FRAME = 0.3, 1.2  # inches: of one bar, and around all of them
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lockstep", "font.size": 10}
 
@@ -39,10 +42,12 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
 
     height = max(HEIGHT, *(FRAME + BAR * len(panel.bars) for panel in panels))
     with mpl.rc_context(STYLE):
-        figure = Figure((WIDTH * len(panels), height), layout="constrained", facecolor="none")
+        figure = Figure(
+            (max(LEAST_WIDTH, WIDTH * len(panels)), height), layout="constrained", facecolor="none"
+        )
         for index, panel in enumerate(panels, 1):
             _chart(figure.add_subplot(1, len(panels), index, facecolor="none"), panel)
-        _legend(figure)
+        _legend(figure, len(panels))
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
@@ -58,20 +63,44 @@ def _chart(axes: "Axes", panel: Panel) -> None:
 
 
 def _lines(axes: "Axes", panel: Panel) -> None:
-    for line, colour, mark in zip(panel.lines, cycle(COLOURS), cycle(MARKS), strict=False):
+    looks = zip(cycle(COLOURS), cycle(MARKS), strict=False)
+    own = {line.label: look for line, look in zip(_originals(panel), looks, strict=False)}
+    for line in panel.lines:
+        colour, mark = own[line.kin or line.label]
         axes.plot(
-            line.x, line.y, ls=":" if line.dotted else "-", color=colour, label=line.label,
+            line.x, line.y, ls=":" if line.kin else "-", color=colour, label=line.label,
             marker=mark if panel.marks else "", markersize=5,
         )  # fmt: skip
-    axes.set(xscale="log" if panel.log_x else "linear", yscale="log" if panel.log_y else "linear")
     if panel.log_x:
+        axes.set_xscale("log")
+        axes.set_xticks(sorted({x for line in panel.lines for x in line.x}))
         axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.minorticks_off()
+    if panel.log_y:
+        axes.set_yscale("log")
+        _plain_numbers(axes)
     axes.grid(color=INK, alpha=0.25)
 
 
+def _originals(panel: Panel) -> list[Line]:
+    return [line for line in panel.lines if not line.kin]
+
+
+def _plain_numbers(axes: "Axes") -> None:
+    """Marks 1, 2, 5, 10, … where so many have room; powers of ten stand where there are more."""
+    from matplotlib.ticker import LogLocator
+
+    low, high = axes.get_ylim()
+    if high / low < MOST_PLAIN:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.yaxis.minorticks_off()
+
+
 def _bars(axes: "Axes", panel: Panel) -> None:
-    names, values = zip(*panel.bars, strict=True)
-    bars = axes.barh(range(len(names)), values, color=COLOURS[0], height=0.6)
+    names, values = [bar.label for bar in panel.bars], [bar.value for bar in panel.bars]
+    errors = [bar.error for bar in panel.bars]
+    bars = axes.barh(range(len(names)), values, xerr=errors, color=COLOURS[0], ecolor=INK, height=0.6)
     axes.bar_label(bars, fmt="{:,.3g}", padding=3, color=INK, fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -86,14 +115,16 @@ def _ink(axes: "Axes") -> None:
         side.set_color(INK)
 
 
-def _legend(figure: "Figure") -> None:
+def _legend(figure: "Figure", panels: int) -> None:
     """One for all panels: a name that several of them show stands in it once."""
     shown: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             shown.setdefault(label, handle)
     if len(shown) > 1:
+        handles, labels = list(shown.values()), list(shown)
+        columns = min(len(shown), COLUMNS + panels)
         figure.legend(
-            list(shown.values()), list(shown), loc="outside lower center", ncols=min(4, len(shown)),
-            fontsize=9, labelcolor=INK, facecolor="none", edgecolor="none",
+            handles, labels, loc="outside lower center", ncols=columns, fontsize=9, labelcolor=INK,
+            facecolor="none", edgecolor="none",
         )  # fmt: skip

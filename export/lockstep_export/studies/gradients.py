@@ -207,10 +207,18 @@ def _cells(row: Row, shown: Sequence[int]) -> tuple[str, ...]:
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
     """As layers start, and with a large gain, clipped and not."""
-    start = [Line(row.label, _distances(row), row.gradient) for row in rows if not row.large]
+    start = [
+        Line(row.label, _distances(row), row.gradient, kin="" if row.start == PLAIN else row.layer)
+        for row in rows
+        if not row.large
+    ]
     large = [row for row in rows if row.large]
     gain = [Line(row.label, _distances(row), row.gradient) for row in large]
-    gain += [Line(f"{row.label}, clipped", _distances(row), row.clipped, dotted=True) for row in large]
+    gain += [
+        Line(f"{row.label}, clipped", _distances(row), row.clipped, kin=row.label)
+        for row in large
+        if row.whole_clipped < row.whole
+    ]
     return [_panel("Untrained layers", start), _panel("Larger recurrent weights", gain)]
 
 

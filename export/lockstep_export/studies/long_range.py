@@ -222,12 +222,12 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
             name,
             [row.distance for row in rows if row.layer == name],
             [row.accuracy * 100 for row in rows if row.layer == name],
-            dotted=name.startswith(KEEPING),
+            kin=name.removeprefix(KEEPING) if name.startswith(KEEPING) else "",
         )
         for name in _names(rows)
     ]
     distances = sorted({row.distance for row in rows})
-    chance = Line("chance", distances, [100 / SIGNALS] * len(distances), dotted=True)
+    chance = Line("chance", distances, [100 / SIGNALS] * len(distances))
     return [
         Panel(
             "A signal repeated later",

@@ -197,9 +197,10 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
 STUDY = Study(
     name="long-sequence-cost",
     question="What do long sequences cost, in time and in memory?",
-    method="One layer of width {width} (the convolutions are three: kernels of 3, 5 and 7), one sequence, ONNX "
-    "Runtime on one thread. {processes} fresh processes for each layer and length, in turn, {runs} runs in "
-    "each: medians of processor time. Memory is the peak of the process's resident set above what it held with the graph open.",
+    method="One layer of width {width} (the convolutions are three: kernels of 3, 5 and 7), one sequence, "
+    "ONNX Runtime on one thread. {processes} fresh processes for each layer and length, in turn, {runs} runs "
+    "in each: medians of processor time. Memory is the peak of a process's resident set above what it held "
+    "with the graph open.",
     plan=Plan(),
     quick=Plan(lengths=(100, 200), width=32, processes=1, runs=2),
     row=Row,

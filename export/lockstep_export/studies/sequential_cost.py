@@ -216,8 +216,8 @@ STUDY = Study(
     name="sequential-cost",
     question="What does reading one position after the other cost, by length?",
     method="One layer of width {width} and one sequence, on one thread. The looped RNN is a call of "
-    "PyTorch's cell, or a run of ONNX Runtime as a step-wise face makes it, for each position. Medians of the "
-    "processor time over {rounds} rounds in which all take turns.",
+    "PyTorch's cell, or a run of ONNX Runtime as a step-wise face makes it, for each position. Medians of "
+    "the processor time over {rounds} rounds in which all take turns.",
     plan=Plan(),
     quick=Plan(lengths=(10, 100, 200), rounds=3),
     row=Row,

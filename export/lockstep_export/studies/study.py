@@ -40,7 +40,16 @@ class Line:
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    dotted: bool = False
+    kin: str = ""  # label of the line whose variant this is: its colour, dotted
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One contender of a chart that has no x."""
+
+    label: str
+    value: float
+    error: float  # on either side
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Panel:
     x_label: str  # with its unit
     y_label: str
     lines: tuple[Line, ...] = ()
-    bars: tuple[tuple[str, float], ...] = ()  # horizontal; the first one at the top
+    bars: tuple["Bar", ...] = ()  # horizontal; the first one at the top
     marks: bool = True  # a mark at each point: off where they are dense
     log_x: bool = False
     log_y: bool = False

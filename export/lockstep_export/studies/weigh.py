@@ -1,11 +1,11 @@
-"""One cell of a table in a process of its own: `python -m lockstep_export.studies.weigh GRAPH LENGTH WIDTH RUNS`.
+"""One layer at one length in a process of its own: `python -m ….studies.weigh GRAPH LENGTH WIDTH RUNS`.
 
     open the graph, run it once on a short sequence → what the process holds now
     → run it on the long one, `RUNS` times          → the peak of what it held meanwhile
 
-Prints {"seconds", "bytes"}: the median run in processor time, and the peak above what was held before. The peak is Linux's
-VmHWM, set back before the long runs, so the memory that loading takes for a moment does not count. It imports
-neither torch nor anything that does: what it weighs is ONNX Runtime, on one thread.
+Prints {"seconds", "bytes"}: the median run in processor time, and the peak above what was held before. The
+peak is Linux's VmHWM, set back before the long runs, so the memory that loading takes for a moment does not
+count. It imports neither torch nor anything that does: what it weighs is ONNX Runtime, on one thread.
 """
 
 import json
