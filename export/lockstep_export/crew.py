@@ -14,9 +14,11 @@ import torch
 
 from lockstep_export.bars import no_bars
 from lockstep_export.card import write_cards
+from lockstep_export.classify import pairs
 from lockstep_export.scores import Record, Score, read_record, write_record
 from lockstep_export.workshop import Corpora, Workshop, trade_of
 from lockstep_export.zoo import ZOO
+from lockstep_export.zoo.recipe import Classifier
 
 
 def make(workshop: Workshop, data: Path, names: Sequence[str] = (), jobs: int = 1) -> Record:
@@ -32,7 +34,12 @@ def make(workshop: Workshop, data: Path, names: Sequence[str] = (), jobs: int = 
         corpus: trade_of(workshop.recipe(name)).sizes(corpora[corpus]) for name, corpus in _corpora(chosen)
     }
     record = before.with_(_made(workshop, corpora, chosen, jobs), sizes, ZOO)
-    write_record(workshop.out, record)
+    classifiers = {
+        name: recipe
+        for name, recipe in ZOO.items()
+        if name in record.scores and isinstance(recipe, Classifier)
+    }
+    write_record(workshop.out, record, pairs.table(classifiers, workshop.out))
     manifests = {name: workshop.manifest(name) for name in record.scores}
     write_cards(workshop.out, ZOO, list(record.scores.values()), manifests)
     return record

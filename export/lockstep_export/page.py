@@ -33,6 +33,14 @@ published models that, like these, start from no pretrained vectors reach 80.5 (
 convolutional network that also trained on labelled phrases; these have seen whole sentences only). All share
 one tokenizer. `sentiment-rnn`, `sentiment-gru` and `sentiment-lstm` answer at once or word by word, with the
 same answers.
+
+What they make of texts that differ in one thing, as P(positive) of the one / of the other:
+
+{pairs}
+
+`sentiment-bow`, `-tfidf`, `-mean` and `-attention` know no order: the same words in any order are one text to
+them, by construction. The convolutions know the order inside of four words only, and a one-directional
+network has no right-hand context for what it has read so far. None of them has learnt of dogs or banks.
 """
 
 CHARACTERS = """## Language model: the next character

@@ -65,20 +65,20 @@ def read_record(out: Path) -> Record:
     return Record({score.model: score for score in scores}, told["sizes"])
 
 
-def write_record(out: Path, record: Record) -> None:
-    """Writes accuracy.json and README.md into `out`."""
+def write_record(out: Path, record: Record, pairs: str) -> None:
+    """Writes accuracy.json and README.md into `out`; `pairs` is the table of minimal pairs."""
     table = {"sizes": record.sizes, "models": [asdict(score) for score in record.scores.values()]}
     (out / RECORD).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-    (out / PAGE).write_text(page(record), encoding="utf-8")
+    (out / PAGE).write_text(page(record, pairs), encoding="utf-8")
 
 
-def page(record: Record) -> str:
+def page(record: Record, pairs: str = "") -> str:
     """The repository's README: a table for each corpus, and what was measured how."""
     scores = list(record.scores.values())
     parts = []
     for corpus in (one for one in SECTIONS if one in record.sizes):
         own = [score for score in scores if score.corpus == corpus]
-        notes = {"note": own[-1].note if own else ""}
+        notes = {"note": own[-1].note if own else "", "pairs": pairs}
         parts.append(SECTIONS[corpus].format(table=table(own), **record.sizes[corpus], **notes))
     return PAGE_TEXT.format(sections="\n".join(parts), sources="\n\n".join(DATA))
 
