@@ -1,4 +1,4 @@
-"""The command line: `lockstep-export zoo list | train NAME | export NAME | check NAME | all`.
+"""The command line: `lockstep-export zoo list | train NAME | export NAME | check NAME | all | study NAME`.
 
 The verbs stand beside `zoo` too: `lockstep-export train NAME` is `lockstep-export zoo train NAME`.
 """
@@ -14,6 +14,7 @@ from lockstep_export.bars import terminal_bars
 from lockstep_export.crew import make
 from lockstep_export.errors import ExportError
 from lockstep_export.scores import table
+from lockstep_export.studies.command import app as studies
 from lockstep_export.workshop import Workshop
 from lockstep_export.zoo import ZOO
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 zoo = typer.Typer(help="The models that ship: list them, or any verb below.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
+app.add_typer(studies, name="study")
 
 Name = Annotated[str, typer.Argument(help="A name of `zoo list`.")]
 Data = Annotated[Path, typer.Option(help="Folder with the data sets; models/README.md says which.")]

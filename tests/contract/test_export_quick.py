@@ -12,9 +12,18 @@ import onnxruntime
 import pytest
 from unit.export.made import write_data
 
-CLASSIFIERS = ("bow", "rnn", "gru", "lstm", "bilstm", "transformer")
-NAMES = (*(f"sentiment-{name}" for name in CLASSIFIERS), "shakespeare-char-lstm", "translate-en-fr")
+BAGS = ("bow", "tfidf", "mean")
+NETWORKS = ("rnn", "gru", "lstm", "bilstm", "textcnn", "cnn2d", "attention", "transformer")
+WRITERS = ("next-word", "next-word-gru", "next-word-lstm", "context-cnn")
+NAMES = (
+    *(f"sentiment-{name}" for name in (*BAGS, *NETWORKS)),
+    "shakespeare-char-lstm",
+    *(f"captions-{name}" for name in WRITERS),
+    "translate-en-fr",
+)
 ROWS, ELEMENTS = 3, 5
+
+pytestmark = pytest.mark.timeout(300)  # 40 s of one core, which others may want
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +33,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data(folder / "data")
     command = [sys.executable, "-W", "error", "-m", "lockstep_export", "all", "--quick"]
     places = ["--data", folder / "data", "--out", folder / "models", "--work", folder / "work"]
-    done = subprocess.run([*command, *places], capture_output=True, text=True, timeout=115, check=False)
+    done = subprocess.run([*command, *places], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.count("parity holds") == len(NAMES)
@@ -69,8 +78,16 @@ def test_every_tokenizer_that_a_manifest_names_is_there(repository: Path, name: 
 def test_the_tables_are_written(repository: Path) -> None:
     record = json.loads((repository / "accuracy.json").read_text(encoding="utf-8"))
     assert [score["model"] for score in record["models"]] == list(NAMES)
-    assert record["sizes"]["classify"] == {"train": 60, "dev": 20, "test": 20}
-    assert {score["measure"] for score in record["models"]} == {"accuracy", "bits per character", "BLEU"}
+    assert record["sizes"]["sst2"] == {"train": 60, "dev": 20, "test": 20}
+    measures = {"accuracy", "bits per character", "bits per word", "BLEU"}
+    assert {score["measure"] for score in record["models"]} == measures
     page = (repository / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{name}` |" in page for name in NAMES)
     assert all(source in page for source in ("Socher", "karpathy/char-rnn", "multi30k/dataset", "tok:13a"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_has_a_card(repository: Path, name: str) -> None:
+    card = (repository / name / "README.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# {name}\n")
+    assert all(f"`1/{file.name}`" in card for file in (repository / name / "1").glob("*.onnx"))
