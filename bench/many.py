@@ -1,0 +1,66 @@
+"""The client library's own calls as a load: what a caller of it gets, answers parsed into results.
+
+`python -m bench.many '{"address": …, "model": …, "call": "classify_many", "count": 8000, "async": false}'`
+prints {"rate", "failed"} as JSON. `call` is classify_many or infer_many, or classify: single calls with
+64 in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from lockstep_client import AsyncClient, Client
+
+LENGTH = 32
+
+
+def rows(call: str, count: int) -> list[Any]:
+    """So many questions of 32 ids each."""
+    ids = np.random.default_rng(0).integers(1, 8000, (count, LENGTH))
+    return [{"x": row[None]} for row in ids] if call == "infer_many" else ids.tolist()
+
+
+def blocking(spec: dict[str, Any], given: list[Any]) -> int:
+    with Client(spec["address"]) as client:
+        return sum(one.error is not None for one in getattr(client, spec["call"])(spec["model"], given))
+
+
+async def awaited(spec: dict[str, Any], given: list[Any]) -> int:
+    async with AsyncClient(spec["address"]) as client:
+        if spec["call"] == "classify":
+            await single(client, spec["model"], given)
+            return 0
+        outcomes = getattr(client, spec["call"])(spec["model"], given)
+        return sum([one.error is not None async for one in outcomes])
+
+
+async def single(client: AsyncClient, model: str, given: list[Any]) -> None:
+    left = iter(given)
+
+    async def worker() -> None:
+        for row in left:
+            await client.classify(model, ids=[row])
+
+    await asyncio.gather(*(worker() for _ in range(64)))
+
+
+def main(spec: dict[str, Any]) -> None:
+    given = rows(spec["call"], spec["count"])
+
+    def drive(some: list[Any]) -> int:
+        return asyncio.run(awaited(spec, some)) if spec["async"] else blocking(spec, some)
+
+    drive(given[: len(given) // 10])
+    begun = time.perf_counter()
+    failed = drive(given)
+    print(json.dumps({"rate": len(given) / (time.perf_counter() - begun), "failed": failed}))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
