@@ -52,9 +52,16 @@ def show(results: list[Result]) -> None:
     table = Table("what", "value", "baseline", "ratio", "target", "holds")
     for one in results:
         bound = f"{'≤' if one.at_most else '≥'} {one.target}" if one.target is not None else ""
-        row = (f"{one.value:,.1f} {one.unit}", f"{one.baseline:,.1f}", f"{one.ratio:.2f}", bound)
+        row = (f"{one.value:,.1f} {one.unit}", f"{one.baseline:,.1f}", _ratio(one), bound)
         table.add_row(one.name, *row, {True: "yes", False: "NO", None: ""}[one.holds])
     Console(width=120).print(table)
+
+
+def _ratio(one: Result) -> str:
+    if one.interval is None:
+        return f"{one.ratio:.2f}"
+    low, high = one.interval
+    return f"{one.ratio:.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def echo() -> Iterator[str]:
 @contextmanager
 def server(models: Path, *flags: str) -> Iterator[str]:
     """This server on `models`, once every model is ready; its address."""
-    port = _free_port()
+    port = free_port()
     command = [
         sys.executable, "-m", "lockstep_server", "--models", str(models), "--host", "127.0.0.1", "--port",
         str(port), "--metrics-port", "0", "--cache", str(models.parent / "cache"), "--log-level",
@@ -67,7 +67,7 @@ def server(models: Path, *flags: str) -> Iterator[str]:
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -15,6 +15,7 @@ class Result:
     baseline: float
     target: float | None
     at_most: bool = False
+    interval: tuple[float, float] | None = None  # of the ratio, where pairs tell: 95% confidence
 
     @property
     def ratio(self) -> float:
@@ -29,5 +30,5 @@ class Result:
     def to_dict(self) -> dict[str, object]:
         return {
             "name": self.name, "value": self.value, "unit": self.unit, "baseline": self.baseline,
-            "ratio": self.ratio, "target": self.target, "holds": self.holds,
+            "ratio": self.ratio, "target": self.target, "holds": self.holds, "interval": self.interval,
         }  # fmt: skip

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import lengths, processes, step_scenarios
+from .metrics_scenario import metrics
 from .result import Result
 
 if TYPE_CHECKING:
@@ -113,5 +114,6 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "noop-unary": noop("unary", 0.6, 4000),
     "noop-stream": noop("stream", 0.5, 8000),
     "two-models": two_models,
+    "metrics": metrics,
     **step_scenarios.SCENARIOS,
 }

@@ -30,7 +30,7 @@ def streams(count: int, target: float) -> Callable[[Path, int], Iterator[Result]
         for _ in range(rounds):
             bare.append(_bare(models, count))
             with processes.server(models, "--only", MODEL) as address:
-                served.append(_streams(address, count)["rate"])
+                served.append(stream_load(address, count)["rate"])
         value, baseline = statistics.median(served), statistics.median(bare)
         yield Result(f"{MODEL}, {count} streams, against the bare loop", value, "tokens/s", baseline, target)
 
@@ -42,8 +42,8 @@ def round_trips(models: Path, rounds: int) -> Iterator[Result]:
     served, stepped = [], []
     for _ in range(rounds):
         with processes.server(models, "--only", MODEL) as address:
-            served.append(_streams(address, 64)["rate"])
-            stepped.append(_streams(address, 64, mode="round-trips", tokens=60)["rate"])
+            served.append(stream_load(address, 64)["rate"])
+            stepped.append(stream_load(address, 64, mode="round-trips", tokens=60)["rate"])
     value, baseline = statistics.median(served), statistics.median(stepped)
     yield Result(f"{MODEL}, 64 streams, against round trips", value, "tokens/s", baseline, 15)
 
@@ -91,7 +91,7 @@ def first_token(models: Path, rounds: int) -> Iterator[Result]:
     medians, tails, bounds = [], [], []
     for _ in range(rounds):
         with processes.server(models, "--only", MODEL) as address:
-            found = _streams(address, 63, mode="probes", tokens=2_000_000)
+            found = stream_load(address, 63, mode="probes", tokens=2_000_000)
         medians.append(found["p50_ms"])
         tails.append(found["p99_ms"])
         bounds.append(found["prefill_ms"] + 2 * found["step_ms"])
@@ -106,7 +106,7 @@ def _bare(models: Path, rows: int) -> float:
     return rate
 
 
-def _streams(address: str, count: int, **more: Any) -> dict[str, Any]:
+def stream_load(address: str, count: int, **more: Any) -> dict[str, Any]:
     spec = {"address": address, "model": MODEL, "streams": count, "tokens": min(TOKENS // count, 6000)}
     found: dict[str, Any] = processes.tool("streams", json.dumps(spec | more))
     return found
