@@ -18,12 +18,12 @@ import grpc.aio
 from lockstep_client import address as addresses
 from lockstep_client import calls, errors, many_calls, protocol, stream_calls
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
+from lockstep_client.closing import AsyncClosing, Closing
 from lockstep_client.many import AsyncOutcomes, Outcomes
 from lockstep_client.streams import AsyncStream, Stream, own_cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
-    from types import TracebackType
 
     from google.protobuf.message import Message
 
@@ -225,7 +225,7 @@ class _Connected:
         return errors.from_rpc(error, self.address, self._within_s(call.timeout_s), awaited)
 
 
-class Client(_Connected):
+class Client(_Connected, Closing):
     """A blocking client. Its methods may be called from many threads at once.
 
     Each raises one of `lockstep_client.errors`, by meaning; those that return a `Stream` do when it is read.
@@ -264,16 +264,8 @@ class Client(_Connected):
         for channel in self._channels:
             channel.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncClient(_Connected):
+class AsyncClient(_Connected, AsyncClosing):
     """An asyncio client: made, used and closed on one event loop; RuntimeError where none runs.
 
     Each method is a coroutine, or returns an `AsyncStream`, and raises one of `lockstep_client.errors`, by
@@ -319,14 +311,6 @@ class AsyncClient(_Connected):
         self._stubs.clear()
         for channel in self._channels:
             await channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 def _stubs(channel: Any) -> dict[str, Any]:

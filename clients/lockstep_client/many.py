@@ -15,17 +15,17 @@ import threading
 import time
 from collections.abc import AsyncIterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 
 from lockstep_client import arguments, errors
+from lockstep_client.closing import AsyncClosing, Closing
 from lockstep_client.ledger import Ledger
 from lockstep_client.streams import own_cancellation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from types import TracebackType
 
     from google.protobuf.message import Message
 
@@ -88,7 +88,7 @@ class _Pipeline(Generic[G, R]):
             raise self._failure
 
 
-class Outcomes(_Pipeline[G, R]):
+class Outcomes(_Pipeline[G, R], Closing):
     """An `Outcome` for each question, to be iterated over once. Asking begins with the iteration.
 
         with client.classify_many("sentiment-lstm", lines) as outcomes:
@@ -183,16 +183,8 @@ class Outcomes(_Pipeline[G, R]):
         if self._rpc is not None:
             self._rpc.cancel()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncOutcomes(_Pipeline[G, R]):
+class AsyncOutcomes(_Pipeline[G, R], AsyncClosing):
     """An `Outcome` for each question, to be iterated over once. Asking begins with the iteration.
 
         async with client.classify_many("sentiment-lstm", lines) as outcomes:
@@ -284,11 +276,3 @@ class AsyncOutcomes(_Pipeline[G, R]):
         self._news.set()
         if self._rpc is not None:
             self._rpc.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 
 from lockstep_client import arguments, errors
+from lockstep_client.closing import AsyncClosing, Closing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from types import TracebackType
 
     from google.protobuf.message import Message
 
@@ -116,7 +116,7 @@ class _Answers(Generic[M, R]):
                 self._leave()
 
 
-class Stream(_Answers[M, R]):
+class Stream(_Answers[M, R], Closing):
     """Parts of an answer, to be iterated over once; the call is under way from the start.
 
         with client.generate("shakespeare-char-lstm", "ROMEO:") as stream:
@@ -153,16 +153,8 @@ class Stream(_Answers[M, R]):
         """Cancel what is still under way. Who waits for a part meanwhile meets Cancelled."""
         self._leave()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncStream(_Answers[M, R]):
+class AsyncStream(_Answers[M, R], AsyncClosing):
     """Parts of an answer, to be iterated over once; the call is under way from the start.
 
         async with client.generate("shakespeare-char-lstm", "ROMEO:") as stream:
@@ -203,14 +195,6 @@ class AsyncStream(_Answers[M, R]):
     async def close(self) -> None:
         """Cancel what is still under way. Who waits for a part meanwhile meets Cancelled."""
         self._leave()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 def own_cancellation() -> bool:

@@ -1,6 +1,8 @@
 """`lockstep classify` and `lockstep encode`: the whole text in, one answer out."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -8,9 +10,9 @@ from lockstep_client.texts import given
 from lockstep_client.verbs.asking import Asking, Model, Texts, Version
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lockstep_client.results import Classification, Encoding
+
+A = TypeVar("A", "Classification", "Encoding")
 
 
 def classify(
@@ -23,13 +25,8 @@ def classify(
     """Label each text: label, probability, text."""
     from lockstep_client import show
 
-    for some in given(texts or []):
-        answers = asking.client.classify(model, some, top_k=top_k, version=version)
-        if asking.as_json:
-            _as_json(some, answers)
-        else:
-            show.classifications(some, answers)
-            show.notices(answers)
+    ask = partial(asking.client.classify, model, top_k=top_k, version=version)
+    _answer(asking, texts, ask, show.classifications)
 
 
 def encode(
@@ -42,17 +39,23 @@ def encode(
     """Turn each text into a vector."""
     from lockstep_client import show
 
-    for some in given(texts or []):
-        answers = asking.client.encode(model, some, attention=attention, version=version)
-        if asking.as_json:
-            _as_json(some, answers)
-        else:
-            show.encodings(some, answers)
-            show.notices(answers)
+    ask = partial(asking.client.encode, model, attention=attention, version=version)
+    _answer(asking, texts, ask, show.encodings)
 
 
-def _as_json(texts: "Sequence[str]", answers: "Sequence[Classification | Encoding]") -> None:
+def _answer(
+    asking: Asking,
+    texts: list[str] | None,
+    ask: Callable[[list[str]], list[A]],
+    tell: Callable[[Sequence[str], Sequence[A]], None],
+) -> None:
     from lockstep_client import show
 
-    for text, answer in zip(texts, answers, strict=True):
-        show.json_line({"text": text} | vars(answer))
+    for some in given(texts or []):
+        answers = ask(some)
+        if asking.as_json:
+            for text, answer in zip(some, answers, strict=True):
+                show.json_line({"text": text} | vars(answer))
+        else:
+            tell(some, answers)
+            show.notices(answers)

@@ -44,6 +44,7 @@ def race(
     """Race four ways to read a text.
 
     Time to the first and the last prediction, and compute: step-wise, fused, one-shot, encoded again.
+    Exit code 1 where nobody could be timed.
     """
     from lockstep_client import plots, race_report, show
     from lockstep_client.race import TEXT, contenders
@@ -58,6 +59,8 @@ def race(
         show.json_line({"shows": race_report.sentences(results)})
     else:
         race_report.show(results)
+    if not any(one.lap for one in results):
+        raise typer.Exit(1)
     if plot:
         plots.race(plot, results)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
-CODE = "from lockstep_client.cli import main; main()"
+CODE = "from lockstep_client.__main__ import main; main()"
 
 
 def process(*arguments: str, **how: Any) -> subprocess.Popen[str]:

@@ -177,6 +177,21 @@ def test_ctrl_c_ends_with_130_and_no_traceback(server):
     assert (running.returncode, out, error) == (130, "", "")
 
 
+def test_ctrl_c_before_the_command_is_there_ends_it_as_quietly():
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from lockstep_client.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code, "models"], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(("json_too", "expected"), [((), "\\xe9"), (("--json",), "\\u00e9")])
 def test_a_terminal_that_cannot_write_the_text_gets_it_escaped(server, json_too, expected):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
