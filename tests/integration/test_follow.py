@@ -132,6 +132,12 @@ def test_many_streams_share_steps_and_answer_as_alone(server: Served) -> None:
         assert [reply.labels[0].score for reply in one] == [reply.labels[0].score for reply in other]
 
 
+def test_the_first_reply_says_who_answers(shipped: Served) -> None:
+    first, *others = follow(shipped, "sentiment-gru", "it is fun")
+    assert (first.model, first.version) == ("sentiment-gru", "1")
+    assert not any(reply.model or reply.version for reply in others)
+
+
 def test_an_empty_stream_ends_well(server: Served) -> None:
     assert follow(server, "lm") == []
     assert follow(server, "lm", "", True) == []

@@ -63,6 +63,8 @@ def test_the_last_message_has_the_reason_the_seed_and_the_timings(server: Served
     *before, last = generate(server, max_tokens=12, seed=7)
     assert all(reply.reason == pb.STOP_REASON_UNSPECIFIED for reply in before)
     assert (last.reason, last.seed) == (pb.STOP_REASON_LENGTH, 7)
+    assert (last.model, last.version) == ("lm", "1")
+    assert not any(reply.model or reply.version for reply in before)
     timings = last.timings
     assert timings.steps == 11  # the first token came with the prompt
     assert timings.prefill_seconds > 0

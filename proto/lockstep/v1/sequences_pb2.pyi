@@ -167,7 +167,7 @@ class FollowRequest(_message.Message):
     def __init__(self, start: _Optional[_Union[FollowStart, _Mapping]] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., flush: _Optional[bool] = ...) -> None: ...
 
 class FollowReply(_message.Message):
-    __slots__ = ("position", "id", "element", "labels", "computed_elements", "timings", "notice")
+    __slots__ = ("position", "id", "element", "labels", "computed_elements", "timings", "notice", "model", "version")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ELEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,8 @@ class FollowReply(_message.Message):
     COMPUTED_ELEMENTS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     position: int
     id: int
     element: str
@@ -182,7 +184,9 @@ class FollowReply(_message.Message):
     computed_elements: int
     timings: Timings
     notice: str
-    def __init__(self, position: _Optional[int] = ..., id: _Optional[int] = ..., element: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., computed_elements: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ...) -> None: ...
+    model: str
+    version: str
+    def __init__(self, position: _Optional[int] = ..., id: _Optional[int] = ..., element: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., computed_elements: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("model", "version", "text", "ids", "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "log_probabilities", "priority")
@@ -213,7 +217,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., log_probabilities: _Optional[bool] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
-    __slots__ = ("tokens", "text", "log_probabilities", "reason", "timings", "seed", "notice")
+    __slots__ = ("tokens", "text", "log_probabilities", "reason", "timings", "seed", "notice", "model", "version")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +225,8 @@ class GenerateReply(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     text: str
     log_probabilities: _containers.RepeatedScalarFieldContainer[float]
@@ -228,7 +234,9 @@ class GenerateReply(_message.Message):
     timings: Timings
     seed: int
     notice: str
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., seed: _Optional[int] = ..., notice: _Optional[str] = ...) -> None: ...
+    model: str
+    version: str
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., seed: _Optional[int] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class TranslateRequest(_message.Message):
     __slots__ = ("model", "version", "text", "ids", "max_tokens", "attention", "priority")
@@ -255,7 +263,7 @@ class AttentionRow(_message.Message):
     def __init__(self, weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class TranslateReply(_message.Message):
-    __slots__ = ("tokens", "text", "attention", "source_tokens", "pieces", "reason", "timings", "notice")
+    __slots__ = ("tokens", "text", "attention", "source_tokens", "pieces", "reason", "timings", "notice", "model", "version")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
@@ -264,6 +272,8 @@ class TranslateReply(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     text: str
     attention: _containers.RepeatedCompositeFieldContainer[AttentionRow]
@@ -272,7 +282,9 @@ class TranslateReply(_message.Message):
     reason: StopReason
     timings: Timings
     notice: str
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., attention: _Optional[_Iterable[_Union[AttentionRow, _Mapping]]] = ..., source_tokens: _Optional[_Iterable[str]] = ..., pieces: _Optional[_Iterable[str]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ...) -> None: ...
+    model: str
+    version: str
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., attention: _Optional[_Iterable[_Union[AttentionRow, _Mapping]]] = ..., source_tokens: _Optional[_Iterable[str]] = ..., pieces: _Optional[_Iterable[str]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "message", "field", "resource", "retry_after_seconds")

@@ -75,7 +75,7 @@ def translation(served: Served, request: pb.TranslateRequest, context: Context) 
 
 def generated(ask: Ask) -> Callable[[port.Chunk | None, port.Event | None], Reply]:
     """What makes a stream's replies."""
-    notice, seed = ask.served.card.notice, ask.how.seed if isinstance(ask.how, port.Decode) else 0
+    card, seed = ask.served.card, ask.how.seed if isinstance(ask.how, port.Decode) else 0
 
     def reply(chunk: port.Chunk | None, event: port.Event | None) -> pb.GenerateReply:
         made = pb.GenerateReply()
@@ -84,7 +84,8 @@ def generated(ask: Ask) -> Callable[[port.Chunk | None, port.Event | None], Repl
                 tokens=chunk.ids, text=chunk.text, log_probabilities=chunk.log_probabilities
             )
         if event is not None:
-            made.reason, made.seed, made.notice = _REASONS[event.reason], seed, notice
+            made.reason, made.seed, made.notice = _REASONS[event.reason], seed, card.notice
+            made.model, made.version = card.model, str(card.version)
             made.timings.CopyFrom(timings(event))
         return made
 
@@ -93,7 +94,7 @@ def generated(ask: Ask) -> Callable[[port.Chunk | None, port.Event | None], Repl
 
 def translated(ask: Ask) -> Callable[[port.Chunk | None, port.Event | None], Reply]:
     """What makes a stream's replies."""
-    notice = ask.served.card.notice
+    card = ask.served.card
 
     def reply(chunk: port.Chunk | None, event: port.Event | None) -> pb.TranslateReply:
         made = pb.TranslateReply()
@@ -107,7 +108,8 @@ def translated(ask: Ask) -> Callable[[port.Chunk | None, port.Event | None], Rep
                 source_tokens=chunk.source,
             )
         if event is not None:
-            made.reason, made.notice = _REASONS[event.reason], notice
+            made.reason, made.notice = _REASONS[event.reason], card.notice
+            made.model, made.version = card.model, str(card.version)
             made.timings.CopyFrom(timings(event))
         return made
 

@@ -230,7 +230,10 @@ class Follow:
         ranked = labels(event.outputs[manifest.roles.scores], manifest, self._top_k)
         if manifest.task == "generate":
             await self._name(served, ranked)
+        first = step.position == 1
         return pb.FollowReply(
+            model=served.card.model if first else "",
+            version=str(served.card.version) if first else "",
             position=step.position,
             id=step.id,
             element=step.element,
