@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from . import lengths, processes, step_scenarios
+from . import client_scenarios, lengths, processes, step_scenarios
 from .metrics_scenario import metrics
 from .result import Result
 
@@ -116,4 +116,5 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "two-models": two_models,
     "metrics": metrics,
     **step_scenarios.SCENARIOS,
+    **client_scenarios.SCENARIOS,
 }
