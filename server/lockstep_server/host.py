@@ -80,6 +80,8 @@ class Host:
         """
         self._report = report
         found = repository.find(self._root)
+        for name in repository.without_versions(self._root):
+            log.warning("%s holds no version of a model; put one into it as 1/model.onnx", self._root / name)
         if self._config.selected:
             there = {one.name for one in found}
             for name in self._config.selected:

@@ -20,7 +20,7 @@ from .models.card import make_card
 from .models.costs import CostModel
 from .models.gate import Share
 from .models.session import RUNTIME_VERSION, Session
-from .models.step_card import make_step_card
+from .models.step_card import check_only_face, make_step_card
 from .oneshot.engine import OneShotEngine
 from .stepwise.engine import StepEngine
 from .text.tokenizer import Vocabulary
@@ -115,6 +115,8 @@ class Loader:
         file = str(found.manifest_file)
         graph = prefill.graph if prefill else None
         card = make_step_card(name, found.version, session.graph, graph, manifest, file)
+        if oneshot is None:
+            check_only_face(card, file)
         card = replace(card, provider=session.provider, versions=versions, model=found.name)
         reads = oneshot.vocabulary if oneshot else _vocabulary(found, card)
         makes = _target(found, card) or reads

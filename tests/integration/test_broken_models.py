@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import fakes
 import grpc
 import pytest
+import steps
 from integration.harness import Served, refused, serve
 from integration.test_bad_input import TEXT_MANIFEST, classifier
 
@@ -111,6 +112,24 @@ def test_the_others_serve(server: Served, name: str) -> None:
 def test_the_server_is_ready_and_nothing_else_is_listed(server: Served) -> None:
     assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
     assert set(index(server)) == {*BROKEN, "a-good-one", "z-good-one"}
+
+
+def test_a_folder_without_a_version_is_told(
+    serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes.write_model(tmp_path, "same", fakes.identity())
+    (tmp_path / "empty").mkdir()
+    serving(tmp_path)
+    assert f"{tmp_path / 'empty'} holds no version" in caplog.text
+
+
+@pytest.mark.parametrize("role", ["scores", "vector", "attention"])
+def test_a_role_that_the_only_graph_does_not_have_is_told(serving: Any, tmp_path: Path, role: str) -> None:
+    manifest = steps.adder(tmp_path).parent / "model.toml"
+    manifest.write_text(f'[roles]\n{role} = "nothing"\n' + manifest.read_text())
+    one = index(serving(tmp_path))["adder"]
+    assert one.state == "UNAVAILABLE"
+    assert f"roles.{role}: the step graph has no output 'nothing'; it has y" in one.reason
 
 
 def test_the_index_lists_what_is_ready_alone_when_asked(server: Served) -> None:

@@ -109,6 +109,12 @@ def find(root: Path) -> list[Found]:
     ]
 
 
+def without_versions(root: Path) -> list[str]:
+    """Folders under `root` that `find` passes over, in which somebody may have meant to put a model."""
+    folders = (child for child in sorted(root.iterdir()) if child.is_dir() and child.name[0] not in "._")
+    return [folder.name for folder in folders if not find_model(root, folder.name)]
+
+
 def find_model(root: Path, name: str) -> list[Found]:
     """The versions of one model; none where there is no such folder."""
     folder = root / name

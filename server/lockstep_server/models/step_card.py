@@ -179,6 +179,19 @@ def _check_prefill(words: State, prefill: Card, datatype: str, place: str) -> No
         )
 
 
+def check_only_face(card: Card, file: str) -> None:
+    """What a model without a one-shot graph needs: whatever `[roles]` names is in the step graph.
+
+    Raises:
+        LoadError: it is not.
+    """
+    for role in ("scores", "vector", "attention"):
+        name = getattr(card.manifest.roles, role)
+        if name and card.output(name) is None:
+            there = ", ".join(tensor.name for tensor in card.outputs)
+            raise LoadError(f"{file}: roles.{role}: the step graph has no output {name!r}; it has {there}")
+
+
 def _check_roles(card: Card, file: str) -> None:
     manifest, roles = card.manifest, card.manifest.roles
     if manifest.task in ("generate", "translate"):

@@ -31,6 +31,14 @@ def test_what_is_no_version_is_passed_over(tmp_path: Path, folder: str) -> None:
     assert found(tmp_path) == []
 
 
+def test_folders_without_a_version_are_known(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path, "m", b"")
+    for folder in ("empty", "latest/model", ".git/1", "__pycache__"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "README.md").write_text("", encoding="utf-8")
+    assert repository.without_versions(tmp_path) == ["empty", "latest"]
+
+
 def test_what_is_no_model_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("", encoding="utf-8")
     (tmp_path / ".git" / "1").mkdir(parents=True)
