@@ -11,7 +11,7 @@ ONLY ?=
 DATA ?=
 EXTRA ?= server-cpu
 
-PACKAGES := lockstep_server lockstep_client lockstep_export
+PACKAGES := lockstep_server lockstep_client lockstep_export deploy
 SERVES := $(VENV)/.made-$(EXTRA)
 DEVELOPS := $(VENV)/.made-dev
 

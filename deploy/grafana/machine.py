@@ -9,6 +9,14 @@ from .promql import MODEL, SERVER, add, largest, rate, select
 _FACES = MODEL.replace("$model", "$model(.step)?")
 """The step-wise face of a model is told of as a model of its own."""
 
+
+def _with_provider(metric: str) -> str:
+    """A model version's value, with the provider that runs it as a label."""
+    value = largest(select(metric, of=_FACES), "instance", "model", "version")
+    info = largest(select("lockstep_execution_provider_info", of=_FACES), "instance", "model", "provider")
+    return f"{value} * on (instance, model) group_left (provider) {info}"
+
+
 _MODELS = Row(
     "Models",
     (
@@ -67,15 +75,8 @@ _MODELS = Row(
             "What was found when loading",
             "short",
             "Whether the self-test allows requests to share runs (1), and how many seconds the loading took.",
-            Query(largest(select("lockstep_model_batched", of=_FACES), "model", "version"), "may share runs"),
-            Query(
-                largest(select("lockstep_model_load_seconds", of=_FACES), "model", "version"),
-                "seconds to load",
-            ),
-            Query(
-                largest(select("lockstep_execution_provider_info", of=_FACES), "model", "provider"),
-                "in use",
-            ),
+            Query(_with_provider("lockstep_model_batched"), "may share runs"),
+            Query(_with_provider("lockstep_model_load_seconds"), "seconds to load"),
             width=12,
         ),
     ),

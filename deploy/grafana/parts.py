@@ -68,7 +68,7 @@ class Panel:
     transformations: tuple[Json, ...] = ()
 
     def to_json(self, number: int, x: int, y: int) -> Json:
-        steps = [{"color": self.base, "value": None}]
+        steps: list[Json] = [{"color": self.base, "value": None}]
         steps += [{"color": colour, "value": value} for value, colour in self.thresholds]
         defaults = {
             "unit": self.unit,

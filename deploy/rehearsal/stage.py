@@ -85,13 +85,19 @@ def _prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
 
 @contextmanager
 def _process(command: list[str], ready: str) -> Iterator[tuple[str, ...]]:
-    """A process, once its log matches `ready`; the groups of the match. It is terminated at the end."""
+    """A process, once its log matches `ready`; the groups of the match. It is terminated at the end.
+
+    Raises:
+        RuntimeError: it ended before that.
+    """
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
     )
     log = _Log(process, ready)
     try:
         yield log.wait()
+        if process.poll() is not None:
+            raise RuntimeError(f"{' '.join(command[:3])} ended before its time:\n{log.last_lines()}")
     finally:
         process.terminate()
         try:
@@ -120,9 +126,11 @@ class _Log:
         """
         self._news.wait(_PATIENCE_S)
         if self._found is None:
-            name = " ".join(map(str, self._process.args[:3]))  # type: ignore[index]
-            raise RuntimeError(f"{name} did not get ready:\n{''.join(self._lines[-20:])}")
+            raise RuntimeError(f"it did not get ready:\n{self.last_lines()}")
         return self._found
+
+    def last_lines(self) -> str:
+        return "".join(self._lines[-20:])
 
     def close(self) -> None:
         self._thread.join()

@@ -14,14 +14,10 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-import grpc
-
-from lockstep.v1 import sequences_pb2 as pb
-from lockstep.v1 import sequences_pb2_grpc
 from lockstep_client import AsyncClient, LockstepError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 MODELS = (
     "sentiment-bow",
@@ -45,8 +41,7 @@ async def drive(address: str, stop: asyncio.Event) -> None:
     """Call until `stop`."""
     async with AsyncClient(address, timeout_s=20.0) as client, asyncio.TaskGroup() as group:
         callers: list[Callable[[AsyncClient, random.Random], Awaitable[None]]] = [
-            *[_classify] * 6, *[_generate] * 12, *[_translate] * 3, _classify_long, _encode,
-            _follow,
+            *[_classify] * 6, *[_generate] * 12, *[_translate] * 3, _classify_long, _encode, _follow,
             _ask_wrongly, _leave_early, _come_too_late, _overload, _flock,
         ]  # fmt: skip
         tasks = [
@@ -111,7 +106,7 @@ async def _follow(client: AsyncClient, chance: random.Random) -> None:
         await stream.result()
 
 
-_WRONG = itertools.cycle(
+_WRONG: Iterator[Callable[[AsyncClient], Awaitable[object]]] = itertools.cycle(
     (
         lambda client: client.classify("sentiment-lstm", ids=[[10**9]]),
         lambda client: client.classify("no-such-model", ["a fine film"]),
@@ -157,19 +152,14 @@ async def _flock(client: AsyncClient, chance: random.Random) -> None:
 
 
 async def _be_traced(address: str) -> None:
-    """Calls that carry a W3C trace context, as those of a caller who traces do."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = sequences_pb2_grpc.SequencesStub(channel)
-        while True:
-            parent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-            metadata = (("traceparent", parent),)
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                request = pb.ClassifyRequest(model=_RECURRENT, texts=["a fine film"])
-                await stub.Classify(request, metadata=metadata, timeout=20)
-                asked = pb.GenerateRequest(model="shakespeare-char-lstm", text="ROMEO:", max_tokens=5)
-                async for _reply in stub.Generate(asked, metadata=metadata, timeout=20):
-                    pass
-            await asyncio.sleep(0.2)
+    """Calls that carry a W3C trace context, as those of a caller who traces do: one trace a client."""
+    while True:
+        parent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+        async with AsyncClient(address, metadata=[("traceparent", parent)]) as client:
+            with contextlib.suppress(LockstepError):
+                await client.classify(_RECURRENT, ["a fine film"])
+                await client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=5).result()
+        await asyncio.sleep(0.2)
 
 
 async def _main(address: str) -> None:
