@@ -1,0 +1,57 @@
+"""Every script of examples/ against a real server: what it prints, and that it ends well."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from integration.harness import Served
+
+FOLDER = Path(__file__).parents[2] / "examples"
+SHOWN = {
+    "classify": (r"^(positive|negative) +\d+%  a warm", r"with 1 rows in the run", r"attention of \("),
+    "classify_async": (r"^sentiment-bow +(positive|negative) \d+%$", r"^sentiment-transformer +"),
+    "generate": (r"-- 200 tokens, ended by LENGTH, seed 7", r"-- first token after [\d.]+ ms"),
+    "translate": (r"^Un homme .* vélo rouge", r"^▁vélo +▁bicycle +\d+%$"),
+    "follow_live": (r"^dull +negative +#+$", r"^film +positive +#+$"),
+    "many_texts": (r"^4 texts in ", r"^positive +\d", r"^invalid_request +1$"),
+    "tensors": (r"TensorSpec\(name='tokens'", r"^step by step \[\[?[-\d.]+", r"^98 answers$"),
+    "beside_tritonclient": (r"^tritonclient    \[\[[-\d. ]+\]\]$", r"^lockstep_client \[\["),
+    "errors_and_deadlines": (
+        r"^no model 'sentinent-lstm'; there are .*sentiment-lstm",
+        r"^wrong: texts\[1\], it is empty",
+        r"^too late: .*(deadline|within 0.1 s)",
+        r"^(overloaded|deadline_exceeded), come back in ",
+        r"^nobody there: no server at localhost:1",
+    ),
+}
+
+
+def test_every_example_is_run_here_and_listed() -> None:
+    scripts = {path.stem for path in FOLDER.glob("*.py")}
+    assert scripts == SHOWN.keys()
+    listed = (FOLDER / "README.md").read_text()
+    assert all(f"`{name}.py`" in listed for name in scripts)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_example_shows_what_it_should(shipped: Served, name: str) -> None:
+    lines = "a fine film\n\na warm , funny and moving film\ntwo hours of noise\n"
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", FOLDER / f"{name}.py", shipped.address],
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = "line 2: texts: it is empty; send at least one word\n" if name == "many_texts" else ""
+    assert ended.stderr == told
+    for pattern in SHOWN[name]:
+        assert re.search(pattern, ended.stdout, re.MULTILINE), (pattern, ended.stdout)
