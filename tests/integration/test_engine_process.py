@@ -71,6 +71,8 @@ def test_a_process_that_dies_takes_what_it_held_and_is_started_again(server: Ser
     request = pb.GenerateRequest(model="lm", text="a", max_tokens=5)
     assert sum(len(one.tokens) for one in server.sequences.Generate(request, timeout=60)) == 5
     assert server.metric("lockstep_accepted_total") == server.metric("lockstep_requests_total")
+    assert server.metric("lockstep_engine_restarts_total") == 1
+    assert server.metric("lockstep_engine_up") == 1
 
 
 def test_while_it_is_away_calls_are_told_to_come_back(server: Served) -> None:
@@ -78,6 +80,8 @@ def test_while_it_is_away_calls_are_told_to_come_back(server: Served) -> None:
     wait_until(lambda: not server.serving("lm"), "NOT_SERVING")
     with refused(grpc.StatusCode.UNAVAILABLE, words="loading"):
         server.infer(fakes.request("identity", {"x": ("FP32", np.ones((1, 1)))}))
+    assert server.metric("lockstep_refused_total", model="identity", version="", meaning="unavailable") == 1
+    assert server.serving("live")
     server.wait_serving()
 
 

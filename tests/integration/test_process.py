@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import re
@@ -107,6 +108,8 @@ def test_sigterm_answers_what_is_in_flight_refuses_what_comes_and_ends(tmp_path:
         server.wait_serving(serving=False)
         with refused(grpc.StatusCode.UNAVAILABLE, words="stopping"):
             server.infer(slow(1))
+        assert server.serving("live")
+        assert server.metric("lockstep_draining") == 1
         assert [fakes.values(one.result(), "y").item() for one in flying] == [7, 7, 7]
         assert server.wait_end() == 0
 
@@ -130,6 +133,20 @@ def test_an_idle_server_ends_well(tmp_path: Path, number: signal.Signals) -> Non
         server.process.send_signal(number)
         assert server.wait_end() == 0
     assert not any("Traceback" in line for line in server.log)
+
+
+def test_both_processes_log_in_json_where_that_is_asked_for(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path, "same", fakes.identity())
+    flags = ("--log-format", "json", "--log-level", "debug")
+    with process("--models", str(tmp_path), *flags) as server:
+        server.infer(fakes.floats("same", [[1.0]]))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_end() == 0
+    told = [json.loads(line) for line in server.log]
+    assert {"lockstep_server.lifecycle", "lockstep_server.host"} <= {one["logger"] for one in told}
+    (ended,) = [one for one in told if one["message"] == "request ended"]
+    assert ended["model"] == "same"
+    assert ended["outcome"] == "ok"
 
 
 def run(*arguments: str, **environment: str) -> Any:
