@@ -121,7 +121,7 @@ def _legend(figure: "Figure", panels: int) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             shown.setdefault(label, handle)
-    if len(shown) > 1:
+    if shown:
         handles, labels = list(shown.values()), list(shown)
         columns = min(len(shown), COLUMNS + panels)
         figure.legend(

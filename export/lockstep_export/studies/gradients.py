@@ -150,7 +150,7 @@ def _vanishing(rows: Sequence[Row]) -> str:
     drawn = [row for row in rows if row.start == PLAIN]
     lost = [row for row in drawn if row.far < VANISHED]
     held = [row for row in drawn if row.far >= VANISHED]
-    told = [f"shrinks to {_shares(lost)}"] if lost else []
+    told = [f"shrinks to {_shares(lost)} of what it was"] if lost else []
     told += [f"stays at {_shares(held)}"] if held else []
     fate = " and ".join(told)
     return f"From 1 to {len(rows[0].gradient) - 1} steps back the gradient {fate}; {_gates(rows, lost)}."
@@ -164,7 +164,7 @@ def _gates(rows: Sequence[Row], lost: Sequence[Row]) -> str:
     )
     held = all(row.far >= VANISHED for row in keeping)
     joint = "but" if held == bool(gated) else "and"
-    return f"{drawn}, {joint} gates set to keep {'hold' if held else 'do not hold'} it ({_shares(keeping)})"
+    return f"{drawn}, {joint} gates set to keep {'hold' if held else 'do not hold'} it: {_shares(keeping)}"
 
 
 def _exploding(rows: Sequence[Row]) -> str:
@@ -173,7 +173,7 @@ def _exploding(rows: Sequence[Row]) -> str:
     calm = [row for row in large if row.far < EXPLODED]
     start = f"With recurrent {large[0].start} it"
     if not burst:
-        return f"{start} explodes in no layer ({_shares(large)}), and clipping has nothing to mend."
+        return f"{start} explodes in no layer, {_shares(large)}, and clipping has nothing to mend."
     grown = listed([f"{figures(row.far, 2)} times in the {row.layer}" for row in burst])
     spared = f" but not in the {listed([row.layer for row in calm])}" if calm else ""
     worst = max(burst, key=lambda row: row.whole)
@@ -186,7 +186,7 @@ def _exploding(rows: Sequence[Row]) -> str:
 
 
 def _shares(rows: Sequence[Row]) -> str:
-    return listed([f"{figures(row.far, 2)} in the {row.layer}" for row in rows])
+    return listed([f"{figures(row.far, 2)} ({row.layer})" for row in rows])
 
 
 def table(rows: Sequence[Row]) -> Table:

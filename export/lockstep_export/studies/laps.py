@@ -14,15 +14,15 @@ Run = Callable[[], object]
 def median_seconds(
     contenders: Sequence[Run], rounds: int, lapped: Callable[[int], None] = lambda _: None
 ) -> list[float]:
-    """The median processor seconds of each contender over `rounds` rounds, after a run that warms it up.
+    """The median processor seconds of each contender over `rounds` rounds.
 
+    Each lap comes after one that is not counted: what ran before has left its own data in the caches.
     `lapped` is told how many rounds are over.
     """
-    for run in contenders:
-        run()
     laps: list[list[float]] = [[] for _ in contenders]
     for done in range(1, rounds + 1):
         for run, taken in zip(contenders, laps, strict=True):
+            run()
             started = time.thread_time()
             run()
             taken.append(time.thread_time() - started)

@@ -17,9 +17,9 @@ from statistics import median
 import torch
 
 from lockstep_export.errors import ExportError
+from lockstep_export.studies import weigh
 from lockstep_export.studies.encoders import Attentive, Recurrent, Stacked
 from lockstep_export.studies.graphs import draw_whole
-from lockstep_export.studies.memory import can_weigh
 from lockstep_export.studies.study import Line, Panel, Settings, Study, Table, Watch
 from lockstep_export.studies.wording import duration, figures, listed, size
 
@@ -51,7 +51,7 @@ class Row:
 
 def check(_: Settings) -> None:
     """Needs a system that tells the peak of a process's memory."""
-    if not can_weigh():
+    if not weigh.can_weigh():
         raise ExportError("long-sequence-cost weighs memory by /proc/self/clear_refs, which only Linux has")
 
 
@@ -84,7 +84,7 @@ def _draw(plan: Plan, folder: Path) -> dict[str, Path]:
 
 def _weigh(graph: Path, length: int, plan: Plan) -> dict[str, float]:
     numbers = (str(number) for number in (length, plan.width, plan.runs))
-    command = [sys.executable, "-m", "lockstep_export.studies.weigh", str(graph), *numbers]
+    command = [sys.executable, "-P", weigh.__file__, str(graph), *numbers]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LAP_S, check=False)
     if done.returncode:
         raise ExportError(f"a process that was to be weighed failed:\n{done.stderr[-500:]}")

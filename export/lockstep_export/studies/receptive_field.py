@@ -177,14 +177,20 @@ def _without(rows: Sequence[Row]) -> str:
     both_ways = [row for row in rows if row.before]
     parts = []
     if one_way:
-        parts.append(f"{_names(one_way)} carry it on to the end and never back, {_fading(one_way)}")
+        parts.append(
+            f"{_names(one_way)} {_verb(one_way)} it on to the end and never back, {_fading(one_way)}"
+        )
     if both_ways:
-        parts.append(f"{_names(both_ways)} carry it both ways, {_fading(both_ways)}")
+        parts.append(f"{_names(both_ways)} {_verb(both_ways)} it both ways, {_fading(both_ways)}")
     return f"{'; '.join(parts)}." if parts else "No model here carries it to an end of the text."
 
 
 def _names(rows: Sequence[Row]) -> str:
     return listed([row.model for row in rows])
+
+
+def _verb(rows: Sequence[Row]) -> str:
+    return "carry" if len(rows) > 1 else "carries"
 
 
 def _fading(rows: Sequence[Row]) -> str:

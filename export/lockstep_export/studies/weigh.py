@@ -1,11 +1,12 @@
-"""One layer at one length in a process of its own: `python -m ….studies.weigh GRAPH LENGTH WIDTH RUNS`.
+"""One layer at one length in a process of its own: `python weigh.py GRAPH LENGTH WIDTH RUNS`.
 
     open the graph, run it once on a short sequence → what the process holds now
     → run it on the long one, `RUNS` times          → the peak of what it held meanwhile
 
 Prints {"seconds", "bytes"}: the median run in processor time, and the peak above what was held before. The
 peak is Linux's VmHWM, set back before the long runs, so the memory that loading takes for a moment does not
-count. It imports neither torch nor anything that does: what it weighs is ONNX Runtime, on one thread.
+count. This file is run by its path and imports nothing of its package, which has torch in it: what it weighs
+is ONNX Runtime, on one thread.
 """
 
 import json
@@ -17,9 +18,9 @@ from statistics import median
 import numpy as np
 from onnxruntime import InferenceSession, SessionOptions
 
-from lockstep_export.studies.memory import forget_peak, peak_bytes, resident_bytes
-
 SHORT, SEED = 10, 1
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PEAK_IS_NOW = "5"  # proc(5): set the peak resident set size back to the current one
 
 
 def weigh(graph: str, length: int, width: int, runs: int) -> dict[str, float]:
@@ -28,9 +29,23 @@ def weigh(graph: str, length: int, width: int, runs: int) -> dict[str, float]:
     x = np.random.default_rng(SEED).standard_normal((1, length, width), np.float32)
     session.run(["states"], {"x": x[:, :SHORT]})
     forget_peak()
-    held = resident_bytes()
+    held = _bytes("VmRSS")
     laps = [_lap(session, x) for _ in range(runs)]
-    return {"seconds": median(laps), "bytes": peak_bytes() - held}
+    return {"seconds": median(laps), "bytes": _bytes("VmHWM") - held}
+
+
+def can_weigh() -> bool:
+    """Whether this system tells the peak, and lets it be set back."""
+    try:
+        forget_peak()
+    except OSError:
+        return False
+    return True
+
+
+def forget_peak() -> None:
+    """The peak is what is held now."""
+    CLEAR.write_text(PEAK_IS_NOW, encoding="ascii")
 
 
 def _open(graph: str) -> InferenceSession:
@@ -45,6 +60,12 @@ def _lap(session: InferenceSession, x: np.ndarray[tuple[int, int, int], np.dtype
     return time.thread_time() - started
 
 
+def _bytes(field: str) -> int:
+    lines = STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    [line] = [line for line in lines if line.startswith(f"{field}:")]
+    return int(line.split()[1]) * 1024
+
+
 if __name__ == "__main__":
-    path, *numbers = sys.argv[1:]
-    print(json.dumps(weigh(str(Path(path)), *(int(number) for number in numbers))))
+    file, *numbers = sys.argv[1:]
+    print(json.dumps(weigh(file, *(int(number) for number in numbers))))
