@@ -33,7 +33,7 @@ def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
         times = Times.decoded(run["histogram"])
         beyond = [one for one in _CURVE if one < 100 and times.count * (100 - one) / 100 >= 1]
         across = [1 / (1 - one / 100) for one in beyond]
-        axes.plot(across, times.percentiles(beyond), color=colour, label=name)
+        axes.plot(across, times.percentiles_ms(beyond), color=colour, label=name)
     axes.set(xscale="log", yscale="log")
     ticks = [1, 2, 10, 100, 1000, 10000]
     axes.set_xticks(ticks, ["0", "50", "90", "99", "99.9", "99.99"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lockstep_client.load.histogram import Times
+from lockstep_client.load.histogram import Times, values_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,9 +81,10 @@ class _Sample:
         self.ok = np.array([one["ended"].get("ok", 0) for one in seconds], float)
         self.elements = np.array([one["elements"] for one in seconds], float)
         self.tokens = np.array([one["tokens"] for one in seconds], float)
-        counts = [Times.decoded(one["histogram"]).counts() if one["histogram"] else {} for one in seconds]
-        self.ms = np.array(sorted({ms for one in counts for ms in one}))
-        self.counts = np.array([[one.get(ms, 0) for ms in self.ms.tolist()] for one in counts], float)
+        held = [Times.decoded(one["histogram"]) if one["histogram"] else Times() for one in seconds]
+        there = np.flatnonzero(sum(one.counts for one in held))
+        self.ms = values_ms()[there]
+        self.counts = np.array([one.counts[there] for one in held], float)
 
     def __len__(self) -> int:
         return len(self.ok)

@@ -5,12 +5,16 @@ Its text form (`encoded`) is the one that HdrHistogram's own tools read, in any 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from hdrh.histogram import HdrHistogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import numpy.typing as npt
 
 LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
 SHOWN = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
@@ -42,6 +46,11 @@ class Times:
     def count(self) -> int:
         return int(self._histogram.get_total_count())
 
+    @property
+    def counts(self) -> npt.NDArray[Any]:
+        """How often each of `values_ms` was recorded."""
+        return np.ctypeslib.as_array(self._histogram.counts)
+
     def record(self, seconds: float) -> None:
         """One time; those outside of the range count as its ends."""
         us = round(seconds * 1e6)
@@ -56,32 +65,38 @@ class Times:
         """All that the other one holds."""
         self._histogram.add(other._histogram)
 
+    def percentiles_ms(self, wanted: Iterable[float]) -> list[float]:
+        """Of each percentage the smallest time that so many did not exceed; 0 where there is none."""
+        summed = np.cumsum(self.counts)
+        ranks = [max(1, int(np.ceil(summed[-1] * one / 100 - 1e-9))) for one in wanted]
+        if not summed[-1]:
+            return [0.0 for _ in ranks]
+        found: list[float] = values_ms()[np.searchsorted(summed, ranks)].tolist()
+        return found
+
     def percentile_ms(self, percentile: float) -> float:
-        """The time that so many percent did not exceed; 0 where there is none."""
-        return float(self._histogram.get_value_at_percentile(percentile)) / 1e3
+        """One of them."""
+        return self.percentiles_ms([percentile])[0]
 
     def summary(self) -> dict[str, float] | None:
         """Count, mean and percentiles in milliseconds; None where nothing was recorded."""
         if not self.count:
             return None
-        found = self._histogram.get_percentile_to_value_dict(list(SHOWN.values()))
+        least, *shown, most = self.percentiles_ms([0.0, *SHOWN.values(), 100.0])
+        mean = round(float(self.counts @ values_ms()) / self.count, 4)
         return {
             "count": self.count,
-            "min": float(self._histogram.get_min_value()) / 1e3,
-            "mean": round(float(self._histogram.get_mean_value()) / 1e3, 4),
-            **{name: float(found[percentile]) / 1e3 for name, percentile in SHOWN.items()},
-            "max": float(self._histogram.get_max_value()) / 1e3,
+            "min": least,
+            "mean": mean,
+            **dict(zip(SHOWN, shown, strict=True)),
+            "max": most,
         }
 
-    def percentiles(self, wanted: Iterable[float]) -> list[float]:
-        """In milliseconds, for a curve."""
-        listed = list(wanted)
-        found = self._histogram.get_percentile_to_value_dict(listed)
-        return [float(found[one]) / 1e3 for one in listed]
 
-    def counts(self) -> dict[float, int]:
-        """Milliseconds → how often, of all that was recorded."""
-        return {
-            float(item.value_iterated_to) / 1e3: int(item.count_added_in_this_iter_step)
-            for item in self._histogram.get_recorded_iterator()
-        }
+@cache
+def values_ms() -> npt.NDArray[np.float64]:
+    """What each place of `counts` stands for: the largest of the times that are not told apart there."""
+    one = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
+    places = range(one.counts_len)
+    largest = [one.get_highest_equivalent_value(one.get_value_from_index(at)) for at in places]
+    return np.array(largest) / 1e3

@@ -1,0 +1,56 @@
+"""Documents of runs, as if they had been measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lockstep_client.load import document
+from lockstep_client.load.ledger import Ledger
+from lockstep_client.load.lengths import parse
+from lockstep_client.load.outcome import Outcome
+from lockstep_client.load.plan import Load, Open, Target, Workload
+from lockstep_client.load.records import RECORD, Batch, Ended
+
+Record = tuple[float, float, float, float, float, int, int, int]
+
+
+def record(
+    due: float, took: float, *, outcome: Outcome = Outcome.OK, length: int = 10, lag: float = 1e-4
+) -> Record:
+    return (due, lag, took, float("nan"), float("nan"), length, 0, int(outcome))
+
+
+def batch(records: list[Record], at_s: float, index: int = 0) -> Batch:
+    packed = np.array(records, RECORD).tobytes()
+    return Batch(index, at_s, packed, b"", {}, 0, 0.01, {})
+
+
+def ledger(records: list[Record], seconds: float) -> Ledger:
+    made = Ledger(Load(Open(100.0), seconds))
+    made.take(batch(records, seconds))
+    made.take(Ended(0, 0, False, 0.01, seconds))
+    return made
+
+
+def run(records: list[Record], seconds: float, **how: Any) -> document.Document:
+    lengths = parse("10")
+    assert lengths is not None
+    return document.of_run(
+        Target("localhost:1", "m"),
+        Workload("classify", lengths),
+        Load(Open(100.0), seconds),
+        ledger(records, seconds),
+        started_at="2026-01-01T00:00:00+00:00",
+        max_lag_ms=10.0,
+        own_cpu_s=0.01,
+        **{"partial": False, **how},
+    )
+
+
+def steady(seconds: int, latency_ms: float, rate: int = 100, seed: int = 0) -> document.Document:
+    """So many a second, with a latency that varies a little."""
+    rng = np.random.default_rng(seed)
+    took = latency_ms / 1e3 * rng.lognormal(0, 0.2, seconds * rate)
+    return run([record(at / rate, float(one)) for at, one in enumerate(took)], seconds)

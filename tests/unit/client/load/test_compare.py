@@ -1,0 +1,55 @@
+"""Two runs side by side."""
+
+from __future__ import annotations
+
+import pytest
+from unit.client.load import made
+
+from lockstep_client.load.compare import compared, worse
+
+
+def row(rows: list, name: str):
+    return next(one for one in rows if one.name == name)
+
+
+def test_a_run_is_the_same_as_its_like() -> None:
+    rows = compared(made.steady(20, 20.0, seed=1), made.steady(20, 20.0, seed=2))
+    assert not worse(rows)
+    p50 = row(rows, "latency p50")
+    assert p50.low < 1 < p50.high
+    assert p50.verdict == "same"
+
+
+def test_a_slower_run_is_worse_beyond_its_interval_and_a_quicker_one_better() -> None:
+    fast, slow = made.steady(20, 20.0, seed=1), made.steady(20, 30.0, seed=2)
+    p50 = row(compared(fast, slow), "latency p50")
+    assert p50.verdict == "worse"
+    assert p50.ratio == pytest.approx(1.5, rel=0.05)
+    assert p50.low < 1.5 < p50.high
+    assert row(compared(slow, fast), "latency p50").verdict == "better"
+
+
+def test_more_answers_are_better() -> None:
+    answers = row(compared(made.steady(20, 20.0), made.steady(20, 20.0, rate=150)), "answers")
+    assert answers.verdict == "better"
+    assert answers.ratio == pytest.approx(1.5, rel=0.05)
+
+
+def test_short_runs_have_ratios_and_no_interval() -> None:
+    rows = compared(made.steady(3, 20.0), made.steady(3, 40.0))
+    assert row(rows, "latency p50").verdict == "unsure"
+    assert row(rows, "latency p50").low is None
+    assert not worse(rows)
+
+
+def test_the_percentiles_compared_are_those_of_the_reports() -> None:
+    a, b = made.steady(10, 20.0, seed=1), made.steady(10, 25.0, seed=2)
+    rows = compared(a, b)
+    for name in ("p50", "p90", "p99"):
+        assert row(rows, f"latency {name}").first == pytest.approx(a["latency_ms"][name])
+        assert row(rows, f"latency {name}").second == pytest.approx(b["latency_ms"][name])
+
+
+def test_one_seed_gives_one_interval() -> None:
+    a, b = made.steady(10, 20.0, seed=1), made.steady(10, 25.0, seed=2)
+    assert compared(a, b) == compared(a, b)

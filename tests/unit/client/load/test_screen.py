@@ -1,0 +1,95 @@
+"""What is shown of a run, on terminals that are slow, gone, or none."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+
+from unit.client.load import made
+
+from lockstep_client.load.outcome import Outcome
+from lockstep_client.load.plan import Load, Open
+from lockstep_client.load.screen import Screen, Writer, line, lines
+
+LOAD = Load(Open(100.0), 4.0)
+
+
+def some_ledger():
+    refused = made.record(1.6, 0.001, outcome=Outcome.OVERLOADED)
+    return made.ledger([made.record(at / 10, 0.02) for at in range(30)] + [refused], 4.0)
+
+
+def test_a_terminal_that_stands_still_holds_nothing_up() -> None:
+    stuck, taking = threading.Event(), threading.Event()
+
+    def write(_: str) -> None:
+        taking.set()
+        stuck.wait(10)
+
+    writer = Writer(write)
+    writer.show("first")
+    assert taking.wait(10)
+    begun = time.monotonic()
+    for picture in range(100):
+        writer.show(str(picture))
+    assert time.monotonic() - begun < 1
+    writer.close()
+    stuck.set()
+
+
+def test_only_the_latest_picture_is_written_once_the_terminal_goes_on() -> None:
+    stuck, written = threading.Event(), []
+
+    def write(picture: str) -> None:
+        written.append(picture)
+        stuck.wait(10)
+
+    writer = Writer(write)
+    writer.show("first")
+    while not written:
+        time.sleep(0.001)
+    for picture in ("second", "third"):
+        writer.show(picture)
+    stuck.set()
+    writer.close()
+    assert written == ["first", "third"]
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    def write(_: str) -> None:
+        raise BrokenPipeError
+
+    writer = Writer(write)
+    writer.show("first")
+    writer.close()
+    writer.show("second")
+
+
+def test_without_a_terminal_there_are_plain_lines() -> None:
+    out, ledger = io.StringIO(), some_ledger()
+    screen = Screen(out=out)
+    screen.begin(LOAD, ledger)
+    screen.look()
+    screen.end()
+    [told] = out.getvalue().splitlines()
+    assert "asked 100/s" in told
+    assert "1 overloaded" in told
+    assert "\x1b" not in told
+
+
+def test_quiet_shows_nothing() -> None:
+    out = io.StringIO()
+    screen = Screen(quiet=True, out=out)
+    screen.begin(LOAD, some_ledger())
+    screen.look()
+    screen.end()
+    assert out.getvalue() == ""
+
+
+def test_a_picture_tells_rates_latency_and_trouble() -> None:
+    picture = lines("the run", LOAD, some_ledger())
+    assert "the run" in picture
+    assert "p50 20.0" in picture
+    assert "1 overloaded" in picture
+    assert line("", LOAD, some_ledger()).startswith("4 of 4 s")
