@@ -113,6 +113,7 @@ _COSTS = Row(
             "What the planner holds a run of so many rows and elements to take, by what was measured and "
             "learned since. It forms the runs that pay by this table.",
             *_costs("oneshot", "length", (16, 64, 256), "model", "rows"),
+            counted=("rows",),
             width=12,
             height=10,
         ),

@@ -88,8 +88,13 @@ def heat_map(title: str, unit: str, description: str, query: Query, **more: Any)
     )
 
 
-def table(title: str, unit: str, description: str, *columns: Query, **more: Any) -> Panel:
-    """A line for each combination of labels, a column for each query, named by its legend."""
+def table(
+    title: str, unit: str, description: str, *columns: Query, counted: tuple[str, ...] = (), **more: Any
+) -> Panel:
+    """A line for each combination of labels, a column for each query, named by its legend.
+
+    `counted` are labels that are whole numbers: lines are sorted by their value.
+    """
     return Panel(
         "table",
         title,
@@ -98,9 +103,17 @@ def table(title: str, unit: str, description: str, *columns: Query, **more: Any)
         columns,
         form="table",
         instant=True,
-        options={"cellHeight": "sm", "showHeader": True, "footer": {"show": False}},
+        options={
+            "cellHeight": "sm",
+            "showHeader": True,
+            "footer": {"show": False},
+            "sortBy": [
+                {"displayName": one, "desc": False} for one in (("model", *counted) if counted else ())
+            ],
+        },
         custom={"align": "auto", "cellOptions": {"type": "auto"}, "filterable": True},
-        transformations=_joined(columns),
+        transformations=(*_joined(columns), *map(_as_number, counted)),
+        overrides=tuple(map(_without_unit, counted)),
         **more,
     )
 
@@ -168,3 +181,13 @@ def _joined(columns: tuple[Query, ...]) -> tuple[Json, ...]:
         {"id": "merge", "options": {}},
         {"id": "organize", "options": {"excludeByName": hide, "indexByName": {}, "renameByName": names}},
     )
+
+
+def _as_number(label: str) -> Json:
+    conversion = {"targetField": label, "destinationType": "number"}
+    return {"id": "convertFieldType", "options": {"conversions": [conversion], "fields": {}}}
+
+
+def _without_unit(label: str) -> Json:
+    matcher = {"id": "byName", "options": label}
+    return {"matcher": matcher, "properties": [{"id": "unit", "value": "none"}]}

@@ -66,6 +66,7 @@ class Panel:
     custom: Json = field(default_factory=dict)  # how the fields are drawn
     field_options: Json = field(default_factory=dict)  # min, max, mappings, ...
     transformations: tuple[Json, ...] = ()
+    overrides: tuple[Json, ...] = ()  # of single fields
 
     def to_json(self, number: int, x: int, y: int) -> Json:
         steps: list[Json] = [{"color": self.base, "value": None}]
@@ -84,7 +85,7 @@ class Panel:
             "description": self.description,
             "datasource": DATASOURCE,
             "gridPos": {"h": self.height, "w": self.width, "x": x, "y": y},
-            "fieldConfig": {"defaults": defaults, "overrides": []},
+            "fieldConfig": {"defaults": defaults, "overrides": list(self.overrides)},
             "options": self.options,
             "targets": [
                 query.to_json(chr(ord("A") + index), self.form, self.instant)
