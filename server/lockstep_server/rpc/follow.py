@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
@@ -22,6 +21,7 @@ from ..errors import ServingError, bad_input
 from ..models import datatypes
 from . import codec
 from .calls import Ask
+from .inflight import linger
 from .replies import labels, timings
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 _STEPS_AHEAD, _PREFIXES_AHEAD = 16, 2
 """Elements of one stream in flight; past them its reader waits. They run one after another, and whole
 prefixes would be queue to their own successors."""
-
-_LINGER_S = 0.05
 
 _LONGEST_HELD = 65536
 """Characters without white space that are held."""
@@ -81,7 +79,7 @@ class Follow:
             await reader
         except ServingError:
             if reader.done():
-                await self._linger()
+                await linger(self._context)
             raise
         finally:
             reader.cancel()
@@ -90,14 +88,6 @@ class Follow:
             if self._served is not None and self._served.card.steps:
                 card = self._served.card
                 self._calls.send(port.Leave(card.name, card.version, self._sequence))
-
-    async def _linger(self) -> None:
-        """Take what is on its way to a stream that is refused: some clients whose write is cut short
-        tell of that, not of the error."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_S):
-                while await self._context.read() is not grpc.aio.EOF:
-                    pass
 
     # --- in -----------------------------------------------------------------------------------------
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
+
+from ..errors import ServingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +21,17 @@ if TYPE_CHECKING:
     from .served import Directory
 
 A = TypeVar("A")
+
+_LINGER_S = 0.05
+
+
+async def linger(context: Context) -> None:
+    """Take what is on its way to a stream that is refused: some clients whose write is cut short tell of
+    that, not of the error."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while await context.read() is not grpc.aio.EOF:
+                pass
 
 
 class InFlight(ABC, Generic[A]):
@@ -42,6 +56,10 @@ class InFlight(ABC, Generic[A]):
         try:
             await self._write()
             await reader
+        except ServingError:
+            if reader.done():
+                await linger(self._context)
+            raise
         finally:
             reader.cancel()
             for key in list(self._inflight):

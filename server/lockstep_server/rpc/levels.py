@@ -91,7 +91,7 @@ def _who(served: Served) -> tuple[str, str]:
 def _cells(served: Served) -> Iterator[Level]:
     card, backlog = served.card, served.backlog
     if card.steps:
-        for rows, seconds in sorted(served.step_costs.items()):
+        for rows, seconds in sorted(served.step_costs.copy().items()):
             yield (card.model, card.face, str(rows), "1"), seconds
         return
     longest = sum(length.max for length in card.manifest.lengths.values())

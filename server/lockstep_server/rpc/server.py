@@ -54,6 +54,8 @@ class Health:
         if self._draining:
             return
         for name in directory.catalog.names():
+            if name == LIVE:  # a model of this name is not told of by it
+                continue
             await self._tell(name, serving=directory.serving(name))
         for name in ("", *_SERVICES):
             await self._tell(name, serving=directory.ready())

@@ -107,7 +107,7 @@ class CallTrace(Trace):
         self._fed = _Fed()
 
     def ended(self, request: Ended) -> None:
-        if not self._requests:
+        if not self._requests and self._span.is_recording():  # it may have ended: the rest is dropped
             self._span.set_attributes(_of_model(request))
         self._requests += 1
         now_ns = time.time_ns()
