@@ -1,0 +1,155 @@
+"""docs/clients.md: each grpcurl line is what it says to a real server, none is missing, and Node works."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import grpc
+import pytest
+from google.protobuf import json_format, message_factory
+from grpc_health.v1 import health_pb2
+
+from lockstep import open_inference_pb2
+from lockstep.v1 import sequences_pb2
+
+if TYPE_CHECKING:
+    from integration.harness import Served
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "clients.md").read_text()
+LINE = re.compile(r"^grpcurl -plaintext (?:-d '([^']*)' )?localhost:8001 ([\w.]+)/(\w+)$", re.MULTILINE)
+SERVICES = {
+    one.full_name: one
+    for file in (sequences_pb2, open_inference_pb2, health_pb2)
+    for one in file.DESCRIPTOR.services_by_name.values()
+}
+
+
+class Line(NamedTuple):
+    """A call as the page has it."""
+
+    service: str
+    method: str
+    messages: list[Any]
+
+
+def lines() -> list[Line]:
+    return [Line(service, method, parsed(given)) for given, service, method in LINE.findall(PAGE)]
+
+
+def parsed(given: str) -> list[Any]:
+    """JSON objects one after another; none is one that is empty, as grpcurl has it."""
+    found, at, decoder = [], 0, json.JSONDecoder()
+    while at < len(given):
+        one, at = decoder.raw_decode(given, at)
+        found.append(one)
+        at += given[at:].startswith(" ")
+    return found or [{}]
+
+
+def called(served: Served, line: Line) -> list[Any]:
+    """The replies; of a Watch, which has no end, the first."""
+    method = SERVICES[line.service].methods_by_name[line.method]
+    kinds = [message_factory.GetMessageClass(kind) for kind in (method.input_type, method.output_type)]
+    requests = [json_format.ParseDict(one, kinds[0]()) for one in line.messages]
+    if not method.client_streaming:
+        [requests] = requests
+    else:
+        requests = iter(requests)
+    shape = f"{kind(method.client_streaming)}_{kind(method.server_streaming)}"
+    call = getattr(served.channel, shape)(
+        f"/{line.service}/{line.method}", kinds[0].SerializeToString, kinds[1].FromString
+    )(requests, timeout=60)
+    if not method.server_streaming:
+        return [call]
+    if line.method == "Watch":
+        first = next(call)
+        call.cancel()
+        return [first]
+    return list(call)
+
+
+def kind(streaming: bool) -> str:
+    return "stream" if streaming else "unary"
+
+
+def test_every_rpc_has_its_line() -> None:
+    told = [(line.service, line.method) for line in lines()]
+    defined = [(name, method.name) for name, service in SERVICES.items() for method in service.methods]
+    assert sorted(told) == sorted(set(defined) - {("grpc.health.v1.Health", "List")})  # not served
+    assert PAGE.count("\ngrpcurl -plaintext") == len(told)
+
+
+@pytest.mark.parametrize("line", lines(), ids=lambda line: line.method)
+def test_a_line_is_answered(shipped: Served, line: Line) -> None:
+    if line.method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+        with pytest.raises(grpc.RpcError) as refused:
+            called(shipped, line)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        return
+    replies = called(shipped, line)
+    assert replies
+    assert not any(getattr(one, "error_message", "") for one in replies)
+    outcomes = [one for reply in replies for one in getattr(reply, "outcomes", ())]
+    assert not any(one.HasField("failure") for one in outcomes)
+
+
+def test_the_python_of_the_page_uses_what_there_is() -> None:
+    import lockstep_client as lc
+
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        ast.parse(block)
+    calls = re.findall(r"`(\w+)`", PAGE.split("| call | gives |")[1].split("\n\n")[0])
+    methods = {name for name in vars(lc.Client) if not name.startswith("_")} - {"close"}
+    assert {name for name in calls if hasattr(lc.Client, name)} == methods
+    errors = PAGE.split("| class | status |")[1].split("\n\n")[0]
+    raised = {
+        name for name in lc.__all__ if isinstance(kind := getattr(lc, name), type) and
+        issubclass(kind, lc.LockstepError)
+    } - {"LockstepError"}  # fmt: skip
+    assert {name for name in re.findall(r"`(\w+)`", errors) if hasattr(lc, name)} == raised
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with its packages, in a folder of its own."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed")
+    folder = tmp_path_factory.mktemp("node")
+    for name in ("package.json", "ask.js"):
+        shutil.copy(ROOT / "examples" / "node" / name, folder)
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=0"]
+    try:
+        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=100)
+    except subprocess.TimeoutExpired:
+        pytest.skip("the packages of the example cannot be installed here: npm took more than 100 s")
+    if done.returncode:
+        pytest.skip(f"the packages of the example cannot be installed here: {done.stderr.strip()[-300:]}")
+    return folder
+
+
+def test_the_example_in_node_works(shipped: Served, node: Path) -> None:
+    ended = subprocess.run(
+        ["node", "ask.js", shipped.address],
+        cwd=node,
+        env={**os.environ, "LOCKSTEP_PROTOS": str(ROOT / "proto")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for pattern in (
+        r"^(positive|negative) 0?\.?\d+\.?\d* a warm , funny",
+        r"^-- ended by STOP_REASON_LENGTH$",
+        r"^6 sad ",
+        r"^1000 texts over one stream$",
+        r"^NOT_FOUND: there is no model 'nobody'",
+    ):
+        assert re.search(pattern, ended.stdout, re.MULTILINE), (pattern, ended.stdout)
