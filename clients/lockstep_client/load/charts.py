@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COLOURS = ("#1f9e89", "#d95f02", "#7570b3", "#d6418b", "#4c8dd6", "#8a9a3b")
 MARKS = ("o", "s", "^", "D", "v", "P")
 WIDTH, HEIGHT = 6.4, 3.6
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
 
 
@@ -34,10 +35,9 @@ def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
         beyond = [one for one in _CURVE if one < 100 and times.count * (100 - one) / 100 >= 1]
         across = [1 / (1 - one / 100) for one in beyond]
         axes.plot(across, times.percentiles_ms(beyond), color=colour, label=name)
-    axes.set(xscale="log", yscale="log")
-    ticks = [1, 2, 10, 100, 1000, 10000]
-    axes.set_xticks(ticks, ["0", "50", "90", "99", "99.9", "99.99"])
-    axes.minorticks_off()
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 10, 100, 1000, 10000], ["0", "50", "90", "99", "99.9", "99.99"])
+    _log_up(axes)
     _legend(axes, len(runs))
     return _svg(figure)
 
@@ -52,7 +52,7 @@ def over_time(run: Document) -> str:
     for name, colour, mark in zip(("p50_ms", "p99_ms"), COLOURS, MARKS, strict=False):
         latency.plot(at, [_or_gap(one[name]) for one in seconds], color=colour, marker=mark, ms=3,
                      label=name.removesuffix("_ms"))  # fmt: skip
-    latency.set_yscale("log")
+    _log_up(latency)
     counts.plot(at, [one["ended"].get("ok", 0) for one in seconds], color=COLOURS[0], label="ok")
     refused = [sum(n for outcome, n in one["ended"].items() if outcome != "ok") for one in seconds]
     if any(refused):
@@ -70,9 +70,10 @@ def by_length(run: Document) -> str:
     at = [row["to"] for row in rows]
     for name, colour, mark in zip(("p50", "p90", "p99"), COLOURS, MARKS, strict=False):
         axes.plot(at, [row[name] for row in rows], color=colour, marker=mark, label=name)
-    axes.set(xscale="log", yscale="log")
+    axes.set_xscale("log")
+    _log_up(axes)
     axes.set_xticks(at, [f"≤ {row['to']}" for row in rows])
-    axes.minorticks_off()
+    axes.xaxis.minorticks_off()
     _legend(axes, 3)
     return _svg(figure)
 
@@ -85,7 +86,7 @@ def streams(run: Document) -> str:
     for (key, label), colour, mark in zip(shown, COLOURS, MARKS, strict=False):
         if run[key]:
             axes.plot(names, [run[key][name] for name in names], color=colour, marker=mark, label=label)
-    axes.set_yscale("log")
+    _log_up(axes)
     _legend(axes, 3)
     return _svg(figure)
 
@@ -104,7 +105,7 @@ def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) 
             axes.axvline(one["rates"]["ok"], color=INK, ls=":", alpha=0.6)
     if bound_ms:
         axes.axhline(bound_ms, color=INK, ls="--", label=f"bound, {bound_ms:g} ms")
-    axes.set_yscale("log")
+    _log_up(axes)
     _legend(axes, 4)
     return _svg(figure)
 
@@ -133,12 +134,11 @@ def lines(
     figure, axes = _sheet(title, across, up)
     for (name, xs, ys), colour, mark in zip(series, COLOURS, MARKS, strict=False):
         axes.plot(list(xs), list(ys), color=colour, marker=mark, label=name)
-    axes.set(xscale="log", yscale="log")
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.set_xscale("log")
+    _log_up(axes)
     ticks = sorted({x for _, xs, _ in series for x in xs})
     axes.set_xticks(ticks, [f"{x:,g}" for x in ticks])
-    axes.minorticks_off()
+    axes.xaxis.minorticks_off()
     _legend(axes, len(series))
     return _svg(figure)
 
@@ -153,6 +153,16 @@ def _titled(axes: Axes, title: str, across: str, up: str) -> Axes:
     axes.set_title(title, color=INK, fontsize=11)
     axes.grid(which="major", color=INK, alpha=0.25)
     return axes
+
+
+def _log_up(axes: Axes) -> None:
+    """Decades up the side, with a few steps within, as plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.minorticks_off()
 
 
 def _or_gap(value: float | None) -> float:
@@ -171,6 +181,6 @@ def _svg(figure: Figure) -> str:
     titles = [axes.get_title() for axes in figure.axes]
     out = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{titles}{id(figure)}"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        figure.savefig(out, format="svg", metadata=_NO_METADATA)
     text = out.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor")

@@ -1,0 +1,287 @@
+"""The load generator against servers of which the truth is known: delays, stalls, capacity, an absence."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from unit.client.load.foreign import MODEL, Foreign, foreign
+
+from lockstep_client import cli
+from lockstep_client.load import preflight, report
+from lockstep_client.load.campaign import Campaign
+from lockstep_client.load.lengths import parse
+from lockstep_client.load.plan import Closed, Load, Offline, Open, Target, Workload
+from lockstep_client.load.preflight import Wanted
+from lockstep_client.load.search import Bound, Search
+from lockstep_client.load.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from integration.harness import Served
+
+    from lockstep_client.load.plan import Pace
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    """Generator processes for all tests: starting them takes longer than most runs."""
+    with Session(2, [], max_lag_ms=10_000) as session:
+        yield session
+
+
+def drive(
+    session: Session, server: Foreign, pace: Pace, seconds: float, lengths: str = "10", **how: Any
+) -> dict[str, Any]:
+    drawn = parse(lengths)
+    assert drawn is not None
+    target = Target(server.address, MODEL, timeout_s=how.pop("timeout_s", 10.0))
+    workload = preflight.prepared(target, Workload("infer", drawn, (5, 9)), None, Wanted())
+    return session.run(target, workload, Load(pace, seconds, **{"warmup_s": 0.2, **how}))
+
+
+def later(seconds: float, act: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, act)
+    timer.start()
+    return timer
+
+
+def test_any_open_inference_server_gets_tensors_of_the_lengths_asked_for(session: Session) -> None:
+    with foreign() as server:
+        made = drive(session, server, Open(100.0, "constant"), 1.0, "uniform:3,6", processes=2)
+        sent = server.servicer.requests[1:]  # without the one before the load
+    assert made["outcomes"] == {"ok": 100}
+    assert made["load"]["call"] == "infer"
+    shapes = {one.name: set() for one in sent[0].inputs}
+    for request in sent:
+        for one, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+            shapes[one.name].add(tuple(one.shape))
+            if one.name == "input_ids":
+                assert set(np.frombuffer(raw, np.int64)) <= {5, 6, 7, 8}
+            if one.name == "attention_mask":
+                assert set(np.frombuffer(raw, np.int64)) == {1}
+    assert shapes["input_ids"] == {(1, n) for n in (3, 4, 5, 6)}
+    assert shapes["weights"] == {(1, 4)}
+
+
+def test_a_known_delay_is_what_is_measured(session: Session) -> None:
+    with foreign(service_s=0.1) as server:
+        made = drive(session, server, Open(50.0), 2.0)
+    assert made["latency_ms"]["min"] >= 100
+    assert 100 <= made["latency_ms"]["p50"] < 200
+    assert made["requests"]["unsent"] == 0
+
+
+def test_a_stall_shows_as_an_open_loops_caller_meets_it(session: Session) -> None:
+    """Of 3 s of arrivals those of one second wait until it is over: a third of them, 1 s at most."""
+    with foreign() as server:
+        stall = later(1.4, lambda: server.stand_still(1.0))
+        made = drive(session, server, Open(200.0, "constant"), 3.0)
+        stall.join()
+    latency = made["latency_ms"]
+    assert made["outcomes"] == {"ok": 600}
+    assert latency["p50"] < 500
+    assert 500 < latency["p90"] < 1200  # the tenth that waits longest
+    assert 850 < latency["p99"] < 1500
+    assert max(one["p99_ms"] or 0 for one in made["seconds"]) > 850
+
+
+def test_a_stall_is_met_by_few_of_a_closed_loop_and_that_is_said(session: Session) -> None:
+    with foreign(service_s=0.02) as server:
+        stall = later(1.2, lambda: server.stand_still(1.0))
+        made = drive(session, server, Closed(4), 2.5)
+        stall.join()
+    assert made["latency_ms"]["max"] > 800
+    assert made["latency_ms"]["p90"] < 500  # what an open loop's caller would call a lie
+    assert any("closed loop" in note for note in made["notes"])
+
+
+def test_refusals_are_counted_by_meaning(session: Session) -> None:
+    with foreign() as server:
+        server.servicer.refuse_every = 4
+        made = drive(session, server, Open(100.0, "constant"), 1.0, warmup_s=0)
+    assert made["outcomes"]["overloaded"] == 25
+    assert made["outcomes"]["ok"] == 75
+    assert made["examples"] == {"overloaded": "the queue is full"}
+
+
+def test_a_deadline_is_counted_and_every_request_has_an_end(session: Session) -> None:
+    with foreign() as server:
+        later(0.5, lambda: server.stand_still(30.0))
+        made = drive(session, server, Open(100.0, "constant"), 1.0, timeout_s=0.3)
+        server.servicer.still_until = 0.0
+    assert made["outcomes"]["ok"] + made["outcomes"]["deadline"] == 100
+
+
+def test_a_server_that_goes_and_comes_back_is_met_again(session: Session) -> None:
+    with foreign() as server:
+        timers = [later(1.3, server.stop), later(2.3, server.start)]
+        made = drive(session, server, Open(50.0, "constant"), 5.0)
+        for timer in timers:
+            timer.join()
+    assert made["outcomes"]["unavailable"] > 5
+    assert sum(made["outcomes"].values()) == 250
+    assert made["seconds"][0]["ended"].get("ok", 0) > 20
+    assert made["seconds"][4]["ended"].get("ok", 0) > 20
+
+
+def test_offline_answers_every_sample_once(session: Session) -> None:
+    with foreign(service_s=0.01) as server:
+        made = drive(session, server, Offline(300, 20), 60.0, warmup_s=0, processes=2)
+        assert len(server.servicer.requests) == 301
+    assert made["outcomes"] == {"ok": 300}
+    assert made["valid"]
+    assert made["rates"]["ok"] == pytest.approx(300 / made["measured_s"], rel=0.02)
+
+
+def test_the_search_finds_a_known_capacity(session: Session) -> None:
+    """Two places of 20 ms each are 100 requests a second, and no more."""
+    with foreign(service_s=0.02, places=2) as server:
+        drawn = parse("10")
+        assert drawn is not None
+        target = Target(server.address, MODEL, timeout_s=2.0)
+        workload = preflight.prepared(target, Workload("infer", drawn), None, Wanted())
+        campaign = Campaign(lambda name, *what: {**session.run(*what), "name": name}, target, workload)
+        load = Load(Open(1.0), 1.0, warmup_s=0.1)
+        made = campaign.search(load, Search(Bound(200.0, 80.0), 60.0, 0.3, 1))
+    assert made["search"]["rate"] is None or 25 < made["search"]["rate"] < 115
+    assert any(one["probe"]["holds"] for one in made["runs"])
+    assert any(not one["probe"]["holds"] and one["probe"]["rate"] < 400 for one in made["runs"])
+
+
+def test_more_than_this_machine_can_send_is_invalid_and_counted(session: Session) -> None:
+    with foreign() as server:
+        made = drive(session, server, Open(200_000.0), 0.3, warmup_s=0, max_in_flight=100, timeout_s=5.0)
+    assert not made["valid"]
+    assert made["requests"]["unsent"] > 10_000
+    assert made["requests"]["sent"] == sum(made["outcomes"].values())
+
+
+def command(*arguments: str, **how: Any) -> subprocess.Popen[str]:
+    code = "from lockstep_client.cli import main; main()"
+    whole = [sys.executable, "-c", code, "load", "run", "--model", MODEL, *arguments]
+    return subprocess.Popen(whole, stdout=subprocess.PIPE, text=True, **{"stderr": subprocess.PIPE, **how})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int) -> None:
+    file, lines = tmp_path / "run.json", tmp_path / "run.jsonl"
+    with foreign() as server:
+        asked = ("--rate", "50", "--seconds", "600", "--warmup", "0", "--address", server.address)
+        process = command(*asked, "--json", str(file), "--jsonl", str(lines))
+        end = time.monotonic() + 60
+        while not (lines.exists() and lines.read_text().count("\n")):
+            assert time.monotonic() < end, "never a second"
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    made = json.loads(file.read_text())
+    assert made["partial"] is True
+    assert made["outcomes"]["ok"] > 10
+    assert 1 <= made["measured_s"] < 60
+    assert made["valid"] or "fell behind" in made["reasons"][0]
+    assert "partial" in out
+
+
+def test_a_terminal_that_nobody_reads_holds_no_run_up(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    ours, theirs = pty.openpty()
+    os.write(theirs, b"x" * 2000)
+    with foreign() as server:
+        asked = ("--rate", "20", "--seconds", "6", "--warmup", "0", "--address", server.address)
+        process = command(*asked, "--json", str(file), stderr=theirs)
+        process.communicate(timeout=90)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode in (0, 3)
+    assert json.loads(file.read_text())["outcomes"]["ok"] > 50
+
+
+def test_the_model_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with foreign() as server:
+        asked = ("--rate", "5", "--seconds", "1", "--address", server.address)
+        assert cli.run(("load", "run", "--model", "nosuch", *asked)) == 1
+    told = capsys.readouterr().err
+    assert "unknown model nosuch" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_every_call_of_this_server_can_be_loaded(session: Session, shipped: Served) -> None:
+    """Each kind, a short closed loop: all answered, and streams with their tokens timed."""
+    kinds = {
+        "classify": "sentiment-lstm", "encode": "sentiment-transformer", "follow": "sentiment-lstm",
+        "generate": "shakespeare-char-lstm", "translate": "translate-en-fr",
+        "infer": "sentiment-bilstm", "steps": "sentiment-lstm.step",
+    }  # fmt: skip
+    for kind, model in kinds.items():
+        drawn, tokens = parse("uniform:3,8"), parse("12")
+        assert drawn is not None
+        target = Target(shipped.address, model)
+        asked = Workload("infer", drawn, (1, 60), tokens=tokens)
+        workload = preflight.prepared(target, asked, kind, Wanted())  # type: ignore[arg-type]
+        made = session.run(target, workload, Load(Closed(2), 0.4, warmup_s=0))
+        assert set(made["outcomes"]) == {"ok"}, (kind, made["examples"])
+        assert made["outcomes"]["ok"] > 0
+        streamed = kind in ("generate", "translate", "follow", "steps")
+        assert (made["first_token_ms"] is not None) == streamed, kind
+        assert (made["rates"]["tokens"] > 0) == streamed, kind
+
+
+def test_the_call_that_a_model_answers_is_found(shipped: Served) -> None:
+    drawn = parse("5")
+    assert drawn is not None
+    expected = {
+        "sentiment-lstm": "classify", "translate-en-fr": "translate", "shakespeare-char-lstm": "generate",
+        "sentiment-lstm.step": "steps",
+    }  # fmt: skip
+    for model, kind in expected.items():
+        target = Target(shipped.address, model)
+        assert preflight.prepared(target, Workload("infer", drawn), None, Wanted()).kind == kind
+
+
+def chromium(page: Path, folder: Path, *what: str) -> str:
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+        " --disable-component-update --disable-sync --window-size=1200,1400"
+    )
+    command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={folder / 'profile'}", *what, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_report_opens_in_a_browser_with_its_plots_drawn(session: Session, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    with foreign() as server:
+        made = drive(session, server, Open(200.0), 2.0, "uniform:3,60")
+    page = tmp_path / "report.html"
+    report.write(page, made)
+    assert "http://" not in page.read_text().replace("http://www.w3.org/", "")  # nothing is fetched
+    dom = chromium(page, tmp_path, "--dump-dom", f"--screenshot={tmp_path / 'page.png'}")
+    if not dom:
+        dom = chromium(page, tmp_path, "--dump-dom")
+    for title in ("Latency by percentile", "Latency of what was due in each second", "Latency by length"):
+        assert title in dom
+    assert dom.count("<svg") == 3
+    if not (tmp_path / "page.png").exists():
+        chromium(page, tmp_path, f"--screenshot={tmp_path / 'page.png'}")
+    pixels = imread(tmp_path / "page.png")[:, :, :3]
+    line = np.array([0x1F, 0x9E, 0x89]) / 255  # the colour of the first line
+    assert (np.abs(pixels - line).max(axis=2) < 0.05).sum() > 200
