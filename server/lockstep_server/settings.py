@@ -14,6 +14,7 @@ import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 import click
 
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
 
 def _setting(default: Any, help_: str, kind: Any = None) -> Any:
     return field(default=default, metadata={"help": help_, "kind": kind})
+
+
+def url(value: str) -> str:
+    """`http://HOST:PORT` or `https://HOST:PORT`."""
+    found = urlsplit(value)
+    try:
+        there = found.scheme in ("http", "https") and bool(found.hostname) and found.port is not None
+    except ValueError:  # the port is no port
+        there = False
+    if not there:
+        raise click.BadParameter(f"{value!r} is no address; write http://HOST:PORT, or https:// for TLS")
+    return value
 
 
 _PORT = click.IntRange(0, 65535)
@@ -73,7 +86,7 @@ class Settings:
     traces: str = _setting(
         "off", "Where spans of calls go: nowhere, or to a collector by OTLP.", click.Choice(["off", "otlp"])
     )
-    traces_endpoint: str = _setting("http://localhost:4317", "The collector's address, of gRPC.")
+    traces_endpoint: str = _setting("http://localhost:4317", "The collector of OTLP over gRPC.", url)
     traces_ratio: float = _setting(
         1.0, "Share of calls sampled, of those whose callers decide nothing.", click.FloatRange(0, 1)
     )

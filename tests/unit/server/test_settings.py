@@ -67,6 +67,7 @@ def test_a_switch_is_switched_off_each_way(tmp_path: Path, how: str) -> None:
         ("port = 70000", "port"),
         ('device = "tpu"', "device"),
         ("max_run_ms = 0", "max_run_ms"),
+        ('traces_endpoint = "collector"', "traces_endpoint: 'collector' is no address; write http://"),
         ("port = ", "not valid TOML"),
     ],
 )
@@ -89,6 +90,11 @@ def test_a_wrong_file_is_told_with_file_and_key(tmp_path: Path, text: str, words
         ["--max-message-mb", "0"],
         ["--drain-s", "-1"],
         ["--config", "nowhere.toml"],
+        ["--traces", "maybe"],
+        ["--traces-endpoint", "localhost:4317"],
+        ["--traces-endpoint", "http://localhost:many"],
+        ["--traces-ratio", "1.5"],
+        ["--log-format", "xml"],
         ["--nonsense"],
     ],
 )
