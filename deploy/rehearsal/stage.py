@@ -7,6 +7,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
+import urllib.request
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,16 +41,18 @@ def has_prometheus() -> bool:
 
 @contextmanager
 def stage(folder: Path, models: Sequence[str] = ()) -> Iterator[Stage]:
-    """A server on the shipped models (those named; else all), and a Prometheus that reads it; `folder` is for
-    Prometheus' files.
+    """A server that has loaded the shipped models (those named; else all), and a Prometheus that reads it.
+
+    `folder` is for their files.
 
     Raises:
         RuntimeError: a process ended before it was ready; the message has its log.
     """
     with ExitStack() as stack:
-        port, metrics_port = stack.enter_context(_server(models))
+        port, metrics_port = stack.enter_context(_server(models, folder / "cache"))
         metrics = f"127.0.0.1:{metrics_port}"
         prometheus = stack.enter_context(_prometheus(folder, metrics))
+        _wait_healthy(f"http://{metrics}/healthz")
         yield Stage(f"127.0.0.1:{port}", metrics, prometheus)
 
 
@@ -59,10 +64,11 @@ def load(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _server(models: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _server(models: Sequence[str], cache: Path) -> Iterator[tuple[str, str]]:
     command = [
         sys.executable, "-m", "lockstep_server", "--models", str(ROOT / "models"), "--only", ",".join(models),
         "--host", "127.0.0.1", "--port", "0", "--metrics-port", "0", "--device", "auto",
+        "--cache", str(cache),
     ]  # fmt: skip
     with _process(command, r"serving .* on .*:(\d+), metrics on (\d+)") as (port, metrics_port):
         yield port, metrics_port
@@ -81,6 +87,22 @@ def _prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     ]  # fmt: skip
     with _process(command, r'msg="Listening on".* address=127.0.0.1:(\d+)') as (port,):
         yield Prometheus(f"http://127.0.0.1:{port}")
+
+
+def _wait_healthy(url: str) -> None:
+    """
+    Raises:
+        RuntimeError: it was not, for two minutes.
+    """
+    end = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=10):
+                return
+        except urllib.error.HTTPError as error:  # 503: models are loading
+            error.close()
+            time.sleep(0.2)
+    raise RuntimeError(f"{url} was not healthy for {_PATIENCE_S:g} s")
 
 
 @contextmanager

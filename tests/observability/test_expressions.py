@@ -102,6 +102,12 @@ def test_what_was_accepted_has_ended_or_is_in_flight(run: Run) -> None:
         assert abs(statistics.median(curve.values)) < 10, curve.labels
 
 
+def test_comparisons_are_taken_off_and_matchers_are_not() -> None:
+    """What the tests of alerts rest on."""
+    assert without_comparisons('up{job!="a", x=~"1"} == 0') == 'up{job!="a", x=~"1"}'
+    assert without_comparisons("a > 14.4\n  and b * 3600 >= 5") == "a\n  and b * 3600"
+
+
 def answers(run: Run, one: grafana.Asked) -> list[Curve]:
     """As Grafana asks: now, or over the time shown."""
     if one.target["instant"]:
