@@ -3,7 +3,7 @@
 recipe, score, manifest, graphs → Markdown
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -101,13 +101,3 @@ def _row(way: str, value: Any) -> str:
     kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     shape = ", ".join(axis.dim_param or str(axis.dim_value) for axis in tensor.shape.dim)
     return f"| {way} | `{value.name}` | {kind} | [{shape}] |"
-
-
-def write_cards(
-    out: Path, recipes: Mapping[str, Recipe], scores: list[Score], manifests: Mapping[str, Table]
-) -> None:
-    """A card into the folder of every model that has a score."""
-    for score in scores:
-        folder = out / score.model
-        text = card(recipes[score.model], score, manifests[score.model], folder / "1")
-        (folder / CARD).write_text(text, encoding="utf-8")

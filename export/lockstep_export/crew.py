@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from lockstep_export.bars import no_bars
-from lockstep_export.card import write_cards
+from lockstep_export.card import CARD, card
 from lockstep_export.classify import pairs
 from lockstep_export.scores import Record, Score, read_record, write_record
-from lockstep_export.workshop import Corpora, Workshop, trade_of
+from lockstep_export.workshop import TRADES, Corpora, Workshop
 from lockstep_export.zoo import ZOO
 from lockstep_export.zoo.recipe import Classifier
 
@@ -27,27 +27,23 @@ def make(workshop: Workshop, data: Path, names: Sequence[str] = (), jobs: int = 
     Models that are not named keep what was recorded of them. Page and cards are written for all that have a
     record.
     """
-    chosen = [name for name in ZOO if name in {workshop.recipe(one).name for one in names or ZOO}]
+    wanted = {workshop.recipe(name).name for name in names or ZOO}
+    chosen = [name for name in ZOO if name in wanted]
     before = read_record(workshop.out)
     corpora = workshop.prepare(data, *chosen)
-    sizes = {
-        corpus: trade_of(workshop.recipe(name)).sizes(corpora[corpus]) for name, corpus in _corpora(chosen)
-    }
+    sizes = {corpus: TRADES[corpus].sizes(learnt) for corpus, learnt in corpora.items()}
     record = before.with_(_made(workshop, corpora, chosen, jobs), sizes, ZOO)
-    classifiers = {
-        name: recipe
-        for name, recipe in ZOO.items()
-        if name in record.scores and isinstance(recipe, Classifier)
-    }
-    write_record(workshop.out, record, pairs.table(classifiers, workshop.out))
-    manifests = {name: workshop.manifest(name) for name in record.scores}
-    write_cards(workshop.out, ZOO, list(record.scores.values()), manifests)
+    _write(workshop, record)
     return record
 
 
-def _corpora(names: Sequence[str]) -> list[tuple[str, str]]:
-    """A model of each corpus, and the corpus."""
-    return [(name, corpus) for corpus, name in {ZOO[name].corpus: name for name in names}.items()]
+def _write(workshop: Workshop, record: Record) -> None:
+    recipes = {name: ZOO[name] for name in record.scores}
+    classifiers = {name: recipe for name, recipe in recipes.items() if isinstance(recipe, Classifier)}
+    write_record(workshop.out, record, pairs.table(classifiers, workshop.out))
+    for name, recipe in recipes.items():
+        text = card(recipe, record.scores[name], workshop.manifest(name), workshop.version(name))
+        (workshop.out / name / CARD).write_text(text, encoding="utf-8")
 
 
 def _made(workshop: Workshop, corpora: Corpora, names: Sequence[str], jobs: int) -> list[Score]:
