@@ -79,8 +79,10 @@ def test_the_demo_shows_the_main_job(demo: subprocess.Popen[str], ports: tuple[i
 
     assert (demo.returncode, err) == (0, "")
     rows = {cells[0]: cells[1:] for line in out.splitlines() if len(cells := re.split(r"\s{2,}", line)) > 1}
-    assert rows["sentence"] == list(MODELS)
-    assert all(re.fullmatch(r"(positive|negative) \d+%", cell) for cell in rows["I am not happy"])
+    shipped = {path.parent.name for path in (ROOT / "models").glob("sentiment-*/model.toml")}
+    labelled = re.findall(r"^(sentiment-\S+) +((?:(?:positive|negative) +\d+%[, ]*){6})$", out, re.MULTILINE)
+    assert {model for model, _ in labelled} == shipped
+    assert re.search(r"4,096 texts to sentiment-bow by classify_many: [\d,]+ texts/s", out)
     for model in MODELS:
         requests, runs, rows_a_run, padding, *rest = rows[model]
         assert requests == "512"
@@ -96,6 +98,8 @@ def test_the_demo_shows_the_main_job(demo: subprocess.Popen[str], ports: tuple[i
 def _check_streams(out: str) -> None:
     """A text and 64 more in lockstep, a translation with its attention, a sentence followed, a race."""
     assert "shakespeare-char-lstm goes on from 'ROMEO:'" in out
+    for path in (ROOT / "models").glob("captions-*/model.toml"):
+        assert re.search(rf"^{path.parent.name} +a man in a blue \w+", out, re.MULTILINE)
     streams = [
         line.split() for line in out.splitlines() if re.fullmatch(r"\s*\d+(\s+[\d,.]+){5}\s+yes", line)
     ]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
     from pathlib import Path
 
-CLASSIFIERS = ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")
-"""Those that show most, simplest first; others play where one of these is not there."""
+FEATURED = ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")
+"""The classifiers that show most of batching, simplest first; others play where one of these is not there."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Cast:
 
     classifiers: tuple[str, ...]
     """Simplest first."""
-    generator: str
+    writers: tuple[str, ...]
+    """Language models; the first goes on from a prompt by itself, and in company."""
     translator: str
     stepper: str
     """A classifier that can be asked step by step."""
@@ -32,8 +33,14 @@ class Cast:
     @property
     def names(self) -> list[str]:
         """Everybody, once."""
-        parts = (*self.classifiers, self.stepper, self.transformer, self.generator, self.translator)
+        parts = (*self.classifiers, self.stepper, self.transformer, *self.writers, self.translator)
         return list(dict.fromkeys(filter(None, parts)))
+
+    @property
+    def featured(self) -> tuple[str, ...]:
+        """The classifiers that a burst is sent to."""
+        found = tuple(name for name in FEATURED if name in self.classifiers)
+        return found or self.classifiers[: len(FEATURED)]
 
     def without(self, absent: Container[str]) -> Cast:
         """The cast when some do not come."""
@@ -43,7 +50,8 @@ class Cast:
 
         return Cast(
             tuple(filter(there, self.classifiers)),
-            *(there(name) for name in (self.generator, self.translator, self.stepper, self.transformer)),
+            tuple(filter(there, self.writers)),
+            *(there(name) for name in (self.translator, self.stepper, self.transformer)),
         )
 
 
@@ -59,11 +67,15 @@ def cast(folder: Path) -> Cast:
     if not classifiers:
         raise DemoError(f"{folder}/ holds no model that labels texts: give --models the folder that does")
     return Cast(
-        classifiers=_shown(classifiers),
-        generator=_first(place for place, one in texts.items() if one.get("task") == "generate"),
+        classifiers=tuple(place.name for place in sorted(classifiers, key=_size_on_disk)),
+        writers=_preferred_first(
+            (p.name for p, one in texts.items() if one.get("task") == "generate"), "shakespeare-char-lstm"
+        ),
         translator=_first(place for place, one in texts.items() if one.get("task") == "translate"),
         stepper=_first((p for p in classifiers if "stepwise" in texts[p]), "sentiment-lstm"),
-        transformer=_first(p for p in classifiers if "attention" in texts[p].get("roles", {})),
+        transformer=_first(
+            (p for p in classifiers if "attention" in texts[p].get("roles", {})), "sentiment-transformer"
+        ),
     )
 
 
@@ -76,14 +88,12 @@ def _read(manifest: Path) -> dict[str, Any]:
 
 
 def _first(places: Iterable[Path], preferred: str = "") -> str:
-    names = [place.name for place in places]
-    return preferred if preferred in names else next(iter(names), "")
+    return next(iter(_preferred_first((place.name for place in places), preferred)), "")
 
 
-def _shown(places: list[Path]) -> tuple[str, ...]:
-    names = [place.name for place in sorted(places, key=_size_on_disk)]
-    return tuple(name for name in CLASSIFIERS if name in names) or tuple(names[: len(CLASSIFIERS)])
+def _preferred_first(names: Iterable[str], preferred: str) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: name != preferred))
 
 
 def _size_on_disk(model: Path) -> int:
-    return sum(file.stat().st_size for file in model.rglob("*.onnx"))
+    return sum(file.stat().st_size for file in model.glob("*/*") if file.suffix in (".onnx", ".bin"))

@@ -1,4 +1,4 @@
-"""The first act: the same sentences to every classifier, side by side."""
+"""The first act: pairs of texts that differ in one thing, to every classifier, side by side."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from lockstep_client.tables import table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lockstep_client import AsyncClient
+    from lockstep_client import AsyncClient, Classification
 
-SENTENCES = (
-    "I am happy",
-    "I am not happy",
-    "a warm , funny and moving film",
-    "a dull , lifeless mess that never finds its story",
-    "it is funny , not sad",
-    "it is sad , not funny",
+PAIRS = (
+    ("I am happy", "I am not happy"),
+    ("it is sad , not funny", "it is funny , not sad"),
+    ("a warm , funny and moving film", "a dull , lifeless mess"),
 )
-"""The first pair differs by one word, the last holds the same words in another order."""
+"""Of the first two, one differs by a word and one by the order of its words; the last is plain."""
 
 
 async def show(client: AsyncClient, names: Sequence[str]) -> None:
-    """A column for each model."""
-    answers = await asyncio.gather(*(client.classify(name, SENTENCES) for name in names))
-    say("\nThe same sentences, each model:\n")
-    columns = [[f"{a.best.name} {a.best.probability:.0%}" for a in column] for column in answers]
-    table(("sentence", *names), list(zip(SENTENCES, *columns, strict=True)))
-    say("\nThe last two hold the same words in another order: a bag of words cannot tell them apart.")
+    """A row for each model, a column for each pair."""
+    texts = [text for pair in PAIRS for text in pair]
+    answers = await asyncio.gather(*(client.classify(name, texts) for name in names))
+    say("\nPairs of sentences to every classifier:\n")
+    letters = [chr(ord("A") + n) for n in range(len(PAIRS))]
+    for letter, (one, other) in zip(letters, PAIRS, strict=True):
+        say(f"  {letter}  {one:<32} {other}")
+    say("")
+    table(("model", *letters), [(name, *_row(found)) for name, found in zip(names, answers, strict=True)])
+    say("\nB holds the same words in another order: what only counts words gives both one answer.")
+
+
+def _row(found: Sequence[Classification]) -> list[str]:
+    shown = [f"{one.best.name[:8]} {one.best.probability:4.0%}" for one in found]
+    return [f"{one}, {other}" for one, other in zip(shown[::2], shown[1::2], strict=True)]

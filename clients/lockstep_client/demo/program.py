@@ -33,14 +33,18 @@ async def show(options: argparse.Namespace) -> None:
 async def _there(client: AsyncClient, running: Running, called: Cast) -> Cast:
     """Those of the cast that answer."""
     absent = set()
+    last_s = 0.0
     for name in called.names:
         ready = await running.ready(client, name)
         if isinstance(ready, str):
             absent.add(name)
             say(f"  {name} is not served: {ready}")
         else:
-            say(f"  {name} is ready after {ready:.1f} s")
+            last_s = max(last_s, ready)
+            if name == called.names[0]:
+                say(f"  {name} is ready after {ready:.1f} s")
     there = called.without(absent)
+    say(f"  {len(there.names)} models are ready after {last_s:.1f} s")
     if not there.classifiers:
         raise DemoError(f"no model that labels texts is served{running.told()}")
     return there
@@ -50,9 +54,9 @@ async def _play(client: AsyncClient, there: Cast, metrics_port: int) -> None:
     from lockstep_client.demo import bursts, following, labels, racing, texts, translation
 
     await labels.show(client, there.classifiers)
-    await bursts.show(client, there.classifiers, metrics_port)
-    if _plays(there.generator, "continues a text"):
-        await texts.show(client, there.generator)
+    await bursts.show(client, there.featured, metrics_port)
+    if _plays(there.writers[0] if there.writers else "", "continues a text"):
+        await texts.show(client, there.writers)
     if _plays(there.translator, "translates"):
         await translation.show(client, there.translator)
     if _plays(there.stepper, "labels texts step by step"):

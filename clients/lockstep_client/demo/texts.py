@@ -10,15 +10,19 @@ from lockstep_client.demo.telling import ms, quantile, say
 from lockstep_client.tables import table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lockstep_client import AsyncClient, AsyncStream, Generation, GenerationPart
 
+OTHER_PROMPT, MOST_WORDS = "a man in a blue", 16
 PROMPT, TOKENS, TEMPERATURE, SEED = "ROMEO:", 200, 0.8, 7
 STREAMS = (1, 8, 64)
 HEADER = ("streams", "tokens", "tokens/s", "rows/step", "first token ms", "ms/step", "same text")
 
 
-async def show(client: AsyncClient, model: str) -> None:
-    """One text, streamed; then the table of several at once."""
+async def show(client: AsyncClient, models: Sequence[str]) -> None:
+    """One text, streamed; then the table of several at once; then what the other models write."""
+    model = models[0]
     say(f"\n{model} goes on from {PROMPT!r}, temperature {TEMPERATURE}, seed {SEED}:\n")
     say(PROMPT, end="")
     stream = _text(client, model, SEED)
@@ -32,6 +36,15 @@ async def show(client: AsyncClient, model: str) -> None:
         "\nrows/step: streams that shared one step of the model, the mean; they join and leave between any\n"
         f"two steps. same text: whether seed {SEED} gave, in that company, the text that it gave alone."
     )
+
+    if models[1:]:
+        say(f"\nThe other language models go on from {OTHER_PROMPT!r}, the most probable word each time:\n")
+        table(("model", "writes"), [(name, await _line(client, name)) for name in models[1:]], left=2)
+
+
+async def _line(client: AsyncClient, model: str) -> str:
+    made = await client.generate(model, OTHER_PROMPT, max_tokens=MOST_WORDS, temperature=0).result()
+    return f"{OTHER_PROMPT}{made.text}".partition("\n")[0]
 
 
 def _text(client: AsyncClient, model: str, seed: int) -> AsyncStream[GenerationPart, Generation]:

@@ -34,9 +34,13 @@ def repository(tmp_path):
 
 
 def test_the_shipped_repository_fills_every_part():
-    assert cast(Path(__file__).parents[3] / "models") == Cast(
-        ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer"),
-        generator="shakespeare-char-lstm",
+    found = cast(Path(__file__).parents[3] / "models")
+    assert found.featured == ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")
+    assert found.classifiers[0] == "sentiment-bow"
+    assert found.writers[0] == "shakespeare-char-lstm"
+    assert found == Cast(
+        found.classifiers,
+        found.writers,
         translator="translate-en-fr",
         stepper="sentiment-lstm",
         transformer="sentiment-transformer",
@@ -52,11 +56,13 @@ def test_others_play_where_the_shipped_ones_are_missing(repository):
         looker=CLASSIFY + ATTENTION,
     )
     (folder / "large" / "1" / "model.onnx").write_bytes(bytes(100))
-    assert cast(folder) == Cast(("small", "looker", "large"), "writer", "interpreter", "small", "looker")
+    found = cast(folder)
+    assert found == Cast(("small", "looker", "large"), ("writer",), "interpreter", "small", "looker")
+    assert found.featured == found.classifiers
 
 
 def test_a_part_without_a_model_stays_empty(repository):
-    assert cast(repository(only=CLASSIFY)) == Cast(("only",), "", "", "", "")
+    assert cast(repository(only=CLASSIFY)) == Cast(("only",), (), "", "", "")
 
 
 def test_a_manifest_that_cannot_be_read_plays_no_part(repository):
@@ -70,9 +76,9 @@ def test_nobody_to_label_texts_is_told(repository, models):
 
 
 def test_names_are_told_once_and_the_absent_leave():
-    everybody = Cast(("a", "b"), "writer", "interpreter", "a", "b")
-    assert everybody.names == ["a", "b", "writer", "interpreter"]
-    assert everybody.without({"a", "writer"}) == Cast(("b",), "", "interpreter", "", "b")
+    everybody = Cast(("a", "b"), ("writer", "poet"), "interpreter", "a", "b")
+    assert everybody.names == ["a", "b", "writer", "poet", "interpreter"]
+    assert everybody.without({"a", "writer"}) == Cast(("b",), ("poet",), "interpreter", "", "b")
 
 
 def test_an_act_that_nobody_plays_is_told(capsys):
