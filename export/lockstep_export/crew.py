@@ -32,7 +32,7 @@ def make(workshop: Workshop, data: Path, names: Sequence[str] = (), jobs: int = 
     before = read_record(workshop.out)
     corpora = workshop.prepare(data, *chosen)
     sizes = {corpus: TRADES[corpus].sizes(learnt) for corpus, learnt in corpora.items()}
-    record = before.with_(_made(workshop, corpora, chosen, jobs), sizes, ZOO)
+    record = before.updated(_made(workshop, corpora, chosen, jobs), sizes, ZOO)
     _write(workshop, record)
     return record
 

@@ -44,7 +44,7 @@ class Record:
     scores: dict[str, Score]  # by model
     sizes: Sizes
 
-    def with_(self, scores: list[Score], sizes: Sizes, order: Iterable[str]) -> "Record":
+    def updated(self, scores: list[Score], sizes: Sizes, order: Iterable[str]) -> "Record":
         """This with newer scores in it, those of `order` in that order."""
         known = self.scores | {score.model: score for score in scores}
         return Record({name: known[name] for name in order if name in known}, {**self.sizes, **sizes})
