@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from .grafana import DASHBOARDS
-from .prometheus import objectives
+from .prometheus import burn_rates
 
 FOLDER = Path(__file__).parent
 
@@ -17,7 +17,7 @@ def generated() -> dict[Path, str]:
         FOLDER / "grafana" / "dashboards" / f"{one.uid}.json": json.dumps(one.to_json(), indent=2) + "\n"
         for one in DASHBOARDS
     }
-    return {**files, FOLDER / "prometheus" / "rules" / "objectives.yml": objectives.rules()}
+    return {**files, FOLDER / "prometheus" / "rules" / "objectives.yml": burn_rates.rules()}
 
 
 def main() -> None:

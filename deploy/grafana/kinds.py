@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .parts import Json, Panel, Query
+from .parts import Panel, Query
+
+if TYPE_CHECKING:
+    from .around import Json
 
 _LEGEND: Json = {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": ["mean", "max"]}
 _TOOLTIP: Json = {"mode": "multi", "sort": "desc"}

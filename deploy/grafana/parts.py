@@ -7,20 +7,15 @@ Grafana's 24 columns, and get their ids in reading order.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from .promql import SERVER, select
+from .around import DATASOURCE, LINKS, RESTARTS, TAG, VARIABLES, Json
 
 COLUMNS = 24
 SCHEMA_VERSION = 42
 """Of Grafana 12.2 and later; older ones open it, newer ones migrate it."""
 
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-TAG = "lockstep"
-
 GREEN, YELLOW, RED, BLUE = "green", "yellow", "red", "blue"
 
-Json = dict[str, Any]
 Threshold = tuple[float, str]
 """From this value on, this colour."""
 
@@ -128,9 +123,9 @@ class Dashboard:
             "refresh": "15s",
             "time": {"from": "now-30m", "to": "now"},
             "timezone": "browser",
-            "links": [_LINKS],
-            "annotations": {"list": [_RESTARTS]},
-            "templating": {"list": _VARIABLES},
+            "links": [LINKS],
+            "annotations": {"list": [RESTARTS]},
+            "templating": {"list": VARIABLES},
             "panels": _lay_out(self.rows),
         }
 
@@ -154,59 +149,3 @@ def _lay_out(rows: tuple[Row, ...]) -> list[Json]:
 def _row(title: str, number: int, y: int) -> Json:
     place = {"h": 1, "w": COLUMNS, "x": 0, "y": y}
     return {"id": number, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []}
-
-
-def _label_variable(name: str, label: str, query: str) -> Json:
-    """A choice of values of a label; all of them at first."""
-    return {
-        "name": name,
-        "label": label,
-        "type": "query",
-        "datasource": DATASOURCE,
-        "query": {"query": query, "refId": "A"},
-        "definition": query,
-        "refresh": 2,  # with the time range too: models come and go
-        "sort": 1,
-        "multi": True,
-        "includeAll": True,
-        "allValue": ".*",
-        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
-    }
-
-
-_VARIABLES: list[Json] = [
-    {
-        "name": "datasource",
-        "label": "Data source",
-        "type": "datasource",
-        "query": "prometheus",
-        "refresh": 1,
-        "current": {},
-    },
-    _label_variable("job", "Job", "label_values(lockstep_queue_depth, job)"),
-    _label_variable("instance", "Instance", 'label_values(lockstep_queue_depth{job=~"$job"}, instance)'),
-    _label_variable(
-        "model", "Model", 'label_values(lockstep_queue_depth{job=~"$job", instance=~"$instance"}, model)'
-    ),
-]
-
-_LINKS: Json = {
-    "title": "Lockstep",
-    "type": "dashboards",
-    "tags": [TAG],
-    "asDropdown": False,
-    "includeVars": True,
-    "keepTime": True,
-    "targetBlank": False,
-}
-
-_RESTARTS: Json = {
-    "name": "Engine restarts",
-    "datasource": DATASOURCE,
-    "enable": True,
-    "hide": False,
-    "iconColor": RED,
-    "expr": f"increase({select('lockstep_engine_restarts_total', of=SERVER)}[$__rate_interval]) > 0",
-    "step": "15s",
-    "titleFormat": "The engine process was started again",
-}

@@ -1,1 +1,1 @@
-"""What Prometheus reads: prometheus.yml, rules, targets. objectives.py writes rules/objectives.yml."""
+"""What Prometheus reads: prometheus.yml, rules, targets. burn_rates.py writes rules/objectives.yml."""

@@ -8,7 +8,8 @@ from dataclasses import fields
 import pytest
 from contract.deployed import ALERTS, DASHBOARDS, DEPLOY, panels
 
-from deploy.prometheus.objectives import OBJECTIVES, SPEEDS
+from deploy.prometheus.burn_rates import SPEEDS
+from deploy.prometheus.objectives import OBJECTIVES
 from lockstep_server.settings import Settings
 
 PAGE = (DEPLOY.parent / "docs" / "observability.md").read_text(encoding="utf-8")

@@ -1,0 +1,68 @@
+"""What every dashboard has around its panels: variables to choose by, links, marks of restarts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .promql import SERVER, select
+
+Json = dict[str, Any]
+
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+TAG = "lockstep"
+
+
+def _label_variable(name: str, label: str, query: str) -> Json:
+    """A choice of values of a label; all of them at first."""
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": {"query": query, "refId": "A"},
+        "definition": query,
+        "refresh": 2,  # with the time range too: models come and go
+        "sort": 1,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
+    }
+
+
+VARIABLES: list[Json] = [
+    {
+        "name": "datasource",
+        "label": "Data source",
+        "type": "datasource",
+        "query": "prometheus",
+        "refresh": 1,
+        "current": {},
+    },
+    _label_variable("job", "Job", "label_values(lockstep_queue_depth, job)"),
+    _label_variable("instance", "Instance", 'label_values(lockstep_queue_depth{job=~"$job"}, instance)'),
+    _label_variable(
+        "model", "Model", 'label_values(lockstep_queue_depth{job=~"$job", instance=~"$instance"}, model)'
+    ),
+]
+
+LINKS: Json = {
+    "title": "Lockstep",
+    "type": "dashboards",
+    "tags": [TAG],
+    "asDropdown": False,
+    "includeVars": True,
+    "keepTime": True,
+    "targetBlank": False,
+}
+
+RESTARTS: Json = {
+    "name": "Engine restarts",
+    "datasource": DATASOURCE,
+    "enable": True,
+    "hide": False,
+    "iconColor": "red",
+    "expr": f"increase({select('lockstep_engine_restarts_total', of=SERVER)}[$__rate_interval]) > 0",
+    "step": "15s",
+    "titleFormat": "The engine process was started again",
+}
