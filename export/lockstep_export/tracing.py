@@ -1,9 +1,9 @@
 """torch's two tracers, their quarrels told in words of the module.
 
     dynamo   torch.export: sees every size, so that an axis which the module's code fixes is named. It
-             freezes nn.RNN, layers that are stacked or packed sequences
-    script   the older one: follows nn.RNN, nn.GRU, nn.LSTM and packed sequences of either direction, but
-             runs the code once and freezes silently what the code does with sizes
+             freezes nn.RNN and stacked layers, and fails on packed sequences: give it nodes (own/nodes.py)
+    script   the older one, quick: follows recurrent layers and most packed sequences, but runs the code once
+             and freezes silently what the code makes of sizes
 
 Neither is believed: what comes out is looked at here, for axes that have become fixed, and proven later.
 """
@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -93,15 +94,18 @@ def _quiet() -> Iterator[None]:
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.ERROR)
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
+    null, kept = os.open(os.devnull, os.O_WRONLY), [(stream, os.dup(stream)) for stream in (1, 2)]
+    sys.stdout.flush()
+    for stream, _ in kept:
+        os.dup2(null, stream)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+        for stream, copy in kept:
+            os.dup2(copy, stream)
+            os.close(copy)
         os.close(null)
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)
@@ -123,8 +127,8 @@ def frozen(axis: str, tensor: str, size: int) -> FrozenAxisError:
     """An axis that is to vary, and does not."""
     return FrozenAxisError(
         f"the axis {axis!r} of {tensor!r} is frozen at {size} in the graph: the module's code makes a Python"
-        " number of it (a loop over its elements, int(x.shape[...]), a reshape to a constant, a layer of one"
-        " input size). Let tensor operations do it: nn.GRU instead of a loop over nn.GRUCell, x.shape[1] or"
+        " number of it (a loop over its elements, len(x), int(x.shape[...]), a reshape to a constant, a layer"
+        " of one input size). Let tensor operations do it: nn.GRU instead of a loop over nn.GRUCell, x.shape[1] or"
         " -1 as it is in reshapes, pooling instead of a flattened text"
     )
 

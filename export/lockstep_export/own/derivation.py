@@ -18,11 +18,11 @@ from lockstep_export.errors import DescriptionError, ModuleError
 from lockstep_export.own.axes import Axes
 from lockstep_export.own.contract import Contract, Input
 from lockstep_export.own.face import Face, Output
-from lockstep_export.own.packing import Element, unpacked
+from lockstep_export.own.nodes import Twin, recurrent, single
+from lockstep_export.own.packing import Ragged, packed_as_they_are
 from lockstep_export.own.stepping import State, StepFace, StepOutput
-from lockstep_export.recurrent import Cell, Kind, Packed, States
+from lockstep_export.recurrent import Cell, States
 
-KINDS: dict[str, Kind] = {"RNN_TANH": "RNN", "RNN_RELU": "RNN", "GRU": "GRU", "LSTM": "LSTM"}
 OTHERWISE = (
     "export the one-shot face alone with export_oneshot (Follow then reads each prefix again), or write the"
     " step yourself: export_stepwise(step, ..., states={...})"
@@ -36,7 +36,7 @@ class ReluCell(Cell):
         return (torch.relu(projected + functional.linear(states[0], self.r, self.b.chunk(2)[1])),)
 
 
-class Stepped(nn.Module):
+class Stepped(Twin):
     """One nn.RNN, nn.GRU or nn.LSTM of any number of layers, on one element of each row.
 
     `before` [layers, batch, hidden] is what it starts from and `after` what it has come to; the states that
@@ -44,18 +44,17 @@ class Stepped(nn.Module):
     """
 
     def __init__(self, layer: nn.RNNBase) -> None:
-        super().__init__()
-        self.lstm, self.batch_first, self.hidden = layer.mode == "LSTM", layer.batch_first, layer.hidden_size
+        super().__init__(layer)
         self.cells = nn.ModuleList(_cell(layer, index) for index in range(layer.num_layers))
         self.before: States = ()
         self.after: States = ()
         self.given: Any = None
         self.calls = 0
 
-    def forward(self, x: Tensor | Element, initial: Any = None) -> tuple[Tensor | Element, Any]:
+    def forward(self, x: Tensor | Ragged, initial: Any = None) -> tuple[Tensor | Ragged, Any]:
         self.calls, self.given = self.calls + 1, initial
         time = 1 if self.batch_first else 0
-        element = x.x.squeeze(0) if isinstance(x, Element) else x.squeeze(time)  # [batch, inputs]
+        element = x.x.squeeze(0) if isinstance(x, Ragged) else x.squeeze(time)  # [batch, inputs]
         ends = []
         for index, cell in enumerate(self.cells):
             assert isinstance(cell, Cell)
@@ -63,7 +62,8 @@ class Stepped(nn.Module):
             element = ends[-1][0]
         self.after = tuple(torch.stack(parts) for parts in zip(*ends, strict=True))
         last = self.after if self.lstm else self.after[0]
-        return (Element(element[None]) if isinstance(x, Element) else element.unsqueeze(time)), last
+        given = Ragged(element[None], x.lengths) if isinstance(x, Ragged) else element.unsqueeze(time)
+        return given, last
 
 
 class Derived(StepFace):
@@ -84,7 +84,7 @@ class Derived(StepFace):
         for layer in self.layers:
             count = 2 if layer.lstm else 1
             layer.before, states = tuple(states[:count]), states[count:]
-        with unpacked(self.face.module):
+        with packed_as_they_are(self.face.module):
             given = self.face(*(self._whole(one, elements) for one in self.face.contract.inputs))
         cut = (
             tensor if one.follows is None else tensor.select(one.follows, 0)
@@ -114,7 +114,7 @@ def derive(module: nn.Module, contract: Contract, outputs: tuple[Output, ...]) -
     check_derivable(module, contract)
     (time,) = contract.longest
     twin, layers = copy.deepcopy(module), []
-    for name, layer in _recurrent(module):
+    for name, layer in recurrent(module):
         layers.append((name, Stepped(layer)))
         if not name:
             raise ModuleError(
@@ -134,7 +134,7 @@ def check_derivable(module: nn.Module, contract: Contract) -> None:
     Raises:
         DescriptionError, ModuleError: as `derive`.
     """
-    layers = _recurrent(module)
+    layers = recurrent(module)
     if not layers:
         raise ModuleError(
             f"{type(module).__name__} has no nn.RNN, nn.GRU or nn.LSTM whose state could be carried from step"
@@ -158,19 +158,9 @@ def check_derivable(module: nn.Module, contract: Contract) -> None:
         )
 
 
-def _recurrent(module: nn.Module) -> list[tuple[str, nn.RNNBase]]:
-    return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.RNNBase)]
-
-
 def _cell(layer: nn.RNNBase, index: int) -> Cell:
-    """One layer of a stack by itself."""
-    inputs = layer.input_size if index == 0 else layer.hidden_size
-    single = Packed(KINDS[layer.mode], inputs, layer.hidden_size)
-    with torch.no_grad():
-        for name, weight in single.layer.named_parameters():
-            own = getattr(layer, name.replace("_l0", f"_l{index}"), None)
-            weight.copy_(torch.zeros_like(weight) if own is None else own)
-    return ReluCell(single) if layer.mode == "RNN_RELU" else Cell(single)
+    alone = single(layer, index)
+    return ReluCell(alone) if layer.mode == "RNN_RELU" else Cell(alone)
 
 
 def _all_states(layers: Sequence[tuple[str, Stepped]]) -> tuple[State, ...]:
@@ -183,7 +173,7 @@ def _all_states(layers: Sequence[tuple[str, Stepped]]) -> tuple[State, ...]:
 
 
 def _parts(prefix: str, layer: Stepped) -> list[tuple[str, tuple[int, ...], float]]:
-    shape = (len(layer.cells), 1, layer.hidden)
+    shape = (len(layer.cells), 1, layer.hidden_size)
     return [(prefix + part, shape, start) for part, start in zip("hc", _starts(layer), strict=False)]
 
 

@@ -12,16 +12,19 @@ import torch
 from torch import nn
 
 from lockstep_export import manifest
-from lockstep_export.errors import DescriptionError, ExportError, FrozenAxisError, ModuleError, ParityError
+from lockstep_export.errors import DescriptionError, ExportError, FrozenAxisError, ModuleError
 from lockstep_export.graph import Graph
 from lockstep_export.manifest import Table
 from lockstep_export.onnx import export_onnx
-from lockstep_export.own.contract import Contract, Example, Input, Serving, read_contract
+from lockstep_export.own.contract import Contract, Example, Input
 from lockstep_export.own.examination import examine
 from lockstep_export.own.face import Face, Output
+from lockstep_export.own.nodes import NodesFace, recurrent
 from lockstep_export.own.proof import PYTORCH, prove
 from lockstep_export.own.publication import TOKENIZER, drafting, publish
+from lockstep_export.own.reading import read_contract
 from lockstep_export.own.samples import draw, stack
+from lockstep_export.own.serving import Serving
 from lockstep_export.own.task import Classify, Generate
 from lockstep_export.parity import Difference, Parity
 from lockstep_export.sketch import Sketch
@@ -64,7 +67,7 @@ def publish_oneshot(module: nn.Module, contract: Contract, folder: Path) -> Pari
     face = Face(module, contract, examine(module, contract))
 
     def attempt(draft: Path, tracer: Tracer) -> list[Difference]:
-        export_onnx([sketch(face)], draft, tracer)
+        export_onnx([sketch(traced(face, tracer))], draft, tracer)
         return prove(contract, face.outputs, opened(draft / ONESHOT).run, face.answer)
 
     choices = contract.choices
@@ -94,8 +97,7 @@ def tell(parity: Parity, contract: Contract, folder: Path) -> Parity:
 
 def tracers(module: nn.Module) -> tuple[Tracer, ...]:
     """Which to try, in order. What one of them gets wrong the other may get right; both are proven."""
-    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
-    return ("script", "dynamo") if recurrent else ("dynamo", "script")
+    return ("script", "dynamo") if recurrent(module) else ("dynamo", "script")
 
 
 def proven(
@@ -106,18 +108,25 @@ def proven(
     Raises:
         ModuleError, ParityError: there is none.
     """
-    failures: list[ExportError] = []
+    failures: dict[Tracer, ExportError] = {}
     for tracer in tracers(module):
         try:
             parity = Parity(name, attempt(draft, tracer))
             parity.require(_remedy(parity))
         except FrozenAxisError:
-            raise
+            raise  # dynamo tells; the other tracer would freeze it too, and not say so
         except ExportError as error:
-            failures.append(error)
+            failures[tracer] = error
         else:
             return parity
-    raise next((error for error in failures if isinstance(error, ParityError)), failures[0])
+    raise failures["dynamo"]  # which sees more of what is wrong
+
+
+def traced(face: Face, tracer: Tracer) -> Face:
+    """The face that a tracer can follow."""
+    if tracer == "script" or not recurrent(face.module):
+        return face
+    return NodesFace(face.module, face.contract, face.outputs)
 
 
 def sketch(face: Face) -> Sketch:

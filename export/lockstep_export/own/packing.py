@@ -1,6 +1,6 @@
-"""Packed sequences of one element: there is nothing to pack, and no tracer needs to follow it.
+"""Packed sequences that a tracer need not follow: padded as they are, with their lengths beside them.
 
-Within `unpacked`, torch's `pack_padded_sequence` and `pad_packed_sequence` pass one element through, wherever
+Within `packed_as_they_are`, torch's `pack_padded_sequence` and `pad_packed_sequence` are these here, wherever
 the parts of a module find them: by their names in the files of its classes, or as torch's own.
 """
 
@@ -10,34 +10,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 
 
 @dataclass(frozen=True)
-class Element:
-    """What stands where a PackedSequence would: x [1, batch, inputs]."""
+class Ragged:
+    """What stands where a PackedSequence would: x [words, batch, inputs], lengths [batch]."""
 
     x: Tensor
+    lengths: Tensor
 
 
-def pack(x: Tensor, _lengths: Any, batch_first: bool = False, **_: Any) -> Element:
-    """As `pack_padded_sequence`, for one element of each row."""
-    return Element(x.transpose(0, 1) if batch_first else x)
+def pack(x: Tensor, lengths: Tensor, batch_first: bool = False, **_: Any) -> Ragged:
+    """As `pack_padded_sequence`."""
+    return Ragged(x.transpose(0, 1) if batch_first else x, lengths)
 
 
-def pad(sequence: Element, batch_first: bool = False, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-    """As `pad_packed_sequence`, for one element of each row."""
-    lengths = torch.ones_like(sequence.x[0, :, 0], dtype=torch.int64)
-    return (sequence.x.transpose(0, 1) if batch_first else sequence.x), lengths
+def pad(sequence: Ragged, batch_first: bool = False, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    """As `pad_packed_sequence`."""
+    return (sequence.x.transpose(0, 1) if batch_first else sequence.x), sequence.lengths
 
 
 STANDS_FOR = ((rnn.pack_padded_sequence, pack), (rnn.pad_packed_sequence, pad))
 
 
 @contextmanager
-def unpacked(module: nn.Module) -> Iterator[None]:
+def packed_as_they_are(module: nn.Module) -> Iterator[None]:
     """Within, the parts of `module` pack nothing."""
     kept = []
     for names in _namespaces(module):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lockstep_export.errors import DescriptionError
-from lockstep_export.own.contract import open_tokenizer
+from lockstep_export.own.serving import open_tokenizer
 from lockstep_export.text import save_tokenizer
 
 MANIFEST, TOKENIZER = "model.toml", "tokenizer.json"

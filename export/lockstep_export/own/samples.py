@@ -14,6 +14,7 @@ from lockstep_export.own.contract import Contract, Input
 
 EVEN, RAGGED = 4, (1, 2, 3, 8, 17)  # rows of a run
 TYPICAL, LONG = 40, 300  # elements of a row
+LONG_AMONG = 2  # rows in a run with the long one: enough to pad another to its length
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def draw(contract: Contract, lengths: Mapping[str, int], chance: torch.Generator
 
 
 def batches(contract: Contract, seed: int = 7) -> Iterator[list[Row]]:
-    """Rows of one length, then ragged ones: a batch of each size, the largest with one long row in it."""
+    """Rows of one length, then ragged ones: a batch of each size, one of them with a long row in it."""
     chance = torch.Generator().manual_seed(seed)
     if contract.choices.max_rows == 1:
         for length in (1, 2, 7, TYPICAL, LONG):
@@ -39,8 +40,8 @@ def batches(contract: Contract, seed: int = 7) -> Iterator[list[Row]]:
     yield [draw(contract, _lengths(contract, 6), chance) for _ in range(EVEN)]
     for rows in RAGGED:
         sizes = torch.randint(1, TYPICAL, (rows,), generator=chance).tolist()
-        if rows == max(RAGGED):
-            sizes[rows // 2] = LONG
+        if rows == LONG_AMONG:
+            sizes[0] = LONG
         yield [draw(contract, _lengths(contract, size), chance) for size in sizes]
 
 

@@ -14,7 +14,8 @@ from lockstep_export import manifest
 from lockstep_export.graph import Arrays
 from lockstep_export.manifest import Table
 from lockstep_export.own.axes import BATCH
-from lockstep_export.own.contract import Choices, Input
+from lockstep_export.own.contract import Input
+from lockstep_export.own.serving import Choices
 from lockstep_export.own.task import Generate
 from lockstep_export.sketch import Sketch
 

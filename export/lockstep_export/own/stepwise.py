@@ -15,14 +15,27 @@ from torch import nn
 from lockstep_export import manifest
 from lockstep_export.errors import DescriptionError, ModuleError
 from lockstep_export.onnx import export_onnx
-from lockstep_export.own.contract import Contract, Example, Serving, read_contract
+from lockstep_export.own.contract import Contract, Example
 from lockstep_export.own.derivation import OTHERWISE, Derived, check_derivable, derive
 from lockstep_export.own.examination import examine
 from lockstep_export.own.face import Face
-from lockstep_export.own.oneshot import ONESHOT, about, evaluated, opened, proven, sketch, table, tell, words
+from lockstep_export.own.oneshot import (
+    ONESHOT,
+    about,
+    evaluated,
+    opened,
+    proven,
+    sketch,
+    table,
+    tell,
+    traced,
+    words,
+)
 from lockstep_export.own.proof import prove
 from lockstep_export.own.publication import drafting, publish
+from lockstep_export.own.reading import read_contract
 from lockstep_export.own.samples import draw
+from lockstep_export.own.serving import Serving
 from lockstep_export.own.stepping import EXAMPLE_ROWS, STEP, StepFace
 from lockstep_export.own.walking import (
     COMPANY,
@@ -79,7 +92,7 @@ def _both(module: nn.Module, contract: Contract, folder: Path) -> Parity:
 
     def attempt(draft: Path, tracer: Tracer) -> list[Difference]:
         steps = derived.sketch(_example(batches[1], derived))
-        export_onnx([sketch(face), steps], draft, tracer)
+        export_onnx([sketch(traced(face, tracer)), steps], draft, tracer)
         oneshot, step = opened(draft / ONESHOT), opened(draft / STEP)
         return prove(contract, face.outputs, oneshot.run, face.answer) + [
             gap

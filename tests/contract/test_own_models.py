@@ -1,0 +1,110 @@
+"""Modules of one's own, exported and served by a real server: whole, step by step, and as they write."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from unit.export.own.made import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Language, Last, Reader, Step
+
+from lockstep.v1 import sequences_pb2 as pb
+from lockstep_export import Generate, Tensors, export_oneshot, export_stepwise
+from tests import fakes
+from tests.integration.harness import Served, serve
+
+RECURRENT = [f"{kind}-{layers}" for kind in ("RNN", "GRU", "LSTM") for layers in (1, 2)]
+TEXTS = [[3, 9, 27, 1, 5, 14, 2], [8], [39, 38, 37, 36]]
+
+
+def silent(_: str) -> None:
+    """Nobody reads it."""
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, Reader]:
+    torch.manual_seed(4)
+    return {name: Reader(name.split("-")[0], int(name.split("-")[1])).eval() for name in RECURRENT}
+
+
+@pytest.fixture(scope="module")
+def server(modules: dict[str, Reader], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("models")
+    for name, module in modules.items():
+        export_stepwise(module, (TOKENS, LENGTHS), root / name, **WITH_LENGTHS)
+    task = Generate(begin=1)
+    export_stepwise(Language(), TOKENS, root / "language", axes="batch words", task=task, report=silent)
+    said = {name: value for name, value in STEP.items() if name != "example"}
+    export_stepwise(Step(), STEP["example"], root / "step", **said)
+    export_oneshot(
+        Last(), TOKENS, root / "second", axes="words batch", max_rows=1, task=Tensors(), report=silent
+    )
+    torch.set_num_threads(threads)
+    with serve(root) as started:
+        yield started
+
+
+def asked(
+    server: Served, model: str, output: str, sequence: tuple[int, int, int] | None = None, **ids: Any
+) -> Any:
+    """One output of a request, or of a step: (sequence id, place, of so many)."""
+    request = fakes.request(model, {name: ("INT64", np.array(value)) for name, value in ids.items()})
+    if sequence is not None:
+        number, place, count = sequence
+        request.parameters["sequence_id"].int64_param = number
+        request.parameters["sequence_start"].bool_param = place == 0
+        request.parameters["sequence_end"].bool_param = place == count - 1
+    return fakes.values(server.infer(request), output)
+
+
+def test_every_model_is_batched_bit_for_bit(server: Served) -> None:
+    cards = {name: face.card for (name, _), face in server.host._faces.items()}
+    assert len(cards) == 2 * len(RECURRENT) + 4
+    assert [name for name, card in cards.items() if not card.batched] == ["second"]
+    assert [name for name, card in cards.items() if card.notice] == ["second"]
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_derived_face_steps_to_what_the_module_says_of_every_beginning(
+    server: Served, modules: dict[str, Reader], name: str
+) -> None:
+    for number, text in enumerate(TEXTS, start=1):
+        for place, token in enumerate(text):
+            found = asked(server, f"{name}.step", "logits", (number, place, len(text)), tokens=[token])
+            beginning = torch.tensor([text[: place + 1]])
+            with torch.no_grad():
+                expected = modules[name](beginning, torch.tensor([place + 1]))
+            assert np.allclose(found, expected.numpy(), atol=1e-5)
+        assert np.allclose(asked(server, name, "logits", tokens=[text]), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_follow_ends_with_the_one_shot_answer(server: Served, name: str) -> None:
+    (ids,) = [pb.Ids(ids=TEXTS[0])]
+    requests = [pb.FollowRequest(start=pb.FollowStart(model=name)), pb.FollowRequest(ids=ids)]
+    replies = list(server.sequences.Follow(iter(requests), timeout=60))
+    whole = server.sequences.Classify(pb.ClassifyRequest(model=name, ids=[ids]), timeout=60).results[0]
+    assert [reply.computed_elements for reply in replies] == [1] * len(TEXTS[0])
+    assert replies[-1].labels[0].name == whole.labels[0].name
+    assert replies[-1].labels[0].probability == pytest.approx(whole.labels[0].probability, abs=1e-5)
+
+
+def test_a_language_model_writes(server: Served) -> None:
+    request = pb.GenerateRequest(model="language", ids=pb.Ids(ids=[3, 4]), max_tokens=12, seed=3)
+    parts = list(server.sequences.Generate(request, timeout=60))
+    assert sum(len(part.tokens) for part in parts) == 12
+
+
+def test_a_step_that_its_author_wrote_keeps_its_states(server: Served) -> None:
+    module = Step().eval()
+    first = asked(server, "step", "logits", (1, 0, 2), token=[5])
+    second = asked(server, "step", "logits", (1, 1, 2), token=[5])
+    assert not np.allclose(first, second)
+    assert first.shape == (1, module.head.out_features)
+
+
+def test_a_module_that_takes_its_rows_second_is_asked_with_rows_first(server: Served) -> None:
+    one, other = (asked(server, "second", "output", tokens=[text]) for text in (TEXTS[0], TEXTS[2]))
+    assert one.shape == other.shape == (1, 2)

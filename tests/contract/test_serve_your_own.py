@@ -1,0 +1,135 @@
+"""docs/serve-your-own.md, followed to the letter: its files are written, its commands run, in its order.
+
+What a reader would have to change is changed: the server's ports, to free ones.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lockstep_client import Client
+
+PAGE = Path(__file__).parents[2] / "docs/serve-your-own.md"
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SERVE = "lockstep-serve"
+PORT = "8001"
+
+
+class Reader:
+    """Someone with an empty folder and two terminals."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.server = folder, None
+        port, metrics_port = _free_ports()
+        self.port, self.said = str(port), {}
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "LOCKSTEP_PORT": self.port,
+            "LOCKSTEP_METRICS_PORT": str(metrics_port),
+            "LOCKSTEP_ADDRESS": f"localhost:{port}",
+            "LOCKSTEP_CACHE": "",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "error",
+        }
+
+    def follow(self, page: str) -> None:
+        """Every block, in order."""
+        for language, block in BLOCK.findall(page):
+            if language == "python":
+                (name,) = re.findall(r"^# (\w+\.py)$", block.split("\n")[0])
+                (self.folder / name).write_text(block.replace(PORT, self.port), encoding="utf-8")
+            elif not language:
+                for command in block.splitlines():
+                    self._run(command)
+
+    def close(self) -> None:
+        """Ctrl-C in the server's terminal."""
+        if self.server is not None:
+            self.server.send_signal(signal.SIGINT)
+            self.server.wait(30)
+
+    def _run(self, command: str) -> None:
+        if command.startswith("pip install"):
+            return  # this environment has it
+        if command.startswith(SERVE):
+            self.close()
+            self.server = subprocess.Popen(command.split(), cwd=self.folder, env=self.environment)
+            return
+        if command == "lockstep health":
+            command = "for i in $(seq 200); do lockstep health && break; sleep 0.1; done"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=self.folder, env=self.environment, capture_output=True,
+            text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        self.said[command] = done.stdout
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    reader = Reader(tmp_path_factory.mktemp("page"))
+    try:
+        reader.follow(PAGE.read_text(encoding="utf-8"))
+        yield reader
+    finally:
+        reader.close()
+
+
+def said(followed: Reader, command: str) -> str:
+    """What the one command that begins so said."""
+    (found,) = [text for line, text in followed.said.items() if line.startswith(command)]
+    return found
+
+
+@pytest.mark.timeout(240)
+def test_the_page_is_followed_to_its_end(followed: Reader) -> None:
+    assert "models/reviews/1: parity holds" in said(followed, "python reviews.py")
+    files = {str(path.relative_to(followed.folder)) for path in followed.folder.glob("models/reviews/**/*.*")}
+    (listed,) = [block for language, block in BLOCK.findall(PAGE.read_text()) if language == "text"]
+    assert files == {line.split()[0] for line in listed.splitlines()}
+
+
+def test_texts_are_labelled_at_once_and_word_by_word(followed: Reader) -> None:
+    fine, dull = said(followed, "lockstep classify --model reviews").splitlines()
+    assert fine.split("\t")[0] == "positive"
+    assert dull.split("\t")[0] == "negative"
+    assert len(said(followed, "lockstep follow --model reviews").splitlines()) == 6
+
+
+def test_a_text_is_made(followed: Reader) -> None:
+    text = said(followed, "lockstep generate --model letters")
+    assert len(text.rstrip("\n")) == 30
+    assert "not to be" in text
+
+
+def test_a_step_of_ones_own_keeps_its_state(followed: Reader) -> None:
+    last = said(followed, "python ask_average.py").splitlines()[-1]
+    assert last == "[[3. 3. 3.]]"
+
+
+def test_an_encoder_gives_each_text_the_vector_that_it_would_get_alone(followed: Reader) -> None:
+    lines = said(followed, "lockstep encode --model encoder").splitlines()
+    vectors = [[float(number) for number in line.split("\t")[0].split()] for line in lines]
+    assert [len(vector) for vector in vectors] == [32, 32]
+    texts = ["a fine film", "a dull plot", "fine", "a film , a fine film , a dull plot"] * 3
+    with Client(f"localhost:{followed.port}") as client:
+        (served,) = [model for model in client.models() if model.name == "encoder"]
+        together = client.encode("encoder", texts)
+        for text, one in zip(texts, together, strict=True):
+            (alone,) = client.encode("encoder", text)
+            assert np.allclose(one.vector, alone.vector, atol=1e-5)
+    assert served.state == "READY"
+    assert np.allclose(vectors[0], together[0].vector, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,111 @@
+"""A step-wise face from a module's own forward, and steps that their authors wrote."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils import rnn
+from unit.export.made import VOCABULARY, built, classifier
+from unit.export.own import made
+from unit.export.own.made import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Language, Reader, Step
+
+from lockstep_export import Generate, export_stepwise
+from lockstep_export.graph import Graph
+from lockstep_export.own.packing import packed_as_they_are
+from lockstep_export.ragged import padded
+from lockstep_export.zoo.reader import ReaderStep
+
+
+def stepwise(folder: Path) -> dict[str, Any]:
+    text = (folder / "model.toml").read_text(encoding="utf-8")
+    return dict(tomllib.loads(text)["stepwise"])
+
+
+def test_a_face_is_derived_with_its_states_by_name(tmp_path: Path) -> None:
+    module = Reader("LSTM", 2)
+    parity = export_stepwise(module, (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
+    assert parity.worst < 1e-5
+    assert module.training
+    assert stepwise(tmp_path / "mine") == {
+        "graph": "step.onnx",
+        "inputs": {"tokens": {"batch_axis": 0, "range": [0, 40]}},
+        "outputs": {"logits": {"batch_axis": 0}},
+        "state": [
+            {"name": name, "input": f"{name}_in", "output": f"{name}_out", "batch_axis": 1} for name in "hc"
+        ],
+    }
+    step = Graph(tmp_path / "mine/1/step.onnx")
+    assert {one.name: one.shape for one in step.session.get_inputs()} == {
+        "tokens": ["batch"],
+        "h_in": [2, "batch", 8],
+        "c_in": [2, "batch", 8],
+    }
+
+
+def test_large_weights_are_stored_once(tmp_path: Path) -> None:
+    module = Reader("LSTM", 2)
+    module.recurrence = torch.nn.LSTM(6, 64, 2, batch_first=True)
+    module.head = torch.nn.Linear(64, 2)
+    export_stepwise(module, (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
+    bytes_of_weights = 4 * sum(weight.numel() for weight in module.parameters())
+    stored = sum(file.stat().st_size for file in (tmp_path / "mine/1").iterdir())
+    assert (tmp_path / "mine/1/weights.bin").is_file()
+    assert stored < 1.5 * bytes_of_weights
+
+
+@pytest.mark.parametrize("more", [{"packed": True}, {"nonlinearity": "relu", "bias": False}])
+def test_other_ways_to_write_a_layer_are_derived_too(more: dict[str, Any], tmp_path: Path) -> None:
+    kind = "RNN" if "nonlinearity" in more else "GRU"
+    parity = export_stepwise(Reader(kind, **more), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
+    assert parity.worst < 1e-5
+
+
+def test_several_layers_name_their_states_and_places_become_steps(tmp_path: Path) -> None:
+    task = Generate(begin=1, max_tokens=9)
+    silent = {"report": lambda _: None}
+    export_stepwise(Language(), TOKENS, tmp_path / "mine", axes="batch words", task=task, **silent)
+    found = stepwise(tmp_path / "mine")
+    assert found["max_tokens"] == 9
+    assert [state["name"] for state in found["state"]] == ["lower_h", "upper_h", "upper_c"]
+    shapes = {one.name: one.shape for one in Graph(tmp_path / "mine/1/step.onnx").session.get_outputs()}
+    assert shapes["logits"] == ["batch", 40]
+
+
+def test_a_step_that_its_author_wrote_keeps_its_names(tmp_path: Path) -> None:
+    said = {name: value for name, value in STEP.items() if name != "example"}
+    export_stepwise(Step(), STEP["example"], tmp_path / "mine", **said, initial={"c": 0.5})
+    assert stepwise(tmp_path / "mine")["state"] == [
+        {"name": "h", "input": "h", "output": "h_next", "batch_axis": 0},
+        {"name": "c", "input": "c", "output": "c_out", "initial": 0.5, "batch_axis": 0},
+    ]
+    assert [path.name for path in (tmp_path / "mine/1").iterdir()] == ["step.onnx"]
+
+
+def test_what_is_derived_of_a_shipped_model_is_its_own_step(tmp_path: Path) -> None:
+    """The zoo writes its steps by hand, projecting whole embeddings beforehand: the answers are the same."""
+    recipe = classifier("sentiment-lstm")
+    module = built(recipe.name)
+    tokens, lengths = padded([[3, 4, 5, 6], [7, 8]])
+    export_stepwise(
+        module, {"tokens": tokens, "lengths": lengths}, tmp_path / "mine",
+        axes={"tokens": "batch words", "lengths": "batch"}, lengths="lengths", report=lambda _: None,
+    )  # fmt: skip
+    step, by_hand = Graph(tmp_path / "mine/1/step.onnx"), ReaderStep(module).eval()
+    h, c = torch.randn(2, 1, VOCABULARY, 64)
+    token = torch.arange(VOCABULARY)
+    found = step.run({"tokens": token, "h_in": h, "c_in": c})
+    with torch.no_grad():
+        for name, expected in by_hand(token, h, c).items():
+            assert torch.allclose(torch.from_numpy(found[name]), expected, atol=1e-6)
+
+
+def test_packing_is_torchs_own_again() -> None:
+    original = rnn.pack_padded_sequence
+    try:
+        with packed_as_they_are(Reader(packed=True)):
+            assert made.pack_padded_sequence is rnn.pack_padded_sequence is not original
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        assert made.pack_padded_sequence is rnn.pack_padded_sequence is original
