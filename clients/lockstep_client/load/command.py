@@ -161,16 +161,18 @@ def contrast(
     ),
     lengths: Annotated[str, typer.Option(metavar="N,N,...", help="Elements of a text.")] = "8,32,128,512",
     rates: Annotated[str, typer.Option(metavar="R,R,...", help="Requests a second.")] = "25,50,100,200,400",
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="All of it so often; medians count.")] = 2,
     rate_length: Annotated[int, typer.Option(min=1, metavar="N", help="Elements, at the rates.")] = 32,
     concurrency: Annotated[
         int, typer.Option(min=1, max=4096, metavar="N", help="Callers at full load.")
     ] = 16,
     ids: options.Ids = "1,8000",
-    seconds: options.Seconds = 1.5,
+    seconds: options.Seconds = 1.0,
 ) -> None:
     """Where each way to read a text wins: step-wise RNN, fused RNN, one-shot Transformer.
 
-    All three through lengths (alone, and at full load) and rates; about two minutes with the defaults.
+    All three through lengths (alone, and at full load) and rates, taking turns; about two and a half minutes
+    with the defaults.
     """
     ways = (
         contrasting.Way(contrasting.STEPWISE, stepwise, "follow"),
@@ -179,7 +181,13 @@ def contrast(
     )
     sizes = tuple(options.whole("--lengths", lengths))
     planned = contrasting.Contrast(
-        ways, sizes, tuple(options.numbers("--rates", rates)), rate_length, concurrency, options.ids(ids)
+        ways,
+        sizes,
+        tuple(options.numbers("--rates", rates)),
+        rate_length,
+        concurrency,
+        options.ids(ids),
+        rounds,
     )
     target, load = Target(place.address, stepwise), manner.load(Closed(concurrency), seconds)
     with _told():

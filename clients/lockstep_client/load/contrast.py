@@ -9,6 +9,7 @@ which is computed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from lockstep_client.load.document import FORMAT, Document
@@ -48,18 +49,15 @@ class Contrast:
     rate_length: int
     concurrency: int
     ids: tuple[int, int] | None
-
-    @property
-    def count(self) -> int:
-        """Of runs."""
-        return len(self.ways) * (2 * len(self.lengths) + len(self.rates))
+    rounds: int = 1
+    """All of it so often; the medians count."""
 
     def run(
         self, run: Callable[[str, Target, Workload, Load], Document], target: Target, load: Load
     ) -> Document:
         """All of it. A run that is interrupted is the last one."""
         runs: list[Document] = []
-        for mode, pace, length in self._plan():
+        for mode, pace, length in list(self._plan()) * self.rounds:
             for way in self.ways:
                 asked = f"{pace.rate:g}/s" if isinstance(pace, Open) else f"{pace.concurrency} at a time"
                 made = run(
@@ -87,7 +85,6 @@ class Contrast:
         return Workload(way.kind, lengths, self.ids)
 
     def _document(self, runs: list[Document]) -> Document:
-        points = [point(one) for one in runs]
         return {
             "format": FORMAT,
             "kind": "contrast",
@@ -97,7 +94,8 @@ class Contrast:
             "ways": [vars(way) for way in self.ways],
             "concurrency": self.concurrency,
             "rate_length": self.rate_length,
-            "finding": finding(points, self.concurrency),
+            "rounds": self.rounds,
+            "finding": finding(points(runs), self.concurrency),
             "runs": runs,
         }
 
@@ -137,6 +135,24 @@ def point(run: Document) -> Point:
         run["rates"]["ok"],
         sum(run["outcomes"].values()) - run["outcomes"]["ok"],
     )
+
+
+def points(runs: Sequence[Document]) -> list[Point]:
+    """The medians of the rounds, in the order of the runs. What an invalid run says is left out."""
+    rounds: dict[tuple[str, Mode, int, float], list[Point]] = {}
+    for one in (point(run) for run in runs if run["valid"]):
+        rounds.setdefault((one.way, one.mode, one.length, one.rate), []).append(one)
+    return [
+        Point(
+            *asked,
+            first_ms=median(one.first_ms for one in some),
+            last_ms=median(one.last_ms for one in some),
+            p99_ms=median(one.p99_ms for one in some),
+            sequences=median(one.sequences for one in some),
+            lost=round(median(one.lost for one in some)),
+        )
+        for asked, some in rounds.items()
+    ]
 
 
 def finding(points: Sequence[Point], concurrency: int) -> list[str]:
@@ -203,10 +219,13 @@ def _first_prediction(points: Sequence[Point]) -> Iterator[str]:
 
 
 def _rates(points: Sequence[Point]) -> Iterator[str]:
+    """The highest rate up to which every one that was tried was kept."""
     kept: dict[str, float] = {}
-    for one in points:
-        in_time = one.p99_ms <= LATE_MS and not one.lost
-        kept[one.way] = max(kept.get(one.way, 0.0), one.rate if in_time else 0.0)
+    late: set[str] = set()
+    for one in sorted(points, key=lambda one: one.rate):
+        if one.p99_ms > LATE_MS or one.lost:
+            late.add(one.way)
+        kept[one.way] = kept.get(one.way, 0.0) if one.way in late else one.rate
     if not kept:
         return
     most = max(one.rate for one in points)

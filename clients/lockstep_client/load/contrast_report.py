@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lockstep_client.load import charts
-from lockstep_client.load.contrast import Point, point
+from lockstep_client.load.contrast import Point, points
 from lockstep_client.load.page import Section, Table
 from lockstep_client.tables import table
 
@@ -18,22 +18,22 @@ HEADER = ("way", "elements", "asked", "answers/s", "first ms", "last ms", "p99 m
 
 
 def sections(document: Document) -> Iterator[Section]:
-    """The finding first, then what it is made of."""
-    points = [point(run) for run in document["runs"]]
+    """The finding first, then what it is made of; runs that are invalid are named, and left out."""
+    found = points(document["runs"])
     ways = [f"{way['name']}: {way['kind']} of {way['model']}" for way in document["ways"]]
     invalid = [f"{run['name']}: {reason}" for run in document["runs"] for reason in run["reasons"]]
     yield Section(
         "What it shows",
         [*document["finding"], "\n".join(ways)],
         invalid,
-        plots=list(_plots(points, document["concurrency"], document["rate_length"])),
-        tables=[Table(HEADER, rows(points))],
+        plots=list(_plots(found, document["concurrency"], document["rate_length"])),
+        tables=[Table(HEADER, rows(found))],
     )
 
 
 def show(document: Document) -> None:
     """The same in a terminal."""
-    table(HEADER, rows([point(run) for run in document["runs"]]))
+    table(HEADER, rows(points(document["runs"])))
     for sentence in document["finding"]:
         print(f"\n{sentence}")
     for run in document["runs"]:
@@ -41,7 +41,7 @@ def show(document: Document) -> None:
             print(f"INVALID: {run['name']}: {reason}")
 
 
-def rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
+def rows(found: Sequence[Point]) -> list[tuple[str, ...]]:
     """Every point, ordered by what was asked."""
     return [
         (
@@ -54,14 +54,14 @@ def rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
             f"{one.p99_ms:,.2f}",
             f"{one.lost:,}",
         )
-        for one in points
+        for one in found
     ]
 
 
-def _plots(points: Sequence[Point], concurrency: int, rate_length: int) -> Iterator[str]:
-    lone = [one for one in points if one.mode == "lone"]
-    full = [one for one in points if one.mode == "full"]
-    rated = [one for one in points if one.mode == "rate"]
+def _plots(found: Sequence[Point], concurrency: int, rate_length: int) -> Iterator[str]:
+    lone = [one for one in found if one.mode == "lone"]
+    full = [one for one in found if one.mode == "full"]
+    rated = [one for one in found if one.mode == "rate"]
     if lone:
         yield _lines(
             "A lone caller: first prediction (median)", "elements", "ms", lone, lambda one: one.first_ms
@@ -82,12 +82,12 @@ def _lines(
     title: str,
     across: str,
     up: str,
-    points: Sequence[Point],
+    found: Sequence[Point],
     value: Callable[[Point], float],
     at: Callable[[Point], float] = lambda one: one.length,
 ) -> str:
     series = []
-    for way in dict.fromkeys(one.way for one in points):
-        own = [one for one in points if one.way == way and 0 < value(one) < float("inf")]
+    for way in dict.fromkeys(one.way for one in found):
+        own = [one for one in found if one.way == way and 0 < value(one) < float("inf")]
         series.append((way, [at(one) for one in own], [value(one) for one in own]))
     return charts.lines(title, across, up, series)

@@ -36,19 +36,20 @@ def page(document: Document) -> str:
 
 
 def sections(document: Document) -> Iterator[Section]:
-    """What is shown, in order."""
+    """What is shown, in order. The many runs of a search and of a contrast are in the JSON only."""
     kind = document["kind"]
     if kind == "run":
         yield of_run(document)
-        return
-    if kind == "search":
+    elif kind == "search":
         yield _of_search(document)
-    elif kind == "sweep":
-        yield _of_sweep(document)
     elif kind == "contrast":
         yield from contrast_report.sections(document)
     else:
-        yield Section("Runs", lead=[document["about"]], tables=[runs_table(_leaves(document))])
+        yield _of_sweep(document) if kind == "sweep" else _of_scenario(document)
+        yield from _within(document)
+
+
+def _within(document: Document) -> Iterator[Section]:
     for number, one in enumerate(document["runs"], start=1):
         if one["kind"] == "run":
             yield of_run(one, title=f"{number}. {one['name']}", folded=True)
@@ -144,6 +145,10 @@ def _of_sweep(document: Document) -> Section:
     runs = document["runs"]
     plots = [charts.throughput_latency(runs), charts.by_percentile([(one["name"], one) for one in runs[:6]])]
     return Section(document.get("name", "The sweep"), plots=plots, tables=[runs_table(runs)])
+
+
+def _of_scenario(document: Document) -> Section:
+    return Section("Runs", [document["about"]], tables=[runs_table(_leaves(document))])
 
 
 def _leaves(document: Document) -> list[Document]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lockstep_client.load.contrast import FUSED, ONE_SHOT, STEPWISE, Point, finding
+from lockstep_client.load.contrast import FUSED, ONE_SHOT, STEPWISE, Point, finding, points
 
 
 def lone(way: str, length: int, first: float, last: float) -> Point:
@@ -43,3 +43,21 @@ def test_neighbouring_lengths_with_one_winner_are_one() -> None:
 
 def test_nothing_measured_is_nothing_told() -> None:
     assert finding([], 16) == []
+
+
+def run(way: str, ms: float, *, valid: bool = True) -> dict:
+    return {
+        "way": way, "mode": "lone", "length": 8, "valid": valid, "load": {}, "outcomes": {"ok": 9},
+        "latency_ms": {"p50": ms, "p99": ms}, "first_token_ms": None, "rates": {"ok": 100.0},
+    }  # fmt: skip
+
+
+def test_the_medians_of_valid_rounds_count() -> None:
+    runs = [run(FUSED, 1.0), run(FUSED, 3.0), run(FUSED, 50.0, valid=False), run(ONE_SHOT, 9.0, valid=False)]
+    [fused] = points(runs)
+    assert (fused.way, fused.last_ms) == (FUSED, 2.0)
+
+
+def test_a_rate_is_kept_only_where_all_below_it_were() -> None:
+    [told] = finding([rated(FUSED, 100, 10.0), rated(FUSED, 200, 80.0), rated(FUSED, 400, 10.0)], 16)
+    assert f"{FUSED} 100/s" in told
