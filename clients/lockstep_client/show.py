@@ -161,7 +161,7 @@ def _gaze(answer: Encoding) -> Iterable[tuple[str, ...]]:
 
 def _of_part(key: str, value: Any) -> bool:
     """Whether a field is there and belongs to a part: what tells of the whole comes with the whole."""
-    if key in ("reason", "timings", "seed", "notice"):
+    if key in ("reason", "timings", "seed", "notice", "model", "version"):
         return False
     return value is not None and not (isinstance(value, tuple) and not value)
 

@@ -27,6 +27,8 @@ def generation_part(reply: pb.GenerateReply) -> stream_results.GenerationPart:
         timings=replies.timings(reply.timings) if last else None,
         seed=reply.seed if last else None,
         notice=reply.notice,
+        model=reply.model,
+        version=reply.version,
     )
 
 
@@ -43,6 +45,8 @@ def generation(parts: Sequence[stream_results.GenerationPart]) -> stream_results
         timings=last.timings,
         seed=last.seed,
         notice=_notice(p.notice for p in parts),
+        model=last.model,
+        version=last.version,
     )
 
 
@@ -57,6 +61,8 @@ def translation_part(reply: pb.TranslateReply) -> stream_results.TranslationPart
         reason=_reason(reply.reason),
         timings=replies.timings(reply.timings) if reply.reason else None,
         notice=reply.notice,
+        model=reply.model,
+        version=reply.version,
     )
 
 
@@ -75,6 +81,8 @@ def translation(parts: Sequence[stream_results.TranslationPart]) -> stream_resul
         reason=last.reason,
         timings=last.timings,
         notice=_notice(p.notice for p in parts),
+        model=last.model,
+        version=last.version,
     )
 
 
@@ -88,6 +96,8 @@ def prediction(reply: pb.FollowReply) -> stream_results.Prediction:
         computed_elements=reply.computed_elements,
         timings=replies.timings(reply.timings),
         notice=reply.notice,
+        model=reply.model,
+        version=reply.version,
     )
 
 

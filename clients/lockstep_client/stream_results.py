@@ -33,10 +33,12 @@ class GenerationPart:
     log_probabilities: tuple[float, ...]
     """One for each token, when asked for."""
     reason: str = ""
-    """Not empty in the last part, as are `timings` and `seed`."""
+    """Not empty in the last part, as are `timings`, `seed`, `model` and `version`."""
     timings: Timings | None = None
     seed: int | None = None
     notice: str = ""
+    model: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Generation:
     timings: Timings
     seed: int
     notice: str = ""
+    model: str = ""
+    version: str = ""
+    """The version that wrote it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +72,11 @@ class TranslationPart:
     source_tokens: tuple[str, ...]
     """What the attention is over; in the first part, when asked for."""
     reason: str = ""
-    """Not empty in the last part, as are `timings`."""
+    """Not empty in the last part, as are `timings`, `model` and `version`."""
     timings: Timings | None = None
     notice: str = ""
+    model: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +94,9 @@ class Translation:
     """Why it ended: END, the model's end token, or LENGTH, a limit."""
     timings: Timings
     notice: str = ""
+    model: str = ""
+    version: str = ""
+    """The version that translated."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,9 @@ class Prediction:
     """Computed for this prediction: 1 for a step, the whole prefix for a re-encoding."""
     timings: Timings
     notice: str = ""
+    model: str = ""
+    """Who predicts, and in which version: told with the first prediction of a stream."""
+    version: str = ""
 
     @property
     def best(self) -> Label:

@@ -289,6 +289,17 @@ def test_control_is_denied_where_it_is_off(client: lc.Client) -> None:
             call("sentiment-bow")
 
 
+def test_who_answered_is_told(client: lc.Client) -> None:
+    written = text(client)
+    translated = client.translate(TRANSLATOR, SOURCE).result()
+    predicted = client.follow("sentiment-lstm", SENTENCE).result()
+    told = [(one.model, one.version) for one in (written, translated, predicted[0])]
+    assert told == [(WRITER, "1"), (TRANSLATOR, "1"), ("sentiment-lstm", "1")]
+    parts = list(client.generate(WRITER, "x", max_tokens=20, seed=1, version="1"))
+    assert {part.version for part in parts[:-1]} <= {""}
+    assert parts[-1].version == "1"
+
+
 def test_streams_of_many_kinds_share_one_client(client: lc.Client) -> None:
     streams = (
         client.generate(WRITER, "ROMEO:", seed=7, max_tokens=50),

@@ -50,7 +50,7 @@ def generate(
             text.part(part)
         whole = stream.result()
     if asking.as_json:
-        show.json_line({"model": model, "prompt": prompt} | vars(whole))
+        show.json_line(vars(whole) | {"model": whole.model or model, "prompt": prompt})
         return
     text.end()
     if sys.stdout.isatty():

@@ -55,7 +55,7 @@ def _one(
             translation.part(part)
         whole = stream.result()
     if asking.as_json:
-        show.json_line({"model": model, "source": text} | vars(whole))
+        show.json_line(vars(whole) | {"model": whole.model or model, "source": text})
     else:
         translation.end()
         show.notices([whole])
