@@ -9,6 +9,7 @@ DEVICE ?= auto
 ARGS ?=
 ONLY ?=
 DATA ?=
+JOBS ?= 2
 EXTRA ?= server-cpu
 
 PACKAGES := lockstep_server lockstep_client lockstep_export deploy
@@ -51,9 +52,9 @@ bench: $(DEVELOPS) ## Measure speed against bare loops; ONLY=name runs one
 proto: $(DEVELOPS) ## Write the Python stubs again
 	PYTHON="$(CURDIR)/$(BIN)/python" proto/generate.sh
 
-models: $(DEVELOPS) ## Train and export the shipped models again from DATA=folder
+models: $(DEVELOPS) ## Train and export the shipped models again from DATA=folder, JOBS=2 at a time
 	@test -n "$(DATA)" || { echo 'make models: name the folder of the data: make models DATA=folder (models/README.md says which)' >&2; exit 2; }
-	$(BIN)/lockstep-export all --data "$(DATA)" --out models
+	$(BIN)/lockstep-export all --jobs $(JOBS) --data "$(DATA)" --out models
 
 dashboards: $(DEVELOPS) ## Write dashboards and alerting rules again, from deploy/
 	$(BIN)/python -m deploy
