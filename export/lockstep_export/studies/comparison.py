@@ -98,10 +98,10 @@ def _scores(models: Path) -> tuple[list[Score], dict[str, int]]:
     return found, {corpus: parts["test"] for corpus, parts in record.sizes.items()}
 
 
-def limit(folder: Path) -> int:
+def limit(folder: Path) -> float:
     """The most words that a model takes, by its manifest; pieces of words are words to it."""
     manifest = tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))
-    longest: int = manifest["lengths"]["words"]["max"]
+    longest: float = manifest.get("lengths", {}).get("words", {}).get("max", math.inf)
     return longest
 
 

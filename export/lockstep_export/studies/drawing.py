@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockstep_export.errors import ExportError
-from lockstep_export.studies.study import Line, Panel
+from lockstep_export.studies.study import Grid, Line, Panel
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,6 +25,7 @@ WIDTH, HEIGHT = 5.4, 4.6  # inches, of one panel
 LEAST_WIDTH = 7.0  # of the picture
 COLUMNS = 2  # of the legend, and one more for each panel
 MOST_PLAIN = 3e4  # from the lowest to the highest mark of an axis
+BRIGHT = 0.6  # share of the colour map from which black is readable on it
 BAR, FRAME = 0.3, 1.2  # inches: of one bar, and around all of them
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lockstep", "font.size": 10}
 
@@ -54,11 +55,14 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
 def _chart(axes: "Axes", panel: Panel) -> None:
     axes.set_title(panel.title, color=INK, fontsize=11)
     axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
-    (_bars if panel.bars else _lines)(axes, panel)
+    if panel.grid:
+        _grid(axes, panel.grid)
+    elif panel.bars:
+        _bars(axes, panel)
+    else:
+        _lines(axes, panel)
     if panel.x_range:
         axes.set_xlim(*panel.x_range)
-    if panel.y_range:
-        axes.set_ylim(*panel.y_range)
     _ink(axes)
 
 
@@ -105,6 +109,20 @@ def _bars(axes: "Axes", panel: Panel) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="x", color=INK, alpha=0.25)
+
+
+def _grid(axes: "Axes", grid: Grid) -> None:
+    mesh = axes.pcolormesh(grid.shares, vmin=0, vmax=1, cmap="viridis", edgecolors=INK, linewidth=0.5)
+    axes.set_xticks([column + 0.5 for column in range(len(grid.columns))], grid.columns)
+    axes.set_yticks([row + 0.5 for row in range(len(grid.labels))], grid.labels)
+    axes.invert_yaxis()
+    for row, shares in enumerate(grid.shares):
+        for column, share in enumerate(shares):
+            ink = "black" if share > BRIGHT else "white"
+            axes.text(column + 0.5, row + 0.5, f"{share:.0%}", ha="center", va="center", color=ink)
+    bar = axes.figure.colorbar(mesh, ax=axes, format=lambda share, _: f"{share:.0%}")
+    bar.set_label(grid.unit, color=INK)
+    bar.ax.tick_params(colors=INK)
 
 
 def _ink(axes: "Axes") -> None:

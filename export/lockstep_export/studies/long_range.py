@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lockstep_export.studies.encoders import KEEP, KERNELS, Attentive, Pooled, Recurrent, Stacked
-from lockstep_export.studies.study import Line, Panel, Settings, Study, Table, Watch
+from lockstep_export.studies.study import Grid, Panel, Settings, Study, Table, Watch
 from lockstep_export.studies.wording import listed
 
 SIGNALS = NOISE = 8  # symbols of each sort
@@ -140,15 +140,15 @@ def finding(rows: Sequence[Row]) -> str:
 
 
 def _reach(rows: Sequence[Row]) -> str:
-    longest = max(row.distance for row in rows)
     able = {name: _solved(rows, name) for name in _names(rows)}
-    every = [name for name, reach in able.items() if reach == longest]
-    some = [f"{name} up to {reach}" for name, reach in able.items() if 0 < reach < longest]
-    if not every and not some:
+    reaches = sorted({reach for reach in able.values() if reach}, reverse=True)
+    if not reaches:
         return f"No layer repeats the signal {SOLVED:.0%} of the time at any distance."
-    parts = [f"up to {longest} positions by {listed(every)}"] if every else []
-    parts += [f"less far by {listed(some)}"] if some else []
-    return f"Within this budget the signal is repeated at least {SOLVED:.0%} of the time {listed(parts)}."
+    told = [
+        f"up to {reach} positions by {listed([name for name, far in able.items() if far == reach])}"
+        for reach in reaches
+    ]
+    return f"Within this budget the signal is repeated at least {SOLVED:.0%} of the time {'; '.join(told)}."
 
 
 def _failures(rows: Sequence[Row]) -> str:
@@ -216,27 +216,13 @@ def _told(row: Row) -> str:
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
-    """Accuracy by distance."""
-    lines = [
-        Line(
-            name,
-            [row.distance for row in rows if row.layer == name],
-            [row.accuracy * 100 for row in rows if row.layer == name],
-            kin=name.removeprefix(KEEPING) if name.startswith(KEEPING) else "",
-        )
-        for name in _names(rows)
-    ]
-    distances = sorted({row.distance for row in rows})
-    chance = Line("chance", distances, [100 / SIGNALS] * len(distances))
-    return [
-        Panel(
-            "A signal repeated later",
-            "distance (positions)",
-            "accuracy (%)",
-            (*lines, chance),
-            y_range=(0, 104),
-        )
-    ]
+    """Accuracy by layer and distance."""
+    names, distances = _names(rows), sorted({row.distance for row in rows})
+    found = {(row.layer, row.distance): row.accuracy for row in rows}
+    shares = [[found[name, distance] for distance in distances] for name in names]
+    grid = Grid(names, [f"{distance}" for distance in distances], shares, "accuracy")
+    title = f"A signal repeated later ({1 / SIGNALS:.1%} is chance)"
+    return [Panel(title, "distance (positions)", "layer", grid=grid)]
 
 
 STUDY = Study(

@@ -25,6 +25,7 @@ from lockstep_export.studies.wording import duration, figures, listed, size
 
 CONVOLUTIONS, TRANSFORMER = "three convolutions", "Transformer"
 LAYERS = (CONVOLUTIONS, "RNN", "LSTM", TRANSFORMER)
+PAIRS = ", which holds a score for every pair of positions,"
 MORE_THAN_LINEAR = 1.25  # times what a proportional growth would give
 LAP_S = 60.0  # longest that a process may take
 
@@ -125,18 +126,18 @@ def _memory(rows: Sequence[Row]) -> str:
     ranked = sorted(LAYERS, key=lambda name: held[name][full])
     light, heavy = ranked[0], ranked[-1]
     return (
-        f"The peak of memory grew {_each(grown)}{_beyond(grown, full / half)}; at {full:,} the "
+        f"The peak of memory grew {_each(grown)}{_beyond(grown, full / half, PAIRS)}; at {full:,} the "
         f"{_plain(heavy)} held {size(held[heavy][full])} and the {_plain(light)} {size(held[light][full])}."
     )
 
 
-def _beyond(grown: Mapping[str, float], linear: float) -> str:
+def _beyond(grown: Mapping[str, float], linear: float, why: str = "") -> str:
     """Who grows faster than the length."""
     beyond = [name for name, ratio in grown.items() if ratio > MORE_THAN_LINEAR * linear]
     if not beyond:
         return ", none of them faster than the length"
     if beyond == [TRANSFORMER]:
-        return ": only the Transformer, which compares every position with every other, outgrew the length"
+        return f": only the Transformer{why} outgrew the length"
     return f": the {listed([_plain(name) for name in beyond])} outgrew the length"
 
 

@@ -48,7 +48,7 @@ def _flags(record: "Record") -> str:
 def _made(record: "Record") -> str:
     on, by = record.machine, record.versions
     return (
-        f"Measured on {record.day} in {record.seconds:,.0f} s on {on['processor']}, {on['cores']} cores, "
+        f"Measured on {record.day} on {on['processor']}, {on['cores']} cores, "
         f"with PyTorch {by['torch']} and ONNX Runtime {by['onnxruntime']}."
     )
 

@@ -55,6 +55,11 @@ def recorded(result: Result, seconds: float) -> Record:
     return Record(result, datetime.now(UTC).strftime("%Y-%m-%d"), seconds, machine(), versions())
 
 
+def records(folder: Path) -> list[Record]:
+    """All that is kept in the folder, in the catalogue's order."""
+    return [record for study in STUDIES.values() if (record := read(study, folder))]
+
+
 def read(study: AnyStudy, folder: Path) -> Record | None:
     """What is kept of a study in `folder`, or None where there is nothing."""
     path = folder / f"{study.name}.json"
@@ -73,7 +78,9 @@ def read(study: AnyStudy, folder: Path) -> Record | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Makes the folder where it is not there; ExportError where nothing can be written into it."""
+    """Makes the folder where it is not there; ExportError where nothing can be written into it, or where
+    something in it cannot be told on its page."""
+    records(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -95,9 +102,8 @@ def write(record: Record, folder: Path) -> None:
 
 def write_page(folder: Path) -> None:
     """Writes README.md of all that is kept in the folder."""
-    records = [record for study in STUDIES.values() if (record := read(study, folder))]
     with _whole(folder / PAGE) as beside:
-        beside.write_text(page(records), encoding="utf-8")
+        beside.write_text(page(records(folder)), encoding="utf-8")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Transformer    → one encoder layer of the same width             both
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -156,21 +156,26 @@ def _race(rows: Sequence[Row]) -> str:
 def _quicker(rows: Sequence[Row], runtime: str) -> str:
     """Where the Transformer is faster than the loop and than the fused operator; all three at the end."""
     looped, fused, encoder = (_seconds(rows, runtime, name) for name in CONTENDERS)
-    over_loop = [length for length in encoder if encoder[length] < looped[length]]
-    over_fused = [length for length in encoder if encoder[length] < fused[length]]
-    last = max(encoder)
+    lengths = sorted(encoder)
+    over_loop = [length for length in lengths if encoder[length] < looped[length]]
+    over_fused = [length for length in lengths if encoder[length] < fused[length]]
+    last = lengths[-1]
     return (
-        f"the Transformer beat the looped RNN {_where(over_loop, encoder)} and the fused one "
-        f"{_where(over_fused, encoder)} (at {last:,}: {duration(encoder[last])} against "
+        f"the Transformer beat the looped RNN {_where(over_loop, lengths)} and the fused one "
+        f"{_where(over_fused, lengths)} (at {last:,}: {duration(encoder[last])} against "
         f"{duration(looped[last])} looped, {duration(fused[last])} fused)"
     )
 
 
-def _where(lengths: Sequence[int], every: Iterable[int]) -> str:
+def _where(lengths: Sequence[int], every: Sequence[int]) -> str:
+    """The lengths in few words; those that follow one another as a span."""
     if not lengths:
         return "at no length"
-    if len(lengths) == len(list(every)):
+    if lengths == every:
         return "at every length"
+    first, last = every.index(lengths[0]), every.index(lengths[-1])
+    if len(lengths) > 1 and lengths == every[first : last + 1]:
+        return f"from {lengths[0]:,} to {lengths[-1]:,}"
     return f"at {listed([f'{length:,}' for length in lengths])}"
 
 

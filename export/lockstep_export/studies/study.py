@@ -53,18 +53,28 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A share of one for each pair of a contender and a column: for what would be lines upon lines."""
+
+    labels: Sequence[str]
+    columns: Sequence[str]
+    shares: Sequence[Sequence[float]]  # a row for each label
+    unit: str
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One chart of a picture: lines over x, or bars with a name each."""
+    """One chart of a picture: lines over x, bars with a name each, or a grid."""
 
     title: str
     x_label: str  # with its unit
     y_label: str
     lines: tuple[Line, ...] = ()
     bars: tuple["Bar", ...] = ()  # horizontal; the first one at the top
+    grid: Grid | None = None
     marks: bool = True  # a mark at each point: off where they are dense
     log_x: bool = False
     log_y: bool = False
-    y_range: tuple[float, float] | None = None
     x_range: tuple[float, float] | None = None
 
 

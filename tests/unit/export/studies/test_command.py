@@ -43,6 +43,7 @@ def assert_labelled(path: Path, name: str) -> None:
     rows = [STUDIES[name].row(**row) for row in kept["rows"]]
     for panel in STUDIES[name].panels(rows):
         labels = (panel.title, panel.x_label, panel.y_label, *(line.label for line in panel.lines))
+        labels += (*(bar.label for bar in panel.bars), *(panel.grid.labels if panel.grid else ()))
         assert all(label.replace("<", "&lt;") in picture for label in labels)
         assert panel.y_label or panel.bars
 
@@ -109,6 +110,7 @@ def test_a_record_that_is_not_one_is_told(
     (tmp_path / "long-range.json").write_text('{"rows": [{"layer": 1}]}')
     assert study("gradients", "--quick", "--out", tmp_path) == 1
     assert f"{tmp_path / 'long-range.json'} is not what this study writes" in capsys.readouterr().err
+    assert not (tmp_path / "gradients.json").exists()
 
 
 def test_an_interrupted_study_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
