@@ -7,17 +7,25 @@ from pathlib import Path
 
 from .grafana import DASHBOARDS
 from .prometheus import burn_rates
+from .prometheus.operator import prometheus_rule
 
 FOLDER = Path(__file__).parent
 
 
 def generated() -> dict[Path, str]:
     """The text of every file that is written from the parts."""
-    files = {
+    rules = FOLDER / "prometheus" / "rules"
+    objectives = burn_rates.rules()
+    symptoms = (rules / "symptoms.yml").read_text(encoding="utf-8")
+    dashboards = {
         FOLDER / "grafana" / "dashboards" / f"{one.uid}.json": json.dumps(one.to_json(), indent=2) + "\n"
         for one in DASHBOARDS
     }
-    return {**files, FOLDER / "prometheus" / "rules" / "objectives.yml": burn_rates.rules()}
+    return {
+        **dashboards,
+        rules / "objectives.yml": objectives,
+        FOLDER / "kubernetes" / "prometheusrule.yaml": prometheus_rule(objectives, symptoms),
+    }
 
 
 def main() -> None:

@@ -87,6 +87,11 @@ def test_a_rule_reads_what_there_is(rule: dict[str, Any]) -> None:
             assert set(matchers) - TARGET_LABELS <= SERVED[metric], metric
 
 
+def test_the_operator_is_given_the_same_rules() -> None:
+    file = yaml.safe_load((DEPLOY / "kubernetes" / "prometheusrule.yaml").read_text())
+    assert [rule for group in file["spec"]["groups"] for rule in group["rules"]] == RULES
+
+
 def test_no_rule_is_there_twice() -> None:
     assert len(RECORDED) + len(ALERTS) == len(RULES)
 
