@@ -54,9 +54,9 @@ async def streams(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
     ends: list[float] = []
     await asyncio.gather(*(one(index) for index in range(spec["streams"])))
-    begin, end = sorted(at for at, _ in made)[spec["streams"]], min(ends)
+    begin, end = sorted(at for at, _ in made)[: spec["streams"] + 1][-1], min(ends)
     counted = [n for at, n in made if begin < at <= end]
-    return {"rate": sum(counted) / (end - begin), "messages": len(counted), "first_ms": firsts}
+    return {"rate": sum(counted) / max(end - begin, 1e-9), "messages": len(counted), "first_ms": firsts}
 
 
 async def round_trips(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:

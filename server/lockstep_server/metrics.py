@@ -6,6 +6,7 @@ once, when it becomes ready.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -24,6 +25,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _SHORT_SECONDS = (0.0001, 0.00025, *_SECONDS[:-3])
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _LENGTHS = (16, 64, 256, 1024)
+_LENGTH_LABELS = (*map(str, _LENGTHS), "more")
 
 _OUTCOMES, _REFUSALS = ("ok", "failed", "deadline", "unavailable"), ("overloaded", "unavailable")
 """Told as 0 from the start: what is counted before the first scrape is in no rate."""
@@ -34,7 +36,7 @@ STATES = ("running", "waiting", "idle")
 
 def length_bucket(length: int) -> str:
     """The label of a request's length: its upper bound, or "more"."""
-    return next((str(bound) for bound in _LENGTHS if length <= bound), "more")
+    return _LENGTH_LABELS[bisect_left(_LENGTHS, length)]
 
 
 class Metrics:
@@ -250,10 +252,7 @@ class ModelMeters:
             for meaning in _REFUSALS:
                 metrics.refused.labels(*self._labels, method, meaning)
         self.queue = metrics.queue_seconds.labels(model, face)
-        self.compute = {
-            label: metrics.compute_seconds.labels(model, face, label)
-            for label in (*map(str, _LENGTHS), "more")
-        }
+        self.compute = {label: metrics.compute_seconds.labels(model, face, label) for label in _LENGTH_LABELS}
         self._runs: dict[str, tuple[Distribution, Distribution]] = {}
         self.elements = metrics.elements.labels(model)
         self.padded = metrics.padded.labels(model)
