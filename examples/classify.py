@@ -17,4 +17,5 @@ with Client(ADDRESS) as client:
     print(f"with {timings.batch_rows:.0f} rows in the run, by version {answer.version}")
 
     [encoding] = client.encode("sentiment-transformer", texts[0], attention=True)
-    print(f"a vector of {encoding.vector.shape}, attention of {encoding.attention.shape}")
+    if encoding.attention is not None:  # [layers, heads, words, words]
+        print(f"a vector of {encoding.vector.shape}, attention of {encoding.attention.shape}")

@@ -13,6 +13,7 @@ with Client(ADDRESS) as client:
     print()
 
     whole = stream.result()
-    for piece, weights in zip(whole.pieces, whole.attention, strict=True):
+    rows = whole.attention if whole.attention is not None else ()  # [tokens, source tokens]
+    for piece, weights in zip(whole.pieces, rows, strict=True):
         looked_at = whole.source_tokens[weights.argmax()]
         print(f"{piece:<12} {looked_at:<12} {weights.max():4.0%}")

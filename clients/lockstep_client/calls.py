@@ -49,9 +49,16 @@ def classify(
 ) -> Call[list[Classification]]:
     """Label texts, or rows of token ids: always a list, one for each, in order.
 
+        [answer] = client.classify("sentiment-lstm", "a fine film")
+        print(answer.best.name, answer.best.probability)
+
     `top_k` labels for each, most probable first; 0 is all. Larger `priority` is sooner among the requests
-    that wait. `queue_timeout_s` is the longest wait before the run; 0 is the model's own limit. `version`
-    "" is the one that serves by default.
+    that wait. `queue_timeout_s` is the longest wait before the run, in seconds; 0 is the model's own limit.
+    `version` "" is the one that serves by default.
+
+    Each text shares runs with others of its length, and is answered as if it were alone. At most 4,096 in a
+    call; the first that is wrong ends it, as InvalidRequest that names the field: `texts[3]`. For more, and
+    for an error of its own for each, there is `classify_many`.
     """
     request = pb.ClassifyRequest(
         model=arguments.model(model),
@@ -77,8 +84,12 @@ def encode(
 ) -> Call[list[Encoding]]:
     """A vector for each text, or row of token ids: always a list, one for each, in order.
 
-    `attention` asks for the attention weights too, and for the tokens that they are over. The rest is as in
-    `classify`.
+        [encoding] = client.encode("sentiment-transformer", "a fine film", attention=True)
+        print(encoding.vector.shape, encoding.attention.shape)  # (128,), (2, 4, 3, 3)
+
+    The vector is float32 of shape [dimensions]. `attention` asks for the weights too, float32 of shape
+    [layers, heads, words, words], and for the tokens that they are over; InvalidRequest where the model has
+    none. The rest is as in `classify`.
     """
     request = pb.EncodeRequest(
         model=arguments.model(model),
@@ -106,8 +117,13 @@ def infer(
 ) -> Call[InferResult]:
     """Tensors in, tensors out, on this server or any other of the Open Inference Protocol.
 
-    The dtype of an input decides its datatype, so it has to be the model's own (`metadata` tells it);
-    ml_dtypes.bfloat16 is BF16, and str or bytes are BYTES. `outputs` names those to return; none is all.
+        result = client.infer("sentiment-lstm", {"tokens": np.array([[12, 7, 431, 5]])})
+        print(result["logits"])  # float32 of shape [1, 1]
+
+    Shapes have the batch axis, and are as `metadata` tells them, with any size where it says -1. The dtype
+    of an input decides its datatype, so it has to be the model's own; ml_dtypes.bfloat16 is BF16, and str or
+    bytes are BYTES. `outputs` names those to return; none is all. What does not fit is InvalidRequest, and
+    names the input: `inputs['tokens']`.
 
     With a `sequence_id` (not 0, not "") the call is one step of a sequence whose state the server keeps:
     its first step says `sequence_start`, its last `sequence_end`. A step is never tried again by itself,
@@ -121,7 +137,10 @@ def infer(
 
 
 def models(*, ready: bool = False, timeout_s: float | None = None) -> Call[list[ModelState]]:
-    """The repository: one entry for each version of each model. `ready`: only those that answer now."""
+    """The repository: one entry for each version of each model, with its state and why it is not READY.
+
+    `ready`: only those that answer now. A model's step-wise face is one of its own: `NAME.step`.
+    """
     request = inference.RepositoryIndexRequest(ready=ready)
     return Call(protocol.INDEX, request, replies.model_states, timeout_s)
 
@@ -142,7 +161,10 @@ def unload_model(model: str, *, timeout_s: float | None = None) -> Call[None]:
 
 
 def metadata(model: str, *, version: str = "", timeout_s: float | None = None) -> Call[ModelMetadata]:
-    """The model's inputs and outputs, its platform and the versions that are there."""
+    """The model's inputs and outputs by name, datatype and shape, its platform and its versions.
+
+    Unavailable while it loads, ModelNotFound where there is none of the name or version.
+    """
     request = inference.ModelMetadataRequest(name=arguments.model(model), version=version)
     return Call(protocol.METADATA, request, replies.model_metadata, timeout_s)
 

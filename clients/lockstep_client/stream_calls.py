@@ -46,6 +46,11 @@ def generate(
 ) -> StreamCall[GenerationPart, Generation]:
     """Let a language model continue a prompt, a text or token ids; the text comes as it is made.
 
+        with client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=200, seed=7) as stream:
+            for part in stream:
+                print(part.text, end="", flush=True)
+        print(stream.result().reason)
+
     At most `max_tokens`; None is the model's own limit. `temperature` 0 takes the most probable token each
     time; None is 1. `top_k` and `top_p` sample among the most probable tokens only; 0 is among all. One
     `seed` gives one text on a deterministic model; None draws one, and the result tells it. The text ends
@@ -82,6 +87,8 @@ def translate(
 ) -> StreamCall[TranslationPart, Translation]:
     """Translate one text, or one row of token ids; the translation comes as it is made.
 
+        print(client.translate("translate-en-fr", "A man is riding a red bicycle .").result().text)
+
     `attention` asks for the weights that each token gave to the tokens of the source, and for those tokens.
     `max_tokens` None is the model's own limit.
     """
@@ -109,6 +116,9 @@ def follow(
     timeout_s: float | None = None,
 ) -> StreamCall[Prediction, list[Prediction]]:
     """A prediction after each element of a sequence that arrives piece by piece.
+
+        for one in client.follow("sentiment-lstm", ["it is fun", "ny , not sad"]):
+            print(one.element, one.best.name, one.best.probability)
 
     A piece is a text, which is held until its next white space, a row of token ids, each an element, or
     `FLUSH`, which takes the held text as it stands. The end of the pieces flushes too. They are read beside

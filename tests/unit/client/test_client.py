@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
+import textwrap
 import threading
 import time
+from importlib.resources import files
 
 import grpc
 import numpy as np
@@ -322,3 +325,28 @@ def test_every_call_is_a_method():
         if not name.startswith("_")
     }
     assert public_methods(lc.Client).keys() == defined | {"close", "with_metadata"}
+
+
+def documented():
+    """Every public name with a docstring of its own, and every method of the clients and streams."""
+    kinds = {name: getattr(lc, name) for name in lc.__all__ if name != "FLUSH"}
+    methods = {
+        f"{kind.__name__}.{name}": method
+        for kind in (lc.Client, lc.AsyncClient, lc.Stream, lc.AsyncStream, lc.Outcomes, lc.AsyncOutcomes)
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_")
+    }
+    return kinds | methods
+
+
+@pytest.mark.parametrize(("name", "what"), documented().items(), ids=documented().keys())
+def test_the_public_surface_is_documented_and_its_examples_are_python(name, what):
+    told = inspect.getdoc(what)
+    assert told
+    assert not told.startswith(f"{name}(")  # what dataclass writes where there is none
+    lines = [line for line in told.splitlines() if line.startswith("    ") or not line]
+    ast.parse(textwrap.dedent("\n".join(lines)))
+
+
+def test_the_package_tells_that_it_is_typed():
+    assert files("lockstep_client").joinpath("py.typed").is_file()
