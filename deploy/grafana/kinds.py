@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 _LEGEND: Json = {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": ["mean", "max"]}
 _TOOLTIP: Json = {"mode": "multi", "sort": "desc"}
 
+_NO_TRAFFIC: Json = {
+    "type": "special",
+    "options": {"match": "nan", "result": {"text": "no traffic", "index": 0}},
+}
+"""A share of nothing."""
+
 
 def curves(
     title: str,
@@ -62,7 +68,7 @@ def number(title: str, unit: str, description: str, query: Query, **more: Any) -
             "textMode": "value",
             "wideLayout": True,
         },
-        field_options={"noValue": "no traffic", **more.pop("field_options", {})},
+        field_options={"noValue": "no data", "mappings": [_NO_TRAFFIC], **more.pop("field_options", {})},
         **more,
     )
 

@@ -41,4 +41,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except RuntimeError as error:  # one of the processes did not start, or ended
+        sys.exit(f"python -m deploy.rehearsal: {error}")
