@@ -14,14 +14,7 @@ from integration.harness import REPOSITORY, Served
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODELS = (
-    "sentiment-bow",
-    "sentiment-rnn",
-    "sentiment-gru",
-    "sentiment-lstm",
-    "sentiment-bilstm",
-    "sentiment-transformer",
-)
+MODELS = sorted(folder.name for folder in REPOSITORY.glob("sentiment-*"))
 REQUESTS, IN_FLIGHT = 160, 64
 Array = np.ndarray[Any, Any]
 
