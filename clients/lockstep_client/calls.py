@@ -85,7 +85,7 @@ def encode(
     """A vector for each text, or row of token ids: always a list, one for each, in order.
 
         [encoding] = client.encode("sentiment-transformer", "a fine film", attention=True)
-        print(encoding.vector.shape, encoding.attention.shape)  # (128,), (2, 4, 3, 3)
+        print(encoding.vector.shape, encoding.attention.shape)  # (128,), (4, 4, 3, 3)
 
     The vector is float32 of shape [dimensions]. `attention` asks for the weights too, float32 of shape
     [layers, heads, words, words], and for the tokens that they are over; InvalidRequest where the model has

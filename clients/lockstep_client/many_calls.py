@@ -13,6 +13,7 @@ has been for 30 s, unless the client has `retries=0`.
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from lockstep_client import arguments, errors, inference, protocol, replies, ten
 from lockstep_client.protocol import Many
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -116,6 +117,7 @@ def infer_many(
     `outputs` are as in `infer`, all else as in `classify_many`. A step of a sequence belongs to `infer`.
     """
     begun = tensor_request.begun(model, version, outputs, priority, queue_timeout_s)
+    _check_many("inputs", inputs, Mapping)
     return Many(
         protocol.INFER_MANY,
         inputs,
@@ -139,8 +141,7 @@ def _of_texts(
     ordered: bool,
     timeout_s: float | None,
 ) -> Many[str | Sequence[int], Any]:
-    if isinstance(texts, str):
-        raise arguments.wrong("texts", "one text: give a list, or anything that texts can be taken from")
+    _check_many("texts", texts, str)
     return Many(
         method,
         texts,
@@ -153,6 +154,11 @@ def _of_texts(
         ordered=ordered,
         timeout_s=math.inf if timeout_s is None else timeout_s,
     )
+
+
+def _check_many(field: str, given: object, one: type) -> None:
+    if isinstance(given, one) or not isinstance(given, Iterable | AsyncIterable):
+        raise arguments.wrong(field, f"{type(given).__name__} is not many: give a list, or what yields them")
 
 
 def _in_flight(given: int) -> int:

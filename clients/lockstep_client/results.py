@@ -7,7 +7,7 @@ the model: that it failed its self-test, for one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Outcome(Generic[G, R]):
     """The text, ids or tensors that were asked about."""
     error: LockstepError | None
     """None where there is an answer. Other outcomes are not concerned."""
-    _answer: R | None = None
+    _answer: R | None = field(default=None, repr=False)
 
     @property
     def answer(self) -> R:

@@ -150,10 +150,17 @@ def test_nothing_given_is_nothing_told(client: Any) -> None:
     assert list(client.classify_many(MODEL, [])) == []
 
 
-@pytest.mark.parametrize("wrong", [{"in_flight": 0}, {"texts": "one text"}, {"model": ""}])
+@pytest.mark.parametrize(
+    "wrong", [{"in_flight": 0}, {"texts": "one text"}, {"texts": None}, {"texts": 5}, {"model": ""}]
+)
 def test_wrong_arguments_are_told_at_once(client: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(lc.InvalidRequest, match=f"^{next(iter(wrong))}: "):
         client.classify_many(**{"model": MODEL, "texts": TEXTS, **wrong})
+
+
+def test_one_set_of_tensors_is_not_many(client: Any) -> None:
+    with pytest.raises(lc.InvalidRequest, match=r"^inputs: dict is not many"):
+        client.infer_many(MODEL, {"tokens": np.array([[1]])})
 
 
 def test_a_deadline_is_of_the_whole(client: Any) -> None:
