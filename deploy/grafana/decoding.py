@@ -64,6 +64,17 @@ _STREAMS = Row(
     ),
 )
 
+
+def _compute(face: str) -> tuple[Query, ...]:
+    """A bar for each bucket of lengths."""
+
+    def seconds(length: str) -> str:
+        matchers = (f'face="{face}"', f'length=~"{length}"')
+        return mean("lockstep_compute_seconds", *matchers, by=("model",), over="$__range")
+
+    return tuple(Query(seconds(length), name) for length, name in _LENGTHS)
+
+
 _SIDES = Row(
     "Side by side",
     (
@@ -72,19 +83,7 @@ _SIDES = Row(
             "s",
             "Time in runs of a one-shot request, by its length: a Transformer's grows faster than the "
             "text, a recurrent model's with it.",
-            *(
-                Query(
-                    mean(
-                        "lockstep_compute_seconds",
-                        'face="oneshot"',
-                        f'length=~"{value}"',
-                        by=("model",),
-                        over="$__range",
-                    ),
-                    name,
-                )
-                for value, name in _LENGTHS
-            ),
+            *_compute("oneshot"),
             group="model",
             width=12,
         ),
@@ -92,19 +91,7 @@ _SIDES = Row(
             "Compute by length, step-wise",
             "s",
             "Time in runs of a step-wise sequence, by the elements that it read or made: a step for each.",
-            *(
-                Query(
-                    mean(
-                        "lockstep_compute_seconds",
-                        'face="stepwise"',
-                        f'length=~"{value}"',
-                        by=("model",),
-                        over="$__range",
-                    ),
-                    name,
-                )
-                for value, name in _LENGTHS
-            ),
+            *_compute("stepwise"),
             group="model",
             width=12,
         ),

@@ -28,7 +28,7 @@ def curves(
     limit: str = "",
     **more: Any,
 ) -> Panel:
-    """Values over time. `limit` draws the thresholds: "line", or "dashed+area"."""
+    """Values over time. `limit` draws the thresholds: as "line" or "dashed"."""
     return Panel(
         "timeseries",
         title,
