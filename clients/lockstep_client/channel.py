@@ -60,8 +60,8 @@ class Connection:
             return
         if not (self.tls or self.plaintext_token or is_loopback(self.address)):
             raise ValueError(
-                f"token would go to {self.address} unencrypted: give tls, or plaintext_token=True where"
-                " something else keeps it from being read"
+                f"token would go to {self.address} unencrypted: give tls, or with a client"
+                " plaintext_token=True where something else keeps it from being read"
             )
         if isinstance(self.token, str):
             _check_metadata("token", self.token)

@@ -1,11 +1,13 @@
-"""What all verbs share: three options, a client, and errors that end in one line.
+"""What all verbs share: four options, a client, and errors that end in one line.
 
-a verb's function, which takes an `Asking` and its own options → `verb` → a command that has --address,
---timeout and --json too. Exit codes: 1 refused or not serving, 2 wrong usage.
+a verb's function, which takes an `Asking` and its own options → `verb` → a command that has --address, --tls,
+--timeout and --json too. A token comes from LOCKSTEP_TOKEN, where no list of processes shows it. Exit codes:
+1 refused or not serving, 2 wrong usage.
 """
 
 import inspect
 import math
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -34,6 +36,8 @@ class Asking:
     as_json: bool
     timeout_s: float | None
     """None: not given, and the verb has no default."""
+    how: dict[str, Any]
+    """How to connect: what the client was made with, beside its address and deadline."""
 
     def run(self, work: "Callable[[AsyncClient], Coroutine[Any, Any, R]]") -> "R":
         """Do it with an AsyncClient, on an event loop that ends with it."""
@@ -42,7 +46,8 @@ class Asking:
         from lockstep_client.client import AsyncClient
 
         async def worked() -> R:
-            async with AsyncClient(self.client.address, timeout_s=self.timeout_s or math.inf) as client:
+            timeout_s = self.timeout_s or math.inf
+            async with AsyncClient(self.client.address, timeout_s=timeout_s, **self.how) as client:
                 return await work(client)
 
         return asyncio.run(worked())
@@ -67,6 +72,15 @@ Address = Annotated[
         envvar="LOCKSTEP_ADDRESS", metavar="HOST:PORT", callback=_checked_address, help="Where the server is."
     ),
 ]
+Encryption = Annotated[
+    str,
+    typer.Option(
+        "--tls",
+        envvar="LOCKSTEP_TLS",
+        metavar="system|CA.pem",
+        help="Encrypt, and whose certificates to trust. A token goes in LOCKSTEP_TOKEN.",
+    ),
+]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", callback=_checked_timeout, help="Give up after this long.")
 ]
@@ -84,8 +98,8 @@ def verb(function: Callable[..., None], *, timeout_s: float | None = TIMEOUT_S) 
     """A command of `function`, whose first parameter is the `Asking`; the others are its own options."""
     own = list(inspect.signature(function).parameters.values())[1:]
 
-    def command(address: str, timeout: float | None, as_json: bool, **options: Any) -> None:
-        with asking(address, timeout, as_json) as one:
+    def command(address: str, tls: str, timeout: float | None, as_json: bool, **options: Any) -> None:
+        with asking(address, timeout, as_json, tls) as one:
             function(one, **options)
 
     command.__name__, command.__doc__ = function.__name__, function.__doc__
@@ -94,6 +108,7 @@ def verb(function: Callable[..., None], *, timeout_s: float | None = TIMEOUT_S) 
         [
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own),
             _option("address", Address, addresses.DEFAULT),
+            _option("tls", Encryption, ""),
             _option("timeout", Timeout, timeout_s),
             _option("as_json", Json, False),
         ]
@@ -106,19 +121,31 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 @contextmanager
-def asking(address: str, timeout_s: float | None, as_json: bool) -> Iterator[Asking]:
+def asking(address: str, timeout_s: float | None, as_json: bool, tls: str = "") -> Iterator[Asking]:
     """A client for one verb; its errors end the command with one line and exit code 1."""
     from lockstep_client.client import Client
     from lockstep_client.errors import LockstepError
 
-    with Client(address, timeout_s=timeout_s or TIMEOUT_S) as client:
+    try:
+        how = _how(tls)
+        client = Client(address, timeout_s=timeout_s or TIMEOUT_S, **how)
+    except ValueError as error:
+        raise typer.BadParameter(str(error).replace("give tls", "give --tls")) from None
+    with client:
         try:
-            yield Asking(client, as_json, timeout_s)
+            yield Asking(client, as_json, timeout_s, how)
         except LockstepError as error:
             tell(_explained(error, client), as_json, **_fields(error))
             raise typer.Exit(1) from None
         except InputError as error:
             raise typer.BadParameter(str(error)) from None
+
+
+def _how(tls: str) -> dict[str, Any]:
+    from lockstep_client.tls import Tls
+
+    encryption = Tls(roots=tls) if tls not in ("", "system") else tls == "system"
+    return {"tls": encryption, "token": os.environ.get("LOCKSTEP_TOKEN", "")}
 
 
 def _explained(error: "LockstepError", client: "Client") -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from concurrent import futures
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import grpc
@@ -39,11 +40,12 @@ def signed(folder: Path, name: str, subject: str) -> None:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca, server and client: NAME.pem and NAME.key."""
+    """ca, server, local and client: NAME.pem and NAME.key."""
     folder = tmp_path_factory.mktemp("certificates")
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(folder / "ca.key"), "-out",
             str(folder / "ca.pem"), "-days", "2", "-subj", "/CN=an authority")  # fmt: skip
     signed(folder, "server", NAME)
+    signed(folder, "local", "localhost")
     signed(folder, "client", "a client")
     return folder
 
@@ -53,14 +55,14 @@ def mutual(request: pytest.FixtureRequest) -> bool:
     return request.param
 
 
-@pytest.fixture
-def secure(certificates: Path, mutual: bool) -> Iterator[FakeServer]:
-    """The fake server behind TLS."""
+@contextmanager
+def behind_tls(certificates: Path, name: str, *, mutual: bool) -> Iterator[FakeServer]:
+    """The fake server, with a certificate."""
     fake = FakeServer()
     fake.answers.set()
     read = lambda name: (certificates / name).read_bytes()  # noqa: E731
     credentials = grpc.ssl_server_credentials(
-        [(read("server.key"), read("server.pem"))], read("ca.pem") if mutual else None, mutual
+        [(read(f"{name}.key"), read(f"{name}.pem"))], read("ca.pem") if mutual else None, mutual
     )
     with futures.ThreadPoolExecutor(8) as pool:
         running = grpc.server(pool)
@@ -69,6 +71,13 @@ def secure(certificates: Path, mutual: bool) -> Iterator[FakeServer]:
         running.start()
         yield fake
         running.stop(0).wait()
+
+
+@pytest.fixture
+def secure(certificates: Path, mutual: bool) -> Iterator[FakeServer]:
+    """Its certificate does not name the address that it is at."""
+    with behind_tls(certificates, "server", mutual=mutual) as fake:
+        yield fake
 
 
 def shown(certificates: Path) -> dict[str, Path]:
@@ -90,19 +99,45 @@ def test_certificates_may_be_bytes(secure, connect, certificates) -> None:
         assert client.health().serving
 
 
-@pytest.mark.parametrize("wrong", ["roots", "name", "certificate"])
+@pytest.mark.parametrize(
+    ("wrong", "mutual"), [("roots", False), ("roots", True), ("name", False), ("certificate", True)]
+)
 def test_what_does_not_fit_is_no_connection(secure, connect, certificates, mutual, wrong) -> None:
     fits = {"roots": certificates / "ca.pem", "server_name": NAME, **shown(certificates)}
-    wrongs = {"roots": {"roots": b""}, "name": {"server_name": ""}, "certificate": dict.fromkeys(fits, b"")}
-    if wrong == "certificate":
-        fits |= {"certificate": b"", "key": b""}
-        if not mutual:
-            pytest.skip("this server asks for none")
-    else:
-        fits |= wrongs[wrong]
+    wrongs = {
+        "roots": {"roots": b""},
+        "name": {"server_name": ""},
+        "certificate": {"certificate": b"", "key": b""},
+    }
+    fits |= wrongs[wrong]
     with connect(secure.address, tls=lc.Tls(**fits), retries=0) as client, pytest.raises(lc.Unavailable):
         client.health(timeout_s=5.0)
     assert secure.requests == []
+
+
+def test_the_command_speaks_tls_too(lockstep, certificates, monkeypatch) -> None:
+    monkeypatch.setenv("LOCKSTEP_TOKEN", "secret")
+    with behind_tls(certificates, "local", mutual=False) as fake:
+        asked = ("models", "--address", fake.address, "--tls", str(certificates / "ca.pem"))
+        code, lines, error = lockstep(*asked)
+        assert (code, len(lines), error) == (0, 3, "")
+        assert fake.metadata[0]["authorization"] == "Bearer secret"
+        code, _, error = lockstep("models", "--address", fake.address, "--tls", "system")
+        assert (code, len(error.splitlines())) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--tls", "/nothing.pem"), "roots '/nothing.pem' cannot be read: No such file"),
+        (("--address", "example.org:1"), "token would go to example.org:1 unencrypted: give --tls"),
+    ],
+)
+def test_the_command_tells_of_wrong_encryption_in_one_line(lockstep, monkeypatch, arguments, told) -> None:
+    monkeypatch.setenv("LOCKSTEP_TOKEN", "secret")
+    code, lines, error = lockstep("models", *arguments)
+    assert (code, lines, len(error.splitlines())) == (2, [], 1)
+    assert told in error
 
 
 def test_wrong_certificates_are_told_at_once(certificates, tmp_path) -> None:
