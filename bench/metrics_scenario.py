@@ -31,7 +31,7 @@ _TOKENS = 40_000
 _WARM_TOKENS = 50
 """What `streams.py` has each stream make before the clock begins."""
 
-_TARGET = 0.97
+_TARGET, _MOST = 0.97, 0.03
 _SCRAPE_EVERY_S = 5.0
 _COUNTED = 20_000
 
@@ -53,7 +53,7 @@ def metrics(models: Path, rounds: int) -> Iterator[Result]:
         yield Result(title, found * base, "us each", base, None, interval=interval)
         if model == "bench-noop":
             title = "metrics: counting a call and its run"
-            yield Result(title, _counting_us(), "us", base, 1 - _TARGET, at_most=True)
+            yield Result(title, _counting_us(), "us", base, _MOST, at_most=True)
 
 
 class Burst(NamedTuple):

@@ -153,8 +153,9 @@ class Directory:
 
     def refuse(self, name: str, version: str, method: str, error: ServingError) -> None:
         """Write down that a request was refused. Names that callers made up are no labels."""
-        known = {str(entry.version) for entry in self.catalog.snapshot() if entry.name == name}
-        labels = (name if known else "", version if version in known else "")
+        known = {str(entry.version): entry.card for entry in self.catalog.snapshot() if entry.name == name}
+        model = next((card.model for card in known.values() if card is not None), name if known else "")
+        labels = (model, version if version in known else "")
         self._metrics.refused.labels(*labels, method, error.meaning.value).inc()
         self._journal.refused(name, version, method, error)
 
