@@ -171,6 +171,16 @@ def test_more_than_this_machine_can_send_is_invalid_and_counted(session: Session
     assert made["requests"]["sent"] == sum(made["outcomes"].values())
 
 
+def test_a_generator_process_that_dies_is_told_and_the_others_go_on() -> None:
+    with foreign() as server, Session(2, [], max_lag_ms=10_000) as session:
+        death = later(1.0, session._generators._processes[0].kill)
+        made = drive(session, server, Open(100.0, "constant"), 2.0, processes=2)
+        death.join()
+    assert not made["valid"]
+    assert "a generator process ended before its time" in made["reasons"][0]
+    assert made["outcomes"]["ok"] >= 100
+
+
 def command(*arguments: str, **how: Any) -> subprocess.Popen[str]:
     code = "from lockstep_client.cli import main; main()"
     whole = [sys.executable, "-c", code, "load", "run", "--model", MODEL, *arguments]

@@ -22,6 +22,8 @@ PROBE_CONCURRENCY, PROBE_S = 32, 2.0
 """A closed loop that tells about where to begin a search."""
 
 CONFIRMED_LONGER = 2.0
+LEAST_REQUESTS = 10
+"""In a probe: at a rate with fewer a percentile says nothing, and a search gives up."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,17 @@ class Campaign:
         return {**_head("sweep", runs), "runs": runs}
 
     def search(self, load: Load, search: Search) -> Document:
-        """The highest rate that keeps the bound, by probes of `load.seconds` each."""
+        """The highest rate that keeps the bound, by probes of `load.seconds` each.
+
+        A probe that is invalid tells of the generator, so it is made once more.
+        """
         probes: list[searching.Probe] = []
         runs: list[Document] = []
+        search = replace(search, lowest=max(search.lowest, LEAST_REQUESTS / load.seconds))
         while step := searching.next_step(search, probes):
             runs.append(self._probe(load, step, len(runs)))
+            if not runs[-1]["valid"] and not runs[-1]["partial"]:
+                runs.append(self._probe(load, step, len(runs)))
             if runs[-1]["partial"]:
                 break
             held = searching.holds(runs[-1], search.bound)

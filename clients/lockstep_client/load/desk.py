@@ -87,7 +87,7 @@ def show(made: Document) -> None:
     elif kind == "contrast":
         contrast_report.show(made)
     elif kind == "search":
-        _show_runs(made["runs"])
+        _show_table(made["runs"])
         print(f"\n{summary.searched(made)}")
     elif kind == "sweep":
         _show_runs(made["runs"])
@@ -129,9 +129,13 @@ def results(made: Document) -> Iterator[str]:
             yield from (f"{one['name']}: {line}" for line in summary.drifted(one["drift"]))
 
 
-def _show_runs(runs: Sequence[Document]) -> None:
+def _show_table(runs: Sequence[Document]) -> None:
     told = report.runs_table(runs)
     table(told.header, told.rows, left=2)
+
+
+def _show_runs(runs: Sequence[Document]) -> None:
+    _show_table(runs)
     for one in runs:
         for reason in one["reasons"]:
             print(f"INVALID: {one['name']}: {reason}")

@@ -151,8 +151,9 @@ def searched(document: Document) -> str:
         return f"No rate was found that keeps {bound}, in {found['probes']} probes."
     limit = f" Above it the limit is {found['limit']}." if found["limit"] else ""
     return (
-        f"{found['rate']:,.1f} requests/s is the highest rate found that keeps {bound} (to within"
-        f" {found['within']:.0%}, seen {found['confirmations']} times more, {found['probes']} probes).{limit}"
+        f"{found['rate']:,.1f} requests/s is the highest rate found that keeps {bound}, to within"
+        f" {found['within']:.0%}. It held again in {found['confirmations']} of {found['confirmations']} runs;"
+        f" {found['probes']} probes.{limit}"
     )
 
 

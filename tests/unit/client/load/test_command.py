@@ -61,6 +61,13 @@ def test_a_server_that_is_away_ends_with_1(lockstep) -> None:
     assert len(error.splitlines()) == 1
 
 
+def test_a_page_needs_its_packages_before_anything_is_measured(lockstep, monkeypatch) -> None:
+    monkeypatch.setattr("lockstep_client.load.options.find_spec", lambda name: None)
+    code, out, error = lockstep(*RUN, "--rate", "5", "--seconds", "1", "--html", "a.html")
+    assert code == 2
+    assert "pip install 'lockstep[load]'" in out + error
+
+
 def test_scenarios_are_listed(lockstep) -> None:
     code, out, _ = lockstep("load", "scenario", "list")
     assert code == 0
