@@ -85,7 +85,7 @@ def _facts(score: Score, manifest: Table) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{score.parameters:,}"
     yield "files of the version", f"{score.bytes / 1e6:.2f} MB"
     yield "training", f"best of epoch {score.best_epoch}, {score.train_seconds:.0f} s of one thread"
-    for name, words in manifest["lengths"].items():
+    for name, words in manifest.get("lengths", {}).items():
         yield f"longest {name}", f"{words['max']:,} tokens"
 
 

@@ -35,15 +35,21 @@ Pairs = Iterator[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 
 
 def check(
-    recipe: LanguageModel, vocabulary: int, prefill: Graph, step: Graph, module: nn.Module | None = None
+    recipe: LanguageModel,
+    vocabulary: int,
+    prefill: Graph | None,
+    step: Graph,
+    module: nn.Module | None = None,
 ) -> list[Difference]:
-    """All comparisons; those with PyTorch only where there is a module."""
+    """All comparisons that there are graphs for; those with PyTorch only where there is a module."""
     differences = check_rows(recipe, vocabulary, step)
     for rows in prompts(vocabulary):
         try:
-            differences += _forced(recipe, prefill, step, rows)
+            if prefill is not None:
+                differences += _forced(recipe, prefill, step, rows)
+                if module is not None:
+                    differences += _prefill(recipe, prefill, module, rows)
             if module is not None:
-                differences += _prefill(recipe, prefill, module, rows)
                 differences += gaps("step", len(rows), _stepped(recipe, step, module, rows))
         except Exception as error:
             differences.append(failed_run(len(rows), error))

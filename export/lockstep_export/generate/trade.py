@@ -38,16 +38,8 @@ class Generate(Trade[LanguageModel, T, C]):
     def sketches(self, recipe: LanguageModel, module: nn.Module) -> list[Sketch]:
         tokens, lengths = padded(EXAMPLE)
         names = recipe.states
-        states = {
-            f"{name}_in": torch.zeros(first, len(tokens), last) for name, (first, last) in names.items()
-        }
-        prefill = Sketch(
-            PREFILL,
-            recipe.prefill(module),
-            {"tokens": tokens, "lengths": lengths},
-            {"tokens": ("batch", "prompt"), "lengths": ("batch",)},
-            ("logits", *(f"{name}0" for name in names)),
-        )
+        rows = len(tokens)
+        states = {f"{name}_in": torch.zeros(first, rows, last) for name, (first, last) in names.items()}
         step = Sketch(
             STEP,
             recipe.step(module),
@@ -55,42 +47,42 @@ class Generate(Trade[LanguageModel, T, C]):
             {"token": ("batch",), **dict.fromkeys(states, ("", "batch", ""))},
             ("logits", *(f"{name}_out" for name in names)),
         )
-        if recipe.oneshot is None:
-            return [prefill, step]
-        axes: dict[str, tuple[str, ...]] = {"tokens": ("batch", "prompt")}
-        return [prefill, step, Sketch(ONESHOT, recipe.oneshot(module), {"tokens": tokens}, axes, ("logits",))]
+        texts: dict[str, tuple[str, ...]] = {"tokens": ("batch", "prompt")}
+        sketches = []
+        if recipe.prefill:
+            inputs, axes = {"tokens": tokens, "lengths": lengths}, {**texts, "lengths": ("batch",)}
+            left = tuple(f"{name}0" for name in names)
+            sketches.append(Sketch(PREFILL, recipe.prefill(module), inputs, axes, ("logits", *left)))
+        if recipe.oneshot:
+            sketches.append(Sketch(ONESHOT, recipe.oneshot(module), {"tokens": tokens}, texts, ("logits",)))
+        return [*sketches, step]
 
     def manifest(self, recipe: LanguageModel, tokenizers: list[Tokenizer]) -> Table:
         vocabulary = tokenizers[0].get_vocab_size()
         limit = {} if recipe.max_tokens is None else {"max_tokens": recipe.max_tokens}
-        return {
-            "task": self.task,
-            "text": {"source": self.tokenizers[0], **self.ends(tokenizers[0])},
-            "lengths": {"prompt": {"max": recipe.max_prompt}},
-            **(_oneshot(vocabulary) if recipe.oneshot else {}),
-            "roles": {"scores": "logits"},
-            "prefill": {
-                "graph": PREFILL,
-                "inputs": {"tokens": ids(vocabulary, PROMPT), "lengths": lengths_of("prompt")},
-                "outputs": {
-                    "logits": tensor(),
-                    **{f"{name}0": tensor(batch_axis=1) for name in recipe.states},
-                },
-            },
-            "stepwise": {
-                "graph": STEP,
-                **limit,
-                "inputs": {"token": ids(vocabulary)},
-                "outputs": {"logits": tensor()},
-                "state": [_state(name) for name in recipe.states],
-            },
+        text = {"source": self.tokenizers[0], **self.ends(tokenizers[0])}
+        table: Table = {"task": self.task, "text": text}
+        if recipe.prefill or recipe.oneshot:
+            table["lengths"] = {"prompt": {"max": recipe.max_prompt}}
+        if recipe.oneshot:
+            table |= _oneshot(vocabulary)
+        table["roles"] = {"scores": "logits"}
+        if recipe.prefill:
+            table["prefill"] = _prefill(recipe, vocabulary)
+        table["stepwise"] = {
+            "graph": STEP,
+            **limit,
+            "inputs": {"token": ids(vocabulary)},
+            "outputs": {"logits": tensor()},
+            "state": [_state(name, bool(recipe.prefill)) for name in recipe.states],
         }
+        return table
 
     def compare(
         self, recipe: LanguageModel, tokenizers: list[Tokenizer], graphs: Graphs, module: nn.Module | None
     ) -> list[Difference]:
         vocabulary = tokenizers[0].get_vocab_size()
-        differences = check(recipe, vocabulary, graphs[PREFILL], graphs[STEP], module)
+        differences = check(recipe, vocabulary, graphs.get(PREFILL), graphs[STEP], module)
         if recipe.oneshot:
             differences += check_oneshot(recipe, vocabulary, graphs[ONESHOT], graphs[STEP])
         return differences
@@ -105,11 +97,15 @@ def _oneshot(vocabulary: int) -> Table:
     }
 
 
-def _state(name: str) -> Table:
+def _prefill(recipe: LanguageModel, vocabulary: int) -> Table:
+    left = {f"{name}0": tensor(batch_axis=1) for name in recipe.states}
     return {
-        "name": name,
-        "input": f"{name}_in",
-        "output": f"{name}_out",
-        "prefill": f"{name}0",
-        "batch_axis": 1,
+        "graph": PREFILL,
+        "inputs": {"tokens": ids(vocabulary, PROMPT), "lengths": lengths_of("prompt")},
+        "outputs": {"logits": tensor(), **left},
     }
+
+
+def _state(name: str, prefilled: bool) -> Table:
+    start = {"prefill": f"{name}0"} if prefilled else {}
+    return {"name": name, "input": f"{name}_in", "output": f"{name}_out", **start, "batch_axis": 1}

@@ -68,26 +68,10 @@ class OneShot(nn.Module):
         return {"logits": self.trained.score(self.trained.look(x)).transpose(0, 1)}
 
 
-class Prefill(nn.Module):
-    """tokens [batch, prompt], lengths [batch] → logits [batch, vocabulary] after the last real word,
-    window0 [2, batch, 160]."""
+class Window(nn.Module):
+    """The filters over one window as one product, whose rows keep their bits in any company.
 
-    def __init__(self, trained: nn.Module) -> None:
-        super().__init__()
-        assert isinstance(trained, ContextCNN)
-        self.trained = trained
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Outputs:
-        x = functional.pad(self.trained.embedding(tokens.T), (0, 0, 0, 0, KEPT, 0))
-        last = (lengths - 1)[None, :, None].expand(-1, -1, WIDTH)  # [1, batch, 160]
-        found = self.trained.look(x).gather(0, last).squeeze(0)  # [batch, 160]
-        return {"logits": self.trained.score(found), "window0": self.trained.window(x, lengths)}
-
-
-class Step(nn.Module):
-    """token [batch], window_in [2, batch, 160] → logits [batch, vocabulary], window_out.
-
-    The filters over one window are one product: Conv1d's weight [160, 160, 3] as [160, 3 × 160]."""
+    Conv1d's weight [160, 160, 3] is held as [160, 3 × 160]."""
 
     weight: Tensor
 
@@ -95,15 +79,42 @@ class Step(nn.Module):
         super().__init__()
         assert isinstance(trained, ContextCNN)
         self.trained = trained
-        self.register_buffer(
-            "weight", trained.filters.weight.detach().permute(0, 2, 1).flatten(1).contiguous()
-        )
+        weight = trained.filters.weight.detach().permute(0, 2, 1).flatten(1)
+        self.register_buffer("weight", weight.contiguous())
 
-    def forward(self, token: Tensor, window_in: Tensor) -> Outputs:
-        x = torch.cat((window_in, self.trained.embedding(token)[None]))  # [3, batch, 160]
+    def forward(self, x: Tensor) -> Tensor:
+        """x [3, batch, 160] → logits [batch, vocabulary]."""
         window = x.transpose(0, 1).flatten(1)  # [batch, 3 × 160]
         found = torch.tanh(functional.linear(window, self.weight, self.trained.filters.bias))
-        return {"logits": self.trained.score(found), "window_out": x[1:]}
+        return self.trained.score(found)
+
+
+class Prefill(nn.Module):
+    """tokens [batch, prompt], lengths [batch] → logits [batch, vocabulary] after the last real word,
+    window0 [2, batch, 160]. Of a prompt only the last three words count."""
+
+    def __init__(self, trained: nn.Module) -> None:
+        super().__init__()
+        self.window = Window(trained)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Outputs:
+        trained = self.window.trained
+        x = functional.pad(trained.embedding(tokens.T), (0, 0, 0, 0, KEPT, 0))
+        kept = trained.window(x, lengths)
+        before = x.gather(0, (lengths - 1)[None, :, None].expand(-1, -1, WIDTH))  # [1, batch, 160]
+        return {"logits": self.window(torch.cat((before, kept))), "window0": kept}
+
+
+class Step(nn.Module):
+    """token [batch], window_in [2, batch, 160] → logits [batch, vocabulary], window_out."""
+
+    def __init__(self, trained: nn.Module) -> None:
+        super().__init__()
+        self.window = Window(trained)
+
+    def forward(self, token: Tensor, window_in: Tensor) -> Outputs:
+        x = torch.cat((window_in, self.window.trained.embedding(token)[None]))  # [3, batch, 160]
+        return {"logits": self.window(x), "window_out": x[1:]}
 
 
 RECIPE = LanguageModel(

@@ -77,7 +77,7 @@ class LanguageModel(Recipe):
     """A text in, what may follow out: forward(tokens[, lengths, states]) → logits at every place, states."""
 
     step: Callable[[nn.Module], nn.Module]  # trained module → the graph of one step
-    prefill: Callable[[nn.Module], nn.Module]  # trained module → the graph of a whole prompt
+    prefill: Callable[[nn.Module], nn.Module] | None = None  # trained module → the graph of a whole prompt
     states: Mapping[str, tuple[int, int]]  # what a step carries: each [first, rows, last]
     oneshot: Callable[[nn.Module], nn.Module] | None = None  # trained module → logits at every place at once
     stretch: int = 100  # elements of a running text that a training step looks back over

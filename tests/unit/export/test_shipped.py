@@ -9,15 +9,23 @@ import onnx
 import pytest
 from tokenizers import Tokenizer
 from torch import from_numpy
-from unit.export.made import CLASSIFIERS, SHAKESPEARE, TRANSLATOR, WRITERS, classifier, translation
+from unit.export.made import (
+    CLASSIFIERS,
+    SHAKESPEARE,
+    TRANSLATOR,
+    WRITERS,
+    classifier,
+    language_model,
+    translation,
+)
 
 from lockstep_export.card import card
 from lockstep_export.classify.batches import inputs_for
 from lockstep_export.classify.lesson import predicted
 from lockstep_export.classify.parity import ONESHOT
+from lockstep_export.generate.parity import walk
 from lockstep_export.graph import Graph
 from lockstep_export.manifest import write
-from lockstep_export.ragged import padded
 from lockstep_export.scores import read_record
 from lockstep_export.translate.greedy import Exported, translate
 from lockstep_export.translate.tokenizer import decode, encode
@@ -108,10 +116,9 @@ def test_plain_praise_and_plain_blame(name: str) -> None:
 def likeliest(name: str, prompt: str) -> str:
     """The text of the token that the shipped model would put after `prompt`."""
     tokenizer = Tokenizer.from_file(str(MODELS / name / "tokenizer.json"))
-    prefill = graphs_in(MODELS / name / "1")["prefill.onnx"]
-    tokens, lengths = padded([tokenizer.encode(prompt).ids])
-    logits = prefill.run({"tokens": tokens, "lengths": lengths})["logits"]
-    return tokenizer.decode([int(logits[0].argmax())])
+    step = graphs_in(MODELS / name / "1")["step.onnx"]
+    last = walk(language_model(name), step, [tokenizer.encode(prompt).ids])[-1]
+    return tokenizer.decode([int(last["logits"][0].argmax())])
 
 
 def test_the_language_model_of_characters_ends_a_word() -> None:
