@@ -57,7 +57,7 @@ class _Pipeline(Generic[G, R]):
         self._streams = 0
 
     def _begin(self) -> None:
-        if self._begun:
+        if self._begun or self._left:
             raise errors.Cancelled("these outcomes have been read, or left: ask again")
         self._begun = True
         self._ends = time.monotonic() + self._call.timeout_s

@@ -88,7 +88,8 @@ def test_tensors_over_one_stream(client: Any) -> None:
     assert np.allclose(found[100].answer["logits"], alone, atol=1e-4)
 
 
-def test_what_is_given_is_taken_lazily_and_answered_before_it_ends(client: Any) -> None:
+def test_what_is_given_is_taken_lazily_and_answered_before_it_ends(shipped: Served) -> None:
+    """By a Client, whose source may block: it is taken from beside the reading."""
     texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     taken = []
 
@@ -97,14 +98,13 @@ def test_what_is_given_is_taken_lazily_and_answered_before_it_ends(client: Any) 
             taken.append(text)
             yield text
 
-    if isinstance(client, Awaited):
-        pytest.skip("a blocking source belongs to a Client: its event loop would wait")
     texts.put("one")
     answered = []
-    for one in client.classify_many(MODEL, given()):
-        answered.append(one.given)
-        assert taken == answered
-        texts.put("another" if len(answered) < 5 else None)
+    with lc.Client(shipped.address) as client:
+        for one in client.classify_many(MODEL, given()):
+            answered.append(one.given)
+            assert taken == answered
+            texts.put("another" if len(answered) < 5 else None)
     assert len(answered) == 5
 
 
@@ -144,6 +144,10 @@ def test_outcomes_are_read_once(client: Any) -> None:
     assert len(list(outcomes)) == 2
     with pytest.raises(lc.Cancelled, match="ask again"):
         list(outcomes)
+    left = client.classify_many(MODEL, TEXTS[:2])
+    left.close()
+    with pytest.raises(lc.Cancelled, match="ask again"):
+        list(left)
 
 
 def test_nothing_given_is_nothing_told(client: Any) -> None:
