@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, product
 from pathlib import Path
+from random import Random
 from statistics import median, quantiles
 
 from lockstep_export.errors import ExportError
@@ -42,6 +43,7 @@ class Row:
     tested: int  # sentences of the test part
     train_seconds: float  # of processor time
     words: list[int]  # of the texts it was asked; what is longer than its limit is left out
+    elements: list[int]  # pieces of words that the model read, for each of `words`
     median_s: list[float]  # as the caller waits, for each of `words`
     p90_s: list[float]
     compute_s: list[float]  # in the session, median
@@ -72,18 +74,21 @@ def measure(plan: Plan, settings: Settings, watch: Watch) -> list[Row]:
         if words <= limit(settings.models / score.model)
     ]
     watch(0, plan.rounds, f"starting a server on {len(scores)} models")
+    chance = Random(settings.seed)
     calls: dict[tuple[str, int], list[Call]] = {cell: [] for cell in cells}
     with served(settings.models, [score.model for score in scores]) as server:
-        for done in range(-1, plan.rounds):  # the first round warms up
-            watch(max(done, 0), plan.rounds, "rounds")
-            for cell in cells:
-                call = _ask(server, *cell)
-                if done >= 0:
-                    calls[cell].append(call)
+        for done in range(plan.rounds):
+            watch(done, plan.rounds, "rounds")
+            for cell in chance.sample(
+                cells, len(cells)
+            ):  # so that nobody has the same one before it each time
+                _ask(server, *cell)  # not counted: who was asked before has left its own data in the caches
+                calls[cell].append(_ask(server, *cell))
     return [_row(score, sizes, calls) for score in scores]
 
 
 def _ask(server: Served, model: str, words: int) -> Call:
+    """One call with a text of so many words."""
     return server.classify(model, " ".join(islice(cycle(TEXT.split()), words)))
 
 
@@ -116,6 +121,7 @@ def _row(score: Score, sizes: dict[str, int], calls: dict[tuple[str, int], list[
         sizes[score.corpus],
         score.train_seconds,
         list(mine),
+        [found[0].elements for found in mine.values()],
         [_rounded(median(taken)) for taken in waits],
         [_rounded(quantiles(taken, n=10)[-1]) for taken in waits],
         [_rounded(median(call.compute_s for call in found)) for found in mine.values()],
@@ -234,8 +240,8 @@ STUDY = Study(
     question="Which sentiment model is worth what it costs?",
     method="Accuracy, parameters and training (seconds of processor time, one thread) as the repository "
     "records them; ± is 1.96 standard errors. Latency by a client on the same machine, one call in flight to "
-    "a server of this project with all of the models: medians of {rounds} rounds in which all take turns, "
-    "the 90th percentile in brackets.",
+    "a server of this project with all of the models: medians of {rounds} rounds in which all take turns in "
+    "an order drawn anew, each twice, of which the second call counts; the 90th percentile in brackets.",
     plan=Plan(),
     quick=Plan(words=(5, 20), rounds=5),
     row=Row,

@@ -24,7 +24,7 @@ MARKS = "os^Dv"  # another cycle than the colours', so that two lines seldom sha
 WIDTH, HEIGHT = 5.4, 4.6  # inches, of one panel
 LEAST_WIDTH = 7.0  # of the picture
 COLUMNS = 2  # of the legend, and one more for each panel
-MOST_PLAIN = 3e4  # from the lowest to the highest mark of an axis
+FEW, MOST_PLAIN = 30.0, 3e4  # from the lowest to the highest mark of an axis
 BRIGHT = 0.6  # share of the colour map from which black is readable on it
 BAR, FRAME = 0.3, 1.2  # inches: of one bar, and around all of them
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lockstep", "font.size": 10}
@@ -91,12 +91,13 @@ def _originals(panel: Panel) -> list[Line]:
 
 
 def _plain_numbers(axes: "Axes") -> None:
-    """Marks 1, 2, 5, 10, … where so many have room; powers of ten stand where there are more."""
+    """Marks 1, 2, 5, 10, … where so many have room, and more where few do; else powers of ten stand."""
     from matplotlib.ticker import LogLocator
 
     low, high = axes.get_ylim()
     if high / low < MOST_PLAIN:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        steps = (1, 2, 5) if high / low > FEW else (1, 1.5, 2, 3, 4, 5, 6, 8)
+        axes.yaxis.set_major_locator(LogLocator(subs=steps))
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.yaxis.minorticks_off()
 
@@ -105,7 +106,7 @@ def _bars(axes: "Axes", panel: Panel) -> None:
     names, values = [bar.label for bar in panel.bars], [bar.value for bar in panel.bars]
     errors = [bar.error for bar in panel.bars]
     bars = axes.barh(range(len(names)), values, xerr=errors, color=COLOURS[0], ecolor=INK, height=0.6)
-    axes.bar_label(bars, fmt="{:,.3g}", padding=3, color=INK, fontsize=9)
+    axes.bar_label(bars, fmt="{:.1f}", padding=3, color=INK, fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="x", color=INK, alpha=0.25)

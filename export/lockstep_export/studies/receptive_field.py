@@ -167,9 +167,8 @@ def _windows(rows: Sequence[Row]) -> str:
         return "A changed word reaches an end of the text in every model here: none of them has a window."
     told = [f"from {row.before} words before it to {row.after} after it in {row.model}" for row in rows]
     widths = listed([str(row.before + row.after + 1) for row in rows])
-    return (
-        f"A changed word moves the states {listed(told)}: windows of {widths} words, and nothing past them."
-    )
+    windows = f"windows of {widths} words" if len(rows) > 1 else f"a window of {widths} words"
+    return f"A changed word moves the states {listed(told)}: {windows}, and nothing past."
 
 
 def _without(rows: Sequence[Row]) -> str:

@@ -158,7 +158,7 @@ def test_windows_and_reaches_are_told() -> None:
         ]
     )
     assert "from 3 words before it to 0 after it in a-cnn and from 0 words before it to 2 after it" in told
-    assert "windows of 4 and 3 words, and nothing past them" in told
+    assert "windows of 4 and 3 words, and nothing past." in told
     assert (
         "an-rnn carries it on to the end and never back, changing 10% of the state at the next word" in told
     )
@@ -198,7 +198,17 @@ def test_no_growth_beyond_the_length_and_another_culprit_are_told() -> None:
 
 def scored(model: str, test: float, wait_s: float, tested: int = 1_821) -> comparison.Row:
     return comparison.Row(
-        model, 1_000, test, test, tested, 10.0, [5, 200], [1e-3, wait_s], [2e-3, wait_s], [1e-4, 1e-4]
+        model,
+        1_000,
+        test,
+        test,
+        tested,
+        10.0,
+        [5, 200],
+        [5, 200],
+        [1e-3, wait_s],
+        [2e-3, wait_s],
+        [1e-4, 1e-4],
     )
 
 
@@ -223,7 +233,12 @@ def test_a_floor_that_no_network_beats_is_told() -> None:
 
 def test_a_model_with_a_shorter_limit_has_an_empty_cell() -> None:
     short = replace(
-        scored("sentiment-x", 0.8, 1e-3), words=[5], median_s=[1e-3], p90_s=[2e-3], compute_s=[1e-4]
+        scored("sentiment-x", 0.8, 1e-3),
+        words=[5],
+        elements=[5],
+        median_s=[1e-3],
+        p90_s=[2e-3],
+        compute_s=[1e-4],
     )
     table = comparison.table([scored("sentiment-bow", 0.7, 2e-3), short])
     assert table.rows[0][-2:] == ("1.00 (2.00)", "too long")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -168,6 +169,26 @@ def test_a_server_that_ends_is_told_with_its_log(models: Path) -> None:
         pass
 
 
+def interrupted(models: Path) -> None:
+    with serving.served(models, ["sentiment-bow"]) as server:
+        assert server.classify("sentiment-bow", "a fine film").elements == 3
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_study_leaves_no_server_behind(models: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(models)
+    assert not [child for child in psutil.Process().children() if "lockstep_server" in child.cmdline()]
+
+
+def test_a_refusal_is_told(models: Path) -> None:
+    with (
+        serving.served(models, ["sentiment-bow"]) as server,
+        pytest.raises(ExportError, match="sentiment-none did not answer 1 words: NOT_FOUND"),
+    ):
+        server.classify("sentiment-none", "x")
+
+
 def test_the_limit_is_the_manifests(models: Path) -> None:
     assert comparison.limit(models / "sentiment-bow") == 4096
 
@@ -178,4 +199,5 @@ def test_texts_above_a_limit_are_left_out(models: Path) -> None:
     plan = comparison.Plan(words=(5, 20), rounds=2)
     rows = comparison.measure(plan, comparison.Settings(models), lambda *_: None)
     assert {row.model: row.words for row in rows} == {"sentiment-bow": [5, 20], "sentiment-rnn": [5]}
+    assert all(row.elements == row.words for row in rows)
     assert all(0 < wait <= high for row in rows for wait, high in zip(row.median_s, row.p90_s, strict=True))
