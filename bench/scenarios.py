@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from . import client_scenarios, lengths, processes, step_scenarios
+from . import client_scenarios, lengths, load_scenarios, processes, step_scenarios
 from .metrics_scenario import metrics
 from .result import Result
 
@@ -117,4 +117,5 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "metrics": metrics,
     **step_scenarios.SCENARIOS,
     **client_scenarios.SCENARIOS,
+    **load_scenarios.SCENARIOS,
 }
