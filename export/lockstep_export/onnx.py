@@ -39,7 +39,7 @@ def save(models: Mapping[str, Any], folder: Path) -> None:
 def _model(sketch: Sketch, tracer: Tracer) -> Any:
     model = trace(sketch, tracer)
     _strip(model)
-    _store_halves(model)
+    store_halves(model)
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -58,7 +58,8 @@ def _strip(model: Any) -> None:
     del model.graph.value_info[:]
 
 
-def _store_halves(model: Any) -> None:
+def store_halves(model: Any) -> None:
+    """Large float32 constants whose values are all float16 numbers are kept as these, with a Cast."""
     casts = []
     for constant in model.graph.initializer:
         values = numpy_helper.to_array(constant)

@@ -139,14 +139,13 @@ def test_a_graph_that_differs_is_refused_with_a_table(
         bias = next(one for one in model.graph.initializer if one.name.endswith("head.1.bias"))
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, bias.name))
 
-    monkeypatch.setattr("lockstep_export.onnx._store_halves", shifted)
+    monkeypatch.setattr("lockstep_export.onnx.store_halves", shifted)
     with pytest.raises(ParityError) as caught:
         export_oneshot(Reader(), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     title, header, *rows = str(caught.value).split("\n")
     assert title == "mine: the exported graph is refused, 24 of 24 comparisons differ by more than they may"
     assert header.split() == ["comparison", "output", "rows", "largest", "allowed", "at"]
-    assert rows[0].split()[:6] == ["in", "company", "logits", "4", "1.0e-02", "1e-04"]
-    assert rows[0].endswith("DIFFERS  words 6")
+    assert all("logits" in row and "1.0e-02  1e-04    DIFFERS  words " in row for row in rows[:12])
     assert rows[12].strip() == "and 12 more"
     assert rows[13].startswith("The graph does not do what the module does")
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,140 @@
+"""A published model in another precision, beside it: `lockstep-export variant MODEL --kind KIND --out DIR`.
+
+folder of a model → each graph narrowed (precision.py) → compared with the original (comparison.py)
+    → OUT/<name>-<kind>/{model.toml, tokenizers, 1/}
+"""
+
+import shutil
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnx
+import typer
+
+from lockstep_export.comparison import Comparison, Words, compare
+from lockstep_export.errors import ExportError, ModuleError
+from lockstep_export.graph import Graph
+from lockstep_export.manifest import write
+from lockstep_export.onnx import save
+from lockstep_export.own.oneshot import opened
+from lockstep_export.own.publication import MANIFEST, drafting
+from lockstep_export.precision import KINDS, Kind, narrowed
+
+TOLERANCE = 0.02  # of the server's self-test: what it allows for halves
+ALONE = {"max_rows": 1}
+
+Report = Callable[[str], None]
+
+
+def variant(
+    model: Annotated[Path, typer.Argument(help="The folder of a model: models/NAME.")],
+    kind: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")],
+    out: Annotated[Path, typer.Option(help="The model repository that the variant goes to.")] = Path(
+        "models"
+    ),
+    version: Annotated[int, typer.Option(help="Which version to make it of.")] = 1,
+) -> None:
+    """Makes a variant of a model in fp16 or int8, and tells its agreement and speed beside the original."""
+    for known in KINDS:
+        if known == kind:
+            make_variant(model, known, out, version)
+            return
+    raise ExportError(f"--kind: there is no {kind!r}; there are {', '.join(KINDS)}")
+
+
+def make_variant(
+    model: Path, kind: Kind, out: Path, version: int = 1, report: Report = typer.echo
+) -> list[Comparison]:
+    """Publishes `model` as `out`/<name>-<kind>; the comparisons that it reports.
+
+    Raises:
+        ExportError: there is no such model, or its values are too large for the narrower numbers.
+    """
+    source = model / str(version)
+    files = sorted(source.glob("*.onnx"))
+    if not files or not (model / MANIFEST).is_file():
+        raise ExportError(f"no model in {source}: give the folder that holds {MANIFEST} and {version}/")
+    words = tomllib.loads((model / MANIFEST).read_text(encoding="utf-8"))
+    target = out / f"{model.name}-{kind}"
+    with drafting(target) as draft:
+        save({file.name: narrowed(onnx.load(file), kind) for file in files}, draft / "1")
+        comparisons = [_compared(file, draft / "1", words) for file in files]
+        _check(target.name, comparisons)
+        for file in model.glob("*.json"):
+            shutil.copyfile(file, draft / file.name)
+        about = f"{model.name} in {kind}: {summary(comparisons)}"
+        (draft / MANIFEST).write_text(write(about, _manifest(words, kind)), encoding="utf-8")
+        _publish(draft, target)
+    _tell(report, source, target / "1", comparisons)
+    return comparisons
+
+
+def _compared(file: Path, draft: Path, words: Words) -> Comparison:
+    original, narrow = Graph(file), opened(draft / file.name)
+    return compare(file.name, original, narrow, face(words, file.name), words.get("roles", {}))
+
+
+def face(words: Words, file: str) -> Words:
+    """What a manifest says of one graph."""
+    for part in ("prefill", "stepwise"):
+        if words.get(part, {}).get("graph", f"{part.removesuffix('wise')}.onnx") == file:
+            return words[part]  # type: ignore[no-any-return]
+    return words
+
+
+def summary(comparisons: list[Comparison]) -> str:
+    """In a few words, for the manifest."""
+    shares = [one.agreeing for one in comparisons if one.agreeing is not None]
+    agreeing = f"{min(shares):.0%} of best scores as in fp32, " if shares else ""
+    return f"{agreeing}largest difference {max(one.largest for one in comparisons):.1e} on made-up rows"
+
+
+def _check(name: str, comparisons: list[Comparison]) -> None:
+    for one in comparisons:
+        if not np.isfinite(one.largest):
+            why = "gives what is no number: its values are too large for halves"
+            raise ModuleError(f"{name}: {one.graph} {why}")
+
+
+def _manifest(words: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    """Halves differ more in company; what scales over a run must run alone."""
+    table: dict[str, Any] = _with_whole_axes(dict(words))
+    if kind == "fp16":
+        table["tolerance"] = TOLERANCE
+    if kind == "int8-dynamic":
+        table["batching"] = {**table.get("batching", {}), **ALONE}
+    return table
+
+
+def _with_whole_axes(value: Any) -> Any:
+    """TOML reads the axes of `lengths` as text."""
+    if isinstance(value, list):
+        return [_with_whole_axes(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {int(key) if key.isdigit() else key: _with_whole_axes(one) for key, one in value.items()}
+
+
+def _publish(draft: Path, target: Path) -> None:
+    if target.exists():
+        target.rename(draft.with_name(draft.name + "-replaced"))
+    shutil.copytree(draft, target)
+    shutil.rmtree(draft.with_name(draft.name + "-replaced"), ignore_errors=True)
+
+
+def _tell(report: Report, source: Path, target: Path, comparisons: list[Comparison]) -> None:
+    report(f"{target}: {_bytes(target):,} bytes, of {_bytes(source):,}")
+    for one in comparisons:
+        agreeing = "" if one.agreeing is None else f"{one.agreeing:.1%} of best scores agree, "
+        speeds = ", ".join(
+            f"{rows} {variant_us:.0f} µs (fp32 {original_us:.0f})"
+            for rows, (original_us, variant_us) in (("1 row", one.one_row_us), ("16 rows", one.many_rows_us))
+        )
+        report(f"  {one.graph:<13} {agreeing}largest difference {one.largest:.1e}; {speeds}")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())

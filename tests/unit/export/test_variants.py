@@ -1,0 +1,118 @@
+"""Variants: narrower numbers, the same names, and what they cost told."""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from unit.export.own.made import LENGTHS, TOKENS, WITH_LENGTHS, Reader
+
+from lockstep_export import export_stepwise
+from lockstep_export.errors import ExportError, ModuleError
+from lockstep_export.graph import Graph
+from lockstep_export.precision import quantized
+from lockstep_export.variants import make_variant, variant
+
+ROWS = {"tokens": TOKENS, "lengths": LENGTHS}
+FILES = ["model.onnx", "step.onnx"]
+
+
+def wide(kind: str = "LSTM") -> Reader:
+    """A module with weights that are worth making narrower."""
+    torch.manual_seed(6)
+    module = Reader(kind)
+    module.recurrence = getattr(nn, kind)(6, 48, batch_first=True)
+    module.head = nn.Linear(48, 2)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("models") / "mine"
+    export_stepwise(wide(), (TOKENS, LENGTHS), folder, **WITH_LENGTHS)
+    yield folder
+    torch.set_num_threads(threads)
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in (folder / "1").iterdir())
+
+
+@pytest.mark.parametrize(("kind", "share"), [("fp16", 0.85), ("int8", 0.7), ("int8-dynamic", 0.85)])
+def test_a_variant_answers_under_the_same_names_in_fewer_bytes(
+    model: Path, tmp_path: Path, kind: str, share: float
+) -> None:
+    told: list[str] = []
+    comparisons = make_variant(model, kind, tmp_path, report=told.append)  # type: ignore[arg-type]
+    folder = tmp_path / f"mine-{kind}"
+    assert size(folder) < share * size(model)
+    assert [one.graph for one in comparisons] == FILES
+    assert all(0 < one.largest < 0.1 and one.agreeing is not None for one in comparisons)
+    assert told[0].startswith(f"{folder / '1'}: ")
+    assert [line.split()[0] for line in told[1:]] == FILES
+    assert all("of best scores agree, largest difference" in line and "fp32" in line for line in told[1:])
+    found, expected = (Graph(path / "1/model.onnx").run(ROWS)["logits"] for path in (folder, model))
+    assert found.dtype == expected.dtype
+    assert np.allclose(found, expected, atol=0.1)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_the_manifest_is_the_originals_but_for_what_the_numbers_ask_for(model: Path, tmp_path: Path) -> None:
+    original = tomllib.loads((model / "model.toml").read_text())
+    for kind in ("fp16", "int8", "int8-dynamic"):
+        make_variant(model, kind, tmp_path, report=lambda _: None)  # type: ignore[arg-type]
+    halves, weights, dynamic = (
+        tomllib.loads((tmp_path / f"mine-{kind}/model.toml").read_text())
+        for kind in ("fp16", "int8", "int8-dynamic")
+    )
+    assert weights == original
+    assert halves == original | {"tolerance": 0.02}
+    assert dynamic == original | {"batching": original["batching"] | {"max_rows": 1}}
+
+
+def test_rows_of_weights_in_int8_stay_independent(model: Path, tmp_path: Path) -> None:
+    make_variant(model, "int8", tmp_path, report=lambda _: None)
+    graph = Graph(tmp_path / "mine-int8/1/model.onnx")
+    together = graph.run(ROWS)["logits"]
+    for index, length in enumerate(LENGTHS.tolist()):
+        one = slice(index, index + 1)
+        alone = graph.run({"tokens": TOKENS[one, :length], "lengths": LENGTHS[one]})["logits"]
+        assert np.array_equal(together[one], alone)
+
+
+@given(st.integers(0, 1000), st.integers(2, 20), st.integers(2, 20))
+def test_whole_numbers_lose_half_a_step_at_most(seed: int, rows: int, columns: int) -> None:
+    chance = np.random.default_rng(seed)
+    values = chance.standard_normal((rows, columns)) * chance.exponential(1, (rows, 1))
+    whole, scale = quantized(values.astype(np.float32))
+    assert whole.dtype == np.int8
+    assert np.abs(whole * scale - values).max() <= scale.max() * 0.51
+
+
+def test_values_too_large_for_halves_are_told_and_nothing_is_left(tmp_path: Path, model: Path) -> None:
+    for file in (model / "1").iterdir():
+        (tmp_path / "large/1").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "large/1" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "large/model.toml").write_text((model / "model.toml").read_text())
+    graph = onnx.load(tmp_path / "large/1/model.onnx")
+    bias = next(one for one in graph.graph.initializer if one.name.endswith("head.bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([3e38, 0], np.float32), bias.name))
+    onnx.save(graph, tmp_path / "large/1/model.onnx")
+    with pytest.raises(ModuleError, match="has values above 65,504"):
+        make_variant(tmp_path / "large", "fp16", tmp_path, report=lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["large"]
+
+
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"give the folder that holds model\.toml and 1/"):
+        make_variant(tmp_path / "none", "int8", tmp_path)
+    with pytest.raises(ExportError, match="--kind: there is no 'int4'; there are fp16, int8, int8-dynamic"):
+        variant(tmp_path / "none", "int4", tmp_path)
