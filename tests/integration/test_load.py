@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -212,9 +213,13 @@ def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int)
 def test_a_terminal_that_nobody_reads_holds_no_run_up(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     ours, theirs = pty.openpty()
-    os.write(theirs, b"x" * 2000)
+    os.set_blocking(theirs, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(theirs, b"x" * 1000)
+    os.set_blocking(theirs, True)
     with foreign() as server:
-        asked = ("--rate", "20", "--seconds", "6", "--warmup", "0", "--address", server.address)
+        asked = ("--rate", "50", "--seconds", "2", "--warmup", "0", "--address", server.address)
         process = command(*asked, "--json", str(file), stderr=theirs)
         process.communicate(timeout=90)
     os.close(ours)

@@ -30,7 +30,7 @@ class Writer:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._latest = ""
+        self._latest: str | None = None
         self._news = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -48,11 +48,11 @@ class Writer:
         self._thread.join(LEAVE_S)
 
     def _run(self) -> None:
-        while not (self._closed and not self._latest):
+        while not self._closed or self._latest is not None:
             self._news.wait()
             self._news.clear()
-            picture, self._latest = self._latest, ""
-            if picture:
+            picture, self._latest = self._latest, None
+            if picture is not None:
                 try:
                     self._write(picture)
                 except (OSError, ValueError):  # whoever read it has gone
@@ -91,22 +91,18 @@ class Screen:
 
     def end(self) -> None:
         if self._writer:
+            if self._drawn:
+                self._writer.show("")
             self._writer.close()
-            if self._drawn and self._lines:
-                Writer(self._wipe).close()
         self._writer = None
 
     def _draw(self, picture: str) -> None:
-        self._wipe("")
-        self._lines = picture.count("\n") + 1
-        self._out.write(picture + "\n")
-        self._out.flush()
-
-    def _wipe(self, _: str) -> None:
+        """In the place of the one before; an empty one leaves nothing there."""
         if self._lines:
             self._out.write(f"\x1b[{self._lines}F\x1b[J")
-            self._out.flush()
-            self._lines = 0
+        self._lines = picture.count("\n") + 1 if picture else 0
+        self._out.write(f"{picture}\n" if picture else "")
+        self._out.flush()
 
     def _print(self, picture: str) -> None:
         self._out.write(picture + "\n")

@@ -93,3 +93,21 @@ def test_a_picture_tells_rates_latency_and_trouble() -> None:
     assert "p50 20.0" in picture
     assert "1 overloaded" in picture
     assert line("", LOAD, some_ledger()).startswith("4 of 4 s")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_has_one_picture_at_a_time_and_none_in_the_end() -> None:
+    out, ledger = Terminal(), some_ledger()
+    screen = Screen(out=out)
+    screen.begin(LOAD, ledger)
+    screen.look()
+    while "p50" not in out.getvalue():
+        time.sleep(0.001)
+    screen.end()
+    told = out.getvalue()
+    assert told.count("p50") == 1
+    assert told.endswith("\x1b[J")
