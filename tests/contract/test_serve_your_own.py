@@ -98,7 +98,7 @@ def said(followed: Reader, command: str) -> str:
 def test_the_page_is_followed_to_its_end(followed: Reader) -> None:
     assert "models/reviews/1: parity holds" in said(followed, "python reviews.py")
     files = {str(path.relative_to(followed.folder)) for path in followed.folder.glob("models/reviews/**/*.*")}
-    (listed,) = [block for language, block in BLOCK.findall(PAGE.read_text()) if language == "text"]
+    listed, *_ = [block for language, block in BLOCK.findall(PAGE.read_text()) if language == "text"]
     assert files == {line.split()[0] for line in listed.splitlines()}
 
 
@@ -107,6 +107,12 @@ def test_texts_are_labelled_at_once_and_word_by_word(followed: Reader) -> None:
     assert fine.split("\t")[0] == "positive"
     assert dull.split("\t")[0] == "negative"
     assert len(said(followed, "lockstep follow --model reviews").splitlines()) == 6
+
+
+def test_a_variant_is_told_beside_its_original(followed: Reader) -> None:
+    first, *graphs = said(followed, "lockstep-export variant").splitlines()
+    assert first.startswith("models/reviews-int8/1: ")
+    assert [line.split()[0] for line in graphs] == ["model.onnx", "step.onnx"]
 
 
 def test_a_text_is_made(followed: Reader) -> None:

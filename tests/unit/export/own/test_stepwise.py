@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.utils import rnn
-from unit.export.made import VOCABULARY, built, classifier
+from unit.export.made import VOCABULARY, built
 from unit.export.own import made
 from unit.export.own.made import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Language, Reader, Step
 
 from lockstep_export import Generate, export_stepwise
 from lockstep_export.graph import Graph
+from lockstep_export.own.derivation import derive
+from lockstep_export.own.examination import examine
 from lockstep_export.own.packing import packed_as_they_are
+from lockstep_export.own.reading import read_contract
 from lockstep_export.ragged import padded
 from lockstep_export.zoo.reader import ReaderStep
 
@@ -83,22 +86,21 @@ def test_a_step_that_its_author_wrote_keeps_its_names(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine/1").iterdir()] == ["step.onnx"]
 
 
-def test_what_is_derived_of_a_shipped_model_is_its_own_step(tmp_path: Path) -> None:
+def test_what_is_derived_of_a_shipped_model_is_its_own_step() -> None:
     """The zoo writes its steps by hand, projecting whole embeddings beforehand: the answers are the same."""
-    recipe = classifier("sentiment-lstm")
-    module = built(recipe.name)
+    module = built("sentiment-lstm")
     tokens, lengths = padded([[3, 4, 5, 6], [7, 8]])
-    export_stepwise(
-        module, {"tokens": tokens, "lengths": lengths}, tmp_path / "mine",
-        axes={"tokens": "batch words", "lengths": "batch"}, lengths="lengths", report=lambda _: None,
-    )  # fmt: skip
-    step, by_hand = Graph(tmp_path / "mine/1/step.onnx"), ReaderStep(module).eval()
-    h, c = torch.randn(2, 1, VOCABULARY, 64)
-    token = torch.arange(VOCABULARY)
-    found = step.run({"tokens": token, "h_in": h, "c_in": c})
+    example = {"tokens": tokens, "lengths": lengths}
+    contract = read_contract(
+        module, example, {"tokens": "batch words", "lengths": "batch"}, (), {"lengths": "lengths"}
+    )
+    derived = derive(module, contract, examine(module, contract))
+    token, (h, c) = torch.arange(VOCABULARY), torch.randn(2, 1, VOCABULARY, 64)
+    found = derived.answer({"tokens": token, "h_in": h, "c_in": c})
     with torch.no_grad():
-        for name, expected in by_hand(token, h, c).items():
-            assert torch.allclose(torch.from_numpy(found[name]), expected, atol=1e-6)
+        expected = ReaderStep(module).eval()(token, h, c)
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(torch.from_numpy(found[name]), expected[name], atol=1e-6) for name in found)
 
 
 def test_packing_is_torchs_own_again() -> None:
