@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lockstep_client.load.document import FORMAT, Document
 from lockstep_client.load.lengths import parse
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lockstep_client.load.plan import Pace
 
 Mode = Literal["lone", "full", "rate"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 STEPWISE, FUSED, ONE_SHOT = "step-wise RNN", "fused RNN", "one-shot Transformer"
 TIE = 1.05
 """Up to this ratio two numbers are told as equal."""
@@ -113,6 +114,8 @@ class Point:
     """Median to the first prediction; of a way that gives one, to that one."""
     last_ms: float
     """Median to the answer for the whole text."""
+    next_ms: float
+    """Median to have a prediction after one more element: the next step, or the whole text once more."""
     p99_ms: float
     sequences: float
     """Answered a second."""
@@ -131,6 +134,7 @@ def point(run: Document) -> Point:
         run["load"].get("rate", 0.0),
         (run["first_token_ms"] or latency).get("p50", never),
         latency.get("p50", never),
+        (run["per_token_ms"] or latency).get("p50", never),
         latency.get("p99", never),
         run["rates"]["ok"],
         sum(run["outcomes"].values()) - run["outcomes"]["ok"],
@@ -138,21 +142,24 @@ def point(run: Document) -> Point:
 
 
 def points(runs: Sequence[Document]) -> list[Point]:
-    """The medians of the rounds, in the order of the runs. What an invalid run says is left out."""
+    """The medians of the rounds, by what was asked. What an invalid run says is left out."""
     rounds: dict[tuple[str, Mode, int, float], list[Point]] = {}
     for one in (point(run) for run in runs if run["valid"]):
         rounds.setdefault((one.way, one.mode, one.length, one.rate), []).append(one)
-    return [
+    ways = list(dict.fromkeys(run["way"] for run in runs))
+    made = [
         Point(
             *asked,
             first_ms=median(one.first_ms for one in some),
             last_ms=median(one.last_ms for one in some),
+            next_ms=median(one.next_ms for one in some),
             p99_ms=median(one.p99_ms for one in some),
             sequences=median(one.sequences for one in some),
             lost=round(median(one.lost for one in some)),
         )
         for asked, some in rounds.items()
     ]
+    return sorted(made, key=lambda one: (MODES.index(one.mode), one.rate, one.length, ways.index(one.way)))
 
 
 def finding(points: Sequence[Point], concurrency: int) -> list[str]:
@@ -163,7 +170,14 @@ def finding(points: Sequence[Point], concurrency: int) -> list[str]:
         *_by_length(
             "A lone caller has the answer for the whole text first", lone, "last_ms", "ms", least=True
         ),
-        *_first_prediction(lone),
+        *_by_length("It has a first prediction first", lone, "first_ms", "ms", least=True),
+        *_by_length(
+            "It has a prediction after one more element first (the next step, or the whole text once more)",
+            lone,
+            "next_ms",
+            "ms",
+            least=True,
+        ),
         *_by_length(f"With {concurrency} callers most texts a second", full, "sequences", "/s", least=False),
         *_rates([one for one in points if one.mode == "rate"]),
     ]
@@ -199,23 +213,6 @@ def _winner(points: Sequence[Point], number: str, *, least: bool) -> str:
 
 def _values(points: Sequence[Point], number: str, unit: str) -> str:
     return ", ".join(f"{one.way} {_told(getattr(one, number))} {unit}".replace(" /s", "/s") for one in points)
-
-
-def _first_prediction(points: Sequence[Point]) -> Iterator[str]:
-    """What stepping is for."""
-    lengths = sorted({one.length for one in points})
-    steps = {one.length: one for one in points if one.way == STEPWISE}
-    if not lengths or not all(length in steps for length in (lengths[0], lengths[-1])):
-        return
-    short, long = steps[lengths[0]], steps[lengths[-1]]
-    others = [one for one in points if one.length == long.length and one.way != STEPWISE]
-    against = " and ".join(f"the only one of the {one.way} after {_told(one.last_ms)} ms" for one in others)
-    yield (
-        f"Of {short.length:,} elements the {STEPWISE} gives its first prediction after"
-        f" {_told(short.first_ms)} ms, of {long.length:,} after {_told(long.first_ms)} ms, and one more after"
-        f" every element, the last after {_told(long.last_ms)} ms"
-        + (f"; there {against} comes." if against else ".")
-    )
 
 
 def _rates(points: Sequence[Point]) -> Iterator[str]:

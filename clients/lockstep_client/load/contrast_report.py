@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from lockstep_client.load import charts
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from lockstep_client.load.document import Document
 
-HEADER = ("way", "elements", "asked", "answers/s", "first ms", "last ms", "p99 ms", "not answered")
+HEADER = ("way", "elements", "asked", "answers/s", "first ms", "next ms", "last ms", "p99 ms", "not answered")
 
 
 def sections(document: Document) -> Iterator[Section]:
@@ -50,6 +51,7 @@ def rows(found: Sequence[Point]) -> list[tuple[str, ...]]:
             {"lone": "alone", "full": "at full load"}.get(one.mode, f"{one.rate:g}/s"),
             f"{one.sequences:,.1f}",
             f"{one.first_ms:,.2f}",
+            f"{one.next_ms:,.2f}",
             f"{one.last_ms:,.2f}",
             f"{one.p99_ms:,.2f}",
             f"{one.lost:,}",
@@ -62,17 +64,13 @@ def _plots(found: Sequence[Point], concurrency: int, rate_length: int) -> Iterat
     lone = [one for one in found if one.mode == "lone"]
     full = [one for one in found if one.mode == "full"]
     rated = [one for one in found if one.mode == "rate"]
-    if lone:
-        yield _lines(
-            "A lone caller: first prediction (median)", "elements", "ms", lone, lambda one: one.first_ms
-        )
-        yield _lines(
-            "A lone caller: the whole text read (median)", "elements", "ms", lone, lambda one: one.last_ms
-        )
-    if full:
-        yield _lines(
-            f"{concurrency} callers: texts a second", "elements", "/s", full, lambda one: one.sequences
-        )
+    for title, number in (
+        ("A lone caller: the first prediction", "first_ms"),
+        ("A lone caller: a prediction after one more element", "next_ms"),
+        ("A lone caller: the whole text read", "last_ms"),
+    ):
+        yield _lines(f"{title} (median)", "elements", "ms", lone, attrgetter(number))
+    yield _lines(f"{concurrency} callers: texts a second", "elements", "/s", full, attrgetter("sequences"))
     if rated:
         title = f"Open loop, {rate_length:,} elements: p99"
         yield _lines(title, "requests a second", "ms", rated, lambda one: one.p99_ms, lambda one: one.rate)

@@ -5,30 +5,30 @@ from __future__ import annotations
 from lockstep_client.load.contrast import FUSED, ONE_SHOT, STEPWISE, Point, finding, points
 
 
-def lone(way: str, length: int, first: float, last: float) -> Point:
-    return Point(way, "lone", length, 0.0, first, last, last, 10.0, 0)
+def lone(way: str, length: int, first: float, last: float, step: float | None = None) -> Point:
+    return Point(way, "lone", length, 0.0, first, last, last if step is None else step, last, 10.0, 0)
 
 
 def rated(way: str, rate: float, p99: float, lost: int = 0) -> Point:
-    return Point(way, "rate", 32, rate, 1.0, p99, p99, rate, lost)
+    return Point(way, "rate", 32, rate, 1.0, p99, p99, p99, rate, lost)
 
 
 POINTS = [
-    lone(STEPWISE, 8, 1.0, 4.0), lone(FUSED, 8, 2.0, 2.0), lone(ONE_SHOT, 8, 3.0, 3.0),
-    lone(STEPWISE, 512, 1.1, 90.0), lone(FUSED, 512, 20.0, 20.0), lone(ONE_SHOT, 512, 9.0, 9.0),
-    Point(STEPWISE, "full", 8, 0.0, 1.0, 1.0, 1.0, 100.0, 0),
-    Point(FUSED, "full", 8, 0.0, 1.0, 1.0, 1.0, 900.0, 0),
-    Point(ONE_SHOT, "full", 8, 0.0, 1.0, 1.0, 1.0, 880.0, 0),
+    lone(STEPWISE, 8, 1.0, 4.0, 0.2), lone(FUSED, 8, 2.0, 2.0), lone(ONE_SHOT, 8, 3.0, 3.0),
+    lone(STEPWISE, 512, 1.1, 90.0, 0.2), lone(FUSED, 512, 20.0, 20.0), lone(ONE_SHOT, 512, 9.0, 9.0),
+    Point(STEPWISE, "full", 8, 0.0, 1.0, 1.0, 1.0, 1.0, 100.0, 0),
+    Point(FUSED, "full", 8, 0.0, 1.0, 1.0, 1.0, 1.0, 900.0, 0),
+    Point(ONE_SHOT, "full", 8, 0.0, 1.0, 1.0, 1.0, 1.0, 880.0, 0),
     rated(STEPWISE, 100, 60.0), rated(FUSED, 100, 10.0), rated(ONE_SHOT, 100, 20.0, lost=1),
 ]  # fmt: skip
 
 
 def test_each_sentence_names_who_wins_where() -> None:
-    alone, first, full, rates = finding(POINTS, 16)
+    alone, first, one_more, full, rates = finding(POINTS, 16)
     assert f"8: {FUSED}" in alone
     assert f"512: {ONE_SHOT}" in alone
-    assert "after 1 ms, of 512 after 1.1 ms" in first
-    assert f"the {FUSED} after 20 ms" in first
+    assert f"8 to 512: {STEPWISE} (at 512: {STEPWISE} 1.1 ms, {FUSED} 20 ms, {ONE_SHOT} 9 ms)" in first
+    assert f"8 to 512: {STEPWISE} (at 512: {STEPWISE} 0.2 ms" in one_more
     assert f"{FUSED} and {ONE_SHOT} alike" in full
     assert f"{STEPWISE} none" in rates
     assert f"{FUSED} 100/s (the most tried)" in rates
@@ -36,8 +36,8 @@ def test_each_sentence_names_who_wins_where() -> None:
 
 
 def test_neighbouring_lengths_with_one_winner_are_one() -> None:
-    points = [lone(way, n, 1.0, ms) for n in (8, 32, 128) for way, ms in ((FUSED, 2.0), (ONE_SHOT, 5.0))]
-    [alone] = finding(points, 16)
+    points = [lone(way, n, ms, ms) for n in (8, 32, 128) for way, ms in ((FUSED, 2.0), (ONE_SHOT, 5.0))]
+    alone, *_ = finding(points, 16)
     assert f"8 to 128: {FUSED}" in alone
 
 
@@ -48,7 +48,8 @@ def test_nothing_measured_is_nothing_told() -> None:
 def run(way: str, ms: float, *, valid: bool = True) -> dict:
     return {
         "way": way, "mode": "lone", "length": 8, "valid": valid, "load": {}, "outcomes": {"ok": 9},
-        "latency_ms": {"p50": ms, "p99": ms}, "first_token_ms": None, "rates": {"ok": 100.0},
+        "latency_ms": {"p50": ms, "p99": ms}, "first_token_ms": None, "per_token_ms": None,
+        "rates": {"ok": 100.0},
     }  # fmt: skip
 
 
