@@ -10,6 +10,7 @@ int8-dynamic   products of 8 bits, values scaled at each run: one scale for all 
 
 import logging
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +24,10 @@ from lockstep_export.onnx import store_halves
 Kind = Literal["fp16", "int8", "int8-dynamic"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-LARGEST_HALF = 65504
+LARGEST_HALF, INFINITE = (
+    65504,
+    1e9,
+)  # from the second on, a mask means minus infinity, and is cut to what fits
 SMALLEST = 1024  # elements of a weight that is made narrower
 RECURRENT = ("LSTM", "GRU", "RNN")
 
@@ -38,7 +42,9 @@ def narrowed(model: Any, kind: Kind) -> Any:
     """
     widen(model)
     try:
-        result = {"fp16": _halved, "int8": _packed, "int8-dynamic": _dynamic}[kind](model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers that are cut to what fits
+            result = {"fp16": _halved, "int8": _packed, "int8-dynamic": _dynamic}[kind](model)
     except ModuleError:
         raise
     except Exception as error:  # what a converter raises has no one type
@@ -69,7 +75,8 @@ def _halved(model: Any) -> Any:
     kept = {name for node in model.graph.node if node.op_type in RECURRENT for name in node.input[1:4]}
     for one in model.graph.initializer:
         values = numpy_helper.to_array(one)
-        if values.dtype == np.float32 and np.abs(values).max(initial=0) > LARGEST_HALF:
+        sizes = np.abs(values) if values.dtype == np.float32 else np.zeros(1)
+        if ((sizes > LARGEST_HALF) & (sizes < INFINITE)).any():
             raise ModuleError(f"{one.name!r} has values above {LARGEST_HALF:,}, which a half cannot hold")
         if one.name in kept:
             one.CopyFrom(numpy_helper.from_array(values.astype(np.float16).astype(np.float32), one.name))

@@ -55,15 +55,16 @@ def make_variant(
     """
     source = model / str(version)
     files = sorted(source.glob("*.onnx"))
-    if not files or not (model / MANIFEST).is_file():
+    described = source if (source / MANIFEST).is_file() else model
+    if not files or not (described / MANIFEST).is_file():
         raise ExportError(f"no model in {source}: give the folder that holds {MANIFEST} and {version}/")
-    words = tomllib.loads((model / MANIFEST).read_text(encoding="utf-8"))
+    words = tomllib.loads((described / MANIFEST).read_text(encoding="utf-8"))
     target = out / f"{model.name}-{kind}"
     with drafting(target) as draft:
         save({file.name: narrowed(onnx.load(file), kind) for file in files}, draft / "1")
         comparisons = [_compared(file, draft / "1", words) for file in files]
         _check(target.name, comparisons)
-        for file in model.glob("*.json"):
+        for file in described.glob("*.json"):
             shutil.copyfile(file, draft / file.name)
         about = f"{model.name} in {kind}: {summary(comparisons)}"
         (draft / MANIFEST).write_text(write(about, _manifest(words, kind)), encoding="utf-8")
