@@ -1,6 +1,7 @@
-"""The command line: `lockstep-export zoo list | train NAME | export NAME | check NAME | all | study NAME`.
+"""The command line: `lockstep-export zoo list | train NAME | export NAME | check NAME | all`, and beside the
+zoo `study NAME` and `variant FOLDER`.
 
-The verbs stand beside `zoo` too: `lockstep-export train NAME` is `lockstep-export zoo train NAME`.
+The zoo's verbs stand beside `zoo` too: `lockstep-export train NAME` is `lockstep-export zoo train NAME`.
 """
 
 import sys
@@ -15,6 +16,7 @@ from lockstep_export.crew import make
 from lockstep_export.errors import ExportError
 from lockstep_export.scores import table
 from lockstep_export.studies.command import app as studies
+from lockstep_export.variants import variant
 from lockstep_export.workshop import Workshop
 from lockstep_export.zoo import ZOO
 
@@ -87,6 +89,9 @@ def everything(
     """Trains, exports, proves and measures every model, and writes the accuracy table and the cards."""
     record = make(_workshop(out, work, quick), data, only or (), jobs)
     typer.echo(table(list(record.scores.values())))
+
+
+app.command("variant")(variant)
 
 
 def main() -> None:
