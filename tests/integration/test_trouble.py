@@ -141,12 +141,17 @@ def test_a_fault_of_the_session_is_internal_with_a_log_id_and_no_internals(
 
 
 def test_a_planner_that_fails_ends_its_requests_and_not_the_engine(server: Served, monkeypatch: Any) -> None:
-    def broken(*_: Any) -> None:
+    planned: list[int] = []
+
+    def broken(waiting: list[Any], *_: Any) -> None:
+        planned.append(len(waiting))
         raise ZeroDivisionError("in the planner")
 
     monkeypatch.setattr("lockstep_server.oneshot.engine.plan", broken)
-    with refused(grpc.StatusCode.INTERNAL, words="log id"):
-        server.infer(fakes.floats("same", [[1]]))
+    for _ in range(2):
+        with refused(grpc.StatusCode.INTERNAL, words="log id"):
+            server.infer(fakes.floats("same", [[1]]))
+    assert planned == [1, 1]  # what failed is not planned again
     monkeypatch.undo()
     assert fakes.values(server.infer(fakes.floats("same", [[1]])), "y").item() == 1
     server.wait_idle()

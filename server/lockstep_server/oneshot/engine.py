@@ -126,6 +126,7 @@ class OneShotEngine:
                 self._step(session)
             except Exception:
                 log.exception("%s: a step failed; what it held ends as failed", self._share.name)
+                self._queue.take(lambda waiting: waiting)  # or the next step fails of the same
                 self._end_all(failed(self._share.name))
 
     def _step(self, session: Session) -> None:
