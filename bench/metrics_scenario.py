@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PAIRS_A_ROUND = 6
 _REQUESTS = 1500
-_TOKENS = 40_000
+_TOKENS = 160_000
 _WARM_TOKENS = 50
 """What `streams.py` has each stream make before the clock begins."""
 

@@ -25,7 +25,10 @@ class Result:
     def holds(self) -> bool | None:
         if self.target is None:
             return None
-        return self.ratio <= self.target if self.at_most else self.ratio >= self.target
+        low, high = self.interval or (self.ratio, self.ratio)
+        if low < self.target < high:  # the pairs do not tell
+            return None
+        return high <= self.target if self.at_most else low >= self.target
 
     def to_dict(self) -> dict[str, object]:
         return {
