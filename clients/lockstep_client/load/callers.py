@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lockstep_client import calls, protocol
+from lockstep_client.load import reach
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -58,38 +59,38 @@ def caller(
 ) -> Callable[[Request, Reading], Awaitable[None]]:
     """What asks one request, and reads its answer into a `Reading`. It raises what gRPC raises."""
     if workload.kind in _ONE_ANSWER:
-        return _one_answer(channel, _ONE_ANSWER[workload.kind].path, target.timeout_s)
+        return _one_answer(channel, _ONE_ANSWER[workload.kind].path, reach.how(target))
     if workload.kind in _MADE_TEXT:
-        return _made_text(channel, _MADE_TEXT[workload.kind], target.timeout_s)
+        return _made_text(channel, _MADE_TEXT[workload.kind], reach.how(target))
     if workload.kind == "follow":
-        return _follow(channel, target.timeout_s)
+        return _follow(channel, reach.how(target))
     return _steps(channel, target)
 
 
 def _one_answer(
-    channel: grpc.aio.Channel, path: str, timeout_s: float
+    channel: grpc.aio.Channel, path: str, how: dict[str, Any]
 ) -> Callable[[Request, Reading], Awaitable[None]]:
     call: Any = channel.unary_unary(path)
 
     async def ask(request: Request, _: Reading) -> None:
-        await call(request.body, timeout=timeout_s)
+        await call(request.body, **how)
 
     return ask
 
 
 def _made_text(
-    channel: grpc.aio.Channel, method: protocol.Method[Any], timeout_s: float
+    channel: grpc.aio.Channel, method: protocol.Method[Any], how: dict[str, Any]
 ) -> Callable[[Request, Reading], Awaitable[None]]:
     call: Any = channel.unary_stream(method.path, response_deserializer=method.reply.FromString)
 
     async def ask(request: Request, reading: Reading) -> None:
-        async for reply in call(request.body, timeout=timeout_s):
+        async for reply in call(request.body, **how):
             reading.message(len(reply.tokens))
 
     return ask
 
 
-def _follow(channel: grpc.aio.Channel, timeout_s: float) -> Callable[[Request, Reading], Awaitable[None]]:
+def _follow(channel: grpc.aio.Channel, how: dict[str, Any]) -> Callable[[Request, Reading], Awaitable[None]]:
     """The whole sequence is sent at once; there is one message for each element."""
     call: Any = channel.stream_stream(protocol.FOLLOW.path)
 
@@ -99,7 +100,7 @@ def _follow(channel: grpc.aio.Channel, timeout_s: float) -> Callable[[Request, R
             yield body
 
     async def ask(request: Request, reading: Reading) -> None:
-        async for _ in call(said(request), timeout=timeout_s):
+        async for _ in call(said(request), **how):
             reading.message(1)
 
     return ask
@@ -108,6 +109,7 @@ def _follow(channel: grpc.aio.Channel, timeout_s: float) -> Callable[[Request, R
 def _steps(channel: grpc.aio.Channel, target: Target) -> Callable[[Request, Reading], Awaitable[None]]:
     """A round trip for each element, as a caller steps a sequence on Triton. The timeout is each step's."""
     call: Any = channel.unary_unary(protocol.INFER.path)
+    how = reach.how(target)
     ids = itertools.count(random.getrandbits(40) << 20 | 1)
 
     async def ask(request: Request, reading: Reading) -> None:
@@ -121,7 +123,7 @@ def _steps(channel: grpc.aio.Channel, target: Target) -> Callable[[Request, Read
                 sequence_start=at == 0,
                 sequence_end=at == last,
             )
-            await call(step.request.SerializeToString(), timeout=target.timeout_s)
+            await call(step.request.SerializeToString(), **how)
             reading.message(1)
 
     return ask

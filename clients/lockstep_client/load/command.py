@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def run(
 ) -> None:
     """One load, open loop (--rate) or closed loop (--concurrency), and what came of it."""
     pace = _pace(rate, concurrency, arrivals)
-    target, asked, wanted = subject.target(place.address), subject.workload, subject.wanted
+    target, asked, wanted = subject.target(place), subject.workload, subject.wanted
     load = manner.load(pace, seconds)
     with _told():
         workload = preflight.prepared(target, asked, subject.call, wanted, place.wait)
@@ -83,7 +84,7 @@ def sweep(
 ) -> None:
     """An open loop at each of several rates: throughput against latency."""
     asked = options.numbers("--rates", rates)
-    target, wanted = subject.target(place.address), subject.wanted
+    target, wanted = subject.target(place), subject.wanted
     load = manner.load(Open(max(asked), arrivals), seconds)
     with _told():
         workload = preflight.prepared(target, subject.workload, subject.call, wanted, place.wait)
@@ -112,7 +113,7 @@ def search(
     A request that is refused or fails was not answered in time. --seconds are those of a probe; --start is
     where to begin.
     """
-    target, wanted = subject.target(place.address), subject.wanted
+    target, wanted = subject.target(place), subject.wanted
     load = manner.load(Open(start or options.MOST_PER_PROCESS["rate"]), seconds)
     with _told():
         workload = preflight.prepared(target, subject.workload, subject.call, wanted, place.wait)
@@ -138,7 +139,7 @@ def scenario(
         _list()
         return
     with _told():
-        read = scenarios.read(file, place.address, seconds)
+        read = scenarios.read(file, place.reached(Target(place.address, "")), seconds)
         workloads = play.prepared(read, place.wait)
         with Desk(place, max(one.load.processes for one in read.entries)) as desk:
             made = play.play(read, workloads, desk)
@@ -189,10 +190,11 @@ def contrast(
         options.ids(ids),
         rounds,
     )
-    target, load = Target(place.address, stepwise), manner.load(Closed(concurrency), seconds)
+    target = place.reached(Target(place.address, stepwise))
+    load = manner.load(Closed(concurrency), seconds)
     with _told():
         for way in ways:
-            asked = Target(place.address, way.model)
+            asked = replace(target, model=way.model)
             preflight.prepared(
                 asked, planned.workload(way, sizes[0]), way.kind, preflight.Wanted(), place.wait
             )
@@ -258,7 +260,7 @@ def _list() -> None:
     shipped = scenarios.bundled()
     rows = []
     for name, text in shipped.items():
-        read = scenarios.parsed(name, text, "localhost:1")
+        read = scenarios.parsed(name, text, Target("localhost:1", ""))
         rows.append((name, f"{read.seconds:.0f} s", read.about))
     table(("scenario", "about", "what"), rows, left=3)
 

@@ -162,6 +162,12 @@ def points(runs: Sequence[Document]) -> list[Point]:
     return sorted(made, key=lambda one: (MODES.index(one.mode), one.rate, one.length, ways.index(one.way)))
 
 
+def complete(runs: Sequence[Document]) -> bool:
+    """Whether at least one round of everything that was asked is valid."""
+    asked = {(run["way"], run["mode"], run["length"], run["load"].get("rate", 0.0)) for run in runs}
+    return len(asked) == len(points(runs))
+
+
 def finding(points: Sequence[Point], concurrency: int) -> list[str]:
     """What the numbers show, in sentences; only what was measured is told."""
     lone = [one for one in points if one.mode == "lone"]

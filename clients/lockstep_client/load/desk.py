@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lockstep_client.load import contrast_report, document, report, summary
+from lockstep_client.load import contrast, contrast_report, document, report, summary
 from lockstep_client.load.metrics import Scraper
 from lockstep_client.load.progress import Lines
 from lockstep_client.load.screen import Screen
@@ -105,6 +105,8 @@ def exit_code(made: Document) -> int:
         return INTERRUPTED
     if not any(one["outcomes"]["ok"] or one["rates"]["ok"] for one in runs):
         return NOT_MEASURED
+    if made["kind"] == "contrast":
+        return 0 if contrast.complete(runs) else INVALID
     # A search looks for where it ends: the generator may fall behind there.
     return INVALID if any(not one["valid"] for one in leaves(made, searched=False)) else 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lockstep_client.load.keys import Keys
@@ -60,7 +60,7 @@ class Entry:
     """Of a server scenario; its start is 0 where it is to be found out."""
 
 
-def entry(where: str, keys: dict[str, Any], own: set[str], address: str) -> Entry:
+def entry(where: str, keys: dict[str, Any], own: set[str], at: Target) -> Entry:
     table = Keys(where, keys)
     shape = table.one_of("scenario", SHAPES)
     allowed = _COMMON | _OWN[shape]
@@ -71,7 +71,12 @@ def entry(where: str, keys: dict[str, Any], own: set[str], address: str) -> Entr
     for needed in ("model", *_NEEDED.get(shape, ())):
         if needed not in keys:
             raise ValueError(f"{where}: {needed!r} is missing")
-    target = Target(address, table.text("model"), table.text("version", ""), table.number("timeout_s", 10.0))
+    target = replace(
+        at,
+        model=table.text("model"),
+        version=table.text("version", ""),
+        timeout_s=table.number("timeout_s", 10.0),
+    )
     load = Load(
         _pace(shape, table),
         table.number("seconds", 600.0 if shape == "offline" else 5.0),

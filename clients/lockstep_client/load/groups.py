@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from lockstep_client import address as addresses
@@ -28,8 +29,8 @@ class Subject:
     fill: options.Fills = None
     timeout: options.Timeout = 10.0
 
-    def target(self, address: str) -> Target:
-        return Target(address, self.model, self.version, self.timeout)
+    def target(self, place: "Place") -> Target:
+        return place.reached(Target(place.address, self.model, self.version, self.timeout))
 
     @property
     def workload(self) -> Workload:
@@ -62,6 +63,7 @@ class Place:
     """Where the server is, and where results go."""
 
     address: options.Address = addresses.DEFAULT
+    tls: options.Encryption = ""
     wait: options.Wait = 0.0
     metrics: options.Metrics = ""
     max_lag_ms: options.MaxLag = MAX_LAG_MS
@@ -69,6 +71,11 @@ class Place:
     jsonl: options.Jsonl = None
     html: options.Html = None
     quiet: options.Quiet = False
+
+    def reached(self, target: Target) -> Target:
+        """The same, as this place is reached."""
+        token = os.environ.get("LOCKSTEP_TOKEN", "")
+        return replace(target, address=self.address, tls=self.tls, token=token)
 
 
 def expanded(function: Callable[..., None]) -> Callable[..., None]:

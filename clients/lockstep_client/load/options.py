@@ -73,6 +73,15 @@ Address = Annotated[
         envvar="LOCKSTEP_ADDRESS", metavar="HOST:PORT", callback=checked_address, help="Where the server is."
     ),
 ]
+Encryption = Annotated[
+    str,
+    typer.Option(
+        "--tls",
+        envvar="LOCKSTEP_TLS",
+        metavar="system|CA.pem",
+        help="Encrypt, and whose certificates to trust. A token goes in LOCKSTEP_TOKEN.",
+    ),
+]
 Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="The model to ask.")]
 Version = Annotated[str, typer.Option(metavar="N", help="The model's version; the default one if not given.")]
 Call = Annotated[

@@ -27,6 +27,10 @@ class Target:
     version: str = ""
     timeout_s: float = 10.0
     """Of each request, from its sending."""
+    tls: str = ""
+    """Empty: plain text. `system`, or a file of certificates: encrypted, and whom to trust."""
+    token: str = ""
+    """Sent as a bearer token, if not empty."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lockstep_client.client import Client
 from lockstep_client.errors import (
     InvalidRequest,
     LockstepError,
@@ -21,11 +20,12 @@ from lockstep_client.errors import (
     Unavailable,
     Unsupported,
 )
-from lockstep_client.load import tensors
+from lockstep_client.load import reach, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lockstep_client.client import Client
     from lockstep_client.load.plan import Kind, Target, Workload
 
 _IN_ORDER: tuple[Kind, ...] = ("classify", "encode", "generate", "translate", "infer", "steps")
@@ -47,7 +47,7 @@ def prepared(
     None finds the call by asking: the first of classify, encode, generate, translate, infer and steps that
     the model answers. A server that is away is waited for `wait_s`.
     """
-    with Client(target.address, timeout_s=max(target.timeout_s, 5.0), retries=0) as client:
+    with reach.client(target, max(target.timeout_s, 5.0)) as client:
         _await_ready(client, target, wait_s)
         if kind:
             return _asked(client, target, replace(workload, kind=kind), wanted)
@@ -56,7 +56,7 @@ def prepared(
 
 def server(target: Target) -> dict[str, Any]:
     """What the server says of itself; nothing where it does not say."""
-    with Client(target.address, timeout_s=5.0, retries=0) as client:
+    with reach.client(target, 5.0) as client:
         try:
             info = client.server()
         except LockstepError:

@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from lockstep_client.load.entry import Entry, entry
-from lockstep_client.load.plan import Offline
+from lockstep_client.load.plan import Offline, Target
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ def bundled() -> dict[str, str]:
     }
 
 
-def read(given: str, address: str, seconds: float | None = None) -> Scenario:
+def read(given: str, at: Target, seconds: float | None = None) -> Scenario:
     """A bundled scenario, or a file. ValueError says what is wrong; `seconds` overrides the file's."""
     shipped = bundled()
     if given in shipped:
-        return parsed(given, shipped[given], address, seconds)
+        return parsed(given, shipped[given], at, seconds)
     if not Path(given).is_file():
         raise ValueError(f"scenario {given!r} is neither a file nor one of {', '.join(shipped)}")
     try:
-        return parsed(given, Path(given).read_text("utf-8"), address, seconds)
+        return parsed(given, Path(given).read_text("utf-8"), at, seconds)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"scenario {given}: cannot be read: {error}") from None
 
 
-def parsed(name: str, text: str, address: str, seconds: float | None = None) -> Scenario:
+def parsed(name: str, text: str, at: Target, seconds: float | None = None) -> Scenario:
     """What a file says."""
     try:
         held = tomllib.loads(text)
@@ -80,5 +80,5 @@ def parsed(name: str, text: str, address: str, seconds: float | None = None) -> 
     entries = []
     for number, one in enumerate(runs, start=1):
         merged = {**held.get("defaults", {}), **one, **({"seconds": seconds} if seconds else {})}
-        entries.append(entry(f"scenario {name}, run {number}", merged, set(one), address))
+        entries.append(entry(f"scenario {name}, run {number}", merged, set(one), at))
     return Scenario(name, str(held.get("about", "")), tuple(entries))

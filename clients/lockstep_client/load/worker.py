@@ -18,10 +18,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
-
-from lockstep_client.address import is_loopback
-from lockstep_client.channel import MAX_MESSAGE_BYTES
+from lockstep_client.load import reach
 from lockstep_client.load.callers import caller
 from lockstep_client.load.driver import Driver
 from lockstep_client.load.plan import Job
@@ -86,7 +83,7 @@ async def _serve(pipe: Connection) -> None:
 async def work(job: Job, inbox: asyncio.Queue[Any], tell: Callable[[Any], None]) -> None:
     """Do one job, from requests to `Ended`."""
     requests = pool(job)
-    async with grpc.aio.insecure_channel(job.target.address, _options(job)) as channel:
+    async with reach.channel(job.target) as channel:
         with suppress(TimeoutError):
             await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
         gc.collect()
@@ -142,18 +139,6 @@ class Meter:
             self._began = (now_s, cpu_s)
         if self._began and now_s <= seconds + EVERY_S:
             self.wall_s, self.cpu_s = now_s - self._began[0], cpu_s - self._began[1]
-
-
-def _options(job: Job) -> list[tuple[str, Any]]:
-    """No retries: a refusal is data. A server that comes back is found within a second."""
-    return [
-        ("grpc.enable_retries", 0),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-        ("grpc.enable_http_proxy", int(not is_loopback(job.target.address))),
-    ]
 
 
 def _inbox(pipe: Connection) -> asyncio.Queue[Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lockstep_client.load.plan import Closed, Offline, Open
+from lockstep_client.load.plan import Closed, Offline, Open, Target
 from lockstep_client.load.scenario import bundled, parsed, read
 
+AT = Target("localhost:1", "")
 RUN = """
 [[run]]
 scenario = "{scenario}"
@@ -16,13 +17,13 @@ model = "m"
 
 
 def one(scenario: str, more: str = ""):
-    [entry] = parsed("s", RUN.format(scenario=scenario, more=more), "localhost:1").entries
+    [entry] = parsed("s", RUN.format(scenario=scenario, more=more), AT).entries
     return entry
 
 
 @pytest.mark.parametrize("name", bundled())
 def test_a_bundled_scenario_is_read_and_short(name: str) -> None:
-    scenario = read(name, "localhost:1")
+    scenario = read(name, AT)
     assert scenario.entries
     assert scenario.about
     assert scenario.seconds < 60
@@ -41,8 +42,8 @@ def test_each_kind_is_what_mlperf_defines() -> None:
 
 def test_a_run_overrides_the_defaults_and_the_command_both() -> None:
     text = '[defaults]\nmodel = "m"\nseconds = 3\n[[run]]\nscenario = "single-stream"\nseconds = 4\n'
-    assert parsed("s", text, "localhost:1").entries[0].load.seconds == 4
-    assert parsed("s", text, "localhost:1", 9.0).entries[0].load.seconds == 9
+    assert parsed("s", text, AT).entries[0].load.seconds == 4
+    assert parsed("s", text, AT, 9.0).entries[0].load.seconds == 9
 
 
 @pytest.mark.parametrize(
@@ -69,9 +70,9 @@ def test_a_run_overrides_the_defaults_and_the_command_both() -> None:
 )
 def test_a_wrong_file_is_told_with_its_run_and_key(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        parsed("s", text, "localhost:1")
+        parsed("s", text, AT)
 
 
 def test_an_unknown_scenario_names_those_that_ship() -> None:
     with pytest.raises(ValueError, match="sentiment"):
-        read("nosuch", "localhost:1")
+        read("nosuch", AT)
