@@ -47,7 +47,11 @@ class Record:
     def updated(self, scores: list[Score], sizes: Sizes, order: Iterable[str]) -> "Record":
         """This with newer scores in it, those of `order` in that order."""
         known = self.scores | {score.model: score for score in scores}
-        return Record({name: known[name] for name in order if name in known}, {**self.sizes, **sizes})
+        all_sizes = {**self.sizes, **sizes}
+        return Record(
+            {name: known[name] for name in order if name in known},
+            {corpus: all_sizes[corpus] for corpus in SECTIONS if corpus in all_sizes},
+        )
 
 
 def read_record(out: Path) -> Record:
@@ -76,7 +80,7 @@ def page(record: Record, pairs: str = "") -> str:
     """The repository's README: a table for each corpus, and what was measured how."""
     scores = list(record.scores.values())
     parts = []
-    for corpus in (one for one in SECTIONS if one in record.sizes):
+    for corpus in record.sizes:
         own = [score for score in scores if score.corpus == corpus]
         notes = {"note": own[-1].note if own else "", "pairs": pairs}
         parts.append(SECTIONS[corpus].format(table=table(own), **record.sizes[corpus], **notes))
