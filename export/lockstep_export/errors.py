@@ -17,8 +17,8 @@ class ModuleError(ExportError):
     """A module that cannot be served as it is: no description of it would help."""
 
 
-class FrozenAxisError(ModuleError):
-    """An axis that is to vary has got a fixed size in the graph."""
+class FrozenError(ModuleError):
+    """What varies with the input would be fixed in the graph: an axis, or the way that an `if` takes."""
 
 
 class ParityError(ExportError):

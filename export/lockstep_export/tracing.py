@@ -3,7 +3,7 @@
     dynamo   torch.export: sees every size, so that an axis which the module's code fixes is named. It
              freezes nn.RNN and stacked layers, and fails on packed sequences: give it nodes (own/nodes.py)
     script   the older one, quick: follows recurrent layers and most packed sequences, but runs the code once
-             and freezes silently what the code makes of sizes
+             and freezes what the code makes of sizes and values, with a warning at best
 
 Neither is believed: what comes out is looked at here, for axes that have become fixed, and proven later.
 """
@@ -16,12 +16,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any, Literal
 
 import onnx
 import torch
+from torch.jit._trace import TracerWarning
 
-from lockstep_export.errors import FrozenAxisError, ModuleError
+from lockstep_export.errors import FrozenError, ModuleError
 from lockstep_export.sketch import Sketch
 
 Tracer = Literal["dynamo", "script"]
@@ -31,6 +33,7 @@ NO_OPERATOR = re.compile(
     r"No ONNX function found for <OpOverload\(op='([\w.:]+)'|operator '([\w.:]+)' to ONNX"
 )
 STATIC = re.compile(r"static shape of (\d+) for dimension inputs\['(\w+)'\](?:\[(\d+)\])?\.shape\[(\d+)\]")
+TORCH = str(Path(torch.__file__).parent)
 COLOURS = re.compile(r"\x1b\[\d*m")
 
 
@@ -38,7 +41,7 @@ def trace(sketch: Sketch, tracer: Tracer) -> Any:
     """The graph of `sketch`, an ONNX model whose axes vary as the sketch says.
 
     Raises:
-        FrozenAxisError: an axis that is to vary is fixed in the graph.
+        FrozenError: an axis that is to vary is fixed in the graph.
         ModuleError: an operator that ONNX lacks, or code that the tracer cannot follow.
     """
     with _quiet():
@@ -71,19 +74,31 @@ def _dynamo(sketch: Sketch) -> Any:
 
 def _script(sketch: Sketch) -> Any:
     named = {**sketch.axes, **sketch.output_axes}
+    dynamic = {name: {i: axis for i, axis in enumerate(axes) if axis} for name, axes in named.items()}
     file: Any = io.BytesIO()  # it takes files too, and says otherwise
-    torch.onnx.export(
-        sketch.module.eval(),
-        tuple(sketch.inputs.values()),
-        file,
-        input_names=list(sketch.inputs),
-        output_names=list(sketch.outputs),
-        dynamic_axes={name: {i: axis for i, axis in enumerate(axes) if axis} for name, axes in named.items()},
-        opset_version=OPSET,
-        dynamo=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.onnx.export(
+            sketch.module.eval(),
+            tuple(sketch.inputs.values()),
+            file,
+            input_names=list(sketch.inputs),
+            output_names=list(sketch.outputs),
+            dynamic_axes=dynamic,
+            opset_version=OPSET,
+            dynamo=False,
+            verbose=False,
+        )
+    own = [warning for warning in told if _of_the_module(warning)]
+    if own:
+        why = str(own[0].message).split(".")[0]
+        raise FrozenError(f"{Path(own[0].filename).name}, line {own[0].lineno}: {why}")
     return onnx.load_from_string(file.getvalue())
+
+
+def _of_the_module(warning: warnings.WarningMessage) -> bool:
+    """That the module's code, not torch's, makes a Python value of a tensor."""
+    return issubclass(warning.category, TracerWarning) and TORCH not in warning.filename
 
 
 @contextmanager
@@ -123,13 +138,13 @@ def _check_axes(model: Any, sketch: Sketch) -> None:
                 raise frozen(axis, name, tensors[name][index].dim_value)
 
 
-def frozen(axis: str, tensor: str, size: int) -> FrozenAxisError:
+def frozen(axis: str, tensor: str, size: int) -> FrozenError:
     """An axis that is to vary, and does not."""
-    return FrozenAxisError(
+    return FrozenError(
         f"the axis {axis!r} of {tensor!r} is frozen at {size} in the graph: the module's code makes a Python"
         " number of it (a loop over its elements, len(x), int(x.shape[...]), a reshape to a constant, a layer"
-        " of one input size). Let tensor operations do it: nn.GRU instead of a loop over nn.GRUCell, x.shape[1] or"
-        " -1 as it is in reshapes, pooling instead of a flattened text"
+        " of one input size). Let tensor operations do it: nn.GRU instead of a loop over nn.GRUCell,"
+        " x.shape[1] or -1 as it is in reshapes, pooling instead of a flattened text"
     )
 
 
@@ -141,6 +156,12 @@ def _told(error: Exception, sketch: Sketch) -> ModuleError:
         return frozen(sketch.axes[tensor][int(axis)], tensor, int(size))
     if found := NO_OPERATOR.search(text):
         return no_operator(found.group(1) or found.group(2))
+    if "data-dependent" in text:
+        return FrozenError(
+            "the module's code decides by the values of a tensor (an `if`, a loop, .item()), and a graph"
+            " would keep what it decided for the example: use torch.where, or masks. torch says:"
+            f" {_last_cause(text)}"
+        )
     return ModuleError(f"torch cannot trace the module: {_last_cause(text)}")
 
 

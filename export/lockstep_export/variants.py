@@ -19,7 +19,7 @@ from lockstep_export.errors import ExportError, ModuleError
 from lockstep_export.graph import Graph
 from lockstep_export.manifest import write
 from lockstep_export.onnx import save
-from lockstep_export.own.oneshot import opened
+from lockstep_export.own.attempts import opened
 from lockstep_export.own.publication import MANIFEST, drafting
 from lockstep_export.precision import KINDS, Kind, narrowed
 

@@ -15,22 +15,13 @@ from torch import nn
 from lockstep_export import manifest
 from lockstep_export.errors import DescriptionError, ModuleError
 from lockstep_export.onnx import export_onnx
+from lockstep_export.own.attempts import opened, proven, traced
 from lockstep_export.own.contract import Contract, Example
 from lockstep_export.own.derivation import OTHERWISE, Derived, check_derivable, derive
 from lockstep_export.own.examination import examine
 from lockstep_export.own.face import Face
-from lockstep_export.own.oneshot import (
-    ONESHOT,
-    about,
-    evaluated,
-    opened,
-    proven,
-    sketch,
-    table,
-    tell,
-    traced,
-    words,
-)
+from lockstep_export.own.model_toml import table, words
+from lockstep_export.own.oneshot import ONESHOT, about, evaluated, sketch, tell
 from lockstep_export.own.proof import prove
 from lockstep_export.own.publication import drafting, publish
 from lockstep_export.own.reading import read_contract

@@ -22,7 +22,7 @@ from unit.export.own.made import (
 )
 
 from lockstep_export import Encode, export_oneshot
-from lockstep_export.errors import FrozenAxisError, ModuleError, ParityError
+from lockstep_export.errors import FrozenError, ModuleError, ParityError
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def test_an_operator_that_is_not_there_is_told_by_name(tmp_path: Path) -> None:
 
 
 def test_a_loop_over_the_words_is_told_as_a_frozen_axis(tmp_path: Path) -> None:
-    with pytest.raises(FrozenAxisError, match="the axis 'words' of 'tokens' is frozen at 7"):
+    with pytest.raises(FrozenError, match="the axis 'words' of 'tokens' is frozen at 7"):
         export_oneshot(Loop(), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     assert list(tmp_path.iterdir()) == []
 
@@ -127,9 +127,25 @@ def test_what_one_tracer_gets_wrong_the_other_gets_right(tmp_path: Path) -> None
 def test_what_is_frozen_silently_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:
     export_oneshot(Reader(), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(FrozenAxisError, match="the axis 'batch' of 'tokens' is frozen at 3"):
+    with pytest.raises(FrozenError, match="the axis 'batch' of 'tokens' is frozen at 3"):
         export_oneshot(Counted("RNN"), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+class Deciding(MaskedMean):
+    """Decides by a value."""
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        scores = super().forward(tokens, mask)
+        return scores if bool(tokens.max() >= 0) else -scores
+
+
+def test_an_if_on_values_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FrozenError, match=r"decides by the values of a tensor .* use torch\.where"):
+        export_oneshot(
+            Deciding(), (TOKENS, TOKENS > 0), tmp_path / "mine", axes=("batch words",) * 2, mask="mask"
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_that_differs_is_refused_with_a_table(
