@@ -33,19 +33,21 @@ app = typer.Typer(
     name="load",
     help="Measure a server under load, and say honestly what it did.",
     add_completion=False,
-    no_args_is_help=True,
+    no_args_is_help=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
-@app.callback()
-def _load() -> None:
+@app.callback(invoke_without_command=True)
+def _load(context: typer.Context) -> None:
     """Measure a server under load, and say honestly what it did.
 
     Exit codes: 0 measured, 1 nothing could be measured, 2 wrong usage, 3 invalid (the generator was the
     limit), 4 compare found the second run worse, 130 interrupted.
     """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()

@@ -11,6 +11,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
 from lockstep_client.load.histogram import Times
 from lockstep_client.load.outcome import Outcome
 from lockstep_client.load.plan import Closed, Load, Open
@@ -66,7 +70,7 @@ class Screen:
         self._out = out or sys.stderr
         self._quiet = quiet
         self._drawn = self._out.isatty()
-        self._lines = 0
+        self._live: Live | None = None
         self._writer: Writer | None = None
         self._load: Load | None = None
         self._ledger: Ledger | None = None
@@ -98,11 +102,21 @@ class Screen:
 
     def _draw(self, picture: str) -> None:
         """In the place of the one before; an empty one leaves nothing there."""
-        if self._lines:
-            self._out.write(f"\x1b[{self._lines}F\x1b[J")
-        self._lines = picture.count("\n") + 1 if picture else 0
-        self._out.write(f"{picture}\n" if picture else "")
-        self._out.flush()
+        if self._live is None:
+            console = Console(file=self._out)
+            self._live = Live(
+                console=console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        if picture:
+            self._live.update(Text(picture, no_wrap=True, overflow="ellipsis"), refresh=True)
+        else:
+            self._live.stop()
+            self._live = None
 
     def _print(self, picture: str) -> None:
         self._out.write(picture + "\n")
