@@ -124,7 +124,7 @@ def derive(module: nn.Module, contract: Contract, outputs: tuple[Output, ...]) -
     inputs = tuple(_element(one, time) for one in contract.given)
     derived = Derived(Face(twin, contract, outputs), layers, inputs, time)
     _check_layers(derived, layers)
-    derived.states = _all_states(layers)
+    derived.states = _all_states(layers)  # now that it is known what they start from
     return derived
 
 

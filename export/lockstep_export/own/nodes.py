@@ -67,7 +67,6 @@ class Nodes(Twin):
         )
 
     def forward(self, x: Tensor | Ragged, initial: Any = None) -> tuple[Tensor | Ragged, Any]:
-        ragged = isinstance(x, Ragged)
         states = x.x if isinstance(x, Ragged) else x.transpose(0, 1) if self.batch_first else x
         given = () if initial is None else initial if self.lstm else (initial,)
         ends = []
@@ -78,10 +77,10 @@ class Nodes(Twin):
             states, last = layer.sequence(states, lengths, [state[own] for state in given])
             ends.append(last)
         whole = tuple(torch.cat(parts) for parts in zip(*ends, strict=True))
+        last_of_all = whole if self.lstm else whole[0]
         if isinstance(x, Ragged):
-            return Ragged(states, x.lengths), whole if self.lstm else whole[0]
-        assert not ragged
-        return states.transpose(0, 1) if self.batch_first else states, whole if self.lstm else whole[0]
+            return Ragged(states, x.lengths), last_of_all
+        return states.transpose(0, 1) if self.batch_first else states, last_of_all
 
 
 class NodesFace(Face):

@@ -22,14 +22,13 @@ from lockstep_export.own.examination import examine
 from lockstep_export.own.face import Face
 from lockstep_export.own.model_toml import table, words
 from lockstep_export.own.oneshot import ONESHOT, about, evaluated, sketch, tell
-from lockstep_export.own.proof import prove
+from lockstep_export.own.proof import COMPANY, prove
 from lockstep_export.own.publication import drafting, publish
 from lockstep_export.own.reading import read_contract
 from lockstep_export.own.samples import draw
 from lockstep_export.own.serving import Serving
 from lockstep_export.own.stepping import EXAMPLE_ROWS, STEP, StepFace
 from lockstep_export.own.walking import (
-    COMPANY,
     LENGTHS,
     WHOLE,
     Batch,

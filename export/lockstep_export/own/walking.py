@@ -17,12 +17,10 @@ from torch import Tensor
 from lockstep_export.graph import Arrays
 from lockstep_export.own.contract import Contract
 from lockstep_export.own.face import Face
-from lockstep_export.own.proof import COMPANY, Answer
+from lockstep_export.own.proof import Answer
 from lockstep_export.own.samples import Row, stack
 from lockstep_export.own.stepping import StepFace
 from lockstep_export.parity import Difference, failed_run, gap
-
-__all__ = ["COMPANY", "WHOLE", "Batch", "alone", "at_once", "elements", "prove_steps", "walk"]
 
 WHOLE = "step"
 LENGTHS = ((7,), (5, 1, 9), (6, 3, 12, 1, 7, 2, 8, 5))  # elements of sequences that step together

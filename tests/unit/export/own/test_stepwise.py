@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.utils import rnn
 from unit.export.made import VOCABULARY, built
 from unit.export.own import made
@@ -74,6 +75,21 @@ def test_several_layers_name_their_states_and_places_become_steps(tmp_path: Path
     assert [state["name"] for state in found["state"]] == ["lower_h", "upper_h", "upper_c"]
     shapes = {one.name: one.shape for one in Graph(tmp_path / "mine/1/step.onnx").session.get_outputs()}
     assert shapes["logits"] == ["batch", 40]
+
+
+class Started(Reader):
+    """Starts from halves."""
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        start = torch.full((1, tokens.shape[0], 8), 0.5)
+        states, _ = self.recurrence(self.embedding(tokens), start)
+        return self.head(states[torch.arange(tokens.shape[0]), lengths - 1])
+
+
+def test_a_start_that_is_one_number_goes_into_the_manifest(tmp_path: Path) -> None:
+    export_stepwise(Started("GRU"), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
+    (state,) = stepwise(tmp_path / "mine")["state"]
+    assert state["initial"] == 0.5
 
 
 def test_a_step_that_its_author_wrote_keeps_its_names(tmp_path: Path) -> None:
