@@ -5,25 +5,17 @@ Exit codes: 0 measured; 1 nothing could be measured (no server, no such model, n
 with a partial report.
 """
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lockstep_client.errors import LockstepError
-from lockstep_client.load import compare as comparing
+from lockstep_client.load import afterwards, options, play, preflight
 from lockstep_client.load import contrast as contrasting
-from lockstep_client.load import desk as desks
-from lockstep_client.load import document, options, play, preflight, report, summary
 from lockstep_client.load import scenario as scenarios
 from lockstep_client.load.arrivals import Process
 from lockstep_client.load.campaign import Campaign
-from lockstep_client.load.desk import Desk, hand_out
+from lockstep_client.load.desk import Desk, hand_out, told
 from lockstep_client.load.groups import Manner, Place, Subject, expanded
 from lockstep_client.load.plan import Closed, Open, Pace, Target
 from lockstep_client.load.search import Bound, Search
@@ -65,7 +57,7 @@ def run(
     pace = _pace(rate, concurrency, arrivals)
     target, asked, wanted = subject.target(place), subject.workload, subject.wanted
     load = manner.load(pace, seconds)
-    with _told():
+    with told():
         workload = preflight.prepared(target, asked, subject.call, wanted, place.wait)
         server = preflight.server(target)
         with Desk(place, load.processes) as desk:
@@ -88,7 +80,7 @@ def sweep(
     asked = options.numbers("--rates", rates)
     target, wanted = subject.target(place), subject.wanted
     load = manner.load(Open(max(asked), arrivals), seconds)
-    with _told():
+    with told():
         workload = preflight.prepared(target, subject.workload, subject.call, wanted, place.wait)
         with Desk(place, load.processes) as desk:
             made = Campaign(desk.run, target, workload).sweep(load, asked, arrivals)
@@ -117,7 +109,7 @@ def search(
     """
     target, wanted = subject.target(place), subject.wanted
     load = manner.load(Open(start or options.MOST_PER_PROCESS["rate"]), seconds)
-    with _told():
+    with told():
         workload = preflight.prepared(target, subject.workload, subject.call, wanted, place.wait)
         with Desk(place, load.processes) as desk:
             campaign = Campaign(desk.run, target, workload)
@@ -140,7 +132,7 @@ def scenario(
     if file == "list":
         _list()
         return
-    with _told():
+    with told():
         read = scenarios.read(file, place.reached(Target(place.address, "")), seconds)
         workloads = play.prepared(read, place.wait)
         with Desk(place, max(one.load.processes for one in read.entries)) as desk:
@@ -194,7 +186,7 @@ def contrast(
     )
     target = place.reached(Target(place.address, stepwise))
     load = manner.load(Closed(concurrency), seconds)
-    with _told():
+    with told():
         for way in ways:
             asked = replace(target, model=way.model)
             preflight.prepared(
@@ -205,48 +197,8 @@ def contrast(
     hand_out(made, place)
 
 
-@app.command()
-def compare(
-    first: Annotated[Path, typer.Argument(metavar="A.json", help="A report of `run`: the one before.")],
-    second: Annotated[Path, typer.Argument(metavar="B.json", help="Another: the one after.")],
-    json_file: options.Json = None,
-) -> None:
-    """Two runs side by side: ratios of the second to the first, with 95% intervals.
-
-    Exit code 4 where the second is worse beyond its interval, 0 else. The intervals are a block bootstrap of
-    the runs' seconds; runs of fewer than 5 seconds have none. Documents of several runs are compared run by
-    run, by name.
-    """
-    with _told():
-        pairs = _pairs(document.read(first), document.read(second))
-    rows = {name: comparing.compared(a, b) for name, a, b in pairs}
-    told = {name: [one.as_json() for one in some] for name, some in rows.items()}
-    if json_file and str(json_file) != "-":
-        document.write(json_file, told)
-    if str(json_file) == "-":
-        print(json.dumps(told))
-    else:
-        for name, some in rows.items():
-            print(name)
-            summary.compared(some)
-        for note in _differences(pairs):
-            print(f"note: {note}")
-    raise typer.Exit(desks.WORSE if any(comparing.worse(some) for some in rows.values()) else 0)
-
-
-@app.command("report")
-def report_again(
-    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="What --json wrote.")],
-    html: options.Html = None,
-) -> None:
-    """Show a report again, or make its HTML page."""
-    with _told():
-        made = document.read(file)
-    if html:
-        report.write(html, made)
-        print(f"written: {html}")
-    else:
-        desks.show(made)
+app.command("compare")(afterwards.compare)
+app.command("report")(afterwards.report_again)
 
 
 def _pace(rate: float | None, concurrency: int | None, arrivals: Process) -> Pace:
@@ -265,43 +217,3 @@ def _list() -> None:
         read = scenarios.parsed(name, text, Target("localhost:1", ""))
         rows.append((name, f"{read.seconds:.0f} s", read.about))
     table(("scenario", "about", "what"), rows, left=3)
-
-
-def _pairs(
-    first: document.Document, second: document.Document
-) -> list[tuple[str, document.Document, document.Document]]:
-    """Runs of the same name; two single runs are a pair whatever they are called."""
-    if first["kind"] == second["kind"] == "run":
-        return [(f"{_called(first)} → {_called(second)}", first, second)]
-    named = {one["name"]: one for one in desks.leaves(second)}
-    pairs = [(one["name"], one, named[one["name"]]) for one in desks.leaves(first) if one["name"] in named]
-    if not pairs:
-        raise ValueError("the two have no run of the same name")
-    return pairs
-
-
-def _called(run: document.Document) -> str:
-    return f"{run['target']['model']} {run['started_at']}"
-
-
-def _differences(pairs: list[tuple[str, document.Document, document.Document]]) -> Iterator[str]:
-    """What was not the same for both: then the ratio is of more than the servers."""
-    for name, a, b in pairs:
-        for key in a["load"]:
-            if a["load"][key] != b["load"].get(key) and key != "seed":
-                yield f"{name}: {key} was {a['load'][key]}, then {b['load'].get(key)}"
-        for which, one in (("first", a), ("second", b)):
-            if not one["valid"]:
-                yield f"{name}: the {which} run is invalid: {one['reasons'][0]}"
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Errors that end a command, in a line."""
-    try:
-        yield
-    except LockstepError as error:
-        print(f"lockstep: {' '.join(error.message.split())}", file=sys.stderr)
-        raise typer.Exit(desks.NOT_MEASURED) from None
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
+from lockstep_client.errors import LockstepError
 from lockstep_client.load import contrast, contrast_report, document, report, summary
 from lockstep_client.load.metrics import Scraper
 from lockstep_client.load.progress import Lines
@@ -60,6 +62,18 @@ class Desk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors that end a command, in a line."""
+    try:
+        yield
+    except LockstepError as error:
+        print(f"lockstep: {' '.join(error.message.split())}", file=sys.stderr)
+        raise typer.Exit(NOT_MEASURED) from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def hand_out(made: Document, place: Place) -> None:

@@ -187,9 +187,9 @@ def lines(title: str, load: Load, ledger: Ledger) -> str:
     ]
     if now.tokens:
         shown[-1] += f" · {now.tokens:,.0f} tokens/s"
-    shown.append(
-        f"  generator {ledger.cpu_share:.0%} of a core · lag p99 {ledger.lag.percentile_ms(99):,.2f} ms"
-    )
+    shown.append(f"  generator {ledger.cpu_share:.0%} of a core")
+    if isinstance(load.pace, Open):
+        shown[-1] += f" · sent late by {ledger.lag.percentile_ms(99):,.2f} ms (p99)"
     if now.trouble:
         shown.append("  " + " · ".join(now.trouble))
     return "\n".join(shown)

@@ -1,0 +1,81 @@
+"""What is done with documents that were written: comparing two, and showing one again."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lockstep_client.load import compare as comparing
+from lockstep_client.load import desk, document, options, report, summary
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="A report of `run`: the one before.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="Another: the one after.")],
+    json_file: options.Json = None,
+) -> None:
+    """Two runs side by side: ratios of the second to the first, with 95% intervals.
+
+    Exit code 4 where the second is worse beyond its interval, 0 else. The intervals are a block bootstrap of
+    the runs' seconds; runs of fewer than 5 seconds have none. Documents of several runs are compared run by
+    run, by name.
+    """
+    with desk.told():
+        pairs = _pairs(document.read(first), document.read(second))
+    rows = {name: comparing.compared(a, b) for name, a, b in pairs}
+    told = {name: [one.as_json() for one in some] for name, some in rows.items()}
+    if json_file and str(json_file) != "-":
+        document.write(json_file, told)
+    if str(json_file) == "-":
+        print(json.dumps(told))
+    else:
+        for name, some in rows.items():
+            print(name)
+            summary.compared(some)
+        for note in _differences(pairs):
+            print(f"note: {note}")
+    raise typer.Exit(desk.WORSE if any(comparing.worse(some) for some in rows.values()) else 0)
+
+
+def report_again(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="What --json wrote.")],
+    html: options.Html = None,
+) -> None:
+    """Show a report again, or make its HTML page."""
+    with desk.told():
+        made = document.read(file)
+    if html:
+        report.write(html, made)
+        print(f"written: {html}")
+    else:
+        desk.show(made)
+
+
+def _pairs(
+    first: document.Document, second: document.Document
+) -> list[tuple[str, document.Document, document.Document]]:
+    """Runs of the same name; two single runs are a pair whatever they are called."""
+    if first["kind"] == second["kind"] == "run":
+        return [(f"{_called(first)} → {_called(second)}", first, second)]
+    named = {one["name"]: one for one in desk.leaves(second)}
+    pairs = [(one["name"], one, named[one["name"]]) for one in desk.leaves(first) if one["name"] in named]
+    if not pairs:
+        raise ValueError("the two have no run of the same name")
+    return pairs
+
+
+def _called(run: document.Document) -> str:
+    return f"{run['target']['model']} {run['started_at']}"
+
+
+def _differences(pairs: list[tuple[str, document.Document, document.Document]]) -> Iterator[str]:
+    """What was not the same for both: then the ratio is of more than the servers."""
+    for name, a, b in pairs:
+        for key in a["load"]:
+            if a["load"][key] != b["load"].get(key) and key != "seed":
+                yield f"{name}: {key} was {a['load'][key]}, then {b['load'].get(key)}"
+        for which, one in (("first", a), ("second", b)):
+            if not one["valid"]:
+                yield f"{name}: the {which} run is invalid: {one['reasons'][0]}"
