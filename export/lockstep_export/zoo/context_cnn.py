@@ -54,24 +54,10 @@ class ContextCNN(nn.Module):
         return functional.linear(x, self.embedding.weight, self.bias)
 
 
-class OneShot(nn.Module):
-    """tokens [batch, prompt] → logits [batch, prompt, vocabulary] after each word. A filter looks back
-    only, so that padding behind a text reaches none of its words."""
-
-    def __init__(self, trained: nn.Module) -> None:
-        super().__init__()
-        assert isinstance(trained, ContextCNN)
-        self.trained = trained
-
-    def forward(self, tokens: Tensor) -> Outputs:
-        x = functional.pad(self.trained.embedding(tokens.T), (0, 0, 0, 0, KEPT, 0))
-        return {"logits": self.trained.score(self.trained.look(x)).transpose(0, 1)}
-
-
 class Window(nn.Module):
     """The filters over one window as one product, whose rows keep their bits in any company.
 
-    Conv1d's weight [160, 160, 3] is held as [160, 3 × 160]."""
+    Conv1d's weight [160, 160, 3] is held as [160, 3 × 160]: every graph holds it alike, and so once."""
 
     weight: Tensor
 
@@ -83,10 +69,25 @@ class Window(nn.Module):
         self.register_buffer("weight", weight.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [3, batch, 160] → logits [batch, vocabulary]."""
-        window = x.transpose(0, 1).flatten(1)  # [batch, 3 × 160]
+        """The three words of each window, x [3, windows, 160] → logits [windows, vocabulary]."""
+        window = x.transpose(0, 1).flatten(1)  # [windows, 3 × 160]
         found = torch.tanh(functional.linear(window, self.weight, self.trained.filters.bias))
         return self.trained.score(found)
+
+
+class OneShot(nn.Module):
+    """tokens [batch, prompt] → logits [batch, prompt, vocabulary] after each word. A window looks back
+    only, so that padding behind a text reaches none of its words."""
+
+    def __init__(self, trained: nn.Module) -> None:
+        super().__init__()
+        self.window = Window(trained)
+
+    def forward(self, tokens: Tensor) -> Outputs:
+        x = functional.pad(self.window.trained.embedding(tokens.T), (0, 0, 0, 0, KEPT, 0))
+        windows = torch.stack((x[:-2], x[1:-1], x[2:]))  # [3, prompt, batch, 160]
+        logits = self.window(windows.flatten(1, 2)).unflatten(0, tokens.T.shape)
+        return {"logits": logits.transpose(0, 1)}
 
 
 class Prefill(nn.Module):
