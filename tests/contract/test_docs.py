@@ -1,0 +1,141 @@
+"""What the documentation names is there: links, settings, keys of the manifest, verbs and flags."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+
+from lockstep_client.cli import app as client_app
+from lockstep_client.load.command import app as load_app
+from lockstep_export.__main__ import app as export_app
+from lockstep_server.gpus import Gpus
+from lockstep_server.metrics import Metrics
+from lockstep_server.models import manifest, manifest_file
+from lockstep_server.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    path
+    for folder in (".", "docs", "docs/decisions", "docs/studies", "bench", "examples", "models", "models/*")
+    for path in ROOT.glob(f"{folder}/*.md")
+)
+SERVER = ROOT / "docs" / "server.md"
+METRICS = ROOT / "docs" / "metrics.md"
+MANIFEST = ROOT / "docs" / "manifest.md"
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    broken = [
+        link
+        for link in links
+        if "://" not in link and not _leads_somewhere(page, link) and not link.startswith("mailto:")
+    ]
+    assert broken == []
+
+
+def _leads_somewhere(page: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    target = (page.parent / name).resolve() if name else page
+    if not target.exists():
+        return False
+    return not anchor or anchor in _anchors(target)
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| ([^|]*) \|", SERVER.read_text(encoding="utf-8"), re.MULTILINE)
+    told = {
+        name: default.strip().strip('`"').lower()
+        for names, defaults in rows
+        for name, default in zip(
+            re.findall(r"`(\w+)`", names), _one_each(defaults, names.count("`") // 2), strict=True
+        )
+    }
+    real = {one.name: _written(one.default) for one in fields(Settings)}
+    assert {name: told.get(name) for name in real} == real
+
+
+def _written(default: object) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(default).lower()
+
+
+def _one_each(defaults: str, count: int) -> list[str]:
+    return defaults.split(", ") if count > 1 else [defaults]
+
+
+def test_every_metric_is_listed_and_no_other() -> None:
+    names = re.findall(r"`((?:lockstep|grpc_server)_\w+[a-z])`", METRICS.read_text(encoding="utf-8"))
+    families = [*Metrics().registry.collect(), *Gpus(FakeNvml()).collect()]
+    real = {
+        f"{one.name}_total" if one.type == "counter" else one.name
+        for one in families
+        if one.name.startswith(("lockstep_", "grpc_server_"))
+    }
+    assert set(names) == real
+
+
+class FakeNvml:
+    """A machine without GPUs: the families are there all the same."""
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 0
+
+
+def test_the_page_of_the_manifest_has_every_key() -> None:
+    text = MANIFEST.read_text(encoding="utf-8")
+    tables = (
+        manifest.Manifest, manifest.Text, manifest.Length, manifest.Tensor, manifest.Roles,
+        manifest.Batching, manifest.Instances, manifest.Prefill, manifest.Stepwise, manifest.State,
+    )  # fmt: skip
+    keys = {one.name for table in tables for one in fields(table)} - {"written"}
+    assert [key for key in sorted(keys) if not re.search(rf"\b{key}\b", text)] == []
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_the_manifests_shown_are_read(index: int) -> None:
+    shown = manifest_file.parse(tomllib.loads(_blocks(MANIFEST, "toml")[index]))
+    assert shown.task == ("classify", "translate")[index]
+
+
+PROGRAMS = {"lockstep": client_app, "lockstep-export": export_app}
+
+
+def _commands() -> list[str]:
+    blocks = [block for page in PAGES for block in _blocks(page, "(?:console|sh|bash)?")]
+    lines = [
+        line.removeprefix("$ ") for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()
+    ]
+    return [line for line in lines if line.startswith(tuple(f"{program} " for program in PROGRAMS))]
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_every_command_shown_has_the_verbs_and_flags_that_it_names(line: str) -> None:
+    program, *words = shlex.split(line, comments=True)
+    command = typer.main.get_command(PROGRAMS[program])
+    while words and not words[0].startswith("-"):
+        if command.name == "load" and not hasattr(command, "commands"):
+            command = typer.main.get_command(load_app)  # brought in when it is asked for
+        if not hasattr(command, "commands"):
+            break
+        assert words[0] in command.commands, f"{words[0]} is no verb of: {', '.join(command.commands)}"
+        command = command.commands[words.pop(0)]
+    known = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)} | {
+        "--help"
+    }
+    assert [word for word in words if word.startswith("--") and word.split("=")[0] not in known] == []
