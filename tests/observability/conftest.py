@@ -35,7 +35,7 @@ class Run:
         return time.time() - self.since
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     if not stage.has_prometheus():
         pytest.skip("there is no prometheus on the PATH: apt install prometheus")
