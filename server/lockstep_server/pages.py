@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socketserver
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -14,13 +15,16 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+_PATIENCE_S = 10.0
+"""For who has connected, and neither asks nor takes the answer."""
+
 
 class Pages:
-    """The HTTP server, on a thread.
+    """The HTTP server, on a thread; each who asks has one too.
 
     Args:
         registry: what `/metrics` tells of; none: there is no such page.
-        before: called before each scrape, on the server's thread.
+        before: called before each scrape, on the scrape's thread.
 
     Raises:
         OSError: the port is taken.
@@ -66,7 +70,10 @@ def _pages(
     return pages
 
 
-class _Server(WSGIServer):
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    # Who connects and asks nothing keeps neither the others waiting, nor the server from its end.
+    daemon_threads = True
+    block_on_close = False
     # A second server must be told that the port is taken.
     allow_reuse_port = False
 
@@ -78,5 +85,11 @@ class _Server(WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = _PATIENCE_S
+
+    def handle(self) -> None:
+        with suppress(TimeoutError, ConnectionError):
+            super().handle()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """A scrape is no news."""
