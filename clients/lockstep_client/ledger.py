@@ -26,7 +26,7 @@ G = TypeVar("G")
 R = TypeVar("R")
 
 PATIENCE_S = 30.0
-"""Nothing has been answered for so long: what is refused is given up."""
+"""Something was asked and nothing answered for so long: what is refused is given up."""
 FIRST_TRIES = 4
 """For a stream, as long as nothing has ever been answered."""
 _MESSAGE_BYTES = 1 << 18
@@ -61,8 +61,8 @@ class Ledger(Generic[G, R]):
         self._window = float(call.in_flight)
         self._shrunk = self._hold = 0.0
         self._lost = 0
-        self._asked: float | None = None
-        self._answered: float | None = None
+        self._answered = False  # ever
+        self._since: float | None = None  # when something was last answered, or first asked since all was
         self.ended = False
         """Nothing more will be taken."""
 
@@ -79,25 +79,25 @@ class Ledger(Generic[G, R]):
     def take(self, given: G) -> None:
         """Another question. One that cannot be sent has its outcome at once."""
         number = self._taken
-        self._taken += 1
         try:
             prepared, size = self._call.prepare(given)
             self._check(size)
             self._to_send.append(_Question(number, given, prepared, size))
         except LockstepError as error:
             self._outcomes[number] = Outcome(number, given, error)
+        self._taken += 1
 
     def message(self, now: float) -> Message | None:
         """The next one to send; None while there is nothing to, or enough is on its way."""
         if now < self._hold:
             return None
-        if self._asked is None:
-            self._asked = now
         some: list[_Question[G]] = []
         while self._to_send and self._fits(some, self._to_send[0]):
             some.append(self._to_send.popleft())
             self._sent[self._count] = some[-1]
             self._count += 1
+        if some and self._since is None:
+            self._since = now
         return self._call.write(self._count - len(some), [q.prepared for q in some]) if some else None
 
     def due_s(self, now: float) -> float | None:
@@ -122,12 +122,12 @@ class Ledger(Generic[G, R]):
         """The stream broke: what is on its way goes again on another. Seconds to wait before; None where the
         error ends everything."""
         self._lost += 1
-        never = self._answered is None and self._lost >= FIRST_TRIES
+        never = not self._answered and self._lost >= FIRST_TRIES
         if never or not self._goes_again(error, now):
             return None
         self._to_send.extendleft(reversed(self._sent.values()))
         self._sent, self._count = {}, 0
-        return min(0.1 * 2.0 ** (self._lost - 1), 2.0)
+        return min(0.1 * 2.0 ** min(self._lost - 1, 5), 2.0)
 
     def read(self) -> Outcome[G, R] | None:
         """The next outcome that may be read; None while there is none."""
@@ -138,8 +138,7 @@ class Ledger(Generic[G, R]):
         return outcome
 
     def _goes_again(self, error: LockstepError, now: float) -> bool:
-        since = self._answered if self._answered is not None else self._asked
-        patient = since is None or now - since < PATIENCE_S
+        patient = self._since is None or now - self._since < PATIENCE_S
         return self._retries and patient and isinstance(error, Overloaded | Unavailable)
 
     def _refused(self, error: LockstepError, now: float) -> None:
@@ -148,7 +147,8 @@ class Ledger(Generic[G, R]):
             self._window, self._shrunk = max(1.0, self._window / 2), now
 
     def _ended(self, question: _Question[G], result: R | LockstepError, now: float) -> None:
-        self._answered, self._lost = now, 0
+        self._answered, self._lost = True, 0
+        self._since = now if self._sent or self._to_send else None
         number, given = question.number, question.given
         if isinstance(result, LockstepError):
             self._outcomes[number] = Outcome(number, given, result)

@@ -63,6 +63,8 @@ class _Pipeline(Generic[G, R]):
         self._ends = time.monotonic() + self._call.timeout_s
 
     def _connect(self, messages: Any) -> None:
+        if self._left:
+            raise errors.Cancelled("these outcomes were left before their end: ask again")
         self._rpc = self._open(messages, max(0.0, self._ends - time.monotonic()))
 
     def _pause_s(self, error: grpc.RpcError) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lockstep_client import arguments, inference, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -28,6 +29,8 @@ def filled(
     begun: inference.ModelInferRequest, inputs: Mapping[str, npt.ArrayLike]
 ) -> inference.ModelInferRequest:
     """A copy of it with these inputs; InvalidRequest where one has no place in the protocol."""
+    if not isinstance(inputs, Mapping):
+        raise arguments.wrong("inputs", f"{type(inputs).__name__} does not fit: give tensors by name")
     request = inference.ModelInferRequest()
     request.CopyFrom(begun)
     for name, value in inputs.items():

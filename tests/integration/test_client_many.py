@@ -77,13 +77,14 @@ def test_vectors_and_attention(client: Any) -> None:
 
 
 def test_tensors_over_one_stream(client: Any) -> None:
-    rows = [{"tokens": np.arange(1, 2 + n % 7)[None]} for n in range(200)]
+    rows: list[Any] = [{"tokens": np.arange(1, 2 + n % 7)[None]} for n in range(200)]
     rows[3] = {"tokens": np.array([[1.5]])}
     rows[4] = {"nothing": np.array([[1]])}
     rows[5] = {"tokens": np.array([[1j]])}
+    rows[6] = rows[6]["tokens"]
     found = list(client.infer_many(MODEL, rows, outputs=["logits"], in_flight=32))
-    assert [n for n, one in enumerate(found) if one.error] == [3, 4, 5]
-    assert all(isinstance(found[n].error, lc.InvalidRequest) for n in (3, 4, 5))
+    assert [n for n, one in enumerate(found) if one.error] == [3, 4, 5, 6]
+    assert all(isinstance(found[n].error, lc.InvalidRequest) for n in (3, 4, 5, 6))
     alone = client.infer(MODEL, rows[100], outputs=["logits"])["logits"]
     assert np.allclose(found[100].answer["logits"], alone, atol=1e-4)
 

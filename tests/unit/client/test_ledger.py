@@ -152,6 +152,30 @@ def test_some_ends_are_for_good():
     assert once.lost(gone, NOW + PATIENCE_S) is None
 
 
+def test_a_stream_that_was_not_asked_for_long_is_as_patient_as_a_new_one():
+    account = taken("a")
+    account.message(NOW)
+    account.settle([(0, "A")], NOW)
+    later = NOW + 10 * PATIENCE_S
+    assert max(account.lost(errors.Unavailable("gone"), later) for _ in range(2000)) == 2.0
+    account.take("b")
+    first, _ = account.message(later)
+    account.settle([(first, errors.Overloaded("full"))], later)
+    again, _ = account.message(later + 1)
+    account.settle([(again, errors.Overloaded("full"))], later + PATIENCE_S)
+    assert [type(what) for _, _, what in told(account)] == [str, errors.Overloaded]
+
+
+def test_what_cannot_even_be_read_is_not_waited_for():
+    account = taken("a")
+    with pytest.raises(TypeError):
+        account.take(5)
+    account.ended = True
+    account.message(NOW)
+    account.settle([(0, "A")], NOW)
+    assert account.finished
+
+
 def test_an_answer_to_nothing_is_the_servers_failure():
     with pytest.raises(errors.ServerFailure, match="number 3"):
         taken("a").settle([(3, "?")], NOW)
