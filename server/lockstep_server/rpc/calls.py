@@ -224,7 +224,8 @@ class Calls:
     def fail_all(self, error: ServingError) -> None:
         """End everything in flight: what was to answer it has gone."""
         for key, future in list(self._reading.items()):
-            future.set_result(port.Event(key, None, error))
+            if not future.done():  # it may be about to read its answer
+                future.set_result(port.Event(key, None, error))
         for key, pending in list(self._pending.items()):
             card = pending.ask.served.card
             self.deliver(port.Events(card.name, card.version, [port.Event(key, None, error)]))

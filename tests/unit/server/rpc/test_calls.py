@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
 from unit.server import made
 
 from lockstep_server import port
+from lockstep_server.errors import unavailable
 from lockstep_server.metrics import Metrics, ModelMeters
 from lockstep_server.models.costs import CostModel
 from lockstep_server.rpc.admission import Backlog
@@ -39,3 +41,20 @@ async def test_a_caller_that_cannot_take_its_answer_does_not_cost_the_others_the
     assert [event.key for event in answered] == keys[1:]
     assert len(calls) == 0
     assert served.backlog.requests == 0
+
+
+async def test_all_that_is_in_flight_ends_while_a_text_that_was_read_awaits_its_turn() -> None:
+    card = made.plain()
+    served = Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
+    sent: list[Any] = []
+    calls = Calls(lambda message, at_once=False: sent.append(message), _Nobody())  # type: ignore[arg-type]
+    ended: list[port.Event] = []
+    reading = asyncio.ensure_future(calls.read(served, "a text", (), "text"))
+    left = asyncio.ensure_future(calls.read(served, "another", (), "text"))
+    await asyncio.sleep(0)
+    calls.start(Ask(served, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}), ended.append)
+    calls.deliver(port.Events("m", 1, [port.Event(sent[0].key, {})]))
+    left.cancel()
+    calls.fail_all(unavailable("the engine process ended"))
+    assert [event.error.meaning.value for event in ended if event.error] == ["unavailable"]
+    assert (await reading).error is None
