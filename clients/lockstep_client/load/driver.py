@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from contextlib import suppress
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,8 @@ class Driver:
             finally:
                 self.in_flight -= 1
             if ended is not Outcome.OK:
-                await asyncio.sleep(PAUSE_S)
+                with suppress(asyncio.CancelledError):  # nobody is cancelled before `stop`
+                    await asyncio.sleep(PAUSE_S)
 
     async def _one(self, due: float | None) -> Outcome:
         """Ask one request and note it. Being cancelled is an outcome too."""

@@ -19,7 +19,7 @@ from lockstep_client.load.plan import Open
 from lockstep_client.load.records import Broken, Ended, Ready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from multiprocessing.connection import Connection
     from types import TracebackType
     from typing import Self
@@ -68,7 +68,7 @@ class Generators:
         go = worker.Stop() if stopping() else worker.Go(_lead_s(jobs[0]))
         for pipe in pipes:
             _tell(pipe, go)
-        running = _Round(pipes, watch, tick)
+        running = _Round(pipes, watch, tick, without=ready.broken)
         if running.until(lambda told: isinstance(told, Ended), stopping) and not isinstance(go, worker.Stop):
             for pipe in pipes:
                 _tell(pipe, worker.Stop())
@@ -97,9 +97,14 @@ class _Round:
     """Waiting for one kind of message from every process, whatever else they tell meanwhile."""
 
     def __init__(
-        self, pipes: Sequence[Connection], watch: Callable[[Any], None], tick: Callable[[], None]
+        self,
+        pipes: Sequence[Connection],
+        watch: Callable[[Any], None],
+        tick: Callable[[], None],
+        without: Collection[Connection] = (),
     ) -> None:
-        self._awaited = dict(zip(pipes, range(len(pipes)), strict=True))
+        self._awaited = {pipe: index for index, pipe in enumerate(pipes) if pipe not in without}
+        self.broken: list[Connection] = []
         self._watch, self._tick = watch, tick
         self._begun = time.perf_counter()
 
@@ -115,6 +120,8 @@ class _Round:
                 told = self._read(pipe)
                 if not isinstance(told, Ready):
                     self._watch(told)
+                if isinstance(told, Broken):
+                    self.broken.append(pipe)
                 if awaited(told) or isinstance(told, Broken):
                     self._awaited.pop(pipe)
             self._tick()

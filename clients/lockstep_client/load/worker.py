@@ -90,14 +90,14 @@ async def work(job: Job, inbox: asyncio.Queue[Any], tell: Callable[[Any], None])
         gc.freeze()  # what is there now need not be looked at during the run
         tell(Ready(job.index))
         go = await inbox.get()
-        if not isinstance(go, Go):
+        if isinstance(go, Go):
+            log, ask = Log(), caller(channel, job.target, job.workload)
+            driver = Driver(job, ask, requests, log, time.perf_counter() + go.after_s)
+            await _drive(job, driver, log, inbox, tell)
+        else:
+            if go is None:  # the pipe has closed: for `_serve` to see
+                inbox.put_nowait(None)
             tell(Ended(job.index, 0, False, 0.0, 0.0))
-            return
-        log = Log()
-        driver = Driver(
-            job, caller(channel, job.target, job.workload), requests, log, time.perf_counter() + go.after_s
-        )
-        await _drive(job, driver, log, inbox, tell)
     gc.unfreeze()
 
 

@@ -1,0 +1,72 @@
+"""How generator processes end: stopped, broken before they began, or left by their parent."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from lockstep_client.load import worker
+from lockstep_client.load.driver import Driver
+from lockstep_client.load.generators import Generators
+from lockstep_client.load.lengths import parse
+from lockstep_client.load.outcome import Outcome
+from lockstep_client.load.plan import Closed, Job, Load, Open, Pace, Target, Workload, jobs
+from lockstep_client.load.records import Broken, Ended, Log, Ready
+from lockstep_client.load.requests import Request, pool
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def job(pace: Pace, tls: str = "") -> Job:
+    lengths = parse("3")
+    assert lengths is not None
+    load = Load(pace, seconds=10.0, warmup_s=0.0)
+    (made,) = jobs(Target("localhost:1", "m", tls=tls), Workload("classify", lengths), load)
+    return made
+
+
+async def test_a_closed_loop_that_is_refused_is_stopped_without_ado() -> None:
+    """A caller that was refused pauses, and is cancelled in its pause."""
+    refused = asyncio.Event()
+
+    async def ask(request: Request, reading: Any) -> None:
+        refused.set()
+        raise RuntimeError("refused")
+
+    asked, log = job(Closed(2)), Log()
+    driver = Driver(asked, ask, pool(asked), log, time.perf_counter())
+    running = asyncio.create_task(driver.run())
+    await refused.wait()
+    driver.stop()
+    await running
+    assert {code for *_, code in log.records} == {Outcome.FAILED}
+
+
+async def test_a_process_whose_parent_is_gone_before_the_start_sees_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "CONNECT_S", 0.01)
+    inbox: asyncio.Queue[Any] = asyncio.Queue()
+    inbox.put_nowait(None)
+    told: list[Any] = []
+    await worker.work(job(Open(10.0)), inbox, told.append)
+    assert [type(one) for one in told] == [Ready, Ended]
+    assert inbox.get_nowait() is None
+
+
+def test_a_process_that_cannot_begin_is_told_and_not_waited_for() -> None:
+    told: list[Any] = []
+    with Generators(1) as generators:
+        asked = [job(Open(10.0), tls="/there/is/none.pem")]
+        run = threading.Thread(
+            target=generators.run, args=(asked, told.append, lambda: None, lambda: False), daemon=True
+        )
+        run.start()
+        run.join(30.0)
+        assert not run.is_alive()
+    (broken,) = told
+    assert isinstance(broken, Broken)
+    assert "none.pem" in broken.why
