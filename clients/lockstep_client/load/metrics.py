@@ -12,6 +12,7 @@ import time
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -145,5 +146,5 @@ class Scraper:
         try:
             with _DIRECT.open(self._url, timeout=TIMEOUT_S) as answer:
                 return Scrape(samples(answer.read().decode("utf-8", "replace")))
-        except (OSError, ValueError):
+        except (OSError, ValueError, HTTPException):  # another protocol's port answers, too
             return None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from lockstep_client.load.metrics import Scrape, between, samples
+import socket
+import threading
+
+from lockstep_client.load.metrics import Scrape, Scraper, between, samples
 
 TEXT = """# HELP lockstep_batch_rows Rows.
 # TYPE lockstep_batch_rows histogram
@@ -42,3 +45,19 @@ def test_labels_may_hold_anything() -> None:
     [(name, labels)] = samples('odd{label="a \\"b\\", c=\\"d"} 3')
     assert name == "odd"
     assert dict(labels) == {"label": 'a \\"b\\", c=\\"d'}
+
+
+def test_a_port_that_speaks_another_protocol_has_no_metrics() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def settle() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\r\n")
+
+        answering = threading.Thread(target=settle)
+        answering.start()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        assert Scraper(address, "m").found() == {"note": f"no metrics at http://{address}/metrics"}
+        answering.join()
