@@ -5,10 +5,14 @@ from plain tables; this file gives them names and writes them down.
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Table = dict[str, Any]
+
+BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys that need no quotes
 
 
 def tensor(*lengths: tuple[int, str], batch_axis: int = 0, **more: Any) -> Table:
@@ -34,14 +38,14 @@ def mask_of(name: str) -> Table:
 
 
 def write(about: str, table: Mapping[str, Any]) -> str:
-    """The whole file."""
-    return f"# {about}. Written by lockstep-export.\n{_body(table)}{_tables(table, '')}"
+    """The whole file; `about` becomes one line."""
+    return f"# {' '.join(about.split())}. Written by lockstep-export.\n{_body(table)}{_tables(table, '')}"
 
 
 def _tables(table: Mapping[str, Any], path: str) -> str:
     text = ""
     for key, value in table.items():
-        name = f"{path}.{key}" if path else key
+        name = f"{path}.{_key(key)}" if path else _key(key)
         if _is_table(value):
             body = _body(value)
             text += (f"\n[{name}]\n{body}" if body else "") + _tables(value, name)
@@ -52,7 +56,7 @@ def _tables(table: Mapping[str, Any], path: str) -> str:
 
 def _body(table: Mapping[str, Any]) -> str:
     plain = {key: value for key, value in table.items() if not _is_table(value) and not _is_rows(value)}
-    return "".join(f"{key} = {_value(value)}\n" for key, value in plain.items())
+    return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in plain.items())
 
 
 def _is_table(value: Any) -> bool:
@@ -66,5 +70,12 @@ def _is_rows(value: Any) -> bool:
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_value(part)}" for key, part in value.items()) + "}"
-    return json.dumps(value)
+        return "{" + ", ".join(f"{_key(key)} = {_value(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # inf, -inf, nan: JSON has other words for them
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(key: Any) -> str:
+    text = str(key)
+    return text if BARE.fullmatch(text) else _value(text)

@@ -1,5 +1,6 @@
 """model.toml parses and says what the graphs really take and give."""
 
+import math
 import tomllib
 from typing import Any
 
@@ -94,3 +95,16 @@ def test_the_translator_carries_its_memory() -> None:
     memory = {"name": "memory", "input": "memory", "prefill": "memory"} | ragged
     assert text["stepwise"]["state"][3] == memory
     assert text["roles"] == {"scores": "logits", "attention": "attention"}
+
+
+def test_whatever_a_module_and_its_author_call_things_is_read_back() -> None:
+    table = {
+        "labels": ["😀", 'a "quoted" one', "\x7f"],
+        "lengths": {"wörter": {"max": 9}},
+        "outputs": {"head.logits": {"batch_axis": 0, "lengths": {1: "wörter"}}},
+        "state": [{"name": "best", "initial": -math.inf}],
+    }
+    found = tomllib.loads(write("two\nlines", table))
+    assert found == table | {
+        "outputs": {"head.logits": {"batch_axis": 0, "lengths": {"1": "wörter"}}},
+    }
