@@ -84,13 +84,14 @@ def _cells(gap: Difference) -> tuple[str, ...]:
 
 
 def gap(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
-    """The largest difference, as a share of the largest value where that is above one."""
+    """The largest difference, as a share of the largest value where that is above one; of whole numbers,
+    which have no rounding, as it is."""
     if found.shape != expected.shape:
         return np.inf
     if not found.size:
         return 0.0
     if found.dtype.kind != "f":
-        found, expected = found.astype(np.float64), expected.astype(np.float64)
+        return float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max())
     return float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
 
 
