@@ -44,11 +44,11 @@ def compare(name: str, original: Graph, variant: Graph, words: Words, roles: Wor
     chance = np.random.default_rng(7)
     many, one = (made_up(original, words, rows, chance) for rows in (ROWS, 1))
     expected, found = _run(original, many), _run(variant, many)
-    largest = max(gap(found[key].astype(np.float32), expected[key].astype(np.float32)) for key in expected)
+    gaps = [gap(found[key].astype(np.float32), expected[key].astype(np.float32)) for key in expected]
     scores = roles.get("scores", "")
     agreeing = _agreeing(expected[scores], found[scores]) if scores in expected else None
     return Comparison(
-        name, largest, agreeing, _times(original, variant, one), _times(original, variant, many)
+        name, float(np.max(gaps)), agreeing, _times(original, variant, one), _times(original, variant, many)
     )
 
 

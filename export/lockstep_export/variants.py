@@ -96,7 +96,7 @@ def summary(comparisons: list[Comparison]) -> str:
 def _check(name: str, comparisons: list[Comparison]) -> None:
     for one in comparisons:
         if not np.isfinite(one.largest):
-            why = "gives what is no number: its values are too large for halves"
+            why = "gives what is no number: its values are too large for narrower ones"
             raise ModuleError(f"{name}: {one.graph} {why}")
 
 
@@ -120,10 +120,12 @@ def _with_whole_axes(value: Any) -> Any:
 
 
 def _publish(draft: Path, target: Path) -> None:
+    replaced = draft.with_name(draft.name + "-replaced")
+    draft.chmod(0o755)  # not its maker's alone, as drafts are
     if target.exists():
-        target.rename(draft.with_name(draft.name + "-replaced"))
-    shutil.copytree(draft, target)
-    shutil.rmtree(draft.with_name(draft.name + "-replaced"), ignore_errors=True)
+        target.rename(replaced)
+    draft.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _tell(report: Report, source: Path, target: Path, comparisons: list[Comparison]) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from unit.export.own.made import LENGTHS, TOKENS, WITH_LENGTHS, Reader
 
 from lockstep_export import export_stepwise
+from lockstep_export.comparison import compare
 from lockstep_export.errors import ExportError, ModuleError
 from lockstep_export.graph import Graph
 from lockstep_export.precision import quantized
@@ -109,6 +110,37 @@ def test_values_too_large_for_halves_are_told_and_nothing_is_left(tmp_path: Path
     with pytest.raises(ModuleError, match="has values above 65,504"):
         make_variant(tmp_path / "large", "fp16", tmp_path, report=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["large"]
+
+
+def roots(second: str) -> onnx.ModelProto:
+    """The square roots of |x|, and those of |x| or −|x| as the second output."""
+    floats = onnx.TensorProto.FLOAT
+    x, *given = (
+        onnx.helper.make_tensor_value_info(name, floats, ["batch", 4]) for name in ("x", "one", "other")
+    )
+    links = (
+        ("Abs", "x", "size"),
+        ("Neg", "size", "minus"),
+        ("Sqrt", "size", "one"),
+        ("Sqrt", second, "other"),
+    )
+    nodes = [onnx.helper.make_node(kind, [taken], [left]) for kind, taken, left in links]
+    graph = onnx.helper.make_graph(nodes, "roots", [x], given)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_an_output_that_is_no_number_is_seen_behind_others_that_are(tmp_path: Path) -> None:
+    for second in ("size", "minus"):
+        onnx.save(roots(second), tmp_path / f"{second}.onnx")
+    original, variant_of_it = (Graph(tmp_path / f"{second}.onnx") for second in ("size", "minus"))
+    assert not np.isfinite(compare("roots", original, variant_of_it, {}, {}).largest)
+
+
+def test_a_variant_takes_the_place_of_its_like_and_is_for_others_to_read(model: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        make_variant(model, "int8", tmp_path, report=lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine-int8"]
+    assert (tmp_path / "mine-int8").stat().st_mode & 0o777 == 0o755
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
