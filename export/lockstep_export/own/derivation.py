@@ -51,8 +51,8 @@ class Stepped(Twin):
         self.given: Any = None
         self.calls = 0
 
-    def forward(self, x: Tensor | Ragged, initial: Any = None) -> tuple[Tensor | Ragged, Any]:
-        self.calls, self.given = self.calls + 1, initial
+    def forward(self, x: Tensor | Ragged, hx: Any = None) -> tuple[Tensor | Ragged, Any]:
+        self.calls, self.given = self.calls + 1, hx
         time = 1 if self.batch_first else 0
         element = x.x.squeeze(0) if isinstance(x, Ragged) else x.squeeze(time)  # [batch, inputs]
         ends = []

@@ -66,9 +66,9 @@ class Nodes(Twin):
             Node(single(layer, index), layer.mode) for index in range(layer.num_layers)
         )
 
-    def forward(self, x: Tensor | Ragged, initial: Any = None) -> tuple[Tensor | Ragged, Any]:
+    def forward(self, x: Tensor | Ragged, hx: Any = None) -> tuple[Tensor | Ragged, Any]:
         states = x.x if isinstance(x, Ragged) else x.transpose(0, 1) if self.batch_first else x
-        given = () if initial is None else initial if self.lstm else (initial,)
+        given = () if hx is None else hx if self.lstm else (hx,)
         ends = []
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Node)

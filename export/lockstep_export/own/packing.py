@@ -22,7 +22,7 @@ class Ragged:
     lengths: Tensor
 
 
-def pack(x: Tensor, lengths: Tensor, batch_first: bool = False, **_: Any) -> Ragged:
+def pack(x: Tensor, lengths: Tensor, batch_first: bool = False, *_: Any, **__: Any) -> Ragged:
     """As `pack_padded_sequence`."""
     return Ragged(x.transpose(0, 1) if batch_first else x, lengths)
 

@@ -54,7 +54,7 @@ def _named(module: nn.Module, example: Example) -> dict[str, Tensor]:
             raise DescriptionError(f"the example of {name!r} is {type(tensor).__name__}; give a tensor")
     if not named:
         raise DescriptionError("the example is empty; give a tensor for each input")
-    return {name: tensor.detach().cpu() for name, tensor in named.items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
 
 
 def _parameters(module: nn.Module, count: int) -> list[str]:

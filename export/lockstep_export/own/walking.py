@@ -1,7 +1,7 @@
 """Proves a step-wise face: ragged sequences step together, and each answers as it would alone.
 
-step        after each element, against the module given the beginning up to it, whole and alone: for a
-            face that was derived
+step        after each element, and now and then along a row of hundreds, against the module given the
+            beginning up to it, whole and alone: for a face that was derived
 in company  after each element, outputs and states, against the step given the row alone: for a step that
             its author wrote
 """
@@ -23,7 +23,8 @@ from lockstep_export.own.stepping import StepFace
 from lockstep_export.parity import Difference, failed_run, gap
 
 WHOLE = "step"
-LENGTHS = ((7,), (5, 1, 9), (6, 3, 12, 1, 7, 2, 8, 5))  # elements of sequences that step together
+LENGTHS = ((7,), (5, 1, 9), (6, 3, 12, 1, 7, 2, 8, 5), (300, 40))  # elements of rows that step together
+EVERY = 12  # beginnings that are looked at one by one; after them, each half as long again as the last
 
 Elements = list[dict[str, Tensor]]  # of one row
 Array = np.ndarray[Any, Any]
@@ -34,7 +35,7 @@ class Batch:
     """Rows that step together, and what is expected of each after each element."""
 
     rows: list[Elements]
-    expected: list[list[Arrays]]
+    expected: list[dict[int, Arrays]]  # of each row, by place
 
 
 def prove_steps(what: str, face: StepFace, answer: Answer, batch: Batch, allowed: float) -> list[Difference]:
@@ -43,7 +44,7 @@ def prove_steps(what: str, face: StepFace, answer: Answer, batch: Batch, allowed
     try:
         for place, rows, given in walk(face, answer, batch.rows):
             for index, row in enumerate(rows):
-                for name, value in batch.expected[row][place].items():
+                for name, value in batch.expected[row].get(place, {}).items():
                     apart = gap(_row(face, name, given[name], index), value)
                     largest, first = worst.get(name, (0.0, 0))
                     first = first or (0 if apart <= allowed else place + 1)
@@ -73,29 +74,36 @@ def walk(
         states = {state.input: torch.from_numpy(given[state.output]) for state in face.states}
 
 
-def alone(face: StepFace, rows: Sequence[Elements]) -> list[list[Arrays]]:
+def alone(face: StepFace, rows: Sequence[Elements]) -> list[dict[int, Arrays]]:
     """What a step gives to every row by itself: outputs and states."""
-    return [[given for _, _, given in walk(face, face.answer, [row])] for row in rows]
+    return [{place: given for place, _, given in walk(face, face.answer, [row])} for row in rows]
 
 
-def at_once(rows: Sequence[Row], face: Face, stepped: StepFace) -> list[list[Arrays]]:
-    """What the module gives to every beginning of every row by itself; where it gives something for each
+def at_once(rows: Sequence[Row], face: Face, stepped: StepFace) -> list[dict[int, Arrays]]:
+    """What the module gives to the beginnings of every row by itself; where it gives something for each
     element, that for the last."""
     (time,) = face.contract.longest
     follows = {one.name: one.follows for one in stepped.outputs}
     found = []
     for row in rows:
-        answers = []
-        for length in range(1, row.lengths[time] + 1):
+        answers = {}
+        for length in _beginnings(row.lengths[time]):
             given = face.answer(stack(face.contract, [_beginning(row, face.contract, time, length)]))
-            answers.append(
-                {
-                    name: array if follows[name] is None else array.take(-1, axis=follows[name])
-                    for name, array in given.items()
-                }
-            )
+            answers[length - 1] = {
+                name: array if follows[name] is None else array.take(-1, axis=follows[name])
+                for name, array in given.items()
+            }
         found.append(answers)
     return found
+
+
+def _beginnings(longest: int) -> Iterator[int]:
+    """Their lengths, up to the whole."""
+    length = 1
+    while length < longest:
+        yield length
+        length += 1 if length < EVERY else length // 2
+    yield longest
 
 
 def elements(row: Row, contract: Contract, time: str) -> Elements:

@@ -60,7 +60,7 @@ def written(
         if one.axes.lengths:
             raise DescriptionError(
                 f"axes of {one.name!r}: {str(one.axes)!r} varies; a step takes one element, and a state of"
-                " fixed size. (A cache that grows is written by hand: README, A step-wise model.)"
+                " fixed size. (A cache that grows is described by hand: docs/manifest.md.)"
             )
         if one.filled:
             raise DescriptionError(f"{one.name!r}: a step has no padding to tell of; leave it out")

@@ -99,6 +99,25 @@ def test_outputs_keep_their_names_and_their_axes_are_found(tmp_path: Path) -> No
     assert (tmp_path / "mine/model.toml").read_text().startswith("# Two vectors. ")
 
 
+class Tagged(nn.Module):
+    """Words and their tags, each with an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.tags = nn.Embedding(40, 6), nn.Embedding(10, 6)
+
+    def forward(self, words: Tensor, tags: Tensor) -> Tensor:
+        return self.words(words) + self.tags(tags)
+
+
+def test_examples_cut_from_one_tensor_are_told_apart(tmp_path: Path) -> None:
+    words, tags = torch.zeros(2, 3, 5, dtype=torch.int64)
+    axes = ("batch words", "batch words")
+    export_oneshot(Tagged(), (words, tags), tmp_path / "mine", axes=axes, report=lambda _: None)
+    ranges = {name: words["range"] for name, words in manifest(tmp_path / "mine")["inputs"].items()}
+    assert ranges == {"words": [0, 40], "tags": [0, 10]}
+
+
 class Unwritable(nn.Module):
     """Singular values: no operator of ONNX."""
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 from torch import nn
+from torch.nn import functional
 from unit.export.own.made import (
     LABELS,
     LENGTHS,
@@ -301,6 +302,21 @@ def test_what_looks_past_an_element_is_told_with_the_element_where_it_shows(tmp_
     assert "its own forward, one element at a time, answers otherwise" in told
     assert "from element 2 on" in told
     assert "attention, a mean or maximum over time" in told
+
+
+class Echoing(Reader):
+    """Adds the state of 16 words ago."""
+
+    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        states, _ = self.recurrence(self.embedding(tokens))
+        states = states + functional.pad(states, (0, 0, 16, 0))[:, : tokens.shape[1]]
+        return self.head(states[torch.arange(tokens.shape[0]), lengths - 1])
+
+
+def test_what_looks_far_past_an_element_is_told_too(tmp_path: Path) -> None:
+    told = refusal(Echoing("GRU"), (TOKENS, LENGTHS), tmp_path, stepwise=True, **WITH_LENGTHS)
+    assert "its own forward, one element at a time, answers otherwise" in told
+    assert "from element 18 on" in told
 
 
 def test_a_folder_that_names_no_model_is_told(tmp_path: Path) -> None:

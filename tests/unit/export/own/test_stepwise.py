@@ -1,12 +1,13 @@
 """A step-wise face from a module's own forward, and steps that their authors wrote."""
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import rnn
 from unit.export.made import VOCABULARY, built
 from unit.export.own import made
@@ -82,7 +83,7 @@ class Started(Reader):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         start = torch.full((1, tokens.shape[0], 8), 0.5)
-        states, _ = self.recurrence(self.embedding(tokens), start)
+        states, _ = self.recurrence(self.embedding(tokens), hx=start)
         return self.head(states[torch.arange(tokens.shape[0]), lengths - 1])
 
 
@@ -90,6 +91,42 @@ def test_a_start_that_is_one_number_goes_into_the_manifest(tmp_path: Path) -> No
     export_stepwise(Started("GRU"), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     (state,) = stepwise(tmp_path / "mine")["state"]
     assert state["initial"] == 0.5
+
+
+class PackedByPosition(Reader):
+    """Names none of what it gives torch to pack."""
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        packed = rnn.pack_padded_sequence(self.embedding(tokens), lengths.cpu(), True, False)
+        _, last = self.recurrence(packed)
+        return self.head(last[-1])
+
+
+def test_packing_takes_what_torchs_own_takes(tmp_path: Path) -> None:
+    export_stepwise(PackedByPosition("GRU"), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
+    assert [state["name"] for state in stepwise(tmp_path / "mine")["state"]] == ["h"]
+
+
+class Largest(nn.Module):
+    """A running maximum."""
+
+    def forward(self, value: Tensor, best: Tensor) -> dict[str, Tensor]:
+        best = torch.maximum(value, best)
+        return {"largest": best, "best": best}
+
+
+def test_a_state_may_start_from_minus_infinity(tmp_path: Path) -> None:
+    export_stepwise(
+        Largest(),
+        {"value": torch.zeros(2, 3), "best": torch.zeros(2, 3)},
+        tmp_path / "mine",
+        axes=("batch 3", "batch 3"),
+        states={"best": "best"},
+        initial={"best": -math.inf},
+        report=lambda _: None,
+    )
+    (state,) = stepwise(tmp_path / "mine")["state"]
+    assert state["initial"] == -math.inf
 
 
 def test_a_step_that_its_author_wrote_keeps_its_names(tmp_path: Path) -> None:
