@@ -152,12 +152,12 @@ class Directory:
         return self._served[entry.name, entry.version]
 
     def refuse(self, name: str, version: str, method: str, error: ServingError) -> None:
-        """Write down that a request was refused. Names that callers made up are no labels."""
+        """Write down that a request was refused, under names that are known here: no caller makes one up."""
         known = {str(entry.version): entry.card for entry in self.catalog.snapshot() if entry.name == name}
         model = next((card.model for card in known.values() if card is not None), name if known else "")
         labels = (model, version if version in known else "")
         self._metrics.refused.labels(*labels, method, error.meaning.value).inc()
-        self._journal.refused(name, version, method, error)
+        self._journal.refused(*labels, method, error)
 
     def stepwise(self, name: str, version: str, method: str) -> Served:
         """The step-wise face of a model.

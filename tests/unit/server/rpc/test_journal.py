@@ -9,9 +9,11 @@ import pytest
 
 from lockstep_server import port
 from lockstep_server.errors import Meaning, ServingError, bad_input, overloaded
+from lockstep_server.metrics import Metrics
 from lockstep_server.models.card import Card
 from lockstep_server.models.manifest import Manifest
 from lockstep_server.rpc.journal import Journal
+from lockstep_server.rpc.served import Directory
 from lockstep_server.rpc.traces import Ended, Trace
 
 if TYPE_CHECKING:
@@ -90,6 +92,16 @@ def test_no_text_of_a_caller_is_told(lines: list[logging.LogRecord]) -> None:
     assert len(lines) == 3
     assert fields(lines[2])["field"] == "texts[0]"
     assert all(SECRET not in str(fields(line)) + line.getMessage() for line in lines)
+
+
+def test_no_name_that_a_caller_made_up_is_told(lines: list[logging.LogRecord]) -> None:
+    async def changed(_: Directory) -> None: ...
+
+    directory = Directory(Metrics(), changed, Journal())
+    with pytest.raises(ServingError):
+        directory.resolve(SECRET, SECRET, "Classify")
+    assert fields(lines[0])["meaning"] == "not_found"
+    assert SECRET not in str(fields(lines[0])) + lines[0].getMessage()
 
 
 def test_texts_are_told_where_they_are_asked_for_and_are_cut(lines: list[logging.LogRecord]) -> None:
