@@ -51,14 +51,14 @@ class Row:
 
 
 def compared(first: Document, second: Document, seed: int = 0) -> list[Row]:
-    """The rows that both runs have numbers for."""
+    """The rows that both runs have numbers for. Answers that came no more are such a number: 0."""
     samples = (_Sample(first), _Sample(second))
     rng = np.random.default_rng(seed)
     drawn = [one.weights(rng) for one in samples]
     rows = []
     for name, unit, higher_is_better, number in _NUMBERS:
         values = [float(number(one, one.once)[0]) for one in samples]
-        if min(values) <= 0:
+        if values[0] <= 0 or (values[1] <= 0 and not higher_is_better):
             continue
         spread = None
         if all(len(one) >= LEAST_SECONDS for one in samples):

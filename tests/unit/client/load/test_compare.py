@@ -6,6 +6,7 @@ import pytest
 from unit.client.load import made
 
 from lockstep_client.load.compare import compared, worse
+from lockstep_client.load.outcome import Outcome
 
 
 def row(rows: list, name: str):
@@ -33,6 +34,13 @@ def test_more_answers_are_better() -> None:
     answers = row(compared(made.steady(20, 20.0), made.steady(20, 20.0, rate=150)), "answers")
     assert answers.verdict == "better"
     assert answers.ratio == pytest.approx(1.5, rel=0.05)
+
+
+def test_no_answers_any_more_are_worse() -> None:
+    refused = made.run([made.record(at / 100, 0.1, outcome=Outcome.OVERLOADED) for at in range(2000)], 20)
+    rows = worse(compared(made.steady(20, 20.0), refused))
+    assert [one.name for one in rows] == ["answers", "elements"]
+    assert {one.ratio for one in rows} == {0.0}
 
 
 def test_short_runs_have_ratios_and_no_interval() -> None:
