@@ -177,11 +177,10 @@ def _exploding(rows: Sequence[Row]) -> str:
     grown = listed([f"{figures(row.far, 2)} times in the {row.layer}" for row in burst])
     spared = f" but not in the {listed([row.layer for row in calm])}" if calm else ""
     worst = max(burst, key=lambda row: row.whole)
-    still = figures(worst.clipped[-1] / worst.clipped[1], 2)
     return (
         f"{start} grows {grown}{spared}; clipping takes the whole gradient of the {worst.layer} from "
-        f"{figures(worst.whole, 2)} to {figures(worst.whole_clipped)}, and as it shrinks near and far alike, "
-        f"the farthest input still gets {still} times what the nearest gets."
+        f"{figures(worst.whole, 2)} to {figures(worst.whole_clipped)} and, multiplying all of it by one "
+        "number, leaves that proportion as it is."
     )
 
 

@@ -88,7 +88,7 @@ def test_gates_that_do_not_hold_the_gradient_are_told() -> None:
         "it grows 1.0 × 10⁶ times in the RNN but not in the LSTM; clipping takes the whole gradient" in told
     )
     assert "from 1.0 × 10⁶ to 5.00" in told
-    assert "the farthest input still gets 1,000,000 times" in told
+    assert told.endswith("to 5.00 and, multiplying all of it by one number, leaves that proportion as it is.")
 
 
 def test_gates_that_hold_the_gradient_are_told() -> None:
@@ -185,7 +185,7 @@ def test_a_square_is_told_apart_from_a_line() -> None:
     )
     assert "3.90 times (Transformer): only the Transformer outgrew the length; the quickest was" in told
     assert "only the Transformer, which holds a score for every pair of positions, outgrew the length" in told
-    assert "the quickest was the stack of convolutions at both ends" in told or "the quickest was" in told
+    assert "the quickest was the stack of convolutions at both ends" in told
     assert "at 2,000 the Transformer held 3.90 MB and the stack of convolutions 1.90 MB" in told
 
 
