@@ -28,11 +28,11 @@ SENTIMENT = """## Classifiers: sentiment of one English sentence
 {table}
 
 Accuracy on {dev:,} dev and {test:,} test sentences after training on {train:,}.
-With so many test sentences, two models that differ by less than two points do not differ. For scale:
-published models that, like these, start from no pretrained vectors reach 80.5 (bag of words) and 82.7 (a
-convolutional network that also trained on labelled phrases; these have seen whole sentences only). All share
-one tokenizer. `sentiment-rnn`, `sentiment-gru` and `sentiment-lstm` answer at once or word by word, with the
-same answers.
+With so many test sentences, two models less than two and a half points apart cannot be told apart. For
+scale: published models that, like these, start from no pretrained vectors reach 80.5 (bag of words) and 82.7
+(a convolutional network that also trained on labelled phrases; these have seen whole sentences only). All
+share one tokenizer. `sentiment-rnn`, `sentiment-gru` and `sentiment-lstm` answer at once or word by word,
+with the same answers.
 
 What they make of texts that differ in one thing, as P(positive) of the one / of the other:
 

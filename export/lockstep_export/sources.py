@@ -11,14 +11,15 @@ TINY_SHAKESPEARE = """\
 `tinyshakespeare.txt`: 40,000 lines of Shakespeare's plays, `data/tinyshakespeare/input.txt` of
 [karpathy/char-rnn](https://github.com/karpathy/char-rnn). The text is in the public domain."""
 
-MULTI30K = """\
-`multi30k/train.en`, `.fr`, and so `val` and `test_2016_flickr`: Multi30k, task 1: Elliott, Frank, Sima'an
+_MULTI30K = """\
+Multi30k, task 1: Elliott, Frank, Sima'an
 and Specia, *Multi30K: Multilingual English-German Image Descriptions*, 2016, and Elliott, Frank, Barrault,
 Bougares and Specia, *Findings of the Second Shared Task on Multimodal Machine Translation and Multilingual
 Image Description*, 2017. The files are those of [multi30k/dataset](https://github.com/multi30k/dataset),
 `data/task1/raw`. They are for research, not for commerce, and the papers are to be cited."""
 
-CAPTIONS = f"The English side only of {MULTI30K}"
+MULTI30K = f"`multi30k/train.en`, `.fr`, and so `val` and `test_2016_flickr`: {_MULTI30K}"
+CAPTIONS = f"`multi30k/train.en`, `val.en` and `test_2016_flickr.en`: {_MULTI30K}"
 
 SOURCES = {"sst2": SST2, "tinyshakespeare": TINY_SHAKESPEARE, "captions": CAPTIONS, "multi30k": MULTI30K}
 

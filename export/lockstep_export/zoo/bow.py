@@ -35,6 +35,6 @@ RECIPE = Classifier(
     limits=(
         "It knows which words there are and not their order: any order of the same words has the same "
         "answer.",
-        "Above one negation it cannot see what is negated: “not” votes against, wherever it stands.",
+        "It cannot see what is negated: “not” votes alike, wherever it stands.",
     ),
 )

@@ -29,6 +29,7 @@ RECIPE = Classifier(
     step=ReaderStep,
     states=("h",),
     limits=(
-        "It answers from its last state, and what stood far before the end has faded: the lowest of the zoo.",
+        "It answers from its last state, and what stood far before the end has faded: the least accurate of "
+        "the zoo.",
     ),
 )

@@ -22,15 +22,17 @@ from unit.export.made import (
 from lockstep_export.card import card
 from lockstep_export.classify.batches import inputs_for
 from lockstep_export.classify.lesson import predicted
+from lockstep_export.classify.pairs import table
 from lockstep_export.classify.parity import ONESHOT
 from lockstep_export.generate.parity import walk
 from lockstep_export.graph import Graph
 from lockstep_export.manifest import write
-from lockstep_export.scores import read_record
+from lockstep_export.scores import page, read_record
 from lockstep_export.translate.greedy import Exported, translate
 from lockstep_export.translate.tokenizer import decode, encode
 from lockstep_export.workshop import Workshop, graphs_in, trade_of
 from lockstep_export.zoo import ZOO
+from lockstep_export.zoo.recipe import Classifier
 
 MODELS = Path(__file__).parents[3] / "models"
 HARD = "I can't say it's bad!"
@@ -136,6 +138,12 @@ def test_every_card_is_what_was_measured() -> None:
     for name, score in record.scores.items():
         text = card(ZOO[name], score, workshop.manifest(name), workshop.version(name))
         assert (MODELS / name / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_the_page_is_made_of_the_record() -> None:
+    classifiers = {name: recipe for name, recipe in ZOO.items() if isinstance(recipe, Classifier)}
+    text = page(read_record(MODELS), table(classifiers, MODELS))
+    assert (MODELS / "README.md").read_text(encoding="utf-8") == text
 
 
 def test_the_translator_translates() -> None:
