@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from unit.client.load import made
 
@@ -19,6 +20,21 @@ def test_a_run_is_the_same_as_its_like() -> None:
     p50 = row(rows, "latency p50")
     assert p50.low < 1 < p50.high
     assert p50.verdict == "same"
+
+
+def poisson(seconds: int, seed: int):
+    rng = np.random.default_rng(seed)
+    dues = np.sort(rng.uniform(0, seconds, rng.poisson(30 * seconds)))
+    took = 0.02 * rng.lognormal(0, 0.3, len(dues))
+    return made.run([made.record(*pair) for pair in zip(dues.tolist(), took.tolist(), strict=True)], seconds)
+
+
+@pytest.mark.parametrize("seconds", [5, 8])
+def test_short_runs_that_do_not_differ_are_seldom_told_apart(seconds: int) -> None:
+    """Of intervals of 95%, no more than 5% leave 1 out."""
+    pairs = [compared(poisson(seconds, 2 * at), poisson(seconds, 2 * at + 1)) for at in range(40)]
+    for name in ("answers", "latency p50", "latency p99"):
+        assert sum(row(rows, name).verdict != "same" for rows in pairs) <= 2
 
 
 def test_a_slower_run_is_worse_beyond_its_interval_and_a_quicker_one_better() -> None:
