@@ -8,6 +8,7 @@ which is computed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -155,7 +156,7 @@ def points(runs: Sequence[Document]) -> list[Point]:
             next_ms=median(one.next_ms for one in some),
             p99_ms=median(one.p99_ms for one in some),
             sequences=median(one.sequences for one in some),
-            lost=round(median(one.lost for one in some)),
+            lost=math.ceil(median(one.lost for one in some)),
         )
         for asked, some in rounds.items()
     ]

@@ -59,6 +59,12 @@ def test_the_medians_of_valid_rounds_count() -> None:
     assert (fused.way, fused.last_ms) == (FUSED, 2.0)
 
 
+def test_what_one_of_two_rounds_lost_is_told() -> None:
+    lost = {**run(FUSED, 1.0), "outcomes": {"ok": 9, "overloaded": 1}}
+    [fused] = points([run(FUSED, 1.0), lost])
+    assert fused.lost == 1
+
+
 def test_a_rate_is_kept_only_where_all_below_it_were() -> None:
     [told] = finding([rated(FUSED, 100, 10.0), rated(FUSED, 200, 80.0), rated(FUSED, 400, 10.0)], 16)
     assert f"{FUSED} 100/s" in told
