@@ -34,7 +34,7 @@ def server(modules: dict[str, Reader], tmp_path_factory: pytest.TempPathFactory)
     root = tmp_path_factory.mktemp("models")
     for name, module in modules.items():
         export_stepwise(module, (TOKENS, LENGTHS), root / name, **WITH_LENGTHS)
-    task = Generate(begin=1)
+    task = Generate()
     export_stepwise(Language(), TOKENS, root / "language", axes="batch words", task=task, report=silent)
     said = {name: value for name, value in STEP.items() if name != "example"}
     export_stepwise(Step(), STEP["example"], root / "step", **said)

@@ -17,6 +17,7 @@ from lockstep_export.own.contract import Contract, call
 from lockstep_export.own.face import Face, Output, by_name
 from lockstep_export.own.proof import COMPANY, prove
 from lockstep_export.own.samples import draw, stack
+from lockstep_export.own.task import Generate
 from lockstep_export.parity import Parity, table
 
 ROWS, OTHER_ROWS = 3, 2
@@ -36,11 +37,25 @@ def examine(module: nn.Module, contract: Contract) -> tuple[Output, ...]:
     outputs = _outputs(module, contract)
     widths = {one.name: one.width for one in outputs}
     contract.choices.task.check(widths)
+    _check_next(contract, widths)
     if contract.choices.max_rows > 1:
         _check_rows(module, contract, outputs)
     _check_ends(module, contract)
     _check_padding(module, contract, outputs)
     return outputs
+
+
+def _check_next(contract: Contract, widths: Mapping[str, int | None]) -> None:
+    """What is written is read next."""
+    task, read = contract.choices.task, [one for one in contract.given if one.ids is not None]
+    if not isinstance(task, Generate) or len(read) != 1:
+        return
+    width, ids = widths[task.scores], read[0].ids
+    if width and ids and width > ids:
+        raise DescriptionError(
+            f"scores: {task.scores!r} scores {width} ids, and {read[0].name!r} takes {ids}: what is written"
+            " could not be read; make them equal"
+        )
 
 
 def _check_twice(module: nn.Module, contract: Contract) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lockstep_export.errors import DescriptionError
+from lockstep_export.folders import require_writable
 from lockstep_export.own.serving import open_tokenizer
 from lockstep_export.text import save_tokenizer
 
@@ -25,7 +26,7 @@ def drafting(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` for what is not proven; gone afterwards, whatever happens."""
     if folder.name in ("", ".", "..") or folder.name.startswith("."):
         raise DescriptionError(f"folder: {folder} names no model; give models/NAME")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(folder.parent)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield draft

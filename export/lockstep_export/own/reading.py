@@ -15,6 +15,7 @@ from lockstep_export.errors import DescriptionError
 from lockstep_export.own.axes import Axes, read_axes
 from lockstep_export.own.contract import Contract, Example, Filled, Input, call
 from lockstep_export.own.serving import LONGEST, Choices, Serving, open_tokenizer, read_choices
+from lockstep_export.own.task import Generate
 
 
 def read_contract(
@@ -191,7 +192,10 @@ def _check_sizes(inputs: tuple[Input, ...]) -> None:
 
 
 def _check_text(contract: Contract) -> None:
+    task = contract.choices.task
     if contract.choices.tokenizer is None:
+        if isinstance(task, Generate) and (task.begin, task.end) != (None, None):
+            raise DescriptionError("begin, end: ids of a text, for which there is no tokenizer; name one")
         return
     given = contract.given
     if len(given) != 1 or given[0].ids is None or given[0].example.dtype != torch.int64:

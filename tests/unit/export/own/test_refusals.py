@@ -16,6 +16,7 @@ from unit.export.own.made import (
     WITH_LENGTHS,
     WITHOUT,
     Careless,
+    Language,
     Last,
     Loop,
     MaskedMean,
@@ -28,6 +29,7 @@ from unit.export.own.made import (
 from lockstep_export import Classify, Encode, Generate, export_oneshot, export_stepwise
 from lockstep_export.errors import DescriptionError, ExportError, ModuleError
 from lockstep_export.own import oneshot, stepwise
+from lockstep_export.own.publication import drafting
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +170,12 @@ SAID: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
         {**FEATURES, "tokenizer": SHORT},
         "a text becomes one input of int64 ids",
     ),
+    "ends of texts without texts": (
+        Language(),
+        TOKENS,
+        {**WORDS, "task": Generate(end=2)},
+        "begin, end: ids of a text, for which there is no tokenizer",
+    ),
     "writing at once": (Last(), TOKENS, {"axes": "words batch", "task": Generate()}, "use export_stepwise"),
     "an example that does not run": (Last(), torch.ones(3, 4), WORDS, "Last fails on tokens \\[3, 4\\]"),
     "states that it lacks": (
@@ -212,6 +220,13 @@ def test_rows_that_change_one_another_are_told(tmp_path: Path) -> None:
     told = refusal(Mixing(), torch.randn(3, 4), tmp_path, axes="batch 4")
     assert "the rows of a batch change one another's answers" in told
     assert "max_rows=1" in told
+
+
+def test_what_could_be_written_and_not_read_is_told(tmp_path: Path) -> None:
+    module = Language()
+    module.head = nn.Linear(8, 41)
+    told = refusal(module, TOKENS, tmp_path, stepwise=True, **WORDS, task=Generate())
+    assert "'logits' scores 41 ids, and 'tokens' takes 40" in told
 
 
 def test_chance_in_evaluation_is_told(tmp_path: Path) -> None:
@@ -322,6 +337,12 @@ def test_what_looks_far_past_an_element_is_told_too(tmp_path: Path) -> None:
 def test_a_folder_that_names_no_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(DescriptionError, match="names no model"):
         export_oneshot(MaskedMean(), (TOKENS, TOKENS > 0), Path(".."), axes=("batch words",) * 2, mask="mask")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="cannot write into"), drafting(tmp_path / "file" / "mine"):
+        pass
 
 
 def test_a_module_error_is_no_description_error() -> None:

@@ -68,7 +68,7 @@ def test_other_ways_to_write_a_layer_are_derived_too(more: dict[str, Any], tmp_p
 
 
 def test_several_layers_name_their_states_and_places_become_steps(tmp_path: Path) -> None:
-    task = Generate(begin=1, max_tokens=9)
+    task = Generate(max_tokens=9)
     silent = {"report": lambda _: None}
     export_stepwise(Language(), TOKENS, tmp_path / "mine", axes="batch words", task=task, **silent)
     found = stepwise(tmp_path / "mine")
