@@ -58,8 +58,9 @@ class Driver:
 
     @property
     def unsent(self) -> int:
-        """Due in the measured part, and never sent."""
-        return (self._pacer.unsent if self._pacer else 0) + sum(due >= 0 for due in self._held)
+        """Due in the measured part, and never sent; offline the samples for which there was no time."""
+        samples = 0 if math.isinf(self._left) else int(self._left)
+        return samples + (self._pacer.unsent if self._pacer else 0) + sum(due >= 0 for due in self._held)
 
     @property
     def now_s(self) -> float:

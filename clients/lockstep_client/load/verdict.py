@@ -46,7 +46,7 @@ def reasons(facts: Facts) -> list[str]:
             f"the generator fell behind its schedule: 1% of requests were sent more than"
             f" {facts.lag_p99_ms:,.1f} ms late (bound: {facts.max_lag_ms:g} ms)"
         )
-    if facts.unsent:
+    if facts.unsent and not facts.offline:
         found.append(
             f"{facts.unsent:,} requests were due and never sent: the generator did not keep up with the rate"
         )
@@ -55,8 +55,12 @@ def reasons(facts: Facts) -> list[str]:
     busiest = max(facts.cpu_shares, default=0.0)
     if busiest > MAX_CPU_SHARE:
         found.append(f"a generator process took {busiest:.0%} of a core: give more --processes, or less load")
-    if facts.offline and (lost := sum(facts.outcomes.values()) - facts.outcomes.get(Outcome.OK, 0)):
-        found.append(f"{lost:,} samples had no answer, and offline all must have one: lower --concurrency")
+    failed = sum(facts.outcomes.values()) - facts.outcomes.get(Outcome.OK, 0)
+    if facts.offline and (lost := failed + facts.unsent):
+        found.append(
+            f"{lost:,} samples had no answer, and offline all must have one:"
+            f" {'lower the concurrency' if failed else 'give it more seconds'}"
+        )
     if not facts.outcomes.get(Outcome.OK):
         found.append("no request of the measured part was answered")
     return found

@@ -12,7 +12,7 @@ from lockstep_client.load.driver import Driver
 from lockstep_client.load.generators import Generators
 from lockstep_client.load.lengths import parse
 from lockstep_client.load.outcome import Outcome
-from lockstep_client.load.plan import Closed, Job, Load, Open, Pace, Target, Workload, jobs
+from lockstep_client.load.plan import Closed, Job, Load, Offline, Open, Pace, Target, Workload, jobs
 from lockstep_client.load.records import Broken, Ended, Log, Ready
 from lockstep_client.load.requests import Request, pool
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import pytest
 
 
-def job(pace: Pace, tls: str = "") -> Job:
+def job(pace: Pace, tls: str = "", seconds: float = 10.0) -> Job:
     lengths = parse("3")
     assert lengths is not None
-    load = Load(pace, seconds=10.0, warmup_s=0.0)
+    load = Load(pace, seconds, warmup_s=0.0)
     (made,) = jobs(Target("localhost:1", "m", tls=tls), Workload("classify", lengths), load)
     return made
 
@@ -43,6 +43,16 @@ async def test_a_closed_loop_that_is_refused_is_stopped_without_ado() -> None:
     driver.stop()
     await running
     assert {code for *_, code in log.records} == {Outcome.FAILED}
+
+
+async def test_samples_for_which_there_was_no_time_are_not_forgotten() -> None:
+    async def ask(request: Request, reading: Any) -> None:
+        await asyncio.sleep(0.05)
+
+    asked = job(Offline(samples=50, concurrency=1), seconds=0.2)
+    driver = Driver(asked, ask, pool(asked), log := Log(), time.perf_counter())
+    await driver.run()
+    assert 0 < len(log.records) == 50 - driver.unsent
 
 
 async def test_a_process_whose_parent_is_gone_before_the_start_sees_it(

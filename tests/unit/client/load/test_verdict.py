@@ -39,6 +39,7 @@ def test_a_generator_that_kept_up_leaves_nothing_to_say() -> None:
         (replace(FINE, broken=["it was killed"]), "it was killed"),
         (replace(FINE, outcomes={Outcome.OVERLOADED: 5}), "no request of the measured part was answered"),
         (replace(FINE, offline=True, outcomes={Outcome.OK: 9, Outcome.DEADLINE: 1}), "1 samples"),
+        (replace(FINE, offline=True, unsent=2), "2 samples had no answer"),
     ],
 )
 def test_a_run_that_measured_its_generator_is_invalid(facts: Facts, told: str) -> None:
