@@ -46,5 +46,9 @@ RECIPE = Classifier(
     activation="softmax",
     companion="lengths",
     outputs=(Output("logits"), Output("vector")),
-    limits=("Whole texts only: the backward direction starts at the last word.",),
+    limits=(
+        "Whole texts only: the backward direction starts at the last word.",
+        "It stays under the 80.5 published for a bag of words, by less than the test part can tell: 6,920 "
+        "sentences are few for its 1.7 million weights.",
+    ),
 )
