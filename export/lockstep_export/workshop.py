@@ -24,6 +24,7 @@ from lockstep_export.generate.plays.trade import Plays
 from lockstep_export.graph import Graph
 from lockstep_export.manifest import Table, write
 from lockstep_export.onnx import export_onnx
+from lockstep_export.own.publication import drafting, publish
 from lockstep_export.parity import Parity
 from lockstep_export.scores import Score
 from lockstep_export.trade import AnyTrade, Graphs
@@ -31,7 +32,7 @@ from lockstep_export.train import train
 from lockstep_export.translate.trade import Translate
 from lockstep_export.zoo import ZOO, Recipe
 
-VERSION, MANIFEST = "1", "model.toml"
+VERSION = "1"
 QUICK_EPOCHS = 1
 TRADES: dict[str, AnyTrade] = {
     trade.corpus: trade for trade in (Classify(), Plays(), CaptionWriting(), Translate())
@@ -162,13 +163,13 @@ class Workshop:
 
     def _publish(self, recipe: Recipe, draft: Path) -> None:
         trade, tokenizers = trade_of(recipe), self._tokenizer_folder(recipe)
-        version = self.version(recipe.name)
-        shutil.rmtree(version, ignore_errors=True)
-        shutil.copytree(draft, version)
-        for file in trade.tokenizers:
-            shutil.copyfile(tokenizers / file, version.parent / file)
         text = write(recipe.about, trade.manifest(recipe, trade.load(tokenizers)))
-        (version.parent / MANIFEST).write_text(text, encoding="utf-8")
+        folder = self.out / recipe.name
+        with drafting(folder) as whole:
+            shutil.copytree(draft, whole, dirs_exist_ok=True)
+            publish(whole, folder, int(VERSION), text)
+        for file in trade.tokenizers:
+            shutil.copyfile(tokenizers / file, folder / file)
 
 
 def graphs_in(folder: Path) -> Graphs:

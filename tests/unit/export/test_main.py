@@ -1,7 +1,9 @@
 """The command line: one message for what a person can mend, and no time spent before it."""
 
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,3 +139,20 @@ def test_nothing_of_an_older_version_is_left(data: Path, tmp_path: Path) -> None
     workshop.train("sentiment-bow", workshop.prepare(data, "sentiment-bow"))
     workshop.export("sentiment-bow")
     assert [file.name for file in old.parent.iterdir()] == ["model.onnx"]
+
+
+def test_an_export_that_cannot_be_copied_leaves_what_was_there(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = Workshop(tmp_path / "models", tmp_path / "work", lambda _: None, quick=True)
+    workshop.train("sentiment-bow", workshop.prepare(data, "sentiment-bow"))
+    workshop.export("sentiment-bow")
+    before = {file: file.read_bytes() for file in workshop.out.rglob("*") if file.is_file()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(OSError, match="no space left"):
+        workshop.export("sentiment-bow")
+    assert {file: file.read_bytes() for file in workshop.out.rglob("*") if file.is_file()} == before
