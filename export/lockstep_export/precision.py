@@ -24,10 +24,8 @@ from lockstep_export.onnx import store_halves
 Kind = Literal["fp16", "int8", "int8-dynamic"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-LARGEST_HALF, INFINITE = (
-    65504,
-    1e9,
-)  # from the second on, a mask means minus infinity, and is cut to what fits
+LARGEST_HALF = 65504
+INFINITE = 1e9  # from here on, a mask means minus infinity, and is cut to what fits
 SMALLEST = 1024  # elements of a weight that is made narrower
 RECURRENT = ("LSTM", "GRU", "RNN")
 
@@ -120,6 +118,8 @@ def _packed(model: Any) -> Any:
     for one in list(model.graph.initializer):
         values = numpy_helper.to_array(one)
         if values.dtype != np.float32 or values.ndim < 2 or values.size < SMALLEST:
+            continue
+        if not np.isfinite(values).all():  # a mask: no scale holds it
             continue
         whole, scale = quantized(values)
         name = one.name

@@ -59,14 +59,15 @@ def make_variant(
     if not files or not (described / MANIFEST).is_file():
         raise ExportError(f"no model in {source}: give the folder that holds {MANIFEST} and {version}/")
     words = tomllib.loads((described / MANIFEST).read_text(encoding="utf-8"))
-    target = out / f"{model.name}-{kind}"
+    name = model.resolve().name
+    target = out / f"{name}-{kind}"
     with drafting(target) as draft:
         save({file.name: narrowed(onnx.load(file), kind) for file in files}, draft / "1")
         comparisons = [_compared(file, draft / "1", words) for file in files]
         _check(target.name, comparisons)
         for file in described.glob("*.json"):
             shutil.copyfile(file, draft / file.name)
-        about = f"{model.name} in {kind}: {summary(comparisons)}"
+        about = f"{name} in {kind}: {summary(comparisons)}"
         (draft / MANIFEST).write_text(write(about, _manifest(words, kind)), encoding="utf-8")
         _publish(draft, target)
     _tell(report, source, target / "1", comparisons)

@@ -17,7 +17,7 @@ from lockstep_export import export_stepwise
 from lockstep_export.comparison import compare
 from lockstep_export.errors import ExportError, ModuleError
 from lockstep_export.graph import Graph
-from lockstep_export.precision import quantized
+from lockstep_export.precision import narrowed, quantized
 from lockstep_export.variants import make_variant, variant
 
 ROWS = {"tokens": TOKENS, "lengths": LENGTHS}
@@ -110,6 +110,24 @@ def test_values_too_large_for_halves_are_told_and_nothing_is_left(tmp_path: Path
     with pytest.raises(ModuleError, match="has values above 65,504"):
         make_variant(tmp_path / "large", "fp16", tmp_path, report=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["large"]
+
+
+def test_a_mask_of_minus_infinity_stays_as_it_is() -> None:
+    mask = np.triu(np.full((40, 40), -np.inf, np.float32), 1)
+    floats = onnx.TensorProto.FLOAT
+    x, y = (onnx.helper.make_tensor_value_info(name, floats, [40, 40]) for name in "xy")
+    node = onnx.helper.make_node("Add", ["x", "mask"], ["y"])
+    graph = onnx.helper.make_graph([node], "masked", [x], [y], [onnx.numpy_helper.from_array(mask, "mask")])
+    (kept,) = narrowed(onnx.helper.make_model(graph), "int8").graph.initializer
+    assert np.array_equal(onnx.numpy_helper.to_array(kept), mask)
+
+
+def test_a_variant_of_the_folder_that_one_is_in_has_its_name(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model)
+    make_variant(Path(), "int8", tmp_path, report=lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine-int8"]
 
 
 def roots(second: str) -> onnx.ModelProto:
