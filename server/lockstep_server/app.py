@@ -190,6 +190,7 @@ def _host_config(settings: Settings) -> port.HostConfig:
         max_run_s=settings.max_run_ms / 1000,
         tokenizer_workers=settings.tokenizer_workers,
         stalled_s=settings.max_stall_s,
+        niceness=settings.engine_nice if settings.engine == "process" else 0,
         selected=tuple(name.strip() for name in settings.only.split(",") if name.strip()),
     )
 

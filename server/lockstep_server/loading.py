@@ -95,7 +95,10 @@ class Loader:
         card = replace(
             card, batched=verdict.batched, deterministic=verdict.deterministic, notice=_told(card, verdict)
         )
-        engine = OneShotEngine(card, sessions, costs, self._gate, report, batching=self._config.batching)
+        config = self._config
+        engine = OneShotEngine(
+            card, sessions, costs, self._gate, report, batching=config.batching, niceness=config.niceness
+        )
         return Face(card, engine, vocabulary)
 
     def _stepwise(

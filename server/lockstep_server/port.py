@@ -247,6 +247,7 @@ class HostConfig:
     tokenizer_workers: int = 1
     selected: tuple[str, ...] = field(default=())
     stalled_s: float = 30.0  # a stream whose reader takes nothing for this long is ended
+    niceness: int = 0  # of the threads of one-shot models
 
 
 class Host(Protocol):

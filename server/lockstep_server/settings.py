@@ -56,6 +56,11 @@ class Settings:
         "Where the engines are: a process of their own, or threads.",
         click.Choice(["process", "thread"]),
     )
+    engine_nice: int = _setting(
+        5,
+        "How far one-shot runs in an engine process let others go first where cores are short.",
+        click.IntRange(0, 19),
+    )
     only: str = _setting("", "Serve these models only, comma-separated. Empty: all.")
     batching: bool = _setting(True, "Let requests share runs.")
     max_run_ms: float = _setting(

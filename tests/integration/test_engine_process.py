@@ -50,6 +50,14 @@ def test_answers_are_those_of_engines_on_threads(shipped: Served, serving: Calla
     assert [one.labels[0].score for one in here.results] == [one.labels[0].score for one in there.results]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+def test_only_one_shot_engines_let_others_go_first(server: Served) -> None:
+    threads = Path(f"/proc/{server.transport.pid}/task").iterdir()
+    priorities = sorted(os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads)
+    lowered = [one for one in priorities if one != priorities[0]]
+    assert lowered == [priorities[0] + 5]  # of the one one-shot model
+
+
 def test_large_tensors_cross_whole(server: Served) -> None:
     sent = np.random.default_rng(1).standard_normal((600, 1500)).astype(np.float32)
     reply = server.infer(fakes.request("identity", {"x": ("FP32", sent)}))
