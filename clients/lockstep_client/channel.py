@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -31,7 +31,7 @@ class Connection:
     timeout_s: float
     retries: int
     tls: bool | Tls | grpc.ChannelCredentials
-    token: str | Callable[[], str]
+    token: str | Callable[[], str] = field(repr=False)
     plaintext_token: bool
     metadata: tuple[tuple[str, str], ...]
     max_message_bytes: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ class Tls:
     """Who may have signed the server's certificate; the system's if not given."""
     certificate: str | PathLike[str] | bytes = b""
     """This client's own, with its chain, for a server that asks for one."""
-    key: str | PathLike[str] | bytes = b""
+    key: str | PathLike[str] | bytes = field(default=b"", repr=False)
     """The private key of `certificate`."""
     server_name: str = ""
     """Whom the server's certificate names, where that is not the host of the address."""

@@ -306,8 +306,8 @@ class ModelMeters:
             self._method(method)[1].observe(seconds)
         self.depth.inc(-1)
 
-    def refused(self, method: str, meaning: str) -> None:
-        self._metrics.refused.labels(*self._labels, method, meaning).inc()
+    def refused(self, method: str, meaning: str, requests: int = 1) -> None:
+        self._metrics.refused.labels(*self._labels, method, meaning).inc(requests)
 
     def _method(self, method: str) -> tuple[Number, Distribution]:
         known = self._by_method.get(method)

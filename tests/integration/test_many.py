@@ -103,3 +103,14 @@ def test_who_leaves_takes_what_waits_along(shipped: Served) -> None:
     next(iter(stream))
     stream.cancel()
     shipped.wait_idle()
+
+
+def test_every_text_of_a_message_that_is_refused_counts(shipped: Served) -> None:
+    def counted() -> float:
+        named = {"method": "ClassifyMany", "meaning": "bad_input"}
+        return shipped.metric("lockstep_refused_total", model=MODEL, version="1", **named)
+
+    before = counted()
+    found = classified(shipped, request(*TEXTS[:5], queue_timeout_seconds=-1))
+    assert [one.HasField("failure") for one in found.values()] == [True] * 5
+    assert counted() - before == 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Target:
     """Of each request, from its sending."""
     tls: str = ""
     """Empty: plain text. `system`, or a file of certificates: encrypted, and whom to trust."""
-    token: str = ""
+    token: str = field(default="", repr=False)
     """Sent as a bearer token, if not empty."""
 
 

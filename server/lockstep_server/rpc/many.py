@@ -52,8 +52,8 @@ class _Many(InFlight[_Outcome], Generic[Q]):
         numbers = range(self._count, self._count + self._texts(request))
         self._count = numbers.stop
         try:
-            served = self._directory.resolve(request.model, request.version, self.method)
-            asked = texts.Texts(served, self.method, request, self._context, self.wanted)
+            served = self._directory.resolve(request.model, request.version, self.method, len(numbers))
+            asked = texts.Texts(served, self.method, request, self._context, self.wanted, len(numbers))
         except ServingError as error:
             for number in numbers:
                 self._say(_Outcome(None, request, number, error))

@@ -85,9 +85,9 @@ class Served:
         stepwise = self.card.manifest.stepwise
         return stepwise.max_sequences if self.card.steps and stepwise else 0
 
-    def refuse(self, method: str, error: ServingError) -> None:
-        """Write down that a request was refused at the door."""
-        self.meters.refused(method, error.meaning.value)
+    def refuse(self, method: str, error: ServingError, requests: int = 1) -> None:
+        """Write down that requests were refused at the door: all counted, one told of."""
+        self.meters.refused(method, error.meaning.value, requests)
         self.journal.refused(self.card.model, str(self.card.version), method, error)
 
     def take_runs(self, events: port.Events) -> None:
@@ -135,10 +135,10 @@ class Directory:
         self._changes: set[asyncio.Task[None]] = set()
         self._listed = False
 
-    def resolve(self, name: str, version: str = "", method: str = "") -> Served:
+    def resolve(self, name: str, version: str = "", method: str = "", requests: int = 1) -> Served:
         """
         Args:
-            method: of a request, whose refusal is written down.
+            method: of so many requests, whose refusal is written down.
 
         Raises:
             ServingError: as `Catalog.resolve`.
@@ -147,16 +147,16 @@ class Directory:
             entry = self.catalog.resolve(name, version)
         except ServingError as error:
             if method:
-                self.refuse(name, version, method, error)
+                self.refuse(name, version, method, error, requests)
             raise
         return self._served[entry.name, entry.version]
 
-    def refuse(self, name: str, version: str, method: str, error: ServingError) -> None:
-        """Write down that a request was refused, under names that are known here: no caller makes one up."""
+    def refuse(self, name: str, version: str, method: str, error: ServingError, requests: int = 1) -> None:
+        """Write down that requests were refused, under names that are known here: no caller makes one up."""
         known = {str(entry.version): entry.card for entry in self.catalog.snapshot() if entry.name == name}
         model = next((card.model for card in known.values() if card is not None), name if known else "")
         labels = (model, version if version in known else "")
-        self._metrics.refused.labels(*labels, method, error.meaning.value).inc()
+        self._metrics.refused.labels(*labels, method, error.meaning.value).inc(requests)
         self._journal.refused(*labels, method, error)
 
     def stepwise(self, name: str, version: str, method: str) -> Served:

@@ -51,7 +51,8 @@ class Texts:
     """Those of one request, each asked by itself.
 
     Raises:
-        ServingError: BAD_INPUT, the request is wrong whichever text is asked. Refusals are counted here.
+        ServingError: BAD_INPUT, the request is wrong whichever text is asked. It is counted here, as
+            so many `requests`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Texts:
         request: pb.ClassifyRequest | pb.EncodeRequest,
         context: Context,
         wanted: Wanted,
+        requests: int = 1,
     ) -> None:
         self.served = served
         self._method, self._request = method, request
@@ -70,7 +72,7 @@ class Texts:
             self._count = count(request)
             self._check()
         except ServingError as error:
-            served.refuse(method, error)
+            served.refuse(method, error, requests)
             raise
         self._tokens = getattr(request, "attention", False)
         self._remaining_s, self._peer = context.time_remaining(), context.peer()
