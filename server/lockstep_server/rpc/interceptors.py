@@ -136,12 +136,16 @@ async def _drain(result: Any, context: Context, counters: _Counters) -> None:
         await result
         return
     async for reply in result:
-        await context.write(reply)
         counters.sent.inc()
+        await context.write(reply)
 
 
 class _Counting:
-    """A context that counts the messages that pass."""
+    """A context that counts the messages that pass.
+
+    One on its way out is counted before it is written: a reader that takes it and leaves ends the
+    write in its middle.
+    """
 
     def __init__(self, context: Context, counters: _Counters) -> None:
         self._context = context
@@ -154,8 +158,8 @@ class _Counting:
         return message
 
     async def write(self, message: Any) -> None:
-        await self._context.write(message)
         self._sent()
+        await self._context.write(message)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)

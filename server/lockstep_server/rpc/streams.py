@@ -59,7 +59,7 @@ class Stream:
                     tokens = len(joined.ids) if joined is not None else 0
                     self._hand_over(tokens)
                     await context.write(reply(joined, None if failed else event))
-                    self._wrote(len(chunks), tokens)
+                    self._wrote(len(chunks))
             if event.error is not None:
                 raise event.error
         finally:
@@ -67,9 +67,11 @@ class Stream:
                 self._calls.cancel(self._key)
 
     def _hand_over(self, tokens: int) -> None:
+        """Count before the write: a reader that takes a message and leaves ends the write in its middle."""
         if not tokens:
             return
         now, meters = time.monotonic(), self._ask.served.meters
+        meters.sent(tokens)
         if self._last:
             meters.went_on(tokens, (now - self._last) / tokens)
         else:
@@ -77,8 +79,7 @@ class Stream:
             meters.began(now - self._accepted, trace.id if trace is not None else "")
         self._last = now
 
-    def _wrote(self, chunks: int, tokens: int) -> None:
-        self._ask.served.meters.sent(tokens)
+    def _wrote(self, chunks: int) -> None:
         self._pacer.wrote(time.monotonic() - self._sent)
         self._uncredited += chunks
         if self._uncredited >= _CREDITS_A_MESSAGE:

@@ -1,13 +1,24 @@
-"""Chunks that wait for one another are joined into one message."""
+"""Chunks that wait for one another are joined into one message, and each message is counted."""
 
 from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.server import made
 
-from lockstep_server.port import Chunk
-from lockstep_server.rpc.streams import join
+from lockstep_server.metrics import Metrics, ModelMeters
+from lockstep_server.models.costs import CostModel
+from lockstep_server.port import Chunk, Decode, Events
+from lockstep_server.rpc.admission import Backlog
+from lockstep_server.rpc.calls import Ask, Calls
+from lockstep_server.rpc.pacing import Pacer
+from lockstep_server.rpc.served import Served
+from lockstep_server.rpc.streams import Stream, join
 
 chunks_ = st.lists(
     st.lists(st.tuples(st.integers(0, 99), st.text("ab é", min_size=1, max_size=2)), min_size=1, max_size=5),
@@ -40,3 +51,38 @@ def test_joined_chunks_say_what_one_chunk_of_all_would(parts: list[list[tuple[in
     assert joined is not None
     assert joined._replace(attention=()) == whole._replace(attention=())
     np.testing.assert_array_equal(joined.attention, whole.attention)
+
+
+class _Leaves:
+    """A caller that takes a message and leaves: the write of it is ended in its middle."""
+
+    def __init__(self) -> None:
+        self.taken = asyncio.Event()
+
+    async def write(self, message: Any) -> None:
+        self.taken.set()
+        await asyncio.Event().wait()
+
+
+async def test_tokens_are_counted_that_a_caller_took_as_it_left() -> None:
+    metrics = Metrics()
+    meters = ModelMeters(metrics, "m", 1, "cpu", "stepwise", ("Generate",))
+    card = made.plain()
+    served = Served(card, Backlog(card, CostModel().to_dict()), meters)
+
+    class Directory:
+        def get(self, model: str, version: int) -> Served:
+            return served
+
+    calls = Calls(lambda message, at_once=False: None, Directory())  # type: ignore[arg-type]
+    stream = Stream(calls, Pacer(lambda message: None, 0.02), Ask(served, "Generate", {}, how=Decode()))
+    context = _Leaves()
+    writing = asyncio.ensure_future(stream.write_all(context, lambda chunk, event: chunk))
+    await asyncio.sleep(0)
+    calls.deliver(Events("m", 1, [], chunks=[chunk([(1, "a"), (2, "b")])._replace(key=1)]))
+    await context.taken.wait()
+    writing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writing
+    assert metrics.registry.get_sample_value("lockstep_tokens_total", {"model": "m"}) == 2
+    assert len(calls) == 0
