@@ -66,6 +66,17 @@ def test_a_variant_answers_under_the_same_names_in_fewer_bytes(
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
+def test_products_of_8_bits_cannot_overflow_where_they_are_added_in_16(model: Path, tmp_path: Path) -> None:
+    """Without VNNI two products are added in 16 bits: 255 x 64 x 2 fits, 255 x 127 x 2 does not."""
+    make_variant(model, "int8-dynamic", tmp_path, report=lambda _: None)
+    for file in FILES:
+        graph = onnx.load(tmp_path / "mine-int8-dynamic/1" / file).graph
+        taken = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
+        weights = [onnx.numpy_helper.to_array(one) for one in graph.initializer if one.name in taken]
+        assert weights
+        assert all(np.abs(one.astype(int)).max() <= 64 for one in weights)
+
+
 def test_the_manifest_is_the_originals_but_for_what_the_numbers_ask_for(model: Path, tmp_path: Path) -> None:
     original = tomllib.loads((model / "model.toml").read_text())
     for kind in ("fp16", "int8", "int8-dynamic"):
