@@ -49,11 +49,13 @@ def test_each_text_is_answered_as_a_call_for_it_alone_is(shipped: Served) -> Non
 def test_a_wrong_text_fails_alone_and_names_its_field(shipped: Served) -> None:
     ids = pb.ClassifyRequest(model=MODEL, ids=[pb.Ids(ids=[5, 6]), pb.Ids(ids=[10**9]), pb.Ids()])
     found = classified(shipped, request("good", " ", "long " * 9000), ids, request("dull"))
-    assert [n for n, one in sorted(found.items()) if one.HasField("classification")] == [0, 3, 6]
-    for number, field in ((1, "texts[1]"), (2, "texts[2]"), (4, "ids[1]"), (5, "ids[2]")):
-        failure = found[number].failure
-        assert (failure.code, failure.field) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], field)
-        assert failure.message.startswith(f"{field}: ")
+    failures = {n: one.failure for n, one in sorted(found.items()) if one.HasField("failure")}
+    wrong = {1: "texts[1]", 2: "texts[2]", 4: "ids[1]", 5: "ids[2]"}
+    assert {n: failure.field for n, failure in failures.items()} == wrong, failures
+    assert sorted(found) == list(range(7))
+    for number, field in wrong.items():
+        assert failures[number].code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        assert failures[number].message.startswith(f"{field}: ")
 
 
 def test_a_model_that_is_not_there_fails_its_texts_only(shipped: Served) -> None:

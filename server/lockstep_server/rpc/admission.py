@@ -6,6 +6,7 @@ costs, and corrected by how long accepted requests really waited.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from ..errors import overloaded
@@ -33,6 +34,8 @@ class Backlog:
         self._costs = CostModel.from_dict(costs) if costs else CostModel()
         self._max_rows = card.manifest.batching.max_rows if card.batched else 1
         self._max_elements = card.manifest.batching.max_padded_elements
+        lengths = card.manifest.lengths.values()
+        self._longest = sum(length.max for length in lengths) or sys.maxsize
         self.max_queue_s = card.manifest.batching.max_queue_ms / 1000
         self._prices: dict[int, float] = {}
         self._runs = 0
@@ -41,7 +44,12 @@ class Backlog:
         self.pace = 1.0  # real seconds for one estimated: other models on the device, padding, noise
 
     def price(self, rows: int, size: int) -> float:
-        """Seconds of the device that `rows` of `size` elements should take, among enough others."""
+        """Seconds of the device that `rows` of `size` elements should take, among enough others.
+
+        What is longer than the model reads is no run: a text of a guessed size that turns out to be
+        is refused, and must not have the others in its company refused.
+        """
+        size = min(size, self._longest)
         bucket = 1 << max(size - 1, 0).bit_length()
         price = self._prices.get(bucket)
         if price is None:

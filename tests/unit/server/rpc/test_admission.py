@@ -53,6 +53,10 @@ def test_long_rows_share_a_run_with_fewer() -> None:
     assert one.price(1, 512) == pytest.approx(1e-3 / 2 + 512e-4)
 
 
+def test_what_is_longer_than_the_model_reads_costs_no_more_than_the_longest() -> None:
+    assert backlog().price(1, 10**6) == backlog().price(1, 1000) > 0
+
+
 def test_prices_follow_what_runs_take() -> None:
     one = backlog()
     before = one.price(1, 16)
