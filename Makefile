@@ -10,6 +10,7 @@ ARGS ?=
 ONLY ?=
 DATA ?=
 JOBS ?= 2
+TESTERS ?= auto
 EXTRA ?= server-cpu
 
 PACKAGES := lockstep_server lockstep_client lockstep_export deploy
@@ -33,8 +34,14 @@ demo: $(SERVES) ## Start a server, classify, fire a burst, generate, translate, 
 serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cuda, until Ctrl-C
 	@exec $(BIN)/lockstep-serve --port $(PORT) --metrics-port $(METRICS_PORT) --models "$(MODELS)" --device $(DEVICE) $(ARGS)
 
-test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest
+# What computes shares the cores; what serves, and is timed by its callers, has them to itself.
+test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest, which runs them one by one then
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile tests/unit tests/contract
+	$(BIN)/python -m pytest tests/integration tests/examples tests/observability
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 test-observability: $(DEVELOPS) ## Ask a real Prometheus every expression of dashboards and alerts
 	@command -v prometheus >/dev/null || { echo 'make test-observability: there is no prometheus. On Debian and Ubuntu: apt install prometheus' >&2; exit 2; }

@@ -116,6 +116,11 @@ class Served(Stubs):
     def wait_waiting(self, model: str, count: int) -> None:
         wait_until(lambda: self.waiting(model) == count, f"{count} waiting, there are {self.waiting(model)}")
 
+    def wait_held(self, model: str, count: int, version: int = 1) -> None:
+        """Until the model's engine holds so many requests: a cancel has reached it too."""
+        held = self.host._faces[model, version].engine._held
+        wait_until(lambda: len(held) == count, f"{count} held, there are {len(held)}")
+
     def wait_idle(self) -> None:
         """Until nothing is in flight and nothing is held anywhere."""
         wait_until(lambda: len(self.app.calls) == 0, "no call in flight")

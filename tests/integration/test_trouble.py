@@ -54,7 +54,7 @@ def test_each_member_may_leave_and_the_others_answer(server: Served, leaver: int
         members = [send(server, "same", [[i, i]]) for i in range(4)]
         server.wait_waiting("same", 4)
         members[leaver].cancel()
-        wait_until(lambda: len(server.app.calls) == 3, "the cancel arrived")
+        server.wait_held("same", 3)
     for i, member in enumerate(members):
         if i != leaver:
             assert fakes.values(member.result(), "y").tolist() == [[i, i]]

@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-_LINGER_S = 0.05
+_QUIET_S = 0.1
+"""Nothing comes for so long: who is refused waits for an answer."""
+
+_LINGER_S = 2.0
 
 
 async def linger(context: Context) -> None:
-    """Take what is on its way to a stream that is refused: some clients whose write is cut short tell of
-    that, not of the error."""
+    """Take what is on its way to a stream that is refused, until there is no more: some clients whose write
+    is cut short tell of that, not of the error."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_S):
-            while await context.read() is not grpc.aio.EOF:
+            while await asyncio.wait_for(context.read(), _QUIET_S) is not grpc.aio.EOF:
                 pass
 
 
