@@ -311,5 +311,5 @@ class Host:
 
 
 def _permits(device: str) -> int:
-    """Runs at one time from which the device gains: one core is left to the front end."""
-    return 1 if device == "cuda" else max(1, (os.cpu_count() or 1) - 1)
+    """Runs at one time from which the device gains."""
+    return 1 if device == "cuda" else os.cpu_count() or 1

@@ -86,18 +86,22 @@ class Loader:
         report: Callable[[port.Events], None],
     ) -> Face:
         file = found.graph_file()
-        sessions = [self._session(file, manifest) for _ in range(manifest.instances.count)]
-        card = make_card(found.name, found.version, sessions[0].graph, manifest, str(found.manifest_file))
-        card = replace(card, provider=sessions[0].provider, versions=versions)
+        session = self._session(file, manifest)
+        card = make_card(found.name, found.version, session.graph, manifest, str(found.manifest_file))
+        card = replace(card, provider=session.provider, versions=versions)
         vocabulary = _vocabulary(found, card)
         share = Share(f"{found.name}/{found.version} loading")
-        verdict, costs = self._judge(found, sessions[0], card, share)
+        verdict, costs = self._judge(found, session, card, share)
         card = replace(
-            card, batched=verdict.batched, deterministic=verdict.deterministic, notice=_told(card, verdict)
+            card,
+            batched=verdict.batched,
+            deterministic=verdict.deterministic,
+            notice=_told(card, verdict),
+            instances=self._instances(card, costs),
         )
         config = self._config
         engine = OneShotEngine(
-            card, sessions, costs, self._gate, report, batching=config.batching, niceness=config.niceness
+            card, session, costs, self._gate, report, batching=config.batching, niceness=config.niceness
         )
         return Face(card, engine, vocabulary)
 
@@ -145,6 +149,17 @@ class Loader:
 
     def _session(self, file: Path, manifest: Manifest) -> Session:
         return Session(file, self._device, manifest.instances.threads)
+
+    def _instances(self, card: Card, costs: CostModel) -> int:
+        """Runs of a one-shot model at one time: as the manifest has it, or as many as the device gains from
+        where a run takes longer than what goes around it, which does not get quicker in company."""
+        said = card.manifest.instances
+        if said.count is not None:
+            return said.count
+        if selftest.usual_run_s(card, costs) <= costs.overhead_s:
+            return 1
+        most = self._gate.most(Share(card.name, lets_others_first=self._config.niceness > 0))
+        return max(most // said.threads, 1)
 
     def _judge(
         self, found: Found, session: Session, card: Card, share: Share

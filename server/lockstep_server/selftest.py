@@ -42,6 +42,9 @@ _BATCHES: tuple[tuple[tuple[int, int], ...], ...] = (
 _CELLS = ((1, 4), (1, 32), (1, 96), (4, 16), (16, 8), (16, 32))
 """(rows, length) that are measured; those beyond a model's own bounds are left out."""
 
+_USUAL = 32
+"""Elements of a row: what most sentences stay within."""
+
 _CELL_RUNS, _CELL_BUDGET_S = 5, 0.15
 _FREE_AXIS = 3
 """The size of an axis that the graph leaves open and the manifest does not name."""
@@ -83,6 +86,15 @@ def measure_costs(session: Session, card: Card, gate: Gate, share: Share) -> Cos
     except Exception:
         return CostModel()
     return CostModel.fit(cells)
+
+
+def usual_run_s(card: Card, costs: CostModel) -> float:
+    """Seconds of a run of one row, as long as sentences are."""
+    try:
+        size = _draw_part(card, 1, _USUAL, np.random.default_rng(1)).size
+    except Exception:  # it takes no random input
+        size = _USUAL
+    return costs.estimate(1, size)
 
 
 # --- comparing --------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ class Card:
     platform: str = "onnxruntime_onnx"
     provider: str = "CPUExecutionProvider"
     versions: tuple[int, ...] = ()
+    instances: int = 1  # runs at one time
     face: str = "oneshot"
     model: str = ""  # whose face it is; `name` has a suffix where the model has two
     states: tuple[StateCard, ...] = ()

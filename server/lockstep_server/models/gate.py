@@ -3,6 +3,9 @@
 An engine takes a turn first and plans inside it, so a plan is never stale. Of those who wait, the
 one with the least device time lately goes first, then the earliest deadline. While others want the
 device too, an engine plans no run above `max_run_s`.
+
+Runs that let others go first may have every permit: the front end has its core all the same. Of those
+that do not, one permit is kept.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ class Share:
     """One engine's account at a gate."""
 
     name: str
+    lets_others_first: bool = False  # its runs yield the processor to the front end
     used_s: float = 0.0  # device time, fading
     charged: float = 0.0  # when it was last brought up to date
 
@@ -85,10 +89,15 @@ class Gate:
     ) -> None:
         self.device, self.permits, self.max_run_s = device, permits, max_run_s
         self._free = permits
+        self._firm = 0  # runs at this moment that do not let others go first
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[_Waiter] = []
         self._last_seen: dict[Share, float] = {}
+
+    def most(self, share: Share) -> int:
+        """Runs at one time that the share's kind may have."""
+        return self.permits if share.lets_others_first else max(self.permits - 1, 1)
 
     def turn(self, share: Share, deadline: float) -> _Held:
         """Wait for a permit, hold it, and be charged for the time."""
@@ -111,8 +120,8 @@ class Gate:
     def _acquire(self, share: Share, deadline: float, permits: int) -> None:
         with self._lock:
             self._last_seen[share] = self._clock()
-            if not self._waiting and permits <= self._free:
-                self._free -= permits
+            if not self._waiting and self._fits(share, permits):
+                self._hold(share, permits)
                 return
             waiter = _Waiter(share, deadline, permits)
             self._waiting.append(waiter)
@@ -125,19 +134,27 @@ class Gate:
             share.charge(seconds, now)
             self._last_seen[share] = now
             self._free += permits
+            self._firm -= not share.lets_others_first
             self._grant()
 
     def _grant(self) -> None:
         """Hand out what is free, in order. Who needs more permits than are free holds up the rest,
-        or it would never run."""
+        or it would never run; whose kind has all that it may waits for its kind only."""
         now = self._clock()
-        while self._waiting:
-            first = min(self._waiting, key=lambda w: (w.share.used_lately(now), w.deadline))
-            if first.permits > self._free:
+        for waiter in sorted(self._waiting, key=lambda w: (w.share.used_lately(now), w.deadline)):
+            if waiter.permits > self._free:
                 return
-            self._free -= first.permits
-            self._waiting.remove(first)
-            first.granted.set()
+            if self._fits(waiter.share, waiter.permits):
+                self._hold(waiter.share, waiter.permits)
+                self._waiting.remove(waiter)
+                waiter.granted.set()
+
+    def _fits(self, share: Share, permits: int) -> bool:
+        return permits <= self._free and (share.lets_others_first or self._firm < self.most(share))
+
+    def _hold(self, share: Share, permits: int) -> None:
+        self._free -= permits
+        self._firm += not share.lets_others_first
 
     def _contended(self, share: Share, now: float) -> bool:
         """Another engine waits, or was here within a half-life and so may come back during a run."""

@@ -65,9 +65,9 @@ class Batching:
 
 @dataclass(frozen=True)
 class Instances:
-    """`[instances]`: how many sessions of the model run, each with how many threads."""
+    """`[instances]`: how many runs of the model at one time, each with how many threads."""
 
-    count: int = 1
+    count: int | None = None  # none: as many as pay on the device
     threads: int = 1
 
 

@@ -123,7 +123,9 @@ def _batching(table: schema.Table) -> Batching:
 
 
 def _instances(table: schema.Table) -> Instances:
-    return Instances(count=table.get("count", schema.count, 1), threads=table.get("threads", schema.count, 1))
+    return Instances(
+        count=table.get("count", schema.count, None), threads=table.get("threads", schema.count, 1)
+    )
 
 
 def _prefill(table: schema.Table) -> Prefill:

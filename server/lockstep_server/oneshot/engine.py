@@ -53,7 +53,8 @@ class Outcome(NamedTuple):
 
 
 class OneShotEngine:
-    """Serves one model version with one thread for each session.
+    """Serves one model version with a thread for each of its instances, all of them on one session: a
+    session takes any number of runs at one time.
 
     `report` is called from those threads, once for each run.
     """
@@ -61,7 +62,7 @@ class OneShotEngine:
     def __init__(
         self,
         card: Card,
-        sessions: Sequence[Session],
+        session: Session,
         costs: CostModel,
         gate: Gate,
         report: Callable[[port.Events], None],
@@ -75,12 +76,12 @@ class OneShotEngine:
         self._queue = WaitingQueue()
         self._held: dict[int, Request] = {}
         self._stopped = self._terminated = False
-        self._sessions, self._niceness = sessions, niceness
+        self._session, self._niceness = session, niceness
         self._limits = _limits(card, batching=batching)
-        self._share = Share(f"{card.name}/{card.version}")
+        self._share = Share(f"{card.name}/{card.version}", lets_others_first=niceness > 0)
         self._threads = [
-            threading.Thread(target=self._work, args=(session,), name=f"engine-{card.name}-{i}", daemon=True)
-            for i, session in enumerate(sessions)
+            threading.Thread(target=self._work, name=f"engine-{card.name}-{i}", daemon=True)
+            for i in range(card.instances)
         ]
 
     def start(self) -> None:
@@ -109,8 +110,7 @@ class OneShotEngine:
         self._queue.close()
         self._join(within_s)
         self._terminated = True
-        for session in self._sessions:
-            session.terminate()
+        self._session.terminate()
         self._join(_TERMINATE_S)
         self._stopped = True
         self._end_all(_GONE)
@@ -123,20 +123,20 @@ class OneShotEngine:
 
     # --- the thread ---------------------------------------------------------------------------------
 
-    def _work(self, session: Session) -> None:
+    def _work(self) -> None:
         _let_others_first(self._niceness)
         while self._queue.wait():
             try:
-                self._step(session)
+                self._step()
             except Exception:
                 log.exception("%s: a step failed; what it held ends as failed", self._share.name)
                 self._queue.take(lambda waiting: waiting)  # or the next step fails of the same
                 self._end_all(failed(self._share.name))
 
-    def _step(self, session: Session) -> None:
+    def _step(self) -> None:
         with self._gate.turn(self._share, self._queue.deadline()) as turn:
             decided = self._plan(turn)
-            outcomes = self._run(session, decided, turn.waited_s)
+            outcomes = self._run(decided, turn.waited_s)
         self._commit(decided, outcomes)
 
     def _plan(self, turn: Turn) -> Plan:
@@ -150,24 +150,24 @@ class OneShotEngine:
         self._queue.take(choose)
         return decided[0]
 
-    def _run(self, session: Session, decided: Plan, gate_wait_s: float) -> list[Outcome]:
+    def _run(self, decided: Plan, gate_wait_s: float) -> list[Outcome]:
         """One outcome; where the run fails, one for each of its parts, run alone: a request that
         breaks the session breaks it for itself only."""
         if not decided.parts:
             return []
-        outcome = self._attempt(session, decided, gate_wait_s)
+        outcome = self._attempt(decided, gate_wait_s)
         if outcome.error is None or len(decided.parts) == 1:
             return [outcome]
-        return [self._attempt(session, _alone(part, decided), 0.0) for part in decided.parts]
+        return [self._attempt(_alone(part, decided), 0.0) for part in decided.parts]
 
-    def _attempt(self, session: Session, decided: Plan, gate_wait_s: float) -> Outcome:
+    def _attempt(self, decided: Plan, gate_wait_s: float) -> Outcome:
         begun = fed = ran = self._clock()
         answers, error = None, None
         try:
             feeds = padding.stack(self.card, decided.parts, decided.rows, decided.lengths)
-            wanted = _wanted(session, decided.parts)
+            wanted = _wanted(self._session, decided.parts)
             fed = self._clock()
-            outputs = session.run(feeds, wanted)
+            outputs = self._session.run(feeds, wanted)
             ran = self._clock()
             answers = padding.cut(
                 self.card, dict(zip(wanted, outputs, strict=True)), decided.parts, decided.lengths

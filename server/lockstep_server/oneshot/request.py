@@ -139,6 +139,10 @@ class WaitingQueue:
 
     def put(self, parts: Iterable[Part]) -> None:
         self._inbox.extend(parts)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Who was woken takes what pays for one run, and wakes the next if there is more."""
         with self._changed:
             if self._sleepers:
                 self._changed.notify()
@@ -162,6 +166,8 @@ class WaitingQueue:
                 self._waiting = [part for part in self._waiting if part not in chosen]
             if not self._waiting:
                 self._last_turns.clear()
+        if self._waiting:
+            self._wake()
 
     def deadline(self) -> float:
         """When the oldest part wants to run, for the gate; none means a second after it came."""

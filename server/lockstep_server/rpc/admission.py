@@ -34,6 +34,7 @@ class Backlog:
         self._costs = CostModel.from_dict(costs) if costs else CostModel()
         self._max_rows = card.manifest.batching.max_rows if card.batched else 1
         self._max_elements = card.manifest.batching.max_padded_elements
+        self._instances = card.instances
         lengths = card.manifest.lengths.values()
         self._longest = sum(length.max for length in lengths) or sys.maxsize
         self.max_queue_s = card.manifest.batching.max_queue_ms / 1000
@@ -66,7 +67,7 @@ class Backlog:
         return self._costs.estimate(rows, length)
 
     def estimated_wait_s(self) -> float:
-        return self.waiting_s * self.pace
+        return self.waiting_s / self._instances * self.pace
 
     def enter(self, seconds: float, now: float, deadline: float | None) -> float:
         """Accept work of `seconds`; the seconds of the device that lie before it, for `learn_wait`.
@@ -74,7 +75,7 @@ class Backlog:
         Raises:
             ServingError: OVERLOADED, the wait would be too long for the model's limit or the deadline.
         """
-        before_s = self.waiting_s
+        before_s = self.waiting_s / self._instances
         if self.requests:
             self._check(before_s * self.pace, seconds * self.pace, now, deadline)
         self.waiting_s += seconds

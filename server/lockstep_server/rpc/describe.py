@@ -76,9 +76,7 @@ def config(card: Card) -> model_config_pb2.ModelConfig:
     kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
     if card.provider.startswith("CUDA"):
         kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
-    config.instance_group.add(
-        name=card.name, count=1 if card.steps else card.manifest.instances.count, kind=kind
-    )
+    config.instance_group.add(name=card.name, count=card.instances, kind=kind)
     config.version_policy.specific.versions.extend(card.versions)
     config.model_transaction_policy.decoupled = False
     if card.steps and card.manifest.stepwise is not None:

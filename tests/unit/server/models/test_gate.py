@@ -26,6 +26,10 @@ class Clock:
         return self.now
 
 
+def yielding(name: str) -> Share:
+    return Share(name, lets_others_first=True)
+
+
 def until(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE_S
     while not holds():
@@ -48,8 +52,12 @@ def queue_up(gate: Gate, order: list[str], waiters: list[tuple[Share, float]]) -
     return threads
 
 
-def test_no_more_run_at_once_than_there_are_permits() -> None:
-    gate, running, most, lock = Gate("cpu", permits=2), 0, 0, threading.Lock()
+@pytest.mark.parametrize(("permits", "yields", "expected"), [(1, 0, 1), (1, 6, 1), (3, 6, 3), (3, 0, 2)])
+def test_no_more_run_at_once_than_there_are_permits(permits: int, yields: int, expected: int) -> None:
+    """One permit is kept of those whose runs do not let others go first."""
+    gate, running, most, lock = Gate("cpu", permits), 0, 0, threading.Lock()
+    shares = [Share(str(i), lets_others_first=i < yields) for i in range(6)]
+    assert {gate.most(share) for share in shares} == {expected}
 
     def work(share: Share) -> None:
         nonlocal running, most
@@ -61,12 +69,12 @@ def test_no_more_run_at_once_than_there_are_permits() -> None:
                 with lock:
                     running -= 1
 
-    threads = [threading.Thread(target=work, args=(Share(str(i)),)) for i in range(6)]
+    threads = [threading.Thread(target=work, args=(share,)) for share in shares]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
-    assert most <= 2
+    assert most <= expected
     assert gate.waiting() == 0
 
 
@@ -143,7 +151,7 @@ def test_alone_holds_every_permit_and_waits_for_all() -> None:
             order.append("alone")
             entered.set()
 
-    with gate.turn(Share("a"), 0.0), gate.turn(Share("b"), 0.0):
+    with gate.turn(Share("a"), 0.0), gate.turn(yielding("b"), 0.0):
         thread = threading.Thread(target=measure)
         thread.start()
         until(lambda: gate.waiting() == 1)
@@ -162,3 +170,16 @@ def test_a_run_that_fails_gives_its_permit_back() -> None:
         raise ZeroDivisionError
     with gate.alone(Share("other")):
         assert gate.waiting() == 0
+
+
+def test_whose_kind_has_all_that_it_may_holds_up_nobody_of_another() -> None:
+    gate, order = Gate("cpu", permits=2), []
+    first, second = gate.turn(Share("step"), 0.0), gate.turn(yielding("one-shot"), 0.0)
+    with first:
+        waiting = queue_up(gate, order, [(Share("another step"), 0.0)])
+        with second:  # though another waits, and waits longer
+            assert gate.waiting() == 1
+        assert order == []
+    for thread in waiting:
+        thread.join(PATIENCE_S)
+    assert order == ["another step"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,14 @@ def test_long_rows_share_a_run_with_fewer() -> None:
 
 def test_what_is_longer_than_the_model_reads_costs_no_more_than_the_longest() -> None:
     assert backlog().price(1, 10**6) == backlog().price(1, 1000) > 0
+
+
+def test_what_waits_is_shared_among_instances() -> None:
+    one, three = backlog(), Backlog(replace(made.ragged(), instances=3), COSTS.to_dict())
+    for each in (one, three):
+        each.enter(0.3, 0.0, None)
+    assert (one.estimated_wait_s(), three.estimated_wait_s()) == pytest.approx((0.3, 0.1))
+    assert (one.enter(0.3, 0.0, None), three.enter(0.3, 0.0, None)) == pytest.approx((0.3, 0.1))
 
 
 def test_prices_follow_what_runs_take() -> None:
