@@ -98,14 +98,25 @@ def test_a_wait_that_passed_is_told_and_the_others_answer(server: Served) -> Non
     server.wait_idle()
 
 
-def test_a_call_whose_own_deadline_passed_ends_and_leaves_nothing(server: Served) -> None:
+def test_a_call_whose_own_deadline_passed_ends_as_late_and_leaves_nothing(server: Served) -> None:
+    """To gRPC it is a call that was cancelled, as is one whose caller left; it is not counted so."""
+    ended = ("deadline", "cancelled")
+    before = [server.metric("lockstep_requests_total", model="same", outcome=outcome) for outcome in ended]
     with server.hold():
         late = server.inference.ModelInfer.future(fakes.floats("same", [[1]]), timeout=0.2)
         other = send(server, "same", [[2]])
         with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
             late.result()
+        left = server.inference.ModelInfer.future(fakes.floats("same", [[1]]), timeout=60)
+        server.wait_waiting("same", 3)
+        left.cancel()
+        server.wait_held("same", 1)
     assert fakes.values(other.result(), "y").item() == 2
     server.wait_idle()
+    after = [server.metric("lockstep_requests_total", model="same", outcome=outcome) for outcome in ended]
+    assert [now - was for now, was in zip(after, before, strict=True)] == [1, 1]
+    for code in ("DEADLINE_EXCEEDED", "CANCELLED"):
+        assert server.metric("grpc_server_handled_total", grpc_method="ModelInfer", grpc_code=code) >= 1
 
 
 def test_an_engine_error_fails_its_own_member_alone(server: Served) -> None:

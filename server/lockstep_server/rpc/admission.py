@@ -23,6 +23,9 @@ _LEARNING_RATE = 0.05
 _RUNS_A_PRICE = 64
 """Prices are made again from what was learned after this many runs."""
 
+_ON_ITS_WAY_S = 0.02
+"""How much sooner a caller may see its deadline pass."""
+
 _LEAST_TOLD_S = 0.005
 """Estimates below this say nothing of the pace."""
 
@@ -112,6 +115,12 @@ class Backlog:
             self._runs += 1
             if self._runs % _RUNS_A_PRICE == 0:
                 self._prices.clear()
+
+
+def is_past(remaining_s: float | None) -> bool:
+    """A call that has been cancelled was cancelled by its deadline: here, or at its caller, whose clock
+    began sooner."""
+    return remaining_s is not None and remaining_s < _ON_ITS_WAY_S
 
 
 def deadline_of(now: float, remaining_s: float | None, queue_timeout_s: float) -> float | None:

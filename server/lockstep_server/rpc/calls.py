@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .. import port
-from ..errors import Meaning, ServingError, bad_input, in_field, unavailable
+from ..errors import Meaning, ServingError, bad_input, deadline_passed, in_field, unavailable
 from ..models.measure import measure
-from .admission import deadline_of
+from .admission import deadline_of, is_past
 from .journal import Journal
 from .traces import Ended, Trace, current
 
@@ -160,11 +160,18 @@ class Calls:
         return event
 
     def cancel(self, key: int) -> None:
-        """Forget a request whose caller has left. A second time does nothing."""
+        """Forget a request whose caller has left, or has been told that its deadline passed: to gRPC both
+        are one, but the second is no wish of the caller's. A second time does nothing."""
         pending = self._pending.get(key)
-        if pending is not None:
-            self._end(key, pending, None)
-            self._send(port.Cancel(key))
+        if pending is None:
+            return
+        event = None
+        if is_past(_left(pending.ask.remaining_s, self._clock() - pending.accepted)):
+            event = port.Event(key, None, deadline_passed("before the answer"))
+        seconds = self._end(key, pending, event)
+        if event is not None:
+            pending.ask.served.take_end(event, seconds)
+        self._send(port.Cancel(key))
 
     def deliver(self, events: port.Events) -> None:
         """Take in what an engine has to say: resolve each request that is still wanted."""
@@ -257,6 +264,10 @@ class Calls:
         except TimeoutError:
             return False
         return True
+
+
+def _left(remaining_s: float | None, since_s: float) -> float | None:
+    return None if remaining_s is None else remaining_s - since_s
 
 
 def _outcome(event: port.Event | None) -> str:

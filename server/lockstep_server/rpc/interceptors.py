@@ -15,6 +15,7 @@ import grpc
 
 from ..errors import Meaning, ServingError
 from . import status, traces
+from .admission import is_past
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -185,15 +186,20 @@ class _Watched:
             self._ended(_code(self._context.code()))
             return False
         if isinstance(error, asyncio.CancelledError):
-            self._ended(grpc.StatusCode.CANCELLED)
+            self._ended(self._cancelled())
             return False
         if isinstance(error, grpc.aio.InternalError):
-            self._ended(grpc.StatusCode.CANCELLED)  # it left while a message was on its way
+            self._ended(self._cancelled())  # it left while a message was on its way
             return True
         told = error if isinstance(error, ServingError) else _internal(error)
         self._ended(status.CODES[told.meaning])
         await status.abort(self._context, told)
         return False
+
+    def _cancelled(self) -> grpc.StatusCode:
+        """What the caller was told: gRPC cancels a call that is late as it does one that was left."""
+        late = is_past(self._context.time_remaining())
+        return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
     def _ended(self, code: grpc.StatusCode) -> None:
         self._counters.ended(code.name, self._begun)
