@@ -41,6 +41,7 @@ _TYPED = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_LONGEST_NAME = 80
 _PREFIX = struct.Struct("<I")
 
 
@@ -62,7 +63,7 @@ def decode(card: Card, request: pb.ModelInferRequest) -> Arrays:
         if known is None:
             names = ", ".join(one.name for one in card.inputs)
             raise bad_input(
-                tensor.name or f"inputs[{index}].name", f"the model has no such input; it has: {names}"
+                f"inputs[{index}].name", f"the model has no input {_quoted(tensor.name)}; it has: {names}"
             )
         if tensor.name in arrays:
             raise bad_input(tensor.name, "it is there twice; send it once")
@@ -80,10 +81,11 @@ def wanted_outputs(card: Card, request: pb.ModelInferRequest) -> tuple[str, ...]
         ServingError: BAD_INPUT, there is no such output.
     """
     names = {tensor.name for tensor in card.outputs}
-    for output in request.outputs:
+    for index, output in enumerate(request.outputs):
         if output.name not in names:
             raise bad_input(
-                f"outputs.{output.name}", f"the model has no such output; it has: {', '.join(sorted(names))}"
+                f"outputs[{index}].name",
+                f"the model has no output {_quoted(output.name)}; it has: {', '.join(sorted(names))}",
             )
         _no_shared_memory(f"outputs.{output.name}", output.parameters)
     return tuple(output.name for output in request.outputs)
@@ -101,6 +103,11 @@ def check_ids(tensor: TensorCard, array: Array, field: str = "") -> None:
     if least < bounds[0] or most >= bounds[1]:
         wrong = least if least < bounds[0] else most
         raise bad_input(field or tensor.name, f"id {wrong} is outside [{bounds[0]}, {bounds[1]})")
+
+
+def _quoted(name: str) -> str:
+    """A name that a caller made up: told to that caller, and in no field that is logged."""
+    return repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…")
 
 
 def _decode(known: TensorCard, tensor: InputTensor, raw: bytes | None) -> Array:

@@ -112,7 +112,15 @@ def test_texts_are_told_where_they_are_asked_for_and_are_cut(lines: list[logging
     assert SECRET in fields(lines[1])["why"]
 
 
+def test_at_debug_no_line_is_left_out(lines: list[logging.LogRecord]) -> None:
+    journal = Journal(clock=lambda: 0.0)
+    for _ in range(1000):
+        journal.ended(ended(ServingError(Meaning.FAILED, "broken")), None)
+    assert len(lines) == 1000
+
+
 def test_an_overload_does_not_flood_the_log(lines: list[logging.LogRecord]) -> None:
+    logging.getLogger("lockstep_server.rpc.journal").setLevel(logging.INFO)
     now = 0.0
     journal = Journal(clock=lambda: now)
     for _ in range(1000):
