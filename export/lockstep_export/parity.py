@@ -16,6 +16,7 @@ from lockstep_export.graph import Arrays
 
 TOLERANCE = 1e-5  # of the largest value where that is above one, else absolute
 EXACT = 0.0  # bit for bit
+SMALL = 1e-2  # of the largest value of an output: a hundred times what may differ, where all are small
 TOLD = 12  # failed comparisons in a report; the others are counted
 
 
@@ -83,16 +84,31 @@ def _cells(gap: Difference) -> tuple[str, ...]:
     return (gap.comparison, gap.output, *numbers, verdict, gap.note)
 
 
-def gap(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+def gap(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], scale: float | None = None) -> float:
     """The largest difference, as a share of the largest value where that is above one; of whole numbers,
-    which have no rounding, as it is."""
+    which have no rounding, as it is. Equal infinities do not differ.
+
+    scale: the largest value of all answers of this output. Where that is tiny (probabilities of many
+    words), a difference counts by its share of it too, or zeros would pass for answers.
+    """
     if found.shape != expected.shape:
         return np.inf
     if not found.size:
         return 0.0
     if found.dtype.kind != "f":
         return float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max())
-    return float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
+    if not np.array_equal(np.isfinite(found), np.isfinite(expected)):
+        return np.inf
+    with np.errstate(invalid="ignore"):  # of infinities
+        apart = float(np.where(found == expected, 0.0, np.abs(found - expected)).max())
+    near = apart / max(1.0, largest(expected))
+    return near if not scale else float(np.max([near, SMALL * apart / scale]))
+
+
+def largest(values: np.ndarray[Any, Any]) -> float:
+    """The largest size of a finite value."""
+    sizes = np.abs(values[np.isfinite(values)]) if values.dtype.kind == "f" else np.abs(values)
+    return float(sizes.max(initial=0))
 
 
 def gaps(
@@ -103,10 +119,14 @@ def gaps(
     note: str = "",
 ) -> list[Difference]:
     """One Difference per output name, the worst of all its (name, found, expected)."""
+    pairs = list(pairs)
+    scales: dict[str, float] = {}
+    for name, _, expected in pairs:
+        scales[name] = max(scales.get(name, 0.0), largest(expected))
     worst: dict[str, float] = {}
     for name, found, expected in pairs:
-        worst[name] = float(np.max([worst.get(name, 0.0), gap(found, expected)]))
-    return [Difference(comparison, name, rows, largest, note, allowed) for name, largest in worst.items()]
+        worst[name] = float(np.max([worst.get(name, 0.0), gap(found, expected, scales[name])]))
+    return [Difference(comparison, name, rows, apart, note, allowed) for name, apart in worst.items()]
 
 
 def failed_run(rows: int, error: Exception, where: str = "") -> Difference:

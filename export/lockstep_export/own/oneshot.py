@@ -78,13 +78,16 @@ def publish_oneshot(module: nn.Module, contract: Contract, folder: Path) -> Pari
 
 
 def evaluated(module: nn.Module) -> nn.Module:
-    """A copy for evaluation on the CPU.
+    """A copy for evaluation on the CPU, in float32 where its numbers are halves: `variant` makes halves of a
+    graph that was proven.
 
     Raises:
         ModuleError: it cannot be copied.
     """
     try:
-        return copy.deepcopy(module).cpu().eval()
+        twin = copy.deepcopy(module).cpu().eval()
+        halves = any(weight.dtype in (torch.float16, torch.bfloat16) for weight in twin.parameters())
+        return twin.float() if halves else twin
     except Exception as error:  # of whatever the module holds
         raise ModuleError(
             f"{type(module).__name__} cannot be copied: {error}; keep what it computes out of its attributes"

@@ -40,7 +40,7 @@ class Subject:
 
 SUBJECTS = (
     Subject("sentiment-textcnn", "Conv", 2, 0, parallel=True),
-    Subject("captions-context-cnn", "Conv", 2, 0),
+    Subject("captions-context-cnn", "Tanh", 0, 1),  # its states, every place at once
     Subject("sentiment-rnn", "RNN", 0, 2),
     Subject("sentiment-lstm", "LSTM", 0, 2),
     Subject("sentiment-bilstm", "LSTM", 0, 2),
@@ -82,10 +82,13 @@ class Row:
 
 
 def check(settings: Settings) -> None:
-    """Needs one of the models."""
-    if not _present(settings.models):
+    """Needs one of the models, and knows the graphs of those that are there."""
+    present = _present(settings.models)
+    if not present:
         names = ", ".join(subject.model for subject in SUBJECTS)
         raise ExportError(f"none of {names} in {settings.models}: name the repository with --models")
+    for subject in present:
+        opened(settings.models / subject.model / GRAPH, subject)
 
 
 def _present(models: Path) -> list[Subject]:
@@ -139,11 +142,15 @@ def _states(session: InferenceSession, subject: Subject, ids: Array) -> Array:
     """[texts, positions, width]: all that the model holds at each word."""
     given = {"tokens": ids, "lengths": np.full(len(ids), ids.shape[1]), "mask": np.ones(ids.shape, bool)}
     wanted = {one.name: given[one.name] for one in session.get_inputs()}
-    parts = [
-        np.moveaxis(np.asarray(part), (subject.rows_axis, subject.words_axis), (0, 1))
-        for part in session.run(None, wanted)
-    ]
+    parts = [_in_front(np.asarray(part), subject, ids) for part in session.run(None, wanted)]
     return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
+
+
+def _in_front(part: Array, subject: Subject, ids: Array) -> Array:
+    """[texts, positions, …]; a product over all places at once has one axis for both."""
+    if part.ndim == 2:
+        part = part.reshape(ids.shape[1], len(ids), -1)
+    return np.moveaxis(part, (subject.rows_axis, subject.words_axis), (0, 1))
 
 
 def compared(model: str, states: Array, changed: Array) -> Row:

@@ -65,6 +65,13 @@ def test_recurrent_modules_export_as_they_are(more: dict[str, Any], tmp_path: Pa
     }
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_module_of_halves_is_published_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    export_oneshot(Reader().to(dtype), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
+    (scores,) = onnx.load(tmp_path / "mine/1/model.onnx").graph.output
+    assert scores.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
 def test_a_module_that_takes_its_rows_second_gets_them_first(tmp_path: Path) -> None:
     export_oneshot(Last(), TOKENS, tmp_path / "mine", **{**WITHOUT, "axes": "words batch"}, max_rows=1)
     assert axes(tmp_path / "mine/1/model.onnx")["tokens"] == ["batch", "words"]

@@ -216,6 +216,49 @@ def test_a_batch_axis_that_is_the_second_is_told_with_the_axes_to_write(tmp_path
     assert 'axes={"tokens": "words batch"}' in told
 
 
+def test_a_second_batch_axis_is_told_where_rows_are_served_alone_too(tmp_path: Path) -> None:
+    """There each word would count as a row, and the module agrees with itself."""
+
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.recurrence = nn.Embedding(20, 6), nn.GRU(6, 5)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.recurrence(self.embedding(tokens))[0]  # type: ignore[no-any-return]
+
+    told = refusal(TimeFirst(), TOKENS, tmp_path, axes="batch words", max_rows=1)
+    assert "the module's batch axis is its second" in told
+
+
+def test_a_module_of_one_size_is_told_so(tmp_path: Path) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(40, 6), nn.Linear(6 * TOKENS.shape[1], 2)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.head(self.embedding(tokens).flatten(1))  # type: ignore[no-any-return]
+
+    told = refusal(Flat(), TOKENS, tmp_path, **WORDS)
+    assert "the sizes of its example and no others" in told
+    assert "Flat fails on tokens" in told
+
+
+def test_padding_that_changes_probabilities_of_many_words_is_told(tmp_path: Path) -> None:
+    """All of them are below what may differ where values are near 1."""
+
+    class Many(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(40, 64), nn.Linear(64, 20_000)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.head(self.embedding(tokens).mean(1)).softmax(-1)  # type: ignore[no-any-return]
+
+    assert "padding changes answers" in refusal(Many(), TOKENS, tmp_path, **WORDS)
+
+
 def test_rows_that_change_one_another_are_told(tmp_path: Path) -> None:
     told = refusal(Mixing(), torch.randn(3, 4), tmp_path, axes="batch 4")
     assert "the rows of a batch change one another's answers" in told
