@@ -61,7 +61,8 @@ def number(title: str, unit: str, description: str, query: Query, **more: Any) -
         width=more.pop("width", 4),
         height=4,
         options={
-            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            # Not "lastNotNull": it passes NaN over too, and a share of nothing would show its last good value.
+            "reduceOptions": {"calcs": ["last"], "fields": "", "values": False},
             "colorMode": "value",
             "graphMode": "area",
             "justifyMode": "auto",
