@@ -35,6 +35,11 @@ def quantile(q: float, metric: str, *matchers: str, by: tuple[str, ...] = (), of
     return f"histogram_quantile({q}, {add(rate(f'{metric}_bucket', *matchers, of=of), 'le', *by)})"
 
 
+def or_no_number(expression: str) -> str:
+    """One value without labels; no number (0 / 0) where there is none, so that its curve goes on."""
+    return f"{expression} or vector(0 / 0)"
+
+
 def mean(metric: str, *matchers: str, by: tuple[str, ...] = (), over: str = "$__rate_interval") -> str:
     """The mean observation of a model's histogram. No number where nothing was observed."""
     parts = (rate(f"{metric}_{part}", *matchers, over=over) for part in ("sum", "count"))
