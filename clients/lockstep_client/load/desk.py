@@ -18,7 +18,8 @@ from lockstep_client.load.session import Session
 from lockstep_client.tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lockstep_client.load.plan import Load, Target, Workload
 
 NOT_MEASURED, INVALID, WORSE, INTERRUPTED = 1, 3, 4, 130
+NOT_WRITTEN = 1
 
 
 class Desk:
@@ -52,7 +54,7 @@ class Desk:
         if not self._place.metrics:
             return {**self._session.run(target, workload, load), "name": name}
         with Scraper(self._place.metrics, target.model) as scraper:
-            made = self._session.run(target, workload, load)
+            made = self._session.run(target, workload, load, scraper.follow)
         return {**made, "name": name, "server_metrics": scraper.found()}
 
     def __enter__(self) -> Self:
@@ -77,20 +79,28 @@ def told() -> Iterator[None]:
 
 
 def hand_out(made: Document, place: Place) -> None:
-    """Write the files, then show it, then end with its exit code: a terminal may be slow, or gone."""
+    """Write the files, then show it, then end with its exit code: a terminal may be slow, or gone. A file
+    that cannot be written costs neither the others nor what is shown."""
     to_stdout = str(place.json_file) == "-"
-    if place.json_file and not to_stdout:
-        document.write(place.json_file, made)
-    if place.html:
-        report.write(place.html, made)
+    files = ((None if to_stdout else place.json_file, document.write), (place.html, report.write))
+    kept = {path: _written(path, write, made) for path, write in files if path}
     if to_stdout:
         print(json.dumps(made))
     elif str(place.jsonl) != "-":
         show(made)
         for path in (place.json_file, place.jsonl, place.html):
-            if path:
+            if path and kept.get(path, True):
                 print(f"written: {path}")
-    raise typer.Exit(exit_code(made))
+    raise typer.Exit(exit_code(made) if all(kept.values()) else NOT_WRITTEN)
+
+
+def _written(path: Path, write: Callable[[Path, Document], None], made: Document) -> bool:
+    try:
+        write(path, made)
+    except OSError as error:
+        print(f"lockstep: {path} is not written: {error.strerror or error}", file=sys.stderr)
+        return False
+    return True
 
 
 def show(made: Document) -> None:

@@ -90,9 +90,17 @@ def second(number: int, one: Second) -> Document:
 
 
 def write(path: Path, document: Document) -> None:
-    """As JSON, whole or not at all: a reader never finds half of it."""
+    """As JSON, whole or not at all: a reader never finds half of it. A pipe or a device is written to.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = json.dumps(document, indent=1) + "\n"
+    if path.exists() and not path.is_file():
+        path.write_text(text, "utf-8")
+        return
     beside = path.with_name(f"{path.name}.part")
-    beside.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    beside.write_text(text, "utf-8")
     beside.replace(path)
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-EVERY_S, TIMEOUT_S = 1.0, 2.0
+    from lockstep_client.load.ledger import Ledger
+
+EVERY_S, TICK_S, TIMEOUT_S = 1.0, 0.02, 2.0
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
 
@@ -88,6 +90,11 @@ def between(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
     }
 
 
+def _started(scrape: Scrape) -> float:
+    """When the process did; 0 where it does not say."""
+    return scrape.total("process_start_time_seconds")
+
+
 def _mean_ms(added: Callable[[str], float], family: str) -> float | None:
     count = added(f"{family}_count")
     return round(added(f"{family}_sum") / count * 1e3, 4) if count else None
@@ -102,6 +109,7 @@ class Scraper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._first = self._last = self._scraped()
+        self._ledger: Ledger | None = None
         self.levels: list[dict[str, float]] = []
 
     def __enter__(self) -> Self:
@@ -114,23 +122,38 @@ class Scraper:
         self._stop.set()
         self._thread.join(2 * TIMEOUT_S)
 
+    def follow(self, ledger: Ledger) -> None:
+        """Count from when its warm-up is over."""
+        self._ledger = ledger
+
     def found(self) -> dict[str, Any]:
-        """What the run added, and the queue second by second."""
+        """What the run added after its warm-up, and the queue second by second."""
         if self._first is None or self._last is None:
             return {"note": f"no metrics at {self._url}"}
-        added = between(self._first, self._scraped() or self._last, self._model)
+        last = self._scraped() or self._last
+        if _started(last) != _started(self._first):
+            return {"note": "the server was started again during the run: its counts of it are lost"}
+        added = between(self._first, last, self._model)
         if not added:
             return {"note": f"{self._url} has none of Lockstep's metrics for {self._model}"}
         return {**added, "seconds": self.levels}
 
     def _run(self) -> None:
-        begun, last = time.monotonic(), self._first
+        begun, last = self._warmed_up(), self._first
         while not self._stop.wait(EVERY_S):
             if now := self._scraped():
                 self._last = now
                 if last:
                     self.levels.append(self._level(last, now, time.monotonic() - begun))
                 last = now
+
+    def _warmed_up(self) -> float:
+        """Wait for the end of the warm-up, and begin there; when that was."""
+        while self._ledger is None or self._ledger.now_s < 0:
+            if self._stop.wait(TICK_S):
+                return time.monotonic()
+        self._first = self._last = self._scraped() or self._first
+        return time.monotonic()
 
     def _level(self, last: Scrape, now: Scrape, at_s: float) -> dict[str, float]:
         added = between(last, now, self._model)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from lockstep_client.load import document
@@ -27,6 +28,7 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self._file: TextIO = sys.stdout if str(path) == "-" else path.open("w", encoding="utf-8")
+        self._gone = False
         self._next = 0
         self._ledger: Ledger | None = None
         self.title = ""
@@ -49,8 +51,13 @@ class Lines:
         assert self._ledger is not None
         told = document.second(number, self._ledger.second(number))
         told.pop("histogram")
-        self._file.write(json.dumps({"run": self.title, **told}) + "\n")
-        self._file.flush()
+        if self._gone:
+            return
+        try:
+            self._file.write(json.dumps({"run": self.title, **told}) + "\n")
+            self._file.flush()
+        except (OSError, ValueError):  # its reader has gone, or the disk is full: the run goes on
+            self._gone = True
 
     def __enter__(self) -> Self:
         return self
@@ -59,4 +66,5 @@ class Lines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not sys.stdout:
-            self._file.close()
+            with suppress(OSError):  # of what is left of lines that could not be written
+                self._file.close()

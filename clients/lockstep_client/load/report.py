@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def write(path: Path, document: Document) -> None:
-    """The page, to a file."""
+    """The page, to a file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.write_text(page(document), "utf-8")
 
 

@@ -1,6 +1,7 @@
 """Runs, one after another, on the same generator processes: from a `Load` to its `Document`.
 
-Ctrl-C and SIGTERM end the run that goes on, whose document is then marked partial. A second one ends all.
+Ctrl-C and SIGTERM end the run that goes on, or the next one where they come between two, whose document is
+then marked partial: what was measured before is kept. A second one ends all.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from lockstep_client.load.plan import jobs
 from lockstep_client.load.verdict import MAX_LAG_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Protocol, Self
 
@@ -46,17 +46,25 @@ class Session:
         self._watchers = watchers
         self._max_lag_ms = max_lag_ms
         self._generators = Generators(processes)
+        self._handlers: dict[signal.Signals, Any] = {}
         self.interrupted = False
 
-    def run(self, target: Target, workload: Workload, load: Load) -> Document:
-        """One run. Its document says whether it is valid, and whether it was cut short."""
+    def run(
+        self,
+        target: Target,
+        workload: Workload,
+        load: Load,
+        follow: Callable[[Ledger], None] = lambda _: None,
+    ) -> Document:
+        """One run. Its document says whether it is valid, and whether it was cut short. `follow` gets the
+        ledger before it fills."""
         started_at, cpu_s = _now(), time.process_time()
         ledger = Ledger(load)
+        follow(ledger)
         shares = jobs(target, workload, load)
         for one in self._watchers:
             one.begin(load, ledger)
-        with self._interruptible():
-            self._generators.run(shares, ledger.take, self._look, lambda: self.interrupted)
+        self._generators.run(shares, ledger.take, self._look, lambda: self.interrupted)
         for one in self._watchers:
             one.end()
         return document.of_run(
@@ -74,30 +82,23 @@ class Session:
         for one in self._watchers:
             one.look()
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {one: signal.signal(one, self._interrupt) for one in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
-
     def _interrupt(self, *_: Any) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for one in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[one] = signal.signal(one, self._interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._generators.close()
+        for one, handler in self._handlers.items():
+            signal.signal(one, handler)
 
 
 def _now() -> str:

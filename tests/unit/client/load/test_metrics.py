@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
 
+from lockstep_client.load.ledger import Ledger
 from lockstep_client.load.metrics import Scrape, Scraper, between, samples
+from lockstep_client.load.plan import Closed, Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 TEXT = """# HELP lockstep_batch_rows Rows.
 # TYPE lockstep_batch_rows histogram
@@ -61,3 +70,62 @@ def test_a_port_that_speaks_another_protocol_has_no_metrics() -> None:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         assert Scraper(address, "m").found() == {"note": f"no metrics at http://{address}/metrics"}
         answering.join()
+
+
+class Pages:
+    """Answers /metrics with one text after another; the last one again and again."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(handler) -> None:  # noqa: N805
+                text = (self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]).encode()
+                handler.send_response(200)
+                handler.send_header("Content-Length", str(len(text)))
+                handler.end_headers()
+                handler.wfile.write(text)
+
+            def log_message(handler, *_: Any) -> None: ...  # noqa: N805
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextmanager
+def pages(*texts: str) -> Iterator[str]:
+    one = Pages(*texts)
+    yield one.address
+    one.close()
+
+
+def text(runs: float, rows: float, started: float = 7.0) -> str:
+    return TEXT.format(runs=runs, rows=rows, paid=rows) + f"process_start_time_seconds {started}\n"
+
+
+def test_a_server_that_was_started_again_is_told_and_not_subtracted() -> None:
+    with pages(text(1000, 8000), text(1500, 3000, started=9.0)) as address, Scraper(address, "m") as scraper:
+        assert "started again" in scraper.found()["note"]
+
+
+def test_the_warm_up_is_not_counted() -> None:
+    ledger = Ledger(Load(Closed(1), seconds=1))
+    with pages(text(10, 10), text(60, 110), text(80, 190)) as address, Scraper(address, "m") as scraper:
+        scraper.follow(ledger)
+        ledger.now_s = -0.5
+        first = scraper._first
+        ledger.now_s = 0.0
+        until(lambda: scraper._first is not first)
+        assert scraper.found()["faces"] == {"oneshot": {"runs": 20, "rows_per_run": 4.0}}
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)

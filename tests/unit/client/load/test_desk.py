@@ -1,0 +1,96 @@
+"""What was measured is kept: whatever becomes of the files, the readers, and the signals in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import typer
+from unit.client.load import made
+
+from lockstep_client.load import desk, document, session
+from lockstep_client.load.groups import Place
+from lockstep_client.load.plan import Load, Open
+from lockstep_client.load.progress import Lines
+from lockstep_client.load.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def handed_out(place: Place) -> int:
+    with pytest.raises(typer.Exit) as ended:
+        desk.hand_out({**made.steady(10, 20.0), "name": "one"}, place)
+    return ended.value.exit_code
+
+
+def place(tmp_path: Path, json_file: Path) -> Place:
+    return Place(json_file=json_file, html=tmp_path / "run.html")
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text("utf-8")))
+    reader.start()
+    document.write(pipe, made.steady(10, 20.0))
+    reader.join(30)
+    assert json.loads(read[0])["format"] == document.FORMAT
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_device_stays_what_it_is() -> None:
+    document.write(Path("/dev/null"), made.steady(10, 20.0))
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_file_that_cannot_be_written_costs_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone" / "run.json"
+    assert handed_out(place(tmp_path, json_file=gone)) == desk.NOT_WRITTEN
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [f"lockstep: {gone} is not written: No such file or directory"]
+    assert "p99" in printed.out
+    assert f"written: {tmp_path / 'run.html'}" in printed.out
+    assert str(gone) not in printed.out
+    assert (tmp_path / "run.html").exists()
+
+
+def test_lines_end_where_their_reader_has_gone_and_the_run_goes_on(tmp_path: Path) -> None:
+    with Lines(tmp_path / "lines") as lines:
+        ledger = made.ledger([made.record(0.1 * n, 0.01) for n in range(30)], 3.0)
+        lines.begin(Load(Open(100.0), 3.0), ledger)
+        lines._file.close()
+        lines.look()
+        lines.end()
+
+
+class Idle:
+    """Generator processes that have nothing to do."""
+
+    def __init__(self, processes: int) -> None: ...
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(session, "Generators", Idle)
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    assert {one: signal.getsignal(one) for one in before} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_two_runs_is_kept_for_the_next(idle: None, number: signal.Signals) -> None:
+    with Session(1, []) as one:
+        os.kill(os.getpid(), number)
+        assert one.interrupted
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
