@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .parts import Panel, Query
+from .promql import or_no_number
 
 if TYPE_CHECKING:
     from .around import Json
@@ -12,11 +14,7 @@ if TYPE_CHECKING:
 _LEGEND: Json = {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": ["mean", "max"]}
 _TOOLTIP: Json = {"mode": "multi", "sort": "desc"}
 
-_NO_TRAFFIC: Json = {
-    "type": "special",
-    "options": {"match": "nan", "result": {"text": "no traffic", "index": 0}},
-}
-"""A share of nothing."""
+_NO_DATA = "no data"
 
 
 def curves(
@@ -50,18 +48,24 @@ def curves(
     )
 
 
-def number(title: str, unit: str, description: str, query: Query, **more: Any) -> Panel:
-    """One value, coloured by its thresholds, with its course behind."""
+def number(
+    title: str, unit: str, description: str, query: Query, *, without: str = _NO_DATA, **more: Any
+) -> Panel:
+    """The last value of a query without labels, coloured by its thresholds, with its course behind.
+
+    `without` is what it says where that is no number: a share of nothing, or a server that is gone.
+    A curve that ends would leave its last number behind, so it is made to go on without one.
+    """
     return Panel(
         "stat",
         title,
         description,
         unit,
-        (query,),
+        (replace(query, expr=or_no_number(query.expr)),),
         width=more.pop("width", 4),
         height=4,
         options={
-            # Not "lastNotNull": it passes NaN over too, and a share of nothing would show its last good value.
+            # Not "lastNotNull": it passes NaN over too, back to the last good value.
             "reduceOptions": {"calcs": ["last"], "fields": "", "values": False},
             "colorMode": "value",
             "graphMode": "area",
@@ -69,7 +73,11 @@ def number(title: str, unit: str, description: str, query: Query, **more: Any) -
             "textMode": "value",
             "wideLayout": True,
         },
-        field_options={"noValue": "no data", "mappings": [_NO_TRAFFIC], **more.pop("field_options", {})},
+        field_options={
+            "noValue": _NO_DATA,
+            "mappings": [_without_number(without)],
+            **more.pop("field_options", {}),
+        },
         **more,
     )
 
@@ -180,6 +188,12 @@ def states(title: str, description: str, query: Query, *, off: str, on: str, **m
         field_options={"mappings": [{"type": "value", "options": words}]},
         **more,
     )
+
+
+def _without_number(words: str) -> Json:
+    """In no colour of the thresholds: it is neither good nor bad."""
+    result = {"text": words, "color": "text", "index": 0}
+    return {"type": "special", "options": {"match": "null+nan", "result": result}}
 
 
 def _joined(columns: tuple[Query, ...]) -> tuple[Json, ...]:

@@ -36,7 +36,7 @@ def quantile(q: float, metric: str, *matchers: str, by: tuple[str, ...] = (), of
 
 
 def or_no_number(expression: str) -> str:
-    """One value without labels; no number (0 / 0) where there is none, so that its curve goes on."""
+    """The value of an expression without labels; while it has none, a value that is no number: 0 / 0."""
     return f"{expression} or vector(0 / 0)"
 
 

@@ -31,6 +31,7 @@ _GLANCE = Row(
             "Share of the requests that did not fail by the server's fault: the objective is 99.9 %. What is "
             "wrong in a request, cancelled by its caller or refused for overload does not count.",
             Query(f"1 - ({_FAILED} or vector(0)) / {_COUNTED}"),
+            without="no traffic",
             base=RED,
             thresholds=((0.99, YELLOW), (0.999, GREEN)),
         ),
@@ -39,6 +40,7 @@ _GLANCE = Row(
             "percentunit",
             "Share of the arriving requests that were turned away because the wait would have been too long.",
             Query(f"({add(_REFUSED)} or vector(0)) / ({add(_ACCEPTED)} + ({add(_REFUSED)} or vector(0)))"),
+            without="no traffic",
             thresholds=((0.001, YELLOW), (0.01, RED)),
         ),
         number(
@@ -46,6 +48,7 @@ _GLANCE = Row(
             "s",
             "95 of 100 one-shot requests ended within this time of their acceptance.",
             Query(quantile(0.95, "lockstep_request_seconds", _ONE_SHOT)),
+            without="no traffic",
             thresholds=((0.1, YELLOW), (0.25, RED)),
         ),
         number(
@@ -53,6 +56,7 @@ _GLANCE = Row(
             "s",
             "95 of 100 streams had their first token within this time.",
             Query(quantile(0.95, "lockstep_first_token_seconds")),
+            without="no traffic",
             thresholds=((0.1, YELLOW), (0.25, RED)),
         ),
         number(

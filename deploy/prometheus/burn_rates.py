@@ -5,6 +5,9 @@ of 1 spends the error budget of thirty days in thirty days. An alert wants a lon
 to burn, so that it comes soon and goes soon (the workbook on site reliability engineering,
 "Alerting on SLOs"), and FEWEST failures in the long one, so that a lone failure on a quiet night
 calls nobody. Without traffic a burn rate is no number, and no number fires.
+
+Long windows change slowly and cost most to read: they have groups of their own, evaluated less
+often. Alerts join both, for Prometheus takes a recorded value as that of the five minutes after it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 SECONDS = {"5m": 300, "30m": 1800, "1h": 3600, "2h": 7200, "6h": 21600, "1d": 86400, "3d": 259200}
 """The windows."""
+
+_LONG_S, _LONG_INTERVAL = SECONDS["6h"], "2m"
+"""From which window on a rate is long, and how often those are evaluated."""
 
 FEWEST = 5
 RUNBOOK = "docs/observability.md"
@@ -47,19 +53,27 @@ def rules() -> str:
         [
             "# Written by `make dashboards` from deploy/prometheus/burn_rates.py, which says what it means.",
             "groups:",
-            *(line for objective in OBJECTIVES for line in _group(objective)),
+            *(line for objective in OBJECTIVES for line in _groups(objective)),
             "",
         ]
     )
 
 
-def _group(objective: Objective) -> Iterator[str]:
-    yield f"  - name: lockstep-{objective.name.replace('_', '-')}"
+def _groups(objective: Objective) -> Iterator[str]:
+    name = f"lockstep-{objective.name.replace('_', '-')}"
+    yield f"  - name: {name}"
     yield "    rules:"
-    for window in SECONDS:
-        yield from _records(objective, window)
+    for window, seconds in SECONDS.items():
+        if seconds < _LONG_S:
+            yield from _records(objective, window)
     for speed in SPEEDS:
         yield from _alert(objective, speed)
+    yield f"  - name: {name}-long"
+    yield f"    interval: {_LONG_INTERVAL}"
+    yield "    rules:"
+    for window, seconds in SECONDS.items():
+        if seconds >= _LONG_S:
+            yield from _records(objective, window)
 
 
 def _records(objective: Objective, window: str) -> Iterator[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from contract.deployed import (
     DASHBOARDS,
     DEPLOY,
@@ -17,19 +18,26 @@ from contract.deployed import (
     served,
     targets,
 )
+from contract.test_deploy_rules import needs_promtool, promtool
 
 from deploy.__main__ import generated
 from deploy.grafana.parts import COLUMNS, SCHEMA_VERSION
+from deploy.rehearsal.grafana import filled_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SERVED = served()
 KINDS = {"timeseries", "stat", "heatmap", "table", "barchart", "state-timeline"}
 UNITS = {"s", "reqps", "ops", "short", "percentunit", "bytes"}
 LARGEST_FILE = 100_000
+TILES = [(uid, panel) for uid, panel in panels() if panel["type"] == "stat"]
 
 each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
 each_panel = pytest.mark.parametrize(
     "panel", [panel for _, panel in panels()], ids=[f"{uid}-{panel['id']}" for uid, panel in panels()]
 )
+each_tile = pytest.mark.parametrize("panel", [t for _, t in TILES], ids=[t["title"] for _, t in TILES])
 each_target = pytest.mark.parametrize(
     "target", [t for _, t in targets()], ids=[where for where, _ in targets()]
 )
@@ -187,6 +195,30 @@ def test_counters_are_read_as_rates_over_grafanas_interval(target: dict[str, Any
             assert re.search(rf"(rate|increase)\({metric}\{{[^}}]*\}}\[", expression), metric
     assert set(re.findall(r"\[([^\]]*)\]", expression)) <= {"$__rate_interval", "$__range"}
     assert "irate(" not in expression
+
+
+@each_tile
+def test_a_tile_shows_its_last_value_and_tells_where_that_is_no_number(panel: dict[str, Any]) -> None:
+    """`lastNotNull` would pass over it, to a number of back then; so would a curve that just ends."""
+    assert panel["options"]["reduceOptions"]["calcs"] == ["last"]
+    [target] = panel["targets"]
+    assert target["expr"].endswith(" or vector(0 / 0)")
+    defaults = panel["fieldConfig"]["defaults"]
+    [mapping] = defaults["mappings"]
+    assert (mapping["type"], mapping["options"]["match"]) == ("special", "null+nan")
+    assert mapping["options"]["result"]["text"] in ("no traffic", "no data")
+    assert mapping["options"]["result"]["color"] == "text", "neither good nor bad"
+    assert defaults["noValue"] == "no data"
+
+
+@needs_promtool
+def test_tiles_have_one_value_though_no_server_is_read(tmp_path: Path) -> None:
+    asked = [filled_in(DASHBOARDS[uid], tile["targets"][0]["expr"], 15, 1800) for uid, tile in TILES]
+    once = {"eval_time": "1h", "exp_samples": [{"labels": "{}", "value": 1}]}
+    file = tmp_path / "tiles.yml"
+    tests = [{"input_series": [], "promql_expr_test": [{"expr": f"count({one})", **once} for one in asked]}]
+    file.write_text(yaml.safe_dump({"tests": tests}))
+    promtool("test", "rules", str(file))
 
 
 def _grouped_by(expression: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -20,11 +21,17 @@ from contract.deployed import (
 )
 
 from deploy.prometheus import objectives
+from deploy.prometheus.burn_rates import SECONDS
 from lockstep_server.errors import Meaning
 from lockstep_server.metrics import Metrics
 
 PROMETHEUS = DEPLOY / "prometheus"
 SERVED = served()
+WORDS = {meaning.value for meaning in Meaning} | {"ok"}
+BURN_RATES = yaml.safe_load((PROMETHEUS / "rules" / "objectives.yml").read_text())["groups"]
+STALE_S = 300
+"""For so long Prometheus takes a recorded value as that of now."""
+
 TESTS = [
     test
     for file in sorted((PROMETHEUS / "tests").glob("*.yml"))
@@ -87,9 +94,28 @@ def test_a_rule_reads_what_there_is(rule: dict[str, Any]) -> None:
             assert set(matchers) - TARGET_LABELS <= SERVED[metric], metric
 
 
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_a_rule_counts_by_words_that_the_server_says(rule: dict[str, Any]) -> None:
+    for _, matchers in selectors(rule["expr"]):
+        assert _words(matchers) <= WORDS
+
+
+@pytest.mark.parametrize("group", BURN_RATES, ids=lambda group: group["name"])
+def test_long_windows_are_evaluated_less_often_yet_never_stale(group: dict[str, Any]) -> None:
+    read = {w for rule in group["rules"] for w in re.findall(r"\[(\w+)\]", rule["expr"])}
+    if "interval" in group:
+        assert min(SECONDS[window] for window in read) >= SECONDS["6h"]
+        assert 15 < 60 * int(group["interval"].removesuffix("m")) <= STALE_S / 2
+        assert not any("alert" in rule for rule in group["rules"]), "it would come late"
+    else:
+        assert max(SECONDS[window] for window in read) < SECONDS["6h"]
+
+
 def test_the_operator_is_given_the_same_rules() -> None:
     file = yaml.safe_load((DEPLOY / "kubernetes" / "prometheusrule.yaml").read_text())
-    assert [rule for group in file["spec"]["groups"] for rule in group["rules"]] == RULES
+    groups = file["spec"]["groups"]
+    assert [rule for group in groups for rule in group["rules"]] == RULES
+    assert [group for group in groups if "interval" in group] == [g for g in BURN_RATES if "interval" in g]
 
 
 def test_no_rule_is_there_twice() -> None:
@@ -98,11 +124,9 @@ def test_no_rule_is_there_twice() -> None:
 
 @pytest.mark.parametrize("objective", objectives.OBJECTIVES, ids=lambda one: one.name)
 def test_an_objective_counts_by_words_that_the_server_says(objective: objectives.Objective) -> None:
-    words = {meaning.value for meaning in Meaning} | {"ok"}
     for term in (*objective.bad, *objective.total):
         [(_, matchers)] = selectors(f"{term.metric}{{{term.matchers}}}")
-        for label in ("outcome", "meaning"):
-            assert set(matchers.get(label, "=ok").lstrip("!=~").split("|")) <= words
+        assert _words(matchers) <= WORDS
 
 
 def test_latency_objectives_end_at_a_bound_of_their_histograms() -> None:
@@ -116,6 +140,12 @@ def _bounds(metric: str) -> list[float]:
     """Those of a histogram of a real server's registry."""
     family = getattr(Metrics(), metric.removeprefix("lockstep_"))
     return list(family.labels(*SERVED[f"{metric}_count"]).bounds)
+
+
+def _words(matchers: dict[str, str]) -> set[str]:
+    """What a selector asks of how requests ended."""
+    asked = (matchers[label] for label in ("outcome", "meaning") if label in matchers)
+    return {word for one in asked for word in one.lstrip("!=~").split("|")}
 
 
 def _subject(series: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Every expression that is shipped, asked of a real Prometheus: no error, and no empty answer.
 
-Only the target is another one than is shipped (targets/lockstep.yml, the file that users change), and
-it is scraped every second.
+Only the target is another one than is shipped (targets/lockstep.yml, the file that users change), it is
+scraped every second, and long windows are evaluated as often as short ones.
 """
 
 from __future__ import annotations
