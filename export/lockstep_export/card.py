@@ -81,7 +81,7 @@ def _facts(score: Score, manifest: Table) -> Iterator[tuple[str, str]]:
     yield "task", score.task
     if labels := manifest.get("labels"):
         yield "labels", ", ".join(labels)
-    yield score.measure, f"dev {told(score, score.dev)}, test {told(score, score.test)}"
+    yield score.measure, f"dev {told(score.measure, score.dev)}, test {told(score.measure, score.test)}"
     yield "parameters", f"{score.parameters:,}"
     yield "files of the version", f"{score.bytes / 1e6:.2f} MB"
     yield "training", f"best of epoch {score.best_epoch}, {score.train_seconds:.0f} s of one thread"

@@ -92,17 +92,17 @@ def table(scores: list[Score]) -> str:
     return "\n".join([COLUMNS, RULE, *(_row(score) for score in scores)])
 
 
-def told(score: Score, value: float) -> str:
-    """A measure as its readers know it; nats beside bits, which training is told in."""
+def told(measure: str, value: float) -> str:
+    """A value of a measure as its readers know it; nats beside bits, which training is told in."""
     return {
         "accuracy": f"{value:.1%}",
         "bits per character": f"{value:.3f} bits ({value * math.log(2):.3f} nats)",
         "bits per word": f"perplexity {2**value:.1f} ({value:.3f} bits)",
         "BLEU": f"{value:.1f}",
-    }[score.measure]
+    }[measure]
 
 
 def _row(score: Score) -> str:
     size = f"{score.parameters:,} | {score.bytes / 1e6:.2f}"
-    quality = f"{told(score, score.dev)} | {told(score, score.test)}"
+    quality = f"{told(score.measure, score.dev)} | {told(score.measure, score.test)}"
     return f"| `{score.model}` | {size} | {quality} | {score.best_epoch} | {score.train_seconds:.0f} |"

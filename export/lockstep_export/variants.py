@@ -22,6 +22,9 @@ from lockstep_export.onnx import save
 from lockstep_export.own.attempts import opened
 from lockstep_export.own.publication import MANIFEST, drafting
 from lockstep_export.precision import KINDS, Kind, narrowed
+from lockstep_export.quality import qualities
+from lockstep_export.scores import told
+from lockstep_export.trade import Figures
 
 TOLERANCE = 0.02  # of the server's self-test: what it allows for halves
 ALONE = {"max_rows": 1}
@@ -36,22 +39,32 @@ def variant(
         "models"
     ),
     version: Annotated[int, typer.Option(help="Which version to make it of.")] = 1,
+    data: Annotated[
+        Path | None, typer.Option(help="The folder of the data of a model of the zoo: measures both on it.")
+    ] = None,
 ) -> None:
-    """Makes a variant of a model in fp16 or int8, and tells its agreement and speed beside the original."""
+    """Makes a variant of a model in fp16 or int8, and tells its agreement and speed beside the original; of
+    a model of the zoo its quality too."""
     for known in KINDS:
         if known == kind:
-            make_variant(model, known, out, version)
+            make_variant(model, known, out, version, data=data)
             return
     raise ExportError(f"--kind: there is no {kind!r}; there are {', '.join(KINDS)}")
 
 
 def make_variant(
-    model: Path, kind: Kind, out: Path, version: int = 1, report: Report = typer.echo
+    model: Path,
+    kind: Kind,
+    out: Path,
+    version: int = 1,
+    report: Report = typer.echo,
+    data: Path | None = None,
 ) -> list[Comparison]:
     """Publishes `model` as `out`/<name>-<kind>; the comparisons that it reports.
 
     Raises:
-        ExportError: there is no such model, or its values are too large for the narrower numbers.
+        ExportError: there is no such model, its values are too large for the narrower numbers, or `data`
+            is not what it learnt from.
     """
     source = model / str(version)
     files = sorted(source.glob("*.onnx"))
@@ -67,11 +80,23 @@ def make_variant(
         _check(target.name, comparisons)
         for file in described.glob("*.json"):
             shutil.copyfile(file, draft / file.name)
-        about = f"{name} in {kind}: {summary(comparisons)}"
+        measured = _measured(qualities(model, source, draft / "1", data)) if data else ""
+        about = f"{name} in {kind}: {measured or summary(comparisons)}"
         (draft / MANIFEST).write_text(write(about, _manifest(words, kind)), encoding="utf-8")
         _publish(draft, target)
     _tell(report, source, target / "1", comparisons)
+    if measured:
+        report(f"  {measured}")
     return comparisons
+
+
+def _measured(both: tuple[Figures, Figures]) -> str:
+    """Of the original and the variant."""
+    original, variant = (
+        ", ".join(f"{part} {told(one.measure, getattr(one, part))}" for part in ("dev", "test"))
+        for one in both
+    )
+    return f"{both[0].measure} {variant} (fp32: {original})"
 
 
 def _compared(file: Path, draft: Path, words: Words) -> Comparison:

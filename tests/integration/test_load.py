@@ -210,6 +210,42 @@ def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int)
     assert "partial" in out
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_two_runs_ends_a_campaign_with_what_there_is(number: int) -> None:
+    drawn = parse("10")
+    assert drawn is not None
+    with foreign() as server, Session(1, [], max_lag_ms=10_000) as session:
+        target = Target(server.address, MODEL)
+        workload = preflight.prepared(target, Workload("infer", drawn, (5, 9)), None, Wanted())
+
+        def run(name: str, *what: Any) -> dict[str, Any]:
+            made = session.run(*what)
+            if not session.interrupted:
+                os.kill(os.getpid(), number)
+            return {**made, "name": name}
+
+        made = Campaign(run, target, workload).sweep(Load(Open(1.0), 0.5, warmup_s=0), [50.0, 60.0, 70.0])
+    first, second = made["runs"]
+    assert (made["partial"], first["partial"], second["partial"]) == (True, False, True)
+    assert first["outcomes"]["ok"] > 0
+    assert second["outcomes"]["ok"] == 0
+
+
+def test_lines_whose_reader_has_gone_cost_no_run(tmp_path: Path) -> None:
+    """As in `--jsonl - | head -1`."""
+    file = tmp_path / "run.json"
+    with foreign() as server:
+        asked = ("--rate", "50", "--seconds", "3", "--warmup", "0", "--address", server.address)
+        with command(*asked, "--json", str(file), "--jsonl", "-") as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert json.loads(process.stdout.readline())["second"] == 0
+            process.stdout.close()
+            error = process.stderr.read()
+    assert "Traceback" not in error
+    assert len(json.loads(file.read_text())["seconds"]) == 3
+
+
 def test_a_terminal_that_nobody_reads_holds_no_run_up(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     ours, theirs = pty.openpty()

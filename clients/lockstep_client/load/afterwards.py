@@ -26,9 +26,9 @@ def compare(
         pairs = _pairs(document.read(first), document.read(second))
     rows = {name: comparing.compared(a, b) for name, a, b in pairs}
     told = {name: [one.as_json() for one in some] for name, some in rows.items()}
-    if json_file and str(json_file) != "-":
-        document.write(json_file, told)
-    if str(json_file) == "-":
+    to_stdout = str(json_file) == "-"
+    kept = not json_file or to_stdout or desk.written(json_file, document.write, told)
+    if to_stdout:
         print(json.dumps(told))
     else:
         for name, some in rows.items():
@@ -36,6 +36,8 @@ def compare(
             summary.compared(some)
         for note in _differences(pairs):
             print(f"note: {note}")
+    if not kept:
+        raise typer.Exit(desk.NOT_WRITTEN)
     raise typer.Exit(desk.WORSE if any(comparing.worse(some) for some in rows.values()) else 0)
 
 
@@ -47,7 +49,8 @@ def report_again(
     with desk.told():
         made = document.read(file)
     if html:
-        report.write(html, made)
+        if not desk.written(html, report.write, made):
+            raise typer.Exit(desk.NOT_WRITTEN)
         print(f"written: {html}")
     else:
         desk.show(made)

@@ -1,8 +1,8 @@
 """`lockstep load`: the commands.
 
-Exit codes: 0 measured; 1 nothing could be measured (no server, no such model, no answer); 2 wrong usage;
-3 measured, but invalid: the generator was the limit; 4 `compare` found the second run worse; 130 interrupted,
-with a partial report.
+Exit codes: 0 measured; 1 nothing could be measured (no server, no such model, no answer), or a file could not
+be written; 2 wrong usage; 3 measured, but invalid: the generator was the limit; 4 `compare` found the second
+run worse; 130 interrupted, with a partial report.
 """
 
 from dataclasses import replace
@@ -35,8 +35,8 @@ app = typer.Typer(
 def _load(context: typer.Context) -> None:
     """Measure a server under load, and say honestly what it did.
 
-    Exit codes: 0 measured, 1 nothing could be measured, 2 wrong usage, 3 invalid (the generator was the
-    limit), 4 compare found the second run worse, 130 interrupted.
+    Exit codes: 0 measured, 1 nothing could be measured or a file not written, 2 wrong usage, 3 invalid (the
+    generator was the limit), 4 compare found the second run worse, 130 interrupted.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -83,7 +83,7 @@ def hand_out(made: Document, place: Place) -> None:
     that cannot be written costs neither the others nor what is shown."""
     to_stdout = str(place.json_file) == "-"
     files = ((None if to_stdout else place.json_file, document.write), (place.html, report.write))
-    kept = {path: _written(path, write, made) for path, write in files if path}
+    kept = {path: written(path, write, made) for path, write in files if path}
     if to_stdout:
         print(json.dumps(made))
     elif str(place.jsonl) != "-":
@@ -94,7 +94,8 @@ def hand_out(made: Document, place: Place) -> None:
     raise typer.Exit(exit_code(made) if all(kept.values()) else NOT_WRITTEN)
 
 
-def _written(path: Path, write: Callable[[Path, Document], None], made: Document) -> bool:
+def written(path: Path, write: Callable[[Path, Document], None], made: Document) -> bool:
+    """Whether it is; why it is not, in a line."""
     try:
         write(path, made)
     except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lockstep_client.load import verdict
@@ -90,18 +91,24 @@ def second(number: int, one: Second) -> Document:
 
 
 def write(path: Path, document: Document) -> None:
-    """As JSON, whole or not at all: a reader never finds half of it. A pipe or a device is written to.
+    """As JSON, whole or not at all: a reader never finds half of it. A pipe, a device and what a link leads
+    to stay what they are, and are written to.
 
     Raises:
         OSError: it cannot be written.
     """
     text = json.dumps(document, indent=1) + "\n"
-    if path.exists() and not path.is_file():
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_text(text, "utf-8")
         return
     beside = path.with_name(f"{path.name}.part")
-    beside.write_text(text, "utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, "utf-8")
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
 
 
 def read(path: Path) -> Document:

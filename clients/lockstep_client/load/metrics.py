@@ -1,7 +1,8 @@
 """The server's own view of a run, from its /metrics: rows in a batch, queueing, padding, tokens.
 
-Prometheus text → `samples` → two `Scrape`s, before and after → `between`: what the run itself added.
-Lockstep's families are read; a server without them has nothing to add, and that is said.
+Prometheus text → `samples` → two `Scrape`s, after the warm-up and at the end → `between`: what the measured
+part itself added. Lockstep's families are read; a server without them, or one that was started again in
+between, has nothing to add, and that is said.
 """
 
 from __future__ import annotations
@@ -90,9 +91,17 @@ def between(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
     }
 
 
-def _started(scrape: Scrape) -> float:
-    """When the process did; 0 where it does not say."""
-    return scrape.total("process_start_time_seconds")
+def restarted(before: Scrape, after: Scrape, model: str) -> bool:
+    """Whether the server was started in between: it says so, or what it counts of the model went back."""
+    started = ("process_start_time_seconds", frozenset[tuple[str, str]]())
+    if before.samples.get(started) != after.samples.get(started):
+        return True
+    of_model = ("model", model.removesuffix(".step"))
+    return any(
+        after.samples.get((name, labels), 0.0) < value
+        for (name, labels), value in before.samples.items()
+        if of_model in labels and name.endswith(("_total", "_count"))
+    )
 
 
 def _mean_ms(added: Callable[[str], float], family: str) -> float | None:
@@ -101,7 +110,7 @@ def _mean_ms(added: Callable[[str], float], family: str) -> float | None:
 
 
 class Scraper:
-    """Reads the metrics before, after, and each second of a run, in a thread of its own."""
+    """Reads the metrics at begin, end, and each second of a run's measured part, in a thread of its own."""
 
     def __init__(self, address: str, model: str) -> None:
         self._url = f"http://{address}/metrics"
@@ -131,11 +140,11 @@ class Scraper:
         if self._first is None or self._last is None:
             return {"note": f"no metrics at {self._url}"}
         last = self._scraped() or self._last
-        if _started(last) != _started(self._first):
+        if restarted(self._first, last, self._model):
             return {"note": "the server was started again during the run: its counts of it are lost"}
         added = between(self._first, last, self._model)
         if not added:
-            return {"note": f"{self._url} has none of Lockstep's metrics for {self._model}"}
+            return {"note": f"{self._url} has counted no run of {self._model} in Lockstep's metrics"}
         return {**added, "seconds": self.levels}
 
     def _run(self) -> None:

@@ -24,11 +24,15 @@ MOMENT_S = 0.25
 
 
 class Lines:
-    """Writes to a file, or to stdout for "-". Use it in a `with`."""
+    """Writes to a file, or to stdout for "-". Use it in a `with`.
+
+    Where lines cannot be written any more they end, and the run goes on.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file: TextIO = sys.stdout if str(path) == "-" else path.open("w", encoding="utf-8")
-        self._gone = False
+        self._failed: Exception | None = None
         self._next = 0
         self._ledger: Ledger | None = None
         self.title = ""
@@ -48,16 +52,16 @@ class Lines:
             self._write(number)
 
     def _write(self, number: int) -> None:
+        if self._failed:
+            return
         assert self._ledger is not None
         told = document.second(number, self._ledger.second(number))
         told.pop("histogram")
-        if self._gone:
-            return
         try:
             self._file.write(json.dumps({"run": self.title, **told}) + "\n")
             self._file.flush()
-        except (OSError, ValueError):  # its reader has gone, or the disk is full: the run goes on
-            self._gone = True
+        except (OSError, ValueError) as error:  # the reader has gone, or the disk is full: the run goes on
+            self._failed = error
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +69,9 @@ class Lines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not sys.stdout:
-            with suppress(OSError):  # of what is left of lines that could not be written
-                self._file.close()
+        if self._file is sys.stdout:
+            return
+        with suppress(OSError):  # of what is left of lines that could not be written
+            self._file.close()
+        if self._failed:
+            print(f"lockstep: {self._path} ends before the run: {self._failed}", file=sys.stderr)

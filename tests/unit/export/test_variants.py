@@ -1,8 +1,10 @@
 """Variants: narrower numbers, the same names, and what they cost told."""
 
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,11 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 from unit.export.own.made import LENGTHS, TOKENS, WITH_LENGTHS, Reader
 
-from lockstep_export import export_stepwise
+from lockstep_export import export_stepwise, quality
 from lockstep_export.comparison import compare
 from lockstep_export.errors import ExportError, ModuleError
 from lockstep_export.graph import Graph
 from lockstep_export.precision import narrowed, quantized
+from lockstep_export.trade import Figures, Trade
 from lockstep_export.variants import make_variant, variant
 
 ROWS = {"tokens": TOKENS, "lengths": LENGTHS}
@@ -75,6 +78,49 @@ def test_products_of_8_bits_cannot_overflow_where_they_are_added_in_16(model: Pa
         weights = [onnx.numpy_helper.to_array(one) for one in graph.initializer if one.name in taken]
         assert weights
         assert all(np.abs(one.astype(int)).max() <= 64 for one in weights)
+
+
+class Known(Trade[Any, Any, Any]):
+    """A trade whose figures are the sizes of the graphs."""
+
+    task, corpus, tokenizers = "classify", "known", ("tokenizer.json",)
+
+    def read(self, data: Path) -> str:
+        return (data / "text").read_text()
+
+    def prepare(self, texts: str, folder: Path, quick: bool) -> str:
+        (folder / "tokenizer.json").write_text(texts)
+        return texts
+
+    def figures(self, recipe: Any, corpus: str, graphs: Any) -> Figures:
+        share = len(corpus) / 100
+        return Figures("accuracy", share, share / 2)
+
+
+def test_a_model_of_the_zoo_is_measured_on_what_it_learnt_from(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Known.__abstractmethods__ = frozenset()
+    monkeypatch.setattr(quality, "ZOO", {"mine": None})
+    monkeypatch.setattr(quality, "trade_of", lambda recipe: Known())
+    mine, data, told = tmp_path / "mine", tmp_path / "data", []
+    shutil.copytree(model, mine)
+    data.mkdir()
+    for text in (data / "text", mine / "tokenizer.json"):
+        text.write_text("x" * 80)
+    make_variant(mine, "fp16", tmp_path, report=told.append, data=data)
+    measured = "accuracy dev 80.0%, test 40.0% (fp32: dev 80.0%, test 40.0%)"
+    assert told[-1] == f"  {measured}"
+    assert measured in (tmp_path / "mine-fp16/model.toml").read_text()
+    (data / "text").write_text("other")
+    with pytest.raises(ExportError, match=r"not what 'mine' learnt from: its tokenizer\.json"):
+        make_variant(mine, "int8", tmp_path, report=told.append, data=data)
+    assert not (tmp_path / "mine-int8").exists()
+
+
+def test_what_is_not_of_the_zoo_is_measured_by_whom_knows_it(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="'mine' is no model of the zoo"):
+        make_variant(model, "fp16", tmp_path, report=lambda _: None, data=tmp_path)
 
 
 def test_the_manifest_is_the_originals_but_for_what_the_numbers_ask_for(model: Path, tmp_path: Path) -> None:

@@ -98,6 +98,13 @@ def test_compare_gives_its_rows_as_json(lockstep, files: tuple[str, str]) -> Non
     assert {"name", "ratio", "low", "high", "verdict"} <= set(rows[0])
 
 
+def test_what_cannot_be_written_of_a_document_ends_with_1(lockstep, files: tuple[str, str]) -> None:
+    for verb in (("compare", *files, "--json"), ("report", files[0], "--html")):
+        code, _, error = lockstep("load", *verb, "/dev/full")
+        assert code == 1
+        assert error == "lockstep: /dev/full is not written: No space left on device\n"
+
+
 def test_what_is_no_report_is_told(lockstep, files: tuple[str, str], tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text("{}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
@@ -50,6 +52,37 @@ def test_a_device_stays_what_it_is() -> None:
     assert Path("/dev/null").is_char_device()
 
 
+def test_a_file_that_is_given_by_its_number_is_written_to(tmp_path: Path) -> None:
+    """As a shell gives one: `--json /dev/fd/4 4> run.json`, `--json >(tool)`."""
+    with (tmp_path / "run.json").open("w") as file:
+        document.write(Path(f"/dev/fd/{file.fileno()}"), made.steady(10, 20.0))
+    assert document.read(tmp_path / "run.json")["kind"] == "run"
+
+
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "latest.json").symlink_to(tmp_path / "run.json")
+    document.write(tmp_path / "latest.json", made.steady(10, 20.0))
+    assert (tmp_path / "latest.json").is_symlink()
+    assert document.read(tmp_path / "run.json")["kind"] == "run"
+
+
+def test_a_disk_that_is_full_leaves_the_file_before_and_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tmp_path / "run.json"
+    document.write(before, made.steady(10, 20.0))
+
+    def full(path: Path, text: str, encoding: str) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert handed_out(Place(json_file=before)) == desk.NOT_WRITTEN
+    assert capsys.readouterr().err == f"lockstep: {before} is not written: No space left on device\n"
+    assert document.read(before)["kind"] == "run"
+    assert list(tmp_path.iterdir()) == [before]
+
+
 def test_a_file_that_cannot_be_written_costs_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,12 +96,26 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(
     assert (tmp_path / "run.html").exists()
 
 
-def test_lines_end_where_their_reader_has_gone_and_the_run_goes_on(tmp_path: Path) -> None:
-    with Lines(tmp_path / "lines") as lines:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
+def test_lines_end_where_they_cannot_be_written_and_the_run_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Lines(Path("/dev/full")) as lines:
         ledger = made.ledger([made.record(0.1 * n, 0.01) for n in range(30)], 3.0)
         lines.begin(Load(Open(100.0), 3.0), ledger)
-        lines._file.close()
         lines.look()
+        lines.end()
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith("lockstep: /dev/full ends before the run")
+    assert "No space left" in told
+
+
+def test_lines_on_a_stdout_that_was_closed_cost_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stdout", closed)
+    with Lines(Path("-")) as lines:
+        lines.begin(Load(Open(100.0), 3.0), made.ledger([made.record(0.1, 0.01)], 3.0))
         lines.end()
 
 

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from lockstep_client.load.ledger import Ledger
-from lockstep_client.load.metrics import Scrape, Scraper, between, samples
+from lockstep_client.load.metrics import Scrape, Scraper, between, restarted, samples
 from lockstep_client.load.plan import Closed, Load
 
 if TYPE_CHECKING:
@@ -100,12 +102,34 @@ class Pages:
 @contextmanager
 def pages(*texts: str) -> Iterator[str]:
     one = Pages(*texts)
-    yield one.address
-    one.close()
+    try:
+        yield one.address
+    finally:
+        one.close()
 
 
 def text(runs: float, rows: float, started: float = 7.0) -> str:
     return TEXT.format(runs=runs, rows=rows, paid=rows) + f"process_start_time_seconds {started}\n"
+
+
+@pytest.mark.parametrize(
+    ("after", "again"),
+    [
+        (text(1500, 9000), False),
+        (text(1000, 8000), False),
+        (text(1500, 9000, started=9.0), True),
+        (text(1500, 7999), True),  # as of a server that does not say when it was started
+        ("", True),
+    ],
+    ids=["counted", "idle", "said", "went back", "forgotten"],
+)
+def test_a_restart_is_seen(after: str, again: bool) -> None:
+    assert restarted(Scrape(samples(text(1000, 8000))), Scrape(samples(after)), "m") is again
+
+
+def test_what_another_model_counted_is_no_restart() -> None:
+    other = Scrape(samples(text(1000, 8000).replace('model="m"', 'model="gone"')))
+    assert not restarted(other, Scrape(samples(text(10, 10))), "m")
 
 
 def test_a_server_that_was_started_again_is_told_and_not_subtracted() -> None:
