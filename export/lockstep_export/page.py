@@ -11,8 +11,8 @@ more than one graph they share their weights in `1/weights.bin`.
 
 Every number below is measured on these files with ONNX Runtime. One seed, no vectors or texts from
 elsewhere. Dev chose the epoch, and the settings from the few that were tried, so it flatters a little;
-nothing was chosen by test. Seconds are for one thread of a shared CPU. Weights are stored as float16
-numbers and computed with in float32.
+nothing was chosen by test, though its scores were seen while settings were tried. Seconds are for one
+thread of a shared CPU. Weights are stored as float16 numbers and computed with in float32.
 
 {sections}
 ## Data

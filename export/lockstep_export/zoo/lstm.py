@@ -29,5 +29,9 @@ RECIPE = Classifier(
     outputs=(Output("logits"), Output("vector")),
     step=ReaderStep,
     states=("h", "c"),
-    limits=("It reads one way: what is said of a word before its sense is known stays in the state.",),
+    limits=(
+        "It reads one way: what is said of a word before its sense is known stays in the state.",
+        "It stays under the bag of words (81.5%), the floor that a network must beat or explain, by less "
+        "than 1,821 sentences can tell.",
+    ),
 )

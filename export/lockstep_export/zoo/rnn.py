@@ -30,6 +30,6 @@ RECIPE = Classifier(
     states=("h",),
     limits=(
         "It answers from its last state, and what stood far before the end has faded: the least accurate of "
-        "the zoo.",
+        "the zoo, and the one that stays under the bag of words (81.5%) by more than chance.",
     ),
 )
