@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,7 +191,7 @@ def _host_config(settings: Settings) -> port.HostConfig:
         max_run_s=settings.max_run_ms / 1000,
         tokenizer_workers=settings.tokenizer_workers,
         stalled_s=settings.max_stall_s,
-        niceness=settings.engine_nice if settings.engine == "process" else 0,
+        niceness=settings.engine_nice if settings.engine == "process" and sys.platform == "linux" else 0,
         selected=tuple(name.strip() for name in settings.only.split(",") if name.strip()),
     )
 
