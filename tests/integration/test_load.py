@@ -294,6 +294,20 @@ def test_every_call_of_this_server_can_be_loaded(session: Session, shipped: Serv
         assert (made["rates"]["tokens"] > 0) == streamed, kind
 
 
+def test_elements_that_are_sent_one_by_one_are_each_answered(session: Session, shipped: Served) -> None:
+    drawn = parse("6")
+    assert drawn is not None
+    workload = Workload("follow", drawn, (1, 60), one_by_one=True)
+    target = Target(shipped.address, "sentiment-lstm")
+    made = session.run(target, workload, Load(Closed(1), 0.4, warmup_s=0))
+    assert set(made["outcomes"]) == {"ok"}, made["examples"]
+    assert made["gap_ms"]["count"] == 5 * made["outcomes"]["ok"]
+    assert made["per_token_ms"]["p50"] < made["latency_ms"]["p50"]
+    refused = session.run(Target(shipped.address, "nosuch"), workload, Load(Closed(1), 0.4, warmup_s=0))
+    assert set(refused["outcomes"]) == {"ok", "not_found"}
+    assert refused["outcomes"]["ok"] == 0
+
+
 def test_the_call_that_a_model_answers_is_found(shipped: Served) -> None:
     drawn = parse("5")
     assert drawn is not None

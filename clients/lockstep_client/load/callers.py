@@ -5,19 +5,21 @@ Answers of one message are not parsed. Of streams, the times of the messages and
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import grpc.aio
 
 from lockstep_client import calls, protocol
 from lockstep_client.load import reach
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-
-    import grpc.aio
 
     from lockstep_client.load.plan import Target, Workload
     from lockstep_client.load.requests import Request
@@ -63,7 +65,8 @@ def caller(
     if workload.kind in _MADE_TEXT:
         return _made_text(channel, _MADE_TEXT[workload.kind], reach.how(target))
     if workload.kind == "follow":
-        return _follow(channel, reach.how(target))
+        follow = _one_by_one if workload.one_by_one else _follow
+        return follow(channel, reach.how(target))
     return _steps(channel, target)
 
 
@@ -102,6 +105,28 @@ def _follow(channel: grpc.aio.Channel, how: dict[str, Any]) -> Callable[[Request
     async def ask(request: Request, reading: Reading) -> None:
         async for _ in call(said(request), **how):
             reading.message(1)
+
+    return ask
+
+
+def _one_by_one(
+    channel: grpc.aio.Channel, how: dict[str, Any]
+) -> Callable[[Request, Reading], Awaitable[None]]:
+    """An element is sent when the one before is answered: from message to message is a round trip."""
+    call: Any = channel.stream_stream(protocol.FOLLOW.path)
+
+    async def ask(request: Request, reading: Reading) -> None:
+        stream = call(**how)
+        with suppress(asyncio.InvalidStateError):  # nothing more can be sent: reading tells why
+            await stream.write(request.body)
+            for body in request.more:
+                await stream.write(body)
+                if await stream.read() is grpc.aio.EOF:
+                    break
+                reading.message(1)
+            await stream.done_writing()
+        while await stream.read() is not grpc.aio.EOF:
+            pass
 
     return ask
 

@@ -166,8 +166,8 @@ def contrast(
 ) -> None:
     """Where each way to read a text wins: step-wise RNN, fused RNN, one-shot Transformer.
 
-    All three through lengths (alone, and at full load) and rates, taking turns; about two and a half minutes
-    with the defaults.
+    All three through lengths (alone, and at full load) and rates, taking turns; about three minutes with
+    the defaults.
     """
     ways = (
         contrasting.Way(contrasting.STEPWISE, stepwise, "follow"),

@@ -1,9 +1,10 @@
 """One command for the project's question: which way of reading a text wins where.
 
 The same recurrent weights step by step (Follow) and in one fused run (Classify), and a Transformer in one
-run, through lengths and rates: a lone caller, as many as the server can use, and an open loop. Runs of the
-three take turns, so that what slows the machine for a while slows all. Documents → `Point`s → `finding`,
-which is computed.
+run, through lengths and rates: a lone caller, as many as the server can use, and an open loop. A lone caller
+also follows one element at a time, each answered before the next is sent: that is what one more element
+takes. Runs of the three take turns, so that what slows the machine for a while slows all. Documents →
+`Point`s → `finding`, which is computed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
     from lockstep_client.load.plan import Pace
 
-Mode = Literal["lone", "full", "rate"]
+Mode = Literal["lone", "next", "full", "rate"]
+"""`next` is a lone caller who has each element answered before it sends the next: of streams only."""
+
 MODES: tuple[Mode, ...] = get_args(Mode)
 STEPWISE, FUSED, ONE_SHOT = "step-wise RNN", "fused RNN", "one-shot Transformer"
 TIE = 1.05
@@ -61,11 +64,12 @@ class Contrast:
         runs: list[Document] = []
         for mode, pace, length in list(self._plan()) * self.rounds:
             for way in self.ways:
-                asked = f"{pace.rate:g}/s" if isinstance(pace, Open) else f"{pace.concurrency} at a time"
+                if mode == "next" and way.kind != "follow":
+                    continue
                 made = run(
-                    f"{way.name}, {length} elements, {asked}",
+                    f"{way.name}, {length} elements, {_asked(mode, pace)}",
                     replace(target, model=way.model),
-                    self.workload(way, length),
+                    replace(self.workload(way, length), one_by_one=mode == "next"),
                     replace(load, pace=pace),
                 )
                 runs.append({**made, "way": way.name, "mode": mode, "length": length})
@@ -76,6 +80,8 @@ class Contrast:
     def _plan(self) -> Iterator[tuple[Mode, Pace, int]]:
         for length in self.lengths:
             yield "lone", Closed(1), length
+            if length > 1 and self.ids:
+                yield "next", Closed(1), length
             yield "full", Closed(self.concurrency), length
         for rate in self.rates:
             yield "rate", Open(rate), self.rate_length
@@ -102,6 +108,12 @@ class Contrast:
         }
 
 
+def _asked(mode: Mode, pace: Pace) -> str:
+    if mode == "next":
+        return "one by one"
+    return f"{pace.rate:g}/s" if isinstance(pace, Open) else f"{pace.concurrency} at a time"
+
+
 @dataclass(frozen=True)
 class Point:
     """A way at one length and load, in the numbers that are contrasted."""
@@ -116,7 +128,8 @@ class Point:
     last_ms: float
     """Median to the answer for the whole text."""
     next_ms: float
-    """Median to have a prediction after one more element: the next step, or the whole text once more."""
+    """Median to have a prediction after one more element: a round trip for it, or the whole text once more.
+    Infinite where that was not asked: of a stream it takes a lone caller, one by one."""
     p99_ms: float
     sequences: float
     """Answered a second."""
@@ -135,15 +148,25 @@ def point(run: Document) -> Point:
         run["load"].get("rate", 0.0),
         (run["first_token_ms"] or latency).get("p50", never),
         latency.get("p50", never),
-        (run["per_token_ms"] or latency).get("p50", never),
+        _once_more(run).get("p50", never),
         latency.get("p99", never),
         run["rates"]["ok"],
         sum(run["outcomes"].values()) - run["outcomes"]["ok"],
     )
 
 
+def _once_more(run: Document) -> dict[str, Any]:
+    """Times to a prediction after one more element; empty where the run does not tell."""
+    if not run["first_token_ms"]:
+        return run["latency_ms"] or {}
+    return (run["gap_ms"] or {}) if run["mode"] == "next" else {}
+
+
 def points(runs: Sequence[Document]) -> list[Point]:
-    """The medians of the rounds, by what was asked. What an invalid run says is left out."""
+    """The medians of the rounds, by what was asked. What an invalid run says is left out.
+
+    What was asked one by one is told as the `next_ms` of the lone caller.
+    """
     rounds: dict[tuple[str, Mode, int, float], list[Point]] = {}
     for one in (point(run) for run in runs if run["valid"]):
         rounds.setdefault((one.way, one.mode, one.length, one.rate), []).append(one)
@@ -160,27 +183,41 @@ def points(runs: Sequence[Document]) -> list[Point]:
         )
         for asked, some in rounds.items()
     ]
-    return sorted(made, key=lambda one: (MODES.index(one.mode), one.rate, one.length, ways.index(one.way)))
+    return sorted(
+        _joined(made), key=lambda one: (MODES.index(one.mode), one.rate, one.length, ways.index(one.way))
+    )
+
+
+def _joined(made: Sequence[Point]) -> Iterator[Point]:
+    """The lone callers with what they met one by one, and all others."""
+    met = {(one.way, one.length): one.next_ms for one in made if one.mode == "next"}
+    for one in made:
+        if one.mode == "lone":
+            yield replace(one, next_ms=met.get((one.way, one.length), one.next_ms))
+        elif one.mode != "next":
+            yield one
 
 
 def complete(runs: Sequence[Document]) -> bool:
     """Whether at least one round of everything that was asked is valid."""
-    asked = {(run["way"], run["mode"], run["length"], run["load"].get("rate", 0.0)) for run in runs}
-    return len(asked) == len(points(runs))
+    asked = [(run["way"], run["mode"], run["length"], run["load"].get("rate", 0.0)) for run in runs]
+    return set(asked) == {one for one, run in zip(asked, runs, strict=True) if run["valid"]}
 
 
 def finding(points: Sequence[Point], concurrency: int) -> list[str]:
     """What the numbers show, in sentences; only what was measured is told."""
     lone = [one for one in points if one.mode == "lone"]
     full = [one for one in points if one.mode == "full"]
+    untold = {one.length for one in lone if math.isinf(one.next_ms)}
     return [
         *_by_length(
             "A lone caller has the answer for the whole text first", lone, "last_ms", "ms", least=True
         ),
         *_by_length("It has a first prediction first", lone, "first_ms", "ms", least=True),
         *_by_length(
-            "It has a prediction after one more element first (the next step, or the whole text once more)",
-            lone,
+            "It has a prediction after one more element first (that one sent and answered, or the whole text"
+            " once more)",
+            [one for one in lone if one.length not in untold],
             "next_ms",
             "ms",
             least=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isinf
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def rows(found: Sequence[Point]) -> list[tuple[str, ...]]:
             {"lone": "alone", "full": "at full load"}.get(one.mode, f"{one.rate:g}/s"),
             f"{one.sequences:,.1f}",
             f"{one.first_ms:,.2f}",
-            f"{one.next_ms:,.2f}",
+            "" if isinf(one.next_ms) else f"{one.next_ms:,.2f}",
             f"{one.last_ms:,.2f}",
             f"{one.p99_ms:,.2f}",
             f"{one.lost:,}",

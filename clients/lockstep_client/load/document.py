@@ -153,6 +153,7 @@ def _load(target: Target, workload: Workload, load: Load) -> Document:
         "lengths": workload.lengths.name,
         "ids": list(workload.ids) if workload.ids else None,
         "rows": workload.rows,
+        "one_by_one": workload.one_by_one or None,
         "max_tokens": workload.tokens.name if workload.tokens else None,
         "seconds": load.seconds,
         "warmup_s": load.warmup_s,

@@ -47,6 +47,8 @@ class Workload:
     """Tokens to make at most, for each Generate or Translate; None: the model's own limit."""
     inputs: tuple[Input, ...] = ()
     """Of `infer` and `steps`."""
+    one_by_one: bool = False
+    """Of `follow` with ids: each in a message of its own, sent when the one before is answered."""
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,9 @@ def _follow(job: Job, drawn: Drawn) -> Request:
     [piece] = _one(job, drawn).values()
     call = stream_calls.follow(job.target.model, [piece], top_k=1, version=job.target.version)
     assert call.pieces is not None
-    return Request(
-        call.request.SerializeToString(), drawn.length, more=(call.pieces.write(piece).SerializeToString(),)
-    )
+    pieces = [[one] for one in piece] if job.workload.one_by_one else [piece]
+    more = tuple(call.pieces.write(one).SerializeToString() for one in pieces)
+    return Request(call.request.SerializeToString(), drawn.length, more)
 
 
 def _infer(job: Job, drawn: Drawn) -> Request:

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
-from lockstep_client.load.contrast import FUSED, ONE_SHOT, STEPWISE, Point, finding, points
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from unit.client.load import made
+
+from lockstep_client.load.contrast import (
+    FUSED,
+    ONE_SHOT,
+    STEPWISE,
+    Contrast,
+    Point,
+    Way,
+    complete,
+    finding,
+    points,
+)
+from lockstep_client.load.contrast_report import rows
+from lockstep_client.load.plan import Closed, Load, Target, Workload
+
+if TYPE_CHECKING:
+    from lockstep_client.load.document import Document
 
 
 def lone(way: str, length: int, first: float, last: float, step: float | None = None) -> Point:
@@ -45,12 +66,54 @@ def test_nothing_measured_is_nothing_told() -> None:
     assert finding([], 16) == []
 
 
-def run(way: str, ms: float, *, valid: bool = True) -> dict:
+def run(way: str, ms: float, *, valid: bool = True, **more: Any) -> Document:
     return {
         "way": way, "mode": "lone", "length": 8, "valid": valid, "load": {}, "outcomes": {"ok": 9},
-        "latency_ms": {"p50": ms, "p99": ms}, "first_token_ms": None, "per_token_ms": None,
-        "rates": {"ok": 100.0},
+        "latency_ms": {"p50": ms, "p99": ms}, "first_token_ms": None, "per_token_ms": None, "gap_ms": None,
+        "rates": {"ok": 100.0}, **more,
     }  # fmt: skip
+
+
+def streamed(ms: float, gap_ms: float, **more: Any) -> Document:
+    times = {"first_token_ms": {"p50": 1.0}, "per_token_ms": {"p50": gap_ms}, "gap_ms": {"p50": gap_ms}}
+    return run(STEPWISE, ms, **times, **more)
+
+
+def test_one_more_element_is_told_where_each_was_answered_before_the_next() -> None:
+    """The messages of a text that was sent at once come closer than an answer to one element can."""
+    runs = [streamed(4.0, 0.1), streamed(9.0, 0.7, mode="next"), run(FUSED, 1.3)]
+    stepwise, fused = points(runs)
+    assert (stepwise.last_ms, stepwise.next_ms) == (4.0, 0.7)
+    assert (fused.last_ms, fused.next_ms) == (1.3, 1.3)
+    _, _, one_more = finding([stepwise, fused], 16)
+    assert f"8: {STEPWISE} (at 8: {STEPWISE} 0.7 ms, {FUSED} 1.3 ms)" in one_more
+    assert complete(runs)
+
+
+@pytest.mark.parametrize("one_by_one", [[], [streamed(9.0, 0.7, mode="next", valid=False)]])
+def test_no_winner_is_told_for_one_more_element_where_that_was_not_measured(
+    one_by_one: list[Document],
+) -> None:
+    runs = [streamed(4.0, 0.1), *one_by_one, run(FUSED, 1.3)]
+    assert math.isinf(points(runs)[0].next_ms)
+    assert not any("one more element" in told for told in finding(points(runs), 16))
+    assert complete(runs) is not bool(one_by_one)
+    assert [row[5] for row in rows(points(runs))] == ["", "1.30"]
+
+
+def test_only_what_streams_is_asked_one_by_one() -> None:
+    asked: list[tuple[str, bool, str]] = []
+
+    def noted(name: str, target: Target, workload: Workload, load: Load) -> Document:
+        asked.append((workload.kind, workload.one_by_one, name))
+        return {**made.steady(6, 5.0), "name": name}
+
+    ways = (Way(STEPWISE, "m", "follow"), Way(FUSED, "m", "classify"))
+    Contrast(ways, (1, 8), (), 8, 2, (1, 9)).run(noted, Target("localhost:1", "m"), Load(Closed(2), 1.0))
+    assert [(kind, name) for kind, one_by_one, name in asked if one_by_one] == [
+        ("follow", f"{STEPWISE}, 8 elements, one by one")
+    ]
+    assert len({name for *_, name in asked}) == len(asked) == 9
 
 
 def test_the_medians_of_valid_rounds_count() -> None:
