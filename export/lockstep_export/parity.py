@@ -111,6 +111,14 @@ def largest(values: np.ndarray[Any, Any]) -> float:
     return float(sizes.max(initial=0))
 
 
+def scales(answers: Iterable[tuple[str, np.ndarray[Any, Any]]]) -> dict[str, float]:
+    """The largest value of each output, of all its (name, values)."""
+    found: dict[str, float] = {}
+    for name, values in answers:
+        found[name] = max(found.get(name, 0.0), largest(values))
+    return found
+
+
 def gaps(
     comparison: str,
     rows: int,
@@ -120,12 +128,10 @@ def gaps(
 ) -> list[Difference]:
     """One Difference per output name, the worst of all its (name, found, expected)."""
     pairs = list(pairs)
-    scales: dict[str, float] = {}
-    for name, _, expected in pairs:
-        scales[name] = max(scales.get(name, 0.0), largest(expected))
+    scale = scales((name, expected) for name, _, expected in pairs)
     worst: dict[str, float] = {}
     for name, found, expected in pairs:
-        worst[name] = float(np.max([worst.get(name, 0.0), gap(found, expected, scales[name])]))
+        worst[name] = float(np.max([worst.get(name, 0.0), gap(found, expected, scale[name])]))
     return [Difference(comparison, name, rows, apart, note, allowed) for name, apart in worst.items()]
 
 

@@ -6,6 +6,7 @@ the same answer twice → which axes of its outputs vary → rows that are indep
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,13 +64,14 @@ def _check_next(contract: Contract, widths: Mapping[str, int | None]) -> None:
 def _check_twice(module: nn.Module, contract: Contract) -> None:
     inputs = _inputs(contract, ROWS, _sizes(contract, LENGTH))
     try:
-        one, other = (_run(module, contract, inputs) for _ in range(2))
+        given = [_called(module, contract, inputs) for _ in range(2)]
     except DescriptionError as error:  # its example it has taken
         raise DescriptionError(
             "the module takes the sizes of its example and no others: something in it has one size (a"
             " flattened text before a linear layer, a reshape to a constant). Pool over the axis, or say that"
             f' the size is fixed: axes="batch 5". {error}'
         ) from error
+    one, other = (by_name(each, contract) for each in given)
     for name, tensor in one.items():
         if not torch.equal(tensor, other[name]) and not tensor.isnan().any():
             raise ModuleError(
@@ -251,8 +253,12 @@ def _inputs(contract: Contract, rows: int, sizes: Mapping[str, int]) -> dict[str
 
 def _run(module: nn.Module, contract: Contract, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The module on what a graph would take, by name and with its own axes."""
+    return by_name(_called(module, contract, inputs), contract)
+
+
+def _called(module: nn.Module, contract: Contract, inputs: Mapping[str, Tensor]) -> Any:
     own = {one.name: inputs[one.name].movedim(0, one.axes.batch) for one in contract.inputs}
-    return by_name(call(module, own, contract.by_name), contract)
+    return call(module, own, contract.by_name)
 
 
 def _shapes(module: nn.Module, contract: Contract, rows: int, sizes: Mapping[str, int]) -> Shapes:

@@ -20,7 +20,7 @@ from lockstep_export.own.face import Face
 from lockstep_export.own.proof import Answer
 from lockstep_export.own.samples import Row, stack
 from lockstep_export.own.stepping import StepFace
-from lockstep_export.parity import Difference, failed_run, gap, largest
+from lockstep_export.parity import Difference, failed_run, gap, scales
 
 WHOLE = "step"
 LENGTHS = ((7,), (5, 1, 9), (6, 3, 12, 1, 7, 2, 8, 5), (300, 40))  # elements of rows that step together
@@ -41,12 +41,12 @@ class Batch:
 def prove_steps(what: str, face: StepFace, answer: Answer, batch: Batch, allowed: float) -> list[Difference]:
     """Steps a batch through `answer` and compares."""
     worst: dict[str, tuple[float, int]] = {}
-    scales = _scales(batch.expected)
+    scale = scales(item for row in batch.expected for answers in row.values() for item in answers.items())
     try:
         for place, rows, given in walk(face, answer, batch.rows):
             for index, row in enumerate(rows):
                 for name, value in batch.expected[row].get(place, {}).items():
-                    apart = gap(_row(face, name, given[name], index), value, scales[name])
+                    apart = gap(_row(face, name, given[name], index), value, scale[name])
                     furthest, first = worst.get(name, (0.0, 0))
                     first = first or (0 if apart <= allowed else place + 1)
                     worst[name] = (float(np.max([furthest, apart])), first)
@@ -58,16 +58,6 @@ def prove_steps(what: str, face: StepFace, answer: Answer, batch: Batch, allowed
         )
         for name, (furthest, first) in worst.items()
     ]
-
-
-def _scales(expected: list[dict[int, Arrays]]) -> dict[str, float]:
-    """The largest value of each output."""
-    scales: dict[str, float] = {}
-    for row in expected:
-        for answers in row.values():
-            for name, value in answers.items():
-                scales[name] = max(scales.get(name, 0.0), largest(value))
-    return scales
 
 
 def walk(

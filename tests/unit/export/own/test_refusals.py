@@ -245,6 +245,19 @@ def test_a_module_of_one_size_is_told_so(tmp_path: Path) -> None:
     assert "Flat fails on tokens" in told
 
 
+def test_a_module_that_gives_no_tensor_is_told_that_and_nothing_of_sizes(tmp_path: Path) -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(40, 6)
+
+        def forward(self, tokens: torch.Tensor) -> str:
+            return str(self.embedding(tokens).shape)
+
+    told = refusal(Words(), TOKENS, tmp_path, **WORDS)
+    assert told.startswith("DescriptionError: the module gives a str")
+
+
 def test_padding_that_changes_probabilities_of_many_words_is_told(tmp_path: Path) -> None:
     """All of them are below what may differ where values are near 1."""
 
