@@ -151,14 +151,15 @@ class Loader:
         return Session(file, self._device, manifest.instances.threads)
 
     def _instances(self, card: Card, costs: CostModel) -> int:
-        """Runs of a one-shot model at one time: as the manifest has it, or as many as the device gains from
-        where a run takes longer than what goes around it, which does not get quicker in company."""
+        """Runs of a one-shot model at one time: as the manifest has it, within what the gate lets run; or as
+        many as the device gains from where a run takes longer than what goes around it, which does not get
+        quicker in company."""
         said = card.manifest.instances
+        most = self._gate.most(Share(card.name, lets_others_first=self._config.niceness > 0))
         if said.count is not None:
-            return said.count
+            return min(said.count, most)
         if selftest.usual_run_s(card, costs) <= costs.overhead_s:
             return 1
-        most = self._gate.most(Share(card.name, lets_others_first=self._config.niceness > 0))
         return max(most // said.threads, 1)
 
     def _judge(

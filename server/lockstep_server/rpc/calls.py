@@ -165,8 +165,8 @@ class Calls:
         pending = self._pending.get(key)
         if pending is None:
             return
-        event = None
-        if is_past(_left(pending.ask.remaining_s, self._clock() - pending.accepted)):
+        event, remaining_s = None, pending.ask.remaining_s
+        if remaining_s is not None and is_past(remaining_s - (self._clock() - pending.accepted)):
             event = port.Event(key, None, deadline_passed("before the answer"))
         seconds = self._end(key, pending, event)
         if event is not None:
@@ -264,10 +264,6 @@ class Calls:
         except TimeoutError:
             return False
         return True
-
-
-def _left(remaining_s: float | None, since_s: float) -> float | None:
-    return None if remaining_s is None else remaining_s - since_s
 
 
 def _outcome(event: port.Event | None) -> str:

@@ -28,6 +28,7 @@ SLOW = CostModel((1e-5, 0, 0, 1e-5, 0), overhead_s=1e-4)  # 330 us
         (SLOW, Instances(threads=8), 5, 4, 1),
         (SLOW, Instances(count=1), 5, 4, 1),
         (QUICK, Instances(count=3), 5, 4, 3),
+        (SLOW, Instances(count=9), 5, 4, 4),  # the door counts on those that can run
         (SLOW, Instances(), 5, 1, 1),
     ],
 )
