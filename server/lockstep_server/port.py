@@ -8,6 +8,7 @@ are seconds of `time.monotonic()`, which all processes of one machine share.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -121,6 +122,15 @@ class Unload(NamedTuple):
 
 
 Message = Submit | Read | Cancel | Credit | Leave | Pace | Inquire | Load | Unload
+
+
+class When(Enum):
+    """When a message crosses to the host, with those that were sent before it."""
+
+    NOW = "now"
+    TURN = "turn"  # at the end of this turn of the event loop, which may be milliseconds away
+    QUIET = "quiet"  # once the loop has read what there is; in bounded time
+
 
 CREDITS = 32
 """Chunks that a stream may have on their way to its reader."""

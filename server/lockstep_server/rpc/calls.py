@@ -34,7 +34,7 @@ _TOKEN_CHARACTERS = 4
 class Send(Protocol):
     """`Transport.send`."""
 
-    def __call__(self, message: port.Message, *, at_once: bool = False) -> None: ...
+    def __call__(self, message: port.Message, when: port.When = port.When.TURN) -> None: ...
 
 
 class Ask(NamedTuple):
@@ -133,9 +133,15 @@ class Calls:
             key, card.name, card.version, ask.inputs, ask.text, ask.field, ask.outputs, ask.tokens,
             ask.priority, now, deadline, ask.caller, measured, ask.how,
         )  # fmt: skip
-        # A stream's first token, and a lone caller, should not wait for the turn of the loop to end.
-        self._send(submit, at_once=isinstance(ask.how, port.Decode) or len(self._pending) == 1)
+        self._send(submit, self._when(ask))
         return key
+
+    def _when(self, ask: Ask) -> port.When:
+        """When a request crosses: a stream's first token and a lone caller are not held, one-shot
+        requests have company in a run."""
+        if isinstance(ask.how, port.Decode) or len(self._pending) == 1:
+            return port.When.NOW
+        return port.When.QUIET if ask.how is None else port.When.TURN
 
     async def answer(self, ask: Ask) -> port.Event:
         """A request's event. Leaving (the caller cancelled) takes the request out of the queue.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from .. import port
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from .. import port
 
 
 class Transport(Protocol):
@@ -29,13 +29,8 @@ class Transport(Protocol):
             LoadError: there is no repository, or no such device.
         """
 
-    def send(self, message: port.Message, *, at_once: bool = False) -> None:
-        """Hand a message to the host. Never blocks.
-
-        Messages of one turn of the event loop cross together at its end: each crossing wakes an
-        engine, and costs more than a small request does. `at_once`: now, with those before it; on a
-        busy loop the end of a turn may be milliseconds away.
-        """
+    def send(self, message: port.Message, when: port.When = port.When.TURN) -> None:
+        """Hand a message to the host. Never blocks."""
 
     async def stop(self, within_s: float) -> None:
         """Stop the host; its last news are still delivered."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import port
 from ..errors import LoadError, unavailable
 from . import frames
+from .outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ class EngineProcess:
         self._socket: socket.socket | None = None
         self._decoder = frames.Decoder()
         self._buffer = memoryview(bytearray(frames.READ_BYTES))
-        self._outbox: list[port.Message] = []
+        self._outbox = Outbox(self._cross)
         self._unsent: deque[memoryview] = deque()
         self._started: asyncio.Future[port.About] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -102,16 +103,11 @@ class EngineProcess:
 
     # --- out ----------------------------------------------------------------------------------------
 
-    def send(self, message: port.Message, *, at_once: bool = False) -> None:
-        self._outbox.append(message)
-        if at_once:
-            self._flush()
-        elif len(self._outbox) == 1:
-            asyncio.get_running_loop().call_soon(self._flush)
+    def send(self, message: port.Message, when: port.When = port.When.TURN) -> None:
+        self._outbox.put(message, when)
 
-    def _flush(self) -> None:
-        messages, self._outbox = self._outbox, []
-        if self._socket is not None and messages:
+    def _cross(self, messages: list[port.Message]) -> None:
+        if self._socket is not None:
             self._write(messages)
         else:
             for message in messages:
@@ -218,7 +214,7 @@ class EngineProcess:
                 return
 
     async def stop(self, within_s: float) -> None:
-        self._flush()
+        self._outbox.flush()
         self._stopping = True
         if self._again is not None and not self._again.done():
             self._again.cancel()

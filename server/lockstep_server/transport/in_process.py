@@ -6,10 +6,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .. import port
+from .outbox import Outbox
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from .. import port
 
 
 class InProcess:
@@ -18,7 +19,7 @@ class InProcess:
     def __init__(self, make_host: Callable[[], port.Host]) -> None:
         self._make_host = make_host
         self._host: port.Host | None = None
-        self._outbox: list[port.Message] = []
+        self._outbox = Outbox(self._cross)
         self._inbox: deque[port.News] = deque()
         self._woken = False
 
@@ -49,21 +50,16 @@ class InProcess:
         drain()
         return host.about
 
-    def send(self, message: port.Message, *, at_once: bool = False) -> None:
-        self._outbox.append(message)
-        if at_once:
-            self._flush()
-        elif len(self._outbox) == 1:
-            asyncio.get_running_loop().call_soon(self._flush)
+    def send(self, message: port.Message, when: port.When = port.When.TURN) -> None:
+        self._outbox.put(message, when)
 
-    def _flush(self) -> None:
-        messages, self._outbox = self._outbox, []
-        if messages and self._host is not None:
+    def _cross(self, messages: list[port.Message]) -> None:
+        if self._host is not None:
             self._host.receive(messages)
 
     async def stop(self, within_s: float) -> None:
         """Away from the event loop, so that the last news are still delivered."""
-        self._flush()
+        self._outbox.flush()
         if self._host is not None:
             await asyncio.to_thread(self._host.stop, within_s)
         await asyncio.sleep(0)

@@ -27,7 +27,7 @@ class _Nobody:
 async def test_a_caller_that_cannot_take_its_answer_does_not_cost_the_others_theirs() -> None:
     card = made.plain()
     served = Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
-    calls = Calls(lambda message, at_once=False: None, _Nobody())  # type: ignore[arg-type]
+    calls = Calls(lambda message, when=None: None, _Nobody())  # type: ignore[arg-type]
     answered: list[port.Event] = []
 
     def broken(event: port.Event) -> None:
@@ -47,7 +47,7 @@ async def test_all_that_is_in_flight_ends_while_a_text_that_was_read_awaits_its_
     card = made.plain()
     served = Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
     sent: list[Any] = []
-    calls = Calls(lambda message, at_once=False: sent.append(message), _Nobody())  # type: ignore[arg-type]
+    calls = Calls(lambda message, when=None: sent.append(message), _Nobody())  # type: ignore[arg-type]
     ended: list[port.Event] = []
     reading = asyncio.ensure_future(calls.read(served, "a text", (), "text"))
     left = asyncio.ensure_future(calls.read(served, "another", (), "text"))

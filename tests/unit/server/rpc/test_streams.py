@@ -74,7 +74,7 @@ async def test_tokens_are_counted_that_a_caller_took_as_it_left() -> None:
         def get(self, model: str, version: int) -> Served:
             return served
 
-    calls = Calls(lambda message, at_once=False: None, Directory())  # type: ignore[arg-type]
+    calls = Calls(lambda message, when=None: None, Directory())  # type: ignore[arg-type]
     stream = Stream(calls, Pacer(lambda message: None, 0.02), Ask(served, "Generate", {}, how=Decode()))
     context = _Leaves()
     writing = asyncio.ensure_future(stream.write_all(context, lambda chunk, event: chunk))
