@@ -23,7 +23,7 @@ QUIET_TURNS = 16
 takes gRPC about six."""
 
 MOST = 16
-"""Messages that wait: more in one crossing save little."""
+"""Messages that wait beyond a turn: more in one crossing save little."""
 
 LONGEST_S = 0.004
 """How long a loop that is never quiet holds a message."""
@@ -44,10 +44,10 @@ class Outbox:
     def put(self, message: port.Message, when: When) -> None:
         """Add a message. Those before it cross with it at the latest."""
         self._messages.append(message)
-        if when is When.NOW or len(self._messages) == MOST:
+        if when is When.NOW:
             self.flush()
             return
-        if when is When.TURN:
+        if when is When.TURN or len(self._messages) >= MOST:
             self._turns = 0
         elif self._turns:
             self._turns = QUIET_TURNS

@@ -110,11 +110,13 @@ async def test_a_loop_that_is_never_quiet_holds_nobody_for_longer_than_the_bound
     assert box.all() == list(range(MOST - 1))
 
 
-async def test_as_many_as_make_a_crossing_worth_it_do_not_wait() -> None:
+async def test_as_many_as_make_a_crossing_worth_it_wait_for_the_end_of_the_turn_only() -> None:
     box = Crossings()
-    for key in range(2 * MOST + 1):
+    for key in range(3 * MOST):
         box.put(key, When.QUIET)
-    assert box.keys == [list(range(MOST)), list(range(MOST, 2 * MOST))]
+    assert box.keys == []
+    await turns(2)
+    assert box.keys == [list(range(3 * MOST))]
 
 
 async def test_what_waits_crosses_when_it_is_told_to() -> None:
