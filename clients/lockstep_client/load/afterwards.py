@@ -18,12 +18,13 @@ def compare(
 ) -> None:
     """Two runs side by side: ratios of the second to the first, with 95% intervals.
 
-    Exit code 4 where the second is worse beyond its interval, 0 else. The intervals are a block bootstrap of
-    the runs' seconds; runs of fewer than 5 seconds have none. Documents of several runs are compared run by
-    run, by name.
+    Exit code 4 where the second is worse beyond its interval, and both are valid; 3 where one is invalid, and
+    so says nothing of its server; 0 else. The intervals are a block bootstrap of the runs' seconds; runs of
+    fewer than 5 seconds have none. Documents of several runs are compared run by run, by name.
     """
     with desk.told():
-        pairs = _pairs(document.read(first), document.read(second))
+        made = document.read(first), document.read(second)
+        pairs = _pairs(*made)
     rows = {name: comparing.compared(a, b) for name, a, b in pairs}
     told = {name: [one.as_json() for one in some] for name, some in rows.items()}
     to_stdout = str(json_file) == "-"
@@ -38,7 +39,10 @@ def compare(
             print(f"note: {note}")
     if not kept:
         raise typer.Exit(desk.NOT_WRITTEN)
-    raise typer.Exit(desk.WORSE if any(comparing.worse(some) for some in rows.values()) else 0)
+    sound = [name for name, a, b in pairs if a["valid"] and b["valid"]]
+    if any(comparing.worse(rows[name]) for name in sound):
+        raise typer.Exit(desk.WORSE)
+    raise typer.Exit(desk.INVALID if any(desk.exit_code(one) == desk.INVALID for one in made) else 0)
 
 
 def report_again(

@@ -1,8 +1,8 @@
 """`lockstep load`: the commands.
 
 Exit codes: 0 measured; 1 nothing could be measured (no server, no such model, no answer), or a file could not
-be written; 2 wrong usage; 3 measured, but invalid: the generator was the limit; 4 `compare` found the second
-run worse; 130 interrupted, with a partial report.
+be written; 2 wrong usage; 3 measured, but invalid: the generator was the limit (to `compare`: in one of the
+two); 4 `compare` found the second run worse; 130 interrupted, with a partial report.
 """
 
 from dataclasses import replace
