@@ -1,16 +1,14 @@
 """The door of the `lockstep` command: Ctrl-C ends it quietly, also while the command is still imported."""
 
-import sys
+from lockstep_client import interrupts
 
 
 def main() -> None:
     """The console script."""
-    try:
-        from lockstep_client.cli import main as command
+    interrupts.end_at_once()
+    from lockstep_client.cli import main as command
 
-        command()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    command()
 
 
 if __name__ == "__main__":

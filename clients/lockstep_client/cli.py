@@ -7,13 +7,13 @@ arguments → a verb (verbs/) → a client's call → a display. Exit codes: 0 f
 from __future__ import annotations
 
 import io
-import os
 import sys
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lockstep_client.interrupts import INTERRUPTED, leave
 from lockstep_client.verbs import one_shot, server
 from lockstep_client.verbs.asking import tell, verb
 from lockstep_client.verbs.follow import follow
@@ -61,7 +61,7 @@ def _lockstep(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command with these arguments; its exit code."""
+    """The command with these arguments; its exit code. BrokenPipeError where nobody reads what is printed."""
     as_json = "--json" in arguments
     try:
         code = app(list(arguments), prog_name="lockstep", standalone_mode=False)
@@ -70,11 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         tell(error.format_message(), as_json, code="USAGE", meaning="usage")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except BrokenPipeError:
-        # The reader of the pipe has what it wanted; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 
@@ -82,4 +78,10 @@ def main() -> None:
     """The console script."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except BrokenPipeError:
+        leave(1)  # whoever read the pipe has what they wanted, and nothing may be written at exit either
+    if code == INTERRUPTED:
+        leave(code)
+    sys.exit(code)

@@ -19,6 +19,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from lockstep_client import interrupts
 from lockstep_client.texts import InputError
 
 if TYPE_CHECKING:
@@ -141,8 +142,9 @@ def keys_at_once(file: int) -> Iterator[None]:
     except ImportError:
         raise InputError("this system's terminal cannot be read key by key: give TEXT, or a pipe") from None
     before = termios.tcgetattr(file)
-    try:
-        tty.setcbreak(file)
-        yield
-    finally:
-        termios.tcsetattr(file, termios.TCSADRAIN, before)
+    with interrupts.raised():
+        try:
+            tty.setcbreak(file)
+            yield
+        finally:
+            termios.tcsetattr(file, termios.TCSADRAIN, before)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lockstep_client.errors import LockstepError
+from lockstep_client.interrupts import INTERRUPTED
 from lockstep_client.load import contrast, contrast_report, document, report, summary
 from lockstep_client.load.metrics import Scraper
 from lockstep_client.load.progress import Lines
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from lockstep_client.load.groups import Place
     from lockstep_client.load.plan import Load, Target, Workload
 
-NOT_MEASURED, INVALID, WORSE, INTERRUPTED = 1, 3, 4, 130
+NOT_MEASURED, INVALID, WORSE = 1, 3, 4
 NOT_WRITTEN = 1
 
 

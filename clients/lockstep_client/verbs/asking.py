@@ -43,6 +43,7 @@ class Asking:
         """Do it with an AsyncClient, on an event loop that ends with it."""
         import asyncio
 
+        from lockstep_client import interrupts
         from lockstep_client.client import AsyncClient
 
         async def worked() -> R:
@@ -50,7 +51,8 @@ class Asking:
             async with AsyncClient(self.client.address, timeout_s=timeout_s, **self.how) as client:
                 return await work(client)
 
-        return asyncio.run(worked())
+        with interrupts.raised():
+            return asyncio.run(worked())
 
 
 def _checked_address(value: str) -> str:

@@ -179,17 +179,34 @@ def test_ctrl_c_ends_with_130_and_no_traceback(server):
 
 def test_ctrl_c_before_the_command_is_there_ends_it_as_quietly():
     code = """
-import sys
+import signal, sys
 class Interrupted:
     def find_spec(self, name, *_):
         if name == "typer":
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, Interrupted())
 from lockstep_client.__main__ import main
 main()
 """
     ended = subprocess.run([sys.executable, "-c", code, "models"], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored(server):
+    code = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from lockstep_client.__main__ import main
+signal.raise_signal(signal.SIGINT)
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "classify", "-m", "sentiment", "x", "--address", server.address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "positive\t0.7500\tx\n", "")
 
 
 @pytest.mark.parametrize(("json_too", "expected"), [((), "\\xe9"), (("--json",), "\\u00e9")])

@@ -335,6 +335,34 @@ def test_ctrl_c_cancels_on_the_server(server, stuck, verb):
     assert server.streams.left.wait(10)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_ctrl_c_while_a_lock_is_let_go_ends_it_as_quietly(server, stuck, verb):
+    # KeyboardInterrupt, raised there, makes the `with` around it fail: "cannot release un-acquired lock".
+    code = """
+import signal, threading
+from lockstep_client.__main__ import main
+class Condition(threading.Condition):
+    def __init__(self, lock=None):
+        super().__init__(lock)
+        self._let_go, self._release_save = self._release_save, self._interrupted
+    def _interrupted(self):
+        state = self._let_go()
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+        return state
+threading.Condition = Condition
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *VERBS[verb], "-m", "other", "--address", server.address],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 def test_a_reader_that_leaves_cancels_on_the_server(server):
     server.streams.generated = [pb.GenerateReply(text="text " * 1000)] * 2000
     running = process("generate", "-m", "other", "--address", server.address)
