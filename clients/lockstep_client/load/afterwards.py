@@ -42,7 +42,7 @@ def compare(
     sound = [name for name, a, b in pairs if a["valid"] and b["valid"]]
     if any(comparing.worse(rows[name]) for name in sound):
         raise typer.Exit(desk.WORSE)
-    raise typer.Exit(desk.INVALID if any(desk.exit_code(one) == desk.INVALID for one in made) else 0)
+    raise typer.Exit(0 if all(desk.is_valid(one) for one in made) else desk.INVALID)
 
 
 def report_again(

@@ -91,11 +91,17 @@ def test_compare_ends_with_4_where_the_second_is_worse(lockstep, files: tuple[st
     assert lockstep("load", "compare", files[0], files[0])[0] == 0
 
 
+@pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("which", [0, 1])
 def test_compare_ends_with_3_where_a_run_says_nothing_of_its_server(
-    lockstep, files: tuple[str, str], tmp_path: Path, which: int
+    lockstep, files: tuple[str, str], tmp_path: Path, which: int, partial: bool
 ) -> None:
-    late = {**made.steady(10, 30.0), "valid": False, "reasons": ["the generator was late"]}
+    late = {
+        **made.steady(10, 30.0),
+        "partial": partial,
+        "valid": False,
+        "reasons": ["the generator was late"],
+    }
     document.write(tmp_path / "late.json", late)
     pair = [files[0], str(tmp_path / "late.json")]
     code, out, _ = lockstep("load", "compare", *(reversed(pair) if which == 0 else pair))
