@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import numpy as np
+import pytest
 from unit.server import made
 
 from lockstep_server import port
@@ -58,3 +59,39 @@ async def test_all_that_is_in_flight_ends_while_a_text_that_was_read_awaits_its_
     calls.fail_all(unavailable("the engine process ended"))
     assert [event.error.meaning.value for event in ended if event.error] == ["unavailable"]
     assert (await reading).error is None
+
+
+@pytest.mark.parametrize(
+    ("how", "alone", "in_company"),
+    [
+        (None, port.When.NOW, port.When.QUIET),
+        (port.Decode(), port.When.NOW, port.When.NOW),
+        (port.Feed("s"), port.When.NOW, port.When.TURN),
+    ],
+)
+async def test_only_one_shot_requests_in_company_wait_for_the_loop_to_be_quiet(
+    how: Any, alone: port.When, in_company: port.When
+) -> None:
+    card = made.plain()
+    served = Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
+    crossed: list[tuple[Any, port.When]] = []
+
+    def send(message: Any, when: port.When = port.When.TURN) -> None:
+        crossed.append((message, when))
+
+    calls = Calls(send, _Nobody())  # type: ignore[arg-type]
+
+    def start() -> int:
+        ask = Ask(served, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}, how=how)
+        return calls.start(ask, lambda event: None)
+
+    first, second = start(), start()
+    calls.cancel(first)
+    calls.cancel(second)
+    start()
+    assert [when for message, when in crossed if isinstance(message, port.Submit)] == [
+        alone,
+        in_company,
+        alone,
+    ]
+    assert {when for message, when in crossed if isinstance(message, port.Cancel)} == {port.When.TURN}
