@@ -1,7 +1,9 @@
 """Made-up data and models, so that no test needs the real ones."""
 
+from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -75,6 +77,21 @@ def exported(recipe: Recipe, module: nn.Module, folder: Path) -> dict[str, Graph
     """The graphs of `module`, written into `folder`."""
     export_onnx(trade_of(recipe).sketches(recipe, module), folder)
     return dict(graphs_in(folder))
+
+
+def as_built(name: str, folder: Path) -> dict[str, Graph]:
+    """The graphs of `built(name)` in `folder`, which may be changed there. A process exports them once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in _files(name).items():
+        (folder / file).write_bytes(content)
+    return dict(graphs_in(folder))
+
+
+@cache
+def _files(name: str) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        exported(ZOO[name], built(name), Path(folder))
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def language_model(name: str = SHAKESPEARE) -> LanguageModel:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from unit.export.made import CLASSIFIERS, ZOO, built, exported
+from unit.export.made import CLASSIFIERS, ZOO, as_built
 
 from lockstep_export.card import card
 from lockstep_export.scores import Score
@@ -15,7 +15,7 @@ SCORE = Score("a-model", "classify", "sst2", 1234, 5678, "accuracy", 0.805, 0.81
 @pytest.fixture
 def written(tmp_path: Path) -> str:
     recipe = ZOO["sentiment-gru"]
-    exported(recipe, built(recipe.name), tmp_path)
+    as_built(recipe.name, tmp_path)
     manifest = {"labels": ["bad", "good"], "lengths": {"words": {"max": 4096}}}
     return card(recipe, SCORE, manifest, tmp_path)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 from torch import Tensor
-from unit.export.made import CLASSIFIERS, STEPWISE, VOCABULARY, built, classifier, exported
+from unit.export.made import CLASSIFIERS, STEPWISE, VOCABULARY, as_built, built, classifier, exported
 
 from lockstep_export.classify.parity import ONESHOT, STEP, check_oneshot, check_steps, texts
 from lockstep_export.errors import NotTrainedError, ParityError
@@ -32,7 +32,7 @@ def require(differences: list[Difference]) -> None:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_classifier_is_equal(name: str, tmp_path: Path) -> None:
     recipe, module = classifier(name), built(name)
-    graph = exported(recipe, module, tmp_path)[ONESHOT]
+    graph = as_built(name, tmp_path)[ONESHOT]
     parity = Parity(name, check_oneshot(recipe, VOCABULARY, graph, module))
     parity.require()
     assert parity.worst <= TOLERANCE
@@ -42,7 +42,7 @@ def test_every_classifier_is_equal(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", STEPWISE)
 def test_both_faces_are_equal_after_every_word(name: str, tmp_path: Path) -> None:
     recipe, module = classifier(name), built(name)
-    graphs = exported(recipe, module, tmp_path)
+    graphs = as_built(name, tmp_path)
     differences = check_steps(recipe, VOCABULARY, graphs[STEP], graphs[ONESHOT], module)
     require(differences)
     assert {gap.comparison for gap in differences} == {"step", "as PyTorch"}
@@ -51,7 +51,7 @@ def test_both_faces_are_equal_after_every_word(name: str, tmp_path: Path) -> Non
 
 def test_refuses_a_step_graph_of_other_weights(tmp_path: Path) -> None:
     recipe = classifier("sentiment-gru")
-    oneshot = exported(recipe, built(recipe.name), tmp_path / "one")[ONESHOT]
+    oneshot = as_built(recipe.name, tmp_path / "one")[ONESHOT]
     step = exported(recipe, recipe.build(VOCABULARY).eval(), tmp_path / "other")[STEP]
     with pytest.raises(ParityError, match=r"step +logits .* DIFFERS"):
         require(check_steps(recipe, VOCABULARY, step, oneshot))
@@ -59,7 +59,7 @@ def test_refuses_a_step_graph_of_other_weights(tmp_path: Path) -> None:
 
 def test_refuses_a_step_graph_that_swaps_its_states(tmp_path: Path) -> None:
     recipe = classifier("sentiment-lstm")
-    graphs = exported(recipe, built(recipe.name), tmp_path)
+    graphs = as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / STEP)
     names = {"h_out": "c_out", "c_out": "h_out"}
     for node in model.graph.node:
@@ -71,7 +71,7 @@ def test_refuses_a_step_graph_that_swaps_its_states(tmp_path: Path) -> None:
 
 def test_refuses_a_backward_direction_that_starts_in_the_padding(tmp_path: Path) -> None:
     recipe, module = classifier("sentiment-bilstm"), built("sentiment-bilstm")
-    exported(recipe, module, tmp_path)
+    as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / ONESHOT)
     for node in model.graph.node:
         if node.op_type == "LSTM":
@@ -95,14 +95,14 @@ def test_refuses_a_mean_over_padding_although_torch_does_the_same(tmp_path: Path
 
 def test_refuses_other_weights(tmp_path: Path) -> None:
     recipe = classifier("sentiment-bow")
-    graph = exported(recipe, built(recipe.name), tmp_path)[ONESHOT]
+    graph = as_built(recipe.name, tmp_path)[ONESHOT]
     with pytest.raises(ParityError, match="as PyTorch"):
         require(check_oneshot(recipe, VOCABULARY, graph, recipe.build(VOCABULARY).eval()))
 
 
 def test_a_frozen_axis_is_told_and_not_raised(tmp_path: Path) -> None:
     recipe = classifier("sentiment-bow")
-    exported(recipe, built(recipe.name), tmp_path)
+    as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / ONESHOT)
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
     onnx.save(model, tmp_path / ONESHOT)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import helper
 from torch import Tensor, nn
-from unit.export.made import SHAKESPEARE, VOCABULARY, WRITERS, built, exported, language_model
+from unit.export.made import SHAKESPEARE, VOCABULARY, WRITERS, as_built, built, exported, language_model
 
 from lockstep_export.errors import ParityError
 from lockstep_export.generate.parity import ONESHOT, PREFILL, STEP, check, check_oneshot, check_rows
@@ -23,7 +23,7 @@ CONTEXT = "captions-context-cnn"
 @pytest.mark.parametrize("name", WRITERS)
 def test_prompts_and_steps_are_equal(tmp_path: Path, name: str) -> None:
     recipe, module = language_model(name), built(name)
-    graphs = exported(recipe, module, tmp_path)
+    graphs = as_built(recipe.name, tmp_path)
     differences = check(recipe, VOCABULARY, graphs.get(PREFILL), graphs[STEP], module)
     Parity(recipe.name, differences).require()
     whole_prompts = {"prefill", "forced"} if recipe.prefill else set()
@@ -32,8 +32,8 @@ def test_prompts_and_steps_are_equal(tmp_path: Path, name: str) -> None:
 
 
 def test_refuses_a_prefill_that_reads_the_padding(tmp_path: Path) -> None:
-    recipe, module = language_model(), built(SHAKESPEARE)
-    graphs = exported(recipe, module, tmp_path)
+    recipe = language_model()
+    graphs = as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / PREFILL)
     for node in model.graph.node:
         if node.op_type == "LSTM":
@@ -46,7 +46,7 @@ def test_refuses_a_prefill_that_reads_the_padding(tmp_path: Path) -> None:
 
 def test_refuses_a_step_of_other_weights(tmp_path: Path) -> None:
     recipe, module = language_model(), built(SHAKESPEARE)
-    prefill = exported(recipe, module, tmp_path / "one")[PREFILL]
+    prefill = as_built(SHAKESPEARE, tmp_path / "one")[PREFILL]
     step = exported(recipe, recipe.build(VOCABULARY), tmp_path / "other")[STEP]
     with pytest.raises(ParityError, match="refused"):
         Parity(recipe.name, check(recipe, VOCABULARY, prefill, step, module)).require()
@@ -54,7 +54,7 @@ def test_refuses_a_step_of_other_weights(tmp_path: Path) -> None:
 
 def test_refuses_rows_that_depend_on_their_company(tmp_path: Path) -> None:
     recipe = language_model()
-    exported(recipe, built(SHAKESPEARE), tmp_path)
+    as_built(SHAKESPEARE, tmp_path)
     model = onnx.load(tmp_path / STEP)
     last = next(node for node in model.graph.node if "logits" in node.output)
     last.output[0] = "own"
@@ -78,7 +78,7 @@ class LooksAhead(nn.Module):
 
 def test_every_place_at_once_is_step_by_step(tmp_path: Path) -> None:
     recipe = language_model(CONTEXT)
-    graphs = exported(recipe, built(CONTEXT), tmp_path)
+    graphs = as_built(CONTEXT, tmp_path)
     Parity(CONTEXT, check_oneshot(recipe, VOCABULARY, graphs[ONESHOT], graphs[STEP])).require()
 
 

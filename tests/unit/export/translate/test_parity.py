@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor
-from unit.export.made import TRANSLATOR, VOCABULARY, built, exported, translation
+from unit.export.made import TRANSLATOR, VOCABULARY, as_built, built, translation
 
 from lockstep_export.errors import ParityError
 from lockstep_export.graph import Graph
@@ -23,7 +23,7 @@ TEXTS = [[5, 6, 7], [8, 9], [10] * 9]
 
 
 def graphs(folder: Path) -> Exported:
-    made = exported(translation(), built(TRANSLATOR), folder)
+    made = as_built(TRANSLATOR, folder)
     return Exported(made[PREFILL], made[STEP])
 
 
