@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from typer.testing import CliRunner
-from unit.client.command import process
+from unit.client.command import process, started
 
 from lockstep_client import cli
 
@@ -188,8 +188,9 @@ sys.meta_path.insert(0, Interrupted())
 from lockstep_client.__main__ import main
 main()
 """
-    ended = subprocess.run([sys.executable, "-c", code, "models"], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+    ended = started(code, "models")
+    out, error = ended.communicate(timeout=60)
+    assert (ended.returncode, out, error) == (130, "", "")
 
 
 def test_ctrl_c_that_is_ignored_stays_ignored(server):
@@ -200,13 +201,9 @@ from lockstep_client.__main__ import main
 signal.raise_signal(signal.SIGINT)
 main()
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", code, "classify", "-m", "sentiment", "x", "--address", server.address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "positive\t0.7500\tx\n", "")
+    ended = started(code, "classify", "-m", "sentiment", "x", "--address", server.address)
+    out, error = ended.communicate(timeout=60)
+    assert (ended.returncode, out, error) == (0, "positive\t0.7500\tx\n", "")
 
 
 @pytest.mark.parametrize(("json_too", "expected"), [((), "\\xe9"), (("--json",), "\\u00e9")])

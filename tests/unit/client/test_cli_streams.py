@@ -9,12 +9,14 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
+from contextlib import suppress
 
 import grpc
 import pytest
-from unit.client.command import CODE, process
+from unit.client.command import CODE, process, started
 
 from lockstep.v1 import sequences_pb2 as pb
 
@@ -211,6 +213,7 @@ class Terminal:
 
     def __init__(self, *arguments):
         self._end, theirs = pty.openpty()
+        self._before = termios.tcgetattr(self._end)
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", CODE, *arguments],
@@ -230,7 +233,13 @@ class Terminal:
             self.shown += os.read(self._end, 1 << 16).decode()
 
     def end(self):
+        """The exit code, once the terminal is as it was, its cursor too."""
         code = self.process.wait(20)
+        with suppress(OSError):  # all of it has been read
+            while more := os.read(self._end, 1 << 16):
+                self.shown += more.decode()
+        assert self.shown.rfind("\x1b[?25h") >= self.shown.rfind("\x1b[?25l")
+        assert termios.tcgetattr(self._end) == self._before
         os.close(self._end)
         return code
 
@@ -267,6 +276,17 @@ def test_ctrl_c_at_a_terminal_cancels_and_gives_the_terminal_back(server, typist
     assert typist.end() == 130
     assert server.streams.left.wait(10)
     assert "Traceback" not in typist.shown
+
+
+def test_ctrl_c_in_a_race_gives_the_terminal_back(server):
+    server.streams.followed = [threading.Event()]  # for ever
+    terminal = Terminal(
+        "race", "--stepwise", "sentiment", "--fused", "", "--oneshot", "", "--address", server.address
+    )
+    terminal.wait_for("\x1b[?25l")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+    assert "Traceback" not in terminal.shown
 
 
 def test_an_error_at_a_terminal_is_one_line(server):
@@ -353,14 +373,9 @@ class Condition(threading.Condition):
 threading.Condition = Condition
 main()
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *VERBS[verb], "-m", "other", "--address", server.address],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+    ended = started(code, *VERBS[verb], "-m", "other", "--address", server.address)
+    out, error = ended.communicate(timeout=60)
+    assert (ended.returncode, out, error) == (130, "", "")
 
 
 def test_a_reader_that_leaves_cancels_on_the_server(server):

@@ -25,9 +25,13 @@ class _Nobody:
         return None
 
 
-async def test_a_caller_that_cannot_take_its_answer_does_not_cost_the_others_theirs() -> None:
+def _served() -> Served:
     card = made.plain()
-    served = Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
+    return Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
+
+
+async def test_a_caller_that_cannot_take_its_answer_does_not_cost_the_others_theirs() -> None:
+    served = _served()
     calls = Calls(lambda message, when=None: None, _Nobody())  # type: ignore[arg-type]
     answered: list[port.Event] = []
 
@@ -45,8 +49,7 @@ async def test_a_caller_that_cannot_take_its_answer_does_not_cost_the_others_the
 
 
 async def test_all_that_is_in_flight_ends_while_a_text_that_was_read_awaits_its_turn() -> None:
-    card = made.plain()
-    served = Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
+    served = _served()
     sent: list[Any] = []
     calls = Calls(lambda message, when=None: sent.append(message), _Nobody())  # type: ignore[arg-type]
     ended: list[port.Event] = []
@@ -72,8 +75,7 @@ async def test_all_that_is_in_flight_ends_while_a_text_that_was_read_awaits_its_
 async def test_only_one_shot_requests_in_company_wait_for_the_loop_to_be_quiet(
     how: Any, alone: port.When, in_company: port.When
 ) -> None:
-    card = made.plain()
-    served = Served(card, Backlog(card, CostModel().to_dict()), ModelMeters(Metrics(), "m", 1, "cpu"))
+    served = _served()
     crossed: list[tuple[Any, port.When]] = []
 
     def send(message: Any, when: port.When = port.When.TURN) -> None:
