@@ -29,6 +29,10 @@ _ON_ITS_WAY_S = 0.02
 _LEAST_TOLD_S = 0.005
 """Estimates below this say nothing of the pace."""
 
+_SURELY_TOO_LONG = 2
+"""A text is guessed at a token for four characters. One guessed at so many times what its model reads
+would fit with eight characters a token, which no language has: its engine will refuse it."""
+
 
 class Backlog:
     """What one model version has accepted and not ended, in seconds of its device."""
@@ -50,9 +54,11 @@ class Backlog:
     def price(self, rows: int, size: int) -> float:
         """Seconds of the device that `rows` of `size` elements should take, among enough others.
 
-        What is longer than the model reads is no run: a text of a guessed size that turns out to be
-        is refused, and must not have the others in its company refused.
+        Nothing takes longer than the longest that the model reads. What is surely too long is no run:
+        it is refused once it is tokenized, and must not have the others in its company refused.
         """
+        if size > self._longest * _SURELY_TOO_LONG:
+            return 0.0
         size = min(size, self._longest)
         bucket = 1 << max(size - 1, 0).bit_length()
         price = self._prices.get(bucket)

@@ -55,7 +55,15 @@ def test_long_rows_share_a_run_with_fewer() -> None:
 
 
 def test_what_is_longer_than_the_model_reads_costs_no_more_than_the_longest() -> None:
-    assert backlog().price(1, 10**6) == backlog().price(1, 1000) > 0
+    assert backlog().price(1, 2000) == backlog().price(1, 1000) > 0
+
+
+def test_what_is_surely_too_long_refuses_nobody_in_its_company() -> None:
+    one = backlog(max_queue_ms=1)
+    one.pace = 16.0
+    one.enter(one.price(1, 10**6), 0.0, None)
+    one.enter(one.price(1, 2), 0.0, 1e9)
+    assert one.requests == 2
 
 
 def test_what_waits_is_shared_among_instances() -> None:
