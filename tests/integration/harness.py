@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import time
 import urllib.request
@@ -163,10 +164,22 @@ def serve(models: Path, *, spans: Any = None, **more: Any) -> Iterator[Served]:
         server.close()
 
 
+def patient(models: Path, to: Path) -> Path:
+    """The same models with a door that waits as long as a test does: on a slow machine nobody is refused."""
+    shutil.copytree(models, to)
+    for manifest in to.glob("*/model.toml"):
+        text = manifest.read_text()
+        assert "max_queue_ms" not in text
+        table = "" if "[batching]" in text else "\n[batching]\n"
+        limit = f"[batching]\nmax_queue_ms = {PATIENCE_S * 1000}\n"
+        manifest.write_text((text + table).replace("[batching]\n", limit))
+    return to
+
+
 @pytest.fixture(scope="session")
-def shipped() -> Iterator[Served]:
-    """The repository that ships."""
-    with serve(REPOSITORY) as server:
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The repository that ships; its door is `patient`."""
+    with serve(patient(REPOSITORY, tmp_path_factory.mktemp("shipped") / "models")) as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""Batching never changes an answer: every shipped model, random lengths, 64 in flight."""
+"""Batching never changes an answer: every shipped model, random lengths, 64 or more in flight."""
 
 from __future__ import annotations
 
