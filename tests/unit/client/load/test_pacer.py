@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from lockstep_client.load.pacer import Pacer
+from lockstep_client.load.pacer import GRACE_S, Pacer
 
 
 async def test_everything_is_handed_over_in_order_and_not_before_it_is_due() -> None:
@@ -33,20 +33,22 @@ async def test_a_loop_that_is_behind_gets_the_rest_at_once() -> None:
             time.sleep(0.1)  # the loop is busy
 
     dues = [at / 1000 for at in range(100)]
-    await Pacer(iter(dues), time.perf_counter(), 0.1).run(take)
+    await Pacer(iter(dues), time.perf_counter(), 10.0).run(take)
     await asyncio.sleep(0)
     assert [due for handful in handfuls for due in handful] == dues
-    assert max(map(len, handfuls)) > 50
+    assert len(handfuls) <= 2
 
 
 async def test_what_could_not_be_sent_by_the_end_is_counted() -> None:
-    def take(some: list[float]) -> None:
-        time.sleep(0.5)
+    begin, end_s = time.perf_counter() + 1.0, 0.1
 
-    dues = [-0.01, *(at / 1000 for at in range(100))]
-    pacer = Pacer(iter(dues), time.perf_counter() + 0.01, 0.1)
+    def take(some: list[float]) -> None:
+        time.sleep(begin + end_s + GRACE_S + 0.05 - time.perf_counter())  # the loop is busy until all is over
+
+    dues = [-1.0, *(at / 1000 for at in range(100))]
+    pacer = Pacer(iter(dues), begin, end_s)
     await pacer.run(take)
-    assert pacer.unsent >= 98  # one or two handfuls went out before the loop stood still
+    assert pacer.unsent == 100
 
 
 async def test_a_schedule_that_is_stopped_has_nothing_unsent() -> None:

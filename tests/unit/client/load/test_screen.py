@@ -33,7 +33,7 @@ def test_a_terminal_that_stands_still_holds_nothing_up() -> None:
     begun = time.monotonic()
     for picture in range(100):
         writer.show(str(picture))
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     writer.close()
     stuck.set()
 
