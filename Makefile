@@ -34,11 +34,11 @@ demo: $(SERVES) ## Start a server, classify, fire a burst, generate, translate, 
 serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cuda, until Ctrl-C
 	@exec $(BIN)/lockstep-serve --port $(PORT) --metrics-port $(METRICS_PORT) --models "$(MODELS)" --device $(DEVICE) $(ARGS)
 
-# What computes shares the cores; what serves, and is timed by its callers, has them to itself.
+# Two passes: what computes for minutes is not beside what serves, whose callers have deadlines.
 test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest, which runs them one by one then
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile tests/unit tests/contract
-	$(BIN)/python -m pytest tests/integration tests/examples tests/observability
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile tests/integration tests/examples tests/observability
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
