@@ -30,8 +30,8 @@ _LEAST_TOLD_S = 0.005
 """Estimates below this say nothing of the pace."""
 
 _SURELY_TOO_LONG = 2
-"""A text is guessed at a token for four characters. One guessed at so many times what its model reads
-would fit with eight characters a token, which no language has: its engine will refuse it."""
+"""A text is guessed at a token for four characters. One guessed at more than so many times what its model
+reads needs over eight characters a token to fit: it is taken for one that its engine will refuse."""
 
 
 class Backlog:
