@@ -137,9 +137,9 @@ class Calls:
         return key
 
     def _when(self, ask: Ask) -> port.When:
-        """When a request crosses: a stream's first token and a lone caller are not held, one-shot
-        requests have company in a run."""
-        if isinstance(ask.how, port.Decode) or len(self._pending) == 1:
+        """When a request crosses: a stream's first token and a model's only request are not held; one-shot
+        requests that have company may share a run."""
+        if isinstance(ask.how, port.Decode) or ask.served.backlog.requests == 1:
             return port.When.NOW
         return port.When.QUIET if ask.how is None else port.When.TURN
 

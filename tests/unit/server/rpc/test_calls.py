@@ -75,7 +75,8 @@ async def test_all_that_is_in_flight_ends_while_a_text_that_was_read_awaits_its_
 async def test_only_one_shot_requests_in_company_wait_for_the_loop_to_be_quiet(
     how: Any, alone: port.When, in_company: port.When
 ) -> None:
-    served = _served()
+    """Company is another request for the same model: streams of another one hold nobody up."""
+    served, another = _served(), _served()
     crossed: list[tuple[Any, port.When]] = []
 
     def send(message: Any, when: port.When = port.When.TURN) -> None:
@@ -83,17 +84,19 @@ async def test_only_one_shot_requests_in_company_wait_for_the_loop_to_be_quiet(
 
     calls = Calls(send, _Nobody())  # type: ignore[arg-type]
 
-    def start() -> int:
-        ask = Ask(served, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}, how=how)
+    def start(model: Served = served) -> int:
+        ask = Ask(model, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}, how=how)
         return calls.start(ask, lambda event: None)
 
     first, second = start(), start()
+    start(another)
     calls.cancel(first)
     calls.cancel(second)
     start()
     assert [when for message, when in crossed if isinstance(message, port.Submit)] == [
         alone,
         in_company,
+        alone,
         alone,
     ]
     assert {when for message, when in crossed if isinstance(message, port.Cancel)} == {port.When.TURN}
