@@ -138,7 +138,7 @@ class Calls:
 
     def _when(self, ask: Ask) -> port.When:
         """When a request crosses: a stream's first token and a model's only request are not held; one-shot
-        requests that have company may share a run."""
+        requests beside others for their model may share a run."""
         if isinstance(ask.how, port.Decode) or ask.served.backlog.requests == 1:
             return port.When.NOW
         return port.When.QUIET if ask.how is None else port.When.TURN
