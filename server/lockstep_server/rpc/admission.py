@@ -29,9 +29,11 @@ _ON_ITS_WAY_S = 0.02
 _LEAST_TOLD_S = 0.005
 """Estimates below this say nothing of the pace."""
 
-_SURELY_TOO_LONG = 2
-"""A text is guessed at a token for four characters. One guessed at more than so many times what its model
-reads needs over eight characters a token to fit: it is taken for one that its engine will refuse."""
+_TOKEN_CHARACTERS = 4
+"""Characters a token, for pricing a text before it is tokenized."""
+
+_MOST_TOKEN_CHARACTERS = 8
+"""A text that needs more to fit its model is taken for one that its engine will refuse."""
 
 
 class Backlog:
@@ -52,20 +54,23 @@ class Backlog:
         self.pace = 1.0  # real seconds for one estimated: other models on the device, padding, noise
 
     def price(self, rows: int, size: int) -> float:
-        """Seconds of the device that `rows` of `size` elements should take, among enough others.
-
-        Nothing takes longer than the longest that the model reads. What is surely too long is no run:
-        it is refused once it is tokenized, and must not have the others in its company refused.
-        """
-        if size > self._longest * _SURELY_TOO_LONG:
-            return 0.0
-        size = min(size, self._longest)
+        """Seconds of the device that `rows` of `size` elements should take, among enough others."""
         bucket = 1 << max(size - 1, 0).bit_length()
         price = self._prices.get(bucket)
         if price is None:
             rows_fit = min(self._max_rows, max(self._max_elements // bucket, 1))
             price = self._prices[bucket] = self._costs.per_row(bucket, rows_fit) / bucket
         return price * rows * size
+
+    def price_text(self, text: str) -> float:
+        """The same of a text whose tokens are not known yet: a guess, and no more than the model reads.
+
+        What is surely longer is no run: it is refused once it is tokenized, and must not have the others
+        in its company refused.
+        """
+        if len(text) > self._longest * _MOST_TOKEN_CHARACTERS:
+            return 0.0
+        return self.price(1, min(len(text) // _TOKEN_CHARACTERS + 1, self._longest))
 
     def fits(self, rows: int, length: int) -> bool:
         """A run of this shape may be planned."""

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STEPS = "call Generate, Translate or Follow, or ModelInfer with a sequence_id"
-_TOKEN_CHARACTERS = 4
-"""Characters a token, for pricing a text before it is tokenized."""
 
 
 class Send(Protocol):
@@ -119,8 +117,11 @@ class Calls:
             raise bad_input("model", f"model {served.card.model!r} answers step by step only; {_STEPS}")
         measured, seconds = None, 0.0  # whether a sequence finds a slot in time is its engine's to say
         if ask.how is None:
-            measured = measure(served.card, ask.inputs) if ask.text is None else None
-            seconds = served.backlog.price(*(measured[::2] if measured else (1, _text_size(ask.text))))
+            if ask.text is None:
+                measured = measure(served.card, ask.inputs)
+                seconds = served.backlog.price(measured.rows, measured.size)
+            else:
+                seconds = served.backlog.price_text(ask.text)
         now = self._clock()
         deadline = deadline_of(now, ask.remaining_s, ask.queue_timeout_s)
         before_s = served.backlog.enter(seconds, now, deadline)
@@ -276,8 +277,3 @@ def _outcome(event: port.Event | None) -> str:
     if event is None:
         return Meaning.CANCELLED.value
     return "ok" if event.error is None else event.error.meaning.value
-
-
-def _text_size(text: str | None) -> int:
-    """Elements of a text, a guess: its tokens are not known yet."""
-    return len(text or "") // _TOKEN_CHARACTERS + 1

@@ -54,14 +54,18 @@ def test_long_rows_share_a_run_with_fewer() -> None:
     assert one.price(1, 512) == pytest.approx(1e-3 / 2 + 512e-4)
 
 
+def test_a_text_is_priced_by_its_characters() -> None:
+    assert backlog().price_text("a" * 63) == backlog().price(1, 16) > 0
+
+
 def test_what_is_longer_than_the_model_reads_costs_no_more_than_the_longest() -> None:
-    assert backlog().price(1, 2000) == backlog().price(1, 1000) > 0
+    assert backlog().price_text("a" * 8000) == backlog().price(1, 1000) > 0
 
 
 def test_what_is_surely_too_long_refuses_nobody_in_its_company() -> None:
     one = backlog(max_queue_ms=1)
     one.pace = 16.0
-    one.enter(one.price(1, 10**6), 0.0, None)
+    one.enter(one.price_text("a" * 8001), 0.0, None)
     one.enter(one.price(1, 2), 0.0, 1e9)
     assert one.requests == 2
 
