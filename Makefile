@@ -13,7 +13,7 @@ JOBS ?= 2
 TESTERS ?= auto
 EXTRA ?= server-cpu
 
-PACKAGES := lockstep_server lockstep_client lockstep_export deploy
+PACKAGES := lockstep_server lockstep_client lockstep_load lockstep_export lockstep_zoo lockstep_studies deploy
 SERVES := $(VENV)/.made-$(EXTRA)
 DEVELOPS := $(VENV)/.made-dev
 

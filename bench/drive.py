@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from lockstep import open_inference_pb2 as pb
+from lockstep_proto import open_inference_pb2 as pb
 
 PATH = "/inference.GRPCInferenceService/"
 
@@ -37,7 +37,7 @@ def _request(model: str, ids: Any) -> Any:
     return request
 
 
-class Times:
+class RequestTimes:
     """Latencies of the answers, and how many failed."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Times:
 
 async def unary(channel: Any, bodies: list[bytes], inflight: int) -> dict[str, float]:
     """A closed loop: `inflight` calls at any time."""
-    call, times, left = channel.unary_unary(PATH + "ModelInfer"), Times(), iter(bodies)
+    call, times, left = channel.unary_unary(PATH + "ModelInfer"), RequestTimes(), iter(bodies)
 
     async def worker() -> None:
         for body in left:
@@ -70,7 +70,7 @@ async def unary(channel: Any, bodies: list[bytes], inflight: int) -> dict[str, f
 
 async def stream(channel: Any, bodies: list[bytes], inflight: int) -> dict[str, float]:
     """One stream with `inflight` requests on it at any time."""
-    call, times = channel.stream_stream(PATH + "ModelStreamInfer")(), Times()
+    call, times = channel.stream_stream(PATH + "ModelStreamInfer")(), RequestTimes()
     room = asyncio.Semaphore(inflight)
     begun = time.perf_counter()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from lockstep import open_inference_pb2 as pb
+from lockstep_proto import open_inference_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
 

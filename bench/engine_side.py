@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lockstep_server import port
-from lockstep_server.loading import Loader
-from lockstep_server.models import repository
-from lockstep_server.models.gate import Gate
-from lockstep_server.stepwise.batch import Batch
-from lockstep_server.stepwise.scheduler import Scheduler
+from lockstep_server import messages
+from lockstep_server.engine.loading import repository
+from lockstep_server.engine.loading.loader import Loader
+from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
+from lockstep_server.engine.stepwise.batch import StepBatch
+from lockstep_server.engine.stepwise.scheduler import Scheduler
 
 from . import lengths
 
 if TYPE_CHECKING:
-    from lockstep_server.stepwise.engine import StepEngine
-    from lockstep_server.stepwise.sequence import Decoding
+    from lockstep_server.engine.stepwise.engine import StepEngine
+    from lockstep_server.engine.stepwise.sequence import GenerationSequence
 
 STEPS, ROUNDS = 1500, 5
 SLOTS = 64
@@ -39,7 +39,9 @@ SLOTS = 64
 def open_engine(models: str, name: str, report: Any) -> Any:
     """The model's step-wise face, not started."""
     (found,) = repository.find_model(Path(models), name)
-    faces = Loader(port.HostConfig(models), Path(models), "cpu", Gate("cpu")).prepare(found, report)
+    faces = Loader(messages.EngineConfig(models), Path(models), "cpu", DeviceScheduler("cpu")).prepare(
+        found, report
+    )
     return faces[-1]
 
 
@@ -48,13 +50,13 @@ def open_engine(models: str, name: str, report: Any) -> Any:
 
 def step(models: str, rows: int, top_k: int, top_p: float) -> dict[str, float]:
     """Medians of the rounds, in the thread that runs the engine."""
-    said: list[port.Events] = []
+    said: list[messages.Events] = []
     face = open_engine(models, "shakespeare-char-lstm", said.append)
     engine: StepEngine = face.engine
     engine.pace(0.02)  # as on a busy server
     for index in range(rows):
-        how = port.Decode(10**9, 0.8, top_k, top_p, seed=index)
-        submit = port.Submit(index + 1, face.card.name, 1, {}, accepted=time.monotonic(), how=how)
+        how = messages.Decode(10**9, 0.8, top_k, top_p, seed=index)
+        submit = messages.Submit(index + 1, face.spec.name, 1, {}, accepted=time.monotonic(), how=how)
         engine.submit(submit, {"ids": np.array([[5, 6, 7]])})
     session = _timed(engine._session)
     _steps(engine, said, 300)
@@ -83,7 +85,7 @@ class _timed:  # noqa: N801
             self.seconds += time.perf_counter() - begun
 
 
-def _steps(engine: StepEngine, said: list[port.Events], count: int) -> None:
+def _steps(engine: StepEngine, said: list[messages.Events], count: int) -> None:
     for _ in range(count):
         engine._step()
         for events in said:
@@ -98,7 +100,7 @@ def _steps(engine: StepEngine, said: list[port.Events], count: int) -> None:
 class RequestLevel(Scheduler):
     """Nobody joins until everybody has left, and everybody is answered then."""
 
-    def _admit(self, now: float) -> tuple[Decoding, ...]:
+    def _admit(self, now: float) -> tuple[GenerationSequence, ...]:
         return () if self._running else super()._admit(now)
 
     def has_work(self) -> bool:
@@ -108,14 +110,14 @@ class RequestLevel(Scheduler):
 def request_level(engine: StepEngine) -> None:
     """What a server does that runs a batch to its end: its rows are all computed until then."""
     engine._scheduler = RequestLevel(engine._scheduler.limits)
-    Batch.fit = lambda *_: None  # type: ignore[method-assign]
+    StepBatch.fit = lambda *_: None  # type: ignore[method-assign]
 
 
 def load(models: str, rate: float, seconds: float, policy: str) -> dict[str, float]:
     ended: dict[int, float] = {}
     waiting: list[int] = []
 
-    def report(events: port.Events) -> None:
+    def report(events: messages.Events) -> None:
         now = time.monotonic()
         for chunk in events.chunks:
             face.engine.credit(chunk.key, 1)
@@ -141,8 +143,8 @@ def load(models: str, rate: float, seconds: float, policy: str) -> dict[str, flo
         while (wait := due - time.monotonic()) > 0:
             time.sleep(wait)
         arrived[key] = due
-        how = port.Decode(target, 0.0)
-        submit = port.Submit(key, face.card.name, 1, {}, accepted=due, how=how)
+        how = messages.Decode(target, 0.0)
+        submit = messages.Submit(key, face.spec.name, 1, {}, accepted=due, how=how)
         engine.submit(submit, {"ids": draw.integers(10, 3000, (1, source))})
     done = threading.Event()
     while len(ended) < len(arrived):

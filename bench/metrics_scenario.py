@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from lockstep_server.metrics import Metrics, ModelMeters, length_bucket
+from lockstep_server.metrics.families import Metrics, ModelMeters, length_bucket
 
 from . import pairs, processes
 from .result import Result
@@ -56,7 +56,7 @@ def metrics(models: Path, rounds: int) -> Iterator[Result]:
             yield Result(title, _counting_us(), "us", base, _MOST, at_most=True)
 
 
-class Burst(NamedTuple):
+class LoadBurst(NamedTuple):
     """One load of one server."""
 
     rate: float
@@ -65,10 +65,10 @@ class Burst(NamedTuple):
 
 def _measured(
     models: Path, model: str, drive: Callable[[str], tuple[float, int]], count: int
-) -> tuple[list[Burst], list[Burst]]:
+) -> tuple[list[LoadBurst], list[LoadBurst]]:
     """With and without metrics, in pairs; who goes first alternates."""
-    counted: list[Burst] = []
-    silent: list[Burst] = []
+    counted: list[LoadBurst] = []
+    silent: list[LoadBurst] = []
     page = processes.free_port()
     with (
         processes.server(models, "--only", model, "--metrics-port", str(page)) as counting,
@@ -82,7 +82,7 @@ def _measured(
             for address, bursts in ways:
                 before = _cpu_s(address)
                 rate, each = drive(address)
-                bursts.append(Burst(rate, (_cpu_s(address) - before) / each * 1e6))
+                bursts.append(LoadBurst(rate, (_cpu_s(address) - before) / each * 1e6))
             ways.reverse()
     return counted, silent
 
@@ -107,7 +107,7 @@ def _counting_us() -> float:
         meters.ran("oneshot", 1, 0.001)
         meters.elements.inc(32)
         meters.padded.inc(32)
-        meters.gate_wait.observe(0.0)
+        meters.device_wait.observe(0.0)
         metrics.loop_lag.observe(0.001)
 
     return min(timeit.repeat(count, number=_COUNTED, repeat=7)) / _COUNTED * 1e6

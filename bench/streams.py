@@ -16,8 +16,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from lockstep import open_inference_pb2 as oip
-from lockstep.v1 import sequences_pb2 as pb
+from lockstep_proto import open_inference_pb2 as oip
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 _GENERATE = "/lockstep.v1.Sequences/Generate"
 _INFER = "/inference.GRPCInferenceService/ModelInfer"

@@ -1,13 +1,21 @@
 #!/usr/bin/env bash
-# Writes the Python stubs and the descriptor set beside the .proto files, or into the folder given.
+# Writes the package lockstep_proto (Python stubs and a descriptor set) from lockstep/*.proto, here or into the folder given.
 set -euo pipefail
 cd "$(dirname "$0")"
-out=${1:-.}
+out=${1:-.}/lockstep_proto
 python=${PYTHON:-python3}
-"$python" -m grpc_tools.protoc -I . --python_out="$out" --pyi_out="$out" \
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$python" -m grpc_tools.protoc -I . --python_out="$work" --pyi_out="$work" \
   lockstep/model_config.proto lockstep/open_inference.proto lockstep/v1/sequences.proto
-"$python" -m grpc_tools.protoc -I . --grpc_python_out="$out" \
+"$python" -m grpc_tools.protoc -I . --grpc_python_out="$work" \
   lockstep/open_inference.proto lockstep/v1/sequences.proto
-# The client builds its copy of package inference from this, in a descriptor pool of its own.
+# The client builds its copy of package inference from this set, in its own descriptor pool.
 "$python" -m grpc_tools.protoc -I . --include_imports \
-  --descriptor_set_out="$out/lockstep/open_inference.binpb" lockstep/open_inference.proto
+  --descriptor_set_out="$work/lockstep/open_inference.binpb" lockstep/open_inference.proto
+# protoc names a Python module by its .proto path; the stubs live in a package that shadows nobody's.
+find "$work" -name '*_pb2*.py*' -exec sed -i -E \
+  -e 's/^(from|import) lockstep([. ])/\1 lockstep_proto\2/' -e "s/'lockstep\.([a-z0-9_.]*_pb2)'/'lockstep_proto.\1'/" {} +
+mkdir -p "$out/v1"
+cp "$work"/lockstep/*_pb2* "$work"/lockstep/*.binpb "$out"
+cp "$work"/lockstep/v1/*_pb2* "$out/v1"

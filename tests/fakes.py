@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from lockstep import open_inference_pb2 as pb
+from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client.errors import InvalidRequest, Violation
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health_pb2
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client import arguments, inference, protocol, replies, tensor_request
 from lockstep_client.protocol import Call
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ import typer
 
 from lockstep_client.interrupts import INTERRUPTED, leave
 from lockstep_client.verbs import one_shot, server
-from lockstep_client.verbs.asking import tell, verb
+from lockstep_client.verbs.common import report_error, verb
 from lockstep_client.verbs.follow import follow
 from lockstep_client.verbs.generate import generate
 from lockstep_client.verbs.load import load
@@ -55,7 +55,7 @@ def _lockstep(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"lockstep {installed_version('lockstep')}")
+        typer.echo(f"lockstep {installed_version('lockstep-inference')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
         code = app(list(arguments), prog_name="lockstep", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
-        tell(error.format_message(), as_json, code="USAGE", meaning="usage")
+        report_error(error.format_message(), as_json, code="USAGE", meaning="usage")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from lockstep_client.protocol import Call, Many, Method, StreamCall
+    from lockstep_client.protocol import Call, ManyCall, Method, StreamCall
     from lockstep_client.tls import Tls
 
 P = ParamSpec("P")
@@ -70,7 +70,7 @@ def _async_streaming(
     return method
 
 
-def _pipelining(build: Callable[P, Many[G, R]]) -> Callable[Concatenate[Client, P], Outcomes[G, R]]:
+def _pipelining(build: Callable[P, ManyCall[G, R]]) -> Callable[Concatenate[Client, P], Outcomes[G, R]]:
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Outcomes[G, R]:
         return Outcomes(*self._many(build(*args, **kwargs)), retries=self._retries)
 
@@ -79,7 +79,7 @@ def _pipelining(build: Callable[P, Many[G, R]]) -> Callable[Concatenate[Client, 
 
 
 def _async_pipelining(
-    build: Callable[P, Many[G, R]],
+    build: Callable[P, ManyCall[G, R]],
 ) -> Callable[Concatenate[AsyncClient, P], AsyncOutcomes[G, R]]:
     def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncOutcomes[G, R]:
         return AsyncOutcomes(*self._many(build(*args, **kwargs)), retries=self._retries)
@@ -185,7 +185,7 @@ class _Connected:
         start = self._start(call.method, call.timeout_s)
         return call, start, self._connection.fitting, partial(self._error, call, awaited="end of the stream")
 
-    def _many(self, call: Many[G, R]) -> tuple[Many[G, R], Any, Any, Any]:
+    def _many(self, call: ManyCall[G, R]) -> tuple[ManyCall[G, R], Any, Any, Any]:
         """What the outcomes of either kind are made from. Retries are theirs: gRPC's would be on top."""
 
         def open_(messages: Any, timeout_s: float) -> Any:
@@ -218,7 +218,7 @@ class _Connected:
 
     def _error(
         self,
-        call: Call[Any] | StreamCall[Any, Any] | Many[Any, Any],
+        call: Call[Any] | StreamCall[Any, Any] | ManyCall[Any, Any],
         error: grpc.RpcError,
         awaited: str = "answer",
     ) -> errors.LockstepError:

@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from lockstep.open_inference_pb2 import (
+    from lockstep_proto.open_inference_pb2 import (
         InferParameter,
         InferTensorContents,
         ModelInferRequest,
@@ -62,7 +62,7 @@ __all__ = [
 
 
 def _private_pool() -> descriptor_pool.DescriptorPool:
-    committed = files("lockstep").joinpath("open_inference.binpb").read_bytes()
+    committed = files("lockstep_proto").joinpath("open_inference.binpb").read_bytes()
     pool = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(committed).file:
         pool.Add(file)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from lockstep_client.protocol import Many
+    from lockstep_client.protocol import ManyCall
 
 G = TypeVar("G")
 R = TypeVar("R")
@@ -44,14 +44,14 @@ class _Question(Generic[G]):
     size: int
 
 
-class Ledger(Generic[G, R]):
+class ItemTracker(Generic[G, R]):
     """The account of one stream.
 
     `check` raises InvalidRequest for a size in bytes that may not be sent. `retries`: whether what is refused
     for now goes again.
     """
 
-    def __init__(self, call: Many[G, R], check: Callable[[int], None], *, retries: bool) -> None:
+    def __init__(self, call: ManyCall[G, R], check: Callable[[int], None], *, retries: bool) -> None:
         self._call, self._check, self._retries = call, check, retries
         self._taken = self._read = 0
         self._to_send: deque[_Question[G]] = deque()

@@ -21,7 +21,7 @@ import grpc
 
 from lockstep_client import arguments, errors
 from lockstep_client.closing import AsyncClosing, Closing
-from lockstep_client.ledger import Ledger
+from lockstep_client.ledger import ItemTracker
 from lockstep_client.streams import own_cancellation
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from lockstep_client.protocol import Many
+    from lockstep_client.protocol import ManyCall
     from lockstep_client.results import Outcome
 
 G = TypeVar("G")
@@ -41,7 +41,7 @@ class _Pipeline(Generic[G, R]):
 
     def __init__(
         self,
-        call: Many[G, R],
+        call: ManyCall[G, R],
         open_: Callable[[Any, float], Any],
         check: Callable[[int], None],
         explain: Callable[[grpc.RpcError], errors.LockstepError],
@@ -49,7 +49,7 @@ class _Pipeline(Generic[G, R]):
         retries: bool,
     ) -> None:
         self._call, self._open, self._explain = call, open_, explain
-        self._ledger: Ledger[G, R] = Ledger(call, check, retries=retries)
+        self._ledger: ItemTracker[G, R] = ItemTracker(call, check, retries=retries)
         self._rpc: Any = None
         self._begun = self._left = False
         self._failure: Exception | None = None

@@ -17,9 +17,9 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client import arguments, errors, inference, protocol, replies, tensor_request
-from lockstep_client.protocol import Many
+from lockstep_client.protocol import ManyCall
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +43,7 @@ def classify_many(
     priority: int = 0,
     queue_timeout_s: float = 0.0,
     timeout_s: float | None = None,
-) -> Many[str | Sequence[int], Classification]:
+) -> ManyCall[str | Sequence[int], Classification]:
     """Label any number of texts, or rows of token ids, over one stream: an `Outcome` for each.
 
         for one in client.classify_many("sentiment-lstm", open("reviews.txt")):
@@ -77,7 +77,7 @@ def encode_many(
     priority: int = 0,
     queue_timeout_s: float = 0.0,
     timeout_s: float | None = None,
-) -> Many[str | Sequence[int], Encoding]:
+) -> ManyCall[str | Sequence[int], Encoding]:
     """A vector for any number of texts, or rows of token ids, over one stream: an `Outcome` for each.
 
         vectors = [one.answer.vector for one in client.encode_many("sentiment-transformer", lines)]
@@ -106,7 +106,7 @@ def infer_many(
     priority: int = 0,
     queue_timeout_s: float = 0.0,
     timeout_s: float | None = None,
-) -> Many[Mapping[str, npt.ArrayLike], InferResult]:
+) -> ManyCall[Mapping[str, npt.ArrayLike], InferResult]:
     """Tensors in, tensors out, any number of times over one stream: an `Outcome` for each.
 
         rows = ({"tokens": np.array([ids])} for ids in sequences)
@@ -118,7 +118,7 @@ def infer_many(
     """
     begun = tensor_request.begun(model, version, outputs, priority, queue_timeout_s)
     _check_many("inputs", inputs, Mapping)
-    return Many(
+    return ManyCall(
         protocol.INFER_MANY,
         inputs,
         prepare=partial(_filled, begun),
@@ -140,9 +140,9 @@ def _of_texts(
     in_flight: int,
     ordered: bool,
     timeout_s: float | None,
-) -> Many[str | Sequence[int], Any]:
+) -> ManyCall[str | Sequence[int], Any]:
     _check_many("texts", texts, str)
-    return Many(
+    return ManyCall(
         method,
         texts,
         prepare=_text_or_row,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lockstep_client.race import Result
+    from lockstep_client.race import RaceResult
     from lockstep_client.stream_results import Translation
 
 INK = "#808080"
@@ -37,7 +37,7 @@ def checked_path(path: Path | None) -> Path | None:
     if path is None:
         return None
     if not find_spec("matplotlib"):
-        raise InputError("--plot needs matplotlib: pip install 'lockstep[plot]'")
+        raise InputError("--plot needs matplotlib: pip install 'lockstep-inference[plot]'")
     from matplotlib.backend_bases import FigureCanvasBase
 
     kinds = FigureCanvasBase.get_supported_filetypes()
@@ -67,7 +67,7 @@ def attention(path: Path, source: str, translation: Translation) -> None:
     save(figure, path)
 
 
-def race(path: Path, results: Sequence[Result]) -> None:
+def race(path: Path, results: Sequence[RaceResult]) -> None:
     """Time to the first and the last prediction, and compute, by the length of the text."""
     figure = new_figure(10, 5)
     waiting = _by_words(figure, 1, "Waiting for a prediction")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client import inference
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Sequence
@@ -50,7 +50,7 @@ class Call(Generic[R]):
 
 
 @dataclass(frozen=True)
-class Pieces:
+class RequestStream:
     """What a caller says bit by bit, and how one bit is written as a message."""
 
     given: Iterable[Any] | AsyncIterable[Any]
@@ -67,11 +67,11 @@ class StreamCall(Generic[M, R]):
     read: Callable[[Any], M]
     join: Callable[[Sequence[M]], R]
     timeout_s: float | None
-    pieces: Pieces | None = None
+    pieces: RequestStream | None = None
 
 
 @dataclass(frozen=True)
-class Many(Generic[G, R]):
+class ManyCall(Generic[G, R]):
     """One stream for many questions, each a `G`, with an outcome for each; an answer is an `R`."""
 
     method: Method[Any]

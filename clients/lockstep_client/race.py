@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from lockstep_client import lap
+from lockstep_client import reading_time
 from lockstep_client.errors import InvalidRequest, Overloaded
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Contender:
 
     async def run(
         self, client: AsyncClient, text: str, moved: Callable[[int], None] | None = None
-    ) -> lap.Lap:
+    ) -> reading_time.ReadingTime:
         """Read a text once."""
-        return await lap.run(client, self.model, text, follow=self.follows, moved=moved)
+        return await reading_time.run(client, self.model, text, follow=self.follows, moved=moved)
 
     @property
     def follows(self) -> bool:
@@ -49,12 +49,12 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Result:
+class RaceResult:
     """A contender at one length: its median lap, or a note that says why there is none."""
 
     contender: Contender
     words: int
-    lap: lap.Lap | None
+    lap: reading_time.ReadingTime | None
     laps: int
     note: str
 
@@ -93,12 +93,12 @@ class Race:
     watch: Callable[[Contender, int, int], None] = lambda *_: None
     """Told of each contender's first lap, which warms it up and is not timed: who, words, predictions."""
 
-    async def results(self, words: int) -> list[Result]:
+    async def results(self, words: int) -> list[RaceResult]:
         """Of every contender, at one length. They take turns, so that what slows the machine for a while
         slows all of them."""
         text = repeated(self.text, words)
         notes = {one: await self._warm_up(one, text, words) for one in self.contenders}
-        laps: dict[Contender, list[lap.Lap]] = {one: [] for one in self.contenders}
+        laps: dict[Contender, list[reading_time.ReadingTime]] = {one: [] for one in self.contenders}
         for _ in range(self.repeat):
             for one in self.contenders:
                 made = notes[one] or await self._lap(one, text)
@@ -107,7 +107,7 @@ class Race:
                 else:
                     laps[one].append(made)
         return [
-            Result(one, words, lap.median_lap(laps[one]), len(laps[one]), notes[one])
+            RaceResult(one, words, reading_time.median_lap(laps[one]), len(laps[one]), notes[one])
             for one in self.contenders
         ]
 
@@ -124,7 +124,7 @@ class Race:
 
     async def _lap(
         self, one: Contender, text: str, moved: Callable[[int], None] | None = None
-    ) -> lap.Lap | str:
+    ) -> reading_time.ReadingTime | str:
         """A lap, or why the server would not have it."""
         try:
             return await one.run(self.client, text, moved)

@@ -11,8 +11,8 @@ from lockstep_client.tables import table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lockstep_client.lap import Lap
-    from lockstep_client.race import Contender, Result
+    from lockstep_client.race import Contender, RaceResult
+    from lockstep_client.reading_time import ReadingTime
 
 HEADER = (
     "way", "model", "words", "first ms", "last ms", "compute ms", "per step", "steps", "computed", "answer",
@@ -22,7 +22,7 @@ _SAME = 1.05
 """Up to this ratio two times are told as the same."""
 
 
-def show(results: Sequence[Result]) -> None:
+def show(results: Sequence[RaceResult]) -> None:
     """The table, the notes below it, and what it shows."""
     table(HEADER, [_row(one) for one in results], left=2)
     for told in notes(results):
@@ -31,7 +31,7 @@ def show(results: Sequence[Result]) -> None:
         print(f"\n{fill(sentence, WIDTH)}", flush=True)
 
 
-def notes(results: Sequence[Result]) -> Iterator[str]:
+def notes(results: Sequence[RaceResult]) -> Iterator[str]:
     """Who did not run, where, and why."""
     lengths: dict[tuple[Contender, str], list[str]] = {}
     for one in results:
@@ -41,12 +41,12 @@ def notes(results: Sequence[Result]) -> Iterator[str]:
         yield f"{who.way} {who.model}, {', '.join(words)} words: {note}"
 
 
-def sentences(results: Sequence[Result]) -> list[str]:
+def sentences(results: Sequence[RaceResult]) -> list[str]:
     """What the longest texts showed: of waiting for a prediction, and of having one after every word."""
     return [*_of_waiting(results), *(list(_of_every_word(results)) or list(_of_the_whole(results)))]
 
 
-def _of_waiting(results: Sequence[Result]) -> Iterator[str]:
+def _of_waiting(results: Sequence[RaceResult]) -> Iterator[str]:
     for words, step, fused in _pairs(results, STEPWISE, FUSED):
         yield (
             f"At {words:,} words the step-wise model had its first prediction after {_ms(step.first_s)} ms,"
@@ -56,7 +56,7 @@ def _of_waiting(results: Sequence[Result]) -> Iterator[str]:
         )
 
 
-def _of_every_word(results: Sequence[Result]) -> Iterator[str]:
+def _of_every_word(results: Sequence[RaceResult]) -> Iterator[str]:
     for words, step, again in _pairs(results, STEPWISE, REENCODING):
         yield (
             f"For a prediction after each of {words:,} words, stepping computed {step.computed_elements:,}"
@@ -65,7 +65,7 @@ def _of_every_word(results: Sequence[Result]) -> Iterator[str]:
         )
 
 
-def _of_the_whole(results: Sequence[Result]) -> Iterator[str]:
+def _of_the_whole(results: Sequence[RaceResult]) -> Iterator[str]:
     for words, fused, once in _pairs(results, FUSED, ONE_SHOT):
         yield (
             f"Read whole, {words:,} words cost the fused recurrent model {_ms(fused.compute_s)} ms of compute"
@@ -73,7 +73,9 @@ def _of_the_whole(results: Sequence[Result]) -> Iterator[str]:
         )
 
 
-def _pairs(results: Sequence[Result], one: str, other: str) -> Iterator[tuple[int, Lap, Lap]]:
+def _pairs(
+    results: Sequence[RaceResult], one: str, other: str
+) -> Iterator[tuple[int, ReadingTime, ReadingTime]]:
     """The laps of two ways at the longest length that both ran; nothing where there is none."""
     laps = {(r.words, r.contender.way): r.lap for r in results if r.lap}
     both = [words for words, way in laps if way == one and (words, other) in laps]
@@ -101,7 +103,7 @@ def _ms(seconds: float) -> str:
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
-def _row(one: Result) -> tuple[str, ...]:
+def _row(one: RaceResult) -> tuple[str, ...]:
     who = (one.contender.way, one.contender.model, f"{one.words:,}")
     if one.lap is None:
         return (*who, *("-",) * (len(HEADER) - len(who)))

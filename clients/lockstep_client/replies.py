@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from grpc_health.v1 import health_pb2
 
-    from lockstep.v1 import sequences_pb2 as pb
     from lockstep_client import inference
+    from lockstep_proto.v1 import sequences_pb2 as pb
 
 
 def classifications(reply: pb.ClassifyReply) -> list[results.Classification]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client import arguments, protocol, stream_replies
-from lockstep_client.protocol import Pieces, StreamCall
+from lockstep_client.protocol import RequestStream, StreamCall
 from lockstep_client.stream_results import FLUSH, Flush
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Sequence
@@ -135,7 +135,7 @@ def follow(
         stream_replies.prediction,
         list,
         timeout_s,
-        Pieces([pieces] if isinstance(pieces, str) else pieces, _written),
+        RequestStream([pieces] if isinstance(pieces, str) else pieces, _written),
     )
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client import replies, stream_results
 from lockstep_client.errors import ServerFailure
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from lockstep_client.protocol import Pieces, StreamCall
+    from lockstep_client.protocol import RequestStream, StreamCall
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -35,7 +35,7 @@ class _Outbox:
     It knows nothing of its stream, so that a stream that nobody holds is let go of while pieces still wait.
     """
 
-    def __init__(self, first: Message, pieces: Pieces, fitting: Callable[[Message], Message]) -> None:
+    def __init__(self, first: Message, pieces: RequestStream, fitting: Callable[[Message], Message]) -> None:
         self._first, self._pieces, self._fitting = first, pieces, fitting
         self.failure: Exception | None = None
 

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from .kinds import bars, curves, heat_map, table
-from .parts import RED, Dashboard, Query, Row
+from .parts import RED, Dashboard, DashboardRow, Query
 from .promql import add, largest, mean, rate, ratio, select
 
 _REAL, _PAID = rate("lockstep_elements_total"), rate("lockstep_padded_elements_total")
 
-_RUNS = Row(
+_RUNS = DashboardRow(
     "Runs",
     (
         curves(
             "Rows in a run",
             "short",
             "How many requests or sequences a run takes along, the mean. 1 is no batching.",
-            Query(mean("lockstep_batch_rows", by=("model", "face")), "{{model}} {{face}}"),
+            Query(mean("lockstep_batch_rows", by=("model", "mode")), "{{model}} {{mode}}"),
         ),
         curves(
             "Runs",
             "ops",
             "Runs of a session a second.",
-            Query(add(rate("lockstep_batch_rows_count"), "model", "face"), "{{model}} {{face}}"),
+            Query(add(rate("lockstep_batch_rows_count"), "model", "mode"), "{{model}} {{mode}}"),
         ),
         heat_map(
             "Rows in one-shot runs, all of them",
             "short",
             "One-shot runs by how many rows they had.",
-            Query(add(rate("lockstep_batch_rows_bucket", 'face="oneshot"'), "le"), "{{le}}"),
+            Query(add(rate("lockstep_batch_rows_bucket", 'mode="oneshot"'), "le"), "{{le}}"),
         ),
     ),
 )
 
-_PADDING = Row(
+_PADDING = DashboardRow(
     "Padding",
     (
         curves(
@@ -56,14 +56,14 @@ _PADDING = Row(
             "s",
             "Seconds of runs for each row in them: what batching makes smaller.",
             Query(
-                ratio(rate("lockstep_run_seconds_sum"), rate("lockstep_batch_rows_sum"), "model", "face"),
-                "{{model}} {{face}}",
+                ratio(rate("lockstep_run_seconds_sum"), rate("lockstep_batch_rows_sum"), "model", "mode"),
+                "{{model}} {{mode}}",
             ),
         ),
     ),
 )
 
-_TIME = Row(
+_TIME = DashboardRow(
     "Queue against compute",
     (
         curves(
@@ -71,21 +71,21 @@ _TIME = Row(
             "s",
             "Time from acceptance to the first run, the mean. Where it is longer than the time in runs, "
             "requests wait for others.",
-            Query(mean("lockstep_queue_seconds", by=("model", "face")), "{{model}} {{face}}"),
+            Query(mean("lockstep_queue_seconds", by=("model", "mode")), "{{model}} {{mode}}"),
         ),
         curves(
             "Compute",
             "s",
             "Time in the runs that a request took part in, the mean.",
-            Query(mean("lockstep_compute_seconds", by=("model", "face")), "{{model}} {{face}}"),
+            Query(mean("lockstep_compute_seconds", by=("model", "mode")), "{{model}} {{mode}}"),
         ),
         bars(
             "Queue against compute",
             "s",
             "The two side by side for one-shot requests, the mean of the time shown.",
-            Query(mean("lockstep_queue_seconds", 'face="oneshot"', by=("model",), over="$__range"), "queue"),
+            Query(mean("lockstep_queue_seconds", 'mode="oneshot"', by=("model",), over="$__range"), "queue"),
             Query(
-                mean("lockstep_compute_seconds", 'face="oneshot"', by=("model",), over="$__range"), "compute"
+                mean("lockstep_compute_seconds", 'mode="oneshot"', by=("model",), over="$__range"), "compute"
             ),
             group="model",
         ),
@@ -93,18 +93,18 @@ _TIME = Row(
 )
 
 
-def _costs(face: str, column: str, values: tuple[int, ...], *by: str) -> tuple[Query, ...]:
+def _costs(mode: str, column: str, values: tuple[int, ...], *by: str) -> tuple[Query, ...]:
     """A column for each value of the label `column`."""
     return tuple(
         Query(
-            largest(select("lockstep_run_cost_seconds", f'face="{face}"', f'{column}="{value}"'), *by),
+            largest(select("lockstep_run_cost_seconds", f'mode="{mode}"', f'{column}="{value}"'), *by),
             f"{value} {'elements' if column == 'length' else 'rows'}",
         )
         for value in values
     )
 
 
-_COSTS = Row(
+_COSTS = DashboardRow(
     "What runs cost",
     (
         table(
@@ -129,7 +129,7 @@ _COSTS = Row(
             "Time of a run",
             "s",
             "What runs really took, the mean.",
-            Query(mean("lockstep_run_seconds", by=("model", "face")), "{{model}} {{face}}"),
+            Query(mean("lockstep_run_seconds", by=("model", "mode")), "{{model}} {{mode}}"),
             width=24,
         ),
     ),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from .kinds import bars, curves, heat_map
-from .parts import RED, Dashboard, Query, Row
+from .parts import RED, Dashboard, DashboardRow, Query
 from .promql import SERVER, add, mean, quantile, rate, ratio, select
 
 _LENGTHS = (("16", "up to 16"), ("64", "to 64"), ("256", "to 256"), ("1024|more", "more"))
 
 _HOLDERS = select("lockstep_sequences", 'state!="waiting"')
 
-_STREAMS = Row(
+_STREAMS = DashboardRow(
     "Streams",
     (
         curves(
@@ -65,17 +65,17 @@ _STREAMS = Row(
 )
 
 
-def _compute(face: str) -> tuple[Query, ...]:
+def _compute(mode: str) -> tuple[Query, ...]:
     """A bar for each bucket of lengths."""
 
     def seconds(length: str) -> str:
-        matchers = (f'face="{face}"', f'length=~"{length}"')
+        matchers = (f'mode="{mode}"', f'length=~"{length}"')
         return mean("lockstep_compute_seconds", *matchers, by=("model",), over="$__range")
 
     return tuple(Query(seconds(length), name) for length, name in _LENGTHS)
 
 
-_SIDES = Row(
+_SIDES = DashboardRow(
     "Side by side",
     (
         bars(
@@ -96,24 +96,24 @@ _SIDES = Row(
             width=12,
         ),
         curves(
-            "Rows in a run, by face",
+            "Rows in a run, by mode",
             "short",
             "How well each way of asking shares runs, the mean over all models.",
-            Query(mean("lockstep_batch_rows", by=("face",)), "{{face}}"),
+            Query(mean("lockstep_batch_rows", by=("mode",)), "{{mode}}"),
         ),
         curves(
-            "Time of a row, by face",
+            "Time of a row, by mode",
             "s",
             "Seconds of runs for each row: a whole text one-shot, one element step-wise, a prompt.",
             Query(
-                ratio(rate("lockstep_run_seconds_sum"), rate("lockstep_batch_rows_sum"), "face"), "{{face}}"
+                ratio(rate("lockstep_run_seconds_sum"), rate("lockstep_batch_rows_sum"), "mode"), "{{mode}}"
             ),
         ),
         curves(
-            "Device, by face",
+            "Device, by mode",
             "percentunit",
             "Seconds of runs for each second: who has the device.",
-            Query(add(rate("lockstep_run_seconds_sum"), "face"), "{{face}}"),
+            Query(add(rate("lockstep_run_seconds_sum"), "mode"), "{{mode}}"),
             stacked=True,
         ),
         curves(
@@ -133,10 +133,10 @@ _SIDES = Row(
             ),
         ),
         curves(
-            "Time in the queue, by face",
+            "Time in the queue, by mode",
             "s",
             "From acceptance to the first run, the mean over all models.",
-            Query(mean("lockstep_queue_seconds", by=("face",)), "{{face}}"),
+            Query(mean("lockstep_queue_seconds", by=("mode",)), "{{mode}}"),
         ),
         curves(
             "Streams that end",

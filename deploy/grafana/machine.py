@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .kinds import curves, number, states, table
-from .parts import BLUE, GREEN, RED, Dashboard, Query, Row
+from .parts import BLUE, GREEN, RED, Dashboard, DashboardRow, Query
 from .promql import MODEL, SERVER, add, largest, rate, select
 
 _FACES = MODEL.replace("$model", "$model(.step)?")
-"""The step-wise face of a model is told of as a model of its own."""
+"""The step-wise form of a model is told of as a model of its own."""
 
 
 def _with_provider(metric: str) -> str:
@@ -17,7 +17,7 @@ def _with_provider(metric: str) -> str:
     return f"{value} * on (instance, model) group_left (provider) {info}"
 
 
-_MODELS = Row(
+_MODELS = DashboardRow(
     "Models",
     (
         number(
@@ -82,7 +82,7 @@ _MODELS = Row(
     ),
 )
 
-_PROCESSES = Row(
+_PROCESSES = DashboardRow(
     "Processes",
     (
         curves(
@@ -144,7 +144,7 @@ _PROCESSES = Row(
     ),
 )
 
-_GPU = Row(
+_GPU = DashboardRow(
     "GPU",
     (
         curves(

@@ -91,7 +91,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Row:
+class DashboardRow:
     """Panels under a title."""
 
     title: str
@@ -105,7 +105,7 @@ class Dashboard:
     uid: str
     title: str
     description: str
-    rows: tuple[Row, ...]
+    rows: tuple[DashboardRow, ...]
 
     @property
     def panels(self) -> tuple[Panel, ...]:
@@ -130,7 +130,7 @@ class Dashboard:
         }
 
 
-def _lay_out(rows: tuple[Row, ...]) -> list[Json]:
+def _lay_out(rows: tuple[DashboardRow, ...]) -> list[Json]:
     """Rows below one another, each row's panels from left to right, wrapped at the last column."""
     made: list[Json] = []
     y = 0

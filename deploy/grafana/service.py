@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from ..prometheus.objectives import AVAILABILITY, OBJECTIVES, STREAMS, requests
 from .kinds import curves, heat_map, number
-from .parts import BLUE, GREEN, RED, YELLOW, Dashboard, Query, Row
+from .parts import BLUE, GREEN, RED, YELLOW, Dashboard, DashboardRow, Query
 from .promql import MODEL, SERVER, add, largest, quantile, rate, select
 
 _ONE_SHOT = f'method!~"{STREAMS}"'
 _FAILED = requests(AVAILABILITY.bad, "rate", "$__rate_interval", MODEL)
 _COUNTED = requests(AVAILABILITY.total, "rate", "$__rate_interval", MODEL)
-_ACCEPTED, _REFUSED = rate("lockstep_accepted_total"), rate("lockstep_refused_total", 'meaning="overloaded"')
+_ACCEPTED, _REFUSED = rate("lockstep_accepted_total"), rate("lockstep_refused_total", 'code="overloaded"')
 _FILLED = f"{select('lockstep_estimated_wait_seconds')} / {select('lockstep_queue_limit_seconds')}"
 
 _PERMITS = add(select("lockstep_device_permits", of=SERVER))
 
-_GLANCE = Row(
+_GLANCE = DashboardRow(
     "In ten seconds",
     (
         number(
@@ -69,7 +69,7 @@ _GLANCE = Row(
     ),
 )
 
-_TRAFFIC = Row(
+_TRAFFIC = DashboardRow(
     "Traffic and errors",
     (
         curves(
@@ -108,13 +108,13 @@ _TRAFFIC = Row(
             "Requests that were never accepted, by why. `overloaded` is told with a time to come back, "
             "`unavailable` is a model that is not ready, the rest are requests that are wrong. "
             "They have a model where its name is known.",
-            Query(add(rate("lockstep_refused_total"), "meaning"), "{{meaning}}"),
+            Query(add(rate("lockstep_refused_total"), "code"), "{{code}}"),
             width=12,
         ),
     ),
 )
 
-_LATENCY = Row(
+_LATENCY = DashboardRow(
     "Latency",
     (
         curves(
@@ -158,7 +158,7 @@ def _burn(window: str) -> tuple[Query, ...]:
     )
 
 
-_OBJECTIVES = Row(
+_OBJECTIVES = DashboardRow(
     "Objectives",
     (
         curves(
@@ -183,7 +183,7 @@ _OBJECTIVES = Row(
     ),
 )
 
-_SATURATION = Row(
+_SATURATION = DashboardRow(
     "Saturation",
     (
         curves(
@@ -216,7 +216,7 @@ _SATURATION = Row(
             "Time in the queue, p95",
             "s",
             "Time from acceptance to the first run.",
-            Query(quantile(0.95, "lockstep_queue_seconds", by=("model", "face")), "{{model}} {{face}}"),
+            Query(quantile(0.95, "lockstep_queue_seconds", by=("model", "mode")), "{{model}} {{mode}}"),
         ),
         curves(
             "Wait for the device, p95",

@@ -52,8 +52,8 @@ class Objective:
         return f"job_model:lockstep_{self.name}_{what}:rate{window}"
 
 
-_REFUSED = Term("lockstep_refused_total", 'meaning=~"failed|unavailable"')
-_OVERLOADED = Term("lockstep_refused_total", 'meaning="overloaded"')
+_REFUSED = Term("lockstep_refused_total", 'code=~"failed|unavailable"')
+_OVERLOADED = Term("lockstep_refused_total", 'code="overloaded"')
 
 AVAILABILITY = Objective(
     "availability",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import grafana, traffic
 from .draw import draw
-from .stage import ROOT, has_prometheus, load, stage
+from .stage import ROOT, has_prometheus, load, rehearsal
 
 _SCRAPES = 4.0
 """Seconds between scrapes that the rates are taken for: smoother than the real ones would be."""
@@ -29,7 +29,7 @@ def main() -> None:
     if not has_prometheus():
         sys.exit("there is no prometheus on the PATH. On Debian and Ubuntu: apt install prometheus")
     arguments.to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, stage(Path(folder), traffic.MODELS) as staged:
+    with tempfile.TemporaryDirectory() as folder, rehearsal(Path(folder), traffic.MODELS) as staged:
         since = time.time()
         with load(staged.address):
             print(f"the load runs for {arguments.seconds:g} s")

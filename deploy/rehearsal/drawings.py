@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import FuncFormatter
 
-from .units import told
+from .units import formatted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from . import grafana
     from .prometheus import Curve
 
-    Answers = Sequence[tuple[grafana.Asked, Sequence[Curve]]]
+    Answers = Sequence[tuple[grafana.PanelQuery, Sequence[Curve]]]
     Draw = Callable[[Axes, dict[str, Any], Answers], None]
 
 TEXT, LINE = "#24292e", "#d5d8dc"
@@ -78,7 +78,7 @@ def _number(axes: Axes, panel: dict[str, Any], answers: Answers) -> None:
     colour = _STATES[reached[-1]["color"]]
     axes.fill_between(_minutes(curve, curve.times[0]), curve.values, color=colour, alpha=0.15, linewidth=0)
     axes.set_ylim(bottom=0)
-    words(axes, told(value, defaults["unit"]), size=19, color=colour)
+    words(axes, formatted(value, defaults["unit"]), size=19, color=colour)
 
 
 def _heat_map(axes: Axes, panel: dict[str, Any], answers: Answers) -> None:
@@ -95,7 +95,7 @@ def _heat_map(axes: Axes, panel: dict[str, Any], answers: Answers) -> None:
     axes.pcolormesh(minutes, range(len(rising)), shown, cmap="turbo", shading="nearest")
     unit = panel["fieldConfig"]["defaults"]["unit"]
     marks = range(0, len(rising), 2)
-    axes.set_yticks(list(marks), [told(float(rising[mark].labels["le"]), unit) for mark in marks])
+    axes.set_yticks(list(marks), [formatted(float(rising[mark].labels["le"]), unit) for mark in marks])
     _dress(axes, "")
 
 
@@ -159,7 +159,7 @@ KINDS: dict[str, Draw] = {
 }
 
 
-def _name(one: grafana.Asked, curve: Curve) -> str:
+def _name(one: grafana.PanelQuery, curve: Curve) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: curve.labels.get(found[1], ""), one.target["legendFormat"])
 
 
@@ -190,8 +190,8 @@ def _dress(axes: Axes, unit: str, *, x: bool = True) -> None:
         axes.margins(x=0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda minutes, _: f"{minutes:g} min"))
     if unit:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: told(value, unit)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatted(value, unit)))
 
 
 def _cell(value: float | None, unit: str) -> str:
-    return "" if value is None else told(value, unit)
+    return "" if value is None else formatted(value, unit)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[1] / "grafana" / "dashboards"
 
 
-class Asked(NamedTuple):
+class PanelQuery(NamedTuple):
     """One expression of a panel, ready to be sent."""
 
     dashboard: str
@@ -29,11 +29,11 @@ def dashboards() -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(FOLDER.glob("*.json"))]
 
 
-def asked(dashboard: dict[str, Any], scrape_s: float, range_s: float) -> Iterator[Asked]:
+def asked(dashboard: dict[str, Any], scrape_s: float, range_s: float) -> Iterator[PanelQuery]:
     """Every expression of a dashboard, with all jobs, instances and models chosen."""
     for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
-            yield Asked(
+            yield PanelQuery(
                 dashboard["title"], panel, target, filled_in(dashboard, target["expr"], scrape_s, range_s)
             )
 

@@ -27,7 +27,7 @@ _PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
-class Stage:
+class Rehearsal:
     """What has been started."""
 
     address: str  # of the server's gRPC
@@ -40,7 +40,7 @@ def has_prometheus() -> bool:
 
 
 @contextmanager
-def stage(folder: Path, models: Sequence[str] = ()) -> Iterator[Stage]:
+def rehearsal(folder: Path, models: Sequence[str] = ()) -> Iterator[Rehearsal]:
     """A server that has loaded the shipped models (those named; else all), and a Prometheus that reads it.
 
     `folder` is for their files.
@@ -53,7 +53,7 @@ def stage(folder: Path, models: Sequence[str] = ()) -> Iterator[Stage]:
         metrics = f"127.0.0.1:{metrics_port}"
         prometheus = stack.enter_context(_prometheus(folder, metrics))
         _wait_healthy(f"http://{metrics}/healthz")
-        yield Stage(f"127.0.0.1:{port}", metrics, prometheus)
+        yield Rehearsal(f"127.0.0.1:{port}", metrics, prometheus)
 
 
 @contextmanager

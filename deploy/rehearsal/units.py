@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def told(value: float, unit: str) -> str:
+def formatted(value: float, unit: str) -> str:
     if math.isinf(value):
         return "more"
     if unit == "percentunit":

@@ -7,8 +7,8 @@ goes through the same tracers, parity and manifest. What comes out is a folder
 `<name>/{model.toml, *.json, 1/*.onnx}` that the server loads; the two sides share nothing else.
 """
 
-from lockstep_export.own.oneshot import export_oneshot
-from lockstep_export.own.stepwise import export_stepwise
-from lockstep_export.own.task import Classify, Encode, Generate, Tensors
+from lockstep_export.oneshot import export_oneshot
+from lockstep_export.stepwise import export_stepwise
+from lockstep_export.tasks import Classify, Encode, Generate, Tensors
 
 __all__ = ["Classify", "Encode", "Generate", "Tensors", "export_oneshot", "export_stepwise"]

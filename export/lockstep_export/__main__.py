@@ -5,20 +5,23 @@ The zoo's verbs stand beside `zoo` too: `lockstep-export train NAME` is `lockste
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from lockstep_export.bars import terminal_bars
-from lockstep_export.crew import make
 from lockstep_export.errors import ExportError
-from lockstep_export.scores import table
-from lockstep_export.studies.command import app as studies
-from lockstep_export.variants import variant
-from lockstep_export.workshop import Workshop
-from lockstep_export.zoo import ZOO
+from lockstep_export.precision import KINDS
+from lockstep_export.variants import make_variant
+from lockstep_studies.command import app as studies
+from lockstep_zoo.build_all import build_all
+from lockstep_zoo.models import ZOO
+from lockstep_zoo.pipeline import Pipeline
+from lockstep_zoo.progress import terminal_progress
+from lockstep_zoo.quality import quality
+from lockstep_zoo.scores import table
 
 app = typer.Typer(
     help="Train the zoo's sequence models, export them to ONNX and prove them equal.",
@@ -87,11 +90,30 @@ def everything(
     quick: Quick = False,
 ) -> None:
     """Trains, exports, proves and measures every model, and writes the accuracy table and the cards."""
-    record = make(_workshop(out, work, quick), data, only or (), jobs)
+    record = build_all(_workshop(out, work, quick), data, only or (), jobs)
     typer.echo(table(list(record.scores.values())))
 
 
-app.command("variant")(variant)
+@app.command("variant")
+def variant(
+    model: Annotated[Path, typer.Argument(help="The folder of a model: models/NAME.")],
+    kind: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")],
+    out: Annotated[Path, typer.Option(help="The model repository that the variant goes to.")] = Path(
+        "models"
+    ),
+    version: Annotated[int, typer.Option(help="Which version to make it of.")] = 1,
+    data: Annotated[
+        Path | None, typer.Option(help="The folder of the data of a model of the zoo: measures both on it.")
+    ] = None,
+) -> None:
+    """Makes a variant of a model in fp16 or int8, and tells its agreement and speed beside the original; of
+    a model of the zoo its quality too."""
+    measure = None if data is None else partial(quality, data=data)
+    for known in KINDS:
+        if known == kind:
+            make_variant(model, known, out, version, measure=measure)
+            return
+    raise ExportError(f"--kind: there is no {kind!r}; there are {', '.join(KINDS)}")
 
 
 def main() -> None:
@@ -103,11 +125,13 @@ def main() -> None:
         sys.exit(1)
 
 
-def _workshop(out: Path | None, work: Path, quick: bool) -> Workshop:
+def _workshop(out: Path | None, work: Path, quick: bool) -> Pipeline:
     torch.set_num_threads(1)  # small tensors gain nothing from more, and one thread repeats its sums exactly
     if quick:  # a trial run must not take the place of real models
         work = work / "quick"
-    return Workshop(out or (work / "models" if quick else REPOSITORY), work, typer.echo, quick, terminal_bars)
+    return Pipeline(
+        out or (work / "models" if quick else REPOSITORY), work, typer.echo, quick, terminal_progress
+    )
 
 
 if __name__ == "__main__":

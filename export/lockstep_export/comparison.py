@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lockstep_export.graph import Arrays, Graph
+from lockstep_export.onnx_graph import Arrays, OnnxGraph
 from lockstep_export.parity import gap
 
 RUNS, ROWS, LENGTH = 15, 16, 24
@@ -39,7 +39,7 @@ class Comparison:
     many_rows_us: tuple[float, float]
 
 
-def compare(name: str, original: Graph, variant: Graph, words: Words, roles: Words) -> Comparison:
+def compare(name: str, original: OnnxGraph, variant: OnnxGraph, words: Words, roles: Words) -> Comparison:
     """Runs both on the same rows; times are the medians of alternating runs."""
     chance = np.random.default_rng(7)
     many, one = (made_up(original, words, rows, chance) for rows in (ROWS, 1))
@@ -52,7 +52,7 @@ def compare(name: str, original: Graph, variant: Graph, words: Words, roles: Wor
     )
 
 
-def made_up(graph: Graph, words: Words, rows: int, chance: np.random.Generator) -> Arrays:
+def made_up(graph: OnnxGraph, words: Words, rows: int, chance: np.random.Generator) -> Arrays:
     """Rows of one length that fit `words`: ids in their range, masks of all, numbers around 0."""
     said = {**words.get("inputs", {}), **{state["input"]: state for state in words.get("state", [])}}
     feeds = {}
@@ -85,11 +85,11 @@ def _agreeing(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> fl
     return float((expected.argmax(-1) == found.argmax(-1)).mean())
 
 
-def _run(graph: Graph, feeds: Arrays) -> Arrays:
+def _run(graph: OnnxGraph, feeds: Arrays) -> Arrays:
     return dict(zip(graph.outputs, graph.session.run(graph.outputs, feeds), strict=True))
 
 
-def _times(original: Graph, variant: Graph, feeds: Arrays) -> tuple[float, float]:
+def _times(original: OnnxGraph, variant: OnnxGraph, feeds: Arrays) -> tuple[float, float]:
     taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(RUNS):
         for graph, times in zip((original, variant), taken, strict=True):

@@ -1,6 +1,6 @@
 """A module to ONNX files: traced, stripped, and stored in as few bytes as lose nothing.
 
-sketch → a tracer of torch's → names and traces of the tracer off
+graph_spec → a tracer of torch's → names and traces of the tracer off
        → constants whose values are all float16 numbers kept as float16, with a Cast that ONNX Runtime
          folds when it loads the file, so computing stays float32 throughout
        → where a model has several graphs, what they hold in common moved to one file beside them
@@ -15,16 +15,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lockstep_export.errors import ModuleError
+from lockstep_export.graph_spec import GraphSpec
 from lockstep_export.sharing import share_weights
-from lockstep_export.sketch import Sketch
 from lockstep_export.tracing import Tracer, trace
 
 SMALLEST_HALF = 1024  # elements; below this a Cast costs more bytes than it saves
 
 
-def export_onnx(sketches: Sequence[Sketch], folder: Path, tracer: Tracer = "dynamo") -> None:
+def export_onnx(graph_specs: Sequence[GraphSpec], folder: Path, tracer: Tracer = "dynamo") -> None:
     """Writes the graphs of one model into `folder`."""
-    save({sketch.file: _model(sketch, tracer) for sketch in sketches}, folder)
+    save({graph_spec.file: _model(graph_spec, tracer) for graph_spec in graph_specs}, folder)
 
 
 def save(models: Mapping[str, Any], folder: Path) -> None:
@@ -36,8 +36,8 @@ def save(models: Mapping[str, Any], folder: Path) -> None:
         onnx.save(model, folder / file)
 
 
-def _model(sketch: Sketch, tracer: Tracer) -> Any:
-    model = trace(sketch, tracer)
+def _model(graph_spec: GraphSpec, tracer: Tracer) -> Any:
+    model = trace(graph_spec, tracer)
     _strip(model)
     store_halves(model)
     try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lockstep_export.errors import ParityError
-from lockstep_export.graph import Arrays
+from lockstep_export.onnx_graph import Arrays
 
 TOLERANCE = 1e-5  # of the largest value where that is above one, else absolute
 EXACT = 0.0  # bit for bit

@@ -24,7 +24,7 @@ import torch
 from torch.jit._trace import TracerWarning
 
 from lockstep_export.errors import FrozenError, ModuleError
-from lockstep_export.sketch import Sketch
+from lockstep_export.graph_spec import GraphSpec
 
 Tracer = Literal["dynamo", "script"]
 
@@ -37,8 +37,8 @@ TORCH = str(Path(torch.__file__).parent)
 COLOURS = re.compile(r"\x1b\[\d*m")
 
 
-def trace(sketch: Sketch, tracer: Tracer) -> Any:
-    """The graph of `sketch`, an ONNX model whose axes vary as the sketch says.
+def trace(graph_spec: GraphSpec, tracer: Tracer) -> Any:
+    """The graph of `graph_spec`, an ONNX model whose axes vary as the graph_spec says.
 
     Raises:
         FrozenError: an axis that is to vary is fixed in the graph.
@@ -46,24 +46,25 @@ def trace(sketch: Sketch, tracer: Tracer) -> Any:
     """
     with _quiet():
         try:
-            model = (_dynamo if tracer == "dynamo" else _script)(sketch)
+            model = (_dynamo if tracer == "dynamo" else _script)(graph_spec)
         except Exception as error:  # what a tracer raises has no one type
-            raise _told(error, sketch) from error
-    _check_axes(model, sketch)
+            raise _told(error, graph_spec) from error
+    _check_axes(model, graph_spec)
     return model
 
 
-def _dynamo(sketch: Sketch) -> Any:
+def _dynamo(graph_spec: GraphSpec) -> Any:
     axes = {
-        name: {index: axis for index, axis in enumerate(sketch.axes[name]) if axis} for name in sketch.inputs
+        name: {index: axis for index, axis in enumerate(graph_spec.axes[name]) if axis}
+        for name in graph_spec.inputs
     }
     program = torch.onnx.export(
-        sketch.module.eval(),
-        tuple(sketch.inputs.values()) if sketch.positional else (),
-        kwargs=None if sketch.positional else sketch.inputs,
-        input_names=list(sketch.inputs),
-        output_names=list(sketch.outputs),
-        dynamic_shapes=(tuple(axes.values()),) if sketch.positional else axes,
+        graph_spec.module.eval(),
+        tuple(graph_spec.inputs.values()) if graph_spec.positional else (),
+        kwargs=None if graph_spec.positional else graph_spec.inputs,
+        input_names=list(graph_spec.inputs),
+        output_names=list(graph_spec.outputs),
+        dynamic_shapes=(tuple(axes.values()),) if graph_spec.positional else axes,
         opset_version=OPSET,
         dynamo=True,
         verbose=False,
@@ -72,18 +73,18 @@ def _dynamo(sketch: Sketch) -> Any:
     return program.model_proto
 
 
-def _script(sketch: Sketch) -> Any:
-    named = {**sketch.axes, **sketch.output_axes}
+def _script(graph_spec: GraphSpec) -> Any:
+    named = {**graph_spec.axes, **graph_spec.output_axes}
     dynamic = {name: {i: axis for i, axis in enumerate(axes) if axis} for name, axes in named.items()}
     file: Any = io.BytesIO()  # it takes files too, and says otherwise
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         torch.onnx.export(
-            sketch.module.eval(),
-            tuple(sketch.inputs.values()),
+            graph_spec.module.eval(),
+            tuple(graph_spec.inputs.values()),
             file,
-            input_names=list(sketch.inputs),
-            output_names=list(sketch.outputs),
+            input_names=list(graph_spec.inputs),
+            output_names=list(graph_spec.outputs),
             dynamic_axes=dynamic,
             opset_version=OPSET,
             dynamo=False,
@@ -126,11 +127,11 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _check_axes(model: Any, sketch: Sketch) -> None:
+def _check_axes(model: Any, graph_spec: GraphSpec) -> None:
     tensors = {
         value.name: value.type.tensor_type.shape.dim for value in (*model.graph.input, *model.graph.output)
     }
-    for name, axes in {**sketch.axes, **sketch.output_axes}.items():
+    for name, axes in {**graph_spec.axes, **graph_spec.output_axes}.items():
         if name not in tensors:
             raise ModuleError(f"{name!r} is not in the graph: the module does not use it; leave it out")
         for index, axis in enumerate(axes):
@@ -148,12 +149,12 @@ def frozen(axis: str, tensor: str, size: int) -> FrozenError:
     )
 
 
-def _told(error: Exception, sketch: Sketch) -> ModuleError:
+def _told(error: Exception, graph_spec: GraphSpec) -> ModuleError:
     text = COLOURS.sub("", str(error))
     if found := STATIC.search(text):
         size, name, index, axis = found.groups()
-        tensor = list(sketch.inputs)[int(index)] if index else name
-        return frozen(sketch.axes[tensor][int(axis)], tensor, int(size))
+        tensor = list(graph_spec.inputs)[int(index)] if index else name
+        return frozen(graph_spec.axes[tensor][int(axis)], tensor, int(size))
     if found := NO_OPERATOR.search(text):
         return no_operator(found.group(1) or found.group(2))
     if "data-dependent" in text:

@@ -8,7 +8,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,40 +16,19 @@ import typer
 
 from lockstep_export.comparison import Comparison, Words, compare
 from lockstep_export.errors import ExportError, ModuleError
-from lockstep_export.graph import Graph
 from lockstep_export.manifest import write
 from lockstep_export.onnx import save
-from lockstep_export.own.attempts import opened
-from lockstep_export.own.publication import MANIFEST, drafting
-from lockstep_export.precision import KINDS, Kind, narrowed
-from lockstep_export.quality import qualities
-from lockstep_export.scores import told
-from lockstep_export.trade import Figures
+from lockstep_export.onnx_graph import OnnxGraph
+from lockstep_export.precision import Kind, narrowed
+from lockstep_export.publication import MANIFEST, drafting
+from lockstep_export.tracer_fallback import opened
 
 TOLERANCE = 0.02  # of the server's self-test: what it allows for halves
 ALONE = {"max_rows": 1}
 
 Report = Callable[[str], None]
-
-
-def variant(
-    model: Annotated[Path, typer.Argument(help="The folder of a model: models/NAME.")],
-    kind: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")],
-    out: Annotated[Path, typer.Option(help="The model repository that the variant goes to.")] = Path(
-        "models"
-    ),
-    version: Annotated[int, typer.Option(help="Which version to make it of.")] = 1,
-    data: Annotated[
-        Path | None, typer.Option(help="The folder of the data of a model of the zoo: measures both on it.")
-    ] = None,
-) -> None:
-    """Makes a variant of a model in fp16 or int8, and tells its agreement and speed beside the original; of
-    a model of the zoo its quality too."""
-    for known in KINDS:
-        if known == kind:
-            make_variant(model, known, out, version, data=data)
-            return
-    raise ExportError(f"--kind: there is no {kind!r}; there are {', '.join(KINDS)}")
+Measure = Callable[[Path, Path, Path], str]
+"""(model, folder of its graphs, folder of the variant's graphs) -> the quality of both in one sentence."""
 
 
 def make_variant(
@@ -58,13 +37,13 @@ def make_variant(
     out: Path,
     version: int = 1,
     report: Report = typer.echo,
-    data: Path | None = None,
+    measure: Measure | None = None,
 ) -> list[Comparison]:
-    """Publishes `model` as `out`/<name>-<kind>; the comparisons that it reports.
+    """Publishes `model` as `out`/<name>-<kind>; returns the comparisons that it reports.
 
     Raises:
-        ExportError: there is no such model, its values are too large for the narrower numbers, or `data`
-            is not what it learnt from.
+        ExportError: there is no such model, its values are too large for the narrower numbers, or `measure`
+            cannot measure it.
     """
     source = model / str(version)
     files = sorted(source.glob("*.onnx"))
@@ -80,7 +59,7 @@ def make_variant(
         _check(target.name, comparisons)
         for file in described.glob("*.json"):
             shutil.copyfile(file, draft / file.name)
-        measured = _measured(qualities(model, source, draft / "1", data)) if data else ""
+        measured = measure(model, source, draft / "1") if measure else ""
         about = f"{name} in {kind}: {measured or summary(comparisons)}"
         (draft / MANIFEST).write_text(write(about, _manifest(words, kind)), encoding="utf-8")
         _publish(draft, target)
@@ -90,21 +69,12 @@ def make_variant(
     return comparisons
 
 
-def _measured(both: tuple[Figures, Figures]) -> str:
-    """Of the original and the variant."""
-    original, variant = (
-        ", ".join(f"{part} {told(one.measure, getattr(one, part))}" for part in ("dev", "test"))
-        for one in both
-    )
-    return f"{both[0].measure} {variant} (fp32: {original})"
-
-
 def _compared(file: Path, draft: Path, words: Words) -> Comparison:
-    original, narrow = Graph(file), opened(draft / file.name)
-    return compare(file.name, original, narrow, face(words, file.name), words.get("roles", {}))
+    original, narrow = OnnxGraph(file), opened(draft / file.name)
+    return compare(file.name, original, narrow, graph_mode(words, file.name), words.get("roles", {}))
 
 
-def face(words: Words, file: str) -> Words:
+def graph_mode(words: Words, file: str) -> Words:
     """What a manifest says of one graph."""
     for part in ("prefill", "stepwise"):
         if words.get(part, {}).get("graph", f"{part.removesuffix('wise')}.onnx") == file:

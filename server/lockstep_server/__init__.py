@@ -2,4 +2,4 @@
 
 from importlib.metadata import version
 
-__version__ = version("lockstep")
+__version__ = version("lockstep-inference")

@@ -16,7 +16,7 @@ def main() -> None:
 
 
 def _run(settings: Settings) -> int:
-    from .lifecycle import run  # after parsing: --help and --show-settings need no runtime
+    from .lifecycle import run
 
     code = run(settings)
     sys.exit(code)

@@ -9,26 +9,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, gpus, port
+from . import __version__, messages
+from .api.server import HealthPublisher, Server
 from .errors import LoadError, unavailable
-from .metrics import Metrics
-from .pages import Pages
-from .rpc.calls import Calls
-from .rpc.journal import Journal
-from .rpc.levels import Levels
-from .rpc.pacing import Pacer
-from .rpc.served import Directory
-from .rpc.server import Health, Server
-from .rpc.traces import begin
-from .settings import Settings  # noqa: TC001
-from .transport.engine_process import EngineProcess
-from .transport.in_process import InProcess
+from .frontend.flush_control import FlushController
+from .frontend.gauges import GaugeReader
+from .frontend.registry import ModelRegistry
+from .frontend.request_log import RequestLog
+from .frontend.requests import InFlightRequests
+from .frontend.tracing import begin
+from .ipc.engine_process import EngineProcess
+from .ipc.in_process import InProcess
+from .metrics import gpus
+from .metrics.endpoints import HttpEndpoints
+from .metrics.families import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .rpc.spans import Spans
-    from .transport import Transport
+    from .frontend.spans import Spans
+    from .ipc import Transport
+    from .settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +46,24 @@ class App:
         self._spans = spans or _spans(settings)
         self.metrics = metrics or Metrics(counting=settings.metrics)
         self._transport = _transport(settings, self._lost)
-        self._health = Health()
-        journal = Journal(texts=settings.log_texts)
-        self.directory = Directory(self.metrics, self._health.update, journal)
+        self._health = HealthPublisher()
+        request_log = RequestLog(texts=settings.log_texts)
+        self.registry = ModelRegistry(self.metrics, self._health.update, request_log)
         took = self.metrics.loop_lag.observe
-        self.calls = Calls(self._transport.send, self.directory, journal, took)
-        self._pacer = Pacer(self._transport.send, settings.max_flush_ms / 1000)
+        self.calls = InFlightRequests(self._transport.send, self.registry, request_log, took)
+        self._flush_control = FlushController(self._transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
             settings,
             self.metrics,
-            self.directory,
+            self.registry,
             self.calls,
             self._transport.send,
-            self._pacer,
+            self._flush_control,
             self._health,
             self._spans.begin if self._spans is not None else begin,
         )
-        self._pages: Pages | None = None
-        self._vitals = port.Vitals(())
+        self._endpoints: HttpEndpoints | None = None
+        self._engine_stats = messages.EngineStats(())
         self.port = 0
         self.metrics_port = 0
 
@@ -74,35 +75,35 @@ class App:
         """
         await self._health.start()
         self.port = await self._server.start()
-        self._pages = self._serve_pages()
-        self.metrics_port = self._pages.port
+        self._endpoints = self._serve_pages()
+        self.metrics_port = self._endpoints.port
         about = await self._transport.start(self._deliver)
-        self.directory.device = about.device
+        self.registry.device = about.device
         self._tell_levels(about)
-        await self.directory.listed()
+        await self.registry.listed()
 
-    def _serve_pages(self) -> Pages:
+    def _serve_pages(self) -> HttpEndpoints:
         settings, loop = self.settings, asyncio.get_running_loop()
 
-        def inquire() -> None:
+        def ask_engine_stats() -> None:
             """What is told in time for the next scrape."""
-            loop.call_soon_threadsafe(self._transport.send, port.Inquire())
+            loop.call_soon_threadsafe(self._transport.send, messages.GetEngineStats())
 
-        before = inquire if settings.engine == "process" else lambda: None
+        before = ask_engine_stats if settings.engine == "process" else lambda: None
         registry = self.metrics.registry if settings.metrics else None
         try:
-            return Pages(settings.host, settings.metrics_port, registry, self._healthy, before)
+            return HttpEndpoints(settings.host, settings.metrics_port, registry, self._healthy, before)
         except OSError as error:
             raise _port_taken(settings, error) from error
 
-    def _tell_levels(self, about: port.About) -> None:
+    def _tell_levels(self, about: messages.EngineInfo) -> None:
         """What is not counted, but read at each scrape."""
         metrics = self.metrics
-        Levels(metrics, self.directory)
+        GaugeReader(metrics, self.registry)
         metrics.build.read = lambda: [((__version__, about.runtime), 1.0)]
-        metrics.permits.read = lambda: [((about.device,), float(about.permits))]
+        metrics.leases.read = lambda: [((about.device,), float(about.leases))]
         metrics.draining.read = lambda: [((), float(self.calls.draining))]
-        metrics.flush_interval.read = lambda: [((), self._pacer.interval_s)]
+        metrics.flush_interval.read = lambda: [((), self._flush_control.interval_s)]
         metrics.engine_up.read = lambda: [((), float(self._transport.up))]
         for key, family in metrics.engine_gc.items():
             family.read = partial(self._garbage, key)
@@ -113,7 +114,7 @@ class App:
 
     def _garbage(self, key: str) -> list[tuple[tuple[str, ...], float]]:
         """Of the engine process, by generation."""
-        generations = enumerate(self._vitals.garbage)
+        generations = enumerate(self._engine_stats.garbage)
         return [((str(generation),), float(counts[key])) for generation, counts in generations]
 
     async def stop(self) -> None:
@@ -125,30 +126,30 @@ class App:
             log.warning("%d requests are still in flight after %g s", len(self.calls), settings.drain_s)
         await self._transport.stop(within_s=1.0 if drained else 0.0)
         await self._server.stop(grace_s=1.0)
-        if self._pages is not None:
-            self._pages.stop()
+        if self._endpoints is not None:
+            self._endpoints.stop()
         if self._spans is not None:
             await self._spans.stop(_LAST_SPANS_S)
 
-    def _deliver(self, news: port.News) -> None:
-        match news:
-            case port.Events():
-                self.calls.deliver(news)
-            case port.ModelUpdate():
-                self.directory.update(news)
-            case port.LoadDone():
-                self.directory.load_done(news)
-            case port.Vitals():
-                self._vitals = news
+    def _deliver(self, update: messages.EngineUpdate) -> None:
+        match update:
+            case messages.Events():
+                self.calls.deliver(update)
+            case messages.ModelUpdate():
+                self.registry.update(update)
+            case messages.LoadDone():
+                self.registry.load_done(update)
+            case messages.EngineStats():
+                self._engine_stats = update
 
     def _lost(self, reason: str) -> None:
         """The engines have gone, and are being started again."""
         self.metrics.engine_restarts.inc()
-        self.directory.lost()
+        self.registry.lost()
         self.calls.fail_all(unavailable(f"{reason}; it is started again"))
 
     def _healthy(self) -> bool:
-        return self.directory.ready() and not self.calls.draining
+        return self.registry.ready() and not self.calls.draining
 
 
 def _spans(settings: Settings) -> Spans | None:
@@ -159,31 +160,25 @@ def _spans(settings: Settings) -> Spans | None:
     if settings.traces == "off":
         return None
     try:
-        from .rpc import spans
+        from .frontend import spans
 
         return spans.Spans(spans.otlp(settings.traces_endpoint), settings.traces_ratio)
     except ImportError as error:
         raise LoadError(
             f"--traces otlp: {error.name} is not installed; install the extra traces (pip install"
-            " 'lockstep[traces]'), or give --traces off"
+            " 'lockstep-inference[traces]'), or give --traces off"
         ) from error
 
 
 def _transport(settings: Settings, on_loss: Callable[[str], None]) -> Transport:
-    config = _host_config(settings)
+    config = _engine_config(settings)
     if settings.engine == "process":
         return EngineProcess(config, on_loss, log=(settings.log_level, settings.log_format))
-
-    def host() -> port.Host:
-        from .host import Host  # brings ONNX Runtime, which only the engines' side needs
-
-        return Host(config)
-
-    return InProcess(host)
+    return InProcess.of(config)
 
 
-def _host_config(settings: Settings) -> port.HostConfig:
-    return port.HostConfig(
+def _engine_config(settings: Settings) -> messages.EngineConfig:
+    return messages.EngineConfig(
         models=settings.models,
         device=settings.device,
         cache=str(Path(settings.cache).expanduser()) if settings.cache else "",

@@ -13,7 +13,7 @@ _LONGEST_TOLD = 400
 """Characters of a message or a name that a caller is told."""
 
 
-class Meaning(Enum):
+class ErrorCode(Enum):
     """Why a request has no answer."""
 
     BAD_INPUT = "bad_input"  # never valid: shape, dtype, bytes, text, ids
@@ -38,14 +38,14 @@ class ServingError(Exception):
 
     def __init__(
         self,
-        meaning: Meaning,
+        code: ErrorCode,
         message: str,
         *,
         field: str = "",
         resource: str = "",
         retry_after_s: float | None = None,
     ) -> None:
-        self.meaning = meaning
+        self.code = code
         self.message = _short(message)
         self.field = _short(field)
         self.resource = _short(resource)
@@ -53,7 +53,7 @@ class ServingError(Exception):
         self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.meaning, self.message, self.field, self.resource, self.retry_after_s)
+        return _rebuild, (self.code, self.message, self.field, self.resource, self.retry_after_s)
 
 
 def _short(text: str) -> str:
@@ -62,43 +62,43 @@ def _short(text: str) -> str:
 
 
 def _rebuild(
-    meaning: Meaning, message: str, field: str, resource: str, retry_after_s: float | None
+    code: ErrorCode, message: str, field: str, resource: str, retry_after_s: float | None
 ) -> ServingError:
-    return ServingError(meaning, message, field=field, resource=resource, retry_after_s=retry_after_s)
+    return ServingError(code, message, field=field, resource=resource, retry_after_s=retry_after_s)
 
 
 def in_field(error: ServingError, field: str) -> ServingError:
     """A BAD_INPUT told of the field that the caller wrote, rather than of the tensor it became."""
-    if not field or error.meaning is not Meaning.BAD_INPUT:
+    if not field or error.code is not ErrorCode.BAD_INPUT:
         return error
     return bad_input(field, error.message.removeprefix(f"{error.field}: "))
 
 
 def bad_input(field: str, why: str) -> ServingError:
     """The request can never be answered as it stands; `why` says what to change."""
-    return ServingError(Meaning.BAD_INPUT, f"{field}: {why}", field=field)
+    return ServingError(ErrorCode.BAD_INPUT, f"{field}: {why}", field=field)
 
 
 def not_found(resource: str, why: str) -> ServingError:
-    return ServingError(Meaning.NOT_FOUND, why, resource=resource)
+    return ServingError(ErrorCode.NOT_FOUND, why, resource=resource)
 
 
 def overloaded(why: str, retry_after_s: float) -> ServingError:
-    return ServingError(Meaning.OVERLOADED, why, retry_after_s=retry_after_s)
+    return ServingError(ErrorCode.OVERLOADED, why, retry_after_s=retry_after_s)
 
 
 def unavailable(why: str, retry_after_s: float = 1.0) -> ServingError:
-    return ServingError(Meaning.UNAVAILABLE, why, retry_after_s=retry_after_s)
+    return ServingError(ErrorCode.UNAVAILABLE, why, retry_after_s=retry_after_s)
 
 
 def deadline_passed(where: str) -> ServingError:
-    return ServingError(Meaning.DEADLINE, f"the deadline passed {where}")
+    return ServingError(ErrorCode.DEADLINE, f"the deadline passed {where}")
 
 
 def failed(model: str) -> ServingError:
     """What callers are told of a failure that is ours: where to find it in the log, no internals."""
     log_id = secrets.token_hex(4)
-    return ServingError(Meaning.FAILED, f"model {model} failed on this request (log id {log_id})")
+    return ServingError(ErrorCode.FAILED, f"model {model} failed on this request (log id {log_id})")
 
 
 class LoadError(Exception):

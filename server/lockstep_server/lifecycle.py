@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from . import logs
 from .app import App
 from .errors import LoadError
-from .settings import Settings  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
+    from .settings import Settings
 
 log = logging.getLogger(__name__)
 

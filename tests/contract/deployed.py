@@ -12,8 +12,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from deploy.rehearsal.grafana import dashboards
-from lockstep_server.gpus import Gpus
-from lockstep_server.metrics import Metrics
+from lockstep_server.metrics.families import Metrics
+from lockstep_server.metrics.gpus import Gpus
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARDS = {one["uid"]: one for one in dashboards()}

@@ -34,9 +34,9 @@ from contract.containers import (
 
 from deploy.__main__ import generated
 from lockstep_client import cli
-from lockstep_client.load.command import app as load_app
+from lockstep_load.command import app as load_app
 from lockstep_server import settings
-from lockstep_server.rpc.server import LIVE
+from lockstep_server.api.server import LIVE
 
 DEFAULTS = settings.Settings()
 STOPPING_S = 2.0

@@ -22,12 +22,12 @@ from contract.deployed import (
 
 from deploy.prometheus import objectives
 from deploy.prometheus.burn_rates import SECONDS
-from lockstep_server.errors import Meaning
-from lockstep_server.metrics import Metrics
+from lockstep_server.errors import ErrorCode
+from lockstep_server.metrics.families import Metrics
 
 PROMETHEUS = DEPLOY / "prometheus"
 SERVED = served()
-WORDS = {meaning.value for meaning in Meaning} | {"ok"}
+WORDS = {code.value for code in ErrorCode} | {"ok"}
 BURN_RATES = yaml.safe_load((PROMETHEUS / "rules" / "objectives.yml").read_text())["groups"]
 STALE_S = 300
 """For so long Prometheus takes a recorded value as that of now."""
@@ -144,7 +144,7 @@ def _bounds(metric: str) -> list[float]:
 
 def _words(matchers: dict[str, str]) -> set[str]:
     """What a selector asks of how requests ended."""
-    asked = (matchers[label] for label in ("outcome", "meaning") if label in matchers)
+    asked = (matchers[label] for label in ("outcome", "code") if label in matchers)
     return {word for one in asked for word in one.lstrip("!=~").split("|")}
 
 

@@ -12,11 +12,12 @@ import pytest
 import typer
 
 from lockstep_client.cli import app as client_app
-from lockstep_client.load.command import app as load_app
 from lockstep_export.__main__ import app as export_app
-from lockstep_server.gpus import Gpus
-from lockstep_server.metrics import Metrics
-from lockstep_server.models import manifest, manifest_file
+from lockstep_load.command import app as load_app
+from lockstep_server.engine.loading import manifest_file
+from lockstep_server.metrics.families import Metrics
+from lockstep_server.metrics.gpus import Gpus
+from lockstep_server.model import manifest
 from lockstep_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -100,8 +101,9 @@ class FakeNvml:
 def test_the_page_of_the_manifest_has_every_key() -> None:
     text = MANIFEST.read_text(encoding="utf-8")
     tables = (
-        manifest.Manifest, manifest.Text, manifest.Length, manifest.Tensor, manifest.Roles,
-        manifest.Batching, manifest.Instances, manifest.Prefill, manifest.Stepwise, manifest.State,
+        manifest.Manifest, manifest.TextSection, manifest.LengthSection, manifest.TensorSection,
+        manifest.RolesSection, manifest.BatchingSection, manifest.InstancesSection, manifest.PrefillSection,
+        manifest.StepwiseSection, manifest.StateSection,
     )  # fmt: skip
     keys = {one.name for table in tables for one in fields(table)} - {"written"}
     assert [key for key in sorted(keys) if not re.search(rf"\b{key}\b", text)] == []

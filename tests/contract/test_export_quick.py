@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from unit.export.made import write_data
+from unit.zoo.sample_data import write_data
 
 BAGS = ("bow", "tfidf", "mean")
 NETWORKS = ("rnn", "gru", "lstm", "bilstm", "textcnn", "cnn2d", "attention", "transformer")
@@ -88,6 +88,6 @@ def test_the_tables_are_written(repository: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_has_a_card(repository: Path, name: str) -> None:
-    card = (repository / name / "README.md").read_text(encoding="utf-8")
-    assert card.startswith(f"# {name}\n")
-    assert all(f"`1/{file.name}`" in card for file in (repository / name / "1").glob("*.onnx"))
+    spec = (repository / name / "README.md").read_text(encoding="utf-8")
+    assert spec.startswith(f"# {name}\n")
+    assert all(f"`1/{file.name}`" in spec for file in (repository / name / "1").glob("*.onnx"))

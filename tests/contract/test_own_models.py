@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from unit.export.own.made import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Language, Last, Reader, Step
+from unit.export.sample_modules import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Language, Last, Reader, Step
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_export import Generate, Tensors, export_oneshot, export_stepwise
+from lockstep_proto.v1 import sequences_pb2 as pb
 from tests import fakes
 from tests.integration.harness import Served, serve
 
@@ -60,10 +60,10 @@ def asked(
 
 
 def test_every_model_is_batched_bit_for_bit(server: Served) -> None:
-    cards = {name: face.card for (name, _), face in server.host._faces.items()}
+    cards = {name: face.spec for (name, _), face in server.host._models.items()}
     assert len(cards) == 2 * len(RECURRENT) + 4
-    assert [name for name, card in cards.items() if not card.batched] == ["second"]
-    assert [name for name, card in cards.items() if card.notice] == ["second"]
+    assert [name for name, spec in cards.items() if not spec.batched] == ["second"]
+    assert [name for name, spec in cards.items() if spec.notice] == ["second"]
 
 
 @pytest.mark.parametrize("name", RECURRENT)

@@ -24,7 +24,7 @@ def generated(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("stubs")
-    (folder / "lockstep").mkdir()
+    (folder / "lockstep_proto").mkdir()
     ended = subprocess.run(
         ["bash", str(PROTO / "generate.sh"), str(folder)],
         env={**os.environ, "PYTHON": sys.executable},

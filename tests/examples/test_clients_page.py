@@ -16,8 +16,8 @@ import pytest
 from google.protobuf import json_format, message_factory
 from grpc_health.v1 import health_pb2
 
-from lockstep import open_inference_pb2
-from lockstep.v1 import sequences_pb2
+from lockstep_proto import open_inference_pb2
+from lockstep_proto.v1 import sequences_pb2
 
 if TYPE_CHECKING:
     from integration.harness import Served

@@ -17,10 +17,10 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from lockstep import open_inference_pb2_grpc
-from lockstep.v1 import sequences_pb2_grpc
+from lockstep_proto import open_inference_pb2_grpc
+from lockstep_proto.v1 import sequences_pb2_grpc
 from lockstep_server.app import App
-from lockstep_server.models.gate import Share
+from lockstep_server.engine.runtime.device_scheduler import DeviceAccount
 from lockstep_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,27 +107,27 @@ class Served(Stubs):
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keep the device: no run starts until this ends."""
-        with self.host._gate.alone(Share("the test")):
+        with self.host._device_scheduler.alone(DeviceAccount("the test")):
             yield
 
     def waiting(self, model: str, version: int = 1) -> int:
         """Parts in the model's queue."""
-        return len(self.host._faces[model, version].engine._queue)
+        return len(self.host._models[model, version].engine._queue)
 
     def wait_waiting(self, model: str, count: int) -> None:
         wait_until(lambda: self.waiting(model) == count, f"{count} waiting, there are {self.waiting(model)}")
 
     def wait_held(self, model: str, count: int, version: int = 1) -> None:
         """Until the model's engine holds so many requests: a cancel has reached it too."""
-        held = self.host._faces[model, version].engine._held
+        held = self.host._models[model, version].engine._held
         wait_until(lambda: len(held) == count, f"{count} held, there are {len(held)}")
 
     def wait_idle(self) -> None:
         """Until nothing is in flight and nothing is held anywhere."""
         wait_until(lambda: len(self.app.calls) == 0, "no call in flight")
-        for face in list(self.host._faces.values()):
+        for face in list(self.host._models.values()):
             engine = face.engine
-            if face.card.steps:
+            if face.spec.steps:
                 wait_until(lambda one=engine: not one._scheduler.held() and not one._batches, "no leftovers")
             else:
                 wait_until(lambda one=engine: not one._held and not len(one._queue), "no leftovers")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from integration.harness import Served, fields, refused, serve
 
-from lockstep import open_inference_pb2 as pb
-from lockstep.v1 import sequences_pb2 as spb
+from lockstep_proto import open_inference_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2 as spb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -101,6 +101,6 @@ def test_what_waits_for_a_recurrent_model_runs_in_batches(shipped: Served) -> No
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_shipped_models_pass_their_self_test(shipped: Served, model: str) -> None:
-    card = shipped.app.directory.get(model, 1).card
-    assert card.batched
-    assert card.notice == ""
+    spec = shipped.app.registry.get(model, 1).spec
+    assert spec.batched
+    assert spec.notice == ""

@@ -12,7 +12,7 @@ import steps
 from integration.harness import Served, refused, serve
 from integration.test_bad_input import TEXT_MANIFEST, classifier
 
-from lockstep import open_inference_pb2 as pb
+from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from integration.harness import Served, refused, settings, wait_until
 from onnx import helper
 
-from lockstep import open_inference_pb2 as pb
-from lockstep.v1 import sequences_pb2 as spb
+from lockstep_proto import open_inference_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2 as spb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ def test_a_server_with_models_is_live_ready_and_healthy(
 def test_an_empty_repository_is_ready_and_healthy_alike(tmp_path: Path) -> None:
     server = Served(settings(tmp_path))
     try:
-        wait_until(server.app.directory.ready, "it is ready")
+        wait_until(server.app.registry.ready, "it is ready")
         server.wait_serving(timeout=10)
     finally:
         server.close()
@@ -230,9 +230,9 @@ def test_reflection_may_be_off(tmp_path: Path, serving: Callable[..., Served]) -
 
 
 def test_a_model_is_told_what_it_cannot_do(shipped: Served) -> None:
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise face"):
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise form"):
         list(shipped.sequences.Generate(spb.GenerateRequest(model="sentiment-bow"), timeout=60))
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise face"):
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise form"):
         list(shipped.sequences.Translate(spb.TranslateRequest(model="sentiment-bow"), timeout=60))
 
 

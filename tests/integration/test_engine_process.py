@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 
-from lockstep.v1 import sequences_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_server.errors import LoadError
 from tests import fakes, steps
 from tests.integration.harness import PATIENCE_S, REPOSITORY, Served, refused, wait_until
@@ -88,7 +88,7 @@ def test_while_it_is_away_calls_are_told_to_come_back(server: Served) -> None:
     wait_until(lambda: not server.serving("lm"), "NOT_SERVING")
     with refused(grpc.StatusCode.UNAVAILABLE, words="loading"):
         server.infer(fakes.request("identity", {"x": ("FP32", np.ones((1, 1)))}))
-    assert server.metric("lockstep_refused_total", model="identity", version="", meaning="unavailable") == 1
+    assert server.metric("lockstep_refused_total", model="identity", version="", code="unavailable") == 1
     assert server.serving("live")
     server.wait_serving()
 

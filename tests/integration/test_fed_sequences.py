@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from lockstep import open_inference_pb2 as pb
+from lockstep_proto import open_inference_pb2 as pb
 from tests import fakes, steps
 from tests.integration.harness import Served, refused, serve
 
@@ -80,7 +80,7 @@ def test_a_step_without_a_sequence_is_told(server: Served, sequence: int | str |
 
 
 def test_a_sequence_on_a_one_shot_model_is_told(server: Served) -> None:
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_id", "no step-wise face"):
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_id", "no step-wise form"):
         server.infer(step(1, 5, model="identity"))
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client import AsyncClient
 from lockstep_client.errors import ModelNotFound
+from lockstep_proto.v1 import sequences_pb2 as pb
 from tests import steps
 from tests.integration.harness import REPOSITORY, Served, refused, serve, wait_until
 
@@ -192,5 +192,5 @@ def test_a_stream_that_is_left_gives_its_slot_back(tmp_path: Path, serving: Call
         call.cancel()
         assert len(follow(server, "lm", "abc")) == 3
     server.wait_idle()
-    scheduler = server.host._faces["lm", 1].engine._scheduler
+    scheduler = server.host._models["lm", 1].engine._scheduler
     wait_until(lambda: scheduler.population() == (0, 0, 0), "no sequence left")

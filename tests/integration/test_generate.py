@@ -15,8 +15,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from lockstep.v1 import sequences_pb2 as pb
-from lockstep.v1 import sequences_pb2_grpc
+from lockstep_proto.v1 import sequences_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2_grpc
 from lockstep_server.errors import LoadError
 from tests import steps
 from tests.integration.harness import Served, refused, serve, wait_until
@@ -370,7 +370,7 @@ def test_a_stop_with_streams_in_flight_is_no_fault(
     calls = [endless(server, seed) for seed in range(4)]
     for call in calls:
         next(call)
-    server.host._faces["lm", 1].engine.stop(0.0)
+    server.host._models["lm", 1].engine.stop(0.0)
     for call in calls:
         with refused(grpc.StatusCode.UNAVAILABLE):
             list(call)
@@ -382,10 +382,10 @@ def test_what_the_self_test_found_is_kept(
 ) -> None:
     steps.language(tmp_path / "models")
     first = serving(tmp_path / "models", cache=str(tmp_path / "cache"))
-    found = first.app.directory.resolve("lm").card
-    monkeypatch.setattr("lockstep_server.selftest_steps.check", lambda *_: 1 / 0)
+    found = first.app.registry.resolve("lm").spec
+    monkeypatch.setattr("lockstep_server.engine.loading.selftest_steps.check", lambda *_: 1 / 0)
     again = serving(tmp_path / "models", cache=str(tmp_path / "cache"))
-    assert again.app.directory.resolve("lm").card == found
+    assert again.app.registry.resolve("lm").spec == found
     assert found.deterministic
 
 
@@ -455,7 +455,7 @@ def test_a_thousand_cancelled_streams_leave_nothing(tmp_path: Path, serving: Cal
         for call in calls:
             call.cancel()
     server.wait_idle()
-    engine = server.host._faces["lm", 1].engine
+    engine = server.host._models["lm", 1].engine
     assert engine._scheduler.population() == (0, 0, 0)
     assert engine._scheduler._held == 0
     assert not engine._joining
@@ -467,7 +467,7 @@ def test_unloading_ends_streams_with_unavailable(tmp_path: Path, serving: Callab
     server = serving(tmp_path)
     call = endless(server)
     next(call)
-    stopper = threading.Thread(target=server.host._faces["lm", 1].engine.stop, args=(0.05,))
+    stopper = threading.Thread(target=server.host._models["lm", 1].engine.stop, args=(0.05,))
     stopper.start()
     with refused(grpc.StatusCode.UNAVAILABLE):
         list(call)

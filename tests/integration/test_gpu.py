@@ -22,7 +22,7 @@ def test_the_shipped_models_answer_as_on_the_cpu() -> None:
     sent = draw(5)
     with serve(REPOSITORY, device="cuda") as server:
         for model in MODELS:
-            assert server.app.directory.resolve(model).card.provider == "CUDAExecutionProvider"
+            assert server.app.registry.resolve(model).spec.provider == "CUDAExecutionProvider"
             alone = solo(model)
             for ids, reply in zip(sent, unary(server, model, sent), strict=True):
                 logits = fakes.values(reply, "logits")

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from unit.client.load.foreign import MODEL, Foreign, foreign
+from unit.load.foreign_server import MODEL, Foreign, foreign
 
 from lockstep_client import cli
-from lockstep_client.load import preflight, report
-from lockstep_client.load.campaign import Campaign
-from lockstep_client.load.lengths import parse
-from lockstep_client.load.plan import Closed, Load, Offline, Open, Target, Workload
-from lockstep_client.load.preflight import Wanted
-from lockstep_client.load.search import Bound, Search
-from lockstep_client.load.session import Session
+from lockstep_load import preflight, report
+from lockstep_load.experiments import Experiment
+from lockstep_load.lengths import parse
+from lockstep_load.plan import Closed, LoadProfile, Offline, Open, Target, Workload
+from lockstep_load.preflight import PreflightRequest
+from lockstep_load.search import Bound, Search
+from lockstep_load.session import LoadSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,26 +33,26 @@ if TYPE_CHECKING:
 
     from integration.harness import Served
 
-    from lockstep_client.load.plan import Pace
+    from lockstep_load.plan import Pace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
+def session() -> Iterator[LoadSession]:
     """Generator processes for all tests: starting them takes longer than most runs."""
-    with Session(2, [], max_lag_ms=10_000) as session:
+    with LoadSession(2, [], max_lag_ms=10_000) as session:
         yield session
 
 
 def drive(
-    session: Session, server: Foreign, pace: Pace, seconds: float, lengths: str = "10", **how: Any
+    session: LoadSession, server: Foreign, pace: Pace, seconds: float, lengths: str = "10", **how: Any
 ) -> dict[str, Any]:
     drawn = parse(lengths)
     assert drawn is not None
     target = Target(server.address, MODEL, timeout_s=how.pop("timeout_s", 10.0))
-    workload = preflight.prepared(target, Workload("infer", drawn, (5, 9)), None, Wanted())
-    return session.run(target, workload, Load(pace, seconds, **{"warmup_s": 0.2, **how}))
+    workload = preflight.prepared(target, Workload("infer", drawn, (5, 9)), None, PreflightRequest())
+    return session.run(target, workload, LoadProfile(pace, seconds, **{"warmup_s": 0.2, **how}))
 
 
 def later(seconds: float, act: Callable[[], None]) -> threading.Timer:
@@ -61,7 +61,7 @@ def later(seconds: float, act: Callable[[], None]) -> threading.Timer:
     return timer
 
 
-def test_any_open_inference_server_gets_tensors_of_the_lengths_asked_for(session: Session) -> None:
+def test_any_open_inference_server_gets_tensors_of_the_lengths_asked_for(session: LoadSession) -> None:
     with foreign() as server:
         made = drive(session, server, Open(100.0, "constant"), 1.0, "uniform:3,6", processes=2)
         sent = server.servicer.requests[1:]  # without the one before the load
@@ -79,7 +79,7 @@ def test_any_open_inference_server_gets_tensors_of_the_lengths_asked_for(session
     assert shapes["weights"] == {(1, 4)}
 
 
-def test_a_known_delay_is_what_is_measured(session: Session) -> None:
+def test_a_known_delay_is_what_is_measured(session: LoadSession) -> None:
     with foreign(service_s=0.1) as server:
         made = drive(session, server, Open(50.0), 2.0)
     assert made["latency_ms"]["min"] >= 100
@@ -87,7 +87,7 @@ def test_a_known_delay_is_what_is_measured(session: Session) -> None:
     assert made["requests"]["unsent"] == 0
 
 
-def test_a_stall_shows_as_an_open_loops_caller_meets_it(session: Session) -> None:
+def test_a_stall_shows_as_an_open_loops_caller_meets_it(session: LoadSession) -> None:
     """Of 3 s of arrivals those of one second wait until it is over: a third of them, 1 s at most."""
     with foreign() as server:
         stall = later(1.4, lambda: server.stand_still(1.0))
@@ -101,7 +101,7 @@ def test_a_stall_shows_as_an_open_loops_caller_meets_it(session: Session) -> Non
     assert max(one["p99_ms"] or 0 for one in made["seconds"]) > 850
 
 
-def test_a_stall_is_met_by_few_of_a_closed_loop_and_that_is_said(session: Session) -> None:
+def test_a_stall_is_met_by_few_of_a_closed_loop_and_that_is_said(session: LoadSession) -> None:
     with foreign(service_s=0.02) as server:
         stall = later(1.2, lambda: server.stand_still(1.0))
         made = drive(session, server, Closed(4), 2.5)
@@ -111,7 +111,7 @@ def test_a_stall_is_met_by_few_of_a_closed_loop_and_that_is_said(session: Sessio
     assert any("closed loop" in note for note in made["notes"])
 
 
-def test_refusals_are_counted_by_meaning(session: Session) -> None:
+def test_refusals_are_counted_by_meaning(session: LoadSession) -> None:
     with foreign() as server:
         server.servicer.refuse_every = 4
         made = drive(session, server, Open(100.0, "constant"), 1.0, warmup_s=0)
@@ -120,7 +120,7 @@ def test_refusals_are_counted_by_meaning(session: Session) -> None:
     assert made["examples"] == {"overloaded": "the queue is full"}
 
 
-def test_a_deadline_is_counted_and_every_request_has_an_end(session: Session) -> None:
+def test_a_deadline_is_counted_and_every_request_has_an_end(session: LoadSession) -> None:
     with foreign() as server:
         later(0.5, lambda: server.stand_still(30.0))
         made = drive(session, server, Open(100.0, "constant"), 1.0, timeout_s=0.3)
@@ -128,7 +128,7 @@ def test_a_deadline_is_counted_and_every_request_has_an_end(session: Session) ->
     assert made["outcomes"]["ok"] + made["outcomes"]["deadline"] == 100
 
 
-def test_a_server_that_goes_and_comes_back_is_met_again(session: Session) -> None:
+def test_a_server_that_goes_and_comes_back_is_met_again(session: LoadSession) -> None:
     with foreign() as server:
         timers = [later(1.3, server.stop), later(2.3, server.start)]
         made = drive(session, server, Open(50.0, "constant"), 5.0)
@@ -140,7 +140,7 @@ def test_a_server_that_goes_and_comes_back_is_met_again(session: Session) -> Non
     assert made["seconds"][4]["ended"].get("ok", 0) > 20
 
 
-def test_offline_answers_every_sample_once(session: Session) -> None:
+def test_offline_answers_every_sample_once(session: LoadSession) -> None:
     with foreign(service_s=0.01) as server:
         made = drive(session, server, Offline(300, 20), 60.0, warmup_s=0, processes=2)
         assert len(server.servicer.requests) == 301
@@ -149,22 +149,22 @@ def test_offline_answers_every_sample_once(session: Session) -> None:
     assert made["rates"]["ok"] == pytest.approx(300 / made["measured_s"], rel=0.02)
 
 
-def test_the_search_finds_a_known_capacity(session: Session) -> None:
+def test_the_search_finds_a_known_capacity(session: LoadSession) -> None:
     """Two places of 20 ms each are 100 requests a second, and no more."""
     with foreign(service_s=0.02, places=2) as server:
         drawn = parse("10")
         assert drawn is not None
         target = Target(server.address, MODEL, timeout_s=2.0)
-        workload = preflight.prepared(target, Workload("infer", drawn), None, Wanted())
-        campaign = Campaign(lambda name, *what: {**session.run(*what), "name": name}, target, workload)
-        load = Load(Open(1.0), 1.0, warmup_s=0.1)
+        workload = preflight.prepared(target, Workload("infer", drawn), None, PreflightRequest())
+        campaign = Experiment(lambda name, *what: {**session.run(*what), "name": name}, target, workload)
+        load = LoadProfile(Open(1.0), 1.0, warmup_s=0.1)
         made = campaign.search(load, Search(Bound(200.0, 80.0), 60.0, 0.3, 1))
     assert made["search"]["rate"] is None or 25 < made["search"]["rate"] < 115
     assert any(one["probe"]["holds"] for one in made["runs"])
     assert any(not one["probe"]["holds"] and one["probe"]["rate"] < 400 for one in made["runs"])
 
 
-def test_more_than_this_machine_can_send_is_invalid_and_counted(session: Session) -> None:
+def test_more_than_this_machine_can_send_is_invalid_and_counted(session: LoadSession) -> None:
     with foreign() as server:
         made = drive(session, server, Open(200_000.0), 0.3, warmup_s=0, max_in_flight=100, timeout_s=5.0)
     assert not made["valid"]
@@ -173,7 +173,7 @@ def test_more_than_this_machine_can_send_is_invalid_and_counted(session: Session
 
 
 def test_a_generator_process_that_dies_is_told_and_the_others_go_on() -> None:
-    with foreign() as server, Session(2, [], max_lag_ms=10_000) as session:
+    with foreign() as server, LoadSession(2, [], max_lag_ms=10_000) as session:
         death = later(1.0, session._generators._processes[0].kill)
         made = drive(session, server, Open(100.0, "constant"), 2.0, processes=2)
         death.join()
@@ -214,9 +214,9 @@ def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int)
 def test_a_signal_between_two_runs_ends_a_campaign_with_what_there_is(number: int) -> None:
     drawn = parse("10")
     assert drawn is not None
-    with foreign() as server, Session(1, [], max_lag_ms=10_000) as session:
+    with foreign() as server, LoadSession(1, [], max_lag_ms=10_000) as session:
         target = Target(server.address, MODEL)
-        workload = preflight.prepared(target, Workload("infer", drawn, (5, 9)), None, Wanted())
+        workload = preflight.prepared(target, Workload("infer", drawn, (5, 9)), None, PreflightRequest())
 
         def run(name: str, *what: Any) -> dict[str, Any]:
             made = session.run(*what)
@@ -224,7 +224,9 @@ def test_a_signal_between_two_runs_ends_a_campaign_with_what_there_is(number: in
                 os.kill(os.getpid(), number)
             return {**made, "name": name}
 
-        made = Campaign(run, target, workload).sweep(Load(Open(1.0), 0.5, warmup_s=0), [50.0, 60.0, 70.0])
+        made = Experiment(run, target, workload).sweep(
+            LoadProfile(Open(1.0), 0.5, warmup_s=0), [50.0, 60.0, 70.0]
+        )
     first, second = made["runs"]
     assert (made["partial"], first["partial"], second["partial"]) == (True, False, True)
     assert first["outcomes"]["ok"] > 0
@@ -273,7 +275,7 @@ def test_the_model_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(told.splitlines()) == 1
 
 
-def test_every_call_of_this_server_can_be_loaded(session: Session, shipped: Served) -> None:
+def test_every_call_of_this_server_can_be_loaded(session: LoadSession, shipped: Served) -> None:
     """Each kind, a short closed loop: all answered, and streams with their tokens timed."""
     kinds = {
         "classify": "sentiment-lstm", "encode": "sentiment-transformer", "follow": "sentiment-lstm",
@@ -285,8 +287,8 @@ def test_every_call_of_this_server_can_be_loaded(session: Session, shipped: Serv
         assert drawn is not None
         target = Target(shipped.address, model)
         asked = Workload("infer", drawn, (1, 60), tokens=tokens)
-        workload = preflight.prepared(target, asked, kind, Wanted())  # type: ignore[arg-type]
-        made = session.run(target, workload, Load(Closed(2), 0.4, warmup_s=0))
+        workload = preflight.prepared(target, asked, kind, PreflightRequest())  # type: ignore[arg-type]
+        made = session.run(target, workload, LoadProfile(Closed(2), 0.4, warmup_s=0))
         assert set(made["outcomes"]) == {"ok"}, (kind, made["examples"])
         assert made["outcomes"]["ok"] > 0
         streamed = kind in ("generate", "translate", "follow", "steps")
@@ -294,16 +296,18 @@ def test_every_call_of_this_server_can_be_loaded(session: Session, shipped: Serv
         assert (made["rates"]["tokens"] > 0) == streamed, kind
 
 
-def test_elements_that_are_sent_one_by_one_are_each_answered(session: Session, shipped: Served) -> None:
+def test_elements_that_are_sent_one_by_one_are_each_answered(session: LoadSession, shipped: Served) -> None:
     drawn = parse("6")
     assert drawn is not None
     workload = Workload("follow", drawn, (1, 60), one_by_one=True)
     target = Target(shipped.address, "sentiment-lstm")
-    made = session.run(target, workload, Load(Closed(1), 0.4, warmup_s=0))
+    made = session.run(target, workload, LoadProfile(Closed(1), 0.4, warmup_s=0))
     assert set(made["outcomes"]) == {"ok"}, made["examples"]
     assert made["gap_ms"]["count"] == 5 * made["outcomes"]["ok"]
     assert made["per_token_ms"]["p50"] < made["latency_ms"]["p50"]
-    refused = session.run(Target(shipped.address, "nosuch"), workload, Load(Closed(1), 0.4, warmup_s=0))
+    refused = session.run(
+        Target(shipped.address, "nosuch"), workload, LoadProfile(Closed(1), 0.4, warmup_s=0)
+    )
     assert set(refused["outcomes"]) == {"ok", "not_found"}
     assert refused["outcomes"]["ok"] == 0
 
@@ -317,7 +321,7 @@ def test_the_call_that_a_model_answers_is_found(shipped: Served) -> None:
     }  # fmt: skip
     for model, kind in expected.items():
         target = Target(shipped.address, model)
-        assert preflight.prepared(target, Workload("infer", drawn), None, Wanted()).kind == kind
+        assert preflight.prepared(target, Workload("infer", drawn), None, PreflightRequest()).kind == kind
 
 
 def chromium(page: Path, folder: Path, *what: str) -> str:
@@ -331,7 +335,7 @@ def chromium(page: Path, folder: Path, *what: str) -> str:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_a_report_opens_in_a_browser_with_its_plots_drawn(session: Session, tmp_path: Path) -> None:
+def test_a_report_opens_in_a_browser_with_its_plots_drawn(session: LoadSession, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     with foreign() as server:

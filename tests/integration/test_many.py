@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from integration.harness import PATIENCE_S, refused
 
-from lockstep.v1 import sequences_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from integration.harness import Served
@@ -109,7 +109,7 @@ def test_who_leaves_takes_what_waits_along(shipped: Served) -> None:
 
 def test_every_text_of_a_message_that_is_refused_counts(shipped: Served) -> None:
     def counted() -> float:
-        named = {"method": "ClassifyMany", "meaning": "bad_input"}
+        named = {"method": "ClassifyMany", "code": "bad_input"}
         return shipped.metric("lockstep_refused_total", model=MODEL, version="1", **named)
 
     before = counted()

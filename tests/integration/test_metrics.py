@@ -21,9 +21,9 @@ from onnx import numpy_helper
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as classic
 
-from lockstep.v1 import sequences_pb2 as pb
-from lockstep_server.errors import Meaning
-from lockstep_server.rpc.status import CODES
+from lockstep_proto.v1 import sequences_pb2 as pb
+from lockstep_server.api.status import CODES
+from lockstep_server.errors import ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,7 +178,7 @@ def counted(server: Served, name: str, *labels: str) -> Counter[tuple[str, ...]]
 def test_sums_are_those_that_callers_saw(server: Served) -> None:
     """Accepted is ended, for each model and method; ended and refused is what callers were told, for
     each method and status; and tokens counted are tokens taken."""
-    one, told_by = ("model", "version", "method"), {"requests": "outcome", "refused": "meaning"}
+    one, told_by = ("model", "version", "method"), {"requests": "outcome", "refused": "code"}
 
     def look() -> dict[str, Counter[tuple[str, ...]]]:
         found = {name: counted(server, f"lockstep_{name}_total", *one) for name in ("accepted", "requests")}
@@ -195,7 +195,7 @@ def test_sums_are_those_that_callers_saw(server: Served) -> None:
     told: Counter[tuple[str, str]] = Counter()
     for label in told_by.values():
         for (method, why), count in since[label].items():
-            told[method, "OK" if why == "ok" else CODES[Meaning(why)].name] += count
+            told[method, "OK" if why == "ok" else CODES[ErrorCode(why)].name] += count
     left = told.pop(("Generate", "CANCELLED"), 0)
     told["Generate", "OK"] -= _LEAVING - left  # who left a stream that had just ended
     assert +told == callers.seen
@@ -218,8 +218,8 @@ def test_what_has_ended_is_no_longer_in_any_level(server: Served) -> None:
     assert seconds == server.metric("lockstep_accepted_total") == server.metric("lockstep_requests_total")
     for name in ("first_token", "inter_token"):
         assert 0 < server.metric(f"lockstep_{name}_seconds_count") <= server.metric("lockstep_tokens_total")
-    runs = counted(server, "lockstep_batch_rows_count", "model", "face")
-    assert runs == counted(server, "lockstep_run_seconds_count", "model", "face")
+    runs = counted(server, "lockstep_batch_rows_count", "model", "mode")
+    assert runs == counted(server, "lockstep_run_seconds_count", "model", "mode")
     assert runs["lm", "stepwise"] > 0
     assert runs["lm", "prefill"] > 0
     assert server.metric("lockstep_event_loop_lag_seconds_count") > 0
@@ -238,13 +238,13 @@ def test_names_that_callers_make_up_are_no_labels(server: Served) -> None:
     text = scrape(server)
     assert len(text.splitlines()) == before
     assert "made-up" not in text
-    assert server.metric("lockstep_refused_total", model="", version="", meaning="not_found") >= 20
+    assert server.metric("lockstep_refused_total", model="", version="", code="not_found") >= 20
 
 
 def test_a_version_that_is_not_there_is_told_under_its_model(server: Served) -> None:
     with refused(grpc.StatusCode.NOT_FOUND):
         server.infer(fakes.floats("same", [[1.0]], version="77"))
-    assert server.metric("lockstep_refused_total", model="same", version="", meaning="not_found") >= 1
+    assert server.metric("lockstep_refused_total", model="same", version="", code="not_found") >= 1
 
 
 # --- exemplars ------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_limits_costs_and_slots_of_models(server: Served) -> None:
     assert limits["busy",] == 0.001
     assert limits.keys() == server.samples("lockstep_estimated_wait_seconds").keys()
     assert server.metric("lockstep_slots", model="adder") == 8
-    cells = server.samples("lockstep_run_cost_seconds", model=CLASSIFIER, face="oneshot")
+    cells = server.samples("lockstep_run_cost_seconds", model=CLASSIFIER, mode="oneshot")
     assert cells
     assert all(seconds > 0 for seconds in cells.values())
     assert server.metric("lockstep_model_load_seconds", model=CLASSIFIER) > 0

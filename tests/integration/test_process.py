@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lockstep import open_inference_pb2 as pb
+    from lockstep_proto import open_inference_pb2 as pb
 
 COMMAND = [sys.executable, "-m", "lockstep_server"]
 
@@ -143,7 +143,7 @@ def test_both_processes_log_in_json_where_that_is_asked_for(tmp_path: Path) -> N
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_end() == 0
     told = [json.loads(line) for line in server.log]
-    assert {"lockstep_server.lifecycle", "lockstep_server.host"} <= {one["logger"] for one in told}
+    assert {"lockstep_server.lifecycle", "lockstep_server.engine.models"} <= {one["logger"] for one in told}
     (ended,) = [one for one in told if one["message"] == "request ended"]
     assert ended["model"] == "same"
     assert ended["outcome"] == "ok"

@@ -11,8 +11,8 @@ import grpc
 import pytest
 from integration.harness import Served, refused, serve, wait_until
 
-from lockstep import model_config_pb2
-from lockstep import open_inference_pb2 as pb
+from lockstep_proto import model_config_pb2
+from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

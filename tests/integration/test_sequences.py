@@ -6,8 +6,8 @@ import grpc
 import pytest
 from integration.harness import Served, refused
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client import Client
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 TEXTS = ("a lovely , moving film .", "dull", "it is too long and too loud , and i left before the end .")
 MODELS = ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")

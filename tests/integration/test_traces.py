@@ -21,8 +21,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as col
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from lockstep.v1 import sequences_pb2 as pb
-from lockstep_server.rpc.spans import Spans
+from lockstep_proto.v1 import sequences_pb2 as pb
+from lockstep_server.frontend.spans import Spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ def test_a_one_shot_call_waits_and_runs(traced: Traced) -> None:
     assert attributes(rpc) == {
         "rpc.system": "grpc", "rpc.service": "lockstep.v1.Sequences", "rpc.method": "Classify",
         "rpc.grpc.status_code": 0, "lockstep.model.name": CLASSIFIER, "lockstep.model.version": "1",
-        "lockstep.face": "oneshot", "lockstep.field": "texts[0]", "lockstep.requests": 1,
+        "lockstep.mode": "oneshot", "lockstep.field": "texts[0]", "lockstep.requests": 1,
     }  # fmt: skip
     queue, batch = named(spans, "queue"), named(spans, "batch")
     assert (len(queue), len(batch), len(spans)) == (1, 1, 3)
@@ -293,7 +293,7 @@ def test_a_missing_package_is_told_with_its_extra(root: Path) -> None:
         [*command, "--metrics-port", "0", "--traces", "otlp"], capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 1
-    assert "lockstep[traces]" in ended.stderr
+    assert "lockstep-inference[traces]" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

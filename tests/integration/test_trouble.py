@@ -11,8 +11,8 @@ import pytest
 from google.rpc import error_details_pb2
 from integration.harness import Served, details, refused, serve, wait_until
 
-from lockstep import open_inference_pb2 as pb
-from lockstep.v1 import sequences_pb2 as spb
+from lockstep_proto import open_inference_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2 as spb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ def test_a_wait_that_passed_is_told_and_the_others_answer(server: Served) -> Non
         late = send(server, "same", [[1]], timeout=1000)
         others = [send(server, "same", [[i]]) for i in (2, 3)]
         server.wait_waiting("same", 3)
-        engine = server.host._faces["same", 1].engine
+        engine = server.host._models["same", 1].engine
         deadline = min(one.submit.deadline for one in engine._held.values() if one.submit.deadline is not None
                        and one.submit.deadline - one.submit.accepted < 0.01)  # fmt: skip
         wait_until(lambda: engine._clock() > deadline, "the time passed")
@@ -137,12 +137,12 @@ def test_an_engine_error_fails_its_own_member_alone(server: Served) -> None:
 def test_a_fault_of_the_session_is_internal_with_a_log_id_and_no_internals(
     server: Served, monkeypatch: Any
 ) -> None:
-    engine = server.host._faces["mixer", 1].engine
+    engine = server.host._models["mixer", 1].engine
 
     def broken(*_: Any) -> None:
         raise RuntimeError("secret internals")
 
-    monkeypatch.setattr("lockstep_server.models.padding.stack", broken)
+    monkeypatch.setattr("lockstep_server.engine.runtime.padding.stack", broken)
     with refused(grpc.StatusCode.INTERNAL, words="log id") as caught:
         server.infer(fakes.floats("mixer", [[1]]))
     monkeypatch.undo()
@@ -158,7 +158,7 @@ def test_a_planner_that_fails_ends_its_requests_and_not_the_engine(server: Serve
         planned.append(len(waiting))
         raise ZeroDivisionError("in the planner")
 
-    monkeypatch.setattr("lockstep_server.oneshot.engine.plan", broken)
+    monkeypatch.setattr("lockstep_server.engine.oneshot.engine.plan", broken)
     for _ in range(2):
         with refused(grpc.StatusCode.INTERNAL, words="log id"):
             server.infer(fakes.floats("same", [[1]]))
@@ -215,19 +215,19 @@ def test_overload_is_refused_with_a_time_to_come_back_while_health_answers(serve
         assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
     assert fakes.values(first.result(), "y").item() == 1
     assert fakes.values(server.infer(fakes.floats("impatient", [[2]])), "y").item() == 2
-    assert server.metric("lockstep_refused_total", model="impatient", meaning="overloaded") == 1
+    assert server.metric("lockstep_refused_total", model="impatient", code="overloaded") == 1
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once(server: Served) -> None:
     with server.hold():
         first = send(server, "same", [[1]])
         server.wait_waiting("same", 1)
-        backlog = server.app.directory.get("same", 1).backlog
-        backlog.waiting_s += 0.4  # as if much were queued
+        admission = server.app.registry.get("same", 1).admission
+        admission.waiting_s += 0.4  # as if much were queued
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="deadline") as caught:
             server.infer(fakes.floats("same", [[2]], timeout=100_000))
         assert any(isinstance(one, error_details_pb2.RetryInfo) for one in details(caught.value))
-        backlog.waiting_s -= 0.4
+        admission.waiting_s -= 0.4
     assert fakes.values(first.result(), "y").item() == 1
 
 
@@ -244,7 +244,7 @@ def test_one_caller_of_many_does_not_hold_up_another(server: Served) -> None:
         server.wait_waiting("narrow", 25)
         single = infer.future(fakes.floats("narrow", [[2]] * 4), timeout=60)
         server.wait_waiting("narrow", 26)
-        runs: Any = server.host._faces["narrow", 1].engine
+        runs: Any = server.host._models["narrow", 1].engine
         report = runs._report
 
         def note(events: Any) -> None:

@@ -39,7 +39,7 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     if not stage.has_prometheus():
         pytest.skip("there is no prometheus on the PATH: apt install prometheus")
-    with stage.stage(tmp_path_factory.mktemp("prometheus"), traffic.MODELS) as staged:
+    with stage.rehearsal(tmp_path_factory.mktemp("prometheus"), traffic.MODELS) as staged:
         since = time.time()
         with stage.load(staged.address):
             _wait(staged.prometheus, since)

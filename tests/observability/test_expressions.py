@@ -108,14 +108,14 @@ def test_comparisons_are_taken_off_and_matchers_are_not() -> None:
     assert without_comparisons("a > 14.4\n  and b * 3600 >= 5") == "a\n  and b * 3600"
 
 
-def answers(run: Run, one: grafana.Asked) -> list[Curve]:
+def answers(run: Run, one: grafana.PanelQuery) -> list[Curve]:
     """As Grafana asks: now, or over the time shown."""
     if one.target["instant"]:
         return run.prometheus.now(one.expression)
     return run.prometheus.over(one.expression, run.since)
 
 
-def is_excused(run: Run, one: grafana.Asked) -> bool:
+def is_excused(run: Run, one: grafana.PanelQuery) -> bool:
     """Panels of a GPU, where the server sees none."""
     return "lockstep_gpu_" in one.expression and "lockstep_gpu_" not in run.page
 

@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING
 from urllib.request import ProxyHandler, build_opener
 
-from lockstep_client.demo.telling import ms, quantile, say
+from lockstep_client.demo.output import emit, ms, quantile
 from lockstep_client.tables import table
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _SAMPLE = re.compile(r'^(lockstep_\w+)\{[^}]*model="([^"]+)"[^}]*\} (\S+)$', re.
 
 
 @dataclass(frozen=True)
-class Burst:
+class BurstResult:
     """What became of one model's burst: what callers saw, what replies told, what the server counted."""
 
     latencies_s: list[float]
@@ -67,20 +67,20 @@ class Burst:
 
 async def show(client: AsyncClient, names: Sequence[str], metrics_port: int) -> None:
     """A burst to each model in turn, a row for each."""
-    say(
+    emit(
         f"\n{REQUESTS} requests of 1 to {LONGEST_WORDS} words to each model in turn, {IN_FLIGHT} in flight:\n"
     )
     table(HEADER, [(await burst(client, name, metrics_port)).row(name) for name in names])
-    say(
+    emit(
         "\nrows/run: requests that shared one run of the model, the mean. padding: computed for nothing, to\n"
         "make them equally long. queue, compute: where the time went on the server, the median; the rest of\n"
         "a latency is gRPC, the tokenizer and this client, which shares the machine with the server."
     )
     many = await pipelined(client, names[0])
-    say(f"\nOver one stream instead, {MANY:,} texts to {names[0]} by classify_many: {many:,.0f} texts/s")
+    emit(f"\nOver one stream instead, {MANY:,} texts to {names[0]} by classify_many: {many:,.0f} texts/s")
 
 
-async def burst(client: AsyncClient, model: str, metrics_port: int) -> Burst:
+async def burst(client: AsyncClient, model: str, metrics_port: int) -> BurstResult:
     """Send the burst's texts with so many in flight; the server's counters are read before and after."""
     texts, latencies, answers = iter(mixed_texts(REQUESTS)), list[float](), list["Classification"]()
 
@@ -94,7 +94,7 @@ async def burst(client: AsyncClient, model: str, metrics_port: int) -> Burst:
     await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
     wall_s, after = time.perf_counter() - begun, await counters(metrics_port, model)
     gained = {name: value - before.get(name, 0.0) for name, value in after.items()}
-    return Burst(
+    return BurstResult(
         latencies,
         answers,
         wall_s,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 START_S, STOP_S = 60.0, 10.0
 
 
-class Running:
+class DemoServer:
     """The server's process and its log."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -75,7 +75,7 @@ class Running:
 
 
 @contextmanager
-def server(options: argparse.Namespace, names: Sequence[str]) -> Iterator[Running]:
+def server(options: argparse.Namespace, names: Sequence[str]) -> Iterator[DemoServer]:
     """A server on these models while the block runs, in a process group of its own.
 
     A Ctrl-C at the terminal so reaches this process only, which then stops the server in order.
@@ -92,7 +92,7 @@ def server(options: argparse.Namespace, names: Sequence[str]) -> Iterator[Runnin
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
-        running = Running(process, log)
+        running = DemoServer(process, log)
         try:
             yield running
         finally:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lockstep_client.texts import arriving, given
-from lockstep_client.verbs.asking import Asking, Model, Version
+from lockstep_client.verbs.common import Model, VerbContext, Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
 def follow(
-    asking: Asking,
+    asking: VerbContext,
     model: Model,
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="What to follow; - or a pipe: stdin. Else type it.")
@@ -28,10 +28,10 @@ def follow(
     A line holds position, element, label, probability, elements computed and milliseconds.
     """
     if text is None and sys.stdin.isatty() and sys.stdout.isatty() and not asking.as_json:
-        from lockstep_client import typed
+        from lockstep_client import follow_terminal
 
-        with typed.keys_at_once(sys.stdin.fileno()):
-            asking.run(partial(typed.converse, model=model, version=version, top_k=top_k))
+        with follow_terminal.keys_at_once(sys.stdin.fileno()):
+            asking.run(partial(follow_terminal.converse, model=model, version=version, top_k=top_k))
         return
     if text in (None, "-"):  # as long as it comes, unless told otherwise
         pieces, timeout_s = arriving(), asking.timeout_s or math.inf
@@ -41,14 +41,14 @@ def follow(
         _follow(asking, model, one, top_k=top_k, version=version)
 
 
-def _follow(asking: Asking, model: str, pieces: "str | Iterable[str]", **options: Any) -> None:
-    from lockstep_client import show
+def _follow(asking: VerbContext, model: str, pieces: "str | Iterable[str]", **options: Any) -> None:
+    from lockstep_client import display
 
     with asking.client.follow(model, pieces, **options) as stream:
         for prediction in stream:
             if asking.as_json:
-                show.json_line(prediction)
+                display.json_line(prediction)
             else:
-                show.prediction(prediction)
+                display.prediction(prediction)
         if not asking.as_json:
-            show.notices(stream.result())
+            display.notices(stream.result())

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lockstep_client.verbs.asking import Asking, Model, Version
+from lockstep_client.verbs.common import Model, VerbContext, Version
 
 if TYPE_CHECKING:
     from lockstep_client.stream_results import Generation
 
 
 def generate(
-    asking: Asking,
+    asking: VerbContext,
     model: Model,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to continue.")] = "",
     max_tokens: Annotated[
@@ -38,24 +38,24 @@ def generate(
     version: Version = "",
 ) -> None:
     """Continue a prompt; the text comes as it is made."""
-    from lockstep_client import show
+    from lockstep_client import display
 
     begun = time.perf_counter()
     with asking.client.generate(
         model, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
         stop=stop or (), log_probabilities=log_probabilities, version=version,
     ) as stream:  # fmt: skip
-        text = show.Flowing(asking.as_json)
+        text = display.StreamedText(asking.as_json)
         for part in stream:
             text.part(part)
         whole = stream.result()
     if asking.as_json:
-        show.json_line(vars(whole) | {"model": whole.model or model, "prompt": prompt})
+        display.json_line(vars(whole) | {"model": whole.model or model, "prompt": prompt})
         return
     text.end()
     if sys.stdout.isatty():
-        show.remark(_told(whole, time.perf_counter() - begun))
-    show.notices([whole])
+        display.remark(_told(whole, time.perf_counter() - begun))
+    display.notices([whole])
 
 
 def _told(whole: "Generation", wall_s: float) -> str:

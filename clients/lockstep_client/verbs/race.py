@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lockstep_client.texts import InputError
-from lockstep_client.verbs.asking import Asking
+from lockstep_client.verbs.common import VerbContext
 
 if TYPE_CHECKING:
     from lockstep_client.client import AsyncClient
-    from lockstep_client.race import Contender, Result
+    from lockstep_client.race import Contender, RaceResult
 
 
 def _lengths(value: str) -> str:
@@ -22,7 +22,7 @@ def _lengths(value: str) -> str:
 
 
 def race(
-    asking: Asking,
+    asking: VerbContext,
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="What all read, cut or repeated; one is at hand.")
     ] = None,
@@ -46,7 +46,7 @@ def race(
     Time to the first and the last prediction, and compute: step-wise, fused, one-shot, encoded again.
     Exit code 1 where nobody could be timed.
     """
-    from lockstep_client import plots, race_report, show
+    from lockstep_client import display, plots, race_report
     from lockstep_client.race import TEXT, contenders
 
     plot = plots.checked_path(plot)
@@ -56,7 +56,7 @@ def race(
     who = contenders(stepwise, fused, oneshot)
     results = asking.run(lambda client: _run(client, who, text or TEXT, whole, repeat, asking.as_json))
     if asking.as_json:
-        show.json_line({"shows": race_report.sentences(results)})
+        display.json_line({"shows": race_report.sentences(results)})
     else:
         race_report.show(results)
     if not any(one.lap for one in results):
@@ -72,8 +72,8 @@ async def _run(
     lengths: list[int],
     repeat: int,
     as_json: bool,
-) -> "list[Result]":
-    from lockstep_client import show
+) -> "list[RaceResult]":
+    from lockstep_client import display
     from lockstep_client.race import Race
     from lockstep_client.race_screen import RaceScreen
 
@@ -85,5 +85,5 @@ async def _run(
             some = await race.results(words)
             results += some
             for one in some if as_json else ():
-                show.json_line(one.as_json())
+                display.json_line(one.as_json())
     return results

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lockstep_client.texts import InputError, given
-from lockstep_client.verbs.asking import Asking, Model, Texts, Version
+from lockstep_client.verbs.common import Model, Texts, VerbContext, Version
 
 if TYPE_CHECKING:
     from lockstep_client.stream_results import Translation
 
 
 def translate(
-    asking: Asking,
+    asking: VerbContext,
     model: Model,
     texts: Texts = None,
     attention: Annotated[
@@ -43,22 +43,22 @@ def translate(
 
 
 def _one(
-    asking: Asking, model: str, text: str, attention: bool, max_tokens: int | None, version: str
+    asking: VerbContext, model: str, text: str, attention: bool, max_tokens: int | None, version: str
 ) -> "Translation":
-    from lockstep_client import show
+    from lockstep_client import display
 
     with asking.client.translate(
         model, text, attention=attention, max_tokens=max_tokens, version=version
     ) as stream:
-        translation = show.Flowing(asking.as_json)
+        translation = display.StreamedText(asking.as_json)
         for part in stream:
             translation.part(part)
         whole = stream.result()
     if asking.as_json:
-        show.json_line(vars(whole) | {"model": whole.model or model, "source": text})
+        display.json_line(vars(whole) | {"model": whole.model or model, "source": text})
     else:
         translation.end()
-        show.notices([whole])
+        display.notices([whole])
     return whole
 
 

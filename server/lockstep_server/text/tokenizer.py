@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Encoded(NamedTuple):
+class EncodedText(NamedTuple):
     ids: list[int]
     tokens: list[str]
 
@@ -60,7 +60,7 @@ class Vocabulary:
 class _Job(NamedTuple):
     vocabulary: Vocabulary
     text: str
-    done: Callable[[Encoded | Exception], None]
+    done: Callable[[EncodedText | Exception], None]
 
 
 class TokenizerPool:
@@ -74,7 +74,9 @@ class TokenizerPool:
         for thread in self._threads:
             thread.start()
 
-    def encode(self, vocabulary: Vocabulary, text: str, done: Callable[[Encoded | Exception], None]) -> None:
+    def encode(
+        self, vocabulary: Vocabulary, text: str, done: Callable[[EncodedText | Exception], None]
+    ) -> None:
         self._jobs.put(_Job(vocabulary, text, done))
 
     def close(self) -> None:
@@ -85,7 +87,7 @@ class TokenizerPool:
             thread.join()
 
     def _work(self) -> None:
-        reader = Reader()
+        reader = TextEncoder()
         while (job := self._jobs.get()) is not None:
             try:
                 job.done(reader.encode(job.vocabulary, job.text))
@@ -93,13 +95,13 @@ class TokenizerPool:
                 log.exception("the answer to an encoded text could not be taken")
 
 
-class Reader:
+class TextEncoder:
     """One thread's tokenizers."""
 
     def __init__(self) -> None:
         self._mine: dict[str, Tokenizer] = {}
 
-    def encode(self, vocabulary: Vocabulary, text: str) -> Encoded | Exception:
+    def encode(self, vocabulary: Vocabulary, text: str) -> EncodedText | Exception:
         """An error belongs to this text alone."""
         try:
             tokenizer = self._mine.get(vocabulary.digest)
@@ -108,4 +110,4 @@ class Reader:
             encoding = tokenizer.encode(text)
         except Exception as error:
             return error
-        return Encoded(encoding.ids, encoding.tokens)
+        return EncodedText(encoding.ids, encoding.tokens)

@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2
 from unit.client.awaited import Awaited
 from unit.client.fake_streams import Streams
 
-from lockstep.v1 import sequences_pb2 as pb
 from lockstep_client import Client, cli, inference
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

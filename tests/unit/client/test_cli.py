@@ -153,7 +153,7 @@ def test_help_and_version_by_typers_runner():
     assert all(verb in shown.output for verb in verbs)
     assert "completion" not in shown.output
     assert runner.invoke(cli.app, []).output == shown.output
-    assert runner.invoke(cli.app, ["--version"]).output == f"lockstep {version('lockstep')}\n"
+    assert runner.invoke(cli.app, ["--version"]).output == f"lockstep {version('lockstep-inference')}\n"
     for verb in verbs:
         shown = runner.invoke(cli.app, [verb, "--help"]).output
         assert all(option in shown for option in ("--address", "--timeout", "--json"))
@@ -239,7 +239,7 @@ def test_a_reader_that_leaves_is_no_error_to_talk_of(server):
 
 def load_generator(monkeypatch, app):
     """Stands where the load generator's own command does."""
-    monkeypatch.setitem(sys.modules, "lockstep_client.load.command", SimpleNamespace(app=app))
+    monkeypatch.setitem(sys.modules, "lockstep_load.command", SimpleNamespace(app=app))
 
 
 def test_what_the_load_generator_lacks_is_told_in_one_line(lockstep, monkeypatch):
@@ -249,7 +249,9 @@ def test_what_the_load_generator_lacks_is_told_in_one_line(lockstep, monkeypatch
     load_generator(monkeypatch, lacking)
     code, lines, error = lockstep("load", "run", "--rate", "3")
     assert (code, lines) == (1, [])
-    assert error == "lockstep: `lockstep load` needs the package hdrh: pip install 'lockstep[load]'\n"
+    assert (
+        error == "lockstep: `lockstep load` needs the package hdrh: pip install 'lockstep-inference[load]'\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--rate", "3", "--json")])

@@ -18,7 +18,7 @@ import grpc
 import pytest
 from unit.client.command import CODE, process, started
 
-from lockstep.v1 import sequences_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_plot_without_matplotlib_names_the_remedy(lockstep, server, monkeypatc
     monkeypatch.setattr("lockstep_client.plots.find_spec", lambda name: None)
     code, _, error = lockstep("translate", "-m", "sentiment", "a", "--plot", "x.png")
     assert code == 2
-    assert error.endswith("--plot needs matplotlib: pip install 'lockstep[plot]'\n")
+    assert error.endswith("--plot needs matplotlib: pip install 'lockstep-inference[plot]'\n")
     assert server.requests == []
 
 

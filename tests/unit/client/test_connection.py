@@ -8,7 +8,7 @@ import pytest
 
 import lockstep_client as lc
 from lockstep_client.channel import KEEPALIVE_S, LEAST_KEEPALIVE_S, Connection
-from lockstep_server.rpc import server as served
+from lockstep_server.api import server as served
 from lockstep_server.settings import Settings
 
 

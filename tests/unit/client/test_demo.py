@@ -9,7 +9,7 @@ import pytest
 
 from lockstep_client.demo import DemoError
 from lockstep_client.demo.bursts import LONGEST_WORDS, mixed_texts
-from lockstep_client.demo.cast import Cast, cast
+from lockstep_client.demo.models import DemoModels, demo_models
 from lockstep_client.demo.program import _plays
 from lockstep_client.tables import table
 
@@ -34,11 +34,11 @@ def repository(tmp_path):
 
 
 def test_the_shipped_repository_fills_every_part():
-    found = cast(Path(__file__).parents[3] / "models")
+    found = demo_models(Path(__file__).parents[3] / "models")
     assert found.featured == ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")
     assert found.classifiers[0] == "sentiment-bow"
     assert found.writers[0] == "shakespeare-char-lstm"
-    assert found == Cast(
+    assert found == DemoModels(
         found.classifiers,
         found.writers,
         translator="translate-en-fr",
@@ -56,29 +56,29 @@ def test_others_play_where_the_shipped_ones_are_missing(repository):
         looker=CLASSIFY + ATTENTION,
     )
     (folder / "large" / "1" / "model.onnx").write_bytes(bytes(100))
-    found = cast(folder)
-    assert found == Cast(("small", "looker", "large"), ("writer",), "interpreter", "small", "looker")
+    found = demo_models(folder)
+    assert found == DemoModels(("small", "looker", "large"), ("writer",), "interpreter", "small", "looker")
     assert found.featured == found.classifiers
 
 
 def test_a_part_without_a_model_stays_empty(repository):
-    assert cast(repository(only=CLASSIFY)) == Cast(("only",), (), "", "", "")
+    assert demo_models(repository(only=CLASSIFY)) == DemoModels(("only",), (), "", "", "")
 
 
 def test_a_manifest_that_cannot_be_read_plays_no_part(repository):
-    assert cast(repository(good=CLASSIFY, bad="task = ")).names == ["good"]
+    assert demo_models(repository(good=CLASSIFY, bad="task = ")).names == ["good"]
 
 
 @pytest.mark.parametrize("models", [{}, {"writer": GENERATE}, {"tensors": 'task = "classify"'}])
 def test_nobody_to_label_texts_is_told(repository, models):
     with pytest.raises(DemoError, match="no model that labels texts"):
-        cast(repository(**models))
+        demo_models(repository(**models))
 
 
 def test_names_are_told_once_and_the_absent_leave():
-    everybody = Cast(("a", "b"), ("writer", "poet"), "interpreter", "a", "b")
+    everybody = DemoModels(("a", "b"), ("writer", "poet"), "interpreter", "a", "b")
     assert everybody.names == ["a", "b", "writer", "poet", "interpreter"]
-    assert everybody.without({"a", "writer"}) == Cast(("b",), ("poet",), "interpreter", "", "b")
+    assert everybody.without({"a", "writer"}) == DemoModels(("b",), ("poet",), "interpreter", "", "b")
 
 
 def test_an_act_that_nobody_plays_is_told(capsys):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockstep_client import errors, protocol
-from lockstep_client.ledger import FIRST_TRIES, PATIENCE_S, Ledger
+from lockstep_client.ledger import FIRST_TRIES, PATIENCE_S, ItemTracker
 
 NOW = 100.0
 
@@ -27,7 +27,7 @@ def check(size):
 
 def ledger(*, ordered=True, in_flight=4, most=3, retries=True):
     """Messages are (number of the first, texts); replies are lists of (number, answer)."""
-    call = protocol.Many(
+    call = protocol.ManyCall(
         protocol.CLASSIFY_MANY,
         (),
         prepare=prepare,
@@ -39,7 +39,7 @@ def ledger(*, ordered=True, in_flight=4, most=3, retries=True):
         ordered=ordered,
         timeout_s=1.0,
     )
-    return Ledger(call, check, retries=retries)
+    return ItemTracker(call, check, retries=retries)
 
 
 def taken(texts, **how):

@@ -12,7 +12,6 @@ from unit.client.command import process
 
 import lockstep_client as lc
 from lockstep_client import plots, race_report
-from lockstep_client.lap import Lap, median_lap
 from lockstep_client.race import (
     FUSED,
     LONGEST_REENCODED,
@@ -21,10 +20,11 @@ from lockstep_client.race import (
     STEPWISE,
     Contender,
     Race,
-    Result,
+    RaceResult,
     contenders,
     repeated,
 )
+from lockstep_client.reading_time import ReadingTime, median_lap
 
 RNN, TRANSFORMER = "sentiment", "other"
 RUNNERS = contenders(RNN, RNN, TRANSFORMER)
@@ -102,8 +102,12 @@ async def test_a_model_without_a_step_wise_face_does_not_pass_for_one(server, ra
 
 def test_the_median_is_taken_of_each_time():
     label = lc.Label("positive", 1, 0.75, 1.5)
-    laps = [Lap(1.0, 6.0, 3.0, 2, 2, label), Lap(2.0, 4.0, 9.0, 2, 2, label), Lap(3.0, 5.0, 6.0, 2, 2, label)]
-    assert median_lap(laps) == Lap(2.0, 5.0, 6.0, 2, 2, label)
+    laps = [
+        ReadingTime(1.0, 6.0, 3.0, 2, 2, label),
+        ReadingTime(2.0, 4.0, 9.0, 2, 2, label),
+        ReadingTime(3.0, 5.0, 6.0, 2, 2, label),
+    ]
+    assert median_lap(laps) == ReadingTime(2.0, 5.0, 6.0, 2, 2, label)
     assert median_lap([]) is None
 
 
@@ -115,8 +119,8 @@ def test_an_empty_name_leaves_its_contender_out():
 
 
 def result(way, words, first_s, last_s, compute_s, computed=0):
-    lap = Lap(first_s, last_s, compute_s, 1, computed, lc.Label("positive", 1, 0.75, 1.5))
-    return Result(Contender(way, way), words, lap, 1, "")
+    lap = ReadingTime(first_s, last_s, compute_s, 1, computed, lc.Label("positive", 1, 0.75, 1.5))
+    return RaceResult(Contender(way, way), words, lap, 1, "")
 
 
 def test_the_sentences_follow_from_the_longest_length_that_both_ran():
@@ -126,7 +130,7 @@ def test_the_sentences_follow_from_the_longest_length_that_both_ran():
         result(REENCODING, 10, 1, 1, 90, 55),
         result(STEPWISE, 100, 0.002, 0.2, 0.05, 100),
         result(FUSED, 100, 0.05, 0.05, 0.01),
-        Result(Contender(REENCODING, "t"), 100, None, 0, "left out"),
+        RaceResult(Contender(REENCODING, "t"), 100, None, 0, "left out"),
     ]
     assert race_report.sentences(results) == [
         "At 100 words the step-wise model had its first prediction after 2 ms, 25 times sooner than the fused"
@@ -162,7 +166,7 @@ def test_without_a_reencoding_the_whole_runs_are_compared():
 
 def test_the_plot_holds_who_ran(tmp_path):
     path = tmp_path / "race.svg"
-    missing = Result(Contender(ONE_SHOT, "nobody"), 10, None, 0, "not possible")
+    missing = RaceResult(Contender(ONE_SHOT, "nobody"), 10, None, 0, "not possible")
     plots.race(path, [result(STEPWISE, 10, 1, 2, 3), result(FUSED, 10, 1, 1, 1), missing])
     drawn = path.read_text()
     assert "step-wise step-wise: first prediction" in drawn

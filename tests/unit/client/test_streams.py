@@ -14,7 +14,7 @@ import pytest
 from unit.client.fake_streams import GENERATED
 
 import lockstep_client as lc
-from lockstep.v1 import sequences_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 TIMINGS = lc.Timings(0.25, 0.5, 4, 2.5, prefill_s=0.125, first_token_s=0.375)
 

@@ -1,14 +1,15 @@
-"""Made-up data, so that no test needs the real one."""
+"""Small tensors gain nothing from more threads, and lose much where cores are shared."""
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-from unit.export.made import write_data
+import torch
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A data folder with a little of everything."""
-    folder = tmp_path / "data"
-    write_data(folder)
-    return folder
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    yield
+    torch.set_num_threads(threads)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
-from unit.export.made import CLASSIFIERS, SHAKESPEARE, STEPWISE, TRANSLATOR, classifier
+from unit.zoo.sample_data import CLASSIFIERS, SHAKESPEARE, STEPWISE, TRANSLATOR, classifier
 
 from lockstep_export.manifest import write
-from lockstep_export.workshop import trade_of
-from lockstep_export.zoo import ZOO
+from lockstep_zoo.models import ZOO
+from lockstep_zoo.pipeline import task_of
 
 H = {"name": "h", "input": "h_in", "output": "h_out", "batch_axis": 1}
 C = {"name": "c", "input": "c_in", "output": "c_out", "batch_axis": 1}
@@ -19,7 +19,7 @@ C = {"name": "c", "input": "c_in", "output": "c_out", "batch_axis": 1}
 def written(name: str, vocabulary: int = 10) -> dict[str, Any]:
     words = {"\n": 0} | {str(index): index for index in range(1, vocabulary)}
     recipe = ZOO[name]
-    trade = trade_of(recipe)
+    trade = task_of(recipe)
     tokenizers = [Tokenizer(models.WordLevel(words, unk_token="1"))] * len(trade.tokenizers)
     return tomllib.loads(write(recipe.about, trade.manifest(recipe, tokenizers)))
 

@@ -7,11 +7,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
-from unit.export.made import CLASSIFIERS, STEPWISE, built, classifier, exported
+from unit.zoo.sample_data import CLASSIFIERS, STEPWISE, built, classifier, exported
 
-from lockstep_export.classify.parity import ONESHOT, STEP
 from lockstep_export.sharing import WEIGHTS
-from lockstep_export.zoo import ZOO
+from lockstep_zoo.classify.parity import ONESHOT, STEP
+from lockstep_zoo.models import ZOO
 
 BAGS = ("sentiment-bow", "sentiment-tfidf")  # a vote or two for each word: nothing in them is large
 

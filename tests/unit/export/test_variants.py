@@ -3,6 +3,7 @@
 import shutil
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,15 +14,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from unit.export.own.made import LENGTHS, TOKENS, WITH_LENGTHS, Reader
+from unit.export.sample_modules import LENGTHS, TOKENS, WITH_LENGTHS, Reader
 
-from lockstep_export import export_stepwise, quality
+from lockstep_export import export_stepwise
+from lockstep_export.__main__ import variant
 from lockstep_export.comparison import compare
 from lockstep_export.errors import ExportError, ModuleError
-from lockstep_export.graph import Graph
+from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.precision import narrowed, quantized
-from lockstep_export.trade import Figures
-from lockstep_export.variants import make_variant, variant
+from lockstep_export.variants import make_variant
+from lockstep_zoo import quality
+from lockstep_zoo.task import Figures
 
 ROWS = {"tokens": TOKENS, "lengths": LENGTHS}
 FILES = ["model.onnx", "step.onnx"]
@@ -63,7 +66,7 @@ def test_a_variant_answers_under_the_same_names_in_fewer_bytes(
     assert told[0].startswith(f"{folder / '1'}: ")
     assert [line.split()[0] for line in told[1:]] == FILES
     assert all("of best scores agree, largest difference" in line and "fp32" in line for line in told[1:])
-    found, expected = (Graph(path / "1/model.onnx").run(ROWS)["logits"] for path in (folder, model))
+    found, expected = (OnnxGraph(path / "1/model.onnx").run(ROWS)["logits"] for path in (folder, model))
     assert found.dtype == expected.dtype
     assert np.allclose(found, expected, atol=0.1)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
@@ -98,25 +101,27 @@ def test_a_model_of_the_zoo_is_measured_on_what_it_learnt_from(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quality, "ZOO", {"mine": None})
-    monkeypatch.setattr(quality, "trade_of", lambda recipe: KNOWN)
+    monkeypatch.setattr(quality, "task_of", lambda recipe: KNOWN)
     mine, data, told = tmp_path / "mine", tmp_path / "data", []
     shutil.copytree(model, mine)
     data.mkdir()
     for text in (data / "text", mine / "tokenizer.json"):
         text.write_text("x" * 80)
-    make_variant(mine, "fp16", tmp_path, report=told.append, data=data)
+    make_variant(mine, "fp16", tmp_path, report=told.append, measure=partial(quality.quality, data=data))
     measured = "accuracy dev 80.0%, test 40.0% (fp32: dev 80.0%, test 40.0%)"
     assert told[-1] == f"  {measured}"
     assert measured in (tmp_path / "mine-fp16/model.toml").read_text()
     (data / "text").write_text("other")
     with pytest.raises(ExportError, match=r"not what 'mine' learnt from: its tokenizer\.json"):
-        make_variant(mine, "int8", tmp_path, report=told.append, data=data)
+        make_variant(mine, "int8", tmp_path, report=told.append, measure=partial(quality.quality, data=data))
     assert not (tmp_path / "mine-int8").exists()
 
 
 def test_what_is_not_of_the_zoo_is_measured_by_whom_knows_it(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="'mine' is no model of the zoo"):
-        make_variant(model, "fp16", tmp_path, report=lambda _: None, data=tmp_path)
+        make_variant(
+            model, "fp16", tmp_path, report=lambda _: None, measure=partial(quality.quality, data=tmp_path)
+        )
 
 
 def test_the_manifest_is_the_originals_but_for_what_the_numbers_ask_for(model: Path, tmp_path: Path) -> None:
@@ -134,7 +139,7 @@ def test_the_manifest_is_the_originals_but_for_what_the_numbers_ask_for(model: P
 
 def test_rows_of_weights_in_int8_stay_independent(model: Path, tmp_path: Path) -> None:
     make_variant(model, "int8", tmp_path, report=lambda _: None)
-    graph = Graph(tmp_path / "mine-int8/1/model.onnx")
+    graph = OnnxGraph(tmp_path / "mine-int8/1/model.onnx")
     together = graph.run(ROWS)["logits"]
     for index, length in enumerate(LENGTHS.tolist()):
         one = slice(index, index + 1)
@@ -203,7 +208,7 @@ def roots(second: str) -> onnx.ModelProto:
 def test_an_output_that_is_no_number_is_seen_behind_others_that_are(tmp_path: Path) -> None:
     for second in ("size", "minus"):
         onnx.save(roots(second), tmp_path / f"{second}.onnx")
-    original, variant_of_it = (Graph(tmp_path / f"{second}.onnx") for second in ("size", "minus"))
+    original, variant_of_it = (OnnxGraph(tmp_path / f"{second}.onnx") for second in ("size", "minus"))
     assert not np.isfinite(compare("roots", original, variant_of_it, {}, {}).largest)
 
 

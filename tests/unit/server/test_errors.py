@@ -6,13 +6,13 @@ import pickle
 
 import pytest
 
-from lockstep_server.errors import Meaning, ServingError, bad_input, not_found, overloaded, unavailable
+from lockstep_server.errors import ErrorCode, ServingError, bad_input, not_found, overloaded, unavailable
 
 
 @pytest.mark.parametrize(
     "error",
     [bad_input("x", "why"), not_found("m/1", "why"), overloaded("why", 0.25), unavailable("why"),
-     ServingError(Meaning.FAILED, "why")],
+     ServingError(ErrorCode.FAILED, "why")],
 )  # fmt: skip
 def test_an_error_crosses_a_process_whole(error: ServingError) -> None:
     again = pickle.loads(pickle.dumps(error))

@@ -1,0 +1,174 @@
+"""Answers as people and programs read them: a table on a terminal, plain lines in a pipe, or JSON lines.
+
+A plain line holds tab-separated columns and its text last, so `cut` and `awk` find the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lockstep_client.results import Classification, Encoding, Health, ModelState
+    from lockstep_client.stream_results import (
+        Generation,
+        GenerationPart,
+        Prediction,
+        Translation,
+        TranslationPart,
+    )
+
+    Noticed = Classification | Encoding | Generation | Translation | Prediction
+
+
+def json_line(value: Any) -> None:
+    """One object on one line: a result's fields, or a dict."""
+    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    _line(json.dumps(value, ensure_ascii=not readable, default=_plain))
+
+
+def classifications(texts: Sequence[str], answers: Sequence[Classification]) -> None:
+    """A row for each label of each text."""
+    rows = [
+        (label.name, f"{label.probability:.4f}", text)
+        for text, answer in zip(texts, answers, strict=True)
+        for label in answer.labels
+    ]
+    _rows(("label", "probability", "text"), rows)
+
+
+def encodings(texts: Sequence[str], answers: Sequence[Encoding]) -> None:
+    """The vectors: whole in a pipe, their size and first elements on a terminal; and where words look."""
+    if sys.stdout.isatty():
+        rows = [(str(a.vector.size), _beginning(a), text) for text, a in zip(texts, answers, strict=True)]
+        _rows(("dimensions", "vector", "text"), rows)
+    else:
+        for text, answer in zip(texts, answers, strict=True):
+            _line("\t".join((" ".join(f"{x:.6g}" for x in answer.vector.tolist()), _one_line(text))))
+    for answer in answers:
+        if answer.attention is not None:
+            _rows(("token", "looks at", "weight"), list(_gaze(answer)))
+
+
+class StreamedText:
+    """A text that comes in parts: written as it comes, or as a JSON line for each part."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json, self._last = as_json, ""
+
+    def part(self, part: GenerationPart | TranslationPart) -> None:
+        """Write one; a part that brings nothing is left out."""
+        if self._as_json:
+            if part.tokens or part.text:
+                json_line({"piece" if k == "text" else k: v for k, v in vars(part).items() if _of_part(k, v)})
+        elif part.text:
+            sys.stdout.write(part.text)
+            sys.stdout.flush()
+            self._last = part.text[-1]
+
+    def end(self) -> None:
+        """Close the last line. A text of nothing is an empty line."""
+        if self._last != "\n":
+            _line("")
+
+
+def prediction(one: Prediction) -> None:
+    """A row for one element: position, element, label, probability, elements computed, milliseconds."""
+    best = one.labels[0] if one.labels else None
+    label, probability = (best.name, f"{best.probability:.4f}") if best else ("", "")
+    computed, took = str(one.computed_elements), f"{one.timings.compute_s * 1e3:.3f}"
+    if sys.stdout.isatty():
+        bar = "█" * round(20 * best.probability) if best else ""
+        _line(
+            f"{one.position:>5}  {_visible(one.element):<16} {_visible(label):<12} {probability:>6} {bar:<20}"
+            f"  computed {computed:>4} in {took} ms"
+        )
+    else:
+        cells = (_visible(one.element), _visible(label), probability, computed, took)
+        _line("\t".join((str(one.position), *cells)))
+
+
+def remark(text: str) -> None:
+    """Something beside the answer, on a terminal."""
+    Console().print(Text(text, style="dim"))
+
+
+def models(states: Iterable[ModelState]) -> None:
+    """A row for each version of each model."""
+    _rows(("model", "version", "state", "reason"), [(s.name, s.version, s.state, s.reason) for s in states])
+
+
+def health(answer: Health) -> None:
+    """The status, after the model's name where there is one."""
+    _line("\t".join(filter(None, [answer.model, answer.status])))
+
+
+def notices(answers: Iterable[Noticed]) -> None:
+    """What the server has to say of the models, each once, on stderr."""
+    for notice in dict.fromkeys(a.notice for a in answers if a.notice):
+        print(f"lockstep: {notice}", file=sys.stderr)
+
+
+def _rows(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    if not sys.stdout.isatty():
+        for row in rows:
+            _line("\t".join(map(_one_line, row)))
+        return
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*(Text(_one_line(cell)) for cell in row))
+    Console().print(table)
+
+
+def _line(text: str) -> None:
+    print(text, flush=True)
+
+
+def _visible(element: str) -> str:
+    """An element that is white, or breaks lines, made visible: some models read characters."""
+    return repr(element)[1:-1].replace(" ", "␣") if element.isspace() else element
+
+
+def _one_line(cell: str) -> str:
+    return " ".join(cell.split()) if any(c in cell for c in "\t\r\n") else cell
+
+
+def _beginning(answer: Encoding) -> str:
+    shown = " ".join(f"{x:.3f}" for x in answer.vector[:4].tolist())
+    return f"{shown} …" if answer.vector.size > 4 else shown
+
+
+def _gaze(answer: Encoding) -> Iterable[tuple[str, ...]]:
+    """For each token, the one that it looks at most, the mean over layers and heads."""
+    attention = answer.attention
+    if attention is None or attention.ndim < 2 or not attention.size:
+        return
+    weights = attention.reshape(-1, *attention.shape[-2:]).mean(axis=0)
+    tokens = answer.tokens or tuple(f"#{i}" for i in range(max(weights.shape)))
+    for token, row in zip(tokens, weights, strict=False):
+        at = int(np.argmax(row))
+        yield token, tokens[at] if at < len(tokens) else f"#{at}", f"{row[at]:.3f}"
+
+
+def _of_part(key: str, value: Any) -> bool:
+    """Whether a field is there and belongs to a part: what tells of the whole comes with the whole."""
+    if key in ("reason", "timings", "seed", "notice", "model", "version"):
+        return False
+    return value is not None and not (isinstance(value, tuple) and not value)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no place in JSON")

@@ -1,0 +1,186 @@
+"""The plots of a report, as SVG that stands inside of a page: its ink is the page's own colour.
+
+documents → one figure each → SVG text. Every colour is told apart in light and dark, and by its mark too.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from lockstep_client.plots import INK, new_axes, new_figure
+from lockstep_load import summary
+from lockstep_load.histogram import LatencyHistogram
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lockstep_load.run_record import Document
+
+COLOURS = ("#1f9e89", "#d95f02", "#7570b3", "#d6418b", "#4c8dd6", "#8a9a3b")
+MARKS = ("o", "s", "^", "D", "v", "P")
+WIDTH, HEIGHT = 6.4, 3.6
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+_CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
+
+
+def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
+    """Latency, by how many did not exceed it: the further right, the rarer."""
+    figure, axes = _sheet("Latency by percentile", "percentile", "ms")
+    for (name, run), colour in zip(runs, COLOURS, strict=False):
+        times = LatencyHistogram.decoded(run["histogram"])
+        beyond = [one for one in _CURVE if one < 100 and times.count * (100 - one) / 100 >= 1]
+        across = [1 / (1 - one / 100) for one in beyond]
+        axes.plot(across, times.percentiles_ms(beyond), color=colour, label=name)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 10, 100, 1000, 10000], ["0", "50", "90", "99", "99.9", "99.99"])
+    _log_up(axes)
+    _legend(axes, len(runs))
+    return _svg(figure)
+
+
+def over_time(run: Document) -> str:
+    """Latency of what was due in each second, p50 and p99; answers a second below."""
+    figure = new_figure(WIDTH, HEIGHT + 1.2)
+    latency = _titled(new_axes(figure, 2, 1, 1), "Latency of what was due in each second", "", "ms")
+    counts = _titled(new_axes(figure, 2, 1, 2), "", "second", "a second")
+    seconds = run["seconds"]
+    at = [one["second"] for one in seconds]
+    for name, colour, mark in zip(("p50_ms", "p99_ms"), COLOURS, MARKS, strict=False):
+        latency.plot(at, [_or_gap(one[name]) for one in seconds], color=colour, marker=mark, ms=3,
+                     label=name.removesuffix("_ms"))  # fmt: skip
+    _log_up(latency)
+    counts.plot(at, [one["ended"].get("ok", 0) for one in seconds], color=COLOURS[0], label="ok")
+    refused = [sum(n for outcome, n in one["ended"].items() if outcome != "ok") for one in seconds]
+    if any(refused):
+        counts.plot(at, refused, color=COLOURS[1], ls="--", label="not ok")
+    counts.plot(at, [one["in_flight"] for one in seconds], color=INK, ls=":", label="in flight")
+    _legend(latency, 2)
+    _legend(counts, 3)
+    return _svg(figure)
+
+
+def by_length(run: Document) -> str:
+    """Latency by the length of the request."""
+    figure, axes = _sheet("Latency by length", "elements in a request", "ms")
+    rows = run["by_length"]
+    at = [row["to"] for row in rows]
+    for name, colour, mark in zip(("p50", "p90", "p99"), COLOURS, MARKS, strict=False):
+        axes.plot(at, [row[name] for row in rows], color=colour, marker=mark, label=name)
+    axes.set_xscale("log")
+    _log_up(axes)
+    axes.set_xticks(at, [f"≤ {row['to']}" for row in rows])
+    axes.xaxis.minorticks_off()
+    _legend(axes, 3)
+    return _svg(figure)
+
+
+def streams(run: Document) -> str:
+    """Time to the first token, between tokens, and between messages."""
+    figure, axes = _sheet("Tokens", "percentile", "ms")
+    shown = [(key, name) for key, name in summary.TIMES.items() if key != "latency_ms"]
+    names = summary.PERCENTILES
+    for (key, label), colour, mark in zip(shown, COLOURS, MARKS, strict=False):
+        if run[key]:
+            axes.plot(names, [run[key][name] for name in names], color=colour, marker=mark, label=label)
+    _log_up(axes)
+    _legend(axes, 3)
+    return _svg(figure)
+
+
+def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) -> str:
+    """Answers a second against latency, one point for each rate."""
+    figure, axes = _sheet("Throughput against latency", "answers a second", "ms")
+    ordered = sorted(
+        (one for one in runs if one["latency_ms"]), key=lambda one: float(one["load"].get("rate", 0))
+    )
+    across = [one["rates"]["ok"] for one in ordered]
+    for name, colour, mark in zip(("p50", "p90", "p99"), COLOURS, MARKS, strict=False):
+        axes.plot(across, [one["latency_ms"][name] for one in ordered], color=colour, marker=mark, label=name)
+    for one in ordered:
+        if not one["valid"]:
+            axes.axvline(one["rates"]["ok"], color=INK, ls=":", alpha=0.6)
+    if bound_ms:
+        axes.axhline(bound_ms, color=INK, ls="--", label=f"bound, {bound_ms:g} ms")
+    _log_up(axes)
+    _legend(axes, 4)
+    return _svg(figure)
+
+
+def batching(server: dict[str, Any]) -> str:
+    """Rows a run and the queue, as the server itself counted them."""
+    figure, axes = _sheet("The server's own count", "second", "")
+    at = [one["at_s"] for one in server["seconds"]]
+    for key, label, colour, mark in (
+        ("rows_per_run", "rows a run", COLOURS[0], "o"),
+        ("queue_depth", "accepted, not ended", COLOURS[1], "s"),
+    ):
+        axes.plot(at, [one[key] for one in server["seconds"]], color=colour, marker=mark, ms=3, label=label)
+    axes.set_ylim(bottom=0)
+    _legend(axes, 2)
+    return _svg(figure)
+
+
+def lines(
+    title: str,
+    across: str,
+    up: str,
+    series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+) -> str:
+    """Any lines: a name, and its points."""
+    figure, axes = _sheet(title, across, up)
+    for (name, xs, ys), colour, mark in zip(series, COLOURS, MARKS, strict=False):
+        axes.plot(list(xs), list(ys), color=colour, marker=mark, label=name)
+    axes.set_xscale("log")
+    _log_up(axes)
+    ticks = sorted({x for _, xs, _ in series for x in xs})
+    axes.set_xticks(ticks, [f"{x:,g}" for x in ticks])
+    axes.xaxis.minorticks_off()
+    _legend(axes, len(series))
+    return _svg(figure)
+
+
+def _sheet(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+    figure = new_figure(WIDTH, HEIGHT)
+    return figure, _titled(new_axes(figure), title, across, up)
+
+
+def _titled(axes: Axes, title: str, across: str, up: str) -> Axes:
+    axes.set(xlabel=across, ylabel=up)
+    axes.set_title(title, color=INK, fontsize=11)
+    axes.grid(which="major", color=INK, alpha=0.25)
+    return axes
+
+
+def _log_up(axes: Axes) -> None:
+    """Decades up the side, with a few steps within, as plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.minorticks_off()
+
+
+def _or_gap(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _legend(axes: Axes, count: int) -> None:
+    if count > 1 or axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=9, labelcolor=INK, facecolor="none", edgecolor="none")
+
+
+def _svg(figure: Figure) -> str:
+    """The figure's SVG element; its text stays text, and its ids are those of no other figure of the page."""
+    from matplotlib import rc_context
+
+    titles = [axes.get_title() for axes in figure.axes]
+    out = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{titles}{id(figure)}"}):
+        figure.savefig(out, format="svg", metadata=_NO_METADATA)
+    text = out.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")

@@ -1,0 +1,195 @@
+"""Two runs side by side: ratios, and how sure they are.
+
+The interval is a block bootstrap of the runs' seconds: each run is put together again a thousand times from
+stretches of its own seconds, drawn with replacement, its histograms added up anew; 95% of the ratios so made
+lie within. Stretches, because one second is not independent of the one before. Of few stretches that is too
+narrow, so it is widened as Student's t of as many is wider than the normal distribution. A ratio whose
+interval leaves out 1 is told as better or worse. Pure: documents in, rows out; one seed, one answer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lockstep_load.histogram import LatencyHistogram, values_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from lockstep_load.run_record import Document
+
+    Resampled = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+RESAMPLES, CONFIDENCE = 1000, 0.95
+_NORMAL = 1.96  # standard deviations to either side that hold so much of a normal distribution
+LEAST_SECONDS = 5
+"""Below, a run has too few seconds to be put together anew."""
+
+Verdict = Literal["better", "worse", "same", "unsure"]
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """One number of both runs."""
+
+    name: str
+    unit: str
+    first: float
+    second: float
+    ratio: float
+    """Second to first."""
+    low: float | None
+    """The interval of the ratio; None where the runs are too short, or the number has no seconds."""
+    high: float | None
+    verdict: Verdict
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compared(first: Document, second: Document, seed: int = 0) -> list[MetricComparison]:
+    """The rows that both runs have numbers for. Answers that came no more are such a number: 0."""
+    samples = (_Sample(first), _Sample(second))
+    rng = np.random.default_rng(seed)
+    drawn = [one.weights(rng) for one in samples]
+    rows = []
+    for name, unit, higher_is_better, number in _NUMBERS:
+        values = [float(number(one, one.once)[0]) for one in samples]
+        if values[0] <= 0 or (values[1] <= 0 and not higher_is_better):
+            continue
+        spread = None
+        if all(len(one) >= LEAST_SECONDS for one in samples):
+            a, b = (number(one, weights) for one, weights in zip(samples, drawn, strict=True))
+            found = np.quantile(b / np.maximum(a, 1e-12), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+            spread = _widened(found, values[1] / values[0], min(one.stretches for one in samples))
+        rows.append(_row(name, unit, values, spread, higher_is_better=higher_is_better))
+    return [*rows, *_without_seconds(first, second)]
+
+
+def worse(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
+    """Those in which the second run is worse beyond its interval."""
+    return [row for row in rows if row.verdict == "worse"]
+
+
+class _Sample:
+    """A run's seconds as matrices: one row each."""
+
+    def __init__(self, document: Document) -> None:
+        seconds = document["seconds"]
+        self.ok = np.array([one["ended"].get("ok", 0) for one in seconds], float)
+        self.elements = np.array([one["elements"] for one in seconds], float)
+        self.tokens = np.array([one["tokens"] for one in seconds], float)
+        held = [
+            LatencyHistogram.decoded(one["histogram"]) if one["histogram"] else LatencyHistogram()
+            for one in seconds
+        ]
+        there = np.flatnonzero(sum(one.counts for one in held))
+        self.ms = values_ms()[there]
+        self.counts = np.array([one.counts[there] for one in held], float)
+
+    def __len__(self) -> int:
+        return len(self.ok)
+
+    @property
+    def once(self) -> npt.NDArray[np.float64]:
+        """Weights that take each second once."""
+        return np.ones((1, len(self)))
+
+    @property
+    def stretch(self) -> int:
+        """Seconds in one."""
+        return max(1, round(math.cbrt(len(self))))
+
+    @property
+    def stretches(self) -> int:
+        """How many make a run."""
+        return -(-len(self) // self.stretch)
+
+    def weights(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+        """How often each resample takes each second, in stretches of the cube root of the run."""
+        count, stretch = len(self), self.stretch
+        starts = rng.integers(0, max(count, 1), (RESAMPLES, self.stretches))
+        taken = (starts[:, :, None] + np.arange(stretch)).reshape(RESAMPLES, -1)[:, :count] % max(count, 1)
+        made = np.zeros((RESAMPLES, count))
+        np.add.at(made, (np.arange(RESAMPLES)[:, None], taken), 1.0)
+        return made
+
+    def percentile(self, percent: float, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """In milliseconds, of each resample; 0 where it has no answers."""
+        if not len(self.ms):
+            return np.zeros(len(weights))
+        summed = np.cumsum(weights @ self.counts, axis=1)
+        at = (summed < summed[:, -1:] * percent / 100 - 1e-9).sum(axis=1)
+        found: npt.NDArray[np.float64] = self.ms[np.minimum(at, len(self.ms) - 1)]
+        return np.where(summed[:, -1] > 0, found, 0.0)
+
+
+def _rate(column: str) -> Callable[[_Sample, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    def number(one: _Sample, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        made: npt.NDArray[np.float64] = weights @ getattr(one, column) / max(len(one), 1)
+        return made
+
+    return number
+
+
+def _percentile(percent: float) -> Callable[[_Sample, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    return lambda one, weights: one.percentile(percent, weights)
+
+
+_NUMBERS: tuple[tuple[str, str, bool, Any], ...] = (
+    ("answers", "/s", True, _rate("ok")),
+    ("elements", "/s", True, _rate("elements")),
+    ("tokens", "/s", True, _rate("tokens")),
+    ("latency p50", "ms", False, _percentile(50)),
+    ("latency p90", "ms", False, _percentile(90)),
+    ("latency p99", "ms", False, _percentile(99)),
+)
+
+
+def _row(
+    name: str,
+    unit: str,
+    values: Sequence[float],
+    spread: npt.NDArray[np.float64] | None,
+    *,
+    higher_is_better: bool,
+) -> MetricComparison:
+    first, second = values
+    low, high = (float(spread[0]), float(spread[1])) if spread is not None else (None, None)
+    return MetricComparison(
+        name, unit, first, second, second / first, low, high, _verdict(low, high, higher_is_better)
+    )
+
+
+def _widened(spread: npt.NDArray[np.float64], ratio: float, stretches: int) -> npt.NDArray[np.float64]:
+    """The interval about its ratio, in logarithms. Student's quantile for 95% is Abramowitz and Stegun's
+    26.7.5, within 1% from two degrees of freedom on."""
+    more = stretches - 1
+    student = _NORMAL + 2.372 / more + 2.822 / more**2 + 2.556 / more**3 + 1.589 / more**4
+    factor = student / _NORMAL * (stretches / more) ** 0.5
+    return ratio * (spread / ratio) ** factor if ratio else spread
+
+
+def _verdict(low: float | None, high: float | None, higher_is_better: bool) -> Verdict:
+    if low is None or high is None:
+        return "unsure"
+    if low <= 1 <= high:
+        return "same"
+    return "better" if (low > 1) == higher_is_better else "worse"
+
+
+def _without_seconds(first: Document, second: Document) -> list[MetricComparison]:
+    """Ratios of what is known of whole runs only."""
+    rows = []
+    for key, name in (("first_token_ms", "first token"), ("per_token_ms", "between tokens")):
+        for percentile in ("p50", "p99"):
+            values = [float((one.get(key) or {}).get(percentile, 0)) for one in (first, second)]
+            if min(values) > 0:
+                rows.append(_row(f"{name} {percentile}", "ms", values, None, higher_is_better=False))
+    return rows

@@ -1,0 +1,92 @@
+"""A contrast on a page, and in a terminal: what it found, four plots, and a table of every point."""
+
+from __future__ import annotations
+
+from math import isinf
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from lockstep_client.tables import table
+from lockstep_load import charts
+from lockstep_load.contrast import Point, points
+from lockstep_load.report_model import ReportSection, ReportTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lockstep_load.run_record import Document
+
+HEADER = ("way", "elements", "asked", "answers/s", "first ms", "next ms", "last ms", "p99 ms", "not answered")
+
+
+def sections(document: Document) -> Iterator[ReportSection]:
+    """The finding first, then what it is made of; runs that are invalid are named, and left out."""
+    found = points(document["runs"])
+    ways = [f"{way['name']}: {way['kind']} of {way['model']}" for way in document["ways"]]
+    invalid = [f"{run['name']}: {reason}" for run in document["runs"] for reason in run["reasons"]]
+    yield ReportSection(
+        "What it shows",
+        [*document["finding"], "\n".join(ways)],
+        invalid,
+        plots=list(_plots(found, document["concurrency"], document["rate_length"])),
+        tables=[ReportTable(HEADER, rows(found))],
+    )
+
+
+def show(document: Document) -> None:
+    """The same in a terminal."""
+    table(HEADER, rows(points(document["runs"])))
+    for sentence in document["finding"]:
+        print(f"\n{sentence}")
+    for run in document["runs"]:
+        for reason in run["reasons"]:
+            print(f"INVALID: {run['name']}: {reason}")
+
+
+def rows(found: Sequence[Point]) -> list[tuple[str, ...]]:
+    """Every point, ordered by what was asked."""
+    return [
+        (
+            one.way,
+            f"{one.length:,}",
+            {"lone": "alone", "full": "at full load"}.get(one.mode, f"{one.rate:g}/s"),
+            f"{one.sequences:,.1f}",
+            f"{one.first_ms:,.2f}",
+            "" if isinf(one.next_ms) else f"{one.next_ms:,.2f}",
+            f"{one.last_ms:,.2f}",
+            f"{one.p99_ms:,.2f}",
+            f"{one.lost:,}",
+        )
+        for one in found
+    ]
+
+
+def _plots(found: Sequence[Point], concurrency: int, rate_length: int) -> Iterator[str]:
+    lone = [one for one in found if one.mode == "lone"]
+    full = [one for one in found if one.mode == "full"]
+    rated = [one for one in found if one.mode == "rate"]
+    for title, number in (
+        ("A lone caller: the first prediction", "first_ms"),
+        ("A lone caller: a prediction after one more element", "next_ms"),
+        ("A lone caller: the whole text read", "last_ms"),
+    ):
+        yield _lines(f"{title} (median)", "elements", "ms", lone, attrgetter(number))
+    yield _lines(f"{concurrency} callers: texts a second", "elements", "/s", full, attrgetter("sequences"))
+    if rated:
+        title = f"Open loop, {rate_length:,} elements: p99"
+        yield _lines(title, "requests a second", "ms", rated, lambda one: one.p99_ms, lambda one: one.rate)
+
+
+def _lines(
+    title: str,
+    across: str,
+    up: str,
+    found: Sequence[Point],
+    value: Callable[[Point], float],
+    at: Callable[[Point], float] = lambda one: one.length,
+) -> str:
+    series = []
+    for way in dict.fromkeys(one.way for one in found):
+        own = [one for one in found if one.way == way and 0 < value(one) < float("inf")]
+        series.append((way, [at(one) for one in own], [value(one) for one in own]))
+    return charts.lines(title, across, up, series)

@@ -1,0 +1,157 @@
+"""All that the generator processes tell, added up: counts, histograms, and one `Second` after another.
+
+Latency belongs to the second in which a request was due, so that a stall shows in the seconds that met it.
+Answers, tokens and elements belong to the second in which they came.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lockstep_load.histogram import LatencyHistogram
+from lockstep_load.outcome import RequestOutcome
+from lockstep_load.worker_messages import RECORD, RecordBatch, WorkerDone, WorkerFailed
+
+if TYPE_CHECKING:
+    from lockstep_load.plan import LoadProfile
+
+
+def bucket(length: int) -> int:
+    """The power of two that a length is reported under: the smallest one that is not below it."""
+    return 1 << max(length - 1, 0).bit_length()
+
+
+@dataclass
+class SecondCounts:
+    """One second of the measured part."""
+
+    due: int = 0
+    """Requests that were due in it and were sent."""
+    ended: Counter[RequestOutcome] = field(default_factory=Counter)
+    """Answers and refusals that came in it."""
+    elements: int = 0
+    """Of the requests that were answered in it."""
+    tokens: int = 0
+    """That streams brought in it."""
+    in_flight: int = 0
+    """At its end."""
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    """Of the requests that were due in it and were answered."""
+
+
+class RunCounts:
+    """What a run has come to so far."""
+
+    def __init__(self, load: LoadProfile) -> None:
+        self._end_s = load.seconds
+        self.outcomes: Counter[RequestOutcome] = Counter()
+        """Of the requests that were due in the measured part."""
+        self.warmup = 0
+        """Requests before it."""
+        self.rates: Counter[RequestOutcome] = Counter()
+        """What came in the measured part, whenever it was due."""
+        self.elements = 0
+        self.tokens = 0
+        self.latency, self.lag, self.first, self.per_token, self.gaps = (LatencyHistogram() for _ in range(5))
+        self.lengths: dict[int, LatencyHistogram] = {}
+        self.seconds: dict[int, SecondCounts] = {}
+        self.examples: dict[RequestOutcome, str] = {}
+        self.ended: list[WorkerDone] = []
+        self.broken: list[WorkerFailed] = []
+        self.last_answer_s = 0.0
+        self.now_s = -math.inf
+        """As far as the slowest process has told."""
+        self._told: dict[int, tuple[float, int, float]] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Of all processes."""
+        return sum(in_flight for _, in_flight, _ in self._told.values())
+
+    @property
+    def cpu_share(self) -> float:
+        """Of one core, the mean of the processes so far."""
+        shares = [cpu_s / at_s for at_s, _, cpu_s in self._told.values() if at_s > 0]
+        return sum(shares) / len(shares) if shares else 0.0
+
+    def second(self, number: int) -> SecondCounts:
+        """A second of the measured part."""
+        if (
+            number not in self.seconds
+        ):  # not setdefault: a histogram for nothing would cost more than the count
+            self.seconds[number] = SecondCounts()
+        return self.seconds[number]
+
+    def take(self, told: Any) -> None:
+        """A message of a process."""
+        if isinstance(told, RecordBatch):
+            self._take_batch(told)
+        elif isinstance(told, WorkerDone):
+            self.ended.append(told)
+        elif isinstance(told, WorkerFailed):
+            self.broken.append(told)
+
+    def _take_batch(self, batch: RecordBatch) -> None:
+        self._told[batch.index] = (batch.at_s, batch.in_flight, batch.cpu_s)
+        self.now_s = min(at_s for at_s, _, _ in self._told.values())
+        for outcome, why in batch.examples.items():
+            self.examples.setdefault(outcome, why)
+        for number, tokens in batch.tokens.items():
+            if number < self._end_s:
+                self.second(number).tokens += tokens
+                self.tokens += tokens
+        self.gaps.record_all(np.frombuffer(batch.gaps, np.float32).tolist())
+        for record in np.frombuffer(batch.records, RECORD).tolist():
+            self._take(*record)
+        if 0 <= batch.at_s < self._end_s:
+            self.second(int(batch.at_s)).in_flight = self.in_flight
+
+    def _take(
+        self,
+        due: float,
+        lag: float,
+        took: float,
+        first: float,
+        per_token: float,
+        length: int,
+        _: int,
+        code: int,
+    ) -> None:
+        outcome = RequestOutcome(code)
+        self._count_end(due + took, outcome, length)
+        if due < 0:
+            self.warmup += 1
+            return
+        self.outcomes[outcome] += 1
+        self.second(int(due)).due += 1
+        self.lag.record(lag)
+        if outcome is not RequestOutcome.OK:
+            return
+        self.latency.record(took)
+        self.second(int(due)).latency.record(took)
+        self._of_length(length).record(took)
+        if not math.isnan(first):
+            self.first.record(first)
+        if not math.isnan(per_token):
+            self.per_token.record(per_token)
+
+    def _of_length(self, length: int) -> LatencyHistogram:
+        if (most := bucket(length)) not in self.lengths:
+            self.lengths[most] = LatencyHistogram()
+        return self.lengths[most]
+
+    def _count_end(self, end_s: float, outcome: RequestOutcome, length: int) -> None:
+        if not 0 <= end_s < self._end_s:
+            return
+        second = self.second(int(end_s))
+        second.ended[outcome] += 1
+        self.rates[outcome] += 1
+        if outcome is RequestOutcome.OK:
+            self.last_answer_s = max(self.last_answer_s, end_s)
+            second.elements += length
+            self.elements += length

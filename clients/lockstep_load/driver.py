@@ -1,0 +1,182 @@
+"""One process's share of a run: sends each request when it is due, and notes how it ended.
+
+Open loop: `Pacer` says what is due; nothing waits for an answer. Closed loop: so many callers, each with one
+request in flight. Latency counts from `due`, which in a closed loop is the sending itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from contextlib import suppress
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from lockstep_load import outcome as outcomes
+from lockstep_load.arrivals import arrivals
+from lockstep_load.calls import ReplyReader
+from lockstep_load.outcome import RequestOutcome
+from lockstep_load.pacer import Pacer
+from lockstep_load.plan import Open
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from lockstep_load.plan import WorkerJob
+    from lockstep_load.requests import PreparedRequest
+    from lockstep_load.worker_messages import RecordLog
+
+PAUSE_S = 0.1
+"""A closed loop's caller that was refused waits so long, or it would only knock at a closed door."""
+
+
+class Driver:
+    """Sends the requests of one job, from `begin` on, a time.perf_counter()."""
+
+    def __init__(
+        self,
+        job: WorkerJob,
+        ask: Callable[[PreparedRequest, ReplyReader], Awaitable[None]],
+        requests: Sequence[PreparedRequest],
+        log: RecordLog,
+        begin: float,
+    ) -> None:
+        self._job, self._ask, self._log, self._begin = job, ask, log, begin
+        self._requests = cycle(requests)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._held: deque[float] = deque()
+        self._pacer: Pacer | None = None
+        self._left = math.inf if job.samples is None else job.samples
+        self._stopped = asyncio.Event()
+        self.in_flight = 0
+        self.capped = False
+
+    @property
+    def unsent(self) -> int:
+        """Due in the measured part, and never sent; offline the samples for which there was no time."""
+        samples = 0 if math.isinf(self._left) else int(self._left)
+        return samples + (self._pacer.unsent if self._pacer else 0) + sum(due >= 0 for due in self._held)
+
+    @property
+    def now_s(self) -> float:
+        """After the start of the measured part."""
+        return time.perf_counter() - self._begin
+
+    async def run(self) -> None:
+        """Send everything, and wait until all of it has ended."""
+        if isinstance(self._job.load.pace, Open):
+            await self._open(self._job.load.pace)
+        else:
+            await self._closed()
+        while self._tasks and not self._stopped.is_set():
+            await asyncio.wait(self._tasks, timeout=0.1)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks)
+
+    def stop(self) -> None:
+        """Send no more, and give up what is in flight."""
+        self._stopped.set()
+        self._left = 0
+        if self._pacer:
+            self._pacer.stop()
+
+    async def _open(self, pace: Open) -> None:
+        load = self._job.load
+        schedule = arrivals(
+            pace.arrivals,
+            pace.rate,
+            -load.warmup_s,
+            load.seconds,
+            seed=load.seed,
+            index=self._job.index,
+            of=load.processes,
+        )
+        self._pacer = Pacer(schedule, self._begin, load.seconds)
+        await self._pacer.run(self._send_all)
+
+    def _send_all(self, dues: list[float]) -> None:
+        for due in dues:
+            self._send(due)
+
+    def _send(self, due: float) -> None:
+        if self.in_flight >= self._job.max_in_flight:
+            self.capped = True
+            self._held.append(due)
+            return
+        self.in_flight += 1
+        task = asyncio.create_task(self._one(due))
+        self._tasks.add(task)
+        task.add_done_callback(self._sent)
+
+    def _sent(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self.in_flight -= 1
+        if self._held and not self._stopped.is_set() and self.now_s < self._job.load.seconds:
+            self._send(self._held.popleft())
+
+    async def _closed(self) -> None:
+        wait_s = -self._job.load.warmup_s - self.now_s
+        await asyncio.sleep(max(0.0, wait_s))
+        callers = {asyncio.create_task(self._caller()) for _ in range(self._job.share)}
+        while callers and not self._stopped.is_set():
+            _, callers = await asyncio.wait(callers, timeout=0.1)
+        self._tasks |= callers
+
+    async def _caller(self) -> None:
+        while self._left > 0 and (now_s := self.now_s) < self._job.load.seconds:
+            self._left -= now_s >= 0
+            self.in_flight += 1
+            try:
+                ended = await self._one(None)
+            finally:
+                self.in_flight -= 1
+            if ended is not RequestOutcome.OK:
+                with suppress(asyncio.CancelledError):  # nobody is cancelled before `stop`
+                    await asyncio.sleep(PAUSE_S)
+
+    async def _one(self, due: float | None) -> RequestOutcome:
+        """Ask one request and note it. Being cancelled is an outcome too."""
+        request, sent = next(self._requests), self.now_s
+        reading = ReplyReader(self._made)
+        ended = RequestOutcome.OK
+        try:
+            await self._ask(request, reading)
+        except grpc.aio.AioRpcError as error:
+            ended = self._outcome(error)
+        except asyncio.CancelledError:
+            ended = RequestOutcome.CANCELLED
+        except Exception as error:  # an answer that cannot be read is this request's end, and no more
+            ended = RequestOutcome.FAILED
+            self._log.explain(ended, f"{type(error).__name__}: {error}")
+        self._note(sent if due is None else due, sent, request, reading, ended)
+        return ended
+
+    def _outcome(self, error: grpc.aio.AioRpcError) -> RequestOutcome:
+        details = error.details() or ""
+        ended = outcomes.of(error.code(), details)
+        self._log.explain(ended, details or error.code().name)
+        return ended
+
+    def _note(
+        self, due: float, sent: float, request: PreparedRequest, reading: ReplyReader, ended: RequestOutcome
+    ) -> None:
+        first = per_token = math.nan
+        if reading.tokens:
+            first = reading.first - self._begin - due
+        if reading.tokens > 1:
+            per_token = (reading.last - reading.first) / (reading.tokens - 1)
+        if due >= 0:
+            self._log.gaps.extend(reading.gaps)
+        took = self.now_s - due
+        self._log.records.append(
+            (due, sent - due, took, first, per_token, request.length, reading.tokens, int(ended))
+        )
+
+    def _made(self, at: float, tokens: int) -> None:
+        self._log.made(at - self._begin, tokens)

@@ -1,0 +1,108 @@
+"""Several runs for one answer: a sweep of rates, a search, and what a scenario names. Each is a document.
+
+A campaign's document has its runs' documents under "runs", each with a "name".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lockstep_load import search as searching
+from lockstep_load.plan import Closed, LoadProfile, Open, Target, Workload
+from lockstep_load.run_record import FORMAT, Document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lockstep_load.arrivals import Process
+    from lockstep_load.search import Search
+
+PROBE_CONCURRENCY, PROBE_S = 32, 2.0
+"""A closed loop that tells about where to begin a search."""
+
+CONFIRMED_LONGER = 2.0
+LEAST_REQUESTS = 10
+"""In a probe: at a rate with fewer a percentile says nothing, and a search gives up."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Who runs, and against whom."""
+
+    run: Callable[[str, Target, Workload, LoadProfile], Document]
+    """A run with its name; its document says "partial" where it was interrupted."""
+    target: Target
+    workload: Workload
+
+    def sweep(self, load: LoadProfile, rates: Sequence[float], arrivals: Process = "poisson") -> Document:
+        """Throughput against latency: an open loop at each of the rates."""
+        runs: list[Document] = []
+        for rate in rates:
+            one = self.run(
+                f"{rate:g}/s", self.target, self.workload, replace(load, pace=Open(rate, arrivals))
+            )
+            runs.append(one)
+            if one["partial"]:
+                break
+        return {**_head("sweep", runs), "runs": runs}
+
+    def search(self, load: LoadProfile, search: Search) -> Document:
+        """The highest rate that keeps the bound, by probes of `load.seconds` each.
+
+        A probe that is invalid tells of the generator, so it is made once more.
+        """
+        probes: list[searching.Probe] = []
+        runs: list[Document] = []
+        search = replace(search, lowest=max(search.lowest, LEAST_REQUESTS / load.seconds))
+        while step := searching.next_step(search, probes):
+            runs.append(self._probe(load, step, len(runs)))
+            if not runs[-1]["valid"] and not runs[-1]["partial"]:
+                runs.append(self._probe(load, step, len(runs)))
+            if runs[-1]["partial"]:
+                break
+            held = searching.holds(runs[-1], search.bound)
+            runs[-1]["probe"] = {"rate": step.rate, "holds": held, "confirming": step.confirming}
+            probes.append(searching.Probe(step.rate, held, step.confirming))
+        return {**_head("search", runs), "search": _found(search, probes, runs), "runs": runs}
+
+    def start(self, load: LoadProfile) -> float:
+        """Half of what a short closed loop gets through, to begin a search with."""
+        quick = replace(load, pace=Closed(PROBE_CONCURRENCY), seconds=min(load.seconds, PROBE_S))
+        rate: float = self.run("how much at all", self.target, self.workload, quick)["rates"]["ok"]
+        return max(rate / 2, 1.0)
+
+    def _probe(self, load: LoadProfile, step: searching.SearchStep, number: int) -> Document:
+        seconds = load.seconds * (CONFIRMED_LONGER if step.confirming else 1)
+        probing = replace(load, pace=Open(step.rate), seconds=seconds, seed=load.seed + number)
+        name = f"{'again at ' if step.confirming else ''}{step.rate:.4g}/s"
+        return self.run(name, self.target, self.workload, probing)
+
+
+def _head(kind: str, runs: Sequence[Document]) -> Document:
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "started_at": runs[0]["started_at"],
+        "target": runs[0]["target"],
+        "partial": any(one["partial"] for one in runs),
+    }
+
+
+def _found(search: Search, probes: Sequence[searching.Probe], runs: Sequence[Document]) -> dict[str, Any]:
+    rate = searching.found(search, probes)
+    failed = [one for one in runs if not one.get("probe", {}).get("holds", True)]
+    lowest = min(failed, key=lambda one: float(one["probe"]["rate"]), default=None)
+    limit = None
+    if lowest:
+        limit = "the bound" if lowest["valid"] else f"the generator: {lowest['reasons'][0]}"
+    return {
+        "rate": rate,
+        "percentile": search.bound.percentile,
+        "bound_ms": search.bound.latency_ms,
+        "confirmed": rate is not None,
+        "confirmations": search.confirmations,
+        "within": search.within,
+        "probes": len(probes),
+        "limit": limit,
+    }

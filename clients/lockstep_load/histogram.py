@@ -1,0 +1,102 @@
+"""Times in an HDR histogram: a microsecond to an hour, to three digits, in a fixed amount of memory.
+
+Its text form (`encoded`) is the one that HdrHistogram's own tools read, in any language.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hdrh.histogram import HdrHistogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
+SHOWN = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
+
+
+class LatencyHistogram:
+    """Recorded in seconds, told in milliseconds."""
+
+    def __init__(self) -> None:
+        self._histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
+
+    @classmethod
+    def decoded(cls, text: str) -> LatencyHistogram:
+        """What `encoded` gave; ValueError where it is no such thing."""
+        times = cls()
+        try:
+            times._histogram.decode_and_add(text.encode())
+        except Exception as error:  # the codec raises whatever its parts raise
+            raise ValueError(f"not an HDR histogram: {error}") from None
+        return times
+
+    @property
+    def encoded(self) -> str:
+        """Compressed, base64."""
+        text: bytes = self._histogram.encode()
+        return text.decode()
+
+    @property
+    def count(self) -> int:
+        return int(self._histogram.get_total_count())
+
+    @property
+    def counts(self) -> npt.NDArray[Any]:
+        """How often each of `values_ms` was recorded."""
+        return np.ctypeslib.as_array(self._histogram.counts)
+
+    def record(self, seconds: float) -> None:
+        """One time; those outside of the range count as its ends."""
+        us = round(seconds * 1e6)
+        self._histogram.record_value(min(max(us, LOWEST_US), HIGHEST_US))
+
+    def record_all(self, seconds: Iterable[float]) -> None:
+        """Each of them."""
+        for one in seconds:
+            self.record(one)
+
+    def add(self, other: LatencyHistogram) -> None:
+        """All that the other one holds."""
+        self._histogram.add(other._histogram)
+
+    def percentiles_ms(self, wanted: Iterable[float]) -> list[float]:
+        """Of each percentage the smallest time that so many did not exceed; 0 where there is none."""
+        summed = np.cumsum(self.counts)
+        ranks = [max(1, int(np.ceil(summed[-1] * one / 100 - 1e-9))) for one in wanted]
+        if not summed[-1]:
+            return [0.0 for _ in ranks]
+        found: list[float] = values_ms()[np.searchsorted(summed, ranks)].tolist()
+        return found
+
+    def percentile_ms(self, percentile: float) -> float:
+        """One of them."""
+        return self.percentiles_ms([percentile])[0]
+
+    def summary(self) -> dict[str, float] | None:
+        """Count, mean and percentiles in milliseconds; None where nothing was recorded."""
+        if not self.count:
+            return None
+        least, *shown, most = self.percentiles_ms([0.0, *SHOWN.values(), 100.0])
+        mean = round(float(self.counts @ values_ms()) / self.count, 4)
+        return {
+            "count": self.count,
+            "min": least,
+            "mean": mean,
+            **dict(zip(SHOWN, shown, strict=True)),
+            "max": most,
+        }
+
+
+@cache
+def values_ms() -> npt.NDArray[np.float64]:
+    """What each place of `counts` stands for: the largest of the times that are not told apart there."""
+    one = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
+    places = range(one.counts_len)
+    largest = [one.get_highest_equivalent_value(one.get_value_from_index(at)) for at in places]
+    return np.array(largest) / 1e3

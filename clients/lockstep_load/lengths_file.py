@@ -1,0 +1,112 @@
+"""Lengths and texts that a file holds, and the bundled counts of real data.
+
+A text file has one length a line, or one text a line (whose length is its number of words). A JSON file has
+a list of either, or counts: {"lengths": {"12": 56, …}}. The bundled ones are counts only, no text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lockstep_load.lengths import LONGEST, NOTATIONS, Counted, Lengths, parse
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+BUNDLED = ("sst2", "multi30k")
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """Real texts, drawn with equal chances; their lengths are their words."""
+
+    name: str
+    texts: tuple[str, ...]
+
+    def pick(self, rng: np.random.Generator, count: int) -> list[str]:
+        """`count` of the texts."""
+        return [self.texts[at] for at in rng.integers(0, len(self.texts), count)]
+
+    def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+        return np.array([len(text.split()) for text in self.pick(rng, count)], np.int64)
+
+
+def lengths(given: str) -> Lengths:
+    """What `--lengths` names: a notation, a bundled name, or a file. ValueError says what is wrong."""
+    if found := parse(given):
+        return found
+    if given in BUNDLED:
+        return _bundled(given)
+    if not Path(given).is_file():
+        ways = "; ".join(NOTATIONS)
+        raise ValueError(
+            f"lengths {given!r} is no file, none of {', '.join(BUNDLED)}, and not written as one of: {ways}"
+        )
+    return read(Path(given))
+
+
+def read(path: Path) -> Lengths:
+    """The lengths, or the texts, of a file."""
+    try:
+        content = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"lengths {path}: the file is not UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"lengths {path}: {error.strerror}") from None
+    if path.suffix.lower() == ".json":
+        return _of_json(path, content)
+    return _of_list(str(path), [line for line in content.splitlines() if line.strip()])
+
+
+def _of_json(path: Path, content: str) -> Lengths:
+    try:
+        held = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"lengths {path}: not JSON: {error}") from None
+    if isinstance(held, list):
+        return _of_list(str(path), held)
+    counts = held.get("lengths") if isinstance(held, dict) else None
+    if not isinstance(counts, dict):
+        ways = 'a list of lengths or texts, or {"lengths": {"12": 56}}'
+        raise ValueError(f"lengths {path}: give {ways}")  # noqa: TRY004
+    return _counted(str(path), counts)
+
+
+def _of_list(name: str, items: list[Any]) -> Lengths:
+    if not items:
+        raise ValueError(f"lengths {name}: the file is empty")
+    if all(_is_length(item) for item in items):
+        values, counts = np.unique([int(item) for item in items], return_counts=True)
+        return _counted(name, dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, str) or not item.strip():
+            raise ValueError(f"lengths {name}: entry {number} is neither a length nor a text: {item!r}")
+    return TextFile(name, tuple(items))
+
+
+def _is_length(item: Any) -> bool:
+    return type(item) is int or (isinstance(item, str) and item.strip().lstrip("-").isdecimal())
+
+
+def _counted(name: str, counts: dict[Any, Any]) -> Lengths:
+    try:
+        read = {int(length): float(count) for length, count in counts.items()}
+    except (TypeError, ValueError):
+        raise ValueError(f"lengths {name}: lengths and counts are numbers") from None
+    wrong = [length for length in read if not 1 <= length <= LONGEST]
+    if wrong:
+        raise ValueError(f"lengths {name}: {wrong[0]} is not a length from 1 to {LONGEST:,}")
+    if not read or min(read.values()) < 0 or not 0 < sum(read.values()) < float("inf"):
+        raise ValueError(f"lengths {name}: the counts are 0 or more, and at least one is above 0")
+    return Counted(name, tuple(read), tuple(read.values()))
+
+
+def _bundled(name: str) -> Lengths:
+    file = files("lockstep_load").joinpath(f"data/{name}.json")
+    return _counted(name, json.loads(file.read_text("utf-8"))["lengths"])

@@ -1,0 +1,182 @@
+"""The server's own view of a run, from its /metrics: rows in a batch, queueing, padding, tokens.
+
+Prometheus text → `samples` → two `Scrape`s, after the warm-up and at the end → `between`: what the measured
+part itself added. Lockstep's families are read; a server without them, or one that was started again in
+between, has nothing to add, and that is said.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from lockstep_load.counts import RunCounts
+
+EVERY_S, TICK_S, TIMEOUT_S = 1.0, 0.02, 2.0
+_SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples(text: str) -> Samples:
+    """Name and labels → value, of the Prometheus text format."""
+    found: Samples = {}
+    for line in text.splitlines():
+        if matched := _SAMPLE.match(line):
+            name, labels, value = matched.groups()
+            with suppress(ValueError):
+                found[name, frozenset(_LABEL.findall(labels or ""))] = float(value)
+    return found
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """The samples of one moment, and questions to them."""
+
+    samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of a family's samples that have these labels."""
+        wanted = set(labels.items())
+        return sum(value for (one, has), value in self.samples.items() if one == name and wanted <= has)
+
+    def values(self, name: str, label: str, **labels: str) -> set[str]:
+        """The values that a label has in a family."""
+        wanted = set(labels.items())
+        return {
+            dict(has)[label]
+            for (one, has) in self.samples
+            if one == name and wanted <= has and label in dict(has)
+        }
+
+
+def between(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
+    """What a run added to a model's families; empty where the server has none of them."""
+    name = model.removesuffix(".step")
+
+    def added(family: str, **labels: str) -> float:
+        return after.total(family, model=name, **labels) - before.total(family, model=name, **labels)
+
+    faces = {}
+    for face in sorted(after.values("lockstep_batch_rows_count", "face", model=name)):
+        runs = added("lockstep_batch_rows_count", face=face)
+        if runs > 0:
+            faces[face] = {
+                "runs": runs,
+                "rows_per_run": round(added("lockstep_batch_rows_sum", face=face) / runs, 3),
+            }
+    if not faces:
+        return {}
+    paid = added("lockstep_padded_elements_total")
+    return {
+        "faces": faces,
+        "queue_ms": _mean_ms(added, "lockstep_queue_seconds"),
+        "compute_ms": _mean_ms(added, "lockstep_compute_seconds"),
+        "padding": round(1 - added("lockstep_elements_total") / paid, 4) if paid else None,
+        "refused": added("lockstep_refused_total"),
+    }
+
+
+def restarted(before: Scrape, after: Scrape, model: str) -> bool:
+    """Whether the server was started in between: it says so, or what it counts of the model went back."""
+    started = ("process_start_time_seconds", frozenset[tuple[str, str]]())
+    if before.samples.get(started) != after.samples.get(started):
+        return True
+    of_model = ("model", model.removesuffix(".step"))
+    return any(
+        after.samples.get((name, labels), 0.0) < value
+        for (name, labels), value in before.samples.items()
+        if of_model in labels and name.endswith(("_total", "_count"))
+    )
+
+
+def _mean_ms(added: Callable[[str], float], family: str) -> float | None:
+    count = added(f"{family}_count")
+    return round(added(f"{family}_sum") / count * 1e3, 4) if count else None
+
+
+class Scraper:
+    """Reads the metrics at begin, end, and each second of a run's measured part, in a thread of its own."""
+
+    def __init__(self, address: str, model: str) -> None:
+        self._url = f"http://{address}/metrics"
+        self._model = model.removesuffix(".step")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._first = self._last = self._scraped()
+        self._ledger: RunCounts | None = None
+        self.levels: list[dict[str, float]] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(2 * TIMEOUT_S)
+
+    def follow(self, ledger: RunCounts) -> None:
+        """Count from when its warm-up is over."""
+        self._ledger = ledger
+
+    def found(self) -> dict[str, Any]:
+        """What the run added after its warm-up, and the queue second by second."""
+        if self._first is None or self._last is None:
+            return {"note": f"no metrics at {self._url}"}
+        last = self._scraped() or self._last
+        if restarted(self._first, last, self._model):
+            return {"note": "the server was started again during the run: its counts of it are lost"}
+        added = between(self._first, last, self._model)
+        if not added:
+            return {"note": f"{self._url} has counted no run of {self._model} in Lockstep's metrics"}
+        return {**added, "seconds": self.levels}
+
+    def _run(self) -> None:
+        begun, last = self._warmed_up(), self._first
+        while not self._stop.wait(EVERY_S):
+            if now := self._scraped():
+                self._last = now
+                if last:
+                    self.levels.append(self._level(last, now, time.monotonic() - begun))
+                last = now
+
+    def _warmed_up(self) -> float:
+        """Wait for the end of the warm-up, and begin there; when that was."""
+        while self._ledger is None or self._ledger.now_s < 0:
+            if self._stop.wait(TICK_S):
+                return time.monotonic()
+        self._first = self._last = self._scraped() or self._first
+        return time.monotonic()
+
+    def _level(self, last: Scrape, now: Scrape, at_s: float) -> dict[str, float]:
+        added = between(last, now, self._model)
+        runs = added.get("faces", {}).values()
+        rows = sum(one["rows_per_run"] * one["runs"] for one in runs)
+        return {
+            "at_s": round(at_s, 2),
+            "queue_depth": now.total("lockstep_queue_depth", model=self._model),
+            "rows_per_run": round(rows / sum(one["runs"] for one in runs), 3) if runs else 0.0,
+        }
+
+    def _scraped(self) -> Scrape | None:
+        try:
+            with _DIRECT.open(self._url, timeout=TIMEOUT_S) as answer:
+                return Scrape(samples(answer.read().decode("utf-8", "replace")))
+        except (OSError, ValueError, HTTPException):  # another protocol's port answers, too
+            return None

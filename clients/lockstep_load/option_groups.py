@@ -1,0 +1,103 @@
+"""Groups of options that commands share: a command that takes one takes all of its options."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from lockstep_client import address as addresses
+from lockstep_load import options
+from lockstep_load.plan import LoadProfile, Pace, Target, Workload
+from lockstep_load.preflight import PreflightRequest
+from lockstep_load.validity import MAX_LAG_MS
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """What is asked."""
+
+    model: options.Model
+    call: options.Call = None
+    version: options.Version = ""
+    lengths: options.LengthsGiven = "sst2"
+    ids: options.Ids = ""
+    rows: options.Rows = 1
+    tokens: options.Tokens = ""
+    shape: options.Shapes = None
+    fill: options.Fills = None
+    timeout: options.Timeout = 10.0
+
+    def target(self, place: "OutputOptions") -> Target:
+        return place.reached(Target(place.address, self.model, self.version, self.timeout))
+
+    @property
+    def workload(self) -> Workload:
+        """Its call and tensors are for preflight to find."""
+        tokens = options.lengths("--tokens", self.tokens) if self.tokens else None
+        drawn = options.lengths("--lengths", self.lengths)
+        return Workload(self.call or "infer", drawn, options.ids(self.ids), self.rows, tokens)
+
+    @property
+    def wanted(self) -> PreflightRequest:
+        return options.wanted(self.shape, self.fill)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How it is asked."""
+
+    warmup: options.Warmup = 1.0
+    processes: options.Processes = None
+    seed: options.Seed = 0
+    max_in_flight: options.MaxInFlight = 10_000
+
+    def load(self, pace: Pace, seconds: float) -> LoadProfile:
+        senders = options.processes(self.processes, pace)
+        return LoadProfile(pace, seconds, self.warmup, self.seed, senders, self.max_in_flight)
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where the server is, and where results go."""
+
+    address: options.Address = addresses.DEFAULT
+    tls: options.Encryption = ""
+    wait: options.Wait = 0.0
+    metrics: options.Metrics = ""
+    max_lag_ms: options.MaxLag = MAX_LAG_MS
+    json_file: options.Json = None
+    jsonl: options.Jsonl = None
+    html: options.Html = None
+    quiet: options.Quiet = False
+
+    def reached(self, target: Target) -> Target:
+        """The same, as this place is reached."""
+        token = os.environ.get("LOCKSTEP_TOKEN", "")
+        return replace(target, address=self.address, tls=self.tls, token=token)
+
+
+def expanded(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose options are those of the groups that `function` takes, and its own."""
+    taken = inspect.signature(function).parameters
+    groups: dict[str, Any] = {
+        name: one.annotation for name, one in taken.items() if is_dataclass(one.annotation)
+    }
+    own = [one for name, one in taken.items() if name not in groups]
+    shared = [one for group in groups.values() for one in inspect.signature(group).parameters.values()]
+
+    @functools.wraps(function)
+    def command(**given: Any) -> None:
+        made = {
+            name: group(**{one.name: given.pop(one.name) for one in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**made, **given)
+
+    command.__annotations__ = {}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *shared)]
+    )
+    del command.__wrapped__
+    return command

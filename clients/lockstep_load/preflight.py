@@ -1,0 +1,136 @@
+"""One request before the load: who serves there, which call the model answers, and its tensors.
+
+An error here is told at once, in the client's words, rather than counted ten thousand times.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lockstep_client.errors import (
+    InvalidRequest,
+    LockstepError,
+    ModelNotFound,
+    Overloaded,
+    Unavailable,
+    Unsupported,
+)
+from lockstep_load import target_client, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lockstep_client.client import Client
+    from lockstep_load.plan import Kind, Target, Workload
+
+_IN_ORDER: tuple[Kind, ...] = ("classify", "encode", "generate", "translate", "infer", "steps")
+
+
+@dataclass(frozen=True)
+class PreflightRequest:
+    """What the caller says of a ModelInfer request's tensors, by input."""
+
+    shapes: Mapping[str, str] = field(default_factory=dict)
+    fills: Mapping[str, str] = field(default_factory=dict)
+
+
+def prepared(
+    target: Target, workload: Workload, kind: Kind | None, wanted: PreflightRequest, wait_s: float = 0.0
+) -> Workload:
+    """The workload with its call and its tensors. Raises LockstepError, or ValueError for tensors.
+
+    None finds the call by asking: the first of classify, encode, generate, translate, infer and steps that
+    the model answers. A server that is away is waited for `wait_s`.
+    """
+    with target_client.client(target, max(target.timeout_s, 5.0)) as client:
+        _await_ready(client, target, wait_s)
+        if kind:
+            return _asked(client, target, replace(workload, kind=kind), wanted)
+        return _found(client, target, workload, wanted)
+
+
+def server(target: Target) -> dict[str, Any]:
+    """What the server says of itself; nothing where it does not say."""
+    with target_client.client(target, 5.0) as client:
+        try:
+            info = client.server()
+        except LockstepError:
+            return {}
+    return {"name": info.name, "version": info.version}
+
+
+def _await_ready(client: Client, target: Target, wait_s: float) -> None:
+    end = time.monotonic() + wait_s
+    while time.monotonic() < end:
+        try:
+            client.metadata(target.model, version=target.version)
+        except (Unavailable, ModelNotFound):
+            time.sleep(0.2)
+        except LockstepError:
+            return
+        else:
+            return
+
+
+def _found(client: Client, target: Target, workload: Workload, wanted: PreflightRequest) -> Workload:
+    refused: dict[Kind, LockstepError] = {}
+    for kind in _IN_ORDER:
+        try:
+            return _asked(client, target, replace(workload, kind=kind), wanted)
+        except (InvalidRequest, Unsupported) as error:
+            refused[kind] = error
+    raise refused["infer"]  # what every model should answer
+
+
+def _asked(client: Client, target: Target, workload: Workload, wanted: PreflightRequest) -> Workload:
+    """The workload, once one small request of its kind was answered. Being refused by a full server is an
+    answer too."""
+    if workload.kind in ("infer", "steps"):
+        metadata = client.metadata(target.model, version=target.version)
+        stepped = workload.kind == "steps"
+        made = tensors.inputs(metadata, wanted.shapes, wanted.fills, rows=not stepped)
+        workload = replace(workload, inputs=made)
+    elif wanted.shapes or wanted.fills:
+        raise InvalidRequest("--shape and --fill are for --call infer and steps")
+    with suppress(Overloaded):
+        _ask(client, target, workload)
+    return workload
+
+
+def _ask(client: Client, target: Target, workload: Workload) -> None:
+    model, version = target.model, target.version
+    low = workload.ids[0] if workload.ids else None
+    match workload.kind:
+        case "classify":
+            client.classify(model, **_row("texts", low, nested=True), version=version)
+        case "encode":
+            client.encode(model, **_row("texts", low, nested=True), version=version)
+        case "generate":
+            client.generate(model, **_row("prompt", low), max_tokens=1, version=version).result()
+        case "translate":
+            client.translate(model, **_row("text", low), max_tokens=1, version=version).result()
+        case "follow":
+            client.follow(model, "a" if low is None else [[low]], top_k=1, version=version).result()
+        case _:
+            _ask_tensors(client, target, workload)
+
+
+def _ask_tensors(client: Client, target: Target, workload: Workload) -> None:
+    stepped = workload.kind == "steps"
+    length = 1 if stepped else int(workload.lengths.draw(np.random.default_rng(0), 1)[0])
+    made = tensors.arrays(workload.inputs, 1, length, workload.ids, np.random.default_rng(0))
+    sequence: dict[str, Any] = {}
+    if stepped:
+        sequence = {"sequence_id": 1 << 61, "sequence_start": True, "sequence_end": True}
+    client.infer(target.model, made, version=target.version, **sequence)
+
+
+def _row(field_name: str, low: int | None, *, nested: bool = False) -> dict[str, Any]:
+    if low is None:
+        return {field_name: "a"}
+    return {"ids": [[low]] if nested else [low]}

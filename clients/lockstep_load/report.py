@@ -1,0 +1,166 @@
+"""A self-contained HTML page of any document: tables, plots and every reason to doubt them, in one file.
+
+document → `Section`s (a title, plots, tables) → templates/report.html. No script, no font, no link outside.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lockstep_load import charts, contrast_report, summary
+from lockstep_load.report_model import ReportSection, ReportTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from lockstep_load.run_record import Document
+
+
+def write(path: Path, document: Document) -> None:
+    """The page, to a file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.write_text(page(document), "utf-8")
+
+
+def page(document: Document) -> str:
+    """The page."""
+    from jinja2 import Environment, PackageLoader
+
+    templates = Environment(loader=PackageLoader("lockstep_load"), autoescape=True)
+    return templates.get_template("report.html").render(
+        title=_title(document),
+        started_at=document["started_at"],
+        partial=document["partial"],
+        sections=list(sections(document)),
+    )
+
+
+def sections(document: Document) -> Iterator[ReportSection]:
+    """What is shown, in order. The many runs of a search and of a contrast are in the JSON only."""
+    kind = document["kind"]
+    if kind == "run":
+        yield of_run(document)
+    elif kind == "search":
+        yield _of_search(document)
+    elif kind == "contrast":
+        yield from contrast_report.sections(document)
+    else:
+        yield _of_sweep(document) if kind == "sweep" else _of_scenario(document)
+        yield from _within(document)
+
+
+def _within(document: Document) -> Iterator[ReportSection]:
+    for number, one in enumerate(document["runs"], start=1):
+        if one["kind"] == "run":
+            yield of_run(one, title=f"{number}. {one['name']}", folded=True)
+        else:
+            yield from sections(one)
+
+
+def of_run(run: Document, title: str = "", *, folded: bool = False) -> ReportSection:
+    """Everything of one run."""
+    return ReportSection(
+        title or "The run",
+        [summary.headline(run), summary.outcomes(run), *_result(run), summary.generator(run)],
+        run["reasons"],
+        run["notes"],
+        list(_plots(run)),
+        list(_tables(run)),
+        folded,
+    )
+
+
+def runs_table(runs: Sequence[Document]) -> ReportTable:
+    """A line for each run."""
+    header = (
+        "run",
+        "asked",
+        "answers/s",
+        "tokens/s",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "max ms",
+        "not ok",
+        "valid",
+    )
+    return ReportTable(header, [_line(one) for one in runs])
+
+
+def _line(run: Document) -> tuple[str, ...]:
+    times = summary.times(run["latency_ms"]) if run["latency_ms"] else ("",) * 5
+    lost = sum(run["outcomes"].values()) - run["outcomes"]["ok"]
+    return (
+        run.get("name", run["target"]["model"]),
+        summary.pace(run["load"]),
+        f"{run['rates']['ok']:,.1f}",
+        f"{run['rates']['tokens']:,.0f}",
+        *times,
+        f"{lost:,}",
+        "yes" if run["valid"] else "NO",
+    )
+
+
+def _plots(run: Document) -> Iterator[str]:
+    if not run["latency_ms"]:
+        return
+    yield charts.by_percentile([("latency", run)])
+    yield charts.over_time(run)
+    if len(run["by_length"]) > 1:
+        yield charts.by_length(run)
+    if run["first_token_ms"]:
+        yield charts.streams(run)
+    if run.get("server_metrics", {}).get("seconds"):
+        yield charts.batching(run["server_metrics"])
+
+
+def _tables(run: Document) -> Iterator[ReportTable]:
+    rows = [(name, *summary.times(run[key])) for key, name in summary.TIMES.items() if run.get(key)]
+    if lag := run["generator"]["lag_ms"]:
+        rows.append(("sent late by", *summary.times(lag)))
+    if rows:
+        yield ReportTable(("milliseconds", *summary.PERCENTILES), rows)
+    if run["by_length"]:
+        yield ReportTable(("length", "answers", *summary.PERCENTILES), summary.length_rows(run))
+    if server := run.get("server_metrics"):
+        yield ReportTable(("the server's own count", ""), summary.server_rows(server))
+    asked = [(key, str(value)) for key, value in run["load"].items() if value is not None]
+    yield ReportTable(("asked for", ""), asked)
+
+
+def _result(run: Document) -> list[str]:
+    told = [summary.result(run["result"])] if "result" in run else []
+    return [*told, *(summary.drifted(run["drift"]) if run.get("drift") else [])]
+
+
+def _of_search(document: Document) -> ReportSection:
+    runs = [one for one in document["runs"] if "probe" in one]
+    plots = [charts.throughput_latency(runs, document["search"]["bound_ms"])] if runs else []
+    name, table = document.get("name", "The search"), runs_table(runs)
+    return ReportSection(name, [summary.searched(document)], plots=plots, tables=[table])
+
+
+def _of_sweep(document: Document) -> ReportSection:
+    runs = document["runs"]
+    plots = [charts.throughput_latency(runs), charts.by_percentile([(one["name"], one) for one in runs[:6]])]
+    return ReportSection(document.get("name", "The sweep"), plots=plots, tables=[runs_table(runs)])
+
+
+def _of_scenario(document: Document) -> ReportSection:
+    return ReportSection("Runs", [document["about"]], tables=[runs_table(_leaves(document))])
+
+
+def _leaves(document: Document) -> list[Document]:
+    """The runs of a scenario, those within its searches and sweeps among them."""
+    return [leaf for one in document["runs"] for leaf in ([one] if one["kind"] == "run" else _leaves(one))]
+
+
+def _title(document: Document) -> str:
+    what = {"run": "Load", "sweep": "Sweep", "search": "Search", "contrast": "Contrast"}
+    name = what.get(document["kind"], document.get("name", "Scenario"))
+    return f"{name}: {document['target']['model']}" if document["kind"] != "contrast" else "Contrast"

@@ -1,0 +1,150 @@
+"""Requests, made and serialised before the clock runs: drawing and encoding are not part of what is measured.
+
+lengths → texts, ids or tensors → the messages of the client library's own calls → bytes. A process has a pool
+of them, drawn with the seed of the run, and sends them in turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lockstep_client import calls, stream_calls
+from lockstep_load import sample_text, tensors
+from lockstep_load.lengths_file import TextFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lockstep_load.plan import WorkerJob, Workload
+
+POOL = 512
+"""Different requests in a process."""
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """One to send."""
+
+    body: bytes
+    length: int
+    """Elements in all of its rows: words of a text, or ids."""
+    more: tuple[bytes, ...] = ()
+    """The messages after the first one, where the caller sends several."""
+    arrays: tuple[dict[str, Any], ...] = ()
+    """Of `steps`: the tensors of each step, to be sent under an id of the sequence's own."""
+
+
+def pool(job: WorkerJob, count: int = POOL) -> list[PreparedRequest]:
+    """The requests of a process; the same ones for the same seed and index."""
+    rng = np.random.default_rng([job.load.seed, job.index, 0])
+    make = _MAKERS[job.workload.kind]
+    return [make(job, drawn) for drawn in _drawn(job.workload, rng, count)]
+
+
+@dataclass(frozen=True)
+class DrawnText:
+    """What was drawn for one request: of each row a length, and a text where there are real ones."""
+
+    rng: np.random.Generator
+    lengths: tuple[int, ...]
+    texts: tuple[str, ...]
+    tokens: int | None
+
+    @property
+    def length(self) -> int:
+        return sum(self.lengths)
+
+
+def _drawn(workload: Workload, rng: np.random.Generator, count: int) -> list[DrawnText]:
+    rows = workload.rows
+    limits = workload.tokens.draw(rng, count).tolist() if workload.tokens else [None] * count
+    texts: list[str] = []
+    if isinstance(workload.lengths, TextFile) and not workload.ids:
+        texts = workload.lengths.pick(rng, count * rows)
+        lengths = [len(text.split()) for text in texts]
+    else:
+        lengths = workload.lengths.draw(rng, count * rows).tolist()
+    return [
+        DrawnText(
+            rng,
+            tuple(lengths[at * rows : (at + 1) * rows]),
+            tuple(texts[at * rows : (at + 1) * rows]),
+            limits[at],
+        )
+        for at in range(count)
+    ]
+
+
+def _said(job: WorkerJob, drawn: DrawnText) -> dict[str, Any]:
+    """A request's rows: texts, or ids where a range of ids is given."""
+    if job.workload.ids:
+        return {"ids": [drawn.rng.integers(*job.workload.ids, n).tolist() for n in drawn.lengths]}
+    return {"texts": list(drawn.texts) or [sample_text.sample_text(n, drawn.rng) for n in drawn.lengths]}
+
+
+def _one(job: WorkerJob, drawn: DrawnText) -> dict[str, Any]:
+    """The same for calls that take one row: its text or its ids, alone."""
+    [(key, rows)] = _said(job, drawn).items()
+    return {"ids": rows[0]} if key == "ids" else {"text": rows[0]}
+
+
+def _classify(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+    call = calls.classify(job.target.model, **_said(job, drawn), version=job.target.version)
+    return PreparedRequest(call.request.SerializeToString(), drawn.length)
+
+
+def _encode(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+    call = calls.encode(job.target.model, **_said(job, drawn), version=job.target.version)
+    return PreparedRequest(call.request.SerializeToString(), drawn.length)
+
+
+def _generate(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+    said = _one(job, drawn)
+    call = stream_calls.generate(
+        job.target.model,
+        said.get("text", ""),
+        ids=said.get("ids", ()),
+        max_tokens=drawn.tokens,
+        seed=int(drawn.rng.integers(1 << 32)),
+        version=job.target.version,
+    )
+    return PreparedRequest(call.request.SerializeToString(), drawn.length)
+
+
+def _translate(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+    call = stream_calls.translate(
+        job.target.model, **_one(job, drawn), max_tokens=drawn.tokens, version=job.target.version
+    )
+    return PreparedRequest(call.request.SerializeToString(), drawn.length)
+
+
+def _follow(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+    [piece] = _one(job, drawn).values()
+    call = stream_calls.follow(job.target.model, [piece], top_k=1, version=job.target.version)
+    assert call.pieces is not None
+    pieces = [[one] for one in piece] if job.workload.one_by_one else [piece]
+    more = tuple(call.pieces.write(one).SerializeToString() for one in pieces)
+    return PreparedRequest(call.request.SerializeToString(), drawn.length, more)
+
+
+def _infer(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+    """All rows of a tensor have one length: the first that was drawn."""
+    workload, length = job.workload, drawn.lengths[0]
+    made = tensors.arrays(workload.inputs, workload.rows, length, workload.ids, drawn.rng)
+    call = calls.infer(job.target.model, made, version=job.target.version)
+    return PreparedRequest(call.request.SerializeToString(), length * workload.rows)
+
+
+def _steps(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+    workload = job.workload
+    made = tuple(tensors.arrays(workload.inputs, 1, 1, workload.ids, drawn.rng) for _ in range(drawn.length))
+    return PreparedRequest(b"", drawn.length, arrays=made)
+
+
+_MAKERS: dict[str, Callable[[WorkerJob, DrawnText], PreparedRequest]] = {
+    "classify": _classify, "encode": _encode, "generate": _generate, "translate": _translate,
+    "follow": _follow, "infer": _infer, "steps": _steps,
+}  # fmt: skip

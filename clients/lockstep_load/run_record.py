@@ -1,0 +1,200 @@
+"""A run as the JSON that is written, and that summary, HTML report and comparison are made of.
+
+Times are milliseconds, rates per second. `Document`s of several runs (a sweep, a search, a contrast) hold
+those of their runs under "runs".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from lockstep_load import validity
+from lockstep_load.outcome import RequestOutcome
+from lockstep_load.plan import Closed, LoadProfile, Offline, Open, Target, Workload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lockstep_load.counts import RunCounts, SecondCounts
+
+Document = dict[str, Any]
+FORMAT = "lockstep-load/1"
+
+
+def of_run(
+    target: Target,
+    workload: Workload,
+    load: LoadProfile,
+    ledger: RunCounts,
+    *,
+    started_at: str,
+    partial: bool,
+    max_lag_ms: float,
+    own_cpu_s: float,
+) -> Document:
+    """The document of one run that has ended."""
+    measured_s = _measured_s(load, ledger, partial=partial)
+    facts = _facts(load, ledger, partial=partial, max_lag_ms=max_lag_ms)
+    reasons = validity.reasons(facts)
+    return {
+        "format": FORMAT,
+        "kind": "run",
+        "started_at": started_at,
+        "target": {"address": target.address, "model": target.model, "version": target.version},
+        "load": _load(target, workload, load),
+        "valid": not reasons,
+        "reasons": reasons,
+        "notes": validity.notes(facts),
+        "partial": partial,
+        "measured_s": round(measured_s, 3),
+        "outcomes": {
+            one.label: ledger.outcomes[one] for one in RequestOutcome if ledger.outcomes[one] or one == 0
+        },
+        "examples": {one.label: why for one, why in ledger.examples.items() if ledger.outcomes[one]},
+        "requests": {
+            "sent": sum(ledger.outcomes.values()),
+            "unsent": facts.unsent,
+            "warmup": ledger.warmup,
+        },
+        "rates": _rates(ledger, measured_s),
+        "latency_ms": ledger.latency.summary(),
+        "first_token_ms": ledger.first.summary(),
+        "per_token_ms": ledger.per_token.summary(),
+        "gap_ms": ledger.gaps.summary(),
+        "by_length": [
+            {"from": most // 2 + 1, "to": most, **(times.summary() or {})}
+            for most, times in sorted(ledger.lengths.items())
+        ],
+        "generator": _generator(load, ledger, facts, own_cpu_s, measured_s),
+        "histogram": ledger.latency.encoded,
+        "seconds": [second(number, one) for number, one in sorted(ledger.seconds.items())],
+        "machine": {"cpus": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
+    }
+
+
+def second(number: int, one: SecondCounts) -> Document:
+    """One line of progress."""
+    ended = {outcome.label: count for outcome, count in one.ended.items()}
+    return {
+        "second": number,
+        "sent": one.due,
+        "ended": ended,
+        "elements": one.elements,
+        "tokens": one.tokens,
+        "in_flight": one.in_flight,
+        "p50_ms": one.latency.percentile_ms(50) if one.latency.count else None,
+        "p99_ms": one.latency.percentile_ms(99) if one.latency.count else None,
+        "histogram": one.latency.encoded if one.latency.count else None,
+    }
+
+
+def write(path: Path, document: Document) -> None:
+    """As JSON, whole or not at all: a reader never finds half of it. A pipe, a device and what a link leads
+    to stay what they are, and are written to.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = json.dumps(document, indent=1) + "\n"
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, "utf-8")
+        return
+    beside = path.with_name(f"{path.name}.part")
+    try:
+        beside.write_text(text, "utf-8")
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def read(path: Path) -> Document:
+    """A document that `write` wrote; ValueError says why a file is none."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a report of `lockstep load` (its format is not {FORMAT})")
+    return document
+
+
+def _measured_s(load: LoadProfile, ledger: RunCounts, *, partial: bool) -> float:
+    if isinstance(load.pace, Offline):
+        return max(ledger.last_answer_s, 1e-3)
+    return max(min(load.seconds, ledger.now_s), 1e-3) if partial else load.seconds
+
+
+def _facts(load: LoadProfile, ledger: RunCounts, *, partial: bool, max_lag_ms: float) -> validity.RunFacts:
+    return validity.RunFacts(
+        open_loop=isinstance(load.pace, Open),
+        offline=isinstance(load.pace, Offline),
+        lag_p99_ms=ledger.lag.percentile_ms(99),
+        max_lag_ms=max_lag_ms,
+        latency_p50_ms=ledger.latency.percentile_ms(50),
+        unsent=sum(one.unsent for one in ledger.ended),
+        capped=any(one.capped for one in ledger.ended),
+        cpu_shares=[one.cpu_s / one.wall_s for one in ledger.ended if one.wall_s],
+        broken=[one.why for one in ledger.broken],
+        outcomes=ledger.outcomes,
+        partial=partial,
+    )
+
+
+def _load(target: Target, workload: Workload, load: LoadProfile) -> Document:
+    return {
+        **_pace(load),
+        "call": workload.kind,
+        "lengths": workload.lengths.name,
+        "ids": list(workload.ids) if workload.ids else None,
+        "rows": workload.rows,
+        "one_by_one": workload.one_by_one or None,
+        "max_tokens": workload.tokens.name if workload.tokens else None,
+        "seconds": load.seconds,
+        "warmup_s": load.warmup_s,
+        "timeout_s": target.timeout_s,
+        "seed": load.seed,
+        "processes": load.processes,
+    }
+
+
+def _pace(load: LoadProfile) -> Document:
+    pace = load.pace
+    if isinstance(pace, Open):
+        return {"loop": "open", "arrivals": pace.arrivals, "rate": pace.rate}
+    if isinstance(pace, Closed):
+        return {"loop": "closed", "concurrency": pace.concurrency}
+    return {"loop": "offline", "samples": pace.samples, "concurrency": pace.concurrency}
+
+
+def _rates(ledger: RunCounts, measured_s: float) -> Document:
+    ended = sum(ledger.rates.values())
+    return {
+        "sent": round(sum(ledger.outcomes.values()) / measured_s, 3),
+        "ended": round(ended / measured_s, 3),
+        "ok": round(ledger.rates[RequestOutcome.OK] / measured_s, 3),
+        "elements": round(ledger.elements / measured_s, 3),
+        "tokens": round(ledger.tokens / measured_s, 3),
+    }
+
+
+def _generator(
+    load: LoadProfile, ledger: RunCounts, facts: validity.RunFacts, own_cpu_s: float, measured_s: float
+) -> Document:
+    """What this side took. The display and the adding up are the parent's, apart from the senders'."""
+    cpu_s = sum(one.cpu_s for one in ledger.ended)
+    return {
+        "processes": load.processes,
+        "lag_ms": ledger.lag.summary() if facts.open_loop else None,
+        "max_lag_ms": facts.max_lag_ms,
+        "cpu_share_of_a_core": [round(share, 4) for share in facts.cpu_shares],
+        "parent_cpu_share_of_a_core": round(own_cpu_s / measured_s, 4),
+        "cpu_share_of_the_machine": round((cpu_s + own_cpu_s) / measured_s / (os.cpu_count() or 1), 4),
+    }

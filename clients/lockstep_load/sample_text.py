@@ -1,0 +1,85 @@
+"""Texts of a given number of words, where only lengths are known: plain English words, drawn with a seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WORDS = [
+    "a",
+    "the",
+    "of",
+    "and",
+    "in",
+    "is",
+    "it",
+    "with",
+    "on",
+    "to",
+    "an",
+    "at",
+    "by",
+    "for",
+    "from",
+    "two",
+    "three",
+    "man",
+    "woman",
+    "people",
+    "child",
+    "girl",
+    "boy",
+    "dog",
+    "film",
+    "story",
+    "young",
+    "old",
+    "white",
+    "black",
+    "blue",
+    "red",
+    "green",
+    "small",
+    "large",
+    "good",
+    "fine",
+    "dull",
+    "slow",
+    "quiet",
+    "never",
+    "not",
+    "very",
+    "more",
+    "walking",
+    "standing",
+    "sitting",
+    "playing",
+    "looking",
+    "running",
+    "holding",
+    "street",
+    "water",
+    "city",
+    "house",
+    "field",
+    "tree",
+    "road",
+    "this",
+    "that",
+    "his",
+    "her",
+    "one",
+    "its",
+    "who",
+    "while",
+    "near",
+    "over",
+    "under",
+]
+
+
+def sample_text(words: int, rng: np.random.Generator) -> str:
+    """So many words, one space between them."""
+    return " ".join(WORDS[at] for at in rng.integers(0, len(WORDS), words))

@@ -1,0 +1,105 @@
+"""Runs, one after another, on the same generator processes: from a `Load` to its `Document`.
+
+Ctrl-C and SIGTERM end the run that goes on, or the next one where they come between two, whose document is
+then marked partial: what was measured before is kept. A second one ends all.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from lockstep_load import run_record
+from lockstep_load.counts import RunCounts
+from lockstep_load.generators import Generators
+from lockstep_load.plan import worker_jobs
+from lockstep_load.validity import MAX_LAG_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Protocol, Self
+
+    from lockstep_load.plan import LoadProfile, Target, Workload
+    from lockstep_load.run_record import Document
+
+    class Watcher(Protocol):
+        """Who shows a run as it goes."""
+
+        def begin(self, load: LoadProfile, ledger: RunCounts) -> None:
+            """A run begins; its ledger fills from now on."""
+
+        def look(self) -> None:
+            """Time has passed: called ten times a second or more."""
+
+        def end(self) -> None:
+            """The run has ended."""
+
+
+class LoadSession:
+    """Generator processes, and who watches. Use it in a `with`."""
+
+    def __init__(self, processes: int, watchers: Sequence[Watcher], max_lag_ms: float = MAX_LAG_MS) -> None:
+        self._watchers = watchers
+        self._max_lag_ms = max_lag_ms
+        self._generators = Generators(processes)
+        self._handlers: dict[signal.Signals, Any] = {}
+        self.interrupted = False
+
+    def run(
+        self,
+        target: Target,
+        workload: Workload,
+        load: LoadProfile,
+        follow: Callable[[RunCounts], None] = lambda _: None,
+    ) -> Document:
+        """One run. Its document says whether it is valid, and whether it was cut short. `follow` gets the
+        ledger before it fills."""
+        started_at, cpu_s = _now(), time.process_time()
+        ledger = RunCounts(load)
+        follow(ledger)
+        shares = worker_jobs(target, workload, load)
+        for one in self._watchers:
+            one.begin(load, ledger)
+        self._generators.run(shares, ledger.take, self._look, lambda: self.interrupted)
+        for one in self._watchers:
+            one.end()
+        return run_record.of_run(
+            target,
+            workload,
+            shares[0].load,
+            ledger,
+            started_at=started_at,
+            partial=self.interrupted,
+            max_lag_ms=self._max_lag_ms,
+            own_cpu_s=time.process_time() - cpu_s,
+        )
+
+    def _look(self) -> None:
+        for one in self._watchers:
+            one.look()
+
+    def _interrupt(self, *_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for one in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[one] = signal.signal(one, self._interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._generators.close()
+        for one, handler in self._handlers.items():
+            signal.signal(one, handler)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

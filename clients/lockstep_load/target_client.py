@@ -1,0 +1,60 @@
+"""How a target is reached: the client library's own connection, but for retries. A refusal is data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
+from lockstep_client.client import Client
+from lockstep_client.tls import Tls
+
+if TYPE_CHECKING:
+    from lockstep_load.plan import Target
+
+# A server that comes back is found within a second.
+_OPTIONS = (("grpc.max_reconnect_backoff_ms", 1_000),)
+
+
+def client(target: Target, timeout_s: float) -> Client:
+    """A blocking client, to ask before a load. ValueError where certificates are wrong."""
+    return Client(
+        target.address,
+        timeout_s=timeout_s,
+        retries=0,
+        tls=_tls(target),
+        token=target.token,
+    )
+
+
+def channel(target: Target) -> grpc.aio.Channel:
+    """A channel for a generator process."""
+    connection = _connection(target)
+    if credentials := connection.credentials:
+        return grpc.aio.secure_channel(target.address, credentials, connection.options)
+    return grpc.aio.insecure_channel(target.address, connection.options)
+
+
+def how(target: Target) -> dict[str, Any]:
+    """What goes with every call."""
+    return {"timeout": target.timeout_s, "metadata": _connection(target).call_metadata}
+
+
+def _connection(target: Target) -> Connection:
+    return Connection(
+        address=target.address,
+        timeout_s=target.timeout_s,
+        retries=0,
+        tls=_tls(target),
+        token=target.token,
+        plaintext_token=False,
+        metadata=(),
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        keepalive_s=KEEPALIVE_S,
+        channel_options=_OPTIONS,
+    )
+
+
+def _tls(target: Target) -> bool | Tls:
+    return Tls(roots=target.tls) if target.tls not in ("", "system") else target.tls == "system"

@@ -1,0 +1,123 @@
+"""The inputs of a ModelInfer request, for any Open Inference server: from its metadata to arrays.
+
+`ModelMetadata` (dimensions -1 vary) → `inputs` → `Input`s → `arrays`, of given rows and length. Of an
+input's varying axes the first is the batch where it is axis 0, and the others are the length. Names tell
+what to fill in, as Hugging Face and Triton models use them; `--shape` and `--fill` say otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from lockstep_client.tensors import DTYPES
+from lockstep_load import sample_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from lockstep_client.results import ModelMetadata, TensorSpec
+
+Fill = Literal["random", "zeros", "ones", "length"]
+Dimension = int | Literal["rows", "length"]
+FILLS: tuple[Fill, ...] = get_args(Fill)
+DEFAULT_IDS = (1, 64)
+_NAMED: dict[str, Dimension] = {"rows": "rows", "length": "length"}
+
+
+@dataclass(frozen=True)
+class TensorInput:
+    """One tensor of a request."""
+
+    name: str
+    datatype: str
+    dimensions: tuple[Dimension, ...]
+    fill: Fill
+
+
+def inputs(
+    metadata: ModelMetadata, shapes: Mapping[str, str], fills: Mapping[str, str], *, rows: bool = True
+) -> tuple[TensorInput, ...]:
+    """The inputs that a model takes. ValueError names what does not fit: a name, a shape, a datatype."""
+    known = {spec.name for spec in metadata.inputs}
+    for name in (*shapes, *fills):
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none in its metadata"
+            raise ValueError(f"the model has no input {name!r}; it has {names}")
+    made = tuple(_input(spec, fills.get(spec.name, ""), rows=rows) for spec in metadata.inputs)
+    return tuple(
+        replace(one, dimensions=_shape(one.name, shapes[one.name])) if one.name in shapes else one
+        for one in made
+    )
+
+
+def arrays(
+    inputs: Sequence[TensorInput],
+    rows: int,
+    length: int,
+    ids: tuple[int, int] | None,
+    rng: np.random.Generator,
+) -> dict[str, npt.NDArray[Any]]:
+    """A request's inputs."""
+    sizes = {"rows": rows, "length": length}
+    return {
+        one.name: _array(
+            one, [d if isinstance(d, int) else sizes[d] for d in one.dimensions], length, ids, rng
+        )
+        for one in inputs
+    }
+
+
+def _input(spec: TensorSpec, fill: str, *, rows: bool) -> TensorInput:
+    if spec.datatype not in DTYPES and spec.datatype != "BYTES":
+        raise ValueError(f"input {spec.name!r} has the datatype {spec.datatype!r}, which cannot be made")
+    if fill and fill not in FILLS:
+        raise ValueError(f"input {spec.name!r}: fill it with one of {', '.join(FILLS)}, not {fill!r}")
+    dimensions: list[Dimension] = []
+    for axis, size in enumerate(spec.shape):
+        batch = axis == 0 and rows
+        dimensions.append(size if size >= 0 else "rows" if batch else "length")
+    filled = next((one for one in FILLS if one == fill), None) or _fill(spec.name)
+    return TensorInput(spec.name, spec.datatype, tuple(dimensions), filled)
+
+
+def _fill(name: str) -> Fill:
+    lower = name.lower()
+    if "mask" in lower:
+        return "ones"
+    if "length" in lower or lower.endswith("_len"):
+        return "length"
+    return "zeros" if "type_id" in lower else "random"
+
+
+def _shape(name: str, given: str) -> tuple[Dimension, ...]:
+    dimensions: list[Dimension] = []
+    for part in (one.strip() for one in given.split(",")):
+        if part in _NAMED:
+            dimensions.append(_NAMED[part])
+        elif part.isdecimal():
+            dimensions.append(int(part))
+        else:
+            told = f"{part!r} is neither a number nor 'rows' or 'length'"
+            raise ValueError(f"the shape of {name!r}: {told}; write {name}=rows,length")
+    return tuple(dimensions)
+
+
+def _array(
+    one: TensorInput, shape: list[int], length: int, ids: tuple[int, int] | None, rng: np.random.Generator
+) -> npt.NDArray[Any]:
+    if one.datatype == "BYTES":
+        made = np.empty(int(np.prod(shape)), object)
+        made[:] = [sample_text.sample_text(length, rng) for _ in range(made.size)]
+        return made.reshape(shape)
+    dtype = DTYPES[one.datatype]
+    if one.fill != "random":
+        return np.full(shape, {"zeros": 0, "ones": 1, "length": length}[one.fill], dtype)
+    if dtype.kind in "iu":
+        low, high = ids or DEFAULT_IDS
+        return rng.integers(low, high, shape).astype(dtype)
+    return (rng.random(shape) < 0.5 if dtype.kind == "b" else rng.random(shape)).astype(dtype)

@@ -1,0 +1,253 @@
+"""Comparison: accuracy, parameters, training time and serving latency of every `sentiment-*`.
+
+accuracy.json of the repository → what each model scores and cost → joined with
+    a real server on the repository (serving.py) → Classify of texts of 5 to 200 words, one in flight
+"""
+
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice, product
+from pathlib import Path
+from random import Random
+from statistics import median, quantiles
+
+from lockstep_export.errors import ExportError
+from lockstep_studies.formatting import duration, figures
+from lockstep_studies.serving import StudyCall, StudyServer, check_server, study_server
+from lockstep_studies.study import Bar, LineSeries, Study, StudyPanel, StudySettings, StudyTable, Watch
+from lockstep_zoo.scores import RECORD, Score, read_record
+
+PREFIX, FLOOR = "sentiment-", "sentiment-bow"
+TEXT = "a fine film with a good story and a great cast that is a lot of fun to see but not too long"
+LIKELY = 1.96  # standard errors: what is nearer than these may as well be chance
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """How the served models are asked."""
+
+    words: tuple[int, ...] = (5, 20, 50, 200)
+    rounds: int = 200
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One model."""
+
+    model: str
+    parameters: int
+    dev: float  # accuracy
+    test: float
+    tested: int  # sentences of the test part
+    train_seconds: float  # of processor time
+    words: list[int]  # of the texts it was asked; what is longer than its limit is left out
+    elements: list[int]  # pieces of words that the model read, for each of `words`
+    median_s: list[float]  # as the caller waits, for each of `words`
+    p90_s: list[float]
+    compute_s: list[float]  # in the session, median
+
+    @property
+    def name(self) -> str:
+        """Without what all share."""
+        return self.model.removeprefix(PREFIX)
+
+    @property
+    def error(self) -> float:
+        """The standard error of `test`."""
+        return math.sqrt(self.test * (1 - self.test) / self.tested)
+
+
+def check(settings: StudySettings) -> None:
+    """Needs scores, models and a server."""
+    _scores(settings.models)
+    check_server()
+
+
+def measure(plan: ComparisonPlan, settings: StudySettings, watch: Watch) -> list[ComparisonRow]:
+    """Asks every model at every length, in turn, round by round."""
+    scores, sizes = _scores(settings.models)
+    cells = [
+        (score.model, words)
+        for score, words in product(scores, plan.words)
+        if words <= limit(settings.models / score.model)
+    ]
+    watch(0, plan.rounds, f"starting a server on {len(scores)} models")
+    chance = Random(settings.seed)
+    calls: dict[tuple[str, int], list[StudyCall]] = {cell: [] for cell in cells}
+    with study_server(settings.models, [score.model for score in scores]) as server:
+        for done in range(plan.rounds):
+            watch(done, plan.rounds, "rounds")
+            for cell in chance.sample(
+                cells, len(cells)
+            ):  # so that nobody has the same one before it each time
+                _ask(server, *cell)  # not counted: who was asked before has left its own data in the caches
+                calls[cell].append(_ask(server, *cell))
+    return [_row(score, sizes, calls) for score in scores]
+
+
+def _ask(server: StudyServer, model: str, words: int) -> StudyCall:
+    """One call with a text of so many words."""
+    return server.classify(model, " ".join(islice(cycle(TEXT.split()), words)))
+
+
+def _scores(models: Path) -> tuple[list[Score], dict[str, int]]:
+    """The classifiers that have scores and are there, and the size of each corpus's test part."""
+    record = read_record(models)
+    found = [
+        score for name, score in record.scores.items() if name.startswith(PREFIX) and (models / name).is_dir()
+    ]
+    if not found:
+        raise ExportError(f"no {PREFIX}* with scores in {models / RECORD}: name the repository with --models")
+    return found, {corpus: parts["test"] for corpus, parts in record.sizes.items()}
+
+
+def limit(folder: Path) -> float:
+    """The most words that a model takes, by its manifest; pieces of words are words to it."""
+    manifest = tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))
+    longest: float = manifest.get("lengths", {}).get("words", {}).get("max", math.inf)
+    return longest
+
+
+def _row(score: Score, sizes: dict[str, int], calls: dict[tuple[str, int], list[StudyCall]]) -> ComparisonRow:
+    mine = {words: found for (model, words), found in calls.items() if model == score.model}
+    waits = [[call.seconds for call in found] for found in mine.values()]
+    return ComparisonRow(
+        score.model,
+        score.parameters,
+        score.dev,
+        score.test,
+        sizes[score.corpus],
+        score.train_seconds,
+        list(mine),
+        [found[0].elements for found in mine.values()],
+        [_rounded(median(taken)) for taken in waits],
+        [_rounded(quantiles(taken, n=10)[-1]) for taken in waits],
+        [_rounded(median(call.compute_s for call in found)) for found in mine.values()],
+    )
+
+
+def _rounded(seconds: float) -> float:
+    return float(f"{seconds:.4g}")
+
+
+def finding(rows: Sequence[ComparisonRow]) -> str:
+    """Who is right most often and what it gains over the floor; what serving costs by length."""
+    return f"{_accuracy(rows)} {_latency(rows)}"
+
+
+def _accuracy(rows: Sequence[ComparisonRow]) -> str:
+    best = max(rows, key=lambda row: row.test)
+    alike = [row for row in rows if row is not best and _by_chance(row, best)]
+    told = f"{best.model} is right most often on the {best.tested:,} test sentences ({best.test:.1%})"
+    if alike:
+        many = "all" if len(alike) == len(rows) - 1 else str(len(alike))
+        told += f", which {many} of the other {len(rows) - 1} equal within the chance of such a sample"
+    else:
+        told += f", more than chance explains before the other {len(rows) - 1}"
+    return f"{told}{_floor(rows, best)}."
+
+
+def _by_chance(one: ComparisonRow, other: ComparisonRow) -> bool:
+    """Whether the test part is too small to tell two models apart, taken as independent samples."""
+    return abs(one.test - other.test) <= LIKELY * math.hypot(one.error, other.error)
+
+
+def _floor(rows: Sequence[ComparisonRow], best: ComparisonRow) -> str:
+    """What the networks have over the bag of words."""
+    floor = next((row for row in rows if row.model == FLOOR), None)
+    if floor is None:
+        return ""
+    if floor is best:
+        return f": no network beats the bag of words and its {floor.parameters:,} parameters"
+    return (
+        f"; the bag of words has {floor.test:.1%} with {floor.parameters:,} parameters, trained in "
+        f"{floor.train_seconds:.1f} s, against {best.parameters:,} in {best.train_seconds:.0f} s"
+    )
+
+
+def _latency(rows: Sequence[ComparisonRow]) -> str:
+    shortest, longest = min(rows[0].words), max(max(row.words) for row in rows)
+    ranked = sorted((row for row in rows if longest in row.words), key=lambda row: _wait(row, longest))
+    quickest, slowest = ranked[0], ranked[-1]
+    waits = [_wait(row, shortest) for row in rows]
+    share = max(row.compute_s[0] / row.median_s[0] for row in rows)
+    return (
+        f"Served one text at a time, {shortest} words take {duration(min(waits))} to {duration(max(waits))}, "
+        f"of which the model computes {share:.0%} at most, and {longest} words take "
+        f"{duration(_wait(quickest, longest))} ({quickest.model}) to {duration(_wait(slowest, longest))} "
+        f"({slowest.model})."
+    )
+
+
+def _wait(row: ComparisonRow, words: int) -> float:
+    return row.median_s[row.words.index(words)]
+
+
+def table(rows: Sequence[ComparisonRow]) -> StudyTable:
+    """A row a model, the most accurate first."""
+    lengths = sorted({words for row in rows for words in row.words})
+    columns = (
+        "model", "test", "dev", "parameters", "training, s", *(f"{words} words, ms" for words in lengths),
+    )  # fmt: skip
+    return StudyTable(columns, [_cells(row, lengths) for row in _ranked(rows)])
+
+
+def _cells(row: ComparisonRow, lengths: Sequence[int]) -> tuple[str, ...]:
+    waits = dict(zip(row.words, zip(row.median_s, row.p90_s, strict=True), strict=True))
+    told = (
+        f"{figures(waits[words][0] * 1e3)} ({figures(waits[words][1] * 1e3)})"
+        if words in waits
+        else "too long"
+        for words in lengths
+    )
+    quality = (f"{row.test:.1%} ± {LIKELY * row.error:.1%}", f"{row.dev:.1%}")
+    return (row.model, *quality, f"{row.parameters:,}", f"{row.train_seconds:,.0f}", *told)
+
+
+def _ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    return sorted(rows, key=lambda row: row.test, reverse=True)
+
+
+def panels(rows: Sequence[ComparisonRow]) -> list[StudyPanel]:
+    """Accuracy; latency by length."""
+    ranked = _ranked(rows)
+    accuracy = tuple(Bar(row.name, row.test * 100, LIKELY * row.error * 100) for row in ranked)
+    lowest = min(bar.value for bar in accuracy)
+    waits = tuple(LineSeries(row.name, row.words, [wait * 1e3 for wait in row.median_s]) for row in ranked)
+    return [
+        StudyPanel(
+            "Accuracy on the test part",
+            "accuracy (%), 50 is chance",
+            "",
+            bars=accuracy,
+            x_range=(min(50.0, lowest), 100.0),
+        ),
+        StudyPanel(
+            "Served, one text in flight",
+            "length (words)",
+            "latency, median (ms)",
+            waits,
+            log_x=True,
+            log_y=True,
+        ),
+    ]
+
+
+STUDY = Study(
+    name="comparison",
+    question="Which sentiment model is worth what it costs?",
+    method="Accuracy, parameters and training (seconds of processor time, one thread) as the repository "
+    "records them; ± is 1.96 standard errors. Latency by a client on the same machine, one call in flight to "
+    "a server of this project with all of the models: medians of {rounds} rounds in which all take turns in "
+    "an order drawn anew, each twice, of which the second call counts; the 90th percentile in brackets.",
+    plan=ComparisonPlan(),
+    quick=ComparisonPlan(words=(5, 20), rounds=5),
+    row=ComparisonRow,
+    measure=measure,
+    finding=finding,
+    table=table,
+    panels=panels,
+    check=check,
+)

@@ -1,0 +1,45 @@
+"""The registry: every model that can be trained and exported, by its name in the repository."""
+
+from lockstep_zoo.models import (
+    attention,
+    bilstm,
+    bow,
+    char_lstm,
+    cnn2d,
+    context_cnn,
+    gru,
+    lstm,
+    mean,
+    next_word,
+    next_word_gru,
+    next_word_lstm,
+    rnn,
+    textcnn,
+    tfidf,
+    transformer,
+    translator,
+)
+from lockstep_zoo.recipe import Recipe
+
+RECIPES: tuple[Recipe, ...] = (
+    bow.RECIPE,
+    tfidf.RECIPE,
+    mean.RECIPE,
+    rnn.RECIPE,
+    gru.RECIPE,
+    lstm.RECIPE,
+    bilstm.RECIPE,
+    textcnn.RECIPE,
+    cnn2d.RECIPE,
+    attention.RECIPE,
+    transformer.RECIPE,
+    char_lstm.RECIPE,
+    next_word.RECIPE,
+    next_word_gru.RECIPE,
+    next_word_lstm.RECIPE,
+    context_cnn.RECIPE,
+    translator.RECIPE,
+)
+ZOO: dict[str, Recipe] = {recipe.name: recipe for recipe in RECIPES}
+
+__all__ = ["ZOO", "Recipe"]

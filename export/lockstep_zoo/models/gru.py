@@ -1,0 +1,34 @@
+"""GRU: an LSTM with one state instead of two, and three quarters of its recurrent weights.
+
+    e_t = E[token_t]                       E [vocabulary, 128]
+    r, z = σ(W [h_{t-1}, e_t] + b)         what of the past is used, and how much of it stays
+    n = tanh(W e_t + r·(R h_{t-1}) + b)    r weighs R h, not h: the form that fused kernels compute
+    h_t = z·h_{t-1} + (1 − z)·n            h [64]
+    logit = w · relu(V h_T + b) + b'       V [32, 64], T the row's own length
+
+One logit: P(positive) = σ(logit).
+"""
+
+from torch import nn
+
+from lockstep_zoo.models.reader import RecurrentClassifier, RecurrentClassifierStep, dense
+from lockstep_zoo.recipe import ClassifierRecipe, RecipeOutput, Training
+
+
+def build(vocabulary: int) -> nn.Module:
+    """A Reader with a GRU in it."""
+    return RecurrentClassifier("GRU", vocabulary, dense)
+
+
+RECIPE = ClassifierRecipe(
+    name="sentiment-gru",
+    about="GRU of 64, last real state; whole texts or word by word",
+    build=build,
+    training=Training(learning_rate=0.002, word_dropout=0.1),
+    activation="sigmoid",
+    companion="lengths",
+    outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
+    step=RecurrentClassifierStep,
+    states=("h",),
+    limits=("It reads one way: what is said of a word before its sense is known stays in the state.",),
+)

@@ -1,0 +1,45 @@
+"""GRU that guesses the next word: as the Elman RNN does, with gates for what it keeps.
+
+e_t = E[word_t]                        E [vocabulary, 160]
+r, z = σ(W [h_{t-1}, e_t] + b)         what of the past is used, and how much of it stays
+n = tanh(W e_t + r·(R h_{t-1}) + b)
+h_t = z·h_{t-1} + (1 − z)·n            h [160]
+logits = E h_t + b'                    P(next word) = softmax(logits); E writes what it reads
+"""
+
+from torch import nn
+
+from lockstep_zoo.models.writer import (
+    WIDTH,
+    WordLanguageModel,
+    WordLanguageModelPrefill,
+    WordLanguageModelStep,
+)
+from lockstep_zoo.recipe import LanguageModelRecipe, Training
+
+
+def build(vocabulary: int) -> nn.Module:
+    """A Writer with a GRU in it."""
+    return WordLanguageModel("GRU", vocabulary)
+
+
+RECIPE = LanguageModelRecipe(
+    name="captions-next-word-gru",
+    about="GRU of 160 that writes captions, one word a step",
+    build=build,
+    training=Training(
+        learning_rate=0.008,
+        weight_decay=0.0,
+        rows=64,
+        epochs=8,
+        averaging=0.998,
+        word_dropout=0.02,
+        declines=True,
+        bfloat16=True,
+    ),
+    corpus="captions",
+    step=WordLanguageModelStep,
+    prefill=WordLanguageModelPrefill,
+    states={"h": (1, WIDTH)},
+    max_tokens=60,
+)

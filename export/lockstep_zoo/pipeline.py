@@ -1,0 +1,185 @@
+"""Where a model is made: from the data folder to a proven folder of the repository.
+
+work/<corpus>/*.json, work/<name>.pt   what training leaves: resumed from, exported from
+work/<name>/*.onnx                   exported, not yet proven
+out/<name>/{model.toml, *.json, 1/}  proven, what the server loads
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lockstep_export.errors import ExportError, NotTrainedError
+from lockstep_export.folders import require_writable
+from lockstep_export.manifest import Table, write
+from lockstep_export.onnx import export_onnx
+from lockstep_export.onnx_graph import OnnxGraph
+from lockstep_export.parity import Parity
+from lockstep_export.publication import drafting, publish
+from lockstep_zoo.captions.task import CaptionsTask
+from lockstep_zoo.checkpoint import TrainingJob, load_trained
+from lockstep_zoo.classify.task import ClassifyTask
+from lockstep_zoo.models import ZOO, Recipe
+from lockstep_zoo.progress import Bars, no_progress
+from lockstep_zoo.scores import Score
+from lockstep_zoo.shakespeare.task import ShakespeareTask
+from lockstep_zoo.task import AnyTrade, Graphs
+from lockstep_zoo.train import train
+from lockstep_zoo.translate.task import TranslateTask
+
+VERSION = "1"
+QUICK_EPOCHS = 1
+TRADES: dict[str, AnyTrade] = {
+    trade.corpus: trade for trade in (ClassifyTask(), ShakespeareTask(), CaptionsTask(), TranslateTask())
+}
+
+Corpora = Mapping[str, Any]  # by name
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The verbs of the command line, for one repository `out` and one folder `work` of unfinished things."""
+
+    out: Path
+    work: Path
+    report: Callable[[str], None]
+    quick: bool = False  # a little of the data, one epoch: to see that everything runs, not to serve
+    bars: Bars = no_progress
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe of that name, or ExportError with the names there are."""
+        if name not in ZOO:
+            raise ExportError(f"no model {name!r} in the zoo; there are: {', '.join(ZOO)}")
+        recipe = ZOO[name]
+        if not self.quick:
+            return recipe
+        return replace(recipe, training=replace(recipe.training, epochs=QUICK_EPOCHS))
+
+    def prepare(self, data: Path, *names: str) -> Corpora:
+        """What the named models learn from: all of it is read before anything is learnt."""
+        trades = {recipe.corpus: task_of(recipe) for recipe in map(self.recipe, names)}
+        texts = {corpus: trade.read(data) for corpus, trade in trades.items()}
+        for folder in (self.work, self.out):
+            require_writable(folder)
+        return {
+            corpus: trade.prepare(texts[corpus], self.work / corpus, self.quick)
+            for corpus, trade in trades.items()
+        }
+
+    def train(self, name: str, corpora: Corpora) -> None:
+        """Trains, or goes on from the last finished epoch."""
+        job = self._job(name)
+        lesson = task_of(job.recipe).lesson(job.recipe, corpora[job.recipe.corpus])
+        train(job, lesson, self.report, self.bars)
+
+    def export(self, name: str) -> Parity:
+        """Exports the trained weights; nothing reaches `out` that has not been proven equal."""
+        job = self._job(name)
+        module, _ = load_trained(job)
+        require_writable(self.out)
+        draft = self.work / name
+        shutil.rmtree(draft, ignore_errors=True)
+        export_onnx(task_of(job.recipe).graph_specs(job.recipe, module), draft)
+        parity = self._prove(job.recipe, self._tokenizer_folder(job.recipe), draft, module)
+        self._publish(job.recipe, draft)
+        return parity
+
+    def check(self, name: str) -> Parity:
+        """Proves the published graphs again, against PyTorch where the weights are at hand."""
+        recipe = self.recipe(name)
+        return self._prove(recipe, self.out / name, self.version(name), self._trained(name))
+
+    def score(self, name: str, corpora: Corpora) -> Score:
+        """Measures the published graphs on dev and test."""
+        job = self._job(name)
+        trade = task_of(job.recipe)
+        module, progress = load_trained(job)
+        figures = trade.figures(job.recipe, corpora[trade.corpus], graphs_in(self.version(name)))
+        return Score(
+            model=name,
+            task=trade.task,
+            corpus=trade.corpus,
+            parameters=sum(weight.numel() for weight in module.parameters()),
+            bytes=sum(file.stat().st_size for file in self.version(name).iterdir()),
+            measure=figures.measure,
+            dev=figures.dev,
+            test=figures.test,
+            best_epoch=progress.best_epoch,
+            train_seconds=round(progress.seconds, 1),
+            note=figures.note,
+        )
+
+    def make(self, name: str, corpora: Corpora) -> Score:
+        """Trains, exports, proves and measures one model."""
+        self.train(name, corpora)
+        self.export(name)
+        return self.score(name, corpora)
+
+    def manifest(self, name: str) -> Table:
+        """What the published model's manifest says."""
+        recipe = self.recipe(name)
+        trade = task_of(recipe)
+        return trade.manifest(recipe, trade.load(self.out / name))
+
+    def version(self, name: str) -> Path:
+        """Where the published graphs lie."""
+        return self.out / name / VERSION
+
+    def _tokenizer_folder(self, recipe: Recipe) -> Path:
+        return self.work / recipe.corpus
+
+    def _job(self, name: str) -> TrainingJob:
+        recipe = self.recipe(name)
+        trade, folder = task_of(recipe), self._tokenizer_folder(recipe)
+        files = [folder / file for file in trade.tokenizers]
+        for file in files:
+            if not file.is_file():
+                raise NotTrainedError(f"no {file}: run `lockstep-export train {name} --data DIR` first")
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        sizes = tuple(tokenizer.get_vocab_size() for tokenizer in trade.load(folder))
+        return TrainingJob(recipe, sizes, digest, self.work / f"{name}.pt")
+
+    def _trained(self, name: str) -> nn.Module | None:
+        try:
+            return load_trained(self._job(name))[0]
+        except NotTrainedError:
+            self.report(f"{name}  no trained weights in {self.work}: the graphs are held against themselves")
+            return None
+
+    def _prove(self, recipe: Recipe, tokenizers: Path, folder: Path, module: nn.Module | None) -> Parity:
+        trade = task_of(recipe)
+        graphs = graphs_in(folder)
+        differences = trade.compare(recipe, trade.load(tokenizers), graphs, module)
+        parity = Parity(recipe.name, differences)
+        parity.require()
+        compared = f"{len(parity.differences)} comparisons, worst {parity.worst:.1e}"
+        self.report(f"{recipe.name}  parity holds: {compared}")
+        return parity
+
+    def _publish(self, recipe: Recipe, draft: Path) -> None:
+        trade, tokenizers = task_of(recipe), self._tokenizer_folder(recipe)
+        text = write(recipe.about, trade.manifest(recipe, trade.load(tokenizers)))
+        folder = self.out / recipe.name
+        with drafting(folder) as whole:
+            shutil.copytree(draft, whole, dirs_exist_ok=True)
+            publish(whole, folder, int(VERSION), text)
+        for file in trade.tokenizers:
+            shutil.copyfile(tokenizers / file, folder / file)
+
+
+def graphs_in(folder: Path) -> Graphs:
+    """Every graph of a version by its file's name, or NotTrainedError where there is none."""
+    files = sorted(folder.glob("*.onnx"))
+    if not files:
+        raise NotTrainedError(f"no exported model in {folder}: run `lockstep-export export NAME`")
+    return {file.name: OnnxGraph(file) for file in files}
+
+
+def task_of(recipe: Recipe) -> AnyTrade:
+    """The trade of what `recipe` learns from."""
+    return TRADES[recipe.corpus]

@@ -1,0 +1,68 @@
+"""The trade of plays: one running text, a token a character."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from lockstep_export.manifest import Table
+from lockstep_export.onnx_graph import OnnxGraph
+from lockstep_export.text import save_tokenizer
+from lockstep_zoo.language.parity import STEP, following, zeros
+from lockstep_zoo.language.task import LanguageTask
+from lockstep_zoo.recipe import LanguageModelRecipe
+from lockstep_zoo.shakespeare.data import ShakespeareText, read_shakespeare
+from lockstep_zoo.shakespeare.tokenizer import character_tokenizer
+from lockstep_zoo.shakespeare.training import NextCharacterTraining, ShakespeareCorpus
+from lockstep_zoo.task import Figures, Graphs
+
+QUICK_CHARACTERS = 8_000
+BEGIN = "\n"  # what an empty prompt starts from: a new line
+
+
+class ShakespeareTask(LanguageTask[ShakespeareText, ShakespeareCorpus]):
+    """What character follows."""
+
+    corpus = "tinyshakespeare"
+
+    def read(self, data: Path) -> ShakespeareText:
+        return read_shakespeare(data)
+
+    def prepare(self, texts: ShakespeareText, folder: Path, quick: bool) -> ShakespeareCorpus:
+        tokenizer = character_tokenizer(texts.train)
+        save_tokenizer(tokenizer, folder / self.tokenizers[0])
+        texts = texts.head(QUICK_CHARACTERS) if quick else texts
+
+        def encoded(text: str) -> Tensor:
+            return torch.tensor(tokenizer.encode(text).ids)
+
+        return ShakespeareCorpus(encoded(texts.train), encoded(texts.dev), encoded(texts.test))
+
+    def sizes(self, corpus: ShakespeareCorpus) -> dict[str, int]:
+        return {part: len(getattr(corpus, part)) for part in ("train", "dev", "test")}
+
+    def lesson(self, recipe: LanguageModelRecipe, corpus: ShakespeareCorpus) -> NextCharacterTraining:
+        return NextCharacterTraining(recipe, corpus)
+
+    def ends(self, tokenizer: Tokenizer) -> Table:
+        begin = tokenizer.token_to_id(BEGIN)
+        return {} if begin is None else {"begin": begin}
+
+    def figures(self, recipe: LanguageModelRecipe, corpus: ShakespeareCorpus, graphs: Graphs) -> Figures:
+        dev, test = (bits(recipe, graphs[STEP], part) for part in (corpus.dev, corpus.test))
+        return Figures("bits per character", dev, test)
+
+
+def bits(recipe: LanguageModelRecipe, step: OnnxGraph, text: Tensor) -> float:
+    """Bits a character of `text` [characters], read by the step graph from end to end as one stream."""
+    states, total = zeros(recipe, step, 1), 0.0
+    for token, after in pairwise(text):
+        given = step.run({"token": token[None], **states})
+        states = following(recipe, given)
+        logits = given["logits"][0].astype(np.float64)
+        total += float(np.logaddexp.reduce(logits) - logits[after])
+    return total / (len(text) - 1) / math.log(2)

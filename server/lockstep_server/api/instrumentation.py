@@ -1,0 +1,218 @@
+"""Around every RPC: what it counts, and what a caller is told of a fault.
+
+An error that no handler meant becomes INTERNAL with a log id: gRPC would send its text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from ..errors import ErrorCode, ServingError
+from ..frontend import tracing
+from ..frontend.admission import is_past
+from . import status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from ..metrics.families import Metrics
+
+log = logging.getLogger(__name__)
+
+Context = Any  # grpc.aio.ServicerContext, generic in its messages
+
+
+class InstrumentedService(grpc.GenericRpcHandler):
+    """A service whose methods are all watched; each handler is wrapped once, at the first call.
+
+    An interceptor of gRPC's own would do the same with three more coroutines for each call.
+    """
+
+    def __init__(self, service: grpc.GenericRpcHandler, metrics: Metrics, begin: tracing.Begin) -> None:
+        self._service, self._metrics, self._begin = service, metrics, begin
+        self._wrapped: dict[str, Any] = {}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            handler = self._service.service(handler_call_details)
+            if handler is None:
+                return None  # names that callers make up are not remembered
+            self._wrapped[method] = _wrap(handler, _Counters(self._metrics, method, handler))
+        # gRPC looks the handler up in the task that then runs it.
+        if (trace := self._begin(method, handler_call_details.invocation_metadata)) is not None:
+            tracing.current.set(trace)
+        return self._wrapped[method]
+
+
+class InstrumentingServer:
+    """Stands in for a server where services are added to it."""
+
+    def __init__(self, server: grpc.aio.Server, metrics: Metrics, begin: tracing.Begin) -> None:
+        self._server, self._metrics, self._begin = server, metrics, begin
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers(
+            tuple(InstrumentedService(one, self._metrics, self._begin) for one in handlers)
+        )
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """The same handlers once more, for a fast path that grpc.aio does not have."""
+
+
+class _Counters:
+    """One method's children of the grpc_server_* families."""
+
+    def __init__(self, metrics: Metrics, method: str, handler: Any) -> None:
+        _, service, name = method.split("/")
+        kind = {
+            (False, False): "unary",
+            (False, True): "server_stream",
+            (True, False): "client_stream",
+            (True, True): "bidi_stream",
+        }[bool(handler.request_streaming), bool(handler.response_streaming)]
+        labels = (kind, service, name)
+        self.started = metrics.grpc_started.labels(*labels)
+        self.received = metrics.grpc_received.labels(*labels)
+        self.sent = metrics.grpc_sent.labels(*labels)
+        self._seconds = metrics.grpc_seconds.labels(*labels)
+        self._handled = metrics.grpc_handled
+        self._labels = labels
+        self._codes: dict[str, Any] = {}
+
+    def ended(self, code: str, begun: float) -> None:
+        if code not in self._codes:
+            self._codes[code] = self._handled.labels(*self._labels, code)
+        self._codes[code].inc()
+        self._seconds.observe(time.perf_counter() - begun)
+
+
+def _wrap(handler: Any, counters: _Counters) -> Any:
+    serializers = (handler.request_deserializer, handler.response_serializer)
+    if handler.request_streaming and handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(_streams(handler.stream_stream, counters), *serializers)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(_replies(handler.unary_stream, counters), *serializers)
+    if handler.request_streaming:
+        return handler
+    return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, counters), *serializers)
+
+
+def _unary(behaviour: Any, counters: _Counters) -> Any:
+    async def unary(request: Any, context: Context) -> Any:
+        counters.received.inc()
+        async with _Watched(counters, context):
+            reply = await behaviour(request, context)
+            counters.sent.inc()
+            return reply
+
+    return unary
+
+
+def _streams(behaviour: Any, counters: _Counters) -> Any:
+    async def streams(requests: AsyncIterator[Any], context: Context) -> None:
+        async with _Watched(counters, context):
+            await _drain(behaviour(requests, _Counting(context, counters)), context, counters)
+
+    return streams
+
+
+def _replies(behaviour: Any, counters: _Counters) -> Any:
+    async def replies(request: Any, context: Context) -> None:
+        counters.received.inc()
+        async with _Watched(counters, context):
+            await _drain(behaviour(request, _Counting(context, counters)), context, counters)
+
+    return replies
+
+
+async def _drain(result: Any, context: Context, counters: _Counters) -> None:
+    """A streaming handler either writes by itself or yields its replies."""
+    if not hasattr(result, "__aiter__"):
+        await result
+        return
+    async for reply in result:
+        counters.sent.inc()
+        await context.write(reply)
+
+
+class _Counting:
+    """A context that counts the messages that pass.
+
+    One on its way out is counted before it is written: a reader that takes it and leaves ends the
+    write in its middle.
+    """
+
+    def __init__(self, context: Context, counters: _Counters) -> None:
+        self._context = context
+        self._received, self._sent = counters.received.inc, counters.sent.inc
+
+    async def read(self) -> Any:
+        message = await self._context.read()
+        if message is not grpc.aio.EOF:
+            self._received()
+        return message
+
+    async def write(self, message: Any) -> None:
+        self._sent()
+        await self._context.write(message)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+class _Watched:
+    """Counts an RPC's start and end, and turns what leaves the handler into a status."""
+
+    __slots__ = ("_begun", "_context", "_counters")
+
+    def __init__(self, counters: _Counters, context: Context) -> None:
+        self._counters, self._context = counters, context
+
+    async def __aenter__(self) -> None:
+        self._begun = time.perf_counter()
+        self._counters.started.inc()
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if error is None:
+            self._ended(grpc.StatusCode.OK)
+            return False
+        if isinstance(error, grpc.aio.AbortError):
+            self._ended(_code(self._context.code()))
+            return False
+        if isinstance(error, asyncio.CancelledError):
+            self._ended(self._cancelled())
+            return False
+        if isinstance(error, grpc.aio.InternalError):
+            self._ended(self._cancelled())  # it left while a message was on its way
+            return True
+        told = error if isinstance(error, ServingError) else _internal(error)
+        self._ended(status.CODES[told.code])
+        await status.abort(self._context, told)
+        return False
+
+    def _cancelled(self) -> grpc.StatusCode:
+        """What the caller was told: gRPC cancels a call that is late as it does one that was left."""
+        late = is_past(self._context.time_remaining())
+        return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+
+    def _ended(self, code: grpc.StatusCode) -> None:
+        self._counters.ended(code.name, self._begun)
+        if (trace := tracing.current.get()) is not None:
+            trace.finished(code.name, code.value[0])
+
+
+def _internal(error: BaseException) -> ServingError:
+    log_id = secrets.token_hex(4)
+    log.error("log id %s: an RPC failed", log_id, exc_info=error)
+    return ServingError(ErrorCode.FAILED, f"the server failed on this call (log id {log_id})")
+
+
+def _code(code: Any) -> grpc.StatusCode:
+    return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN

@@ -1,0 +1,141 @@
+"""The gRPC server: its services, its limits, its health."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from lockstep_proto import open_inference_pb2, open_inference_pb2_grpc
+from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
+
+from ..errors import LoadError
+from .instrumentation import InstrumentingServer
+from .open_inference import OpenInference
+from .sequences import Sequences
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .. import messages
+    from ..frontend import tracing
+    from ..frontend.flush_control import FlushController
+    from ..frontend.registry import ModelRegistry
+    from ..frontend.requests import InFlightRequests
+    from ..metrics.families import Metrics
+    from ..settings import Settings
+
+_SERVICES = (
+    open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+    sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
+)
+
+LIVE = "live"
+"""Serving as long as the event loop does, whatever the models do: for who would restart the server."""
+
+
+class HealthPublisher:
+    """grpc.health.v1: the server as "", each service, and each model by its name; and `LIVE`."""
+
+    def __init__(self) -> None:
+        self.servicer = health.aio.HealthServicer()
+        self._told: dict[str, bool] = {}
+        self._draining = False
+
+    async def start(self) -> None:
+        """Not serving yet; the library's own beginning is SERVING."""
+        await self._tell(LIVE, serving=True)
+        for name in ("", *_SERVICES):
+            await self._tell(name, serving=False)
+
+    async def update(self, registry: ModelRegistry) -> None:
+        if self._draining:
+            return
+        for name in registry.catalog.names():
+            if name == LIVE:  # a model of this name is not told of by it
+                continue
+            await self._tell(name, serving=registry.serving(name))
+        for name in ("", *_SERVICES):
+            await self._tell(name, serving=registry.ready())
+
+    async def drain(self) -> None:
+        """Everything NOT_SERVING from now on, but that the server lives."""
+        self._draining = True
+        for name in list(self._told):
+            await self._tell(name, serving=name == LIVE)
+
+    async def _tell(self, name: str, *, serving: bool) -> None:
+        if self._told.get(name) is not serving:
+            self._told[name] = serving
+            status = health_pb2.HealthCheckResponse
+            await self.servicer.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+class Server:
+    """All services on one port."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        registry: ModelRegistry,
+        calls: InFlightRequests,
+        send: Callable[[messages.Message], None],
+        flush_control: FlushController,
+        health_: HealthPublisher,
+        begin_trace: tracing.Begin,
+    ) -> None:
+        self._server = grpc.aio.server(options=_options(settings))
+        watched: Any = InstrumentingServer(self._server, metrics, begin_trace)
+        inference = OpenInference(
+            registry,
+            calls,
+            send,
+            control=settings.model_control == "explicit",
+            max_inflight=settings.max_stream_inflight,
+        )
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, watched)  # type: ignore[no-untyped-call]
+        sequences = Sequences(registry, calls, flush_control, max_inflight=settings.max_stream_inflight)
+        sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, watched)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, watched)
+        if settings.reflection:
+            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        self._settings = settings
+
+    async def start(self) -> int:
+        """Listen; the port that was taken.
+
+        Raises:
+            LoadError: it cannot be had.
+        """
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise LoadError(
+                f"--port {self._settings.port}: cannot listen on {address}; it is taken: give another"
+            )
+        await self._server.start()
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        await self._server.stop(grace_s)
+
+
+def _options(settings: Settings) -> list[tuple[str, Any]]:
+    largest = settings.max_message_mb * 1024 * 1024
+    return [
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),  # a second server must be told that the port is taken
+        # Clients that ping an idle channel twice a minute are welcome; gRPC's default sends them away.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+        # The size limit counts compressed bytes, so a small message could inflate without bound.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+    ]

@@ -1,0 +1,71 @@
+"""The one table from meanings to gRPC statuses, with google.rpc details."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from ..errors import ErrorCode, ServingError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+CODES: dict[ErrorCode, grpc.StatusCode] = {
+    ErrorCode.BAD_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    # Never UNAVAILABLE: clients retry that by themselves, and make a storm of an overload.
+    ErrorCode.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.SEQUENCE_LOST: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    ErrorCode.DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    ErrorCode.CANCELLED: grpc.StatusCode.CANCELLED,
+    ErrorCode.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+    ErrorCode.FAILED: grpc.StatusCode.INTERNAL,
+}
+
+
+def details(error: ServingError) -> list[Message]:
+    """What a client can act on: the wrong field, the missing resource, when to come back."""
+    found: list[Message] = []
+    if error.field:
+        why = error.message.removeprefix(f"{error.field}: ")
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=why)
+        found.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.resource:
+        found.append(
+            error_details_pb2.ResourceInfo(
+                resource_type="model", resource_name=error.resource, description=error.message
+            )
+        )
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        found.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return found
+
+
+def trailers(error: ServingError, remaining_s: float | None) -> tuple[tuple[str, str | bytes], ...]:
+    """The details, and when gRPC itself may send the call again: not where its deadline is sooner."""
+    packed = []
+    for detail in details(error):
+        one = any_pb2.Any()
+        one.Pack(detail)
+        packed.append(one)
+    code = CODES[error.code].value[0]
+    status = status_pb2.Status(code=code, message=error.message, details=packed)
+    found: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
+    if error.retry_after_s is not None:
+        fits = remaining_s is None or error.retry_after_s < remaining_s
+        found.append(("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000)) if fits else "-1"))
+    return tuple(found)
+
+
+async def abort(context: grpc.aio.ServicerContext, error: ServingError) -> NoReturn:  # type: ignore[type-arg]
+    """End the call with the error's status. Raises, so that the handler ends too."""
+    await context.abort(CODES[error.code], error.message, trailers(error, context.time_remaining()))
+    raise AssertionError("abort raises")

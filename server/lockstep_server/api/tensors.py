@@ -1,0 +1,241 @@
+"""Open Inference tensors to numpy and back, with every check before anything is allocated.
+
+names -> datatypes -> dims -> byte counts -> arrays -> id ranges. The first thing wrong is told with
+the input's name.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lockstep_proto import open_inference_pb2 as pb
+
+from ..errors import bad_input
+from ..model import datatypes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..messages import Event
+    from ..model.datatypes import Arrays
+    from ..model.spec import ModelSpec, ModelTensor
+
+    Array = np.ndarray[Any, Any]
+    InputTensor = pb.ModelInferRequest.InferInputTensor
+
+_TYPED = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+_LONGEST_NAME = 80
+_PREFIX = struct.Struct("<I")
+
+
+def decode(spec: ModelSpec, request: pb.ModelInferRequest) -> Arrays:
+    """The request's inputs by name.
+
+    Raises:
+        ServingError: BAD_INPUT, with the field's name.
+    """
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise bad_input(
+            "raw_input_contents",
+            f"it has {len(raw)} entries for {len(request.inputs)} inputs; send one for each",
+        )
+    arrays: Arrays = {}
+    for index, tensor in enumerate(request.inputs):
+        known = spec.input(tensor.name)
+        if known is None:
+            names = ", ".join(one.name for one in spec.inputs)
+            raise bad_input(
+                f"inputs[{index}].name", f"the model has no input {_quoted(tensor.name)}; it has: {names}"
+            )
+        if tensor.name in arrays:
+            raise bad_input(tensor.name, "it is there twice; send it once")
+        arrays[tensor.name] = _decode(known, tensor, raw[index] if raw else None)
+    for known in spec.inputs:
+        if known.name not in arrays and not known.optional and not known.spec.generated:
+            raise bad_input(known.name, f"is missing; send it as {known.datatype} {known.wire_shape()}")
+    return arrays
+
+
+def wanted_outputs(spec: ModelSpec, request: pb.ModelInferRequest) -> tuple[str, ...]:
+    """The outputs asked for; none means all.
+
+    Raises:
+        ServingError: BAD_INPUT, there is no such output.
+    """
+    names = {tensor.name for tensor in spec.outputs}
+    for index, output in enumerate(request.outputs):
+        if output.name not in names:
+            raise bad_input(
+                f"outputs[{index}].name",
+                f"the model has no output {_quoted(output.name)}; it has: {', '.join(sorted(names))}",
+            )
+        _no_shared_memory(f"outputs.{output.name}", output.parameters)
+    return tuple(output.name for output in request.outputs)
+
+
+def check_ids(tensor: ModelTensor, array: Array, field: str = "") -> None:
+    """
+    Raises:
+        ServingError: BAD_INPUT, an id outside the manifest's range.
+    """
+    bounds = tensor.spec.range
+    if bounds is None or not array.size:
+        return
+    least, most = int(array.min()), int(array.max())
+    if least < bounds[0] or most >= bounds[1]:
+        wrong = least if least < bounds[0] else most
+        raise bad_input(field or tensor.name, f"id {wrong} is outside [{bounds[0]}, {bounds[1]})")
+
+
+def _quoted(name: str) -> str:
+    """A name that a caller made up: told to that caller, and in no field that is logged."""
+    return repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…")
+
+
+def _decode(known: ModelTensor, tensor: InputTensor, raw: bytes | None) -> Array:
+    shape = tensor.shape
+    if tensor.datatype != known.datatype:
+        raise bad_input(
+            tensor.name, f"datatype {tensor.datatype!r} does not fit; the model takes {known.datatype}"
+        )
+    if tensor.parameters:
+        _no_shared_memory(tensor.name, tensor.parameters)
+    _check_shape(known, shape)
+    count = math.prod(shape)
+    if raw is None:
+        array = _from_typed(known, tensor, count)
+    elif tensor.HasField("contents"):
+        raise bad_input(
+            tensor.name, "it has contents, and there are raw_input_contents too; send one of them"
+        )
+    else:
+        array = _from_raw(known, raw, count)
+    try:
+        array = array.reshape(shape)
+    except ValueError:
+        raise bad_input(tensor.name, f"shape {list(shape)} is larger than any array can be") from None
+    if known.spec.range is not None:
+        check_ids(known, array)
+    return array
+
+
+def _check_shape(known: ModelTensor, shape: Sequence[int]) -> None:
+    if shape and min(shape) < 0:
+        raise bad_input(known.name, f"shape {list(shape)} has a negative size")
+    if known.any_rank:
+        return
+    if len(shape) != len(known.shape):
+        raise bad_input(
+            known.name, f"shape {list(shape)} has {len(shape)} axes, the model takes {known.wire_shape()}"
+        )
+    for axis, (size, expected) in enumerate(zip(shape, known.shape, strict=True)):
+        if isinstance(expected, int) and size != expected:
+            raise bad_input(
+                known.name,
+                f"axis {axis} of shape {list(shape)} is {size}, the model takes {known.wire_shape()}",
+            )
+
+
+def _from_raw(known: ModelTensor, raw: bytes, count: int) -> Array:
+    if known.datatype == "BYTES":
+        return _strings(known.name, _unpack(known.name, raw), count)
+    dtype = datatypes.NUMPY[known.datatype]
+    if len(raw) != count * dtype.itemsize:
+        raise bad_input(
+            known.name,
+            f"it has {len(raw)} bytes; {count} elements of {known.datatype} are {count * dtype.itemsize}",
+        )
+    if known.datatype == "BOOL":
+        return np.frombuffer(raw, np.uint8) != 0  # type: ignore[no-any-return]
+    return np.frombuffer(raw, dtype)
+
+
+def _from_typed(known: ModelTensor, tensor: InputTensor, count: int) -> Array:
+    field = _TYPED.get(known.datatype)
+    if field is None:
+        raise bad_input(known.name, f"{known.datatype} has no typed contents; send raw_input_contents")
+    values = getattr(tensor.contents, field)
+    if known.datatype == "BYTES":
+        return _strings(known.name, list(values), count)
+    if len(values) != count:
+        raise bad_input(known.name, f"contents.{field} has {len(values)} elements; its shape has {count}")
+    array = np.array(values, datatypes.NUMPY[known.datatype])
+    if array.dtype.kind in "iu" and array.dtype.itemsize < 4 and not np.array_equal(array, np.array(values)):
+        raise bad_input(known.name, f"contents.{field} has a value that {known.datatype} cannot hold")
+    return array
+
+
+def _unpack(name: str, raw: bytes) -> list[bytes]:
+    elements: list[bytes] = []
+    at = 0
+    while at < len(raw):
+        if at + 4 > len(raw):
+            raise bad_input(
+                name, "its bytes end inside a length; each element is 4 bytes of length, then its data"
+            )
+        start = at + 4
+        at = start + _PREFIX.unpack_from(raw, at)[0]
+        if at > len(raw):
+            raise bad_input(name, f"element {len(elements)} is longer than the bytes that are there")
+        elements.append(raw[start:at])
+    return elements
+
+
+def _strings(name: str, elements: list[bytes], count: int) -> Array:
+    if len(elements) != count:
+        raise bad_input(name, f"it has {len(elements)} elements; its shape has {count}")
+    array = np.empty(count, object)
+    for index, element in enumerate(elements):
+        try:
+            array[index] = element.decode("utf-8")
+        except UnicodeDecodeError:
+            raise bad_input(name, f"element {index} is not UTF-8; ONNX strings are UTF-8 text") from None
+    return array
+
+
+def _no_shared_memory(name: str, parameters: Any) -> None:
+    if "shared_memory_region" in parameters:
+        raise bad_input(name, "shared memory is not supported; send raw_input_contents")
+
+
+def encode(spec: ModelSpec, event: Event, request_id: str) -> pb.ModelInferResponse:
+    """The answer on the wire: raw contents always, timings and a notice as parameters."""
+    reply = pb.ModelInferResponse(model_name=spec.name, model_version=str(spec.version), id=request_id)
+    outputs = event.outputs or {}
+    for tensor in spec.outputs:
+        array = outputs.get(tensor.name)
+        if array is not None:
+            reply.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
+            reply.raw_output_contents.append(_to_raw(tensor, array))
+    parameters = reply.parameters
+    parameters["queue_seconds"].double_param = event.timings.queue_s
+    parameters["compute_seconds"].double_param = event.timings.compute_s
+    parameters["batch_rows"].double_param = event.timings.rows
+    if spec.notice:
+        parameters["notice"].string_param = spec.notice
+    return reply
+
+
+def _to_raw(tensor: ModelTensor, array: Array) -> bytes:
+    if tensor.datatype != "BYTES":
+        return array.tobytes()
+    encoded = [str(element).encode("utf-8") for element in array.ravel()]
+    return b"".join(_PREFIX.pack(len(element)) + element for element in encoded)

@@ -1,0 +1,162 @@
+"""`model.toml`, read and checked whole: bytes -> TOML -> `Manifest`.
+
+Every error names the file, the key and the remedy. The whole schema is here, also what no engine
+serves yet.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from ...errors import LoadError
+from ...model.manifest import (
+    BatchingSection,
+    InstancesSection,
+    LengthSection,
+    Manifest,
+    PrefillSection,
+    RolesSection,
+    StateSection,
+    StepwiseSection,
+    TensorSection,
+    TextSection,
+)
+from . import schema
+from .coherence import Coherence
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TASKS = ("tensor", "classify", "encode", "generate", "translate")
+ACTIVATIONS = ("softmax", "sigmoid", "none")
+GENERATED = ("mask", "lengths")
+
+
+def read(path: Path) -> Manifest:
+    """The manifest in `path`.
+
+    Raises:
+        LoadError: the file is not TOML, or a key is unknown, missing, or of a wrong kind.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LoadError(f"{path}: not valid TOML: {error}; correct the line named") from error
+    return parse(content, str(path))
+
+
+def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
+    """A manifest from parsed TOML; `file` is named in errors.
+
+    Raises:
+        LoadError: as `read`.
+    """
+    top = schema.TomlTable(content, file, "")
+    manifest = Manifest(
+        task=top.choice("task", TASKS, "tensor"),
+        labels=top.strings("labels"),
+        default_version=top.optional("default_version", schema.count),
+        fixed_shape=top.get("fixed_shape", schema.boolean, False),
+        tolerance=top.optional("tolerance", schema.positive),
+        text=top.table("text", _text),
+        lengths=top.tables("lengths", _length),
+        inputs=top.tables("inputs", _tensor),
+        outputs=top.tables("outputs", _tensor),
+        roles=top.table("roles", _roles) or RolesSection(),
+        batching=top.table("batching", _batching) or BatchingSection(),
+        instances=top.table("instances", _instances) or InstancesSection(),
+        prefill=top.table("prefill", _prefill),
+        stepwise=top.table("stepwise", _stepwise),
+        written=True,
+    )
+    top.done()
+    Coherence(manifest, file).check()
+    return manifest
+
+
+# --- one function a table -------------------------------------------------------------------------
+
+
+def _text(table: schema.TomlTable) -> TextSection:
+    return TextSection(
+        source=table.get("source", schema.file, ""),
+        target=table.get("target", schema.file, ""),
+        begin=table.optional("begin", schema.index),
+        end=table.optional("end", schema.index),
+    )
+
+
+def _length(table: schema.TomlTable) -> LengthSection:
+    return LengthSection(max=table.need("max", schema.count))
+
+
+def _tensor(table: schema.TomlTable) -> TensorSection:
+    return TensorSection(
+        batch_axis=table.optional("batch_axis", schema.index),
+        lengths=table.get("lengths", schema.axes, {}),
+        pad=table.get("pad", schema.number, 0.0),
+        range=table.optional("range", schema.id_range),
+        generated=table.choice("generated", GENERATED, ""),
+        of=table.get("of", schema.string, ""),
+        real=table.get("real", schema.number, 1.0),
+    )
+
+
+def _roles(table: schema.TomlTable) -> RolesSection:
+    return RolesSection(
+        input=table.get("input", schema.string, ""),
+        scores=table.get("scores", schema.string, ""),
+        activation=table.choice("activation", ACTIVATIONS, "softmax"),
+        vector=table.get("vector", schema.string, ""),
+        attention=table.get("attention", schema.string, ""),
+    )
+
+
+def _batching(table: schema.TomlTable) -> BatchingSection:
+    default = BatchingSection()
+    return BatchingSection(
+        max_rows=table.get("max_rows", schema.count, default.max_rows),
+        max_padded_elements=table.get("max_padded_elements", schema.count, default.max_padded_elements),
+        max_queue_ms=table.get("max_queue_ms", schema.positive, default.max_queue_ms),
+    )
+
+
+def _instances(table: schema.TomlTable) -> InstancesSection:
+    return InstancesSection(
+        count=table.get("count", schema.count, None), threads=table.get("threads", schema.count, 1)
+    )
+
+
+def _prefill(table: schema.TomlTable) -> PrefillSection:
+    return PrefillSection(
+        graph=table.get("graph", schema.file, "prefill.onnx"),
+        inputs=table.tables("inputs", _tensor),
+        outputs=table.tables("outputs", _tensor),
+    )
+
+
+def _stepwise(table: schema.TomlTable) -> StepwiseSection:
+    default = StepwiseSection()
+    return StepwiseSection(
+        graph=table.get("graph", schema.file, default.graph),
+        max_sequences=table.get("max_sequences", schema.count, default.max_sequences),
+        max_tokens=table.get("max_tokens", schema.count, default.max_tokens),
+        idle_timeout_s=table.get("idle_timeout_s", schema.positive, default.idle_timeout_s),
+        inputs=table.tables("inputs", _tensor),
+        outputs=table.tables("outputs", _tensor),
+        state=table.rows("state", _state),
+    )
+
+
+def _state(table: schema.TomlTable) -> StateSection:
+    return StateSection(
+        name=table.need("name", schema.string),
+        input=table.need("input", schema.string),
+        output=table.get("output", schema.string, ""),
+        prefill=table.get("prefill", schema.string, ""),
+        initial=table.get("initial", schema.number, 0.0),
+        batch_axis=table.get("batch_axis", schema.index, 0),
+        lengths=table.get("lengths", schema.axes, {}),
+        grows=table.get("grows", schema.boolean, False),
+    )

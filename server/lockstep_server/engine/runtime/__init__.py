@@ -1,0 +1,1 @@
+"""What both engines run on: ONNX Runtime sessions, the device's scheduler, padding."""

@@ -1,0 +1,141 @@
+"""An ONNX Runtime session: the only place that runs a graph.
+
+`run` releases the interpreter's lock while the graph runs; making a session does not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime as ort
+
+from ...errors import LoadError, bad_input
+from ...model.spec import GraphSignature, GraphTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    Array = np.ndarray[Any, Any]
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_BFLOAT16_ONNX = 16  # onnx.TensorProto.BFLOAT16
+
+RUNTIME_VERSION: str = ort.__version__
+
+
+def choose_device(wanted: str) -> str:
+    """ "cpu" or "cuda" for what the user wants ("auto": a GPU where there is one).
+
+    Raises:
+        LoadError: CUDA is wanted and this ONNX Runtime has none.
+    """
+    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    if wanted == "cuda" and not has_cuda:
+        raise LoadError(
+            "--device cuda: this ONNX Runtime has no CUDA; install the extra server-gpu, or give --device cpu"
+        )
+    if wanted == "cpu" or not has_cuda:
+        return "cpu"
+    ort.preload_dlls()
+    return "cuda"
+
+
+class OnnxSession:
+    """One loaded graph.
+
+    Raises:
+        LoadError: the file is no ONNX graph that this ONNX Runtime can run.
+    """
+
+    def __init__(self, file: Path, device: str = "cpu", threads: int = 1) -> None:
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device == "cuda":
+            # An exhaustive search for convolution algorithms would run again for every new shape.
+            providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
+        try:
+            self._session = ort.InferenceSession(str(file), _options(threads), providers=providers)
+        except Exception as error:
+            raise LoadError(
+                f"{file}: ONNX Runtime cannot load it: {_first_line(error)}; export it again"
+            ) from error
+        self.provider: str = self._session.get_providers()[0]
+        self.graph = _describe(self._session)
+        self._run_options = ort.RunOptions()
+        self._bfloat16 = any(
+            tensor.onnx_type.endswith("(bfloat16)") for tensor in (*self.graph.inputs, *self.graph.outputs)
+        )
+        self.output_names = [tensor.name for tensor in self.graph.outputs]
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
+        """Run the graph once; arrays in the order of `outputs` (None: all).
+
+        Raises:
+            ServingError: ONNX Runtime says that an input does not fit the graph.
+            Exception: whatever else ONNX Runtime raises.
+        """
+        try:
+            if self._bfloat16:
+                return self._run_values(feeds, outputs)
+            return self._session.run(outputs, feeds, self._run_options)  # type: ignore[no-any-return]
+        except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
+            raise bad_input("inputs", _first_line(error)) from error
+
+    def terminate(self) -> None:
+        """End the run that goes on, if any, at its next node, and every run after it."""
+        self._run_options.terminate = True
+
+    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None) -> list[Array]:
+        """numpy has no bfloat16 of its own, so tensors of it pass as bits."""
+        given = {name: _to_value(array) for name, array in feeds.items()}
+        values = self._session.run_with_ort_values(outputs, given, self._run_options)
+        return [_from_value(value) for value in values]
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong comes as an exception, and is told once
+    # A thread that spins takes a core from the front end.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _describe(session: ort.InferenceSession) -> GraphSignature:
+    defaults = [_tensor(arg, optional=True) for arg in session.get_overridable_initializers()]
+    return GraphSignature(
+        inputs=(*(_tensor(arg) for arg in session.get_inputs()), *defaults),
+        outputs=tuple(_tensor(arg) for arg in session.get_outputs()),
+    )
+
+
+def _tensor(arg: Any, *, optional: bool = False) -> GraphTensor:
+    shape = tuple(axis if isinstance(axis, str | int) else None for axis in arg.shape)
+    return GraphTensor(arg.name, arg.type, shape, optional)
+
+
+def _to_value(array: Array) -> ort.OrtValue:
+    if array.dtype == _BFLOAT16:
+        bits = np.asarray(array, order="C").view(np.uint16)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16_ONNX)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _from_value(value: ort.OrtValue) -> Array:
+    if value.element_type() != _BFLOAT16_ONNX:
+        return value.numpy()  # type: ignore[no-any-return]
+    shape = value.shape()
+    count = int(np.prod(shape, dtype=np.int64))
+    if count == 0:
+        return np.zeros(shape, _BFLOAT16)
+    bits = (ctypes.c_uint16 * count).from_address(value.data_ptr())
+    array: Array = np.array(bits, dtype=np.uint16).view(_BFLOAT16).reshape(shape)
+    return array
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

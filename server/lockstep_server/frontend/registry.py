@@ -1,0 +1,272 @@
+"""Models as the gRPC side sees them: the catalog, kept true by the host's news."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .. import messages
+from ..errors import ServingError, bad_input, not_found
+from ..metrics.families import Metrics, ModelMeters, length_bucket
+from .admission import AdmissionController
+from .catalog import VersionState, VersionTable
+from .request_log import RequestLog
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ..model.spec import ModelSpec
+    from .catalog import ModelVersion
+
+
+_LEARNING_RATE = 0.02
+_NOBODY = messages.SequenceCounts(0, 0, 0)
+
+
+@dataclass
+class ModelStatisticsCounters:
+    """Counts and seconds since the model became ready, for ModelStatistics."""
+
+    succeeded: int = 0
+    success_s: float = 0.0
+    failed: int = 0
+    fail_s: float = 0.0
+    queue_s: float = 0.0
+    rows: int = 0
+    runs: int = 0
+    input_s: float = 0.0
+    compute_s: float = 0.0
+    output_s: float = 0.0
+    last_ms: int = 0
+    by_rows: Counter[int] = field(default_factory=Counter)
+    seconds_by_rows: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+
+    def add_run(self, run: messages.Run) -> None:
+        self.runs += 1
+        self.rows += run.rows
+        self.input_s += run.input_s
+        self.compute_s += run.compute_s
+        self.output_s += run.output_s
+        self.by_rows[run.rows] += 1
+        a, b, c = self.seconds_by_rows.get(run.rows, (0.0, 0.0, 0.0))
+        self.seconds_by_rows[run.rows] = (a + run.input_s, b + run.compute_s, c + run.output_s)
+
+    def add_end(self, event: messages.Event, seconds: float) -> None:
+        self.queue_s += event.timings.queue_s
+        self.last_ms = int(time.time() * 1000)
+        if event.error is None:
+            self.succeeded += 1
+            self.success_s += seconds
+        else:
+            self.failed += 1
+            self.fail_s += seconds
+
+
+@dataclass(eq=False)
+class ServedModel:
+    """A model version that is ready: its card, its backlog, its counts."""
+
+    spec: ModelSpec
+    admission: AdmissionController
+    meters: ModelMeters
+    request_log: RequestLog = field(default_factory=RequestLog)
+    statistics: ModelStatisticsCounters = field(default_factory=ModelStatisticsCounters)
+    load_s: float = 0.0
+    population: messages.SequenceCounts = _NOBODY
+    step_costs: dict[int, float] = field(default_factory=dict)
+    """Seconds of a step, learned, by its rows: the next power of two."""
+
+    @property
+    def slots(self) -> int:
+        """Sequences that may be alive; 0 where it does not step."""
+        stepwise = self.spec.manifest.stepwise
+        return stepwise.max_sequences if self.spec.steps and stepwise else 0
+
+    def refuse(self, method: str, error: ServingError, requests: int = 1) -> None:
+        """Write down that requests were refused at the door: all counted, one told of."""
+        self.meters.refused(method, error.code.value, requests)
+        self.request_log.refused(self.spec.model, str(self.spec.version), method, error)
+
+    def take_runs(self, events: messages.Events) -> None:
+        """Count what the engine's runs did."""
+        if events.sequences is not None:
+            self.population = events.sequences
+        for run in events.runs:
+            if not self.spec.steps:
+                self.admission.learn_run(run)
+            elif run.mode == "stepwise":
+                self._learn_step(run)
+            self.statistics.add_run(run)
+            self.meters.ran(run.mode, run.rows, run.compute_s)
+            self.meters.elements.inc(run.elements)
+            self.meters.padded.inc(run.padded_elements)
+            self.meters.device_wait.observe(run.device_wait_s)
+
+    def _learn_step(self, run: messages.Run) -> None:
+        rows = 1 << (run.rows - 1).bit_length()
+        known = self.step_costs.get(rows, run.compute_s)
+        self.step_costs[rows] = known + _LEARNING_RATE * (run.compute_s - known)
+
+    def take_end(self, event: messages.Event, seconds: float) -> None:
+        self.statistics.add_end(event, seconds)
+        if event.timings.steps:
+            self.meters.queue.observe(event.timings.queue_s)
+            self.meters.compute[length_bucket(event.length)].observe(event.timings.compute_s)
+
+
+class ModelRegistry:
+    """Who is served. All on the event loop."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        on_change: Callable[[ModelRegistry], Awaitable[None]],
+        request_log: RequestLog | None = None,
+    ) -> None:
+        self.catalog = VersionTable()
+        self.device = "cpu"
+        self._request_log = request_log or RequestLog()
+        self._metrics, self._on_change = metrics, on_change
+        self._served: dict[tuple[str, int], ServedModel] = {}
+        self._loads: dict[tuple[str, str], list[asyncio.Future[str]]] = {}
+        self._changes: set[asyncio.Task[None]] = set()
+        self._listed = False
+
+    def resolve(self, name: str, version: str = "", method: str = "", requests: int = 1) -> ServedModel:
+        """
+        Args:
+            method: of so many requests, whose refusal is written down.
+
+        Raises:
+            ServingError: as `Catalog.resolve`.
+        """
+        try:
+            entry = self.catalog.resolve(name, version)
+        except ServingError as error:
+            if method:
+                self.refuse(name, version, method, error, requests)
+            raise
+        return self._served[entry.name, entry.version]
+
+    def refuse(self, name: str, version: str, method: str, error: ServingError, requests: int = 1) -> None:
+        """Write down that requests were refused, under names that are known here: no caller makes one up."""
+        known = {str(entry.version): entry.spec for entry in self.catalog.snapshot() if entry.name == name}
+        model = next((spec.model for spec in known.values() if spec is not None), name if known else "")
+        labels = (model, version if version in known else "")
+        self._metrics.refused.labels(*labels, method, error.code.value).inc(requests)
+        self._request_log.refused(*labels, method, error)
+
+    def stepwise(self, name: str, version: str, method: str) -> ServedModel:
+        """The step-wise form of a model.
+
+        Raises:
+            ServingError: as `Catalog.resolve`; BAD_INPUT, the model has none.
+        """
+        served = self.resolve(name, version, method)
+        if served.spec.steps:
+            return served
+        stepwise = self.get(f"{name}.step", served.spec.version)
+        if stepwise is None or stepwise.spec.model != name:
+            error = bad_input("model", f"model {name!r} has no step-wise form")
+            served.refuse(method, error)
+            raise error
+        return stepwise
+
+    def following(self, name: str, version: str, method: str) -> ServedModel:
+        """The form of the model that follows a text element by element: the step-wise one where there is one.
+
+        Raises:
+            ServingError: as `Catalog.resolve`.
+        """
+        served = self.resolve(name, version, method)
+        stepwise = self.get(f"{name}.step", served.spec.version)
+        return stepwise if stepwise is not None and stepwise.spec.model == name else served
+
+    def served(self) -> list[ServedModel]:
+        """All that serve, by version, for another thread than the directory's own."""
+        return [one for _, one in sorted(self._served.copy().items(), key=lambda item: item[0])]
+
+    def get(self, name: str, version: int) -> ServedModel | None:
+        return self._served.get((name, version))
+
+    def ready(self) -> bool:
+        """The repository has been read, and every model in it has ended its loading."""
+        return self._listed and self.catalog.settled()
+
+    async def listed(self) -> None:
+        """Every model that there is has been told of."""
+        self._listed = True
+        await self._on_change(self)
+
+    def serving(self, name: str) -> bool:
+        """A request that names no version would be answered."""
+        try:
+            self.catalog.resolve(name)
+        except ServingError:
+            return False
+        return True
+
+    def update(self, update: messages.ModelUpdate) -> None:
+        """Take a model's new state in."""
+        state = VersionState[update.state]
+        entry = self.catalog.entry(update.model, update.version)
+        if entry is None or state is VersionState.LOADING:
+            entry = self.catalog.begin(update.model, update.version)
+        entry.advance(state, update.reason, update.spec)
+        if state is VersionState.READY and update.spec is not None:
+            self._begin_serving(entry, update)
+        if state is VersionState.UNAVAILABLE:
+            self._served.pop((update.model, update.version), None)
+        change = asyncio.ensure_future(self._on_change(self))
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
+
+    def _begin_serving(self, entry: ModelVersion, update: messages.ModelUpdate) -> None:
+        spec = entry.spec
+        assert spec is not None
+        meters = ModelMeters(self._metrics, spec.model, entry.version, self.device, spec.mode, _methods(spec))
+        admission = AdmissionController(spec, update.costs or {})
+        served = ServedModel(spec, admission, meters, self._request_log, load_s=update.load_s)
+        self._served[entry.name, entry.version] = served
+
+    def lost(self) -> None:
+        """The engines have gone: no model is served until it has been loaded again."""
+        for entry in list(self.catalog):
+            if entry.spec is not None and entry.spec.model != entry.name:
+                self.catalog.forget(entry)
+            else:
+                self.update(messages.ModelUpdate(entry.name, entry.version, VersionState.LOADING.name))
+        self._served.clear()
+        for name, verb in list(self._loads):
+            self.load_done(messages.LoadDone(name, verb, "the engine process ended meanwhile"))
+
+    def load_done(self, update: messages.LoadDone) -> None:
+        for future in self._loads.pop((update.model, update.verb), []):
+            if not future.done():
+                future.set_result(update.reason)
+
+    async def wait_for(self, name: str, verb: str) -> None:
+        """Until a Load or Unload that was sent has ended.
+
+        Raises:
+            ServingError: NOT_FOUND, with the reason why it went wrong.
+        """
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._loads.setdefault((name, verb), []).append(future)
+        if reason := await future:
+            raise not_found(name, reason)
+
+
+def _methods(spec: ModelSpec) -> list[str]:
+    """Those that ask for this form, as far as a manifest can tell."""
+    methods = ["ModelInfer", "ModelStreamInfer"]
+    roles, task = spec.manifest.roles, spec.manifest.task
+    if spec.steps:
+        methods += [name for name in ("Generate", "Translate") if task == name.lower()]
+        return [*methods, "Follow"] if roles.scores else methods
+    if spec.text_input and roles.scores:
+        methods += ["Classify", "ClassifyMany"]
+    return [*methods, "Encode", "EncodeMany"] if spec.text_input and roles.vector else methods

@@ -1,0 +1,113 @@
+"""A server of the Open Inference Protocol that is not this project's: plain grpc servicers, on a thread.
+
+It takes a known time, can stand still, and has a known number of places, so that a load generator's numbers
+can be held against what is true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import numpy as np
+
+from lockstep_proto import open_inference_pb2 as pb
+from lockstep_proto import open_inference_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MODEL = "bert"
+
+
+class Servicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """A model with ids, a mask and lengths of its own."""
+
+    def __init__(self, service_s: float, places: int) -> None:
+        self.service_s = service_s
+        self.places = asyncio.Semaphore(places)
+        self.still_until = 0.0
+        """Nothing is answered before that time.monotonic()."""
+        self.refuse_every = 0
+        """Each so-manieth request is refused with RESOURCE_EXHAUSTED."""
+        self.requests: list[Any] = []
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        if request.name != MODEL:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model {request.name}")
+        reply = pb.ModelMetadataResponse(name=request.name, versions=["1"], platform="python")
+        reply.inputs.add(name="input_ids", datatype="INT64", shape=[-1, -1])
+        reply.inputs.add(name="attention_mask", datatype="INT64", shape=[-1, -1])
+        reply.inputs.add(name="weights", datatype="FP32", shape=[-1, 4])
+        return reply
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        if self.refuse_every and len(self.requests) % self.refuse_every == 0:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
+        async with self.places:
+            await asyncio.sleep(max(self.service_s, self.still_until - time.monotonic()))
+        reply = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+        reply.outputs.add(name="y", datatype="FP32", shape=[1])
+        reply.raw_output_contents.append(np.ones(1, np.float32).tobytes())
+        return reply
+
+
+class Foreign:
+    """The server, which can stop and come back at the same address."""
+
+    def __init__(self, service_s: float, places: int) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server: Any = None
+        self.port = 0
+        self.servicer: Servicer = self._run(self._made(service_s, places))
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._run(self._start())
+
+    def stop(self) -> None:
+        """At once: what is in flight is dropped."""
+        self._run(self._server.stop(0))
+
+    def stand_still(self, seconds: float) -> None:
+        self.servicer.still_until = time.monotonic() + seconds
+
+    def close(self) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _made(self, service_s: float, places: int) -> Servicer:
+        return Servicer(service_s, places)
+
+    async def _start(self) -> None:
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self.servicer, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+
+@contextmanager
+def foreign(service_s: float = 0.0, places: int = 10_000) -> Iterator[Foreign]:
+    """One, while this holds."""
+    server = Foreign(service_s, places)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,86 @@
+"""What goes over the wire, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from lockstep_load.calls import ReplyReader, caller
+from lockstep_load.lengths import parse
+from lockstep_load.plan import Closed, LoadProfile, Target, WorkerJob, Workload
+from lockstep_load.requests import pool
+from lockstep_proto.v1 import sequences_pb2 as pb
+
+
+class Stream:
+    """A Follow that answers each element, and keeps what is done with it in order."""
+
+    def __init__(self, ends_after: int | None = None) -> None:
+        self.done: list[str] = []
+        self._left, self._ends_after = 0, ends_after
+
+    async def write(self, body: bytes) -> None:
+        sent = pb.FollowRequest.FromString(body)
+        if self.done.count("read") == self._ends_after:
+            raise asyncio.InvalidStateError("RPC already finished.")
+        self._left += len(sent.ids.ids)
+        self.done.append(f"{len(sent.ids.ids)} ids" if sent.HasField("ids") else "start")
+
+    async def read(self) -> Any:
+        if self.done.count("read") == self._ends_after:
+            raise EOFError("its status")
+        if not self._left:
+            return grpc.aio.EOF
+        self._left -= 1
+        self.done.append("read")
+        return b""
+
+    async def done_writing(self) -> None:
+        self.done.append("done")
+
+
+class Channel:
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def stream_stream(self, path: str) -> Any:
+        return lambda **_: self._stream
+
+
+def asked(stream: Stream) -> tuple[Any, Any]:
+    lengths = parse("3")
+    assert lengths is not None
+    workload = Workload("follow", lengths, (1, 9), one_by_one=True)
+    job = WorkerJob(Target("localhost:1", "m"), workload, LoadProfile(Closed(1), 1.0))
+    ask = caller(Channel(stream), job.target, workload)  # type: ignore[arg-type]
+    return ask, pool(job, 1)[0]
+
+
+async def test_one_by_one_each_element_waits_for_the_answer_to_the_one_before() -> None:
+    ask, request = asked(stream := Stream())
+    reading = ReplyReader(lambda at, tokens: None)
+    await ask(request, reading)
+    assert stream.done == ["start", *["1 ids", "read"] * 3, "done"]
+    assert (reading.tokens, len(reading.gaps)) == (3, 2)
+
+
+async def test_a_stream_that_ends_before_its_time_tells_how_it_ended() -> None:
+    ask, request = asked(Stream(ends_after=1))
+    with pytest.raises(EOFError, match="its status"):
+        await ask(request, ReplyReader(lambda at, tokens: None))
+
+
+def test_a_text_that_is_sent_at_once_is_one_message() -> None:
+    lengths = parse("3")
+    assert lengths is not None
+    workload = Workload("follow", lengths, (1, 9))
+    job = WorkerJob(Target("localhost:1", "m"), workload, LoadProfile(Closed(1), 1.0))
+    assert [len(one.more) for one in pool(job, 2)] == [1, 1]
+    assert [len(one.more) for one in pool(replace(job, workload=replace(workload, one_by_one=True)), 2)] == [
+        3,
+        3,
+    ]

@@ -1,0 +1,58 @@
+"""What the generator processes tell, added up."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.load import sample_runs
+
+from lockstep_load.counts import bucket
+from lockstep_load.outcome import RequestOutcome
+
+
+def test_latency_belongs_to_when_it_was_due_and_answers_to_when_they_came() -> None:
+    ledger = sample_runs.ledger([sample_runs.record(0.5, 1.2), sample_runs.record(1.1, 0.1)], 3.0)
+    assert ledger.second(0).latency.count == 1
+    assert ledger.second(0).ended[RequestOutcome.OK] == 0
+    assert ledger.second(1).ended[RequestOutcome.OK] == 2
+    assert ledger.second(0).due == ledger.second(1).due == 1
+
+
+def test_the_warm_up_is_left_out_of_latency_and_counts() -> None:
+    ledger = sample_runs.ledger(
+        [sample_runs.record(-0.5, 0.1), sample_runs.record(-0.1, 0.5), sample_runs.record(0.2, 0.1)], 2.0
+    )
+    assert ledger.outcomes == {RequestOutcome.OK: 1}
+    assert ledger.warmup == 2
+    assert ledger.latency.count == 1
+    assert ledger.rates[RequestOutcome.OK] == 2  # one that was asked before came within the measured part
+
+
+def test_refusals_are_counted_by_meaning_and_are_no_latency() -> None:
+    refused = sample_runs.record(0.1, 0.001, outcome=RequestOutcome.OVERLOADED)
+    document = sample_runs.run([sample_runs.record(0.2, 0.02), refused, refused], 1.0)
+    assert document["outcomes"] == {"ok": 1, "overloaded": 2}
+    assert document["latency_ms"]["count"] == 1
+    assert document["latency_ms"]["p50"] == pytest.approx(20, rel=1e-2)
+
+
+def test_what_comes_after_the_end_is_no_throughput() -> None:
+    document = sample_runs.run([sample_runs.record(0.9, 0.5), sample_runs.record(0.1, 0.1)], 1.0)
+    assert document["rates"]["ok"] == 1.0
+    assert document["outcomes"]["ok"] == 2
+
+
+def test_a_document_has_every_percentile_in_milliseconds() -> None:
+    document = sample_runs.steady(5, 20.0)
+    assert {"p50", "p90", "p99", "p99.9", "max"} <= set(document["latency_ms"])
+    assert document["latency_ms"]["p50"] == pytest.approx(20, rel=0.05)
+    assert document["valid"] is True
+    assert document["requests"] == {"sent": 500, "unsent": 0, "warmup": 0}
+    assert [one["second"] for one in document["seconds"]] == [0, 1, 2, 3, 4]
+
+
+@given(st.integers(1, 1_000_000))
+def test_a_length_is_reported_with_those_of_its_size(length: int) -> None:
+    most = bucket(length)
+    assert most / 2 < length <= most

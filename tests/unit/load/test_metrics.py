@@ -1,0 +1,155 @@
+"""The server's own count, from its /metrics."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lockstep_load.counts import RunCounts
+from lockstep_load.metrics import Scrape, Scraper, between, restarted, samples
+from lockstep_load.plan import Closed, LoadProfile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TEXT = """# HELP lockstep_batch_rows Rows.
+# TYPE lockstep_batch_rows histogram
+lockstep_batch_rows_bucket{{face="oneshot",le="1.0",model="m"}} 1.0
+lockstep_batch_rows_count{{face="oneshot",model="m"}} {runs}
+lockstep_batch_rows_sum{{face="oneshot",model="m"}} {rows}
+lockstep_batch_rows_count{{face="oneshot",model="other"}} 77
+lockstep_queue_seconds_count{{face="oneshot",model="m"}} {rows}
+lockstep_queue_seconds_sum{{face="oneshot",model="m"}} 0.5
+lockstep_elements_total{{model="m"}} {rows}
+lockstep_padded_elements_total{{model="m"}} {paid}
+odd{{label="a \\"quoted\\" \\\\ one"}} 3
+broken line
+"""
+
+
+def scrape(runs: float, rows: float, paid: float) -> Scrape:
+    return Scrape(samples(TEXT.format(runs=runs, rows=rows, paid=paid)))
+
+
+def test_a_run_is_what_it_added() -> None:
+    added = between(scrape(10, 20, 30), scrape(20, 60, 80), "m")
+    assert added["faces"] == {"oneshot": {"runs": 10, "rows_per_run": 4.0}}
+    assert added["padding"] == 0.2  # 40 real elements of 50
+    assert added["queue_ms"] == 0.0
+
+
+def test_a_step_model_has_the_metrics_of_its_name() -> None:
+    assert between(scrape(10, 20, 30), scrape(20, 60, 80), "m.step")["faces"]
+
+
+def test_a_server_without_these_metrics_adds_nothing() -> None:
+    assert between(Scrape({}), Scrape(samples("up 1\n")), "m") == {}
+
+
+def test_labels_may_hold_anything() -> None:
+    [(name, labels)] = samples('odd{label="a \\"b\\", c=\\"d"} 3')
+    assert name == "odd"
+    assert dict(labels) == {"label": 'a \\"b\\", c=\\"d'}
+
+
+def test_a_port_that_speaks_another_protocol_has_no_metrics() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def settle() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\r\n")
+
+        answering = threading.Thread(target=settle)
+        answering.start()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        assert Scraper(address, "m").found() == {"note": f"no metrics at http://{address}/metrics"}
+        answering.join()
+
+
+class Pages:
+    """Answers /metrics with one text after another; the last one again and again."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(handler) -> None:  # noqa: N805
+                text = (self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]).encode()
+                handler.send_response(200)
+                handler.send_header("Content-Length", str(len(text)))
+                handler.end_headers()
+                handler.wfile.write(text)
+
+            def log_message(handler, *_: Any) -> None: ...  # noqa: N805
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextmanager
+def pages(*texts: str) -> Iterator[str]:
+    one = Pages(*texts)
+    try:
+        yield one.address
+    finally:
+        one.close()
+
+
+def text(runs: float, rows: float, started: float = 7.0) -> str:
+    return TEXT.format(runs=runs, rows=rows, paid=rows) + f"process_start_time_seconds {started}\n"
+
+
+@pytest.mark.parametrize(
+    ("after", "again"),
+    [
+        (text(1500, 9000), False),
+        (text(1000, 8000), False),
+        (text(1500, 9000, started=9.0), True),
+        (text(1500, 7999), True),  # as of a server that does not say when it was started
+        ("", True),
+    ],
+    ids=["counted", "idle", "said", "went back", "forgotten"],
+)
+def test_a_restart_is_seen(after: str, again: bool) -> None:
+    assert restarted(Scrape(samples(text(1000, 8000))), Scrape(samples(after)), "m") is again
+
+
+def test_what_another_model_counted_is_no_restart() -> None:
+    other = Scrape(samples(text(1000, 8000).replace('model="m"', 'model="gone"')))
+    assert not restarted(other, Scrape(samples(text(10, 10))), "m")
+
+
+def test_a_server_that_was_started_again_is_told_and_not_subtracted() -> None:
+    with pages(text(1000, 8000), text(1500, 3000, started=9.0)) as address, Scraper(address, "m") as scraper:
+        assert "started again" in scraper.found()["note"]
+
+
+def test_the_warm_up_is_not_counted() -> None:
+    ledger = RunCounts(LoadProfile(Closed(1), seconds=1))
+    with pages(text(10, 10), text(60, 110), text(80, 190)) as address, Scraper(address, "m") as scraper:
+        scraper.follow(ledger)
+        ledger.now_s = -0.5
+        first = scraper._first
+        ledger.now_s = 0.0
+        until(lambda: scraper._first is not first)
+        assert scraper.found()["faces"] == {"oneshot": {"runs": 20, "rows_per_run": 4.0}}
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)

@@ -1,0 +1,87 @@
+"""The page of every kind of document: whole, self-contained, and with its plots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from unit.load import sample_runs
+
+from lockstep_load import report, runner
+from lockstep_load.contrast import FUSED, STEPWISE
+
+
+def named(name: str, latency_ms: float, **more: Any) -> dict[str, Any]:
+    return {**sample_runs.steady(6, latency_ms), "name": name, **more}
+
+
+def campaign(kind: str, runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    head = {key: runs[0][key] for key in ("format", "started_at", "target", "partial")}
+    return {**head, "kind": kind, "name": f"the {kind}", "runs": runs, **more}
+
+
+SWEEP = campaign("sweep", [named("10/s", 5.0), named("20/s", 9.0)])
+SEARCH = campaign(
+    "search",
+    [named("10/s", 5.0, probe={"rate": 10.0, "holds": True, "confirming": False})],
+    search={
+        "rate": 10.0, "percentile": 99.0, "bound_ms": 50.0, "confirmations": 2, "within": 0.05, "probes": 3,
+        "limit": "the bound",
+    },
+)  # fmt: skip
+SCENARIO = campaign("scenario", [named("one", 5.0), SWEEP, SEARCH], about="all of them")
+LONE = {"mode": "lone", "length": 8}
+CONTRAST = campaign(
+    "contrast",
+    [named("a", 5.0, way=STEPWISE, **LONE), named("b", 7.0, way=FUSED, **LONE)],
+    ways=[
+        {"name": STEPWISE, "model": "m", "kind": "follow"},
+        {"name": FUSED, "model": "m", "kind": "classify"},
+    ],
+    finding=["It was so."],
+    concurrency=16,
+    rate_length=32,
+)
+
+
+@pytest.mark.parametrize(
+    ("document", "plots", "told"),
+    [
+        (named("one", 5.0), 2, "answers/s"),
+        (SWEEP, 2 + 2 * 2, "Throughput against latency"),
+        (SEARCH, 1, "10.0 requests/s is the highest rate found"),
+        (SCENARIO, 2 + 6 + 1, "all of them"),
+        (CONTRAST, 4, "It was so."),
+    ],
+    ids=["run", "sweep", "search", "scenario", "contrast"],
+)
+def test_every_document_has_a_page_and_a_summary(
+    document: dict[str, Any], plots: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = report.page(document)
+    assert page.count("<svg") == plots
+    assert told in page
+    assert "currentColor" in page
+    assert "<script" not in page
+    runner.show(document)
+    assert capsys.readouterr().out
+
+
+def test_a_run_that_nothing_answered_has_a_page_that_says_so() -> None:
+    nothing = {**sample_runs.run([], 2.0), "name": "nothing"}
+    page = report.page(nothing)
+    assert "no request of the measured part was answered" in page
+    assert runner.exit_code(nothing) == 1
+
+
+def test_what_a_server_says_is_no_markup() -> None:
+    run = {**named("one", 5.0), "examples": {"failed": "<b>boom</b>"}}
+    assert "<b>boom</b>" not in report.page(run)
+
+
+def test_exit_codes_tell_what_a_document_is_worth() -> None:
+    run = named("one", 5.0)
+    assert runner.exit_code(run) == 0
+    assert runner.exit_code({**run, "valid": False}) == 3
+    assert runner.exit_code({**run, "partial": True}) == 130
+    assert runner.exit_code(campaign("search", [{**run, "valid": False}])) == 0  # it went to where it ends

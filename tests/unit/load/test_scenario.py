@@ -1,0 +1,78 @@
+"""Scenario files: what ships is right, what is wrong is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from lockstep_load.plan import Closed, Offline, Open, Target
+from lockstep_load.scenario import bundled, parsed, read
+
+AT = Target("localhost:1", "")
+RUN = """
+[[run]]
+scenario = "{scenario}"
+model = "m"
+{more}
+"""
+
+
+def one(scenario: str, more: str = ""):
+    [entry] = parsed("s", RUN.format(scenario=scenario, more=more), AT).entries
+    return entry
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_a_bundled_scenario_is_read_and_short(name: str) -> None:
+    scenario = read(name, AT)
+    assert scenario.entries
+    assert scenario.about
+    assert scenario.seconds < 60
+
+
+def test_each_kind_is_what_mlperf_defines() -> None:
+    assert one("single-stream").load.pace == Closed(1)
+    assert one("multi-stream").load.pace == Closed(1)
+    assert one("multi-stream").workload.rows == 8
+    assert one("offline", "samples = 100").load.pace == Offline(100, 32)
+    server = one("server", "bound_ms = 15").search
+    assert (server.bound.latency_ms, server.bound.percentile, server.confirmations) == (15, 99, 2)
+    assert one("soak", "rate = 5").load.pace == Open(5.0)
+    assert one("sweep", "rates = [5, 10]").rates == (5, 10)
+
+
+def test_a_run_overrides_the_defaults_and_the_command_both() -> None:
+    text = '[defaults]\nmodel = "m"\nseconds = 3\n[[run]]\nscenario = "single-stream"\nseconds = 4\n'
+    assert parsed("s", text, AT).entries[0].load.seconds == 4
+    assert parsed("s", text, AT, 9.0).entries[0].load.seconds == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[[run]\n", "not TOML"),
+        ("about = 'nothing'\n", r"no \[\[run\]\]"),
+        ("abuot = 'x'\n", "unknown key 'abuot'"),
+        (RUN.format(scenario="serve", more=""), "scenario = 'serve': give one of single-stream"),
+        (RUN.format(scenario="closed", more=""), "'concurrency' is missing"),
+        (RUN.format(scenario="closed", more="concurrency = 0"), "concurrency = 0: give a whole number"),
+        (RUN.format(scenario="open", more="rate = -1"), "rate = -1: give a number above 0"),
+        (RUN.format(scenario="open", more="rate = inf"), "rate = inf"),
+        (RUN.format(scenario="single-stream", more="rate = 3"), "'rate' does not belong to single-stream"),
+        (RUN.format(scenario="server", more="bound_ms = 5\npercentile = 100"), "percentile = 100"),
+        (
+            RUN.format(scenario="single-stream", more="lengths = 'nofile'"),
+            "run 1: lengths 'nofile' is no file",
+        ),
+        (RUN.format(scenario="single-stream", more="ids = [5]"), "ids = .*low, high"),
+        (RUN.format(scenario="single-stream", more="call = 'ask'"), "call = 'ask'"),
+        ("[[run]]\nscenario = 'single-stream'\n", "'model' is missing"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_run_and_key(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parsed("s", text, AT)
+
+
+def test_an_unknown_scenario_names_those_that_ship() -> None:
+    with pytest.raises(ValueError, match="sentiment"):
+        read("nosuch", AT)

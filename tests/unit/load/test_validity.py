@@ -1,0 +1,76 @@
+"""What makes a run invalid, and what is only said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lockstep_load.outcome import RequestOutcome
+from lockstep_load.validity import RunFacts, notes, reasons
+
+FINE = RunFacts(
+    open_loop=True,
+    offline=False,
+    lag_p99_ms=0.4,
+    max_lag_ms=10.0,
+    latency_p50_ms=5.0,
+    unsent=0,
+    capped=False,
+    cpu_shares=[0.3, 0.4],
+    broken=[],
+    outcomes={RequestOutcome.OK: 100_000},
+    partial=False,
+)
+
+
+def test_a_generator_that_kept_up_leaves_nothing_to_say() -> None:
+    assert reasons(FINE) == []
+    assert notes(FINE) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        (replace(FINE, lag_p99_ms=12.0), "fell behind its schedule"),
+        (replace(FINE, unsent=3), "3 requests were due and never sent"),
+        (replace(FINE, capped=True), "--max-in-flight"),
+        (replace(FINE, cpu_shares=[0.2, 0.97]), "97% of a core"),
+        (replace(FINE, broken=["it was killed"]), "it was killed"),
+        (
+            replace(FINE, outcomes={RequestOutcome.OVERLOADED: 5}),
+            "no request of the measured part was answered",
+        ),
+        (
+            replace(FINE, offline=True, outcomes={RequestOutcome.OK: 9, RequestOutcome.DEADLINE: 1}),
+            "1 samples",
+        ),
+        (replace(FINE, offline=True, unsent=2), "2 samples had no answer"),
+    ],
+)
+def test_a_run_that_measured_its_generator_is_invalid(facts: RunFacts, told: str) -> None:
+    [reason] = reasons(facts)
+    assert told in reason
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        (replace(FINE, partial=True), "interrupted"),
+        (replace(FINE, open_loop=False), "closed loop"),
+        (
+            replace(FINE, outcomes={RequestOutcome.OK: 90_000, RequestOutcome.OVERLOADED: 10_000}),
+            "90.0% of requests",
+        ),
+        (replace(FINE, lag_p99_ms=2.0), "the generator's own lateness"),
+        (replace(FINE, outcomes={RequestOutcome.OK: 500}), "few for p99, p99.9"),
+    ],
+)
+def test_what_a_reader_should_know_is_noted(facts: RunFacts, told: str) -> None:
+    assert reasons(facts) == []
+    [note] = notes(facts)
+    assert told in note
+
+
+def test_lag_is_no_matter_in_a_closed_loop() -> None:
+    assert reasons(replace(FINE, open_loop=False, lag_p99_ms=50.0)) == []

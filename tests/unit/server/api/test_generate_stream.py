@@ -1,0 +1,92 @@
+"""Chunks that wait for one another are joined into one message, and each message is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.server import sample_models
+
+from lockstep_server.api.generate_stream import TokenStream, join
+from lockstep_server.frontend.admission import AdmissionController
+from lockstep_server.frontend.flush_control import FlushController
+from lockstep_server.frontend.registry import ServedModel
+from lockstep_server.frontend.requests import InferenceRequest, InFlightRequests
+from lockstep_server.messages import Chunk, Decode, Events
+from lockstep_server.metrics.families import Metrics, ModelMeters
+from lockstep_server.model.cost_model import CostModel
+
+chunks_ = st.lists(
+    st.lists(st.tuples(st.integers(0, 99), st.text("ab é", min_size=1, max_size=2)), min_size=1, max_size=5),
+    min_size=1,
+    max_size=6,
+)
+
+
+def chunk(tokens: list[tuple[int, str]], source: tuple[str, ...] = ()) -> Chunk:
+    return Chunk(
+        7,
+        [token for token, _ in tokens],
+        "".join(text for _, text in tokens),
+        [-float(token) for token, _ in tokens],
+        [np.full(3, token) for token, _ in tokens],
+        tuple(text for _, text in tokens),
+        source,
+    )
+
+
+def test_nothing_joins_to_nothing() -> None:
+    assert join([]) is None
+
+
+@given(chunks_)
+def test_joined_chunks_say_what_one_chunk_of_all_would(parts: list[list[tuple[int, str]]]) -> None:
+    source = ("the", "source")
+    joined = join([chunk(part, source if i == 0 else ()) for i, part in enumerate(parts)])
+    whole = chunk([token for part in parts for token in part], source)
+    assert joined is not None
+    assert joined._replace(attention=()) == whole._replace(attention=())
+    np.testing.assert_array_equal(joined.attention, whole.attention)
+
+
+class _Leaves:
+    """A caller that takes a message and leaves: the write of it is ended in its middle."""
+
+    def __init__(self) -> None:
+        self.taken = asyncio.Event()
+
+    async def write(self, message: Any) -> None:
+        self.taken.set()
+        await asyncio.Event().wait()
+
+
+async def test_tokens_are_counted_that_a_caller_took_as_it_left() -> None:
+    metrics = Metrics()
+    meters = ModelMeters(metrics, "m", 1, "cpu", "stepwise", ("Generate",))
+    spec = sample_models.plain()
+    served = ServedModel(spec, AdmissionController(spec, CostModel().to_dict()), meters)
+
+    class Directory:
+        def get(self, model: str, version: int) -> ServedModel:
+            return served
+
+    calls = InFlightRequests(lambda message, when=None: None, Directory())  # type: ignore[arg-type]
+    stream = TokenStream(
+        calls,
+        FlushController(lambda message: None, 0.02),
+        InferenceRequest(served, "Generate", {}, how=Decode()),
+    )
+    context = _Leaves()
+    writing = asyncio.ensure_future(stream.write_all(context, lambda chunk, event: chunk))
+    await asyncio.sleep(0)
+    calls.deliver(Events("m", 1, [], chunks=[chunk([(1, "a"), (2, "b")])._replace(key=1)]))
+    await context.taken.wait()
+    writing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writing
+    assert metrics.registry.get_sample_value("lockstep_tokens_total", {"model": "m"}) == 2
+    assert len(calls) == 0

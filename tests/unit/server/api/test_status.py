@@ -1,0 +1,41 @@
+"""One table from meanings to gRPC statuses."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from lockstep_server.api import status
+from lockstep_server.errors import ErrorCode, ServingError, bad_input, not_found, overloaded
+
+
+def test_every_meaning_has_a_code() -> None:
+    assert set(status.CODES) == set(ErrorCode)
+
+
+def test_overload_is_never_unavailable() -> None:
+    assert status.CODES[ErrorCode.OVERLOADED] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_details_name_what_a_client_can_act_on() -> None:
+    (bad,) = status.details(bad_input("x", "why"))
+    assert [(v.field, v.description) for v in bad.field_violations] == [("x", "why")]
+    (missing,) = status.details(not_found("m/1", "why"))
+    assert missing.resource_name == "m/1"
+    (retry,) = status.details(overloaded("why", 0.25))
+    assert retry.retry_delay.ToMilliseconds() == 250
+    assert status.details(ServingError(ErrorCode.FAILED, "why")) == []
+
+
+@pytest.mark.parametrize(("remaining_s", "pushback"), [(None, "250"), (1.0, "250"), (0.1, "-1")])
+def test_pushback_says_never_where_the_deadline_is_sooner(remaining_s: float | None, pushback: str) -> None:
+    assert dict(status.trailers(overloaded("why", 0.25), remaining_s))["grpc-retry-pushback-ms"] == pushback
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_trailers_hold_the_same_code_and_message(code: ErrorCode) -> None:
+    content = dict(status.trailers(ServingError(code, "naïve", field="x"), None))["grpc-status-details-bin"]
+    told = status_pb2.Status.FromString(content)
+    assert (told.code, told.message) == (status.CODES[code].value[0], "naïve")
+    assert told.details[0].Is(error_details_pb2.BadRequest.DESCRIPTOR)

@@ -1,0 +1,136 @@
+"""The codec: whatever a request holds, it decodes or is the caller's mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.server import sample_models
+
+from lockstep_proto import open_inference_pb2 as pb
+from lockstep_server import messages
+from lockstep_server.api import tensors
+from lockstep_server.errors import ErrorCode, ServingError
+from lockstep_server.model.manifest import Manifest, TensorSection
+from lockstep_server.model.spec import ModelSpec
+
+INPUTS = tuple(
+    sample_models.tensor(
+        name, TensorSection(range=(0, 9)) if name == "INT64" else TensorSection(), ("n", 2), name
+    )
+    for name in fakes.ONNX_TYPES
+)
+SPEC = ModelSpec("m", 1, Manifest(), tuple(INPUTS), ())
+
+
+def one(datatype: str) -> ModelSpec:
+    return ModelSpec("m", 1, Manifest(), tuple(t for t in INPUTS if t.name == datatype), ())
+
+
+def decodes_or_is_bad_input(spec: ModelSpec, request: pb.ModelInferRequest) -> None:
+    try:
+        arrays = tensors.decode(spec, request)
+    except ServingError as error:
+        refusal = error
+        assert (refusal.code, bool(refusal.field)) == (ErrorCode.BAD_INPUT, True)
+    else:
+        for tensor in spec.inputs:
+            if tensor.name in arrays:
+                assert arrays[tensor.name].shape[1:] == (2,)
+
+
+sizes = st.one_of(st.integers(-3, 4), st.sampled_from([2**31, 2**62, 2**63 - 1, -(2**63)]))
+names = st.sampled_from([*fakes.ONNX_TYPES, "", "other"])
+
+
+@st.composite
+def requests(draw: Any) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name="m")
+    for _ in range(draw(st.integers(0, 3))):
+        name = draw(names)
+        tensor = request.inputs.add(
+            name=name, datatype=draw(st.one_of(st.just(name), names)), shape=draw(st.lists(sizes, max_size=4))
+        )
+        field = draw(st.sampled_from([None, *fakes.TYPED.values()]))
+        if field is not None:
+            kind = getattr(tensor.contents, field)
+            value = {"bool": True, "fp32": 1.5, "fp64": 1.5, "bytes": b"\xff"}.get(field.split("_")[0], 200)
+            kind.extend([value] * draw(st.integers(0, 4)))
+    request.raw_input_contents.extend(draw(st.lists(st.binary(max_size=40), max_size=3)))
+    return request
+
+
+@given(requests(), st.sampled_from(list(fakes.ONNX_TYPES)))
+@settings(max_examples=400)
+def test_a_made_up_request_decodes_or_is_refused(request_: pb.ModelInferRequest, datatype: str) -> None:
+    decodes_or_is_bad_input(SPEC, request_)
+    decodes_or_is_bad_input(one(datatype), request_)
+
+
+def good() -> bytes:
+    inputs = {"FP32": ("FP32", [[1, 2]]), "BYTES": ("BYTES", [["a", "b"]]), "INT64": ("INT64", [[1, 2]])}
+    return fakes.request("m", inputs).SerializeToString()
+
+
+SMALL = ModelSpec("m", 1, Manifest(), tuple(t for t in INPUTS if t.name in ("FP32", "BYTES", "INT64")), ())
+
+
+@given(st.lists(st.tuples(st.integers(0, len(good()) - 1), st.integers(0, 255)), min_size=1, max_size=6))
+@settings(max_examples=400)
+def test_a_request_with_bytes_changed_decodes_or_is_refused(changes: list[tuple[int, int]]) -> None:
+    content = bytearray(good())
+    for at, value in changes:
+        content[at] = value
+    try:
+        request = pb.ModelInferRequest.FromString(bytes(content))
+    except DecodeError:
+        return
+    decodes_or_is_bad_input(SMALL, request)
+
+
+def test_a_good_request_decodes() -> None:
+    arrays = tensors.decode(SMALL, pb.ModelInferRequest.FromString(good()))
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        "FP32": [[1, 2]],
+        "BYTES": [["a", "b"]],
+        "INT64": [[1, 2]],
+    }
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_strings_go_there_and_back(texts: list[str]) -> None:
+    texts = [text for text in texts if text.isprintable() or "\x00" in text]
+    words = ModelSpec(
+        "m",
+        1,
+        Manifest(),
+        (sample_models.tensor("x", TensorSection(), ("n",), "BYTES"),),
+        (sample_models.tensor("x", TensorSection(), ("n",), "BYTES"),),
+    )
+    arrays = tensors.decode(words, fakes.request("m", {"x": ("BYTES", np.array(texts, object))}))
+    assert arrays["x"].tolist() == texts
+    reply = tensors.encode(words, messages.Event(1, arrays), "id")
+    assert fakes.values(reply, "x").tolist() == texts
+
+
+@pytest.mark.parametrize(("value", "fits"), [(-1, False), (0, True), (8, True), (9, False)])
+def test_a_range_is_half_open(value: int, fits: bool) -> None:
+    request = fakes.request("m", {"INT64": ("INT64", [[0, value]])})
+    if fits:
+        tensors.decode(one("INT64"), request)
+    else:
+        with pytest.raises(ServingError, match=f"INT64: id {value} is outside"):
+            tensors.decode(one("INT64"), request)
+
+
+def test_nothing_is_allocated_for_a_shape_that_lies() -> None:
+    """A petabyte is asked for with no bytes behind it: refused, not tried."""
+    request = pb.ModelInferRequest(model_name="m", raw_input_contents=[b""])
+    request.inputs.add(name="FP64", datatype="FP64", shape=[2**50, 2])
+    with pytest.raises(ServingError, match="0 bytes"):
+        tensors.decode(one("FP64"), request)

@@ -1,0 +1,287 @@
+"""`model.toml`: a whole one parses to exactly what it says; a wrong one names file, key and remedy."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lockstep_server.engine.loading import manifest_file
+from lockstep_server.errors import LoadError
+from lockstep_server.model.manifest import (
+    BatchingSection,
+    InstancesSection,
+    LengthSection,
+    Manifest,
+    PrefillSection,
+    RolesSection,
+    StateSection,
+    StepwiseSection,
+    TensorSection,
+    TextSection,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WHOLE = """
+task = "translate"
+labels = ["a", "b"]
+default_version = 2
+fixed_shape = true
+tolerance = 0.5
+[text]
+source = "source.json"
+target = "target.json"
+begin = 1
+end = 2
+[lengths.source]
+max = 100
+[lengths.target]
+max = 50
+[inputs.tokens]
+batch_axis = 1
+lengths = {0 = "source"}
+pad = 3
+range = [0, 500]
+[inputs.mask]
+batch_axis = 0
+lengths = {1 = "source"}
+generated = "mask"
+of = "source"
+real = false
+[inputs.sizes]
+batch_axis = 0
+generated = "lengths"
+of = "target"
+[outputs.attention]
+batch_axis = 0
+lengths = {2 = "source", 3 = "target"}
+[roles]
+input = "tokens"
+scores = "logits"
+activation = "none"
+vector = "vector"
+attention = "attention"
+[batching]
+max_rows = 32
+max_padded_elements = 1000
+max_queue_ms = 250
+[instances]
+count = 2
+threads = 3
+[prefill]
+graph = "encoder.onnx"
+[prefill.inputs.tokens]
+batch_axis = 0
+lengths = {1 = "source"}
+[prefill.outputs.memory0]
+batch_axis = 0
+lengths = {1 = "source"}
+[stepwise]
+graph = "decoder.onnx"
+max_sequences = 16
+max_tokens = 70
+idle_timeout_s = 5
+[stepwise.inputs.token]
+batch_axis = 0
+[stepwise.outputs.logits]
+batch_axis = 0
+[[stepwise.state]]
+name = "h"
+input = "h_in"
+output = "h_out"
+initial = 0.25
+batch_axis = 1
+[[stepwise.state]]
+name = "memory"
+input = "memory_in"
+output = "memory_out"
+prefill = "memory0"
+lengths = {1 = "source"}
+grows = true
+"""
+
+
+def parse(text: str) -> Manifest:
+    return manifest_file.parse(tomllib.loads(text), "here/model.toml")
+
+
+def test_a_whole_manifest_parses_to_what_it_says() -> None:
+    assert parse(WHOLE) == Manifest(
+        task="translate",
+        labels=("a", "b"),
+        default_version=2,
+        fixed_shape=True,
+        tolerance=0.5,
+        text=TextSection("source.json", "target.json", 1, 2),
+        lengths={"source": LengthSection(100), "target": LengthSection(50)},
+        inputs={
+            "tokens": TensorSection(1, {0: "source"}, 3, (0, 500)),
+            "mask": TensorSection(0, {1: "source"}, generated="mask", of="source", real=False),
+            "sizes": TensorSection(0, generated="lengths", of="target"),
+        },
+        outputs={"attention": TensorSection(0, {2: "source", 3: "target"})},
+        roles=RolesSection("tokens", "logits", "none", "vector", "attention"),
+        batching=BatchingSection(32, 1000, 250.0),
+        instances=InstancesSection(2, 3),
+        prefill=PrefillSection(
+            "encoder.onnx",
+            {"tokens": TensorSection(0, {1: "source"})},
+            {"memory0": TensorSection(0, {1: "source"})},
+        ),
+        stepwise=StepwiseSection(
+            "decoder.onnx",
+            16,
+            70,
+            5.0,
+            {"token": TensorSection(0)},
+            {"logits": TensorSection(0)},
+            (
+                StateSection("h", "h_in", "h_out", initial=0.25, batch_axis=1),
+                StateSection(
+                    "memory", "memory_in", "memory_out", "memory0", lengths={1: "source"}, grows=True
+                ),
+            ),
+        ),
+        written=True,
+    )
+
+
+def test_an_empty_manifest_is_the_defaults_and_was_written() -> None:
+    assert parse("") == Manifest(written=True)
+    assert Manifest().written is False
+
+
+WRONG: dict[str, tuple[str, str, str]] = {
+    # what is wrong: (the text, the key that is named, words of the remedy)
+    "unknown key": ("max_rows = 3", "max_rows", "unknown key"),
+    "unknown key, close": ("[batching]\nmax_row = 3", "batching.max_row", "did you mean 'max_rows'?"),
+    "unknown key, far": ("[batching]\nzzz = 3", "batching.zzz", "known here: max_padded_elements"),
+    "unknown table": ("[batchin]\nmax_rows = 3", "batchin", "did you mean 'batching'?"),
+    "unknown key of an input": ("[inputs.x]\npadding = 0", "inputs.x.padding", "unknown key"),
+    "unknown key of a state": (
+        '[[stepwise.state]]\nname="h"\ninput="i"\nout="o"',
+        "stepwise.state[0].out",
+        "output",
+    ),
+    "task": ('task = "guess"', "task", "write one of tensor, classify"),
+    "empty task": ('task = ""', "task", "not empty"),
+    "labels of another kind": ('labels = ["a", 1]', "labels", "list of strings"),
+    "labels as a string": ('labels = "negative"', "labels", "list"),
+    "labels as a number": ("labels = 5", "labels", "list"),
+    "default_version": ("default_version = 0", "default_version", "1 or more"),
+    "a version as text": ('default_version = "1"', "default_version", "whole number"),
+    "fixed_shape": ('fixed_shape = "no"', "fixed_shape", "true or false"),
+    "tolerance": ("tolerance = 0", "tolerance", "above 0"),
+    "no source": ("[text]\nend = 3", "text.source", 'source = "tokenizer.json"'),
+    "an absolute file": ('[text]\nsource = "/etc/passwd"', "text.source", "relative"),
+    "an address as file": ('[text]\nsource = "https://x/y"', "text.source", "relative"),
+    "a negative id": ('[text]\nsource = "t"\nend = -1', "text.end", "0 or more"),
+    "no max": ("[lengths.words]", "lengths.words.max", "is missing"),
+    "a max of 0": ("[lengths.words]\nmax = 0", "lengths.words.max", "1 or more"),
+    "a length that is no table": ("lengths = 3", "lengths", "[lengths]"),
+    "no such length": (
+        '[inputs.x]\nbatch_axis = 0\nlengths = {1 = "words"}',
+        "inputs.x.lengths",
+        "[lengths.words]",
+    ),
+    "an axis that is no number": (
+        '[inputs.x]\nlengths = {one = "words"}',
+        "inputs.x.lengths",
+        '{1 = "words"}',
+    ),
+    "lengths that are no table": ('[inputs.x]\nlengths = "words"', "inputs.x.lengths", '{1 = "words"}'),
+    "one axis for two": (
+        '[lengths.w]\nmax = 3\n[inputs.x]\nbatch_axis = 1\nlengths = {1 = "w"}',
+        "inputs.x.lengths",
+        "batch axis already",
+    ),
+    "no batch axis": (
+        '[lengths.w]\nmax = 3\n[outputs.y]\nlengths = {1 = "w"}',
+        "outputs.y.batch_axis",
+        "missing",
+    ),
+    "a negative axis": ("[inputs.x]\nbatch_axis = -1", "inputs.x.batch_axis", "0 or more"),
+    "a range upside down": ("[inputs.x]\nrange = [5, 5]", "inputs.x.range", "FIRST below END"),
+    "a range of one": ("[inputs.x]\nrange = [5]", "inputs.x.range", "[FIRST, END]"),
+    "a padding that is text": ('[inputs.x]\npad = "0"', "inputs.x.pad", "write a number"),
+    "generated": ('[inputs.x]\ngenerated = "masks"', "inputs.x.generated", "mask, lengths"),
+    "generated of nothing": ('[inputs.x]\ngenerated = "mask"', "inputs.x.of", "is missing"),
+    "generated of an unknown length": (
+        '[inputs.x]\ngenerated = "mask"\nof = "w"',
+        "inputs.x.of",
+        "[lengths.w]",
+    ),
+    "a generated output": (
+        '[lengths.w]\nmax = 3\n[outputs.y]\ngenerated = "mask"\nof = "w"',
+        "outputs.y.generated",
+        "only an input",
+    ),
+    "activation": ('[roles]\nactivation = "tanh"', "roles.activation", "softmax, sigmoid, none"),
+    "max_rows": ("[batching]\nmax_rows = 2.5", "batching.max_rows", "whole number"),
+    "true is no number": ("[batching]\nmax_rows = true", "batching.max_rows", "whole number"),
+    "max_queue_ms": ("[batching]\nmax_queue_ms = -1", "batching.max_queue_ms", "above 0"),
+    "count": ("[instances]\ncount = 0", "instances.count", "1 or more"),
+    "a state without a name": ('[[stepwise.state]]\ninput = "h"', "stepwise.state[0].name", "missing"),
+    "states that are no list": ('[stepwise.state]\nname = "h"', "stepwise.state", "[[stepwise.state]]"),
+    "two states of one name": (
+        '[[stepwise.state]]\nname="h"\ninput="a"\n[[stepwise.state]]\nname="h"\ninput="b"',
+        "stepwise.state[h].name",
+        "pair each once",
+    ),
+    "two states of one input": (
+        '[[stepwise.state]]\nname="h"\ninput="a"\n[[stepwise.state]]\nname="c"\ninput="a"',
+        "stepwise.state[c].input",
+        "pair each once",
+    ),
+    "a state of a prefill that is not there": (
+        '[[stepwise.state]]\nname="h"\ninput="a"\nprefill="p"',
+        "stepwise.state[h].prefill",
+        "add [prefill]",
+    ),
+    "a state that grows along nothing": (
+        '[[stepwise.state]]\nname="h"\ninput="a"\ngrows=true',
+        "stepwise.state[h].grows",
+        "add lengths",
+    ),
+    "a state that varies along two axes": (
+        '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a",2="a"}',
+        "stepwise.state[h].lengths",
+        "one axis at most",
+    ),
+    "a state of a length from nowhere": (
+        '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a"}',
+        "stepwise.state[h].prefill",
+        "begins in a prefill graph",
+    ),
+    "a state that grows and is not given back": (
+        '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a"}\ngrows=true',
+        "stepwise.state[h].output",
+        "out of each step",
+    ),
+    "classify without scores": ('task = "classify"\nlabels = ["a"]', "roles.scores", "is missing"),
+    "classify without labels": ('task = "classify"\n[roles]\nscores = "y"', "labels", "is missing"),
+    "encode without a vector": ('task = "encode"', "roles.vector", "is missing"),
+    "generate without steps": ('task = "generate"', "stepwise", "step-wise form"),
+    "translate without steps": ('task = "translate"', "stepwise", "step-wise form"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_error_names_file_key_and_remedy(wrong: str) -> None:
+    text, key, remedy = WRONG[wrong]
+    with pytest.raises(LoadError) as caught:
+        parse(text)
+    assert str(caught.value).startswith(f"here/model.toml: {key}: ")
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"task ? 1", b"\xff\xfe", b"a = 1\na = 2"])
+def test_what_is_no_toml_is_told_with_the_file(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.toml"
+    file.write_bytes(content)
+    with pytest.raises(LoadError, match="not valid TOML") as caught:
+        manifest_file.read(file)
+    assert str(file) in str(caught.value)

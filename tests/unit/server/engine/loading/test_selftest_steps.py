@@ -1,0 +1,229 @@
+"""The self-test of step-wise faces: company changes nothing, and all ways in come to the same."""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+from unit.server.engine.stepwise.step_models import Opened, open_folder, opened
+
+from lockstep_server.engine.loading import selftest_steps
+from lockstep_server.engine.loading.manifest_file import parse
+from lockstep_server.engine.loading.selftest_steps import Steps
+from lockstep_server.engine.runtime.session import OnnxSession
+from lockstep_server.model.spec import make_spec
+from tests import fakes, steps
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from lockstep_server.model.spec import ModelSpec
+
+
+def checked(model: Opened, oneshot: tuple[ModelSpec, OnnxSession] | None = None) -> Steps:
+    return selftest_steps.check(model.spec, model.session, model.first, oneshot)
+
+
+def written(manifest: str, **graphs: ModelProto) -> Opened:
+    with tempfile.TemporaryDirectory() as folder:
+        files = {f"{name}.onnx": graph for name, graph in graphs.items()}
+        return open_folder(steps.write(Path(folder), "m", manifest, files, steps.characters()))
+
+
+def changed(graph: ModelProto, name: str, change: Any) -> ModelProto:
+    """The graph with one of its weights changed."""
+    for weight in graph.graph.initializer:
+        if weight.name == name:
+            weight.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weight)), name))
+            return graph
+    raise AssertionError(name)
+
+
+def summing(*nodes: Any, outputs: tuple[Any, ...] = ()) -> ModelProto:
+    """x, sum_in [n, 2] -> y, sum_out, by these nodes."""
+    return fakes.model(
+        nodes,
+        [fakes.tensor("x", shape=("n", 2)), fakes.tensor("sum_in", shape=("n", 2))],
+        outputs or (fakes.tensor("y", shape=("n", 2)), fakes.tensor("sum_out", shape=("n", 2))),
+        [fakes.constant("zero", [0], np.int64)],
+    )
+
+
+SUM = steps.SUM.format(slots=8, idle_s=60)
+ADD = helper.make_node("Add", ["sum_in", "x"], ["sum_out"])
+MEAN = helper.make_node("ReduceMean", ["sum_out"], ["mean"], axes=[0], keepdims=1)
+
+
+# --- company ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["language", "forced", "translator", "cache", "adder"])
+def test_good_models_hold_bit_for_bit(kind: str) -> None:
+    found = checked(opened(kind))
+    assert (found.batched, found.deterministic, found.reason, found.disagreement) == (True, True, "", "")
+
+
+def test_outputs_that_mix_rows_are_caught() -> None:
+    mixer = summing(ADD, MEAN, helper.make_node("Sub", ["sum_out", "mean"], ["y"]))
+    found = checked(written(SUM, step=mixer))
+    assert not found.batched
+    assert "'y'" in found.reason
+    assert "in company" in found.reason
+
+
+def test_states_that_mix_rows_are_caught_by_what_they_come_to() -> None:
+    """The output of the first step is right still."""
+    mixer = summing(
+        helper.make_node("Add", ["sum_in", "x"], ["y"]),
+        helper.make_node("ReduceMean", ["y"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Add", ["y", "mean"], ["sum_out"]),
+    )
+    assert not checked(written(SUM, step=mixer)).batched
+
+
+def test_a_mask_of_the_wrong_polarity_is_caught() -> None:
+    manifest = steps.TRANSLATE.replace('generated = "mask"', 'generated = "mask"\nreal = 0')
+    found = checked(written(manifest, step=steps.translator_step(), prefill=steps.translator_prefill()))
+    assert not found.batched
+    assert "padding changes its answers" in found.reason
+
+
+def test_rounding_within_the_tolerance_is_accepted_and_is_not_deterministic() -> None:
+    mixer = summing(
+        ADD,
+        MEAN,
+        helper.make_node("Sub", ["mean", "mean"], ["nothing"]),
+        helper.make_node("Mul", ["mean", "tiny"], ["dust"]),
+        helper.make_node("Add", ["sum_out", "dust"], ["y"]),
+    )
+    mixer.graph.initializer.append(fakes.constant("tiny", [1e-6], np.float32))
+    found = checked(written(SUM, step=mixer))
+    assert (found.batched, found.deterministic) == (True, False)
+
+
+def test_what_names_no_batch_axis_steps_alone() -> None:
+    single = summing(ADD, helper.make_node("ReduceSum", ["sum_out"], ["y"], keepdims=0), outputs=(
+        fakes.tensor("y", shape=()), fakes.tensor("sum_out", shape=("n", 2)),
+    ))  # fmt: skip
+    found = checked(written(SUM, step=single))
+    assert not found.batched
+    assert "batch_axis" in found.reason
+
+
+def test_a_model_that_fails_on_what_is_drawn_is_told_and_does_not_raise() -> None:
+    broken = summing(
+        ADD,
+        helper.make_node("Cast", ["x"], ["near"], to=7),
+        helper.make_node("Sub", ["near", "far"], ["index"]),
+        helper.make_node("Gather", ["table", "index"], ["y"]),
+    )
+    broken.graph.initializer.append(fakes.constant("far", [10**6], np.int64))
+    broken.graph.initializer.append(fakes.constant("table", [1.0], np.float32))
+    found = checked(written(SUM, step=broken))
+    assert not found.batched
+    assert "could not run" in found.reason
+
+
+# --- ways in ----------------------------------------------------------------------------------------
+
+
+def test_a_prefill_that_disagrees_with_the_steps_is_told() -> None:
+    worse = changed(steps.language_prefill(), "O", lambda weight: weight * 1.1)
+    found = checked(written(steps.LANGUAGE + steps.PREFILL, step=steps.language_step(), prefill=worse))
+    assert found.batched
+    assert "the prefill graph differs from 1 steps" in found.disagreement
+    assert "'logits'" in found.disagreement
+
+
+def test_a_prefill_that_goes_wrong_only_after_the_first_element_is_told() -> None:
+    worse = changed(steps.language_prefill(), "R", lambda weight: weight * 1.5)
+    found = checked(written(steps.LANGUAGE + steps.PREFILL, step=steps.language_step(), prefill=worse))
+    assert "the prefill graph differs from 2 steps" in found.disagreement
+
+
+def test_two_ways_in_are_compared_within_what_a_short_model_takes() -> None:
+    manifest = (steps.LANGUAGE + steps.PREFILL).replace("max = 64", "max = 8")
+    model = written(manifest, step=steps.language_step(), prefill=steps.language_prefill())
+    assert checked(model).disagreement == ""
+
+
+ONESHOT = """
+[lengths.prompt]
+max = 64
+[inputs.tokens]
+batch_axis = 0
+lengths = {1 = "prompt"}
+range = [0, 21]
+[inputs.lengths]
+batch_axis = 0
+generated = "lengths"
+of = "prompt"
+[outputs.logits]
+batch_axis = 0
+[outputs.h0]
+batch_axis = 1
+[outputs.c0]
+batch_axis = 1
+[roles]
+input = "tokens"
+scores = "logits"
+"""
+
+
+def oneshot(folder: Path, graph: ModelProto) -> tuple[ModelSpec, OnnxSession]:
+    file = folder / "model.onnx"
+    file.write_bytes(graph.SerializeToString())
+    session = OnnxSession(file)
+    return make_spec("m", 1, session.graph, parse(tomllib.loads(ONESHOT)), "model.toml"), session
+
+
+def test_a_oneshot_face_that_agrees_is_not_spoken_of(tmp_path: Path) -> None:
+    oneshot_model = oneshot(tmp_path, steps.language_prefill())
+    found = checked(opened("forced"), oneshot_model)
+    assert (found.batched, found.deterministic, found.disagreement) == (True, True, "")
+
+
+def test_a_oneshot_face_that_disagrees_is_told(tmp_path: Path) -> None:
+    oneshot_model = oneshot(
+        tmp_path, changed(steps.language_prefill(), "E", lambda weight: weight[::-1].copy())
+    )
+    found = checked(opened("forced"), oneshot_model)
+    assert found.batched
+    assert "the one-shot graph differs" in found.disagreement
+
+
+def test_a_oneshot_face_that_cannot_run_is_told_and_does_not_raise(tmp_path: Path) -> None:
+    oneshot_model = oneshot(tmp_path, changed(steps.language_prefill(), "E", lambda weight: weight[:1]))
+    found = checked(opened("forced"), oneshot_model)
+    assert found.batched
+    assert "could not be compared" in found.disagreement
+
+
+# --- what becomes of it -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "notice"),
+    [
+        (Steps(batched=True, deterministic=True, pads_freely=True), ""),
+        (Steps(batched=False, reason="they mix"), "sequences step alone: they mix"),
+        (Steps(batched=True, pads_freely=True, disagreement="prefill differs"), "prefill differs"),
+        (
+            Steps(batched=False, reason="they mix", disagreement="it differs"),
+            "sequences step alone: they mix; it differs",
+        ),
+    ],
+)
+def test_the_card_tells_what_was_found(found: Steps, notice: str) -> None:
+    before = replace(opened("language").spec, batched=False, deterministic=False)
+    spec = selftest_steps.judged(before, found)
+    assert (spec.batched, spec.deterministic, spec.notice) == (found.batched, found.deterministic, notice)
+    assert spec.pads_freely is found.pads_freely
+    assert spec.prefill is not None
+    assert spec.prefill.batched is found.batched

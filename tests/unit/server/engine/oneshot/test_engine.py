@@ -1,0 +1,81 @@
+"""One session, several runs at one time: as many as the model has instances and the gate has permits."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from unit.server import sample_models
+
+from lockstep_server.engine.oneshot.engine import OneShotEngine
+from lockstep_server.engine.oneshot.request import QueuedRequest
+from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
+from lockstep_server.model.cost_model import CostModel
+
+if TYPE_CHECKING:
+    from lockstep_server import messages
+
+PATIENCE_S = 30.0
+
+
+class Meeting:
+    """A session whose runs end once so many of them go on at one time, or one has waited too long."""
+
+    output_names = ("y",)
+
+    def __init__(self, runs: int, patience_s: float) -> None:
+        self._barrier = threading.Barrier(runs)
+        self._patience_s = patience_s
+        self.met = 0
+
+    def run(self, feeds: Any, outputs: Any = None) -> list[Any]:
+        try:
+            self._barrier.wait(self._patience_s)
+            self.met += 1
+        except threading.BrokenBarrierError:
+            pass
+        return [feeds["x"]]
+
+    def terminate(self) -> None: ...
+
+
+def serve(
+    session: Any, instances: int, device_scheduler: DeviceScheduler, requests: int, niceness: int = 1
+) -> list[messages.Events]:
+    """What is told of requests that came together and share no run."""
+    spec = replace(sample_models.plain(), batched=False, instances=instances)
+    told: list[messages.Events] = []
+    answered = threading.Semaphore(0)
+
+    def report(events: messages.Events) -> None:
+        told.append(events)
+        answered.release()
+
+    engine = OneShotEngine(spec, session, CostModel(), device_scheduler, report, niceness=niceness)
+    x = np.ones((1, 2), np.float32)
+    parts = [sample_models.parts(spec, {"x": x}, key=key) for key in range(requests)]
+    engine.submit([(QueuedRequest(part.request.submit, part.request.measure), {"x": x}) for [part] in parts])
+    engine.start()
+    for _ in range(requests):
+        assert answered.acquire(timeout=PATIENCE_S)
+    engine.stop(PATIENCE_S)
+    return told
+
+
+def test_requests_that_share_no_run_are_run_at_one_time() -> None:
+    """They came together, so the queue was told of them once: who takes one wakes the next."""
+    session = Meeting(3, PATIENCE_S)
+    told = serve(session, 3, DeviceScheduler("cpu", 3), 3)
+    assert session.met == 3
+    assert sorted(event.key for events in told for event in events.events) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("instances", "leases", "niceness"), [(1, 3, 1), (3, 1, 1), (3, 2, 0)])
+def test_no_more_run_than_there_are_instances_and_permits(instances: int, leases: int, niceness: int) -> None:
+    session = Meeting(2, 0.05)
+    told = serve(session, instances, DeviceScheduler("cpu", leases), 3, niceness)
+    assert session.met == 0
+    assert len(told) == 3

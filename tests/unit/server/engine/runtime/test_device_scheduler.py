@@ -1,0 +1,198 @@
+"""The gate: permits, fairness by device time, and a bound while others want the device."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lockstep_server.engine.runtime.device_scheduler import DeviceAccount, DeviceScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATIENCE_S = 30.0
+
+
+class Clock:
+    """Moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def yielding(name: str) -> DeviceAccount:
+    return DeviceAccount(name, lets_others_first=True)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def queue_up(
+    device_scheduler: DeviceScheduler, order: list[str], waiters: list[tuple[DeviceAccount, float]]
+) -> list[threading.Thread]:
+    """Threads that wait at the gate and note in which order they were let in."""
+    threads = []
+    for account, deadline in waiters:
+
+        def enter(account: DeviceAccount = account, deadline: float = deadline) -> None:
+            with device_scheduler.turn(account, deadline):
+                order.append(account.name)
+
+        threads.append(threading.Thread(target=enter))
+        threads[-1].start()
+        until(lambda: device_scheduler.waiting() == len(threads))
+    return threads
+
+
+@pytest.mark.parametrize(("leases", "yields", "expected"), [(1, 0, 1), (1, 6, 1), (3, 6, 3), (3, 0, 2)])
+def test_no_more_run_at_once_than_there_are_permits(leases: int, yields: int, expected: int) -> None:
+    """One permit is kept of those whose runs do not let others go first."""
+    device_scheduler, running, most, lock = DeviceScheduler("cpu", leases), 0, 0, threading.Lock()
+    accounts = [DeviceAccount(str(i), lets_others_first=i < yields) for i in range(6)]
+    assert {device_scheduler.most(account) for account in accounts} == {expected}
+
+    def work(account: DeviceAccount) -> None:
+        nonlocal running, most
+        for _ in range(50):
+            with device_scheduler.turn(account, 0.0):
+                with lock:
+                    running += 1
+                    most = max(most, running)
+                with lock:
+                    running -= 1
+
+    threads = [threading.Thread(target=work, args=(account,)) for account in accounts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert most <= expected
+    assert device_scheduler.waiting() == 0
+
+
+def test_who_used_the_device_least_goes_first() -> None:
+    clock = Clock()
+    device_scheduler, order = DeviceScheduler("cpu", clock=clock), []
+    greedy, modest = DeviceAccount("greedy"), DeviceAccount("modest")
+    with device_scheduler.turn(greedy, 0.0):
+        clock.now += 5
+    with device_scheduler.turn(DeviceAccount("holder"), 0.0):
+        threads = queue_up(device_scheduler, order, [(greedy, 0.0), (modest, 1e9)])
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == ["modest", "greedy"]
+
+
+def test_among_equals_the_earliest_deadline_goes_first() -> None:
+    device_scheduler, order = DeviceScheduler("cpu", clock=Clock()), []
+    with device_scheduler.turn(DeviceAccount("holder"), 0.0):
+        threads = queue_up(
+            device_scheduler,
+            order,
+            [(DeviceAccount("late"), 9.0), (DeviceAccount("soon"), 1.0), (DeviceAccount("between"), 5.0)],
+        )
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == ["soon", "between", "late"]
+
+
+def test_device_time_fades() -> None:
+    account = DeviceAccount("one")
+    account.charge(8.0, now=0.0)
+    assert account.used_lately(3.0) == pytest.approx(1.0)
+
+
+def test_alone_there_is_no_bound_on_a_run() -> None:
+    clock = Clock()
+    device_scheduler, account = DeviceScheduler("cpu", max_run_s=0.02, clock=clock), DeviceAccount("one")
+    for _ in range(3):
+        with device_scheduler.turn(account, 0.0) as turn:
+            assert turn.max_run_s is None
+
+
+def test_while_another_wants_the_device_a_run_is_bounded() -> None:
+    clock = Clock()
+    device_scheduler, one, other = (
+        DeviceScheduler("cpu", max_run_s=0.02, clock=clock),
+        DeviceAccount("one"),
+        DeviceAccount("other"),
+    )
+    with device_scheduler.turn(other, 0.0):
+        pass
+    with device_scheduler.turn(one, 0.0) as turn:
+        assert turn.max_run_s == 0.02
+    clock.now += 10
+    with device_scheduler.turn(one, 0.0) as turn:
+        assert turn.max_run_s is None
+
+
+def test_a_turn_tells_how_long_it_was_waited_for() -> None:
+    clock = Clock()
+    device_scheduler, waited = DeviceScheduler("cpu", clock=clock), []
+
+    def wait() -> None:
+        with device_scheduler.turn(DeviceAccount("waiter"), 0.0) as turn:
+            waited.append(turn.waited_s)
+
+    with device_scheduler.turn(DeviceAccount("holder"), 0.0):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        until(lambda: device_scheduler.waiting() == 1)
+        clock.now += 3
+    thread.join(PATIENCE_S)
+    assert waited == [3]
+
+
+def test_alone_holds_every_permit_and_waits_for_all() -> None:
+    device_scheduler, order, entered = DeviceScheduler("cpu", leases=2), [], threading.Event()
+
+    def measure() -> None:
+        with device_scheduler.alone(DeviceAccount("measuring")):
+            order.append("alone")
+            entered.set()
+
+    with device_scheduler.turn(DeviceAccount("a"), 0.0), device_scheduler.turn(yielding("b"), 0.0):
+        thread = threading.Thread(target=measure)
+        thread.start()
+        until(lambda: device_scheduler.waiting() == 1)
+        assert not entered.is_set()
+    thread.join(PATIENCE_S)
+    with device_scheduler.alone(DeviceAccount("again")):
+        waiting = queue_up(device_scheduler, order, [(DeviceAccount("after"), 0.0)])
+        assert order == ["alone"]
+    waiting[0].join(PATIENCE_S)
+    assert order == ["alone", "after"]
+
+
+def test_a_run_that_fails_gives_its_permit_back() -> None:
+    device_scheduler = DeviceScheduler("cpu")
+    with pytest.raises(ZeroDivisionError), device_scheduler.turn(DeviceAccount("one"), 0.0):
+        raise ZeroDivisionError
+    with device_scheduler.alone(DeviceAccount("other")):
+        assert device_scheduler.waiting() == 0
+
+
+def test_whose_kind_has_all_that_it_may_holds_up_nobody_of_another() -> None:
+    device_scheduler, order = DeviceScheduler("cpu", leases=2), []
+    first, second = (
+        device_scheduler.turn(DeviceAccount("step"), 0.0),
+        device_scheduler.turn(yielding("one-shot"), 0.0),
+    )
+    with first:
+        waiting = queue_up(device_scheduler, order, [(DeviceAccount("another step"), 0.0)])
+        with second:  # though another waits, and waits longer
+            assert device_scheduler.waiting() == 1
+        assert order == []
+    for thread in waiting:
+        thread.join(PATIENCE_S)
+    assert order == ["another step"]

@@ -1,0 +1,403 @@
+"""States of every shape come and go, step and grow, and a row never sees its neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.server import sample_models as specs
+from unit.server.engine.stepwise.step_models import opened
+
+from lockstep_server.engine.stepwise.slots import StateBlock, bucket, initial, key_of, lengths_of, widest
+from lockstep_server.model.manifest import LengthSection, Manifest, StateSection, TensorSection
+from lockstep_server.model.spec import ModelSpec, StateTensor
+
+Array = np.ndarray[Any, Any]
+
+STATES = {
+    "flat [n, d]": StateTensor("FP32", ("n", 3), StateSection("flat", "flat_in", "flat_out")),
+    "layered [layers, n, d]": StateTensor(
+        "FP32", (2, "n", 3), StateSection("deep", "deep_in", "deep_out", batch_axis=1)
+    ),
+    "memory [n, length, d]": StateTensor(
+        "FP32", ("n", "s", 3), StateSection("memory", "memory_in", lengths={1: "source"}, prefill="m0")
+    ),
+    "memory [length, n, d]": StateTensor(
+        "FP32",
+        ("s", "n", 2),
+        StateSection("rows", "rows_in", batch_axis=1, lengths={0: "source"}, prefill="r0"),
+    ),
+    "cache [n, length, d]": StateTensor(
+        "FP32", ("n", "p", 2), StateSection("cache", "cache_in", "cache_out", lengths={1: "past"}, grows=True)
+    ),
+    "cache [layers, n, heads, length, d]": StateTensor(
+        "FP32",
+        (2, "n", 2, "p", 1),
+        StateSection("keys", "keys_in", "keys_out", batch_axis=1, lengths={3: "past"}, grows=True),
+    ),
+    "counter [n]": StateTensor("INT64", ("n",), StateSection("count", "count_in", "count_out", initial=5)),
+}
+LENGTHS = {"source": LengthSection(100), "past": LengthSection(100)}
+MASKS = (
+    specs.tensor("x", TensorSection(0), ("n", 1)),
+    specs.tensor("mask", TensorSection(0, {1: "source"}, generated="mask", of="source"), ("n", "s"), "BOOL"),
+    specs.tensor(
+        "holes", TensorSection(0, {1: "past"}, generated="mask", of="past", real=0), ("n", "p"), "FP32"
+    ),
+    specs.tensor("sizes", TensorSection(0, generated="lengths", of="source"), ("n",), "INT32"),
+)
+SPEC = ModelSpec("m", 1, Manifest(lengths=LENGTHS), MASKS, (), batched=True, states=tuple(STATES.values()))
+
+
+def of_one(state: StateTensor) -> ModelSpec:
+    return ModelSpec("m", 1, Manifest(lengths=LENGTHS), (), (), batched=True, states=(state,))
+
+
+def drawn(spec: ModelSpec, seed: int, **lengths: int) -> dict[str, Array]:
+    """The states of one sequence with these named lengths."""
+    rng = np.random.default_rng(seed)
+    states = {}
+    for state in spec.states:
+        sizes = {**dict(enumerate(state.shape)), state.spec.batch_axis: 1}
+        sizes |= {axis: lengths[name] for axis, name in state.spec.lengths.items()}
+        states[state.spec.name] = np.round(rng.standard_normal([*sizes.values()]) * 100).astype(  # type: ignore[arg-type]
+            np.int64 if state.datatype == "INT64" else np.float32
+        )
+    return states
+
+
+def written(block: StateBlock, row: int, seed: int, **lengths: int) -> dict[str, Array]:
+    states = drawn(block.spec, seed, **lengths)
+    block.write(row, states, lengths_of(block.spec, states))
+    return states
+
+
+def same(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[name].shape == other[name].shape and np.array_equal(one[name], other[name]) for name in one
+    )
+
+
+class Echo:
+    """Gives each state back plus one and keeps what it was fed; a cache comes back one longer."""
+
+    def __init__(self, spec: ModelSpec = SPEC) -> None:
+        self.spec = spec
+        self.output_names = ["y", *(s.spec.output for s in spec.states if s.spec.output)]
+        self.fed: dict[str, Array] = {}
+
+    def run(self, feeds: dict[str, Array]) -> list[Array]:
+        self.fed = {name: array.copy() for name, array in feeds.items()}
+        outputs: list[Array] = [feeds["x"] * 2]
+        for state in self.spec.states:
+            if state.spec.output:
+                given = feeds[state.spec.input]
+                outputs.append(self._longer(state, given, feeds["x"]) if state.spec.grows else given + 1)
+        return outputs
+
+    def _longer(self, state: StateTensor, given: Array, x: Array) -> Array:
+        """What was there, and at the end of the axis an element that says who made it."""
+        axis = next(iter(state.spec.lengths))
+        shape = list(given.shape)
+        shape[axis] = 1
+        by_row = [1] * given.ndim
+        by_row[state.spec.batch_axis] = -1
+        new = np.broadcast_to(x.reshape(by_row), shape).astype(given.dtype)
+        return np.concatenate([given, new], axis)
+
+
+def stepped(block: StateBlock, session: Any = None, start: float = 0.0) -> dict[str, Array]:
+    x = np.arange(start, start + block.rows, dtype=np.float32)[:, None]
+    return block.step(session or Echo(block.spec), {"x": x})
+
+
+# --- buckets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (64, 64), (65, 128)]
+)
+def test_a_bucket_is_the_next_power_of_two(count: int, size: int) -> None:
+    assert bucket(count) == size
+    assert bucket(count, 16) == max(size, 16)
+
+
+@pytest.mark.parametrize(
+    ("source", "past", "key"),
+    [
+        (1, 0, (("past", 16), ("source", 16))),
+        (16, 15, (("past", 16), ("source", 16))),
+        (17, 16, (("past", 32), ("source", 32))),  # a full cache needs room for the next element
+        (32, 31, (("past", 32), ("source", 32))),
+        (33, 32, (("past", 64), ("source", 64))),
+    ],
+)
+def test_the_key_is_the_buckets_of_the_named_lengths(source: int, past: int, key: Any) -> None:
+    assert key_of(SPEC, {"source": source, "past": past}) == key
+
+
+def test_no_bucket_is_larger_than_the_longest_there_may_be() -> None:
+    spec = replace(SPEC, manifest=Manifest(lengths={"source": LengthSection(20), "past": LengthSection(40)}))
+    assert key_of(spec, {"source": 17, "past": 35}) == (("past", 40), ("source", 20))
+
+
+def test_where_sequences_step_alone_only_a_cache_is_padded() -> None:
+    spec = replace(SPEC, batched=False)
+    assert key_of(spec, {"source": 5, "past": 5}) == (("past", 16), ("source", 5))
+
+
+def test_states_without_a_named_length_are_all_of_one_key() -> None:
+    assert key_of(of_one(STATES["flat [n, d]"]), {}) == ()
+
+
+# --- the beginning ----------------------------------------------------------------------------------
+
+
+def test_a_state_begins_as_the_manifest_says() -> None:
+    states = initial(SPEC, {"m0": np.ones((1, 4, 3)), "r0": np.ones((4, 1, 2))})
+    assert states["count"].tolist() == [5]
+    assert (states["flat"].shape, states["deep"].shape) == ((1, 3), (2, 1, 3))
+    assert (states["cache"].shape, states["keys"].shape) == ((1, 0, 2), (2, 1, 2, 0, 1))
+    assert states["memory"].shape == (1, 4, 3)
+    assert lengths_of(SPEC, states) == {"source": 4, "past": 0}
+
+
+# --- coming and going -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", STATES)
+@pytest.mark.parametrize("length", [1, 7, 16])
+def test_what_is_written_is_taken_out_again(what: str, length: int) -> None:
+    spec = of_one(STATES[what])
+    lengths = {"source": length, "past": length - 1}
+    block = StateBlock(spec, key_of(spec, lengths), 4)
+    put = [written(block, row, row, **lengths) for row in (0, 1, 2, 3)]
+    assert all(same(block.take(row), put[row]) for row in (0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("what", STATES)
+def test_a_shorter_one_after_a_longer_one_finds_nothing_of_it(what: str) -> None:
+    """What lies beyond its own length is 0 when the session runs."""
+    spec = of_one(STATES[what])
+    used, fresh = (StateBlock(spec, key_of(spec, {"source": 15, "past": 15}), 2) for _ in range(2))
+    written(used, 1, 1, source=15, past=15)
+    for block in (used, fresh):
+        written(block, 1, 2, source=3, past=3)
+    echoes = [
+        Echo(ModelSpec("m", 1, spec.manifest, MASKS[:1], (), batched=True, states=spec.states))
+        for _ in range(2)
+    ]
+    for block, echo in zip((used, fresh), echoes, strict=True):
+        stepped(block, echo)
+    assert same(*(echo.fed for echo in echoes))
+
+
+def test_a_taken_state_is_a_copy() -> None:
+    block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1)
+    written(block, 0, 1, source=3, past=3)
+    taken = block.take(0)
+    stepped(block)
+    block.clear(0)
+    assert same(taken, drawn(SPEC, 1, source=3, past=3))
+
+
+def test_a_cleared_row_is_zero_and_has_one_real_element() -> None:
+    echo = Echo()
+    block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 2)
+    other = written(block, 0, 1, source=9, past=9)
+    written(block, 1, 2, source=9, past=9)
+    block.clear(1)
+    assert not any(array.any() for array in block.take(1).values())
+    assert same(block.take(0), other)
+    stepped(block, echo)
+    assert (echo.fed["mask"].sum(axis=1).tolist(), echo.fed["sizes"].tolist()) == ([9, 1], [9, 1])
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_rows_move_when_their_number_changes_and_stay_what_they_are(data: Any) -> None:
+    rows = data.draw(st.sampled_from([1, 2, 4, 8]))
+    taken = data.draw(st.lists(st.integers(0, rows - 1), unique=True, min_size=1))
+    new_rows = data.draw(st.sampled_from([n for n in (1, 2, 4, 8, 16) if n >= len(taken)]))
+    lengths = {row: {"source": 1 + 3 * row % 16, "past": (5 * row) % 16} for row in taken}
+    block = StateBlock(SPEC, (("past", 16), ("source", 16)), rows)
+    put = {row: written(block, row, row, **lengths[row]) for row in taken}
+    new = block.resized(new_rows, taken)
+    assert new.rows == new_rows
+    for place, row in enumerate(taken):
+        assert same(new.take(place), put[row])
+        assert new.lengths(place) == lengths[row]
+    vacant, echo = range(len(taken), new_rows), Echo()
+    assert not any(new.take(row)["flat"].any() for row in vacant)
+    stepped(new, echo)
+    assert echo.fed["mask"].sum(axis=1).tolist() == [lengths[row]["source"] for row in taken] + [1] * len(
+        vacant
+    )
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_rows_move_to_a_block_of_other_lengths_and_stay_what_they_are(size: int) -> None:
+    block = StateBlock(SPEC, (("past", 32), ("source", 32)), 4)
+    put = [written(block, row, row, source=3 + 4 * row, past=2 + 4 * row) for row in range(4)]
+    echo = Echo()
+    new = block.resized(4, [3, 1], (("past", size), ("source", size)))
+    assert same(new.take(0), put[3])
+    assert same(new.take(1), put[1])
+    stepped(new, echo)
+    assert echo.fed["mask"].shape == (4, size)
+    assert echo.fed["mask"].sum(axis=1).tolist() == [15, 7, 1, 1]
+
+
+def test_a_block_needs_what_its_longest_row_needs() -> None:
+    block = StateBlock(SPEC, (("past", 64), ("source", 64)), 4)
+    for row, (source, past) in enumerate([(3, 40), (20, 1), (60, 60)]):
+        written(block, row, row, source=source, past=past)
+    assert block.needed([0, 1]) == (("past", 64), ("source", 32))
+    assert block.needed([1]) == (("past", 16), ("source", 32))
+
+
+def test_the_widest_of_two_keys_holds_both() -> None:
+    assert widest((("past", 16), ("source", 64)), (("past", 32), ("source", 16))) == (
+        ("past", 32),
+        ("source", 64),
+    )
+
+
+# --- a step -----------------------------------------------------------------------------------------
+
+
+def test_a_step_gives_the_outputs_and_keeps_the_states() -> None:
+    block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 2)
+    put = written(block, 0, 1, source=3, past=3)
+    assert list(stepped(block)) == ["y"]
+    after = block.take(0)
+    for name in ("flat", "deep", "count"):
+        np.testing.assert_array_equal(after[name], put[name] + 1)
+    for name in ("memory", "rows"):  # carried unchanged
+        np.testing.assert_array_equal(after[name], put[name])
+
+
+def test_states_are_paired_by_name_whatever_the_order_of_the_graphs_outputs() -> None:
+    class Backwards(Echo):
+        def __init__(self) -> None:
+            super().__init__()
+            self.output_names.reverse()
+
+        def run(self, feeds: dict[str, Array]) -> list[Array]:
+            return super().run(feeds)[::-1]
+
+    blocks = [StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1) for _ in range(2)]
+    for block, session in zip(blocks, (Echo(), Backwards()), strict=True):
+        written(block, 0, 1, source=3, past=3)
+        stepped(block, session)
+    assert same(blocks[0].take(0), blocks[1].take(0))
+
+
+def test_masks_and_lengths_tell_what_is_real() -> None:
+    echo = Echo()
+    block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
+    for row, (source, past) in enumerate([(4, 0), (16, 15), (1, 2)]):
+        written(block, row, row, source=source, past=past)
+    stepped(block, echo)
+    assert echo.fed["mask"].tolist() == [[i < n for i in range(16)] for n in (4, 16, 1)]
+    assert echo.fed["holes"].tolist() == [[float(i >= n) for i in range(16)] for n in (0, 15, 2)]
+    assert (echo.fed["sizes"].tolist(), echo.fed["sizes"].dtype) == ([4, 16, 1], np.int32)
+
+
+@pytest.mark.parametrize("name", ["cache", "keys"])
+def test_each_row_of_a_cache_grows_at_its_own_end(name: str) -> None:
+    (state,) = (one for one in SPEC.states if one.spec.name == name)
+    axis = next(iter(state.spec.lengths))
+    echo = Echo()
+    block = StateBlock(SPEC, key_of(SPEC, {"source": 1, "past": 9}), 3)
+    pasts = (0, 9, 13)
+    put = [written(block, row, row, source=1, past=past) for row, past in enumerate(pasts)]
+    for start in (100.0, 200.0):
+        stepped(block, echo, start)
+    for row, past in enumerate(pasts):
+        grown = np.moveaxis(block.take(row)[name], axis, 0)
+        assert len(grown) == past + 2
+        np.testing.assert_array_equal(grown[:past], np.moveaxis(put[row][name], axis, 0))
+        assert np.unique(grown[past]).tolist() == [100.0 + row]
+        assert np.unique(grown[past + 1]).tolist() == [200.0 + row]
+    assert echo.fed["holes"].tolist() == [[float(i >= past + 1) for i in range(16)] for past in pasts]
+    assert [block.lengths(row)["past"] for row in range(3)] == [past + 2 for past in pasts]
+
+
+def test_a_vacant_row_of_a_cache_never_outgrows_it() -> None:
+    block = StateBlock(SPEC, key_of(SPEC, {"source": 1, "past": 0}), 2)
+    for step in range(15):
+        if step % 5 == 0:
+            written(block, 0, step, source=1, past=0)
+        stepped(block)
+    for _ in range(20):
+        stepped(block)
+    assert block.take(1)["cache"].shape == (1, 16, 2)
+
+
+def test_a_step_that_fails_changes_no_state() -> None:
+    class Broken(Echo):
+        def run(self, feeds: dict[str, Array]) -> list[Array]:
+            raise RuntimeError("broken")
+
+    block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1)
+    put = written(block, 0, 1, source=3, past=3)
+    with pytest.raises(RuntimeError, match="broken"):
+        stepped(block, Broken())
+    assert same(block.take(0), put)
+    assert block.lengths(0) == {"source": 3, "past": 3}
+
+
+# --- neighbours, through real sessions --------------------------------------------------------------
+
+SHAPES = {
+    "language": "layered [layers, n, d]",
+    "translator": "flat, and ragged memory",
+    "cache": "a growing cache",
+    "adder": "flat, without a tokenizer",
+}
+
+
+def elements(model: Any, rows: int, rng: np.random.Generator) -> dict[str, Array]:
+    if model.spec.manifest.task == "tensor":
+        return {"x": rng.standard_normal((rows, 2)).astype(np.float32)}
+    return {"token": rng.integers(0, 21, rows)}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_a_rows_bits_do_not_depend_on_its_neighbours(kind: str, data: Any) -> None:
+    """One row among others that come, go and change at random, against the same alone."""
+    model = opened(kind)
+    spec, rng = model.spec, np.random.default_rng(data.draw(st.integers(0, 99)))
+    lengths = {"source": data.draw(st.integers(1, 16)), "past": data.draw(st.integers(0, 9))}
+    states = drawn(spec, 5, **lengths)
+    mine = lengths_of(spec, states)
+    key = key_of(spec, mine)
+    row = data.draw(st.integers(0, 3))
+    alone, company = StateBlock(spec, key, 1), StateBlock(spec, key, 4)
+    alone.write(0, states, mine)
+    company.write(row, states, mine)
+    for step in range(6):
+        other = data.draw(st.sampled_from([r for r in range(4) if r != row]))
+        match data.draw(st.sampled_from(["come", "go", "resize", "stay"])):
+            case "come":
+                sizes = {"source": 1 + 7 * step % 16, "past": step % 9}
+                guest = drawn(spec, step, **sizes)
+                company.write(other, guest, lengths_of(spec, guest))
+            case "go":
+                company.clear(other)
+            case "resize":
+                company = company.resized(4, [row, other])
+                row = 0
+        given_ = elements(model, 4, rng)
+        expected = alone.step(model.session, {name: array[row : row + 1] for name, array in given_.items()})
+        got = company.step(model.session, given_)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(got[name][row : row + 1], array)
+        assert same(company.take(row), alone.take(0))

@@ -1,0 +1,52 @@
+"""`traceparent`, as the W3C's Trace Context has it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lockstep_server.frontend import tracing
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-03", f"cc-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01-more"],
+)
+def test_a_sampled_trace_is_known_by_its_id(header: str) -> None:
+    assert tracing.sampled(header) == TRACE
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        f"00-{TRACE}-{SPAN}-00",  # not sampled
+        f"00-{TRACE}-{SPAN}-02",
+        f"00-{TRACE}-{SPAN}",
+        f"00-{TRACE}-{SPAN}-01-more",  # version 00 has four fields
+        f"ff-{TRACE}-{SPAN}-01",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-{SPAN}-01\n",
+        f" 00-{TRACE}-{SPAN}-01",
+    ],
+)
+def test_what_is_not_sampled_or_no_traceparent_has_none(header: str) -> None:
+    assert tracing.sampled(header) == ""
+
+
+@given(st.text())
+def test_nothing_that_a_caller_sends_raises(header: str) -> None:
+    assert len(tracing.sampled(header)) in (0, 32)
+
+
+def test_a_trace_begins_where_the_metadata_has_one() -> None:
+    others = [("user-agent", "x"), ("some-bin", b"\xff")]
+    assert tracing.begin("/a/B", others) is None
+    trace = tracing.begin("/a/B", [*others, ("traceparent", f"00-{TRACE}-{SPAN}-01")])
+    assert trace is not None
+    assert trace.id == TRACE

@@ -1,0 +1,168 @@
+"""Any messages survive any splitting of the bytes; large arrays go beside, without a copy."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from unit.server import sample_models
+
+from lockstep_server import messages
+from lockstep_server.errors import ErrorCode, ServingError
+from lockstep_server.ipc import frames
+from lockstep_server.model.cost_model import CostModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def bytes_of(*batches: list[Any]) -> bytes:
+    return b"".join(bytes(piece) for batch in batches for piece in frames.encode(batch))
+
+
+def decoded(chunks: Iterable[bytes]) -> list[list[Any]]:
+    decoder = frames.Decoder()
+    return [batch for chunk in chunks for batch in decoder.feed(chunk)]
+
+
+def alike(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, ServingError):
+        return type(other) is ServingError and vars(one) == vars(other)
+    return bool(one == other)
+
+
+arrays = hnp.arrays(
+    st.sampled_from([np.float32, np.int64, np.bool_, np.uint8]), hnp.array_shapes(min_side=0, max_side=40)
+)
+large = st.integers(0, 3).map(lambda n: np.arange(10_000 + n, dtype=np.float64)[::1])
+values = st.one_of(arrays, large, st.text(max_size=20), st.integers(), st.none(), st.binary(max_size=200))
+batches_ = st.lists(st.lists(values, max_size=4), min_size=1, max_size=4)
+
+
+@given(batches_, st.data())
+def test_messages_survive_any_splitting_of_the_bytes(batches: list[list[Any]], data: Any) -> None:
+    stream = bytes_of(*batches)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
+    chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    assert alike(decoded(chunk for chunk in chunks if chunk), batches)
+
+
+def test_messages_survive_byte_by_byte() -> None:
+    batches = [[messages.Cancel(1), np.arange(5000.0)], [], [messages.Load("m")]]
+    stream = bytes_of(*batches)
+    assert alike(decoded(stream[i : i + 1] for i in range(len(stream))), batches)
+
+
+def test_a_frame_is_told_as_soon_as_it_is_whole_and_no_sooner() -> None:
+    stream = bytes_of([messages.Cancel(1)])
+    decoder = frames.Decoder()
+    assert list(decoder.feed(stream[:-1])) == []
+    assert list(decoder.feed(stream[-1:] + stream[:3])) == [[messages.Cancel(1)]]
+    assert list(decoder.feed(stream[3:])) == [[messages.Cancel(1)]]
+
+
+def test_a_large_array_goes_beside_the_pickle_uncopied_and_a_small_one_within() -> None:
+    array, small = np.arange(100_000.0), np.arange(10.0)
+    pieces = frames.encode([array, small])
+    assert [len(piece) for piece in pieces[1:]] == [array.nbytes]
+    assert np.shares_memory(np.frombuffer(pieces[1], np.float64), array)
+    assert len(pieces[0]) < 1000
+
+
+def test_arrays_that_came_over_can_be_written_to() -> None:
+    """A state may be worked on in place."""
+    ((array, small),) = decoded([bytes_of([np.zeros(100_000), np.zeros(3)])])
+    array += 1
+    small += 1
+    assert (array.sum(), small.sum()) == (100_000, 3)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(100_000.0).reshape(100, 1000).T,
+        np.arange(100_000.0)[::2],
+        np.array(["a", "été", "日本"], object),
+        np.arange(40_000).astype(ml_dtypes.bfloat16),
+        np.arange(40_000, dtype=np.float16),
+        np.zeros((0, 5), np.float32),
+        np.array(3.5),
+        np.zeros((64, 1024), np.bool_),
+    ],
+    ids=["transposed", "strided", "objects", "bfloat16", "float16", "empty", "scalar", "bools"],
+)
+def test_arrays_of_every_kind_cross(array: Any) -> None:
+    (((back,), after),) = [decoded([bytes_of([array], ["after"])])]
+    assert after == ["after"]
+    assert (back.dtype, back.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(back, array)
+
+
+# --- what the port says -----------------------------------------------------------------------------
+
+ERROR = ServingError(ErrorCode.OVERLOADED, "later", field="text", resource="m", retry_after_s=1.5)
+TIMINGS = messages.RequestTimings(0.1, 0.2, 3, 1.5, 0.05, 0.3)
+MESSAGES: tuple[Any, ...] = (
+    messages.Submit(
+        1, "m", 1, {"x": np.ones((2, 3), np.float32)}, outputs=("y",), deadline=3.0, caller="peer"
+    ),
+    messages.Submit(
+        2, "m", 1, {}, text="été", field="text", how=messages.Decode(9, 0.5, 3, 0.9, -1, ("a",), True, True)
+    ),
+    messages.Submit(
+        3, "m", 1, {"x": np.zeros(9_000)}, how=messages.Feed(("follow", 3), start=True, end=True)
+    ),
+    messages.Tokenize(4, "m", 1, None, (1, 2)),
+    messages.Cancel(5),
+    messages.Credit(6, 8),
+    messages.EndSequence("m", 1, "sequence"),
+    messages.SetFlushInterval(0.01),
+    messages.Load("m"),
+    messages.Unload("m"),
+    messages.Events(
+        "m",
+        1,
+        [messages.Event(1, {"y": np.ones(20_000)}, None, TIMINGS, 5, ("a",)), messages.Event(2, None, ERROR)],
+        [messages.Run(2, 3, 4, 6, 0.1, 0.2, 0.3, 0.4, "stepwise")],
+        [messages.Chunk(7, [1, 2], "ab", [-0.5, -1.0], [np.ones(3, np.float32)], ("a", "b"), ("s",))],
+        messages.SequenceCounts(1, 2, 3),
+        12.5,
+    ),
+    messages.ModelUpdate("m", 1, "READY", "", sample_models.ragged(), CostModel().to_dict()),
+    messages.LoadDone("m", "load", "why not"),
+    messages.EngineConfig("models", selected=("a", "b")),
+    frames.StopEngine(1.5),
+    frames.EngineStarted(messages.EngineInfo("cpu", "1.31.1", 1)),
+    frames.EngineFailed("no such folder"),
+)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda one: type(one).__name__)
+def test_every_message_of_the_port_crosses_as_it_is(message: Any) -> None:
+    (((back,),),) = [decoded([bytes_of([message])])]
+    assert type(back) is type(message)
+    assert alike(back, message)
+
+
+def test_an_error_crosses_with_all_that_its_caller_is_told() -> None:
+    back = pickle.loads(pickle.dumps(ERROR))
+    assert (back.code, back.message, back.field, back.resource, back.retry_after_s, str(back)) == (
+        ErrorCode.OVERLOADED,
+        "later",
+        "text",
+        "m",
+        1.5,
+        "later",
+    )

@@ -1,0 +1,108 @@
+"""The card: the graph joined with the manifest, and what does not fit."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from lockstep_server.engine.loading.manifest_file import parse
+from lockstep_server.errors import LoadError
+from lockstep_server.model.manifest import Manifest
+from lockstep_server.model.spec import GraphSignature, GraphTensor, ModelSpec, batchable, make_spec
+
+WORDS = "[lengths.words]\nmax = 9\n"
+
+
+def graph(
+    inputs: dict[str, tuple], outputs: dict[str, tuple], onnx_type: str = "tensor(float)"
+) -> GraphSignature:
+    def tensors(shapes: dict[str, tuple]) -> tuple[GraphTensor, ...]:
+        return tuple(GraphTensor(name, onnx_type, shape) for name, shape in shapes.items())
+
+    return GraphSignature(tensors(inputs), tensors(outputs))
+
+
+def spec(shapes: GraphSignature, text: str | None = None) -> ModelSpec:
+    manifest = Manifest() if text is None else parse(tomllib.loads(text), "f")
+    return make_spec("m", 1, shapes, manifest, "f")
+
+
+X, Y = {"x": ("n", "m")}, {"y": ("n",)}
+
+
+def test_axis_0_is_the_batch_where_it_is_one_symbol_everywhere() -> None:
+    assert batchable(spec(graph(X, Y)))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        (X, {"y": ("k",)}), (X, {"y": (3,)}), (X, {"y": (None,)}), (X, {"y": ()}), ({"x": (4,)}, {"y": (4,)}),
+        ({"x": (None,)}, {"y": (None,)}), ({"x": ("n",), "z": ("k",)}, Y), ({}, Y),
+    ],
+)  # fmt: skip
+def test_otherwise_nothing_is_guessed(inputs: dict, outputs: dict) -> None:
+    assert not batchable(spec(graph(inputs, outputs)))
+
+
+def test_a_manifest_is_not_guessed_beyond() -> None:
+    assert not batchable(spec(graph(X, Y), "[inputs.x]\nbatch_axis = 0"))
+    assert batchable(spec(graph(X, Y), "[inputs.x]\nbatch_axis = 0\n[outputs.y]\nbatch_axis = 0"))
+
+
+def test_sizes_that_are_open_are_minus_one_on_the_wire() -> None:
+    (tensor,) = spec(graph({"x": ("n", None, 3)}, Y)).inputs
+    assert tensor.wire_shape() == [-1, -1, 3]
+
+
+@pytest.mark.parametrize(
+    "onnx_type",
+    ["seq(tensor(float))", "map(int64,tensor(float))", "tensor(complex64)", "tensor(int4)",
+     "optional(seq(tensor(float)))", "sparse_tensor(float)"],
+)  # fmt: skip
+def test_a_type_that_cannot_travel_is_told(onnx_type: str) -> None:
+    with pytest.raises(LoadError, match="cannot travel") as caught:
+        spec(graph(X, Y, onnx_type))
+    assert "f: inputs.x" in str(caught.value)
+    assert onnx_type in str(caught.value)
+
+
+def test_an_optional_type_may_be_left_out() -> None:
+    (tensor,) = spec(graph(X, Y, "optional(tensor(float))")).inputs
+    assert (tensor.datatype, tensor.optional) == ("FP32", True)
+
+
+WRONG: dict[str, tuple[str, str]] = {
+    "[inputs.z]\nbatch_axis = 0": ("inputs.z", "no such tensor"),
+    "[outputs.x]\nbatch_axis = 0": ("outputs.x", "it has y"),
+    "[inputs.x]\nbatch_axis = 2": ("inputs.x", "axis 2 is not there"),
+    WORDS + '[inputs.x]\nbatch_axis = 0\nlengths = {3 = "words"}': ("inputs.x", "axis 3 is not there"),
+    "[inputs.fixed]\nbatch_axis = 0": ("inputs.fixed", "fixed to 4"),
+    '[roles]\nscores = "z"': ("roles.scores", "no output 'z'"),
+    '[roles]\nvector = "x"': ("roles.vector", "no output 'x'"),
+    '[roles]\nattention = "z"': ("roles.attention", "no output 'z'"),
+    '[roles]\ninput = "y"': ("roles.input", "no input 'y'"),
+    '[text]\nsource = "t.json"': ("roles.input", "is missing"),
+    'task = "classify"\nlabels = ["a", "b"]\n[roles]\nscores = "three"': ("labels", "3 scores"),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_manifest_that_does_not_fit_the_graph_is_told(text: str) -> None:
+    key, words = WRONG[text]
+    shapes = graph({**X, "fixed": (4,)}, {**Y, "three": ("n", 3)})
+    with pytest.raises(LoadError, match=f"^f: {key}: ") as caught:
+        spec(shapes, text)
+    assert words in str(caught.value)
+
+
+def test_one_score_is_enough_for_two_labels_of_a_sigmoid() -> None:
+    text = 'task = "classify"\nlabels = ["a", "b"]\n[roles]\nscores = "y"\nactivation = "sigmoid"'
+    assert spec(graph(X, {"y": ("n", 1)}), text).manifest.labels == ("a", "b")
+
+
+def test_text_goes_to_the_only_input_that_is_not_filled_in() -> None:
+    text = WORDS + '[inputs.mask]\nbatch_axis = 0\ngenerated = "mask"\nof = "words"\nlengths = {1 = "words"}'
+    assert spec(graph({**X, "mask": ("n", "m")}, Y), text).text_input == "x"
+    assert spec(graph({**X, "mask": ("n", "m")}, Y)).text_input == ""

@@ -1,0 +1,84 @@
+"""Cards, parts and requests for tests of the pure parts; no graph, no device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lockstep_server.engine.oneshot.request import QueuedRequest, RequestPart, split
+from lockstep_server.messages import Submit
+from lockstep_server.model.manifest import BatchingSection, LengthSection, Manifest, TensorSection
+from lockstep_server.model.sizes import measure_request
+from lockstep_server.model.spec import ModelSpec, ModelTensor
+
+
+def tensor(name: str, words: TensorSection, shape: tuple[Any, ...], datatype: str = "FP32") -> ModelTensor:
+    return ModelTensor(name, datatype, shape, False, words)
+
+
+def ragged(axis: int = 0, **batching: Any) -> ModelSpec:
+    """x, a mask, lengths -> y as long as x; `axis` is where the rows are on every tensor of two axes."""
+    words = TensorSection(axis, {1 - axis: "words"}, pad=-7)
+    shape = ("b", "w") if axis == 0 else ("w", "b")
+    manifest = Manifest(
+        lengths={"words": LengthSection(1000)}, batching=BatchingSection(**batching), written=True
+    )
+    inputs = (
+        tensor("x", words, shape),
+        tensor("mask", replace(words, generated="mask", of="words", pad=0), shape, "BOOL"),
+        tensor("sizes", TensorSection(0, generated="lengths", of="words"), ("b",), "INT64"),
+    )
+    outputs = (
+        tensor("y", words, shape),
+        tensor("m", words, shape, "BOOL"),
+        tensor("n", TensorSection(0), ("b",), "INT64"),
+    )
+    return ModelSpec("m", 1, manifest, inputs, outputs, batched=True)
+
+
+def two_lengths(**batching: Any) -> ModelSpec:
+    """x over source words, z over target words."""
+    manifest = Manifest(
+        lengths={"source": LengthSection(1000), "target": LengthSection(1000)},
+        batching=BatchingSection(**batching),
+        written=True,
+    )
+    inputs = (
+        tensor("x", TensorSection(0, {1: "source"}), ("b", "s")),
+        tensor("z", TensorSection(0, {1: "target"}), ("b", "t")),
+    )
+    return ModelSpec("m", 1, manifest, inputs, (tensor("y", TensorSection(0), ("b",)),), batched=True)
+
+
+def plain(**batching: Any) -> ModelSpec:
+    """x -> y, rows in front and no named length."""
+    first = TensorSection(0)
+    manifest = Manifest(batching=BatchingSection(**batching), written=True)
+    return ModelSpec(
+        "m", 1, manifest, (tensor("x", first, ("n", "m")),), (tensor("y", first, ("n", "m")),), batched=True
+    )
+
+
+def submit(key: int = 1, **more: Any) -> Submit:
+    return Submit(key, "m", 1, more.pop("inputs", {}), **more)
+
+
+def parts(spec: ModelSpec, inputs: dict[str, Any], **more: Any) -> list[RequestPart]:
+    return split(QueuedRequest(submit(inputs=inputs, **more), measure_request(spec, inputs)), spec, inputs)
+
+
+def part(length: int | tuple[int, ...] = 1, rows: int = 1, **more: Any) -> RequestPart:
+    """A part that waits; its tensors do not matter."""
+    lengths = length if isinstance(length, tuple) else (length,)
+    group, turn = more.pop("group", None), more.pop("turn", 0.0)
+    request = QueuedRequest(submit(**more), None)  # type: ignore[arg-type]
+    return RequestPart(
+        request,
+        0,
+        {},
+        rows,
+        lengths,
+        max(sum(lengths), 1),
+        group,
+        turn=turn,
+    )

@@ -1,0 +1,36 @@
+"""A small repository of shipped models, and the command line as a person calls it."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lockstep_export.__main__ import main
+
+SHIPPED = Path(__file__).parents[3] / "models"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Two classifiers with their scores."""
+    folder = tmp_path / "models"
+    for name in ("sentiment-bow", "sentiment-rnn"):
+        shutil.copytree(SHIPPED / name, folder / name)
+    shutil.copyfile(SHIPPED / "accuracy.json", folder / "accuracy.json")
+    return folder
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `lockstep-export study …` and gives its exit status."""
+
+    def run(*arguments: str | Path) -> int:
+        words = ["lockstep-export", "study", *(str(argument) for argument in arguments)]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0)
+
+    return run

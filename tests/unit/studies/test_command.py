@@ -1,0 +1,154 @@
+"""`lockstep-export study`: every study end to end with small settings, and what is told where none runs."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from lockstep_studies import command, gradients, serving
+from lockstep_studies.catalogue import STUDIES
+from lockstep_studies.study import StudySettings, Watch
+
+Study = Callable[..., int]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_runs_end_to_end(
+    study: Study, name: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert study(name, "--quick", "--out", out, "--models", models) == 0
+    kept = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+    assert kept["rows"]
+    assert kept["settings"]["quick"] is True
+    assert kept["settings"]["seed"] == 1
+    assert kept["machine"]["processor"]
+    assert kept["versions"]["torch"]
+    told = capsys.readouterr().out
+    assert " ".join(kept["finding"].split()) in " ".join(told.split())
+    assert_labelled(out / f"{name}.svg", name)
+    assert kept["finding"] in " ".join((out / "README.md").read_text(encoding="utf-8").split())
+    assert sorted(file.name for file in out.iterdir()) == ["README.md", f"{name}.json", f"{name}.svg"]
+
+
+def assert_labelled(path: Path, name: str) -> None:
+    """The picture is whole, small, and says what its axes and lines are."""
+    picture = path.read_text(encoding="utf-8")
+    ElementTree.fromstring(picture)
+    assert len(picture) < 150_000
+    kept = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    rows = [STUDIES[name].row(**row) for row in kept["rows"]]
+    for panel in STUDIES[name].panels(rows):
+        labels = (panel.title, panel.x_label, panel.y_label, *(line.label for line in panel.lines))
+        labels += (*(bar.label for bar in panel.bars), *(panel.grid.labels if panel.grid else ()))
+        assert all(label.replace("<", "&lt;") in picture for label in labels)
+        assert panel.y_label or panel.bars
+
+
+def test_lists_the_studies(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study("list") == 0
+    told = capsys.readouterr().out
+    assert all(name in told and one.question in told for name, one in STUDIES.items())
+
+
+def test_an_unknown_name_is_told_with_the_known_ones(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study("alchemy") == 1
+    assert "no study 'alchemy'; there are: sequential-cost, gradients" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_time_is_spent(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    assert study("gradients", "--out", taken / "out") == 1
+    assert (
+        f"cannot write into {taken / 'out'}: Not a directory; name another folder with --out"
+        in capsys.readouterr().err
+    )
+
+
+def test_without_matplotlib_the_extra_is_named(
+    study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lockstep_studies.drawing.find_spec", lambda _: None)
+    assert study("gradients", "--out", tmp_path / "out") == 1
+    assert "pip install 'lockstep-inference[plot]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_server_the_extra_is_named_before_the_first_study(
+    study: Study,
+    monkeypatch: pytest.MonkeyPatch,
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "lockstep_server" else object())
+    out = tmp_path / "out"
+    assert study("all", "--quick", "--out", out, "--models", models) == 1
+    assert (
+        "lockstep_server is not installed: pip install 'lockstep-inference[server-cpu]'"
+        in capsys.readouterr().err
+    )
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("name", ["comparison", "receptive-field"])
+def test_a_repository_without_the_models_is_told(
+    study: Study, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study(name, "--out", tmp_path / "out", "--models", tmp_path) == 1
+    assert "name the repository with --models" in capsys.readouterr().err
+
+
+def test_a_record_that_is_not_one_is_told(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "long-range.json").write_text('{"rows": [{"layer": 1}]}')
+    assert study("gradients", "--quick", "--out", tmp_path) == 1
+    assert f"{tmp_path / 'long-range.json'} is not what this study writes" in capsys.readouterr().err
+    assert not (tmp_path / "gradients.json").exists()
+
+
+def test_an_interrupted_study_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(
+        plan: gradients.GradientsPlan, settings: StudySettings, watch: Watch
+    ) -> list[gradients.GradientsRow]:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+    [one] = [study for study in STUDIES.values() if study.name == "gradients"]
+    stopped = type(one)(**{**vars(one), "measure": interrupted})
+    with pytest.raises(KeyboardInterrupt):
+        command.run([stopped], tmp_path, StudySettings(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_writing_leaves_what_was_there(
+    monkeypatch: pytest.MonkeyPatch, study: Study, tmp_path: Path
+) -> None:
+    assert study("gradients", "--quick", "--out", tmp_path) == 0
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def half(panels: object, path: Path) -> None:
+        path.write_text("<svg>")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lockstep_studies.report.draw", half)
+    study("gradients", "--quick", "--seed", "2", "--out", tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_seeds_make_a_study_again(study: Study, tmp_path: Path) -> None:
+    rows = []
+    for seed, out in (("1", "a"), ("1", "b"), ("2", "c")):
+        assert study("gradients", "--quick", "--seed", seed, "--out", tmp_path / out) == 0
+        rows.append(json.loads((tmp_path / out / "gradients.json").read_text(encoding="utf-8"))["rows"])
+    assert rows[0] == rows[1] != rows[2]
+    assert (tmp_path / "a" / "gradients.svg").read_bytes() == (tmp_path / "b" / "gradients.svg").read_bytes()

@@ -1,0 +1,228 @@
+"""What is measured is what the text says: the same weights in every face, windows of the size claimed."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+from unit.studies.conftest import SHIPPED
+
+from lockstep_export.errors import ExportError
+from lockstep_export.graph_spec import GraphSpec
+from lockstep_export.onnx import export_onnx
+from lockstep_export.onnx_graph import OnnxGraph
+from lockstep_studies import comparison, long_range, measure_memory, receptive_field, serving
+from lockstep_studies.encoders import KEEP, Attentive, Pooled, Recurrent, Stacked
+from lockstep_studies.graphs import draw_step, draw_whole
+from lockstep_studies.interleaved import median_seconds
+from lockstep_studies.long_range import EXAMINED
+from lockstep_studies.sequential_cost import cell_of, loop, run_steps, run_whole
+from lockstep_zoo.models.textcnn import TextCNN
+
+WIDTH = 8
+
+
+def test_all_faces_of_the_rnn_give_one_answer(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    layer = Recurrent("RNN", WIDTH).eval()
+    draw_step(layer, WIDTH, tmp_path / "step.onnx")
+    draw_whole(layer, WIDTH, tmp_path / "fused.onnx")
+    x = torch.randn(1, 12, WIDTH)
+    with torch.inference_mode():
+        last = layer(x)[:, -1]
+        assert torch.allclose(loop(cell_of(layer), x), last, atol=1e-6)
+    assert np.allclose(run_steps(OnnxGraph(tmp_path / "step.onnx"), x), last, atol=1e-6)
+    assert np.allclose(run_whole(OnnxGraph(tmp_path / "fused.onnx"), x)[:, -1], last, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer", [Stacked(WIDTH), Attentive(WIDTH, 32), Recurrent("LSTM", WIDTH), Recurrent("GRU", WIDTH)]
+)
+def test_a_drawn_graph_answers_as_its_layer_at_any_length(layer: nn.Module, tmp_path: Path) -> None:
+    draw_whole(layer.eval(), WIDTH, tmp_path / "whole.onnx")
+    x = torch.randn(1, 19, WIDTH)
+    with torch.inference_mode():
+        assert np.allclose(run_whole(OnnxGraph(tmp_path / "whole.onnx"), x), layer(x), atol=1e-5)
+
+
+def moved(layer: nn.Module, at: int) -> list[int]:
+    """The positions of 40 whose state changes with the one at `at`."""
+    x = torch.randn(1, 40, WIDTH)
+    changed = x.clone()
+    changed[:, at] += 1
+    with torch.inference_mode():
+        gap = (layer.eval()(changed) - layer(x)).abs().amax(dim=2)[0]
+    return gap.nonzero().flatten().tolist()
+
+
+def test_stacked_convolutions_see_six_positions_on_either_side_or_twelve_back() -> None:
+    torch.manual_seed(1)
+    assert moved(Stacked(WIDTH), 20) == list(range(14, 27))
+    assert moved(Stacked(WIDTH, causal=True), 20) == list(range(20, 33))
+
+
+def test_what_has_no_window_reaches_the_end() -> None:
+    torch.manual_seed(1)
+    assert moved(Recurrent("RNN", WIDTH), 20) == list(range(20, 40))
+    assert moved(Attentive(WIDTH, 40), 20) == list(range(40))
+    assert len(set(Pooled(WIDTH)(torch.randn(1, 9, WIDTH))[0, :, 0].tolist())) == 1
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_gates_that_keep_hold_a_state(kind: str) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(1, 30, WIDTH)
+    plain, keeping = (Recurrent(kind, WIDTH, keep).layer for keep in (0.0, KEEP))  # type: ignore[arg-type]
+    start = torch.ones(1, 1, WIDTH)
+    state = (start, start) if kind == "LSTM" else start
+    with torch.inference_mode():
+        ends = [layer(x, state)[1] for layer in (plain, keeping)]
+    lost, kept = (float((end[1] if kind == "LSTM" else end).mean()) for end in ends)
+    assert kept > 0.7
+    assert lost < 0.4
+
+
+def test_signals_come_first_and_nowhere_else() -> None:
+    symbols, signals = long_range.sequences(50, 12, torch.Generator().manual_seed(1))
+    assert symbols.shape == (50, 13)
+    assert (symbols[:, 0] == signals).all()
+    assert (signals < long_range.SIGNALS).all()
+    assert (symbols[:, 1:] >= long_range.SIGNALS).all()
+
+
+def test_a_layer_that_can_learns_the_task_and_stops_early() -> None:
+    torch.manual_seed(1)
+    plan = long_range.LongRangePlan(width=32, batches=400)
+    network = long_range.Repeater(Pooled(plan.width), plan.width)
+    assert long_range.train(network, 20, plan, torch.Generator().manual_seed(1)) < plan.batches
+    symbols, signals = long_range.sequences(200, 20, torch.Generator().manual_seed(EXAMINED))
+    assert (network(symbols).argmax(dim=1) == signals).float().mean() > 0.95
+
+
+def test_only_the_middle_word_differs() -> None:
+    plan = receptive_field.ReceptiveFieldPlan(positions=9, texts=200)
+    texts, changed = receptive_field.pair(plan, 12, np.random.default_rng(1))
+    assert ((texts != changed).sum(axis=0) == [0, 0, 0, 0, 200, 0, 0, 0, 0]).all()
+    assert min(texts.min(), changed.min()) == receptive_field.FIRST_ID
+    assert max(texts.max(), changed.max()) == 11
+
+
+def test_a_text_cnn_is_opened_up_and_has_a_window_of_four_words(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    folder = tmp_path / "sentiment-textcnn"
+    example = {"tokens": torch.ones(2, 9, dtype=torch.int64), "mask": torch.ones(2, 9, dtype=torch.bool)}
+    axes: dict[str, tuple[str, ...]] = dict.fromkeys(example, ("batch", "words"))
+    graph_spec = GraphSpec("model.onnx", TextCNN(50).eval(), example, axes, ("logits", "vector"))
+    export_onnx([graph_spec], folder / "1")
+    (folder / "model.toml").write_text("[inputs.tokens]\nrange = [0, 50]\n")
+    settings = receptive_field.StudySettings(tmp_path)
+    plan = receptive_field.ReceptiveFieldPlan(positions=31, texts=20)
+    [row] = receptive_field.measure(plan, settings, lambda *_: None)
+    assert (row.before, row.after) == (3, 0)
+    assert row.at(0) > 0.1
+    assert row.at(1) == 0
+
+
+def test_rows_of_known_states_are_compared() -> None:
+    states = np.ones((3, 5, 4))
+    changed = states.copy()
+    changed[:, 2:4] *= 1.5
+    row = receptive_field.compared("made", states, changed)
+    assert row.change == [0, 0, 0.5, 0.5, 0]
+    assert (row.before, row.after, row.windowed) == (0, 1, True)
+
+
+def test_laps_are_medians_in_turn() -> None:
+    order: list[str] = []
+
+    def busy() -> None:
+        order.append("busy")
+        end = time.thread_time() + 0.005
+        while time.thread_time() < end:
+            pass
+
+    quick, slow = median_seconds([lambda: order.append("idle"), busy], 8)
+    assert order[::2] == order[1::2]  # each lap after one that is not counted
+    rounds = [tuple(order[at : at + 4 : 2]) for at in range(0, len(order), 4)]
+    assert set(rounds) == {("idle", "busy"), ("busy", "idle")}  # nobody always runs after the same
+    assert quick < 0.005 <= slow
+
+
+@pytest.mark.parametrize("subject", receptive_field.SUBJECTS, ids=lambda one: one.model)
+def test_every_shipped_subject_is_read_place_by_place(subject: receptive_field.ProbedModel) -> None:
+    """A model that is made again in another form is to be known before it is published."""
+    folder = SHIPPED / subject.model
+    ids = np.random.default_rng(0).integers(2, 200, (3, 7))
+    session = receptive_field.opened(folder / receptive_field.GRAPH, subject)
+    states = receptive_field._states(session, subject, ids)
+    assert states.shape[:2] == (3, 7)
+    changed = ids.copy()
+    changed[1] += 1
+    moved = receptive_field._states(session, subject, changed) != states
+    assert moved.any(axis=(1, 2)).tolist() == [False, True, False]
+
+
+def test_a_process_weighs_its_peak(tmp_path: Path) -> None:
+    draw_whole(Attentive(32, 600).eval(), 32, tmp_path / "encoder.onnx")
+    command = [
+        sys.executable,
+        "-P",
+        measure_memory.__file__,
+        str(tmp_path / "encoder.onnx"),
+        "600",
+        "32",
+        "2",
+    ]
+    weighed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    scores = 4 * 600 * 600 * 4  # heads × positions² × bytes of a float: attention has to be somewhere
+    assert scores < weighed["bytes"] < 20 * scores
+    assert weighed["seconds"] > 0
+
+
+def test_a_server_that_ends_is_told_with_its_log(models: Path) -> None:
+    (models / "sentiment-bow" / "1" / "model.onnx").write_bytes(b"not a graph")
+    with (
+        pytest.raises(ExportError, match=r"server: "),
+        serving.study_server(models / "no", ["no-such"]),
+    ):
+        pass
+
+
+def interrupted(models: Path) -> None:
+    with serving.study_server(models, ["sentiment-bow"]) as server:
+        assert server.classify("sentiment-bow", "a fine film").elements == 3
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_study_leaves_no_server_behind(models: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(models)
+    assert not [child for child in psutil.Process().children() if "lockstep_server" in child.cmdline()]
+
+
+def test_a_refusal_is_told(models: Path) -> None:
+    with (
+        serving.study_server(models, ["sentiment-bow"]) as server,
+        pytest.raises(ExportError, match="sentiment-none did not answer 1 words: NOT_FOUND"),
+    ):
+        server.classify("sentiment-none", "x")
+
+
+def test_the_limit_is_the_manifests(models: Path) -> None:
+    assert comparison.limit(models / "sentiment-bow") == 4096
+
+
+def test_texts_above_a_limit_are_left_out(models: Path) -> None:
+    manifest = models / "sentiment-rnn" / "model.toml"
+    manifest.write_text(manifest.read_text().replace("max = 4096", "max = 10"))
+    plan = comparison.ComparisonPlan(words=(5, 20), rounds=2)
+    rows = comparison.measure(plan, comparison.StudySettings(models), lambda *_: None)
+    assert {row.model: row.words for row in rows} == {"sentiment-bow": [5, 20], "sentiment-rnn": [5]}
+    assert all(row.elements == row.words for row in rows)
+    assert all(0 < wait <= high for row in rows for wait, high in zip(row.median_s, row.p90_s, strict=True))

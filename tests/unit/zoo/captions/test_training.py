@@ -1,0 +1,67 @@
+"""What follows what, with and without a beginning; and a loss that learning lowers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from unit.zoo.sample_data import PAIRS, WRITERS, exported, language_model
+
+from lockstep_zoo.captions.task import bits, unknown
+from lockstep_zoo.captions.tokenizer import encode, word_tokenizer
+from lockstep_zoo.captions.training import CaptionsCorpus, NextWordTraining, batch_of, mean_loss
+from lockstep_zoo.checkpoint import TrainingJob, load_trained
+from lockstep_zoo.recipe import LanguageModelRecipe
+from lockstep_zoo.train import train
+
+TEXTS = [pair[0] for pair in PAIRS]
+TOKENIZER = word_tokenizer(TEXTS)
+ROWS = encode(TOKENIZER, TEXTS * 8)
+CORPUS = CaptionsCorpus(ROWS, ROWS[:8], ROWS[:8])
+CAPTION_WRITERS = [name for name in WRITERS if language_model(name).corpus == "captions"]
+
+
+def recipe(name: str, epochs: int) -> LanguageModelRecipe:
+    plan = replace(
+        language_model(name).training, epochs=epochs, rows=4, averaging=0.5, declines=False, bfloat16=False
+    )
+    return replace(language_model(name), training=plan)
+
+
+def test_a_begun_batch_starts_from_the_end_of_nothing() -> None:
+    batch = batch_of([[5, 6, 7], [8]])
+    assert batch.tokens.tolist() == [[1, 5, 6, 7], [1, 8, 0, 0]]
+    assert batch.following.tolist() == [[5, 6, 7, 1], [8, 1, 0, 0]]
+    assert batch.lengths.tolist() == [4, 2]
+
+
+def test_a_batch_may_start_as_a_prompt_does() -> None:
+    batch = batch_of([[5, 6, 7], [8]], begun=False)
+    assert batch.tokens.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch.following.tolist() == [[6, 7, 1], [1, 0, 0]]
+    assert batch.lengths.tolist() == [3, 1]
+
+
+def test_an_epoch_reads_every_caption_once() -> None:
+    lesson = NextWordTraining(recipe("captions-next-word", 1), CORPUS)
+    batches = list(lesson.batches(torch.Generator().manual_seed(1)))
+    assert len(batches) == lesson.count()
+    assert sum(len(batch.lengths) for batch in batches) == len(ROWS)
+
+
+@pytest.mark.parametrize("name", CAPTION_WRITERS)
+def test_learns_and_its_steps_measure_the_same(tmp_path: Path, name: str) -> None:
+    one = recipe(name, 4)
+    job = TrainingJob(one, (TOKENIZER.get_vocab_size(),), "digest", tmp_path / "weights.pt")
+    lines: list[str] = []
+    train(job, NextWordTraining(one, CORPUS), lines.append)
+    dev = [float(line.split("dev ")[1].split()[0]) for line in lines]
+    assert dev[-1] < dev[0]
+    module, _ = load_trained(job)
+    graphs = exported(one, module, tmp_path / "graphs")
+    nats = mean_loss(module, CORPUS.dev)
+    assert bits(one, graphs["step.onnx"], CORPUS.dev) == pytest.approx(nats / 0.693147, rel=1e-4)
+
+
+def test_unknown_words_are_counted_apart() -> None:
+    assert unknown([[0, 5, 6], [7]]) == 0.25

@@ -1,0 +1,115 @@
+"""Made-up data and models, so that no test needs the real ones."""
+
+from functools import cache
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from lockstep_export.onnx import export_onnx
+from lockstep_export.onnx_graph import OnnxGraph
+from lockstep_zoo.models import ZOO, Recipe
+from lockstep_zoo.pipeline import graphs_in, task_of
+from lockstep_zoo.recipe import ClassifierRecipe, LanguageModelRecipe, TranslatorRecipe
+
+VOCABULARY = 60
+CLASSIFIERS = [name for name, recipe in ZOO.items() if isinstance(recipe, ClassifierRecipe)]
+STEPWISE = [name for name in CLASSIFIERS if ZOO[name].step]
+WRITERS = [name for name, recipe in ZOO.items() if isinstance(recipe, LanguageModelRecipe)]
+SHAKESPEARE, TRANSLATOR = "shakespeare-char-lstm", "translate-en-fr"
+
+GOOD, BAD = ("good", "lovely", "moving", "bright"), ("bad", "dull", "boring", "flat")
+PLACES = ("film", "story", "plot", "cast", "script", "music")
+PLAY = "KING:\nWho speaks of night, and who of day?\n\nFOOL:\nHe that hath eyes, my lord, & 3 lanterns!\n\n"
+PAIRS = (
+    ("A man sleeps.", "Un homme dort."),
+    ("Two dogs run on the grass.", "Deux chiens courent sur l'herbe."),
+    ("The girl in red plays the guitar.", "La fille en rouge joue de la guitare."),
+    ("Children are near the water.", "Des enfants sont près de l’eau."),
+)
+
+
+def sentences(count: int) -> list[str]:
+    """Lines as in the sentiment files: labels in turn, lengths from 5 to 13 words."""
+    lines = []
+    for index in range(count):
+        label = index % 2
+        word = (BAD, GOOD)[label][index % 4]
+        place = PLACES[index % len(PLACES)]
+        lines.append(f"{label} the {place} is {word} ." + " and it is n't long ." * (index % 3))
+    return lines
+
+
+def write_data(folder: Path) -> None:
+    """A data folder with a little of everything."""
+    for split, count in (("train", 60), ("dev", 20), ("test", 20)):
+        _write(folder / "sst2" / f"{split}.txt", "\n".join(sentences(count)) + "\n")
+    for part, count in (("train", 60), ("val", 20), ("test_2016_flickr", 20)):
+        for side, language in enumerate(("en", "fr")):
+            lines = [pair[side] for pair in islice(cycle(PAIRS), count)]
+            _write(folder / "multi30k" / f"{part}.{language}", "\n".join(lines) + "\n")
+    _write(folder / "tinyshakespeare.txt", PLAY * 60)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def built(name: str) -> nn.Module:
+    """A module with weights that matter: freshly built ones have zeros that would hide faults."""
+    torch.manual_seed(3)
+    recipe = ZOO[name]
+    module = recipe.build(*[VOCABULARY] * (2 if isinstance(recipe, TranslatorRecipe) else 1)).eval()
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+        if isinstance(recipe, ClassifierRecipe):
+            for layer in module.modules():
+                if isinstance(layer, nn.Embedding):
+                    layer.weight[0] = 0.0
+    return module
+
+
+def exported(recipe: Recipe, module: nn.Module, folder: Path) -> dict[str, OnnxGraph]:
+    """The graphs of `module`, written into `folder`."""
+    export_onnx(task_of(recipe).graph_specs(recipe, module), folder)
+    return dict(graphs_in(folder))
+
+
+def as_built(name: str, folder: Path) -> dict[str, OnnxGraph]:
+    """The graphs of `built(name)` in `folder`, which may be changed there. A process exports them once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in _files(name).items():
+        (folder / file).write_bytes(content)
+    return dict(graphs_in(folder))
+
+
+@cache
+def _files(name: str) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        exported(ZOO[name], built(name), Path(folder))
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+def language_model(name: str = SHAKESPEARE) -> LanguageModelRecipe:
+    """The recipe of one language model."""
+    recipe = ZOO[name]
+    assert isinstance(recipe, LanguageModelRecipe)
+    return recipe
+
+
+def classifier(name: str) -> ClassifierRecipe:
+    """The recipe of one classifier."""
+    recipe = ZOO[name]
+    assert isinstance(recipe, ClassifierRecipe)
+    return recipe
+
+
+def translation() -> TranslatorRecipe:
+    """The recipe of the shipped translator."""
+    recipe = ZOO[TRANSLATOR]
+    assert isinstance(recipe, TranslatorRecipe)
+    return recipe

@@ -1,0 +1,88 @@
+"""A good pair of graphs passes; one that looks at padding or forgets is refused."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+from unit.zoo.sample_data import TRANSLATOR, VOCABULARY, as_built, built, translation
+
+from lockstep_export.errors import ParityError
+from lockstep_export.onnx_graph import OnnxGraph
+from lockstep_export.parity import Parity
+from lockstep_zoo.models.translator import Encoded, Translator, Written
+from lockstep_zoo.translate.greedy import Exported, translate
+from lockstep_zoo.translate.parity import PREFILL, STEP, check
+from lockstep_zoo.translate.sentences import sentences
+from lockstep_zoo.translate.tokenizer import END_ID
+
+SIZES = (VOCABULARY, VOCABULARY)
+TEXTS = [[5, 6, 7], [8, 9], [10] * 9]
+
+
+def graphs(folder: Path) -> Exported:
+    made = as_built(TRANSLATOR, folder)
+    return Exported(made[PREFILL], made[STEP])
+
+
+def test_sources_steps_and_whole_translations_are_equal(tmp_path: Path) -> None:
+    differences = check(translation(), SIZES, graphs(tmp_path), built(TRANSLATOR), TEXTS)
+    Parity(TRANSLATOR, differences).require()
+    assert {gap.comparison for gap in differences} == {
+        "prefill",
+        "step",
+        "padding",
+        "rows",
+        "length",
+        "greedy",
+    }
+    assert {gap.output for gap in differences if gap.comparison == "step"} == {
+        "logits",
+        "attention",
+        "h_out",
+        "c_out",
+    }
+
+
+def test_refuses_attention_on_padding(tmp_path: Path) -> None:
+    graphs(tmp_path)
+    model = onnx.load(tmp_path / STEP)
+    for constant in model.graph.initializer:
+        if numpy_helper.to_array(constant).min(initial=0.0) == -1e9:
+            zero = numpy_helper.to_array(constant) * 0
+            constant.CopyFrom(numpy_helper.from_array(zero, constant.name))
+    onnx.save(model, tmp_path / STEP)
+    leaky = Exported(OnnxGraph(tmp_path / PREFILL), OnnxGraph(tmp_path / STEP))
+    differences = check(translation(), SIZES, leaky)
+    assert "padding" in {gap.comparison for gap in differences if not gap.within}
+
+
+def test_refuses_a_step_of_other_weights(tmp_path: Path) -> None:
+    other = Translator(*SIZES).eval()
+    with pytest.raises(ParityError, match=r"step +logits"):
+        Parity(TRANSLATOR, check(translation(), SIZES, graphs(tmp_path), other)).require()
+
+
+class Scripted:
+    """Writes each source's own first id so many times, then the end."""
+
+    def encode(self, source: Tensor, lengths: Tensor) -> Encoded:
+        rows = torch.zeros(1, len(source), 1)
+        return source[:, :1], lengths, rows, rows
+
+    def step(
+        self, token: Tensor, h: Tensor, c: Tensor, keys: Tensor, memory: Tensor, mask: Tensor
+    ) -> Written:
+        chosen = torch.where(h[0, :, 0] < memory, keys[:, 0], END_ID)
+        return torch.nn.functional.one_hot(chosen, VOCABULARY).float(), mask, h + 1, c
+
+
+def test_greedy_ends_each_row_where_it_ends() -> None:
+    rows = [[7] * 3, [9], [8] * 12]
+    assert translate(Scripted(), rows, 10) == [[7] * 3, [9], [8] * 10]
+
+
+def test_there_are_a_few_dozen_plain_sentences() -> None:
+    assert len(set(sentences())) == 36
