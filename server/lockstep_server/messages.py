@@ -131,7 +131,7 @@ class SendPolicy(Enum):
 
     NOW = "now"
     TURN = "turn"  # at the end of this turn of the event loop, which may be milliseconds away
-    QUIET = "quiet"  # once the loop has read what there is; in bounded time
+    COALESCE = "coalesce"  # once the loop has read what there is; in bounded time
 
 
 STREAM_CREDITS = 32

@@ -73,12 +73,12 @@ class TokenStream:
         if not tokens:
             return
         now, meters = time.monotonic(), self._ask.served.meters
-        meters.sent(tokens)
+        meters.record_tokens(tokens)
         if self._last:
-            meters.went_on(tokens, (now - self._last) / tokens)
+            meters.record_later_tokens(tokens, (now - self._last) / tokens)
         else:
             trace = current.get()
-            meters.began(now - self._accepted, trace.id if trace is not None else "")
+            meters.record_first_token(now - self._accepted, trace.id if trace is not None else "")
         self._last = now
 
     def _wrote(self, chunks: int) -> None:

@@ -87,7 +87,7 @@ class ServedModel:
 
     def refuse(self, method: str, error: ServingError, requests: int = 1) -> None:
         """Write down that requests were refused at the door: all counted, one told of."""
-        self.meters.refused(method, error.code.value, requests)
+        self.meters.record_refused(method, error.code.value, requests)
         self.request_log.refused(self.spec.model, str(self.spec.version), method, error)
 
     def take_runs(self, events: messages.Events) -> None:
@@ -100,7 +100,7 @@ class ServedModel:
             elif run.mode == "stepwise":
                 self._learn_step(run)
             self.statistics.add_run(run)
-            self.meters.ran(run.mode, run.rows, run.compute_s)
+            self.meters.record_run(run.mode, run.rows, run.compute_s)
             self.meters.elements.inc(run.elements)
             self.meters.padded.inc(run.padded_elements)
             self.meters.device_wait.observe(run.device_wait_s)

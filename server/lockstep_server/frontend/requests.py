@@ -130,7 +130,7 @@ class InFlightRequests:
         key = next(self._keys)
         self._pending[key] = _InFlight(ask, now, seconds, before_s, resolve, take, current.get())
         self._idle.clear()
-        served.meters.accepted(ask.method)
+        served.meters.record_accepted(ask.method)
         spec = served.spec
         submit = messages.Submit(
             key, spec.name, spec.version, ask.inputs, ask.text, ask.field, ask.outputs, ask.tokens,
@@ -144,7 +144,7 @@ class InFlightRequests:
         requests beside others for their model may share a run."""
         if isinstance(ask.how, messages.Decode) or ask.served.admission.requests == 1:
             return messages.SendPolicy.NOW
-        return messages.SendPolicy.QUIET if ask.how is None else messages.SendPolicy.TURN
+        return messages.SendPolicy.COALESCE if ask.how is None else messages.SendPolicy.TURN
 
     async def answer(self, ask: InferenceRequest) -> messages.Event:
         """A request's event. Leaving (the caller cancelled) takes the request out of the queue.
@@ -254,7 +254,7 @@ class InFlightRequests:
         ask, trace, seconds = pending.ask, pending.trace, self._clock() - pending.accepted
         served, outcome = ask.served, _outcome(event)
         served.admission.leave(pending.seconds)
-        served.meters.ended(ask.method, outcome, seconds, trace.id if trace is not None else "")
+        served.meters.record_ended(ask.method, outcome, seconds, trace.id if trace is not None else "")
         if trace is not None or self._request_log.listens(outcome):
             story = RequestSummary(
                 served.spec, ask.method, ask.field, ask.text, pending.take is not None, pending.accepted,

@@ -272,7 +272,7 @@ class ModelMeters:
             self._first_token = metrics.first_token_seconds.labels(model)
             self._inter_token = metrics.inter_token_seconds.labels(model)
 
-    def ran(self, mode: str, rows: int, compute_s: float) -> None:
+    def record_run(self, mode: str, rows: int, compute_s: float) -> None:
         """A run of one mode: a step-wise model's prompts are runs of their own."""
         known = self._runs.get(mode)
         if known is None:
@@ -284,25 +284,25 @@ class ModelMeters:
         known[0].observe(rows)
         known[1].observe(compute_s)
 
-    def began(self, seconds: float, trace_id: str) -> None:
+    def record_first_token(self, seconds: float, trace_id: str) -> None:
         """A stream's first tokens, `seconds` after it was accepted."""
         if trace_id:
             self._first_token.observe_traced(seconds, trace_id)
         else:
             self._first_token.observe(seconds)
 
-    def went_on(self, tokens: int, seconds: float) -> None:
+    def record_later_tokens(self, tokens: int, seconds: float) -> None:
         """Later tokens of a stream, `seconds` apart."""
         self._inter_token.observe(seconds, tokens)
 
-    def sent(self, tokens: int) -> None:
+    def record_tokens(self, tokens: int) -> None:
         self._tokens.inc(tokens)
 
-    def accepted(self, method: str) -> None:
+    def record_accepted(self, method: str) -> None:
         self._method(method)[0].inc()
         self.depth.inc()
 
-    def ended(self, method: str, outcome: str, seconds: float, trace_id: str) -> None:
+    def record_ended(self, method: str, outcome: str, seconds: float, trace_id: str) -> None:
         child = self._outcomes.get((method, outcome))
         if child is None:
             child = self._metrics.requests.labels(*self._labels, method, outcome)
@@ -314,7 +314,7 @@ class ModelMeters:
             self._method(method)[1].observe(seconds)
         self.depth.inc(-1)
 
-    def refused(self, method: str, code: str, requests: int = 1) -> None:
+    def record_refused(self, method: str, code: str, requests: int = 1) -> None:
         self._metrics.refused.labels(*self._labels, method, code).inc(requests)
 
     def _method(self, method: str) -> tuple[ScalarMetric, HistogramMetric]:

@@ -71,7 +71,7 @@ async def test_all_that_is_in_flight_ends_while_a_text_that_was_read_awaits_its_
 @pytest.mark.parametrize(
     ("how", "alone", "in_company"),
     [
-        (None, messages.SendPolicy.NOW, messages.SendPolicy.QUIET),
+        (None, messages.SendPolicy.NOW, messages.SendPolicy.COALESCE),
         (messages.Decode(), messages.SendPolicy.NOW, messages.SendPolicy.NOW),
         (messages.Feed("s"), messages.SendPolicy.NOW, messages.SendPolicy.TURN),
     ],

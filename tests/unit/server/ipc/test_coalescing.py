@@ -44,7 +44,7 @@ async def turns(count: int, each: Callable[[int], None] = lambda _: None) -> Non
 
 async def test_now_takes_what_waits_along() -> None:
     box = Crossings()
-    box.put(1, SendPolicy.QUIET)
+    box.put(1, SendPolicy.COALESCE)
     box.put(2, SendPolicy.TURN)
     box.put(3, SendPolicy.NOW)
     assert box.keys == [[1, 2, 3]]
@@ -63,7 +63,7 @@ async def test_messages_of_one_turn_cross_at_its_end() -> None:
 
 async def test_one_that_may_wait_crosses_once_the_loop_brings_no_more() -> None:
     box = Crossings()
-    box.put(1, SendPolicy.QUIET)
+    box.put(1, SendPolicy.COALESCE)
     await turns(QUIET_TURNS)
     assert box.keys == []
     await turns(2)
@@ -75,7 +75,7 @@ async def test_a_turn_that_brings_another_begins_the_quiet_anew() -> None:
 
     def now_and_then(turn: int) -> None:
         if turn % (QUIET_TURNS - 1) == 0:
-            box.put(turn, SendPolicy.QUIET)
+            box.put(turn, SendPolicy.COALESCE)
 
     await turns(3 * QUIET_TURNS, now_and_then)
     assert box.keys == []
@@ -85,13 +85,13 @@ async def test_a_turn_that_brings_another_begins_the_quiet_anew() -> None:
 
 async def test_one_that_is_due_at_the_end_of_the_turn_takes_those_along_that_may_wait() -> None:
     box = Crossings()
-    box.put(1, SendPolicy.QUIET)
+    box.put(1, SendPolicy.COALESCE)
     await turns(2)
     box.put(2, SendPolicy.TURN)
-    box.put(3, SendPolicy.QUIET)
+    box.put(3, SendPolicy.COALESCE)
     await turns(2)
     assert box.keys == [[1, 2, 3]]
-    box.put(4, SendPolicy.QUIET)
+    box.put(4, SendPolicy.COALESCE)
     await turns(3)
     assert box.keys == [[1, 2, 3]], "the haste of one crossing is not the next one's"
 
@@ -102,7 +102,7 @@ async def test_a_loop_that_is_never_quiet_holds_nobody_for_longer_than_the_bound
     def busy(turn: int) -> None:
         box.now += 0.001
         if turn < MOST - 1:
-            box.put(turn, SendPolicy.QUIET)
+            box.put(turn, SendPolicy.COALESCE)
 
     await turns(3 * MOST, busy)
     first = box.keys[0]
@@ -113,7 +113,7 @@ async def test_a_loop_that_is_never_quiet_holds_nobody_for_longer_than_the_bound
 async def test_as_many_as_make_a_crossing_worth_it_wait_for_the_end_of_the_turn_only() -> None:
     box = Crossings()
     for key in range(3 * MOST):
-        box.put(key, SendPolicy.QUIET)
+        box.put(key, SendPolicy.COALESCE)
     assert box.keys == []
     await turns(2)
     assert box.keys == [list(range(3 * MOST))]
@@ -121,7 +121,7 @@ async def test_as_many_as_make_a_crossing_worth_it_wait_for_the_end_of_the_turn_
 
 async def test_what_waits_crosses_when_it_is_told_to() -> None:
     box = Crossings()
-    box.put(1, SendPolicy.QUIET)
+    box.put(1, SendPolicy.COALESCE)
     box.flush()
     box.flush()
     assert box.keys == [[1]]
