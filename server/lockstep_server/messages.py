@@ -265,7 +265,7 @@ class EngineConfig:
 class Engine(Protocol):
     """The engines' side of the port."""
 
-    about: EngineInfo
+    info: EngineInfo
 
     def start(self, report: Callable[[EngineUpdate], None]) -> None:
         """Begin to load. `report` is called from the host's own threads."""

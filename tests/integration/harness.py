@@ -107,7 +107,7 @@ class Served(Stubs):
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keep the device: no run starts until this ends."""
-        with self.host._device_scheduler.alone(DeviceAccount("the test")):
+        with self.host._device_scheduler.exclusive(DeviceAccount("the test")):
             yield
 
     def waiting(self, model: str, version: int = 1) -> int:
@@ -124,10 +124,10 @@ class Served(Stubs):
 
     def wait_idle(self) -> None:
         """Until nothing is in flight and nothing is held anywhere."""
-        wait_until(lambda: len(self.app.calls) == 0, "no call in flight")
+        wait_until(lambda: len(self.app.requests) == 0, "no call in flight")
         for face in list(self.host._models.values()):
             engine = face.engine
-            if face.spec.steps:
+            if face.spec.is_stepwise:
                 wait_until(lambda one=engine: not one._scheduler.held() and not one._batches, "no leftovers")
             else:
                 wait_until(lambda one=engine: not one._held and not len(one._queue), "no leftovers")

@@ -57,8 +57,8 @@ class LoadedModels:
         self._config = config
         self._root = Path(config.models)
         device = choose_device(config.device)
-        self.about = messages.EngineInfo(device, RUNTIME_VERSION, _leases(device))
-        self._device_scheduler = DeviceScheduler(device, self.about.leases, config.max_run_s)
+        self.info = messages.EngineInfo(device, RUNTIME_VERSION, _leases(device))
+        self._device_scheduler = DeviceScheduler(device, self.info.leases, config.max_run_s)
         self._preparing = Loader(config, self._root, device, self._device_scheduler)
         self._models: dict[tuple[str, int], LoadedModel] = {}
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
@@ -124,7 +124,7 @@ class LoadedModels:
                     self._flush_s = flush_s
                     for loaded in list(self._models.values()):
                         if isinstance(loaded.engine, StepEngine):
-                            loaded.engine.pace(flush_s)
+                            loaded.engine.set_flush_interval(flush_s)
         self._queue(accepted)
 
     def stop(self, within_s: float) -> None:
@@ -176,7 +176,7 @@ class LoadedModels:
         self._pool.encode(loaded.vocabulary, message.text, told)
 
     def _encoded(self, submit: messages.Submit, loaded: LoadedModel, encoded: EncodedText) -> None:
-        may_be_empty = loaded.spec.steps and loaded.spec.manifest.task == "generate"
+        may_be_empty = loaded.spec.is_stepwise and loaded.spec.manifest.task == "generate"
         if not encoded.ids and not may_be_empty:
             self._refuse(submit, bad_input(submit.field, "the text has no tokens; send at least one word"))
             return
@@ -231,7 +231,7 @@ class LoadedModels:
     def _leave(self, name: str, version: int, sequence: messages.SequenceId) -> None:
         loaded = self._models.get((name, version))
         if loaded is not None and isinstance(loaded.engine, StepEngine):
-            loaded.engine.leave(sequence)
+            loaded.engine.end_sequence(sequence)
 
     def _refuse(self, submit: messages.Submit | messages.Tokenize, error: ServingError) -> None:
         self._report(messages.Events(submit.model, submit.version, [messages.Event(submit.key, None, error)]))
@@ -271,7 +271,7 @@ class LoadedModels:
     def _serve(self, loaded: LoadedModel, load_s: float) -> None:
         spec = loaded.spec
         if isinstance(loaded.engine, StepEngine):
-            loaded.engine.pace(self._flush_s)
+            loaded.engine.set_flush_interval(self._flush_s)
         loaded.engine.start()
         self._models[spec.name, spec.version] = loaded
         level = logging.WARNING if spec.notice else logging.INFO

@@ -92,7 +92,7 @@ def serve(end: socket.socket) -> int:
         writer.put(frames.EngineFailed(str(error)))
         writer.close()
         return 1
-    writer.put(frames.EngineStarted(host.about))
+    writer.put(frames.EngineStarted(host.info))
     within_s = 0.0
     batch: list[messages.Message] = []
     for message in inbox:

@@ -59,7 +59,7 @@ class InProcess:
         self._host = host = self._make_engine()
         host.start(report)
         drain()
-        return host.about
+        return host.info
 
     def send(self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
         self._coalescer.put(message, when)

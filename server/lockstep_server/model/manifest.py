@@ -125,4 +125,4 @@ class Manifest:
     instances: InstancesSection = InstancesSection()
     prefill: PrefillSection | None = None
     stepwise: StepwiseSection | None = None
-    written: bool = False  # a file said so, rather than the defaults
+    from_file: bool = False  # read from a model.toml, not the defaults

@@ -64,7 +64,7 @@ class StateTensor:
     spec: StateSection
 
     @property
-    def named(self) -> tuple[int, str] | None:
+    def dynamic_axis(self) -> tuple[int, str] | None:
         """The axis that varies and the length that it varies with."""
         return next(iter(self.spec.lengths.items()), None)
 
@@ -88,7 +88,7 @@ class ModelSpec:
     mode: str = "oneshot"
     model: str = ""  # whose face it is; `name` has a suffix where the model has two
     states: tuple[StateTensor, ...] = ()
-    pads_freely: bool = False  # however far a memory is padded, the bits are the same
+    padding_invariant: bool = False  # however far a memory is padded, the bits are the same
     prefill: ModelSpec | None = None
 
     def input(self, name: str) -> ModelTensor | None:
@@ -102,7 +102,7 @@ class ModelSpec:
         return next((tensor for tensor in self.outputs if tensor.name == name), None)
 
     @property
-    def steps(self) -> bool:
+    def is_stepwise(self) -> bool:
         return self.mode == "stepwise"
 
     @property
@@ -130,7 +130,7 @@ def make_spec(name: str, version: int, graph: GraphSignature, manifest: Manifest
     outputs = tuple(bind_tensor(t, manifest.outputs, f"{file}: outputs") for t in graph.outputs)
     refuse_unknown_names(manifest.inputs, graph.inputs, f"{file}: inputs")
     refuse_unknown_names(manifest.outputs, graph.outputs, f"{file}: outputs")
-    if not manifest.written:
+    if not manifest.from_file:
         inputs, outputs = infer_batch_axis(inputs, outputs)
     spec = ModelSpec(name, version, manifest, inputs, outputs, model=name)
     _check_roles(spec, file)

@@ -21,7 +21,7 @@ def ragged(axis: int = 0, **batching: Any) -> ModelSpec:
     words = TensorSection(axis, {1 - axis: "words"}, pad=-7)
     shape = ("b", "w") if axis == 0 else ("w", "b")
     manifest = Manifest(
-        lengths={"words": LengthSection(1000)}, batching=BatchingSection(**batching), written=True
+        lengths={"words": LengthSection(1000)}, batching=BatchingSection(**batching), from_file=True
     )
     inputs = (
         tensor("x", words, shape),
@@ -41,7 +41,7 @@ def two_lengths(**batching: Any) -> ModelSpec:
     manifest = Manifest(
         lengths={"source": LengthSection(1000), "target": LengthSection(1000)},
         batching=BatchingSection(**batching),
-        written=True,
+        from_file=True,
     )
     inputs = (
         tensor("x", TensorSection(0, {1: "source"}), ("b", "s")),
@@ -53,7 +53,7 @@ def two_lengths(**batching: Any) -> ModelSpec:
 def plain(**batching: Any) -> ModelSpec:
     """x -> y, rows in front and no named length."""
     first = TensorSection(0)
-    manifest = Manifest(batching=BatchingSection(**batching), written=True)
+    manifest = Manifest(batching=BatchingSection(**batching), from_file=True)
     return ModelSpec(
         "m", 1, manifest, (tensor("x", first, ("n", "m")),), (tensor("y", first, ("n", "m")),), batched=True
     )

@@ -159,7 +159,7 @@ class Loader:
         cache = _Cache(self._config.cache, found.digest(), self._device, "steps")
         with suppress(KeyError, TypeError):
             return selftest_steps.Steps(**cache.read()["verdict"])
-        with self._device_scheduler.turn(DeviceAccount(f"{spec.name}/{spec.version} loading"), 0.0):
+        with self._device_scheduler.lease(DeviceAccount(f"{spec.name}/{spec.version} loading"), 0.0):
             other = (oneshot.spec, self._session(found.graph_file(), spec.manifest)) if oneshot else None
             selftest_result = selftest_steps.check(spec, session, prefill, other)
         cache.write({"verdict": asdict(selftest_result)})
@@ -173,8 +173,8 @@ class Loader:
         many as the device gains from where a run takes longer than what goes around it, which does not get
         quicker in company."""
         said = spec.manifest.instances
-        most = self._device_scheduler.most(
-            DeviceAccount(spec.name, lets_others_first=self._config.niceness > 0)
+        most = self._device_scheduler.max_leases(
+            DeviceAccount(spec.name, yields_cpu=self._config.niceness > 0)
         )
         if said.count is not None:
             return min(said.count, most)
@@ -190,7 +190,7 @@ class Loader:
         with suppress(KeyError, TypeError, ValueError):
             known = cache.read()
             return selftest.SelfTestResult(**known["verdict"]), CostModel.from_dict(known["costs"])
-        with self._device_scheduler.turn(account, 0.0):
+        with self._device_scheduler.lease(account, 0.0):
             selftest_result = selftest.check(session, spec)
         costs = selftest.measure_costs(
             session, replace(spec, batched=selftest_result.batched), self._device_scheduler, account
@@ -231,13 +231,13 @@ def _open(found: RepositoryEntry, name: str, key: str) -> Vocabulary:
 def _told(spec: ModelSpec, selftest_result: selftest.SelfTestResult) -> str:
     """What callers should know: a manifest asks for batching and the self-test found against it."""
     return (
-        f"not batched: {selftest_result.reason}" if selftest_result.reason and spec.manifest.written else ""
+        f"not batched: {selftest_result.reason}" if selftest_result.reason and spec.manifest.from_file else ""
     )
 
 
 def described(spec: ModelSpec) -> str:
     kind = "batched" if spec.batched else "one request a run"
-    kind = f"step by step, {kind}" if spec.steps else kind
+    kind = f"step by step, {kind}" if spec.is_stepwise else kind
     return f" ({kind}{', bit for bit' if spec.deterministic else ''})" + (
         f"; {spec.notice}" if spec.notice else ""
     )

@@ -68,7 +68,7 @@ def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
         instances=top.table("instances", _instances) or InstancesSection(),
         prefill=top.table("prefill", _prefill),
         stepwise=top.table("stepwise", _stepwise),
-        written=True,
+        from_file=True,
     )
     top.done()
     Coherence(manifest, file).check()

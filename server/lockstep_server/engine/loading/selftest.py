@@ -174,7 +174,7 @@ def _told(name: str, difference: float, part: RequestPart, parts: Sequence[Reque
 
 def _why_not_batchable(spec: ModelSpec) -> str:
     without = [t.name for t in (*spec.inputs, *spec.outputs) if t.spec.batch_axis is None]
-    if not spec.manifest.written:
+    if not spec.manifest.from_file:
         return "axis 0 is not one symbol on every tensor; a model.toml that names the batch axes helps"
     return f"no batch_axis in the manifest for {', '.join(without)}; it is served one request a run"
 
@@ -267,7 +267,7 @@ def _measure_cell(
     feeds = padding.stack(spec, [part], rows, part.lengths)
     least, begun = math.inf, time.monotonic()
     for run in range(_CELL_RUNS + 1):
-        with device_scheduler.alone(account):
+        with device_scheduler.exclusive(account):
             started = time.perf_counter()
             session.run(feeds)
             took = time.perf_counter() - started

@@ -15,7 +15,7 @@ import numpy as np
 from ...model.spec import batchable
 from ..stepwise import client_steps, prefill
 from ..stepwise.sequence import ClientSequence, StepRequest
-from ..stepwise.slots import growing, initial, key_of, lengths_of
+from ..stepwise.slots import growing_lengths, initial_states, key_of, lengths_of
 from .selftest import NotBatchable, difference, draw, line, tolerance
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Steps:
 
     batched: bool
     deterministic: bool = False
-    pads_freely: bool = False
+    padding_invariant: bool = False
     reason: str = ""
     disagreement: str = ""  # how two ways in differ; empty where they agree
 
@@ -82,7 +82,7 @@ def judged(spec: ModelSpec, found: Steps) -> ModelSpec:
         spec,
         batched=found.batched,
         deterministic=found.deterministic,
-        pads_freely=found.pads_freely,
+        padding_invariant=found.padding_invariant,
         notice="; ".join(notes),
         prefill=first,
     )
@@ -114,7 +114,7 @@ def _compare_company(
     if first is not None and spec.prefill is not None:
         same = same and _prefill_alike(spec.prefill, first, rng)
     free = not same or _pads_freely(spec, session, starts, elements, alone)
-    return Steps(batched=True, deterministic=same, pads_freely=free)
+    return Steps(batched=True, deterministic=same, padding_invariant=free)
 
 
 def _pads_freely(
@@ -133,7 +133,7 @@ def _pads_freely(
                 own = key_of(spec, lengths_of(spec, client_sequence.states))
                 key = tuple((name, min(size * times, spec.manifest.lengths[name].max)) for name, size in own)
                 element = StepRequest(0, values, (), 0.0, None, client_sequence)
-                (answer,), (client_sequence.states,) = client_steps.run(spec, session, [element], key)
+                (answer,), (client_sequence.states,) = client_steps.run_group(spec, session, [element], key)
                 if not all(difference(expected[name], answer[name])[1] for name in expected):
                     return False
     return True
@@ -147,12 +147,12 @@ def _padding_tells(
     padded: Sequence[Sequence[Arrays]],
 ) -> str:
     """How answers differ where a memory is not padded at all; empty where they do not."""
-    if not any(state.spec.lengths for state in spec.states) or growing(spec):
+    if not any(state.spec.lengths for state in spec.states) or growing_lengths(spec):
         return ""
     for start, elements, answers in zip(starts, given, padded, strict=True):
         element = StepRequest(0, elements[0], (), 0.0, None, ClientSequence(0, 0.0, states=dict(start)))
         exact = tuple(sorted(lengths_of(spec, start).items()))
-        (bare,), _ = client_steps.run(spec, session, [element], exact)
+        (bare,), _ = client_steps.run_group(spec, session, [element], exact)
         for name, expected in bare.items():
             apart, _ = difference(expected, answers[0][name])
             if apart > tolerance(spec, expected):
@@ -162,9 +162,9 @@ def _padding_tells(
 
 def _start(spec: ModelSpec, first: OnnxSession | None, length: int, rng: np.random.Generator) -> Arrays:
     if spec.prefill is None or first is None:
-        return initial(spec)
+        return initial_states(spec)
     (output,) = prefill.run(spec.prefill, first, [_prompt(spec.prefill, length, rng)])
-    return initial(spec, output)
+    return initial_states(spec, output)
 
 
 def _prompt(first: ModelSpec, length: int, rng: np.random.Generator) -> prefill.Prompt:
@@ -207,11 +207,11 @@ def _walk(
             for i in range(len(given))
             if step < len(given[i])
         ]
-        for group in client_steps.groups(spec, members, len(members)):
-            outputs, states = client_steps.run(spec, session, group)
+        for group in client_steps.group_steps(spec, members, len(members)):
+            outputs, states = client_steps.run_group(spec, session, group)
             for element, output, state in zip(group, outputs, states, strict=True):
                 answers[element.key].append(output)
-                element.of.states = state
+                element.sequence.states = state
     return answers
 
 
@@ -250,7 +250,7 @@ def _fed(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> Arrays:
     dtype = np.int32 if tensor.datatype == "INT32" else np.int64
     shape = [1] * max(len(tensor.shape), 1)
     elements = [{tensor.name: np.full(shape, one, dtype)} for one in ids]
-    return _walk(spec, session, [initial(spec)], [elements])[0][-1]
+    return _walk(spec, session, [initial_states(spec)], [elements])[0][-1]
 
 
 def _differs(steps: Mapping[str, Array], whole: Mapping[str, Array], spec: ModelSpec) -> str:

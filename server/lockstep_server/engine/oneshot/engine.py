@@ -78,7 +78,7 @@ class OneShotEngine:
         self._stopped = self._terminated = False
         self._session, self._niceness = session, niceness
         self._limits = _limits(spec, batching=batching)
-        self._account = DeviceAccount(f"{spec.name}/{spec.version}", lets_others_first=niceness > 0)
+        self._account = DeviceAccount(f"{spec.name}/{spec.version}", yields_cpu=niceness > 0)
         self._threads = [
             threading.Thread(target=self._work, name=f"engine-{spec.name}-{i}", daemon=True)
             for i in range(spec.instances)
@@ -134,7 +134,7 @@ class OneShotEngine:
                 self._end_all(failed(self._account.name))
 
     def _step(self) -> None:
-        with self._device_scheduler.turn(self._account, self._queue.deadline()) as turn:
+        with self._device_scheduler.lease(self._account, self._queue.deadline()) as turn:
             decided = self._plan(turn)
             outcomes = self._run(decided, turn.waited_s)
         self._commit(decided, outcomes)

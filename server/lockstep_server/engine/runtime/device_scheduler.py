@@ -29,7 +29,7 @@ class DeviceAccount:
     """One engine's account at a gate."""
 
     name: str
-    lets_others_first: bool = False  # its runs yield the processor to the front end
+    yields_cpu: bool = False  # its runs yield the processor to the front end
     used_s: float = 0.0  # device time, fading
     charged: float = 0.0  # when it was last brought up to date
 
@@ -97,16 +97,16 @@ class DeviceScheduler:
         self._waiting: list[_Waiter] = []
         self._last_seen: dict[DeviceAccount, float] = {}
 
-    def most(self, account: DeviceAccount) -> int:
+    def max_leases(self, account: DeviceAccount) -> int:
         """Runs at one time that the share's kind may have."""
-        return self.leases if account.lets_others_first else max(self.leases - 1, 1)
+        return self.leases if account.yields_cpu else max(self.leases - 1, 1)
 
-    def turn(self, account: DeviceAccount, deadline: float) -> _Held:
+    def lease(self, account: DeviceAccount, deadline: float) -> _Held:
         """Wait for a permit, hold it, and be charged for the time."""
         return _Held(self, account, deadline)
 
     @contextmanager
-    def alone(self, account: DeviceAccount) -> Iterator[None]:
+    def exclusive(self, account: DeviceAccount) -> Iterator[None]:
         """Hold every permit: for measuring."""
         self._acquire(account, self._clock() + 1.0, self.leases)
         begun = self._clock()
@@ -136,7 +136,7 @@ class DeviceScheduler:
             account.charge(seconds, now)
             self._last_seen[account] = now
             self._free += leases
-            self._firm -= not account.lets_others_first
+            self._firm -= not account.yields_cpu
             self._grant()
 
     def _grant(self) -> None:
@@ -152,11 +152,11 @@ class DeviceScheduler:
                 waiter.granted.set()
 
     def _fits(self, account: DeviceAccount, leases: int) -> bool:
-        return leases <= self._free and (account.lets_others_first or self._firm < self.most(account))
+        return leases <= self._free and (account.yields_cpu or self._firm < self.max_leases(account))
 
     def _hold(self, account: DeviceAccount, leases: int) -> None:
         self._free -= leases
-        self._firm += not account.lets_others_first
+        self._firm += not account.yields_cpu
 
     def _contended(self, account: DeviceAccount, now: float) -> bool:
         """Another engine waits, or was here within a half-life and so may come back during a run."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Puppet:
     """A host that keeps what comes and reports what it is told to."""
 
-    about = messages.EngineInfo("cpu", "0", 1)
+    info = messages.EngineInfo("cpu", "0", 1)
 
     def __init__(self) -> None:
         self.batches: list[list[messages.Message]] = []
@@ -47,7 +47,7 @@ async def test_it_starts_the_host_that_it_makes_and_tells_its_device_after_the_f
 
     transport = InProcess(make)
     assert made == []
-    assert await transport.start(lambda update: seen.append(update.model)) == Puppet.about
+    assert await transport.start(lambda update: seen.append(update.model)) == Puppet.info
     assert seen == ["first"]
     await transport.stop(0.0)
     assert len(made) == 1

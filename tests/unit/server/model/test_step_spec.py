@@ -110,13 +110,13 @@ def test_states_are_neither_inputs_nor_outputs() -> None:
     assert [tensor.name for tensor in spec.inputs] == ["token"]
     assert [tensor.name for tensor in spec.outputs] == ["logits"]
     assert [state.spec.name for state in spec.states] == ["memory", "h"]
-    assert (spec.name, spec.version, spec.steps, spec.text_input) == ("m", 3, True, "token")
+    assert (spec.name, spec.version, spec.is_stepwise, spec.text_input) == ("m", 3, True, "token")
 
 
 def test_what_is_carried_unchanged_takes_no_output_away() -> None:
     memory, h = made().states
-    assert (memory.spec.output, memory.named, memory.shape) == ("", (1, "source"), ("n", "s", 4))
-    assert (h.spec.output, h.named, h.datatype) == ("h_out", None, "FP32")
+    assert (memory.spec.output, memory.dynamic_axis, memory.shape) == ("", (1, "source"), ("n", "s", 4))
+    assert (h.spec.output, h.dynamic_axis, h.datatype) == ("h_out", None, "FP32")
 
 
 def test_the_prefill_graph_has_a_card_within() -> None:

@@ -145,13 +145,13 @@ def test_a_whole_manifest_parses_to_what_it_says() -> None:
                 ),
             ),
         ),
-        written=True,
+        from_file=True,
     )
 
 
 def test_an_empty_manifest_is_the_defaults_and_was_written() -> None:
-    assert parse("") == Manifest(written=True)
-    assert Manifest().written is False
+    assert parse("") == Manifest(from_file=True)
+    assert Manifest().from_file is False
 
 
 WRONG: dict[str, tuple[str, str, str]] = {

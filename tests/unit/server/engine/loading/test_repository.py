@@ -68,7 +68,7 @@ def test_a_version_may_have_a_manifest_of_its_own(tmp_path: Path) -> None:
 def test_no_manifest_is_the_defaults(tmp_path: Path) -> None:
     fakes.write_model(tmp_path, "m", b"")
     (one,) = repository.find(tmp_path)
-    assert one.manifest().written is False
+    assert one.manifest().from_file is False
 
 
 def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
-from unit.server.engine.stepwise.step_models import Opened, open_folder, opened
+from unit.server.engine.stepwise.step_models import StepModel, open_folder, open_model
 
 from lockstep_server.engine.loading import selftest_steps
 from lockstep_server.engine.loading.manifest_file import parse
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from lockstep_server.model.spec import ModelSpec
 
 
-def checked(model: Opened, oneshot: tuple[ModelSpec, OnnxSession] | None = None) -> Steps:
+def checked(model: StepModel, oneshot: tuple[ModelSpec, OnnxSession] | None = None) -> Steps:
     return selftest_steps.check(model.spec, model.session, model.first, oneshot)
 
 
-def written(manifest: str, **graphs: ModelProto) -> Opened:
+def written(manifest: str, **graphs: ModelProto) -> StepModel:
     with tempfile.TemporaryDirectory() as folder:
         files = {f"{name}.onnx": graph for name, graph in graphs.items()}
         return open_folder(steps.write(Path(folder), "m", manifest, files, steps.characters()))
@@ -65,7 +65,7 @@ MEAN = helper.make_node("ReduceMean", ["sum_out"], ["mean"], axes=[0], keepdims=
 
 @pytest.mark.parametrize("kind", ["language", "forced", "translator", "cache", "adder"])
 def test_good_models_hold_bit_for_bit(kind: str) -> None:
-    found = checked(opened(kind))
+    found = checked(open_model(kind))
     assert (found.batched, found.deterministic, found.reason, found.disagreement) == (True, True, "", "")
 
 
@@ -185,7 +185,7 @@ def oneshot(folder: Path, graph: ModelProto) -> tuple[ModelSpec, OnnxSession]:
 
 def test_a_oneshot_face_that_agrees_is_not_spoken_of(tmp_path: Path) -> None:
     oneshot_model = oneshot(tmp_path, steps.language_prefill())
-    found = checked(opened("forced"), oneshot_model)
+    found = checked(open_model("forced"), oneshot_model)
     assert (found.batched, found.deterministic, found.disagreement) == (True, True, "")
 
 
@@ -193,14 +193,14 @@ def test_a_oneshot_face_that_disagrees_is_told(tmp_path: Path) -> None:
     oneshot_model = oneshot(
         tmp_path, changed(steps.language_prefill(), "E", lambda weight: weight[::-1].copy())
     )
-    found = checked(opened("forced"), oneshot_model)
+    found = checked(open_model("forced"), oneshot_model)
     assert found.batched
     assert "the one-shot graph differs" in found.disagreement
 
 
 def test_a_oneshot_face_that_cannot_run_is_told_and_does_not_raise(tmp_path: Path) -> None:
     oneshot_model = oneshot(tmp_path, changed(steps.language_prefill(), "E", lambda weight: weight[:1]))
-    found = checked(opened("forced"), oneshot_model)
+    found = checked(open_model("forced"), oneshot_model)
     assert found.batched
     assert "could not be compared" in found.disagreement
 
@@ -211,9 +211,9 @@ def test_a_oneshot_face_that_cannot_run_is_told_and_does_not_raise(tmp_path: Pat
 @pytest.mark.parametrize(
     ("found", "notice"),
     [
-        (Steps(batched=True, deterministic=True, pads_freely=True), ""),
+        (Steps(batched=True, deterministic=True, padding_invariant=True), ""),
         (Steps(batched=False, reason="they mix"), "sequences step alone: they mix"),
-        (Steps(batched=True, pads_freely=True, disagreement="prefill differs"), "prefill differs"),
+        (Steps(batched=True, padding_invariant=True, disagreement="prefill differs"), "prefill differs"),
         (
             Steps(batched=False, reason="they mix", disagreement="it differs"),
             "sequences step alone: they mix; it differs",
@@ -221,9 +221,9 @@ def test_a_oneshot_face_that_cannot_run_is_told_and_does_not_raise(tmp_path: Pat
     ],
 )
 def test_the_card_tells_what_was_found(found: Steps, notice: str) -> None:
-    before = replace(opened("language").spec, batched=False, deterministic=False)
+    before = replace(open_model("language").spec, batched=False, deterministic=False)
     spec = selftest_steps.judged(before, found)
     assert (spec.batched, spec.deterministic, spec.notice) == (found.batched, found.deterministic, notice)
-    assert spec.pads_freely is found.pads_freely
+    assert spec.padding_invariant is found.padding_invariant
     assert spec.prefill is not None
     assert spec.prefill.batched is found.batched

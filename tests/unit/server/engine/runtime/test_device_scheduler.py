@@ -27,7 +27,7 @@ class Clock:
 
 
 def yielding(name: str) -> DeviceAccount:
-    return DeviceAccount(name, lets_others_first=True)
+    return DeviceAccount(name, yields_cpu=True)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -45,7 +45,7 @@ def queue_up(
     for account, deadline in waiters:
 
         def enter(account: DeviceAccount = account, deadline: float = deadline) -> None:
-            with device_scheduler.turn(account, deadline):
+            with device_scheduler.lease(account, deadline):
                 order.append(account.name)
 
         threads.append(threading.Thread(target=enter))
@@ -58,13 +58,13 @@ def queue_up(
 def test_no_more_run_at_once_than_there_are_permits(leases: int, yields: int, expected: int) -> None:
     """One permit is kept of those whose runs do not let others go first."""
     device_scheduler, running, most, lock = DeviceScheduler("cpu", leases), 0, 0, threading.Lock()
-    accounts = [DeviceAccount(str(i), lets_others_first=i < yields) for i in range(6)]
-    assert {device_scheduler.most(account) for account in accounts} == {expected}
+    accounts = [DeviceAccount(str(i), yields_cpu=i < yields) for i in range(6)]
+    assert {device_scheduler.max_leases(account) for account in accounts} == {expected}
 
     def work(account: DeviceAccount) -> None:
         nonlocal running, most
         for _ in range(50):
-            with device_scheduler.turn(account, 0.0):
+            with device_scheduler.lease(account, 0.0):
                 with lock:
                     running += 1
                     most = max(most, running)
@@ -84,9 +84,9 @@ def test_who_used_the_device_least_goes_first() -> None:
     clock = Clock()
     device_scheduler, order = DeviceScheduler("cpu", clock=clock), []
     greedy, modest = DeviceAccount("greedy"), DeviceAccount("modest")
-    with device_scheduler.turn(greedy, 0.0):
+    with device_scheduler.lease(greedy, 0.0):
         clock.now += 5
-    with device_scheduler.turn(DeviceAccount("holder"), 0.0):
+    with device_scheduler.lease(DeviceAccount("holder"), 0.0):
         threads = queue_up(device_scheduler, order, [(greedy, 0.0), (modest, 1e9)])
     for thread in threads:
         thread.join(PATIENCE_S)
@@ -95,7 +95,7 @@ def test_who_used_the_device_least_goes_first() -> None:
 
 def test_among_equals_the_earliest_deadline_goes_first() -> None:
     device_scheduler, order = DeviceScheduler("cpu", clock=Clock()), []
-    with device_scheduler.turn(DeviceAccount("holder"), 0.0):
+    with device_scheduler.lease(DeviceAccount("holder"), 0.0):
         threads = queue_up(
             device_scheduler,
             order,
@@ -116,7 +116,7 @@ def test_alone_there_is_no_bound_on_a_run() -> None:
     clock = Clock()
     device_scheduler, account = DeviceScheduler("cpu", max_run_s=0.02, clock=clock), DeviceAccount("one")
     for _ in range(3):
-        with device_scheduler.turn(account, 0.0) as turn:
+        with device_scheduler.lease(account, 0.0) as turn:
             assert turn.max_run_s is None
 
 
@@ -127,12 +127,12 @@ def test_while_another_wants_the_device_a_run_is_bounded() -> None:
         DeviceAccount("one"),
         DeviceAccount("other"),
     )
-    with device_scheduler.turn(other, 0.0):
+    with device_scheduler.lease(other, 0.0):
         pass
-    with device_scheduler.turn(one, 0.0) as turn:
+    with device_scheduler.lease(one, 0.0) as turn:
         assert turn.max_run_s == 0.02
     clock.now += 10
-    with device_scheduler.turn(one, 0.0) as turn:
+    with device_scheduler.lease(one, 0.0) as turn:
         assert turn.max_run_s is None
 
 
@@ -141,10 +141,10 @@ def test_a_turn_tells_how_long_it_was_waited_for() -> None:
     device_scheduler, waited = DeviceScheduler("cpu", clock=clock), []
 
     def wait() -> None:
-        with device_scheduler.turn(DeviceAccount("waiter"), 0.0) as turn:
+        with device_scheduler.lease(DeviceAccount("waiter"), 0.0) as turn:
             waited.append(turn.waited_s)
 
-    with device_scheduler.turn(DeviceAccount("holder"), 0.0):
+    with device_scheduler.lease(DeviceAccount("holder"), 0.0):
         thread = threading.Thread(target=wait)
         thread.start()
         until(lambda: device_scheduler.waiting() == 1)
@@ -157,17 +157,17 @@ def test_alone_holds_every_permit_and_waits_for_all() -> None:
     device_scheduler, order, entered = DeviceScheduler("cpu", leases=2), [], threading.Event()
 
     def measure() -> None:
-        with device_scheduler.alone(DeviceAccount("measuring")):
+        with device_scheduler.exclusive(DeviceAccount("measuring")):
             order.append("alone")
             entered.set()
 
-    with device_scheduler.turn(DeviceAccount("a"), 0.0), device_scheduler.turn(yielding("b"), 0.0):
+    with device_scheduler.lease(DeviceAccount("a"), 0.0), device_scheduler.lease(yielding("b"), 0.0):
         thread = threading.Thread(target=measure)
         thread.start()
         until(lambda: device_scheduler.waiting() == 1)
         assert not entered.is_set()
     thread.join(PATIENCE_S)
-    with device_scheduler.alone(DeviceAccount("again")):
+    with device_scheduler.exclusive(DeviceAccount("again")):
         waiting = queue_up(device_scheduler, order, [(DeviceAccount("after"), 0.0)])
         assert order == ["alone"]
     waiting[0].join(PATIENCE_S)
@@ -176,17 +176,17 @@ def test_alone_holds_every_permit_and_waits_for_all() -> None:
 
 def test_a_run_that_fails_gives_its_permit_back() -> None:
     device_scheduler = DeviceScheduler("cpu")
-    with pytest.raises(ZeroDivisionError), device_scheduler.turn(DeviceAccount("one"), 0.0):
+    with pytest.raises(ZeroDivisionError), device_scheduler.lease(DeviceAccount("one"), 0.0):
         raise ZeroDivisionError
-    with device_scheduler.alone(DeviceAccount("other")):
+    with device_scheduler.exclusive(DeviceAccount("other")):
         assert device_scheduler.waiting() == 0
 
 
 def test_whose_kind_has_all_that_it_may_holds_up_nobody_of_another() -> None:
     device_scheduler, order = DeviceScheduler("cpu", leases=2), []
     first, second = (
-        device_scheduler.turn(DeviceAccount("step"), 0.0),
-        device_scheduler.turn(yielding("one-shot"), 0.0),
+        device_scheduler.lease(DeviceAccount("step"), 0.0),
+        device_scheduler.lease(yielding("one-shot"), 0.0),
     )
     with first:
         waiting = queue_up(device_scheduler, order, [(DeviceAccount("another step"), 0.0)])
