@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Process = Literal["poisson", "constant"]
+ArrivalProcess = Literal["poisson", "constant"]
 _CHUNK = 1024
 
 
@@ -37,7 +37,14 @@ def constant(rate: float, begin_s: float, end_s: float, *, index: int = 0, of: i
 
 
 def arrivals(
-    process: Process, rate: float, begin_s: float, end_s: float, *, seed: int, index: int = 0, of: int = 1
+    process: ArrivalProcess,
+    rate: float,
+    begin_s: float,
+    end_s: float,
+    *,
+    seed: int,
+    index: int = 0,
+    of: int = 1,
 ) -> Iterator[float]:
     """The share of process `index` of `of` in a schedule of `rate` a second, in ascending order."""
     if process == "constant":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lockstep_load.run_record import Document
+    from lockstep_load.documents import Document
 
 COLOURS = ("#1f9e89", "#d95f02", "#7570b3", "#d6418b", "#4c8dd6", "#8a9a3b")
 MARKS = ("o", "s", "^", "D", "v", "P")
@@ -29,15 +29,15 @@ _CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.9
 
 def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
     """Latency, by how many did not exceed it: the further right, the rarer."""
-    figure, axes = _sheet("Latency by percentile", "percentile", "ms")
+    figure, axes = _new_plot("Latency by percentile", "percentile", "ms")
     for (name, run), colour in zip(runs, COLOURS, strict=False):
         times = LatencyHistogram.decoded(run["histogram"])
-        beyond = [one for one in _CURVE if one < 100 and times.count * (100 - one) / 100 >= 1]
-        across = [1 / (1 - one / 100) for one in beyond]
-        axes.plot(across, times.percentiles_ms(beyond), color=colour, label=name)
+        shown = [one for one in _CURVE if one < 100 and times.count * (100 - one) / 100 >= 1]
+        across = [1 / (1 - one / 100) for one in shown]
+        axes.plot(across, times.percentiles_ms(shown), color=colour, label=name)
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 10, 100, 1000, 10000], ["0", "50", "90", "99", "99.9", "99.99"])
-    _log_up(axes)
+    _log_scale(axes)
     _legend(axes, len(runs))
     return _svg(figure)
 
@@ -45,18 +45,18 @@ def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
 def over_time(run: Document) -> str:
     """Latency of what was due in each second, p50 and p99; answers a second below."""
     figure = new_figure(WIDTH, HEIGHT + 1.2)
-    latency = _titled(new_axes(figure, 2, 1, 1), "Latency of what was due in each second", "", "ms")
-    counts = _titled(new_axes(figure, 2, 1, 2), "", "second", "a second")
+    latency = _label_axes(new_axes(figure, 2, 1, 1), "Latency of what was due in each second", "", "ms")
+    counts = _label_axes(new_axes(figure, 2, 1, 2), "", "second", "a second")
     seconds = run["seconds"]
     at = [one["second"] for one in seconds]
     for name, colour, mark in zip(("p50_ms", "p99_ms"), COLOURS, MARKS, strict=False):
-        latency.plot(at, [_or_gap(one[name]) for one in seconds], color=colour, marker=mark, ms=3,
+        latency.plot(at, [_nan_if_none(one[name]) for one in seconds], color=colour, marker=mark, ms=3,
                      label=name.removesuffix("_ms"))  # fmt: skip
-    _log_up(latency)
+    _log_scale(latency)
     counts.plot(at, [one["ended"].get("ok", 0) for one in seconds], color=COLOURS[0], label="ok")
-    refused = [sum(n for outcome, n in one["ended"].items() if outcome != "ok") for one in seconds]
-    if any(refused):
-        counts.plot(at, refused, color=COLOURS[1], ls="--", label="not ok")
+    failed = [sum(n for outcome, n in one["ended"].items() if outcome != "ok") for one in seconds]
+    if any(failed):
+        counts.plot(at, failed, color=COLOURS[1], ls="--", label="not ok")
     counts.plot(at, [one["in_flight"] for one in seconds], color=INK, ls=":", label="in flight")
     _legend(latency, 2)
     _legend(counts, 3)
@@ -65,13 +65,13 @@ def over_time(run: Document) -> str:
 
 def by_length(run: Document) -> str:
     """Latency by the length of the request."""
-    figure, axes = _sheet("Latency by length", "elements in a request", "ms")
+    figure, axes = _new_plot("Latency by length", "elements in a request", "ms")
     rows = run["by_length"]
     at = [row["to"] for row in rows]
     for name, colour, mark in zip(("p50", "p90", "p99"), COLOURS, MARKS, strict=False):
         axes.plot(at, [row[name] for row in rows], color=colour, marker=mark, label=name)
     axes.set_xscale("log")
-    _log_up(axes)
+    _log_scale(axes)
     axes.set_xticks(at, [f"≤ {row['to']}" for row in rows])
     axes.xaxis.minorticks_off()
     _legend(axes, 3)
@@ -80,20 +80,20 @@ def by_length(run: Document) -> str:
 
 def streams(run: Document) -> str:
     """Time to the first token, between tokens, and between messages."""
-    figure, axes = _sheet("Tokens", "percentile", "ms")
+    figure, axes = _new_plot("Tokens", "percentile", "ms")
     shown = [(key, name) for key, name in summary.TIMES.items() if key != "latency_ms"]
     names = summary.PERCENTILES
     for (key, label), colour, mark in zip(shown, COLOURS, MARKS, strict=False):
         if run[key]:
             axes.plot(names, [run[key][name] for name in names], color=colour, marker=mark, label=label)
-    _log_up(axes)
+    _log_scale(axes)
     _legend(axes, 3)
     return _svg(figure)
 
 
 def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) -> str:
     """Answers a second against latency, one point for each rate."""
-    figure, axes = _sheet("Throughput against latency", "answers a second", "ms")
+    figure, axes = _new_plot("Throughput against latency", "answers a second", "ms")
     ordered = sorted(
         (one for one in runs if one["latency_ms"]), key=lambda one: float(one["load"].get("rate", 0))
     )
@@ -105,14 +105,14 @@ def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) 
             axes.axvline(one["rates"]["ok"], color=INK, ls=":", alpha=0.6)
     if bound_ms:
         axes.axhline(bound_ms, color=INK, ls="--", label=f"bound, {bound_ms:g} ms")
-    _log_up(axes)
+    _log_scale(axes)
     _legend(axes, 4)
     return _svg(figure)
 
 
 def batching(server: dict[str, Any]) -> str:
     """Rows a run and the queue, as the server itself counted them."""
-    figure, axes = _sheet("The server's own count", "second", "")
+    figure, axes = _new_plot("The server's own count", "second", "")
     at = [one["at_s"] for one in server["seconds"]]
     for key, label, colour, mark in (
         ("rows_per_run", "rows a run", COLOURS[0], "o"),
@@ -127,15 +127,15 @@ def batching(server: dict[str, Any]) -> str:
 def lines(
     title: str,
     across: str,
-    up: str,
+    y_label: str,
     series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
 ) -> str:
     """Any lines: a name, and its points."""
-    figure, axes = _sheet(title, across, up)
+    figure, axes = _new_plot(title, across, y_label)
     for (name, xs, ys), colour, mark in zip(series, COLOURS, MARKS, strict=False):
         axes.plot(list(xs), list(ys), color=colour, marker=mark, label=name)
     axes.set_xscale("log")
-    _log_up(axes)
+    _log_scale(axes)
     ticks = sorted({x for _, xs, _ in series for x in xs})
     axes.set_xticks(ticks, [f"{x:,g}" for x in ticks])
     axes.xaxis.minorticks_off()
@@ -143,19 +143,19 @@ def lines(
     return _svg(figure)
 
 
-def _sheet(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+def _new_plot(title: str, across: str, y_label: str) -> tuple[Figure, Axes]:
     figure = new_figure(WIDTH, HEIGHT)
-    return figure, _titled(new_axes(figure), title, across, up)
+    return figure, _label_axes(new_axes(figure), title, across, y_label)
 
 
-def _titled(axes: Axes, title: str, across: str, up: str) -> Axes:
-    axes.set(xlabel=across, ylabel=up)
+def _label_axes(axes: Axes, title: str, across: str, y_label: str) -> Axes:
+    axes.set(xlabel=across, ylabel=y_label)
     axes.set_title(title, color=INK, fontsize=11)
     axes.grid(which="major", color=INK, alpha=0.25)
     return axes
 
 
-def _log_up(axes: Axes) -> None:
+def _log_scale(axes: Axes) -> None:
     """Decades up the side, with a few steps within, as plain numbers."""
     from matplotlib.ticker import LogLocator
 
@@ -165,7 +165,7 @@ def _log_up(axes: Axes) -> None:
     axes.yaxis.minorticks_off()
 
 
-def _or_gap(value: float | None) -> float:
+def _nan_if_none(value: float | None) -> float:
     return float("nan") if value is None else value
 
 

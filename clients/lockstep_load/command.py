@@ -14,12 +14,12 @@ from lockstep_client.tables import table
 from lockstep_load import contrast as contrasting
 from lockstep_load import options, preflight, saved_runs, scenario_runner
 from lockstep_load import scenario as scenarios
-from lockstep_load.arrivals import Process
+from lockstep_load.arrivals import ArrivalProcess
 from lockstep_load.experiments import Experiment
-from lockstep_load.option_groups import LoadOptions, OutputOptions, TargetOptions, expanded
-from lockstep_load.plan import Closed, Open, Pace, Target
-from lockstep_load.runner import Runner, hand_out, told
-from lockstep_load.search import Bound, Search
+from lockstep_load.option_groups import CommonOptions, LoadOptions, TargetOptions, expand_options
+from lockstep_load.plan import ClosedLoop, LoadPattern, OpenLoop, Target
+from lockstep_load.runner import Runner, report_errors, write_results
+from lockstep_load.search import LatencyBound, SearchPlan
 
 app = typer.Typer(
     name="load",
@@ -43,56 +43,62 @@ def _load(context: typer.Context) -> None:
 
 
 @app.command()
-@expanded
+@expand_options
 def run(
-    subject: TargetOptions,
-    manner: LoadOptions,
-    place: OutputOptions,
+    target_options: TargetOptions,
+    load_options: LoadOptions,
+    common: CommonOptions,
     seconds: options.Seconds,
     rate: options.Rate = None,
     concurrency: options.Concurrency = None,
     arrivals: options.Arrivals = "poisson",
 ) -> None:
     """One load, open loop (--rate) or closed loop (--concurrency), and what came of it."""
-    pace = _pace(rate, concurrency, arrivals)
-    target, asked, wanted = subject.target(place), subject.workload, subject.wanted
-    load = manner.load(pace, seconds)
-    with told():
-        workload = preflight.prepared(target, asked, subject.call, wanted, place.wait)
-        server = preflight.server(target)
-        with Runner(place, load.processes) as desk:
-            made = desk.run(target.model, target, workload, load)
+    pattern = _pace(rate, concurrency, arrivals)
+    target, asked, overrides = (
+        target_options.target(common),
+        target_options.workload,
+        target_options.overrides,
+    )
+    load = load_options.load(pattern, seconds)
+    with report_errors():
+        workload = preflight.prepare(target, asked, target_options.call, overrides, common.wait)
+        server = preflight.server_info(target)
+        with Runner(common, load.processes) as runner:
+            made = runner.run(target.model, target, workload, load)
     made["target"]["server"] = server
-    hand_out(made, place)
+    write_results(made, common)
 
 
 @app.command()
-@expanded
+@expand_options
 def sweep(
-    subject: TargetOptions,
-    manner: LoadOptions,
-    place: OutputOptions,
+    target_options: TargetOptions,
+    load_options: LoadOptions,
+    common: CommonOptions,
     rates: Annotated[str, typer.Option(metavar="R,R,...", help="Requests a second, one run each.")],
     seconds: options.Seconds = 5.0,
     arrivals: options.Arrivals = "poisson",
 ) -> None:
     """An open loop at each of several rates: throughput against latency."""
     asked = options.numbers("--rates", rates)
-    target, wanted = subject.target(place), subject.wanted
-    load = manner.load(Open(max(asked), arrivals), seconds)
-    with told():
-        workload = preflight.prepared(target, subject.workload, subject.call, wanted, place.wait)
-        with Runner(place, load.processes) as desk:
-            made = Experiment(desk.run, target, workload).sweep(load, asked, arrivals)
-    hand_out(made, place)
+    target, overrides = target_options.target(common), target_options.overrides
+    load = load_options.load(OpenLoop(max(asked), arrivals), seconds)
+    with report_errors():
+        workload = preflight.prepare(
+            target, target_options.workload, target_options.call, overrides, common.wait
+        )
+        with Runner(common, load.processes) as runner:
+            made = Experiment(runner.run, target, workload).sweep(load, asked, arrivals)
+    write_results(made, common)
 
 
 @app.command()
-@expanded
+@expand_options
 def search(
-    subject: TargetOptions,
-    manner: LoadOptions,
-    place: OutputOptions,
+    target_options: TargetOptions,
+    load_options: LoadOptions,
+    common: CommonOptions,
     bound_ms: Annotated[float, typer.Option(metavar="MS", min=0.001, help="The latency that has to hold.")],
     percentile: Annotated[
         float, typer.Option(min=1, max=99.99, metavar="P", help="For so many percent of all requests.")
@@ -107,22 +113,24 @@ def search(
     A request that is refused or fails was not answered in time. --seconds are those of a probe; --start is
     where to begin.
     """
-    target, wanted = subject.target(place), subject.wanted
-    load = manner.load(Open(start or options.MOST_PER_PROCESS["rate"]), seconds)
-    with told():
-        workload = preflight.prepared(target, subject.workload, subject.call, wanted, place.wait)
-        with Runner(place, load.processes) as desk:
-            campaign = Experiment(desk.run, target, workload)
-            begin = start or campaign.start(load)
-            bound = Bound(bound_ms, percentile)
-            made = campaign.search(load, Search(bound, begin, within, confirmations))
-    hand_out(made, place)
+    target, overrides = target_options.target(common), target_options.overrides
+    load = load_options.load(OpenLoop(start or options.MAX_PER_PROCESS["rate"]), seconds)
+    with report_errors():
+        workload = preflight.prepare(
+            target, target_options.workload, target_options.call, overrides, common.wait
+        )
+        with Runner(common, load.processes) as runner:
+            experiment = Experiment(runner.run, target, workload)
+            begin = start or experiment.estimate_start_rate(load)
+            bound = LatencyBound(bound_ms, percentile)
+            made = experiment.search(load, SearchPlan(bound, begin, within, confirmations))
+    write_results(made, common)
 
 
 @app.command()
-@expanded
+@expand_options
 def scenario(
-    place: OutputOptions,
+    common: CommonOptions,
     file: Annotated[str, typer.Argument(metavar="FILE|NAME|list", help="A TOML file, or one that ships.")],
     seconds: Annotated[
         float | None, typer.Option(metavar="S", min=0.001, help="Of each run, instead of the file's.")
@@ -132,19 +140,19 @@ def scenario(
     if file == "list":
         _list()
         return
-    with told():
-        read = scenarios.read(file, place.reached(Target(place.address, "")), seconds)
-        workloads = scenario_runner.prepared(read, place.wait)
-        with Runner(place, max(one.load.processes for one in read.entries)) as desk:
-            made = scenario_runner.play(read, workloads, desk)
-    hand_out(made, place)
+    with report_errors():
+        read = scenarios.read(file, common.with_server(Target(common.address, "")), seconds)
+        workloads = scenario_runner.prepare_workloads(read, common.wait)
+        with Runner(common, max(one.load.processes for one in read.entries)) as runner:
+            made = scenario_runner.run_scenario(read, workloads, runner)
+    write_results(made, common)
 
 
 @app.command()
-@expanded
+@expand_options
 def contrast(
-    place: OutputOptions,
-    manner: LoadOptions,
+    common: CommonOptions,
+    load_options: LoadOptions,
     stepwise: Annotated[str, typer.Option(metavar="NAME", help="The recurrent model, a step an element.")] = (
         "sentiment-lstm"
     ),
@@ -174,7 +182,7 @@ def contrast(
         contrasting.ReadingMode(contrasting.FUSED, fused, "classify"),
         contrasting.ReadingMode(contrasting.ONE_SHOT, oneshot, "classify"),
     )
-    sizes = tuple(options.whole("--lengths", lengths))
+    sizes = tuple(options.whole_numbers("--lengths", lengths))
     planned = contrasting.Contrast(
         ways,
         sizes,
@@ -184,36 +192,36 @@ def contrast(
         options.ids(ids),
         rounds,
     )
-    target = place.reached(Target(place.address, stepwise))
-    load = manner.load(Closed(concurrency), seconds)
-    with told():
+    target = common.with_server(Target(common.address, stepwise))
+    load = load_options.load(ClosedLoop(concurrency), seconds)
+    with report_errors():
         for way in ways:
             asked = replace(target, model=way.model)
-            preflight.prepared(
-                asked, planned.workload(way, sizes[0]), way.kind, preflight.PreflightRequest(), place.wait
+            preflight.prepare(
+                asked, planned.workload(way, sizes[0]), way.kind, preflight.TensorOverrides(), common.wait
             )
-        with Runner(place, load.processes) as desk:
-            made = planned.run(desk.run, target, load)
-    hand_out(made, place)
+        with Runner(common, load.processes) as runner:
+            made = planned.run(runner.run, target, load)
+    write_results(made, common)
 
 
 app.command("compare")(saved_runs.compare)
-app.command("report")(saved_runs.report_again)
+app.command("report")(saved_runs.show_report)
 
 
-def _pace(rate: float | None, concurrency: int | None, arrivals: Process) -> Pace:
+def _pace(rate: float | None, concurrency: int | None, arrivals: ArrivalProcess) -> LoadPattern:
     if (rate is None) == (concurrency is None):
         raise typer.BadParameter("give one of the two: --rate R (open loop) or --concurrency N (closed loop)")
     if rate is not None:
-        return Open(rate, arrivals)
+        return OpenLoop(rate, arrivals)
     assert concurrency is not None
-    return Closed(concurrency)
+    return ClosedLoop(concurrency)
 
 
 def _list() -> None:
     shipped = scenarios.bundled()
     rows = []
     for name, text in shipped.items():
-        read = scenarios.parsed(name, text, Target("localhost:1", ""))
+        read = scenarios.parse(name, text, Target("localhost:1", ""))
         rows.append((name, f"{read.seconds:.0f} s", read.about))
     table(("scenario", "about", "what"), rows, left=3)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lockstep_load.run_record import Document
+    from lockstep_load.documents import Document
 
     Resampled = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 RESAMPLES, CONFIDENCE = 1000, 0.95
 _NORMAL = 1.96  # standard deviations to either side that hold so much of a normal distribution
-LEAST_SECONDS = 5
+MIN_SECONDS = 5
 """Below, a run has too few seconds to be put together anew."""
 
 Verdict = Literal["better", "worse", "same", "unsure"]
@@ -53,31 +53,31 @@ class MetricComparison:
         return asdict(self)
 
 
-def compared(first: Document, second: Document, seed: int = 0) -> list[MetricComparison]:
+def compare_runs(first: Document, second: Document, seed: int = 0) -> list[MetricComparison]:
     """The rows that both runs have numbers for. Answers that came no more are such a number: 0."""
-    samples = (_Sample(first), _Sample(second))
+    samples = (_RunSample(first), _RunSample(second))
     rng = np.random.default_rng(seed)
     drawn = [one.weights(rng) for one in samples]
     rows = []
-    for name, unit, higher_is_better, number in _NUMBERS:
-        values = [float(number(one, one.once)[0]) for one in samples]
+    for name, unit, higher_is_better, metric in _METRICS:
+        values = [float(metric(one, one.unit_weights)[0]) for one in samples]
         if values[0] <= 0 or (values[1] <= 0 and not higher_is_better):
             continue
         spread = None
-        if all(len(one) >= LEAST_SECONDS for one in samples):
-            a, b = (number(one, weights) for one, weights in zip(samples, drawn, strict=True))
+        if all(len(one) >= MIN_SECONDS for one in samples):
+            a, b = (metric(one, weights) for one, weights in zip(samples, drawn, strict=True))
             found = np.quantile(b / np.maximum(a, 1e-12), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-            spread = _widened(found, values[1] / values[0], min(one.stretches for one in samples))
+            spread = _widen(found, values[1] / values[0], min(one.blocks for one in samples))
         rows.append(_row(name, unit, values, spread, higher_is_better=higher_is_better))
-    return [*rows, *_without_seconds(first, second)]
+    return [*rows, *_whole_run_metrics(first, second)]
 
 
-def worse(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
+def regressions(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
     """Those in which the second run is worse beyond its interval."""
     return [row for row in rows if row.verdict == "worse"]
 
 
-class _Sample:
+class _RunSample:
     """A run's seconds as matrices: one row each."""
 
     def __init__(self, document: Document) -> None:
@@ -97,25 +97,25 @@ class _Sample:
         return len(self.ok)
 
     @property
-    def once(self) -> npt.NDArray[np.float64]:
+    def unit_weights(self) -> npt.NDArray[np.float64]:
         """Weights that take each second once."""
         return np.ones((1, len(self)))
 
     @property
-    def stretch(self) -> int:
+    def block_s(self) -> int:
         """Seconds in one."""
         return max(1, round(math.cbrt(len(self))))
 
     @property
-    def stretches(self) -> int:
+    def blocks(self) -> int:
         """How many make a run."""
-        return -(-len(self) // self.stretch)
+        return -(-len(self) // self.block_s)
 
     def weights(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """How often each resample takes each second, in stretches of the cube root of the run."""
-        count, stretch = len(self), self.stretch
-        starts = rng.integers(0, max(count, 1), (RESAMPLES, self.stretches))
-        taken = (starts[:, :, None] + np.arange(stretch)).reshape(RESAMPLES, -1)[:, :count] % max(count, 1)
+        count, block_s = len(self), self.block_s
+        starts = rng.integers(0, max(count, 1), (RESAMPLES, self.blocks))
+        taken = (starts[:, :, None] + np.arange(block_s)).reshape(RESAMPLES, -1)[:, :count] % max(count, 1)
         made = np.zeros((RESAMPLES, count))
         np.add.at(made, (np.arange(RESAMPLES)[:, None], taken), 1.0)
         return made
@@ -130,19 +130,19 @@ class _Sample:
         return np.where(summed[:, -1] > 0, found, 0.0)
 
 
-def _rate(column: str) -> Callable[[_Sample, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
-    def number(one: _Sample, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _rate(column: str) -> Callable[[_RunSample, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    def metric(one: _RunSample, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         made: npt.NDArray[np.float64] = weights @ getattr(one, column) / max(len(one), 1)
         return made
 
-    return number
+    return metric
 
 
-def _percentile(percent: float) -> Callable[[_Sample, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+def _percentile(percent: float) -> Callable[[_RunSample, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
     return lambda one, weights: one.percentile(percent, weights)
 
 
-_NUMBERS: tuple[tuple[str, str, bool, Any], ...] = (
+_METRICS: tuple[tuple[str, str, bool, Any], ...] = (
     ("answers", "/s", True, _rate("ok")),
     ("elements", "/s", True, _rate("elements")),
     ("tokens", "/s", True, _rate("tokens")),
@@ -167,12 +167,12 @@ def _row(
     )
 
 
-def _widened(spread: npt.NDArray[np.float64], ratio: float, stretches: int) -> npt.NDArray[np.float64]:
+def _widen(spread: npt.NDArray[np.float64], ratio: float, blocks: int) -> npt.NDArray[np.float64]:
     """The interval about its ratio, in logarithms. Student's quantile for 95% is Abramowitz and Stegun's
     26.7.5, within 1% from two degrees of freedom on."""
-    more = stretches - 1
+    more = blocks - 1
     student = _NORMAL + 2.372 / more + 2.822 / more**2 + 2.556 / more**3 + 1.589 / more**4
-    factor = student / _NORMAL * (stretches / more) ** 0.5
+    factor = student / _NORMAL * (blocks / more) ** 0.5
     return ratio * (spread / ratio) ** factor if ratio else spread
 
 
@@ -184,7 +184,7 @@ def _verdict(low: float | None, high: float | None, higher_is_better: bool) -> V
     return "better" if (low > 1) == higher_is_better else "worse"
 
 
-def _without_seconds(first: Document, second: Document) -> list[MetricComparison]:
+def _whole_run_metrics(first: Document, second: Document) -> list[MetricComparison]:
     """Ratios of what is known of whole runs only."""
     rows = []
     for key, name in (("first_token_ms", "first token"), ("per_token_ms", "between tokens")):

@@ -14,21 +14,21 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from lockstep_load.documents import FORMAT, Document
 from lockstep_load.lengths import parse
-from lockstep_load.plan import Closed, Kind, LoadProfile, Open, Target, Workload
-from lockstep_load.run_record import FORMAT, Document
+from lockstep_load.plan import CallKind, ClosedLoop, LoadProfile, OpenLoop, Target, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from lockstep_load.plan import Pace
+    from lockstep_load.plan import LoadPattern
 
-Mode = Literal["lone", "next", "full", "rate"]
+ContrastMode = Literal["lone", "next", "full", "rate"]
 """`next` is a lone caller who has each element answered before it sends the next: of streams only."""
 
-MODES: tuple[Mode, ...] = get_args(Mode)
+CONTRAST_MODES: tuple[ContrastMode, ...] = get_args(ContrastMode)
 STEPWISE, FUSED, ONE_SHOT = "step-wise RNN", "fused RNN", "one-shot Transformer"
-TIE = 1.05
+TIE_RATIO = 1.05
 """Up to this ratio two numbers are told as equal."""
 
 LATE_MS = 50.0
@@ -41,7 +41,7 @@ class ReadingMode:
 
     name: str
     model: str
-    kind: Kind
+    kind: CallKind
 
 
 @dataclass(frozen=True)
@@ -62,29 +62,29 @@ class Contrast:
     ) -> Document:
         """All of it. A run that is interrupted is the last one."""
         runs: list[Document] = []
-        for mode, pace, length in list(self._plan()) * self.rounds:
+        for mode, pattern, length in list(self._plan()) * self.rounds:
             for way in self.ways:
                 if mode == "next" and way.kind != "follow":
                     continue
                 made = run(
-                    f"{way.name}, {length} elements, {_asked(mode, pace)}",
+                    f"{way.name}, {length} elements, {_load_name(mode, pattern)}",
                     replace(target, model=way.model),
                     replace(self.workload(way, length), one_by_one=mode == "next"),
-                    replace(load, pace=pace),
+                    replace(load, pattern=pattern),
                 )
                 runs.append({**made, "way": way.name, "mode": mode, "length": length})
                 if made["partial"]:
                     return self._document(runs)
         return self._document(runs)
 
-    def _plan(self) -> Iterator[tuple[Mode, Pace, int]]:
+    def _plan(self) -> Iterator[tuple[ContrastMode, LoadPattern, int]]:
         for length in self.lengths:
-            yield "lone", Closed(1), length
+            yield "lone", ClosedLoop(1), length
             if length > 1 and self.ids:
-                yield "next", Closed(1), length
-            yield "full", Closed(self.concurrency), length
+                yield "next", ClosedLoop(1), length
+            yield "full", ClosedLoop(self.concurrency), length
         for rate in self.rates:
-            yield "rate", Open(rate), self.rate_length
+            yield "rate", OpenLoop(rate), self.rate_length
 
     def workload(self, way: ReadingMode, length: int) -> Workload:
         """What a way is asked: so many elements."""
@@ -103,23 +103,23 @@ class Contrast:
             "concurrency": self.concurrency,
             "rate_length": self.rate_length,
             "rounds": self.rounds,
-            "finding": finding(points(runs), self.concurrency),
+            "finding": findings(points(runs), self.concurrency),
             "runs": runs,
         }
 
 
-def _asked(mode: Mode, pace: Pace) -> str:
+def _load_name(mode: ContrastMode, pattern: LoadPattern) -> str:
     if mode == "next":
         return "one by one"
-    return f"{pace.rate:g}/s" if isinstance(pace, Open) else f"{pace.concurrency} at a time"
+    return f"{pattern.rate:g}/s" if isinstance(pattern, OpenLoop) else f"{pattern.concurrency} at a time"
 
 
 @dataclass(frozen=True)
-class Point:
+class ContrastPoint:
     """A way at one length and load, in the numbers that are contrasted."""
 
     way: str
-    mode: Mode
+    mode: ContrastMode
     length: int
     rate: float
     """Asked; 0 in a closed loop."""
@@ -137,42 +137,42 @@ class Point:
     """Requests that were not answered."""
 
 
-def point(run: Document) -> Point:
+def point(run: Document) -> ContrastPoint:
     """Of one run; infinite times where nothing was answered."""
     latency: dict[str, Any] = run["latency_ms"] or {}
     never = float("inf")
-    return Point(
+    return ContrastPoint(
         run["way"],
         run["mode"],
         run["length"],
         run["load"].get("rate", 0.0),
         (run["first_token_ms"] or latency).get("p50", never),
         latency.get("p50", never),
-        _once_more(run).get("p50", never),
+        _next_element_times(run).get("p50", never),
         latency.get("p99", never),
         run["rates"]["ok"],
         sum(run["outcomes"].values()) - run["outcomes"]["ok"],
     )
 
 
-def _once_more(run: Document) -> dict[str, Any]:
+def _next_element_times(run: Document) -> dict[str, Any]:
     """Times to a prediction after one more element; empty where the run does not tell."""
     if not run["first_token_ms"]:
         return run["latency_ms"] or {}
     return (run["gap_ms"] or {}) if run["mode"] == "next" else {}
 
 
-def points(runs: Sequence[Document]) -> list[Point]:
+def points(runs: Sequence[Document]) -> list[ContrastPoint]:
     """The medians of the rounds, by what was asked. What an invalid run says is left out.
 
     What was asked one by one is told as the `next_ms` of the lone caller.
     """
-    rounds: dict[tuple[str, Mode, int, float], list[Point]] = {}
+    rounds: dict[tuple[str, ContrastMode, int, float], list[ContrastPoint]] = {}
     for one in (point(run) for run in runs if run["valid"]):
         rounds.setdefault((one.way, one.mode, one.length, one.rate), []).append(one)
     ways = list(dict.fromkeys(run["way"] for run in runs))
     made = [
-        Point(
+        ContrastPoint(
             *asked,
             first_ms=median(one.first_ms for one in some),
             last_ms=median(one.last_ms for one in some),
@@ -184,31 +184,32 @@ def points(runs: Sequence[Document]) -> list[Point]:
         for asked, some in rounds.items()
     ]
     return sorted(
-        _joined(made), key=lambda one: (MODES.index(one.mode), one.rate, one.length, ways.index(one.way))
+        _with_next_times(made),
+        key=lambda one: (CONTRAST_MODES.index(one.mode), one.rate, one.length, ways.index(one.way)),
     )
 
 
-def _joined(made: Sequence[Point]) -> Iterator[Point]:
+def _with_next_times(made: Sequence[ContrastPoint]) -> Iterator[ContrastPoint]:
     """The lone callers with what they met one by one, and all others."""
-    met = {(one.way, one.length): one.next_ms for one in made if one.mode == "next"}
+    next_times = {(one.way, one.length): one.next_ms for one in made if one.mode == "next"}
     for one in made:
         if one.mode == "lone":
-            yield replace(one, next_ms=met.get((one.way, one.length), one.next_ms))
+            yield replace(one, next_ms=next_times.get((one.way, one.length), one.next_ms))
         elif one.mode != "next":
             yield one
 
 
-def complete(runs: Sequence[Document]) -> bool:
+def is_complete(runs: Sequence[Document]) -> bool:
     """Whether at least one round of everything that was asked is valid."""
     asked = [(run["way"], run["mode"], run["length"], run["load"].get("rate", 0.0)) for run in runs]
     return set(asked) == {one for one, run in zip(asked, runs, strict=True) if run["valid"]}
 
 
-def finding(points: Sequence[Point], concurrency: int) -> list[str]:
+def findings(points: Sequence[ContrastPoint], concurrency: int) -> list[str]:
     """What the numbers show, in sentences; only what was measured is told."""
     lone = [one for one in points if one.mode == "lone"]
     full = [one for one in points if one.mode == "full"]
-    untold = {one.length for one in lone if math.isinf(one.next_ms)}
+    unmeasured = {one.length for one in lone if math.isinf(one.next_ms)}
     return [
         *_by_length(
             "A lone caller has the answer for the whole text first", lone, "last_ms", "ms", least=True
@@ -217,7 +218,7 @@ def finding(points: Sequence[Point], concurrency: int) -> list[str]:
         *_by_length(
             "It has a prediction after one more element first (that one sent and answered, or the whole text"
             " once more)",
-            [one for one in lone if one.length not in untold],
+            [one for one in lone if one.length not in unmeasured],
             "next_ms",
             "ms",
             least=True,
@@ -227,12 +228,14 @@ def finding(points: Sequence[Point], concurrency: int) -> list[str]:
     ]
 
 
-def _by_length(claim: str, points: Sequence[Point], number: str, unit: str, *, least: bool) -> Iterator[str]:
+def _by_length(
+    claim: str, points: Sequence[ContrastPoint], metric: str, unit: str, *, least: bool
+) -> Iterator[str]:
     """Who wins at each length; neighbouring lengths with one winner are told as one."""
     told: list[tuple[str, list[int], str]] = []
     for length in sorted({one.length for one in points}):
         here = [one for one in points if one.length == length]
-        winner, values = _winner(here, number, least=least), _values(here, number, unit)
+        winner, values = _winner(here, metric, least=least), _values(here, metric, unit)
         if told and told[-1][0] == winner:
             told[-1] = (winner, [*told[-1][1], length], values)
         else:
@@ -244,22 +247,24 @@ def _by_length(claim: str, points: Sequence[Point], number: str, unit: str, *, l
         yield f"{claim}, by elements: {'; '.join(parts)}."
 
 
-def _winner(points: Sequence[Point], number: str, *, least: bool) -> str:
-    ordered = sorted(points, key=lambda one: float(getattr(one, number)), reverse=not least)
-    best = float(getattr(ordered[0], number))
+def _winner(points: Sequence[ContrastPoint], metric: str, *, least: bool) -> str:
+    ordered = sorted(points, key=lambda one: float(getattr(one, metric)), reverse=not least)
+    best = float(getattr(ordered[0], metric))
     near = [
         one.way
         for one in ordered
-        if (a := float(getattr(one, number))) == best or max(a, best) <= TIE * min(a, best)
+        if (a := float(getattr(one, metric))) == best or max(a, best) <= TIE_RATIO * min(a, best)
     ]
     return near[0] if len(near) == 1 else " and ".join(sorted(near)) + " alike"
 
 
-def _values(points: Sequence[Point], number: str, unit: str) -> str:
-    return ", ".join(f"{one.way} {_told(getattr(one, number))} {unit}".replace(" /s", "/s") for one in points)
+def _values(points: Sequence[ContrastPoint], metric: str, unit: str) -> str:
+    return ", ".join(
+        f"{one.way} {_format_number(getattr(one, metric))} {unit}".replace(" /s", "/s") for one in points
+    )
 
 
-def _rates(points: Sequence[Point]) -> Iterator[str]:
+def _rates(points: Sequence[ContrastPoint]) -> Iterator[str]:
     """The highest rate up to which every one that was tried was kept."""
     kept: dict[str, float] = {}
     late: set[str] = set()
@@ -282,5 +287,5 @@ def _span(lengths: Sequence[int]) -> str:
     return f"{lengths[0]:,}" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,}"
 
 
-def _told(value: float) -> str:
+def _format_number(value: float) -> str:
     return "never" if value == float("inf") else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from lockstep_client.tables import table
 from lockstep_load import charts
-from lockstep_load.contrast import Point, points
+from lockstep_load.contrast import ContrastPoint, points
 from lockstep_load.report_model import ReportSection, ReportTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from lockstep_load.run_record import Document
+    from lockstep_load.documents import Document
 
 HEADER = ("way", "elements", "asked", "answers/s", "first ms", "next ms", "last ms", "p99 ms", "not answered")
 
@@ -43,7 +43,7 @@ def show(document: Document) -> None:
             print(f"INVALID: {run['name']}: {reason}")
 
 
-def rows(found: Sequence[Point]) -> list[tuple[str, ...]]:
+def rows(found: Sequence[ContrastPoint]) -> list[tuple[str, ...]]:
     """Every point, ordered by what was asked."""
     return [
         (
@@ -61,7 +61,7 @@ def rows(found: Sequence[Point]) -> list[tuple[str, ...]]:
     ]
 
 
-def _plots(found: Sequence[Point], concurrency: int, rate_length: int) -> Iterator[str]:
+def _plots(found: Sequence[ContrastPoint], concurrency: int, rate_length: int) -> Iterator[str]:
     lone = [one for one in found if one.mode == "lone"]
     full = [one for one in found if one.mode == "full"]
     rated = [one for one in found if one.mode == "rate"]
@@ -81,9 +81,9 @@ def _lines(
     title: str,
     across: str,
     up: str,
-    found: Sequence[Point],
-    value: Callable[[Point], float],
-    at: Callable[[Point], float] = lambda one: one.length,
+    found: Sequence[ContrastPoint],
+    value: Callable[[ContrastPoint], float],
+    at: Callable[[ContrastPoint], float] = lambda one: one.length,
 ) -> str:
     series = []
     for way in dict.fromkeys(one.way for one in found):

@@ -53,7 +53,7 @@ class RunCounts:
         """Of the requests that were due in the measured part."""
         self.warmup = 0
         """Requests before it."""
-        self.rates: Counter[RequestOutcome] = Counter()
+        self.completions: Counter[RequestOutcome] = Counter()
         """What came in the measured part, whenever it was due."""
         self.elements = 0
         self.tokens = 0
@@ -62,21 +62,21 @@ class RunCounts:
         self.seconds: dict[int, SecondCounts] = {}
         self.examples: dict[RequestOutcome, str] = {}
         self.ended: list[WorkerDone] = []
-        self.broken: list[WorkerFailed] = []
+        self.failures: list[WorkerFailed] = []
         self.last_answer_s = 0.0
         self.now_s = -math.inf
         """As far as the slowest process has told."""
-        self._told: dict[int, tuple[float, int, float]] = {}
+        self._worker_states: dict[int, tuple[float, int, float]] = {}
 
     @property
     def in_flight(self) -> int:
         """Of all processes."""
-        return sum(in_flight for _, in_flight, _ in self._told.values())
+        return sum(in_flight for _, in_flight, _ in self._worker_states.values())
 
     @property
     def cpu_share(self) -> float:
         """Of one core, the mean of the processes so far."""
-        shares = [cpu_s / at_s for at_s, _, cpu_s in self._told.values() if at_s > 0]
+        shares = [cpu_s / at_s for at_s, _, cpu_s in self._worker_states.values() if at_s > 0]
         return sum(shares) / len(shares) if shares else 0.0
 
     def second(self, number: int) -> SecondCounts:
@@ -87,18 +87,18 @@ class RunCounts:
             self.seconds[number] = SecondCounts()
         return self.seconds[number]
 
-    def take(self, told: Any) -> None:
+    def add(self, message: Any) -> None:
         """A message of a process."""
-        if isinstance(told, RecordBatch):
-            self._take_batch(told)
-        elif isinstance(told, WorkerDone):
-            self.ended.append(told)
-        elif isinstance(told, WorkerFailed):
-            self.broken.append(told)
+        if isinstance(message, RecordBatch):
+            self._add_batch(message)
+        elif isinstance(message, WorkerDone):
+            self.ended.append(message)
+        elif isinstance(message, WorkerFailed):
+            self.failures.append(message)
 
-    def _take_batch(self, batch: RecordBatch) -> None:
-        self._told[batch.index] = (batch.at_s, batch.in_flight, batch.cpu_s)
-        self.now_s = min(at_s for at_s, _, _ in self._told.values())
+    def _add_batch(self, batch: RecordBatch) -> None:
+        self._worker_states[batch.index] = (batch.at_s, batch.in_flight, batch.cpu_s)
+        self.now_s = min(at_s for at_s, _, _ in self._worker_states.values())
         for outcome, why in batch.examples.items():
             self.examples.setdefault(outcome, why)
         for number, tokens in batch.tokens.items():
@@ -107,11 +107,11 @@ class RunCounts:
                 self.tokens += tokens
         self.gaps.record_all(np.frombuffer(batch.gaps, np.float32).tolist())
         for record in np.frombuffer(batch.records, RECORD).tolist():
-            self._take(*record)
+            self._add_record(*record)
         if 0 <= batch.at_s < self._end_s:
             self.second(int(batch.at_s)).in_flight = self.in_flight
 
-    def _take(
+    def _add_record(
         self,
         due: float,
         lag: float,
@@ -134,13 +134,13 @@ class RunCounts:
             return
         self.latency.record(took)
         self.second(int(due)).latency.record(took)
-        self._of_length(length).record(took)
+        self._length_histogram(length).record(took)
         if not math.isnan(first):
             self.first.record(first)
         if not math.isnan(per_token):
             self.per_token.record(per_token)
 
-    def _of_length(self, length: int) -> LatencyHistogram:
+    def _length_histogram(self, length: int) -> LatencyHistogram:
         if (most := bucket(length)) not in self.lengths:
             self.lengths[most] = LatencyHistogram()
         return self.lengths[most]
@@ -150,7 +150,7 @@ class RunCounts:
             return
         second = self.second(int(end_s))
         second.ended[outcome] += 1
-        self.rates[outcome] += 1
+        self.completions[outcome] += 1
         if outcome is RequestOutcome.OK:
             self.last_answer_s = max(self.last_answer_s, end_s)
             second.elements += length

@@ -19,10 +19,10 @@ import grpc.aio
 
 from lockstep_load import outcome as outcomes
 from lockstep_load.arrivals import arrivals
-from lockstep_load.calls import ReplyReader
 from lockstep_load.outcome import RequestOutcome
 from lockstep_load.pacer import Pacer
-from lockstep_load.plan import Open
+from lockstep_load.plan import OpenLoop
+from lockstep_load.senders import ReplyTimes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lockstep_load.requests import PreparedRequest
     from lockstep_load.worker_messages import RecordLog
 
-PAUSE_S = 0.1
+FAILURE_PAUSE_S = 0.1
 """A closed loop's caller that was refused waits so long, or it would only knock at a closed door."""
 
 
@@ -41,17 +41,17 @@ class Driver:
     def __init__(
         self,
         job: WorkerJob,
-        ask: Callable[[PreparedRequest, ReplyReader], Awaitable[None]],
+        send: Callable[[PreparedRequest, ReplyTimes], Awaitable[None]],
         requests: Sequence[PreparedRequest],
         log: RecordLog,
         begin: float,
     ) -> None:
-        self._job, self._ask, self._log, self._begin = job, ask, log, begin
+        self._job, self._send_request, self._log, self._begin = job, send, log, begin
         self._requests = cycle(requests)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._held: deque[float] = deque()
+        self._deferred: deque[float] = deque()
         self._pacer: Pacer | None = None
-        self._left = math.inf if job.samples is None else job.samples
+        self._remaining = math.inf if job.samples is None else job.samples
         self._stopped = asyncio.Event()
         self.in_flight = 0
         self.capped = False
@@ -59,8 +59,8 @@ class Driver:
     @property
     def unsent(self) -> int:
         """Due in the measured part, and never sent; offline the samples for which there was no time."""
-        samples = 0 if math.isinf(self._left) else int(self._left)
-        return samples + (self._pacer.unsent if self._pacer else 0) + sum(due >= 0 for due in self._held)
+        samples = 0 if math.isinf(self._remaining) else int(self._remaining)
+        return samples + (self._pacer.unsent if self._pacer else 0) + sum(due >= 0 for due in self._deferred)
 
     @property
     def now_s(self) -> float:
@@ -69,10 +69,10 @@ class Driver:
 
     async def run(self) -> None:
         """Send everything, and wait until all of it has ended."""
-        if isinstance(self._job.load.pace, Open):
-            await self._open(self._job.load.pace)
+        if isinstance(self._job.load.pattern, OpenLoop):
+            await self._run_open_loop(self._job.load.pattern)
         else:
-            await self._closed()
+            await self._run_closed_loop()
         while self._tasks and not self._stopped.is_set():
             await asyncio.wait(self._tasks, timeout=0.1)
         for task in self._tasks:
@@ -82,15 +82,15 @@ class Driver:
     def stop(self) -> None:
         """Send no more, and give up what is in flight."""
         self._stopped.set()
-        self._left = 0
+        self._remaining = 0
         if self._pacer:
             self._pacer.stop()
 
-    async def _open(self, pace: Open) -> None:
+    async def _run_open_loop(self, pattern: OpenLoop) -> None:
         load = self._job.load
         schedule = arrivals(
-            pace.arrivals,
-            pace.rate,
+            pattern.arrivals,
+            pattern.rate,
             -load.warmup_s,
             load.seconds,
             seed=load.seed,
@@ -107,76 +107,76 @@ class Driver:
     def _send(self, due: float) -> None:
         if self.in_flight >= self._job.max_in_flight:
             self.capped = True
-            self._held.append(due)
+            self._deferred.append(due)
             return
         self.in_flight += 1
-        task = asyncio.create_task(self._one(due))
+        task = asyncio.create_task(self._run_request(due))
         self._tasks.add(task)
-        task.add_done_callback(self._sent)
+        task.add_done_callback(self._on_done)
 
-    def _sent(self, task: asyncio.Task[Any]) -> None:
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self.in_flight -= 1
-        if self._held and not self._stopped.is_set() and self.now_s < self._job.load.seconds:
-            self._send(self._held.popleft())
+        if self._deferred and not self._stopped.is_set() and self.now_s < self._job.load.seconds:
+            self._send(self._deferred.popleft())
 
-    async def _closed(self) -> None:
+    async def _run_closed_loop(self) -> None:
         wait_s = -self._job.load.warmup_s - self.now_s
         await asyncio.sleep(max(0.0, wait_s))
-        callers = {asyncio.create_task(self._caller()) for _ in range(self._job.share)}
+        callers = {asyncio.create_task(self._run_caller()) for _ in range(self._job.concurrency)}
         while callers and not self._stopped.is_set():
             _, callers = await asyncio.wait(callers, timeout=0.1)
         self._tasks |= callers
 
-    async def _caller(self) -> None:
-        while self._left > 0 and (now_s := self.now_s) < self._job.load.seconds:
-            self._left -= now_s >= 0
+    async def _run_caller(self) -> None:
+        while self._remaining > 0 and (now_s := self.now_s) < self._job.load.seconds:
+            self._remaining -= now_s >= 0
             self.in_flight += 1
             try:
-                ended = await self._one(None)
+                outcome = await self._run_request(None)
             finally:
                 self.in_flight -= 1
-            if ended is not RequestOutcome.OK:
+            if outcome is not RequestOutcome.OK:
                 with suppress(asyncio.CancelledError):  # nobody is cancelled before `stop`
-                    await asyncio.sleep(PAUSE_S)
+                    await asyncio.sleep(FAILURE_PAUSE_S)
 
-    async def _one(self, due: float | None) -> RequestOutcome:
+    async def _run_request(self, due: float | None) -> RequestOutcome:
         """Ask one request and note it. Being cancelled is an outcome too."""
         request, sent = next(self._requests), self.now_s
-        reading = ReplyReader(self._made)
-        ended = RequestOutcome.OK
+        times = ReplyTimes(self._on_tokens)
+        outcome = RequestOutcome.OK
         try:
-            await self._ask(request, reading)
+            await self._send_request(request, times)
         except grpc.aio.AioRpcError as error:
-            ended = self._outcome(error)
+            outcome = self._outcome_of(error)
         except asyncio.CancelledError:
-            ended = RequestOutcome.CANCELLED
+            outcome = RequestOutcome.CANCELLED
         except Exception as error:  # an answer that cannot be read is this request's end, and no more
-            ended = RequestOutcome.FAILED
-            self._log.explain(ended, f"{type(error).__name__}: {error}")
-        self._note(sent if due is None else due, sent, request, reading, ended)
-        return ended
+            outcome = RequestOutcome.FAILED
+            self._log.add_example(outcome, f"{type(error).__name__}: {error}")
+        self._record(sent if due is None else due, sent, request, times, outcome)
+        return outcome
 
-    def _outcome(self, error: grpc.aio.AioRpcError) -> RequestOutcome:
+    def _outcome_of(self, error: grpc.aio.AioRpcError) -> RequestOutcome:
         details = error.details() or ""
-        ended = outcomes.of(error.code(), details)
-        self._log.explain(ended, details or error.code().name)
-        return ended
+        outcome = outcomes.outcome_of(error.code(), details)
+        self._log.add_example(outcome, details or error.code().name)
+        return outcome
 
-    def _note(
-        self, due: float, sent: float, request: PreparedRequest, reading: ReplyReader, ended: RequestOutcome
+    def _record(
+        self, due: float, sent: float, request: PreparedRequest, times: ReplyTimes, outcome: RequestOutcome
     ) -> None:
         first = per_token = math.nan
-        if reading.tokens:
-            first = reading.first - self._begin - due
-        if reading.tokens > 1:
-            per_token = (reading.last - reading.first) / (reading.tokens - 1)
+        if times.tokens:
+            first = times.first - self._begin - due
+        if times.tokens > 1:
+            per_token = (times.last - times.first) / (times.tokens - 1)
         if due >= 0:
-            self._log.gaps.extend(reading.gaps)
+            self._log.gaps.extend(times.gaps)
         took = self.now_s - due
         self._log.records.append(
-            (due, sent - due, took, first, per_token, request.length, reading.tokens, int(ended))
+            (due, sent - due, took, first, per_token, request.length, times.tokens, int(outcome))
         )
 
-    def _made(self, at: float, tokens: int) -> None:
-        self._log.made(at - self._begin, tokens)
+    def _on_tokens(self, at: float, tokens: int) -> None:
+        self._log.count_tokens(at - self._begin, tokens)

@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lockstep_load import search as searching
-from lockstep_load.plan import Closed, LoadProfile, Open, Target, Workload
-from lockstep_load.run_record import FORMAT, Document
+from lockstep_load.documents import FORMAT, Document
+from lockstep_load.plan import ClosedLoop, LoadProfile, OpenLoop, Target, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lockstep_load.arrivals import Process
-    from lockstep_load.search import Search
+    from lockstep_load.arrivals import ArrivalProcess
+    from lockstep_load.search import SearchPlan
 
 PROBE_CONCURRENCY, PROBE_S = 32, 2.0
 """A closed loop that tells about where to begin a search."""
 
-CONFIRMED_LONGER = 2.0
-LEAST_REQUESTS = 10
+CONFIRMATION_FACTOR = 2.0
+MIN_REQUESTS = 10
 """In a probe: at a rate with fewer a percentile says nothing, and a search gives up."""
 
 
@@ -35,26 +35,28 @@ class Experiment:
     target: Target
     workload: Workload
 
-    def sweep(self, load: LoadProfile, rates: Sequence[float], arrivals: Process = "poisson") -> Document:
+    def sweep(
+        self, load: LoadProfile, rates: Sequence[float], arrivals: ArrivalProcess = "poisson"
+    ) -> Document:
         """Throughput against latency: an open loop at each of the rates."""
         runs: list[Document] = []
         for rate in rates:
             one = self.run(
-                f"{rate:g}/s", self.target, self.workload, replace(load, pace=Open(rate, arrivals))
+                f"{rate:g}/s", self.target, self.workload, replace(load, pattern=OpenLoop(rate, arrivals))
             )
             runs.append(one)
             if one["partial"]:
                 break
-        return {**_head("sweep", runs), "runs": runs}
+        return {**_header("sweep", runs), "runs": runs}
 
-    def search(self, load: LoadProfile, search: Search) -> Document:
+    def search(self, load: LoadProfile, search: SearchPlan) -> Document:
         """The highest rate that keeps the bound, by probes of `load.seconds` each.
 
         A probe that is invalid tells of the generator, so it is made once more.
         """
         probes: list[searching.Probe] = []
         runs: list[Document] = []
-        search = replace(search, lowest=max(search.lowest, LEAST_REQUESTS / load.seconds))
+        search = replace(search, lowest=max(search.lowest, MIN_REQUESTS / load.seconds))
         while step := searching.next_step(search, probes):
             runs.append(self._probe(load, step, len(runs)))
             if not runs[-1]["valid"] and not runs[-1]["partial"]:
@@ -64,22 +66,22 @@ class Experiment:
             held = searching.holds(runs[-1], search.bound)
             runs[-1]["probe"] = {"rate": step.rate, "holds": held, "confirming": step.confirming}
             probes.append(searching.Probe(step.rate, held, step.confirming))
-        return {**_head("search", runs), "search": _found(search, probes, runs), "runs": runs}
+        return {**_header("search", runs), "search": _search_result(search, probes, runs), "runs": runs}
 
-    def start(self, load: LoadProfile) -> float:
+    def estimate_start_rate(self, load: LoadProfile) -> float:
         """Half of what a short closed loop gets through, to begin a search with."""
-        quick = replace(load, pace=Closed(PROBE_CONCURRENCY), seconds=min(load.seconds, PROBE_S))
+        quick = replace(load, pattern=ClosedLoop(PROBE_CONCURRENCY), seconds=min(load.seconds, PROBE_S))
         rate: float = self.run("how much at all", self.target, self.workload, quick)["rates"]["ok"]
         return max(rate / 2, 1.0)
 
     def _probe(self, load: LoadProfile, step: searching.SearchStep, number: int) -> Document:
-        seconds = load.seconds * (CONFIRMED_LONGER if step.confirming else 1)
-        probing = replace(load, pace=Open(step.rate), seconds=seconds, seed=load.seed + number)
+        seconds = load.seconds * (CONFIRMATION_FACTOR if step.confirming else 1)
+        probing = replace(load, pattern=OpenLoop(step.rate), seconds=seconds, seed=load.seed + number)
         name = f"{'again at ' if step.confirming else ''}{step.rate:.4g}/s"
         return self.run(name, self.target, self.workload, probing)
 
 
-def _head(kind: str, runs: Sequence[Document]) -> Document:
+def _header(kind: str, runs: Sequence[Document]) -> Document:
     return {
         "format": FORMAT,
         "kind": kind,
@@ -89,8 +91,10 @@ def _head(kind: str, runs: Sequence[Document]) -> Document:
     }
 
 
-def _found(search: Search, probes: Sequence[searching.Probe], runs: Sequence[Document]) -> dict[str, Any]:
-    rate = searching.found(search, probes)
+def _search_result(
+    search: SearchPlan, probes: Sequence[searching.Probe], runs: Sequence[Document]
+) -> dict[str, Any]:
+    rate = searching.confirmed_rate(search, probes)
     failed = [one for one in runs if not one.get("probe", {}).get("holds", True)]
     lowest = min(failed, key=lambda one: float(one["probe"]["rate"]), default=None)
     limit = None

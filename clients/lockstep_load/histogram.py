@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
-SHOWN = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
+REPORTED = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 
 
 class LatencyHistogram:
@@ -82,13 +82,13 @@ class LatencyHistogram:
         """Count, mean and percentiles in milliseconds; None where nothing was recorded."""
         if not self.count:
             return None
-        least, *shown, most = self.percentiles_ms([0.0, *SHOWN.values(), 100.0])
+        least, *shown, most = self.percentiles_ms([0.0, *REPORTED.values(), 100.0])
         mean = round(float(self.counts @ values_ms()) / self.count, 4)
         return {
             "count": self.count,
             "min": least,
             "mean": mean,
-            **dict(zip(SHOWN, shown, strict=True)),
+            **dict(zip(REPORTED, shown, strict=True)),
             "max": most,
         }
 

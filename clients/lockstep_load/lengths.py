@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-LONGEST = 1_000_000
+MAX_LENGTH = 1_000_000
 """Elements. Longer ones are a typing error."""
 
 
@@ -32,7 +32,7 @@ class Lengths(Protocol):
 
 
 @dataclass(frozen=True)
-class Counted:
+class EmpiricalLengths:
     """Lengths as often as they were counted."""
 
     name: str
@@ -102,18 +102,20 @@ def parse(notation: str) -> Lengths | None:
 
 
 def _fixed(name: str, length: float) -> Lengths:
-    return Counted(name, (_length(name, length),), (1.0,))
+    return EmpiricalLengths(name, (_length(name, length),), (1.0,))
 
 
 def _uniform(name: str, least: float, most: float) -> Lengths:
     low, high = _length(name, least), _length(name, most)
     if low > high:
         raise ValueError(f"lengths {name!r}: {low} is more than {high}")
-    return Counted(name, tuple(range(low, high + 1)), (1.0,) * (high - low + 1))
+    return EmpiricalLengths(name, tuple(range(low, high + 1)), (1.0,) * (high - low + 1))
 
 
-def _lognormal(name: str, median: float, sigma: float, *, least: float = 1, most: float = LONGEST) -> Lengths:
-    if not (0 < median <= LONGEST and 0 <= sigma <= 5):
+def _lognormal(
+    name: str, median: float, sigma: float, *, least: float = 1, most: float = MAX_LENGTH
+) -> Lengths:
+    if not (0 < median <= MAX_LENGTH and 0 <= sigma <= 5):
         raise ValueError(f"lengths {name!r}: give a median above 0 and a sigma of 0 to 5")
     return LogNormal(name, median, sigma, _length(name, least), _length(name, most))
 
@@ -122,10 +124,10 @@ def _zipf(name: str, exponent: float, *, most: float) -> Lengths:
     if not 0 <= exponent <= 10:
         raise ValueError(f"lengths {name!r}: give an exponent of 0 to 10")
     values = np.arange(1, _length(name, most) + 1)
-    return Counted(name, tuple(values.tolist()), tuple((values ** -float(exponent)).tolist()))
+    return EmpiricalLengths(name, tuple(values.tolist()), tuple((values ** -float(exponent)).tolist()))
 
 
-def _bimodal(name: str, short: float, long: float, share: float, *, most: float = LONGEST) -> Lengths:
+def _bimodal(name: str, short: float, long: float, share: float, *, most: float = MAX_LENGTH) -> Lengths:
     if not 0 <= share <= 1:
         raise ValueError(f"lengths {name!r}: the share of long ones is 0 to 1")
     return Bimodal(name, _length(name, short), _length(name, long), share, _length(name, most))
@@ -156,8 +158,8 @@ def _numbers(notation: str, rest: str) -> tuple[list[float], dict[str, Any]]:
 
 
 def _length(notation: str, value: float) -> int:
-    if not 1 <= value <= LONGEST:
-        raise ValueError(f"lengths {notation!r}: {value:g} is not a length from 1 to {LONGEST:,}")
+    if not 1 <= value <= MAX_LENGTH:
+        raise ValueError(f"lengths {notation!r}: {value:g} is not a length from 1 to {MAX_LENGTH:,}")
     return round(value)
 
 

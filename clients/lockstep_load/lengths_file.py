@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lockstep_load.lengths import LONGEST, NOTATIONS, Counted, Lengths, parse
+from lockstep_load.lengths import MAX_LENGTH, NOTATIONS, EmpiricalLengths, Lengths, parse
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,16 +37,16 @@ class TextFile:
         return np.array([len(text.split()) for text in self.pick(rng, count)], np.int64)
 
 
-def lengths(given: str) -> Lengths:
+def resolve_lengths(given: str) -> Lengths:
     """What `--lengths` names: a notation, a bundled name, or a file. ValueError says what is wrong."""
     if found := parse(given):
         return found
     if given in BUNDLED:
         return _bundled(given)
     if not Path(given).is_file():
-        ways = "; ".join(NOTATIONS)
+        formats = "; ".join(NOTATIONS)
         raise ValueError(
-            f"lengths {given!r} is no file, none of {', '.join(BUNDLED)}, and not written as one of: {ways}"
+            f"unknown lengths {given!r}: no such file; bundled: {', '.join(BUNDLED)}; notations: {formats}"
         )
     return read(Path(given))
 
@@ -60,30 +60,30 @@ def read(path: Path) -> Lengths:
     except OSError as error:
         raise ValueError(f"lengths {path}: {error.strerror}") from None
     if path.suffix.lower() == ".json":
-        return _of_json(path, content)
-    return _of_list(str(path), [line for line in content.splitlines() if line.strip()])
+        return _from_json(path, content)
+    return _from_list(str(path), [line for line in content.splitlines() if line.strip()])
 
 
-def _of_json(path: Path, content: str) -> Lengths:
+def _from_json(path: Path, content: str) -> Lengths:
     try:
-        held = json.loads(content)
+        data = json.loads(content)
     except ValueError as error:
         raise ValueError(f"lengths {path}: not JSON: {error}") from None
-    if isinstance(held, list):
-        return _of_list(str(path), held)
-    counts = held.get("lengths") if isinstance(held, dict) else None
+    if isinstance(data, list):
+        return _from_list(str(path), data)
+    counts = data.get("lengths") if isinstance(data, dict) else None
     if not isinstance(counts, dict):
-        ways = 'a list of lengths or texts, or {"lengths": {"12": 56}}'
-        raise ValueError(f"lengths {path}: give {ways}")  # noqa: TRY004
-    return _counted(str(path), counts)
+        formats = 'a list of lengths or texts, or {"lengths": {"12": 56}}'
+        raise ValueError(f"lengths {path}: give {formats}")  # noqa: TRY004
+    return _from_counts(str(path), counts)
 
 
-def _of_list(name: str, items: list[Any]) -> Lengths:
+def _from_list(name: str, items: list[Any]) -> Lengths:
     if not items:
         raise ValueError(f"lengths {name}: the file is empty")
     if all(_is_length(item) for item in items):
         values, counts = np.unique([int(item) for item in items], return_counts=True)
-        return _counted(name, dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return _from_counts(name, dict(zip(values.tolist(), counts.tolist(), strict=True)))
     for number, item in enumerate(items, start=1):
         if not isinstance(item, str) or not item.strip():
             raise ValueError(f"lengths {name}: entry {number} is neither a length nor a text: {item!r}")
@@ -94,19 +94,19 @@ def _is_length(item: Any) -> bool:
     return type(item) is int or (isinstance(item, str) and item.strip().lstrip("-").isdecimal())
 
 
-def _counted(name: str, counts: dict[Any, Any]) -> Lengths:
+def _from_counts(name: str, counts: dict[Any, Any]) -> Lengths:
     try:
         read = {int(length): float(count) for length, count in counts.items()}
     except (TypeError, ValueError):
         raise ValueError(f"lengths {name}: lengths and counts are numbers") from None
-    wrong = [length for length in read if not 1 <= length <= LONGEST]
+    wrong = [length for length in read if not 1 <= length <= MAX_LENGTH]
     if wrong:
-        raise ValueError(f"lengths {name}: {wrong[0]} is not a length from 1 to {LONGEST:,}")
+        raise ValueError(f"lengths {name}: {wrong[0]} is not a length from 1 to {MAX_LENGTH:,}")
     if not read or min(read.values()) < 0 or not 0 < sum(read.values()) < float("inf"):
         raise ValueError(f"lengths {name}: the counts are 0 or more, and at least one is above 0")
-    return Counted(name, tuple(read), tuple(read.values()))
+    return EmpiricalLengths(name, tuple(read), tuple(read.values()))
 
 
 def _bundled(name: str) -> Lengths:
     file = files("lockstep_load").joinpath(f"data/{name}.json")
-    return _counted(name, json.loads(file.read_text("utf-8"))["lengths"])
+    return _from_counts(name, json.loads(file.read_text("utf-8"))["lengths"])

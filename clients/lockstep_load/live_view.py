@@ -17,15 +17,15 @@ from rich.text import Text
 
 from lockstep_load.histogram import LatencyHistogram
 from lockstep_load.outcome import RequestOutcome
-from lockstep_load.plan import Closed, LoadProfile, Open
+from lockstep_load.plan import ClosedLoop, LoadProfile, OpenLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lockstep_load.counts import RunCounts
 
-DRAWN_EVERY_S, PLAIN_EVERY_S = 0.5, 2.0
-LEAVE_S = 1.0
+REDRAW_S, LINE_S = 0.5, 2.0
+CLOSE_TIMEOUT_S = 1.0
 """A terminal that has not taken the last picture by then does without it."""
 
 
@@ -35,30 +35,30 @@ class TerminalWriter:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._latest: str | None = None
-        self._news = threading.Event()
+        self._changed = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def show(self, picture: str) -> None:
+    def show(self, frame: str) -> None:
         """Leave it to be written; never waits."""
-        self._latest = picture
-        self._news.set()
+        self._latest = frame
+        self._changed.set()
 
     def close(self) -> None:
         """Write the last one, if it can be written soon."""
         self._closed = True
-        self._news.set()
-        self._thread.join(LEAVE_S)
+        self._changed.set()
+        self._thread.join(CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
         while not self._closed or self._latest is not None:
-            self._news.wait()
-            self._news.clear()
-            picture, self._latest = self._latest, None
-            if picture is not None:
+            self._changed.wait()
+            self._changed.clear()
+            frame, self._latest = self._latest, None
+            if frame is not None:
                 try:
-                    self._write(picture)
+                    self._write(frame)
                 except (OSError, ValueError):  # whoever read it has gone
                     return
 
@@ -69,38 +69,38 @@ class LiveView:
     def __init__(self, *, quiet: bool = False, out: TextIO | None = None) -> None:
         self._out = out or sys.stderr
         self._quiet = quiet
-        self._drawn = self._out.isatty()
+        self._is_terminal = self._out.isatty()
         self._live: Live | None = None
         self._writer: TerminalWriter | None = None
         self._load: LoadProfile | None = None
-        self._ledger: RunCounts | None = None
+        self._counts: RunCounts | None = None
         self._next_s = 0.0
         self.title = ""
         """What the run is part of, in a few words."""
 
-    def begin(self, load: LoadProfile, ledger: RunCounts) -> None:
-        self._load, self._ledger, self._next_s = load, ledger, 0.0
+    def begin(self, load: LoadProfile, counts: RunCounts) -> None:
+        self._load, self._counts, self._next_s = load, counts, 0.0
         if not self._quiet:
-            self._writer = TerminalWriter(self._draw if self._drawn else self._print)
+            self._writer = TerminalWriter(self._draw if self._is_terminal else self._print)
 
-    def look(self) -> None:
+    def update(self) -> None:
         if not self._writer or time.monotonic() < self._next_s:
             return
-        self._next_s = time.monotonic() + (DRAWN_EVERY_S if self._drawn else PLAIN_EVERY_S)
+        self._next_s = time.monotonic() + (REDRAW_S if self._is_terminal else LINE_S)
         assert self._load is not None
-        assert self._ledger is not None
-        if self._ledger.now_s > -self._load.warmup_s:
-            make = lines if self._drawn else line
-            self._writer.show(make(self.title, self._load, self._ledger))
+        assert self._counts is not None
+        if self._counts.now_s > -self._load.warmup_s:
+            make = progress_lines if self._is_terminal else progress_line
+            self._writer.show(make(self.title, self._load, self._counts))
 
     def end(self) -> None:
         if self._writer:
-            if self._drawn:
+            if self._is_terminal:
                 self._writer.show("")
             self._writer.close()
         self._writer = None
 
-    def _draw(self, picture: str) -> None:
+    def _draw(self, frame: str) -> None:
         """In the place of the one before; an empty one leaves nothing there."""
         if self._live is None:
             console = Console(file=self._out)
@@ -112,40 +112,40 @@ class LiveView:
                 redirect_stderr=False,
             )
             self._live.start()
-        if picture:
-            self._live.update(Text(picture, no_wrap=True, overflow="ellipsis"), refresh=True)
+        if frame:
+            self._live.update(Text(frame, no_wrap=True, overflow="ellipsis"), refresh=True)
         else:
             self._live.stop()
             self._live = None
 
-    def _print(self, picture: str) -> None:
-        self._out.write(picture + "\n")
+    def _print(self, frame: str) -> None:
+        self._out.write(frame + "\n")
         self._out.flush()
 
 
-def line(title: str, load: LoadProfile, ledger: RunCounts) -> str:
+def progress_line(title: str, load: LoadProfile, counts: RunCounts) -> str:
     """One line: how far, rates, latency, what went wrong."""
-    now = Snapshot(load, ledger)
+    now = RecentSeconds(load, counts)
     parts = [
         f"{now.at}",
-        f"asked {now.asked}",
+        f"asked {now.offered_load}",
         f"answered {now.answered:,.0f}/s",
-        f"in flight {ledger.in_flight:,}",
+        f"in flight {counts.in_flight:,}",
         f"p50 {now.p50_ms:,.1f} ms",
         f"p99 {now.p99_ms:,.1f} ms",
     ]
     if now.tokens:
         parts.append(f"{now.tokens:,.0f} tokens/s")
-    return (f"{title}: " if title else "") + " · ".join([*parts, *now.trouble])
+    return (f"{title}: " if title else "") + " · ".join([*parts, *now.failures])
 
 
-class Snapshot:
+class RecentSeconds:
     """The last two whole seconds of a run, in numbers."""
 
-    def __init__(self, load: LoadProfile, ledger: RunCounts) -> None:
-        self._load, self._ledger = load, ledger
-        last = min(int(max(ledger.now_s, 0)), int(load.seconds))
-        seconds = [ledger.seconds[n] for n in range(max(last - 2, 0), last) if n in ledger.seconds]
+    def __init__(self, load: LoadProfile, counts: RunCounts) -> None:
+        self._load, self._counts = load, counts
+        last = min(int(max(counts.now_s, 0)), int(load.seconds))
+        seconds = [counts.seconds[n] for n in range(max(last - 2, 0), last) if n in counts.seconds]
         whole = max(len(seconds), 1)
         self.answered = sum(one.ended[RequestOutcome.OK] for one in seconds) / whole
         self.tokens = sum(one.tokens for one in seconds) / whole
@@ -156,23 +156,23 @@ class Snapshot:
 
     @property
     def at(self) -> str:
-        if self._ledger.now_s < 0:
+        if self._counts.now_s < 0:
             return "warming up"
-        return f"{min(self._ledger.now_s, self._load.seconds):.0f} of {self._load.seconds:g} s"
+        return f"{min(self._counts.now_s, self._load.seconds):.0f} of {self._load.seconds:g} s"
 
     @property
-    def asked(self) -> str:
-        pace = self._load.pace
-        if isinstance(pace, Open):
-            return f"{pace.rate:,g}/s"
-        if isinstance(pace, Closed):
-            return f"{pace.concurrency} at a time"
-        return f"{pace.samples:,} in all"
+    def offered_load(self) -> str:
+        pattern = self._load.pattern
+        if isinstance(pattern, OpenLoop):
+            return f"{pattern.rate:,g}/s"
+        if isinstance(pattern, ClosedLoop):
+            return f"{pattern.concurrency} at a time"
+        return f"{pattern.samples:,} in all"
 
     @property
-    def trouble(self) -> list[str]:
+    def failures(self) -> list[str]:
         """What did not end well so far, by outcome."""
-        counts = self._ledger.outcomes
+        counts = self._counts.outcomes
         return [
             f"{counts[one]:,} {one.label}"
             for one in RequestOutcome
@@ -180,20 +180,20 @@ class Snapshot:
         ]
 
 
-def lines(title: str, load: LoadProfile, ledger: RunCounts) -> str:
+def progress_lines(title: str, load: LoadProfile, counts: RunCounts) -> str:
     """The same in a few lines."""
-    now = Snapshot(load, ledger)
-    done = round(30 * min(max(ledger.now_s, 0) / load.seconds, 1))
+    now = RecentSeconds(load, counts)
+    done = round(30 * min(max(counts.now_s, 0) / load.seconds, 1))
     shown = [
         f"{title or 'load'}  {'█' * done}{'░' * (30 - done)} {now.at}",
-        f"  asked {now.asked} · answered {now.answered:,.0f}/s · in flight {ledger.in_flight:,}",
+        f"  asked {now.offered_load} · answered {now.answered:,.0f}/s · in flight {counts.in_flight:,}",
         f"  p50 {now.p50_ms:,.2f} ms · p99 {now.p99_ms:,.2f} ms",
     ]
     if now.tokens:
         shown[-1] += f" · {now.tokens:,.0f} tokens/s"
-    shown.append(f"  generator {ledger.cpu_share:.0%} of a core")
-    if isinstance(load.pace, Open):
-        shown[-1] += f" · sent late by {ledger.lag.percentile_ms(99):,.2f} ms (p99)"
-    if now.trouble:
-        shown.append("  " + " · ".join(now.trouble))
+    shown.append(f"  generator {counts.cpu_share:.0%} of a core")
+    if isinstance(load.pattern, OpenLoop):
+        shown[-1] += f" · sent late by {counts.lag.percentile_ms(99):,.2f} ms (p99)"
+    if now.failures:
+        shown.append("  " + " · ".join(now.failures))
     return "\n".join(shown)

@@ -9,8 +9,8 @@ from typing import Any
 
 from lockstep_client import address as addresses
 from lockstep_load import options
-from lockstep_load.plan import LoadProfile, Pace, Target, Workload
-from lockstep_load.preflight import PreflightRequest
+from lockstep_load.plan import LoadPattern, LoadProfile, Target, Workload
+from lockstep_load.preflight import TensorOverrides
 from lockstep_load.validity import MAX_LAG_MS
 
 
@@ -29,8 +29,8 @@ class TargetOptions:
     fill: options.Fills = None
     timeout: options.Timeout = 10.0
 
-    def target(self, place: "OutputOptions") -> Target:
-        return place.reached(Target(place.address, self.model, self.version, self.timeout))
+    def target(self, common: "CommonOptions") -> Target:
+        return common.with_server(Target(common.address, self.model, self.version, self.timeout))
 
     @property
     def workload(self) -> Workload:
@@ -40,8 +40,8 @@ class TargetOptions:
         return Workload(self.call or "infer", drawn, options.ids(self.ids), self.rows, tokens)
 
     @property
-    def wanted(self) -> PreflightRequest:
-        return options.wanted(self.shape, self.fill)
+    def overrides(self) -> TensorOverrides:
+        return options.tensor_overrides(self.shape, self.fill)
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class LoadOptions:
     seed: options.Seed = 0
     max_in_flight: options.MaxInFlight = 10_000
 
-    def load(self, pace: Pace, seconds: float) -> LoadProfile:
-        senders = options.processes(self.processes, pace)
-        return LoadProfile(pace, seconds, self.warmup, self.seed, senders, self.max_in_flight)
+    def load(self, pattern: LoadPattern, seconds: float) -> LoadProfile:
+        processes = options.processes(self.processes, pattern)
+        return LoadProfile(pattern, seconds, self.warmup, self.seed, processes, self.max_in_flight)
 
 
 @dataclass(frozen=True)
-class OutputOptions:
+class CommonOptions:
     """Where the server is, and where results go."""
 
     address: options.Address = addresses.DEFAULT
@@ -72,13 +72,13 @@ class OutputOptions:
     html: options.Html = None
     quiet: options.Quiet = False
 
-    def reached(self, target: Target) -> Target:
+    def with_server(self, target: Target) -> Target:
         """The same, as this place is reached."""
         token = os.environ.get("LOCKSTEP_TOKEN", "")
         return replace(target, address=self.address, tls=self.tls, token=token)
 
 
-def expanded(function: Callable[..., None]) -> Callable[..., None]:
+def expand_options(function: Callable[..., None]) -> Callable[..., None]:
     """A command whose options are those of the groups that `function` takes, and its own."""
     taken = inspect.signature(function).parameters
     groups: dict[str, Any] = {

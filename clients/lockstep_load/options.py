@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from lockstep_client import address as addresses
+from lockstep_client import extras
 from lockstep_load import lengths_file
-from lockstep_load.arrivals import Process
+from lockstep_load.arrivals import ArrivalProcess
 from lockstep_load.lengths import Lengths
-from lockstep_load.plan import Kind, Open, Pace
-from lockstep_load.preflight import PreflightRequest
+from lockstep_load.plan import CallKind, LoadPattern, OpenLoop
+from lockstep_load.preflight import TensorOverrides
 
-MOST_PER_PROCESS = {"rate": 1_000.0, "concurrency": 64}
+MAX_PER_PROCESS = {"rate": 1_000.0, "concurrency": 64}
 """Above, a further process helps, as far as there are cores."""
 
 
@@ -47,7 +48,7 @@ def _zero_or_more(value: float) -> float:
     return value
 
 
-def written(path: Path | None) -> Path | None:
+def writable_file(path: Path | None) -> Path | None:
     """A file that can be made."""
     if path is not None and str(path) != "-":
         if path.is_dir():
@@ -59,14 +60,12 @@ def written(path: Path | None) -> Path | None:
     return path
 
 
-def drawn(path: Path | None) -> Path | None:
+def report_file(path: Path | None) -> Path | None:
     """An HTML report that can be made: its packages are there too."""
     missing = [name for name in ("jinja2", "matplotlib") if path and not find_spec(name)]
     if missing:
-        raise typer.BadParameter(
-            f"a report needs {' and '.join(missing)}: pip install 'lockstep-inference[load]'"
-        )
-    return written(path)
+        raise typer.BadParameter(extras.missing("--html", " and ".join(missing), "load"))
+    return writable_file(path)
 
 
 Address = Annotated[
@@ -87,7 +86,7 @@ Encryption = Annotated[
 Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="The model to ask.")]
 Version = Annotated[str, typer.Option(metavar="N", help="The model's version; the default one if not given.")]
 Call = Annotated[
-    Kind | None,
+    CallKind | None,
     typer.Option(
         help="What to ask: an RPC, or steps: ModelInfer with a sequence_id, a call for each element."
         " If not given: the first that the model answers."
@@ -105,7 +104,7 @@ Concurrency = Annotated[
 Seconds = Annotated[
     float, typer.Option(metavar="S", callback=_above_zero("number of seconds"), help="How long is measured.")
 ]
-Arrivals = Annotated[Process, typer.Option(help="How an open loop's requests are spaced.")]
+Arrivals = Annotated[ArrivalProcess, typer.Option(help="How an open loop's requests are spaced.")]
 LengthsGiven = Annotated[
     str,
     typer.Option(
@@ -168,15 +167,17 @@ Metrics = Annotated[
 ]
 Json = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", callback=written, help="Everything, as JSON; - is stdout."),
+    typer.Option("--json", metavar="FILE", callback=writable_file, help="Everything, as JSON; - is stdout."),
 ]
 Jsonl = Annotated[
     Path | None,
-    typer.Option("--jsonl", metavar="FILE", callback=written, help="A line of JSON a second, as it goes."),
+    typer.Option(
+        "--jsonl", metavar="FILE", callback=writable_file, help="A line of JSON a second, as it goes."
+    ),
 ]
 Html = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE", callback=drawn, help="A report with plots, in one file."),
+    typer.Option("--html", metavar="FILE", callback=report_file, help="A report with plots, in one file."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -184,7 +185,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 def lengths(option: str, given: str) -> Lengths:
     """What an option names."""
     try:
-        return lengths_file.lengths(given)
+        return lengths_file.resolve_lengths(given)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=f"'{option}'") from None
 
@@ -203,20 +204,20 @@ def ids(given: str) -> tuple[int, int] | None:
     return int(low), int(high)
 
 
-def wanted(shapes: list[str] | None, fills: list[str] | None) -> PreflightRequest:
+def tensor_overrides(shapes: list[str] | None, fills: list[str] | None) -> TensorOverrides:
     """What is said of tensors."""
-    return PreflightRequest(_named("--shape", shapes), _named("--fill", fills))
+    return TensorOverrides(_named("--shape", shapes), _named("--fill", fills))
 
 
-def processes(given: int | None, pace: Pace) -> int:
+def processes(given: int | None, pattern: LoadPattern) -> int:
     """As many as were asked for, or as the load and the cores suggest."""
     if given:
         return given
-    if isinstance(pace, Open):
-        wanted = pace.rate / MOST_PER_PROCESS["rate"]
+    if isinstance(pattern, OpenLoop):
+        needed = pattern.rate / MAX_PER_PROCESS["rate"]
     else:
-        wanted = pace.concurrency / MOST_PER_PROCESS["concurrency"]
-    return max(1, min(math.ceil(wanted), (os.cpu_count() or 1) // 2))
+        needed = pattern.concurrency / MAX_PER_PROCESS["concurrency"]
+    return max(1, min(math.ceil(needed), (os.cpu_count() or 1) // 2))
 
 
 def numbers(option: str, given: str) -> list[float]:
@@ -232,7 +233,7 @@ def numbers(option: str, given: str) -> list[float]:
     return found
 
 
-def whole(option: str, given: str) -> list[int]:
+def whole_numbers(option: str, given: str) -> list[int]:
     """Several whole numbers above 0, ascending."""
     found = numbers(option, given)
     if any(one != int(one) for one in found):

@@ -53,7 +53,7 @@ _BY_CODE = {
 _TOO_LARGE = "larger than max"
 
 
-def of(code: grpc.StatusCode, details: str = "") -> RequestOutcome:
+def outcome_of(code: grpc.StatusCode, details: str = "") -> RequestOutcome:
     """What a status means. A message above a size limit has the code of overload, and is an invalid one."""
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
         return RequestOutcome.INVALID

@@ -33,41 +33,41 @@ class Pacer:
         self.unsent = 0
         """Of the measured part: due, and never handed over, because the loop was too far behind."""
 
-    async def run(self, take: Callable[[list[float]], None]) -> None:
+    async def run(self, on_due: Callable[[list[float]], None]) -> None:
         """Hand over what is due until the schedule ends, or `stop`."""
         loop = asyncio.get_running_loop()
         ready = threading.Semaphore(1)
 
-        def taken(due: list[float]) -> None:
-            take(due)
+        def deliver(due: list[float]) -> None:
+            on_due(due)
             ready.release()
 
-        await loop.run_in_executor(None, self._walk, loop, taken, ready)
+        await loop.run_in_executor(None, self._run_schedule, loop, deliver, ready)
 
     def stop(self) -> None:
         """End the schedule here."""
         self._stopped = True
 
-    def _walk(
+    def _run_schedule(
         self,
         loop: asyncio.AbstractEventLoop,
-        taken: Callable[[list[float]], None],
+        deliver: Callable[[list[float]], None],
         ready: threading.Semaphore,
     ) -> None:
         due = next(self._dues, None)
-        while due is not None and self._awaits(due):
+        while due is not None and self._sleep_until(due):
             ready.acquire()
-            now, handful = self._now(), [due]
+            now, batch = self._now(), [due]
             while (due := next(self._dues, None)) is not None and due <= now:
-                handful.append(due)
+                batch.append(due)
             if self._stopped:
                 return
             if now > self._end_s + GRACE_S:
-                self._count_unsent([*handful, *([due] if due is not None else [])])
+                self._count_unsent([*batch, *([due] if due is not None else [])])
                 return
-            loop.call_soon_threadsafe(taken, handful)
+            loop.call_soon_threadsafe(deliver, batch)
 
-    def _awaits(self, due: float) -> bool:
+    def _sleep_until(self, due: float) -> bool:
         """Sleep until it is due; False where the schedule was stopped before."""
         while (wait_s := due - self._now()) > 0 and not self._stopped:
             time.sleep(min(wait_s, _SLICE_S))

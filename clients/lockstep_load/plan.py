@@ -6,15 +6,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from lockstep_load.arrivals import Process
+    from lockstep_load.arrivals import ArrivalProcess
     from lockstep_load.lengths import Lengths
     from lockstep_load.tensors import TensorInput
 
-Kind = Literal["classify", "encode", "generate", "translate", "follow", "infer", "steps"]
+CallKind = Literal["classify", "encode", "generate", "translate", "follow", "infer", "steps"]
 """An RPC, but for `steps`: a sequence by ModelInfer, one call for each element."""
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-STREAMS: tuple[Kind, ...] = ("generate", "translate", "follow", "steps")
+CALL_KINDS: tuple[CallKind, ...] = get_args(CallKind)
+STREAMS: tuple[CallKind, ...] = ("generate", "translate", "follow", "steps")
 """Those that answer bit by bit: they have a time to the first token."""
 
 
@@ -37,7 +37,7 @@ class Target:
 class Workload:
     """What is asked."""
 
-    kind: Kind
+    kind: CallKind
     lengths: Lengths
     ids: tuple[int, int] | None = None
     """Token ids from the first up to below the second; None: texts, where the call takes texts."""
@@ -52,16 +52,16 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenLoop:
     """Requests are due at their times, whatever became of those before them."""
 
     rate: float
     """A second, of all processes together."""
-    arrivals: Process = "poisson"
+    arrivals: ArrivalProcess = "poisson"
 
 
 @dataclass(frozen=True)
-class Closed:
+class ClosedLoop:
     """So many callers; each sends its next request when it has the answer to its last."""
 
     concurrency: int
@@ -75,14 +75,14 @@ class Offline:
     concurrency: int
 
 
-Pace = Open | Closed | Offline
+LoadPattern = OpenLoop | ClosedLoop | Offline
 
 
 @dataclass(frozen=True)
 class LoadProfile:
     """How it is asked, and for how long."""
 
-    pace: Pace
+    pattern: LoadPattern
     seconds: float
     warmup_s: float = 1.0
     """The same load before, left out of all numbers."""
@@ -102,19 +102,19 @@ class WorkerJob:
     index: int = 0
 
     @property
-    def share(self) -> int:
+    def concurrency(self) -> int:
         """Of the concurrency."""
-        pace = self.load.pace
-        if isinstance(pace, Open):
+        pattern = self.load.pattern
+        if isinstance(pattern, OpenLoop):
             return 0
-        return _dealt(pace.concurrency, self.index, self.load.processes)
+        return _share_of(pattern.concurrency, self.index, self.load.processes)
 
     @property
     def samples(self) -> int | None:
         """Requests to send in all; None: as many as there is time for."""
-        pace = self.load.pace
-        if isinstance(pace, Offline):
-            return _dealt(pace.samples, self.index, self.load.processes)
+        pattern = self.load.pattern
+        if isinstance(pattern, Offline):
+            return _share_of(pattern.samples, self.index, self.load.processes)
         return None
 
     @property
@@ -124,10 +124,10 @@ class WorkerJob:
 
 def worker_jobs(target: Target, workload: Workload, load: LoadProfile) -> list[WorkerJob]:
     """One for each process; never more processes than callers."""
-    if not isinstance(load.pace, Open):
-        load = replace(load, processes=min(load.processes, load.pace.concurrency))
+    if not isinstance(load.pattern, OpenLoop):
+        load = replace(load, processes=min(load.processes, load.pattern.concurrency))
     return [WorkerJob(target, workload, load, index) for index in range(load.processes)]
 
 
-def _dealt(all_of_them: int, index: int, of: int) -> int:
+def _share_of(all_of_them: int, index: int, of: int) -> int:
     return all_of_them // of + (index < all_of_them % of)

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lockstep_client.client import Client
-    from lockstep_load.plan import Kind, Target, Workload
+    from lockstep_load.plan import CallKind, Target, Workload
 
-_IN_ORDER: tuple[Kind, ...] = ("classify", "encode", "generate", "translate", "infer", "steps")
+_CALL_ORDER: tuple[CallKind, ...] = ("classify", "encode", "generate", "translate", "infer", "steps")
 
 
 @dataclass(frozen=True)
-class PreflightRequest:
+class TensorOverrides:
     """What the caller says of a ModelInfer request's tensors, by input."""
 
     shapes: Mapping[str, str] = field(default_factory=dict)
     fills: Mapping[str, str] = field(default_factory=dict)
 
 
-def prepared(
-    target: Target, workload: Workload, kind: Kind | None, wanted: PreflightRequest, wait_s: float = 0.0
+def prepare(
+    target: Target, workload: Workload, kind: CallKind | None, overrides: TensorOverrides, wait_s: float = 0.0
 ) -> Workload:
     """The workload with its call and its tensors. Raises LockstepError, or ValueError for tensors.
 
@@ -50,11 +50,11 @@ def prepared(
     with target_client.client(target, max(target.timeout_s, 5.0)) as client:
         _await_ready(client, target, wait_s)
         if kind:
-            return _asked(client, target, replace(workload, kind=kind), wanted)
-        return _found(client, target, workload, wanted)
+            return _check_call(client, target, replace(workload, kind=kind), overrides)
+        return _first_answered_call(client, target, workload, overrides)
 
 
-def server(target: Target) -> dict[str, Any]:
+def server_info(target: Target) -> dict[str, Any]:
     """What the server says of itself; nothing where it does not say."""
     with target_client.client(target, 5.0) as client:
         try:
@@ -77,32 +77,34 @@ def _await_ready(client: Client, target: Target, wait_s: float) -> None:
             return
 
 
-def _found(client: Client, target: Target, workload: Workload, wanted: PreflightRequest) -> Workload:
-    refused: dict[Kind, LockstepError] = {}
-    for kind in _IN_ORDER:
+def _first_answered_call(
+    client: Client, target: Target, workload: Workload, overrides: TensorOverrides
+) -> Workload:
+    refused: dict[CallKind, LockstepError] = {}
+    for kind in _CALL_ORDER:
         try:
-            return _asked(client, target, replace(workload, kind=kind), wanted)
+            return _check_call(client, target, replace(workload, kind=kind), overrides)
         except (InvalidRequest, Unsupported) as error:
             refused[kind] = error
     raise refused["infer"]  # what every model should answer
 
 
-def _asked(client: Client, target: Target, workload: Workload, wanted: PreflightRequest) -> Workload:
+def _check_call(client: Client, target: Target, workload: Workload, overrides: TensorOverrides) -> Workload:
     """The workload, once one small request of its kind was answered. Being refused by a full server is an
     answer too."""
     if workload.kind in ("infer", "steps"):
         metadata = client.metadata(target.model, version=target.version)
         stepped = workload.kind == "steps"
-        made = tensors.inputs(metadata, wanted.shapes, wanted.fills, rows=not stepped)
+        made = tensors.inputs(metadata, overrides.shapes, overrides.fills, rows=not stepped)
         workload = replace(workload, inputs=made)
-    elif wanted.shapes or wanted.fills:
+    elif overrides.shapes or overrides.fills:
         raise InvalidRequest("--shape and --fill are for --call infer and steps")
     with suppress(Overloaded):
-        _ask(client, target, workload)
+        _send_one(client, target, workload)
     return workload
 
 
-def _ask(client: Client, target: Target, workload: Workload) -> None:
+def _send_one(client: Client, target: Target, workload: Workload) -> None:
     model, version = target.model, target.version
     low = workload.ids[0] if workload.ids else None
     match workload.kind:
@@ -117,10 +119,10 @@ def _ask(client: Client, target: Target, workload: Workload) -> None:
         case "follow":
             client.follow(model, "a" if low is None else [[low]], top_k=1, version=version).result()
         case _:
-            _ask_tensors(client, target, workload)
+            _send_tensors(client, target, workload)
 
 
-def _ask_tensors(client: Client, target: Target, workload: Workload) -> None:
+def _send_tensors(client: Client, target: Target, workload: Workload) -> None:
     stepped = workload.kind == "steps"
     length = 1 if stepped else int(workload.lengths.draw(np.random.default_rng(0), 1)[0])
     made = tensors.arrays(workload.inputs, 1, length, workload.ids, np.random.default_rng(0))

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
-from lockstep_load import run_record
+from lockstep_load import documents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lockstep_load.counts import RunCounts
     from lockstep_load.plan import LoadProfile
 
-MOMENT_S = 0.25
+DELAY_S = 0.25
 
 
 class ProgressLines:
@@ -34,31 +34,31 @@ class ProgressLines:
         self._file: TextIO = sys.stdout if str(path) == "-" else path.open("w", encoding="utf-8")
         self._failed: Exception | None = None
         self._next = 0
-        self._ledger: RunCounts | None = None
+        self._counts: RunCounts | None = None
         self.title = ""
 
-    def begin(self, load: LoadProfile, ledger: RunCounts) -> None:
-        self._ledger, self._next, self._end_s = ledger, 0, load.seconds
+    def begin(self, load: LoadProfile, counts: RunCounts) -> None:
+        self._counts, self._next, self._end_s = counts, 0, load.seconds
 
-    def look(self) -> None:
-        assert self._ledger is not None
-        while self._next + 1 + MOMENT_S <= self._ledger.now_s and self._next < self._end_s:
+    def update(self) -> None:
+        assert self._counts is not None
+        while self._next + 1 + DELAY_S <= self._counts.now_s and self._next < self._end_s:
             self._write(self._next)
             self._next += 1
 
     def end(self) -> None:
-        assert self._ledger is not None
-        for number in range(self._next, max(self._ledger.seconds, default=-1) + 1):
+        assert self._counts is not None
+        for number in range(self._next, max(self._counts.seconds, default=-1) + 1):
             self._write(number)
 
     def _write(self, number: int) -> None:
         if self._failed:
             return
-        assert self._ledger is not None
-        told = run_record.second(number, self._ledger.second(number))
-        told.pop("histogram")
+        assert self._counts is not None
+        line = documents.second_document(number, self._counts.second(number))
+        line.pop("histogram")
         try:
-            self._file.write(json.dumps({"run": self.title, **told}) + "\n")
+            self._file.write(json.dumps({"run": self.title, **line}) + "\n")
             self._file.flush()
         except (OSError, ValueError) as error:  # the reader has gone, or the disk is full: the run goes on
             self._failed = error

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from lockstep_load.run_record import Document
+    from lockstep_load.documents import Document
 
 
 def write(path: Path, document: Document) -> None:
@@ -43,25 +43,25 @@ def sections(document: Document) -> Iterator[ReportSection]:
     """What is shown, in order. The many runs of a search and of a contrast are in the JSON only."""
     kind = document["kind"]
     if kind == "run":
-        yield of_run(document)
+        yield run_section(document)
     elif kind == "search":
-        yield _of_search(document)
+        yield _search_section(document)
     elif kind == "contrast":
         yield from contrast_report.sections(document)
     else:
-        yield _of_sweep(document) if kind == "sweep" else _of_scenario(document)
-        yield from _within(document)
+        yield _sweep_section(document) if kind == "sweep" else _scenario_section(document)
+        yield from _nested_sections(document)
 
 
-def _within(document: Document) -> Iterator[ReportSection]:
+def _nested_sections(document: Document) -> Iterator[ReportSection]:
     for number, one in enumerate(document["runs"], start=1):
         if one["kind"] == "run":
-            yield of_run(one, title=f"{number}. {one['name']}", folded=True)
+            yield run_section(one, title=f"{number}. {one['name']}", folded=True)
         else:
             yield from sections(one)
 
 
-def of_run(run: Document, title: str = "", *, folded: bool = False) -> ReportSection:
+def run_section(run: Document, title: str = "", *, folded: bool = False) -> ReportSection:
     """Everything of one run."""
     return ReportSection(
         title or "The run",
@@ -89,15 +89,15 @@ def runs_table(runs: Sequence[Document]) -> ReportTable:
         "not ok",
         "valid",
     )
-    return ReportTable(header, [_line(one) for one in runs])
+    return ReportTable(header, [_row(one) for one in runs])
 
 
-def _line(run: Document) -> tuple[str, ...]:
+def _row(run: Document) -> tuple[str, ...]:
     times = summary.times(run["latency_ms"]) if run["latency_ms"] else ("",) * 5
     lost = sum(run["outcomes"].values()) - run["outcomes"]["ok"]
     return (
         run.get("name", run["target"]["model"]),
-        summary.pace(run["load"]),
+        summary.load_description(run["load"]),
         f"{run['rates']['ok']:,.1f}",
         f"{run['rates']['tokens']:,.0f}",
         *times,
@@ -134,30 +134,30 @@ def _tables(run: Document) -> Iterator[ReportTable]:
 
 
 def _result(run: Document) -> list[str]:
-    told = [summary.result(run["result"])] if "result" in run else []
-    return [*told, *(summary.drifted(run["drift"]) if run.get("drift") else [])]
+    lines = [summary.result_line(run["result"])] if "result" in run else []
+    return [*lines, *(summary.drift_lines(run["drift"]) if run.get("drift") else [])]
 
 
-def _of_search(document: Document) -> ReportSection:
+def _search_section(document: Document) -> ReportSection:
     runs = [one for one in document["runs"] if "probe" in one]
     plots = [charts.throughput_latency(runs, document["search"]["bound_ms"])] if runs else []
     name, table = document.get("name", "The search"), runs_table(runs)
-    return ReportSection(name, [summary.searched(document)], plots=plots, tables=[table])
+    return ReportSection(name, [summary.search_sentence(document)], plots=plots, tables=[table])
 
 
-def _of_sweep(document: Document) -> ReportSection:
+def _sweep_section(document: Document) -> ReportSection:
     runs = document["runs"]
     plots = [charts.throughput_latency(runs), charts.by_percentile([(one["name"], one) for one in runs[:6]])]
     return ReportSection(document.get("name", "The sweep"), plots=plots, tables=[runs_table(runs)])
 
 
-def _of_scenario(document: Document) -> ReportSection:
-    return ReportSection("Runs", [document["about"]], tables=[runs_table(_leaves(document))])
+def _scenario_section(document: Document) -> ReportSection:
+    return ReportSection("Runs", [document["about"]], tables=[runs_table(_all_runs(document))])
 
 
-def _leaves(document: Document) -> list[Document]:
+def _all_runs(document: Document) -> list[Document]:
     """The runs of a scenario, those within its searches and sweeps among them."""
-    return [leaf for one in document["runs"] for leaf in ([one] if one["kind"] == "run" else _leaves(one))]
+    return [leaf for one in document["runs"] for leaf in ([one] if one["kind"] == "run" else _all_runs(one))]
 
 
 def _title(document: Document) -> str:

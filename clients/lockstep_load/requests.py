@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lockstep_client import calls, stream_calls
-from lockstep_load import sample_text, tensors
+from lockstep_load import tensors
 from lockstep_load.lengths_file import TextFile
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lockstep_load.plan import WorkerJob, Workload
 
-POOL = 512
+POOL_SIZE = 512
 """Different requests in a process."""
 
 
@@ -31,21 +31,21 @@ class PreparedRequest:
     body: bytes
     length: int
     """Elements in all of its rows: words of a text, or ids."""
-    more: tuple[bytes, ...] = ()
+    later_bodies: tuple[bytes, ...] = ()
     """The messages after the first one, where the caller sends several."""
     arrays: tuple[dict[str, Any], ...] = ()
     """Of `steps`: the tensors of each step, to be sent under an id of the sequence's own."""
 
 
-def pool(job: WorkerJob, count: int = POOL) -> list[PreparedRequest]:
+def request_pool(job: WorkerJob, count: int = POOL_SIZE) -> list[PreparedRequest]:
     """The requests of a process; the same ones for the same seed and index."""
     rng = np.random.default_rng([job.load.seed, job.index, 0])
     make = _MAKERS[job.workload.kind]
-    return [make(job, drawn) for drawn in _drawn(job.workload, rng, count)]
+    return [make(job, drawn) for drawn in _draw_requests(job.workload, rng, count)]
 
 
 @dataclass(frozen=True)
-class DrawnText:
+class DrawnRequest:
     """What was drawn for one request: of each row a length, and a text where there are real ones."""
 
     rng: np.random.Generator
@@ -58,7 +58,7 @@ class DrawnText:
         return sum(self.lengths)
 
 
-def _drawn(workload: Workload, rng: np.random.Generator, count: int) -> list[DrawnText]:
+def _draw_requests(workload: Workload, rng: np.random.Generator, count: int) -> list[DrawnRequest]:
     rows = workload.rows
     limits = workload.tokens.draw(rng, count).tolist() if workload.tokens else [None] * count
     texts: list[str] = []
@@ -68,7 +68,7 @@ def _drawn(workload: Workload, rng: np.random.Generator, count: int) -> list[Dra
     else:
         lengths = workload.lengths.draw(rng, count * rows).tolist()
     return [
-        DrawnText(
+        DrawnRequest(
             rng,
             tuple(lengths[at * rows : (at + 1) * rows]),
             tuple(texts[at * rows : (at + 1) * rows]),
@@ -78,35 +78,35 @@ def _drawn(workload: Workload, rng: np.random.Generator, count: int) -> list[Dra
     ]
 
 
-def _said(job: WorkerJob, drawn: DrawnText) -> dict[str, Any]:
+def _rows(job: WorkerJob, drawn: DrawnRequest) -> dict[str, Any]:
     """A request's rows: texts, or ids where a range of ids is given."""
     if job.workload.ids:
         return {"ids": [drawn.rng.integers(*job.workload.ids, n).tolist() for n in drawn.lengths]}
-    return {"texts": list(drawn.texts) or [sample_text.sample_text(n, drawn.rng) for n in drawn.lengths]}
+    return {"texts": list(drawn.texts) or [tensors.sample_text(n, drawn.rng) for n in drawn.lengths]}
 
 
-def _one(job: WorkerJob, drawn: DrawnText) -> dict[str, Any]:
+def _single_row(job: WorkerJob, drawn: DrawnRequest) -> dict[str, Any]:
     """The same for calls that take one row: its text or its ids, alone."""
-    [(key, rows)] = _said(job, drawn).items()
+    [(key, rows)] = _rows(job, drawn).items()
     return {"ids": rows[0]} if key == "ids" else {"text": rows[0]}
 
 
-def _classify(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
-    call = calls.classify(job.target.model, **_said(job, drawn), version=job.target.version)
+def _classify(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
+    call = calls.classify(job.target.model, **_rows(job, drawn), version=job.target.version)
     return PreparedRequest(call.request.SerializeToString(), drawn.length)
 
 
-def _encode(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
-    call = calls.encode(job.target.model, **_said(job, drawn), version=job.target.version)
+def _encode(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
+    call = calls.encode(job.target.model, **_rows(job, drawn), version=job.target.version)
     return PreparedRequest(call.request.SerializeToString(), drawn.length)
 
 
-def _generate(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
-    said = _one(job, drawn)
+def _generate(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
+    row = _single_row(job, drawn)
     call = stream_calls.generate(
         job.target.model,
-        said.get("text", ""),
-        ids=said.get("ids", ()),
+        row.get("text", ""),
+        ids=row.get("ids", ()),
         max_tokens=drawn.tokens,
         seed=int(drawn.rng.integers(1 << 32)),
         version=job.target.version,
@@ -114,23 +114,23 @@ def _generate(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
     return PreparedRequest(call.request.SerializeToString(), drawn.length)
 
 
-def _translate(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+def _translate(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
     call = stream_calls.translate(
-        job.target.model, **_one(job, drawn), max_tokens=drawn.tokens, version=job.target.version
+        job.target.model, **_single_row(job, drawn), max_tokens=drawn.tokens, version=job.target.version
     )
     return PreparedRequest(call.request.SerializeToString(), drawn.length)
 
 
-def _follow(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
-    [piece] = _one(job, drawn).values()
+def _follow(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
+    [piece] = _single_row(job, drawn).values()
     call = stream_calls.follow(job.target.model, [piece], top_k=1, version=job.target.version)
     assert call.pieces is not None
     pieces = [[one] for one in piece] if job.workload.one_by_one else [piece]
-    more = tuple(call.pieces.write(one).SerializeToString() for one in pieces)
-    return PreparedRequest(call.request.SerializeToString(), drawn.length, more)
+    later_bodies = tuple(call.pieces.write(one).SerializeToString() for one in pieces)
+    return PreparedRequest(call.request.SerializeToString(), drawn.length, later_bodies)
 
 
-def _infer(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+def _infer(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
     """All rows of a tensor have one length: the first that was drawn."""
     workload, length = job.workload, drawn.lengths[0]
     made = tensors.arrays(workload.inputs, workload.rows, length, workload.ids, drawn.rng)
@@ -138,13 +138,13 @@ def _infer(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
     return PreparedRequest(call.request.SerializeToString(), length * workload.rows)
 
 
-def _steps(job: WorkerJob, drawn: DrawnText) -> PreparedRequest:
+def _steps(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
     workload = job.workload
     made = tuple(tensors.arrays(workload.inputs, 1, 1, workload.ids, drawn.rng) for _ in range(drawn.length))
     return PreparedRequest(b"", drawn.length, arrays=made)
 
 
-_MAKERS: dict[str, Callable[[WorkerJob, DrawnText], PreparedRequest]] = {
+_MAKERS: dict[str, Callable[[WorkerJob, DrawnRequest], PreparedRequest]] = {
     "classify": _classify, "encode": _encode, "generate": _generate, "translate": _translate,
     "follow": _follow, "infer": _infer, "steps": _steps,
 }  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lockstep_load import compare as comparing
-from lockstep_load import options, report, run_record, runner, summary
+from lockstep_load import compare as comparison
+from lockstep_load import documents, options, report, runner, summary
 
 
 def compare(
@@ -22,38 +22,38 @@ def compare(
     so says nothing of its server; 0 else. The intervals are a block bootstrap of the runs' seconds; runs of
     fewer than 5 seconds have none. Documents of several runs are compared run by run, by name.
     """
-    with runner.told():
-        made = run_record.read(first), run_record.read(second)
+    with runner.report_errors():
+        made = documents.read(first), documents.read(second)
         pairs = _pairs(*made)
-    rows = {name: comparing.compared(a, b) for name, a, b in pairs}
-    told = {name: [one.as_json() for one in some] for name, some in rows.items()}
+    rows = {name: comparison.compare_runs(a, b) for name, a, b in pairs}
+    document = {name: [one.as_json() for one in some] for name, some in rows.items()}
     to_stdout = str(json_file) == "-"
-    kept = not json_file or to_stdout or runner.written(json_file, run_record.write, told)
+    kept = not json_file or to_stdout or runner.try_write(json_file, documents.write, document)
     if to_stdout:
-        print(json.dumps(told))
+        print(json.dumps(document))
     else:
         for name, some in rows.items():
             print(name)
-            summary.compared(some)
+            summary.show_comparison(some)
         for note in _differences(pairs):
             print(f"note: {note}")
     if not kept:
         raise typer.Exit(runner.NOT_WRITTEN)
     sound = [name for name, a, b in pairs if a["valid"] and b["valid"]]
-    if any(comparing.worse(rows[name]) for name in sound):
+    if any(comparison.regressions(rows[name]) for name in sound):
         raise typer.Exit(runner.WORSE)
     raise typer.Exit(0 if all(runner.is_valid(one) for one in made) else runner.INVALID)
 
 
-def report_again(
+def show_report(
     file: Annotated[Path, typer.Argument(metavar="FILE.json", help="What --json wrote.")],
     html: options.Html = None,
 ) -> None:
     """Show a report again, or make its HTML page."""
-    with runner.told():
-        made = run_record.read(file)
+    with runner.report_errors():
+        made = documents.read(file)
     if html:
-        if not runner.written(html, report.write, made):
+        if not runner.try_write(html, report.write, made):
             raise typer.Exit(runner.NOT_WRITTEN)
         print(f"written: {html}")
     else:
@@ -61,23 +61,25 @@ def report_again(
 
 
 def _pairs(
-    first: run_record.Document, second: run_record.Document
-) -> list[tuple[str, run_record.Document, run_record.Document]]:
+    first: documents.Document, second: documents.Document
+) -> list[tuple[str, documents.Document, documents.Document]]:
     """Runs of the same name; two single runs are a pair whatever they are called."""
     if first["kind"] == second["kind"] == "run":
-        return [(f"{_called(first)} → {_called(second)}", first, second)]
-    named = {one["name"]: one for one in runner.leaves(second)}
-    pairs = [(one["name"], one, named[one["name"]]) for one in runner.leaves(first) if one["name"] in named]
+        return [(f"{_run_name(first)} → {_run_name(second)}", first, second)]
+    named = {one["name"]: one for one in runner.iter_runs(second)}
+    pairs = [
+        (one["name"], one, named[one["name"]]) for one in runner.iter_runs(first) if one["name"] in named
+    ]
     if not pairs:
         raise ValueError("the two have no run of the same name")
     return pairs
 
 
-def _called(run: run_record.Document) -> str:
+def _run_name(run: documents.Document) -> str:
     return f"{run['target']['model']} {run['started_at']}"
 
 
-def _differences(pairs: list[tuple[str, run_record.Document, run_record.Document]]) -> Iterator[str]:
+def _differences(pairs: list[tuple[str, documents.Document, documents.Document]]) -> Iterator[str]:
     """What was not the same for both: then the ratio is of more than the servers."""
     for name, a, b in pairs:
         for key in a["load"]:

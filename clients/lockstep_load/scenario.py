@@ -37,7 +37,7 @@ class Scenario:
         return sum(
             one.load.seconds * (len(one.rates) or (12 if one.search else 1)) + one.load.warmup_s
             for one in self.entries
-            if not isinstance(one.load.pace, Offline)
+            if not isinstance(one.load.pattern, Offline)
         )
 
 
@@ -51,34 +51,34 @@ def bundled() -> dict[str, str]:
     }
 
 
-def read(given: str, at: Target, seconds: float | None = None) -> Scenario:
+def read(given: str, server: Target, seconds: float | None = None) -> Scenario:
     """A bundled scenario, or a file. ValueError says what is wrong; `seconds` overrides the file's."""
     shipped = bundled()
     if given in shipped:
-        return parsed(given, shipped[given], at, seconds)
+        return parse(given, shipped[given], server, seconds)
     if not Path(given).is_file():
         raise ValueError(f"scenario {given!r} is neither a file nor one of {', '.join(shipped)}")
     try:
-        return parsed(given, Path(given).read_text("utf-8"), at, seconds)
+        return parse(given, Path(given).read_text("utf-8"), server, seconds)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"scenario {given}: cannot be read: {error}") from None
 
 
-def parsed(name: str, text: str, at: Target, seconds: float | None = None) -> Scenario:
+def parse(name: str, text: str, server: Target, seconds: float | None = None) -> Scenario:
     """What a file says."""
     try:
-        held = tomllib.loads(text)
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"scenario {name}: not TOML: {error}") from None
-    if unknown := set(held) - {"about", "defaults", "run"}:
+    if unknown := set(table) - {"about", "defaults", "run"}:
         raise ValueError(
             f"scenario {name}: unknown key {sorted(unknown)[0]!r}: use about, defaults and [[run]]"
         )
-    runs = held.get("run")
+    runs = table.get("run")
     if not isinstance(runs, list) or not runs:
         raise ValueError(f"scenario {name}: it has no [[run]]")
     entries = []
     for number, one in enumerate(runs, start=1):
-        merged = {**held.get("defaults", {}), **one, **({"seconds": seconds} if seconds else {})}
-        entries.append(scenario_entry(f"scenario {name}, run {number}", merged, set(one), at))
-    return Scenario(name, str(held.get("about", "")), tuple(entries))
+        merged = {**table.get("defaults", {}), **one, **({"seconds": seconds} if seconds else {})}
+        entries.append(scenario_entry(f"scenario {name}, run {number}", merged, set(one), server))
+    return Scenario(name, str(table.get("about", "")), tuple(entries))

@@ -5,24 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lockstep_load.plan import KINDS, Closed, LoadProfile, Offline, Open, Target, Workload
-from lockstep_load.preflight import PreflightRequest
-from lockstep_load.search import Bound, Search
+from lockstep_load.plan import CALL_KINDS, ClosedLoop, LoadProfile, Offline, OpenLoop, Target, Workload
+from lockstep_load.preflight import TensorOverrides
+from lockstep_load.search import LatencyBound, SearchPlan
 from lockstep_load.toml_keys import TomlKeys
 
 if TYPE_CHECKING:
-    from lockstep_load.plan import Kind, Pace
+    from lockstep_load.plan import CallKind, LoadPattern
 
-Shape = Literal["single-stream", "multi-stream", "server", "offline", "closed", "open", "sweep", "soak"]
-SHAPES: tuple[Shape, ...] = get_args(Shape)
+ScenarioKind = Literal[
+    "single-stream", "multi-stream", "server", "offline", "closed", "open", "sweep", "soak"
+]
+SCENARIO_KINDS: tuple[ScenarioKind, ...] = get_args(ScenarioKind)
 SAMPLES_A_QUERY = 8
 """MLPerf's multi-stream."""
 
-_COMMON = {
+_COMMON_KEYS = {
     "name", "scenario", "model", "version", "call", "lengths", "ids", "rows", "tokens", "shape", "fill",
     "seconds", "warmup_s", "timeout_s", "seed", "processes", "max_in_flight",
 }  # fmt: skip
-_OWN: dict[Shape, set[str]] = {
+_SPECIFIC_KEYS: dict[ScenarioKind, set[str]] = {
     "single-stream": set(),
     "multi-stream": set(),
     "server": {"bound_ms", "percentile", "start", "within", "confirmations"},
@@ -32,7 +34,7 @@ _OWN: dict[Shape, set[str]] = {
     "sweep": {"rates", "arrivals"},
     "soak": {"rate", "arrivals"},
 }
-_NEEDED: dict[Shape, tuple[str, ...]] = {
+_REQUIRED_KEYS: dict[ScenarioKind, tuple[str, ...]] = {
     "server": ("bound_ms",),
     "offline": ("samples",),
     "closed": ("concurrency",),
@@ -47,59 +49,59 @@ class ScenarioEntry:
     """One run of a scenario file, or one sweep, or one search."""
 
     name: str
-    shape: Shape
+    kind: ScenarioKind
     target: Target
     workload: Workload
-    kind: Kind | None
+    call: CallKind | None
     """None: the first call that the model answers."""
-    wanted: PreflightRequest
+    overrides: TensorOverrides
     load: LoadProfile
     rates: tuple[float, ...] = ()
     """Of a sweep."""
-    search: Search | None = None
+    search: SearchPlan | None = None
     """Of a server scenario; its start is 0 where it is to be found out."""
 
 
-def scenario_entry(where: str, keys: dict[str, Any], own: set[str], at: Target) -> ScenarioEntry:
+def scenario_entry(where: str, keys: dict[str, Any], given: set[str], server: Target) -> ScenarioEntry:
     table = TomlKeys(where, keys)
-    shape = table.one_of("scenario", SHAPES)
-    allowed = _COMMON | _OWN[shape]
-    if wrong := sorted(own - allowed):
+    kind = table.one_of("scenario", SCENARIO_KINDS)
+    allowed = _COMMON_KEYS | _SPECIFIC_KEYS[kind]
+    if wrong := sorted(given - allowed):
         raise ValueError(
-            f"{where}: {wrong[0]!r} does not belong to {shape}: it takes {', '.join(sorted(allowed))}"
+            f"{where}: {wrong[0]!r} does not belong to {kind}: it takes {', '.join(sorted(allowed))}"
         )
-    for needed in ("model", *_NEEDED.get(shape, ())):
+    for needed in ("model", *_REQUIRED_KEYS.get(kind, ())):
         if needed not in keys:
             raise ValueError(f"{where}: {needed!r} is missing")
     target = replace(
-        at,
+        server,
         model=table.text("model"),
         version=table.text("version", ""),
         timeout_s=table.number("timeout_s", 10.0),
     )
     load = LoadProfile(
-        _pace(shape, table),
-        table.number("seconds", 600.0 if shape == "offline" else 5.0),
-        table.number("warmup_s", 1.0, least=0),
-        table.whole("seed", 0, least=0),
+        _pace(kind, table),
+        table.number("seconds", 600.0 if kind == "offline" else 5.0),
+        table.number("warmup_s", 1.0, minimum=0),
+        table.whole("seed", 0, minimum=0),
         table.whole("processes", 1),
         table.whole("max_in_flight", 10_000),
     )
     return ScenarioEntry(
-        table.text("name", f"{keys['model']} {shape}"),
-        shape,
+        table.text("name", f"{keys['model']} {kind}"),
+        kind,
         target,
-        _workload(shape, table),
-        table.one_of("call", KINDS) if "call" in keys else None,
-        PreflightRequest(table.named("shape"), table.named("fill")),
+        _workload(kind, table),
+        table.one_of("call", CALL_KINDS) if "call" in keys else None,
+        TensorOverrides(table.named("shape"), table.named("fill")),
         load,
-        table.numbers("rates") if shape == "sweep" else (),
-        _search(table) if shape == "server" else None,
+        table.numbers("rates") if kind == "sweep" else (),
+        _search(table) if kind == "server" else None,
     )
 
 
-def _workload(shape: Shape, table: TomlKeys) -> Workload:
-    rows = table.whole("rows", SAMPLES_A_QUERY if shape == "multi-stream" else 1)
+def _workload(kind: ScenarioKind, table: TomlKeys) -> Workload:
+    rows = table.whole("rows", SAMPLES_A_QUERY if kind == "multi-stream" else 1)
     tokens = table.lengths("tokens") if "tokens" in table.keys else None
     ids = table.numbers("ids") if "ids" in table.keys else None
     if ids and (len(ids) != 2 or not 0 <= ids[0] < ids[1]):
@@ -109,25 +111,27 @@ def _workload(shape: Shape, table: TomlKeys) -> Workload:
     )
 
 
-def _pace(shape: Shape, table: TomlKeys) -> Pace:
-    if shape in ("open", "soak"):
-        return Open(table.number("rate"), table.one_of("arrivals", ("poisson", "constant"), "poisson"))
-    if shape == "closed":
-        return Closed(table.whole("concurrency"))
-    if shape == "offline":
+def _pace(kind: ScenarioKind, table: TomlKeys) -> LoadPattern:
+    if kind in ("open", "soak"):
+        return OpenLoop(table.number("rate"), table.one_of("arrivals", ("poisson", "constant"), "poisson"))
+    if kind == "closed":
+        return ClosedLoop(table.whole("concurrency"))
+    if kind == "offline":
         return Offline(table.whole("samples"), table.whole("concurrency", 32))
-    if shape == "sweep":
-        return Open(table.numbers("rates")[0], table.one_of("arrivals", ("poisson", "constant"), "poisson"))
-    return Closed(1)
+    if kind == "sweep":
+        return OpenLoop(
+            table.numbers("rates")[0], table.one_of("arrivals", ("poisson", "constant"), "poisson")
+        )
+    return ClosedLoop(1)
 
 
-def _search(table: TomlKeys) -> Search:
+def _search(table: TomlKeys) -> SearchPlan:
     percentile = table.number("percentile", 99.0)
     if percentile >= 100:
         raise table.wrong("percentile", "give a number below 100")
-    return Search(
-        Bound(table.number("bound_ms"), percentile),
-        table.number("start", 0.0, least=0),
+    return SearchPlan(
+        LatencyBound(table.number("bound_ms"), percentile),
+        table.number("start", 0.0, minimum=0),
         table.number("within", 0.05),
         table.whole("confirmations", 2),
     )

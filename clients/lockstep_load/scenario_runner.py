@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lockstep_load import preflight, soak
+from lockstep_load import compare, preflight
+from lockstep_load.documents import FORMAT, Document
 from lockstep_load.experiments import Experiment
-from lockstep_load.plan import Open
-from lockstep_load.run_record import FORMAT, Document
+from lockstep_load.plan import OpenLoop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,22 +16,26 @@ if TYPE_CHECKING:
     from lockstep_load.plan import Workload
     from lockstep_load.runner import Runner
     from lockstep_load.scenario import Scenario
-    from lockstep_load.scenario_entry import ScenarioEntry, Shape
+    from lockstep_load.scenario_entry import ScenarioEntry, ScenarioKind
+
+MIN_SOAK_SECONDS = 6
+"""A shorter run has no drift: its thirds are too short to compare."""
 
 
-def prepared(scenario: Scenario, wait_s: float) -> list[Workload]:
+def prepare_workloads(scenario: Scenario, wait_s: float) -> list[Workload]:
     """The workload of each entry, once its model has answered; raises what the first does that does not."""
     return [
-        preflight.prepared(one.target, one.workload, one.kind, one.wanted, wait_s) for one in scenario.entries
+        preflight.prepare(one.target, one.workload, one.call, one.overrides, wait_s)
+        for one in scenario.entries
     ]
 
 
-def play(scenario: Scenario, workloads: Sequence[Workload], desk: Runner) -> Document:
+def run_scenario(scenario: Scenario, workloads: Sequence[Workload], runner: Runner) -> Document:
     """All entries, in order; an interruption ends it with the entry that it met."""
     made: list[Document] = []
     for entry, workload in zip(scenario.entries, workloads, strict=True):
-        made.append(_played(entry, workload, desk))
-        if desk.interrupted:
+        made.append(_run_entry(entry, workload, runner))
+        if runner.interrupted:
             break
     return {
         "format": FORMAT,
@@ -40,28 +44,28 @@ def play(scenario: Scenario, workloads: Sequence[Workload], desk: Runner) -> Doc
         "about": scenario.about,
         "started_at": made[0]["started_at"],
         "target": made[0]["target"],
-        "partial": desk.interrupted,
+        "partial": runner.interrupted,
         "runs": made,
     }
 
 
-def _played(entry: ScenarioEntry, workload: Workload, desk: Runner) -> Document:
-    campaign = Experiment(desk.run, entry.target, workload)
-    if entry.shape == "sweep":
-        arrivals = entry.load.pace.arrivals if isinstance(entry.load.pace, Open) else "poisson"
-        return {**campaign.sweep(entry.load, entry.rates, arrivals), "name": entry.name}
+def _run_entry(entry: ScenarioEntry, workload: Workload, runner: Runner) -> Document:
+    experiment = Experiment(runner.run, entry.target, workload)
+    if entry.kind == "sweep":
+        arrivals = entry.load.pattern.arrivals if isinstance(entry.load.pattern, OpenLoop) else "poisson"
+        return {**experiment.sweep(entry.load, entry.rates, arrivals), "name": entry.name}
     if entry.search:
         search = entry.search
         if not search.start:
-            search = replace(search, start=campaign.start(entry.load))
-        return {**campaign.search(entry.load, search), "name": entry.name}
-    run = desk.run(entry.name, entry.target, workload, entry.load)
-    if entry.shape == "soak":
-        run["drift"] = soak.drift(run)
-    return {**run, "result": _result(entry.shape, run)}
+            search = replace(search, start=experiment.estimate_start_rate(entry.load))
+        return {**experiment.search(entry.load, search), "name": entry.name}
+    run = runner.run(entry.name, entry.target, workload, entry.load)
+    if entry.kind == "soak":
+        run["drift"] = drift(run)
+    return {**run, "result": _result(entry.kind, run)}
 
 
-def _result(shape: Shape, run: Document) -> dict[str, Any]:
+def _result(kind: ScenarioKind, run: Document) -> dict[str, Any]:
     """The metric of each kind; the first three are MLPerf's."""
     latency = run["latency_ms"] or {}
     what, value, unit = {
@@ -71,5 +75,19 @@ def _result(shape: Shape, run: Document) -> dict[str, Any]:
         "closed": ("throughput", run["rates"]["ok"], "answers/s"),
         "open": ("p99 of the latency", latency.get("p99", 0.0), "ms"),
         "soak": ("p99 of the latency", latency.get("p99", 0.0), "ms"),
-    }[shape]
-    return {"scenario": shape, "what": what, "value": value, "unit": unit}
+    }[kind]
+    return {"scenario": kind, "what": what, "value": value, "unit": unit}
+
+
+def drift(run: Document) -> dict[str, Any] | None:
+    """The comparison; None where the run is too short for one."""
+    seconds = run["seconds"]
+    third = len(seconds) // 3
+    if len(seconds) < MIN_SOAK_SECONDS:
+        return None
+    rows = compare.compare_runs({**run, "seconds": seconds[:third]}, {**run, "seconds": seconds[-third:]})
+    return {
+        "seconds": third,
+        "metrics": [row.as_json() for row in rows if row.low is not None],
+        "in_flight": [seconds[third - 1]["in_flight"], seconds[-1]["in_flight"]],
+    }

@@ -17,13 +17,13 @@ from lockstep_load.histogram import LatencyHistogram
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lockstep_load.run_record import Document
+    from lockstep_load.documents import Document
 
-MOST_PROBES = 40
+MAX_PROBES = 40
 
 
 @dataclass(frozen=True)
-class Bound:
+class LatencyBound:
     """What has to hold."""
 
     latency_ms: float
@@ -31,10 +31,10 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchPlan:
     """Where to begin, how close to come, and how often to see it again."""
 
-    bound: Bound
+    bound: LatencyBound
     start: float
     within: float = 0.05
     confirmations: int = 2
@@ -59,7 +59,7 @@ class SearchStep:
     confirming: bool
 
 
-def holds(document: Document, bound: Bound) -> bool:
+def holds(document: Document, bound: LatencyBound) -> bool:
     """Whether a run kept the bound, and its generator kept up."""
     if not document["valid"]:
         return False
@@ -71,22 +71,22 @@ def holds(document: Document, bound: Bound) -> bool:
     return LatencyHistogram.decoded(document["histogram"]).percentile_ms(of_answered) <= bound.latency_ms
 
 
-def next_step(search: Search, probes: Sequence[Probe]) -> SearchStep | None:
+def next_step(search: SearchPlan, probes: Sequence[Probe]) -> SearchStep | None:
     """What to try, or None at the end; `found` says what came of it."""
-    if len(probes) >= MOST_PROBES or found(search, probes) is not None:
+    if len(probes) >= MAX_PROBES or confirmed_rate(search, probes) is not None:
         return None
-    rate = _explored(search, [one for one in probes if not one.confirming])
+    rate = _next_exploration(search, [one for one in probes if not one.confirming])
     if rate is not None:
         return SearchStep(rate, confirming=False) if rate >= search.lowest else None
-    lowered = _to_confirm(search, probes)
+    lowered = _rate_to_confirm(search, probes)
     return SearchStep(lowered, confirming=True) if lowered >= search.lowest else None
 
 
-def found(search: Search, probes: Sequence[Probe]) -> float | None:
+def confirmed_rate(search: SearchPlan, probes: Sequence[Probe]) -> float | None:
     """The highest rate that held each time it was seen again; None where there is none (yet)."""
-    if _explored(search, [one for one in probes if not one.confirming]) is not None:
+    if _next_exploration(search, [one for one in probes if not one.confirming]) is not None:
         return None
-    rate = _to_confirm(search, probes)
+    rate = _rate_to_confirm(search, probes)
     held = sum(one.confirming and one.holds and math.isclose(one.rate, rate) for one in probes)
     return rate if held >= search.confirmations else None
 
@@ -97,7 +97,7 @@ def _bracket(probes: Sequence[Probe]) -> tuple[float, float]:
     return max((one.rate for one in probes if one.holds and one.rate < failed), default=0.0), failed
 
 
-def _explored(search: Search, probes: Sequence[Probe]) -> float | None:
+def _next_exploration(search: SearchPlan, probes: Sequence[Probe]) -> float | None:
     """The next rate of the exploration; None once it is over."""
     held, failed = _bracket(probes)
     if not probes:
@@ -109,7 +109,7 @@ def _explored(search: Search, probes: Sequence[Probe]) -> float | None:
     return math.sqrt(held * failed) if failed > held * (1 + search.within) else None
 
 
-def _to_confirm(search: Search, probes: Sequence[Probe]) -> float:
+def _rate_to_confirm(search: SearchPlan, probes: Sequence[Probe]) -> float:
     """What held last, lowered a little for each time that it failed to hold again."""
     rate, _ = _bracket([one for one in probes if not one.confirming])
     seen = [one for one in probes if one.confirming]

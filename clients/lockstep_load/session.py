@@ -12,27 +12,27 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from lockstep_load import run_record
+from lockstep_load import documents
 from lockstep_load.counts import RunCounts
-from lockstep_load.generators import Generators
 from lockstep_load.plan import worker_jobs
 from lockstep_load.validity import MAX_LAG_MS
+from lockstep_load.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Protocol, Self
 
+    from lockstep_load.documents import Document
     from lockstep_load.plan import LoadProfile, Target, Workload
-    from lockstep_load.run_record import Document
 
-    class Watcher(Protocol):
+    class RunObserver(Protocol):
         """Who shows a run as it goes."""
 
-        def begin(self, load: LoadProfile, ledger: RunCounts) -> None:
+        def begin(self, load: LoadProfile, counts: RunCounts) -> None:
             """A run begins; its ledger fills from now on."""
 
-        def look(self) -> None:
+        def update(self) -> None:
             """Time has passed: called ten times a second or more."""
 
         def end(self) -> None:
@@ -42,10 +42,12 @@ if TYPE_CHECKING:
 class LoadSession:
     """Generator processes, and who watches. Use it in a `with`."""
 
-    def __init__(self, processes: int, watchers: Sequence[Watcher], max_lag_ms: float = MAX_LAG_MS) -> None:
-        self._watchers = watchers
+    def __init__(
+        self, processes: int, observers: Sequence[RunObserver], max_lag_ms: float = MAX_LAG_MS
+    ) -> None:
+        self._observers = observers
         self._max_lag_ms = max_lag_ms
-        self._generators = Generators(processes)
+        self._generators = WorkerPool(processes)
         self._handlers: dict[signal.Signals, Any] = {}
         self.interrupted = False
 
@@ -54,33 +56,33 @@ class LoadSession:
         target: Target,
         workload: Workload,
         load: LoadProfile,
-        follow: Callable[[RunCounts], None] = lambda _: None,
+        on_counts: Callable[[RunCounts], None] = lambda _: None,
     ) -> Document:
         """One run. Its document says whether it is valid, and whether it was cut short. `follow` gets the
         ledger before it fills."""
         started_at, cpu_s = _now(), time.process_time()
-        ledger = RunCounts(load)
-        follow(ledger)
-        shares = worker_jobs(target, workload, load)
-        for one in self._watchers:
-            one.begin(load, ledger)
-        self._generators.run(shares, ledger.take, self._look, lambda: self.interrupted)
-        for one in self._watchers:
+        counts = RunCounts(load)
+        on_counts(counts)
+        jobs = worker_jobs(target, workload, load)
+        for one in self._observers:
+            one.begin(load, counts)
+        self._generators.run(jobs, counts.add, self._update, lambda: self.interrupted)
+        for one in self._observers:
             one.end()
-        return run_record.of_run(
+        return documents.run_document(
             target,
             workload,
-            shares[0].load,
-            ledger,
+            jobs[0].load,
+            counts,
             started_at=started_at,
             partial=self.interrupted,
             max_lag_ms=self._max_lag_ms,
             own_cpu_s=time.process_time() - cpu_s,
         )
 
-    def _look(self) -> None:
-        for one in self._watchers:
-            one.look()
+    def _update(self) -> None:
+        for one in self._observers:
+            one.update()
 
     def _interrupt(self, *_: Any) -> None:
         if self.interrupted:

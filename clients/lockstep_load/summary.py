@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lockstep_load.compare import MetricComparison
-    from lockstep_load.run_record import Document
+    from lockstep_load.documents import Document
 
 PERCENTILES = ("p50", "p90", "p99", "p99.9", "max")
 TIMES = {
@@ -49,13 +49,13 @@ def headline(document: Document) -> str:
     rates = document["rates"]
     made = f", {rates['tokens']:,.0f} tokens/s" if rates["tokens"] else ""
     return (
-        f"{document['target']['model']} ({document['load']['call']}), {pace(document['load'])},"
+        f"{document['target']['model']} ({document['load']['call']}), {load_description(document['load'])},"
         f" {document['measured_s']:g} s: {rates['ok']:,.1f} answers/s,"
         f" {rates['elements']:,.0f} elements/s{made}"
     )
 
 
-def pace(load: dict[str, Any]) -> str:
+def load_description(load: dict[str, Any]) -> str:
     """How it was asked."""
     if load["loop"] == "open":
         return f"open loop of {load['rate']:g}/s ({load['arrivals']})"
@@ -66,9 +66,9 @@ def pace(load: dict[str, Any]) -> str:
 
 def outcomes(document: Document) -> str:
     """Counts by outcome, with what the server said of those that are not ok."""
-    told = " · ".join(f"{count:,} {name}" for name, count in document["outcomes"].items())
-    why = [f'  {name}: "{said}"' for name, said in document["examples"].items()]
-    return "\n".join([told, *why])
+    lines = " · ".join(f"{count:,} {name}" for name, count in document["outcomes"].items())
+    examples = [f'  {name}: "{said}"' for name, said in document["examples"].items()]
+    return "\n".join([lines, *examples])
 
 
 def generator(document: Document) -> str:
@@ -113,20 +113,20 @@ def server_rows(server: dict[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("refused at the door", f"{server['refused']:,.0f}")]
 
 
-def result(found: dict[str, Any]) -> str:
+def result_line(found: dict[str, Any]) -> str:
     """A scenario's one number."""
     return f"{found['scenario']}: {found['what']} {found['value']:,.2f} {found['unit']}"
 
 
-def drifted(drift: dict[str, Any]) -> list[str]:
+def drift_lines(drift: dict[str, Any]) -> list[str]:
     """Whether a soak ended as it began."""
     span = f"the last {drift['seconds']} s against the first"
-    told = [f"{span}: {one['name']} x {one['ratio']:.2f} ({one['verdict']})" for one in drift["metrics"]]
+    lines = [f"{span}: {one['name']} x {one['ratio']:.2f} ({one['verdict']})" for one in drift["metrics"]]
     first, last = drift["in_flight"]
-    return [*told, f"{span}: in flight {first:,}, then {last:,}"]
+    return [*lines, f"{span}: in flight {first:,}, then {last:,}"]
 
 
-def compared(rows: Sequence[MetricComparison]) -> None:
+def show_comparison(rows: Sequence[MetricComparison]) -> None:
     """Two runs side by side."""
     shown = [
         (
@@ -143,7 +143,7 @@ def compared(rows: Sequence[MetricComparison]) -> None:
     table(("number", "first", "second", "", "ratio", "95% interval", "the second is"), shown)
 
 
-def searched(document: Document) -> str:
+def search_sentence(document: Document) -> str:
     """What a search found, in a sentence."""
     found = document["search"]
     bound = f"p{found['percentile']:g} within {found['bound_ms']:g} ms"

@@ -36,7 +36,7 @@ def channel(target: Target) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(target.address, connection.options)
 
 
-def how(target: Target) -> dict[str, Any]:
+def call_options(target: Target) -> dict[str, Any]:
     """What goes with every call."""
     return {"timeout": target.timeout_s, "metadata": _connection(target).call_metadata}
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from lockstep_client.tensors import DTYPES
-from lockstep_load import sample_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +26,13 @@ Dimension = int | Literal["rows", "length"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
 DEFAULT_IDS = (1, 64)
 _NAMED: dict[str, Dimension] = {"rows": "rows", "length": "length"}
+
+_WORDS = """
+a the of and in is it with on to an at by for from two three man woman people child girl boy dog
+film story young old white black blue red green small large good fine dull slow quiet never not
+very more walking standing sitting playing looking running holding street water city house field
+tree road this that his her one its who while near over under
+""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,11 @@ def arrays(
     }
 
 
+def sample_text(words: int, rng: np.random.Generator) -> str:
+    """A text of this many words, separated by single spaces."""
+    return " ".join(_WORDS[at] for at in rng.integers(0, len(_WORDS), words))
+
+
 def _input(spec: TensorSpec, fill: str, *, rows: bool) -> TensorInput:
     if spec.datatype not in DTYPES and spec.datatype != "BYTES":
         raise ValueError(f"input {spec.name!r} has the datatype {spec.datatype!r}, which cannot be made")
@@ -112,7 +123,7 @@ def _array(
 ) -> npt.NDArray[Any]:
     if one.datatype == "BYTES":
         made = np.empty(int(np.prod(shape)), object)
-        made[:] = [sample_text.sample_text(length, rng) for _ in range(made.size)]
+        made[:] = [sample_text(length, rng) for _ in range(made.size)]
         return made.reshape(shape)
     dtype = DTYPES[one.datatype]
     if one.fill != "random":

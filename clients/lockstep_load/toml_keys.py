@@ -31,16 +31,16 @@ class TomlKeys:
             raise self.wrong(key, "give a text")
         return value
 
-    def number(self, key: str, default: float | None = None, *, least: float | None = None) -> float:
+    def number(self, key: str, default: float | None = None, *, minimum: float | None = None) -> float:
         value = self.keys.get(key, default)
-        if not _is_number(value) or not (value > 0 if least is None else value >= least):
-            raise self.wrong(key, "give a number above 0" if least is None else f"give {least:g} or more")
+        if not _is_number(value) or not (value > 0 if minimum is None else value >= minimum):
+            raise self.wrong(key, "give a number above 0" if minimum is None else f"give {minimum:g} or more")
         return float(value)
 
-    def whole(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+    def whole(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
         value = self.keys.get(key, default)
-        if type(value) is not int or value < least:
-            raise self.wrong(key, f"give a whole number of {least} or more")
+        if type(value) is not int or value < minimum:
+            raise self.wrong(key, f"give a whole number of {minimum} or more")
         return value
 
     def numbers(self, key: str) -> tuple[float, ...]:
@@ -68,7 +68,7 @@ class TomlKeys:
     def lengths(self, key: str, default: str = "") -> Lengths:
         value = self.keys.get(key, default)
         try:
-            return lengths_file.lengths(str(value))
+            return lengths_file.resolve_lengths(str(value))
         except ValueError as error:
             raise ValueError(f"{self.where}: {error}") from None
 

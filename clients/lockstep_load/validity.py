@@ -33,14 +33,14 @@ class RunFacts:
     unsent: int
     capped: bool
     cpu_shares: Sequence[float]
-    broken: Sequence[str]
+    failures: Sequence[str]
     outcomes: Mapping[RequestOutcome, int]
     partial: bool
 
 
 def reasons(facts: RunFacts) -> list[str]:
     """Why the run is invalid; nothing where it is valid."""
-    found = [f"a generator process ended before its time: {why}" for why in facts.broken]
+    found = [f"a generator process ended before its time: {why}" for why in facts.failures]
     if facts.open_loop and facts.lag_p99_ms > facts.max_lag_ms:
         found.append(
             f"the generator fell behind its schedule: 1% of requests were sent more than"

@@ -19,20 +19,20 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lockstep_load import target_client
-from lockstep_load.calls import caller
 from lockstep_load.driver import Driver
 from lockstep_load.plan import WorkerJob
-from lockstep_load.requests import pool
+from lockstep_load.requests import request_pool
+from lockstep_load.senders import sender
 from lockstep_load.worker_messages import RecordLog, WorkerDone, WorkerFailed, WorkerReady
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
-EVERY_S = 0.2
+BATCH_INTERVAL_S = 0.2
 """Between two batches."""
 
-CONNECT_S = 2.0
+CONNECT_TIMEOUT_S = 2.0
 """A server that is away is no reason to wait longer: its absence is counted."""
 
 
@@ -56,74 +56,74 @@ def main(pipe: Connection) -> None:
         _run(_serve(pipe))
 
 
-def _run(work: Any) -> None:
+def _run(run_job: Any) -> None:
     if find_spec("uvloop"):
         import uvloop
 
-        uvloop.run(work)
+        uvloop.run(run_job)
     else:
-        asyncio.run(work)
+        asyncio.run(run_job)
 
 
 async def _serve(pipe: Connection) -> None:
-    inbox = _inbox(pipe)
-    outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    sender = threading.Thread(target=_send, args=(pipe, outbox), daemon=True)
+    received = _start_receiver(pipe)
+    send_queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    sender = threading.Thread(target=_send_messages, args=(pipe, send_queue), daemon=True)
     sender.start()
-    while (job := await inbox.get()) is not None:
+    while (job := await received.get()) is not None:
         if isinstance(job, WorkerJob):  # a Stop may come after its run has ended
             try:
-                await work(job, inbox, outbox.put)
+                await run_job(job, received, send_queue.put)
             except Exception as error:  # the parent tells it; the process stays fit for the next job
-                outbox.put(WorkerFailed(job.index, f"{type(error).__name__}: {error}"))
-    outbox.put(None)
+                send_queue.put(WorkerFailed(job.index, f"{type(error).__name__}: {error}"))
+    send_queue.put(None)
     sender.join(1.0)
 
 
-async def work(job: WorkerJob, inbox: asyncio.Queue[Any], tell: Callable[[Any], None]) -> None:
+async def run_job(job: WorkerJob, received: asyncio.Queue[Any], emit: Callable[[Any], None]) -> None:
     """Do one job, from requests to `Ended`."""
-    requests = pool(job)
+    requests = request_pool(job)
     async with target_client.channel(job.target) as channel:
         with suppress(TimeoutError):
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
+            await asyncio.wait_for(channel.channel_ready(), CONNECT_TIMEOUT_S)
         gc.collect()
         gc.freeze()  # what is there now need not be looked at during the run
-        tell(WorkerReady(job.index))
-        go = await inbox.get()
-        if isinstance(go, StartRun):
-            log, ask = RecordLog(), caller(channel, job.target, job.workload)
-            driver = Driver(job, ask, requests, log, time.perf_counter() + go.after_s)
-            await _drive(job, driver, log, inbox, tell)
+        emit(WorkerReady(job.index))
+        command = await received.get()
+        if isinstance(command, StartRun):
+            log, send = RecordLog(), sender(channel, job.target, job.workload)
+            driver = Driver(job, send, requests, log, time.perf_counter() + command.after_s)
+            await _drive(job, driver, log, received, emit)
         else:
-            if go is None:  # the pipe has closed: for `_serve` to see
-                inbox.put_nowait(None)
-            tell(WorkerDone(job.index, 0, False, 0.0, 0.0))
+            if command is None:  # the pipe has closed: for `_serve` to see
+                received.put_nowait(None)
+            emit(WorkerDone(job.index, 0, False, 0.0, 0.0))
     gc.unfreeze()
 
 
 async def _drive(
-    job: WorkerJob, driver: Driver, log: RecordLog, inbox: asyncio.Queue[Any], tell: Callable[[Any], None]
+    job: WorkerJob, driver: Driver, log: RecordLog, received: asyncio.Queue[Any], emit: Callable[[Any], None]
 ) -> None:
-    meter = Meter(driver)
+    meter = CpuMeter(driver)
     running = asyncio.create_task(driver.run())
-    stopping = asyncio.create_task(inbox.get())
+    stopping = asyncio.create_task(received.get())
     while not running.done():
         awaited = {running} if stopping.done() else {running, stopping}
-        await asyncio.wait(awaited, timeout=EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(awaited, timeout=BATCH_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
         if stopping.done():
             driver.stop()
-        meter.look(job.load.seconds)
-        tell(log.batch(job.index, driver.now_s, driver.in_flight, meter.cpu_s))
+        meter.update(job.load.seconds)
+        emit(log.batch(job.index, driver.now_s, driver.in_flight, meter.cpu_s))
     if stopping.cancel():
         await asyncio.wait({stopping})
     elif stopping.result() is None:  # the pipe has closed: for `_serve` to see
-        inbox.put_nowait(None)
+        received.put_nowait(None)
     running.result()
-    tell(log.batch(job.index, driver.now_s, 0, meter.cpu_s))
-    tell(WorkerDone(job.index, driver.unsent, driver.capped, meter.cpu_s, meter.wall_s))
+    emit(log.batch(job.index, driver.now_s, 0, meter.cpu_s))
+    emit(WorkerDone(job.index, driver.unsent, driver.capped, meter.cpu_s, meter.wall_s))
 
 
-class Meter:
+class CpuMeter:
     """What this process itself takes of its core, in the measured part."""
 
     def __init__(self, driver: Driver) -> None:
@@ -132,33 +132,33 @@ class Meter:
         self.cpu_s = 0.0
         self.wall_s = 0.0
 
-    def look(self, seconds: float) -> None:
+    def update(self, seconds: float) -> None:
         """Read the clocks; outside of the measured part nothing is counted."""
         now_s, cpu_s = self._driver.now_s, time.process_time()
         if now_s >= 0 and self._began is None:
             self._began = (now_s, cpu_s)
-        if self._began and now_s <= seconds + EVERY_S:
+        if self._began and now_s <= seconds + BATCH_INTERVAL_S:
             self.wall_s, self.cpu_s = now_s - self._began[0], cpu_s - self._began[1]
 
 
-def _inbox(pipe: Connection) -> asyncio.Queue[Any]:
+def _start_receiver(pipe: Connection) -> asyncio.Queue[Any]:
     """What the parent sends; None at the end of the pipe."""
-    inbox: asyncio.Queue[Any] = asyncio.Queue()
+    received: asyncio.Queue[Any] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
     def read() -> None:
         with suppress(RuntimeError):  # the loop has ended
             try:
                 while True:
-                    loop.call_soon_threadsafe(inbox.put_nowait, pipe.recv())
+                    loop.call_soon_threadsafe(received.put_nowait, pipe.recv())
             except (EOFError, OSError):
-                loop.call_soon_threadsafe(inbox.put_nowait, None)
+                loop.call_soon_threadsafe(received.put_nowait, None)
 
     threading.Thread(target=read, daemon=True).start()
-    return inbox
+    return received
 
 
-def _send(pipe: Connection, outbox: queue.SimpleQueue[Any]) -> None:
+def _send_messages(pipe: Connection, send_queue: queue.SimpleQueue[Any]) -> None:
     with suppress(OSError):
-        while (message := outbox.get()) is not None:
+        while (message := send_queue.get()) is not None:
             pipe.send(message)

@@ -73,7 +73,7 @@ class WorkerFailed:
     """The process cannot go on."""
 
     index: int
-    why: str
+    error: str
 
 
 @dataclass
@@ -86,13 +86,13 @@ class RecordLog:
     examples: dict[RequestOutcome, str] = field(default_factory=dict)
     known: set[RequestOutcome] = field(default_factory=set)
 
-    def made(self, at_s: float, tokens: int) -> None:
+    def count_tokens(self, at_s: float, tokens: int) -> None:
         """Tokens came, so many seconds after the start."""
         if at_s >= 0:
             second = int(at_s)
             self.tokens[second] = self.tokens.get(second, 0) + tokens
 
-    def explain(self, outcome: RequestOutcome, why: str) -> None:
+    def add_example(self, outcome: RequestOutcome, why: str) -> None:
         """What the server said; the first of each kind is kept."""
         if outcome not in self.known:
             self.known.add(outcome)

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from unit.load.foreign_server import MODEL, Foreign, foreign
+from unit.load.fake_server import MODEL, FakeServer, fake_server
 
 from lockstep_client import cli
 from lockstep_load import preflight, report
 from lockstep_load.experiments import Experiment
 from lockstep_load.lengths import parse
-from lockstep_load.plan import Closed, LoadProfile, Offline, Open, Target, Workload
-from lockstep_load.preflight import PreflightRequest
-from lockstep_load.search import Bound, Search
+from lockstep_load.plan import ClosedLoop, LoadProfile, Offline, OpenLoop, Target, Workload
+from lockstep_load.preflight import TensorOverrides
+from lockstep_load.search import LatencyBound, SearchPlan
 from lockstep_load.session import LoadSession
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from integration.harness import Served
 
-    from lockstep_load.plan import Pace
+    from lockstep_load.plan import LoadPattern
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -46,13 +46,18 @@ def session() -> Iterator[LoadSession]:
 
 
 def drive(
-    session: LoadSession, server: Foreign, pace: Pace, seconds: float, lengths: str = "10", **how: Any
+    session: LoadSession,
+    server: FakeServer,
+    pattern: LoadPattern,
+    seconds: float,
+    lengths: str = "10",
+    **how: Any,
 ) -> dict[str, Any]:
     drawn = parse(lengths)
     assert drawn is not None
     target = Target(server.address, MODEL, timeout_s=how.pop("timeout_s", 10.0))
-    workload = preflight.prepared(target, Workload("infer", drawn, (5, 9)), None, PreflightRequest())
-    return session.run(target, workload, LoadProfile(pace, seconds, **{"warmup_s": 0.2, **how}))
+    workload = preflight.prepare(target, Workload("infer", drawn, (5, 9)), None, TensorOverrides())
+    return session.run(target, workload, LoadProfile(pattern, seconds, **{"warmup_s": 0.2, **how}))
 
 
 def later(seconds: float, act: Callable[[], None]) -> threading.Timer:
@@ -62,8 +67,8 @@ def later(seconds: float, act: Callable[[], None]) -> threading.Timer:
 
 
 def test_any_open_inference_server_gets_tensors_of_the_lengths_asked_for(session: LoadSession) -> None:
-    with foreign() as server:
-        made = drive(session, server, Open(100.0, "constant"), 1.0, "uniform:3,6", processes=2)
+    with fake_server() as server:
+        made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, "uniform:3,6", processes=2)
         sent = server.servicer.requests[1:]  # without the one before the load
     assert made["outcomes"] == {"ok": 100}
     assert made["load"]["call"] == "infer"
@@ -80,8 +85,8 @@ def test_any_open_inference_server_gets_tensors_of_the_lengths_asked_for(session
 
 
 def test_a_known_delay_is_what_is_measured(session: LoadSession) -> None:
-    with foreign(service_s=0.1) as server:
-        made = drive(session, server, Open(50.0), 2.0)
+    with fake_server(service_s=0.1) as server:
+        made = drive(session, server, OpenLoop(50.0), 2.0)
     assert made["latency_ms"]["min"] >= 100
     assert 100 <= made["latency_ms"]["p50"] < 300
     assert made["requests"]["unsent"] == 0
@@ -89,9 +94,9 @@ def test_a_known_delay_is_what_is_measured(session: LoadSession) -> None:
 
 def test_a_stall_shows_as_an_open_loops_caller_meets_it(session: LoadSession) -> None:
     """Of 3 s of arrivals those of one second wait until it is over: a third of them, 1 s at most."""
-    with foreign() as server:
+    with fake_server() as server:
         stall = later(1.4, lambda: server.stand_still(1.0))
-        made = drive(session, server, Open(200.0, "constant"), 3.0)
+        made = drive(session, server, OpenLoop(200.0, "constant"), 3.0)
         stall.join()
     latency = made["latency_ms"]
     assert made["outcomes"] == {"ok": 600}
@@ -102,9 +107,9 @@ def test_a_stall_shows_as_an_open_loops_caller_meets_it(session: LoadSession) ->
 
 
 def test_a_stall_is_met_by_few_of_a_closed_loop_and_that_is_said(session: LoadSession) -> None:
-    with foreign(service_s=0.02) as server:
+    with fake_server(service_s=0.02) as server:
         stall = later(1.2, lambda: server.stand_still(1.0))
-        made = drive(session, server, Closed(4), 2.5)
+        made = drive(session, server, ClosedLoop(4), 2.5)
         stall.join()
     assert made["latency_ms"]["max"] > 800
     assert made["latency_ms"]["p90"] < 500  # what an open loop's caller would call a lie
@@ -112,26 +117,26 @@ def test_a_stall_is_met_by_few_of_a_closed_loop_and_that_is_said(session: LoadSe
 
 
 def test_refusals_are_counted_by_meaning(session: LoadSession) -> None:
-    with foreign() as server:
+    with fake_server() as server:
         server.servicer.refuse_every = 4
-        made = drive(session, server, Open(100.0, "constant"), 1.0, warmup_s=0)
+        made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, warmup_s=0)
     assert made["outcomes"]["overloaded"] == 25
     assert made["outcomes"]["ok"] == 75
     assert made["examples"] == {"overloaded": "the queue is full"}
 
 
 def test_a_deadline_is_counted_and_every_request_has_an_end(session: LoadSession) -> None:
-    with foreign() as server:
+    with fake_server() as server:
         later(0.5, lambda: server.stand_still(30.0))
-        made = drive(session, server, Open(100.0, "constant"), 1.0, timeout_s=0.3)
+        made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, timeout_s=0.3)
         server.servicer.still_until = 0.0
     assert made["outcomes"]["ok"] + made["outcomes"]["deadline"] == 100
 
 
 def test_a_server_that_goes_and_comes_back_is_met_again(session: LoadSession) -> None:
-    with foreign() as server:
+    with fake_server() as server:
         timers = [later(1.3, server.stop), later(2.3, server.start)]
-        made = drive(session, server, Open(50.0, "constant"), 5.0)
+        made = drive(session, server, OpenLoop(50.0, "constant"), 5.0)
         for timer in timers:
             timer.join()
     assert made["outcomes"]["unavailable"] > 5
@@ -141,7 +146,7 @@ def test_a_server_that_goes_and_comes_back_is_met_again(session: LoadSession) ->
 
 
 def test_offline_answers_every_sample_once(session: LoadSession) -> None:
-    with foreign(service_s=0.01) as server:
+    with fake_server(service_s=0.01) as server:
         made = drive(session, server, Offline(300, 20), 60.0, warmup_s=0, processes=2)
         assert len(server.servicer.requests) == 301
     assert made["outcomes"] == {"ok": 300}
@@ -151,31 +156,31 @@ def test_offline_answers_every_sample_once(session: LoadSession) -> None:
 
 def test_the_search_finds_a_known_capacity(session: LoadSession) -> None:
     """Two places of 20 ms each are 100 requests a second, and no more."""
-    with foreign(service_s=0.02, places=2) as server:
+    with fake_server(service_s=0.02, places=2) as server:
         drawn = parse("10")
         assert drawn is not None
         target = Target(server.address, MODEL, timeout_s=2.0)
-        workload = preflight.prepared(target, Workload("infer", drawn), None, PreflightRequest())
-        campaign = Experiment(lambda name, *what: {**session.run(*what), "name": name}, target, workload)
-        load = LoadProfile(Open(1.0), 1.0, warmup_s=0.1)
-        made = campaign.search(load, Search(Bound(200.0, 80.0), 60.0, 0.3, 1))
+        workload = preflight.prepare(target, Workload("infer", drawn), None, TensorOverrides())
+        experiment = Experiment(lambda name, *what: {**session.run(*what), "name": name}, target, workload)
+        load = LoadProfile(OpenLoop(1.0), 1.0, warmup_s=0.1)
+        made = experiment.search(load, SearchPlan(LatencyBound(200.0, 80.0), 60.0, 0.3, 1))
     assert made["search"]["rate"] is None or 25 < made["search"]["rate"] < 115
     assert any(one["probe"]["holds"] for one in made["runs"])
     assert any(not one["probe"]["holds"] and one["probe"]["rate"] < 400 for one in made["runs"])
 
 
 def test_more_than_this_machine_can_send_is_invalid_and_counted(session: LoadSession) -> None:
-    with foreign() as server:
-        made = drive(session, server, Open(200_000.0), 0.3, warmup_s=0, max_in_flight=100, timeout_s=5.0)
+    with fake_server() as server:
+        made = drive(session, server, OpenLoop(200_000.0), 0.3, warmup_s=0, max_in_flight=100, timeout_s=5.0)
     assert not made["valid"]
     assert made["requests"]["unsent"] > 10_000
     assert made["requests"]["sent"] == sum(made["outcomes"].values())
 
 
 def test_a_generator_process_that_dies_is_told_and_the_others_go_on() -> None:
-    with foreign() as server, LoadSession(2, [], max_lag_ms=10_000) as session:
+    with fake_server() as server, LoadSession(2, [], max_lag_ms=10_000) as session:
         death = later(1.0, session._generators._processes[0].kill)
-        made = drive(session, server, Open(100.0, "constant"), 2.0, processes=2)
+        made = drive(session, server, OpenLoop(100.0, "constant"), 2.0, processes=2)
         death.join()
     assert not made["valid"]
     assert "a generator process ended before its time" in made["reasons"][0]
@@ -191,7 +196,7 @@ def command(*arguments: str, **how: Any) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int) -> None:
     file, lines = tmp_path / "run.json", tmp_path / "run.jsonl"
-    with foreign() as server:
+    with fake_server() as server:
         asked = ("--rate", "50", "--seconds", "600", "--warmup", "0", "--address", server.address)
         process = command(*asked, "--json", str(file), "--jsonl", str(lines))
         end = time.monotonic() + 60
@@ -214,9 +219,9 @@ def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int)
 def test_a_signal_between_two_runs_ends_a_campaign_with_what_there_is(number: int) -> None:
     drawn = parse("10")
     assert drawn is not None
-    with foreign() as server, LoadSession(1, [], max_lag_ms=10_000) as session:
+    with fake_server() as server, LoadSession(1, [], max_lag_ms=10_000) as session:
         target = Target(server.address, MODEL)
-        workload = preflight.prepared(target, Workload("infer", drawn, (5, 9)), None, PreflightRequest())
+        workload = preflight.prepare(target, Workload("infer", drawn, (5, 9)), None, TensorOverrides())
 
         def run(name: str, *what: Any) -> dict[str, Any]:
             made = session.run(*what)
@@ -225,7 +230,7 @@ def test_a_signal_between_two_runs_ends_a_campaign_with_what_there_is(number: in
             return {**made, "name": name}
 
         made = Experiment(run, target, workload).sweep(
-            LoadProfile(Open(1.0), 0.5, warmup_s=0), [50.0, 60.0, 70.0]
+            LoadProfile(OpenLoop(1.0), 0.5, warmup_s=0), [50.0, 60.0, 70.0]
         )
     first, second = made["runs"]
     assert (made["partial"], first["partial"], second["partial"]) == (True, False, True)
@@ -236,7 +241,7 @@ def test_a_signal_between_two_runs_ends_a_campaign_with_what_there_is(number: in
 def test_lines_whose_reader_has_gone_cost_no_run(tmp_path: Path) -> None:
     """As in `--jsonl - | head -1`."""
     file = tmp_path / "run.json"
-    with foreign() as server:
+    with fake_server() as server:
         asked = ("--rate", "50", "--seconds", "3", "--warmup", "0", "--address", server.address)
         with command(*asked, "--json", str(file), "--jsonl", "-") as process:
             assert process.stdout is not None
@@ -256,7 +261,7 @@ def test_a_terminal_that_nobody_reads_holds_no_run_up(tmp_path: Path) -> None:
         while True:
             os.write(theirs, b"x" * 1000)
     os.set_blocking(theirs, True)
-    with foreign() as server:
+    with fake_server() as server:
         asked = ("--rate", "50", "--seconds", "2", "--warmup", "0", "--address", server.address)
         process = command(*asked, "--json", str(file), stderr=theirs)
         process.communicate(timeout=90)
@@ -267,12 +272,12 @@ def test_a_terminal_that_nobody_reads_holds_no_run_up(tmp_path: Path) -> None:
 
 
 def test_the_model_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
-    with foreign() as server:
+    with fake_server() as server:
         asked = ("--rate", "5", "--seconds", "1", "--address", server.address)
         assert cli.run(("load", "run", "--model", "nosuch", *asked)) == 1
-    told = capsys.readouterr().err
-    assert "unknown model nosuch" in told
-    assert len(told.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert "unknown model nosuch" in error
+    assert len(error.splitlines()) == 1
 
 
 def test_every_call_of_this_server_can_be_loaded(session: LoadSession, shipped: Served) -> None:
@@ -287,8 +292,8 @@ def test_every_call_of_this_server_can_be_loaded(session: LoadSession, shipped: 
         assert drawn is not None
         target = Target(shipped.address, model)
         asked = Workload("infer", drawn, (1, 60), tokens=tokens)
-        workload = preflight.prepared(target, asked, kind, PreflightRequest())  # type: ignore[arg-type]
-        made = session.run(target, workload, LoadProfile(Closed(2), 0.4, warmup_s=0))
+        workload = preflight.prepare(target, asked, kind, TensorOverrides())  # type: ignore[arg-type]
+        made = session.run(target, workload, LoadProfile(ClosedLoop(2), 0.4, warmup_s=0))
         assert set(made["outcomes"]) == {"ok"}, (kind, made["examples"])
         assert made["outcomes"]["ok"] > 0
         streamed = kind in ("generate", "translate", "follow", "steps")
@@ -301,12 +306,12 @@ def test_elements_that_are_sent_one_by_one_are_each_answered(session: LoadSessio
     assert drawn is not None
     workload = Workload("follow", drawn, (1, 60), one_by_one=True)
     target = Target(shipped.address, "sentiment-lstm")
-    made = session.run(target, workload, LoadProfile(Closed(1), 0.4, warmup_s=0))
+    made = session.run(target, workload, LoadProfile(ClosedLoop(1), 0.4, warmup_s=0))
     assert set(made["outcomes"]) == {"ok"}, made["examples"]
     assert made["gap_ms"]["count"] == 5 * made["outcomes"]["ok"]
     assert made["per_token_ms"]["p50"] < made["latency_ms"]["p50"]
     refused = session.run(
-        Target(shipped.address, "nosuch"), workload, LoadProfile(Closed(1), 0.4, warmup_s=0)
+        Target(shipped.address, "nosuch"), workload, LoadProfile(ClosedLoop(1), 0.4, warmup_s=0)
     )
     assert set(refused["outcomes"]) == {"ok", "not_found"}
     assert refused["outcomes"]["ok"] == 0
@@ -321,7 +326,7 @@ def test_the_call_that_a_model_answers_is_found(shipped: Served) -> None:
     }  # fmt: skip
     for model, kind in expected.items():
         target = Target(shipped.address, model)
-        assert preflight.prepared(target, Workload("infer", drawn), None, PreflightRequest()).kind == kind
+        assert preflight.prepare(target, Workload("infer", drawn), None, TensorOverrides()).kind == kind
 
 
 def chromium(page: Path, folder: Path, *what: str) -> str:
@@ -338,8 +343,8 @@ def chromium(page: Path, folder: Path, *what: str) -> str:
 def test_a_report_opens_in_a_browser_with_its_plots_drawn(session: LoadSession, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    with foreign() as server:
-        made = drive(session, server, Open(200.0), 2.0, "uniform:3,60")
+    with fake_server() as server:
+        made = drive(session, server, OpenLoop(200.0), 2.0, "uniform:3,60")
     page = tmp_path / "report.html"
     report.write(page, made)
     assert "http://" not in page.read_text().replace("http://www.w3.org/", "")  # nothing is fetched

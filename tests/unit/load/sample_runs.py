@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from lockstep_load import run_record
+from lockstep_load import documents
 from lockstep_load.counts import RunCounts
 from lockstep_load.lengths import parse
 from lockstep_load.outcome import RequestOutcome
-from lockstep_load.plan import LoadProfile, Open, Target, Workload
+from lockstep_load.plan import LoadProfile, OpenLoop, Target, Workload
 from lockstep_load.worker_messages import RECORD, RecordBatch, WorkerDone
 
 Record = tuple[float, float, float, float, float, int, int, int]
@@ -32,21 +32,21 @@ def batch(records: list[Record], at_s: float, index: int = 0) -> RecordBatch:
     return RecordBatch(index, at_s, packed, b"", {}, 0, 0.01, {})
 
 
-def ledger(records: list[Record], seconds: float) -> RunCounts:
-    made = RunCounts(LoadProfile(Open(100.0), seconds))
-    made.take(batch(records, seconds))
-    made.take(WorkerDone(0, 0, False, 0.01, seconds))
+def counts(records: list[Record], seconds: float) -> RunCounts:
+    made = RunCounts(LoadProfile(OpenLoop(100.0), seconds))
+    made.add(batch(records, seconds))
+    made.add(WorkerDone(0, 0, False, 0.01, seconds))
     return made
 
 
-def run(records: list[Record], seconds: float, **how: Any) -> run_record.Document:
+def run(records: list[Record], seconds: float, **how: Any) -> documents.Document:
     lengths = parse("10")
     assert lengths is not None
-    return run_record.of_run(
+    return documents.run_document(
         Target("localhost:1", "m"),
         Workload("classify", lengths),
-        LoadProfile(Open(100.0), seconds),
-        ledger(records, seconds),
+        LoadProfile(OpenLoop(100.0), seconds),
+        counts(records, seconds),
         started_at="2026-01-01T00:00:00+00:00",
         max_lag_ms=10.0,
         own_cpu_s=0.01,
@@ -54,7 +54,7 @@ def run(records: list[Record], seconds: float, **how: Any) -> run_record.Documen
     )
 
 
-def steady(seconds: int, latency_ms: float, rate: int = 100, seed: int = 0) -> run_record.Document:
+def steady(seconds: int, latency_ms: float, rate: int = 100, seed: int = 0) -> documents.Document:
     """So many a second, with a latency that varies a little."""
     rng = np.random.default_rng(seed)
     took = latency_ms / 1e3 * rng.lognormal(0, 0.2, seconds * rate)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from unit.load import sample_runs
 
-from lockstep_load.compare import compared, worse
+from lockstep_load.compare import compare_runs, regressions
 from lockstep_load.outcome import RequestOutcome
 
 
@@ -15,8 +15,8 @@ def row(rows: list, name: str):
 
 
 def test_a_run_is_the_same_as_its_like() -> None:
-    rows = compared(sample_runs.steady(20, 20.0, seed=1), sample_runs.steady(20, 20.0, seed=2))
-    assert not worse(rows)
+    rows = compare_runs(sample_runs.steady(20, 20.0, seed=1), sample_runs.steady(20, 20.0, seed=2))
+    assert not regressions(rows)
     p50 = row(rows, "latency p50")
     assert p50.low < 1 < p50.high
     assert p50.verdict == "same"
@@ -34,22 +34,24 @@ def poisson(seconds: int, seed: int):
 @pytest.mark.parametrize("seconds", [5, 8])
 def test_short_runs_that_do_not_differ_are_seldom_told_apart(seconds: int) -> None:
     """Of intervals of 95%, no more than 5% leave 1 out."""
-    pairs = [compared(poisson(seconds, 2 * at), poisson(seconds, 2 * at + 1)) for at in range(40)]
+    pairs = [compare_runs(poisson(seconds, 2 * at), poisson(seconds, 2 * at + 1)) for at in range(40)]
     for name in ("answers", "latency p50", "latency p99"):
         assert sum(row(rows, name).verdict != "same" for rows in pairs) <= 2
 
 
 def test_a_slower_run_is_worse_beyond_its_interval_and_a_quicker_one_better() -> None:
     fast, slow = sample_runs.steady(20, 20.0, seed=1), sample_runs.steady(20, 30.0, seed=2)
-    p50 = row(compared(fast, slow), "latency p50")
+    p50 = row(compare_runs(fast, slow), "latency p50")
     assert p50.verdict == "worse"
     assert p50.ratio == pytest.approx(1.5, rel=0.05)
     assert p50.low < 1.5 < p50.high
-    assert row(compared(slow, fast), "latency p50").verdict == "better"
+    assert row(compare_runs(slow, fast), "latency p50").verdict == "better"
 
 
 def test_more_answers_are_better() -> None:
-    answers = row(compared(sample_runs.steady(20, 20.0), sample_runs.steady(20, 20.0, rate=150)), "answers")
+    answers = row(
+        compare_runs(sample_runs.steady(20, 20.0), sample_runs.steady(20, 20.0, rate=150)), "answers"
+    )
     assert answers.verdict == "better"
     assert answers.ratio == pytest.approx(1.5, rel=0.05)
 
@@ -58,21 +60,21 @@ def test_no_answers_any_more_are_worse() -> None:
     refused = sample_runs.run(
         [sample_runs.record(at / 100, 0.1, outcome=RequestOutcome.OVERLOADED) for at in range(2000)], 20
     )
-    rows = worse(compared(sample_runs.steady(20, 20.0), refused))
+    rows = regressions(compare_runs(sample_runs.steady(20, 20.0), refused))
     assert [one.name for one in rows] == ["answers", "elements"]
     assert {one.ratio for one in rows} == {0.0}
 
 
 def test_short_runs_have_ratios_and_no_interval() -> None:
-    rows = compared(sample_runs.steady(3, 20.0), sample_runs.steady(3, 40.0))
+    rows = compare_runs(sample_runs.steady(3, 20.0), sample_runs.steady(3, 40.0))
     assert row(rows, "latency p50").verdict == "unsure"
     assert row(rows, "latency p50").low is None
-    assert not worse(rows)
+    assert not regressions(rows)
 
 
 def test_the_percentiles_compared_are_those_of_the_reports() -> None:
     a, b = sample_runs.steady(10, 20.0, seed=1), sample_runs.steady(10, 25.0, seed=2)
-    rows = compared(a, b)
+    rows = compare_runs(a, b)
     for name in ("p50", "p90", "p99"):
         assert row(rows, f"latency {name}").first == pytest.approx(a["latency_ms"][name])
         assert row(rows, f"latency {name}").second == pytest.approx(b["latency_ms"][name])
@@ -80,4 +82,4 @@ def test_the_percentiles_compared_are_those_of_the_reports() -> None:
 
 def test_one_seed_gives_one_interval() -> None:
     a, b = sample_runs.steady(10, 20.0, seed=1), sample_runs.steady(10, 25.0, seed=2)
-    assert compared(a, b) == compared(a, b)
+    assert compare_runs(a, b) == compare_runs(a, b)

@@ -13,39 +13,39 @@ from lockstep_load.contrast import (
     ONE_SHOT,
     STEPWISE,
     Contrast,
-    Point,
+    ContrastPoint,
     ReadingMode,
-    complete,
-    finding,
+    findings,
+    is_complete,
     points,
 )
 from lockstep_load.contrast_report import rows
-from lockstep_load.plan import Closed, LoadProfile, Target, Workload
+from lockstep_load.plan import ClosedLoop, LoadProfile, Target, Workload
 
 if TYPE_CHECKING:
-    from lockstep_load.run_record import Document
+    from lockstep_load.documents import Document
 
 
-def lone(way: str, length: int, first: float, last: float, step: float | None = None) -> Point:
-    return Point(way, "lone", length, 0.0, first, last, last if step is None else step, last, 10.0, 0)
+def lone(way: str, length: int, first: float, last: float, step: float | None = None) -> ContrastPoint:
+    return ContrastPoint(way, "lone", length, 0.0, first, last, last if step is None else step, last, 10.0, 0)
 
 
-def rated(way: str, rate: float, p99: float, lost: int = 0) -> Point:
-    return Point(way, "rate", 32, rate, 1.0, p99, p99, p99, rate, lost)
+def rated(way: str, rate: float, p99: float, lost: int = 0) -> ContrastPoint:
+    return ContrastPoint(way, "rate", 32, rate, 1.0, p99, p99, p99, rate, lost)
 
 
 POINTS = [
     lone(STEPWISE, 8, 1.0, 4.0, 0.2), lone(FUSED, 8, 2.0, 2.0), lone(ONE_SHOT, 8, 3.0, 3.0),
     lone(STEPWISE, 512, 1.1, 90.0, 0.2), lone(FUSED, 512, 20.0, 20.0), lone(ONE_SHOT, 512, 9.0, 9.0),
-    Point(STEPWISE, "full", 8, 0.0, 1.0, 1.0, 1.0, 1.0, 100.0, 0),
-    Point(FUSED, "full", 8, 0.0, 1.0, 1.0, 1.0, 1.0, 900.0, 0),
-    Point(ONE_SHOT, "full", 8, 0.0, 1.0, 1.0, 1.0, 1.0, 880.0, 0),
+    ContrastPoint(STEPWISE, "full", 8, 0.0, 1.0, 1.0, 1.0, 1.0, 100.0, 0),
+    ContrastPoint(FUSED, "full", 8, 0.0, 1.0, 1.0, 1.0, 1.0, 900.0, 0),
+    ContrastPoint(ONE_SHOT, "full", 8, 0.0, 1.0, 1.0, 1.0, 1.0, 880.0, 0),
     rated(STEPWISE, 100, 60.0), rated(FUSED, 100, 10.0), rated(ONE_SHOT, 100, 20.0, lost=1),
 ]  # fmt: skip
 
 
 def test_each_sentence_names_who_wins_where() -> None:
-    alone, first, one_more, full, rates = finding(POINTS, 16)
+    alone, first, one_more, full, rates = findings(POINTS, 16)
     assert f"8: {FUSED}" in alone
     assert f"512: {ONE_SHOT}" in alone
     assert f"8 to 512: {STEPWISE} (at 512: {STEPWISE} 1.1 ms, {FUSED} 20 ms, {ONE_SHOT} 9 ms)" in first
@@ -58,12 +58,12 @@ def test_each_sentence_names_who_wins_where() -> None:
 
 def test_neighbouring_lengths_with_one_winner_are_one() -> None:
     points = [lone(way, n, ms, ms) for n in (8, 32, 128) for way, ms in ((FUSED, 2.0), (ONE_SHOT, 5.0))]
-    alone, *_ = finding(points, 16)
+    alone, *_ = findings(points, 16)
     assert f"8 to 128: {FUSED}" in alone
 
 
 def test_nothing_measured_is_nothing_told() -> None:
-    assert finding([], 16) == []
+    assert findings([], 16) == []
 
 
 def run(way: str, ms: float, *, valid: bool = True, **more: Any) -> Document:
@@ -85,9 +85,9 @@ def test_one_more_element_is_told_where_each_was_answered_before_the_next() -> N
     stepwise, fused = points(runs)
     assert (stepwise.last_ms, stepwise.next_ms) == (4.0, 0.7)
     assert (fused.last_ms, fused.next_ms) == (1.3, 1.3)
-    _, _, one_more = finding([stepwise, fused], 16)
+    _, _, one_more = findings([stepwise, fused], 16)
     assert f"8: {STEPWISE} (at 8: {STEPWISE} 0.7 ms, {FUSED} 1.3 ms)" in one_more
-    assert complete(runs)
+    assert is_complete(runs)
 
 
 @pytest.mark.parametrize("one_by_one", [[], [streamed(9.0, 0.7, mode="next", valid=False)]])
@@ -96,8 +96,8 @@ def test_no_winner_is_told_for_one_more_element_where_that_was_not_measured(
 ) -> None:
     runs = [streamed(4.0, 0.1), *one_by_one, run(FUSED, 1.3)]
     assert math.isinf(points(runs)[0].next_ms)
-    assert not any("one more element" in told for told in finding(points(runs), 16))
-    assert complete(runs) is not bool(one_by_one)
+    assert not any("one more element" in sentence for sentence in findings(points(runs), 16))
+    assert is_complete(runs) is not bool(one_by_one)
     assert [row[5] for row in rows(points(runs))] == ["", "1.30"]
 
 
@@ -110,7 +110,7 @@ def test_only_what_streams_is_asked_one_by_one() -> None:
 
     ways = (ReadingMode(STEPWISE, "m", "follow"), ReadingMode(FUSED, "m", "classify"))
     Contrast(ways, (1, 8), (), 8, 2, (1, 9)).run(
-        noted, Target("localhost:1", "m"), LoadProfile(Closed(2), 1.0)
+        noted, Target("localhost:1", "m"), LoadProfile(ClosedLoop(2), 1.0)
     )
     assert [(kind, name) for kind, one_by_one, name in asked if one_by_one] == [
         ("follow", f"{STEPWISE}, 8 elements, one by one")
@@ -131,5 +131,5 @@ def test_what_one_of_two_rounds_lost_is_told() -> None:
 
 
 def test_a_rate_is_kept_only_where_all_below_it_were() -> None:
-    [told] = finding([rated(FUSED, 100, 10.0), rated(FUSED, 200, 80.0), rated(FUSED, 400, 10.0)], 16)
-    assert f"{FUSED} 100/s" in told
+    [sentence] = findings([rated(FUSED, 100, 10.0), rated(FUSED, 200, 80.0), rated(FUSED, 400, 10.0)], 16)
+    assert f"{FUSED} 100/s" in sentence

@@ -12,21 +12,23 @@ from lockstep_load.outcome import RequestOutcome
 
 
 def test_latency_belongs_to_when_it_was_due_and_answers_to_when_they_came() -> None:
-    ledger = sample_runs.ledger([sample_runs.record(0.5, 1.2), sample_runs.record(1.1, 0.1)], 3.0)
-    assert ledger.second(0).latency.count == 1
-    assert ledger.second(0).ended[RequestOutcome.OK] == 0
-    assert ledger.second(1).ended[RequestOutcome.OK] == 2
-    assert ledger.second(0).due == ledger.second(1).due == 1
+    counts = sample_runs.counts([sample_runs.record(0.5, 1.2), sample_runs.record(1.1, 0.1)], 3.0)
+    assert counts.second(0).latency.count == 1
+    assert counts.second(0).ended[RequestOutcome.OK] == 0
+    assert counts.second(1).ended[RequestOutcome.OK] == 2
+    assert counts.second(0).due == counts.second(1).due == 1
 
 
 def test_the_warm_up_is_left_out_of_latency_and_counts() -> None:
-    ledger = sample_runs.ledger(
+    counts = sample_runs.counts(
         [sample_runs.record(-0.5, 0.1), sample_runs.record(-0.1, 0.5), sample_runs.record(0.2, 0.1)], 2.0
     )
-    assert ledger.outcomes == {RequestOutcome.OK: 1}
-    assert ledger.warmup == 2
-    assert ledger.latency.count == 1
-    assert ledger.rates[RequestOutcome.OK] == 2  # one that was asked before came within the measured part
+    assert counts.outcomes == {RequestOutcome.OK: 1}
+    assert counts.warmup == 2
+    assert counts.latency.count == 1
+    assert (
+        counts.completions[RequestOutcome.OK] == 2
+    )  # one that was asked before came within the measured part
 
 
 def test_refusals_are_counted_by_meaning_and_are_no_latency() -> None:

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lockstep_load import sample_text
-from lockstep_load.lengths import Counted, parse
-from lockstep_load.lengths_file import BUNDLED, TextFile, lengths
+from lockstep_load.lengths import EmpiricalLengths, parse
+from lockstep_load.lengths_file import BUNDLED, TextFile, resolve_lengths
+from lockstep_load.tensors import sample_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def draw(given: str, count: int = 20_000) -> np.ndarray:
-    return lengths(given).draw(np.random.default_rng(1), count)
+    return resolve_lengths(given).draw(np.random.default_rng(1), count)
 
 
 def test_fixed_lengths_are_fixed() -> None:
@@ -57,8 +57,8 @@ def test_bimodal_lengths_have_two_modes_in_their_shares() -> None:
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_counts_are_drawn_as_they_were_counted(name: str) -> None:
-    counted = lengths(name)
-    assert isinstance(counted, Counted)
+    counted = resolve_lengths(name)
+    assert isinstance(counted, EmpiricalLengths)
     mean = np.average(counted.values, weights=counted.weights)
     assert draw(name).mean() == pytest.approx(mean, rel=0.03)
 
@@ -75,7 +75,7 @@ def test_every_length_drawn_is_a_length(a: int, b: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ("uniform:5", "write uniform:5,50"),
         ("uniform:50,5", "50 is more than 5"),
@@ -86,13 +86,13 @@ def test_every_length_drawn_is_a_length(a: int, b: int, seed: int) -> None:
         ("zipf:1.2", "write zipf"),
         ("bimodal:8,120,1.5", "0 to 1"),
         ("0", "0 is not a length"),
-        ("nosuchfile.txt", "is no file"),
-        ("poisson:3", "is no file"),
+        ("nosuchfile.txt", "no such file"),
+        ("poisson:3", "no such file"),
     ],
 )
-def test_a_wrong_notation_is_told(given: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        lengths(given)
+def test_a_wrong_notation_is_told(given: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve_lengths(given)
 
 
 def test_a_file_of_lengths_is_drawn_as_counted(tmp_path: Path) -> None:
@@ -106,21 +106,21 @@ def test_a_file_of_lengths_is_drawn_as_counted(tmp_path: Path) -> None:
 def test_a_file_of_texts_gives_its_texts(tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_text("a fine film\nnot at all\nthe end of the story\n")
-    found = lengths(str(file))
+    found = resolve_lengths(str(file))
     assert isinstance(found, TextFile)
     assert set(found.pick(np.random.default_rng(0), 50)) == set(found.texts)
     assert set(draw(str(file))) == {3, 5}
 
 
-@pytest.mark.parametrize("held", [[4, 4, 8], {"lengths": {"4": 2, "8": 1}}])
-def test_a_json_file_holds_lengths_or_counts(tmp_path: Path, held: object) -> None:
+@pytest.mark.parametrize("content", [[4, 4, 8], {"lengths": {"4": 2, "8": 1}}])
+def test_a_json_file_holds_lengths_or_counts(tmp_path: Path, content: object) -> None:
     file = tmp_path / "lengths.json"
-    file.write_text(json.dumps(held))
+    file.write_text(json.dumps(content))
     assert set(draw(str(file))) == {4, 8}
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("a.txt", b"", "the file is empty"),
         ("a.txt", b"3\n-4\n", "-4 is not a length"),
@@ -132,13 +132,13 @@ def test_a_json_file_holds_lengths_or_counts(tmp_path: Path, held: object) -> No
         ("a.json", b"[3, null]", "entry 1 is neither"),
     ],
 )
-def test_a_wrong_file_is_told(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+def test_a_wrong_file_is_told(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=told):
-        lengths(str(file))
+    with pytest.raises(ValueError, match=message):
+        resolve_lengths(str(file))
 
 
 @given(st.integers(1, 300), st.integers(0, 99))
 def test_a_made_text_has_its_words(count: int, seed: int) -> None:
-    assert len(sample_text.sample_text(count, np.random.default_rng(seed)).split()) == count
+    assert len(sample_text(count, np.random.default_rng(seed)).split()) == count

@@ -8,16 +8,16 @@ import time
 
 from unit.load import sample_runs
 
-from lockstep_load.live_view import LiveView, TerminalWriter, line, lines
+from lockstep_load.live_view import LiveView, TerminalWriter, progress_line, progress_lines
 from lockstep_load.outcome import RequestOutcome
-from lockstep_load.plan import LoadProfile, Open
+from lockstep_load.plan import LoadProfile, OpenLoop
 
-LOAD = LoadProfile(Open(100.0), 4.0)
+LOAD = LoadProfile(OpenLoop(100.0), 4.0)
 
 
-def some_ledger():
+def some_counts():
     refused = sample_runs.record(1.6, 0.001, outcome=RequestOutcome.OVERLOADED)
-    return sample_runs.ledger([sample_runs.record(at / 10, 0.02) for at in range(30)] + [refused], 4.0)
+    return sample_runs.counts([sample_runs.record(at / 10, 0.02) for at in range(30)] + [refused], 4.0)
 
 
 def test_a_terminal_that_stands_still_holds_nothing_up() -> None:
@@ -31,8 +31,8 @@ def test_a_terminal_that_stands_still_holds_nothing_up() -> None:
     writer.show("first")
     assert taking.wait(10)
     begun = time.monotonic()
-    for picture in range(100):
-        writer.show(str(picture))
+    for frame in range(100):
+        writer.show(str(frame))
     assert time.monotonic() - begun < 5
     writer.close()
     stuck.set()
@@ -41,16 +41,16 @@ def test_a_terminal_that_stands_still_holds_nothing_up() -> None:
 def test_only_the_latest_picture_is_written_once_the_terminal_goes_on() -> None:
     stuck, written = threading.Event(), []
 
-    def write(picture: str) -> None:
-        written.append(picture)
+    def write(frame: str) -> None:
+        written.append(frame)
         stuck.wait(10)
 
     writer = TerminalWriter(write)
     writer.show("first")
     while not written:
         time.sleep(0.001)
-    for picture in ("second", "third"):
-        writer.show(picture)
+    for frame in ("second", "third"):
+        writer.show(frame)
     stuck.set()
     writer.close()
     assert written == ["first", "third"]
@@ -67,32 +67,32 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 
 def test_without_a_terminal_there_are_plain_lines() -> None:
-    out, ledger = io.StringIO(), some_ledger()
-    screen = LiveView(out=out)
-    screen.begin(LOAD, ledger)
-    screen.look()
-    screen.end()
-    [told] = out.getvalue().splitlines()
-    assert "asked 100/s" in told
-    assert "1 overloaded" in told
-    assert "\x1b" not in told
+    out, counts = io.StringIO(), some_counts()
+    view = LiveView(out=out)
+    view.begin(LOAD, counts)
+    view.update()
+    view.end()
+    [output] = out.getvalue().splitlines()
+    assert "asked 100/s" in output
+    assert "1 overloaded" in output
+    assert "\x1b" not in output
 
 
 def test_quiet_shows_nothing() -> None:
     out = io.StringIO()
-    screen = LiveView(quiet=True, out=out)
-    screen.begin(LOAD, some_ledger())
-    screen.look()
-    screen.end()
+    view = LiveView(quiet=True, out=out)
+    view.begin(LOAD, some_counts())
+    view.update()
+    view.end()
     assert out.getvalue() == ""
 
 
 def test_a_picture_tells_rates_latency_and_trouble() -> None:
-    picture = lines("the run", LOAD, some_ledger())
-    assert "the run" in picture
-    assert "p50 20.0" in picture
-    assert "1 overloaded" in picture
-    assert line("", LOAD, some_ledger()).startswith("4 of 4 s")
+    frame = progress_lines("the run", LOAD, some_counts())
+    assert "the run" in frame
+    assert "p50 20.0" in frame
+    assert "1 overloaded" in frame
+    assert progress_line("", LOAD, some_counts()).startswith("4 of 4 s")
 
 
 class Terminal(io.StringIO):
@@ -103,14 +103,14 @@ class Terminal(io.StringIO):
 def test_a_terminal_has_one_picture_at_a_time_and_none_in_the_end(monkeypatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
-    out, ledger = Terminal(), some_ledger()
-    screen = LiveView(out=out)
-    screen.begin(LOAD, ledger)
-    screen.look()
+    out, counts = Terminal(), some_counts()
+    view = LiveView(out=out)
+    view.begin(LOAD, counts)
+    view.update()
     while "p50" not in out.getvalue():
         time.sleep(0.001)
-    screen.end()
-    told = out.getvalue()
-    pictures, wiped = told.rsplit("p99", 1)
+    view.end()
+    output = out.getvalue()
+    frames, wiped = output.rsplit("p99", 1)
     assert "\x1b[2K" in wiped  # a line was wiped
-    assert "asked 100/s" in pictures
+    assert "asked 100/s" in frames

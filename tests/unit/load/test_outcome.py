@@ -5,15 +5,15 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from lockstep_load.outcome import RequestOutcome, of
+from lockstep_load.outcome import RequestOutcome, outcome_of
 
 
 @pytest.mark.parametrize("code", grpc.StatusCode)
 def test_every_status_has_a_meaning(code: grpc.StatusCode) -> None:
-    assert (of(code) is RequestOutcome.OK) == (code is grpc.StatusCode.OK)
+    assert (outcome_of(code) is RequestOutcome.OK) == (code is grpc.StatusCode.OK)
 
 
 def test_a_message_that_is_too_large_is_no_overload() -> None:
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert of(code, "the queue is full") is RequestOutcome.OVERLOADED
-    assert of(code, "Received message larger than max (9 vs. 4)") is RequestOutcome.INVALID
+    assert outcome_of(code, "the queue is full") is RequestOutcome.OVERLOADED
+    assert outcome_of(code, "Received message larger than max (9 vs. 4)") is RequestOutcome.INVALID

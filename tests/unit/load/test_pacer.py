@@ -12,12 +12,12 @@ async def test_everything_is_handed_over_in_order_and_not_before_it_is_due() -> 
     dues = [at / 50 for at in range(25)]
     begin, seen = time.perf_counter(), []
 
-    def take(some: list[float]) -> None:
+    def on_due(some: list[float]) -> None:
         now = time.perf_counter() - begin
         seen.extend((due, now) for due in some)
 
     pacer = Pacer(iter(dues), begin, 0.5)
-    await pacer.run(take)
+    await pacer.run(on_due)
     await asyncio.sleep(0)
     assert [due for due, _ in seen] == dues
     assert all(now >= due for due, now in seen)
@@ -25,30 +25,30 @@ async def test_everything_is_handed_over_in_order_and_not_before_it_is_due() -> 
 
 
 async def test_a_loop_that_is_behind_gets_the_rest_at_once() -> None:
-    handfuls: list[list[float]] = []
+    batches: list[list[float]] = []
 
-    def take(some: list[float]) -> None:
-        handfuls.append(some)
-        if len(handfuls) == 1:
+    def on_due(some: list[float]) -> None:
+        batches.append(some)
+        if len(batches) == 1:
             time.sleep(0.1)  # the loop is busy
 
     dues = [at / 1000 for at in range(100)]
-    await Pacer(iter(dues), time.perf_counter(), 10.0).run(take)
+    await Pacer(iter(dues), time.perf_counter(), 10.0).run(on_due)
     await asyncio.sleep(0)
-    assert [due for handful in handfuls for due in handful] == dues
-    assert len(handfuls) <= 2
+    assert [due for batch in batches for due in batch] == dues
+    assert len(batches) <= 2
 
 
 async def test_what_could_not_be_sent_by_the_end_is_counted() -> None:
     begin, end_s = time.perf_counter() + 1.0, 0.1
 
-    def take(some: list[float]) -> None:
+    def on_due(some: list[float]) -> None:
         over = begin + end_s + GRACE_S + 0.05
         time.sleep(max(over - time.perf_counter(), 0.0))  # the loop is busy until all is over
 
     dues = [-1.0, *(at / 1000 for at in range(100))]
     pacer = Pacer(iter(dues), begin, end_s)
-    await pacer.run(take)
+    await pacer.run(on_due)
     assert pacer.unsent == 100
 
 
@@ -56,10 +56,10 @@ async def test_a_schedule_that_is_stopped_has_nothing_unsent() -> None:
     taken: list[float] = []
     pacer = Pacer(iter([0.0, 60.0]), time.perf_counter(), 120.0)
 
-    def take(some: list[float]) -> None:
+    def on_due(some: list[float]) -> None:
         taken.extend(some)
         pacer.stop()
 
-    await asyncio.wait_for(pacer.run(take), 10)
+    await asyncio.wait_for(pacer.run(on_due), 10)
     assert taken == [0.0]
     assert pacer.unsent == 0

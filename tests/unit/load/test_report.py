@@ -15,13 +15,13 @@ def named(name: str, latency_ms: float, **more: Any) -> dict[str, Any]:
     return {**sample_runs.steady(6, latency_ms), "name": name, **more}
 
 
-def campaign(kind: str, runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+def experiment_document(kind: str, runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     head = {key: runs[0][key] for key in ("format", "started_at", "target", "partial")}
     return {**head, "kind": kind, "name": f"the {kind}", "runs": runs, **more}
 
 
-SWEEP = campaign("sweep", [named("10/s", 5.0), named("20/s", 9.0)])
-SEARCH = campaign(
+SWEEP = experiment_document("sweep", [named("10/s", 5.0), named("20/s", 9.0)])
+SEARCH = experiment_document(
     "search",
     [named("10/s", 5.0, probe={"rate": 10.0, "holds": True, "confirming": False})],
     search={
@@ -29,9 +29,9 @@ SEARCH = campaign(
         "limit": "the bound",
     },
 )  # fmt: skip
-SCENARIO = campaign("scenario", [named("one", 5.0), SWEEP, SEARCH], about="all of them")
+SCENARIO = experiment_document("scenario", [named("one", 5.0), SWEEP, SEARCH], about="all of them")
 LONE = {"mode": "lone", "length": 8}
-CONTRAST = campaign(
+CONTRAST = experiment_document(
     "contrast",
     [named("a", 5.0, way=STEPWISE, **LONE), named("b", 7.0, way=FUSED, **LONE)],
     ways=[
@@ -45,7 +45,7 @@ CONTRAST = campaign(
 
 
 @pytest.mark.parametrize(
-    ("document", "plots", "told"),
+    ("document", "plots", "text"),
     [
         (named("one", 5.0), 2, "answers/s"),
         (SWEEP, 2 + 2 * 2, "Throughput against latency"),
@@ -56,11 +56,11 @@ CONTRAST = campaign(
     ids=["run", "sweep", "search", "scenario", "contrast"],
 )
 def test_every_document_has_a_page_and_a_summary(
-    document: dict[str, Any], plots: int, told: str, capsys: pytest.CaptureFixture[str]
+    document: dict[str, Any], plots: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = report.page(document)
     assert page.count("<svg") == plots
-    assert told in page
+    assert text in page
     assert "currentColor" in page
     assert "<script" not in page
     runner.show(document)
@@ -84,4 +84,6 @@ def test_exit_codes_tell_what_a_document_is_worth() -> None:
     assert runner.exit_code(run) == 0
     assert runner.exit_code({**run, "valid": False}) == 3
     assert runner.exit_code({**run, "partial": True}) == 130
-    assert runner.exit_code(campaign("search", [{**run, "valid": False}])) == 0  # it went to where it ends
+    assert (
+        runner.exit_code(experiment_document("search", [{**run, "valid": False}])) == 0
+    )  # it went to where it ends

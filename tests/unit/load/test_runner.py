@@ -15,9 +15,9 @@ import pytest
 import typer
 from unit.load import sample_runs
 
-from lockstep_load import run_record, runner, session
-from lockstep_load.option_groups import OutputOptions
-from lockstep_load.plan import LoadProfile, Open
+from lockstep_load import documents, runner, session
+from lockstep_load.option_groups import CommonOptions
+from lockstep_load.plan import LoadProfile, OpenLoop
 from lockstep_load.progress import ProgressLines
 from lockstep_load.session import LoadSession
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def handed_out(place: OutputOptions) -> int:
+def exit_code_of(output_options: CommonOptions) -> int:
     with pytest.raises(typer.Exit) as ended:
-        runner.hand_out({**sample_runs.steady(10, 20.0), "name": "one"}, place)
+        runner.write_results({**sample_runs.steady(10, 20.0), "name": "one"}, output_options)
     return ended.value.exit_code
 
 
-def place(tmp_path: Path, json_file: Path) -> OutputOptions:
-    return OutputOptions(json_file=json_file, html=tmp_path / "run.html")
+def output_options(tmp_path: Path, json_file: Path) -> CommonOptions:
+    return CommonOptions(json_file=json_file, html=tmp_path / "run.html")
 
 
 def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
@@ -40,46 +40,46 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_text("utf-8")))
     reader.start()
-    run_record.write(pipe, sample_runs.steady(10, 20.0))
+    documents.write(pipe, sample_runs.steady(10, 20.0))
     reader.join(30)
-    assert json.loads(read[0])["format"] == run_record.FORMAT
+    assert json.loads(read[0])["format"] == documents.FORMAT
     assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_a_device_stays_what_it_is() -> None:
-    run_record.write(Path("/dev/null"), sample_runs.steady(10, 20.0))
+    documents.write(Path("/dev/null"), sample_runs.steady(10, 20.0))
     assert Path("/dev/null").is_char_device()
 
 
 def test_a_file_that_is_given_by_its_number_is_written_to(tmp_path: Path) -> None:
     """As a shell gives one: `--json /dev/fd/4 4> run.json`, `--json >(tool)`."""
     with (tmp_path / "run.json").open("w") as file:
-        run_record.write(Path(f"/dev/fd/{file.fileno()}"), sample_runs.steady(10, 20.0))
-    assert run_record.read(tmp_path / "run.json")["kind"] == "run"
+        documents.write(Path(f"/dev/fd/{file.fileno()}"), sample_runs.steady(10, 20.0))
+    assert documents.read(tmp_path / "run.json")["kind"] == "run"
 
 
 def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path) -> None:
     (tmp_path / "latest.json").symlink_to(tmp_path / "run.json")
-    run_record.write(tmp_path / "latest.json", sample_runs.steady(10, 20.0))
+    documents.write(tmp_path / "latest.json", sample_runs.steady(10, 20.0))
     assert (tmp_path / "latest.json").is_symlink()
-    assert run_record.read(tmp_path / "run.json")["kind"] == "run"
+    assert documents.read(tmp_path / "run.json")["kind"] == "run"
 
 
 def test_a_disk_that_is_full_leaves_the_file_before_and_no_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tmp_path / "run.json"
-    run_record.write(before, sample_runs.steady(10, 20.0))
+    documents.write(before, sample_runs.steady(10, 20.0))
 
     def full(path: Path, text: str, encoding: str) -> None:
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    assert handed_out(OutputOptions(json_file=before)) == runner.NOT_WRITTEN
+    assert exit_code_of(CommonOptions(json_file=before)) == runner.NOT_WRITTEN
     assert capsys.readouterr().err == f"lockstep: {before} is not written: No space left on device\n"
-    assert run_record.read(before)["kind"] == "run"
+    assert documents.read(before)["kind"] == "run"
     assert list(tmp_path.iterdir()) == [before]
 
 
@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = tmp_path / "gone" / "run.json"
-    assert handed_out(place(tmp_path, json_file=gone)) == runner.NOT_WRITTEN
+    assert exit_code_of(output_options(tmp_path, json_file=gone)) == runner.NOT_WRITTEN
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [f"lockstep: {gone} is not written: No such file or directory"]
     assert "p99" in printed.out
@@ -101,13 +101,13 @@ def test_lines_end_where_they_cannot_be_written_and_the_run_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ProgressLines(Path("/dev/full")) as lines:
-        ledger = sample_runs.ledger([sample_runs.record(0.1 * n, 0.01) for n in range(30)], 3.0)
-        lines.begin(LoadProfile(Open(100.0), 3.0), ledger)
-        lines.look()
+        counts = sample_runs.counts([sample_runs.record(0.1 * n, 0.01) for n in range(30)], 3.0)
+        lines.begin(LoadProfile(OpenLoop(100.0), 3.0), counts)
+        lines.update()
         lines.end()
-    [told] = capsys.readouterr().err.splitlines()
-    assert told.startswith("lockstep: /dev/full ends before the run")
-    assert "No space left" in told
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("lockstep: /dev/full ends before the run")
+    assert "No space left" in line
 
 
 def test_lines_on_a_stdout_that_was_closed_cost_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,9 @@ def test_lines_on_a_stdout_that_was_closed_cost_no_run(monkeypatch: pytest.Monke
     closed.close()
     monkeypatch.setattr("sys.stdout", closed)
     with ProgressLines(Path("-")) as lines:
-        lines.begin(LoadProfile(Open(100.0), 3.0), sample_runs.ledger([sample_runs.record(0.1, 0.01)], 3.0))
+        lines.begin(
+            LoadProfile(OpenLoop(100.0), 3.0), sample_runs.counts([sample_runs.record(0.1, 0.01)], 3.0)
+        )
         lines.end()
 
 
@@ -128,7 +130,7 @@ class Idle:
 
 @pytest.fixture
 def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(session, "Generators", Idle)
+    monkeypatch.setattr(session, "WorkerPool", Idle)
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     yield
     assert {one: signal.getsignal(one) for one in before} == before

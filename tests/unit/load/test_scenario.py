@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lockstep_load.plan import Closed, Offline, Open, Target
-from lockstep_load.scenario import bundled, parsed, read
+from lockstep_load.plan import ClosedLoop, Offline, OpenLoop, Target
+from lockstep_load.scenario import bundled, parse, read
 
 AT = Target("localhost:1", "")
 RUN = """
@@ -17,7 +17,7 @@ model = "m"
 
 
 def one(scenario: str, more: str = ""):
-    [entry] = parsed("s", RUN.format(scenario=scenario, more=more), AT).entries
+    [entry] = parse("s", RUN.format(scenario=scenario, more=more), AT).entries
     return entry
 
 
@@ -30,24 +30,24 @@ def test_a_bundled_scenario_is_read_and_short(name: str) -> None:
 
 
 def test_each_kind_is_what_mlperf_defines() -> None:
-    assert one("single-stream").load.pace == Closed(1)
-    assert one("multi-stream").load.pace == Closed(1)
+    assert one("single-stream").load.pattern == ClosedLoop(1)
+    assert one("multi-stream").load.pattern == ClosedLoop(1)
     assert one("multi-stream").workload.rows == 8
-    assert one("offline", "samples = 100").load.pace == Offline(100, 32)
+    assert one("offline", "samples = 100").load.pattern == Offline(100, 32)
     server = one("server", "bound_ms = 15").search
     assert (server.bound.latency_ms, server.bound.percentile, server.confirmations) == (15, 99, 2)
-    assert one("soak", "rate = 5").load.pace == Open(5.0)
+    assert one("soak", "rate = 5").load.pattern == OpenLoop(5.0)
     assert one("sweep", "rates = [5, 10]").rates == (5, 10)
 
 
 def test_a_run_overrides_the_defaults_and_the_command_both() -> None:
     text = '[defaults]\nmodel = "m"\nseconds = 3\n[[run]]\nscenario = "single-stream"\nseconds = 4\n'
-    assert parsed("s", text, AT).entries[0].load.seconds == 4
-    assert parsed("s", text, AT, 9.0).entries[0].load.seconds == 9
+    assert parse("s", text, AT).entries[0].load.seconds == 4
+    assert parse("s", text, AT, 9.0).entries[0].load.seconds == 9
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[[run]\n", "not TOML"),
         ("about = 'nothing'\n", r"no \[\[run\]\]"),
@@ -61,16 +61,16 @@ def test_a_run_overrides_the_defaults_and_the_command_both() -> None:
         (RUN.format(scenario="server", more="bound_ms = 5\npercentile = 100"), "percentile = 100"),
         (
             RUN.format(scenario="single-stream", more="lengths = 'nofile'"),
-            "run 1: lengths 'nofile' is no file",
+            "run 1: unknown lengths 'nofile': no such file",
         ),
         (RUN.format(scenario="single-stream", more="ids = [5]"), "ids = .*low, high"),
         (RUN.format(scenario="single-stream", more="call = 'ask'"), "call = 'ask'"),
         ("[[run]]\nscenario = 'single-stream'\n", "'model' is missing"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_run_and_key(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        parsed("s", text, AT)
+def test_a_wrong_file_is_told_with_its_run_and_key(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse("s", text, AT)
 
 
 def test_an_unknown_scenario_names_those_that_ship() -> None:

@@ -7,44 +7,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockstep_load.histogram import LatencyHistogram
-from lockstep_load.search import Bound, Probe, Search, found, holds, next_step
+from lockstep_load.search import LatencyBound, Probe, SearchPlan, confirmed_rate, holds, next_step
 
-BOUND = Bound(50.0)
+BOUND = LatencyBound(50.0)
 
 
-def searched(search: Search, capacity: float, *, again: float = 1.0) -> tuple[float | None, list[Probe]]:
+def searched(search: SearchPlan, capacity: float, *, again: float = 1.0) -> tuple[float | None, list[Probe]]:
     """What is found where rates up to `capacity` hold; when seen again, up to `again` of it."""
     probes: list[Probe] = []
     while step := next_step(search, probes):
         limit = capacity * (again if step.confirming else 1)
         probes.append(Probe(step.rate, step.rate <= limit, step.confirming))
-    return found(search, probes), probes
+    return confirmed_rate(search, probes), probes
 
 
 @given(capacity=st.floats(1, 20_000), start=st.floats(1, 20_000), within=st.floats(0.02, 0.5))
 def test_a_known_capacity_is_found(capacity: float, start: float, within: float) -> None:
-    rate, probes = searched(Search(BOUND, start, within), capacity)
+    rate, probes = searched(SearchPlan(BOUND, start, within), capacity)
     assert rate is not None
     assert capacity / (1 + within) * 0.999 <= rate <= capacity
     assert sum(one.confirming for one in probes) == 2
 
 
 def test_what_does_not_hold_again_is_lowered_until_it_does() -> None:
-    rate, probes = searched(Search(BOUND, 100, 0.05), capacity=1000, again=0.85)
+    rate, probes = searched(SearchPlan(BOUND, 100, 0.05), capacity=1000, again=0.85)
     assert rate is not None
     assert 0.8 * 850 <= rate <= 850
     assert any(one.confirming and not one.holds for one in probes)
 
 
 def test_a_server_that_never_holds_is_given_up() -> None:
-    rate, probes = searched(Search(BOUND, 100), capacity=0)
+    rate, probes = searched(SearchPlan(BOUND, 100), capacity=0)
     assert rate is None
     assert min(one.rate for one in probes) >= 0.1
 
 
 def test_a_search_ends_where_nothing_is_ever_the_same_twice() -> None:
     probes: list[Probe] = []
-    search = Search(BOUND, 100)
+    search = SearchPlan(BOUND, 100)
     while step := next_step(search, probes):
         probes.append(Probe(step.rate, not step.confirming, step.confirming))
         assert len(probes) < 100

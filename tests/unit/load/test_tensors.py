@@ -56,7 +56,7 @@ def test_a_shape_and_a_fill_can_be_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "shapes", "fills", "told"),
+    ("spec", "shapes", "fills", "message"),
     [
         (BERT, {"nope": "1"}, {}, "no input 'nope'; it has attention_mask"),
         (BERT, {"flag": "x"}, {}, "'x' is neither"),
@@ -64,6 +64,6 @@ def test_a_shape_and_a_fill_can_be_given() -> None:
         (metadata(("x", "TF32", (1,))), {}, {}, "datatype 'TF32'"),
     ],
 )
-def test_what_does_not_fit_is_told(spec, shapes, fills, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_does_not_fit_is_told(spec, shapes, fills, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         inputs(spec, shapes, fills)

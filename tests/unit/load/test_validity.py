@@ -18,7 +18,7 @@ FINE = RunFacts(
     unsent=0,
     capped=False,
     cpu_shares=[0.3, 0.4],
-    broken=[],
+    failures=[],
     outcomes={RequestOutcome.OK: 100_000},
     partial=False,
 )
@@ -30,13 +30,13 @@ def test_a_generator_that_kept_up_leaves_nothing_to_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "told"),
+    ("facts", "message"),
     [
         (replace(FINE, lag_p99_ms=12.0), "fell behind its schedule"),
         (replace(FINE, unsent=3), "3 requests were due and never sent"),
         (replace(FINE, capped=True), "--max-in-flight"),
         (replace(FINE, cpu_shares=[0.2, 0.97]), "97% of a core"),
-        (replace(FINE, broken=["it was killed"]), "it was killed"),
+        (replace(FINE, failures=["it was killed"]), "it was killed"),
         (
             replace(FINE, outcomes={RequestOutcome.OVERLOADED: 5}),
             "no request of the measured part was answered",
@@ -48,13 +48,13 @@ def test_a_generator_that_kept_up_leaves_nothing_to_say() -> None:
         (replace(FINE, offline=True, unsent=2), "2 samples had no answer"),
     ],
 )
-def test_a_run_that_measured_its_generator_is_invalid(facts: RunFacts, told: str) -> None:
+def test_a_run_that_measured_its_generator_is_invalid(facts: RunFacts, message: str) -> None:
     [reason] = reasons(facts)
-    assert told in reason
+    assert message in reason
 
 
 @pytest.mark.parametrize(
-    ("facts", "told"),
+    ("facts", "message"),
     [
         (replace(FINE, partial=True), "interrupted"),
         (replace(FINE, open_loop=False), "closed loop"),
@@ -66,10 +66,10 @@ def test_a_run_that_measured_its_generator_is_invalid(facts: RunFacts, told: str
         (replace(FINE, outcomes={RequestOutcome.OK: 500}), "few for p99, p99.9"),
     ],
 )
-def test_what_a_reader_should_know_is_noted(facts: RunFacts, told: str) -> None:
+def test_what_a_reader_should_know_is_noted(facts: RunFacts, message: str) -> None:
     assert reasons(facts) == []
     [note] = notes(facts)
-    assert told in note
+    assert message in note
 
 
 def test_lag_is_no_matter_in_a_closed_loop() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lockstep_load import validity
 from lockstep_load.outcome import RequestOutcome
-from lockstep_load.plan import Closed, LoadProfile, Offline, Open, Target, Workload
+from lockstep_load.plan import ClosedLoop, LoadProfile, Offline, OpenLoop, Target, Workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,11 +25,11 @@ Document = dict[str, Any]
 FORMAT = "lockstep-load/1"
 
 
-def of_run(
+def run_document(
     target: Target,
     workload: Workload,
     load: LoadProfile,
-    ledger: RunCounts,
+    counts: RunCounts,
     *,
     started_at: str,
     partial: bool,
@@ -37,8 +37,8 @@ def of_run(
     own_cpu_s: float,
 ) -> Document:
     """The document of one run that has ended."""
-    measured_s = _measured_s(load, ledger, partial=partial)
-    facts = _facts(load, ledger, partial=partial, max_lag_ms=max_lag_ms)
+    measured_s = _measured_s(load, counts, partial=partial)
+    facts = _facts(load, counts, partial=partial, max_lag_ms=max_lag_ms)
     reasons = validity.reasons(facts)
     return {
         "format": FORMAT,
@@ -52,31 +52,31 @@ def of_run(
         "partial": partial,
         "measured_s": round(measured_s, 3),
         "outcomes": {
-            one.label: ledger.outcomes[one] for one in RequestOutcome if ledger.outcomes[one] or one == 0
+            one.label: counts.outcomes[one] for one in RequestOutcome if counts.outcomes[one] or one == 0
         },
-        "examples": {one.label: why for one, why in ledger.examples.items() if ledger.outcomes[one]},
+        "examples": {one.label: why for one, why in counts.examples.items() if counts.outcomes[one]},
         "requests": {
-            "sent": sum(ledger.outcomes.values()),
+            "sent": sum(counts.outcomes.values()),
             "unsent": facts.unsent,
-            "warmup": ledger.warmup,
+            "warmup": counts.warmup,
         },
-        "rates": _rates(ledger, measured_s),
-        "latency_ms": ledger.latency.summary(),
-        "first_token_ms": ledger.first.summary(),
-        "per_token_ms": ledger.per_token.summary(),
-        "gap_ms": ledger.gaps.summary(),
+        "rates": _rates(counts, measured_s),
+        "latency_ms": counts.latency.summary(),
+        "first_token_ms": counts.first.summary(),
+        "per_token_ms": counts.per_token.summary(),
+        "gap_ms": counts.gaps.summary(),
         "by_length": [
             {"from": most // 2 + 1, "to": most, **(times.summary() or {})}
-            for most, times in sorted(ledger.lengths.items())
+            for most, times in sorted(counts.lengths.items())
         ],
-        "generator": _generator(load, ledger, facts, own_cpu_s, measured_s),
-        "histogram": ledger.latency.encoded,
-        "seconds": [second(number, one) for number, one in sorted(ledger.seconds.items())],
+        "generator": _generator(load, counts, facts, own_cpu_s, measured_s),
+        "histogram": counts.latency.encoded,
+        "seconds": [second_document(number, one) for number, one in sorted(counts.seconds.items())],
         "machine": {"cpus": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
     }
 
 
-def second(number: int, one: SecondCounts) -> Document:
+def second_document(number: int, one: SecondCounts) -> Document:
     """One line of progress."""
     ended = {outcome.label: count for outcome, count in one.ended.items()}
     return {
@@ -103,13 +103,13 @@ def write(path: Path, document: Document) -> None:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_text(text, "utf-8")
         return
-    beside = path.with_name(f"{path.name}.part")
+    partial_file = path.with_name(f"{path.name}.part")
     try:
-        beside.write_text(text, "utf-8")
-        beside.replace(path)
+        partial_file.write_text(text, "utf-8")
+        partial_file.replace(path)
     except OSError:
         with suppress(OSError):
-            beside.unlink()
+            partial_file.unlink()
         raise
 
 
@@ -126,31 +126,31 @@ def read(path: Path) -> Document:
     return document
 
 
-def _measured_s(load: LoadProfile, ledger: RunCounts, *, partial: bool) -> float:
-    if isinstance(load.pace, Offline):
-        return max(ledger.last_answer_s, 1e-3)
-    return max(min(load.seconds, ledger.now_s), 1e-3) if partial else load.seconds
+def _measured_s(load: LoadProfile, counts: RunCounts, *, partial: bool) -> float:
+    if isinstance(load.pattern, Offline):
+        return max(counts.last_answer_s, 1e-3)
+    return max(min(load.seconds, counts.now_s), 1e-3) if partial else load.seconds
 
 
-def _facts(load: LoadProfile, ledger: RunCounts, *, partial: bool, max_lag_ms: float) -> validity.RunFacts:
+def _facts(load: LoadProfile, counts: RunCounts, *, partial: bool, max_lag_ms: float) -> validity.RunFacts:
     return validity.RunFacts(
-        open_loop=isinstance(load.pace, Open),
-        offline=isinstance(load.pace, Offline),
-        lag_p99_ms=ledger.lag.percentile_ms(99),
+        open_loop=isinstance(load.pattern, OpenLoop),
+        offline=isinstance(load.pattern, Offline),
+        lag_p99_ms=counts.lag.percentile_ms(99),
         max_lag_ms=max_lag_ms,
-        latency_p50_ms=ledger.latency.percentile_ms(50),
-        unsent=sum(one.unsent for one in ledger.ended),
-        capped=any(one.capped for one in ledger.ended),
-        cpu_shares=[one.cpu_s / one.wall_s for one in ledger.ended if one.wall_s],
-        broken=[one.why for one in ledger.broken],
-        outcomes=ledger.outcomes,
+        latency_p50_ms=counts.latency.percentile_ms(50),
+        unsent=sum(one.unsent for one in counts.ended),
+        capped=any(one.capped for one in counts.ended),
+        cpu_shares=[one.cpu_s / one.wall_s for one in counts.ended if one.wall_s],
+        failures=[one.error for one in counts.failures],
+        outcomes=counts.outcomes,
         partial=partial,
     )
 
 
 def _load(target: Target, workload: Workload, load: LoadProfile) -> Document:
     return {
-        **_pace(load),
+        **_pattern(load),
         "call": workload.kind,
         "lengths": workload.lengths.name,
         "ids": list(workload.ids) if workload.ids else None,
@@ -165,34 +165,34 @@ def _load(target: Target, workload: Workload, load: LoadProfile) -> Document:
     }
 
 
-def _pace(load: LoadProfile) -> Document:
-    pace = load.pace
-    if isinstance(pace, Open):
-        return {"loop": "open", "arrivals": pace.arrivals, "rate": pace.rate}
-    if isinstance(pace, Closed):
-        return {"loop": "closed", "concurrency": pace.concurrency}
-    return {"loop": "offline", "samples": pace.samples, "concurrency": pace.concurrency}
+def _pattern(load: LoadProfile) -> Document:
+    pattern = load.pattern
+    if isinstance(pattern, OpenLoop):
+        return {"loop": "open", "arrivals": pattern.arrivals, "rate": pattern.rate}
+    if isinstance(pattern, ClosedLoop):
+        return {"loop": "closed", "concurrency": pattern.concurrency}
+    return {"loop": "offline", "samples": pattern.samples, "concurrency": pattern.concurrency}
 
 
-def _rates(ledger: RunCounts, measured_s: float) -> Document:
-    ended = sum(ledger.rates.values())
+def _rates(counts: RunCounts, measured_s: float) -> Document:
+    ended = sum(counts.completions.values())
     return {
-        "sent": round(sum(ledger.outcomes.values()) / measured_s, 3),
+        "sent": round(sum(counts.outcomes.values()) / measured_s, 3),
         "ended": round(ended / measured_s, 3),
-        "ok": round(ledger.rates[RequestOutcome.OK] / measured_s, 3),
-        "elements": round(ledger.elements / measured_s, 3),
-        "tokens": round(ledger.tokens / measured_s, 3),
+        "ok": round(counts.completions[RequestOutcome.OK] / measured_s, 3),
+        "elements": round(counts.elements / measured_s, 3),
+        "tokens": round(counts.tokens / measured_s, 3),
     }
 
 
 def _generator(
-    load: LoadProfile, ledger: RunCounts, facts: validity.RunFacts, own_cpu_s: float, measured_s: float
+    load: LoadProfile, counts: RunCounts, facts: validity.RunFacts, own_cpu_s: float, measured_s: float
 ) -> Document:
     """What this side took. The display and the adding up are the parent's, apart from the senders'."""
-    cpu_s = sum(one.cpu_s for one in ledger.ended)
+    cpu_s = sum(one.cpu_s for one in counts.ended)
     return {
         "processes": load.processes,
-        "lag_ms": ledger.lag.summary() if facts.open_loop else None,
+        "lag_ms": counts.lag.summary() if facts.open_loop else None,
         "max_lag_ms": facts.max_lag_ms,
         "cpu_share_of_a_core": [round(share, 4) for share in facts.cpu_shares],
         "parent_cpu_share_of_a_core": round(own_cpu_s / measured_s, 4),

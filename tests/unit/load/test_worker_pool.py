@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 from lockstep_load import worker
 from lockstep_load.driver import Driver
-from lockstep_load.generators import Generators
 from lockstep_load.lengths import parse
 from lockstep_load.outcome import RequestOutcome
 from lockstep_load.plan import (
-    Closed,
+    ClosedLoop,
+    LoadPattern,
     LoadProfile,
     Offline,
-    Open,
-    Pace,
+    OpenLoop,
     Target,
     WorkerJob,
     Workload,
     worker_jobs,
 )
-from lockstep_load.requests import PreparedRequest, pool
+from lockstep_load.requests import PreparedRequest, request_pool
 from lockstep_load.worker_messages import RecordLog, WorkerDone, WorkerFailed, WorkerReady
+from lockstep_load.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     import pytest
 
 
-def job(pace: Pace, tls: str = "", seconds: float = 10.0) -> WorkerJob:
+def job(pattern: LoadPattern, tls: str = "", seconds: float = 10.0) -> WorkerJob:
     lengths = parse("3")
     assert lengths is not None
-    load = LoadProfile(pace, seconds, warmup_s=0.0)
+    load = LoadProfile(pattern, seconds, warmup_s=0.0)
     (made,) = worker_jobs(Target("localhost:1", "m", tls=tls), Workload("classify", lengths), load)
     return made
 
@@ -42,12 +42,12 @@ async def test_a_closed_loop_that_is_refused_is_stopped_without_ado() -> None:
     """A caller that was refused pauses, and is cancelled in its pause."""
     refused = asyncio.Event()
 
-    async def ask(request: PreparedRequest, reading: Any) -> None:
+    async def send(request: PreparedRequest, times: Any) -> None:
         refused.set()
         raise RuntimeError("refused")
 
-    asked, log = job(Closed(2)), RecordLog()
-    driver = Driver(asked, ask, pool(asked), log, time.perf_counter())
+    worker_job, log = job(ClosedLoop(2)), RecordLog()
+    driver = Driver(worker_job, send, request_pool(worker_job), log, time.perf_counter())
     running = asyncio.create_task(driver.run())
     await refused.wait()
     driver.stop()
@@ -56,11 +56,11 @@ async def test_a_closed_loop_that_is_refused_is_stopped_without_ado() -> None:
 
 
 async def test_samples_for_which_there_was_no_time_are_not_forgotten() -> None:
-    async def ask(request: PreparedRequest, reading: Any) -> None:
+    async def send(request: PreparedRequest, times: Any) -> None:
         await asyncio.sleep(0.05)
 
-    asked = job(Offline(samples=50, concurrency=1), seconds=0.2)
-    driver = Driver(asked, ask, pool(asked), log := RecordLog(), time.perf_counter())
+    worker_job = job(Offline(samples=50, concurrency=1), seconds=0.2)
+    driver = Driver(worker_job, send, request_pool(worker_job), log := RecordLog(), time.perf_counter())
     await driver.run()
     assert 0 < len(log.records) == 50 - driver.unsent
 
@@ -68,25 +68,27 @@ async def test_samples_for_which_there_was_no_time_are_not_forgotten() -> None:
 async def test_a_process_whose_parent_is_gone_before_the_start_sees_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "CONNECT_S", 0.01)
-    inbox: asyncio.Queue[Any] = asyncio.Queue()
-    inbox.put_nowait(None)
-    told: list[Any] = []
-    await worker.work(job(Open(10.0)), inbox, told.append)
-    assert [type(one) for one in told] == [WorkerReady, WorkerDone]
-    assert inbox.get_nowait() is None
+    monkeypatch.setattr(worker, "CONNECT_TIMEOUT_S", 0.01)
+    received: asyncio.Queue[Any] = asyncio.Queue()
+    received.put_nowait(None)
+    messages: list[Any] = []
+    await worker.run_job(job(OpenLoop(10.0)), received, messages.append)
+    assert [type(one) for one in messages] == [WorkerReady, WorkerDone]
+    assert received.get_nowait() is None
 
 
 def test_a_process_that_cannot_begin_is_told_and_not_waited_for() -> None:
-    told: list[Any] = []
-    with Generators(1) as generators:
-        asked = [job(Open(10.0), tls="/there/is/none.pem")]
+    messages: list[Any] = []
+    with WorkerPool(1) as generators:
+        worker_job = [job(OpenLoop(10.0), tls="/there/is/none.pem")]
         run = threading.Thread(
-            target=generators.run, args=(asked, told.append, lambda: None, lambda: False), daemon=True
+            target=generators.run,
+            args=(worker_job, messages.append, lambda: None, lambda: False),
+            daemon=True,
         )
         run.start()
         run.join(30.0)
         assert not run.is_alive()
-    (broken,) = told
-    assert isinstance(broken, WorkerFailed)
-    assert "none.pem" in broken.why
+    (failed,) = messages
+    assert isinstance(failed, WorkerFailed)
+    assert "none.pem" in failed.error

@@ -58,7 +58,7 @@ class Servicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         return reply
 
 
-class Foreign:
+class FakeServer:
     """The server, which can stop and come back at the same address."""
 
     def __init__(self, service_s: float, places: int) -> None:
@@ -104,9 +104,9 @@ class Foreign:
 
 
 @contextmanager
-def foreign(service_s: float = 0.0, places: int = 10_000) -> Iterator[Foreign]:
+def fake_server(service_s: float = 0.0, places: int = 10_000) -> Iterator[FakeServer]:
     """One, while this holds."""
-    server = Foreign(service_s, places)
+    server = FakeServer(service_s, places)
     try:
         yield server
     finally:

@@ -34,13 +34,13 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 def samples(text: str) -> Samples:
     """Name and labels → value, of the Prometheus text format."""
-    found: Samples = {}
+    result: Samples = {}
     for line in text.splitlines():
         if matched := _SAMPLE.match(line):
             name, labels, value = matched.groups()
             with suppress(ValueError):
-                found[name, frozenset(_LABEL.findall(labels or ""))] = float(value)
-    return found
+                result[name, frozenset(_LABEL.findall(labels or ""))] = float(value)
+    return result
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,29 @@ class Scrape:
         }
 
 
-def between(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
+def difference(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
     """What a run added to a model's families; empty where the server has none of them."""
     name = model.removesuffix(".step")
 
     def added(family: str, **labels: str) -> float:
         return after.total(family, model=name, **labels) - before.total(family, model=name, **labels)
 
-    faces = {}
-    for face in sorted(after.values("lockstep_batch_rows_count", "face", model=name)):
-        runs = added("lockstep_batch_rows_count", face=face)
+    modes = {}
+    for mode in sorted(after.values("lockstep_batch_rows_count", "mode", model=name)):
+        runs = added("lockstep_batch_rows_count", mode=mode)
         if runs > 0:
-            faces[face] = {
+            modes[mode] = {
                 "runs": runs,
-                "rows_per_run": round(added("lockstep_batch_rows_sum", face=face) / runs, 3),
+                "rows_per_run": round(added("lockstep_batch_rows_sum", mode=mode) / runs, 3),
             }
-    if not faces:
+    if not modes:
         return {}
-    paid = added("lockstep_padded_elements_total")
+    padded = added("lockstep_padded_elements_total")
     return {
-        "faces": faces,
+        "faces": modes,
         "queue_ms": _mean_ms(added, "lockstep_queue_seconds"),
         "compute_ms": _mean_ms(added, "lockstep_compute_seconds"),
-        "padding": round(1 - added("lockstep_elements_total") / paid, 4) if paid else None,
+        "padding": round(1 - added("lockstep_elements_total") / padded, 4) if padded else None,
         "refused": added("lockstep_refused_total"),
     }
 
@@ -117,9 +117,9 @@ class Scraper:
         self._model = model.removesuffix(".step")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._first = self._last = self._scraped()
-        self._ledger: RunCounts | None = None
-        self.levels: list[dict[str, float]] = []
+        self._first = self._last = self._scrape()
+        self._counts: RunCounts | None = None
+        self.per_second: list[dict[str, float]] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -131,41 +131,41 @@ class Scraper:
         self._stop.set()
         self._thread.join(2 * TIMEOUT_S)
 
-    def follow(self, ledger: RunCounts) -> None:
+    def observe(self, counts: RunCounts) -> None:
         """Count from when its warm-up is over."""
-        self._ledger = ledger
+        self._counts = counts
 
-    def found(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """What the run added after its warm-up, and the queue second by second."""
         if self._first is None or self._last is None:
             return {"note": f"no metrics at {self._url}"}
-        last = self._scraped() or self._last
+        last = self._scrape() or self._last
         if restarted(self._first, last, self._model):
             return {"note": "the server was started again during the run: its counts of it are lost"}
-        added = between(self._first, last, self._model)
+        added = difference(self._first, last, self._model)
         if not added:
             return {"note": f"{self._url} has counted no run of {self._model} in Lockstep's metrics"}
-        return {**added, "seconds": self.levels}
+        return {**added, "seconds": self.per_second}
 
     def _run(self) -> None:
-        begun, last = self._warmed_up(), self._first
+        begun, last = self._wait_for_warmup(), self._first
         while not self._stop.wait(EVERY_S):
-            if now := self._scraped():
+            if now := self._scrape():
                 self._last = now
                 if last:
-                    self.levels.append(self._level(last, now, time.monotonic() - begun))
+                    self.per_second.append(self._second(last, now, time.monotonic() - begun))
                 last = now
 
-    def _warmed_up(self) -> float:
+    def _wait_for_warmup(self) -> float:
         """Wait for the end of the warm-up, and begin there; when that was."""
-        while self._ledger is None or self._ledger.now_s < 0:
+        while self._counts is None or self._counts.now_s < 0:
             if self._stop.wait(TICK_S):
                 return time.monotonic()
-        self._first = self._last = self._scraped() or self._first
+        self._first = self._last = self._scrape() or self._first
         return time.monotonic()
 
-    def _level(self, last: Scrape, now: Scrape, at_s: float) -> dict[str, float]:
-        added = between(last, now, self._model)
+    def _second(self, last: Scrape, now: Scrape, at_s: float) -> dict[str, float]:
+        added = difference(last, now, self._model)
         runs = added.get("faces", {}).values()
         rows = sum(one["rows_per_run"] * one["runs"] for one in runs)
         return {
@@ -174,7 +174,7 @@ class Scraper:
             "rows_per_run": round(rows / sum(one["runs"] for one in runs), 3) if runs else 0.0,
         }
 
-    def _scraped(self) -> Scrape | None:
+    def _scrape(self) -> Scrape | None:
         try:
             with _DIRECT.open(self._url, timeout=TIMEOUT_S) as answer:
                 return Scrape(samples(answer.read().decode("utf-8", "replace")))

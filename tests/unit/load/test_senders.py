@@ -9,10 +9,10 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from lockstep_load.calls import ReplyReader, caller
 from lockstep_load.lengths import parse
-from lockstep_load.plan import Closed, LoadProfile, Target, WorkerJob, Workload
-from lockstep_load.requests import pool
+from lockstep_load.plan import ClosedLoop, LoadProfile, Target, WorkerJob, Workload
+from lockstep_load.requests import request_pool
+from lockstep_load.senders import ReplyTimes, sender
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 
@@ -51,36 +51,39 @@ class Channel:
         return lambda **_: self._stream
 
 
-def asked(stream: Stream) -> tuple[Any, Any]:
+def sender_and_request(stream: Stream) -> tuple[Any, Any]:
     lengths = parse("3")
     assert lengths is not None
     workload = Workload("follow", lengths, (1, 9), one_by_one=True)
-    job = WorkerJob(Target("localhost:1", "m"), workload, LoadProfile(Closed(1), 1.0))
-    ask = caller(Channel(stream), job.target, workload)  # type: ignore[arg-type]
-    return ask, pool(job, 1)[0]
+    job = WorkerJob(Target("localhost:1", "m"), workload, LoadProfile(ClosedLoop(1), 1.0))
+    send = sender(Channel(stream), job.target, workload)  # type: ignore[arg-type]
+    return send, request_pool(job, 1)[0]
 
 
 async def test_one_by_one_each_element_waits_for_the_answer_to_the_one_before() -> None:
-    ask, request = asked(stream := Stream())
-    reading = ReplyReader(lambda at, tokens: None)
-    await ask(request, reading)
+    send, request = sender_and_request(stream := Stream())
+    times = ReplyTimes(lambda at, tokens: None)
+    await send(request, times)
     assert stream.done == ["start", *["1 ids", "read"] * 3, "done"]
-    assert (reading.tokens, len(reading.gaps)) == (3, 2)
+    assert (times.tokens, len(times.gaps)) == (3, 2)
 
 
 async def test_a_stream_that_ends_before_its_time_tells_how_it_ended() -> None:
-    ask, request = asked(Stream(ends_after=1))
+    send, request = sender_and_request(Stream(ends_after=1))
     with pytest.raises(EOFError, match="its status"):
-        await ask(request, ReplyReader(lambda at, tokens: None))
+        await send(request, ReplyTimes(lambda at, tokens: None))
 
 
 def test_a_text_that_is_sent_at_once_is_one_message() -> None:
     lengths = parse("3")
     assert lengths is not None
     workload = Workload("follow", lengths, (1, 9))
-    job = WorkerJob(Target("localhost:1", "m"), workload, LoadProfile(Closed(1), 1.0))
-    assert [len(one.more) for one in pool(job, 2)] == [1, 1]
-    assert [len(one.more) for one in pool(replace(job, workload=replace(workload, one_by_one=True)), 2)] == [
+    job = WorkerJob(Target("localhost:1", "m"), workload, LoadProfile(ClosedLoop(1), 1.0))
+    assert [len(one.later_bodies) for one in request_pool(job, 2)] == [1, 1]
+    assert [
+        len(one.later_bodies)
+        for one in request_pool(replace(job, workload=replace(workload, one_by_one=True)), 2)
+    ] == [
         3,
         3,
     ]

@@ -24,25 +24,28 @@ if TYPE_CHECKING:
     from lockstep_load.plan import Target, Workload
     from lockstep_load.requests import PreparedRequest
 
-_ONE_ANSWER: dict[str, protocol.Method[Any]] = {
+_UNARY: dict[str, protocol.Method[Any]] = {
     "classify": protocol.CLASSIFY,
     "encode": protocol.ENCODE,
     "infer": protocol.INFER,
 }
-_MADE_TEXT: dict[str, protocol.Method[Any]] = {"generate": protocol.GENERATE, "translate": protocol.TRANSLATE}
+_TOKEN_STREAMS: dict[str, protocol.Method[Any]] = {
+    "generate": protocol.GENERATE,
+    "translate": protocol.TRANSLATE,
+}
 
 
 @dataclass
-class ReplyReader:
+class ReplyTimes:
     """The messages of one stream. Times are time.perf_counter()."""
 
-    made: Callable[[float, int], None]
+    on_tokens: Callable[[float, int], None]
     first: float = 0.0
     last: float = 0.0
     tokens: int = 0
     gaps: tuple[float, ...] | list[float] = ()
 
-    def message(self, tokens: int) -> None:
+    def record(self, tokens: int) -> None:
         """A message came with so many tokens."""
         if not tokens:
             return
@@ -53,95 +56,95 @@ class ReplyReader:
             self.first, self.gaps = now, []
         self.last = now
         self.tokens += tokens
-        self.made(now, tokens)
+        self.on_tokens(now, tokens)
 
 
-def caller(
+def sender(
     channel: grpc.aio.Channel, target: Target, workload: Workload
-) -> Callable[[PreparedRequest, ReplyReader], Awaitable[None]]:
+) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
     """What asks one request, and reads its answer into a `Reading`. It raises what gRPC raises."""
-    if workload.kind in _ONE_ANSWER:
-        return _one_answer(channel, _ONE_ANSWER[workload.kind].path, target_client.how(target))
-    if workload.kind in _MADE_TEXT:
-        return _made_text(channel, _MADE_TEXT[workload.kind], target_client.how(target))
+    if workload.kind in _UNARY:
+        return _unary(channel, _UNARY[workload.kind].path, target_client.call_options(target))
+    if workload.kind in _TOKEN_STREAMS:
+        return _token_stream(channel, _TOKEN_STREAMS[workload.kind], target_client.call_options(target))
     if workload.kind == "follow":
-        follow = _one_by_one if workload.one_by_one else _follow
-        return follow(channel, target_client.how(target))
+        follow = _follow_one_by_one if workload.one_by_one else _follow
+        return follow(channel, target_client.call_options(target))
     return _steps(channel, target)
 
 
-def _one_answer(
-    channel: grpc.aio.Channel, path: str, how: dict[str, Any]
-) -> Callable[[PreparedRequest, ReplyReader], Awaitable[None]]:
+def _unary(
+    channel: grpc.aio.Channel, path: str, call_options: dict[str, Any]
+) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
     call: Any = channel.unary_unary(path)
 
-    async def ask(request: PreparedRequest, _: ReplyReader) -> None:
-        await call(request.body, **how)
+    async def send(request: PreparedRequest, _: ReplyTimes) -> None:
+        await call(request.body, **call_options)
 
-    return ask
+    return send
 
 
-def _made_text(
-    channel: grpc.aio.Channel, method: protocol.Method[Any], how: dict[str, Any]
-) -> Callable[[PreparedRequest, ReplyReader], Awaitable[None]]:
+def _token_stream(
+    channel: grpc.aio.Channel, method: protocol.Method[Any], call_options: dict[str, Any]
+) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
     call: Any = channel.unary_stream(method.path, response_deserializer=method.reply.FromString)
 
-    async def ask(request: PreparedRequest, reading: ReplyReader) -> None:
-        async for reply in call(request.body, **how):
-            reading.message(len(reply.tokens))
+    async def send(request: PreparedRequest, times: ReplyTimes) -> None:
+        async for reply in call(request.body, **call_options):
+            times.record(len(reply.tokens))
 
-    return ask
+    return send
 
 
 def _follow(
-    channel: grpc.aio.Channel, how: dict[str, Any]
-) -> Callable[[PreparedRequest, ReplyReader], Awaitable[None]]:
+    channel: grpc.aio.Channel, call_options: dict[str, Any]
+) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
     """The whole sequence is sent at once; there is one message for each element."""
     call: Any = channel.stream_stream(protocol.FOLLOW.path)
 
-    async def said(request: PreparedRequest) -> AsyncIterator[bytes]:
+    async def messages(request: PreparedRequest) -> AsyncIterator[bytes]:
         yield request.body
-        for body in request.more:
+        for body in request.later_bodies:
             yield body
 
-    async def ask(request: PreparedRequest, reading: ReplyReader) -> None:
-        async for _ in call(said(request), **how):
-            reading.message(1)
+    async def send(request: PreparedRequest, times: ReplyTimes) -> None:
+        async for _ in call(messages(request), **call_options):
+            times.record(1)
 
-    return ask
+    return send
 
 
-def _one_by_one(
-    channel: grpc.aio.Channel, how: dict[str, Any]
-) -> Callable[[PreparedRequest, ReplyReader], Awaitable[None]]:
+def _follow_one_by_one(
+    channel: grpc.aio.Channel, call_options: dict[str, Any]
+) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
     """An element is sent when the one before is answered: from message to message is a round trip."""
     call: Any = channel.stream_stream(protocol.FOLLOW.path)
 
-    async def ask(request: PreparedRequest, reading: ReplyReader) -> None:
-        stream = call(**how)
+    async def send(request: PreparedRequest, times: ReplyTimes) -> None:
+        stream = call(**call_options)
         with suppress(asyncio.InvalidStateError):  # nothing more can be sent: reading tells why
             await stream.write(request.body)
-            for body in request.more:
+            for body in request.later_bodies:
                 await stream.write(body)
                 if await stream.read() is grpc.aio.EOF:
                     break
-                reading.message(1)
+                times.record(1)
             await stream.done_writing()
         while await stream.read() is not grpc.aio.EOF:
             pass
 
-    return ask
+    return send
 
 
 def _steps(
     channel: grpc.aio.Channel, target: Target
-) -> Callable[[PreparedRequest, ReplyReader], Awaitable[None]]:
+) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
     """A round trip for each element, as a caller steps a sequence on Triton. The timeout is each step's."""
     call: Any = channel.unary_unary(protocol.INFER.path)
-    how = target_client.how(target)
+    call_options = target_client.call_options(target)
     ids = itertools.count(random.getrandbits(40) << 20 | 1)
 
-    async def ask(request: PreparedRequest, reading: ReplyReader) -> None:
+    async def send(request: PreparedRequest, times: ReplyTimes) -> None:
         sequence, last = next(ids), len(request.arrays) - 1
         for at, tensors in enumerate(request.arrays):
             step = calls.infer(
@@ -152,7 +155,7 @@ def _steps(
                 sequence_start=at == 0,
                 sequence_end=at == last,
             )
-            await call(step.request.SerializeToString(), **how)
-            reading.message(1)
+            await call(step.request.SerializeToString(), **call_options)
+            times.record(1)
 
-    return ask
+    return send

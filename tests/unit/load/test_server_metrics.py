@@ -12,44 +12,44 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lockstep_load.counts import RunCounts
-from lockstep_load.metrics import Scrape, Scraper, between, restarted, samples
-from lockstep_load.plan import Closed, LoadProfile
+from lockstep_load.plan import ClosedLoop, LoadProfile
+from lockstep_load.server_metrics import Scrape, Scraper, difference, restarted, samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TEXT = """# HELP lockstep_batch_rows Rows.
 # TYPE lockstep_batch_rows histogram
-lockstep_batch_rows_bucket{{face="oneshot",le="1.0",model="m"}} 1.0
-lockstep_batch_rows_count{{face="oneshot",model="m"}} {runs}
-lockstep_batch_rows_sum{{face="oneshot",model="m"}} {rows}
-lockstep_batch_rows_count{{face="oneshot",model="other"}} 77
-lockstep_queue_seconds_count{{face="oneshot",model="m"}} {rows}
-lockstep_queue_seconds_sum{{face="oneshot",model="m"}} 0.5
+lockstep_batch_rows_bucket{{mode="oneshot",le="1.0",model="m"}} 1.0
+lockstep_batch_rows_count{{mode="oneshot",model="m"}} {runs}
+lockstep_batch_rows_sum{{mode="oneshot",model="m"}} {rows}
+lockstep_batch_rows_count{{mode="oneshot",model="other"}} 77
+lockstep_queue_seconds_count{{mode="oneshot",model="m"}} {rows}
+lockstep_queue_seconds_sum{{mode="oneshot",model="m"}} 0.5
 lockstep_elements_total{{model="m"}} {rows}
-lockstep_padded_elements_total{{model="m"}} {paid}
+lockstep_padded_elements_total{{model="m"}} {padded}
 odd{{label="a \\"quoted\\" \\\\ one"}} 3
 broken line
 """
 
 
-def scrape(runs: float, rows: float, paid: float) -> Scrape:
-    return Scrape(samples(TEXT.format(runs=runs, rows=rows, paid=paid)))
+def scrape(runs: float, rows: float, padded: float) -> Scrape:
+    return Scrape(samples(TEXT.format(runs=runs, rows=rows, padded=padded)))
 
 
 def test_a_run_is_what_it_added() -> None:
-    added = between(scrape(10, 20, 30), scrape(20, 60, 80), "m")
+    added = difference(scrape(10, 20, 30), scrape(20, 60, 80), "m")
     assert added["faces"] == {"oneshot": {"runs": 10, "rows_per_run": 4.0}}
     assert added["padding"] == 0.2  # 40 real elements of 50
     assert added["queue_ms"] == 0.0
 
 
 def test_a_step_model_has_the_metrics_of_its_name() -> None:
-    assert between(scrape(10, 20, 30), scrape(20, 60, 80), "m.step")["faces"]
+    assert difference(scrape(10, 20, 30), scrape(20, 60, 80), "m.step")["faces"]
 
 
 def test_a_server_without_these_metrics_adds_nothing() -> None:
-    assert between(Scrape({}), Scrape(samples("up 1\n")), "m") == {}
+    assert difference(Scrape({}), Scrape(samples("up 1\n")), "m") == {}
 
 
 def test_labels_may_hold_anything() -> None:
@@ -70,11 +70,11 @@ def test_a_port_that_speaks_another_protocol_has_no_metrics() -> None:
         answering = threading.Thread(target=settle)
         answering.start()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        assert Scraper(address, "m").found() == {"note": f"no metrics at http://{address}/metrics"}
+        assert Scraper(address, "m").result() == {"note": f"no metrics at http://{address}/metrics"}
         answering.join()
 
 
-class Pages:
+class MetricsServer:
     """Answers /metrics with one text after another; the last one again and again."""
 
     def __init__(self, *texts: str) -> None:
@@ -100,8 +100,8 @@ class Pages:
 
 
 @contextmanager
-def pages(*texts: str) -> Iterator[str]:
-    one = Pages(*texts)
+def metrics_server(*texts: str) -> Iterator[str]:
+    one = MetricsServer(*texts)
     try:
         yield one.address
     finally:
@@ -109,11 +109,11 @@ def pages(*texts: str) -> Iterator[str]:
 
 
 def text(runs: float, rows: float, started: float = 7.0) -> str:
-    return TEXT.format(runs=runs, rows=rows, paid=rows) + f"process_start_time_seconds {started}\n"
+    return TEXT.format(runs=runs, rows=rows, padded=rows) + f"process_start_time_seconds {started}\n"
 
 
 @pytest.mark.parametrize(
-    ("after", "again"),
+    ("after", "expected"),
     [
         (text(1500, 9000), False),
         (text(1000, 8000), False),
@@ -123,8 +123,8 @@ def text(runs: float, rows: float, started: float = 7.0) -> str:
     ],
     ids=["counted", "idle", "said", "went back", "forgotten"],
 )
-def test_a_restart_is_seen(after: str, again: bool) -> None:
-    assert restarted(Scrape(samples(text(1000, 8000))), Scrape(samples(after)), "m") is again
+def test_a_restart_is_seen(after: str, expected: bool) -> None:
+    assert restarted(Scrape(samples(text(1000, 8000))), Scrape(samples(after)), "m") is expected
 
 
 def test_what_another_model_counted_is_no_restart() -> None:
@@ -133,19 +133,25 @@ def test_what_another_model_counted_is_no_restart() -> None:
 
 
 def test_a_server_that_was_started_again_is_told_and_not_subtracted() -> None:
-    with pages(text(1000, 8000), text(1500, 3000, started=9.0)) as address, Scraper(address, "m") as scraper:
-        assert "started again" in scraper.found()["note"]
+    with (
+        metrics_server(text(1000, 8000), text(1500, 3000, started=9.0)) as address,
+        Scraper(address, "m") as scraper,
+    ):
+        assert "started again" in scraper.result()["note"]
 
 
 def test_the_warm_up_is_not_counted() -> None:
-    ledger = RunCounts(LoadProfile(Closed(1), seconds=1))
-    with pages(text(10, 10), text(60, 110), text(80, 190)) as address, Scraper(address, "m") as scraper:
-        scraper.follow(ledger)
-        ledger.now_s = -0.5
+    counts = RunCounts(LoadProfile(ClosedLoop(1), seconds=1))
+    with (
+        metrics_server(text(10, 10), text(60, 110), text(80, 190)) as address,
+        Scraper(address, "m") as scraper,
+    ):
+        scraper.observe(counts)
+        counts.now_s = -0.5
         first = scraper._first
-        ledger.now_s = 0.0
+        counts.now_s = 0.0
         until(lambda: scraper._first is not first)
-        assert scraper.found()["faces"] == {"oneshot": {"runs": 20, "rows_per_run": 4.0}}
+        assert scraper.result()["faces"] == {"oneshot": {"runs": 20, "rows_per_run": 4.0}}
 
 
 def until(holds: Callable[[], bool]) -> None:

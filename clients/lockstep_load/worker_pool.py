@@ -15,7 +15,7 @@ from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
 from lockstep_load import worker
-from lockstep_load.plan import Open
+from lockstep_load.plan import OpenLoop
 from lockstep_load.worker_messages import WorkerDone, WorkerFailed, WorkerReady
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from lockstep_load.plan import WorkerJob
 
-LEAD_S = 0.05
+START_DELAY_S = 0.05
 """Between the word to go and the first request, so that all processes have heard it."""
 
-START_S = 60.0
+START_TIMEOUT_S = 60.0
 
 
-class Generators:
+class WorkerPool:
     """Up to `processes` of them. Use it in a `with`."""
 
     def __init__(self, processes: int) -> None:
@@ -51,9 +51,9 @@ class Generators:
     def run(
         self,
         jobs: Sequence[WorkerJob],
-        watch: Callable[[Any], None],
-        tick: Callable[[], None],
-        stopping: Callable[[], bool],
+        on_message: Callable[[Any], None],
+        on_tick: Callable[[], None],
+        should_stop: Callable[[], bool],
     ) -> None:
         """Do the jobs, one a process.
 
@@ -62,19 +62,24 @@ class Generators:
         """
         pipes = self._pipes[: len(jobs)]
         for pipe, job in zip(pipes, jobs, strict=True):
-            _tell(pipe, job)
-        ready = _Round(pipes, watch, tick)
-        ready.until(lambda told: isinstance(told, WorkerReady), lambda: stopping() or ready.age_s > START_S)
-        go = worker.StopRun() if stopping() else worker.StartRun(_lead_s(jobs[0]))
+            _send(pipe, job)
+        ready = _Barrier(pipes, on_message, on_tick)
+        ready.wait_for(
+            lambda message: isinstance(message, WorkerReady),
+            lambda: should_stop() or ready.age_s > START_TIMEOUT_S,
+        )
+        go = worker.StopRun() if should_stop() else worker.StartRun(_start_delay_s(jobs[0]))
         for pipe in pipes:
-            _tell(pipe, go)
-        running = _Round(pipes, watch, tick, without=ready.broken)
-        if running.until(lambda told: isinstance(told, WorkerDone), stopping) and not isinstance(
+            _send(pipe, go)
+        running = _Barrier(pipes, on_message, on_tick, exclude=ready.failed)
+        if running.wait_for(lambda message: isinstance(message, WorkerDone), should_stop) and not isinstance(
             go, worker.StopRun
         ):
             for pipe in pipes:
-                _tell(pipe, worker.StopRun())
-        running.until(lambda told: isinstance(told, WorkerDone), lambda: running.age_s > _longest_s(jobs[0]))
+                _send(pipe, worker.StopRun())
+        running.wait_for(
+            lambda message: isinstance(message, WorkerDone), lambda: running.age_s > _max_run_s(jobs[0])
+        )
 
     def close(self) -> None:
         """End the processes."""
@@ -95,61 +100,61 @@ class Generators:
         self.close()
 
 
-class _Round:
+class _Barrier:
     """Waiting for one kind of message from every process, whatever else they tell meanwhile."""
 
     def __init__(
         self,
         pipes: Sequence[Connection],
-        watch: Callable[[Any], None],
-        tick: Callable[[], None],
-        without: Collection[Connection] = (),
+        on_message: Callable[[Any], None],
+        on_tick: Callable[[], None],
+        exclude: Collection[Connection] = (),
     ) -> None:
-        self._awaited = {pipe: index for index, pipe in enumerate(pipes) if pipe not in without}
-        self.broken: list[Connection] = []
-        self._watch, self._tick = watch, tick
+        self._pending = {pipe: index for index, pipe in enumerate(pipes) if pipe not in exclude}
+        self.failed: list[Connection] = []
+        self._on_message, self._on_tick = on_message, on_tick
         self._begun = time.perf_counter()
 
     @property
     def age_s(self) -> float:
         return time.perf_counter() - self._begun
 
-    def until(self, awaited: Callable[[Any], bool], stopping: Callable[[], bool]) -> bool:
+    def wait_for(self, is_awaited: Callable[[Any], bool], should_stop: Callable[[], bool]) -> bool:
         """Whether it was stopped before all had told."""
-        while self._awaited:
-            for pipe in connection.wait(list(self._awaited), timeout=0.1):
+        while self._pending:
+            for pipe in connection.wait(list(self._pending), timeout=0.1):
                 assert isinstance(pipe, connection.Connection)
-                told = self._read(pipe)
-                if not isinstance(told, WorkerReady):
-                    self._watch(told)
-                if isinstance(told, WorkerFailed):
-                    self.broken.append(pipe)
-                if awaited(told) or isinstance(told, WorkerFailed):
-                    self._awaited.pop(pipe)
-            self._tick()
-            if stopping():
-                return bool(self._awaited)
+                message = self._read(pipe)
+                if not isinstance(message, WorkerReady):
+                    self._on_message(message)
+                if isinstance(message, WorkerFailed):
+                    self.failed.append(pipe)
+                if is_awaited(message) or isinstance(message, WorkerFailed):
+                    self._pending.pop(pipe)
+            self._on_tick()
+            if should_stop():
+                return bool(self._pending)
         return False
 
     def _read(self, pipe: Connection) -> Any:
         try:
             return pipe.recv()
         except (EOFError, OSError):
-            return WorkerFailed(self._awaited[pipe], "the generator process ended")
+            return WorkerFailed(self._pending[pipe], "the generator process ended")
 
 
-def _lead_s(job: WorkerJob) -> float:
-    return job.load.warmup_s + LEAD_S
+def _start_delay_s(job: WorkerJob) -> float:
+    return job.load.warmup_s + START_DELAY_S
 
 
-def _longest_s(job: WorkerJob) -> float:
+def _max_run_s(job: WorkerJob) -> float:
     """A run that is longer hangs: its schedule, the last timeout, and time to tell."""
     load = job.load
-    seconds = load.seconds if isinstance(load.pace, Open) else load.seconds + job.target.timeout_s
+    seconds = load.seconds if isinstance(load.pattern, OpenLoop) else load.seconds + job.target.timeout_s
     return load.warmup_s + seconds + job.target.timeout_s + 30.0
 
 
-def _tell(pipe: Connection, message: Any) -> None:
+def _send(pipe: Connection, message: Any) -> None:
     with suppress(OSError):  # a process that died is noticed where it is read
         pipe.send(message)
 
