@@ -1,4 +1,4 @@
-"""Lockstep's server: trained sequence models over gRPC, batched and in lockstep."""
+"""Lockstep server: serves trained sequence models over gRPC with dynamic batching."""
 
 from importlib.metadata import version
 

@@ -10,16 +10,15 @@ from .settings import Settings, command
 
 
 def main() -> None:
-    """Parse the settings and serve."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines say less than ours
+    """Parse the settings and run the server."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the server logs the same failures with more detail
     sys.exit(command(_run, __version__).main(standalone_mode=True))
 
 
 def _run(settings: Settings) -> int:
     from .lifecycle import run
 
-    code = run(settings)
-    sys.exit(code)
+    sys.exit(run(settings))
 
 
 if __name__ == "__main__":

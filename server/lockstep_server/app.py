@@ -1,4 +1,7 @@
-"""The only file that wires everything: host <- transport -> calls, directory -> services -> server."""
+"""Wires all parts of the server: the only file that knows every one of them.
+
+settings -> engine transport -> requests in flight and model registry -> gRPC servicers -> gRPC server
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LAST_SPANS_S = 2.0
+_SPAN_EXPORT_S = 2.0
+"""Time limit for exporting the remaining spans at shutdown, in seconds."""
 
 
 class App:
-    """A server, from its settings. Starts in order and stops in reverse."""
+    """A server built from its settings. `stop` shuts the parts down in the reverse order of `start`."""
 
     def __init__(
         self, settings: Settings, metrics: Metrics | None = None, spans: Spans | None = None
@@ -45,18 +49,19 @@ class App:
         self.settings = settings
         self._spans = spans or _spans(settings)
         self.metrics = metrics or Metrics(counting=settings.metrics)
-        self._transport = _transport(settings, self._lost)
+        self._transport = _transport(settings, self._engine_lost)
         self._health = HealthPublisher()
         request_log = RequestLog(texts=settings.log_texts)
         self.registry = ModelRegistry(self.metrics, self._health.update, request_log)
-        took = self.metrics.loop_lag.observe
-        self.calls = InFlightRequests(self._transport.send, self.registry, request_log, took)
+        self.requests = InFlightRequests(
+            self._transport.send, self.registry, request_log, self.metrics.loop_lag.observe
+        )
         self._flush_control = FlushController(self._transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
             settings,
             self.metrics,
             self.registry,
-            self.calls,
+            self.requests,
             self._transport.send,
             self._flush_control,
             self._health,
@@ -68,73 +73,77 @@ class App:
         self.metrics_port = 0
 
     async def start(self) -> None:
-        """Listen first, so that a port that is taken is told at once; then load the models.
+        """Bind the ports, then start the engine. Returns once the model repository has been listed.
+
+        The ports come first so that a port in use is reported before any model is loaded.
 
         Raises:
-            LoadError: a port is taken, there is no repository, or not the device that the settings ask for.
+            LoadError: a port is in use, the repository does not exist, or the requested device is missing.
         """
         await self._health.start()
         self.port = await self._server.start()
-        self._endpoints = self._serve_pages()
+        self._endpoints = self._start_http()
         self.metrics_port = self._endpoints.port
-        about = await self._transport.start(self._deliver)
-        self.registry.device = about.device
-        self._tell_levels(about)
-        await self.registry.listed()
+        engine = await self._transport.start(self._deliver)
+        self.registry.device = engine.device
+        self._register_gauges(engine)
+        await self.registry.mark_listed()
 
-    def _serve_pages(self) -> HttpEndpoints:
+    def _start_http(self) -> HttpEndpoints:
         settings, loop = self.settings, asyncio.get_running_loop()
 
-        def ask_engine_stats() -> None:
-            """What is told in time for the next scrape."""
+        def request_engine_stats() -> None:
+            """The reply arrives after this scrape and is shown by the next one."""
             loop.call_soon_threadsafe(self._transport.send, messages.GetEngineStats())
 
-        before = ask_engine_stats if settings.engine == "process" else lambda: None
+        before_scrape = request_engine_stats if settings.engine == "process" else lambda: None
         registry = self.metrics.registry if settings.metrics else None
         try:
-            return HttpEndpoints(settings.host, settings.metrics_port, registry, self._healthy, before)
+            return HttpEndpoints(settings.host, settings.metrics_port, registry, self._healthy, before_scrape)
         except OSError as error:
-            raise _port_taken(settings, error) from error
+            raise _port_in_use(settings, error) from error
 
-    def _tell_levels(self, about: messages.EngineInfo) -> None:
-        """What is not counted, but read at each scrape."""
+    def _register_gauges(self, engine: messages.EngineInfo) -> None:
+        """Set the callbacks of the metrics that are read at each scrape."""
         metrics = self.metrics
         GaugeReader(metrics, self.registry)
-        metrics.build.read = lambda: [((__version__, about.runtime), 1.0)]
-        metrics.leases.read = lambda: [((about.device,), float(about.leases))]
-        metrics.draining.read = lambda: [((), float(self.calls.draining))]
+        metrics.build.read = lambda: [((__version__, engine.runtime), 1.0)]
+        metrics.leases.read = lambda: [((engine.device,), float(engine.leases))]
+        metrics.draining.read = lambda: [((), float(self.requests.draining))]
         metrics.flush_interval.read = lambda: [((), self._flush_control.interval_s)]
         metrics.engine_up.read = lambda: [((), float(self._transport.up))]
         for key, family in metrics.engine_gc.items():
-            family.read = partial(self._garbage, key)
+            family.read = partial(self._engine_gc, key)
         if self.settings.engine == "process":
             metrics.watch_engine(lambda: self._transport.pid)
         if self.settings.device != "cpu" and (found := gpus.open_gpus()) is not None:
             metrics.registry.register(found)
 
-    def _garbage(self, key: str) -> list[tuple[tuple[str, ...], float]]:
-        """Of the engine process, by generation."""
+    def _engine_gc(self, key: str) -> list[tuple[tuple[str, ...], float]]:
+        """One garbage collector count of the engine process, by generation."""
         generations = enumerate(self._engine_stats.garbage)
         return [((str(generation),), float(counts[key])) for generation, counts in generations]
 
     async def stop(self) -> None:
-        """Drain, then stop; in bounded time."""
+        """Drain for at most `drain_s` seconds, then stop."""
         settings = self.settings
         await self._health.drain()
-        drained = await self.calls.drain(settings.drain_s)
+        drained = await self.requests.drain(settings.drain_s)
         if not drained:
-            log.warning("%d requests are still in flight after %g s", len(self.calls), settings.drain_s)
+            log.warning(
+                "drain timed out after %g s: %d requests in flight", settings.drain_s, len(self.requests)
+            )
         await self._transport.stop(within_s=1.0 if drained else 0.0)
         await self._server.stop(grace_s=1.0)
         if self._endpoints is not None:
             self._endpoints.stop()
         if self._spans is not None:
-            await self._spans.stop(_LAST_SPANS_S)
+            await self._spans.stop(_SPAN_EXPORT_S)
 
     def _deliver(self, update: messages.EngineUpdate) -> None:
         match update:
             case messages.Events():
-                self.calls.deliver(update)
+                self.requests.deliver(update)
             case messages.ModelUpdate():
                 self.registry.update(update)
             case messages.LoadDone():
@@ -142,20 +151,20 @@ class App:
             case messages.EngineStats():
                 self._engine_stats = update
 
-    def _lost(self, reason: str) -> None:
-        """The engines have gone, and are being started again."""
+    def _engine_lost(self, reason: str) -> None:
+        """Fail all requests in flight after the engine process died; the transport restarts it."""
         self.metrics.engine_restarts.inc()
-        self.registry.lost()
-        self.calls.fail_all(unavailable(f"{reason}; it is started again"))
+        self.registry.engine_lost()
+        self.requests.fail_all(unavailable(f"{reason}; restarting it"))
 
     def _healthy(self) -> bool:
-        return self.registry.ready() and not self.calls.draining
+        return self.registry.ready() and not self.requests.draining
 
 
 def _spans(settings: Settings) -> Spans | None:
     """
     Raises:
-        LoadError: spans are wanted, and there is nothing to make them with.
+        LoadError: tracing is on, but OpenTelemetry is not installed.
     """
     if settings.traces == "off":
         return None
@@ -165,8 +174,8 @@ def _spans(settings: Settings) -> Spans | None:
         return spans.Spans(spans.otlp(settings.traces_endpoint), settings.traces_ratio)
     except ImportError as error:
         raise LoadError(
-            f"--traces otlp: {error.name} is not installed; install the extra traces (pip install"
-            " 'lockstep-inference[traces]'), or give --traces off"
+            f"--traces otlp needs {error.name}: install the extra with pip install '.[traces]'"
+            " in a checkout of Lockstep, or set --traces off"
         ) from error
 
 
@@ -191,7 +200,7 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
     )
 
 
-def _port_taken(settings: Settings, error: OSError) -> LoadError:
+def _port_in_use(settings: Settings, error: OSError) -> LoadError:
     return LoadError(
-        f"--metrics-port {settings.metrics_port}: cannot listen on it ({error.strerror}); give another"
+        f"--metrics-port {settings.metrics_port}: cannot listen ({error.strerror}); choose another port"
     )

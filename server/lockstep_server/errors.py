@@ -1,7 +1,7 @@
-"""What can go wrong with a request, by meaning. Imports nothing of the server.
+"""Why a request can fail, as error codes. Imports nothing from the server.
 
-bytes -> tensors -> ids -> a place in the queue -> a run -> an answer: each arrow has its meanings
-below, and `rpc/status.py` holds the one table that turns a meaning into a gRPC status.
+bytes -> tensors -> ids -> queue -> run -> answer: each arrow has its error codes below, and
+`api/status.py` maps every code to a gRPC status.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import secrets
 from enum import Enum
 
-_LONGEST_TOLD = 400
-"""Characters of a message or a name that a caller is told."""
+_MAX_CHARS = 400
+"""Longest message or name in an error, in characters."""
 
 
 class ErrorCode(Enum):
-    """Why a request has no answer."""
+    """Why a request ended without an answer."""
 
     BAD_INPUT = "bad_input"  # never valid: shape, dtype, bytes, text, ids
     NOT_FOUND = "not_found"  # no such model or version, or one that failed to load
-    OVERLOADED = "overloaded"  # the wait would be too long: come back later
+    OVERLOADED = "overloaded"  # the wait would be too long: retry later
     DEADLINE = "deadline"  # passed while waiting, or between two steps
     UNAVAILABLE = "unavailable"  # loading, unloading, draining
     SEQUENCE_LOST = "sequence_lost"  # evicted, or used after its end
@@ -26,14 +26,18 @@ class ErrorCode(Enum):
     DENIED = "denied"
     CANCELLED = "cancelled"  # by its caller
     UNIMPLEMENTED = "unimplemented"
-    FAILED = "failed"  # our fault: a session failed
+    FAILED = "failed"  # a run failed: the fault of the server
 
 
 class ServingError(Exception):
-    """A request that ends without an answer.
+    """A request ended without an answer.
 
-    Plain data, so that it crosses a process boundary. `field` names what in the request is wrong,
-    `resource` what is not there, `retry_after_s` when a refused call may come back.
+    Plain data that can be pickled, so it can cross the process boundary.
+
+    Args:
+        field: the request field that is wrong, if any.
+        resource: the model or version that was not found, if any.
+        retry_after_s: after how many seconds a rejected request may be retried.
     """
 
     def __init__(
@@ -46,9 +50,9 @@ class ServingError(Exception):
         retry_after_s: float | None = None,
     ) -> None:
         self.code = code
-        self.message = _short(message)
-        self.field = _short(field)
-        self.resource = _short(resource)
+        self.message = _truncated(message)
+        self.field = _truncated(field)
+        self.resource = _truncated(resource)
         super().__init__(self.message)
         self.retry_after_s = retry_after_s
 
@@ -56,9 +60,9 @@ class ServingError(Exception):
         return _rebuild, (self.code, self.message, self.field, self.resource, self.retry_after_s)
 
 
-def _short(text: str) -> str:
-    """What a caller sent may be echoed, but gRPC's metadata holds 8 KiB in all."""
-    return text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}…"
+def _truncated(text: str) -> str:
+    # An error may quote the request, but gRPC metadata is limited to 8 KiB in total.
+    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}…"
 
 
 def _rebuild(
@@ -68,14 +72,14 @@ def _rebuild(
 
 
 def in_field(error: ServingError, field: str) -> ServingError:
-    """A BAD_INPUT told of the field that the caller wrote, rather than of the tensor it became."""
+    """Return a BAD_INPUT error that names the request field instead of the tensor made from it."""
     if not field or error.code is not ErrorCode.BAD_INPUT:
         return error
     return bad_input(field, error.message.removeprefix(f"{error.field}: "))
 
 
 def bad_input(field: str, why: str) -> ServingError:
-    """The request can never be answered as it stands; `why` says what to change."""
+    """The request is invalid and must not be retried unchanged. `why` describes what to change."""
     return ServingError(ErrorCode.BAD_INPUT, f"{field}: {why}", field=field)
 
 
@@ -96,10 +100,10 @@ def deadline_passed(where: str) -> ServingError:
 
 
 def failed(model: str) -> ServingError:
-    """What callers are told of a failure that is ours: where to find it in the log, no internals."""
+    """A server failure. The message has a log id to look up in the log, and no internal details."""
     log_id = secrets.token_hex(4)
     return ServingError(ErrorCode.FAILED, f"model {model} failed on this request (log id {log_id})")
 
 
 class LoadError(Exception):
-    """A model that cannot be served; the message names file, key and remedy."""
+    """A model or the server cannot be started. The message names the file, the key and the remedy."""

@@ -1,4 +1,4 @@
-"""Startup, main loop, shutdown, on one screen."""
+"""Runs the server: startup, main loop, shutdown."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SWITCH_INTERVAL_S = 0.0002
-"""An engine thread whose run has ended waits this long at most for a busy event loop."""
+"""Python's thread switch interval: how long an engine thread waits for a busy event loop after a run."""
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM; the exit code."""
+    """Serve until SIGINT or SIGTERM. Returns the exit code."""
     logs.configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
@@ -35,10 +35,10 @@ def run(settings: Settings) -> int:
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
-    """On uvloop where there is one: a third more calls a second (docs/decisions/0004)."""
+    """Run on uvloop if it is installed: a third more calls per second (docs/decisions/0004)."""
     try:
         import uvloop
-    except ImportError:  # not made for this platform
+    except ImportError:  # not available on this platform
         return asyncio.run(main)
     return uvloop.run(main)
 
@@ -55,7 +55,7 @@ async def _serve(settings: Settings) -> int:
             "serving %s on %s:%d, metrics on %d", settings.models, settings.host, app.port, app.metrics_port
         )
         await stop.wait()
-        log.info("stopping: %d requests in flight", len(app.calls))
+        log.info("stopping: %d requests in flight", len(app.requests))
     finally:
         await app.stop()
     log.info("stopped")

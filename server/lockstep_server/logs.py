@@ -1,7 +1,7 @@
-"""How both processes of a server write their log: lines on stderr, as text or as JSON.
+"""Configures logging for both processes of the server: one line per record on stderr, as text or JSON.
 
-A record may carry `fields` (`extra={"fields": {…}}`). What callers make up is escaped: it neither
-begins a line of its own nor looks like another field.
+A record may have `fields` (`extra={"fields": {…}}`). Text from clients is escaped: it can neither start a
+new line nor look like another field.
 """
 
 from __future__ import annotations
@@ -22,44 +22,46 @@ _PLAIN = re.compile(r"[\w.:/+\[\]@-]+", re.ASCII)
 
 
 def configure(level: str, form: str = "text") -> None:
-    """
+    """Log to stderr.
+
     Args:
+        level: debug, info, warning or error.
         form: "text" or "json".
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    if level == "debug":  # gRPC would tell of every call that it has a loop
+    if level == "debug":  # gRPC's own debug log has a line about the event loop for every call
         logging.getLogger("grpc").setLevel(logging.INFO)
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = getattr(record, "fields", {})
-    return found
+    fields: Mapping[str, Any] = getattr(record, "fields", {})
+    return fields
 
 
 class _Text(logging.Formatter):
-    """`time LEVEL logger: message key=value …`; a traceback follows on lines of its own."""
+    """Formats `time LEVEL logger: message key=value …`, with a traceback on the lines below."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         line = super().formatMessage(record).translate(_CONTROLS)
-        return " ".join((line, *(f"{key}={_told(value)}" for key, value in _fields(record).items())))
+        return " ".join((line, *(f"{key}={_field_text(value)}" for key, value in _fields(record).items())))
 
 
-def _told(value: object) -> str:
+def _field_text(value: object) -> str:
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 class _Json(logging.Formatter):
-    """One object a line, all in ASCII."""
+    """Formats one JSON object per line, in ASCII."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.gmtime(record.created)
-        told: dict[str, Any] = {
+        line: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', at)}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -67,5 +69,5 @@ class _Json(logging.Formatter):
             **_fields(record),
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, default=str)
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)

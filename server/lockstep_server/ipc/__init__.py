@@ -1,4 +1,4 @@
-"""How the port's messages travel between the gRPC side and a host."""
+"""Carries messages between the front end and the engine: within one process, or over a socket."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ if TYPE_CHECKING:
 
 
 class Transport(Protocol):
-    """Carries messages to a host and its news back, both in order. All on the event loop."""
+    """Carries messages to the engine and its updates back, both in order. Used on the event loop only."""
 
     @property
     def up(self) -> bool:
-        """The host can be reached."""
+        """Whether the engine can be reached."""
 
     @property
     def pid(self) -> int:
-        """Of the process that is the host's alone; 0: there is none."""
+        """Process id of the engine process; 0 if there is none."""
 
     async def start(self, deliver: Callable[[messages.EngineUpdate], None]) -> messages.EngineInfo:
-        """Start the host; what it is. `deliver` is called once for each piece of news; what is in
-        the repository has been told when this returns.
+        """Start the engine and return its description.
+
+        `deliver` is called once per update. The updates that list the models of the repository are
+        delivered before this returns.
 
         Raises:
-            LoadError: there is no repository, or no such device.
+            LoadError: the repository does not exist, or the device is not available.
         """
 
     def send(self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
-        """Hand a message to the host. Never blocks."""
+        """Queue a message for the engine. Never blocks."""
 
     async def stop(self, within_s: float) -> None:
-        """Stop the host; its last news are still delivered."""
+        """Stop the engine within `within_s` seconds. Its last updates are still delivered."""

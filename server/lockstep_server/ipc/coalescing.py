@@ -1,8 +1,8 @@
-"""Messages on their way to a host, and when they cross.
+"""Coalesces messages to the engine: put -> wait for more if `SendPolicy` allows -> send as one batch.
 
-Each crossing wakes an engine and costs more than a small request does, and an engine that is woken
-for one request takes it alone from the loop that is about to read the next. So the loop reads what
-there is before it tells of it: see `port.When`, and docs/decisions/0015.
+Each send wakes the engine and costs more than a small request does. An engine woken for one request
+starts it unbatched, although the event loop is about to read the next. So the event loop first reads
+all requests that have arrived, then sends them together (docs/decisions/0015).
 """
 
 from __future__ import annotations
@@ -18,56 +18,56 @@ if TYPE_CHECKING:
 
     from .. import messages
 
-QUIET_TURNS = 16
-"""Turns of the event loop without another message: nothing more is there to be read. An answered call
-takes gRPC about six."""
+IDLE_TURNS = 16
+"""Send after this many turns of the event loop without a new message: no request is left to read. gRPC
+takes about six turns for one call."""
 
-MOST = 16
-"""Messages that wait beyond a turn: more in one crossing save little."""
+MAX_MESSAGES = 16
+"""Wait beyond the current turn for at most this many messages: larger batches save little."""
 
-LONGEST_S = 0.004
-"""How long a loop that is never quiet holds a message."""
+MAX_DELAY_S = 0.004
+"""Longest time a busy event loop delays a message."""
 
 
 class MessageCoalescer:
-    """Keeps messages in order, and hands each over exactly once, to `cross`. All on the event loop."""
+    """Passes each message to `send` exactly once, in order, in batches. Used on the event loop only."""
 
     def __init__(
-        self, cross: Callable[[list[messages.Message]], None], clock: Callable[[], float] = time.monotonic
+        self, send: Callable[[list[messages.Message]], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._cross, self._clock = cross, clock
+        self._send, self._clock = send, clock
         self._messages: list[messages.Message] = []
-        self._turns = QUIET_TURNS  # that may yet pass before they cross
-        self._until = 0.0
-        self._turning = False
+        self._turns_left = IDLE_TURNS  # until the batch is sent
+        self._deadline = 0.0
+        self._scheduled = False  # `_turn` runs in the next turn of the event loop
 
     def put(self, message: messages.Message, when: SendPolicy) -> None:
-        """Add a message. Those before it cross with it at the latest."""
+        """Queue a message. Earlier messages are sent with it at the latest."""
         self._messages.append(message)
         if when is SendPolicy.NOW:
             self.flush()
             return
-        if when is SendPolicy.TURN or len(self._messages) >= MOST:
-            self._turns = 0
-        elif self._turns:
-            self._turns = QUIET_TURNS
+        if when is SendPolicy.TURN or len(self._messages) >= MAX_MESSAGES:
+            self._turns_left = 0
+        elif self._turns_left:
+            self._turns_left = IDLE_TURNS
         if len(self._messages) == 1:
-            self._until = self._clock() + LONGEST_S
-        if not self._turning:
-            self._turning = True
+            self._deadline = self._clock() + MAX_DELAY_S
+        if not self._scheduled:
+            self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
 
     def flush(self) -> None:
-        """Let what waits cross now."""
-        batch, self._messages, self._turns = self._messages, [], QUIET_TURNS
+        """Send all queued messages now."""
+        batch, self._messages, self._turns_left = self._messages, [], IDLE_TURNS
         if batch:
-            self._cross(batch)
+            self._send(batch)
 
     def _turn(self) -> None:
-        """The end of a turn of the loop."""
-        self._turning = bool(self._messages) and self._turns > 0 and self._clock() < self._until
-        if self._turning:
-            self._turns -= 1
+        """Runs once per turn of the event loop while messages are queued."""
+        self._scheduled = bool(self._messages) and self._turns_left > 0 and self._clock() < self._deadline
+        if self._scheduled:
+            self._turns_left -= 1
             asyncio.get_running_loop().call_soon(self._turn)
         else:
             self.flush()

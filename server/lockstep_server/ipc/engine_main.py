@@ -1,6 +1,7 @@
-"""The engine process: a host behind a socket. Started by `transport/engine_process.py` only.
+"""Main program of the engine process: frames -> messages -> `LoadedModels` -> updates -> frames.
 
-It ends when it is told to, and when the socket closes: a front end that was killed leaves none behind.
+Only `ipc/engine_process.py` starts it. It exits on `StopEngine`, and when the socket closes, so no engine
+process outlives a front end that was killed.
 """
 
 from __future__ import annotations
@@ -20,37 +21,42 @@ from . import frames
 
 log = logging.getLogger(__name__)
 
-_FEW = 4
+_MAX_INLINE_EVENTS = 4
+"""Largest update, in events and chunks, that the reporting thread encodes itself."""
+
 _SWITCH_INTERVAL_S = 0.0005
-"""How long an engine whose run has ended may wait for a thread that encodes or decodes."""
+"""Python's thread switch interval: how long an engine thread waits for one that encodes or decodes."""
 
 
-class _Writer:
-    """Frames out, in order: a small one by who has it, if nothing waits before it, any other by a
-    thread, which encodes it while a session runs."""
+class _FrameWriter:
+    """Writes messages to the socket as frames, in order.
 
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
+    The calling thread writes a small message itself if none is queued. A writer thread encodes all others
+    while the engine threads run their sessions.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
         self._queue: SimpleQueue[Any] = SimpleQueue()
-        self._writing = threading.Lock()
-        self._waiting = 0
-        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._lock = threading.Lock()
+        self._queued = 0
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     def put(self, message: Any) -> None:
-        with self._writing:
-            if self._waiting or not _small(message):
-                self._waiting += 1
+        with self._lock:
+            if self._queued or not _is_small(message):
+                self._queued += 1
                 self._queue.put(message)
             else:
                 self._write([message])
 
     def close(self) -> None:
-        """Once all that was put before has been written."""
+        """Write all queued messages, then stop the writer thread."""
         self._queue.put(None)
         self._thread.join()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while (message := self._queue.get()) is not None:
             batch = [message]
             while not self._queue.empty() and message is not None:
@@ -59,52 +65,58 @@ class _Writer:
             if message is None:
                 batch.pop()
             self._write(batch)
-            with self._writing:
-                self._waiting -= len(batch)
+            with self._lock:
+                self._queued -= len(batch)
             if message is None:
                 return
 
     def _write(self, batch: list[Any]) -> None:
         try:
-            for piece in frames.encode(batch):
-                self._end.sendall(piece)
+            for part in frames.encode(batch):
+                self._connection.sendall(part)
         except OSError:
-            log.debug("the front end has gone")
+            log.debug("connection to the front end closed")
 
 
-def _small(message: Any) -> bool:
-    """Sooner encoded than handed over."""
-    return isinstance(message, messages.Events) and len(message.events) + len(message.chunks) <= _FEW
+def _is_small(message: Any) -> bool:
+    """Whether encoding the message is cheaper than waking the writer thread."""
+    return (
+        isinstance(message, messages.Events)
+        and len(message.events) + len(message.chunks) <= _MAX_INLINE_EVENTS
+    )
 
 
-def serve(end: socket.socket) -> int:
-    """Host models for the other end of the socket until it says stop, or closes."""
-    decoder = frames.Decoder()
-    inbox = _incoming(end, decoder)
+def serve(connection: socket.socket) -> int:
+    """Run the engine for the front end until `StopEngine` or the end of the connection.
+
+    Returns:
+        The exit code: 1 if the engine could not start.
+    """
+    inbox = _receive(connection, frames.Decoder())
     config: messages.EngineConfig = next(inbox)
-    writer = _Writer(end)
+    writer = _FrameWriter(connection)
     from ..engine.models import LoadedModels
 
     try:
-        host = LoadedModels(config, reads_here=True)
-        host.start(writer.put)
+        engine = LoadedModels(config, tokenize_inline=True)
+        engine.start(writer.put)
     except LoadError as error:
         writer.put(frames.EngineFailed(str(error)))
         writer.close()
         return 1
-    writer.put(frames.EngineStarted(host.info))
+    writer.put(frames.EngineStarted(engine.info))
     within_s = 0.0
     batch: list[messages.Message] = []
     for message in inbox:
         if message is _END_OF_FRAME:
-            host.receive(batch)
+            engine.receive(batch)
             batch = []
         elif isinstance(message, frames.StopEngine):
             within_s = message.within_s
             break
         else:
             batch.append(message)
-    host.stop(within_s)
+    engine.stop(within_s)
     writer.close()
     return 0
 
@@ -112,10 +124,10 @@ def serve(end: socket.socket) -> int:
 _END_OF_FRAME = object()
 
 
-def _incoming(end: socket.socket, decoder: frames.Decoder) -> Any:
-    """Every message; `_END_OF_FRAME` after the last of each frame but the first, the configuration."""
+def _receive(connection: socket.socket, decoder: frames.Decoder) -> Any:
+    """Yield every message, and `_END_OF_FRAME` after each frame except the first, the configuration."""
     first, buffer = True, memoryview(bytearray(frames.READ_BYTES))
-    while data := _received(end, buffer):
+    while data := _read(connection, buffer):
         for batch in decoder.feed(data):
             yield from batch
             if not first:
@@ -123,26 +135,26 @@ def _incoming(end: socket.socket, decoder: frames.Decoder) -> Any:
             first = False
 
 
-def _received(end: socket.socket, buffer: memoryview) -> bytes:
+def _read(connection: socket.socket, buffer: memoryview) -> bytes:
     try:
-        return bytes(buffer[: end.recv_into(buffer)])
+        return bytes(buffer[: connection.recv_into(buffer)])
     except OSError:
         return b""
 
 
 def main() -> int:
-    """`python -m lockstep_server.ipc.engine_main FD LEVEL FORM`: as `logs.configure` has them."""
-    number, level, form = int(sys.argv[1]), *sys.argv[2:4]
+    """`python -m lockstep_server.ipc.engine_main FD LEVEL FORM`: LEVEL and FORM as in `logs.configure`."""
+    descriptor, level, form = int(sys.argv[1]), *sys.argv[2:4]
     logs.configure(level, form)
-    # Signals are for the front end, which tells this process when it may go.
+    # The front end handles the signals and stops this process with `StopEngine`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    with socket.socket(fileno=number) as end:
-        end.setblocking(True)
-        code = serve(end)
+    with socket.socket(fileno=descriptor) as connection:
+        connection.setblocking(True)
+        code = serve(connection)
     sys.stderr.flush()
-    os._exit(code)  # a run that does not end must not keep the process
+    os._exit(code)  # a run that hangs must not keep the process alive
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The host in a process of its own: the event loop and the engines share no interpreter lock.
+"""Runs the engine in a separate process, so that it does not share an interpreter lock with the event loop.
 
-Frames over a socket pair. A process that dies takes down what it held, and is started again.
+send -> coalescer -> frames -> socket pair -> `engine_main`, and its updates back the same way. If the
+process dies, all its requests fail and it is restarted.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SOCKET_BYTES = 4 << 20
-_SHORT_LIFE_S = 10.0
-_LONGEST_PAUSE_S = 30.0
-_LAST_WORDS_S = 2.0
-"""How long a process that was told to stop gets beyond its time, before it is killed."""
+_CRASH_LOOP_S = 10.0
+"""A process that dies sooner than this after its start is restarted after a pause."""
+
+_MAX_PAUSE_S = 30.0
+_STOP_GRACE_S = 2.0
+"""How long to wait for the process beyond its stop timeout before killing it."""
 
 MODULE = "lockstep_server.ipc.engine_main"
 
@@ -37,8 +40,10 @@ MODULE = "lockstep_server.ipc.engine_main"
 class EngineProcess:
     """Implements `Transport`.
 
-    `on_loss` is called when the process has died by itself, with the reason: nothing that was sent
-    to it will be answered. It is being started again then.
+    Args:
+        on_loss: called with the reason when the process has died. No message sent to that process will be
+            answered; a new process is being started.
+        log: log level and format of the engine process.
     """
 
     def __init__(
@@ -48,20 +53,20 @@ class EngineProcess:
         *,
         log: tuple[str, str] = ("info", "text"),
     ) -> None:
-        self._config, self._on_loss, self._log = config, on_loss, log  # its level and form
+        self._config, self._on_loss, self._log = config, on_loss, log
         self._deliver: Callable[[messages.EngineUpdate], None] = lambda _: None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._decoder = frames.Decoder()
         self._buffer = memoryview(bytearray(frames.READ_BYTES))
-        self._coalescer = MessageCoalescer(self._cross)
+        self._coalescer = MessageCoalescer(self._send_batch)
         self._unsent: deque[memoryview] = deque()
         self._started: asyncio.Future[messages.EngineInfo] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._stopping = False
-        self._begun = 0.0
+        self._spawned_at = 0.0
         self._pause_s = 0.0
-        self._again: asyncio.Task[None] | None = None
+        self._restart: asyncio.Task[None] | None = None
 
     @property
     def up(self) -> bool:
@@ -70,7 +75,7 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now; 0 where there is none."""
+        """Process id of the engine process; 0 before the start."""
         return self._process.pid if self._process is not None else 0
 
     async def start(self, deliver: Callable[[messages.EngineUpdate], None]) -> messages.EngineInfo:
@@ -80,11 +85,11 @@ class EngineProcess:
     async def _spawn(self) -> messages.EngineInfo:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+        for side in (ours, theirs):
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         ours.setblocking(False)
         command = [sys.executable, "-m", MODULE, str(theirs.fileno()), *self._log]
-        self._begun = time.monotonic()
+        self._spawned_at = time.monotonic()
         self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))  # noqa: ASYNC220
         theirs.close()
         self._socket, self._decoder = ours, frames.Decoder()
@@ -99,57 +104,57 @@ class EngineProcess:
             raise
         except ConnectionResetError:
             code = await asyncio.to_thread(self._process.wait)
-            raise LoadError(f"the engine process ended while it started ({_told(code)})") from None
+            raise LoadError(f"the engine process died during startup ({_exit_text(code)})") from None
 
-    # --- out ----------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------
 
     def send(self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
         self._coalescer.put(message, when)
 
-    def _cross(self, batch: list[messages.Message]) -> None:
+    def _send_batch(self, batch: list[messages.Message]) -> None:
         if self._socket is not None:
             self._write(batch)
         else:
             for message in batch:
-                self._bounce(message)
+                self._reject(message)
 
-    def _bounce(self, message: messages.Message) -> None:
-        """Nobody is there to take it."""
-        away = unavailable("the engine process is being started again")
+    def _reject(self, message: messages.Message) -> None:
+        """Answer a message with UNAVAILABLE while no process is running."""
+        error = unavailable("the engine process is restarting")
         match message:
             case messages.Submit(key, model, version) | messages.Tokenize(key, model, version):
-                self._deliver(messages.Events(model, version, [messages.Event(key, None, away)]))
+                self._deliver(messages.Events(model, version, [messages.Event(key, None, error)]))
             case messages.Load(model):
-                self._deliver(messages.LoadDone(model, "load", away.message))
+                self._deliver(messages.LoadDone(model, "load", error.message))
             case messages.Unload(model):
-                self._deliver(messages.LoadDone(model, "unload", away.message))
+                self._deliver(messages.LoadDone(model, "unload", error.message))
 
     def _write(self, batch: list[Any]) -> None:
-        waiting = bool(self._unsent)
-        self._unsent.extend(memoryview(piece).cast("B") for piece in frames.encode(batch))
-        if not waiting:
-            self._push()
+        blocked = bool(self._unsent)
+        self._unsent.extend(memoryview(part).cast("B") for part in frames.encode(batch))
+        if not blocked:
+            self._write_unsent()
 
-    def _push(self) -> None:
-        """Write what the socket takes now; the rest when it takes more."""
+    def _write_unsent(self) -> None:
+        """Write as much as the socket accepts now, and the rest once it is writable again."""
         assert self._socket is not None
-        loop, number = asyncio.get_running_loop(), self._socket.fileno()
+        loop, descriptor = asyncio.get_running_loop(), self._socket.fileno()
         try:
             while self._unsent:
-                piece = self._unsent[0]
-                sent = self._socket.send(piece)
-                if sent < len(piece):
-                    self._unsent[0] = piece[sent:]
+                part = self._unsent[0]
+                sent = self._socket.send(part)
+                if sent < len(part):
+                    self._unsent[0] = part[sent:]
                 else:
                     self._unsent.popleft()
         except BlockingIOError:
-            loop.add_writer(number, self._push)
+            loop.add_writer(descriptor, self._write_unsent)
             return
-        except OSError:  # it is gone: the reader tells
+        except OSError:  # the process died: `_read` handles it
             self._unsent.clear()
-        loop.remove_writer(number)
+        loop.remove_writer(descriptor)
 
-    # --- in -----------------------------------------------------------------------------------------
+    # --- receiving ----------------------------------------------------------------------------------
 
     def _read(self) -> None:
         assert self._socket is not None
@@ -160,27 +165,27 @@ class EngineProcess:
         except OSError:
             count = 0
         if not count:
-            self._end()
+            self._disconnected()
             return
         for batch in self._decoder.feed(bytes(self._buffer[:count])):
             for message in batch:
-                self._take(message)
+                self._receive(message)
 
-    def _take(self, message: Any) -> None:
+    def _receive(self, message: Any) -> None:
         match message:
-            case frames.EngineStarted(about):
+            case frames.EngineStarted(info):
                 if self._started is not None and not self._started.done():
-                    self._started.set_result(about)
+                    self._started.set_result(info)
             case frames.EngineFailed(reason):
                 if self._started is not None and not self._started.done():
                     self._started.set_exception(LoadError(reason))
             case _:
                 self._deliver(message)
 
-    # --- ends ---------------------------------------------------------------------------------------
+    # --- restart and stop ---------------------------------------------------------------------------
 
-    def _end(self) -> None:
-        """The socket is closed at the other end."""
+    def _disconnected(self) -> None:
+        """The engine process closed its end of the socket."""
         assert self._socket is not None
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket.fileno())
@@ -192,45 +197,44 @@ class EngineProcess:
         if self._started is not None and not self._started.done():
             self._started.set_exception(ConnectionResetError())
         elif not self._stopping and self._started is not None and self._started.exception() is None:
-            self._again = asyncio.ensure_future(self._recover())
+            self._restart = asyncio.ensure_future(self._recover())
 
     async def _recover(self) -> None:
-        """Start it again, until it stays."""
+        """Report the loss and restart the process, until a start succeeds."""
         while not self._stopping:
             assert self._process is not None
-            reason = (
-                f"the engine process ended by itself ({_told(await asyncio.to_thread(self._process.wait))})"
-            )
-            log.error("%s; it is started again", reason)
+            code = await asyncio.to_thread(self._process.wait)
+            reason = f"the engine process died ({_exit_text(code)})"
+            log.error("%s; restarting it", reason)
             self._on_loss(reason)
-            short = time.monotonic() - self._begun < _SHORT_LIFE_S
-            self._pause_s = min(max(self._pause_s * 2, 1.0), _LONGEST_PAUSE_S) if short else 0.0
+            crash_loop = time.monotonic() - self._spawned_at < _CRASH_LOOP_S
+            self._pause_s = min(max(self._pause_s * 2, 1.0), _MAX_PAUSE_S) if crash_loop else 0.0
             await asyncio.sleep(self._pause_s)
             try:
                 await self._spawn()
             except LoadError as error:
-                log.error("the engine process cannot be started again: %s", error)
+                log.error("restart of the engine process failed: %s", error)
             else:
                 return
 
     async def stop(self, within_s: float) -> None:
         self._coalescer.flush()
         self._stopping = True
-        if self._again is not None and not self._again.done():
-            self._again.cancel()
+        if self._restart is not None and not self._restart.done():
+            self._restart.cancel()
             with suppress(asyncio.CancelledError):
-                await self._again
+                await self._restart
         if self._socket is not None and self._ended is not None:
             self._write([frames.StopEngine(within_s)])
             try:
-                await asyncio.wait_for(asyncio.shield(self._ended), within_s + _LAST_WORDS_S)
+                await asyncio.wait_for(asyncio.shield(self._ended), within_s + _STOP_GRACE_S)
             except TimeoutError:
-                log.error("the engine process does not end; it is killed")
+                log.error("the engine process did not stop in time; killing it")
         if self._process is not None:
             if self._process.poll() is None and self._socket is not None:
                 self._process.kill()
             await asyncio.to_thread(self._process.wait)
 
 
-def _told(code: int) -> str:
+def _exit_text(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"

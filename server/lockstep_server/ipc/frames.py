@@ -1,9 +1,9 @@
-"""Messages as bytes on a socket between two processes of this server: length, pickle, large arrays.
+"""Encodes lists of messages as frames for the socket between the server's two processes.
 
-    u32 length of the pickle · u32 number of buffers · u64 length of each · the pickle · the buffers
+    u32 pickle length · u32 number of buffers · u64 length of each buffer · pickle · buffers
 
-Both ends are this program, started by itself, on a socket that has no name: nothing else can write
-here, which is what makes unpickling safe. Arrays above a size go beside the pickle, without a copy.
+Unpickling is safe here: both ends are this program, and the socket pair has no name, so no other process can
+write to it. Large arrays are sent as buffers after the pickle, without a copy.
 """
 
 from __future__ import annotations
@@ -17,98 +17,98 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 READ_BYTES = 256 * 1024
-"""Read at once; into one buffer, for a new one of this size costs more than a small frame does."""
+"""Bytes per read. Readers reuse one buffer, because allocating this size costs more than a small frame."""
 
 _HEAD = struct.Struct("<II")
 _SIZE = struct.Struct("<Q")
-_BESIDE = 32 * 1024
-"""Bytes: arrays from here on go beside the pickle."""
+_OUT_OF_BAND_BYTES = 32 * 1024
+"""Arrays of at least this size are sent after the pickle instead of inside it."""
 
 
 class StopEngine(NamedTuple):
-    """To the host: end within so many seconds, and tell no more after that."""
+    """To the engine: stop within `within_s` seconds and send no updates after that."""
 
     within_s: float
 
 
 class EngineStarted(NamedTuple):
-    """From the host: what is in the repository has been told."""
+    """From the engine: it runs, and all models of the repository have been reported."""
 
-    about: Any  # port.About
+    info: Any  # messages.EngineInfo
 
 
 class EngineFailed(NamedTuple):
-    """From the host: it cannot start, and why."""
+    """From the engine: it could not start."""
 
     reason: str
 
 
 def encode(messages: list[Any]) -> list[bytes | memoryview]:
-    """One frame, as the pieces to write in order."""
-    beside: list[memoryview] = []
+    """Encode messages as one frame: the parts to write, in order."""
+    buffers: list[memoryview] = []
 
     def is_small(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if raw.nbytes < _BESIDE:
+        if raw.nbytes < _OUT_OF_BAND_BYTES:
             return True
-        beside.append(raw)
+        buffers.append(raw)
         return False
 
     body = pickle.dumps(messages, protocol=5, buffer_callback=is_small)
-    head = _HEAD.pack(len(body), len(beside)) + b"".join(_SIZE.pack(one.nbytes) for one in beside)
-    return [head + body, *beside]
+    head = _HEAD.pack(len(body), len(buffers)) + b"".join(_SIZE.pack(one.nbytes) for one in buffers)
+    return [head + body, *buffers]
 
 
 class Decoder:
-    """Frames out of bytes as they come."""
+    """Decodes frames from a byte stream that arrives in arbitrary chunks."""
 
     def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()
-        self._held = 0
-        self._wanted = _HEAD.size
+        self._chunks: deque[bytes] = deque()
+        self._received = 0  # bytes in `_chunks`
+        self._needed = _HEAD.size  # bytes before the next frame can be decoded
 
     def feed(self, data: bytes) -> Iterator[list[Any]]:
-        """Take bytes; the messages of each frame that is whole now."""
-        self._pieces.append(data)
-        self._held += len(data)
-        if self._held < self._wanted:
+        """Add bytes, and yield the messages of each frame that is now complete."""
+        self._chunks.append(data)
+        self._received += len(data)
+        if self._received < self._needed:
             return
-        whole = bytearray().join(self._pieces)
-        at = 0
-        while (end := self._end(whole, at)) <= len(whole):
-            yield _decode(whole, at)
-            at = end
-        rest = bytes(memoryview(whole)[at:])
-        self._pieces.clear()
+        joined = bytearray().join(self._chunks)
+        start = 0
+        while (end := self._frame_end(joined, start)) <= len(joined):
+            yield _decode(joined, start)
+            start = end
+        rest = bytes(memoryview(joined)[start:])
+        self._chunks.clear()
         if rest:
-            self._pieces.append(rest)
-        self._held, self._wanted = len(rest), end - at
+            self._chunks.append(rest)
+        self._received, self._needed = len(rest), end - start
 
     @staticmethod
-    def _end(whole: bytearray, at: int) -> int:
-        """Where the frame that begins at `at` ends, as far as can be told."""
-        end = at + _HEAD.size
-        if len(whole) < end:
+    def _frame_end(data: bytearray, start: int) -> int:
+        """End of the frame that begins at `start`: a lower bound until its header has arrived."""
+        end = start + _HEAD.size
+        if len(data) < end:
             return end
         body: int
         count: int
-        body, count = _HEAD.unpack_from(whole, at)
+        body, count = _HEAD.unpack_from(data, start)
         end += count * _SIZE.size
-        if len(whole) < end:
+        if len(data) < end:
             return end
-        sizes: tuple[int, ...] = struct.unpack_from(f"<{count}Q", whole, at + _HEAD.size)
+        sizes: tuple[int, ...] = struct.unpack_from(f"<{count}Q", data, start + _HEAD.size)
         return sum(sizes, end + body)
 
 
-def _decode(whole: bytearray, at: int) -> list[Any]:
-    body, count = _HEAD.unpack_from(whole, at)
-    start = at + _HEAD.size + count * _SIZE.size
-    view = memoryview(whole)
+def _decode(data: bytearray, start: int) -> list[Any]:
+    body, count = _HEAD.unpack_from(data, start)
+    pickled = start + _HEAD.size + count * _SIZE.size
+    view = memoryview(data)
     buffers: list[memoryview] = []
-    place = start + body
+    offset = pickled + body
     for index in range(count):
-        (size,) = _SIZE.unpack_from(whole, at + _HEAD.size + index * _SIZE.size)
-        buffers.append(view[place : place + size])
-        place += size
-    messages: list[Any] = pickle.loads(view[start : start + body], buffers=buffers)
+        (size,) = _SIZE.unpack_from(data, start + _HEAD.size + index * _SIZE.size)
+        buffers.append(view[offset : offset + size])
+        offset += size
+    messages: list[Any] = pickle.loads(view[pickled : pickled + body], buffers=buffers)
     return messages

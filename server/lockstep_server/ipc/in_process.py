@@ -1,4 +1,4 @@
-"""The host in this process, its engines on threads beside the event loop."""
+"""Runs the engine in the server process, on threads beside the event loop."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 class InProcess:
-    """Implements `Transport`: calls in, `call_soon_threadsafe` out."""
+    """Implements `Transport`: direct calls to the engine, `call_soon_threadsafe` for its updates."""
 
     def __init__(self, make_engine: Callable[[], messages.Engine]) -> None:
         self._make_engine = make_engine
-        self._host: messages.Engine | None = None
-        self._coalescer = MessageCoalescer(self._cross)
+        self._engine: messages.Engine | None = None
+        self._coalescer = MessageCoalescer(self._send_batch)
         self._inbox: deque[messages.EngineUpdate] = deque()
-        self._woken = False
+        self._wakeup_scheduled = False
 
     @classmethod
     def of(cls, config: messages.EngineConfig) -> InProcess:
-        """An engine with this configuration; its modules are imported when it starts."""
+        """A transport to an engine with this configuration. `start` imports the engine's modules."""
 
         def make_engine() -> messages.Engine:
             from ..engine.models import LoadedModels
@@ -40,37 +40,38 @@ class InProcess:
 
     @property
     def up(self) -> bool:
-        return self._host is not None
+        return self._engine is not None
 
     async def start(self, deliver: Callable[[messages.EngineUpdate], None]) -> messages.EngineInfo:
         loop = asyncio.get_running_loop()
 
         def drain() -> None:
-            self._woken = False  # before the news are taken: what comes now wakes the loop again
+            # First, so that an update that arrives while this runs schedules another call.
+            self._wakeup_scheduled = False
             while self._inbox:
                 deliver(self._inbox.popleft())
 
         def report(update: messages.EngineUpdate) -> None:
             self._inbox.append(update)
-            if not self._woken and not loop.is_closed():
-                self._woken = True
+            if not self._wakeup_scheduled and not loop.is_closed():
+                self._wakeup_scheduled = True
                 loop.call_soon_threadsafe(drain)
 
-        self._host = host = self._make_engine()
-        host.start(report)
+        self._engine = engine = self._make_engine()
+        engine.start(report)
         drain()
-        return host.info
+        return engine.info
 
     def send(self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
         self._coalescer.put(message, when)
 
-    def _cross(self, batch: list[messages.Message]) -> None:
-        if self._host is not None:
-            self._host.receive(batch)
+    def _send_batch(self, batch: list[messages.Message]) -> None:
+        if self._engine is not None:
+            self._engine.receive(batch)
 
     async def stop(self, within_s: float) -> None:
-        """Away from the event loop, so that the last news are still delivered."""
+        # In a thread, so that the event loop can still deliver the last updates.
         self._coalescer.flush()
-        if self._host is not None:
-            await asyncio.to_thread(self._host.stop, within_s)
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop, within_s)
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Lines of the log, in text and in JSON: what callers make up stays inside of its field."""
+"""Log lines as text and as JSON: text from clients cannot leave its field."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lockstep_server import logs
 logs.configure("info", sys.argv[1])
 log = logging.getLogger("here")
 log.info("a request", extra={"fields": {"model": "no\\nsuch model=x", "seconds": 0.5}})
-log.debug("nobody hears it")
+log.debug("below the level")
 try:
     1 / 0
 except ZeroDivisionError:
@@ -35,12 +35,12 @@ def written(form: str) -> list[str]:
 
 
 def record(message: str, **fields: object) -> logging.LogRecord:
-    made = logging.LogRecord("here", logging.INFO, "", 0, message, (), None)
-    made.fields = fields
-    return made
+    result = logging.LogRecord("here", logging.INFO, "", 0, message, (), None)
+    result.fields = fields
+    return result
 
 
-def test_text_has_fields_after_the_message_and_tracebacks_after_the_line() -> None:
+def test_a_text_line_has_fields_after_the_message_and_the_traceback_below() -> None:
     request, failure, *trace = written("text")
     assert request.endswith(' INFO here: a request model="no\\nsuch model=x" seconds=0.5')
     assert failure.endswith(" ERROR here: failed on x\\ny")
@@ -48,7 +48,7 @@ def test_text_has_fields_after_the_message_and_tracebacks_after_the_line() -> No
     assert trace[-1].startswith("ZeroDivisionError")
 
 
-def test_json_is_an_object_a_line() -> None:
+def test_json_has_one_object_per_line() -> None:
     request, failure = (json.loads(line) for line in written("json"))
     assert request["time"].endswith("Z")
     assert request | {"time": ""} == {
@@ -59,19 +59,19 @@ def test_json_is_an_object_a_line() -> None:
 
 
 @given(st.text())
-def test_whatever_a_caller_sends_is_one_line_and_one_field(text: str) -> None:
+def test_any_client_text_stays_on_one_line_and_in_one_field(text: str) -> None:
     line = logs._Text().format(record("a request", model=text, outcome="ok"))
     assert len(line.splitlines()) == 1
-    _, _, told = line.partition(" model=")
-    value, rest = told.split(" ", 1)[0], "outcome=ok"
-    if told.startswith('"'):
-        value, end = json.JSONDecoder().raw_decode(told)
-        rest = told[end + 1 :]
+    _, _, tail = line.partition(" model=")
+    value, rest = tail.split(" ", 1)[0], "outcome=ok"
+    if tail.startswith('"'):
+        value, end = json.JSONDecoder().raw_decode(tail)
+        rest = tail[end + 1 :]
     assert (value, rest) == (text, "outcome=ok")
     assert json.loads(logs._Json().format(record("a request", model=text)))["model"] == text
 
 
 @pytest.mark.parametrize("control", ["\x1b[31m", "\x9b2J", "\u2028", "\r", "\x00"])
-def test_a_message_moves_no_terminal(control: str) -> None:
-    line = logs._Text().format(record(f"there is no model {control}"))
+def test_control_characters_are_escaped(control: str) -> None:
+    line = logs._Text().format(record(f"unknown model {control}"))
     assert control[0] not in line

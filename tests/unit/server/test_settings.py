@@ -1,4 +1,4 @@
-"""Settings: a flag wins over the environment, that over the file, that over the default."""
+"""Settings precedence: flag, environment, file, default."""
 
 from __future__ import annotations
 
@@ -31,54 +31,56 @@ def test_the_defaults() -> None:
     assert (Settings().port, Settings().metrics_port, Settings().model_control) == (8001, 8002, "none")
 
 
-def test_a_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> None:
+def test_precedence_is_flag_environment_file_default(tmp_path: Path) -> None:
     file = write(tmp_path, "port = 1\nmetrics_port = 1\ndrain_s = 1\n")
     _, got = invoke("--config", file, "--port", "3", LOCKSTEP_PORT="2", LOCKSTEP_METRICS_PORT="2")
     assert got is not None
     assert (got.port, got.metrics_port, got.drain_s, got.tokenizer_workers) == (3, 2, 1.0, 1)
 
 
-def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
+def test_the_environment_can_name_the_config_file(tmp_path: Path) -> None:
     _, got = invoke(LOCKSTEP_CONFIG=write(tmp_path, "port = 5"))
     assert got is not None
     assert got.port == 5
 
 
-@pytest.mark.parametrize("how", ["flag", "environment", "file"])
-def test_a_switch_is_switched_off_each_way(tmp_path: Path, how: str) -> None:
-    ways = {
+@pytest.mark.parametrize("source", ["flag", "environment", "file"])
+def test_a_boolean_can_be_turned_off_by_each_source(tmp_path: Path, source: str) -> None:
+    sources = {
         "flag": lambda: invoke("--no-batching"),
         "environment": lambda: invoke(LOCKSTEP_BATCHING="false"),
         "file": lambda: invoke("--config", write(tmp_path, "batching = false")),
     }
-    _, got = ways[how]()
+    _, got = sources[source]()
     assert got is not None
     assert got.batching is False
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("prot = 3", "prot: unknown key; did you mean 'port'?"),
-        ("zzz = 3", "zzz: unknown key; see --show-settings"),
-        ('port = "many"', "port: 'many' does not fit; write a int"),
-        ("port = true", "does not fit"),
-        ("batching = 1", "does not fit"),
+        ("zzz = 3", "zzz: unknown key; --show-settings lists all keys"),
+        ('port = "many"', "port: invalid value 'many'; expected an integer"),
+        ("port = true", "port: invalid value True; expected an integer"),
+        ("batching = 1", "batching: invalid value 1; expected true or false"),
         ("port = 70000", "port"),
         ('device = "tpu"', "device"),
         ("max_run_ms = 0", "max_run_ms"),
-        ('traces_endpoint = "collector"', "traces_endpoint: 'collector' is no address; write http://"),
+        ('traces_endpoint = "collector"', "traces_endpoint: invalid URL 'collector'; use http://HOST:PORT"),
         ("port = ", "not valid TOML"),
     ],
 )
-def test_a_wrong_file_is_told_with_file_and_key(tmp_path: Path, text: str, words: str) -> None:
+def test_an_invalid_file_is_a_usage_error_that_names_file_and_key(
+    tmp_path: Path, text: str, message: str
+) -> None:
     file = write(tmp_path, text)
     result, got = invoke("--config", file)
     assert result.exit_code == 2
     assert got is None
-    told = " ".join(result.output.split())
-    assert words in told
-    assert "lockstep.toml" in told
+    output = " ".join(result.output.split())
+    assert message in output
+    assert "lockstep.toml" in output
 
 
 @pytest.mark.parametrize(
@@ -98,13 +100,13 @@ def test_a_wrong_file_is_told_with_file_and_key(tmp_path: Path, text: str, words
         ["--nonsense"],
     ],
 )
-def test_a_wrong_flag_is_a_usage_error(arguments: list[str]) -> None:
+def test_an_invalid_flag_is_a_usage_error(arguments: list[str]) -> None:
     result, got = invoke(*arguments)
     assert (result.exit_code, got) == (2, None)
     assert arguments[0] in result.output
 
 
-def test_settings_that_are_shown_read_back_as_they_are(tmp_path: Path) -> None:
+def test_shown_settings_can_be_read_back(tmp_path: Path) -> None:
     flags = ["--models", 'a "quoted" \\ name', "--port", "9", "--no-reflection", "--max-run-ms", "0.5"]
     shown, ran = invoke(*flags, "--show-settings")
     assert (shown.exit_code, ran) == (0, None)
@@ -114,7 +116,7 @@ def test_settings_that_are_shown_read_back_as_they_are(tmp_path: Path) -> None:
     assert invoke("--config", write(tmp_path, shown.output))[1] == direct
 
 
-def test_settings_with_control_characters_read_back_too() -> None:
+def test_shown_settings_with_control_characters_can_be_read_back() -> None:
     shown, _ = invoke("--models", "a\nb\tc", "--show-settings")
     assert tomllib.loads(shown.output)["models"] == "a\nb\tc"
 

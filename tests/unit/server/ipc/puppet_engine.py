@@ -1,4 +1,4 @@
-"""An engine process without engines: says back what it is told, and dies when it is told to."""
+"""A fake engine process: echoes its messages as updates, and crashes or hangs on command."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from lockstep_server.ipc import frames
 
 
 def main() -> None:
-    with socket.socket(fileno=int(sys.argv[1])) as end:
-        end.setblocking(True)
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        connection.setblocking(True)
         decoder = frames.Decoder()
-        while data := end.recv(1 << 20):
+        while data := connection.recv(1 << 20):
             for batch in decoder.feed(data):
                 for message in batch:
-                    take(end, message)
+                    handle(connection, message)
 
 
 def crashes_now(folder: Path) -> bool:
-    """A file of marks says which of the starts in this folder crash."""
-    marks = folder / "crashes"
-    if not marks.exists():
+    """Whether this start crashes. The file `crashes` has one mark per start: "x" crashes, "." does not."""
+    file = folder / "crashes"
+    if not file.exists():
         return False
-    now, *rest = marks.read_text()
-    marks.write_text("".join(rest) or ".")
-    return now == "x"
+    mark, *rest = file.read_text()
+    file.write_text("".join(rest) or ".")
+    return mark == "x"
 
 
-def say(end: socket.socket, message: Any) -> None:
-    for piece in frames.encode([message]):
-        end.sendall(piece)
+def send(connection: socket.socket, message: Any) -> None:
+    for part in frames.encode([message]):
+        connection.sendall(part)
 
 
-def take(end: socket.socket, message: Any) -> None:
+def handle(connection: socket.socket, message: Any) -> None:
     match message:
         case messages.EngineConfig(models="nowhere"):
-            say(end, frames.EngineFailed("nowhere: no such folder"))
+            send(connection, frames.EngineFailed("nowhere: no such folder"))
             os._exit(1)
         case messages.EngineConfig(models=folder) if crashes_now(Path(folder)):
             os._exit(7)
         case messages.EngineConfig():
-            say(end, messages.LoadDone("first", "load"))
-            say(end, frames.EngineStarted(messages.EngineInfo("puppet", "0", 1)))
+            send(connection, messages.LoadDone("first", "load"))
+            send(connection, frames.EngineStarted(messages.EngineInfo("puppet", "0", 1)))
         case messages.Load("die"):
             os._exit(3)
         case messages.Load("doze"):
@@ -55,12 +55,12 @@ def take(end: socket.socket, message: Any) -> None:
         case messages.Load("deaf"):
             time.sleep(600)
         case messages.Submit():
-            say(end, messages.Events("m", 1, [messages.Event(message.key, message.inputs)]))
+            send(connection, messages.Events("m", 1, [messages.Event(message.key, message.inputs)]))
         case frames.StopEngine():
-            say(end, messages.LoadDone("last", "load"))
+            send(connection, messages.LoadDone("last", "load"))
             os._exit(0)
         case _:
-            say(end, messages.LoadDone(str(message), "echo"))
+            send(connection, messages.LoadDone(str(message), "echo"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The transport to a process: in order and whole, never blocking, and over the process's death."""
+"""The transport to the engine process keeps order, never blocks, and survives the death of the process."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ ROOT = Path(__file__).parents[4]
 @pytest.fixture(autouse=True)
 def puppet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_process, "MODULE", "tests.unit.server.ipc.puppet_engine")
-    monkeypatch.setattr(engine_process, "_LAST_WORDS_S", 0.2)
+    monkeypatch.setattr(engine_process, "_STOP_GRACE_S", 0.2)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-class Front:
-    """The event loop's side: what was delivered, and the losses."""
+class FrontEnd:
+    """A transport to the fake engine, the updates it delivered, and the losses it reported."""
 
     def __init__(self, models: str = "models") -> None:
-        self.update: list[Any] = []
+        self.updates: list[Any] = []
         self.losses: list[str] = []
         self._changed = asyncio.Event()
         self.transport = EngineProcess(messages.EngineConfig(models), self._lost)
@@ -43,68 +43,68 @@ class Front:
         self._changed.set()
 
     def _deliver(self, update: messages.EngineUpdate) -> None:
-        self.update.append(update)
+        self.updates.append(update)
         self._changed.set()
 
     async def start(self) -> str:
         return await self.transport.start(self._deliver)
 
-    async def until(self, met: Callable[[], bool]) -> None:
+    async def wait_until(self, met: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):
             while not met():
                 self._changed.clear()
                 await self._changed.wait()
 
     def models(self) -> list[str]:
-        return [update.model for update in self.update]
+        return [update.model for update in self.updates]
 
 
-async def test_it_tells_the_device_once_the_first_news_are_told() -> None:
-    front = Front()
+async def test_start_returns_the_device_after_the_first_updates_are_delivered() -> None:
+    front = FrontEnd()
     assert (await front.start()).device == "puppet"
     assert front.models() == ["first"]
     await front.transport.stop(5.0)
 
 
-async def test_a_process_that_cannot_start_says_why_and_is_not_started_again() -> None:
-    front = Front("nowhere")
+async def test_a_process_that_cannot_start_reports_why_and_is_not_restarted() -> None:
+    front = FrontEnd("nowhere")
     with pytest.raises(LoadError, match="no such folder"):
         await front.start()
     await front.transport.stop(0.0)
     assert front.losses == []
 
 
-async def test_a_process_that_dies_before_it_has_started_is_told(tmp_path: Path) -> None:
+async def test_a_process_that_dies_during_startup_is_a_load_error(tmp_path: Path) -> None:
     (tmp_path / "crashes").write_text("x.")
-    front = Front(str(tmp_path))
-    with pytest.raises(LoadError, match="the engine process ended"):
+    front = FrontEnd(str(tmp_path))
+    with pytest.raises(LoadError, match="the engine process died during startup"):
         await front.start()
     await front.transport.stop(0.0)
     assert front.losses == []
 
 
-async def test_messages_come_over_in_order_and_whole() -> None:
-    front = Front()
+async def test_messages_arrive_complete_and_in_order() -> None:
+    front = FrontEnd()
     await front.start()
     sent = [messages.Cancel(key) for key in range(200)]
     for i, message in enumerate(sent):
         front.transport.send(message)
         if i % 7 == 0:
             await asyncio.sleep(0)
-    await front.until(lambda: len(front.update) == 201)
+    await front.wait_until(lambda: len(front.updates) == 201)
     assert front.models()[1:] == [str(message) for message in sent]
     await front.transport.stop(5.0)
 
 
-async def test_what_is_larger_than_the_sockets_buffers_comes_over_while_nothing_blocks() -> None:
-    front = Front()
+async def test_messages_larger_than_the_socket_buffers_are_sent_without_blocking() -> None:
+    front = FrontEnd()
     await front.start()
-    front.transport.send(messages.Load("doze"))  # it reads nothing for a while
+    front.transport.send(messages.Load("doze"))  # reads nothing for 0.3 s
     arrays = [np.full(1 << 20, key, np.float64) for key in range(3)]
     for key, array in enumerate(arrays):
         front.transport.send(messages.Submit(key, "m", 1, {"x": array}))
-    await front.until(lambda: len(front.update) == 4)
-    for key, events in enumerate(front.update[1:]):
+    await front.wait_until(lambda: len(front.updates) == 4)
+    for key, events in enumerate(front.updates[1:]):
         (event,) = events.events
         assert event.key == key
         np.testing.assert_array_equal(event.outputs["x"], arrays[key])
@@ -112,44 +112,46 @@ async def test_what_is_larger_than_the_sockets_buffers_comes_over_while_nothing_
 
 
 @pytest.mark.parametrize("how", ["exit code 3", "signal 9"])
-async def test_a_process_that_dies_is_told_once_and_started_again(
+async def test_a_process_that_dies_is_reported_once_and_restarted(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_process, "_SHORT_LIFE_S", 0.0)  # it has lived long enough for no pause
-    front = Front()
+    monkeypatch.setattr(engine_process, "_CRASH_LOOP_S", 0.0)  # no crash loop: restart without a pause
+    front = FrontEnd()
     await front.start()
     first = front.transport.pid
     if how == "signal 9":
         os.kill(first, signal.SIGKILL)
     else:
         front.transport.send(messages.Load("die"))
-    await front.until(lambda: front.models() == ["first", "first"])  # a new one has told its own
+    await front.wait_until(
+        lambda: front.models() == ["first", "first"]
+    )  # the new process has reported its models
     assert len(front.losses) == 1
     assert how in front.losses[0]
     assert front.transport.pid not in (0, first)
     front.transport.send(messages.Cancel(9))
-    await front.until(lambda: len(front.update) == 3)
+    await front.wait_until(lambda: len(front.updates) == 3)
     await front.transport.stop(5.0)
     assert len(front.losses) == 1
 
 
-async def test_a_process_that_dies_while_it_starts_again_is_started_once_more(
+async def test_a_process_that_dies_during_its_restart_is_restarted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "crashes").write_text(".x.")
-    monkeypatch.setattr(engine_process, "_SHORT_LIFE_S", 0.0)
-    front = Front(str(tmp_path))
+    monkeypatch.setattr(engine_process, "_CRASH_LOOP_S", 0.0)
+    front = FrontEnd(str(tmp_path))
     await front.start()
     front.transport.send(messages.Load("die"))
-    await front.until(lambda: front.models() == ["first", "first"])
+    await front.wait_until(lambda: front.models() == ["first", "first"])
     await front.transport.stop(5.0)
 
 
-async def test_what_is_sent_while_no_process_is_there_is_refused_rather_than_lost() -> None:
-    front = Front()
+async def test_messages_sent_while_no_process_runs_are_answered_unavailable() -> None:
+    front = FrontEnd()
     await front.start()
     front.transport.send(messages.Load("die"))
-    await front.until(lambda: bool(front.losses))
+    await front.wait_until(lambda: bool(front.losses))
     for message in (
         messages.Submit(1, "m", 1, {}),
         messages.Tokenize(2, "m", 1, "text"),
@@ -157,8 +159,8 @@ async def test_what_is_sent_while_no_process_is_there_is_refused_rather_than_los
         messages.Unload("m"),
     ):
         front.transport.send(message)
-    await front.until(lambda: len(front.update) == 5)
-    one, other, load, unload = front.update[1:]
+    await front.wait_until(lambda: len(front.updates) == 5)
+    one, other, load, unload = front.updates[1:]
     for key, events in ((1, one), (2, other)):
         (event,) = events.events
         assert (event.key, event.error.code) == (key, ErrorCode.UNAVAILABLE)
@@ -166,8 +168,8 @@ async def test_what_is_sent_while_no_process_is_there_is_refused_rather_than_los
     await front.transport.stop(5.0)
 
 
-async def test_stopping_delivers_what_was_sent_before_and_the_last_news() -> None:
-    front = Front()
+async def test_stop_delivers_the_messages_sent_before_and_the_last_updates() -> None:
+    front = FrontEnd()
     await front.start()
     front.transport.send(messages.Cancel(1))
     await front.transport.stop(5.0)
@@ -175,8 +177,8 @@ async def test_stopping_delivers_what_was_sent_before_and_the_last_news() -> Non
     assert front.losses == []
 
 
-async def test_a_process_that_does_not_end_is_killed() -> None:
-    front = Front()
+async def test_a_process_that_does_not_stop_is_killed() -> None:
+    front = FrontEnd()
     await front.start()
     pid = front.transport.pid
     front.transport.send(messages.Load("deaf"))
@@ -185,15 +187,15 @@ async def test_a_process_that_does_not_end_is_killed() -> None:
         os.kill(pid, 0)
 
 
-async def test_stopping_while_it_comes_back_starts_nothing() -> None:
-    front = Front()
+async def test_stop_during_a_restart_starts_no_process() -> None:
+    front = FrontEnd()
     await front.start()
     front.transport.send(messages.Load("die"))
-    await front.until(lambda: bool(front.losses))
+    await front.wait_until(lambda: bool(front.losses))
     await front.transport.stop(5.0)
     await asyncio.sleep(0)
     assert front.models() == ["first"]
 
 
-async def test_stopping_before_the_start_is_nothing() -> None:
-    await Front().transport.stop(0.0)
+async def test_stop_before_start_does_nothing() -> None:
+    await FrontEnd().transport.stop(0.0)

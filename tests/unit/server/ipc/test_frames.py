@@ -1,4 +1,4 @@
-"""Any messages survive any splitting of the bytes; large arrays go beside, without a copy."""
+"""Frames decode however the bytes are split, and large arrays are encoded without a copy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def bytes_of(*batches: list[Any]) -> bytes:
-    return b"".join(bytes(piece) for batch in batches for piece in frames.encode(batch))
+    return b"".join(bytes(part) for batch in batches for part in frames.encode(batch))
 
 
 def decoded(chunks: Iterable[bytes]) -> list[list[Any]]:
@@ -31,13 +31,13 @@ def decoded(chunks: Iterable[bytes]) -> list[list[Any]]:
     return [batch for chunk in chunks for batch in decoder.feed(chunk)]
 
 
-def alike(one: Any, other: Any) -> bool:
+def equal(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
-        return type(one) is type(other) and len(one) == len(other) and all(map(alike, one, other))
+        return type(one) is type(other) and len(one) == len(other) and all(map(equal, one, other))
     if isinstance(one, ServingError):
         return type(other) is ServingError and vars(one) == vars(other)
     return bool(one == other)
@@ -48,24 +48,24 @@ arrays = hnp.arrays(
 )
 large = st.integers(0, 3).map(lambda n: np.arange(10_000 + n, dtype=np.float64)[::1])
 values = st.one_of(arrays, large, st.text(max_size=20), st.integers(), st.none(), st.binary(max_size=200))
-batches_ = st.lists(st.lists(values, max_size=4), min_size=1, max_size=4)
+message_batches = st.lists(st.lists(values, max_size=4), min_size=1, max_size=4)
 
 
-@given(batches_, st.data())
-def test_messages_survive_any_splitting_of_the_bytes(batches: list[list[Any]], data: Any) -> None:
+@given(message_batches, st.data())
+def test_messages_decode_however_the_bytes_are_split(batches: list[list[Any]], data: Any) -> None:
     stream = bytes_of(*batches)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
     chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    assert alike(decoded(chunk for chunk in chunks if chunk), batches)
+    assert equal(decoded(chunk for chunk in chunks if chunk), batches)
 
 
-def test_messages_survive_byte_by_byte() -> None:
+def test_messages_decode_byte_by_byte() -> None:
     batches = [[messages.Cancel(1), np.arange(5000.0)], [], [messages.Load("m")]]
     stream = bytes_of(*batches)
-    assert alike(decoded(stream[i : i + 1] for i in range(len(stream))), batches)
+    assert equal(decoded(stream[i : i + 1] for i in range(len(stream))), batches)
 
 
-def test_a_frame_is_told_as_soon_as_it_is_whole_and_no_sooner() -> None:
+def test_a_frame_is_decoded_as_soon_as_it_is_complete() -> None:
     stream = bytes_of([messages.Cancel(1)])
     decoder = frames.Decoder()
     assert list(decoder.feed(stream[:-1])) == []
@@ -73,16 +73,16 @@ def test_a_frame_is_told_as_soon_as_it_is_whole_and_no_sooner() -> None:
     assert list(decoder.feed(stream[3:])) == [[messages.Cancel(1)]]
 
 
-def test_a_large_array_goes_beside_the_pickle_uncopied_and_a_small_one_within() -> None:
+def test_a_large_array_is_sent_after_the_pickle_without_a_copy_and_a_small_one_inside() -> None:
     array, small = np.arange(100_000.0), np.arange(10.0)
-    pieces = frames.encode([array, small])
-    assert [len(piece) for piece in pieces[1:]] == [array.nbytes]
-    assert np.shares_memory(np.frombuffer(pieces[1], np.float64), array)
-    assert len(pieces[0]) < 1000
+    parts = frames.encode([array, small])
+    assert [len(part) for part in parts[1:]] == [array.nbytes]
+    assert np.shares_memory(np.frombuffer(parts[1], np.float64), array)
+    assert len(parts[0]) < 1000
 
 
-def test_arrays_that_came_over_can_be_written_to() -> None:
-    """A state may be worked on in place."""
+def test_decoded_arrays_are_writable() -> None:
+    """The engine may update states in place."""
     ((array, small),) = decoded([bytes_of([np.zeros(100_000), np.zeros(3)])])
     array += 1
     small += 1
@@ -103,14 +103,14 @@ def test_arrays_that_came_over_can_be_written_to() -> None:
     ],
     ids=["transposed", "strided", "objects", "bfloat16", "float16", "empty", "scalar", "bools"],
 )
-def test_arrays_of_every_kind_cross(array: Any) -> None:
+def test_arrays_of_every_kind_survive_a_round_trip(array: Any) -> None:
     (((back,), after),) = [decoded([bytes_of([array], ["after"])])]
     assert after == ["after"]
     assert (back.dtype, back.shape) == (array.dtype, array.shape)
     np.testing.assert_array_equal(back, array)
 
 
-# --- what the port says -----------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------------------
 
 ERROR = ServingError(ErrorCode.OVERLOADED, "later", field="text", resource="m", retry_after_s=1.5)
 TIMINGS = messages.RequestTimings(0.1, 0.2, 3, 1.5, 0.05, 0.3)
@@ -150,13 +150,13 @@ MESSAGES: tuple[Any, ...] = (
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda one: type(one).__name__)
-def test_every_message_of_the_port_crosses_as_it_is(message: Any) -> None:
+def test_every_message_survives_a_round_trip(message: Any) -> None:
     (((back,),),) = [decoded([bytes_of([message])])]
     assert type(back) is type(message)
-    assert alike(back, message)
+    assert equal(back, message)
 
 
-def test_an_error_crosses_with_all_that_its_caller_is_told() -> None:
+def test_an_error_keeps_all_its_fields_when_pickled() -> None:
     back = pickle.loads(pickle.dumps(ERROR))
     assert (back.code, back.message, back.field, back.resource, back.retry_after_s, str(back)) == (
         ErrorCode.OVERLOADED,

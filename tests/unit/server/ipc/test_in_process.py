@@ -1,4 +1,4 @@
-"""The transport within one process: messages go over in order, news come back on the event loop in order."""
+"""The in-process transport delivers messages, and updates on the event loop, in order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class Puppet:
-    """A host that keeps what comes and reports what it is told to."""
+class FakeEngine:
+    """Records the messages it receives. Tests report updates with `report`."""
 
     info = messages.EngineInfo("cpu", "0", 1)
 
@@ -38,58 +38,58 @@ class Puppet:
         self.report(messages.LoadDone("last", "load"))
 
 
-async def test_it_starts_the_host_that_it_makes_and_tells_its_device_after_the_first_news() -> None:
-    made, seen = [], []
+async def test_start_creates_the_engine_and_returns_its_info_after_the_first_updates() -> None:
+    created, seen = [], []
 
-    def make() -> Puppet:
-        made.append(Puppet())
-        return made[0]
+    def make_engine() -> FakeEngine:
+        created.append(FakeEngine())
+        return created[0]
 
-    transport = InProcess(make)
-    assert made == []
-    assert await transport.start(lambda update: seen.append(update.model)) == Puppet.info
+    transport = InProcess(make_engine)
+    assert created == []
+    assert await transport.start(lambda update: seen.append(update.model)) == FakeEngine.info
     assert seen == ["first"]
     await transport.stop(0.0)
-    assert len(made) == 1
+    assert len(created) == 1
 
 
-async def test_a_host_that_cannot_be_made_is_told() -> None:
-    def make() -> messages.Engine:
+async def test_an_engine_that_cannot_be_created_is_a_load_error() -> None:
+    def make_engine() -> messages.Engine:
         raise LoadError("no such folder")
 
-    transport = InProcess(make)
+    transport = InProcess(make_engine)
     with pytest.raises(LoadError, match="no such folder"):
         await transport.start(lambda _: None)
     await transport.stop(0.0)
 
 
-async def test_messages_arrive_whole_and_in_order() -> None:
-    host = Puppet()
-    transport = InProcess(lambda: host)
+async def test_messages_arrive_complete_and_in_order() -> None:
+    engine = FakeEngine()
+    transport = InProcess(lambda: engine)
     await transport.start(lambda _: None)
     sent: list[Any] = [messages.Cancel(1), messages.Load("m"), messages.Credit(2, 3)]
     for message in sent:
         transport.send(message)
     await transport.stop(0.0)
-    assert [message for batch in host.batches for message in batch] == sent
+    assert [message for batch in engine.batches for message in batch] == sent
 
 
-async def test_messages_of_one_turn_of_the_loop_cross_together() -> None:
-    host = Puppet()
-    transport = InProcess(lambda: host)
+async def test_messages_of_one_turn_of_the_loop_are_sent_together() -> None:
+    engine = FakeEngine()
+    transport = InProcess(lambda: engine)
     await transport.start(lambda _: None)
     for key in range(3):
         transport.send(messages.Cancel(key))
-    assert host.batches == []
+    assert engine.batches == []
     await asyncio.sleep(0)
     transport.send(messages.Cancel(3))
     await asyncio.sleep(0)
-    assert [[message.key for message in batch] for batch in host.batches] == [[0, 1, 2], [3]]
+    assert [[message.key for message in batch] for batch in engine.batches] == [[0, 1, 2], [3]]
     await transport.stop(0.0)
 
 
-async def test_news_of_other_threads_come_on_the_event_loop_in_order() -> None:
-    host, seen, threads, done = Puppet(), [], set(), asyncio.Event()
+async def test_updates_from_other_threads_arrive_on_the_event_loop_in_order() -> None:
+    engine, seen, threads, done = FakeEngine(), [], set(), asyncio.Event()
 
     def deliver(update: Any) -> None:
         seen.append(update.model)
@@ -97,9 +97,9 @@ async def test_news_of_other_threads_come_on_the_event_loop_in_order() -> None:
         if len(seen) == 101:
             done.set()
 
-    await InProcess(lambda: host).start(deliver)
+    await InProcess(lambda: engine).start(deliver)
     worker = threading.Thread(
-        target=lambda: [host.report(messages.LoadDone(str(i), "load")) for i in range(100)]
+        target=lambda: [engine.report(messages.LoadDone(str(i), "load")) for i in range(100)]
     )
     worker.start()
     await asyncio.wait_for(done.wait(), 30)
@@ -108,20 +108,20 @@ async def test_news_of_other_threads_come_on_the_event_loop_in_order() -> None:
     assert threads == {threading.get_ident()}
 
 
-async def test_stopping_does_not_block_the_loop_and_delivers_the_last_news() -> None:
-    host, seen = Puppet(), []
-    transport = InProcess(lambda: host)
+async def test_stop_does_not_block_the_loop_and_delivers_the_last_updates() -> None:
+    engine, seen = FakeEngine(), []
+    transport = InProcess(lambda: engine)
     await transport.start(lambda update: seen.append(update.model))
     await transport.stop(0.0)
-    assert host.stopped[0] != threading.get_ident()
+    assert engine.stopped[0] != threading.get_ident()
     assert seen == ["first", "last"]
 
 
-def test_news_after_the_loop_has_closed_are_dropped() -> None:
-    host = Puppet()
+def test_updates_after_the_loop_has_closed_are_dropped() -> None:
+    engine = FakeEngine()
 
-    async def begin() -> None:
-        await InProcess(lambda: host).start(lambda _: None)
+    async def start() -> None:
+        await InProcess(lambda: engine).start(lambda _: None)
 
-    asyncio.run(begin())
-    host.report(messages.LoadDone("late", "load"))
+    asyncio.run(start())
+    engine.report(messages.LoadDone("late", "load"))
