@@ -48,7 +48,7 @@ class App:
     ) -> None:
         self.settings = settings
         self._spans = spans or _spans(settings)
-        self.metrics = metrics or Metrics(counting=settings.metrics)
+        self.metrics = metrics or Metrics(enabled=settings.metrics)
         self._transport = _transport(settings, self._engine_lost)
         self._health = HealthPublisher()
         request_log = RequestLog(texts=settings.log_texts)

@@ -1,1 +1,1 @@
-"""What Prometheus reads: metric families, the types they are counted with, and the HTTP endpoints."""
+"""Prometheus metrics: metric types, the metric families of the server, and the HTTP endpoints."""

@@ -1,4 +1,4 @@
-"""`/metrics` and `/healthz` over HTTP."""
+"""Serves `/metrics` and `/healthz` over HTTP."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-_PATIENCE_S = 10.0
-"""For who has connected, and neither asks nor takes the answer."""
+_SOCKET_TIMEOUT_S = 10.0
+"""Socket timeout for idle or stalled HTTP clients."""
 
 
 class HttpEndpoints:
-    """The HTTP server, on a thread; each who asks has one too.
+    """An HTTP server on a background thread, with one thread per connection.
 
     Args:
-        registry: what `/metrics` tells of; none: there is no such page.
-        before: called before each scrape, on the scrape's thread.
+        registry: the metrics to serve at `/metrics`; None: `/metrics` answers 404.
+        healthy: whether `/healthz` answers 200 instead of 503.
+        before_scrape: called before each scrape, on the scrape's thread.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class HttpEndpoints:
         port: int,
         registry: CollectorRegistry | None,
         healthy: Callable[[], bool],
-        before: Callable[[], None],
+        before_scrape: Callable[[], None],
     ) -> None:
-        self._server = make_server(host, port, _endpoints(registry, healthy, before), _Server, _Quiet)
+        app = _wsgi_app(registry, healthy, before_scrape)
+        self._server = make_server(host, port, app, _ThreadingServer, _RequestHandler)
         self.port: int = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -49,47 +51,47 @@ class HttpEndpoints:
         self._thread.join()
 
 
-def _endpoints(
-    registry: CollectorRegistry | None, healthy: Callable[[], bool], before: Callable[[], None]
+def _wsgi_app(
+    registry: CollectorRegistry | None, healthy: Callable[[], bool], before_scrape: Callable[[], None]
 ) -> Any:
     metrics = make_wsgi_app(registry) if registry is not None else None
 
-    def endpoints(environ: dict[str, Any], respond: Any) -> Any:
+    def app(environ: dict[str, Any], respond: Any) -> Any:
         path = environ["PATH_INFO"]
         if path == "/metrics" and metrics is not None:
-            before()
+            before_scrape()
             return metrics(environ, respond)
         status, body = ("200 OK", b"ok\n") if healthy() else ("503 Service Unavailable", b"not ready\n")
         if path == "/metrics":
-            status, body = "404 Not Found", b"metrics are off; start the server with --metrics\n"
+            status, body = "404 Not Found", b"metrics are disabled; start the server with --metrics\n"
         elif path != "/healthz":
-            status, body = "404 Not Found", b"there are /metrics and /healthz\n"
+            status, body = "404 Not Found", b"not found; available: /metrics, /healthz\n"
         respond(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [body]
 
-    return endpoints
+    return app
 
 
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    # Who connects and asks nothing keeps neither the others waiting, nor the server from its end.
+class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
+    # An idle connection must block neither other clients nor the shutdown.
     daemon_threads = True
     block_on_close = False
-    # A second server must be told that the port is taken.
+    # A second server on the same port must fail.
     allow_reuse_port = False
 
     def server_bind(self) -> None:
-        # HTTPServer's own looks the host's name up, which can hang where there is no name service.
+        # HTTPServer.server_bind looks up the host name, which can hang without a name service.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "localhost", self.server_address[1]
         self.setup_environ()
 
 
-class _Quiet(WSGIRequestHandler):
-    timeout = _PATIENCE_S
+class _RequestHandler(WSGIRequestHandler):
+    timeout = _SOCKET_TIMEOUT_S
 
     def handle(self) -> None:
         with suppress(TimeoutError, ConnectionError):
             super().handle()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """A scrape is no news."""
+        """Do not log scrapes."""

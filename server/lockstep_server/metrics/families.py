@@ -1,7 +1,7 @@
-"""What the server tells Prometheus: one registry, given in, so that tests have their own.
+"""All metric families of the server, registered in one registry that the caller may pass in.
 
-Base units; no ids in labels, and no names that callers make up. A model's children are looked up
-once, when it becomes ready.
+Units are base units. Labels never hold ids or names invented by clients. `ModelMeters` looks up the
+children of a model version once, when the model becomes ready.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from .types import MetricsCollector
+from .types import MetricFactory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .types import HistogramMetric, ScalarMetric
+    from .types import Counter, Histogram
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SHORT_SECONDS = (0.0001, 0.00025, *_SECONDS[:-3])
@@ -28,218 +28,227 @@ _LENGTHS = (16, 64, 256, 1024)
 _LENGTH_LABELS = (*map(str, _LENGTHS), "more")
 
 _OUTCOMES, _REFUSALS = ("ok", "failed", "deadline", "unavailable"), ("overloaded", "unavailable")
-"""Told as 0 from the start: what is counted before the first scrape is in no rate."""
+"""Exported as 0 from the start, because a rate misses everything counted before the first scrape."""
 
 STATES = ("running", "waiting", "idle")
-"""Of a step-wise sequence, in the order of `port.Population`."""
+"""States of a step-wise sequence, in the order of `messages.SequenceCounts`."""
 
 
 def length_bucket(length: int) -> str:
-    """The label of a request's length: its upper bound, or "more"."""
+    """Return the length label of a request: the upper bound of its bucket, or "more"."""
     return _LENGTH_LABELS[bisect_left(_LENGTHS, length)]
 
 
 class Metrics:
-    """Every family that the server has. `counting`: else what is counted goes nowhere."""
+    """All metric families. With `enabled=False` they record nothing."""
 
-    def __init__(self, registry: CollectorRegistry | None = None, *, counting: bool = True) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None, *, enabled: bool = True) -> None:
         self.registry = registry = registry or CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        collector = MetricsCollector(registry, counting=counting)
-        self._requests(collector)
-        self._streams(collector)
-        self._runs(collector)
-        self._models(collector)
-        self._server(collector)
-        self._rpcs(collector)
+        factory = MetricFactory(registry, enabled=enabled)
+        self._create_requests(factory)
+        self._create_streams(factory)
+        self._create_runs(factory)
+        self._create_models(factory)
+        self._create_server(factory)
+        self._create_rpcs(factory)
 
-    def _requests(self, collector: MetricsCollector) -> None:
+    def _create_requests(self, factory: MetricFactory) -> None:
         one = ("model", "version", "method")
-        self.accepted = collector.counter("lockstep_accepted_total", "Requests accepted.", *one)
-        self.requests = collector.counter(
+        self.accepted = factory.counter("lockstep_accepted_total", "Requests accepted.", *one)
+        self.requests = factory.counter(
             "lockstep_requests_total",
-            "Accepted requests that have ended, by outcome. Accepted less ended is the queue depth.",
+            "Accepted requests that have ended, by outcome.",
             *one,
             "outcome",
         )
-        self.refused = collector.counter(
+        self.refused = factory.counter(
             "lockstep_refused_total",
-            "Requests refused at the door, by meaning. Model and version are empty where a caller's name"
-            " for them is not known here.",
+            "Requests rejected on arrival, by error code. Model and version are empty if the request names"
+            " an unknown model or version.",
             *one,
             "code",
         )
-        self.request_seconds = collector.histogram(
+        self.request_seconds = factory.histogram(
             "lockstep_request_seconds",
-            "Seconds from acceptance to the end of a request.",
+            "Seconds from the acceptance to the end of a request.",
             _SECONDS,
             "model",
             "method",
         )
-        self.queue_seconds = collector.histogram(
+        self.queue_seconds = factory.histogram(
             "lockstep_queue_seconds",
-            "Seconds from acceptance to the start of a request's first run.",
+            "Seconds from the acceptance of a request to the start of its first run.",
             _SECONDS,
             "model",
             "mode",
         )
-        self.compute_seconds = collector.histogram(
+        self.compute_seconds = factory.histogram(
             "lockstep_compute_seconds",
-            "Seconds in the session of all runs that a request took part in, by its length in elements.",
+            "Seconds of session time of all runs that included the request, by its length in elements.",
             _SECONDS,
             "model",
             "mode",
             "length",
         )
-        self.queue_depth = collector.gauge(
-            "lockstep_queue_depth", "Requests accepted and not ended.", "model"
+        self.queue_depth = factory.gauge(
+            "lockstep_queue_depth", "Requests accepted and not yet ended.", "model"
         )
 
-    def _streams(self, collector: MetricsCollector) -> None:
-        self.tokens = collector.counter(
-            "lockstep_tokens_total", "Tokens sent to the callers of Generate and Translate.", "model"
+    def _create_streams(self, factory: MetricFactory) -> None:
+        self.tokens = factory.counter(
+            "lockstep_tokens_total", "Tokens sent to clients of Generate and Translate.", "model"
         )
-        self.first_token_seconds = collector.histogram(
+        self.first_token_seconds = factory.histogram(
             "lockstep_first_token_seconds",
-            "Seconds from acceptance to the sending of a stream's first token.",
+            "Seconds from the acceptance of a stream to its first token.",
             _SECONDS,
             "model",
         )
-        self.inter_token_seconds = collector.histogram(
+        self.inter_token_seconds = factory.histogram(
             "lockstep_inter_token_seconds",
-            "Seconds between two tokens of a stream. Tokens sent together share the time since those before.",
+            "Seconds between tokens of a stream. Tokens of one message share the time since the last one.",
             _SHORT_SECONDS,
             "model",
         )
-        self.sequences = collector.scraped(
+        self.sequences = factory.scraped(
             "lockstep_sequences",
-            "Step-wise sequences: running, waiting for a slot, or idle (not fed, or not read).",
+            "Step-wise sequences by state: running, waiting for a slot, or idle (waiting for the client).",
             "model",
             "state",
         )
-        self.slots = collector.scraped(
-            "lockstep_slots", "Step-wise sequences that may be alive at one time.", "model"
+        self.slots = factory.scraped(
+            "lockstep_slots", "Slots: the maximum number of live step-wise sequences.", "model"
         )
-        self.flush_interval = collector.scraped(
-            "lockstep_flush_interval_seconds", "Seconds for which tokens may be held back at present."
+        self.flush_interval = factory.scraped(
+            "lockstep_flush_interval_seconds", "Seconds for which tokens are currently buffered at most."
         )
 
-    def _runs(self, collector: MetricsCollector) -> None:
-        self.batch_rows = collector.histogram("lockstep_batch_rows", "Rows in a run.", _ROWS, "model", "mode")
-        self.run_seconds = collector.histogram(
+    def _create_runs(self, factory: MetricFactory) -> None:
+        self.batch_rows = factory.histogram(
+            "lockstep_batch_rows", "Rows (requests or sequences) in a run.", _ROWS, "model", "mode"
+        )
+        self.run_seconds = factory.histogram(
             "lockstep_run_seconds",
-            "Seconds of a run in the session. The sum's rate is the share of time in which the model runs.",
+            "Seconds of session time of a run. The rate of the sum is the time fraction the model runs.",
             _SHORT_SECONDS,
             "model",
             "mode",
         )
-        self.run_cost = collector.scraped(
+        self.run_cost = factory.scraped(
             "lockstep_run_cost_seconds",
-            "Seconds that a run of these rows and this length takes, as measured and learned.",
+            "Seconds that the planner expects a run of this shape to take, from measurements.",
             "model",
             "mode",
             "rows",
             "length",
         )
-        self.elements = collector.counter("lockstep_elements_total", "Real elements computed.", "model")
-        self.padded = collector.counter(
-            "lockstep_padded_elements_total", "Elements paid for: rows times the longest.", "model"
+        self.elements = factory.counter(
+            "lockstep_elements_total", "Elements of requests computed, without padding.", "model"
         )
-        self.device_wait = collector.histogram(
-            "lockstep_gate_wait_seconds", "Seconds that a run waited for its device.", _SECONDS, "device"
+        self.padded = factory.counter(
+            "lockstep_padded_elements_total",
+            "Elements computed, padding included: rows times longest row.",
+            "model",
+        )
+        self.device_wait = factory.histogram(
+            "lockstep_gate_wait_seconds", "Seconds that a run waited for the device.", _SECONDS, "device"
         )
 
-    def _models(self, collector: MetricsCollector) -> None:
+    def _create_models(self, factory: MetricFactory) -> None:
         one = ("model", "version")
-        self.ready = collector.scraped(
-            "lockstep_model_ready", "1 while the model version answers, 0 while it does not.", *one
-        )
-        self.state = collector.scraped(
+        self.ready = factory.scraped("lockstep_model_ready", "1 if the model version is ready, else 0.", *one)
+        self.state = factory.scraped(
             "lockstep_model_state",
-            "1 for the state that the model version is in, 0 for the others.",
+            "1 for the current state of the model version, 0 for all other states.",
             *one,
             "state",
         )
-        self.load_seconds = collector.scraped(
+        self.load_seconds = factory.scraped(
             "lockstep_model_load_seconds",
-            "Seconds that loading took, its self-test and the measuring of its costs included.",
+            "Seconds that loading took, including the self-test and cost measurement.",
             *one,
         )
-        self.batched = collector.scraped(
-            "lockstep_model_batched", "1 where the self-test allows requests to share runs, else 0.", *one
+        self.batched = factory.scraped(
+            "lockstep_model_batched", "1 if the self-test allows batching, else 0.", *one
         )
-        self.provider = collector.scraped(
-            "lockstep_execution_provider_info", "1 for the ONNX Runtime provider in use.", "model", "provider"
+        self.provider = factory.scraped(
+            "lockstep_execution_provider_info",
+            "1 for the ONNX Runtime execution provider in use.",
+            "model",
+            "provider",
         )
-        self.estimated_wait = collector.scraped(
+        self.estimated_wait = factory.scraped(
             "lockstep_estimated_wait_seconds",
-            "Seconds that a one-shot request accepted now should wait.",
+            "Seconds of estimated wait of a one-shot request accepted now.",
             "model",
         )
-        self.queue_limit = collector.scraped(
+        self.queue_limit = factory.scraped(
             "lockstep_queue_limit_seconds",
-            "Seconds of estimated wait above which one-shot requests are refused.",
+            "Seconds of estimated wait above which one-shot requests are rejected.",
             "model",
         )
 
-    def _server(self, collector: MetricsCollector) -> None:
-        self.build = collector.scraped(
-            "lockstep_build_info", "1, with the versions of the server and its runtime.",
+    def _create_server(self, factory: MetricFactory) -> None:
+        self.build = factory.scraped(
+            "lockstep_build_info", "Always 1. The labels are the versions of the server and ONNX Runtime.",
             "version", "onnxruntime",
         )  # fmt: skip
-        self.draining = collector.scraped(
-            "lockstep_draining", "1 once the server has been told to stop, else 0."
+        self.draining = factory.scraped(
+            "lockstep_draining", "1 if the server is shutting down and finishing its requests, else 0."
         )
-        self.loop_lag = collector.histogram(
+        self.loop_lag = factory.histogram(
             "lockstep_event_loop_lag_seconds",
-            "Seconds from an engine's sending of its news to the event loop's taking them in.",
+            "Seconds between an engine sending a result and the event loop processing it.",
             _SHORT_SECONDS,
         ).labels()
-        self.engine_up = collector.scraped(
-            "lockstep_engine_up", "1 while the engines can be reached, else 0."
-        )
-        self.engine_restarts = collector.counter(
+        self.engine_up = factory.scraped("lockstep_engine_up", "1 if the engine can be reached, else 0.")
+        self.engine_restarts = factory.counter(
             "lockstep_engine_restarts_total",
-            "Times that the engine process ended by itself. It is started again each time.",
+            "Restarts of the engine process after it died.",
         ).labels()
-        self.leases = collector.scraped(
-            "lockstep_device_permits", "Runs that the device takes at one time.", "device"
+        self.leases = factory.scraped(
+            "lockstep_device_permits", "Maximum number of concurrent runs on the device.", "device"
         )
-        told = "by generation; as told at the scrape before."
         self.engine_gc = {
-            key: collector.scraped(
-                f"lockstep_engine_gc_{name}_total", f"{text} in the engine process, {told}", "generation"
+            key: factory.scraped(
+                f"lockstep_engine_gc_{name}_total",
+                f"{help_} in the engine process, by generation, as of the previous scrape.",
+                "generation",
             )
-            for key, name, text in (
-                ("collections", "collections", "Times that garbage was collected"),
-                ("collected", "objects_collected", "Objects collected as garbage"),
-                ("uncollectable", "objects_uncollectable", "Objects found that cannot be collected"),
+            for key, name, help_ in (
+                ("collections", "collections", "Garbage collections"),
+                ("collected", "objects_collected", "Objects freed by garbage collection"),
+                ("uncollectable", "objects_uncollectable", "Uncollectable objects found"),
             )
         }
 
-    def _rpcs(self, collector: MetricsCollector) -> None:
+    def _create_rpcs(self, factory: MetricFactory) -> None:
         labels = ("grpc_type", "grpc_service", "grpc_method")
-        self.grpc_started = collector.counter("grpc_server_started_total", "RPCs started.", *labels)
-        self.grpc_handled = collector.counter(
-            "grpc_server_handled_total", "RPCs ended, by status code.", *labels, "grpc_code"
+        self.grpc_started = factory.counter("grpc_server_started_total", "RPCs started.", *labels)
+        self.grpc_handled = factory.counter(
+            "grpc_server_handled_total", "RPCs completed, by status code.", *labels, "grpc_code"
         )
-        self.grpc_received = collector.counter(
-            "grpc_server_msg_received_total", "Messages received.", *labels
+        self.grpc_received = factory.counter(
+            "grpc_server_msg_received_total", "RPC messages received.", *labels
         )
-        self.grpc_sent = collector.counter("grpc_server_msg_sent_total", "Messages sent.", *labels)
-        self.grpc_seconds = collector.histogram(
-            "grpc_server_handling_seconds", "Seconds from the start to the end of an RPC.", _SECONDS, *labels
+        self.grpc_sent = factory.counter("grpc_server_msg_sent_total", "RPC messages sent.", *labels)
+        self.grpc_seconds = factory.histogram(
+            "grpc_server_handling_seconds",
+            "Seconds from the start to the completion of an RPC.",
+            _SECONDS,
+            *labels,
         )
 
     def watch_engine(self, pid: Callable[[], int]) -> None:
-        """Tell of the engine process's CPU, memory and files too; `pid` is 0 where there is none."""
+        """Export CPU, memory and file descriptors of the engine process. `pid` returns 0 if there is none."""
         ProcessCollector(namespace="lockstep_engine", pid=pid, registry=self.registry)
 
 
 class ModelMeters:
-    """The children of one mode of a model version, looked up once."""
+    """Metrics of one mode of a model version. Children are looked up once and kept."""
 
     def __init__(
         self,
@@ -251,8 +260,8 @@ class ModelMeters:
         methods: Sequence[str] = (),
     ) -> None:
         self._metrics, self._labels = metrics, (model, str(version))
-        self._by_method: dict[str, tuple[ScalarMetric, HistogramMetric]] = {}
-        self._outcomes: dict[tuple[str, str], ScalarMetric] = {}
+        self._by_method: dict[str, tuple[Counter, Histogram]] = {}  # accepted, request seconds
+        self._outcomes: dict[tuple[str, str], Counter] = {}
         for method in methods:
             metrics.accepted.labels(*self._labels, method)
             for outcome in _OUTCOMES:
@@ -261,7 +270,7 @@ class ModelMeters:
                 metrics.refused.labels(*self._labels, method, code)
         self.queue = metrics.queue_seconds.labels(model, mode)
         self.compute = {label: metrics.compute_seconds.labels(model, mode, label) for label in _LENGTH_LABELS}
-        self._runs: dict[str, tuple[HistogramMetric, HistogramMetric]] = {}
+        self._runs: dict[str, tuple[Histogram, Histogram]] = {}  # rows, seconds
         self.elements = metrics.elements.labels(model)
         self.padded = metrics.padded.labels(model)
         self.depth = metrics.queue_depth.labels(model)
@@ -273,26 +282,26 @@ class ModelMeters:
             self._inter_token = metrics.inter_token_seconds.labels(model)
 
     def record_run(self, mode: str, rows: int, compute_s: float) -> None:
-        """A run of one mode: a step-wise model's prompts are runs of their own."""
-        known = self._runs.get(mode)
-        if known is None:
+        """Record a run. The prefill runs of a step-wise model have the mode "prefill"."""
+        children = self._runs.get(mode)
+        if children is None:
             model = self._labels[0]
-            known = self._runs[mode] = (
+            children = self._runs[mode] = (
                 self._metrics.batch_rows.labels(model, mode),
                 self._metrics.run_seconds.labels(model, mode),
             )
-        known[0].observe(rows)
-        known[1].observe(compute_s)
+        children[0].observe(rows)
+        children[1].observe(compute_s)
 
     def record_first_token(self, seconds: float, trace_id: str) -> None:
-        """A stream's first tokens, `seconds` after it was accepted."""
+        """Record the first token of a stream, `seconds` after the stream was accepted."""
         if trace_id:
             self._first_token.observe_traced(seconds, trace_id)
         else:
             self._first_token.observe(seconds)
 
     def record_later_tokens(self, tokens: int, seconds: float) -> None:
-        """Later tokens of a stream, `seconds` apart."""
+        """Record later tokens of a stream, `seconds` apart on average."""
         self._inter_token.observe(seconds, tokens)
 
     def record_tokens(self, tokens: int) -> None:
@@ -317,11 +326,11 @@ class ModelMeters:
     def record_refused(self, method: str, code: str, requests: int = 1) -> None:
         self._metrics.refused.labels(*self._labels, method, code).inc(requests)
 
-    def _method(self, method: str) -> tuple[ScalarMetric, HistogramMetric]:
-        known = self._by_method.get(method)
-        if known is None:
-            known = self._by_method[method] = (
+    def _method(self, method: str) -> tuple[Counter, Histogram]:
+        children = self._by_method.get(method)
+        if children is None:
+            children = self._by_method[method] = (
                 self._metrics.accepted.labels(*self._labels, method),
                 self._metrics.request_seconds.labels(self._labels[0], method),
             )
-        return known
+        return children

@@ -1,4 +1,4 @@
-"""What NVML says of the machine's GPUs, read at each scrape. No NVML, or no GPU: no metrics."""
+"""GPU metrics from NVML, read at each scrape. Without NVML or a GPU there are no metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def open_gpus() -> Gpus | None:
-    """None where this machine has no NVML that answers, or nvidia-ml-py is not installed."""
+    """Return None if NVML is not available, no GPU is found, or nvidia-ml-py is not installed."""
     try:
         import pynvml
     except ImportError:
@@ -26,41 +26,48 @@ def open_gpus() -> Gpus | None:
 
 
 class Gpus(Collector):
-    """Utilisation and memory of every GPU, by its index.
+    """Collects utilisation and memory of every GPU, by index.
 
     Args:
-        nvml: the module pynvml, which has been initialised.
+        nvml: the module pynvml, already initialised.
     """
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
         count = nvml.nvmlDeviceGetCount()
         self._handles = {str(index): nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)}
-        self._names = {index: _text(nvml.nvmlDeviceGetName(one)) for index, one in self._handles.items()}
+        self._names = {
+            index: _decoded(nvml.nvmlDeviceGetName(handle)) for index, handle in self._handles.items()
+        }
 
     @classmethod
     def open(cls, nvml: Any) -> Gpus | None:
-        """None where NVML does not answer, or knows of no GPU."""
+        """Initialise NVML. Returns None if that fails or no GPU is found."""
         try:
             nvml.nvmlInit()
             gpus = cls(nvml)
         except nvml.NVMLError as error:
-            log.debug("no metrics of GPUs: %s", error)
+            log.debug("GPU metrics are not available: %s", error)
             return None
         return gpus if gpus._handles else None
 
     def collect(self) -> Iterator[Metric]:
-        info = GaugeMetricFamily("lockstep_gpu_info", "1, with the GPU's name.", labels=("gpu", "name"))
+        info = GaugeMetricFamily(
+            "lockstep_gpu_info",
+            "Always 1. The label `name` is the product name of the GPU.",
+            labels=("gpu", "name"),
+        )
         for index, name in self._names.items():
             info.add_metric((index, name), 1)
         busy = _gauge(
-            "utilization_ratio", "Share of time, 0 to 1, in which a kernel ran, by NVML's last sample."
+            "utilization_ratio",
+            "Ratio of time (0 to 1) with a kernel running, over NVML's last sample period.",
         )
-        used = _gauge("memory_used_bytes", "Bytes of the GPU's memory in use, by all processes.")
-        total = _gauge("memory_total_bytes", "Bytes of memory that the GPU has.")
+        used = _gauge("memory_used_bytes", "Bytes of GPU memory in use by all processes.")
+        total = _gauge("memory_total_bytes", "Bytes of GPU memory.")
         for index, handle in self._handles.items():
-            rates = self._asked(self._nvml.nvmlDeviceGetUtilizationRates, handle)
-            memory = self._asked(self._nvml.nvmlDeviceGetMemoryInfo, handle)
+            rates = self._read(self._nvml.nvmlDeviceGetUtilizationRates, handle)
+            memory = self._read(self._nvml.nvmlDeviceGetMemoryInfo, handle)
             if rates is not None:
                 busy.add_metric((index,), rates.gpu / 100)
             if memory is not None:
@@ -68,18 +75,18 @@ class Gpus(Collector):
                 total.add_metric((index,), memory.total)
         yield from (info, busy, used, total)
 
-    def _asked(self, question: Callable[[Any], Any], handle: Any) -> Any:
-        """None where the GPU does not tell: a part of one has no utilisation of its own."""
+    def _read(self, function: Callable[[Any], Any], handle: Any) -> Any:
+        """Return None if the GPU does not support the query: MIG instances report no utilisation."""
         try:
-            return question(handle)
+            return function(handle)
         except self._nvml.NVMLError as error:
-            log.debug("no metric of a GPU: %s", error)
+            log.debug("GPU metric is not available: %s", error)
             return None
 
 
-def _gauge(name: str, text: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"lockstep_gpu_{name}", text, labels=("gpu",))
+def _gauge(name: str, help_: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"lockstep_gpu_{name}", help_, labels=("gpu",))
 
 
-def _text(name: str | bytes) -> str:
+def _decoded(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name

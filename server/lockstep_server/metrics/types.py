@@ -1,10 +1,12 @@
-"""Counters and histograms for one writing thread, read by Prometheus at a scrape.
+"""Counter, gauge and histogram types without locks, written on the event loop and read at a scrape.
 
-prometheus_client's own take a lock and check their arguments at each observation: about 16 us a
-request for the dozen that a request makes, where a plain call costs 200 us in all. Everything the
-server counts is counted on the event loop, so plain numbers do; a scrape from another thread may
-see one observation of two. Names, buckets and exposition stay prometheus_client's: it leaves
-exemplars out of every format but OpenMetrics.
+MetricFactory -> MetricFamily -> labels() -> Counter, Gauge or Histogram; at a scrape: collect() -> exposition
+
+The types of prometheus_client take a lock and check their arguments at each observation: about 16 us for
+the dozen observations of a request, whose whole call costs 200 us. The server records all metrics on the
+event loop, so it needs no lock; a scrape from another thread may see only part of a request's
+observations. Names, buckets and exposition formats are those of prometheus_client, which exports exemplars
+only in the OpenMetrics format.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 
-class ScalarMetric:
-    """A counter's or a gauge's child."""
+class Counter:
+    """The value of a counter for one set of label values."""
 
     __slots__ = ("value",)
 
@@ -36,85 +38,106 @@ class ScalarMetric:
     def inc(self, amount: float = 1) -> None:
         self.value += amount
 
+
+class Gauge(Counter):
+    """The value of a gauge for one set of label values. `inc` takes negative amounts too."""
+
+    __slots__ = ()
+
     def set(self, value: float) -> None:
         self.value = value
 
 
-class HistogramMetric:
-    """A histogram's child: how many observations fell under each bound, their sum, and whose the
-    newest traced one of each bucket was."""
+class Histogram:
+    """The buckets of a histogram for one set of label values.
+
+    Args:
+        bounds: upper bounds of the buckets, ascending and inclusive; a last bucket has no bound.
+    """
 
     __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        self.counts = [0] * (len(bounds) + 1)  # per bucket, not cumulative
         self.total = 0.0
-        self.exemplars: dict[int, Exemplar] = {}
+        self.exemplars: dict[int, Exemplar] = {}  # the newest traced observation of a bucket
 
     def observe(self, value: float, count: int = 1) -> None:
+        """Record `count` observations of the same value."""
         self.counts[bisect_left(self.bounds, value)] += count
         self.total += value * count
 
     def observe_traced(self, value: float, trace_id: str) -> None:
-        """One observation, made in a trace."""
+        """Record one observation and keep the trace id as the exemplar of its bucket."""
         self.observe(value)
         self.exemplars[bisect_left(self.bounds, value)] = Exemplar({"trace_id": trace_id}, value, time.time())
 
 
-class _SilentNumber(ScalarMetric):
+class _DisabledCounter(Counter):
     __slots__ = ()
 
     def inc(self, amount: float = 1) -> None:
-        """Not counted."""
+        """Record nothing."""
+
+
+class _DisabledGauge(Gauge):
+    __slots__ = ()
+
+    def inc(self, amount: float = 1) -> None:
+        """Record nothing."""
 
     def set(self, value: float) -> None:
-        """Not kept."""
+        """Record nothing."""
 
 
-class _SilentDistribution(HistogramMetric):
+class _DisabledHistogram(Histogram):
     __slots__ = ()
 
     def observe(self, value: float, count: int = 1) -> None:
-        """Not counted."""
+        """Record nothing."""
 
     def observe_traced(self, value: float, trace_id: str) -> None:
-        """Not counted."""
+        """Record nothing."""
 
 
-Child = TypeVar("Child", ScalarMetric, HistogramMetric)
+Child = TypeVar("Child", Counter, Gauge, Histogram)
 
 
 class MetricFamily(Collector, Generic[Child]):
-    """A metric with its children by label values, registered where it is made."""
+    """A metric with one child per set of label values. It registers itself when it is created."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
-        kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily],
+        type_: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily],
         name: str,
-        text: str,
+        help_: str,
         labels: Sequence[str],
-        make: Callable[[], Child],
+        create: Callable[[], Child],
     ) -> None:
-        self._kind, self._name, self._text, self._labels = kind, name, text, labels
-        self._make: Callable[[], Child] = make
+        self._type, self._name, self._help, self._labels = type_, name, help_, labels
+        self._create: Callable[[], Child] = create
         self._children: dict[tuple[str, ...], Child] = {}
         registry.register(self)
 
     def labels(self, *values: str) -> Child:
-        """The child of these label values, in the order of the labels."""
+        """Return the child for these label values, given in the order of the label names.
+
+        Raises:
+            ValueError: wrong number of label values.
+        """
         child = self._children.get(values)
         if child is None:
             if len(values) != len(self._labels):
-                raise ValueError(f"{self._name} has the labels {self._labels}")
-            child = self._children[values] = self._make()
+                raise ValueError(f"{self._name} needs values for the labels {self._labels}, not {values}")
+            child = self._children[values] = self._create()
         return child
 
     def collect(self) -> Iterator[Metric]:
-        family = self._kind(self._name, self._text, labels=self._labels)
+        family = self._type(self._name, self._help, labels=self._labels)
         for values, child in list(self._children.items()):
-            if isinstance(child, HistogramMetric):
+            if isinstance(child, Histogram):
                 assert isinstance(family, HistogramMetricFamily)
                 family.add_metric(values, _buckets(child), child.total)
             else:
@@ -123,63 +146,63 @@ class MetricFamily(Collector, Generic[Child]):
         yield family
 
 
-class Scraped(Collector):
-    """A metric whose values are read when they are asked for, on the thread that asks."""
+class ScrapedFamily(Collector):
+    """A metric whose values are read at each scrape, on the scrape's thread. It registers itself."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
-        kind: type[CounterMetricFamily | GaugeMetricFamily],
+        type_: type[CounterMetricFamily | GaugeMetricFamily],
         name: str,
-        text: str,
+        help_: str,
         labels: Sequence[str],
     ) -> None:
-        self._kind, self._name, self._text, self._labels = kind, name, text, labels
+        self._type, self._name, self._help, self._labels = type_, name, help_, labels
         self.read: Callable[[], Iterable[tuple[Sequence[str], float]]] = tuple
-        """Label values, in the order of the labels, and the value of each."""
+        """Returns (label values in the order of the label names, value) pairs."""
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        family = self._kind(self._name, self._text, labels=self._labels)
+        family = self._type(self._name, self._help, labels=self._labels)
         for values, value in self.read():
             family.add_metric(values, value)
         yield family
 
 
-def _buckets(child: HistogramMetric) -> list[Any]:
-    """Cumulative counts by upper bound, and an exemplar or none, as the exposition wants them."""
-    below = 0.0
+def _buckets(child: Histogram) -> list[Any]:
+    """(upper bound, cumulative count, exemplar or None) of each bucket, as prometheus_client expects them."""
+    cumulative = 0.0
     buckets: list[Any] = []
     exemplars = dict(child.exemplars)
     for index, (bound, count) in enumerate(
         zip((*child.bounds, float("inf")), list(child.counts), strict=True)
     ):
-        below += count
-        buckets.append((floatToGoString(bound), below, exemplars.get(index)))  # type: ignore[no-untyped-call]
+        cumulative += count
+        buckets.append((floatToGoString(bound), cumulative, exemplars.get(index)))  # type: ignore[no-untyped-call]
     return buckets
 
 
-class MetricsCollector:
-    """Makes families in one registry. `counting`: else what they are told goes nowhere."""
+class MetricFactory:
+    """Creates metric families in one registry. With `enabled=False` they record nothing."""
 
-    def __init__(self, registry: CollectorRegistry, *, counting: bool = True) -> None:
-        self._registry, self._counting = registry, counting
+    def __init__(self, registry: CollectorRegistry, *, enabled: bool = True) -> None:
+        self._registry, self._enabled = registry, enabled
 
-    def counter(self, name: str, text: str, *labels: str) -> MetricFamily[ScalarMetric]:
-        make = ScalarMetric if self._counting else _SilentNumber
-        return MetricFamily(self._registry, CounterMetricFamily, name, text, labels, make)
+    def counter(self, name: str, help_: str, *labels: str) -> MetricFamily[Counter]:
+        create = Counter if self._enabled else _DisabledCounter
+        return MetricFamily(self._registry, CounterMetricFamily, name, help_, labels, create)
 
-    def gauge(self, name: str, text: str, *labels: str) -> MetricFamily[ScalarMetric]:
-        make = ScalarMetric if self._counting else _SilentNumber
-        return MetricFamily(self._registry, GaugeMetricFamily, name, text, labels, make)
+    def gauge(self, name: str, help_: str, *labels: str) -> MetricFamily[Gauge]:
+        create = Gauge if self._enabled else _DisabledGauge
+        return MetricFamily(self._registry, GaugeMetricFamily, name, help_, labels, create)
 
     def histogram(
-        self, name: str, text: str, bounds: Sequence[float], *labels: str
-    ) -> MetricFamily[HistogramMetric]:
-        make = HistogramMetric if self._counting else _SilentDistribution
-        return MetricFamily(self._registry, HistogramMetricFamily, name, text, labels, lambda: make(bounds))
+        self, name: str, help_: str, bounds: Sequence[float], *labels: str
+    ) -> MetricFamily[Histogram]:
+        type_ = Histogram if self._enabled else _DisabledHistogram
+        return MetricFamily(self._registry, HistogramMetricFamily, name, help_, labels, lambda: type_(bounds))
 
-    def scraped(self, name: str, text: str, *labels: str) -> Scraped:
-        """A gauge, or a counter where the name ends in `_total`."""
-        kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-        return Scraped(self._registry, kind, name, text, labels)
+    def scraped(self, name: str, help_: str, *labels: str) -> ScrapedFamily:
+        """Create a gauge, or a counter if the name ends in `_total`, that is read at each scrape."""
+        type_ = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        return ScrapedFamily(self._registry, type_, name, help_, labels)

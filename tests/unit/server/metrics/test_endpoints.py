@@ -1,4 +1,4 @@
-"""`/metrics` and `/healthz` answer, whoever else is connected."""
+"""`/metrics` and `/healthz` answer while other clients are connected."""
 
 from __future__ import annotations
 
@@ -19,40 +19,43 @@ if TYPE_CHECKING:
 @pytest.fixture
 def endpoints() -> Iterator[HttpEndpoints]:
     registry = CollectorRegistry()
-    Gauge("told", "Something.", registry=registry).set(7)
-    made = HttpEndpoints("127.0.0.1", 0, registry, lambda: True, lambda: None)
-    yield made
-    ending = threading.Thread(target=made.stop, daemon=True)
-    ending.start()
-    ending.join(10.0)
-    assert not ending.is_alive()
+    Gauge("slots", "Slots.", registry=registry).set(7)
+    server = HttpEndpoints("127.0.0.1", 0, registry, lambda: True, lambda: None)
+    yield server
+    stop_in_time(server)
+
+
+def stop_in_time(server: HttpEndpoints) -> None:
+    stopping = threading.Thread(target=server.stop, daemon=True)
+    stopping.start()
+    stopping.join(10.0)
+    assert not stopping.is_alive()
 
 
 def read(endpoints: HttpEndpoints, path: str) -> bytes:
-    # A proxy of the outside world does not reach this machine's ports.
+    # Ignore proxy settings: a proxy cannot reach ports of this machine.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(f"http://127.0.0.1:{endpoints.port}{path}", timeout=5.0) as answer:
-        found: bytes = answer.read()
-    return found
+    with direct.open(f"http://127.0.0.1:{endpoints.port}{path}", timeout=5.0) as response:
+        body: bytes = response.read()
+    return body
 
 
-def test_one_who_connects_and_asks_nothing_keeps_nobody_waiting(endpoints: HttpEndpoints) -> None:
+def test_an_idle_connection_does_not_block_other_clients(endpoints: HttpEndpoints) -> None:
     with socket.create_connection(("127.0.0.1", endpoints.port)):
         assert read(endpoints, "/healthz") == b"ok\n"
-        assert b"told 7.0" in read(endpoints, "/metrics")
+        assert b"slots 7.0" in read(endpoints, "/metrics")
 
 
-def test_the_server_ends_while_somebody_is_connected() -> None:
-    made = HttpEndpoints("127.0.0.1", 0, None, lambda: True, lambda: None)
-    with socket.create_connection(("127.0.0.1", made.port)):
-        read(made, "/healthz")
-        ending = threading.Thread(target=made.stop, daemon=True)
-        ending.start()
-        ending.join(10.0)
-        assert not ending.is_alive()
+def test_the_server_stops_while_a_client_is_connected() -> None:
+    server = HttpEndpoints("127.0.0.1", 0, None, lambda: True, lambda: None)
+    with socket.create_connection(("127.0.0.1", server.port)):
+        read(server, "/healthz")
+        stop_in_time(server)
 
 
-def test_one_who_says_nothing_is_let_go(endpoints: HttpEndpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lockstep_server.metrics.endpoints._Quiet.timeout", 0.1)
-    with socket.create_connection(("127.0.0.1", endpoints.port), timeout=10.0) as silent:
-        assert silent.recv(1) == b""
+def test_an_idle_connection_is_closed_after_the_timeout(
+    endpoints: HttpEndpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lockstep_server.metrics.endpoints._RequestHandler.timeout", 0.1)
+    with socket.create_connection(("127.0.0.1", endpoints.port), timeout=10.0) as idle:
+        assert idle.recv(1) == b""

@@ -1,4 +1,4 @@
-"""GPUs as NVML tells of them, and machines without."""
+"""GPU metrics from NVML, and machines without NVML or a GPU."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lockstep_server.metrics.gpus import Gpus, open_gpus
 
 
 class NVMLError(Exception):
-    """As pynvml's."""
+    """Stands for pynvml.NVMLError."""
 
 
-class Nvml:
-    """Answers as pynvml does, for two GPUs of which the second is a part of one."""
+class FakeNvml:
+    """Stands for pynvml with two GPUs. The second, a MIG instance, reports no utilisation."""
 
     NVMLError = NVMLError
 
-    def __init__(self, count: int = 2, *, there: bool = True) -> None:
-        self.count, self.there = count, there
+    def __init__(self, count: int = 2, *, available: bool = True) -> None:
+        self.count, self.available = count, available
         self.busy = 40
 
     def nvmlInit(self) -> None:
-        if not self.there:
+        if not self.available:
             raise NVMLError("NVML Shared Library Not Found")
 
     def nvmlDeviceGetCount(self) -> int:
@@ -46,7 +46,7 @@ class Nvml:
         return SimpleNamespace(total=80 << 30, used=1 << 30, free=79 << 30)
 
 
-def registry_of(nvml: Nvml) -> prometheus.CollectorRegistry:
+def registry_with_gpus(nvml: FakeNvml) -> prometheus.CollectorRegistry:
     registry = prometheus.CollectorRegistry()
     gpus = Gpus.open(nvml)
     assert gpus is not None
@@ -55,30 +55,30 @@ def registry_of(nvml: Nvml) -> prometheus.CollectorRegistry:
 
 
 def test_utilisation_and_memory_of_every_gpu_are_read_at_the_scrape() -> None:
-    nvml = Nvml()
-    told = registry_of(nvml).get_sample_value
+    nvml = FakeNvml()
+    sample = registry_with_gpus(nvml).get_sample_value
     for busy in (40, 95):
         nvml.busy = busy
-        assert told("lockstep_gpu_utilization_ratio", {"gpu": "0"}) == busy / 100
-    assert told("lockstep_gpu_memory_used_bytes", {"gpu": "0"}) == 1 << 30
-    assert told("lockstep_gpu_memory_total_bytes", {"gpu": "1"}) == 80 << 30
-    assert told("lockstep_gpu_info", {"gpu": "0", "name": "A new one"}) == 1
-    assert told("lockstep_gpu_info", {"gpu": "1", "name": "An old one"}) == 1
+        assert sample("lockstep_gpu_utilization_ratio", {"gpu": "0"}) == busy / 100
+    assert sample("lockstep_gpu_memory_used_bytes", {"gpu": "0"}) == 1 << 30
+    assert sample("lockstep_gpu_memory_total_bytes", {"gpu": "1"}) == 80 << 30
+    assert sample("lockstep_gpu_info", {"gpu": "0", "name": "A new one"}) == 1
+    assert sample("lockstep_gpu_info", {"gpu": "1", "name": "An old one"}) == 1
 
 
-def test_what_a_gpu_does_not_tell_is_left_out() -> None:
-    told = registry_of(Nvml()).get_sample_value
-    assert told("lockstep_gpu_utilization_ratio", {"gpu": "1"}) is None
-    assert told("lockstep_gpu_memory_used_bytes", {"gpu": "1"}) == 1 << 30
+def test_unsupported_metrics_are_left_out() -> None:
+    sample = registry_with_gpus(FakeNvml()).get_sample_value
+    assert sample("lockstep_gpu_utilization_ratio", {"gpu": "1"}) is None
+    assert sample("lockstep_gpu_memory_used_bytes", {"gpu": "1"}) == 1 << 30
 
 
-@pytest.mark.parametrize("nvml", [Nvml(there=False), Nvml(count=0)])
-def test_without_nvml_or_gpus_there_is_nothing(nvml: Nvml) -> None:
+@pytest.mark.parametrize("nvml", [FakeNvml(available=False), FakeNvml(count=0)])
+def test_without_nvml_or_a_gpu_there_are_no_metrics(nvml: FakeNvml) -> None:
     assert Gpus.open(nvml) is None
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(open_gpus() is None, reason="NVML knows of no GPU here")
+@pytest.mark.skipif(open_gpus() is None, reason="no GPU found by NVML")
 def test_the_gpu_of_this_machine() -> None:
     gpus = open_gpus()
     assert gpus is not None
