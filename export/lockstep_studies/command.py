@@ -1,4 +1,4 @@
-"""`lockstep-export study list | NAME | all`: a verb for each study of the catalogue."""
+"""`lockstep-export study list | NAME | all`: one subcommand for each study in the catalogue."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -12,52 +12,56 @@ from typer.core import TyperGroup
 from lockstep_export.errors import ExportError
 from lockstep_studies.catalogue import STUDIES
 from lockstep_studies.drawing import check_drawing
-from lockstep_studies.report import check_folder, recorded, write
+from lockstep_studies.report import check_folder, make_record, write
 from lockstep_studies.study import AnyStudy, StudySettings
-from lockstep_studies.terminal import show, watched
+from lockstep_studies.terminal import progress_bar, show
 
 
-class Catalogue(TyperGroup):
-    """Tells an unknown name with the known ones."""
+class StudyGroup(TyperGroup):
+    """Subcommands by study name; the error for an unknown name lists the known ones."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The verb of that name, or ExportError."""
+        """Returns the subcommand; raises ExportError if the name is unknown."""
         found = super().get_command(ctx, cmd_name)
         if found is None:
-            raise ExportError(f"no study {cmd_name!r}; there are: {', '.join(STUDIES)} (or list, all)")
+            raise ExportError(f"unknown study {cmd_name!r}; available: {', '.join(STUDIES)} (or list, all)")
         return found
 
 
 app = typer.Typer(
-    help="What the architectures can and cannot, measured: a table, a picture, two sentences.",
-    cls=Catalogue,
+    help="Measure what each architecture can and cannot do: a table, a chart and a two-sentence finding.",
+    cls=StudyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
-Out = Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.svg and a README.md of all in it.")]
-Models = Annotated[Path, typer.Option(help="The model repository that is looked into, or served.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn by chance.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Small settings, in seconds: a trial, not a result.")]
+Out = Annotated[
+    Path, typer.Option(help="Output folder: NAME.json, NAME.svg, and a README.md of all studies in it.")
+]
+Models = Annotated[Path, typer.Option(help="Model repository to examine or serve.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Small settings that take seconds: for trying out, not for results.")
+]
 
 OUT, MODELS = Path("build/studies"), Path("models")
 
 
 @app.command("list")
 def list_studies() -> None:
-    """Names every study and its question."""
+    """List every study and its question."""
     for study in STUDIES.values():
         typer.echo(f"{study.name:<20} {study.question}")
 
 
 @app.command("all")
-def everything(out: Out = OUT, models: Models = MODELS, seed: Seed = 1, quick: Quick = False) -> None:
-    """Runs all of them."""
+def run_all(out: Out = OUT, models: Models = MODELS, seed: Seed = 1, quick: Quick = False) -> None:
+    """Run all studies."""
     run(STUDIES.values(), out, StudySettings(models, seed, quick))
 
 
 def run(studies: Iterable[AnyStudy], out: Path, settings: StudySettings) -> None:
-    """Runs the studies one by one; what any of them lacks is told before the first."""
+    """Runs the studies one by one. Raises ExportError before the first if any of them cannot run."""
     torch.set_num_threads(1)
     check_drawing()
     check_folder(out)
@@ -65,9 +69,9 @@ def run(studies: Iterable[AnyStudy], out: Path, settings: StudySettings) -> None
         study.check(settings)
     for study in studies:
         started = time.perf_counter()
-        with watched(study.name) as watch:
-            result = study.run(settings, watch)
-        write(recorded(result, time.perf_counter() - started), out)
+        with progress_bar(study.name) as progress:
+            result = study.run(settings, progress)
+        write(make_record(result, time.perf_counter() - started), out)
         show(result)
         typer.echo(f"\n{out / study.name}.svg, {out / study.name}.json, {out / 'README.md'}")
 

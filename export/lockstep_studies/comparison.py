@@ -1,7 +1,7 @@
 """Comparison: accuracy, parameters, training time and serving latency of every `sentiment-*`.
 
-accuracy.json of the repository → what each model scores and cost → joined with
-    a real server on the repository (serving.py) → Classify of texts of 5 to 200 words, one in flight
+accuracy.json of the repository → accuracy, size and training time of each model, joined with the latency:
+    a server on the repository (serving.py) → Classify calls with 5 to 200 words, one in flight
 """
 
 import math
@@ -16,17 +16,25 @@ from statistics import median, quantiles
 from lockstep_export.errors import ExportError
 from lockstep_studies.formatting import duration, figures
 from lockstep_studies.serving import StudyCall, StudyServer, check_server, study_server
-from lockstep_studies.study import Bar, LineSeries, Study, StudyPanel, StudySettings, StudyTable, Watch
+from lockstep_studies.study import (
+    Bar,
+    LineSeries,
+    ReportProgress,
+    Study,
+    StudyPanel,
+    StudySettings,
+    StudyTable,
+)
 from lockstep_zoo.scores import RECORD, Score, read_record
 
 PREFIX, FLOOR = "sentiment-", "sentiment-bow"
 TEXT = "a fine film with a good story and a great cast that is a lot of fun to see but not too long"
-LIKELY = 1.96  # standard errors: what is nearer than these may as well be chance
+LIKELY = 1.96  # standard errors: smaller differences may be chance
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """How the served models are asked."""
+    """The calls to the served models."""
 
     words: tuple[int, ...] = (5, 20, 50, 200)
     rounds: int = 200
@@ -42,15 +50,15 @@ class ComparisonRow:
     test: float
     tested: int  # sentences of the test part
     train_seconds: float  # of processor time
-    words: list[int]  # of the texts it was asked; what is longer than its limit is left out
-    elements: list[int]  # pieces of words that the model read, for each of `words`
-    median_s: list[float]  # as the caller waits, for each of `words`
+    words: list[int]  # lengths of the texts sent; those above the model's limit are omitted
+    elements: list[int]  # subwords that the model read, for each of `words`
+    median_s: list[float]  # latency at the client, for each of `words`
     p90_s: list[float]
     compute_s: list[float]  # in the session, median
 
     @property
     def name(self) -> str:
-        """Without what all share."""
+        """The name without the common prefix."""
         return self.model.removeprefix(PREFIX)
 
     @property
@@ -60,51 +68,51 @@ class ComparisonRow:
 
 
 def check(settings: StudySettings) -> None:
-    """Needs scores, models and a server."""
+    """Raises ExportError if scores, models or a server are missing."""
     _scores(settings.models)
     check_server()
 
 
-def measure(plan: ComparisonPlan, settings: StudySettings, watch: Watch) -> list[ComparisonRow]:
-    """Asks every model at every length, in turn, round by round."""
+def measure(plan: ComparisonPlan, settings: StudySettings, progress: ReportProgress) -> list[ComparisonRow]:
+    """Calls every model at every length, in random order, round by round."""
     scores, sizes = _scores(settings.models)
     cells = [
         (score.model, words)
         for score, words in product(scores, plan.words)
         if words <= limit(settings.models / score.model)
     ]
-    watch(0, plan.rounds, f"starting a server on {len(scores)} models")
-    chance = Random(settings.seed)
+    progress(0, plan.rounds, f"starting a server on {len(scores)} models")
+    rng = Random(settings.seed)
     calls: dict[tuple[str, int], list[StudyCall]] = {cell: [] for cell in cells}
     with study_server(settings.models, [score.model for score in scores]) as server:
         for done in range(plan.rounds):
-            watch(done, plan.rounds, "rounds")
-            for cell in chance.sample(
-                cells, len(cells)
-            ):  # so that nobody has the same one before it each time
-                _ask(server, *cell)  # not counted: who was asked before has left its own data in the caches
-                calls[cell].append(_ask(server, *cell))
+            progress(done, plan.rounds, "rounds")
+            for cell in rng.sample(cells, len(cells)):  # another predecessor each time
+                _classify(server, *cell)  # warm-up: the previous model has left its own data in the caches
+                calls[cell].append(_classify(server, *cell))
     return [_row(score, sizes, calls) for score in scores]
 
 
-def _ask(server: StudyServer, model: str, words: int) -> StudyCall:
-    """One call with a text of so many words."""
+def _classify(server: StudyServer, model: str, words: int) -> StudyCall:
+    """One call with a text of `words` words."""
     return server.classify(model, " ".join(islice(cycle(TEXT.split()), words)))
 
 
 def _scores(models: Path) -> tuple[list[Score], dict[str, int]]:
-    """The classifiers that have scores and are there, and the size of each corpus's test part."""
+    """The scores of the classifiers in the repository, and the size of each corpus's test set."""
     record = read_record(models)
     found = [
         score for name, score in record.scores.items() if name.startswith(PREFIX) and (models / name).is_dir()
     ]
     if not found:
-        raise ExportError(f"no {PREFIX}* with scores in {models / RECORD}: name the repository with --models")
+        raise ExportError(
+            f"no {PREFIX}* with scores in {models / RECORD}: set the model repository with --models"
+        )
     return found, {corpus: parts["test"] for corpus, parts in record.sizes.items()}
 
 
 def limit(folder: Path) -> float:
-    """The most words that a model takes, by its manifest; pieces of words are words to it."""
+    """The largest number of elements that a model takes, by its manifest."""
     manifest = tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))
     longest: float = manifest.get("lengths", {}).get("words", {}).get("max", math.inf)
     return longest
@@ -133,37 +141,37 @@ def _rounded(seconds: float) -> float:
 
 
 def finding(rows: Sequence[ComparisonRow]) -> str:
-    """Who is right most often and what it gains over the floor; what serving costs by length."""
+    """The most accurate model against the bag of words; the latency by length."""
     return f"{_accuracy(rows)} {_latency(rows)}"
 
 
 def _accuracy(rows: Sequence[ComparisonRow]) -> str:
     best = max(rows, key=lambda row: row.test)
     alike = [row for row in rows if row is not best and _by_chance(row, best)]
-    told = f"{best.model} is right most often on the {best.tested:,} test sentences ({best.test:.1%})"
+    text = f"{best.model} is the most accurate on the {best.tested:,} test sentences ({best.test:.1%})"
     if alike:
         many = "all" if len(alike) == len(rows) - 1 else str(len(alike))
-        told += f", which {many} of the other {len(rows) - 1} equal within the chance of such a sample"
+        text += f"; the difference to {many} of the other {len(rows) - 1} is within sampling error"
     else:
-        told += f", more than chance explains before the other {len(rows) - 1}"
-    return f"{told}{_floor(rows, best)}."
+        text += f"; the difference to each of the other {len(rows) - 1} exceeds sampling error"
+    return f"{text}{_floor(rows, best)}."
 
 
 def _by_chance(one: ComparisonRow, other: ComparisonRow) -> bool:
-    """Whether the test part is too small to tell two models apart, taken as independent samples."""
+    """Whether the difference of two models, as independent samples, is within sampling error."""
     return abs(one.test - other.test) <= LIKELY * math.hypot(one.error, other.error)
 
 
 def _floor(rows: Sequence[ComparisonRow], best: ComparisonRow) -> str:
-    """What the networks have over the bag of words."""
+    """The best model against the bag of words."""
     floor = next((row for row in rows if row.model == FLOOR), None)
     if floor is None:
         return ""
     if floor is best:
-        return f": no network beats the bag of words and its {floor.parameters:,} parameters"
+        return f"; no network beats the bag of words and its {floor.parameters:,} parameters"
     return (
-        f"; the bag of words has {floor.test:.1%} with {floor.parameters:,} parameters, trained in "
-        f"{floor.train_seconds:.1f} s, against {best.parameters:,} in {best.train_seconds:.0f} s"
+        f"; the bag of words reaches {floor.test:.1%} with {floor.parameters:,} parameters, trained in "
+        f"{floor.train_seconds:.1f} s, against {best.parameters:,} parameters in {best.train_seconds:.0f} s"
     )
 
 
@@ -175,7 +183,7 @@ def _latency(rows: Sequence[ComparisonRow]) -> str:
     share = max(row.compute_s[0] / row.median_s[0] for row in rows)
     return (
         f"Served one text at a time, {shortest} words take {duration(min(waits))} to {duration(max(waits))}, "
-        f"of which the model computes {share:.0%} at most, and {longest} words take "
+        f"of which the model accounts for at most {share:.0%}, and {longest} words take "
         f"{duration(_wait(quickest, longest))} ({quickest.model}) to {duration(_wait(slowest, longest))} "
         f"({slowest.model})."
     )
@@ -186,7 +194,7 @@ def _wait(row: ComparisonRow, words: int) -> float:
 
 
 def table(rows: Sequence[ComparisonRow]) -> StudyTable:
-    """A row a model, the most accurate first."""
+    """One row per model, the most accurate first."""
     lengths = sorted({words for row in rows for words in row.words})
     columns = (
         "model", "test", "dev", "parameters", "training, s", *(f"{words} words, ms" for words in lengths),
@@ -196,14 +204,14 @@ def table(rows: Sequence[ComparisonRow]) -> StudyTable:
 
 def _cells(row: ComparisonRow, lengths: Sequence[int]) -> tuple[str, ...]:
     waits = dict(zip(row.words, zip(row.median_s, row.p90_s, strict=True), strict=True))
-    told = (
+    text = (
         f"{figures(waits[words][0] * 1e3)} ({figures(waits[words][1] * 1e3)})"
         if words in waits
         else "too long"
         for words in lengths
     )
     quality = (f"{row.test:.1%} ± {LIKELY * row.error:.1%}", f"{row.dev:.1%}")
-    return (row.model, *quality, f"{row.parameters:,}", f"{row.train_seconds:,.0f}", *told)
+    return (row.model, *quality, f"{row.parameters:,}", f"{row.train_seconds:,.0f}", *text)
 
 
 def _ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
@@ -211,14 +219,14 @@ def _ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
 
 def panels(rows: Sequence[ComparisonRow]) -> list[StudyPanel]:
-    """Accuracy; latency by length."""
+    """Accuracy, and latency by length."""
     ranked = _ranked(rows)
     accuracy = tuple(Bar(row.name, row.test * 100, LIKELY * row.error * 100) for row in ranked)
     lowest = min(bar.value for bar in accuracy)
     waits = tuple(LineSeries(row.name, row.words, [wait * 1e3 for wait in row.median_s]) for row in ranked)
     return [
         StudyPanel(
-            "Accuracy on the test part",
+            "Accuracy on the test set",
             "accuracy (%), 50 is chance",
             "",
             bars=accuracy,
@@ -238,10 +246,11 @@ def panels(rows: Sequence[ComparisonRow]) -> list[StudyPanel]:
 STUDY = Study(
     name="comparison",
     question="Which sentiment model is worth what it costs?",
-    method="Accuracy, parameters and training (seconds of processor time, one thread) as the repository "
-    "records them; ± is 1.96 standard errors. Latency by a client on the same machine, one call in flight to "
-    "a server of this project with all of the models: medians of {rounds} rounds in which all take turns in "
-    "an order drawn anew, each twice, of which the second call counts; the 90th percentile in brackets.",
+    method="Accuracy, parameters and training (seconds of processor time, one thread) are taken from the "
+    "repository's records; ± is 1.96 standard errors. Latency is measured by a client on the same machine, "
+    "with one call in flight to a Lockstep server that serves all of the models: medians of {rounds} rounds, "
+    "the 90th percentile in brackets. In each round every model is called twice at every length, in random "
+    "order; the second call counts.",
     plan=ComparisonPlan(),
     quick=ComparisonPlan(words=(5, 20), rounds=5),
     row=ComparisonRow,

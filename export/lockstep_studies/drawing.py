@@ -1,7 +1,7 @@
-"""Panels to an SVG file with matplotlib (the extra `plot`): labelled, and readable on light and dark pages.
+"""Draws panels into an SVG file with matplotlib (the extra `plot`), readable on light and dark pages.
 
-Text stays text, ink is halfway between black and white, and the background is left clear. The same panels
-give the same bytes, so a picture changes only where a number does.
+Text stays text, axes and labels are mid-grey, and the background is transparent. The same panels give the
+same bytes, so a file changes only when a number does.
 """
 
 from collections.abc import Sequence
@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 
 INK = "#808080"
 COLOURS = ("#1f9e89", "#d95f02", "#7570b3", "#d6418b", "#66a61e", "#b8860b")
-MARKS = "os^Dv"  # another cycle than the colours', so that two lines seldom share both
+MARKS = "os^Dv"  # a cycle of another length than COLOURS, so that two lines rarely share both
 WIDTH, HEIGHT = 5.4, 4.6  # inches, of one panel
-LEAST_WIDTH = 7.0  # of the picture
-COLUMNS = 2  # of the legend, and one more for each panel
-FEW, MOST_PLAIN = 30.0, 3e4  # from the lowest to the highest mark of an axis
-BRIGHT = 0.6  # share of the colour map from which black is readable on it
-BAR, FRAME = 0.3, 1.2  # inches: of one bar, and around all of them
+LEAST_WIDTH = 7.0  # inches, of the whole figure
+COLUMNS = 2  # of the legend, plus one for each panel
+FEW, MOST_PLAIN = 30.0, 3e4  # ratios of an axis's upper to its lower limit
+BRIGHT = 0.6  # shares above it are labelled in black, others in white
+BAR, FRAME = 0.3, 1.2  # inches: height of one bar, and around all of them
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lockstep", "font.size": 10}
 
 
 def check_drawing() -> None:
-    """Raises ExportError where matplotlib is not installed."""
+    """Raises ExportError if matplotlib is not installed."""
     if not find_spec("matplotlib"):
-        raise ExportError("a study is drawn with matplotlib: pip install 'lockstep-inference[plot]'")
+        raise ExportError(
+            "drawing a study needs matplotlib: install the extra with pip install '.[plot]'"
+            " in a checkout of Lockstep"
+        )
 
 
 def draw(panels: Sequence[StudyPanel], path: Path) -> None:
@@ -67,12 +70,12 @@ def _chart(axes: "Axes", panel: StudyPanel) -> None:
 
 
 def _lines(axes: "Axes", panel: StudyPanel) -> None:
-    looks = zip(cycle(COLOURS), cycle(MARKS), strict=False)
-    own = {line.label: look for line, look in zip(_originals(panel), looks, strict=False)}
+    styles = zip(cycle(COLOURS), cycle(MARKS), strict=False)
+    style_of = {line.label: style for line, style in zip(_originals(panel), styles, strict=False)}
     for line in panel.lines:
-        colour, mark = own[line.kin or line.label]
+        colour, mark = style_of[line.variant_of or line.label]
         axes.plot(
-            line.x, line.y, ls=":" if line.kin else "-", color=colour, label=line.label,
+            line.x, line.y, ls=":" if line.variant_of else "-", color=colour, label=line.label,
             marker=mark if panel.marks else "", markersize=5,
         )  # fmt: skip
     if panel.log_x:
@@ -87,11 +90,11 @@ def _lines(axes: "Axes", panel: StudyPanel) -> None:
 
 
 def _originals(panel: StudyPanel) -> list[LineSeries]:
-    return [line for line in panel.lines if not line.kin]
+    return [line for line in panel.lines if not line.variant_of]
 
 
 def _plain_numbers(axes: "Axes") -> None:
-    """Marks 1, 2, 5, 10, … where so many have room, and more where few do; else powers of ten stand."""
+    """Labels 1, 2, 5, 10, … on a log axis, or more if its range is small; powers of ten if it is large."""
     from matplotlib.ticker import LogLocator
 
     low, high = axes.get_ylim()
@@ -135,7 +138,7 @@ def _ink(axes: "Axes") -> None:
 
 
 def _legend(figure: "Figure", panels: int) -> None:
-    """One for all panels: a name that several of them show stands in it once."""
+    """One legend for all panels; a label that several panels share appears once."""
     shown: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -1,18 +1,18 @@
-"""Layers of one width, so that studies compare kinds and not sizes.
+"""Layers of equal width, so that studies compare kinds of layers and not sizes.
 
-Each takes x [rows, positions, width] and gives a state for each position, of the same shape:
+Each takes x [rows, positions, width] and returns a state for each position, with the same shape:
 
     Recurrent   RNN, GRU or LSTM, one layer, left to right       formulas in lockstep_export.recurrent
     Stacked     three convolutions over 3, 5 and 7 positions, a relu after each: a state sees six
                 positions on either side, or with `causal` twelve before it and none after
-    Attentive   sinusoids for the places, then one Transformer encoder layer of 4 heads
-    Pooled      filters of 2, 3 and 4 positions, the largest of each over all places (TextCNN): one
-                vector for the whole, given at every position
+    Attentive   sinusoidal position encodings, then one Transformer encoder layer of 4 heads
+    Pooled      filters of 2, 3 and 4 positions, the maximum of each over all positions (TextCNN): one
+                vector for the whole sequence, returned at every position
 
-With `keep` a recurrent layer starts with its gates set to hold what it has: a bias of +keep on an LSTM's
-forget gate and of −keep on its input gate, of +keep on a GRU's update gate, which is both in one. They then
-start at σ(5) = 0.993 and not at 0.5. Tallec and Ollivier, *Can recurrent neural networks warp time?*, 2018,
-take the logarithm of the reach that is wanted for this bias; 5 is that of 148 positions.
+With `keep`, a recurrent layer starts with its gates set to keep its state: a bias of +keep on an LSTM's
+forget gate and of −keep on its input gate, or of +keep on a GRU's update gate, which does both. The gates
+then start at σ(5) = 0.993 instead of 0.5. Tallec and Ollivier, *Can recurrent neural networks warp time?*,
+2018, set this bias to the logarithm of the wanted memory length; 5 corresponds to 148 positions.
 """
 
 import torch
@@ -44,7 +44,7 @@ class Recurrent(nn.Module):
 
 
 class Stacked(nn.Module):
-    """Three convolutions, one upon the other."""
+    """Three stacked convolutions."""
 
     def __init__(self, width: int, causal: bool = False) -> None:
         super().__init__()
@@ -88,6 +88,6 @@ class Pooled(nn.Module):
 
 
 def sinusoids(positions: int, width: int) -> Tensor:
-    """The places of Vaswani et al. 2017: [positions, width]."""
+    """The position encodings of Vaswani et al. 2017: [positions, width]."""
     angle = torch.arange(positions)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
     return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)

@@ -1,4 +1,4 @@
-"""Numbers and lists as they are read."""
+"""Numbers and lists as text."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def figures(value: float, digits: int = 3) -> str:
-    """So many significant figures, in powers of ten where no other way is readable: 0.0123, 1.98, 12,300."""
+    """`digits` significant figures, with a power of ten if very small or large: 0.0123, 1.98, 12,300."""
     if value == 0:
         return "0"
     if not 1e-3 <= abs(value) < 1e6:
@@ -19,7 +19,7 @@ def figures(value: float, digits: int = 3) -> str:
 
 
 def duration(seconds: float) -> str:
-    """With a unit that suits it: 85.2 µs, 1.98 ms, 12.3 s."""
+    """Seconds with a suitable unit: 85.2 µs, 1.98 ms, 12.3 s."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{figures(seconds / size)} {unit}"
@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes with a unit that suits them."""
+    """Bytes with a suitable unit: 213 kB, 7.30 MB."""
     for unit, least in (("MB", 1e6), ("kB", 1e3)):
         if count >= least:
             return f"{figures(count / least)} {unit}"

@@ -1,10 +1,10 @@
-"""Vanishing and exploding gradients: how much of a loss at the end reaches the input `distance` back.
+"""Vanishing and exploding gradients: how much of a loss at the end reaches the input `distance` steps back.
 
 random x [1, steps, width] → layer → the last state → a linear head → cross entropy
     → |d loss / d x| at each distance from the end, before and after the whole gradient is clipped
 
-Layers are as they start, untrained: as PyTorch draws them, with their gates set to keep (encoders.py), or
-with a large recurrent gain. Everything is float64, so that what is small is not yet zero.
+The layers are untrained: as PyTorch initialises them, with their gates set to keep (encoders.py), or with
+larger recurrent weights. Everything is float64, so that small gradients do not underflow to zero.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,21 +17,21 @@ from torch.nn import functional
 
 from lockstep_studies.encoders import KEEP, Attentive, Recurrent
 from lockstep_studies.formatting import figures, listed
-from lockstep_studies.study import LineSeries, Study, StudyPanel, StudySettings, StudyTable, Watch
+from lockstep_studies.study import LineSeries, ReportProgress, Study, StudyPanel, StudySettings, StudyTable
 
 PLAIN, KEEPING = "as drawn", "gates keep"
 CLASSES = 2
-VANISHED, EXPLODED = 1e-2, 1e2  # what the farthest input gets, as a share of what the neighbour gets
+VANISHED, EXPLODED = 1e-2, 1e2  # gradient at the farthest input relative to that one step back
 
 
 @dataclass(frozen=True)
 class GradientsPlan:
-    """Which layers, how far, over how many draws."""
+    """Distances, width and number of draws."""
 
     steps: int = 100
     width: int = 64
     draws: int = 25
-    gain: float = 4.0  # times the recurrent weights that PyTorch draws
+    gain: float = 4.0  # factor on PyTorch's initial recurrent weights
     clip: float = 5.0  # largest norm of the whole gradient
 
 
@@ -40,7 +40,7 @@ class GradientsRow:
     """One layer: medians over the draws."""
 
     layer: str
-    start: str  # as drawn, gates keep, or how much larger the recurrent weights are
+    start: str  # PLAIN, KEEPING, or the factor on the recurrent weights
     gradient: list[float]  # norm at each distance, 0 to steps − 1
     clipped: list[float]  # the same after clipping
     whole: float  # norm over all weights and inputs
@@ -48,25 +48,25 @@ class GradientsRow:
 
     @property
     def label(self) -> str:
-        """As it stands in charts."""
+        """The label in charts."""
         return {PLAIN: self.layer, KEEPING: f"keeping {self.layer}"}.get(
             self.start, f"{self.layer}, {self.start}"
         )
 
     @property
     def large(self) -> bool:
-        """True where the recurrent weights were made larger."""
+        """True if the recurrent weights were made larger."""
         return self.start not in (PLAIN, KEEPING)
 
     @property
     def far(self) -> float:
-        """What the farthest input gets, as a share of what the last but one gets."""
+        """The gradient at the farthest input relative to that one step back from the end."""
         return self.gradient[-1] / self.gradient[1]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one backward pass gives."""
+    """The result of one backward pass."""
 
     gradient: Tensor  # [distance]
     clipped: Tensor  # the same after clipping
@@ -74,12 +74,12 @@ class Draw:
     whole_clipped: float
 
 
-def measure(plan: GradientsPlan, settings: StudySettings, watch: Watch) -> list[GradientsRow]:
-    """The median over many draws of weights and input, layer by layer."""
+def measure(plan: GradientsPlan, settings: StudySettings, progress: ReportProgress) -> list[GradientsRow]:
+    """For each layer, the medians over many draws of weights and input."""
     layers = _layers(plan)
     rows = []
     for done, ((layer, start), build) in enumerate(layers.items()):
-        watch(done, len(layers), f"{layer}, {start}")
+        progress(done, len(layers), f"{layer}, {start}")
         draws = [backward(build, plan, settings.seed + index) for index in range(plan.draws)]
         rows.append(
             GradientsRow(
@@ -110,21 +110,22 @@ def _layers(plan: GradientsPlan) -> dict[tuple[str, str], Callable[[], nn.Module
 
 
 def with_gain(layer: Recurrent, gain: float) -> Recurrent:
-    """The layer, its recurrent weights multiplied."""
+    """Multiplies the layer's recurrent weights in place and returns the layer."""
     with torch.no_grad():
         layer.layer.get_parameter("weight_hh_l0").mul_(gain)
     return layer
 
 
 def backward(build: Callable[[], nn.Module], plan: GradientsPlan, seed: int) -> Draw:
-    """One loss at the end of one sequence, traced back and clipped."""
+    """Backpropagates one loss at the end of one sequence, then clips the gradient."""
     torch.manual_seed(seed)
     layer, head = build().double(), nn.Linear(plan.width, CLASSES).double()
     x = torch.randn(1, plan.steps, plan.width, dtype=torch.float64, requires_grad=True)
     loss = functional.cross_entropy(head(layer(x)[:, -1]), torch.randint(CLASSES, (1,)))
     loss.backward()  # type: ignore[no-untyped-call]
     gradient = _by_distance(x)
-    parts = [x, *layer.parameters(), *head.parameters()]  # a model's inputs are embeddings: weights as well
+    # x too: a model's inputs are embeddings, which are weights.
+    parts = [x, *layer.parameters(), *head.parameters()]
     whole = nn.utils.clip_grad_norm_(parts, plan.clip).item()
     clipped = nn.utils.get_total_norm([part.grad for part in parts if part.grad is not None]).item()
     return Draw(gradient, _by_distance(x), whole, clipped)
@@ -142,7 +143,7 @@ def _medians(norms: Sequence[Tensor]) -> list[float]:
 
 
 def finding(rows: Sequence[GradientsRow]) -> str:
-    """Who vanishes, who explodes, and what clipping changes."""
+    """Which gradients vanish, which explode, and what clipping changes."""
     return f"{_vanishing(rows)} {_exploding(rows)}"
 
 
@@ -150,9 +151,9 @@ def _vanishing(rows: Sequence[GradientsRow]) -> str:
     drawn = [row for row in rows if row.start == PLAIN]
     lost = [row for row in drawn if row.far < VANISHED]
     held = [row for row in drawn if row.far >= VANISHED]
-    told = [f"shrinks to {_shares(lost)} of what it was"] if lost else []
-    told += [f"stays at {_shares(held)}"] if held else []
-    fate = " and ".join(told)
+    text = [f"shrinks to {_shares(lost)} of what it was"] if lost else []
+    text += [f"stays at {_shares(held)}"] if held else []
+    fate = " and ".join(text)
     return f"From 1 to {len(rows[0].gradient) - 1} steps back the gradient {fate}; {_gates(rows, lost)}."
 
 
@@ -160,7 +161,9 @@ def _gates(rows: Sequence[GradientsRow], lost: Sequence[GradientsRow]) -> str:
     keeping = [row for row in rows if row.start == KEEPING]
     gated = [row.layer for row in lost if row.layer != "RNN"]
     drawn = (
-        f"the {listed(gated)} lost it in spite of gates" if gated else "gates held it even as they were drawn"
+        f"the {listed(gated)} lost it in spite of gates"
+        if gated
+        else "gates held it without special settings"
     )
     held = all(row.far >= VANISHED for row in keeping)
     joint = "but" if held == bool(gated) else "and"
@@ -173,14 +176,14 @@ def _exploding(rows: Sequence[GradientsRow]) -> str:
     calm = [row for row in large if row.far < EXPLODED]
     start = f"With recurrent {large[0].start} it"
     if not burst:
-        return f"{start} explodes in no layer, {_shares(large)}, and clipping has nothing to mend."
+        return f"{start} explodes in no layer, {_shares(large)}, so clipping has no effect to show."
     grown = listed([f"{figures(row.far, 2)} times in the {row.layer}" for row in burst])
     spared = f" but not in the {listed([row.layer for row in calm])}" if calm else ""
     worst = max(burst, key=lambda row: row.whole)
     return (
         f"{start} grows {grown}{spared}; clipping takes the whole gradient of the {worst.layer} from "
-        f"{figures(worst.whole, 2)} to {figures(worst.whole_clipped)} and, multiplying all of it by one "
-        "number, leaves that proportion as it is."
+        f"{figures(worst.whole, 2)} to {figures(worst.whole_clipped)} and does not change that ratio, "
+        "because it multiplies every part by the same number."
     )
 
 
@@ -189,7 +192,7 @@ def _shares(rows: Sequence[GradientsRow]) -> str:
 
 
 def table(rows: Sequence[GradientsRow]) -> StudyTable:
-    """A row a layer, the gradient at a few distances."""
+    """One row per layer: the gradient at a few distances."""
     last = len(rows[0].gradient) - 1
     shown = [distance for distance in (0, 1, 10, 50) if distance < last] + [last]
     columns = (
@@ -205,16 +208,18 @@ def _cells(row: GradientsRow, shown: Sequence[int]) -> tuple[str, ...]:
 
 
 def panels(rows: Sequence[GradientsRow]) -> list[StudyPanel]:
-    """As layers start, and with a large gain, clipped and not."""
+    """The layers as initialised; larger recurrent weights, with and without clipping."""
     start = [
-        LineSeries(row.label, _distances(row), row.gradient, kin="" if row.start == PLAIN else row.layer)
+        LineSeries(
+            row.label, _distances(row), row.gradient, variant_of="" if row.start == PLAIN else row.layer
+        )
         for row in rows
         if not row.large
     ]
     large = [row for row in rows if row.large]
     gain = [LineSeries(row.label, _distances(row), row.gradient) for row in large]
     gain += [
-        LineSeries(f"{row.label}, clipped", _distances(row), row.clipped, kin=row.label)
+        LineSeries(f"{row.label}, clipped", _distances(row), row.clipped, variant_of=row.label)
         for row in large
         if row.whole_clipped < row.whole
     ]
@@ -234,9 +239,9 @@ STUDY = Study(
     name="gradients",
     question="How much of a loss at the end reaches the input some steps back?",
     method="Norms of the gradient at the inputs of one untrained layer of width {width} over {steps} random "
-    "inputs, medians over {draws} draws of weights and inputs. Gates that keep start with biases of 5 that "
-    "hold the state, larger recurrent weights are {gain} times those that PyTorch draws, and clipping is to "
-    "a whole norm of {clip}.",
+    "inputs, medians over {draws} draws of weights and inputs. 'as drawn' is PyTorch's initialisation; with "
+    "'gates keep', gate biases of 5 hold the state; larger recurrent weights are {gain} times PyTorch's. "
+    "Clipping limits the norm of the whole gradient to {clip}.",
     plan=GradientsPlan(),
     quick=GradientsPlan(steps=40, width=32, draws=5),
     row=GradientsRow,

@@ -1,9 +1,9 @@
-"""Layers of a study as ONNX graphs, to be timed as a server runs them: one row, any number of positions.
+"""Exports the layers of a study to ONNX, to time them as a server runs them: one row, any length.
 
     recurrent layer → one fused node over the whole sequence, or a graph of one step
-    any other       → as PyTorch's tracer writes it
+    any other layer → as PyTorch's tracer writes it
 
-A graph takes `x` and gives `states`; the file may outlive it, to be opened in another process.
+Each graph takes `x` and returns `states`.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from lockstep_export.onnx import export_onnx
 from lockstep_export.recurrent import Cell, Kind, OnnxSequence, Packed
 from lockstep_studies.encoders import Recurrent
 
-POSITIONS = 7  # of the example that is traced
+POSITIONS = 7  # length of the example that is traced
 FREE = ("", "positions", "")
 
 
@@ -45,7 +45,7 @@ class RecurrentStep(nn.Module):
 
 
 class WholeLayer(nn.Module):
-    """A layer whose answer has a name."""
+    """A layer whose output is named `states`."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -55,22 +55,22 @@ class WholeLayer(nn.Module):
         return {"states": self.layer(x)}
 
 
-def draw_whole(layer: nn.Module, width: int, path: Path) -> None:
-    """Writes the graph that takes a whole sequence."""
+def export_whole(layer: nn.Module, width: int, path: Path) -> None:
+    """Writes a graph that takes a whole sequence."""
     module = FusedLayer(layer) if isinstance(layer, Recurrent) else WholeLayer(layer)
     example = {"x": torch.zeros(1, POSITIONS, width)}
     export_onnx([GraphSpec(path.name, module, example, {"x": FREE}, ("states",))], path.parent)
 
 
-def draw_step(layer: Recurrent, width: int, path: Path) -> None:
-    """Writes the graph that takes one position."""
+def export_step(layer: Recurrent, width: int, path: Path) -> None:
+    """Writes a graph that takes one position."""
     example = {name: torch.zeros(1, width) for name in ("x", "h")}
     axes: dict[str, tuple[str, ...]] = dict.fromkeys(example, ("", ""))
     export_onnx([GraphSpec(path.name, RecurrentStep(layer), example, axes, ("states",))], path.parent)
 
 
 def packed(layer: Recurrent) -> Packed:
-    """The same weights in the form that export knows."""
+    """The same weights in the exporter's layer type."""
     kind, width = cast("Kind", layer.layer.mode.removesuffix("_TANH")), layer.layer.hidden_size
     twin = Packed(kind, width, width)
     twin.layer.load_state_dict(layer.layer.state_dict())

@@ -1,7 +1,7 @@
-"""Who takes how long: contenders run in turn, so that what slows the machine for a while slows them all.
+"""Interleaved timing: all contenders run in every round, so a temporary slowdown affects all of them.
 
-What is measured is the processor time of the one thread that computes: on a quiet machine the same as the
-time that passes, and on a busy one without the pauses that others cause.
+It measures the processor time of the one thread that computes. On an idle machine this equals the elapsed
+time; on a busy one it excludes the pauses that other processes cause.
 """
 
 import time
@@ -13,21 +13,21 @@ Run = Callable[[], object]
 
 
 def median_seconds(
-    contenders: Sequence[Run], rounds: int, lapped: Callable[[int], None] = lambda _: None
+    contenders: Sequence[Run], rounds: int, on_round: Callable[[int], None] = lambda _: None
 ) -> list[float]:
     """The median processor seconds of each contender over `rounds` rounds.
 
-    Each lap comes after one that is not counted: what ran before has left its own data in the caches; and
-    in an order drawn anew each round, for a long run leaves a short one more than one lap to get over.
-    `lapped` is told how many rounds are over.
+    Every measured run follows a warm-up run of the same contender, because the previous contender has left
+    its own data in the caches. The order is random in each round, because the effect of a long run on a
+    short one can outlast the warm-up run. `on_round` is called with the number of finished rounds.
     """
-    laps: list[list[float]] = [[] for _ in contenders]
-    chance = Random(0)
+    seconds: list[list[float]] = [[] for _ in contenders]
+    rng = Random(0)
     for done in range(1, rounds + 1):
-        for run, taken in chance.sample([*zip(contenders, laps, strict=True)], len(contenders)):
+        for run, taken in rng.sample([*zip(contenders, seconds, strict=True)], len(contenders)):
             run()
             started = time.thread_time()
             run()
             taken.append(time.thread_time() - started)
-        lapped(done)
-    return [median(taken) for taken in laps]
+        on_round(done)
+    return [median(taken) for taken in seconds]

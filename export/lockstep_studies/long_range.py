@@ -2,8 +2,8 @@
 
     signal s, then noise  → embedding → layer → state at the last position → linear → which signal?
 
-Signals and noise are other symbols, so nothing but the distance is hard. Every layer gets the same plan at
-every distance and a network of its own; one that has stopped making mistakes stops early.
+Signals and noise use different symbols, so only the distance is difficult. A new network is trained for each
+layer and distance with the same plan; training stops early after FAULTLESS batches without a mistake.
 """
 
 import time
@@ -18,26 +18,26 @@ from torch.nn import functional
 
 from lockstep_studies.encoders import KEEP, KERNELS, Attentive, Pooled, Recurrent, Stacked
 from lockstep_studies.formatting import listed
-from lockstep_studies.study import Grid, Study, StudyPanel, StudySettings, StudyTable, Watch
+from lockstep_studies.study import Grid, ReportProgress, Study, StudyPanel, StudySettings, StudyTable
 
-SIGNALS = NOISE = 8  # symbols of each sort
-SOLVED, GUESSED = 0.95, 0.25  # accuracy from which, and up to which, a sentence calls it so
+SIGNALS = NOISE = 8  # symbols of each kind
+SOLVED, GUESSED = 0.95, 0.25  # least accuracy of a solved task; largest that counts as guessing
 WINDOWED, WINDOW = "three convolutions", sum(KERNELS) - len(KERNELS)  # positions before the last one
 GATED, KEEPING = ("GRU", "LSTM"), "keeping "
-FAULTLESS = 20  # batches without a mistake in a row: enough
-EXAMINED = 10_000_000  # seed of what is examined, far from those of training
+FAULTLESS = 20  # consecutive batches without a mistake that end training
+EXAMINED = 10_000_000  # offset of the test seeds, far from those of training
 
 
 @dataclass(frozen=True)
 class LongRangePlan:
-    """Equal for all layers."""
+    """The same for all layers."""
 
     distances: tuple[int, ...] = (10, 50, 100, 200)
     width: int = 64
     batches: int = 1_000  # at most
     rows: int = 32
     examined: int = 1_000  # sequences
-    networks: int = 3  # each with a seed of its own
+    networks: int = 3  # each with a different seed
     learning_rate: float = 0.003
     clip: float = 1.0
 
@@ -48,13 +48,13 @@ class LongRangeRow:
 
     layer: str
     distance: int
-    accuracies: list[float]  # of each network, on sequences that it has not seen
-    batches: list[int]  # that each trained on
-    seconds: float  # of processor time, to train and examine all of them
+    accuracies: list[float]  # of each network, on unseen sequences
+    batches: list[int]  # training batches of each network
+    seconds: float  # processor time to train and test all networks
 
     @property
     def accuracy(self) -> float:
-        """The mean."""
+        """The mean over the networks."""
         return mean(self.accuracies)
 
 
@@ -72,12 +72,12 @@ class Repeater(nn.Module):
         return scores
 
 
-def measure(plan: LongRangePlan, settings: StudySettings, watch: Watch) -> list[LongRangeRow]:
-    """Trains and examines every network."""
+def measure(plan: LongRangePlan, settings: StudySettings, progress: ReportProgress) -> list[LongRangeRow]:
+    """Trains and tests every network."""
     cells = list(product(_layers(plan), plan.distances))
     rows = []
     for done, (name, distance) in enumerate(cells):
-        watch(done, len(cells), f"{name} over {distance}")
+        progress(done, len(cells), f"{name} over {distance}")
         started = time.process_time()
         outcomes = [_network(name, distance, plan, settings.seed + index) for index in range(plan.networks)]
         accuracies, batches = (list(part) for part in zip(*outcomes, strict=True))
@@ -101,7 +101,7 @@ def _layers(plan: LongRangePlan) -> dict[str, Callable[[], nn.Module]]:
 
 
 def _network(name: str, distance: int, plan: LongRangePlan, seed: int) -> tuple[float, int]:
-    """Accuracy of one network, and the batches that it trained on."""
+    """Returns the accuracy of one network and its number of training batches."""
     torch.manual_seed(seed)
     network = Repeater(_layers(plan)[name](), plan.width)
     batches = train(network, distance, plan, torch.Generator().manual_seed(seed))
@@ -110,45 +110,45 @@ def _network(name: str, distance: int, plan: LongRangePlan, seed: int) -> tuple[
         return (network(symbols).argmax(dim=1) == signals).float().mean().item(), batches
 
 
-def train(network: nn.Module, distance: int, plan: LongRangePlan, chance: torch.Generator) -> int:
-    """Trains on fresh sequences, and tells on how many batches."""
+def train(network: nn.Module, distance: int, plan: LongRangePlan, rng: torch.Generator) -> int:
+    """Trains on new random sequences. Returns the number of batches."""
     optimizer = torch.optim.Adam(network.parameters(), plan.learning_rate)
-    faultless = 0
+    in_a_row = 0
     for done in range(1, plan.batches + 1):
-        symbols, signals = sequences(plan.rows, distance, chance)
+        symbols, signals = sequences(plan.rows, distance, rng)
         scores = network(symbols)
         optimizer.zero_grad()
         functional.cross_entropy(scores, signals).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
         optimizer.step()
-        faultless = faultless + 1 if bool((scores.argmax(dim=1) == signals).all()) else 0
-        if faultless == FAULTLESS:
+        in_a_row = in_a_row + 1 if bool((scores.argmax(dim=1) == signals).all()) else 0
+        if in_a_row == FAULTLESS:
             return done
     return plan.batches
 
 
-def sequences(rows: int, distance: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-    """symbols [rows, distance + 1] that begin with a signal, and the signals [rows]."""
-    symbols = torch.randint(SIGNALS, SIGNALS + NOISE, (rows, distance + 1), generator=chance)
-    symbols[:, 0] = torch.randint(SIGNALS, (rows,), generator=chance)
+def sequences(rows: int, distance: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Returns symbols [rows, distance + 1] that begin with a signal, and the signals [rows]."""
+    symbols = torch.randint(SIGNALS, SIGNALS + NOISE, (rows, distance + 1), generator=rng)
+    symbols[:, 0] = torch.randint(SIGNALS, (rows,), generator=rng)
     return symbols, symbols[:, 0]
 
 
 def finding(rows: Sequence[LongRangeRow]) -> str:
-    """Who repeats the signal over which distances, and who guesses at all of them."""
-    return f"{_reach(rows)} {_failures(rows)}"
+    """Which layers repeat the signal up to which distance, and which only guess at the longest."""
+    return f"{_solved_distances(rows)} {_failures(rows)}"
 
 
-def _reach(rows: Sequence[LongRangeRow]) -> str:
+def _solved_distances(rows: Sequence[LongRangeRow]) -> str:
     able = {name: _solved(rows, name) for name in _names(rows)}
     reaches = sorted({reach for reach in able.values() if reach}, reverse=True)
     if not reaches:
         return f"No layer repeats the signal {SOLVED:.0%} of the time at any distance."
-    told = [
+    text = [
         f"up to {reach} positions by {listed([name for name, far in able.items() if far == reach])}"
         for reach in reaches
     ]
-    return f"Within this budget the signal is repeated at least {SOLVED:.0%} of the time {'; '.join(told)}."
+    return f"Within this budget the signal is repeated at least {SOLVED:.0%} of the time {'; '.join(text)}."
 
 
 def _failures(rows: Sequence[LongRangeRow]) -> str:
@@ -156,36 +156,36 @@ def _failures(rows: Sequence[LongRangeRow]) -> str:
     far = {row.layer: row.accuracy for row in rows if row.distance == longest}
     guessing = [name for name, accuracy in far.items() if accuracy <= GUESSED]
     if not guessing:
-        return f"At {longest} positions no layer is near the {1 / SIGNALS:.1%} that guessing gives."
-    told = listed([f"{name} ({far[name]:.1%})" for name in guessing])
+        return f"At {longest} positions no layer is near the {1 / SIGNALS:.1%} of guessing."
+    text = listed([f"{name} ({far[name]:.1%})" for name in guessing])
     return (
-        f"At {longest} positions {told} only guess ({1 / SIGNALS:.1%} is chance){_gates(far)}{_window(rows)}."
+        f"At {longest} positions {text} only guess ({1 / SIGNALS:.1%} is chance){_gates(far)}{_window(rows)}."
     )
 
 
 def _gates(far: Mapping[str, float]) -> str:
-    """What the gates did for the layers that have some."""
+    """What gates contribute in the layers that have them."""
     freed = [name for name in GATED if far[name] <= GUESSED and far[f"{KEEPING}{name}"] >= SOLVED]
     free = [name for name in GATED if far[name] >= SOLVED]
     if freed:
-        return f"; gates alone did not carry the {listed(freed)} that far, gates that start set to keep did"
+        return f"; the {listed(freed)} reach that far only if their gates are initialised to keep the state"
     if free:
-        return f"; the gates of the {listed(free)} learned to carry it that far by themselves"
+        return f"; the gates of the {listed(free)} learned to carry the signal that far"
     return ""
 
 
 def _window(rows: Sequence[LongRangeRow]) -> str:
-    """Whether the convolutions guess just where their window ends."""
+    """Whether the convolutions start to guess exactly where their window ends."""
     found = {row.distance: row.accuracy for row in rows if row.layer == WINDOWED}
     seen = [accuracy for distance, accuracy in found.items() if distance <= WINDOW]
     unseen = [accuracy for distance, accuracy in found.items() if distance > WINDOW]
     if seen and unseen and min(seen) >= SOLVED and max(unseen) <= GUESSED:
-        return f", and {WINDOWED} see {WINDOW} positions back and not one more"
+        return f"; {WINDOWED} see {WINDOW} positions back and not one more"
     return ""
 
 
 def _solved(rows: Sequence[LongRangeRow], name: str) -> int:
-    """The largest distance up to which a layer solves all; 0 where it solves none."""
+    """The largest distance up to which a layer solves every distance; 0 if it solves none."""
     reach = 0
     for row in sorted((row for row in rows if row.layer == name), key=lambda row: row.distance):
         if row.accuracy < SOLVED:
@@ -199,17 +199,17 @@ def _names(rows: Sequence[LongRangeRow]) -> list[str]:
 
 
 def table(rows: Sequence[LongRangeRow]) -> StudyTable:
-    """A row a layer: the mean accuracy at each distance, the lowest in brackets where networks differ."""
+    """One row per layer: the mean accuracy at each distance, and the lowest if the networks differ."""
     distances = sorted({row.distance for row in rows})
     cells = [
-        (name, *(_told(row) for row in mine), f"{sum(row.seconds for row in mine):,.0f}")
+        (name, *(_formatted(row) for row in mine), f"{sum(row.seconds for row in mine):,.0f}")
         for name in _names(rows)
         if (mine := [row for row in rows if row.layer == name])
     ]
     return StudyTable(("layer", *(f"{distance} positions" for distance in distances), "processor, s"), cells)
 
 
-def _told(row: LongRangeRow) -> str:
+def _formatted(row: LongRangeRow) -> str:
     least = min(row.accuracies)
     spread = f" ({least:.0%})" if max(row.accuracies) - least >= 0.05 else ""
     return f"{row.accuracy:.1%}{spread}"
@@ -227,13 +227,13 @@ def panels(rows: Sequence[LongRangeRow]) -> list[StudyPanel]:
 
 STUDY = Study(
     name="long-range",
-    question="Who can repeat a signal that came some positions ago?",
-    method="One layer of width {width} between an embedding and a linear layer, trained anew for each "
-    "distance, the same for every layer: at most {batches} batches of {rows} fresh sequences, Adam at "
-    f"{{learning_rate}}, gradients clipped at {{clip}}, an end after {FAULTLESS} batches in a row without a "
-    "mistake. Means over {networks} networks (the lowest in brackets), each examined on {examined} sequences "
-    f"that it has not seen. Signals are {SIGNALS} symbols and noise {NOISE} others; a keeping layer starts "
-    "with its gates set to hold what it has.",
+    question="Which layers can repeat a signal from some positions ago?",
+    method="One layer of width {width} between an embedding and a linear layer, trained separately for each "
+    "distance with the same settings for every layer: at most {batches} batches of {rows} new random "
+    "sequences, Adam with a learning rate of {learning_rate}, gradients clipped at {clip}, stopped after "
+    f"{FAULTLESS} consecutive batches without a mistake. Means over {{networks}} networks (the lowest in "
+    f"brackets), each tested on {{examined}} unseen sequences. There are {SIGNALS} signal symbols "
+    f"and {NOISE} noise symbols; a keeping layer starts with its gates set to hold its state.",
     plan=LongRangePlan(),
     quick=LongRangePlan(distances=(10, 20), width=16, batches=12, examined=100, networks=2),
     row=LongRangeRow,

@@ -1,7 +1,7 @@
 """Long-sequence cost: time and memory of convolutions, an RNN, an LSTM and a Transformer, by length.
 
-layers of one width → ONNX graphs (graphs.py) → each graph at each length in a fresh process (weigh.py),
-all of them in turn, several times → the median time and the median peak
+layers of equal width → ONNX graphs (graphs.py) → each graph at each length in a new process
+(measure_memory.py), interleaved, several times → the median time and the median peak
 """
 
 import json
@@ -20,19 +20,19 @@ from lockstep_export.errors import ExportError
 from lockstep_studies import measure_memory
 from lockstep_studies.encoders import Attentive, Recurrent, Stacked
 from lockstep_studies.formatting import duration, figures, listed, size
-from lockstep_studies.graphs import draw_whole
-from lockstep_studies.study import LineSeries, Study, StudyPanel, StudySettings, StudyTable, Watch
+from lockstep_studies.graphs import export_whole
+from lockstep_studies.study import LineSeries, ReportProgress, Study, StudyPanel, StudySettings, StudyTable
 
 CONVOLUTIONS, TRANSFORMER = "three convolutions", "Transformer"
 LAYERS = (CONVOLUTIONS, "RNN", "LSTM", TRANSFORMER)
 PAIRS = ", which holds a score for every pair of positions,"
-MORE_THAN_LINEAR = 1.25  # times what a proportional growth would give
-LAP_S = 60.0  # longest that a process may take
+MORE_THAN_LINEAR = 1.25  # factor over proportional growth
+PROCESS_TIMEOUT_S = 60.0  # of one measuring process
 
 
 @dataclass(frozen=True)
 class LongSequenceCostPlan:
-    """What is weighed, and how often."""
+    """The lengths, and the number of processes and runs."""
 
     lengths: tuple[int, ...] = (100, 500, 1_000, 2_000)
     width: int = 128
@@ -47,30 +47,32 @@ class LongSequenceCostRow:
     layer: str
     length: int
     seconds: float  # for the whole sequence
-    bytes: int  # at its peak, above what the process held with the graph open
+    bytes: int  # peak, above the process's memory with the graph open
 
 
 def check(_: StudySettings) -> None:
-    """Needs a system that tells the peak of a process's memory."""
+    """Raises ExportError if the system does not report a process's peak memory."""
     if not measure_memory.can_measure_memory():
-        raise ExportError("long-sequence-cost weighs memory by /proc/self/clear_refs, which only Linux has")
+        raise ExportError("long-sequence-cost needs /proc/self/clear_refs to measure memory: run it on Linux")
 
 
-def measure(plan: LongSequenceCostPlan, settings: StudySettings, watch: Watch) -> list[LongSequenceCostRow]:
-    """Weighs every layer at every length."""
+def measure(
+    plan: LongSequenceCostPlan, settings: StudySettings, progress: ReportProgress
+) -> list[LongSequenceCostRow]:
+    """Measures every layer at every length."""
     torch.manual_seed(settings.seed)
     cells = list(product(LAYERS, plan.lengths))
     with tempfile.TemporaryDirectory() as folder:
-        watch(0, plan.processes, "drawing the graphs")
-        graphs = _draw(plan, Path(folder))
+        progress(0, plan.processes, "exporting the graphs")
+        graphs = _export(plan, Path(folder))
         found: list[list[dict[str, float]]] = []
         for done in range(plan.processes):
-            watch(done, plan.processes, "rounds of processes")
-            found.append([_weigh(graphs[layer], length, plan) for layer, length in cells])
+            progress(done, plan.processes, "rounds of processes")
+            found.append([_measure_in_process(graphs[layer], length, plan) for layer, length in cells])
     return [_row(cell, taken) for cell, taken in zip(cells, zip(*found, strict=True), strict=True)]
 
 
-def _draw(plan: LongSequenceCostPlan, folder: Path) -> dict[str, Path]:
+def _export(plan: LongSequenceCostPlan, folder: Path) -> dict[str, Path]:
     modules: Mapping[str, Callable[[], torch.nn.Module]] = {
         CONVOLUTIONS: lambda: Stacked(plan.width),
         "RNN": lambda: Recurrent("RNN", plan.width),
@@ -79,18 +81,18 @@ def _draw(plan: LongSequenceCostPlan, folder: Path) -> dict[str, Path]:
     }
     graphs = {name: folder / f"{index}.onnx" for index, name in enumerate(LAYERS)}
     for name, path in graphs.items():
-        draw_whole(modules[name]().eval(), plan.width, path)
+        export_whole(modules[name]().eval(), plan.width, path)
     return graphs
 
 
-def _weigh(graph: Path, length: int, plan: LongSequenceCostPlan) -> dict[str, float]:
+def _measure_in_process(graph: Path, length: int, plan: LongSequenceCostPlan) -> dict[str, float]:
     numbers = (str(number) for number in (length, plan.width, plan.runs))
     command = [sys.executable, "-P", measure_memory.__file__, str(graph), *numbers]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LAP_S, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_TIMEOUT_S, check=False)
     if done.returncode:
-        raise ExportError(f"a process that was to be weighed failed:\n{done.stderr[-500:]}")
-    weighed: dict[str, float] = json.loads(done.stdout)
-    return weighed
+        raise ExportError(f"a measuring process failed:\n{done.stderr[-500:]}")
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
 
 
 def _row(cell: tuple[str, int], taken: Sequence[Mapping[str, float]]) -> LongSequenceCostRow:
@@ -99,7 +101,7 @@ def _row(cell: tuple[str, int], taken: Sequence[Mapping[str, float]]) -> LongSeq
 
 
 def finding(rows: Sequence[LongSequenceCostRow]) -> str:
-    """What doubling the length does to time and to memory, and who is quickest and lightest at each end."""
+    """Growth of time and memory over the last two lengths; the fastest and the smallest layers."""
     return f"{_time(rows)} {_memory(rows)}"
 
 
@@ -109,9 +111,9 @@ def _time(rows: Sequence[LongSequenceCostRow]) -> str:
     grown = {name: taken[full] / taken[half] for name, taken in seconds.items()}
     least, last = (min(LAYERS, key=lambda name: seconds[name][length]) for length in (_first(rows), full))
     quickest = (
-        f"the quickest was the {_plain(least)} at both ends"
+        f"the fastest was the {_plain(least)} at {_first(rows):,} and at {full:,}"
         if least == last
-        else f"the quickest was the {_plain(least)} at {_first(rows):,} and the {_plain(last)} at {full:,}"
+        else f"the fastest was the {_plain(least)} at {_first(rows):,} and the {_plain(last)} at {full:,}"
     )
     return (
         f"From {half:,} to {full:,} positions the time grew {_each(grown)}{_beyond(grown, full / half)}; "
@@ -126,19 +128,19 @@ def _memory(rows: Sequence[LongSequenceCostRow]) -> str:
     ranked = sorted(LAYERS, key=lambda name: held[name][full])
     light, heavy = ranked[0], ranked[-1]
     return (
-        f"The peak of memory grew {_each(grown)}{_beyond(grown, full / half, PAIRS)}; at {full:,} the "
-        f"{_plain(heavy)} held {size(held[heavy][full])} and the {_plain(light)} {size(held[light][full])}."
+        f"Peak memory grew {_each(grown)}{_beyond(grown, full / half, PAIRS)}; at {full:,} the "
+        f"{_plain(heavy)} used {size(held[heavy][full])} and the {_plain(light)} {size(held[light][full])}."
     )
 
 
 def _beyond(grown: Mapping[str, float], linear: float, why: str = "") -> str:
-    """Who grows faster than the length."""
+    """The layers that grow faster than the length."""
     beyond = [name for name, ratio in grown.items() if ratio > MORE_THAN_LINEAR * linear]
     if not beyond:
         return ", none of them faster than the length"
     if beyond == [TRANSFORMER]:
-        return f": only the Transformer{why} outgrew the length"
-    return f": the {listed([_plain(name) for name in beyond])} outgrew the length"
+        return f": only the Transformer{why} grew faster than the length"
+    return f": the {listed([_plain(name) for name in beyond])} grew faster than the length"
 
 
 def _each(ratios: Mapping[str, float]) -> str:
@@ -164,7 +166,7 @@ def _of(rows: Sequence[LongSequenceCostRow], layer: str, what: str) -> dict[int,
 
 
 def table(rows: Sequence[LongSequenceCostRow]) -> StudyTable:
-    """A row a length, time and memory of each layer."""
+    """One row per length: time and memory of each layer."""
     columns = ("positions", *(f"{name}, {what}" for what in ("time", "memory") for name in LAYERS))
     lengths = sorted({row.length for row in rows})
     return StudyTable(columns, [_cells(rows, length) for length in lengths])
@@ -176,7 +178,7 @@ def _cells(rows: Sequence[LongSequenceCostRow], length: int) -> tuple[str, ...]:
 
 
 def panels(rows: Sequence[LongSequenceCostRow]) -> list[StudyPanel]:
-    """Time, and memory, by length."""
+    """Time and memory by length."""
     charts = (("Time", "seconds", "time (ms)", 1e3), ("Peak memory", "bytes", "memory (MB)", 1e-6))
     return [
         StudyPanel(
@@ -198,10 +200,10 @@ def panels(rows: Sequence[LongSequenceCostRow]) -> list[StudyPanel]:
 STUDY = Study(
     name="long-sequence-cost",
     question="What do long sequences cost, in time and in memory?",
-    method="One layer of width {width} (the convolutions are three: kernels of 3, 5 and 7), one sequence, "
-    "ONNX Runtime on one thread. {processes} fresh processes for each layer and length, in turn, {runs} runs "
-    "in each: medians of processor time. Memory is the peak of a process's resident set above what it held "
-    "with the graph open.",
+    method="One layer of width {width} (three layers for the convolutions, with kernels of 3, 5 and 7), one "
+    "sequence, ONNX Runtime on one thread. {processes} new processes for each layer and length, interleaved, "
+    "with {runs} runs in each: medians of processor time. Memory is the peak of a process's resident set "
+    "above its resident set with the graph open.",
     plan=LongSequenceCostPlan(),
     quick=LongSequenceCostPlan(lengths=(100, 200), width=32, processes=1, runs=2),
     row=LongSequenceCostRow,

@@ -1,4 +1,4 @@
-"""What the numbers were made on: the processor, the memory, the system, the versions."""
+"""The machine and software of a measurement: processor, memory, operating system, versions."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ PACKAGES = ("torch", "onnxruntime", "numpy", "grpcio", "lockstep-inference")
 
 
 def machine() -> dict[str, Any]:
-    """The machine in a few words."""
+    """Processor, cores, memory and operating system."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -20,12 +20,12 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python's version, and those of the packages that compute."""
+    """The versions of Python and of the packages in `PACKAGES`."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _processor() -> str:
-    """Linux knows it by its own name; elsewhere the architecture has to do."""
+    """The processor's model name on Linux, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,12 +1,12 @@
-"""One layer at one length in a process of its own: `python weigh.py GRAPH LENGTH WIDTH RUNS`.
+"""Time and memory of one graph at one length: `python measure_memory.py GRAPH LENGTH WIDTH RUNS`.
 
-    open the graph, run it once on a short sequence → what the process holds now
-    → run it on the long one, `RUNS` times          → the peak of what it held meanwhile
+    open the graph, run it once on a short sequence → resident memory now
+    → run it on the long sequence, `RUNS` times     → peak resident memory
 
-Prints {"seconds", "bytes"}: the median run in processor time, and the peak above what was held before. The
-peak is Linux's VmHWM, set back before the long runs, so the memory that loading takes for a moment does not
-count. This file is run by its path and imports nothing of its package, which has torch in it: what it weighs
-is ONNX Runtime, on one thread.
+Prints {"seconds", "bytes"}: the median processor time of a run, and the peak above the resident memory before
+it. The peak is Linux's VmHWM, reset before the long runs, so temporary memory of loading does not count. This
+file is run by its path and imports nothing from its package, which imports torch: it measures ONNX Runtime
+only, on one thread.
 """
 
 import json
@@ -20,31 +20,32 @@ from onnxruntime import InferenceSession, SessionOptions
 
 SHORT, SEED = 10, 1
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+Array = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
 PEAK_IS_NOW = "5"  # proc(5): set the peak resident set size back to the current one
 
 
 def measure_memory(graph: str, length: int, width: int, runs: int) -> dict[str, float]:
-    """Seconds of a run over x [1, length, width], and bytes at its peak."""
+    """Median seconds of a run over x [1, length, width], and its peak in bytes."""
     session = _open(graph)
     x = np.random.default_rng(SEED).standard_normal((1, length, width), np.float32)
     session.run(["states"], {"x": x[:, :SHORT]})
-    forget_peak()
+    reset_peak()
     held = _bytes("VmRSS")
-    laps = [_lap(session, x) for _ in range(runs)]
-    return {"seconds": median(laps), "bytes": _bytes("VmHWM") - held}
+    seconds = [_run_seconds(session, x) for _ in range(runs)]
+    return {"seconds": median(seconds), "bytes": _bytes("VmHWM") - held}
 
 
 def can_measure_memory() -> bool:
-    """Whether this system tells the peak, and lets it be set back."""
+    """Whether this system reports the peak and can reset it."""
     try:
-        forget_peak()
+        reset_peak()
     except OSError:
         return False
     return True
 
 
-def forget_peak() -> None:
-    """The peak is what is held now."""
+def reset_peak() -> None:
+    """Sets the peak to the current resident memory."""
     CLEAR.write_text(PEAK_IS_NOW, encoding="ascii")
 
 
@@ -54,7 +55,9 @@ def _open(graph: str) -> InferenceSession:
     return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _lap(session: InferenceSession, x: np.ndarray[tuple[int, int, int], np.dtype[np.float32]]) -> float:
+def _run_seconds(
+    session: InferenceSession, x: np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
+) -> float:
     started = time.thread_time()
     session.run(["states"], {"x": x})
     return time.thread_time() - started

@@ -1,30 +1,26 @@
-"""The page of a folder of results: a section a study, all of it made of what was measured."""
+"""README.md of a folder of results: one section per study, generated from the saved records."""
 
+from collections.abc import Sequence
 from textwrap import fill
-from typing import TYPE_CHECKING
 
-from lockstep_studies.study import StudyTable
+from lockstep_studies.study import StudyRecord, StudyTable
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lockstep_studies.report import StudyRecord
-
-COLUMNS = 110  # of the page's text, as its writer wraps it
+COLUMNS = 110  # width of the wrapped text
 HEAD = """# Studies
 
-What is claimed of these architectures, measured. `lockstep-export study all --out docs/studies` makes every
-number, picture and sentence on this page, the sentences from the numbers: where a measurement contradicts a
-textbook, they say so. `NAME.json` beside this page holds all rows, the settings, the seeds and the machine.
+Common claims about these architectures, measured. `lockstep-export study all --out docs/studies` generates
+every number, chart and sentence on this page. The sentences follow from the numbers: if a measurement
+contradicts the textbook, they say so. `NAME.json` in this folder holds all rows, the settings, the seed and
+the machine.
 """
 
 
-def page(records: "Sequence[StudyRecord]") -> str:
-    """The whole file, in Markdown."""
-    return "\n".join([HEAD, *(_section(record) for record in records)])
+def format_readme(read_records: Sequence[StudyRecord]) -> str:
+    """The whole file as Markdown."""
+    return "\n".join([HEAD, *(_section(record) for record in read_records)])
 
 
-def _section(record: "StudyRecord") -> str:
+def _section(record: StudyRecord) -> str:
     result = record.result
     name = result.study.name
     parts = (
@@ -33,19 +29,19 @@ def _section(record: "StudyRecord") -> str:
         fill(result.finding, COLUMNS, break_on_hyphens=False),
         f"![{result.study.question}]({name}.svg)",
         markdown(result.table),
-        fill(f"{result.method} {_made(record)}", COLUMNS, break_on_hyphens=False),
+        fill(f"{result.method} {_provenance(record)}", COLUMNS, break_on_hyphens=False),
         f"```\nlockstep-export study {name}{_flags(record)} --out docs/studies\n```",
     )
     return "\n\n".join(parts) + "\n"
 
 
-def _flags(record: "StudyRecord") -> str:
+def _flags(record: StudyRecord) -> str:
     settings = record.result.settings
     seed = "" if settings["seed"] == 1 else f" --seed {settings['seed']}"
     return seed + (" --quick" if settings["quick"] else "")
 
 
-def _made(record: "StudyRecord") -> str:
+def _provenance(record: StudyRecord) -> str:
     on, by = record.machine, record.versions
     return (
         f"Measured on {record.day} on {on['processor']}, {on['cores']} cores, "
@@ -54,6 +50,6 @@ def _made(record: "StudyRecord") -> str:
 
 
 def markdown(table: StudyTable) -> str:
-    """The table, numbers to the right."""
+    """The table as Markdown, numbers aligned to the right."""
     rule = ["---", *("---:" for _ in table.columns[1:])]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (table.columns, rule, *table.rows))

@@ -1,7 +1,7 @@
 """Sequential cost: a cell looped over a sequence, the fused operator, a Transformer, by length.
 
 one Elman RNN  → nn.RNNCell in a loop, nn.RNN                   PyTorch
-               → a run for each step (as a step-wise face is     ONNX Runtime
+               → a run for each step (as a step-wise model is    ONNX Runtime
                  served), one RNN node
 Transformer    → one encoder layer of the same width             both
 """
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_studies.encoders import Attentive, Recurrent
 from lockstep_studies.formatting import duration, figures, listed
-from lockstep_studies.graphs import draw_step, draw_whole
+from lockstep_studies.graphs import export_step, export_whole
 from lockstep_studies.interleaved import Run, median_seconds
-from lockstep_studies.study import LineSeries, Study, StudyPanel, StudySettings, StudyTable, Watch
+from lockstep_studies.study import LineSeries, ReportProgress, Study, StudyPanel, StudySettings, StudyTable
 
 TORCH, ONNX = "PyTorch", "ONNX Runtime"
 LOOPED, FUSED, TRANSFORMER = "RNN, looped", "RNN, fused", "Transformer"
@@ -32,12 +32,12 @@ LINEAR = 0.15  # how far from proportional still counts as linear
 
 Array = np.ndarray[Any, Any]
 Ratios = Mapping[str, float]  # by runtime
-At = Callable[[int], Run]  # a length → a run over a sequence of it
+RunOfLength = Callable[[int], Run]  # a length → a run over a sequence of that length
 
 
 @dataclass(frozen=True)
 class SequentialCostPlan:
-    """What is timed, and how often."""
+    """The lengths, and the number of rounds."""
 
     lengths: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1_000, 2_000)
     width: int = 128
@@ -54,48 +54,51 @@ class SequentialCostRow:
     seconds: float  # for the whole sequence; the median of the rounds
 
 
-def measure(plan: SequentialCostPlan, settings: StudySettings, watch: Watch) -> list[SequentialCostRow]:
-    """Times every contender at every length, all of them in each round."""
+def measure(
+    plan: SequentialCostPlan, settings: StudySettings, progress: ReportProgress
+) -> list[SequentialCostRow]:
+    """Times every contender at every length, interleaved."""
     torch.manual_seed(settings.seed)
     with tempfile.TemporaryDirectory() as folder:
-        watch(0, plan.rounds, "drawing the graphs")
+        progress(0, plan.rounds, "exporting the graphs")
         contenders = _contenders(plan, Path(folder))
         cells = list(product(contenders, plan.lengths))
         with torch.inference_mode():
-            runs = [contenders[who](length) for who, length in cells]
-            taken = median_seconds(runs, plan.rounds, lambda done: watch(done, plan.rounds, "rounds"))
+            runs = [contenders[contender](length) for contender, length in cells]
+            taken = median_seconds(runs, plan.rounds, lambda done: progress(done, plan.rounds, "rounds"))
     return [
-        SequentialCostRow(*who, length, seconds) for (who, length), seconds in zip(cells, taken, strict=True)
+        SequentialCostRow(*contender, length, seconds)
+        for (contender, length), seconds in zip(cells, taken, strict=True)
     ]
 
 
-def _contenders(plan: SequentialCostPlan, folder: Path) -> dict[tuple[str, str], At]:
+def _contenders(plan: SequentialCostPlan, folder: Path) -> dict[tuple[str, str], RunOfLength]:
     recurrent = Recurrent("RNN", plan.width).eval()
     encoder = Attentive(plan.width, max(plan.lengths)).eval()
-    draw_step(recurrent, plan.width, folder / "step.onnx")
-    draw_whole(recurrent, plan.width, folder / "fused.onnx")
-    draw_whole(encoder, plan.width, folder / "encoder.onnx")
+    export_step(recurrent, plan.width, folder / "step.onnx")
+    export_whole(recurrent, plan.width, folder / "fused.onnx")
+    export_whole(encoder, plan.width, folder / "encoder.onnx")
     return {
-        (TORCH, LOOPED): _of(partial(loop, cell_of(recurrent)), plan),
-        (TORCH, FUSED): _of(recurrent, plan),
-        (TORCH, TRANSFORMER): _of(encoder, plan),
-        (ONNX, LOOPED): _of(partial(run_steps, OnnxGraph(folder / "step.onnx")), plan),
-        (ONNX, FUSED): _of(partial(run_whole, OnnxGraph(folder / "fused.onnx")), plan),
-        (ONNX, TRANSFORMER): _of(partial(run_whole, OnnxGraph(folder / "encoder.onnx")), plan),
+        (TORCH, LOOPED): _runs(partial(loop, cell_of(recurrent)), plan),
+        (TORCH, FUSED): _runs(recurrent, plan),
+        (TORCH, TRANSFORMER): _runs(encoder, plan),
+        (ONNX, LOOPED): _runs(partial(run_steps, OnnxGraph(folder / "step.onnx")), plan),
+        (ONNX, FUSED): _runs(partial(run_whole, OnnxGraph(folder / "fused.onnx")), plan),
+        (ONNX, TRANSFORMER): _runs(partial(run_whole, OnnxGraph(folder / "encoder.onnx")), plan),
     }
 
 
-def _of(reads: Callable[[Tensor], object], plan: SequentialCostPlan) -> At:
-    """What runs `reads` over a sequence x [1, length, width] drawn beforehand."""
+def _runs(read: Callable[[Tensor], object], plan: SequentialCostPlan) -> RunOfLength:
+    """Runs `read` over a sequence x [1, length, width], which is drawn outside of the run."""
 
-    def at(length: int) -> Run:
-        return partial(reads, torch.randn(1, length, plan.width))
+    def run_of_length(length: int) -> Run:
+        return partial(read, torch.randn(1, length, plan.width))
 
-    return at
+    return run_of_length
 
 
 def cell_of(recurrent: Recurrent) -> nn.RNNCell:
-    """The layer's weights in torch's cell of one step."""
+    """The layer's weights in an nn.RNNCell."""
     cell = nn.RNNCell(recurrent.layer.hidden_size, recurrent.layer.hidden_size)
     weights = recurrent.layer.state_dict()
     cell.load_state_dict({name.removesuffix("_l0"): weight for name, weight in weights.items()})
@@ -103,7 +106,7 @@ def cell_of(recurrent: Recurrent) -> nn.RNNCell:
 
 
 def loop(cell: nn.RNNCell, x: Tensor) -> Tensor:
-    """The last state [1, width] of x [1, length, width], one call of the cell for each position."""
+    """The last state [1, width] of x [1, length, width], by one call of the cell for each position."""
     h = torch.zeros(1, cell.hidden_size)
     for one in x.unbind(1):
         h = cell(one, h)
@@ -111,7 +114,7 @@ def loop(cell: nn.RNNCell, x: Tensor) -> Tensor:
 
 
 def run_steps(step: OnnxGraph, x: Tensor) -> Array:
-    """The same by one run of the step graph for each position."""
+    """The last state, by one run of the step graph for each position."""
     h = np.zeros((1, x.shape[2]), np.float32)
     for one in x.numpy().swapaxes(0, 1):
         [h] = step.session.run(["states"], {"x": one, "h": h})
@@ -119,13 +122,13 @@ def run_steps(step: OnnxGraph, x: Tensor) -> Array:
 
 
 def run_whole(graph: OnnxGraph, x: Tensor) -> Array:
-    """All states [1, length, width] by one run."""
+    """All states [1, length, width], by one run."""
     states: Array = graph.session.run(["states"], {"x": x.numpy()})[0]
     return states
 
 
 def finding(rows: Sequence[SequentialCostRow]) -> str:
-    """Whether the loop's time is linear, and who is faster on one thread."""
+    """Whether the loop's time is linear in the length, and where the Transformer is faster."""
     return f"{_growth(rows)} {_race(rows)}"
 
 
@@ -138,11 +141,11 @@ def _growth(rows: Sequence[SequentialCostRow]) -> str:
     return (
         f"Going from {half:,} to {full:,} positions multiplied the time of the looped RNN by "
         f"{_each(doubled)}, and {half:,} took {_each(tenfold)} times as long as {tenth:,}: "
-        f"{_verdict(doubled, full / half, tenfold, half / tenth)}."
+        f"{_linearity(doubled, full / half, tenfold, half / tenth)}."
     )
 
 
-def _verdict(doubled: Ratios, linear: float, tenfold: Ratios, linear_over_ten: float) -> str:
+def _linearity(doubled: Ratios, linear: float, tenfold: Ratios, linear_over_ten: float) -> str:
     found = [*(ratio / linear for ratio in doubled.values())]
     found += [ratio / linear_over_ten for ratio in tenfold.values()]
     if all(abs(ratio - 1) <= LINEAR for ratio in found):
@@ -151,12 +154,12 @@ def _verdict(doubled: Ratios, linear: float, tenfold: Ratios, linear_over_ten: f
 
 
 def _race(rows: Sequence[SequentialCostRow]) -> str:
-    told = [f"in {name} {_quicker(rows, name)}" for name in RUNTIMES]
-    return f"On one thread, with no parallel hardware to gain from, {listed(told)}."
+    text = [f"in {name} {_quicker(rows, name)}" for name in RUNTIMES]
+    return f"On one thread, without parallel hardware, {listed(text)}."
 
 
 def _quicker(rows: Sequence[SequentialCostRow], runtime: str) -> str:
-    """Where the Transformer is faster than the loop and than the fused operator; all three at the end."""
+    """The lengths at which the Transformer is faster than the loop and than the fused operator."""
     looped, fused, encoder = (_seconds(rows, runtime, name) for name in CONTENDERS)
     lengths = sorted(encoder)
     over_loop = [length for length in lengths if encoder[length] < looped[length]]
@@ -170,7 +173,7 @@ def _quicker(rows: Sequence[SequentialCostRow], runtime: str) -> str:
 
 
 def _where(lengths: Sequence[int], every: Sequence[int]) -> str:
-    """The lengths in few words; those that follow one another as a span."""
+    """The lengths as text; consecutive ones as a range."""
     if not lengths:
         return "at no length"
     if lengths == every:
@@ -190,18 +193,18 @@ def _seconds(rows: Sequence[SequentialCostRow], runtime: str, contender: str) ->
 
 
 def table(rows: Sequence[SequentialCostRow]) -> StudyTable:
-    """A row a length, a column a contender."""
-    who = list(dict.fromkeys((row.runtime, row.contender) for row in rows))
-    columns = ("positions", *(f"{contender} ({runtime})" for runtime, contender in who))
+    """One row per length, one column per contender."""
+    contenders = list(dict.fromkeys((row.runtime, row.contender) for row in rows))
+    columns = ("positions", *(f"{contender} ({runtime})" for runtime, contender in contenders))
     by_length = [
-        (f"{length:,}", *(duration(_seconds(rows, *one)[length]) for one in who))
+        (f"{length:,}", *(duration(_seconds(rows, *contender)[length]) for contender in contenders))
         for length in sorted({row.length for row in rows})
     ]
     return StudyTable(columns, by_length)
 
 
 def panels(rows: Sequence[SequentialCostRow]) -> list[StudyPanel]:
-    """One for each runtime."""
+    """One chart per runtime."""
     return [
         StudyPanel(
             f"{runtime}, one thread, one sequence",
@@ -222,9 +225,9 @@ def panels(rows: Sequence[SequentialCostRow]) -> list[StudyPanel]:
 STUDY = Study(
     name="sequential-cost",
     question="What does reading one position after the other cost, by length?",
-    method="One layer of width {width} and one sequence, on one thread. The looped RNN is a call of "
-    "PyTorch's cell, or a run of ONNX Runtime as a step-wise face makes it, for each position. Medians of "
-    "the processor time over {rounds} rounds in which all take turns.",
+    method="One layer of width {width} and one sequence, on one thread. The looped RNN makes one call of "
+    "PyTorch's cell for each position, or one run of ONNX Runtime, as a step-wise model does. Medians of "
+    "processor time over {rounds} interleaved rounds.",
     plan=SequentialCostPlan(),
     quick=SequentialCostPlan(lengths=(10, 100, 200), rounds=3),
     row=SequentialCostRow,

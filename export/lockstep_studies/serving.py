@@ -1,7 +1,7 @@
-"""A server of its own for a study: a child process on a free port, and calls to it.
+"""Runs a server for a study, as a child process on a free port, and calls it.
 
-lockstep_server (another package, known by its command and the proto only) → ready, model by model
-→ Classify, one in flight → seconds of the call, and what the server says of it
+lockstep_server (another package, used only through its command and the proto) → wait for each model
+→ Classify, one call in flight → seconds of the call, and the timings in the reply
 """
 
 import os
@@ -29,44 +29,45 @@ START_S, CALL_S, STOP_S, LOOK_S = 120.0, 30.0, 10.0, 0.05
 
 @dataclass(frozen=True)
 class StudyCall:
-    """One answer, and where its time went."""
+    """The timings of one answer."""
 
-    seconds: float  # as the caller waits
+    seconds: float  # latency at the client
     compute_s: float  # in the session
     elements: int  # that the model read
 
 
 def check_server() -> None:
-    """Raises ExportError where no server can be started."""
+    """Raises ExportError if a package that the server needs is missing."""
     missing = [name for name in NEEDED if not find_spec(name)]
     if missing:
         raise ExportError(
-            f"the models are served to be measured, and {', '.join(missing)} is not installed: "
-            "pip install 'lockstep-inference[server-cpu]'"
+            f"measuring served models needs {', '.join(missing)}: install the extra with"
+            " pip install '.[server-cpu]' in a checkout of Lockstep"
         )
 
 
 class StudyServer:
-    """The channel to a running server."""
+    """A connection to a running server."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._classify = sequences_pb2_grpc.SequencesStub(channel).Classify  # type: ignore[no-untyped-call]
         self._check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
 
     def classify(self, model: str, text: str) -> StudyCall:
-        """Asks once; ExportError where the answer is a refusal."""
+        """Makes one call. Raises ExportError if it fails."""
         request = sequences_pb2.ClassifyRequest(model=model, texts=[text])
         started = time.perf_counter()
         try:
             reply = self._classify(request, timeout=CALL_S)
         except grpc.RpcError as error:
-            raise ExportError(f"{model} did not answer {len(text.split())} words: {_told(error)}") from error
+            words = len(text.split())
+            raise ExportError(f"{model} failed on a text of {words} words: {_describe(error)}") from error
         seconds = time.perf_counter() - started
         [result] = reply.results
         return StudyCall(seconds, result.timings.compute_seconds, result.length)
 
     def ready(self, model: str) -> bool:
-        """Whether the model answers by now."""
+        """Whether the model is serving."""
         try:
             reply = self._check(health_pb2.HealthCheckRequest(service=model), timeout=CALL_S)
         except grpc.RpcError:
@@ -76,7 +77,7 @@ class StudyServer:
 
 @contextmanager
 def study_server(models: Path, names: Sequence[str]) -> Iterator[StudyServer]:
-    """A server of these models while the block runs; it is gone after it, whatever happens."""
+    """Serves these models while the block runs. The process has always ended when the block has."""
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="lockstep-study-") as folder:
         log = Path(folder) / "server.log"
@@ -105,12 +106,12 @@ def _command(models: Path, names: Sequence[str], port: int) -> list[str]:
 def _wait(
     connection: StudyServer, names: Sequence[str], process: "subprocess.Popen[bytes]", log: Path
 ) -> None:
-    """Until every model answers."""
+    """Waits until every model is serving. Raises ExportError after START_S or if the server exits."""
     end = time.monotonic() + START_S
     missing = list(names)
     while missing:
         if process.poll() is not None:
-            raise ExportError(f"the server ended with exit code {process.returncode}{_log(log)}")
+            raise ExportError(f"the server exited with code {process.returncode}{_log(log)}")
         if time.monotonic() > end:
             raise ExportError(f"{', '.join(missing)} not ready after {START_S:.0f} s{_log(log)}")
         missing = [name for name in missing if not connection.ready(name)]
@@ -137,5 +138,5 @@ def _log(log: Path) -> str:
     return "".join(f"\n  server: {line}" for line in lines)
 
 
-def _told(error: grpc.RpcError) -> str:
+def _describe(error: grpc.RpcError) -> str:
     return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)

@@ -1,7 +1,7 @@
-"""What a study is: a question, how it is measured, and what follows from the numbers.
+"""A study: a question, how it is measured, and the finding that follows from the numbers.
 
-plan, settings → measure → rows → finding (two sentences), table, panels. All but `measure` is pure, so a
-page that is written again from kept rows says the same.
+plan, settings → measure → rows → finding (two sentences), table, panels. Everything except `measure` is
+pure, so a README regenerated from saved rows has the same text.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,25 +9,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-P = TypeVar("P")  # a study's plan: a frozen dataclass of plain values, kept with the result
+P = TypeVar("P")  # a study's plan: a frozen dataclass of plain values, saved with the result
 R = TypeVar("R")  # a study's row: the same
 
-Watch = Callable[[int, int, str], None]
-"""Told of progress: how many parts are done, of how many, and what comes next."""
+ReportProgress = Callable[[int, int, str], None]
+"""Called with the number of finished parts, the total, and a description of the next part."""
 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What every study is run with."""
+    """Settings that all studies share."""
 
-    models: Path  # the model repository, for the studies that look into it or serve it
+    models: Path  # the model repository, for studies that examine or serve its models
     seed: int = 1
-    quick: bool = False  # small settings, in seconds: to see that everything runs, not to be believed
+    quick: bool = False  # small settings that take seconds: to check that everything runs, not for results
 
 
 @dataclass(frozen=True)
 class StudyTable:
-    """Cells as they are read; the first column is text, the others are numbers."""
+    """Formatted cells; the first column is text, the others are numbers."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -35,26 +35,26 @@ class StudyTable:
 
 @dataclass(frozen=True)
 class LineSeries:
-    """One contender of a chart."""
+    """One line of a chart."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    kin: str = ""  # label of the line whose variant this is: its colour, dotted
+    variant_of: str = ""  # label of another line: drawn dotted, in that line's colour
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One contender of a chart that has no x."""
+    """One bar of a bar chart."""
 
     label: str
     value: float
-    error: float  # on either side
+    error: float  # half the length of the error bar
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A share of one for each pair of a contender and a column: for what would be lines upon lines."""
+    """A heat map: a share between 0 and 1 for each row and column. For data whose lines would overlap."""
 
     labels: Sequence[str]
     columns: Sequence[str]
@@ -64,7 +64,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class StudyPanel:
-    """One chart of a picture: lines over x, bars with a name each, or a grid."""
+    """One chart: lines over x, labelled bars, or a grid."""
 
     title: str
     x_label: str  # with its unit
@@ -72,7 +72,7 @@ class StudyPanel:
     lines: tuple[LineSeries, ...] = ()
     bars: tuple["Bar", ...] = ()  # horizontal; the first one at the top
     grid: Grid | None = None
-    marks: bool = True  # a mark at each point: off where they are dense
+    marks: bool = True  # a mark at each point; off if points are dense
     log_x: bool = False
     log_y: bool = False
     x_range: tuple[float, float] | None = None
@@ -80,27 +80,27 @@ class StudyPanel:
 
 @dataclass(frozen=True)
 class Study(Generic[P, R]):
-    """One question and the way to its answer."""
+    """One question and how it is answered."""
 
     name: str
     question: str
-    method: str  # how it is measured, with the plan's values in braces
+    method: str  # how it is measured; names in braces are replaced by the plan's values
     plan: P
     quick: P
     row: type[R]
-    measure: Callable[[P, StudySettings, Watch], list[R]]
+    measure: Callable[[P, StudySettings, ReportProgress], list[R]]
     finding: Callable[[Sequence[R]], str]
     table: Callable[[Sequence[R]], StudyTable]
     panels: Callable[[Sequence[R]], list[StudyPanel]]
     check: Callable[[StudySettings], None] = lambda _: None
-    """Raises ExportError for what is missing, before any time is spent."""
+    """Raises ExportError if something that the measurement needs is missing."""
 
-    def run(self, settings: StudySettings, watch: Watch) -> "StudyResult":
-        """Measures, by the plan or, with `quick`, by the small one."""
+    def run(self, settings: StudySettings, progress: ReportProgress) -> "StudyResult":
+        """Measures with `plan`, or with `quick` if the settings say so."""
         plan = self.quick if settings.quick else self.plan
-        rows = self.measure(plan, settings, watch)
-        told: dict[str, Any] = {"quick": settings.quick, "seed": settings.seed, **asdict(plan)}  # type: ignore[call-overload]
-        return StudyResult(self, told, rows)
+        rows = self.measure(plan, settings, progress)
+        used: dict[str, Any] = {"quick": settings.quick, "seed": settings.seed, **asdict(plan)}  # type: ignore[call-overload]
+        return StudyResult(self, used, rows)
 
 
 AnyStudy = Study[Any, Any]
@@ -108,7 +108,7 @@ AnyStudy = Study[Any, Any]
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study measured, and with what settings."""
+    """The rows that a study measured, and the settings it ran with."""
 
     study: AnyStudy
     settings: dict[str, Any]
@@ -116,26 +116,53 @@ class StudyResult:
 
     @property
     def finding(self) -> str:
-        """Two sentences, made of the rows."""
+        """Two sentences, generated from the rows."""
         return self.study.finding(self.rows)
 
     @property
     def method(self) -> str:
         """How it was measured."""
-        return self.study.method.format(**{name: _told(value) for name, value in self.settings.items()})
+        return self.study.method.format(**{name: _formatted(value) for name, value in self.settings.items()})
 
     @property
     def table(self) -> StudyTable:
-        """The rows, or the key ones."""
+        """The rows, or the most important ones, as text."""
         return self.study.table(self.rows)
 
     @property
     def panels(self) -> list[StudyPanel]:
-        """The charts of its picture."""
+        """The charts of the SVG file."""
         return self.study.panels(self.rows)
 
 
-def _told(value: Any) -> str:
+@dataclass(frozen=True)
+class StudyRecord:
+    """A result, with the date and machine of the measurement."""
+
+    result: StudyResult
+    day: str
+    seconds: float  # duration of the measurement
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of NAME.json; the rows come last."""
+        study = self.result.study
+        return {
+            "study": study.name,
+            "question": study.question,
+            "finding": self.result.finding,
+            "method": self.result.method,
+            "day": self.day,
+            "seconds": round(self.seconds, 1),
+            "machine": self.machine,
+            "versions": self.versions,
+            "settings": self.result.settings,
+            "rows": [asdict(row) for row in self.result.rows],
+        }
+
+
+def _formatted(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(_told(part) for part in value)
+        return ", ".join(_formatted(part) for part in value)
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,4 +1,4 @@
-"""A study on the terminal: its progress while it measures (on stderr), then its table and its finding."""
+"""A study on the terminal: progress while it measures (on stderr), then its table and finding."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,26 +8,26 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
-from lockstep_studies.study import StudyResult, StudyTable, Watch
+from lockstep_studies.study import ReportProgress, StudyResult, StudyTable
 
-PIPED = 160  # columns where no terminal says how many there are
+PIPED = 160  # columns if stdout is not a terminal
 
 
 @contextmanager
-def watched(name: str) -> Iterator[Watch]:
-    """A progress bar for as long as the block runs, where there is a terminal to show it."""
+def progress_bar(name: str) -> Iterator[ReportProgress]:
+    """Shows a progress bar on stderr while the block runs, if stderr is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name)
 
-        def watch(done: int, total: int, what: str) -> None:
+        def progress(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=f"{name}  {what}")
 
-        yield watch
+        yield progress
 
 
 def show(result: StudyResult) -> None:
-    """The question, the table, the finding."""
+    """Prints the question, the table and the finding."""
     console = Console()
     if not console.is_terminal:
         console.width = PIPED

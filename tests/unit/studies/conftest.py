@@ -1,4 +1,4 @@
-"""A small repository of shipped models, and the command line as a person calls it."""
+"""A small repository of shipped models, and a fixture that runs the command line."""
 
 import shutil
 import sys
@@ -24,7 +24,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs `lockstep-export study …` and gives its exit status."""
+    """Runs `lockstep-export study …` and returns its exit status."""
 
     def run(*arguments: str | Path) -> int:
         words = ["lockstep-export", "study", *(str(argument) for argument in arguments)]

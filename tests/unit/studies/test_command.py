@@ -1,4 +1,4 @@
-"""`lockstep-export study`: every study end to end with small settings, and what is told where none runs."""
+"""`lockstep-export study`: every study end to end with small settings, and the errors if none can run."""
 
 import json
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 from lockstep_studies import command, gradients, serving
 from lockstep_studies.catalogue import STUDIES
-from lockstep_studies.study import StudySettings, Watch
+from lockstep_studies.study import ReportProgress, StudySettings
 
 Study = Callable[..., int]
 
@@ -21,26 +21,26 @@ def test_a_study_runs_end_to_end(
 ) -> None:
     out = tmp_path / "out"
     assert study(name, "--quick", "--out", out, "--models", models) == 0
-    kept = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-    assert kept["rows"]
-    assert kept["settings"]["quick"] is True
-    assert kept["settings"]["seed"] == 1
-    assert kept["machine"]["processor"]
-    assert kept["versions"]["torch"]
-    told = capsys.readouterr().out
-    assert " ".join(kept["finding"].split()) in " ".join(told.split())
+    saved = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+    assert saved["rows"]
+    assert saved["settings"]["quick"] is True
+    assert saved["settings"]["seed"] == 1
+    assert saved["machine"]["processor"]
+    assert saved["versions"]["torch"]
+    text = capsys.readouterr().out
+    assert " ".join(saved["finding"].split()) in " ".join(text.split())
     assert_labelled(out / f"{name}.svg", name)
-    assert kept["finding"] in " ".join((out / "README.md").read_text(encoding="utf-8").split())
+    assert saved["finding"] in " ".join((out / "README.md").read_text(encoding="utf-8").split())
     assert sorted(file.name for file in out.iterdir()) == ["README.md", f"{name}.json", f"{name}.svg"]
 
 
 def assert_labelled(path: Path, name: str) -> None:
-    """The picture is whole, small, and says what its axes and lines are."""
+    """The SVG is complete and small, and its axes and lines are labelled."""
     picture = path.read_text(encoding="utf-8")
     ElementTree.fromstring(picture)
     assert len(picture) < 150_000
-    kept = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    rows = [STUDIES[name].row(**row) for row in kept["rows"]]
+    saved = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    rows = [STUDIES[name].row(**row) for row in saved["rows"]]
     for panel in STUDIES[name].panels(rows):
         labels = (panel.title, panel.x_label, panel.y_label, *(line.label for line in panel.lines))
         labels += (*(bar.label for bar in panel.bars), *(panel.grid.labels if panel.grid else ()))
@@ -48,20 +48,20 @@ def assert_labelled(path: Path, name: str) -> None:
         assert panel.y_label or panel.bars
 
 
-def test_lists_the_studies(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_every_study_and_its_question(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     assert study("list") == 0
-    told = capsys.readouterr().out
-    assert all(name in told and one.question in told for name, one in STUDIES.items())
+    text = capsys.readouterr().out
+    assert all(name in text and one.question in text for name, one in STUDIES.items())
 
 
-def test_an_unknown_name_is_told_with_the_known_ones(
+def test_the_error_for_an_unknown_study_lists_the_available_ones(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert study("alchemy") == 1
-    assert "no study 'alchemy'; there are: sequential-cost, gradients" in capsys.readouterr().err
+    assert "unknown study 'alchemy'; available: sequential-cost, gradients" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_any_time_is_spent(
+def test_an_unwritable_folder_fails_before_the_measurement(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     taken = tmp_path / "taken"
@@ -73,16 +73,16 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_time_is_spent(
     )
 
 
-def test_without_matplotlib_the_extra_is_named(
+def test_without_matplotlib_the_error_names_the_extra(
     study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("lockstep_studies.drawing.find_spec", lambda _: None)
     assert study("gradients", "--out", tmp_path / "out") == 1
-    assert "pip install 'lockstep-inference[plot]'" in capsys.readouterr().err
+    assert "pip install '.[plot]' in a checkout of Lockstep" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_server_the_extra_is_named_before_the_first_study(
+def test_without_a_server_the_error_names_the_extra_before_the_first_study(
     study: Study,
     monkeypatch: pytest.MonkeyPatch,
     models: Path,
@@ -93,32 +93,32 @@ def test_without_a_server_the_extra_is_named_before_the_first_study(
     out = tmp_path / "out"
     assert study("all", "--quick", "--out", out, "--models", models) == 1
     assert (
-        "lockstep_server is not installed: pip install 'lockstep-inference[server-cpu]'"
+        "needs lockstep_server: install the extra with pip install '.[server-cpu]' in a checkout of Lockstep"
         in capsys.readouterr().err
     )
     assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize("name", ["comparison", "receptive-field"])
-def test_a_repository_without_the_models_is_told(
+def test_a_repository_without_the_models_is_an_error(
     study: Study, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert study(name, "--out", tmp_path / "out", "--models", tmp_path) == 1
-    assert "name the repository with --models" in capsys.readouterr().err
+    assert "set the model repository with --models" in capsys.readouterr().err
 
 
-def test_a_record_that_is_not_one_is_told(
+def test_an_invalid_record_in_the_folder_is_an_error(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "long-range.json").write_text('{"rows": [{"layer": 1}]}')
     assert study("gradients", "--quick", "--out", tmp_path) == 1
-    assert f"{tmp_path / 'long-range.json'} is not what this study writes" in capsys.readouterr().err
+    assert f"{tmp_path / 'long-range.json'} is not a record of this study" in capsys.readouterr().err
     assert not (tmp_path / "gradients.json").exists()
 
 
-def test_an_interrupted_study_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_study_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def interrupted(
-        plan: gradients.GradientsPlan, settings: StudySettings, watch: Watch
+        plan: gradients.GradientsPlan, settings: StudySettings, progress: ReportProgress
     ) -> list[gradients.GradientsRow]:
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("not reached")
@@ -130,7 +130,7 @@ def test_an_interrupted_study_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupted_writing_leaves_what_was_there(
+def test_interrupted_writing_leaves_existing_files_unchanged(
     monkeypatch: pytest.MonkeyPatch, study: Study, tmp_path: Path
 ) -> None:
     assert study("gradients", "--quick", "--out", tmp_path) == 0
@@ -145,7 +145,7 @@ def test_an_interrupted_writing_leaves_what_was_there(
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_seeds_make_a_study_again(study: Study, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_rows_and_chart(study: Study, tmp_path: Path) -> None:
     rows = []
     for seed, out in (("1", "a"), ("1", "b"), ("2", "c")):
         assert study("gradients", "--quick", "--seed", seed, "--out", tmp_path / out) == 0

@@ -1,4 +1,4 @@
-"""What is measured is what the text says: the same weights in every face, windows of the size claimed."""
+"""The studies measure what they claim: every form of a layer has the same weights, windows their size."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from lockstep_export.onnx import export_onnx
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_studies import comparison, long_range, measure_memory, receptive_field, serving
 from lockstep_studies.encoders import KEEP, Attentive, Pooled, Recurrent, Stacked
-from lockstep_studies.graphs import draw_step, draw_whole
+from lockstep_studies.graphs import export_step, export_whole
 from lockstep_studies.interleaved import median_seconds
 from lockstep_studies.long_range import EXAMINED
 from lockstep_studies.sequential_cost import cell_of, loop, run_steps, run_whole
@@ -28,11 +28,11 @@ from lockstep_zoo.models.textcnn import TextCNN
 WIDTH = 8
 
 
-def test_all_faces_of_the_rnn_give_one_answer(tmp_path: Path) -> None:
+def test_all_forms_of_the_rnn_give_the_same_state(tmp_path: Path) -> None:
     torch.manual_seed(1)
     layer = Recurrent("RNN", WIDTH).eval()
-    draw_step(layer, WIDTH, tmp_path / "step.onnx")
-    draw_whole(layer, WIDTH, tmp_path / "fused.onnx")
+    export_step(layer, WIDTH, tmp_path / "step.onnx")
+    export_whole(layer, WIDTH, tmp_path / "fused.onnx")
     x = torch.randn(1, 12, WIDTH)
     with torch.inference_mode():
         last = layer(x)[:, -1]
@@ -44,15 +44,15 @@ def test_all_faces_of_the_rnn_give_one_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "layer", [Stacked(WIDTH), Attentive(WIDTH, 32), Recurrent("LSTM", WIDTH), Recurrent("GRU", WIDTH)]
 )
-def test_a_drawn_graph_answers_as_its_layer_at_any_length(layer: nn.Module, tmp_path: Path) -> None:
-    draw_whole(layer.eval(), WIDTH, tmp_path / "whole.onnx")
+def test_an_exported_graph_equals_its_layer_at_any_length(layer: nn.Module, tmp_path: Path) -> None:
+    export_whole(layer.eval(), WIDTH, tmp_path / "whole.onnx")
     x = torch.randn(1, 19, WIDTH)
     with torch.inference_mode():
         assert np.allclose(run_whole(OnnxGraph(tmp_path / "whole.onnx"), x), layer(x), atol=1e-5)
 
 
 def moved(layer: nn.Module, at: int) -> list[int]:
-    """The positions of 40 whose state changes with the one at `at`."""
+    """The positions, of 40, whose state changes when the input at `at` changes."""
     x = torch.randn(1, 40, WIDTH)
     changed = x.clone()
     changed[:, at] += 1
@@ -67,7 +67,7 @@ def test_stacked_convolutions_see_six_positions_on_either_side_or_twelve_back() 
     assert moved(Stacked(WIDTH, causal=True), 20) == list(range(20, 33))
 
 
-def test_what_has_no_window_reaches_the_end() -> None:
+def test_layers_without_a_window_reach_the_end() -> None:
     torch.manual_seed(1)
     assert moved(Recurrent("RNN", WIDTH), 20) == list(range(20, 40))
     assert moved(Attentive(WIDTH, 40), 20) == list(range(40))
@@ -75,7 +75,7 @@ def test_what_has_no_window_reaches_the_end() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GRU", "LSTM"])
-def test_gates_that_keep_hold_a_state(kind: str) -> None:
+def test_keeping_gates_hold_a_state(kind: str) -> None:
     torch.manual_seed(1)
     x = torch.randn(1, 30, WIDTH)
     plain, keeping = (Recurrent(kind, WIDTH, keep).layer for keep in (0.0, KEEP))  # type: ignore[arg-type]
@@ -83,12 +83,12 @@ def test_gates_that_keep_hold_a_state(kind: str) -> None:
     state = (start, start) if kind == "LSTM" else start
     with torch.inference_mode():
         ends = [layer(x, state)[1] for layer in (plain, keeping)]
-    lost, kept = (float((end[1] if kind == "LSTM" else end).mean()) for end in ends)
-    assert kept > 0.7
+    lost, saved = (float((end[1] if kind == "LSTM" else end).mean()) for end in ends)
+    assert saved > 0.7
     assert lost < 0.4
 
 
-def test_signals_come_first_and_nowhere_else() -> None:
+def test_signals_are_at_the_first_position_only() -> None:
     symbols, signals = long_range.sequences(50, 12, torch.Generator().manual_seed(1))
     assert symbols.shape == (50, 13)
     assert (symbols[:, 0] == signals).all()
@@ -96,7 +96,7 @@ def test_signals_come_first_and_nowhere_else() -> None:
     assert (symbols[:, 1:] >= long_range.SIGNALS).all()
 
 
-def test_a_layer_that_can_learns_the_task_and_stops_early() -> None:
+def test_training_stops_early_once_the_task_is_learned() -> None:
     torch.manual_seed(1)
     plan = long_range.LongRangePlan(width=32, batches=400)
     network = long_range.Repeater(Pooled(plan.width), plan.width)
@@ -107,13 +107,13 @@ def test_a_layer_that_can_learns_the_task_and_stops_early() -> None:
 
 def test_only_the_middle_word_differs() -> None:
     plan = receptive_field.ReceptiveFieldPlan(positions=9, texts=200)
-    texts, changed = receptive_field.pair(plan, 12, np.random.default_rng(1))
+    texts, changed = receptive_field.draw_texts(plan, 12, np.random.default_rng(1))
     assert ((texts != changed).sum(axis=0) == [0, 0, 0, 0, 200, 0, 0, 0, 0]).all()
     assert min(texts.min(), changed.min()) == receptive_field.FIRST_ID
     assert max(texts.max(), changed.max()) == 11
 
 
-def test_a_text_cnn_is_opened_up_and_has_a_window_of_four_words(tmp_path: Path) -> None:
+def test_the_states_of_a_text_cnn_have_a_window_of_four_words(tmp_path: Path) -> None:
     torch.manual_seed(1)
     folder = tmp_path / "sentiment-textcnn"
     example = {"tokens": torch.ones(2, 9, dtype=torch.int64), "mask": torch.ones(2, 9, dtype=torch.bool)}
@@ -129,16 +129,16 @@ def test_a_text_cnn_is_opened_up_and_has_a_window_of_four_words(tmp_path: Path) 
     assert row.at(1) == 0
 
 
-def test_rows_of_known_states_are_compared() -> None:
+def test_compare_states_on_known_states() -> None:
     states = np.ones((3, 5, 4))
     changed = states.copy()
     changed[:, 2:4] *= 1.5
-    row = receptive_field.compared("made", states, changed)
+    row = receptive_field.compare_states("made", states, changed)
     assert row.change == [0, 0, 0.5, 0.5, 0]
     assert (row.before, row.after, row.windowed) == (0, 1, True)
 
 
-def test_laps_are_medians_in_turn() -> None:
+def test_times_are_medians_of_interleaved_runs() -> None:
     order: list[str] = []
 
     def busy() -> None:
@@ -148,18 +148,20 @@ def test_laps_are_medians_in_turn() -> None:
             pass
 
     quick, slow = median_seconds([lambda: order.append("idle"), busy], 8)
-    assert order[::2] == order[1::2]  # each lap after one that is not counted
+    assert order[::2] == order[1::2]  # each measured run follows a warm-up run
     rounds = [tuple(order[at : at + 4 : 2]) for at in range(0, len(order), 4)]
-    assert set(rounds) == {("idle", "busy"), ("busy", "idle")}  # nobody always runs after the same
+    assert set(rounds) == {("idle", "busy"), ("busy", "idle")}  # no contender always follows the same one
     assert quick < 0.005 <= slow
 
 
 @pytest.mark.parametrize("subject", receptive_field.SUBJECTS, ids=lambda one: one.model)
-def test_every_shipped_subject_is_read_place_by_place(subject: receptive_field.ProbedModel) -> None:
-    """A model that is made again in another form is to be known before it is published."""
+def test_the_states_of_every_shipped_model_have_one_row_per_text(
+    subject: receptive_field.ProbedModel,
+) -> None:
+    """A retrained model whose graph has changed must fail here before it is published."""
     folder = SHIPPED / subject.model
     ids = np.random.default_rng(0).integers(2, 200, (3, 7))
-    session = receptive_field.opened(folder / receptive_field.GRAPH, subject)
+    session = receptive_field.open_states(folder / receptive_field.GRAPH, subject)
     states = receptive_field._states(session, subject, ids)
     assert states.shape[:2] == (3, 7)
     changed = ids.copy()
@@ -168,8 +170,8 @@ def test_every_shipped_subject_is_read_place_by_place(subject: receptive_field.P
     assert moved.any(axis=(1, 2)).tolist() == [False, True, False]
 
 
-def test_a_process_weighs_its_peak(tmp_path: Path) -> None:
-    draw_whole(Attentive(32, 600).eval(), 32, tmp_path / "encoder.onnx")
+def test_a_process_measures_its_peak_memory(tmp_path: Path) -> None:
+    export_whole(Attentive(32, 600).eval(), 32, tmp_path / "encoder.onnx")
     command = [
         sys.executable,
         "-P",
@@ -179,13 +181,13 @@ def test_a_process_weighs_its_peak(tmp_path: Path) -> None:
         "32",
         "2",
     ]
-    weighed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    scores = 4 * 600 * 600 * 4  # heads × positions² × bytes of a float: attention has to be somewhere
-    assert scores < weighed["bytes"] < 20 * scores
-    assert weighed["seconds"] > 0
+    measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    scores = 4 * 600 * 600 * 4  # heads × positions² × bytes of a float: the attention scores
+    assert scores < measured["bytes"] < 20 * scores
+    assert measured["seconds"] > 0
 
 
-def test_a_server_that_ends_is_told_with_its_log(models: Path) -> None:
+def test_the_error_for_a_server_that_exits_contains_its_log(models: Path) -> None:
     (models / "sentiment-bow" / "1" / "model.onnx").write_bytes(b"not a graph")
     with (
         pytest.raises(ExportError, match=r"server: "),
@@ -206,19 +208,19 @@ def test_an_interrupted_study_leaves_no_server_behind(models: Path) -> None:
     assert not [child for child in psutil.Process().children() if "lockstep_server" in child.cmdline()]
 
 
-def test_a_refusal_is_told(models: Path) -> None:
+def test_a_failed_call_is_an_error(models: Path) -> None:
     with (
         serving.study_server(models, ["sentiment-bow"]) as server,
-        pytest.raises(ExportError, match="sentiment-none did not answer 1 words: NOT_FOUND"),
+        pytest.raises(ExportError, match="sentiment-none failed on a text of 1 words: NOT_FOUND"),
     ):
         server.classify("sentiment-none", "x")
 
 
-def test_the_limit_is_the_manifests(models: Path) -> None:
+def test_the_length_limit_comes_from_the_manifest(models: Path) -> None:
     assert comparison.limit(models / "sentiment-bow") == 4096
 
 
-def test_texts_above_a_limit_are_left_out(models: Path) -> None:
+def test_texts_above_a_model_limit_are_omitted(models: Path) -> None:
     manifest = models / "sentiment-rnn" / "model.toml"
     manifest.write_text(manifest.read_text().replace("max = 4096", "max = 10"))
     plan = comparison.ComparisonPlan(words=(5, 20), rounds=2)
