@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the package lockstep_proto (Python stubs and a descriptor set) from lockstep/*.proto, here or into the folder given.
+# Writes the package lockstep_proto (Python stubs and a descriptor set) from lockstep/*.proto, here or into a folder.
 set -euo pipefail
 cd "$(dirname "$0")"
 out=${1:-.}/lockstep_proto
@@ -10,10 +10,10 @@ trap 'rm -rf "$work"' EXIT
   lockstep/model_config.proto lockstep/open_inference.proto lockstep/v1/sequences.proto
 "$python" -m grpc_tools.protoc -I . --grpc_python_out="$work" \
   lockstep/open_inference.proto lockstep/v1/sequences.proto
-# The client builds its copy of package inference from this set, in its own descriptor pool.
+# The client builds its copy of the package inference from this set, in its own descriptor pool.
 "$python" -m grpc_tools.protoc -I . --include_imports \
   --descriptor_set_out="$work/lockstep/open_inference.binpb" lockstep/open_inference.proto
-# protoc names a Python module by its .proto path; the stubs live in a package that shadows nobody's.
+# protoc names Python modules after the .proto path; rename them to the package lockstep_proto.
 find "$work" -name '*_pb2*.py*' -exec sed -i -E \
   -e 's/^(from|import) lockstep([. ])/\1 lockstep_proto\2/' -e "s/'lockstep\.([a-z0-9_.]*_pb2)'/'lockstep_proto.\1'/" {} +
 mkdir -p "$out/v1"

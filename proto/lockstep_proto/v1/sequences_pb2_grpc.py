@@ -75,37 +75,37 @@ class SequencesServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Classify(self, request, context):
-        """One-shot: a label for each text.
+        """One-shot: labels for each text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Encode(self, request, context):
-        """One-shot: a vector for each text, and the attention weights on request.
+        """One-shot: a vector for each text, with the attention weights if requested.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyMany(self, request_iterator, context):
-        """Classify for any number of texts over one stream: sent as they arise, each answered as soon as it
-        is ready, in any order, and by itself: a wrong one leaves the others alone.
+        """Classify for any number of texts over one stream. Each text is answered as soon as its result is
+        ready, in any order. An invalid text fails by itself and does not affect the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EncodeMany(self, request_iterator, context):
-        """Encode in the same way.
+        """Encode for any number of texts over one stream, in the same way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Follow(self, request_iterator, context):
-        """A prediction after each element as it arrives: one step on a recurrent model, the whole prefix
-        again on a one-shot model.
+        """A prediction after each element as it arrives: one step of a step-wise model, or a run of a
+        one-shot model on the whole prefix.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,7 +119,7 @@ class SequencesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Translate(self, request, context):
-        """One-shot encode, step-wise decode with attention over the source.
+        """Encodes the source in one run, then decodes step by step with attention over the source.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
