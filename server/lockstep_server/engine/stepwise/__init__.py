@@ -1,1 +1,1 @@
-"""Step-wise serving: sequences that decode in lockstep, joining and leaving between any two steps."""
+"""Step-wise serving: sequences that decode in lockstep and join or leave between any two steps."""

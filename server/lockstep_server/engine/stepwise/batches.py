@@ -1,4 +1,4 @@
-"""All decodings of a model that have a row, in the batches that their lengths put them into."""
+"""All running generation sequences of a model, batched by the buckets of their lengths."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepOutcome:
-    """What a step of every batch brought."""
+    """The result of one step of every batch."""
 
-    ended: list[tuple[GenerationSequence, str]] = field(default_factory=list)  # and why
+    ended: list[tuple[GenerationSequence, str]] = field(default_factory=list)  # with reasons
     failed: list[tuple[GenerationSequence, Exception]] = field(default_factory=list)
     runs: list[messages.Run] = field(default_factory=list)
 
 
 class StepBatches:
-    """`enter`, `leave`, `step`: who is in `ended` or `failed` has left. `most_rows` share a run."""
+    """Adds, removes and steps sequences. At most `max_rows` share a run.
+
+    `step` removes the sequences that it returns in `ended` and `failed`.
+    """
 
     def __init__(
-        self, spec: ModelSpec, session: OnnxSession, most_rows: int, clock: Callable[[], float]
+        self, spec: ModelSpec, session: OnnxSession, max_rows: int, clock: Callable[[], float]
     ) -> None:
-        self._spec, self._session, self._most_rows, self._clock = spec, session, most_rows, clock
+        self._spec, self._session, self._max_rows, self._clock = spec, session, max_rows, clock
         self._batches: list[StepBatch] = []
 
     def __iter__(self) -> Iterator[StepBatch]:
@@ -44,94 +47,97 @@ class StepBatches:
     def clear(self) -> None:
         self._batches.clear()
 
-    def enter(self, decoding: GenerationSequence) -> None:
-        """Into the batch of its bucket that has room, or a new one."""
-        assert decoding.states is not None
-        key = key_of(self._spec, lengths_of(self._spec, decoding.states))
+    def add(self, sequence: GenerationSequence) -> None:
+        """Add a sequence to a batch of its bucket that has room, or to a new batch."""
+        assert sequence.states is not None
+        key = key_of(self._spec, lengths_of(self._spec, sequence.states))
         for batch in self._batches:
-            if (batch.key == key or self._spec.pads_freely) and len(batch) < self._most_rows:
+            if (batch.key == key or self._spec.padding_invariant) and len(batch) < self._max_rows:
                 break
         else:
             batch = StepBatch(self._spec, key)
             self._batches.append(batch)
-        batch.enter(decoding, self._most_rows)
+        batch.add(sequence, self._max_rows)
 
-    def leave(self, decoding: GenerationSequence, *, keep: bool = False) -> None:
-        """Out of its row, if it has one; `keep`: with its states."""
+    def remove(self, sequence: GenerationSequence, *, keep_states: bool = False) -> None:
+        """Remove a sequence from its batch, if it is in one; `keep_states` copies its states into it."""
         for batch in self._batches:
-            if decoding in batch.row_of:
-                batch.leave(decoding, keep=keep)
+            if sequence in batch.row_of:
+                batch.remove(sequence, keep_states=keep_states)
                 return
 
     def step(self, waited_s: float) -> StepOutcome:
-        """One step of all."""
-        stepped = StepOutcome()
+        """Run one step of every batch."""
+        outcome = StepOutcome()
         for batch in list(self._batches):
-            self._step(batch, waited_s, stepped)
-        return stepped
+            self._step(batch, waited_s, outcome)
+        return outcome
 
-    def _step(self, batch: StepBatch, waited_s: float, stepped: StepOutcome) -> None:
-        if not len(batch):  # everyone has left since the last step
+    def _step(self, batch: StepBatch, waited_s: float, outcome: StepOutcome) -> None:
+        if not len(batch):  # all sequences were removed since the last step
             return
         begun = self._clock()
         try:
             outputs = batch.step(self._session)
             took = self._clock() - begun
-            ended = batch.choose(outputs, took)
+            ended = batch.sample_tokens(outputs, took)
         except Exception as error:
-            self._split(batch, error, stepped)
+            self._split(batch, error, outcome)
             return
         rows = len(batch)
-        stepped.runs.append(messages.Run(rows, 1, rows, batch.rows, 0.0, took, 0.0, waited_s, "stepwise"))
-        stepped.failed.extend((decoding, NO_TOKEN) for decoding in batch.unfit)
-        stepped.ended.extend(one for one in ended if one[0] not in batch.unfit)
-        for decoding in {*batch.unfit, *(decoding for decoding, _ in ended)}:
-            batch.leave(decoding)
+        outcome.runs.append(messages.Run(rows, 1, rows, batch.rows, 0.0, took, 0.0, waited_s, "stepwise"))
+        outcome.failed.extend((sequence, NO_TOKEN) for sequence in batch.without_token)
+        outcome.ended.extend(item for item in ended if item[0] not in batch.without_token)
+        for sequence in {*batch.without_token, *(sequence for sequence, _ in ended)}:
+            batch.remove(sequence)
 
-    def _split(self, batch: StepBatch, error: Exception, stepped: StepOutcome) -> None:
-        """A step failed: each of its sequences steps alone, and who fails alone has failed."""
+    def _split(self, batch: StepBatch, error: Exception, outcome: StepOutcome) -> None:
+        """Retry the sequences of a failed step one by one; only those that fail again have failed."""
         members = list(batch.row_of)
         self._batches.remove(batch)
-        for decoding in members:
-            batch.leave(decoding, keep=True)
+        for sequence in members:
+            batch.remove(sequence, keep_states=True)
         if len(members) == 1:
-            stepped.failed.append((members[0], error))
+            outcome.failed.append((members[0], error))
             return
-        for decoding in members:
-            alone = StepBatch(self._spec, batch.key)
-            self._batches.append(alone)
-            alone.enter(decoding, 1)
-            self._step(alone, 0.0, stepped)
+        for sequence in members:
+            single = StepBatch(self._spec, batch.key)
+            self._batches.append(single)
+            single.add(sequence, 1)
+            self._step(single, 0.0, outcome)
 
     def tidy(self) -> list[GenerationSequence]:
-        """Batches without anyone go, large ones shrink, who outgrew its bucket moves, and what a
-        failure split comes together again. Returned: who has filled the longest cache there may be,
-        and has left."""
+        """Remove empty batches, shrink sparse ones, move sequences that outgrew their bucket, and merge
+        batches that a failure split.
+
+        Returns:
+            Sequences removed because their cache has reached the model's maximum length.
+        """
         full: list[GenerationSequence] = []
         for batch in list(self._batches):
-            for decoding in batch.outgrown():
-                batch.leave(decoding, keep=True)
-                assert decoding.states is not None
-                if is_full(self._spec, lengths_of(self._spec, decoding.states)):
-                    full.append(decoding)
+            for sequence in batch.outgrown():
+                batch.remove(sequence, keep_states=True)
+                assert sequence.states is not None
+                if is_full(self._spec, lengths_of(self._spec, sequence.states)):
+                    full.append(sequence)
                 else:
-                    self.enter(decoding)
+                    self.add(sequence)
             if not batch.row_of:
                 self._batches.remove(batch)
-            elif len(self._batches) > 1 and self._joinable(batch):
+            elif len(self._batches) > 1 and self._can_merge(batch):
                 self._batches.remove(batch)
-                for decoding in list(batch.row_of):
-                    batch.leave(decoding, keep=True)
-                    self.enter(decoding)
+                for sequence in list(batch.row_of):
+                    batch.remove(sequence, keep_states=True)
+                    self.add(sequence)
             else:
-                batch.fit()
+                batch.shrink()
         return full
 
-    def _joinable(self, batch: StepBatch) -> bool:
-        """Another batch that it may share has room for all of it."""
+    def _can_merge(self, batch: StepBatch) -> bool:
+        """Whether another batch can take all sequences of this one."""
         return any(
             other is not batch
-            and (other.key == batch.key or self._spec.pads_freely)
-            and len(other) + len(batch) <= self._most_rows
+            and (other.key == batch.key or self._spec.padding_invariant)
+            and len(other) + len(batch) <= self._max_rows
             for other in self._batches
         )

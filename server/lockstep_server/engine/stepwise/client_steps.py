@@ -1,4 +1,4 @@
-"""Elements that callers sent: states gathered from where each sequence left them, one step, and back."""
+"""Steps of client sequences: states of the sequences -> one block -> step -> outputs, states back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import messages
 from ...errors import ServingError, bad_input
-from .slots import StateBlock, bucket, growing, initial, is_full, key_of, lengths_of, widest
+from .slots import StateBlock, bucket, growing_lengths, initial_states, is_full, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -24,114 +24,121 @@ if TYPE_CHECKING:
 
 
 class StepAnswer(NamedTuple):
-    """What became of one element: outputs, or an error."""
+    """The result of one step request: outputs or an error."""
 
-    element: StepRequest
+    step: StepRequest
     outputs: Arrays | None
     error: Exception | None
     timings: messages.RequestTimings
 
 
-def feed(
+def run_steps(
     spec: ModelSpec,
     session: OnnxSession,
-    elements: Sequence[StepRequest],
-    most_rows: int,
+    steps: Sequence[StepRequest],
+    max_rows: int,
     clock: Callable[[], float],
     waited_s: float,
 ) -> tuple[list[StepAnswer], list[messages.Run]]:
-    """One step of each element's sequence. A run that fails is run again one by one: the element
-    that breaks it fails alone, and its sequence is as before."""
+    """Run each request as one step of its sequence.
+
+    A failed run is retried request by request, so that only the request that causes the failure gets
+    the error. Its sequence keeps its states.
+    """
     runs: list[messages.Run] = []
     answers = [
-        StepAnswer(one, None, _too_long(spec), messages.NO_TIMINGS) for one in elements if _full(spec, one)
+        StepAnswer(step, None, _too_long_error(spec), messages.NO_TIMINGS)
+        for step in steps
+        if _is_full(spec, step)
     ]
-    waiting = groups(spec, (one for one in elements if not _full(spec, one)), most_rows)
+    waiting = group_steps(spec, (step for step in steps if not _is_full(spec, step)), max_rows)
     while waiting:
         group = waiting.pop()
         begun, rows = clock(), len(group)
         try:
-            outputs, states = run(spec, session, group)
+            outputs, states = run_group(spec, session, group)
         except Exception as error:
             if rows > 1:
-                waiting.extend([one] for one in group)
+                waiting.extend([step] for step in group)
             else:
                 answers.append(StepAnswer(group[0], None, error, messages.NO_TIMINGS))
             continue
         took = clock() - begun
         runs.append(messages.Run(rows, 1, rows, bucket(rows), 0.0, took, 0.0, waited_s, "stepwise"))
-        for element, given, state in zip(group, outputs, states, strict=True):
-            element.of.states = state
-            element.of.steps += 1
-            timings = messages.RequestTimings(begun - element.accepted, took, 1, float(rows))
-            answers.append(StepAnswer(element, given, None, timings))
+        for step, step_outputs, state in zip(group, outputs, states, strict=True):
+            step.sequence.states = state
+            step.sequence.steps += 1
+            timings = messages.RequestTimings(begun - step.accepted, took, 1, float(rows))
+            answers.append(StepAnswer(step, step_outputs, None, timings))
     return answers, runs
 
 
-def _full(spec: ModelSpec, element: StepRequest) -> bool:
-    states = element.of.states
+def _is_full(spec: ModelSpec, step: StepRequest) -> bool:
+    states = step.sequence.states
     return states is not None and is_full(spec, lengths_of(spec, states))
 
 
-def _too_long(spec: ModelSpec) -> ServingError:
-    name = min(growing(spec), key=lambda one: spec.manifest.lengths[one].max)
+def _too_long_error(spec: ModelSpec) -> ServingError:
+    name = min(growing_lengths(spec), key=lambda name: spec.manifest.lengths[name].max)
     longest = spec.manifest.lengths[name].max
-    return bad_input(name, f"the sequence has had {longest} steps, the model takes no more; start another")
+    return bad_input(
+        name, f"the sequence has reached the model's limit of {longest} steps; start a new sequence"
+    )
 
 
-def groups(spec: ModelSpec, elements: Iterable[StepRequest], most_rows: int) -> list[list[StepRequest]]:
-    """Those that may share a run: states of one bucket, inputs of one shape; `most_rows` each."""
+def group_steps(spec: ModelSpec, steps: Iterable[StepRequest], max_rows: int) -> list[list[StepRequest]]:
+    """Groups that can share a run: states of one bucket, inputs of one shape, at most `max_rows`."""
     by_key: dict[Hashable, list[StepRequest]] = {}
-    for element in elements:
-        client_sequence = element.of
-        if client_sequence.states is None:
-            client_sequence.states = initial(spec)
-        shapes = tuple((name, array.shape) for name, array in sorted(element.inputs.items()))
-        key = () if spec.pads_freely else key_of(spec, lengths_of(spec, client_sequence.states))
-        by_key.setdefault((key, shapes), []).append(element)
+    for step in steps:
+        sequence = step.sequence
+        if sequence.states is None:
+            sequence.states = initial_states(spec)
+        shapes = tuple((name, array.shape) for name, array in sorted(step.inputs.items()))
+        key = () if spec.padding_invariant else key_of(spec, lengths_of(spec, sequence.states))
+        by_key.setdefault((key, shapes), []).append(step)
     return [
-        group[start : start + most_rows]
+        group[start : start + max_rows]
         for group in by_key.values()
-        for start in range(0, len(group), most_rows)
+        for start in range(0, len(group), max_rows)
     ]
 
 
-def run(
-    spec: ModelSpec, session: OnnxSession, elements: Sequence[StepRequest], key: Key | None = None
+def run_group(
+    spec: ModelSpec, session: OnnxSession, steps: Sequence[StepRequest], key: Key | None = None
 ) -> tuple[list[Arrays], list[Arrays]]:
-    """One step of one group: each one's outputs, and its states one step on.
+    """Run one step of one group. Returns the outputs and the new states of each request, in order.
 
     Args:
-        key: what states are padded to; none is the bucket of the longest.
+        key: lengths to pad the states to; None is the bucket of the longest.
 
     Raises:
-        Exception: whatever the session raises; no state has changed.
+        Exception: whatever the session raises; no state has changed then.
     """
-    lengths = [lengths_of(spec, _states(element)) for element in elements]
-    rows = bucket(len(elements))
-    block = StateBlock(spec, key or reduce(widest, (key_of(spec, one) for one in lengths)), rows)
-    for row, element in enumerate(elements):
-        block.write(row, _states(element), lengths[row])
+    lengths = [lengths_of(spec, _states(step)) for step in steps]
+    rows = bucket(len(steps))
+    block = StateBlock(spec, key or reduce(widest, (key_of(spec, step) for step in lengths)), rows)
+    for row, step in enumerate(steps):
+        block.write(row, _states(step), lengths[row])
     feeds = {
-        tensor.name: _stack(tensor, [element.inputs[tensor.name] for element in elements], rows)
+        tensor.name: _stack(tensor, [step.inputs[tensor.name] for step in steps], rows)
         for tensor in spec.inputs
-        if tensor.name in elements[0].inputs
+        if tensor.name in steps[0].inputs
     }
     outputs = block.step(session, feeds)
     answers = [
         {tensor.name: _cut(tensor, outputs[tensor.name], row, lengths[row]) for tensor in spec.outputs}
-        for row in range(len(elements))
+        for row in range(len(steps))
     ]
-    return answers, [block.take(row) for row in range(len(elements))]
+    return answers, [block.take(row) for row in range(len(steps))]
 
 
-def _states(element: StepRequest) -> Arrays:
-    assert element.of.states is not None
-    return element.of.states
+def _states(step: StepRequest) -> Arrays:
+    assert step.sequence.states is not None
+    return step.sequence.states
 
 
 def _stack(tensor: ModelTensor, arrays: list[Array], rows: int) -> Array:
-    """The vacant rows are the first one again: real data, in every range."""
+    """Join inputs along the batch axis. Vacant rows repeat the first row, which is valid in any range."""
     axis = tensor.spec.batch_axis
     if axis is None or (len(arrays) == 1 and rows == 1):
         return arrays[0]

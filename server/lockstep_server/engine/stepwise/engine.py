@@ -1,8 +1,8 @@
-"""The step-wise engine: one thread that plans, runs and commits, sequences joining between any two steps.
+"""The step-wise engine: one thread that plans, runs and commits steps; sequences join between any two.
 
-inbox -> scheduler's plan -> prompts in, one step of every batch, one of what was fed -> tokens and
-answers -> one `Events`. It touches neither gRPC nor asyncio, and it may not die: what goes wrong in
-a run belongs to the sequences in it.
+inbox -> plan -> prefill, one step of every batch, one step of client sequences -> tokens and answers ->
+one `Events`. It uses neither gRPC nor asyncio. The thread must not die: a failed run fails only the
+sequences in it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..runtime.device_scheduler import DeviceAccount
 from . import client_steps
 from .batch import first_token
 from .batches import StepBatches, StepOutcome
-from .intake import decoding_of, element_of
+from .intake import make_generation_sequence, make_step_request
 from .output import OutputProcessor
 from .prefill import PrefillRunner
 from .scheduler import Scheduler, SequenceLimits, StepPlan
 from .sequence import GenerationSequence
-from .slots import initial
+from .slots import initial_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,21 +39,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TERMINATE_S = 1.0
-_GONE = unavailable("the model is being unloaded, or the server is stopping")
+_UNAVAILABLE = unavailable("the model is being unloaded, or the server is stopping")
 
 
 class StepResult(NamedTuple):
-    """What one step brought."""
+    """The result of one step."""
 
-    stepped: StepOutcome
+    generation: StepOutcome
     answers: list[client_steps.StepAnswer]
 
 
 class StepEngine:
     """Serves the step-wise form of one model version with one thread.
 
-    Its methods may be called from any thread; all but `stop` return at once. `report` is called
-    from the engine's thread.
+    Its methods are thread-safe; only `stop` blocks. `report` is called from the engine's thread.
     """
 
     def __init__(
@@ -70,24 +69,24 @@ class StepEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
-        self._sessions = [one for one in (session, prefill_session) if one is not None]
+        self._sessions = [each for each in (session, prefill_session) if each is not None]
         self._session = session
         self._prefill = (
             PrefillRunner(spec.prefill, prefill_session, clock) if spec.prefill and prefill_session else None
         )
-        self._pieces = Detokenizer(vocabulary) if vocabulary else None
+        self._detokenizer = Detokenizer(vocabulary) if vocabulary else None
         self._device_scheduler, self._clock = device_scheduler, clock
-        self._most_rows = spec.manifest.batching.max_rows if batching and spec.batched else 1
+        self._max_rows = spec.manifest.batching.max_rows if batching and spec.batched else 1
         self._scheduler = Scheduler(_limits(spec, stalled_s))
-        self._batches = StepBatches(spec, session, self._most_rows, clock)
-        self._joining: list[GenerationSequence] = []
-        self._output_processor = OutputProcessor(spec, self._pieces, report, clock)
+        self._batches = StepBatches(spec, session, self._max_rows, clock)
+        self._awaiting_prefill: list[GenerationSequence] = []
+        self._output_processor = OutputProcessor(spec, self._detokenizer, report, clock)
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._changed = threading.Condition()
-        self._sleeps = self._woken = False
+        self._sleeping = self._woken = False
         self._closing = self._terminated = self._stopped = False
         self._account = DeviceAccount(f"{spec.name}/{spec.version}")
-        self._thread = threading.Thread(target=self._work, name=f"engine-{spec.name}", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=f"engine-{spec.name}", daemon=True)
 
     # --- from other threads -------------------------------------------------------------------------
 
@@ -95,25 +94,26 @@ class StepEngine:
         self._thread.start()
 
     def submit(self, submit: messages.Submit, inputs: Arrays, tokens: tuple[str, ...] = ()) -> None:
-        """Take a request in. It ends in exactly one event, unless it is cancelled."""
-        self._post(self._take, submit, inputs, tokens)
+        """Queue a request. It gets exactly one event, unless it is cancelled."""
+        self._post(self._accept, submit, inputs, tokens)
 
     def cancel(self, key: int) -> None:
-        """Its caller has left: its row is free in the next step."""
+        """Cancel a request: its row is free in the next step."""
         self._post(self._scheduler.cancel, key)
 
     def credit(self, key: int, n: int) -> None:
         self._post(self._scheduler.credit, key, n)
 
-    def leave(self, sequence: messages.SequenceId) -> None:
-        self._post(self._scheduler.leave, sequence)
+    def end_sequence(self, sequence_id: messages.SequenceId) -> None:
+        """End a client sequence whose client has gone."""
+        self._post(self._scheduler.end_sequence, sequence_id)
 
-    def pace(self, flush_s: float) -> None:
-        """Hold chunks back for this long at most."""
-        self._output_processor.flush_s = flush_s
+    def set_flush_interval(self, flush_interval_s: float) -> None:
+        """Hold tokens back for at most this long before they are reported."""
+        self._output_processor.flush_interval_s = flush_interval_s
 
     def stop(self, within_s: float) -> None:
-        """Go on for `within_s` seconds at most, then fail what is left with UNAVAILABLE."""
+        """Serve for at most `within_s` seconds more, then fail all open requests with UNAVAILABLE."""
         self._closing = True
         self._wake()
         if self._thread.is_alive():
@@ -126,15 +126,15 @@ class StepEngine:
             self._thread.join(_TERMINATE_S)
         self._stopped = True
         self._drain()
-        self._end_all(_GONE)
+        self._end_all(_UNAVAILABLE)
 
     def _post(self, verb: Callable[..., None], *args: Any) -> None:
         self._inbox.append((verb, args))
-        if self._sleeps:
+        if self._sleeping:
             self._wake()
-        if self._stopped:  # it came while the engine was going
+        if self._stopped:  # posted while the engine stopped
             self._drain()
-            self._end_all(_GONE)
+            self._end_all(_UNAVAILABLE)
 
     def _wake(self) -> None:
         with self._changed:
@@ -143,35 +143,38 @@ class StepEngine:
 
     # --- the thread ---------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _serve(self) -> None:
         while self._wait():
             try:
                 self._step()
             except Exception:
-                log.exception("%s: a step failed; what it held ends as failed", self._account.name)
+                log.exception(
+                    "%s: scheduling step failed; failing all in-flight requests of this model",
+                    self._account.name,
+                )
                 self._end_all(failed(self._account.name))
 
     def _wait(self) -> bool:
-        """Sleep until there is something to do; False once the engine is to end."""
-        while not (self._inbox or self._joining or self._scheduler.has_work()):
-            if self._terminated or (self._closing and not self._scheduler.held()):
+        """Sleep until there is work; False if the thread should end."""
+        while not (self._inbox or self._awaiting_prefill or self._scheduler.has_work()):
+            if self._terminated or (self._closing and not self._scheduler.open_keys()):
                 return False
             due = self._scheduler.due()
             timeout = None if due is None else due - self._clock()
             if timeout is not None and timeout <= 0:
                 break
             with self._changed:
-                self._sleeps = True
+                self._sleeping = True
                 if not (self._inbox or self._woken):
                     self._changed.wait(timeout)
-                self._sleeps = self._woken = False
+                self._sleeping = self._woken = False
         return not self._terminated
 
     def _step(self) -> None:
         self._drain()
-        with self._device_scheduler.turn(self._account, self._clock()) as turn:
+        with self._device_scheduler.lease(self._account, self._clock()) as lease:
             plan = self._scheduler.plan(self._clock())
-            outcome = self._run(plan, turn)
+            outcome = self._run(plan, lease)
         self._commit(outcome)
 
     def _drain(self) -> None:
@@ -179,180 +182,180 @@ class StepEngine:
             verb, args = self._inbox.popleft()
             verb(*args)
 
-    # --- taking in ----------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------
 
-    def _take(self, submit: messages.Submit, inputs: Arrays, tokens: tuple[str, ...]) -> None:
+    def _accept(self, submit: messages.Submit, inputs: Arrays, tokens: tuple[str, ...]) -> None:
         error: ServingError | None
         try:
             if isinstance(submit.how, messages.Decode):
-                error = self._take_decoding(submit, submit.how, inputs, tokens)
+                error = self._accept_generation(submit, submit.how, inputs, tokens)
             else:
-                assert submit.how is not None  # refused at the door
-                error = self._take_element(submit, submit.how, inputs)
-        except ServingError as refused:
-            error = refused
-        except Exception as fault:  # it belongs to this request
-            error = self._told_of(fault)
+                assert submit.how is not None  # checked by admission control
+                error = self._accept_step(submit, submit.how, inputs)
+        except ServingError as rejection:
+            error = rejection
+        except Exception as fault:  # fails only this request
+            error = self._to_serving_error(fault)
         if error is not None:
-            self._output_processor.refused(submit.key, in_field(error, submit.field))
-            self._say()
+            self._output_processor.emit_rejected(submit.key, in_field(error, submit.field))
+            self._flush()
 
-    def _take_decoding(
-        self, submit: messages.Submit, how: messages.Decode, inputs: Arrays, tokens: tuple[str, ...]
+    def _accept_generation(
+        self, submit: messages.Submit, params: messages.Decode, inputs: Arrays, tokens: tuple[str, ...]
     ) -> ServingError | None:
         if self._closing:
-            return _GONE
-        decoding = decoding_of(self.spec, submit, how, inputs, tokens)
-        if decoding.limit == 0:
-            self._output_processor.nothing_wanted(submit.key)
-            self._say()
+            return _UNAVAILABLE
+        sequence = make_generation_sequence(self.spec, submit, params, inputs, tokens)
+        if sequence.limit == 0:
+            self._output_processor.emit_empty(submit.key)
+            self._flush()
             return None
-        if self._pieces is not None:
-            decoding.text = TextStream(self._pieces.stream(), how.stop)
-        return self._scheduler.join(decoding, self._clock())
+        if self._detokenizer is not None:
+            sequence.text = TextStream(self._detokenizer.stream(), params.stop)
+        return self._scheduler.add_generation(sequence, self._clock())
 
-    def _take_element(
-        self, submit: messages.Submit, how: messages.Feed, inputs: Arrays
+    def _accept_step(
+        self, submit: messages.Submit, options: messages.Feed, inputs: Arrays
     ) -> ServingError | None:
-        if self._closing and how.start:
-            return _GONE
-        return self._scheduler.feed(element_of(submit, how, inputs), how, self._clock())
+        if self._closing and options.start:
+            return _UNAVAILABLE
+        return self._scheduler.add_step(make_step_request(submit, options, inputs), options, self._clock())
 
-    # --- the step -----------------------------------------------------------------------------------
+    # --- steps --------------------------------------------------------------------------------------
 
-    def _run(self, plan: StepPlan, turn: DeviceLease) -> StepResult:
-        for who, error in plan.ended:  # told first: whatever the run does, it is not theirs
-            if isinstance(who, GenerationSequence):
-                self._batches.leave(who)
-            self._output_processor.failed(who, error)
-        for decoding in plan.left:
-            self._batches.leave(decoding)
-        for decoding in plan.resume:
-            self._batches.enter(decoding)
-        self._joining.extend(plan.join)
-        if self._joining:
-            self._join(turn)
-        stepped = self._batches.step(turn.waited_s)
-        if not plan.fed:
-            return StepResult(stepped, [])
-        answers, runs = client_steps.feed(
-            self.spec, self._session, plan.fed, self._most_rows, self._clock, turn.waited_s
+    def _run(self, plan: StepPlan, lease: DeviceLease) -> StepResult:
+        for request, error in plan.failed:  # before the run, which may raise
+            if isinstance(request, GenerationSequence):
+                self._batches.remove(request)
+            self._output_processor.emit_failed(request, error)
+        for sequence in plan.cancelled:
+            self._batches.remove(sequence)
+        for sequence in plan.resumed:
+            self._batches.add(sequence)
+        self._awaiting_prefill.extend(plan.admitted)
+        if self._awaiting_prefill:
+            self._prefill_admitted(lease)
+        generation = self._batches.step(lease.waited_s)
+        if not plan.client_steps:
+            return StepResult(generation, [])
+        answers, runs = client_steps.run_steps(
+            self.spec, self._session, plan.client_steps, self._max_rows, self._clock, lease.waited_s
         )
-        stepped.runs += runs
-        return StepResult(stepped, answers)
+        generation.runs += runs
+        return StepResult(generation, answers)
 
     def _commit(self, outcome: StepResult) -> None:
         now = self._clock()
-        stepped = outcome.stepped
-        self._output_processor.ran(stepped.runs)
-        for decoding, reason in stepped.ended:
-            self._finish(decoding, reason)
-        for decoding, failure in stepped.failed:
-            self._fail(decoding, failure)
+        generation = outcome.generation
+        self._output_processor.add_runs(generation.runs)
+        for sequence, reason in generation.ended:
+            self._finish(sequence, reason)
+        for sequence, error in generation.failed:
+            self._fail(sequence, error)
         if outcome.answers:
             self._answer(outcome.answers, now)
-        for decoding in self._batches.tidy():
-            self._finish(decoding, "length")
-        stopped = self._output_processor.speak(self._batches, now, self._scheduler.population)
-        for decoding in stopped:
-            self._batches.leave(decoding, keep=True)
-            self._scheduler.pause(decoding, now)
-        if stopped:
-            self._say()
+        for sequence in self._batches.tidy():
+            self._finish(sequence, "length")
+        out_of_credit = self._output_processor.emit_step(self._batches, now, self._scheduler.counts)
+        for sequence in out_of_credit:
+            self._batches.remove(sequence, keep_states=True)
+            self._scheduler.pause(sequence, now)
+        if out_of_credit:
+            self._flush()
 
     def _answer(self, answers: list[client_steps.StepAnswer], now: float) -> None:
-        for element, outputs, error, timings in answers:
-            if element.gone:
+        for step, outputs, error, timings in answers:
+            if step.dropped:
                 continue
             if outputs is not None:
-                self._output_processor.answered(element, outputs, timings)
+                self._output_processor.emit_outputs(step, outputs, timings)
             elif error is not None:
-                self._output_processor.failed(element, self._told_of(error))
-        self._scheduler.finish((), [answer.element for answer in answers], now)
+                self._output_processor.emit_failed(step, self._to_serving_error(error))
+        self._scheduler.finish((), [answer.step for answer in answers], now)
 
-    # --- coming in ----------------------------------------------------------------------------------
+    # --- prefill ------------------------------------------------------------------------------------
 
-    def _join(self, turn: DeviceLease) -> None:
-        """Bring in who has a slot: their prompts in one run, as many as fit."""
-        self._joining = [one for one in self._joining if one.slot]
+    def _prefill_admitted(self, lease: DeviceLease) -> None:
+        """Prefill admitted sequences, as many as fit into one run, and add them to batches."""
+        self._awaiting_prefill = [sequence for sequence in self._awaiting_prefill if sequence.has_slot]
         if self._prefill is None:
-            for decoding in self._joining:
-                decoding.first_run = self._clock()
-                decoding.states = initial(self.spec)
-                self._batches.enter(decoding)
-            self._joining = []
-        elif self._joining:
-            running = self._device_scheduler.max_run_s if len(self._batches) else turn.max_run_s
-            chosen = self._prefill.choose(self._joining, running)
-            self._joining = self._joining[len(chosen) :]
-            self._take_in(self._prefill, chosen, turn.waited_s)
+            for sequence in self._awaiting_prefill:
+                sequence.first_run = self._clock()
+                sequence.states = initial_states(self.spec)
+                self._batches.add(sequence)
+            self._awaiting_prefill = []
+        elif self._awaiting_prefill:
+            max_run_s = self._device_scheduler.max_run_s if len(self._batches) else lease.max_run_s
+            chosen = self._prefill.choose(self._awaiting_prefill, max_run_s)
+            self._awaiting_prefill = self._awaiting_prefill[len(chosen) :]
+            self._run_prefill(self._prefill, chosen, lease.waited_s)
 
-    def _take_in(self, prefill: PrefillRunner, chosen: list[GenerationSequence], waited_s: float) -> None:
-        """Run the prompts; where the run fails each runs alone, and who fails alone has failed."""
+    def _run_prefill(self, prefill: PrefillRunner, chosen: list[GenerationSequence], waited_s: float) -> None:
+        """Run prompts together; if the run fails, retry them one by one."""
         try:
             outputs, run = prefill.run(chosen, waited_s)
         except Exception as error:
             if len(chosen) == 1:
                 self._fail(chosen[0], error)
             else:
-                for decoding in chosen:
-                    self._take_in(prefill, [decoding], 0.0)
+                for sequence in chosen:
+                    self._run_prefill(prefill, [sequence], 0.0)
             return
-        self._output_processor.ran([run])
-        for decoding, output in zip(chosen, outputs, strict=True):
-            self._begin(decoding, output)
-        self._say()  # first tokens do not wait for the step that comes now
+        self._output_processor.add_runs([run])
+        for sequence, output in zip(chosen, outputs, strict=True):
+            self._start_generation(sequence, output)
+        self._flush()  # first tokens do not wait for the next step
 
-    def _begin(self, decoding: GenerationSequence, output: Arrays) -> None:
-        """The prompt is in. Where the graph scores what follows it, the first token is there too."""
-        decoding.states = initial(self.spec, output)
-        decoding.prompt = ()
+    def _start_generation(self, sequence: GenerationSequence, output: Arrays) -> None:
+        """Add a prefilled sequence to a batch, with its first token if the prefill graph outputs scores."""
+        sequence.states = initial_states(self.spec, output)
+        sequence.prompt = ()
         scores = output.get(self.spec.manifest.roles.scores)
         text = self.spec.manifest.text
         reason = ""
         if scores is not None:
             try:
-                reason = first_token(decoding, scores.reshape(1, -1), text.end if text else None)
+                reason = first_token(sequence, scores.reshape(1, -1), text.end if text else None)
             except ServingError as error:
-                self._fail(decoding, error)
+                self._fail(sequence, error)
                 return
         elif text is not None and text.begin is not None:
-            decoding.token = text.begin
+            sequence.token = text.begin
         if reason:
-            self._finish(decoding, reason)
+            self._finish(sequence, reason)
         else:
-            self._output_processor.chunk(decoding)
-            self._batches.enter(decoding)
+            self._output_processor.emit_chunk(sequence)
+            self._batches.add(sequence)
 
     # --- ends ---------------------------------------------------------------------------------------
 
-    def _finish(self, decoding: GenerationSequence, reason: str) -> None:
-        self._output_processor.finished(decoding, reason)
-        self._scheduler.finish((decoding,), (), self._clock())
+    def _finish(self, sequence: GenerationSequence, reason: str) -> None:
+        self._output_processor.emit_finished(sequence, reason)
+        self._scheduler.finish((sequence,), (), self._clock())
 
-    def _fail(self, decoding: GenerationSequence, error: Exception) -> None:
-        self._output_processor.failed(decoding, self._told_of(error))
-        self._scheduler.finish((decoding,), (), self._clock())
+    def _fail(self, sequence: GenerationSequence, error: Exception) -> None:
+        self._output_processor.emit_failed(sequence, self._to_serving_error(error))
+        self._scheduler.finish((sequence,), (), self._clock())
 
-    def _told_of(self, error: Exception) -> ServingError:
+    def _to_serving_error(self, error: Exception) -> ServingError:
         if isinstance(error, ServingError):
             return error
         if self._terminated:
-            return _GONE
-        told = failed(self._account.name)
-        log.error("%s: a run failed: %s", self._account.name, told.message, exc_info=error)
-        return told
+            return _UNAVAILABLE
+        failure = failed(self._account.name)
+        log.error("%s: a run failed: %s", self._account.name, failure.message, exc_info=error)
+        return failure
 
     def _end_all(self, error: ServingError) -> None:
-        for key in self._scheduler.held():
+        for key in self._scheduler.open_keys():
             self._scheduler.cancel(key)
-            self._output_processor.refused(key, error)
+            self._output_processor.emit_rejected(key, error)
         self._batches.clear()
-        self._joining.clear()
-        self._say()
+        self._awaiting_prefill.clear()
+        self._flush()
 
-    def _say(self) -> None:
-        self._output_processor.say(self._scheduler.population())
+    def _flush(self) -> None:
+        self._output_processor.flush(self._scheduler.counts())
 
 
 def _limits(spec: ModelSpec, stalled_s: float) -> SequenceLimits:
@@ -360,7 +363,7 @@ def _limits(spec: ModelSpec, stalled_s: float) -> SequenceLimits:
     assert stepwise is not None
     return SequenceLimits(
         slots=stepwise.max_sequences,
-        waiting=stepwise.max_sequences,
+        max_waiting=stepwise.max_sequences,
         max_queue_s=spec.manifest.batching.max_queue_ms / 1000,
         idle_timeout_s=stepwise.idle_timeout_s,
         stalled_s=stalled_s,

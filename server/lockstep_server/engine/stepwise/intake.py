@@ -1,4 +1,4 @@
-"""Requests on their way in: a `Submit` becomes a decoding, or an element of a fed sequence. Pure."""
+"""Intake: turns a `Submit` into a generation sequence or a step request. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...errors import bad_input
 from .prefill import measure_prompt
 from .sequence import ClientSequence, GenerationSequence, StepRequest
-from .slots import growing
+from .slots import growing_lengths
 
 if TYPE_CHECKING:
     from ... import messages
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from ...model.spec import ModelSpec
 
 
-def decoding_of(
-    spec: ModelSpec, submit: messages.Submit, how: messages.Decode, inputs: Arrays, tokens: tuple[str, ...]
+def make_generation_sequence(
+    spec: ModelSpec, submit: messages.Submit, params: messages.Decode, inputs: Arrays, tokens: tuple[str, ...]
 ) -> GenerationSequence:
     """
     Args:
         inputs: the prompt's ids, [1, n], under any name; n may be 0.
-        tokens: the prompt's tokens, for who asked for attention.
+        tokens: the prompt's tokens, if attention was requested.
 
     Raises:
-        ServingError: BAD_INPUT, a prompt that is empty or too long.
+        ServingError: BAD_INPUT, the prompt is empty or too long.
     """
     stepwise = spec.manifest.stepwise
     assert stepwise is not None
@@ -35,9 +35,9 @@ def decoding_of(
         submit.priority,
         submit.caller,
         prompt=_prompt(spec, submit.field, inputs),
-        how=how,
-        source=tokens,
-        limit=stepwise.max_tokens if how.max_tokens is None else how.max_tokens,
+        params=params,
+        source_tokens=tokens,
+        limit=stepwise.max_tokens if params.max_tokens is None else params.max_tokens,
     )
 
 
@@ -47,20 +47,21 @@ def _prompt(spec: ModelSpec, field: str, inputs: Arrays) -> tuple[int, ...]:
     if not ids and spec.manifest.task == "generate" and text and text.begin is not None:
         ids = [text.begin]
     if not ids:
-        raise bad_input(field, "it is empty, and the model has no begin id; send at least one word")
+        raise bad_input(field, "the text is empty and the model has no begin token; send at least one word")
     if spec.prefill is not None:
         measure_prompt(spec.prefill, ids)
-    for name in growing(spec):
+    for name in growing_lengths(spec):
         longest = spec.manifest.lengths[name].max
         if len(ids) > longest:
-            why = f"it has {len(ids)} elements, the model takes {longest} at most; shorten it"
+            why = f"the input has {len(ids)} elements, more than the model's limit of {longest}; shorten it"
             raise bad_input(field, why)
     return tuple(ids)
 
 
-def element_of(submit: messages.Submit, how: messages.Feed, inputs: Arrays) -> StepRequest:
-    """One step, in a conversation of its own: the scheduler puts it into the live one, or begins this."""
-    client_sequence = ClientSequence(
-        submit.key, submit.accepted, None, submit.priority, submit.caller, id=how.sequence
+def make_step_request(submit: messages.Submit, options: messages.Feed, inputs: Arrays) -> StepRequest:
+    """Make a step request with a new client sequence. The scheduler replaces the new sequence by the
+    live one with this id, unless the request starts a sequence."""
+    sequence = ClientSequence(
+        submit.key, submit.accepted, None, submit.priority, submit.caller, id=options.sequence
     )
-    return StepRequest(submit.key, inputs, submit.outputs, submit.accepted, submit.deadline, client_sequence)
+    return StepRequest(submit.key, inputs, submit.outputs, submit.accepted, submit.deadline, sequence)

@@ -1,5 +1,5 @@
-"""What an engine has to say, gathered until it is worth a crossing: first tokens and ends at once,
-all else when the flush interval is over."""
+"""The engine's output, gathered into one `Events` message per flush: first tokens and final events are
+sent after each step, all other tokens once per flush interval."""
 
 from __future__ import annotations
 
@@ -18,135 +18,149 @@ if TYPE_CHECKING:
     from .batches import StepBatches
     from .sequence import StepRequest
 
-_MOST_RUNS = 64
-"""Runs that may wait to be told of."""
+_MAX_RUNS = 64
+"""Runs that may be pending before a flush is forced."""
 
 
 class OutputProcessor:
-    """Gathers chunks, events and runs, and reports them together."""
+    """Gathers chunks, events and runs, and reports them together.
+
+    The `emit_*` methods add to the next flush.
+    """
 
     def __init__(
         self,
         spec: ModelSpec,
-        pieces: Detokenizer | None,
+        detokenizer: Detokenizer | None,
         report: Callable[[messages.Events], None],
         clock: Callable[[], float],
     ) -> None:
-        self._spec, self._pieces, self._report, self._clock = spec, pieces, report, clock
-        self.flush_s = 0.0
+        self._spec, self._detokenizer, self._report, self._clock = spec, detokenizer, report, clock
+        self.flush_interval_s = 0.0
         self._flushed = 0.0
-        self._population = messages.SequenceCounts(0, 0, 0)
-        self._begin()
+        self._counts = messages.SequenceCounts(0, 0, 0)
+        self._clear()
 
-    def _begin(self) -> None:
+    def _clear(self) -> None:
         self._events: list[messages.Event] = []
         self._chunks: list[messages.Chunk] = []
         self._runs: list[messages.Run] = []
 
-    # --- gathering ----------------------------------------------------------------------------------
+    # --- emit ---------------------------------------------------------------------------------------
 
-    def ran(self, runs: Iterable[messages.Run]) -> None:
+    def add_runs(self, runs: Iterable[messages.Run]) -> None:
         self._runs.extend(runs)
 
-    def chunk(self, decoding: GenerationSequence, *, last: bool = False) -> None:
-        """Say what it made, if its reader has room for a chunk; the last one always has."""
-        pending = decoding.pending
-        if decoding.credits <= 0 and not last:
+    def emit_chunk(self, sequence: GenerationSequence, *, last: bool = False) -> None:
+        """Emit the pending output as a chunk, if the stream has credit; the last chunk needs none."""
+        pending = sequence.pending
+        if sequence.credits <= 0 and not last:
             return
-        text = self._text(decoding, last=last)
+        text = self._text(sequence, last=last)
         if not (pending.ids or text):
             return
-        if not decoding.told:
-            decoding.first_token = self._clock()
-        pieces: tuple[str, ...] = ()
-        if decoding.how.attention and self._pieces is not None:
-            pieces = tuple(map(self._pieces.token, pending.ids))
-        source = () if decoding.told else decoding.source
+        if not sequence.reported:
+            sequence.first_token = self._clock()
+        token_texts: tuple[str, ...] = ()
+        if sequence.params.attention and self._detokenizer is not None:
+            token_texts = tuple(map(self._detokenizer.token, pending.ids))
+        source = () if sequence.reported else sequence.source_tokens
         self._chunks.append(
             messages.Chunk(
-                decoding.key, pending.ids, text, pending.log_probabilities, pending.attention, pieces, source
+                sequence.key,
+                pending.ids,
+                text,
+                pending.log_probabilities,
+                pending.attention,
+                token_texts,
+                source,
             )
         )
-        decoding.pending = PendingOutput()
-        decoding.credits -= 1
-        decoding.told = True
+        sequence.pending = PendingOutput()
+        sequence.credits -= 1
+        sequence.reported = True
 
-    def _text(self, decoding: GenerationSequence, *, last: bool) -> str:
-        """Who has stop strings has had each token's text looked at already."""
-        if decoding.text is None:
+    def _text(self, sequence: GenerationSequence, *, last: bool) -> str:
+        """Text of the pending tokens; with stop strings it was decoded token by token."""
+        if sequence.text is None:
             return ""
-        text = decoding.pending.text if decoding.how.stop else decoding.text.add(decoding.pending.ids)
-        return text + decoding.text.finish() if last else text
+        text = sequence.pending.text if sequence.params.stop else sequence.text.add(sequence.pending.ids)
+        return text + sequence.text.finish() if last else text
 
-    def finished(self, decoding: GenerationSequence, reason: str) -> None:
-        """It has ended well, and has left its row: its last chunk, and its event."""
+    def emit_finished(self, sequence: GenerationSequence, reason: str) -> None:
+        """Emit the last chunk and the final event of a sequence that was removed from its batch."""
         if reason == "end":
-            decoding.pending.ids.pop()  # the end token is no text
-            decoding.made -= 1
-        self.chunk(decoding, last=True)
+            sequence.pending.ids.pop()  # the end token is not part of the text
+            sequence.generated -= 1
+        self.emit_chunk(sequence, last=True)
         self._events.append(
-            messages.Event(decoding.key, None, None, self._timings(decoding), decoding.made, reason=reason)
+            messages.Event(
+                sequence.key, None, None, self._timings(sequence), sequence.generated, reason=reason
+            )
         )
 
-    def failed(self, who: GenerationSequence | StepRequest, error: ServingError) -> None:
-        """What was made before is said first."""
+    def emit_failed(self, request: GenerationSequence | StepRequest, error: ServingError) -> None:
+        """Emit the error, after a chunk with what was generated before it."""
         timings = messages.NO_TIMINGS
-        if isinstance(who, GenerationSequence):
-            self.chunk(who)
-            timings = self._timings(who)
-        self._events.append(messages.Event(who.key, None, error, timings))
+        if isinstance(request, GenerationSequence):
+            self.emit_chunk(request)
+            timings = self._timings(request)
+        self._events.append(messages.Event(request.key, None, error, timings))
 
-    def refused(self, key: int, error: ServingError) -> None:
+    def emit_rejected(self, key: int, error: ServingError) -> None:
         self._events.append(messages.Event(key, None, error))
 
-    def nothing_wanted(self, key: int) -> None:
-        """A decoding of no tokens at all."""
+    def emit_empty(self, key: int) -> None:
+        """Emit the final event of a request for 0 tokens."""
         self._events.append(messages.Event(key, None, reason="length"))
 
-    def answered(self, element: StepRequest, outputs: Arrays, timings: messages.RequestTimings) -> None:
-        if element.outputs:
-            outputs = {name: outputs[name] for name in element.outputs}
-        self._events.append(messages.Event(element.key, outputs, None, timings, element.of.steps))
+    def emit_outputs(self, step: StepRequest, outputs: Arrays, timings: messages.RequestTimings) -> None:
+        if step.outputs:
+            outputs = {name: outputs[name] for name in step.outputs}
+        self._events.append(messages.Event(step.key, outputs, None, timings, step.sequence.steps))
 
-    def _timings(self, one: GenerationSequence) -> messages.RequestTimings:
-        begun = one.first_run or self._clock()
+    def _timings(self, sequence: GenerationSequence) -> messages.RequestTimings:
+        started = sequence.first_run or self._clock()
         return messages.RequestTimings(
-            begun - one.accepted,
-            one.prefill_s + one.compute_s,
-            one.steps,
-            one.rows / one.steps if one.steps else 0.0,
-            one.prefill_s,
-            max(one.first_token - one.accepted, 0.0) if one.first_token else 0.0,
+            started - sequence.accepted,
+            sequence.prefill_s + sequence.compute_s,
+            sequence.steps,
+            sequence.total_rows / sequence.steps if sequence.steps else 0.0,
+            sequence.prefill_s,
+            max(sequence.first_token - sequence.accepted, 0.0) if sequence.first_token else 0.0,
         )
 
-    # --- saying -------------------------------------------------------------------------------------
+    # --- flush --------------------------------------------------------------------------------------
 
-    def speak(
-        self, batches: StepBatches, now: float, population: Callable[[], messages.SequenceCounts]
+    def emit_step(
+        self, batches: StepBatches, now: float, counts: Callable[[], messages.SequenceCounts]
     ) -> list[GenerationSequence]:
-        """After a step. Returned: those whose readers have no room for what they made."""
-        stopped: list[GenerationSequence] = []
-        if now - self._flushed >= self.flush_s or any(batch.must_say() for batch in batches):
+        """Emit and flush what is due after a step. Returns the sequences that are out of credit and
+        have pending output."""
+        out_of_credit: list[GenerationSequence] = []
+        if now - self._flushed >= self.flush_interval_s or any(batch.log_is_full() for batch in batches):
             self._flushed = now
             for batch in batches:
-                batch.collect_all(self.chunk)
-                batch.fresh()
-                stopped += [one for one in batch.row_of if one.credits <= 0 and one.pending.ids]
+                batch.collect_all(self.emit_chunk)
+                batch.take_first_tokens()
+                out_of_credit += [
+                    sequence for sequence in batch.row_of if sequence.credits <= 0 and sequence.pending.ids
+                ]
         else:
             for batch in batches:
-                for decoding in batch.fresh():
-                    batch.collect(decoding)
-                    self.chunk(decoding)
-        if self._events or self._chunks or len(self._runs) >= _MOST_RUNS or not len(batches):
-            self.say(population())
-        return stopped
+                for sequence in batch.take_first_tokens():
+                    batch.collect(sequence)
+                    self.emit_chunk(sequence)
+        if self._events or self._chunks or len(self._runs) >= _MAX_RUNS or not len(batches):
+            self.flush(counts())
+        return out_of_credit
 
-    def say(self, population: messages.SequenceCounts) -> None:
-        """Report all that was gathered."""
-        if not (self._events or self._chunks or self._runs or population != self._population):
+    def flush(self, counts: messages.SequenceCounts) -> None:
+        """Report everything gathered, if there is anything to report."""
+        if not (self._events or self._chunks or self._runs or counts != self._counts):
             return
-        self._population = population
+        self._counts = counts
         model, version, now = self._spec.name, self._spec.version, self._clock()
-        events = messages.Events(model, version, self._events, self._runs, self._chunks, population, now)
-        self._begin()
+        events = messages.Events(model, version, self._events, self._runs, self._chunks, counts, now)
+        self._clear()
         self._report(events)

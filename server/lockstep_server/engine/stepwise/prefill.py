@@ -1,4 +1,4 @@
-"""Prompts and sources taken in, several in one run, each cut back to its own."""
+"""Prefill: prompts and sources -> one padded run of the prefill graph -> outputs of each, without padding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEARNING_RATE = 0.1
 
 
 class Prompt(NamedTuple):
-    """One decoding's ids as the prefill graph takes them."""
+    """The prompt of one sequence as inputs of the prefill graph."""
 
     inputs: Arrays
     rows: int
@@ -40,7 +40,7 @@ class Prompt(NamedTuple):
 def measure_prompt(prefill: ModelSpec, ids: Sequence[int]) -> RequestSize:
     """
     Raises:
-        ServingError: BAD_INPUT, it is longer than the model takes.
+        ServingError: BAD_INPUT, the prompt is longer than the model accepts.
     """
     return measure_request(prefill, _inputs(prefill, ids))
 
@@ -57,12 +57,12 @@ def _inputs(prefill: ModelSpec, ids: Sequence[int]) -> Arrays:
 
 
 def run(spec: ModelSpec, session: OnnxSession, prompts: Sequence[Prompt]) -> list[Arrays]:
-    """Each prompt's outputs: states and, where the graph gives them, scores; one row each.
+    """Run prompts together. Returns the outputs of each: states and, if the graph has them, scores.
 
     Raises:
         Exception: whatever the session raises.
     """
-    lengths = tuple(max(column) for column in zip(*(one.lengths for one in prompts), strict=True))
+    lengths = tuple(max(column) for column in zip(*(prompt.lengths for prompt in prompts), strict=True))
     feeds = padding.stack(spec, prompts, len(prompts), lengths)
     outputs = dict(zip(session.output_names, session.run(feeds), strict=True))
     if len(prompts) == 1 and not spec.batched:
@@ -71,45 +71,52 @@ def run(spec: ModelSpec, session: OnnxSession, prompts: Sequence[Prompt]) -> lis
 
 
 class PrefillRunner:
-    """Takes prompts in between two steps, within a budget of its own: who runs waits for them."""
+    """Runs prompts between two steps, within a time budget, because running sequences wait meanwhile."""
 
     def __init__(self, spec: ModelSpec, session: OnnxSession, clock: Callable[[], float]) -> None:
         self._spec, self._session, self._clock = spec, session, clock
-        self._pace = 0.0  # seconds an element, as learned
+        self._s_per_element = 0.0  # moving average
 
     def choose(
         self, waiting: Iterable[GenerationSequence], max_run_s: float | None
     ) -> list[GenerationSequence]:
-        """The first of `waiting` whose prompts fit into one run together; one at least."""
+        """Choose the first of `waiting` whose prompts fit into one run; at least one.
+
+        Args:
+            max_run_s: budget of the run in seconds; None is unlimited.
+        """
         bounds = self._spec.manifest.batching
-        most_rows = bounds.max_rows if self._spec.batched else 1
-        most_elements = float(bounds.max_padded_elements)
-        if max_run_s is not None and self._pace:
-            most_elements = min(most_elements, max_run_s / self._pace)
+        max_rows = bounds.max_rows if self._spec.batched else 1
+        max_elements = float(bounds.max_padded_elements)
+        if max_run_s is not None and self._s_per_element:
+            max_elements = min(max_elements, max_run_s / self._s_per_element)
         chosen: list[GenerationSequence] = []
         longest = 0
-        for decoding in waiting:
-            longest = max(longest, len(decoding.prompt))
-            if chosen and (len(chosen) >= most_rows or longest * (len(chosen) + 1) > most_elements):
+        for sequence in waiting:
+            longest = max(longest, len(sequence.prompt))
+            if chosen and (len(chosen) >= max_rows or longest * (len(chosen) + 1) > max_elements):
                 break
-            chosen.append(decoding)
+            chosen.append(sequence)
         return chosen
 
     def run(self, chosen: Sequence[GenerationSequence], waited_s: float) -> tuple[list[Arrays], messages.Run]:
-        """Each one's outputs, in order.
+        """Run the prompts of `chosen`. Returns their outputs, in order, and the run.
 
         Raises:
             Exception: whatever the session raises.
         """
         begun = self._clock()
-        prompts = [prompt_of(self._spec, one.prompt) for one in chosen]
+        prompts = [prompt_of(self._spec, sequence.prompt) for sequence in chosen]
         outputs = run(self._spec, self._session, prompts)
         took = self._clock() - begun
         longest = max(prompt.size for prompt in prompts)
         padded = longest * len(prompts)
-        self._pace += _LEARNING_RATE * (took / padded - self._pace) if self._pace else took / padded
-        for decoding in chosen:
-            decoding.first_run, decoding.prefill_s = begun, took
+        measured = took / padded
+        self._s_per_element += (
+            _LEARNING_RATE * (measured - self._s_per_element) if self._s_per_element else measured
+        )
+        for sequence in chosen:
+            sequence.first_run, sequence.prefill_s = begun, took
         elements = sum(prompt.size for prompt in prompts)
         return outputs, messages.Run(
             len(prompts), longest, elements, padded, 0.0, took, 0.0, waited_s, "prefill"

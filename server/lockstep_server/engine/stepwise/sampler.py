@@ -1,7 +1,7 @@
-"""The next token of each row: a pure function of its scores, a random number and its parameters.
+"""Samples the next token of each row: a pure function of its scores, a random number and its parameters.
 
-scores [rows, tokens] -> temperature -> top-k -> top-p -> probabilities -> cumulative sum -> the
-first token whose sum exceeds u. No row looks at another, so company changes no choice, bit for bit.
+scores [rows, tokens] -> temperature -> top-k -> top-p -> probabilities -> cumulative sum -> the first
+token whose sum exceeds u. Rows are independent, so batching changes no token.
 """
 
 from __future__ import annotations
@@ -17,77 +17,77 @@ if TYPE_CHECKING:
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT_30, _SHIFT_27, _SHIFT_31, _SHIFT_12 = (np.uint64(n) for n in (30, 27, 31, 12))
-_UNIT = 2.0**-52  # one bit short of a double's: u times a sum stays below the sum, whatever the rounding
+_UNIT = 2.0**-52  # one bit less than a double: u * sum < sum, however it is rounded
 
 
 @dataclass(slots=True)
-class SampledTokens:
-    """How each of `rows` rows is sampled: columns, with a row's own at its place.
+class SamplingParameters:
+    """Sampling parameters as columns, one element per row.
 
-    `sampled`, `greedy`, `hot` and `cuts` say whether any row is sampled, takes the best, has a
-    temperature other than 1, or cuts its candidates: what no row wants costs nothing.
+    `sampled`, `greedy`, `tempered` and `cuts` are true if any row is sampled, is greedy, has a temperature
+    other than 1, or uses top-k or top-p. Work that no row needs is skipped.
     """
 
     temperature: Array  # float32 [rows]; 0 is greedy
     top_k: Array  # int64 [rows]; 0 is all
     top_p: Array  # float64 [rows]; 1 is all
-    inverse: Array  # float32 [rows, 1]: of the temperature; of a greedy row 1
-    idle: Array  # bool [rows]: nobody wants this row's token
+    inverse: Array  # float32 [rows, 1]: 1 / temperature; 1 for greedy rows
+    idle: Array  # bool [rows]: the row is vacant
     sampled: bool = True
     greedy: bool = False
-    hot: bool = False
+    tempered: bool = False
     cuts: bool = False
 
     @classmethod
-    def of(cls, rows: int, *, idle: bool = False) -> SampledTokens:
-        """Rows that are sampled at temperature 1, or that nobody is in."""
+    def of(cls, rows: int, *, idle: bool = False) -> SamplingParameters:
+        """Parameters of `rows` rows that are sampled at temperature 1, or are vacant."""
         ones = np.ones(rows, np.float32)
-        nobody = np.full(rows, idle)
+        vacant = np.full(rows, idle)
         return cls(
-            ones, np.zeros(rows, np.int64), np.ones(rows), ones[:, None].copy(), nobody, sampled=not idle
+            ones, np.zeros(rows, np.int64), np.ones(rows), ones[:, None].copy(), vacant, sampled=not idle
         )
 
     def set(self, row: int, temperature: float = 1, top_k: int = 0, top_p: float = 1) -> None:
         self.temperature[row], self.top_k[row], self.top_p[row] = temperature, top_k, top_p
         self.idle[row] = False
-        self._note()
+        self._update_flags()
 
     def clear(self, row: int) -> None:
         self.set(row)
         self.idle[row] = True
-        self._note()
+        self._update_flags()
 
-    def take(self, other: SampledTokens, rows: list[int]) -> None:
-        """The first rows are as those `rows` of the other."""
+    def take(self, other: SamplingParameters, rows: list[int]) -> None:
+        """Copy `rows` of another object into the first rows of this one."""
         count = len(rows)
-        for mine, its in (
+        for column, source in (
             (self.temperature, other.temperature),
             (self.top_k, other.top_k),
             (self.top_p, other.top_p),
             (self.idle, other.idle),
         ):
-            mine[:count] = its[rows]
-        self._note()
+            column[:count] = source[rows]
+        self._update_flags()
 
-    def _note(self) -> None:
-        cold = self.temperature == 0
-        self.inverse[:, 0] = 1 / np.where(cold, 1, self.temperature)
-        self.greedy = bool(cold.any())
-        self.sampled = not (cold | self.idle).all()
-        self.hot = bool((self.inverse != 1).any())
+    def _update_flags(self) -> None:
+        greedy_rows = self.temperature == 0
+        self.inverse[:, 0] = 1 / np.where(greedy_rows, 1, self.temperature)
+        self.greedy = bool(greedy_rows.any())
+        self.sampled = not (greedy_rows | self.idle).all()
+        self.tempered = bool((self.inverse != 1).any())
         self.cuts = bool((self.top_k > 0).any() or (self.top_p < 1).any())
 
 
 def spread(seed: Array) -> Array:
-    """What `uniform` wants of seeds, uint64 [rows]: near ones, far apart."""
+    """Mix seeds, uint64 [rows], for `uniform`, so that adjacent seeds give unrelated numbers."""
     return _mixed(seed + _GOLDEN)
 
 
 def uniform(spread_seed: Array, step: Array) -> Array:
-    """Numbers in [0, 1), float64 [rows], one for each (seed, step), both uint64 [rows].
+    """Random numbers in [0, 1), float64 [rows], one for each (seed, step), both uint64 [rows].
 
-    SplitMix64 (Steele, Lea and Flood 2014) of the seed, as the start of a second SplitMix64 that is
-    entered at the step: a function of the two, with no state to keep.
+    Counter-based: SplitMix64 (Steele, Lea and Flood 2014) of the seed starts a second SplitMix64, which is
+    evaluated at the step. There is no state to keep.
     """
     numbers: Array = (_mixed(spread_seed + step * _GOLDEN) >> _SHIFT_12) * _UNIT
     return numbers
@@ -100,30 +100,30 @@ def _mixed(bits: Array) -> Array:
     return mixed
 
 
-def sample(scores: Array, u: Array, choices: SampledTokens) -> Array:
-    """Token ids, int64 [rows]; -1 where the scores are not finite numbers that one could choose by.
+def sample(scores: Array, u: Array, parameters: SamplingParameters) -> Array:
+    """Sample token ids, int64 [rows]; -1 where the scores are not finite.
 
     Args:
-        scores: what the model gives before any softmax, floating point [rows, tokens].
-        u: in [0, 1), float64 [rows].
-        choices: of the same rows.
+        scores: logits, floating point [rows, tokens].
+        u: random numbers in [0, 1), float64 [rows].
+        parameters: of the same rows.
     """
     scores = scores.astype(np.float32, copy=False)
-    if not choices.sampled:
+    if not parameters.sampled:
         return _best(scores)
     best = scores.max(axis=1, keepdims=True)
-    weights = scores - best  # a new array: what follows works in place
-    if choices.hot:
-        weights *= choices.inverse
+    weights = scores - best  # a new array; the steps below work in place
+    if parameters.tempered:
+        weights *= parameters.inverse
     np.exp(weights, out=weights)
-    if choices.cuts:
-        _cut(weights, choices)
+    if parameters.cuts:
+        _cut(weights, parameters)
     sums = np.cumsum(weights, axis=1, dtype=np.float64)
     tokens: Array = (sums > u[:, None] * sums[:, -1:]).argmax(axis=1)
     if not np.isfinite(sums[:, -1]).all():
         tokens[~np.isfinite(sums[:, -1])] = -1
-    if choices.greedy:
-        rows = choices.temperature == 0
+    if parameters.greedy:
+        rows = parameters.temperature == 0
         tokens[rows] = _best(scores[rows])
     return tokens
 
@@ -134,27 +134,27 @@ def _best(scores: Array) -> Array:
     return tokens
 
 
-def _cut(weights: Array, choices: SampledTokens) -> None:
-    """Give the weight 0 to what lies outside a row's top-k, then outside its top-p, in place.
+def _cut(weights: Array, parameters: SamplingParameters) -> None:
+    """Set the weights of tokens outside a row's top-k, then outside its top-p, to 0, in place.
 
-    Both keep what is as good as the last one that they keep.
+    Tokens that tie with the last kept token are kept.
     """
-    rows = np.flatnonzero((choices.top_k > 0) | (choices.top_p < 1))
-    own = weights[rows]
-    count, every = own.shape[1], np.arange(len(rows))
-    ranked = np.sort(own, axis=1)[:, ::-1]
-    top_k, top_p = choices.top_k[rows], choices.top_p[rows]
+    rows = np.flatnonzero((parameters.top_k > 0) | (parameters.top_p < 1))
+    cut = weights[rows]
+    count, every = cut.shape[1], np.arange(len(rows))
+    ranked = np.sort(cut, axis=1)[:, ::-1]
+    top_k, top_p = parameters.top_k[rows], parameters.top_p[rows]
     last = np.where(top_k > 0, np.minimum(top_k, count), count) - 1
     if (top_p < 1).any():
         sums = np.cumsum(ranked, axis=1, dtype=np.float64)
         wanted = np.where(top_p < 1, top_p * sums[every, last], np.inf)
         last = np.minimum(last, (sums < wanted[:, None]).sum(axis=1))
-    own[own < ranked[every, last][:, None]] = 0
-    weights[rows] = own
+    cut[cut < ranked[every, last][:, None]] = 0
+    weights[rows] = cut
 
 
 def log_probabilities(scores: Array, tokens: Array) -> Array:
-    """Of each row's token under the model itself, before temperature and cuts: float64 [rows]."""
+    """Log-probability of each row's token, before temperature, top-k and top-p: float64 [rows]."""
     wide = scores.astype(np.float64)
     wide -= wide.max(axis=1, keepdims=True)
     chosen = np.take_along_axis(wide, tokens[:, None], axis=1)[:, 0]

@@ -1,8 +1,8 @@
-"""Who joins, who steps, who leaves: decided between any two steps. Pure: no clock, no session.
+"""Decides between any two steps which sequences join, step and leave.
 
-`now` is an argument. `join` and `feed` bring sequences in, `plan` decides the next step, `finish`
-and `pause` take in what came out of it. A sequence holds a slot from its joining to its end; past
-the slots it waits its turn, past a bound it is refused.
+add_generation, add_step -> waiting -> slot -> plan -> finish, pause. A sequence holds a slot from its
+admission to its end. If all slots are in use it waits; if too many wait it is rejected. Deterministic:
+no clock and no session, `now` is an argument.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from ...messages import Feed, SequenceId
 
-_REMEMBERED = 4096
-"""Evicted ids that are told so."""
+_MAX_EVICTED_IDS = 4096
+"""Evicted ids to remember, so that their next step gets an error that says so."""
 
 _LEARNING_RATE = 0.1
 
@@ -33,350 +33,357 @@ class SequenceLimits:
     """Bounds of one model's sequences."""
 
     slots: int
-    waiting: int  # that may wait for a slot
-    max_queue_s: float  # longest wait for one
-    idle_timeout_s: float  # a fed sequence that is not fed for this long is evicted
-    stalled_s: float  # a stream whose reader takes nothing for this long is ended
+    max_waiting: int  # sequences that may wait for a slot
+    max_queue_s: float  # longest wait for a slot
+    idle_timeout_s: float  # a client sequence without a step for this long is evicted
+    stalled_s: float  # a stream whose client reads nothing for this long is ended
 
 
 class FailedSequence(NamedTuple):
-    """Whose request ends with an error."""
+    """A request that ends with an error."""
 
-    who: GenerationSequence | StepRequest
+    request: GenerationSequence | StepRequest
     error: ServingError
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What the next step holds."""
+    """The next step."""
 
-    ended: tuple[FailedSequence, ...]  # to be told; decodings among them leave their rows
-    left: tuple[GenerationSequence, ...]  # cancelled: they leave their rows, with nobody to tell
-    join: tuple[GenerationSequence, ...]  # they have a slot now: their prompts come first
-    resume: tuple[GenerationSequence, ...]  # their readers took something: back into a row
-    fed: tuple[StepRequest, ...]  # one element of each sequence that has one
-    steps: bool  # some decoding runs
+    failed: tuple[FailedSequence, ...]  # report these errors; remove generation sequences from their batches
+    cancelled: tuple[GenerationSequence, ...]  # remove from their batches; report nothing
+    admitted: tuple[GenerationSequence, ...]  # got a slot; prefill them
+    resumed: tuple[GenerationSequence, ...]  # their clients read on; add them to a batch again
+    client_steps: tuple[StepRequest, ...]  # one of each client sequence that has any
+    generating: bool  # whether any generation sequence runs
 
 
 @dataclass
 class Scheduler:
-    """The sequences of one model version. One thread's."""
+    """Schedules the sequences of one model version. Not thread-safe."""
 
     limits: SequenceLimits
-    hold_s: float = 0.0  # how long a sequence keeps its slot, as learned
-    _items: dict[int, GenerationSequence | StepRequest] = field(default_factory=dict)
+    slot_time_s: float = 0.0  # moving average of how long a sequence holds its slot
+    _requests: dict[int, GenerationSequence | StepRequest] = field(default_factory=dict)
     _waiting: list[GenerationSequence | ClientSequence] = field(default_factory=list)
     _running: dict[GenerationSequence, None] = field(default_factory=dict)
     _paused: OrderedDict[GenerationSequence, None] = field(default_factory=OrderedDict)
     _resuming: dict[GenerationSequence, None] = field(default_factory=dict)
-    _left: list[GenerationSequence] = field(default_factory=list)
+    _cancelled: list[GenerationSequence] = field(default_factory=list)
     _live: dict[SequenceId, ClientSequence] = field(default_factory=dict)
     _ready: dict[ClientSequence, None] = field(default_factory=dict)
     _idle: OrderedDict[ClientSequence, None] = field(default_factory=OrderedDict)
     _evicted: OrderedDict[SequenceId, None] = field(default_factory=OrderedDict)
-    _dues: list[tuple[float, int, GenerationSequence | StepRequest]] = field(default_factory=list)
-    _order: itertools.count[int] = field(default_factory=itertools.count)
-    _held: int = 0
-    _clock: float = 0.0
-    _turns: dict[str, float] = field(default_factory=dict)
+    _timers: list[tuple[float, int, GenerationSequence | StepRequest]] = field(default_factory=list)
+    _tie_break: itertools.count[int] = field(default_factory=itertools.count)
+    _slots_used: int = 0
+    _virtual_time: float = 0.0
+    _virtual_starts: dict[str, float] = field(default_factory=dict)
 
-    # --- in -----------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------
 
-    def join(self, decoding: GenerationSequence, now: float) -> ServingError | None:
-        """Take an autoregressive sequence in; or say why not."""
-        if error := self._refusal(now, decoding.deadline):
+    def add_generation(self, sequence: GenerationSequence, now: float) -> ServingError | None:
+        """Queue a generation sequence. Returns the error if it is rejected."""
+        if error := self._admission_error(now, sequence.deadline):
             return error
-        self._enqueue(decoding)
-        self._hold(decoding.key, decoding, decoding.deadline, now)
+        self._enqueue(sequence)
+        self._register(sequence.key, sequence, sequence.deadline, now)
         return None
 
-    def feed(self, element: StepRequest, feed: Feed, now: float) -> ServingError | None:
-        """Take one step of a fed sequence in; or say why not. `element.of` is set here."""
-        live = self._live.get(feed.sequence)
-        if feed.start:
-            if error := self._refusal(now, element.deadline):
+    def add_step(self, step: StepRequest, options: Feed, now: float) -> ServingError | None:
+        """Queue one step of a client sequence and set `step.sequence` to that sequence. Returns the
+        error if the step is rejected."""
+        live = self._live.get(options.sequence)
+        if options.start:
+            if error := self._admission_error(now, step.deadline):
                 return error
             if live is not None:
                 self._close(live)
-            live = self._begin(element, feed)
+            live = self._start_sequence(step, options.sequence)
         elif live is None:
-            return self._unknown(feed.sequence)
-        element.of = live
-        live.waiting.append(element)
-        if live.slot:
+            return self._unknown_sequence_error(options.sequence)
+        step.sequence = live
+        live.waiting.append(step)
+        if live.has_slot:
             self._idle.pop(live, None)
             self._ready[live] = None
-        self._hold(element.key, element, element.deadline, now)
-        if feed.end:
+        self._register(step.key, step, step.deadline, now)
+        if options.end:
             self._close(live)
         return None
 
     def cancel(self, key: int) -> None:
-        """Its caller has left: it takes part in no further step, and its slot is free in the next."""
-        item = self._items.pop(key, None)
-        if isinstance(item, GenerationSequence):
-            if self._drop(item):
-                self._left.append(item)
-        elif item is not None:
-            self._pass_over(item)
+        """Cancel a request: it is in no further step, and its slot is free in the next plan."""
+        request = self._requests.pop(key, None)
+        if isinstance(request, GenerationSequence):
+            if self._remove(request):
+                self._cancelled.append(request)
+        elif request is not None:
+            self._drop_step(request)
 
-    def leave(self, sequence: SequenceId) -> None:
-        """The caller of a fed sequence has gone; what it still waits for is passed over."""
-        live = self._live.get(sequence)
+    def end_sequence(self, sequence_id: SequenceId) -> None:
+        """End a client sequence whose client has gone; its waiting steps are dropped."""
+        live = self._live.get(sequence_id)
         if live is not None:
-            for element in live.waiting:
-                element.gone = True
-                self._items.pop(element.key, None)
+            for step in live.waiting:
+                step.dropped = True
+                self._requests.pop(step.key, None)
             live.waiting.clear()
             self._close(live)
 
     def credit(self, key: int, n: int) -> None:
-        """The reader of a decoding took `n` chunks; a paused one goes on."""
-        item = self._items.get(key)
-        if isinstance(item, GenerationSequence):
-            item.credits += n
-            if item in self._paused and item.credits > 0:
-                del self._paused[item]
-                self._resuming[item] = None
+        """Add credit for `n` chunks to a generation sequence; a paused one resumes."""
+        request = self._requests.get(key)
+        if isinstance(request, GenerationSequence):
+            request.credits += n
+            if request in self._paused and request.credits > 0:
+                del self._paused[request]
+                self._resuming[request] = None
 
-    # --- the step -----------------------------------------------------------------------------------
+    # --- steps --------------------------------------------------------------------------------------
 
     def plan(self, now: float) -> StepPlan:
         due = self.due()
-        ended = (*self._expire(now), *self._stalled(now)) if due is not None and due <= now else ()
+        failed = (*self._expire(now), *self._end_stalled(now)) if due is not None and due <= now else ()
         self._evict(now)
-        joined = self._admit(now) if self._waiting else ()
-        resume = tuple(self._resuming)
-        for decoding in (*resume, *joined):
-            self._running[decoding] = None
-        left = tuple(self._left)
+        admitted = self._admit(now) if self._waiting else ()
+        resumed = tuple(self._resuming)
+        for sequence in (*resumed, *admitted):
+            self._running[sequence] = None
+        cancelled = tuple(self._cancelled)
         self._resuming.clear()
-        self._left.clear()
-        fed = self._next_elements() if self._ready else ()
-        return StepPlan(ended, left, joined, resume, fed, bool(self._running))
+        self._cancelled.clear()
+        client_steps = self._next_steps() if self._ready else ()
+        return StepPlan(failed, cancelled, admitted, resumed, client_steps, bool(self._running))
 
-    def pause(self, decoding: GenerationSequence, now: float) -> None:
-        """Its reader has stopped: it keeps its slot and steps no more until there is credit."""
-        if decoding in self._running:
-            del self._running[decoding]
-            decoding.stopped = now
-            self._paused[decoding] = None
+    def pause(self, sequence: GenerationSequence, now: float) -> None:
+        """Pause a sequence that is out of credit: it keeps its slot, and steps again once it has credit."""
+        if sequence in self._running:
+            del self._running[sequence]
+            sequence.paused_at = now
+            self._paused[sequence] = None
 
     def finish(
-        self, decodings: Iterable[GenerationSequence], elements: Iterable[StepRequest], now: float
+        self, sequences: Iterable[GenerationSequence], steps: Iterable[StepRequest], now: float
     ) -> None:
-        """These decodings have ended; these elements have been answered."""
-        for decoding in decodings:
-            if self._items.pop(decoding.key, None) is not None:
-                self._learn_hold(now - decoding.since)
-                self._drop(decoding)
-        for element in elements:
-            self._items.pop(element.key, None)
-            self._rest(element.of, now)
+        """Record that these generation sequences have ended and these client steps have been answered."""
+        for sequence in sequences:
+            if self._requests.pop(sequence.key, None) is not None:
+                self._learn_slot_time(now - sequence.since)
+                self._remove(sequence)
+        for step in steps:
+            self._requests.pop(step.key, None)
+            self._after_step(step.sequence, now)
 
     def due(self) -> float | None:
-        """When the next plan is wanted though nothing happens; none: never."""
-        dues = [self._dues[0][0]] if self._dues else []
+        """When a plan is needed even if no request arrives; None if it is not."""
+        dues = [self._timers[0][0]] if self._timers else []
         if self._idle:
             dues.append(next(iter(self._idle)).since + self.limits.idle_timeout_s)
         if self._paused:
-            dues.append(next(iter(self._paused)).stopped + self.limits.stalled_s)
+            dues.append(next(iter(self._paused)).paused_at + self.limits.stalled_s)
         return min(dues, default=None)
 
     def has_work(self) -> bool:
-        """Something can be planned now."""
-        free = self.limits.slots - self._held
-        return bool(self._running or self._ready or self._resuming or self._left or (self._waiting and free))
+        """Whether a plan would do anything now, apart from timeouts."""
+        free = self.limits.slots - self._slots_used
+        return bool(
+            self._running or self._ready or self._resuming or self._cancelled or (self._waiting and free)
+        )
 
-    def held(self) -> list[int]:
+    def open_keys(self) -> list[int]:
         """The keys of all requests that have not ended."""
-        return list(self._items)
+        return list(self._requests)
 
-    def population(self) -> SequenceCounts:
+    def counts(self) -> SequenceCounts:
         running = len(self._running) + len(self._resuming) + len(self._ready)
         return SequenceCounts(running, len(self._waiting), len(self._paused) + len(self._idle))
 
     # --- waiting ------------------------------------------------------------------------------------
 
-    def _refusal(self, now: float, deadline: float | None) -> ServingError | None:
-        over = len(self._waiting) + 1 - (self.limits.slots - self._held)
+    def _admission_error(self, now: float, deadline: float | None) -> ServingError | None:
+        over = len(self._waiting) + 1 - (self.limits.slots - self._slots_used)
         if over <= 0:
             return None
-        wait = self.hold_s * over / self.limits.slots
-        if over > self.limits.waiting or wait > self.limits.max_queue_s:
-            return overloaded(
-                f"all {self.limits.slots} slots are taken and {over - 1} sequences wait; come back later",
-                min(max(wait, 0.05), 60.0),
-            )
+        wait = self.slot_time_s * over / self.limits.slots
+        if over > self.limits.max_waiting or wait > self.limits.max_queue_s:
+            slots, retry_s = self.limits.slots, min(max(wait, 0.05), 60.0)
+            why = f"no free slot ({slots} of {slots} in use, {over - 1} waiting); retry after {retry_s:.2f} s"
+            return overloaded(why, retry_s)
         if deadline is not None and now + wait > deadline:
             return overloaded(
-                f"the wait for a slot would be {wait:.2f} s, longer than the deadline allows", max(wait, 0.05)
+                f"the expected wait for a slot ({wait:.2f} s) exceeds the deadline", max(wait, 0.05)
             )
         return None
 
     def _enqueue(self, sequence: GenerationSequence | ClientSequence) -> None:
-        """Callers take turns: who has many sequences waiting does not hold up who has one."""
-        sequence.turn = max(self._clock, self._turns.get(sequence.caller, 0.0))
-        self._turns[sequence.caller] = sequence.turn + 1
+        """Start-time fair queueing: a caller with many waiting sequences does not delay the others."""
+        sequence.virtual_start = max(self._virtual_time, self._virtual_starts.get(sequence.caller, 0.0))
+        self._virtual_starts[sequence.caller] = sequence.virtual_start + 1
         self._waiting.append(sequence)
 
     def _admit(self, now: float) -> tuple[GenerationSequence, ...]:
-        """Give free slots: to who waited for half of what it may, oldest first; then by priority;
-        then by the callers' turns."""
-        joined: list[GenerationSequence] = []
-        free = self.limits.slots - self._held
+        """Give free slots to waiting sequences: first, oldest first, to those that have waited for half
+        of `max_queue_s`; then by priority; then by fair queueing among callers."""
+        generation: list[GenerationSequence] = []
+        free = self.limits.slots - self._slots_used
         if free and self._waiting:
             patience = self.limits.max_queue_s / 2
 
-            def urgency(one: GenerationSequence | ClientSequence) -> tuple[float, float, float, float]:
-                late = now - one.accepted > patience
-                return (0, one.accepted, 0, 0) if late else (1, -one.priority, one.turn, one.accepted)
+            def urgency(sequence: GenerationSequence | ClientSequence) -> tuple[float, float, float, float]:
+                late = now - sequence.accepted > patience
+                return (
+                    (0, sequence.accepted, 0, 0)
+                    if late
+                    else (1, -sequence.priority, sequence.virtual_start, sequence.accepted)
+                )
 
             self._waiting.sort(key=urgency)
             admitted, self._waiting = self._waiting[:free], self._waiting[free:]
-            for one in admitted:
-                one.slot, one.since = True, now
-                self._clock = max(self._clock, one.turn)
-                if isinstance(one, GenerationSequence):
-                    joined.append(one)
+            for sequence in admitted:
+                sequence.has_slot, sequence.since = True, now
+                self._virtual_time = max(self._virtual_time, sequence.virtual_start)
+                if isinstance(sequence, GenerationSequence):
+                    generation.append(sequence)
                 else:
-                    self._ready[one] = None
-            self._held += len(admitted)
+                    self._ready[sequence] = None
+            self._slots_used += len(admitted)
             if not self._waiting:
-                self._turns.clear()
-        return tuple(joined)
+                self._virtual_starts.clear()
+        return tuple(generation)
 
-    def _hold(
-        self, key: int, item: GenerationSequence | StepRequest, deadline: float | None, now: float
+    def _register(
+        self, key: int, request: GenerationSequence | StepRequest, deadline: float | None, now: float
     ) -> None:
-        self._items[key] = item
-        dues = [now + self.limits.max_queue_s] if not self._has_slot(item) else []
+        self._requests[key] = request
+        dues = [now + self.limits.max_queue_s] if not self._has_slot(request) else []
         for due in (*dues, *([] if deadline is None else [deadline])):
-            heapq.heappush(self._dues, (due, next(self._order), item))
-        if len(self._dues) > 4 * len(self._items) + 64:  # most are of requests that have long ended
-            self._dues = [entry for entry in self._dues if self._items.get(entry[2].key) is entry[2]]
-            heapq.heapify(self._dues)
+            heapq.heappush(self._timers, (due, next(self._tie_break), request))
+        if len(self._timers) > 4 * len(self._requests) + 64:  # most belong to ended requests
+            self._timers = [entry for entry in self._timers if self._requests.get(entry[2].key) is entry[2]]
+            heapq.heapify(self._timers)
 
-    def _has_slot(self, item: GenerationSequence | StepRequest) -> bool:
-        return item.slot if isinstance(item, GenerationSequence) else item.of.slot
+    def _has_slot(self, request: GenerationSequence | StepRequest) -> bool:
+        return request.has_slot if isinstance(request, GenerationSequence) else request.sequence.has_slot
 
     def _expire(self, now: float) -> Iterable[FailedSequence]:
-        """Who is past its deadline, or waited too long for a slot."""
-        while self._dues and self._dues[0][0] <= now:
-            _, _, item = heapq.heappop(self._dues)
-            if self._items.get(item.key) is not item:
+        """Fail requests that are past their deadline or waited too long for a slot."""
+        while self._timers and self._timers[0][0] <= now:
+            _, _, request = heapq.heappop(self._timers)
+            if self._requests.get(request.key) is not request:
                 continue
-            if item.deadline is not None and item.deadline <= now:
-                yield self._fail(item, deadline_passed("before the sequence had ended"))
-            elif not self._has_slot(item):
-                yield self._fail(item, overloaded("no slot came free in time; come back later", 1.0))
+            if request.deadline is not None and request.deadline <= now:
+                yield self._fail(request, deadline_passed("before the sequence ended"))
+            elif not self._has_slot(request):
+                why = f"no slot became free within {self.limits.max_queue_s:g} s; retry after 1 s"
+                yield self._fail(request, overloaded(why, 1.0))
 
-    def _stalled(self, now: float) -> Iterable[FailedSequence]:
+    def _end_stalled(self, now: float) -> Iterable[FailedSequence]:
         while self._paused:
             first = next(iter(self._paused))
-            if now - first.stopped < self.limits.stalled_s:
+            if now - first.paused_at < self.limits.stalled_s:
                 return
-            why = f"its reader took nothing for {self.limits.stalled_s:g} s; read on, or cancel the call"
+            why = (
+                f"the client read nothing for {self.limits.stalled_s:g} s; read the stream or cancel the call"
+            )
             yield self._fail(first, ServingError(ErrorCode.SEQUENCE_LOST, why))
 
-    def _fail(self, item: GenerationSequence | StepRequest, error: ServingError) -> FailedSequence:
-        del self._items[item.key]
-        if isinstance(item, GenerationSequence):
-            self._drop(item)
+    def _fail(self, request: GenerationSequence | StepRequest, error: ServingError) -> FailedSequence:
+        del self._requests[request.key]
+        if isinstance(request, GenerationSequence):
+            self._remove(request)
         else:
-            self._pass_over(item)
-        return FailedSequence(item, error)
+            self._drop_step(request)
+        return FailedSequence(request, error)
 
-    def _drop(self, decoding: GenerationSequence) -> bool:
-        """Out of every list; whether it may have a row."""
-        if not decoding.slot:
-            self._waiting.remove(decoding)
+    def _remove(self, sequence: GenerationSequence) -> bool:
+        """Remove a sequence from every queue. Returns whether it had a slot, and so may be in a batch."""
+        if not sequence.has_slot:
+            self._waiting.remove(sequence)
             return False
-        self._running.pop(decoding, None)
-        self._paused.pop(decoding, None)
-        self._resuming.pop(decoding, None)
-        decoding.slot = False
-        self._held -= 1
+        self._running.pop(sequence, None)
+        self._paused.pop(sequence, None)
+        self._resuming.pop(sequence, None)
+        sequence.has_slot = False
+        self._slots_used -= 1
         return True
 
-    def _learn_hold(self, seconds: float) -> None:
-        self.hold_s += _LEARNING_RATE * (seconds - self.hold_s) if self.hold_s else seconds
+    def _learn_slot_time(self, seconds: float) -> None:
+        self.slot_time_s += _LEARNING_RATE * (seconds - self.slot_time_s) if self.slot_time_s else seconds
 
-    # --- fed sequences ------------------------------------------------------------------------------
+    # --- client sequences ---------------------------------------------------------------------------
 
-    def _begin(self, element: StepRequest, feed: Feed) -> ClientSequence:
-        one = element.of
-        one.id = feed.sequence
-        self._live[feed.sequence] = one
-        self._evicted.pop(feed.sequence, None)
-        self._enqueue(one)
-        return one
+    def _start_sequence(self, step: StepRequest, sequence_id: SequenceId) -> ClientSequence:
+        sequence = step.sequence
+        sequence.id = sequence_id
+        self._live[sequence_id] = sequence
+        self._evicted.pop(sequence_id, None)
+        self._enqueue(sequence)
+        return sequence
 
-    def _unknown(self, sequence: SequenceId) -> ServingError:
-        if sequence in self._evicted:
-            why = (
-                f"sequence {sequence!r} was not fed for {self.limits.idle_timeout_s:g} s and its slot was"
-                " given away; start it again"
-            )
+    def _unknown_sequence_error(self, sequence_id: SequenceId) -> ServingError:
+        if sequence_id in self._evicted:
+            idle_s = self.limits.idle_timeout_s
+            why = f"sequence {sequence_id!r} was evicted after {idle_s:g} s without a step; start it again"
             return ServingError(ErrorCode.SEQUENCE_LOST, why)
         return bad_input(
-            "parameters.sequence_id", f"there is no sequence {sequence!r}; begin it with sequence_start"
+            "parameters.sequence_id", f"unknown sequence {sequence_id!r}; start it with sequence_start"
         )
 
-    def _next_elements(self) -> tuple[StepRequest, ...]:
-        elements = []
-        for one in list(self._ready):
-            while one.waiting and one.waiting[0].gone:
-                one.waiting.popleft()
-            if one.waiting:
-                elements.append(one.waiting.popleft())
+    def _next_steps(self) -> tuple[StepRequest, ...]:
+        steps = []
+        for sequence in list(self._ready):
+            while sequence.waiting and sequence.waiting[0].dropped:
+                sequence.waiting.popleft()
+            if sequence.waiting:
+                steps.append(sequence.waiting.popleft())
             else:
-                self._rest(one, one.since)
-        return tuple(elements)
+                self._after_step(sequence, sequence.since)
+        return tuple(steps)
 
-    def _rest(self, one: ClientSequence, now: float) -> None:
-        """It was stepped: on to its next element, or idle, or at its end."""
-        if not one.slot:
+    def _after_step(self, sequence: ClientSequence, now: float) -> None:
+        """Make a sequence ready for its next step, or idle, or end it if it is closing."""
+        if not sequence.has_slot:
             return
-        if one.waiting:
-            self._ready[one] = None
+        if sequence.waiting:
+            self._ready[sequence] = None
             return
-        self._ready.pop(one, None)
-        if one.closing:
-            self._release(one)
+        self._ready.pop(sequence, None)
+        if sequence.closing:
+            self._release(sequence)
         else:
-            one.since = now
-            self._idle[one] = None
-            self._idle.move_to_end(one)
+            sequence.since = now
+            self._idle[sequence] = None
+            self._idle.move_to_end(sequence)
 
-    def _close(self, one: ClientSequence) -> None:
-        """Nothing can be added to it; it ends once what waits has run."""
-        one.closing = True
-        if self._live.get(one.id) is one:
-            del self._live[one.id]
-        if not one.waiting and one not in self._ready:
-            self._release(one)
+    def _close(self, sequence: ClientSequence) -> None:
+        """Accept no more steps for a sequence; it ends once its waiting steps have run."""
+        sequence.closing = True
+        if self._live.get(sequence.id) is sequence:
+            del self._live[sequence.id]
+        if not sequence.waiting and sequence not in self._ready:
+            self._release(sequence)
 
-    def _release(self, one: ClientSequence) -> None:
-        self._idle.pop(one, None)
-        self._ready.pop(one, None)
-        one.states = None
-        if one.slot:
-            one.slot = False
-            self._held -= 1
-        elif one in self._waiting:
-            self._waiting.remove(one)
+    def _release(self, sequence: ClientSequence) -> None:
+        self._idle.pop(sequence, None)
+        self._ready.pop(sequence, None)
+        sequence.states = None
+        if sequence.has_slot:
+            sequence.has_slot = False
+            self._slots_used -= 1
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
 
-    def _pass_over(self, element: StepRequest) -> None:
-        element.gone = True
-        one = element.of
-        while one.slot and one.waiting and one.waiting[0].gone:
-            one.waiting.popleft()
-        if one.slot and not one.waiting and one in self._ready:
-            self._rest(one, one.since)
-        if not one.slot and all(other.gone for other in one.waiting):
-            one.waiting.clear()
-            self._close(one)
+    def _drop_step(self, step: StepRequest) -> None:
+        step.dropped = True
+        sequence = step.sequence
+        while sequence.has_slot and sequence.waiting and sequence.waiting[0].dropped:
+            sequence.waiting.popleft()
+        if sequence.has_slot and not sequence.waiting and sequence in self._ready:
+            self._after_step(sequence, sequence.since)
+        if not sequence.has_slot and all(other.dropped for other in sequence.waiting):
+            sequence.waiting.clear()
+            self._close(sequence)
 
     def _evict(self, now: float) -> None:
         while self._idle:
@@ -384,6 +391,6 @@ class Scheduler:
             if now - first.since < self.limits.idle_timeout_s:
                 return
             self._evicted[first.id] = None
-            if len(self._evicted) > _REMEMBERED:
+            if len(self._evicted) > _MAX_EVICTED_IDS:
                 self._evicted.popitem(last=False)
             self._close(first)

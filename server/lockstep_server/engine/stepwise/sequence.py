@@ -1,4 +1,5 @@
-"""A step-wise sequence, in its two kinds: the server chooses each element, or the caller sends it."""
+"""Step-wise sequences: generation sequences (the server chooses each token) and client sequences
+(the client sends each element)."""
 
 from __future__ import annotations
 
@@ -16,77 +17,77 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """What the scheduler needs to know of either kind."""
+    """The fields that the scheduler reads of both kinds."""
 
-    key: int  # of the request that began it
+    key: int  # of the request that started it
     accepted: float
     deadline: float | None = None
     priority: int = 0
     caller: str = ""
-    turn: float = 0.0  # the caller's fair place among those who wait: smaller is sooner
-    slot: bool = False  # its states have a place
-    since: float = 0.0  # when it got its slot, or was last fed
+    virtual_start: float = 0.0  # fair queueing among callers: smaller is admitted sooner
+    has_slot: bool = False
+    since: float = 0.0  # when it got its slot, or when a client sequence was last stepped
 
 
 @dataclass(slots=True, eq=False)
 class GenerationSequence(Sequence):
-    """Autoregressive: Generate, Translate. `prompt` is taken in first, then tokens are made."""
+    """An autoregressive sequence (Generate, Translate): prefill `prompt`, then generate tokens."""
 
     prompt: tuple[int, ...] = ()
-    how: messages.Decode = field(default_factory=messages.Decode)
-    limit: int = 0  # tokens it may make
+    params: messages.Decode = field(default_factory=messages.Decode)
+    limit: int = 0  # most tokens to generate
     credits: int = messages.STREAM_CREDITS
-    stopped: float = 0.0  # when its reader did
-    source: tuple[str, ...] = ()  # the prompt's tokens, for who asked for attention
+    paused_at: float = 0.0  # when its reader ran out of credit
+    source_tokens: tuple[str, ...] = ()  # the prompt's tokens, if attention was requested
     text: TextStream | None = None
     states: Arrays | None = None  # while it has no row
-    token: int = 0  # what its next step takes in
-    made: int = 0
+    token: int = 0  # input of its next step
+    generated: int = 0  # tokens
     pending: PendingOutput = field(default_factory=lambda: PendingOutput())
-    told: bool = False  # a chunk has been sent
+    reported: bool = False  # a chunk has been sent
     first_run: float = 0.0
     first_token: float = 0.0
     prefill_s: float = 0.0
     steps: int = 0
     compute_s: float = 0.0
-    rows: int = 0  # in its steps, the sum
+    total_rows: int = 0  # rows in the batch, summed over its steps
 
     @property
-    def attentive(self) -> bool:
-        """Each of its tokens must be looked at when it is made."""
-        return bool(self.how.stop or self.how.log_probabilities or self.how.attention)
+    def inspects_tokens(self) -> bool:
+        """Whether each token must be processed when it is generated, not when it is reported."""
+        return bool(self.params.stop or self.params.log_probabilities or self.params.attention)
 
 
 @dataclass(slots=True, eq=False)
 class PendingOutput:
-    """What a decoding made and has not been told of."""
+    """What a generation sequence has generated and not yet reported."""
 
     ids: list[int] = field(default_factory=list)
-    text: str = ""  # kept for those with stop strings only
+    text: str = ""  # only for sequences with stop strings
     log_probabilities: list[float] = field(default_factory=list)
     attention: list[Any] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
 class StepRequest:
-    """One step that a caller asked for."""
+    """A request for one step of a client sequence."""
 
     key: int
     inputs: Arrays
     outputs: tuple[str, ...]
     accepted: float
     deadline: float | None
-    of: ClientSequence
-    gone: bool = False  # cancelled, or past its deadline: it is passed over
+    sequence: ClientSequence
+    dropped: bool = False  # cancelled or past its deadline: it will not run
 
 
 @dataclass(slots=True, eq=False)
 class ClientSequence(Sequence):
-    """Fed: Follow, and Open Inference requests with a `sequence_id`. Between two steps its states
-    are kept here."""
+    """A client-driven sequence (Follow, Open Inference requests with a `sequence_id`). It keeps its
+    states between two steps."""
 
     id: SequenceId = ""
     waiting: deque[StepRequest] = field(default_factory=deque)
-    closing: bool = False  # it ends once what waits has run
+    closing: bool = False  # it ends once its waiting steps have run
     states: Arrays | None = None
     steps: int = 0

@@ -1,10 +1,10 @@
-"""The states of sequences that step together, row by row, where the session runs.
+"""The states of sequences that step together, one row per sequence.
 
-A `Block` holds up to `rows` sequences. A joiner is written into a vacant row, a leaver's row goes
-vacant, rows are moved only when their number changes; what one step gives is what the next one takes,
-without a copy. What has a named length (attention memory, a cache) is padded to a bucket. Where the
-self-test found that padding changes bits, it is the bucket of the sequence itself, never of a
-neighbour, so that company changes none; else sequences of all lengths share a block.
+`StateBlock` holds up to `rows` sequences. Adding a sequence writes a vacant row, removing one clears its
+row, and rows move only when their number changes. The states that one step returns are the next step's
+inputs, without a copy. States with a named length (attention memory, a cache) are padded to a bucket. If
+the self-test found that padding changes bits, a block holds only sequences of one bucket, so that batching
+changes no bits; otherwise sequences of all lengths share a block.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_LEAST_BUCKET = 16
-"""Elements: shorter ones share this bucket."""
+_MIN_BUCKET = 16
+"""Elements. Shorter lengths share this bucket."""
 
 Lengths = dict[str, int]
-"""A sequence's own named lengths."""
+"""The named lengths of one sequence."""
 
 Key = tuple[tuple[str, int], ...]
-"""The buckets of its named lengths: sequences of one key may share a block."""
+"""The buckets of a sequence's named lengths. Sequences with equal keys may share a block."""
 
 
-def bucket(count: int, least: int = 1) -> int:
-    """The smallest power of two that holds `count`, `least` at least."""
-    return max(least, 1 << max(count - 1, 0).bit_length())
+def bucket(count: int, minimum: int = 1) -> int:
+    """The smallest power of two that is at least `count` and `minimum`."""
+    return max(minimum, 1 << max(count - 1, 0).bit_length())
 
 
 def key_of(spec: ModelSpec, lengths: Lengths) -> Key:
-    """Whose block a sequence of these lengths belongs to.
+    """The key of a sequence with these lengths.
 
-    A cache that is full needs the next bucket: each step adds an element. Where sequences step alone
-    nothing else is padded: it may be padding that the model cannot bear.
+    A cache that fills its bucket needs the next one, because each step adds an element. For an unbatched
+    model only caches are padded: its results may depend on padding.
     """
-    caches, bounds = growing(spec), spec.manifest.lengths
-    names = {state.named[1] for state in spec.states if state.named}
+    caches, bounds = growing_lengths(spec), spec.manifest.lengths
+    names = {state.dynamic_axis[1] for state in spec.states if state.dynamic_axis}
     return tuple(
-        (name, min(bucket(lengths[name] + (name in caches), _LEAST_BUCKET), bounds[name].max))
+        (name, min(bucket(lengths[name] + (name in caches), _MIN_BUCKET), bounds[name].max))
         if spec.batched or name in caches
         else (name, lengths[name])
         for name in sorted(names)
@@ -56,25 +56,25 @@ def key_of(spec: ModelSpec, lengths: Lengths) -> Key:
 
 
 def widest(one: Key, other: Key) -> Key:
-    """What holds sequences of either key."""
+    """The smallest key that holds sequences of both keys."""
     return tuple((name, max(size, more)) for (name, size), (_, more) in zip(one, other, strict=True))
 
 
-def growing(spec: ModelSpec) -> set[str]:
-    """The named lengths that a step adds one to."""
-    return {state.named[1] for state in spec.states if state.named and state.spec.grows}
+def growing_lengths(spec: ModelSpec) -> set[str]:
+    """The named lengths that grow by one per step."""
+    return {state.dynamic_axis[1] for state in spec.states if state.dynamic_axis and state.spec.grows}
 
 
 def is_full(spec: ModelSpec, lengths: Lengths) -> bool:
-    """A cache is as long as it may be: there is no further step."""
-    return any(lengths[name] >= spec.manifest.lengths[name].max for name in growing(spec))
+    """Whether a cache has reached its maximum length, so that no further step is possible."""
+    return any(lengths[name] >= spec.manifest.lengths[name].max for name in growing_lengths(spec))
 
 
-def initial(spec: ModelSpec, prefilled: Arrays | None = None) -> Arrays:
-    """The states of one sequence before its first step, one row each, by the states' names.
+def initial_states(spec: ModelSpec, prefilled: Arrays | None = None) -> Arrays:
+    """The states of one sequence before its first step, by state name, one row each.
 
     Args:
-        prefilled: the prefill graph's outputs for this sequence, cut to its own lengths.
+        prefilled: the prefill graph's outputs for this sequence, without padding.
     """
     states = {}
     for state in spec.states:
@@ -88,18 +88,16 @@ def initial(spec: ModelSpec, prefilled: Arrays | None = None) -> Arrays:
 
 
 def lengths_of(spec: ModelSpec, states: Arrays) -> Lengths:
-    """The named lengths that one sequence's states have."""
+    """The named lengths of one sequence, read from the shapes of its states."""
     return {
-        state.named[1]: states[state.spec.name].shape[state.named[0]] for state in spec.states if state.named
+        state.dynamic_axis[1]: states[state.spec.name].shape[state.dynamic_axis[0]]
+        for state in spec.states
+        if state.dynamic_axis
     }
 
 
 class StateBlock:
-    """Rows that step together.
-
-    `step` takes the elements and gives the outputs; `write`, `take` and `clear` are a row's coming
-    and going; `resized` gives another number of rows.
-    """
+    """The states of sequences that step together, one row each, padded to the lengths in `key`."""
 
     def __init__(self, spec: ModelSpec, key: Key, rows: int) -> None:
         self.spec, self.key, self.rows = spec, key, rows
@@ -113,73 +111,76 @@ class StateBlock:
         }
 
     def write(self, row: int, states: Arrays, lengths: Lengths) -> None:
-        """Put a sequence's states (one row each) into `row`."""
+        """Write a sequence's states (one row each) into `row`."""
         for state in self.spec.states:
             array = self._states[state.spec.name]
             given = states[state.spec.name]
-            place = _row(state, row)
-            if state.named:
+            place = _row_index(state, row)
+            if state.dynamic_axis:
                 array[place] = 0
-                axis, name = state.named
+                axis, name = state.dynamic_axis
                 place = (*place[:axis], slice(lengths[name]), *place[axis + 1 :])
             array[place] = given
         for name in self._size:
             self._set_length(row, name, lengths[name])
 
     def take(self, row: int) -> Arrays:
-        """A copy of the states of `row`, cut to its own lengths."""
+        """Return a copy of the states of `row`, without padding."""
         states = {}
         for state in self.spec.states:
-            place = _row(state, row)
-            if state.named:
-                axis, name = state.named
+            place = _row_index(state, row)
+            if state.dynamic_axis:
+                axis, name = state.dynamic_axis
                 place = (*place[:axis], slice(int(self._lengths[name][row])), *place[axis + 1 :])
             states[state.spec.name] = self._states[state.spec.name][place].copy()
         return states
 
     def clear(self, row: int) -> None:
-        """Nobody is in `row`: it goes on with zeros, which cost no kernel more than numbers do."""
+        """Make `row` vacant. It keeps stepping with zeros, which no kernel computes slower than others."""
         for state in self.spec.states:
-            self._states[state.spec.name][_row(state, row)] = 0
+            self._states[state.spec.name][_row_index(state, row)] = 0
         for name in self._size:
             self._set_length(row, name, 1)  # one real element, so that a softmax over it is finite
 
     def lengths(self, row: int) -> Lengths:
         return {name: int(counts[row]) for name, counts in self._lengths.items()}
 
-    def full(self, row: int) -> bool:
-        """A cache of this row has no room for another element."""
-        return any(self._lengths[name][row] >= self._size[name] for name in growing(self.spec))
+    def is_full(self, row: int) -> bool:
+        """Whether a cache of this row has no room for another element."""
+        return any(self._lengths[name][row] >= self._size[name] for name in growing_lengths(self.spec))
 
-    def needed(self, rows: Sequence[int]) -> Key:
-        """The key that the longest of these rows wants."""
+    def needed_key(self, rows: Sequence[int]) -> Key:
+        """The smallest key that holds these rows."""
         longest = {name: int(counts[rows].max(initial=1)) for name, counts in self._lengths.items()}
         return key_of(self.spec, longest)
 
     def resized(self, rows: int, kept: Sequence[int], key: Key | None = None) -> StateBlock:
-        """A block of `rows` rows: those in `kept` first, in this order, then vacant ones. Of another
-        `key`, if it is given: it must hold them."""
+        """Return a block of `rows` rows: those in `kept`, in this order, then vacant ones.
+
+        Args:
+            key: the new block's key, if it differs; it must hold the kept rows.
+        """
         new = StateBlock(self.spec, key or self.key, rows)
         here, there = np.arange(len(kept)), np.asarray(kept, np.int64)
         for state in self.spec.states:
-            name, to, source = state.spec.name, _row(state, here), _row(state, there)
-            if state.named:
-                axis, length = state.named
+            name, to, source = state.spec.name, _row_index(state, here), _row_index(state, there)
+            if state.dynamic_axis:
+                axis, length = state.dynamic_axis
                 both = slice(min(self._size[length], new._size[length]))
                 to, source = (*to[:axis], both, *to[axis + 1 :]), (*source[:axis], both, *source[axis + 1 :])
             new._states[name][to] = self._states[name][source]
         for name, counts in self._lengths.items():
             new._lengths[name][here] = counts[there]
-        new._mark()
+        new._update_masks()
         return new
 
-    def step(self, session: OnnxSession, elements: Mapping[str, Array]) -> Arrays:
-        """One step of all rows: the outputs by name, and the states one step on.
+    def step(self, session: OnnxSession, inputs: Mapping[str, Array]) -> Arrays:
+        """Run one step of all rows and keep the new states. Returns the other outputs, by name.
 
         Raises:
-            Exception: whatever the session raises; the states are then as before.
+            Exception: whatever the session raises; the states have not changed then.
         """
-        feeds = dict(elements)
+        feeds = dict(inputs)
         for state in self.spec.states:
             feeds[state.spec.input] = self._states[state.spec.name]
         for tensor in self.spec.inputs:
@@ -189,34 +190,34 @@ class StateBlock:
                 counts = self._lengths[tensor.spec.of]
                 feeds[tensor.name] = counts.astype(datatypes.NUMPY[tensor.datatype])
         outputs = dict(zip(session.output_names, session.run(feeds), strict=True))
-        self._advance(outputs)
+        self._update_states(outputs)
         return outputs
 
-    def _advance(self, outputs: Arrays) -> None:
+    def _update_states(self, outputs: Arrays) -> None:
         grown = set()
         for state in self.spec.states:
             section = state.spec
             if not section.output:
                 continue
             given = outputs.pop(section.output)
-            if section.grows and state.named:
-                given = self._grown(state, given)
-                grown.add(state.named[1])
+            if section.grows and state.dynamic_axis:
+                given = self._place_new_elements(state, given)
+                grown.add(state.dynamic_axis[1])
             self._states[section.name] = given
         for name in grown:
             counts = self._lengths[name]
             counts += counts < self._size[name]
-            self._mark()
+            self._update_masks()
 
-    def _grown(self, state: StateTensor, given: Array) -> Array:
-        """A cache came back one longer than its bucket: each row's new element, at the end, goes to
-        the end of the row's own elements."""
-        assert state.named
-        axis, name = state.named
+    def _place_new_elements(self, state: StateTensor, given: Array) -> Array:
+        """Cut a returned cache, which is one longer than its bucket, to its bucket: each row's new element
+        moves from the end of the axis to the end of the row's real elements."""
+        assert state.dynamic_axis
+        axis, name = state.dynamic_axis
         size = self._size[name]
         front = np.moveaxis(given, (state.spec.batch_axis, axis), (0, 1))
-        own = np.minimum(self._lengths[name], size - 1)
-        front[np.arange(self.rows), own] = front[:, size]
+        ends = np.minimum(self._lengths[name], size - 1)
+        front[np.arange(self.rows), ends] = front[:, size]
         kept = [slice(None)] * given.ndim
         kept[axis] = slice(size)
         return np.ascontiguousarray(given[tuple(kept)])
@@ -228,8 +229,8 @@ class StateBlock:
                 mask, real = self._masks[tensor.name], tensor.spec.real
                 mask[row] = (np.arange(mask.shape[1]) < count) == bool(real)
 
-    def _mark(self) -> None:
-        """Every row's mask, from the lengths."""
+    def _update_masks(self) -> None:
+        """Recompute the masks of all rows from their lengths."""
         for tensor in self.spec.inputs:
             if tensor.spec.generated == "mask":
                 mask, real = self._masks[tensor.name], tensor.spec.real
@@ -260,8 +261,8 @@ def _mask(real: float, datatype: str, rows: int, size: int) -> Array:
     return mask
 
 
-def _row(state: StateTensor, row: int | Array) -> tuple[Any, ...]:
-    """The index of a row, its axis kept; or of several rows."""
+def _row_index(state: StateTensor, row: int | Array) -> tuple[Any, ...]:
+    """The index of one row, keeping its axis, or of several rows."""
     where: Any = slice(row, row + 1) if isinstance(row, int) else row
     axis = state.spec.batch_axis
     return (*(slice(None),) * axis, where, *(slice(None),) * (len(state.shape) - axis - 1))

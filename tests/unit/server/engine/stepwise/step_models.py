@@ -1,4 +1,4 @@
-"""Sequences for tests of the step-wise parts, and the tiny models of `tests/steps.py`, opened."""
+"""Sequences for tests of the step-wise engine, and the tiny models of `tests/steps.py`, opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lockstep_server.engine.runtime.session import OnnxSession
 from lockstep_server.engine.stepwise import prefill
 from lockstep_server.engine.stepwise.batches import StepBatches
 from lockstep_server.engine.stepwise.sequence import ClientSequence, GenerationSequence, StepRequest
-from lockstep_server.engine.stepwise.slots import initial
+from lockstep_server.engine.stepwise.slots import initial_states
 from lockstep_server.model.step_spec import make_step_spec
 from lockstep_server.text.detokenizer import Detokenizer, TextStream
 from lockstep_server.text.tokenizer import Vocabulary
@@ -33,11 +33,11 @@ Array = np.ndarray[Any, Any]
 _keys = itertools.count(1)
 
 
-def decoding(key: int = 0, *, accepted: float = 0.0, **more: Any) -> GenerationSequence:
+def generation_sequence(key: int = 0, *, accepted: float = 0.0, **more: Any) -> GenerationSequence:
     return GenerationSequence(key or next(_keys), accepted, limit=more.pop("limit", 1000), **more)
 
 
-def element(
+def step_request(
     key: int = 0,
     inputs: dict[str, Array] | None = None,
     *,
@@ -46,39 +46,45 @@ def element(
     **more: Any,
 ) -> StepRequest:
     key = key or next(_keys)
-    one = ClientSequence(key, accepted, None, more.get("priority", 0), more.get("caller", ""))
-    return StepRequest(key, inputs or {}, (), accepted, deadline, one)
+    sequence = ClientSequence(key, accepted, None, more.get("priority", 0), more.get("caller", ""))
+    return StepRequest(key, inputs or {}, (), accepted, deadline, sequence)
 
 
 # --- models -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A step-wise model, ready to step."""
+class StepModel:
+    """A step-wise model with its open sessions."""
 
     spec: ModelSpec
     session: OnnxSession
-    first: OnnxSession | None
+    prefill_session: OnnxSession | None
     vocabulary: Vocabulary | None
 
 
-def open_folder(folder: Path) -> Opened:
-    """What a loader makes of a version's folder, but for the self-test: rows may share runs."""
+def open_folder(folder: Path) -> StepModel:
+    """Open a version folder as the loader does, but without the self-test: the model counts as batched."""
     manifest = manifest_file.read(folder.parent / "model.toml")
     session = OnnxSession(folder / "step.onnx")
-    first = OnnxSession(folder / "prefill.onnx") if manifest.prefill else None
-    spec = make_step_spec("m", 1, session.graph, first.graph if first else None, manifest, "model.toml")
-    before = replace(spec.prefill, batched=True) if spec.prefill else None
+    prefill_session = OnnxSession(folder / "prefill.onnx") if manifest.prefill else None
+    spec = make_step_spec(
+        "m", 1, session.graph, prefill_session.graph if prefill_session else None, manifest, "model.toml"
+    )
+    prefill_spec = replace(spec.prefill, batched=True) if spec.prefill else None
     tokenizer = folder.parent / "tokenizer.json"
     vocabulary = Vocabulary(tokenizer) if tokenizer.exists() else None
-    return Opened(replace(spec, batched=True, prefill=before), session, first, vocabulary)
+    return StepModel(replace(spec, batched=True, prefill=prefill_spec), session, prefill_session, vocabulary)
 
 
 @cache
-def opened(kind: str) -> Opened:
-    """`language`, `forced` (without a prefill graph), `ending` (with an end token), `translator`,
-    `cache` or `adder`."""
+def open_model(kind: str) -> StepModel:
+    """Open a model of `tests/steps.py`.
+
+    Args:
+        kind: `language`, `forced` (no prefill graph), `ending` (has an end token), `translator`,
+            `cache` or `adder`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         makers: dict[str, Callable[[], Path]] = {
@@ -98,87 +104,87 @@ def _with_end(folder: Path) -> Path:
     return folder
 
 
-# --- decoding ---------------------------------------------------------------------------------------
+# --- generation -------------------------------------------------------------------------------------
 
 
-def entering(model: Opened, ids: Sequence[int], **how: Any) -> GenerationSequence:
-    """A decoding that may enter a batch: its prompt taken in, or to be forced."""
-    more = {"limit": how.pop("limit", 20)}
-    one = decoding(prompt=tuple(ids), how=messages.Decode(**how), **more)
+def ready_sequence(model: StepModel, ids: Sequence[int], **params: Any) -> GenerationSequence:
+    """A sequence that can be added to a batch: prefilled, or with a prompt to force."""
+    more = {"limit": params.pop("limit", 20)}
+    sequence = generation_sequence(prompt=tuple(ids), params=messages.Decode(**params), **more)
     spec = model.spec
     if model.vocabulary is not None:
-        one.text = TextStream(Detokenizer(model.vocabulary).stream(), one.how.stop)
-    if spec.prefill is None or model.first is None:
-        one.states = initial(spec)
+        sequence.text = TextStream(Detokenizer(model.vocabulary).stream(), sequence.params.stop)
+    if spec.prefill is None or model.prefill_session is None:
+        sequence.states = initial_states(spec)
     else:
-        (output,) = prefill.run(spec.prefill, model.first, [prefill.prompt_of(spec.prefill, ids)])
-        one.states, one.prompt = initial(spec, output), ()
-        one.token = 1  # the begin id
-    return one
+        (output,) = prefill.run(spec.prefill, model.prefill_session, [prefill.prompt_of(spec.prefill, ids)])
+        sequence.states, sequence.prompt = initial_states(spec, output), ()
+        sequence.token = 1  # the begin id
+    return sequence
 
 
 @dataclass
-class Made:
-    """All that one decoding was told of."""
+class Generated:
+    """The output of one generation sequence."""
 
     ids: list[int]
     reason: str = ""
 
 
 class Runner:
-    """Drives `Batches` step by step, as the engine does, and keeps what each decoding makes."""
+    """Drives `StepBatches` step by step, as the engine does, and records the output of each sequence."""
 
-    def __init__(self, model: Opened, most_rows: int = 64, session: Any = None) -> None:
-        self.batches = StepBatches(model.spec, session or model.session, most_rows, lambda: 0.0)
-        self.made: dict[GenerationSequence, Made] = {}
+    def __init__(self, model: StepModel, max_rows: int = 64, session: Any = None) -> None:
+        self.batches = StepBatches(model.spec, session or model.session, max_rows, lambda: 0.0)
+        self.generated: dict[GenerationSequence, Generated] = {}
         self.running: dict[GenerationSequence, None] = {}
         self.failed: dict[GenerationSequence, Exception] = {}
 
-    def enter(self, one: GenerationSequence) -> None:
-        self.batches.enter(one)
-        self.running[one] = None
-        self.made.setdefault(one, Made([]))
+    def add(self, sequence: GenerationSequence) -> None:
+        self.batches.add(sequence)
+        self.running[sequence] = None
+        self.generated.setdefault(sequence, Generated([]))
 
-    def pause(self, one: GenerationSequence) -> None:
-        self.batches.leave(one, keep=True)
-        del self.running[one]
+    def pause(self, sequence: GenerationSequence) -> None:
+        self.batches.remove(sequence, keep_states=True)
+        del self.running[sequence]
 
-    def drop(self, one: GenerationSequence) -> None:
-        self.batches.leave(one)
-        del self.running[one]
+    def remove(self, sequence: GenerationSequence) -> None:
+        self.batches.remove(sequence)
+        del self.running[sequence]
 
     def step(self, *, tidy: bool = True) -> None:
-        stepped = self.batches.step(0.0)
-        for one, reason in stepped.ended:
-            self.made[one].reason = reason
-        for one, error in stepped.failed:
-            self.failed[one] = error
-        ended = [one for one, _ in (*stepped.ended, *stepped.failed)]
+        outcome = self.batches.step(0.0)
+        for sequence, reason in outcome.ended:
+            self.generated[sequence].reason = reason
+        for sequence, error in outcome.failed:
+            self.failed[sequence] = error
+        ended = [sequence for sequence, _ in (*outcome.ended, *outcome.failed)]
         if tidy:
             full = self.batches.tidy()
-            for one in full:
-                self.made[one].reason = "full"
+            for sequence in full:
+                self.generated[sequence].reason = "full"
             ended += full
-        for one in ended:
-            del self.running[one]
-        self.listen(ended)
-        self.listen(self.running)
+        for sequence in ended:
+            del self.running[sequence]
+        self.collect(ended)
+        self.collect(self.running)
 
-    def listen(self, ones: Iterable[GenerationSequence]) -> None:
+    def collect(self, sequences: Iterable[GenerationSequence]) -> None:
         for batch in self.batches:
             batch.collect_all(lambda _: None)
-        for one in ones:
-            self.made[one].ids += one.pending.ids
-            one.pending.ids = []
+        for sequence in sequences:
+            self.generated[sequence].ids += sequence.pending.ids
+            sequence.pending.ids = []
 
     def run(self) -> None:
         while self.running:
             self.step()
 
 
-def alone(model: Opened, one: GenerationSequence) -> Made:
-    """What it makes with nobody beside it."""
-    runner = Runner(model, most_rows=1)
-    runner.enter(one)
+def unbatched(model: StepModel, sequence: GenerationSequence) -> Generated:
+    """The output of a sequence that shares no run."""
+    runner = Runner(model, max_rows=1)
+    runner.add(sequence)
     runner.run()
-    return runner.made[one]
+    return runner.generated[sequence]

@@ -1,4 +1,4 @@
-"""The engine as its callers see it: chunks, answers and ends; driven step by step under a fake clock."""
+"""The engine as its clients see it: chunks, answers and errors. Driven step by step with a fake clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.server.engine.stepwise.step_models import Opened, alone, entering, opened
+from unit.server.engine.stepwise.step_models import StepModel, open_model, ready_sequence, unbatched
 
 from lockstep_server import messages
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-class Heard:
-    """All that one request was told."""
+class Received:
+    """All output of one request."""
 
     def __init__(self) -> None:
         self.chunks: list[messages.Chunk] = []
@@ -54,21 +54,21 @@ class Heard:
         return self.event.error.code
 
 
-class Served:
-    """An engine and its callers; each step takes `step_s` on its clock."""
+class EngineDriver:
+    """An engine and its clients; each step takes `step_s` on its clock."""
 
-    def __init__(self, kind: str, session: Any = None, first: Any = None, **more: Any) -> None:
-        ends = more.pop("ends", False)  # stopping an engine ends its sessions
-        self.model = model = opened.__wrapped__(kind) if ends else opened(kind)
+    def __init__(self, kind: str, session: Any = None, prefill_session: Any = None, **more: Any) -> None:
+        own_sessions = more.pop("own_sessions", False)  # stopping an engine terminates its sessions
+        self.model = model = open_model.__wrapped__(kind) if own_sessions else open_model(kind)
         self.now, self.step_s = 0.0, 0.001
         self.reports: list[messages.Events] = []
-        self.heard: dict[int, Heard] = {}
+        self.received: dict[int, Received] = {}
         self._keys = itertools.count(1)
-        self._more = threading.Condition()
+        self._arrived = threading.Condition()
         self.engine = StepEngine(
             model.spec,
             session or model.session,
-            first or model.first,
+            prefill_session or model.prefill_session,
             model.vocabulary,
             DeviceScheduler("cpu"),
             self._report,
@@ -77,84 +77,88 @@ class Served:
         )
 
     def _report(self, events: messages.Events) -> None:
-        with self._more:
+        with self._arrived:
             self.reports.append(events)
             for chunk in events.chunks:
-                heard = self.heard[chunk.key]
-                assert not heard.events, "nothing comes after the end"
-                heard.chunks.append(chunk)
+                received = self.received[chunk.key]
+                assert not received.events, "nothing follows the final event"
+                received.chunks.append(chunk)
             for event in events.events:
-                self.heard[event.key].events.append(event)
-            self._more.notify_all()
+                self.received[event.key].events.append(event)
+            self._arrived.notify_all()
 
-    # --- callers ------------------------------------------------------------------------------------
+    # --- clients ------------------------------------------------------------------------------------
 
     def _send(self, inputs: dict[str, Array], **more: Any) -> int:
         key = next(self._keys)
-        self.heard[key] = Heard()
+        self.received[key] = Received()
         submit = messages.Submit(key, "m", 1, inputs, accepted=self.now, field="text", **more)
         self.engine.submit(submit, inputs)
         return key
 
-    def decode(self, *prompt: int, deadline: float | None = None, **how: Any) -> int:
+    def generate(self, *prompt: int, deadline: float | None = None, **params: Any) -> int:
         inputs = {"tokens": np.array([prompt], np.int64)} if prompt else {}
         return self._send(
-            inputs, deadline=deadline, how=messages.Decode(**{"max_tokens": 12, "seed": 1, **how})
+            inputs, deadline=deadline, how=messages.Decode(**{"max_tokens": 12, "seed": 1, **params})
         )
 
-    def feed(self, sequence: Any, *x: float, start: bool = False, end: bool = False, **more: Any) -> int:
+    def step_sequence(
+        self, sequence: Any, *x: float, start: bool = False, end: bool = False, **more: Any
+    ) -> int:
         inputs = {"x": np.array([x], np.float32)}
         return self._send(inputs, how=messages.Feed(sequence, start, end), **more)
 
-    # --- the engine's thread, by hand ---------------------------------------------------------------
+    # --- steps, without the engine's thread ---------------------------------------------------------
 
-    def busy(self) -> bool:
+    def has_work(self) -> bool:
         engine = self.engine
-        return bool(engine._inbox or engine._joining or engine._scheduler.has_work())
+        return bool(engine._inbox or engine._awaiting_prefill or engine._scheduler.has_work())
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):
             self.engine._step()
             self.now += self.step_s
 
-    def work(self) -> None:
-        while self.busy():
+    def drain(self) -> None:
+        while self.has_work():
             self.step()
 
     def wait(self, seconds: float) -> None:
-        """Nothing happens for so long; then the engine does what is due."""
+        """Advance the clock without steps; then run one step, for timeouts."""
         self.now += seconds
         self.step()
 
-    def population(self) -> messages.SequenceCounts:
-        return self.engine._scheduler.population()
+    def counts(self) -> messages.SequenceCounts:
+        return self.engine._scheduler.counts()
 
-    # --- the engine's own thread --------------------------------------------------------------------
+    # --- with the engine's thread -------------------------------------------------------------------
 
     def until(self, met: Callable[[], bool]) -> None:
-        with self._more:
-            assert self._more.wait_for(met, 60)
+        with self._arrived:
+            assert self._arrived.wait_for(met, 60)
 
 
-def solo(model: Opened, *prompt: int, **how: Any) -> list[int]:
-    """What the tokens should be: its first from the prompt's scores, the rest from the steps."""
-    return alone(model, entering(model, prompt, **{"limit": 12, "seed": 1, **how})).ids
+def expected_ids(model: StepModel, *prompt: int, **params: Any) -> list[int]:
+    """The tokens of an unbatched run."""
+    return unbatched(model, ready_sequence(model, prompt, **{"limit": 12, "seed": 1, **params})).ids
 
 
 # --- chunks -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["language", "forced", "cache"])
-def test_a_stream_is_what_the_model_makes_alone(kind: str) -> None:
-    served = Served(kind)
-    keys = [served.decode(1, 3 + i, seed=i) for i in range(8)]
-    served.work()
+def test_a_stream_gets_the_tokens_of_an_unbatched_run(kind: str) -> None:
+    driver = EngineDriver(kind)
+    keys = [driver.generate(1, 3 + i, seed=i) for i in range(8)]
+    driver.drain()
     for i, key in enumerate(keys):
-        heard = served.heard[key]
-        assert heard.ids == solo(opened("forced" if kind == "language" else kind), 1, 3 + i, seed=i)
-        assert served.model.vocabulary is not None
-        assert heard.text == "".join(served.model.vocabulary.names(heard.ids))
-        assert (heard.event.reason, heard.event.length) == ("length", 12)
+        received = driver.received[key]
+        assert received.ids == expected_ids(
+            open_model("forced" if kind == "language" else kind), 1, 3 + i, seed=i
+        )
+        assert driver.model.vocabulary is not None
+        assert received.text == "".join(driver.model.vocabulary.names(received.ids))
+        assert (received.event.reason, received.event.length) == ("length", 12)
 
 
 @settings(max_examples=25)
@@ -165,77 +169,77 @@ def test_a_stream_is_what_the_model_makes_alone(kind: str) -> None:
     log_probabilities=st.booleans(),
     gap=st.integers(0, 5),
 )
-def test_chunks_join_to_the_same_whatever_the_flush_interval(
+def test_chunks_join_to_the_same_text_at_every_flush_interval(
     flush_s: float, lengths: list[int], stop: tuple[str, ...], log_probabilities: bool, gap: int
 ) -> None:
-    heard: list[list[Any]] = []
-    for pace in (0.0, flush_s):
-        served = Served("language")
-        served.engine.pace(pace)
+    received: list[list[Any]] = []
+    for interval in (0.0, flush_s):
+        driver = EngineDriver("language")
+        driver.engine.set_flush_interval(interval)
         keys = []
         for i, length in enumerate(lengths):
-            how = {"stop": stop, "log_probabilities": log_probabilities and i % 2 == 0}
-            keys.append(served.decode(1, 2 + i, seed=i, max_tokens=length, **how))
-            served.engine.credit(keys[-1], 100)
+            params = {"stop": stop, "log_probabilities": log_probabilities and i % 2 == 0}
+            keys.append(driver.generate(1, 2 + i, seed=i, max_tokens=length, **params))
+            driver.engine.credit(keys[-1], 100)
             if gap:
-                served.step(gap)
-        served.work()
-        ended = [served.heard[key] for key in keys]
-        heard.append(
+                driver.step(gap)
+        driver.drain()
+        ended = [driver.received[key] for key in keys]
+        received.append(
             [
                 (one.ids, one.text, [p for c in one.chunks for p in c.log_probabilities], one.event.reason)
                 for one in ended
             ]
         )
-        assert all(len(p) in (0, len(ids)) for ids, _, p, _ in heard[-1])
-    assert heard[0] == heard[1]
+        assert all(len(p) in (0, len(ids)) for ids, _, p, _ in received[-1])
+    assert received[0] == received[1]
 
 
-def test_with_an_interval_the_first_token_comes_at_once_and_the_rest_together() -> None:
-    served = Served("language")
-    served.engine.pace(0.005)
-    key = served.decode(1, 3, max_tokens=31)
-    served.work()
-    sizes = [len(chunk.ids) for chunk in served.heard[key].chunks]
+def test_with_a_flush_interval_the_first_token_is_immediate_and_the_rest_are_grouped() -> None:
+    driver = EngineDriver("language")
+    driver.engine.set_flush_interval(0.005)
+    key = driver.generate(1, 3, max_tokens=31)
+    driver.drain()
+    sizes = [len(chunk.ids) for chunk in driver.received[key].chunks]
     assert sizes[0] <= 2
     assert sum(sizes) == 31
     assert len(sizes) <= 9
 
 
-def test_what_one_step_has_to_say_crosses_once() -> None:
-    served = Served("forced")
+def test_each_step_sends_one_message() -> None:
+    driver = EngineDriver("forced")
     for i in range(8):
-        served.decode(1, seed=i)
-    served.step()
-    before = len(served.reports)
-    served.step()
-    assert len(served.reports) == before + 1
-    assert len(served.reports[-1].chunks) == 8
+        driver.generate(1, seed=i)
+    driver.step()
+    before = len(driver.reports)
+    driver.step()
+    assert len(driver.reports) == before + 1
+    assert len(driver.reports[-1].chunks) == 8
 
 
 @pytest.mark.parametrize("kind", ["language", "translator"])
-def test_more_steps_than_the_log_holds_lose_nothing(kind: str) -> None:
-    served = Served(kind)
-    served.engine.pace(1e9)
-    key = served.decode(1, 3, max_tokens=700, temperature=1.0)
-    served.decode(1, 3, max_tokens=650, seed=2)
-    served.work()
-    heard = served.heard[key]
-    assert heard.event.length == len(heard.ids)
-    assert heard.event.reason in ("end", "length")
+def test_more_steps_than_the_log_holds_lose_no_token(kind: str) -> None:
+    driver = EngineDriver(kind)
+    driver.engine.set_flush_interval(1e9)
+    key = driver.generate(1, 3, max_tokens=700, temperature=1.0)
+    driver.generate(1, 3, max_tokens=650, seed=2)
+    driver.drain()
+    received = driver.received[key]
+    assert received.event.length == len(received.ids)
+    assert received.event.reason in ("end", "length")
     if kind == "language":
-        assert heard.ids == solo(opened("forced"), 1, 3, limit=700)
+        assert received.ids == expected_ids(open_model("forced"), 1, 3, limit=700)
 
 
-def test_attention_comes_row_by_row_with_its_pieces_and_its_source_once() -> None:
-    served = Served("translator")
+def test_attention_has_one_row_and_one_text_per_token_and_the_source_once() -> None:
+    driver = EngineDriver("translator")
     submit = messages.Submit(
         1, "m", 1, {"source": np.array([[3, 4, 5]])}, how=messages.Decode(6, seed=1, attention=True)
     )
-    served.heard[1] = Heard()
-    served.engine.submit(submit, submit.inputs, ("b", "c", "d"))
-    served.work()
-    chunks = served.heard[1].chunks
+    driver.received[1] = Received()
+    driver.engine.submit(submit, submit.inputs, ("b", "c", "d"))
+    driver.drain()
+    chunks = driver.received[1].chunks
     assert chunks
     assert [chunk.source for chunk in chunks] == [("b", "c", "d"), *[()] * (len(chunks) - 1)]
     for chunk in chunks:
@@ -246,240 +250,245 @@ def test_attention_comes_row_by_row_with_its_pieces_and_its_source_once() -> Non
 # --- ends -------------------------------------------------------------------------------------------
 
 
-def test_an_empty_prompt_begins_with_the_begin_id() -> None:
-    served = Served("language")
-    keys = served.decode(), served.decode(1)
-    served.work()
-    assert served.heard[keys[0]].ids == served.heard[keys[1]].ids
+def test_an_empty_prompt_starts_with_the_begin_id() -> None:
+    driver = EngineDriver("language")
+    keys = driver.generate(), driver.generate(1)
+    driver.drain()
+    assert driver.received[keys[0]].ids == driver.received[keys[1]].ids
 
 
-def test_an_empty_source_is_refused() -> None:
-    served = Served("translator")
-    key = served.decode()
-    served.work()
-    assert served.heard[key].code is ErrorCode.BAD_INPUT
-    assert served.heard[key].event.error.field == "text"  # type: ignore[union-attr]
+def test_an_empty_source_is_rejected() -> None:
+    driver = EngineDriver("translator")
+    key = driver.generate()
+    driver.drain()
+    assert driver.received[key].code is ErrorCode.BAD_INPUT
+    assert driver.received[key].event.error.field == "text"  # type: ignore[union-attr]
 
 
-def test_a_prompt_that_is_too_long_is_refused_and_the_others_go_on() -> None:
-    served = Served("language")
-    good = served.decode(1, 3)
-    bad = served.decode(*[3] * 65)
-    served.work()
-    assert served.heard[bad].code is ErrorCode.BAD_INPUT
-    assert served.heard[good].ids == solo(opened("forced"), 1, 3)
+def test_a_prompt_that_is_too_long_is_rejected_and_others_continue() -> None:
+    driver = EngineDriver("language")
+    good = driver.generate(1, 3)
+    bad = driver.generate(*[3] * 65)
+    driver.drain()
+    assert driver.received[bad].code is ErrorCode.BAD_INPUT
+    assert driver.received[good].ids == expected_ids(open_model("forced"), 1, 3)
 
 
-def test_a_prompt_that_no_cache_can_hold_is_refused() -> None:
-    served = Served("cache")
-    key = served.decode(*[3] * 50)
-    served.work()
-    assert served.heard[key].code is ErrorCode.BAD_INPUT
+def test_a_prompt_longer_than_the_cache_is_rejected() -> None:
+    driver = EngineDriver("cache")
+    key = driver.generate(*[3] * 50)
+    driver.drain()
+    assert driver.received[key].code is ErrorCode.BAD_INPUT
 
 
-def test_a_limit_of_no_tokens_ends_at_once() -> None:
-    served = Served("language")
-    key = served.decode(1, max_tokens=0)
-    served.work()
-    assert (served.heard[key].chunks, served.heard[key].event.reason) == ([], "length")
+def test_max_tokens_0_ends_at_once() -> None:
+    driver = EngineDriver("language")
+    key = driver.generate(1, max_tokens=0)
+    driver.drain()
+    assert (driver.received[key].chunks, driver.received[key].event.reason) == ([], "length")
 
 
-def test_a_deadline_ends_a_stream_between_steps_after_what_it_made() -> None:
-    served = Served("forced")
-    served.engine.pace(1e9)
-    key = served.decode(1, deadline=0.0045, max_tokens=100)
-    other = served.decode(1, max_tokens=20)
-    served.work()
-    assert served.heard[key].code is ErrorCode.DEADLINE
-    assert served.heard[key].ids == solo(opened("forced"), 1, limit=5)
-    assert len(served.heard[other].ids) == 20
+def test_a_deadline_ends_a_stream_between_steps_after_reporting_its_tokens() -> None:
+    driver = EngineDriver("forced")
+    driver.engine.set_flush_interval(1e9)
+    key = driver.generate(1, deadline=0.0045, max_tokens=100)
+    other = driver.generate(1, max_tokens=20)
+    driver.drain()
+    assert driver.received[key].code is ErrorCode.DEADLINE
+    assert driver.received[key].ids == expected_ids(open_model("forced"), 1, limit=5)
+    assert len(driver.received[other].ids) == 20
 
 
-def test_cancelled_at_any_step_it_is_silent_and_its_slot_is_free() -> None:
+def test_a_request_cancelled_at_any_step_gets_no_more_output_and_frees_its_slot() -> None:
     for steps in range(6):
-        served = Served("language")
-        gone, stays = served.decode(1, 2), served.decode(1, 3)
-        served.step(steps)
-        said = len(served.heard[gone].chunks)
-        served.engine.cancel(gone)
-        served.work()
-        assert (len(served.heard[gone].chunks), served.heard[gone].events) == (said, [])
-        assert served.heard[stays].ids == solo(opened("forced"), 1, 3)
-        assert served.population() == (0, 0, 0)
+        driver = EngineDriver("language")
+        cancelled_key, other = driver.generate(1, 2), driver.generate(1, 3)
+        driver.step(steps)
+        chunks_before = len(driver.received[cancelled_key].chunks)
+        driver.engine.cancel(cancelled_key)
+        driver.drain()
+        assert (len(driver.received[cancelled_key].chunks), driver.received[cancelled_key].events) == (
+            chunks_before,
+            [],
+        )
+        assert driver.received[other].ids == expected_ids(open_model("forced"), 1, 3)
+        assert driver.counts() == (0, 0, 0)
 
 
-def test_the_timings_are_those_of_its_own_clock() -> None:
-    served = Served("forced")
-    key = served.decode(1, 2, 3, max_tokens=4)
-    served.now = 0.5
-    served.work()
-    timings = served.heard[key].event.timings
+def test_timings_are_measured_with_the_engines_clock() -> None:
+    driver = EngineDriver("forced")
+    key = driver.generate(1, 2, 3, max_tokens=4)
+    driver.now = 0.5
+    driver.drain()
+    timings = driver.received[key].event.timings
     assert timings.queue_s == pytest.approx(0.5)
-    assert timings.first_token_s == pytest.approx(0.502)  # the third step makes it
+    assert timings.first_token_s == pytest.approx(0.502)  # generated by the third step
     assert (timings.steps, timings.rows) == (6, 1.0)
 
 
-# --- readers ----------------------------------------------------------------------------------------
+# --- flow control -----------------------------------------------------------------------------------
 
 
-def test_a_reader_that_stops_pauses_its_own_stream_only_and_goes_on_exactly_where_it_stopped() -> None:
-    served = Served("language")
-    slow = served.decode(1, 3, max_tokens=100, seed=5, stop=("never said",))
+def test_a_stream_out_of_credit_pauses_alone_and_resumes_where_it_stopped() -> None:
+    driver = EngineDriver("language")
+    slow = driver.generate(1, 3, max_tokens=100, seed=5, stop=("never generated",))
     for i in range(3):
-        served.decode(1, 4, max_tokens=80, seed=i)
-    served.work()
-    heard = served.heard[slow]
-    assert heard.events == []
-    assert len(heard.chunks) == messages.STREAM_CREDITS
-    assert {len(one.chunks) for one in served.heard.values()} == {messages.STREAM_CREDITS}
-    for key in list(served.heard):
+        driver.generate(1, 4, max_tokens=80, seed=i)
+    driver.drain()
+    received = driver.received[slow]
+    assert received.events == []
+    assert len(received.chunks) == messages.STREAM_CREDITS
+    assert {len(one.chunks) for one in driver.received.values()} == {messages.STREAM_CREDITS}
+    for key in list(driver.received):
         if key != slow:
-            served.engine.credit(key, 1000)
-    served.work()
-    assert all(served.heard[key].event.reason == "length" for key in served.heard if key != slow)
-    while not heard.events:
-        assert served.population() == (0, 0, 1)
-        before = len(heard.chunks)
-        served.engine.credit(slow, 3)
-        served.work()
-        assert len(heard.chunks) <= before + 3 + 1  # the last one needs no credit
-    assert heard.ids == solo(opened("forced"), 1, 3, limit=100, seed=5)
-    assert heard.text == "".join(opened("language").vocabulary.names(heard.ids))  # type: ignore[union-attr]
+            driver.engine.credit(key, 1000)
+    driver.drain()
+    assert all(driver.received[key].event.reason == "length" for key in driver.received if key != slow)
+    while not received.events:
+        assert driver.counts() == (0, 0, 1)
+        before = len(received.chunks)
+        driver.engine.credit(slow, 3)
+        driver.drain()
+        assert len(received.chunks) <= before + 3 + 1  # the last chunk needs no credit
+    assert received.ids == expected_ids(open_model("forced"), 1, 3, limit=100, seed=5)
+    assert received.text == "".join(open_model("language").vocabulary.names(received.ids))  # type: ignore[union-attr]
 
 
-def test_a_paused_stream_makes_nothing_so_its_memory_is_bounded() -> None:
-    served = Served("language")
-    key = served.decode(1, 3, max_tokens=10_000)
-    other = served.decode(1, 4, max_tokens=600)
-    served.engine.credit(other, 10_000)
-    served.work()
-    assert len(served.heard[other].ids) == 600
-    paused = served.engine._scheduler._items[key]
+def test_a_paused_stream_generates_nothing_so_its_memory_is_bounded() -> None:
+    driver = EngineDriver("language")
+    key = driver.generate(1, 3, max_tokens=10_000)
+    other = driver.generate(1, 4, max_tokens=600)
+    driver.engine.credit(other, 10_000)
+    driver.drain()
+    assert len(driver.received[other].ids) == 600
+    paused = driver.engine._scheduler._requests[key]
     assert isinstance(paused, GenerationSequence)
-    assert paused.made <= messages.STREAM_CREDITS + 2
+    assert paused.generated <= messages.STREAM_CREDITS + 2
 
 
-def test_a_reader_that_stops_for_too_long_is_ended_and_its_slot_is_free() -> None:
-    served = Served("language", stalled_s=5.0)
-    key = served.decode(1, 3, max_tokens=100)
-    served.work()
-    served.wait(4.9)
-    assert served.heard[key].events == []
-    served.wait(0.2)
-    assert served.heard[key].code is ErrorCode.SEQUENCE_LOST
-    assert served.population() == (0, 0, 0)
+def test_a_stream_not_read_for_stalled_s_is_ended_and_frees_its_slot() -> None:
+    driver = EngineDriver("language", stalled_s=5.0)
+    key = driver.generate(1, 3, max_tokens=100)
+    driver.drain()
+    driver.wait(4.9)
+    assert driver.received[key].events == []
+    driver.wait(0.2)
+    assert driver.received[key].code is ErrorCode.SEQUENCE_LOST
+    assert driver.counts() == (0, 0, 0)
 
 
 def test_a_paused_stream_can_be_cancelled() -> None:
-    served = Served("language")
-    key = served.decode(1, 3, max_tokens=100)
-    served.work()
-    served.engine.cancel(key)
-    served.engine.credit(key, 5)
-    served.work()
-    assert served.heard[key].events == []
-    assert served.population() == (0, 0, 0)
+    driver = EngineDriver("language")
+    key = driver.generate(1, 3, max_tokens=100)
+    driver.drain()
+    driver.engine.cancel(key)
+    driver.engine.credit(key, 5)
+    driver.drain()
+    assert driver.received[key].events == []
+    assert driver.counts() == (0, 0, 0)
 
 
-# --- fed --------------------------------------------------------------------------------------------
+# --- client sequences -------------------------------------------------------------------------------
 
 
 def test_each_sequence_keeps_its_own_state() -> None:
-    served = Served("adder")
-    told: dict[int, float] = {}
+    driver = EngineDriver("adder")
+    expected_sums: dict[int, float] = {}
     for step in range(4):
         for sequence in range(5):
-            key = served.feed(sequence + 1, 10.0**sequence, step, start=step == 0, end=step == 3)
-            told[key] = (step + 1) * 10.0**sequence
-    served.work()
-    for key, expected in told.items():
-        outputs = served.heard[key].event.outputs
+            key = driver.step_sequence(sequence + 1, 10.0**sequence, step, start=step == 0, end=step == 3)
+            expected_sums[key] = (step + 1) * 10.0**sequence
+    driver.drain()
+    for key, expected in expected_sums.items():
+        outputs = driver.received[key].event.outputs
         assert outputs is not None
         assert outputs["y"][0, 0] == expected
-    assert served.population() == (0, 0, 0)
+    assert driver.counts() == (0, 0, 0)
 
 
-def test_only_the_outputs_that_are_wanted_come() -> None:
-    served = Served("adder")
-    key = served.feed(1, 1, 2, start=True, outputs=("y",))
-    served.work()
-    assert list(served.heard[key].event.outputs or ()) == ["y"]
+def test_only_requested_outputs_are_returned() -> None:
+    driver = EngineDriver("adder")
+    key = driver.step_sequence(1, 1, 2, start=True, outputs=("y",))
+    driver.drain()
+    assert list(driver.received[key].event.outputs or ()) == ["y"]
 
 
-def test_an_element_that_breaks_a_run_fails_alone_and_its_sequence_goes_on_as_before() -> None:
+def test_only_the_step_that_breaks_a_run_fails_and_its_sequence_continues_unchanged() -> None:
     class Picky:
-        output_names = opened("adder").session.output_names
+        output_names = open_model("adder").session.output_names
 
         def run(self, feeds: dict[str, Array]) -> list[Array]:
             if (feeds["x"] == 13).any():
                 raise RuntimeError("13")
-            return opened("adder").session.run(feeds)
+            return open_model("adder").session.run(feeds)
 
-    served = Served("adder", Picky())
-    first = [served.feed(i, i, i, start=True) for i in (1, 2, 3)]
-    second = [served.feed(1, 1, 1), served.feed(2, 13, 13), served.feed(3, 3, 3)]
-    third = [served.feed(i, i, i) for i in (1, 2, 3)]
-    served.work()
+    driver = EngineDriver("adder", Picky())
+    first = [driver.step_sequence(i, i, i, start=True) for i in (1, 2, 3)]
+    second = [driver.step_sequence(1, 1, 1), driver.step_sequence(2, 13, 13), driver.step_sequence(3, 3, 3)]
+    third = [driver.step_sequence(i, i, i) for i in (1, 2, 3)]
+    driver.drain()
 
     def y(key: int) -> float:
-        outputs = served.heard[key].event.outputs
+        outputs = driver.received[key].event.outputs
         assert outputs is not None
         return float(outputs["y"][0, 0])
 
     assert [y(key) for key in first] == [1, 2, 3]
     assert (y(second[0]), y(second[2])) == (2, 6)
-    assert served.heard[second[1]].code is ErrorCode.FAILED
+    assert driver.received[second[1]].code is ErrorCode.FAILED
     assert [y(key) for key in third] == [3, 4, 9]
 
 
-def test_a_fed_cache_takes_as_many_elements_as_the_manifest_allows() -> None:
-    served = Served("cache")
+def test_a_client_sequence_with_a_cache_accepts_as_many_steps_as_the_manifest_allows() -> None:
+    driver = EngineDriver("cache")
     for key in range(101, 146):
         submit = messages.Submit(
             key, "m", 1, {"token": np.array([3])}, how=messages.Feed("f", start=key == 101)
         )
-        served.heard[key] = Heard()
-        served.engine.submit(submit, submit.inputs)
-    served.work()
-    assert [key for key, heard in served.heard.items() if heard.event.error is None] == list(range(101, 141))
-    assert served.heard[141].code is ErrorCode.BAD_INPUT
+        driver.received[key] = Received()
+        driver.engine.submit(submit, submit.inputs)
+    driver.drain()
+    assert [key for key, received in driver.received.items() if received.event.error is None] == list(
+        range(101, 141)
+    )
+    assert driver.received[141].code is ErrorCode.BAD_INPUT
 
 
-def test_an_idle_sequence_is_evicted_and_its_next_step_is_told() -> None:
-    served = Served("adder")
-    served.feed(1, 1, 1, start=True)
-    served.work()
-    served.wait(61.0)
-    key = served.feed(1, 1, 1)
-    served.work()
-    assert served.heard[key].code is ErrorCode.SEQUENCE_LOST
+def test_an_idle_sequence_is_evicted_and_its_next_step_gets_an_error() -> None:
+    driver = EngineDriver("adder")
+    driver.step_sequence(1, 1, 1, start=True)
+    driver.drain()
+    driver.wait(61.0)
+    key = driver.step_sequence(1, 1, 1)
+    driver.drain()
+    assert driver.received[key].code is ErrorCode.SEQUENCE_LOST
 
 
-def test_decodings_and_fed_sequences_share_an_engine() -> None:
-    """A language model that is generated from and followed at one time."""
-    served = Served("forced")
-    key = served.decode(1, 3, max_tokens=20)
+def test_generation_and_client_sequences_share_an_engine() -> None:
+    """A language model that generates and is driven by a client at the same time."""
+    driver = EngineDriver("forced")
+    key = driver.generate(1, 3, max_tokens=20)
     h = c = np.zeros((1, 1, 16), np.float32)
     for i, token in enumerate((1, 5, 9)):
         submit = messages.Submit(
             100 + i, "m", 1, {"token": np.array([token])}, how=messages.Feed("f", start=i == 0)
         )
-        served.heard[100 + i] = Heard()
-        served.engine.submit(submit, submit.inputs)
-        served.step(2)
-        expected, h, c = served.model.session.run({"token": np.array([token]), "h_in": h, "c_in": c})
-        outputs = served.heard[100 + i].event.outputs
+        driver.received[100 + i] = Received()
+        driver.engine.submit(submit, submit.inputs)
+        driver.step(2)
+        expected, h, c = driver.model.session.run({"token": np.array([token]), "h_in": h, "c_in": c})
+        outputs = driver.received[100 + i].event.outputs
         assert outputs is not None
         np.testing.assert_array_equal(outputs["logits"], expected)
-    served.work()
-    assert served.heard[key].ids == solo(served.model, 1, 3, limit=20)
+    driver.drain()
+    assert driver.received[key].ids == expected_ids(driver.model, 1, 3, limit=20)
 
 
 # --- failures ---------------------------------------------------------------------------------------
 
 
 class Poisoned:
-    """A graph that fails on a certain id."""
+    """A session that fails on a certain id."""
 
     def __init__(self, session: Any, name: str, poison: int) -> None:
         self._session, self._name, self._poison = session, name, poison
@@ -491,216 +500,222 @@ class Poisoned:
         return self._session.run(feeds)  # type: ignore[no-any-return]
 
 
-def test_a_prompt_that_breaks_the_prefill_fails_alone() -> None:
-    served = Served("language", first=Poisoned(opened("language").first, "tokens", 9))
-    good, bad = [served.decode(1, i) for i in (3, 4, 5)], served.decode(1, 9)
-    served.work()
-    assert served.heard[bad].code is ErrorCode.FAILED
-    assert [served.heard[key].ids for key in good] == [solo(opened("forced"), 1, i) for i in (3, 4, 5)]
-    assert served.population() == (0, 0, 0)
+def test_only_the_prompt_that_breaks_the_prefill_fails() -> None:
+    driver = EngineDriver(
+        "language", prefill_session=Poisoned(open_model("language").prefill_session, "tokens", 9)
+    )
+    good, bad = [driver.generate(1, i) for i in (3, 4, 5)], driver.generate(1, 9)
+    driver.drain()
+    assert driver.received[bad].code is ErrorCode.FAILED
+    assert [driver.received[key].ids for key in good] == [
+        expected_ids(open_model("forced"), 1, i) for i in (3, 4, 5)
+    ]
+    assert driver.counts() == (0, 0, 0)
 
 
-def test_a_token_that_breaks_the_step_fails_its_own_stream_after_what_it_made() -> None:
-    served = Served("forced", Poisoned(opened("forced").session, "token", 9))
-    keys = [served.decode(1, seed=i, max_tokens=30) for i in range(8)]
-    served.work()
+def test_a_token_that_breaks_the_step_fails_only_its_stream_after_reporting_its_tokens() -> None:
+    driver = EngineDriver("forced", Poisoned(open_model("forced").session, "token", 9))
+    keys = [driver.generate(1, seed=i, max_tokens=30) for i in range(8)]
+    driver.drain()
     broken = 0
     for i, key in enumerate(keys):
-        heard, free = served.heard[key], solo(opened("forced"), 1, seed=i, limit=30)
-        if 9 in free[:-1]:
+        received, unpoisoned = driver.received[key], expected_ids(open_model("forced"), 1, seed=i, limit=30)
+        if 9 in unpoisoned[:-1]:
             broken += 1
-            assert heard.code is ErrorCode.FAILED
-            assert heard.ids == free[: free.index(9) + 1]
+            assert received.code is ErrorCode.FAILED
+            assert received.ids == unpoisoned[: unpoisoned.index(9) + 1]
         else:
-            assert heard.ids == free
+            assert received.ids == unpoisoned
     assert 0 < broken < 8
 
 
-def test_an_engine_whose_step_goes_wrong_fails_what_it_held_and_serves_on(
+def test_an_engine_whose_step_raises_fails_its_requests_and_keeps_serving(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    served = Served("forced", ends=True)
-    key = served.decode(1)
-    served.engine.start()
-    served.until(lambda: bool(served.heard[key].events))
+    driver = EngineDriver("forced", own_sessions=True)
+    key = driver.generate(1)
+    driver.engine.start()
+    driver.until(lambda: bool(driver.received[key].events))
     with monkeypatch.context() as patch:
         patch.setattr(StepBatches, "step", lambda *_: 1 / 0)
-        lost = served.decode(1)
-        served.until(lambda: bool(served.heard[lost].events))
-    assert served.heard[lost].code is ErrorCode.FAILED
-    again = served.decode(1)
-    served.until(lambda: bool(served.heard[again].events))
-    assert served.heard[again].ids == served.heard[key].ids
-    served.engine.stop(5.0)
+        lost = driver.generate(1)
+        driver.until(lambda: bool(driver.received[lost].events))
+    assert driver.received[lost].code is ErrorCode.FAILED
+    again = driver.generate(1)
+    driver.until(lambda: bool(driver.received[again].events))
+    assert driver.received[again].ids == driver.received[key].ids
+    driver.engine.stop(5.0)
 
 
-def test_who_has_ended_is_told_though_the_run_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    served = Served("forced", ends=True)
-    late = served.decode(1, deadline=0.05, max_tokens=10**6)
-    served.engine.credit(late, 10**6)
-    served.step(3)
-    served.now = 1.0
-    other = served.decode(1)
+def test_an_expired_request_gets_its_own_error_though_the_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = EngineDriver("forced", own_sessions=True)
+    late = driver.generate(1, deadline=0.05, max_tokens=10**6)
+    driver.engine.credit(late, 10**6)
+    driver.step(3)
+    driver.now = 1.0
+    other = driver.generate(1)
     monkeypatch.setattr(StepBatches, "step", lambda *_: 1 / 0)
-    served.engine.start()
-    served.until(lambda: bool(served.heard[other].events))
-    served.engine.stop(5.0)
-    assert served.heard[late].code is ErrorCode.DEADLINE
+    driver.engine.start()
+    driver.until(lambda: bool(driver.received[other].events))
+    driver.engine.stop(5.0)
+    assert driver.received[late].code is ErrorCode.DEADLINE
 
 
-def test_a_batch_that_everyone_has_left_runs_no_more() -> None:
-    served = Served("forced")
-    key = served.decode(1)
-    served.step(3)
-    served.engine.cancel(key)
-    served.reports.clear()
-    served.work()
-    assert [run for report in served.reports for run in report.runs] == []
+def test_an_empty_batch_does_not_run() -> None:
+    driver = EngineDriver("forced")
+    key = driver.generate(1)
+    driver.step(3)
+    driver.engine.cancel(key)
+    driver.reports.clear()
+    driver.drain()
+    assert [run for report in driver.reports for run in report.runs] == []
 
 
-# --- the end ----------------------------------------------------------------------------------------
+# --- stopping ---------------------------------------------------------------------------------------
 
 
-def test_stopping_ends_all_with_unavailable_exactly_once() -> None:
-    served = Served("language", ends=True)
-    keys = [served.decode(1, 3, max_tokens=100_000, seed=i) for i in range(70)]  # more than there are slots
+def test_stopping_ends_every_request_with_unavailable_exactly_once() -> None:
+    driver = EngineDriver("language", own_sessions=True)
+    keys = [driver.generate(1, 3, max_tokens=100_000, seed=i) for i in range(70)]  # more than slots
     for key in keys:
-        served.engine.credit(key, 10**6)
-    paused = served.decode(1, 3, max_tokens=100_000)
-    served.engine.start()
-    served.until(lambda: bool(served.heard[keys[0]].chunks))
-    served.engine.stop(0.0)
-    assert {served.heard[key].code for key in (*keys, paused)} == {ErrorCode.UNAVAILABLE}
-    assert not served.engine._thread.is_alive()
+        driver.engine.credit(key, 10**6)
+    paused = driver.generate(1, 3, max_tokens=100_000)
+    driver.engine.start()
+    driver.until(lambda: bool(driver.received[keys[0]].chunks))
+    driver.engine.stop(0.0)
+    assert {driver.received[key].code for key in (*keys, paused)} == {ErrorCode.UNAVAILABLE}
+    assert not driver.engine._thread.is_alive()
 
 
-def test_what_comes_after_the_stop_is_told() -> None:
-    served = Served("forced", ends=True)
-    served.engine.start()
-    served.engine.stop(0.0)
-    key = served.decode(1)
-    assert served.heard[key].code is ErrorCode.UNAVAILABLE
+def test_a_request_after_the_stop_gets_unavailable() -> None:
+    driver = EngineDriver("forced", own_sessions=True)
+    driver.engine.start()
+    driver.engine.stop(0.0)
+    key = driver.generate(1)
+    assert driver.received[key].code is ErrorCode.UNAVAILABLE
 
 
-def test_stopping_lets_what_is_nearly_done_end_well() -> None:
-    served = Served("language", ends=True)
-    key = served.decode(1, 3, max_tokens=30)
-    served.engine.start()
-    served.engine.stop(30.0)
-    assert served.heard[key].event.reason == "length"
+def test_stopping_lets_requests_finish_within_the_grace_period() -> None:
+    driver = EngineDriver("language", own_sessions=True)
+    key = driver.generate(1, 3, max_tokens=30)
+    driver.engine.start()
+    driver.engine.stop(30.0)
+    assert driver.received[key].event.reason == "length"
 
 
-def test_while_it_closes_no_new_sequence_is_taken() -> None:
-    served = Served("adder", ends=True)
-    served.engine.stop(0.0)
-    key = served.feed(1, 1, 1, start=True)
-    served.step()
-    assert served.heard[key].code is ErrorCode.UNAVAILABLE
+def test_no_new_sequence_is_accepted_while_closing() -> None:
+    driver = EngineDriver("adder", own_sessions=True)
+    driver.engine.stop(0.0)
+    key = driver.step_sequence(1, 1, 1, start=True)
+    driver.step()
+    assert driver.received[key].code is ErrorCode.UNAVAILABLE
 
 
 @settings(max_examples=25)
 @given(data=st.data())
 def test_every_request_ends_exactly_once_or_is_cancelled(data: Any) -> None:
-    served = Served("forced", stalled_s=1.0)
+    driver = EngineDriver("forced", stalled_s=1.0)
     cancelled: set[int] = set()
     for _ in range(data.draw(st.integers(1, 30))):
-        match data.draw(st.sampled_from(["decode", "decode", "step", "cancel", "credit", "wait", "pace"])):
-            case "decode":
+        match data.draw(
+            st.sampled_from(["generate", "generate", "step", "cancel", "credit", "wait", "flush interval"])
+        ):
+            case "generate":
                 deadline = data.draw(st.sampled_from([None, None, 0.003, 0.02]))
-                served.decode(
+                driver.generate(
                     *data.draw(st.lists(st.integers(1, 20), max_size=4)),
                     max_tokens=data.draw(st.sampled_from([0, 1, 5, 60])),
-                    deadline=None if deadline is None else served.now + deadline,
+                    deadline=None if deadline is None else driver.now + deadline,
                 )
-            case "cancel" if served.heard:
-                key = data.draw(st.sampled_from(sorted(served.heard)))
-                if not served.heard[key].events:
+            case "cancel" if driver.received:
+                key = data.draw(st.sampled_from(sorted(driver.received)))
+                if not driver.received[key].events:
                     cancelled.add(key)
-                served.engine.cancel(key)
-            case "credit" if served.heard:
-                served.engine.credit(data.draw(st.sampled_from(sorted(served.heard))), 5)
+                driver.engine.cancel(key)
+            case "credit" if driver.received:
+                driver.engine.credit(data.draw(st.sampled_from(sorted(driver.received))), 5)
             case "wait":
-                served.wait(data.draw(st.sampled_from([0.01, 0.5])))
-            case "pace":
-                served.engine.pace(data.draw(st.sampled_from([0.0, 0.01])))
+                driver.wait(data.draw(st.sampled_from([0.01, 0.5])))
+            case "flush interval":
+                driver.engine.set_flush_interval(data.draw(st.sampled_from([0.0, 0.01])))
             case _:
-                served.step(data.draw(st.integers(1, 8)))
-    served.work()
-    served.wait(2.0)  # who still does not read is ended
-    served.work()
-    for key, heard in served.heard.items():
-        assert len(heard.events) <= 1
-        assert heard.events or key in cancelled
-    assert served.population() == (0, 0, 0)
-    assert len(served.engine._batches) == 0
+                driver.step(data.draw(st.integers(1, 8)))
+    driver.drain()
+    driver.wait(2.0)  # streams that are still not read are ended
+    driver.drain()
+    for key, received in driver.received.items():
+        assert len(received.events) <= 1
+        assert received.events or key in cancelled
+    assert driver.counts() == (0, 0, 0)
+    assert len(driver.engine._batches) == 0
 
 
-# --- nothing is left behind -------------------------------------------------------------------------
+# --- leaks ------------------------------------------------------------------------------------------
 
 
-def living() -> int:
+def count_sequences() -> int:
     gc.collect()
     return sum(type(one) in (GenerationSequence, ClientSequence) for one in gc.get_objects())
 
 
-def cancel_many(served: Served, count: int) -> None:
-    """Streams that are cancelled at every stage: waiting, taken in, stepping, paused."""
+def cancel_many(driver: EngineDriver, count: int) -> None:
+    """Cancel streams at every stage: waiting, prefilled, stepping, paused."""
     for i in range(count):
-        key = served.decode(1, 2 + i % 9, seed=i, max_tokens=200)
-        served.step(i % 3)
+        key = driver.generate(1, 2 + i % 9, seed=i, max_tokens=200)
+        driver.step(i % 3)
         if i % 50 == 0:
-            served.step(40)  # beyond its credit
-        served.engine.cancel(key)
-        del served.heard[key]
-        served.reports.clear()
-    served.work()
+            driver.step(40)  # beyond its credit
+        driver.engine.cancel(key)
+        del driver.received[key]
+        driver.reports.clear()
+    driver.drain()
 
 
-def check_nothing_is_left(served: Served) -> None:
-    """1,000 cancelled streams leave slots, batches, objects and memory where they were."""
-    cancel_many(served, 100)
-    objects = living()
+def check_nothing_leaks(driver: EngineDriver) -> None:
+    """1,000 cancelled streams leave the numbers of slots, batches and objects and the memory unchanged."""
+    cancel_many(driver, 100)
+    objects = count_sequences()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        cancel_many(served, 1000)
+        cancel_many(driver, 1000)
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert living() <= objects + 10
+    assert count_sequences() <= objects + 10
     assert grown < 200_000
-    assert len(served.engine._batches) == 0
-    assert served.population() == (0, 0, 0)
-    slots = served.model.spec.manifest.stepwise.max_sequences  # type: ignore[union-attr]
+    assert len(driver.engine._batches) == 0
+    assert driver.counts() == (0, 0, 0)
+    slots = driver.model.spec.manifest.stepwise.max_sequences  # type: ignore[union-attr]
     for _ in range(slots):
-        served.decode(1)
-    served.step()
-    assert served.population() == (slots, 0, 0)
+        driver.generate(1)
+    driver.step()
+    assert driver.counts() == (slots, 0, 0)
 
 
-def test_a_thousand_cancelled_streams_leave_nothing() -> None:
-    check_nothing_is_left(Served("forced"))
+def test_a_thousand_cancelled_streams_leak_nothing() -> None:
+    check_nothing_leaks(EngineDriver("forced"))
 
 
-def never_left(scheduler: Scheduler, key: int) -> None:
-    """Its slot is free, but nobody takes it out of its row."""
-    item = scheduler._items.pop(key, None)
-    if isinstance(item, GenerationSequence):
-        scheduler._drop(item)
+def never_removed(scheduler: Scheduler, key: int) -> None:
+    """A `cancel` that frees the slot, but leaves the sequence in its row."""
+    request = scheduler._requests.pop(key, None)
+    if isinstance(request, GenerationSequence):
+        scheduler._remove(request)
 
 
 def never_freed(scheduler: Scheduler, key: int) -> None:
-    """It leaves its row, but keeps its slot."""
-    item = scheduler._items.pop(key, None)
-    if isinstance(item, GenerationSequence) and item.slot:
-        scheduler._running.pop(item, None)
-        scheduler._left.append(item)
+    """A `cancel` that frees the row, but not the slot."""
+    request = scheduler._requests.pop(key, None)
+    if isinstance(request, GenerationSequence) and request.has_slot:
+        scheduler._running.pop(request, None)
+        scheduler._cancelled.append(request)
 
 
-@pytest.mark.parametrize("leak", [never_left, never_freed])
-def test_the_check_would_see_a_leak(monkeypatch: pytest.MonkeyPatch, leak: Any) -> None:
+@pytest.mark.parametrize("leak", [never_removed, never_freed])
+def test_the_leak_check_detects_leaks(monkeypatch: pytest.MonkeyPatch, leak: Any) -> None:
     monkeypatch.setattr(Scheduler, "cancel", leak)
-    served = Served("forced")
+    driver = EngineDriver("forced")
     with pytest.raises((AssertionError, KeyError)):
-        check_nothing_is_left(served)
+        check_nothing_leaks(driver)

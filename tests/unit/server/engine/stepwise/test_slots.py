@@ -1,4 +1,4 @@
-"""States of every shape come and go, step and grow, and a row never sees its neighbours."""
+"""State blocks: states of every shape are written, stepped, grown and removed; rows are independent."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.server import sample_models as specs
-from unit.server.engine.stepwise.step_models import opened
+from unit.server.engine.stepwise.step_models import open_model
 
-from lockstep_server.engine.stepwise.slots import StateBlock, bucket, initial, key_of, lengths_of, widest
+from lockstep_server.engine.stepwise.slots import (
+    StateBlock,
+    bucket,
+    initial_states,
+    key_of,
+    lengths_of,
+    widest,
+)
 from lockstep_server.model.manifest import LengthSection, Manifest, StateSection, TensorSection
 from lockstep_server.model.spec import ModelSpec, StateTensor
 
@@ -53,11 +60,11 @@ MASKS = (
 SPEC = ModelSpec("m", 1, Manifest(lengths=LENGTHS), MASKS, (), batched=True, states=tuple(STATES.values()))
 
 
-def of_one(state: StateTensor) -> ModelSpec:
+def spec_of(state: StateTensor) -> ModelSpec:
     return ModelSpec("m", 1, Manifest(lengths=LENGTHS), (), (), batched=True, states=(state,))
 
 
-def drawn(spec: ModelSpec, seed: int, **lengths: int) -> dict[str, Array]:
+def draw_states(spec: ModelSpec, seed: int, **lengths: int) -> dict[str, Array]:
     """The states of one sequence with these named lengths."""
     rng = np.random.default_rng(seed)
     states = {}
@@ -71,7 +78,7 @@ def drawn(spec: ModelSpec, seed: int, **lengths: int) -> dict[str, Array]:
 
 
 def written(block: StateBlock, row: int, seed: int, **lengths: int) -> dict[str, Array]:
-    states = drawn(block.spec, seed, **lengths)
+    states = draw_states(block.spec, seed, **lengths)
     block.write(row, states, lengths_of(block.spec, states))
     return states
 
@@ -83,15 +90,15 @@ def same(one: dict[str, Array], other: dict[str, Array]) -> bool:
 
 
 class Echo:
-    """Gives each state back plus one and keeps what it was fed; a cache comes back one longer."""
+    """Returns each state plus one and records its inputs; a cache is returned one element longer."""
 
     def __init__(self, spec: ModelSpec = SPEC) -> None:
         self.spec = spec
         self.output_names = ["y", *(s.spec.output for s in spec.states if s.spec.output)]
-        self.fed: dict[str, Array] = {}
+        self.inputs: dict[str, Array] = {}
 
     def run(self, feeds: dict[str, Array]) -> list[Array]:
-        self.fed = {name: array.copy() for name, array in feeds.items()}
+        self.inputs = {name: array.copy() for name, array in feeds.items()}
         outputs: list[Array] = [feeds["x"] * 2]
         for state in self.spec.states:
             if state.spec.output:
@@ -100,7 +107,7 @@ class Echo:
         return outputs
 
     def _longer(self, state: StateTensor, given: Array, x: Array) -> Array:
-        """What was there, and at the end of the axis an element that says who made it."""
+        """The cache with a new element, the row's x, at the end of its axis."""
         axis = next(iter(state.spec.lengths))
         shape = list(given.shape)
         shape[axis] = 1
@@ -140,25 +147,25 @@ def test_the_key_is_the_buckets_of_the_named_lengths(source: int, past: int, key
     assert key_of(SPEC, {"source": source, "past": past}) == key
 
 
-def test_no_bucket_is_larger_than_the_longest_there_may_be() -> None:
+def test_no_bucket_exceeds_the_maximum_length() -> None:
     spec = replace(SPEC, manifest=Manifest(lengths={"source": LengthSection(20), "past": LengthSection(40)}))
     assert key_of(spec, {"source": 17, "past": 35}) == (("past", 40), ("source", 20))
 
 
-def test_where_sequences_step_alone_only_a_cache_is_padded() -> None:
+def test_for_an_unbatched_model_only_caches_are_padded() -> None:
     spec = replace(SPEC, batched=False)
     assert key_of(spec, {"source": 5, "past": 5}) == (("past", 16), ("source", 5))
 
 
-def test_states_without_a_named_length_are_all_of_one_key() -> None:
-    assert key_of(of_one(STATES["flat [n, d]"]), {}) == ()
+def test_states_without_a_named_length_have_the_empty_key() -> None:
+    assert key_of(spec_of(STATES["flat [n, d]"]), {}) == ()
 
 
-# --- the beginning ----------------------------------------------------------------------------------
+# --- initial states ---------------------------------------------------------------------------------
 
 
-def test_a_state_begins_as_the_manifest_says() -> None:
-    states = initial(SPEC, {"m0": np.ones((1, 4, 3)), "r0": np.ones((4, 1, 2))})
+def test_initial_states_follow_the_manifest() -> None:
+    states = initial_states(SPEC, {"m0": np.ones((1, 4, 3)), "r0": np.ones((4, 1, 2))})
     assert states["count"].tolist() == [5]
     assert (states["flat"].shape, states["deep"].shape) == ((1, 3), (2, 1, 3))
     assert (states["cache"].shape, states["keys"].shape) == ((1, 0, 2), (2, 1, 2, 0, 1))
@@ -166,13 +173,13 @@ def test_a_state_begins_as_the_manifest_says() -> None:
     assert lengths_of(SPEC, states) == {"source": 4, "past": 0}
 
 
-# --- coming and going -------------------------------------------------------------------------------
+# --- write, take, clear, resize ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", STATES)
 @pytest.mark.parametrize("length", [1, 7, 16])
-def test_what_is_written_is_taken_out_again(what: str, length: int) -> None:
-    spec = of_one(STATES[what])
+def test_take_returns_what_was_written(what: str, length: int) -> None:
+    spec = spec_of(STATES[what])
     lengths = {"source": length, "past": length - 1}
     block = StateBlock(spec, key_of(spec, lengths), 4)
     put = [written(block, row, row, **lengths) for row in (0, 1, 2, 3)]
@@ -180,9 +187,9 @@ def test_what_is_written_is_taken_out_again(what: str, length: int) -> None:
 
 
 @pytest.mark.parametrize("what", STATES)
-def test_a_shorter_one_after_a_longer_one_finds_nothing_of_it(what: str) -> None:
-    """What lies beyond its own length is 0 when the session runs."""
-    spec = of_one(STATES[what])
+def test_a_shorter_sequence_in_a_reused_row_sees_nothing_of_the_longer_one(what: str) -> None:
+    """Elements beyond a sequence's own length are 0 in the session's inputs."""
+    spec = spec_of(STATES[what])
     used, fresh = (StateBlock(spec, key_of(spec, {"source": 15, "past": 15}), 2) for _ in range(2))
     written(used, 1, 1, source=15, past=15)
     for block in (used, fresh):
@@ -193,7 +200,7 @@ def test_a_shorter_one_after_a_longer_one_finds_nothing_of_it(what: str) -> None
     ]
     for block, echo in zip((used, fresh), echoes, strict=True):
         stepped(block, echo)
-    assert same(*(echo.fed for echo in echoes))
+    assert same(*(echo.inputs for echo in echoes))
 
 
 def test_a_taken_state_is_a_copy() -> None:
@@ -202,7 +209,7 @@ def test_a_taken_state_is_a_copy() -> None:
     taken = block.take(0)
     stepped(block)
     block.clear(0)
-    assert same(taken, drawn(SPEC, 1, source=3, past=3))
+    assert same(taken, draw_states(SPEC, 1, source=3, past=3))
 
 
 def test_a_cleared_row_is_zero_and_has_one_real_element() -> None:
@@ -214,12 +221,12 @@ def test_a_cleared_row_is_zero_and_has_one_real_element() -> None:
     assert not any(array.any() for array in block.take(1).values())
     assert same(block.take(0), other)
     stepped(block, echo)
-    assert (echo.fed["mask"].sum(axis=1).tolist(), echo.fed["sizes"].tolist()) == ([9, 1], [9, 1])
+    assert (echo.inputs["mask"].sum(axis=1).tolist(), echo.inputs["sizes"].tolist()) == ([9, 1], [9, 1])
 
 
 @settings(max_examples=40)
 @given(st.data())
-def test_rows_move_when_their_number_changes_and_stay_what_they_are(data: Any) -> None:
+def test_resizing_rows_keeps_their_states(data: Any) -> None:
     rows = data.draw(st.sampled_from([1, 2, 4, 8]))
     taken = data.draw(st.lists(st.integers(0, rows - 1), unique=True, min_size=1))
     new_rows = data.draw(st.sampled_from([n for n in (1, 2, 4, 8, 16) if n >= len(taken)]))
@@ -234,13 +241,13 @@ def test_rows_move_when_their_number_changes_and_stay_what_they_are(data: Any) -
     vacant, echo = range(len(taken), new_rows), Echo()
     assert not any(new.take(row)["flat"].any() for row in vacant)
     stepped(new, echo)
-    assert echo.fed["mask"].sum(axis=1).tolist() == [lengths[row]["source"] for row in taken] + [1] * len(
+    assert echo.inputs["mask"].sum(axis=1).tolist() == [lengths[row]["source"] for row in taken] + [1] * len(
         vacant
     )
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
-def test_rows_move_to_a_block_of_other_lengths_and_stay_what_they_are(size: int) -> None:
+def test_resizing_to_other_lengths_keeps_the_states(size: int) -> None:
     block = StateBlock(SPEC, (("past", 32), ("source", 32)), 4)
     put = [written(block, row, row, source=3 + 4 * row, past=2 + 4 * row) for row in range(4)]
     echo = Echo()
@@ -248,19 +255,19 @@ def test_rows_move_to_a_block_of_other_lengths_and_stay_what_they_are(size: int)
     assert same(new.take(0), put[3])
     assert same(new.take(1), put[1])
     stepped(new, echo)
-    assert echo.fed["mask"].shape == (4, size)
-    assert echo.fed["mask"].sum(axis=1).tolist() == [15, 7, 1, 1]
+    assert echo.inputs["mask"].shape == (4, size)
+    assert echo.inputs["mask"].sum(axis=1).tolist() == [15, 7, 1, 1]
 
 
-def test_a_block_needs_what_its_longest_row_needs() -> None:
+def test_the_needed_key_is_that_of_the_longest_row() -> None:
     block = StateBlock(SPEC, (("past", 64), ("source", 64)), 4)
     for row, (source, past) in enumerate([(3, 40), (20, 1), (60, 60)]):
         written(block, row, row, source=source, past=past)
-    assert block.needed([0, 1]) == (("past", 64), ("source", 32))
-    assert block.needed([1]) == (("past", 16), ("source", 32))
+    assert block.needed_key([0, 1]) == (("past", 64), ("source", 32))
+    assert block.needed_key([1]) == (("past", 16), ("source", 32))
 
 
-def test_the_widest_of_two_keys_holds_both() -> None:
+def test_widest_holds_both_keys() -> None:
     assert widest((("past", 16), ("source", 64)), (("past", 32), ("source", 16))) == (
         ("past", 32),
         ("source", 64),
@@ -270,7 +277,7 @@ def test_the_widest_of_two_keys_holds_both() -> None:
 # --- a step -----------------------------------------------------------------------------------------
 
 
-def test_a_step_gives_the_outputs_and_keeps_the_states() -> None:
+def test_a_step_returns_the_outputs_and_keeps_the_states() -> None:
     block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 2)
     put = written(block, 0, 1, source=3, past=3)
     assert list(stepped(block)) == ["y"]
@@ -297,15 +304,15 @@ def test_states_are_paired_by_name_whatever_the_order_of_the_graphs_outputs() ->
     assert same(blocks[0].take(0), blocks[1].take(0))
 
 
-def test_masks_and_lengths_tell_what_is_real() -> None:
+def test_masks_and_lengths_mark_the_real_elements() -> None:
     echo = Echo()
     block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
     for row, (source, past) in enumerate([(4, 0), (16, 15), (1, 2)]):
         written(block, row, row, source=source, past=past)
     stepped(block, echo)
-    assert echo.fed["mask"].tolist() == [[i < n for i in range(16)] for n in (4, 16, 1)]
-    assert echo.fed["holes"].tolist() == [[float(i >= n) for i in range(16)] for n in (0, 15, 2)]
-    assert (echo.fed["sizes"].tolist(), echo.fed["sizes"].dtype) == ([4, 16, 1], np.int32)
+    assert echo.inputs["mask"].tolist() == [[i < n for i in range(16)] for n in (4, 16, 1)]
+    assert echo.inputs["holes"].tolist() == [[float(i >= n) for i in range(16)] for n in (0, 15, 2)]
+    assert (echo.inputs["sizes"].tolist(), echo.inputs["sizes"].dtype) == ([4, 16, 1], np.int32)
 
 
 @pytest.mark.parametrize("name", ["cache", "keys"])
@@ -324,7 +331,7 @@ def test_each_row_of_a_cache_grows_at_its_own_end(name: str) -> None:
         np.testing.assert_array_equal(grown[:past], np.moveaxis(put[row][name], axis, 0))
         assert np.unique(grown[past]).tolist() == [100.0 + row]
         assert np.unique(grown[past + 1]).tolist() == [200.0 + row]
-    assert echo.fed["holes"].tolist() == [[float(i >= past + 1) for i in range(16)] for past in pasts]
+    assert echo.inputs["holes"].tolist() == [[float(i >= past + 1) for i in range(16)] for past in pasts]
     assert [block.lengths(row)["past"] for row in range(3)] == [past + 2 for past in pasts]
 
 
@@ -352,7 +359,7 @@ def test_a_step_that_fails_changes_no_state() -> None:
     assert block.lengths(0) == {"source": 3, "past": 3}
 
 
-# --- neighbours, through real sessions --------------------------------------------------------------
+# --- independence of rows, through real sessions ----------------------------------------------------
 
 SHAPES = {
     "language": "layered [layers, n, d]",
@@ -362,7 +369,7 @@ SHAPES = {
 }
 
 
-def elements(model: Any, rows: int, rng: np.random.Generator) -> dict[str, Array]:
+def draw_inputs(model: Any, rows: int, rng: np.random.Generator) -> dict[str, Array]:
     if model.spec.manifest.task == "tensor":
         return {"x": rng.standard_normal((rows, 2)).astype(np.float32)}
     return {"token": rng.integers(0, 21, rows)}
@@ -372,32 +379,33 @@ def elements(model: Any, rows: int, rng: np.random.Generator) -> dict[str, Array
 @settings(max_examples=15)
 @given(data=st.data())
 def test_a_rows_bits_do_not_depend_on_its_neighbours(kind: str, data: Any) -> None:
-    """One row among others that come, go and change at random, against the same alone."""
-    model = opened(kind)
+    """One row among others that change at random, against the same sequence unbatched."""
+    model = open_model(kind)
     spec, rng = model.spec, np.random.default_rng(data.draw(st.integers(0, 99)))
     lengths = {"source": data.draw(st.integers(1, 16)), "past": data.draw(st.integers(0, 9))}
-    states = drawn(spec, 5, **lengths)
-    mine = lengths_of(spec, states)
-    key = key_of(spec, mine)
+    states = draw_states(spec, 5, **lengths)
+    own_lengths = lengths_of(spec, states)
+    key = key_of(spec, own_lengths)
     row = data.draw(st.integers(0, 3))
-    alone, company = StateBlock(spec, key, 1), StateBlock(spec, key, 4)
-    alone.write(0, states, mine)
-    company.write(row, states, mine)
+    unbatched, batched = StateBlock(spec, key, 1), StateBlock(spec, key, 4)
+    unbatched.write(0, states, own_lengths)
+    batched.write(row, states, own_lengths)
     for step in range(6):
         other = data.draw(st.sampled_from([r for r in range(4) if r != row]))
-        match data.draw(st.sampled_from(["come", "go", "resize", "stay"])):
-            case "come":
+        match data.draw(st.sampled_from(["write", "clear", "resize", "keep"])):
+            case "write":
                 sizes = {"source": 1 + 7 * step % 16, "past": step % 9}
-                guest = drawn(spec, step, **sizes)
-                company.write(other, guest, lengths_of(spec, guest))
-            case "go":
-                company.clear(other)
+                other_states = draw_states(spec, step, **sizes)
+                batched.write(other, other_states, lengths_of(spec, other_states))
+            case "clear":
+                batched.clear(other)
             case "resize":
-                company = company.resized(4, [row, other])
+                batched = batched.resized(4, [row, other])
                 row = 0
-        given_ = elements(model, 4, rng)
-        expected = alone.step(model.session, {name: array[row : row + 1] for name, array in given_.items()})
-        got = company.step(model.session, given_)
+        inputs = draw_inputs(model, 4, rng)
+        own_inputs = {name: array[row : row + 1] for name, array in inputs.items()}
+        expected = unbatched.step(model.session, own_inputs)
+        got = batched.step(model.session, inputs)
         for name, array in expected.items():
             np.testing.assert_array_equal(got[name][row : row + 1], array)
-        assert same(company.take(row), alone.take(0))
+        assert same(batched.take(row), unbatched.take(0))
