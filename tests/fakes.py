@@ -1,4 +1,4 @@
-"""Tiny ONNX models and repositories, each made for one promise."""
+"""Tiny ONNX models, model repositories and requests for tests."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def model(
 
 
 def identity(datatype: str = "FP32", shape: Sequence[int | str] = ("n", "m")) -> ModelProto:
-    """y = x; its rows are independent."""
+    """y = x; rows are independent."""
     return model(
         [helper.make_node("Identity", ["x"], ["y"])],
         [tensor("x", datatype, shape)],
@@ -94,7 +94,7 @@ def identity(datatype: str = "FP32", shape: Sequence[int | str] = ("n", "m")) ->
 
 
 def with_optional() -> ModelProto:
-    """y = x + bias; `bias` is 10 where it is not sent."""
+    """y = x + bias; `bias` is optional and 10 by default."""
     return model(
         [helper.make_node("Add", ["x", "bias"], ["y"])],
         [tensor("x", shape=("n",)), tensor("bias", shape=(1,))],
@@ -117,7 +117,7 @@ def several_outputs() -> ModelProto:
 
 
 def row_mixer() -> ModelProto:
-    """y = x - the mean over all rows: an answer depends on who shares the run."""
+    """y = x - the mean over all rows, so that a result depends on the other rows of the batch."""
     return model(
         [
             helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
@@ -129,7 +129,7 @@ def row_mixer() -> ModelProto:
 
 
 def time_major() -> ModelProto:
-    """y = the running sum of x along axis 0, which is time and looks like a batch axis."""
+    """y = the running sum of x along axis 0, which is time but looks like a batch axis."""
     return model(
         [helper.make_node("CumSum", ["x", "axis"], ["y"])],
         [tensor("x", shape=("time", "batch"))],
@@ -139,7 +139,7 @@ def time_major() -> ModelProto:
 
 
 def mean_over_padding() -> ModelProto:
-    """y = the mean of all of a row, padding too."""
+    """y = the mean of each row, including padding."""
     return model(
         [helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=0)],
         [tensor("x", shape=("batch", "words"))],
@@ -159,7 +159,7 @@ batch_axis = 0
 
 
 def masked_mean() -> ModelProto:
-    """y = the mean of what the mask calls real."""
+    """y = the mean of each row where the mask is 1."""
     return model(
         [
             helper.make_node("Mul", ["x", "mask"], ["kept"]),
@@ -186,7 +186,7 @@ of = "words"
 
 
 def fragile() -> ModelProto:
-    """y = 10 · id for ids below 8; the run fails where one of its ids is larger."""
+    """y = 10 · id for ids below 8; a run with a larger id fails."""
     return model(
         [helper.make_node("Gather", ["table", "x"], ["y"], axis=0)],
         [tensor("x", "INT64", ("n",))],
@@ -196,7 +196,7 @@ def fragile() -> ModelProto:
 
 
 def breaks_on_zero() -> ModelProto:
-    """y = x reshaped to [rows, x[0, 0]]-independent halves: fails where a row's sum is not 2."""
+    """y = x [n, 2] reshaped to a width of its largest value: fails if the values do not fit that shape."""
     return model(
         [
             helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
@@ -212,7 +212,7 @@ def breaks_on_zero() -> ModelProto:
 
 
 def slow() -> ModelProto:
-    """y = x after `times` rounds of a matrix product: as long a run as the caller likes."""
+    """y = x after `times` matrix products, so that a test chooses the length of a run."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go_on"], ["go_on_out"]),
@@ -243,7 +243,7 @@ def slow() -> ModelProto:
 
 
 def sequence_output() -> ModelProto:
-    """Its output is a sequence of tensors, which the protocol cannot carry."""
+    """y is a sequence of tensors, which the protocol does not support."""
     return model(
         [helper.make_node("SequenceConstruct", ["x"], ["y"])],
         [tensor("x")],
@@ -257,7 +257,7 @@ def sequence_output() -> ModelProto:
 def write_model(
     root: Path, name: str, graph: ModelProto | bytes, manifest: str = "", version: int = 1
 ) -> Path:
-    """`root/name/version/model.onnx`, and `model.toml` where `manifest` is not empty; the model's folder."""
+    """Write `root/name/version/model.onnx`, and `model.toml` if given. Returns the model's folder."""
     folder = root / name
     (folder / str(version)).mkdir(parents=True, exist_ok=True)
     content = graph if isinstance(graph, bytes) else graph.SerializeToString()
@@ -271,7 +271,7 @@ WORDS = ("good", "bad", "film", "very")
 
 
 def write_tokenizer(file: Path, words: Sequence[str] = WORDS) -> None:
-    """Whole words; id 0 is padding and 1 what is not known."""
+    """Write a tokenizer of whole words; id 0 is padding and 1 unknown words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     vocabulary = {word: index for index, word in enumerate(("[PAD]", "[UNK]", *words))}
@@ -291,7 +291,7 @@ def raw(array: Array, datatype: str) -> bytes:
 
 
 def values(reply: pb.ModelInferResponse, name: str) -> Array:
-    """The output `name` of a reply; strings as str."""
+    """The output `name` of a response; BYTES as str."""
     index = [output.name for output in reply.outputs].index(name)
     output, content = reply.outputs[index], reply.raw_output_contents[index]
     if output.datatype != "BYTES":
@@ -314,14 +314,14 @@ def request(
     typed: bool = False,
     **parameters: Any,
 ) -> pb.ModelInferRequest:
-    """A ModelInfer request: inputs as {name: (datatype, values)}."""
+    """A ModelInfer request. `inputs` is {name: (datatype, values)}; `typed` sends typed contents."""
     message = pb.ModelInferRequest(model_name=name, model_version=version, id=request_id)
-    for key, (datatype, given) in inputs.items():
-        array = np.asarray(given, object if datatype == "BYTES" else NUMPY[datatype])
-        one = message.inputs.add(name=key, datatype=datatype, shape=array.shape)
+    for key, (datatype, values_) in inputs.items():
+        array = np.asarray(values_, object if datatype == "BYTES" else NUMPY[datatype])
+        tensor_ = message.inputs.add(name=key, datatype=datatype, shape=array.shape)
         if typed:
             flat = [v.encode() if isinstance(v, str) else v for v in array.ravel().tolist()]
-            getattr(one.contents, TYPED[datatype]).extend(flat)
+            getattr(tensor_.contents, TYPED[datatype]).extend(flat)
         else:
             message.raw_input_contents.append(raw(array, datatype))
     for output in outputs:
@@ -334,6 +334,6 @@ def request(
     return message
 
 
-def floats(name: str, given: Any, **more: Any) -> pb.ModelInferRequest:
-    """A request of one FP32 input `x`."""
-    return request(name, {"x": ("FP32", given)}, **more)
+def floats(name: str, x: Any, **options: Any) -> pb.ModelInferRequest:
+    """A ModelInfer request with one FP32 input `x`."""
+    return request(name, {"x": ("FP32", x)}, **options)

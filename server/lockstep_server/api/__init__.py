@@ -1,1 +1,1 @@
-"""The gRPC side: messages to plain data, admission, and answers back to messages."""
+"""The gRPC services: translate and validate requests, delegate to the front end, translate results."""

@@ -1,7 +1,8 @@
-"""Follow: a prediction after each element as it arrives.
+"""Follow: a prediction after each element of a client's stream.
 
-text, ids, flushes -> whole words -> ids -> one request for each element -> replies in order. On a
-recurrent model an element is one step of a sequence; on any other the whole prefix is encoded again.
+text, ids, flushes -> whole words -> ids -> one request per element -> replies in order. On a step-wise
+model an element is one step of a client-driven sequence; on a one-shot model the whole prefix is
+encoded again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..errors import ServingError, bad_input
 from ..frontend.requests import InferenceRequest
 from ..model import datatypes
 from . import tensors
-from .inflight import linger
+from .inflight import drain_reads
 from .replies import labels, timings
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from .instrumentation import Context
 
 _STEPS_AHEAD, _PREFIXES_AHEAD = 16, 2
-"""Elements of one stream in flight; past them its reader waits. They run one after another, and whole
-prefixes would be queue to their own successors."""
+"""Elements of one stream in flight, after which its reader waits. They run one after another, so more
+prefixes in flight would only wait for each other."""
 
-_LONGEST_HELD = 65536
-"""Characters without white space that are held."""
+_MAX_HELD_CHARACTERS = 65536
+"""Characters held while no white space ends the word."""
 
 _SPACES = " \t\r\n"
 _NEXT_TOKENS = 5
@@ -43,20 +44,20 @@ _numbers = itertools.count(1)
 
 
 class _Step(NamedTuple):
-    """An element on its way, and what its reply says of it."""
+    """An element in flight, with what its reply needs."""
 
     position: int
     id: int
     element: str
     computed: int
-    answer: asyncio.Task[messages.Event]
+    task: asyncio.Task[messages.Event]
 
 
 class Follow:
-    """One stream. A task reads and starts steps, the handler writes their replies in order."""
+    """One stream. A task reads messages and starts steps; the handler writes the replies in order."""
 
-    def __init__(self, registry: ModelRegistry, calls: InFlightRequests, context: Context) -> None:
-        self._registry, self._calls, self._context = registry, calls, context
+    def __init__(self, registry: ModelRegistry, requests: InFlightRequests, context: Context) -> None:
+        self._registry, self._requests, self._context = registry, requests, context
         self._steps: deque[_Step] = deque()
         self._updates, self._room = asyncio.Event(), asyncio.Event()
         self._ended = False
@@ -70,8 +71,7 @@ class Follow:
     async def run(self) -> None:
         """
         Raises:
-            ServingError: something in a message is wrong, or a step failed. What came before it has
-                been answered.
+            ServingError: a message is invalid, or a step failed. Earlier elements have been answered.
         """
         reader = asyncio.create_task(self._read())
         try:
@@ -79,17 +79,17 @@ class Follow:
             await reader
         except ServingError:
             if reader.done():
-                await linger(self._context)
+                await drain_reads(self._context)
             raise
         finally:
             reader.cancel()
             for step in self._steps:
-                step.answer.cancel()
-            if self._served is not None and self._served.spec.steps:
+                step.task.cancel()
+            if self._served is not None and self._served.spec.is_stepwise:
                 spec = self._served.spec
-                self._calls.send(messages.EndSequence(spec.name, spec.version, self._sequence))
+                self._requests.send(messages.EndSequence(spec.name, spec.version, self._sequence))
 
-    # --- in -----------------------------------------------------------------------------------------
+    # --- reading -------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
         try:
@@ -97,8 +97,8 @@ class Follow:
                 await self._take(message)
             await self._take_text("", flush=True)
         except ServingError as error:
-            if self._served is not None:  # else the directory has written it down
-                self._served.refuse("Follow", error)
+            if self._served is not None:  # otherwise the registry has recorded it
+                self._served.record_refusal("Follow", error)
             raise
         finally:
             self._ended = True
@@ -107,9 +107,9 @@ class Follow:
     async def _take(self, message: pb.FollowRequest) -> None:
         kind = message.WhichOneof("message")
         if (kind == "start") == (self._served is not None):
-            error = bad_input("start", "send it once, in the first message")
+            error = bad_input("start", "send it exactly once, in the first message")
             if self._served is None:
-                self._registry.refuse("", "", "Follow", error)
+                self._registry.record_refusal("", "", "Follow", error)
             raise error
         if kind == "start":
             self._start(message.start)
@@ -119,92 +119,99 @@ class Follow:
             await self._take_text(message.text, flush=message.flush)
 
     def _start(self, start: pb.FollowStart) -> None:
-        served = self._registry.following(start.model, start.version, "Follow")
+        served = self._registry.stepwise_if_any(start.model, start.version, "Follow")
         self._served, spec = served, served.spec
         if not spec.manifest.roles.scores or not spec.text_input:
-            raise bad_input("start.model", f"model {spec.model!r} predicts nothing after an element of text")
-        if any(state.named and not state.spec.grows for state in spec.states):
-            raise bad_input("start.model", f"model {spec.model!r} begins with a whole source; call Translate")
+            raise bad_input(
+                "start.model",
+                f"model {spec.model!r} makes no predictions on text: its manifest needs roles.scores and an"
+                " input of text; call ModelInfer",
+            )
+        if any(state.dynamic_axis and not state.spec.grows for state in spec.states):
+            raise bad_input("start.model", f"model {spec.model!r} needs a whole source first; call Translate")
         generates = spec.manifest.task == "generate"
-        self._ahead = _STEPS_AHEAD if spec.steps else _PREFIXES_AHEAD
+        self._ahead = _STEPS_AHEAD if spec.is_stepwise else _PREFIXES_AHEAD
         self._top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
 
     async def _take_text(self, text: str, *, flush: bool) -> None:
-        """Whole words at once: what comes after the last white space waits for more."""
+        """Start steps for whole words; text after the last white space is held until more arrives."""
         held = self._held + text
         end = len(held) if flush else max(held.rfind(space) for space in _SPACES) + 1
         words, self._held = held[:end], held[end:]
-        if len(self._held) > _LONGEST_HELD:
-            raise bad_input("text", f"more than {_LONGEST_HELD} characters without white space; send some")
+        if len(self._held) > _MAX_HELD_CHARACTERS:
+            raise bad_input(
+                "text",
+                f"more than {_MAX_HELD_CHARACTERS} characters without white space; send some, or flush",
+            )
         if words.strip() or (words and self._spaces_count()):
             assert self._served is not None
             if self._served.spec.manifest.text is None:
                 raise bad_input("text", f"model {self._served.spec.model!r} has no tokenizer; send ids")
-            event = await self._calls.read(self._served, words, (), "text")
+            event = await self._requests.tokenize(self._served, words, (), "text")
             assert event.outputs is not None
-            await self._begin_all(event.outputs["ids"].tolist(), event.tokens)
+            await self._start_steps(event.outputs["ids"].tolist(), event.tokens)
 
     def _spaces_count(self) -> bool:
-        """White space is an element too where the model makes text."""
+        """Whether white space alone is an element: on models that generate text."""
         return self._served is not None and self._served.spec.manifest.task == "generate"
 
     async def _take_ids(self, ids: tuple[int, ...]) -> None:
         served = self._served
         assert served is not None
         tensors.check_ids(_input(served), np.array(ids, np.int64), "ids")
-        event = await self._calls.read(served, None, ids, "ids")
-        await self._begin_all(ids, event.tokens)
+        event = await self._requests.tokenize(served, None, ids, "ids")
+        await self._start_steps(ids, event.tokens)
 
-    async def _begin_all(self, ids: tuple[int, ...] | list[int], names: tuple[str, ...]) -> None:
+    async def _start_steps(self, ids: tuple[int, ...] | list[int], names: tuple[str, ...]) -> None:
         for token, name in zip(ids, names, strict=True):
             while len(self._steps) >= self._ahead:
                 self._room.clear()
                 await self._room.wait()
-            self._begin(token, name)
+            self._start_step(token, name)
             if len(self._steps) == 1:
-                await asyncio.sleep(0)  # its answer may be on its way before the next is begun
+                await asyncio.sleep(0)  # let the first step be sent before the next one starts
 
-    def _begin(self, token: int, name: str) -> None:
+    def _start_step(self, token: int, name: str) -> None:
         served = self._served
         assert served is not None
         self._check_length(served)
         self._prefix.append(token)
         tensor = _input(served)
         how = None
-        given = self._prefix
-        if served.spec.steps:
-            how, given = messages.Feed(self._sequence, start=len(self._prefix) == 1), [token]
-        shape = (1,) * (len(tensor.shape) - 1) + (len(given),) if len(tensor.shape) > 1 else (1,)
-        ask = InferenceRequest(
+        ids = self._prefix
+        if served.spec.is_stepwise:
+            how, ids = messages.Feed(self._sequence, start=len(self._prefix) == 1), [token]
+        shape = (1,) * (len(tensor.shape) - 1) + (len(ids),) if len(tensor.shape) > 1 else (1,)
+        inference = InferenceRequest(
             served,
             "Follow",
-            {tensor.name: np.array(given, datatypes.NUMPY[tensor.datatype]).reshape(shape)},
+            {tensor.name: np.array(ids, datatypes.NUMPY[tensor.datatype]).reshape(shape)},
             field="text",
             outputs=(served.spec.manifest.roles.scores,),
             remaining_s=self._context.time_remaining(),
             caller=self._context.peer(),
             how=how,
         )
-        answer = asyncio.ensure_future(self._calls.answer(ask))
-        self._steps.append(_Step(len(self._prefix), token, name, len(given), answer))
+        task = asyncio.ensure_future(self._requests.infer(inference))
+        self._steps.append(_Step(len(self._prefix), token, name, len(ids), task))
         self._updates.set()
 
     def _check_length(self, served: ServedModel) -> None:
-        """A second face reads no more than the first."""
+        """The step-wise form is limited to the one-shot form's maximum length."""
         manifest = served.spec.manifest
         names = {name for tensor in manifest.inputs.values() for name in tensor.lengths.values()}
         longest = min((manifest.lengths[name].max for name in names), default=None)
         if longest is not None and len(self._prefix) >= longest:
-            why = f"the stream has {longest} elements, the model takes no more; start another"
+            why = f"the stream has reached the model's limit of {longest} elements; start a new stream"
             raise bad_input("text", why)
 
-    # --- out ----------------------------------------------------------------------------------------
+    # --- writing -------------------------------------------------------------------------------------
 
     async def _write(self) -> None:
         while self._steps or not self._ended:
             while self._steps:
                 step = self._steps[0]
-                event = await step.answer
+                event = await step.task
                 await self._context.write(await self._reply(step, event))
                 self._steps.popleft()
                 self._room.set()
@@ -234,10 +241,10 @@ class Follow:
         )
 
     async def _name(self, served: ServedModel, ranked: list[pb.Label]) -> None:
-        """The labels of a language model are tokens."""
+        """Name the labels by their tokens: a language model predicts tokens."""
         unknown = tuple(label.index for label in ranked if label.index not in self._names)
         if unknown:
-            event = await self._calls.read(served, None, unknown, "")
+            event = await self._requests.tokenize(served, None, unknown, "")
             self._names.update(zip(unknown, event.tokens, strict=True))
         for label in ranked:
             label.name = self._names[label.index]

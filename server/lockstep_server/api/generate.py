@@ -1,9 +1,10 @@
-"""Generate and Translate, told in the port's words and back."""
+"""Generate and Translate: validated requests to `InferenceRequest`, and engine output to replies."""
 
 from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +19,12 @@ from . import tensors
 from .replies import timings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..frontend.registry import ServedModel
     from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec
     from .instrumentation import Context
 
-_MOST_STOPS, _LONGEST_STOP = 16, 256
+_MAX_STOPS, _MAX_STOP_CHARACTERS = 16, 256
 
 _REASONS = {
     "end": pb.STOP_REASON_END,
@@ -33,29 +32,31 @@ _REASONS = {
     "stop": pb.STOP_REASON_STOP,
 }
 
-Reply = Any
+MakeReply = Callable[[messages.Chunk | None, messages.Event | None], Any]
 
 
-def generation(served: ServedModel, request: pb.GenerateRequest, context: Context) -> InferenceRequest:
+def generate_request(served: ServedModel, request: pb.GenerateRequest, context: Context) -> InferenceRequest:
     """
     Raises:
         ServingError: BAD_INPUT with the field's name.
     """
     _check_task(served.spec, "generate")
-    top_p = _within("top_p", request.top_p, 1.0)
+    top_p = _in_range("top_p", request.top_p, 1.0)
     how = messages.Decode(
         max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
-        temperature=_within("temperature", request.temperature) if request.HasField("temperature") else 1.0,
+        temperature=_in_range("temperature", request.temperature) if request.HasField("temperature") else 1.0,
         top_k=request.top_k,
         top_p=top_p or 1.0,
         seed=request.seed if request.HasField("seed") else secrets.randbits(63),
         stop=_stops(request),
         log_probabilities=request.log_probabilities,
     )
-    return _ask(served, "Generate", request, "prompt", how, context)
+    return _inference_request(served, "Generate", request, "prompt", how, context)
 
 
-def translation(served: ServedModel, request: pb.TranslateRequest, context: Context) -> InferenceRequest:
+def translate_request(
+    served: ServedModel, request: pb.TranslateRequest, context: Context
+) -> InferenceRequest:
     """
     Raises:
         ServingError: BAD_INPUT with the field's name.
@@ -63,44 +64,46 @@ def translation(served: ServedModel, request: pb.TranslateRequest, context: Cont
     _check_task(served.spec, "translate")
     if request.attention and not served.spec.manifest.roles.attention:
         raise bad_input(
-            "attention", f"model {served.spec.name!r} gives none: its manifest names no roles.attention"
+            "attention",
+            f"model {served.spec.name!r} returns no attention: its manifest has no roles.attention",
         )
     how = messages.Decode(
         max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
         temperature=0.0,
         attention=request.attention,
     )
-    return _ask(served, "Translate", request, "source", how, context)
+    return _inference_request(served, "Translate", request, "source", how, context)
 
 
-def generated(ask: InferenceRequest) -> Callable[[messages.Chunk | None, messages.Event | None], Reply]:
-    """What makes a stream's replies."""
-    spec, seed = ask.served.spec, ask.how.seed if isinstance(ask.how, messages.Decode) else 0
+def generate_replies(inference: InferenceRequest) -> MakeReply:
+    """A function that makes a Generate reply from a chunk, the final event, or both."""
+    spec = inference.served.spec
+    seed = inference.how.seed if isinstance(inference.how, messages.Decode) else 0
 
-    def reply(chunk: messages.Chunk | None, event: messages.Event | None) -> pb.GenerateReply:
-        made = pb.GenerateReply()
+    def make_reply(chunk: messages.Chunk | None, event: messages.Event | None) -> pb.GenerateReply:
+        reply = pb.GenerateReply()
         if chunk is not None:
-            made = pb.GenerateReply(
+            reply = pb.GenerateReply(
                 tokens=chunk.ids, text=chunk.text, log_probabilities=chunk.log_probabilities
             )
         if event is not None:
-            made.reason, made.seed, made.notice = _REASONS[event.reason], seed, spec.notice
-            made.model, made.version = spec.model, str(spec.version)
-            made.timings.CopyFrom(timings(event))
-        return made
+            reply.reason, reply.seed, reply.notice = _REASONS[event.reason], seed, spec.notice
+            reply.model, reply.version = spec.model, str(spec.version)
+            reply.timings.CopyFrom(timings(event))
+        return reply
 
-    return reply
+    return make_reply
 
 
-def translated(ask: InferenceRequest) -> Callable[[messages.Chunk | None, messages.Event | None], Reply]:
-    """What makes a stream's replies."""
-    spec = ask.served.spec
+def translate_replies(inference: InferenceRequest) -> MakeReply:
+    """A function that makes a Translate reply from a chunk, the final event, or both."""
+    spec = inference.served.spec
 
-    def reply(chunk: messages.Chunk | None, event: messages.Event | None) -> pb.TranslateReply:
-        made = pb.TranslateReply()
+    def make_reply(chunk: messages.Chunk | None, event: messages.Event | None) -> pb.TranslateReply:
+        reply = pb.TranslateReply()
         if chunk is not None:
             rows = [pb.AttentionRow(weights=row) for row in chunk.attention]
-            made = pb.TranslateReply(
+            reply = pb.TranslateReply(
                 tokens=chunk.ids,
                 text=chunk.text,
                 attention=rows,
@@ -108,12 +111,12 @@ def translated(ask: InferenceRequest) -> Callable[[messages.Chunk | None, messag
                 source_tokens=chunk.source,
             )
         if event is not None:
-            made.reason, made.notice = _REASONS[event.reason], spec.notice
-            made.model, made.version = spec.model, str(spec.version)
-            made.timings.CopyFrom(timings(event))
-        return made
+            reply.reason, reply.notice = _REASONS[event.reason], spec.notice
+            reply.model, reply.version = spec.model, str(spec.version)
+            reply.timings.CopyFrom(timings(event))
+        return reply
 
-    return reply
+    return make_reply
 
 
 def _check_task(spec: ModelSpec, task: str) -> None:
@@ -121,19 +124,18 @@ def _check_task(spec: ModelSpec, task: str) -> None:
         raise bad_input("model", f"model {spec.model!r} cannot {task}: its task is {spec.manifest.task!r}")
 
 
-def _ask(
+def _inference_request(
     served: ServedModel, method: str, request: Any, field: str, how: messages.Decode, context: Context
 ) -> InferenceRequest:
-    inputs, text = _given(served.spec, request, field)
-    wants_tokens = how.attention
+    inputs, text = _inputs(served.spec, request, field)
     return InferenceRequest(
-        served, method, inputs, text, field, (), wants_tokens, request.priority, 0.0,
+        served, method, inputs, text, field, (), how.attention, request.priority, 0.0,
         context.time_remaining(), context.peer(), how,
     )  # fmt: skip
 
 
-def _given(spec: ModelSpec, request: Any, field: str) -> tuple[Arrays, str | None]:
-    """The ids as the model's input, or the text."""
+def _inputs(spec: ModelSpec, request: Any, field: str) -> tuple[Arrays, str | None]:
+    """(input arrays, None) for ids, or ({}, text)."""
     if request.WhichOneof(field) == "ids":
         first = spec.prefill or spec
         tensor = first.input(first.text_input)
@@ -144,22 +146,25 @@ def _given(spec: ModelSpec, request: Any, field: str) -> tuple[Arrays, str | Non
     if spec.manifest.text is None:
         raise bad_input("text", f"model {spec.model!r} has no tokenizer; send ids")
     if field == "source" and not request.text.strip():
-        raise bad_input("text", "it is empty; send at least one word")
+        raise bad_input("text", "the text is empty; send at least one word")
     return {}, request.text
 
 
-def _within(field: str, value: float, most: float = math.inf) -> float:
-    if not (math.isfinite(value) and 0 <= value <= most):
-        bounds = "0 or more" if most == math.inf else f"from 0 to {most:g}"
-        raise bad_input(field, f"{value:g} does not fit; send a number, {bounds}")
+def _in_range(field: str, value: float, maximum: float = math.inf) -> float:
+    if not (math.isfinite(value) and 0 <= value <= maximum):
+        bounds = "of 0 or more" if maximum == math.inf else f"from 0 to {maximum:g}"
+        raise bad_input(field, f"{value:g} is out of range; send a number {bounds}")
     return value
 
 
 def _stops(request: pb.GenerateRequest) -> tuple[str, ...]:
     stops = tuple(request.stop)
-    if len(stops) > _MOST_STOPS:
-        raise bad_input("stop", f"there are {len(stops)}; send {_MOST_STOPS} at most")
+    if len(stops) > _MAX_STOPS:
+        raise bad_input("stop", f"too many stop strings ({len(stops)}); send at most {_MAX_STOPS}")
     for index, stop in enumerate(stops):
-        if not 0 < len(stop) <= _LONGEST_STOP:
-            raise bad_input(f"stop[{index}]", f"it has {len(stop)} characters; send 1 to {_LONGEST_STOP}")
+        if not 0 < len(stop) <= _MAX_STOP_CHARACTERS:
+            raise bad_input(
+                f"stop[{index}]",
+                f"the stop string has {len(stop)} characters; send 1 to {_MAX_STOP_CHARACTERS}",
+            )
     return stops

@@ -1,36 +1,37 @@
-"""One stream of chunks on its way out: what is ready goes into one message.
+"""Streams generated tokens to a client.
 
-engine's chunks -> waiting ones joined -> one message -> written -> credit back to the engine. A
-reader that stops leaves `write` waiting, no credit goes back, and the engine pauses the sequence.
+chunks from the engine -> all pending chunks joined -> one message -> written -> credits to the engine.
+If the client stops reading, `write` blocks, no credits are returned, and the engine pauses the sequence.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import messages
 from ..frontend.tracing import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ..frontend.flush_control import FlushController
     from ..frontend.requests import InferenceRequest, InFlightRequests
+    from .generate import MakeReply
     from .instrumentation import Context
 
-_CREDITS_A_MESSAGE = messages.STREAM_CREDITS // 4
-"""Chunks that are credited together."""
+_CREDIT_BATCH = messages.STREAM_CREDITS // 4
+"""Written chunks after which credits are returned, in one message."""
 
 
 class TokenStream:
-    """The chunks of one autoregressive request, and its end."""
+    """Writes the chunks and the final event of one generation request."""
 
     def __init__(
-        self, calls: InFlightRequests, flush_control: FlushController, ask: InferenceRequest
+        self, requests: InFlightRequests, flush_control: FlushController, inference: InferenceRequest
     ) -> None:
-        self._calls, self._flush_control, self._ask = calls, flush_control, ask
+        self._requests, self._flush_control, self._inference = requests, flush_control, inference
         self._chunks: list[messages.Chunk] = []
         self._sent = 0.0
         self._event: messages.Event | None = None
@@ -40,15 +41,13 @@ class TokenStream:
         self._accepted = time.monotonic()
         self._key = 0
 
-    async def write_all(
-        self, context: Context, reply: Callable[[messages.Chunk | None, messages.Event | None], Any]
-    ) -> None:
-        """Write messages until the sequence ends; the last one has its event.
+    async def write_all(self, context: Context, make_reply: MakeReply) -> None:
+        """Write replies until the sequence ends; the last one has the final event.
 
         Raises:
-            ServingError: the sequence ended with an error; what came before it was written.
+            ServingError: the sequence failed. Tokens generated before were written.
         """
-        self._key = self._calls.start(self._ask, self._end, self._take)
+        self._key = self._requests.start(self._inference, self._on_event, self._on_chunk)
         try:
             event = None
             while event is None:
@@ -59,20 +58,20 @@ class TokenStream:
                 if chunks or not failed:
                     joined = join(chunks)
                     tokens = len(joined.ids) if joined is not None else 0
-                    self._hand_over(tokens)
-                    await context.write(reply(joined, None if failed else event))
+                    self._count_tokens(tokens)
+                    await context.write(make_reply(joined, None if failed else event))
                     self._wrote(len(chunks))
             if event.error is not None:
                 raise event.error
         finally:
             if self._event is None:
-                self._calls.cancel(self._key)
+                self._requests.cancel(self._key)
 
-    def _hand_over(self, tokens: int) -> None:
-        """Count before the write: a reader that takes a message and leaves ends the write in its middle."""
+    def _count_tokens(self, tokens: int) -> None:
+        """Called before the write: if the client takes the message and cancels, `write` does not return."""
         if not tokens:
             return
-        now, meters = time.monotonic(), self._ask.served.meters
+        now, meters = time.monotonic(), self._inference.served.meters
         meters.record_tokens(tokens)
         if self._last:
             meters.record_later_tokens(tokens, (now - self._last) / tokens)
@@ -84,23 +83,23 @@ class TokenStream:
     def _wrote(self, chunks: int) -> None:
         self._flush_control.wrote(time.monotonic() - self._sent)
         self._uncredited += chunks
-        if self._uncredited >= _CREDITS_A_MESSAGE:
-            self._calls.send(messages.Credit(self._key, self._uncredited))
+        if self._uncredited >= _CREDIT_BATCH:
+            self._requests.send(messages.Credit(self._key, self._uncredited))
             self._uncredited = 0
 
-    def _take(self, chunk: messages.Chunk, sent: float) -> None:
+    def _on_chunk(self, chunk: messages.Chunk, sent: float) -> None:
         self._sent = sent
         self._chunks.append(chunk)
         self._updates.set()
 
-    def _end(self, event: messages.Event) -> None:
+    def _on_event(self, event: messages.Event) -> None:
         self._event = event
         self._sent = self._sent or time.monotonic()
         self._updates.set()
 
 
 def join(chunks: Sequence[messages.Chunk]) -> messages.Chunk | None:
-    """Chunks of one stream, in order, as one."""
+    """Join consecutive chunks of one stream. None if there are none."""
     if len(chunks) < 2:
         return chunks[0] if chunks else None
     return messages.Chunk(

@@ -1,4 +1,7 @@
-"""A stream with many requests in flight: read and started beside one another, answered as they are ready."""
+"""Streams with many requests in flight.
+
+messages read -> requests started -> events in any order -> results queued -> messages written.
+"""
 
 from __future__ import annotations
 
@@ -20,36 +23,38 @@ if TYPE_CHECKING:
     from ..frontend.requests import InferenceRequest, InFlightRequests
     from .instrumentation import Context
 
-A = TypeVar("A")
+Result = TypeVar("Result")
 
-_QUIET_S = 0.1
-"""Nothing comes for so long: who is refused waits for an answer."""
+_READ_TIMEOUT_S = 0.1
+"""If nothing arrives for this long, the client waits for the status."""
 
-_LINGER_S = 2.0
+_DRAIN_TIMEOUT_S = 2.0
 
 
-async def linger(context: Context) -> None:
-    """Take what is on its way to a stream that is refused, until there is no more: some clients whose write
-    is cut short tell of that, not of the error."""
+async def drain_reads(context: Context) -> None:
+    """Read and drop the remaining messages of a failed stream, for at most 2 s.
+
+    Some clients report a failed write instead of the status if the stream ends while they write.
+    """
     with suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER_S):
-            while await asyncio.wait_for(context.read(), _QUIET_S) is not grpc.aio.EOF:
+        async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+            while await asyncio.wait_for(context.read(), _READ_TIMEOUT_S) is not grpc.aio.EOF:
                 pass
 
 
-class PipelinedStream(ABC, Generic[A]):
-    """One such stream; an `A` is an answer that waits to be written.
+class PipelinedStream(ABC, Generic[Result]):
+    """A stream whose results are written as they become ready.
 
-    A task reads and starts requests, the handler writes. Past `max_inflight` the reader waits, and
-    HTTP/2's own flow control reaches the client.
+    A task reads messages and starts requests; the handler writes. At `max_inflight` requests and unwritten
+    results the reader pauses, so that HTTP/2 flow control slows the client down.
     """
 
     def __init__(
-        self, registry: ModelRegistry, calls: InFlightRequests, context: Context, max_inflight: int
+        self, registry: ModelRegistry, requests: InFlightRequests, context: Context, max_inflight: int
     ) -> None:
-        self._registry, self._calls, self._context = registry, calls, context
+        self._registry, self._requests, self._context = registry, requests, context
         self._inflight: set[int] = set()
-        self._ready: deque[A] = deque()
+        self._ready: deque[Result] = deque()
         self._updates = asyncio.Event()
         self._room = asyncio.Event()
         self._max_inflight = max_inflight
@@ -63,43 +68,43 @@ class PipelinedStream(ABC, Generic[A]):
             await reader
         except ServingError:
             if reader.done():
-                await linger(self._context)
+                await drain_reads(self._context)
             raise
         finally:
             reader.cancel()
             for key in list(self._inflight):
-                self._calls.cancel(key)
+                self._requests.cancel(key)
 
     @abstractmethod
     def _begin(self, request: Any) -> None:
-        """Start what one message asks.
+        """Start the requests of one message.
 
         Raises:
-            ServingError: it ends the stream, once all before it has been answered.
+            ServingError: ends the stream, after the results of earlier messages are written.
         """
 
     @abstractmethod
     def _next_message(self) -> Any:
-        """Of what is ready, take what one message holds."""
+        """Take results from `_ready` and make the next message of them."""
 
-    def _start(self, ask: InferenceRequest, say: Callable[[messages.Event], None]) -> None:
-        """Accept one request; `say` is called with its event.
+    def _start(self, inference: InferenceRequest, on_event: Callable[[messages.Event], None]) -> None:
+        """Accept one request; `on_event` is called with its event.
 
         Raises:
-            ServingError: it is refused at the door.
+            ServingError: the request is refused.
         """
         key = 0
 
-        def resolve(event: messages.Event) -> None:
+        def end(event: messages.Event) -> None:
             self._inflight.discard(key)
-            say(event)
+            on_event(event)
 
-        key = self._calls.start(ask, resolve)
+        key = self._requests.start(inference, end)
         self._inflight.add(key)
 
-    def _say(self, answer: A) -> None:
-        """Queue an answer. Its message is made when it is written, so that its faults are this stream's."""
-        self._ready.append(answer)
+    def _queue(self, result: Result) -> None:
+        """Queue a result. Its message is made by the writer, so that an error there ends this stream only."""
+        self._ready.append(result)
         self._updates.set()
 
     async def _read(self) -> None:

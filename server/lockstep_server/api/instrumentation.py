@@ -1,6 +1,6 @@
-"""Around every RPC: what it counts, and what a caller is told of a fault.
+"""Wraps every RPC: counts it, converts errors to gRPC statuses, ends its trace.
 
-An error that no handler meant becomes INTERNAL with a log id: gRPC would send its text.
+An unexpected exception becomes INTERNAL with a log id; gRPC itself would send its text to the client.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Context = Any  # grpc.aio.ServicerContext, generic in its messages
 
 
 class InstrumentedService(grpc.GenericRpcHandler):
-    """A service whose methods are all watched; each handler is wrapped once, at the first call.
+    """A gRPC service with instrumented methods; each handler is wrapped once, at its first call.
 
-    An interceptor of gRPC's own would do the same with three more coroutines for each call.
+    A gRPC interceptor would do the same at the cost of three more coroutines per call.
     """
 
     def __init__(self, service: grpc.GenericRpcHandler, metrics: Metrics, begin: tracing.Begin) -> None:
@@ -43,16 +43,16 @@ class InstrumentedService(grpc.GenericRpcHandler):
         if method not in self._wrapped:
             handler = self._service.service(handler_call_details)
             if handler is None:
-                return None  # names that callers make up are not remembered
+                return None  # unknown methods are not cached
             self._wrapped[method] = _wrap(handler, _Counters(self._metrics, method, handler))
-        # gRPC looks the handler up in the task that then runs it.
+        # gRPC calls `service` in the task that runs the handler, so the context variable reaches it.
         if (trace := self._begin(method, handler_call_details.invocation_metadata)) is not None:
             tracing.current.set(trace)
         return self._wrapped[method]
 
 
 class InstrumentingServer:
-    """Stands in for a server where services are added to it."""
+    """Instruments services and adds them to a server. For the generated `add_..._to_server` functions."""
 
     def __init__(self, server: grpc.aio.Server, metrics: Metrics, begin: tracing.Begin) -> None:
         self._server, self._metrics, self._begin = server, metrics, begin
@@ -63,11 +63,11 @@ class InstrumentingServer:
         )
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """The same handlers once more, for a fast path that grpc.aio does not have."""
+        """Does nothing: the same handlers again, for a fast path that grpc.aio does not have."""
 
 
 class _Counters:
-    """One method's children of the grpc_server_* families."""
+    """One method's grpc_server_* metrics."""
 
     def __init__(self, metrics: Metrics, method: str, handler: Any) -> None:
         _, service, name = method.split("/")
@@ -107,7 +107,7 @@ def _wrap(handler: Any, counters: _Counters) -> Any:
 def _unary(behaviour: Any, counters: _Counters) -> Any:
     async def unary(request: Any, context: Context) -> Any:
         counters.received.inc()
-        async with _Watched(counters, context):
+        async with _Call(counters, context):
             reply = await behaviour(request, context)
             counters.sent.inc()
             return reply
@@ -117,7 +117,7 @@ def _unary(behaviour: Any, counters: _Counters) -> Any:
 
 def _streams(behaviour: Any, counters: _Counters) -> Any:
     async def streams(requests: AsyncIterator[Any], context: Context) -> None:
-        async with _Watched(counters, context):
+        async with _Call(counters, context):
             await _drain(behaviour(requests, _Counting(context, counters)), context, counters)
 
     return streams
@@ -126,14 +126,14 @@ def _streams(behaviour: Any, counters: _Counters) -> Any:
 def _replies(behaviour: Any, counters: _Counters) -> Any:
     async def replies(request: Any, context: Context) -> None:
         counters.received.inc()
-        async with _Watched(counters, context):
+        async with _Call(counters, context):
             await _drain(behaviour(request, _Counting(context, counters)), context, counters)
 
     return replies
 
 
 async def _drain(result: Any, context: Context, counters: _Counters) -> None:
-    """A streaming handler either writes by itself or yields its replies."""
+    """Run a streaming handler: a coroutine that writes replies, or an async generator that yields them."""
     if not hasattr(result, "__aiter__"):
         await result
         return
@@ -143,10 +143,9 @@ async def _drain(result: Any, context: Context, counters: _Counters) -> None:
 
 
 class _Counting:
-    """A context that counts the messages that pass.
+    """A context that counts messages read and written.
 
-    One on its way out is counted before it is written: a reader that takes it and leaves ends the
-    write in its middle.
+    A message is counted before it is written: if the client takes it and cancels, `write` does not return.
     """
 
     def __init__(self, context: Context, counters: _Counters) -> None:
@@ -167,8 +166,8 @@ class _Counting:
         return getattr(self._context, name)
 
 
-class _Watched:
-    """Counts an RPC's start and end, and turns what leaves the handler into a status."""
+class _Call:
+    """Counts an RPC's start and end, and converts an exception from its handler to a status."""
 
     __slots__ = ("_begun", "_context", "_counters")
 
@@ -190,28 +189,28 @@ class _Watched:
             self._ended(self._cancelled())
             return False
         if isinstance(error, grpc.aio.InternalError):
-            self._ended(self._cancelled())  # it left while a message was on its way
+            self._ended(self._cancelled())  # the client cancelled during a write
             return True
-        told = error if isinstance(error, ServingError) else _internal(error)
-        self._ended(status.CODES[told.code])
-        await status.abort(self._context, told)
+        reported = error if isinstance(error, ServingError) else _internal(error)
+        self._ended(status.CODES[reported.code])
+        await status.abort(self._context, reported)
         return False
 
     def _cancelled(self) -> grpc.StatusCode:
-        """What the caller was told: gRPC cancels a call that is late as it does one that was left."""
+        """The status that the client saw: gRPC cancels a call at its deadline, too."""
         late = is_past(self._context.time_remaining())
         return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
     def _ended(self, code: grpc.StatusCode) -> None:
         self._counters.ended(code.name, self._begun)
         if (trace := tracing.current.get()) is not None:
-            trace.finished(code.name, code.value[0])
+            trace.call_ended(code.name, code.value[0])
 
 
 def _internal(error: BaseException) -> ServingError:
     log_id = secrets.token_hex(4)
-    log.error("log id %s: an RPC failed", log_id, exc_info=error)
-    return ServingError(ErrorCode.FAILED, f"the server failed on this call (log id {log_id})")
+    log.error("RPC failed (log id %s)", log_id, exc_info=error)
+    return ServingError(ErrorCode.FAILED, f"internal server error (log id {log_id}); see the server's log")
 
 
 def _code(code: Any) -> grpc.StatusCode:

@@ -1,4 +1,4 @@
-"""Models told in the Open Inference Protocol's words: metadata, configuration, statistics, index."""
+"""Converts model specs and statistics to Open Inference messages: metadata, config, statistics, index."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from lockstep_proto import model_config_pb2
 from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
-    from ..frontend.catalog import ModelVersion
     from ..frontend.registry import ModelStatisticsCounters, ServedModel
+    from ..frontend.versions import ModelVersion
     from ..model.spec import ModelSpec, ModelTensor
 
 
@@ -20,48 +20,50 @@ def index(entry: ModelVersion) -> pb.RepositoryIndexResponse.ModelIndex:
     )
 
 
-def _asked(spec: ModelSpec) -> list[ModelTensor]:
-    """The inputs that a client is asked for. What the server fills in is taken, not asked for; and
-    perf_analyzer ends where metadata and configuration differ."""
+def _listed_inputs(spec: ModelSpec) -> list[ModelTensor]:
+    """The inputs without generated ones, which clients may send but need not.
+
+    Metadata and config must list the same inputs, or perf_analyzer fails.
+    """
     return [tensor for tensor in spec.inputs if not tensor.spec.generated]
 
 
 def _wire_shape(spec: ModelSpec, tensor: ModelTensor) -> list[int]:
-    """A step of a sequence is one row."""
+    """The wire shape; a step-wise model takes one row per request."""
     shape = tensor.wire_shape()
-    if spec.steps and tensor.spec.batch_axis is not None:
+    if spec.is_stepwise and tensor.spec.batch_axis is not None:
         shape[tensor.spec.batch_axis] = 1
     return shape
 
 
 def metadata(spec: ModelSpec, versions: list[int]) -> pb.ModelMetadataResponse:
-    def tensor(one: ModelTensor) -> pb.ModelMetadataResponse.TensorMetadata:
+    def convert(tensor: ModelTensor) -> pb.ModelMetadataResponse.TensorMetadata:
         return pb.ModelMetadataResponse.TensorMetadata(
-            name=one.name, datatype=one.datatype, shape=_wire_shape(spec, one)
+            name=tensor.name, datatype=tensor.datatype, shape=_wire_shape(spec, tensor)
         )
 
     return pb.ModelMetadataResponse(
         name=spec.name,
         versions=[str(version) for version in versions],
         platform=spec.platform,
-        inputs=[tensor(one) for one in _asked(spec)],
-        outputs=[tensor(one) for one in spec.outputs],
+        inputs=[convert(tensor) for tensor in _listed_inputs(spec)],
+        outputs=[convert(tensor) for tensor in spec.outputs],
     )
 
 
 def config(spec: ModelSpec) -> model_config_pb2.ModelConfig:
-    """Triton's words: dims leave the batch axis out where max_batch_size says that there is one."""
-    first = 1 if spec.batch_first and not spec.steps else 0
+    """Triton's model configuration. As in Triton, dims omit the batch axis if max_batch_size is not 0."""
+    first = 1 if spec.batch_first and not spec.is_stepwise else 0
     config = model_config_pb2.ModelConfig(
         name=spec.name,
         platform=spec.platform,
         backend="onnxruntime",
         max_batch_size=spec.manifest.batching.max_rows if first else 0,
         default_model_filename=spec.manifest.stepwise.graph
-        if spec.steps and spec.manifest.stepwise
+        if spec.is_stepwise and spec.manifest.stepwise
         else "model.onnx",
     )
-    for tensor in _asked(spec):
+    for tensor in _listed_inputs(spec):
         config.input.add(
             name=tensor.name,
             data_type=_data_type(tensor),
@@ -79,7 +81,7 @@ def config(spec: ModelSpec) -> model_config_pb2.ModelConfig:
     config.instance_group.add(name=spec.name, count=spec.instances, kind=kind)
     config.version_policy.specific.versions.extend(spec.versions)
     config.model_transaction_policy.decoupled = False
-    if spec.steps and spec.manifest.stepwise is not None:
+    if spec.is_stepwise and spec.manifest.stepwise is not None:
         idle_us = int(spec.manifest.stepwise.idle_timeout_s * 1e6)
         config.sequence_batching.max_sequence_idle_microseconds = idle_us
     elif spec.batched:

@@ -1,4 +1,4 @@
-"""`inference.GRPCInferenceService`: the tensor API, as Triton's clients know it."""
+"""`inference.GRPCInferenceService`: the Open Inference tensor API, compatible with Triton clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lockstep_proto import open_inference_pb2_grpc
 from .. import __version__, messages
 from ..errors import ErrorCode, ServingError
 from . import metadata, tensors
-from .tensor_stream import TensorStream, make_ask
+from .tensor_stream import TensorStream, make_inference_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,34 +23,32 @@ _EXTENSIONS = ("model_repository", "model_configuration", "statistics")
 
 
 class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
-    """Translates and delegates."""
-
     def __init__(
         self,
         registry: ModelRegistry,
-        calls: InFlightRequests,
+        requests: InFlightRequests,
         send: Callable[[messages.Message], None],
         *,
         control: bool,
         max_inflight: int,
     ) -> None:
-        self._registry, self._calls, self._send = registry, calls, send
+        self._registry, self._requests, self._send = registry, requests, send
         self._control, self._max_inflight = control, max_inflight
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._registry.ready() and not self._calls.draining)
+        return pb.ServerReadyResponse(ready=self._registry.ready() and not self._requests.draining)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         try:
             self._registry.resolve(request.name, request.version)
         except ServingError as error:
-            if error.code is ErrorCode.NOT_FOUND and request.name not in self._registry.catalog.names():
+            if error.code is ErrorCode.NOT_FOUND and request.name not in self._registry.versions.names():
                 raise
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=not self._calls.draining)
+        return pb.ModelReadyResponse(ready=not self._requests.draining)
 
     async def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: Context
@@ -61,7 +59,7 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
         served = self._registry.resolve(request.name, request.version)
-        return metadata.metadata(served.spec, self._registry.catalog.versions(served.spec.name))
+        return metadata.metadata(served.spec, self._registry.versions.ready(served.spec.name))
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         return pb.ModelConfigResponse(
@@ -74,15 +72,14 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         if request.name:
             found = [self._registry.resolve(request.name, request.version)]
         else:
-            entries = self._registry.catalog
-            found = [one for e in entries if (one := self._registry.get(e.name, e.version)) is not None]
+            found = self._registry.served_models()
         return pb.ModelStatisticsResponse(model_stats=[metadata.statistics(one) for one in found])
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
-        entries = [e for e in self._registry.catalog if e.state.name == "READY" or not request.ready]
-        return pb.RepositoryIndexResponse(models=[metadata.index(entry) for entry in entries])
+        versions = [v for v in self._registry.versions if v.state.name == "READY" or not request.ready]
+        return pb.RepositoryIndexResponse(models=[metadata.index(version) for version in versions])
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
@@ -101,16 +98,17 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        ask = make_ask(self._registry, request, "ModelInfer", context.time_remaining(), context.peer())
-        event = await self._calls.answer(ask)
-        return tensors.encode(ask.served.spec, event, request.id)
+        remaining_s, caller = context.time_remaining(), context.peer()
+        inference = make_inference_request(self._registry, request, "ModelInfer", remaining_s, caller)
+        event = await self._requests.infer(inference)
+        return tensors.encode(inference.served.spec, event, request.id)
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
-        await TensorStream(self._registry, self._calls, context, self._max_inflight).run()
+        await TensorStream(self._registry, self._requests, context, self._max_inflight).run()
 
     def _check_control(self) -> None:
         if not self._control:
             raise ServingError(
                 ErrorCode.DENIED,
-                "loading and unloading is off; start the server with --model-control explicit",
+                "loading and unloading models is disabled; start the server with --model-control explicit",
             )

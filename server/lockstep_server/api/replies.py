@@ -1,4 +1,4 @@
-"""Parts that the replies of the Sequences API share: labels and timings. Pure."""
+"""Labels and timings in the replies of the Sequences API. Pure functions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def timings(event: Event) -> pb.Timings:
 
 
 def labels(scores: Array, manifest: Manifest, top_k: int) -> list[pb.Label]:
-    """The labels of one row of scores, most probable first."""
+    """The reply's labels for one row of scores, most probable first. `top_k` 0: all."""
     return [
         pb.Label(name=r.name, index=r.label, probability=r.probability, score=r.score)
         for r in rank(scores, manifest, top_k)
@@ -43,14 +43,14 @@ class Ranked(NamedTuple):
 
 
 def rank(scores: Array, manifest: Manifest, top_k: int = 0) -> list[Ranked]:
-    """The labels of one row of `scores` [labels], most probable first; all where `top_k` is 0.
+    """Rank the labels of one row of `scores` [labels], most probable first. `top_k` 0: all.
 
-    A sigmoid's single score is that of the second of two labels.
+    With a sigmoid and a single score, the score is that of the second of two labels.
     """
     scores, labels = scores.astype(np.float64).ravel(), manifest.labels
     if manifest.roles.activation == "sigmoid":
         scores = np.array([-scores[0], scores[0]]) if scores.size == 1 else scores
-        probabilities = (1 + np.tanh(scores / 2)) / 2  # no overflow, however large
+        probabilities = (1 + np.tanh(scores / 2)) / 2  # does not overflow
     elif manifest.roles.activation == "softmax":
         powers = np.exp(scores - scores.max())
         probabilities = powers / powers.sum()
@@ -61,5 +61,5 @@ def rank(scores: Array, manifest: Manifest, top_k: int = 0) -> list[Ranked]:
 
 
 def _name(labels: tuple[str, ...], index: int) -> str:
-    """A graph whose number of scores is dynamic may give more of them than the manifest names."""
+    """The label, or the index if the graph returns more scores than the manifest has labels."""
     return labels[index] if index < len(labels) else str(index)

@@ -1,4 +1,4 @@
-"""`lockstep.v1.Sequences`: texts or ids in; labels and vectors out, or streams of tokens and predictions."""
+"""`lockstep.v1.Sequences`: texts or ids in; labels, vectors, or streams of tokens and predictions out."""
 
 from __future__ import annotations
 
@@ -25,51 +25,53 @@ if TYPE_CHECKING:
 
 
 class Sequences(sequences_pb2_grpc.SequencesServicer):
-    """Translates and delegates. Each text is a request of its own, so that it shares runs by its length."""
+    """Each text of a call is a separate request, so that it is batched with texts of similar length."""
 
     def __init__(
         self,
         registry: ModelRegistry,
-        calls: InFlightRequests,
+        requests: InFlightRequests,
         flush_control: FlushController,
         *,
         max_inflight: int,
     ) -> None:
-        self._registry, self._calls, self._flush_control = registry, calls, flush_control
+        self._registry, self._requests, self._flush_control = registry, requests, flush_control
         self._max_inflight = max_inflight
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
         served = self._registry.resolve(request.model, request.version, "Classify")
-        events = await self._answers(served, "Classify", request, context, texts.scores)
+        events = await self._infer_texts(served, "Classify", request, context, texts.classify_outputs)
         results = [texts.classification(served.spec, request, event) for event in events]
-        return pb.ClassifyReply(results=results, **texts.who(served.spec))
+        return pb.ClassifyReply(results=results, **texts.model_fields(served.spec))
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeReply:
         served = self._registry.resolve(request.model, request.version, "Encode")
-        events = await self._answers(served, "Encode", request, context, texts.vector)
+        events = await self._infer_texts(served, "Encode", request, context, texts.encode_outputs)
         results = [texts.encoding(served.spec, request, event) for event in events]
-        return pb.EncodeReply(results=results, **texts.who(served.spec))
+        return pb.EncodeReply(results=results, **texts.model_fields(served.spec))
 
     async def ClassifyMany(self, requests: Any, context: Context) -> None:
-        await ClassifyMany(self._registry, self._calls, context, self._max_inflight).run()
+        await ClassifyMany(self._registry, self._requests, context, self._max_inflight).run()
 
     async def EncodeMany(self, requests: Any, context: Context) -> None:
-        await EncodeMany(self._registry, self._calls, context, self._max_inflight).run()
+        await EncodeMany(self._registry, self._requests, context, self._max_inflight).run()
 
     async def Follow(self, requests: Any, context: Context) -> None:
-        await Follow(self._registry, self._calls, context).run()
+        await Follow(self._registry, self._requests, context).run()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         served = self._registry.stepwise(request.model, request.version, "Generate")
-        ask = self._checked(served, "Generate", generate.generation, request, context)
-        await TokenStream(self._calls, self._flush_control, ask).write_all(context, generate.generated(ask))
+        inference = self._validated(served, "Generate", generate.generate_request, request, context)
+        stream = TokenStream(self._requests, self._flush_control, inference)
+        await stream.write_all(context, generate.generate_replies(inference))
 
     async def Translate(self, request: pb.TranslateRequest, context: Context) -> None:
         served = self._registry.stepwise(request.model, request.version, "Translate")
-        ask = self._checked(served, "Translate", generate.translation, request, context)
-        await TokenStream(self._calls, self._flush_control, ask).write_all(context, generate.translated(ask))
+        inference = self._validated(served, "Translate", generate.translate_request, request, context)
+        stream = TokenStream(self._requests, self._flush_control, inference)
+        await stream.write_all(context, generate.translate_replies(inference))
 
-    def _checked(
+    def _validated(
         self,
         served: ServedModel,
         method: str,
@@ -80,23 +82,23 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         try:
             return make(served, request, context)
         except ServingError as error:
-            served.refuse(method, error)
+            served.record_refusal(method, error)
             raise
 
-    async def _answers(
+    async def _infer_texts(
         self,
         served: ServedModel,
         method: str,
         request: pb.ClassifyRequest | pb.EncodeRequest,
         context: Context,
-        wanted: texts.Wanted,
+        outputs_of: texts.OutputsOf,
     ) -> list[messages.Event]:
-        """The events of all texts of a call, in order; the first error ends the call."""
-        asked = texts.TextRequests(served, method, request, context, wanted)
-        asks = [asked.ask(index) for index in range(len(asked))]
-        if len(asks) == 1:
-            return [await self._calls.answer(asks[0])]
-        tasks = [asyncio.ensure_future(self._calls.answer(ask)) for ask in asks]
+        """Send one request per text. Returns the events in order; the first error ends the call."""
+        text_requests = texts.TextRequests(served, method, request, context, outputs_of)
+        inferences = [text_requests.inference(index) for index in range(len(text_requests))]
+        if len(inferences) == 1:
+            return [await self._requests.infer(inferences[0])]
+        tasks = [asyncio.ensure_future(self._requests.infer(inference)) for inference in inferences]
         try:
             return list(await asyncio.gather(*tasks))
         finally:

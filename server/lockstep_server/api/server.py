@@ -1,4 +1,4 @@
-"""The gRPC server: its services, its limits, its health."""
+"""The gRPC server: its services, channel options and health status."""
 
 from __future__ import annotations
 
@@ -33,83 +33,83 @@ _SERVICES = (
 )
 
 LIVE = "live"
-"""Serving as long as the event loop does, whatever the models do: for who would restart the server."""
+"""Health service name for liveness probes: SERVING while the event loop runs, whatever the models do."""
 
 
 class HealthPublisher:
-    """grpc.health.v1: the server as "", each service, and each model by its name; and `LIVE`."""
+    """grpc.health.v1 status of the server (""), each service, each model by name, and `LIVE`."""
 
     def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()
-        self._told: dict[str, bool] = {}
+        self._reported: dict[str, bool] = {}
         self._draining = False
 
     async def start(self) -> None:
-        """Not serving yet; the library's own beginning is SERVING."""
-        await self._tell(LIVE, serving=True)
+        """Report NOT_SERVING; the library's initial status is SERVING."""
+        await self._report(LIVE, serving=True)
         for name in ("", *_SERVICES):
-            await self._tell(name, serving=False)
+            await self._report(name, serving=False)
 
     async def update(self, registry: ModelRegistry) -> None:
         if self._draining:
             return
-        for name in registry.catalog.names():
-            if name == LIVE:  # a model of this name is not told of by it
+        for name in registry.versions.names():
+            if name == LIVE:  # reserved: a model of this name has no health status
                 continue
-            await self._tell(name, serving=registry.serving(name))
+            await self._report(name, serving=registry.serving(name))
         for name in ("", *_SERVICES):
-            await self._tell(name, serving=registry.ready())
+            await self._report(name, serving=registry.ready())
 
     async def drain(self) -> None:
-        """Everything NOT_SERVING from now on, but that the server lives."""
+        """Report NOT_SERVING for everything except `LIVE` from now on."""
         self._draining = True
-        for name in list(self._told):
-            await self._tell(name, serving=name == LIVE)
+        for name in list(self._reported):
+            await self._report(name, serving=name == LIVE)
 
-    async def _tell(self, name: str, *, serving: bool) -> None:
-        if self._told.get(name) is not serving:
-            self._told[name] = serving
+    async def _report(self, name: str, *, serving: bool) -> None:
+        if self._reported.get(name) is not serving:
+            self._reported[name] = serving
             status = health_pb2.HealthCheckResponse
             await self.servicer.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
 class Server:
-    """All services on one port."""
+    """The gRPC server: all services on one port."""
 
     def __init__(
         self,
         settings: Settings,
         metrics: Metrics,
         registry: ModelRegistry,
-        calls: InFlightRequests,
+        requests: InFlightRequests,
         send: Callable[[messages.Message], None],
         flush_control: FlushController,
-        health_: HealthPublisher,
+        health_publisher: HealthPublisher,
         begin_trace: tracing.Begin,
     ) -> None:
         self._server = grpc.aio.server(options=_options(settings))
-        watched: Any = InstrumentingServer(self._server, metrics, begin_trace)
+        instrumented: Any = InstrumentingServer(self._server, metrics, begin_trace)
         inference = OpenInference(
             registry,
-            calls,
+            requests,
             send,
             control=settings.model_control == "explicit",
             max_inflight=settings.max_stream_inflight,
         )
-        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, watched)  # type: ignore[no-untyped-call]
-        sequences = Sequences(registry, calls, flush_control, max_inflight=settings.max_stream_inflight)
-        sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, watched)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(health_.servicer, watched)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, instrumented)  # type: ignore[no-untyped-call]
+        sequences = Sequences(registry, requests, flush_control, max_inflight=settings.max_stream_inflight)
+        sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, instrumented)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(health_publisher.servicer, instrumented)
         if settings.reflection:
             names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
         self._settings = settings
 
     async def start(self) -> int:
-        """Listen; the port that was taken.
+        """Start listening. Returns the port.
 
         Raises:
-            LoadError: it cannot be had.
+            LoadError: cannot listen on the address.
         """
         address = f"{self._settings.host}:{self._settings.port}"
         try:
@@ -117,9 +117,7 @@ class Server:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise LoadError(
-                f"--port {self._settings.port}: cannot listen on {address}; it is taken: give another"
-            )
+            raise LoadError(f"--port {self._settings.port}: cannot listen on {address}; choose a free port")
         await self._server.start()
         return port
 
@@ -132,8 +130,8 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),  # a second server must be told that the port is taken
-        # Clients that ping an idle channel twice a minute are welcome; gRPC's default sends them away.
+        ("grpc.so_reuseport", 0),  # a second server on this port must fail
+        # Allow pings on an idle channel twice a minute; by default gRPC closes such connections.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
         # The size limit counts compressed bytes, so a small message could inflate without bound.

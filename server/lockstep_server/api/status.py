@@ -1,4 +1,4 @@
-"""The one table from meanings to gRPC statuses, with google.rpc details."""
+"""Converts errors to gRPC statuses with google.rpc details: the only table from error codes to statuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CODES: dict[ErrorCode, grpc.StatusCode] = {
     ErrorCode.BAD_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    # Never UNAVAILABLE: clients retry that by themselves, and make a storm of an overload.
+    # Never UNAVAILABLE: clients retry it by default, which would make an overload worse.
     ErrorCode.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorCode.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -30,7 +30,7 @@ CODES: dict[ErrorCode, grpc.StatusCode] = {
 
 
 def details(error: ServingError) -> list[Message]:
-    """What a client can act on: the wrong field, the missing resource, when to come back."""
+    """google.rpc details: BadRequest (field), ResourceInfo (missing model), RetryInfo (retry delay)."""
     found: list[Message] = []
     if error.field:
         why = error.message.removeprefix(f"{error.field}: ")
@@ -50,12 +50,12 @@ def details(error: ServingError) -> list[Message]:
 
 
 def trailers(error: ServingError, remaining_s: float | None) -> tuple[tuple[str, str | bytes], ...]:
-    """The details, and when gRPC itself may send the call again: not where its deadline is sooner."""
+    """Trailing metadata: status details, and the retry pushback in ms (-1: the deadline comes first)."""
     packed = []
     for detail in details(error):
-        one = any_pb2.Any()
-        one.Pack(detail)
-        packed.append(one)
+        wrapped = any_pb2.Any()
+        wrapped.Pack(detail)
+        packed.append(wrapped)
     code = CODES[error.code].value[0]
     status = status_pb2.Status(code=code, message=error.message, details=packed)
     found: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
@@ -66,6 +66,6 @@ def trailers(error: ServingError, remaining_s: float | None) -> tuple[tuple[str,
 
 
 async def abort(context: grpc.aio.ServicerContext, error: ServingError) -> NoReturn:  # type: ignore[type-arg]
-    """End the call with the error's status. Raises, so that the handler ends too."""
+    """End the call with the error's status. Always raises."""
     await context.abort(CODES[error.code], error.message, trailers(error, context.time_remaining()))
     raise AssertionError("abort raises")

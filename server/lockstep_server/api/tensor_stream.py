@@ -1,4 +1,4 @@
-"""ModelInfer requests on their way in: the checks of one, and a stream of many in flight."""
+"""ModelInfer requests to `InferenceRequest`s, one at a time or over ModelStreamInfer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..model.spec import ModelSpec
 
 _INT64_MAX = 2**63 - 1
-_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+_SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
 
 
 class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse]]):
@@ -30,55 +30,57 @@ class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse]]):
 
     def _begin(self, request: pb.ModelInferRequest) -> None:
         try:
-            remaining = self._context.time_remaining()
-            ask = make_ask(self._registry, request, "ModelStreamInfer", remaining, self._peer)
-            spec = ask.served.spec
-            self._start(ask, lambda event: self._say(lambda: _stream_reply(spec, event, request.id)))
+            remaining_s = self._context.time_remaining()
+            inference = make_inference_request(
+                self._registry, request, "ModelStreamInfer", remaining_s, self._peer
+            )
+            spec = inference.served.spec
+            self._start(inference, lambda event: self._queue(lambda: _stream_reply(spec, event, request.id)))
         except ServingError as error:
             refusal = _stream_error(error, request.id)
-            self._say(lambda: refusal)
+            self._queue(lambda: refusal)
 
     def _next_message(self) -> pb.ModelStreamInferResponse:
         return self._ready.popleft()()
 
 
-def make_ask(
+def make_inference_request(
     registry: ModelRegistry,
     request: pb.ModelInferRequest,
     method: str,
     remaining_s: float | None,
     caller: str,
 ) -> InferenceRequest:
-    """The checked request.
+    """Validate a ModelInfer request.
 
     Raises:
-        ServingError: no such model, or something in the request is wrong.
+        ServingError: unknown model, or an invalid request. It is recorded as refused.
     """
     served = registry.resolve(request.model_name, request.model_version, method)
     try:
         priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
-        feed = _feed(served.spec, request.parameters)
+        step = _step(served.spec, request.parameters)
         inputs = tensors.decode(served.spec, request)
-        if feed is not None:
+        if step is not None:
             _check_one_row(served.spec, inputs)
         return InferenceRequest(
             served,
             method,
             inputs,
-            outputs=tensors.wanted_outputs(served.spec, request) if request.outputs else (),
+            outputs=tensors.requested_outputs(served.spec, request) if request.outputs else (),
             priority=priority,
             queue_timeout_s=timeout_s,
             remaining_s=remaining_s,
             caller=caller,
-            how=feed,
+            how=step,
         )
     except ServingError as error:
-        served.refuse(method, error)
+        served.record_refusal(method, error)
         raise
 
 
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float]:
-    """(priority, queue timeout in seconds); unknown parameters are accepted.
+    """(priority, queue timeout in seconds). Unknown parameters are ignored.
 
     Raises:
         ServingError: BAD_INPUT.
@@ -87,43 +89,47 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float
     return priority, timeout_us / 1e6
 
 
-def _feed(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> messages.Feed | None:
-    """Which step of which sequence a request is; none on a one-shot model. As Triton has it: 0, "" and
-    nothing mean no sequence.
+def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> messages.Feed | None:
+    """The sequence step of a request; None on a one-shot model. As in Triton, a `sequence_id` that is 0, ""
+    or missing means no sequence.
 
     Raises:
-        ServingError: BAD_INPUT; a sequence on a one-shot model, or none on a step-wise one.
+        ServingError: BAD_INPUT, a sequence on a one-shot model, or no sequence on a step-wise one.
     """
-    given = {name: _value(parameters[name]) for name in _SEQUENCE if name in parameters}
-    if not spec.steps:
-        for name, value in given.items():
+    sent = {name: _value(parameters[name]) for name in _SEQUENCE_PARAMETERS if name in parameters}
+    if not spec.is_stepwise:
+        for name, value in sent.items():
             if value not in (0, "", False, "0"):
                 raise bad_input(f"parameters.{name}", _no_steps(spec))
         return None
     for name in ("sequence_start", "sequence_end"):
-        if not isinstance(given.get(name, False), bool):
-            raise bad_input(f"parameters.{name}", f"{given[name]!r} does not fit; send a bool")
-    sequence = given.get("sequence_id", 0)
+        if not isinstance(sent.get(name, False), bool):
+            raise bad_input(
+                f"parameters.{name}", f"{sent[name]!r} is not a bool; send true or false as bool_param"
+            )
+    sequence = sent.get("sequence_id", 0)
     if isinstance(sequence, bool) or not isinstance(sequence, int | str):
-        raise bad_input("parameters.sequence_id", f"{sequence!r} does not fit; send an integer or a string")
+        raise bad_input(
+            "parameters.sequence_id", f"{sequence!r} is not a sequence id; send an integer or a string"
+        )
     if sequence in (0, ""):
         raise bad_input(
             "parameters.sequence_id",
-            f"is missing; {spec.name!r} is a step of a sequence: send an id, and sequence_start in the first",
+            f"missing: model {spec.name!r} is step-wise; send an id, and sequence_start with the first step",
         )
-    return messages.Feed(sequence, given.get("sequence_start", False), given.get("sequence_end", False))
+    return messages.Feed(sequence, sent.get("sequence_start", False), sent.get("sequence_end", False))
 
 
 def _no_steps(spec: ModelSpec) -> str:
     if spec.manifest.stepwise is not None:
-        return f"this face reads whole sequences; step through {spec.name}.step, or leave it out"
-    return "the model has no step-wise form; leave it out"
+        return f"model {spec.name!r} is one-shot; send steps to {spec.name}.step, or omit this parameter"
+    return f"model {spec.name!r} has no step-wise form; omit this parameter"
 
 
 def _check_one_row(spec: ModelSpec, inputs: Arrays) -> None:
     rows = measure_request(spec, inputs).rows
     if rows != 1:
-        raise bad_input(spec.inputs[0].name, f"it has {rows} rows; a step of one sequence has one")
+        raise bad_input(spec.inputs[0].name, f"the request has {rows} rows; send one row per step")
 
 
 def _integer(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
@@ -131,7 +137,7 @@ def _integer(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
         return 0
     value = _value(parameters[name])
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _INT64_MAX:
-        raise bad_input(f"parameters.{name}", f"{value!r} does not fit; send a whole number of 0 or more")
+        raise bad_input(f"parameters.{name}", f"{value!r} is not valid; send an integer of 0 or more")
     return value
 
 

@@ -1,7 +1,7 @@
-"""Open Inference tensors to numpy and back, with every check before anything is allocated.
+"""Open Inference tensors to numpy arrays and back; all checks come before any allocation.
 
-names -> datatypes -> dims -> byte counts -> arrays -> id ranges. The first thing wrong is told with
-the input's name.
+names -> datatypes -> shapes -> byte counts -> arrays -> id ranges. The first error is raised with the
+input's name as its field.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ _TYPED = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-_LONGEST_NAME = 80
-_PREFIX = struct.Struct("<I")
+_MAX_QUOTED_CHARACTERS = 80
+_LENGTH_PREFIX = struct.Struct("<I")
 
 
 def decode(spec: ModelSpec, request: pb.ModelInferRequest) -> Arrays:
-    """The request's inputs by name.
+    """Decode the request's inputs to arrays, by name.
 
     Raises:
-        ServingError: BAD_INPUT, with the field's name.
+        ServingError: BAD_INPUT, with the name of the wrong field.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise bad_input(
             "raw_input_contents",
-            f"it has {len(raw)} entries for {len(request.inputs)} inputs; send one for each",
+            f"{len(raw)} entries for {len(request.inputs)} inputs; send one entry per input",
         )
     arrays: Arrays = {}
     for index, tensor in enumerate(request.inputs):
@@ -63,59 +63,61 @@ def decode(spec: ModelSpec, request: pb.ModelInferRequest) -> Arrays:
         if known is None:
             names = ", ".join(one.name for one in spec.inputs)
             raise bad_input(
-                f"inputs[{index}].name", f"the model has no input {_quoted(tensor.name)}; it has: {names}"
+                f"inputs[{index}].name", f"the model has no input {_quoted(tensor.name)}; available: {names}"
             )
         if tensor.name in arrays:
-            raise bad_input(tensor.name, "it is there twice; send it once")
+            raise bad_input(tensor.name, "the input is sent twice; send it once")
         arrays[tensor.name] = _decode(known, tensor, raw[index] if raw else None)
     for known in spec.inputs:
         if known.name not in arrays and not known.optional and not known.spec.generated:
-            raise bad_input(known.name, f"is missing; send it as {known.datatype} {known.wire_shape()}")
+            raise bad_input(known.name, f"missing input; send it as {known.datatype} {known.wire_shape()}")
     return arrays
 
 
-def wanted_outputs(spec: ModelSpec, request: pb.ModelInferRequest) -> tuple[str, ...]:
-    """The outputs asked for; none means all.
+def requested_outputs(spec: ModelSpec, request: pb.ModelInferRequest) -> tuple[str, ...]:
+    """The names of the requested outputs; empty means all.
 
     Raises:
-        ServingError: BAD_INPUT, there is no such output.
+        ServingError: BAD_INPUT, unknown output.
     """
     names = {tensor.name for tensor in spec.outputs}
     for index, output in enumerate(request.outputs):
         if output.name not in names:
             raise bad_input(
                 f"outputs[{index}].name",
-                f"the model has no output {_quoted(output.name)}; it has: {', '.join(sorted(names))}",
+                f"the model has no output {_quoted(output.name)}; available: {', '.join(sorted(names))}",
             )
         _no_shared_memory(f"outputs.{output.name}", output.parameters)
     return tuple(output.name for output in request.outputs)
 
 
 def check_ids(tensor: ModelTensor, array: Array, field: str = "") -> None:
-    """
+    """Check ids against the range in the manifest, if it has one.
+
     Raises:
-        ServingError: BAD_INPUT, an id outside the manifest's range.
+        ServingError: BAD_INPUT, an id is outside the range.
     """
     bounds = tensor.spec.range
     if bounds is None or not array.size:
         return
-    least, most = int(array.min()), int(array.max())
-    if least < bounds[0] or most >= bounds[1]:
-        wrong = least if least < bounds[0] else most
-        raise bad_input(field or tensor.name, f"id {wrong} is outside [{bounds[0]}, {bounds[1]})")
+    smallest, largest = int(array.min()), int(array.max())
+    if smallest < bounds[0] or largest >= bounds[1]:
+        wrong = smallest if smallest < bounds[0] else largest
+        raise bad_input(
+            field or tensor.name,
+            f"id {wrong} is outside the range; send ids from {bounds[0]} to {bounds[1] - 1}",
+        )
 
 
 def _quoted(name: str) -> str:
-    """A name that a caller made up: told to that caller, and in no field that is logged."""
-    return repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…")
+    """Quote an unknown name in a message. Never use it as the error's field, which is logged."""
+    return repr(name if len(name) <= _MAX_QUOTED_CHARACTERS else name[:_MAX_QUOTED_CHARACTERS] + "…")
 
 
 def _decode(known: ModelTensor, tensor: InputTensor, raw: bytes | None) -> Array:
     shape = tensor.shape
     if tensor.datatype != known.datatype:
-        raise bad_input(
-            tensor.name, f"datatype {tensor.datatype!r} does not fit; the model takes {known.datatype}"
-        )
+        raise bad_input(tensor.name, f"wrong datatype {tensor.datatype!r}; the model takes {known.datatype}")
     if tensor.parameters:
         _no_shared_memory(tensor.name, tensor.parameters)
     _check_shape(known, shape)
@@ -123,15 +125,13 @@ def _decode(known: ModelTensor, tensor: InputTensor, raw: bytes | None) -> Array
     if raw is None:
         array = _from_typed(known, tensor, count)
     elif tensor.HasField("contents"):
-        raise bad_input(
-            tensor.name, "it has contents, and there are raw_input_contents too; send one of them"
-        )
+        raise bad_input(tensor.name, "the request has both contents and raw_input_contents; send one of them")
     else:
         array = _from_raw(known, raw, count)
     try:
         array = array.reshape(shape)
     except ValueError:
-        raise bad_input(tensor.name, f"shape {list(shape)} is larger than any array can be") from None
+        raise bad_input(tensor.name, f"shape {list(shape)} is too large for an array") from None
     if known.spec.range is not None:
         check_ids(known, array)
     return array
@@ -139,18 +139,18 @@ def _decode(known: ModelTensor, tensor: InputTensor, raw: bytes | None) -> Array
 
 def _check_shape(known: ModelTensor, shape: Sequence[int]) -> None:
     if shape and min(shape) < 0:
-        raise bad_input(known.name, f"shape {list(shape)} has a negative size")
+        raise bad_input(known.name, f"shape {list(shape)} has a negative size; send sizes of 0 or more")
     if known.any_rank:
         return
     if len(shape) != len(known.shape):
         raise bad_input(
-            known.name, f"shape {list(shape)} has {len(shape)} axes, the model takes {known.wire_shape()}"
+            known.name, f"shape {list(shape)} has {len(shape)} axes; the model takes {known.wire_shape()}"
         )
     for axis, (size, expected) in enumerate(zip(shape, known.shape, strict=True)):
         if isinstance(expected, int) and size != expected:
             raise bad_input(
                 known.name,
-                f"axis {axis} of shape {list(shape)} is {size}, the model takes {known.wire_shape()}",
+                f"axis {axis} of shape {list(shape)} is {size}; the model takes {known.wire_shape()}",
             )
 
 
@@ -161,7 +161,8 @@ def _from_raw(known: ModelTensor, raw: bytes, count: int) -> Array:
     if len(raw) != count * dtype.itemsize:
         raise bad_input(
             known.name,
-            f"it has {len(raw)} bytes; {count} elements of {known.datatype} are {count * dtype.itemsize}",
+            f"raw content has {len(raw)} bytes; the shape needs {count * dtype.itemsize}"
+            f" ({count} elements of {known.datatype})",
         )
     if known.datatype == "BOOL":
         return np.frombuffer(raw, np.uint8) != 0  # type: ignore[no-any-return]
@@ -176,7 +177,7 @@ def _from_typed(known: ModelTensor, tensor: InputTensor, count: int) -> Array:
     if known.datatype == "BYTES":
         return _strings(known.name, list(values), count)
     if len(values) != count:
-        raise bad_input(known.name, f"contents.{field} has {len(values)} elements; its shape has {count}")
+        raise bad_input(known.name, f"contents.{field} has {len(values)} elements; the shape needs {count}")
     array = np.array(values, datatypes.NUMPY[known.datatype])
     if array.dtype.kind in "iu" and array.dtype.itemsize < 4 and not np.array_equal(array, np.array(values)):
         raise bad_input(known.name, f"contents.{field} has a value that {known.datatype} cannot hold")
@@ -189,25 +190,29 @@ def _unpack(name: str, raw: bytes) -> list[bytes]:
     while at < len(raw):
         if at + 4 > len(raw):
             raise bad_input(
-                name, "its bytes end inside a length; each element is 4 bytes of length, then its data"
+                name, "truncated BYTES tensor: expected a 4-byte length prefix before each element"
             )
         start = at + 4
-        at = start + _PREFIX.unpack_from(raw, at)[0]
+        at = start + _LENGTH_PREFIX.unpack_from(raw, at)[0]
         if at > len(raw):
-            raise bad_input(name, f"element {len(elements)} is longer than the bytes that are there")
+            raise bad_input(
+                name,
+                f"truncated BYTES tensor: element {len(elements)} is {at - start} bytes long, but only"
+                f" {len(raw) - start} bytes follow",
+            )
         elements.append(raw[start:at])
     return elements
 
 
 def _strings(name: str, elements: list[bytes], count: int) -> Array:
     if len(elements) != count:
-        raise bad_input(name, f"it has {len(elements)} elements; its shape has {count}")
+        raise bad_input(name, f"BYTES tensor has {len(elements)} elements; the shape needs {count}")
     array = np.empty(count, object)
     for index, element in enumerate(elements):
         try:
             array[index] = element.decode("utf-8")
         except UnicodeDecodeError:
-            raise bad_input(name, f"element {index} is not UTF-8; ONNX strings are UTF-8 text") from None
+            raise bad_input(name, f"element {index} is not UTF-8; send UTF-8 text") from None
     return array
 
 
@@ -217,7 +222,7 @@ def _no_shared_memory(name: str, parameters: Any) -> None:
 
 
 def encode(spec: ModelSpec, event: Event, request_id: str) -> pb.ModelInferResponse:
-    """The answer on the wire: raw contents always, timings and a notice as parameters."""
+    """Encode the response: outputs as raw contents; timings and the model's notice as parameters."""
     reply = pb.ModelInferResponse(model_name=spec.name, model_version=str(spec.version), id=request_id)
     outputs = event.outputs or {}
     for tensor in spec.outputs:
@@ -238,4 +243,4 @@ def _to_raw(tensor: ModelTensor, array: Array) -> bytes:
     if tensor.datatype != "BYTES":
         return array.tobytes()
     encoded = [str(element).encode("utf-8") for element in array.ravel()]
-    return b"".join(_PREFIX.pack(len(element)) + element for element in encoded)
+    return b"".join(_LENGTH_PREFIX.pack(len(element)) + element for element in encoded)

@@ -1,7 +1,7 @@
-"""ClassifyMany and EncodeMany: any number of texts over one stream, each answered, or refused, by itself.
+"""ClassifyMany and EncodeMany: any number of texts over one stream, with one outcome per text.
 
-message -> its texts, numbered -> one request for each -> events as they come -> outcomes. A message out holds
-every outcome that is ready, so that one run of a batch is one message.
+message -> its texts, numbered -> one request per text -> events in any order -> outcomes. A reply holds
+all outcomes that are ready, so that a batch makes one message.
 """
 
 from __future__ import annotations
@@ -21,94 +21,96 @@ if TYPE_CHECKING:
 
 Q = TypeVar("Q", pb.ClassifyRequest, pb.EncodeRequest)
 
-_MESSAGE_BYTES = 1 << 18
-"""A message is closed once it holds so many: clients bound what they take in."""
+_MAX_REPLY_BYTES = 1 << 18
+"""A reply gets no more outcomes once it reaches this size: clients limit the size of messages."""
 
 
-class _Outcome(NamedTuple):
-    """Of one text, until it is written."""
+class _TextResult(NamedTuple):
+    """The result of one text, until it is written."""
 
-    spec: ModelSpec | None  # none: nobody was asked
+    spec: ModelSpec | None  # None: the message was refused
     request: Any
     number: int
-    result: messages.Event | ServingError
+    event: messages.Event | ServingError
 
 
-class _Many(PipelinedStream[_Outcome], Generic[Q]):
+class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
     """One stream; its texts are numbered from 0."""
 
     method: ClassVar[str]
     reply: ClassVar[Any]
     outcome: ClassVar[Any]
+    outputs_of: ClassVar[Any]  # a `texts.OutputsOf`
     _count = 0
 
-    wanted: ClassVar[Any]  # a `texts.Wanted`
-
     @abstractmethod
-    def _answer(self, spec: ModelSpec, request: Q, event: Any) -> dict[str, Any]:
-        """What the outcome of one text holds."""
+    def _success(self, spec: ModelSpec, request: Q, event: Any) -> dict[str, Any]:
+        """The outcome's field for a successful text."""
 
     def _begin(self, request: Q) -> None:
-        numbers = range(self._count, self._count + self._texts(request))
+        numbers = range(self._count, self._count + self._count_texts(request))
         self._count = numbers.stop
         try:
             served = self._registry.resolve(request.model, request.version, self.method, len(numbers))
-            asked = texts.TextRequests(served, self.method, request, self._context, self.wanted, len(numbers))
+            text_requests = texts.TextRequests(
+                served, self.method, request, self._context, self.outputs_of, len(numbers)
+            )
         except ServingError as error:
             for number in numbers:
-                self._say(_Outcome(None, request, number, error))
+                self._queue(_TextResult(None, request, number, error))
             return
         for index, number in enumerate(numbers):
-            self._begin_one(asked, index, number, request)
+            self._begin_text(text_requests, index, number, request)
 
-    def _texts(self, request: Q) -> int:
+    def _count_texts(self, request: Q) -> int:
         try:
             return texts.count(request)
         except ServingError as error:
-            self._registry.refuse(request.model, request.version, self.method, error)
+            self._registry.record_refusal(request.model, request.version, self.method, error)
             raise
 
-    def _begin_one(self, asked: texts.TextRequests, index: int, number: int, request: Q) -> None:
-        spec = asked.served.spec
+    def _begin_text(self, text_requests: texts.TextRequests, index: int, number: int, request: Q) -> None:
+        spec = text_requests.served.spec
         try:
-            self._start(asked.ask(index), lambda event: self._say(_Outcome(spec, request, number, event)))
+            inference = text_requests.inference(index)
+            self._start(inference, lambda event: self._queue(_TextResult(spec, request, number, event)))
         except ServingError as error:
-            self._say(_Outcome(spec, request, number, error))
+            self._queue(_TextResult(spec, request, number, error))
 
     def _next_message(self) -> Any:
         spec = self._ready[0].spec
         outcomes: list[Any] = []
         size = 0
-        while self._ready and self._ready[0].spec is spec and size < _MESSAGE_BYTES:
-            outcomes.append(self._made(self._ready.popleft()))
+        while self._ready and self._ready[0].spec is spec and size < _MAX_REPLY_BYTES:
+            outcomes.append(self._outcome(self._ready.popleft()))
             size += outcomes[-1].ByteSize()
-        return self.reply(outcomes=outcomes, **(texts.who(spec) if spec else {}))
+        return self.reply(outcomes=outcomes, **(texts.model_fields(spec) if spec else {}))
 
-    def _made(self, one: _Outcome) -> Any:
-        error = one.result.error if isinstance(one.result, messages.Event) else one.result
+    def _outcome(self, result: _TextResult) -> Any:
+        error = result.event.error if isinstance(result.event, messages.Event) else result.event
         if error is not None:
-            return self.outcome(number=one.number, failure=_failure(error))
-        assert one.spec is not None
-        return self.outcome(number=one.number, **self._answer(one.spec, one.request, one.result))
+            return self.outcome(number=result.number, failure=_failure(error))
+        assert result.spec is not None
+        return self.outcome(number=result.number, **self._success(result.spec, result.request, result.event))
 
 
-class ClassifyMany(_Many[pb.ClassifyRequest]):
+class ClassifyMany(_ManyStream[pb.ClassifyRequest]):
     """One ClassifyMany stream."""
 
     method, reply, outcome = "ClassifyMany", pb.ClassifyManyReply, pb.ClassifyOutcome
-    wanted = staticmethod(texts.scores)
+    outputs_of = staticmethod(texts.classify_outputs)
 
-    def _answer(self, spec: ModelSpec, request: pb.ClassifyRequest, event: Any) -> dict[str, Any]:
+    def _success(self, spec: ModelSpec, request: pb.ClassifyRequest, event: Any) -> dict[str, Any]:
         return {"classification": texts.classification(spec, request, event)}
 
 
-class EncodeMany(_Many[pb.EncodeRequest]):
+class EncodeMany(_ManyStream[pb.EncodeRequest]):
     """One EncodeMany stream."""
 
     method, reply, outcome = "EncodeMany", pb.EncodeManyReply, pb.EncodeOutcome
-    wanted = staticmethod(texts.vector)
+    outputs_of = staticmethod(texts.encode_outputs)
 
-    def _answer(self, spec: ModelSpec, request: pb.EncodeRequest, event: Any) -> dict[str, Any]:
+    def _success(self, spec: ModelSpec, request: pb.EncodeRequest, event: Any) -> dict[str, Any]:
         return {"encoding": texts.encoding(spec, request, event)}
 
 

@@ -1,6 +1,6 @@
-"""Texts, or rows of ids, in; labels or vectors out: what Classify, Encode and their Many have in common.
+"""Texts or rows of ids in, labels or vectors out: shared by Classify, Encode and their streaming forms.
 
-request -> `Texts` -> an `Ask` for each, which shares runs by its own length -> its event -> its answer.
+request -> `TextRequests` -> one `InferenceRequest` per text -> its event -> classification or encoding.
 """
 
 from __future__ import annotations
@@ -25,34 +25,35 @@ if TYPE_CHECKING:
     from ..model.spec import ModelSpec
     from .instrumentation import Context
 
-Wanted = Callable[["ModelSpec", Any], tuple[str, ...]]
-"""The outputs that a request takes; ServingError where the model has none such."""
+OutputsOf = Callable[["ModelSpec", Any], tuple[str, ...]]
+"""The output names that a request needs. Raises ServingError if the model lacks one."""
 
 _MAX_TEXTS = 4096
-"""In one request: each is a request of its own in the queue."""
+"""Texts or rows of ids in one message. Each is queued as a separate request."""
 
 
 def count(request: pb.ClassifyRequest | pb.EncodeRequest) -> int:
-    """How many texts, or rows of ids, it has.
+    """The number of texts or rows of ids in a request.
 
     Raises:
-        ServingError: BAD_INPUT, none, both, or too many.
+        ServingError: BAD_INPUT, neither, both, or too many.
     """
     if bool(request.texts) == bool(request.ids):
-        raise bad_input("texts", "send texts or ids, one of them, and not empty")
-    found = len(request.texts or request.ids)
-    if found > _MAX_TEXTS:
-        field = "texts" if request.texts else "ids"
-        raise bad_input(field, f"{found} in one call; send {_MAX_TEXTS} at most")
-    return found
+        sent = "both texts and ids" if request.texts else "neither texts nor ids"
+        raise bad_input("texts", f"the request has {sent}; send one of them")
+    size = len(request.texts or request.ids)
+    if size > _MAX_TEXTS:
+        field, noun = ("texts", "texts") if request.texts else ("ids", "rows of ids")
+        raise bad_input(field, f"{size} {noun} in one message; send at most {_MAX_TEXTS}")
+    return size
 
 
 class TextRequests:
-    """Those of one request, each asked by itself.
+    """The inference requests of one message: one per text or row of ids.
 
     Raises:
-        ServingError: BAD_INPUT, the request is wrong whichever text is asked. It is counted here, as
-            so many `requests`.
+        ServingError: BAD_INPUT, the message as a whole is invalid. It is recorded as that many refused
+            `requests`.
     """
 
     def __init__(
@@ -61,18 +62,18 @@ class TextRequests:
         method: str,
         request: pb.ClassifyRequest | pb.EncodeRequest,
         context: Context,
-        wanted: Wanted,
+        outputs_of: OutputsOf,
         requests: int = 1,
     ) -> None:
         self.served = served
         self._method, self._request = method, request
         self._tensor = served.spec.input(served.spec.text_input)
         try:
-            self._outputs = wanted(served.spec, request)
+            self._outputs = outputs_of(served.spec, request)
             self._count = count(request)
             self._check()
         except ServingError as error:
-            served.refuse(method, error, requests)
+            served.record_refusal(method, error, requests)
             raise
         self._tokens = getattr(request, "attention", False)
         self._remaining_s, self._peer = context.time_remaining(), context.peer()
@@ -83,22 +84,22 @@ class TextRequests:
     def _check(self) -> None:
         timeout_s, name = self._request.queue_timeout_seconds, self.served.spec.name
         if not (math.isfinite(timeout_s) and timeout_s >= 0):
-            raise bad_input("queue_timeout_seconds", f"{timeout_s} does not fit; send seconds, 0 or more")
+            raise bad_input("queue_timeout_seconds", f"{timeout_s:g} is out of range; send 0 or more")
         if self._request.texts and self.served.spec.manifest.text is None:
             raise bad_input("texts", f"model {name!r} has no tokenizer; send ids")
         if self._request.ids and (self._tensor is None or self._tensor.datatype not in ("INT64", "INT32")):
-            raise bad_input("ids", f"model {name!r} takes no ids; call ModelInfer with its tensors")
+            raise bad_input("ids", f"model {name!r} has no input of token ids; call ModelInfer")
 
-    def ask(self, index: int) -> InferenceRequest:
-        """The request for one of them.
+    def inference(self, index: int) -> InferenceRequest:
+        """The inference request for the text or row of ids at `index`.
 
         Raises:
-            ServingError: BAD_INPUT, this one is wrong.
+            ServingError: BAD_INPUT, that text or row is invalid. It is recorded as refused.
         """
         try:
             inputs, text, field = self._text(index) if self._request.texts else self._ids(index)
         except ServingError as error:
-            self.served.refuse(self._method, error)
+            self.served.record_refusal(self._method, error)
             raise
         return InferenceRequest(
             self.served, self._method, inputs, text, field, self._outputs, self._tokens,
@@ -108,7 +109,7 @@ class TextRequests:
     def _text(self, index: int) -> tuple[Arrays, str | None, str]:
         text, field = self._request.texts[index], f"texts[{index}]"
         if not text.strip():
-            raise bad_input(field, "it is empty; send at least one word")
+            raise bad_input(field, "the text is empty; send at least one word")
         return {}, text, field
 
     def _ids(self, index: int) -> tuple[Arrays, str | None, str]:
@@ -116,61 +117,60 @@ class TextRequests:
         tensor = self._tensor
         assert tensor is not None
         if not row.ids:
-            raise bad_input(field, "it is empty; send at least one id")
+            raise bad_input(field, "the row of ids is empty; send at least one id")
         array = np.array([row.ids], np.int64)
         tensors.check_ids(tensor, array, field)
         return {tensor.name: array.astype(np.int32) if tensor.datatype == "INT32" else array}, None, field
 
 
-def scores(spec: ModelSpec, _: pb.ClassifyRequest) -> tuple[str, ...]:
-    """The outputs that Classify needs.
+def classify_outputs(spec: ModelSpec, _: pb.ClassifyRequest) -> tuple[str, ...]:
+    """The output names that Classify needs.
 
     Raises:
-        ServingError: BAD_INPUT, the model has none such.
+        ServingError: BAD_INPUT, the model has no scores.
     """
     return (_role(spec, "scores", "classify"),)
 
 
-def vector(spec: ModelSpec, request: pb.EncodeRequest) -> tuple[str, ...]:
-    """The outputs that Encode needs.
+def encode_outputs(spec: ModelSpec, request: pb.EncodeRequest) -> tuple[str, ...]:
+    """The output names that Encode needs.
 
     Raises:
-        ServingError: BAD_INPUT, the model has none such.
+        ServingError: BAD_INPUT, the model has no vector, or no attention although it is requested.
     """
-    wanted = (_role(spec, "vector", "encode"),)
-    return (*wanted, _role(spec, "attention", "return attention")) if request.attention else wanted
+    names = (_role(spec, "vector", "encode"),)
+    return (*names, _role(spec, "attention", "return attention")) if request.attention else names
 
 
 def classification(spec: ModelSpec, request: pb.ClassifyRequest, event: messages.Event) -> pb.Classification:
-    """One text's labels."""
     ranked = labels(_output(event, spec.manifest.roles.scores), spec.manifest, request.top_k)
     return pb.Classification(labels=ranked, length=event.length, timings=timings(event))
 
 
 def encoding(spec: ModelSpec, request: pb.EncodeRequest, event: messages.Event) -> pb.Encoding:
-    """One text's vector, and its attention where it was asked for."""
+    """One text's vector, and its attention if requested."""
     roles = spec.manifest.roles
-    found = pb.Encoding(
+    result = pb.Encoding(
         vector=_output(event, roles.vector).ravel().astype(np.float32),
         length=event.length,
         timings=timings(event),
     )
     if request.attention:
         weights = _output(event, roles.attention)[0].astype(np.float32)
-        found.attention.CopyFrom(pb.Tensor(shape=weights.shape, values=weights.ravel()))
-        found.tokens.extend(event.tokens)
-    return found
+        result.attention.CopyFrom(pb.Tensor(shape=weights.shape, values=weights.ravel()))
+        result.tokens.extend(event.tokens)
+    return result
 
 
-def who(spec: ModelSpec) -> dict[str, str]:
-    """What a reply says of the model that answered."""
+def model_fields(spec: ModelSpec) -> dict[str, str]:
+    """The reply fields that identify the model."""
     return {"model": spec.name, "version": str(spec.version), "notice": spec.notice}
 
 
 def _role(spec: ModelSpec, role: str, verb: str) -> str:
     name: str = getattr(spec.manifest.roles, role)
     if not name:
-        raise bad_input("model", f"model {spec.name!r} cannot {verb}: its manifest names no roles.{role}")
+        raise bad_input("model", f"model {spec.name!r} cannot {verb}: its manifest has no roles.{role}")
     return name
 
 

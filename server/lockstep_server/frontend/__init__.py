@@ -1,1 +1,1 @@
-"""The front end's core: requests in flight, admission, model registry, request log and traces. No gRPC."""
+"""The front end without gRPC: requests in flight, admission control, model registry, request log, traces."""

@@ -1,7 +1,7 @@
-"""The door: what cannot be answered in time is refused at once, with a reason and a time to come back.
+"""Admission control: refuse a request at once if it cannot be answered in time, with a retry delay.
 
-The wait is estimated from what this side has accepted and not seen end, priced by the model's
-costs, and corrected by how long accepted requests really waited.
+accepted requests not yet ended -> their device seconds by the model's costs -> the estimated wait,
+corrected by how long earlier requests really waited -> accept or refuse.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from ..model.spec import ModelSpec
 
 _LEARNING_RATE = 0.05
-_RUNS_A_PRICE = 64
-"""Prices are made again from what was learned after this many runs."""
+_RUNS_PER_PRICE = 64
+"""Runs after which prices are recomputed from the learned costs."""
 
-_ON_ITS_WAY_S = 0.02
-"""How much sooner a caller may see its deadline pass."""
+_DEADLINE_SKEW_S = 0.02
+"""A client's deadline may pass this much before the server's: its clock started before the call arrived."""
 
-_LEAST_TOLD_S = 0.005
-"""Estimates below this say nothing of the pace."""
+_MIN_ESTIMATE_S = 0.005
+"""Estimates below this are too small to learn the pace from."""
 
-_TOKEN_CHARACTERS = 4
-"""Characters a token, for pricing a text before it is tokenized."""
+_CHARACTERS_PER_TOKEN = 4
+"""Used to price a text before it is tokenized."""
 
-_MOST_TOKEN_CHARACTERS = 8
-"""A text that needs more to fit its model is taken for one that its engine will refuse."""
+_MAX_CHARACTERS_PER_TOKEN = 8
+"""A text that fits its model only with more than this per token is expected to be refused by the engine."""
 
 
 class AdmissionController:
-    """What one model version has accepted and not ended, in seconds of its device."""
+    """Accepted and unfinished work of one model version, in device seconds."""
 
     def __init__(self, spec: ModelSpec, costs: Mapping[str, Any]) -> None:
         self._costs = CostModel.from_dict(costs) if costs else CostModel()
@@ -51,10 +51,10 @@ class AdmissionController:
         self._runs = 0
         self.waiting_s = 0.0
         self.requests = 0
-        self.pace = 1.0  # real seconds for one estimated: other models on the device, padding, noise
+        self.pace = 1.0  # real seconds per estimated one: other models on the device, padding, noise
 
     def price(self, rows: int, size: int) -> float:
-        """Seconds of the device that `rows` of `size` elements should take, among enough others."""
+        """Device seconds for `rows` rows of `size` elements each, as a share of a full batch."""
         bucket = 1 << max(size - 1, 0).bit_length()
         price = self._prices.get(bucket)
         if price is None:
@@ -63,31 +63,31 @@ class AdmissionController:
         return price * rows * size
 
     def price_text(self, text: str) -> float:
-        """The same of a text whose tokens are not known yet: a guess, and no more than the model reads.
+        """Device seconds for a text that is not tokenized yet, capped at the model's longest input.
 
-        What is surely longer is no run: it is refused once it is tokenized, and must not have the others
-        in its company refused.
+        A text that is certainly too long costs 0: it never runs, so it must not cause other requests to be
+        refused.
         """
-        if len(text) > self._longest * _MOST_TOKEN_CHARACTERS:
+        if len(text) > self._longest * _MAX_CHARACTERS_PER_TOKEN:
             return 0.0
-        return self.price(1, min(len(text) // _TOKEN_CHARACTERS + 1, self._longest))
+        return self.price(1, min(len(text) // _CHARACTERS_PER_TOKEN + 1, self._longest))
 
     def fits(self, rows: int, length: int) -> bool:
-        """A run of this shape may be planned."""
+        """Whether the planner may run a batch of `rows` x `length`."""
         return rows == 1 or (rows <= self._max_rows and rows * length <= self._max_elements)
 
     def run_s(self, rows: int, length: int) -> float:
-        """Seconds that a run of `rows` x `length` takes in the session."""
+        """Estimated seconds in the session for a run of `rows` x `length`."""
         return self._costs.estimate(rows, length)
 
     def estimated_wait_s(self) -> float:
         return self.waiting_s / self._instances * self.pace
 
     def enter(self, seconds: float, now: float, deadline: float | None) -> float:
-        """Accept work of `seconds`; the seconds of the device that lie before it, for `learn_wait`.
+        """Accept `seconds` of work. Returns the device seconds queued before it, for `learn_wait`.
 
         Raises:
-            ServingError: OVERLOADED, the wait would be too long for the model's limit or the deadline.
+            ServingError: OVERLOADED, the estimated wait exceeds the model's limit or the deadline.
         """
         before_s = self.waiting_s / self._instances
         if self.requests:
@@ -98,16 +98,18 @@ class AdmissionController:
 
     def _check(self, wait: float, run: float, now: float, deadline: float | None) -> None:
         if wait > self.max_queue_s:
-            over = wait - self.max_queue_s
+            retry_after_s = max(wait - self.max_queue_s, 0.05)
             raise overloaded(
-                f"the wait would be {wait * 1000:.0f} ms, the limit is {self.max_queue_s * 1000:.0f} ms;"
-                f" come back in {max(over, 0.05):.2f} s",
-                max(over, 0.05),
+                f"the estimated wait of {wait * 1000:.0f} ms exceeds the limit of"
+                f" {self.max_queue_s * 1000:.0f} ms (max_queue_ms); retry after {retry_after_s:.2f} s",
+                retry_after_s,
             )
         if deadline is not None and now + wait + run > deadline:
+            retry_after_s = max(wait, 0.05)
             raise overloaded(
-                f"the wait would be {wait * 1000:.0f} ms, longer than the request's own deadline allows",
-                max(wait, 0.05),
+                f"the estimated wait of {wait * 1000:.0f} ms and a run of {run * 1000:.0f} ms end after the"
+                f" request's deadline; allow more time, or retry after {retry_after_s:.2f} s",
+                retry_after_s,
             )
 
     def leave(self, seconds: float) -> None:
@@ -115,8 +117,8 @@ class AdmissionController:
         self.waiting_s = self.waiting_s - seconds if self.requests else 0.0
 
     def learn_wait(self, before_s: float, event: Event) -> None:
-        """Hold what lay before a request when it was accepted against how long it really waited."""
-        if before_s > _LEAST_TOLD_S and event.error is None:
+        """Adjust the pace by how long a request waited, compared with the device seconds queued before it."""
+        if before_s > _MIN_ESTIMATE_S and event.error is None:
             seen = min(max(event.timings.queue_s / before_s, 0.25), 16.0)
             self.pace += _LEARNING_RATE * (seen - self.pace)
 
@@ -124,17 +126,19 @@ class AdmissionController:
         if run.compute_s:
             self._costs.learn(run.rows, run.length, run.compute_s)
             self._runs += 1
-            if self._runs % _RUNS_A_PRICE == 0:
+            if self._runs % _RUNS_PER_PRICE == 0:
                 self._prices.clear()
 
 
 def is_past(remaining_s: float | None) -> bool:
-    """A call that has been cancelled was cancelled by its deadline: here, or at its caller, whose clock
-    began sooner."""
-    return remaining_s is not None and remaining_s < _ON_ITS_WAY_S
+    """Whether a cancelled call ended by its deadline: here, or at the client, whose clock started earlier."""
+    return remaining_s is not None and remaining_s < _DEADLINE_SKEW_S
 
 
 def deadline_of(now: float, remaining_s: float | None, queue_timeout_s: float) -> float | None:
-    """When a request may last start: the call's deadline, or the wait that the caller allows."""
+    """The latest time at which a request may start: the earlier of the call's deadline and its queue timeout.
+
+    Of `time.monotonic()`, in seconds. `queue_timeout_s` 0 means no queue timeout.
+    """
     ends = [now + limit for limit in (remaining_s, queue_timeout_s or None) if limit is not None]
     return min(ends) if ends else None

@@ -1,7 +1,6 @@
-"""What is true of the models now, told to Prometheus at each scrape, on the scrape's thread.
+"""Gauges of the served models, read at each scrape, on the scrape's thread.
 
-Where a name has several versions, what is told of the name is of all that serve: sums, and the
-longest wait.
+A gauge without a version label covers all versions that serve: sums, and the longest wait.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ..metrics.families import STATES
-from .catalog import VersionState
+from .versions import VersionState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,27 +17,27 @@ if TYPE_CHECKING:
     from ..metrics.families import Metrics
     from .registry import ModelRegistry, ServedModel
 
-Level = tuple[tuple[str, ...], float]
+GaugeSample = tuple[tuple[str, ...], float]
 
 _ROWS = (1, 4, 16, 64)
 _LENGTHS = (16, 64, 256)
-"""The cells of a one-shot model's costs that are told."""
+"""Batch shapes whose costs are exported for a one-shot model."""
 
 
 class GaugeReader:
-    """Reads a directory that the event loop writes: copies first, for it goes on writing."""
+    """Reads the registry from the scrape's thread. It copies first, because the event loop keeps writing."""
 
     def __init__(self, metrics: Metrics, registry: ModelRegistry) -> None:
         self._registry = registry
         metrics.ready.read = self._ready
         metrics.state.read = self._states
-        metrics.load_seconds.read = lambda: [(_who(one), one.load_s) for one in self._served()]
-        metrics.batched.read = lambda: [(_who(one), float(one.spec.batched)) for one in self._served()]
+        metrics.load_seconds.read = lambda: [(_labels(one), one.load_s) for one in self._served()]
+        metrics.batched.read = lambda: [(_labels(one), float(one.spec.batched)) for one in self._served()]
         metrics.provider.read = self._providers
-        metrics.estimated_wait.read = lambda: _worst(
+        metrics.estimated_wait.read = lambda: _longest(
             (one.spec.model, one.admission.estimated_wait_s()) for one in self._oneshot()
         )
-        metrics.queue_limit.read = lambda: _worst(
+        metrics.queue_limit.read = lambda: _longest(
             (one.spec.model, one.admission.max_queue_s) for one in self._oneshot()
         )
         metrics.sequences.read = self._sequences
@@ -48,29 +47,29 @@ class GaugeReader:
         metrics.run_cost.read = self._costs
 
     def _served(self) -> list[ServedModel]:
-        return self._registry.served()
+        return self._registry.served_models()
 
     def _oneshot(self) -> Iterator[ServedModel]:
-        return (one for one in self._served() if not one.spec.steps)
+        return (one for one in self._served() if not one.spec.is_stepwise)
 
-    def _ready(self) -> list[Level]:
+    def _ready(self) -> list[GaugeSample]:
         return [
             ((entry.name, str(entry.version)), float(entry.state is VersionState.READY))
-            for entry in self._registry.catalog.snapshot()
+            for entry in self._registry.versions.snapshot()
         ]
 
-    def _states(self) -> list[Level]:
+    def _states(self) -> list[GaugeSample]:
         return [
             ((entry.name, str(entry.version), state.name.lower()), float(entry.state is state))
-            for entry in self._registry.catalog.snapshot()
+            for entry in self._registry.versions.snapshot()
             for state in VersionState
         ]
 
-    def _providers(self) -> list[Level]:
+    def _providers(self) -> list[GaugeSample]:
         found = {(one.spec.name, one.spec.provider) for one in self._served()}
         return [(labels, 1.0) for labels in sorted(found)]
 
-    def _sequences(self) -> Iterable[Level]:
+    def _sequences(self) -> Iterable[GaugeSample]:
         return _sums(
             ((one.spec.model, state), float(count))
             for one in self._served()
@@ -78,19 +77,19 @@ class GaugeReader:
             for state, count in zip(STATES, one.population, strict=True)
         )
 
-    def _costs(self) -> list[Level]:
-        """Of one version of each face, the highest."""
+    def _costs(self) -> list[GaugeSample]:
+        """The costs of the highest version of each model and mode."""
         newest = {(one.spec.name): one for one in self._served()}
-        return [level for one in newest.values() for level in _cells(one)]
+        return [sample for one in newest.values() for sample in _cost_samples(one)]
 
 
-def _who(served: ServedModel) -> tuple[str, str]:
+def _labels(served: ServedModel) -> tuple[str, str]:
     return served.spec.name, str(served.spec.version)
 
 
-def _cells(served: ServedModel) -> Iterator[Level]:
+def _cost_samples(served: ServedModel) -> Iterator[GaugeSample]:
     spec, admission = served.spec, served.admission
-    if spec.steps:
+    if spec.is_stepwise:
         for rows, seconds in sorted(served.step_costs.copy().items()):
             yield (spec.model, spec.mode, str(rows), "1"), seconds
         return
@@ -100,14 +99,14 @@ def _cells(served: ServedModel) -> Iterator[Level]:
             yield (spec.model, spec.mode, str(rows), str(length)), admission.run_s(rows, length)
 
 
-def _sums(gauges: Iterable[Level]) -> Iterable[Level]:
+def _sums(samples: Iterable[GaugeSample]) -> Iterable[GaugeSample]:
     found: dict[tuple[str, ...], float] = defaultdict(float)
-    for labels, value in gauges:
+    for labels, value in samples:
         found[labels] += value
     return found.items()
 
 
-def _worst(waits: Iterable[tuple[str, float]]) -> list[Level]:
+def _longest(waits: Iterable[tuple[str, float]]) -> list[GaugeSample]:
     found: dict[str, float] = {}
     for model, wait in waits:
         found[model] = max(found.get(model, 0.0), wait)

@@ -1,4 +1,8 @@
-"""Models as the gRPC side sees them: the catalog, kept true by the host's news."""
+"""The models that the front end serves, kept current by the engine's updates.
+
+ModelUpdate -> version table -> on READY: spec, admission controller, meters. A request's model name and
+version -> ServedModel, or the error for it.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,18 @@ from .. import messages
 from ..errors import ServingError, bad_input, not_found
 from ..metrics.families import Metrics, ModelMeters, length_bucket
 from .admission import AdmissionController
-from .catalog import VersionState, VersionTable
 from .request_log import RequestLog
+from .versions import VersionState, VersionTable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..model.spec import ModelSpec
-    from .catalog import ModelVersion
+    from .versions import ModelVersion
 
 
 _LEARNING_RATE = 0.02
-_NOBODY = messages.SequenceCounts(0, 0, 0)
+_NO_SEQUENCES = messages.SequenceCounts(0, 0, 0)
 
 
 @dataclass
@@ -67,7 +71,7 @@ class ModelStatisticsCounters:
 
 @dataclass(eq=False)
 class ServedModel:
-    """A model version that is ready: its card, its backlog, its counts."""
+    """A READY model version: its spec, admission controller, meters and statistics."""
 
     spec: ModelSpec
     admission: AdmissionController
@@ -75,27 +79,27 @@ class ServedModel:
     request_log: RequestLog = field(default_factory=RequestLog)
     statistics: ModelStatisticsCounters = field(default_factory=ModelStatisticsCounters)
     load_s: float = 0.0
-    population: messages.SequenceCounts = _NOBODY
+    population: messages.SequenceCounts = _NO_SEQUENCES
     step_costs: dict[int, float] = field(default_factory=dict)
-    """Seconds of a step, learned, by its rows: the next power of two."""
+    """Learned seconds of a step, by its rows rounded up to a power of two."""
 
     @property
     def slots(self) -> int:
-        """Sequences that may be alive; 0 where it does not step."""
+        """The most sequences alive at one time; 0 for a one-shot model."""
         stepwise = self.spec.manifest.stepwise
-        return stepwise.max_sequences if self.spec.steps and stepwise else 0
+        return stepwise.max_sequences if self.spec.is_stepwise and stepwise else 0
 
-    def refuse(self, method: str, error: ServingError, requests: int = 1) -> None:
-        """Write down that requests were refused at the door: all counted, one told of."""
+    def record_refusal(self, method: str, error: ServingError, requests: int = 1) -> None:
+        """Count all `requests` as refused, and log one line for them."""
         self.meters.record_refused(method, error.code.value, requests)
         self.request_log.refused(self.spec.model, str(self.spec.version), method, error)
 
     def take_runs(self, events: messages.Events) -> None:
-        """Count what the engine's runs did."""
+        """Add the runs of an engine update to the metrics, the statistics and the learned costs."""
         if events.sequences is not None:
             self.population = events.sequences
         for run in events.runs:
-            if not self.spec.steps:
+            if not self.spec.is_stepwise:
                 self.admission.learn_run(run)
             elif run.mode == "stepwise":
                 self._learn_step(run)
@@ -118,7 +122,7 @@ class ServedModel:
 
 
 class ModelRegistry:
-    """Who is served. All on the event loop."""
+    """The model versions by name and number. Event loop only, except `served_models` and `get`."""
 
     def __init__(
         self,
@@ -126,7 +130,7 @@ class ModelRegistry:
         on_change: Callable[[ModelRegistry], Awaitable[None]],
         request_log: RequestLog | None = None,
     ) -> None:
-        self.catalog = VersionTable()
+        self.versions = VersionTable()
         self.device = "cpu"
         self._request_log = request_log or RequestLog()
         self._metrics, self._on_change = metrics, on_change
@@ -138,22 +142,24 @@ class ModelRegistry:
     def resolve(self, name: str, version: str = "", method: str = "", requests: int = 1) -> ServedModel:
         """
         Args:
-            method: of so many requests, whose refusal is written down.
+            method: if given, an error is recorded as the refusal of `requests` requests of this method.
 
         Raises:
-            ServingError: as `Catalog.resolve`.
+            ServingError: as `VersionTable.resolve`.
         """
         try:
-            entry = self.catalog.resolve(name, version)
+            entry = self.versions.resolve(name, version)
         except ServingError as error:
             if method:
-                self.refuse(name, version, method, error, requests)
+                self.record_refusal(name, version, method, error, requests)
             raise
         return self._served[entry.name, entry.version]
 
-    def refuse(self, name: str, version: str, method: str, error: ServingError, requests: int = 1) -> None:
-        """Write down that requests were refused, under names that are known here: no caller makes one up."""
-        known = {str(entry.version): entry.spec for entry in self.catalog.snapshot() if entry.name == name}
+    def record_refusal(
+        self, name: str, version: str, method: str, error: ServingError, requests: int = 1
+    ) -> None:
+        """Count and log refused requests. Unknown model names and versions are recorded as ""."""
+        known = {str(entry.version): entry.spec for entry in self.versions.snapshot() if entry.name == name}
         model = next((spec.model for spec in known.values() if spec is not None), name if known else "")
         labels = (model, version if version in known else "")
         self._metrics.refused.labels(*labels, method, error.code.value).inc(requests)
@@ -163,58 +169,58 @@ class ModelRegistry:
         """The step-wise form of a model.
 
         Raises:
-            ServingError: as `Catalog.resolve`; BAD_INPUT, the model has none.
+            ServingError: as `VersionTable.resolve`; BAD_INPUT, the model has no step-wise form.
         """
         served = self.resolve(name, version, method)
-        if served.spec.steps:
+        if served.spec.is_stepwise:
             return served
         stepwise = self.get(f"{name}.step", served.spec.version)
         if stepwise is None or stepwise.spec.model != name:
-            error = bad_input("model", f"model {name!r} has no step-wise form")
-            served.refuse(method, error)
+            error = bad_input("model", f"model {name!r} has no step-wise form, which {method} needs")
+            served.record_refusal(method, error)
             raise error
         return stepwise
 
-    def following(self, name: str, version: str, method: str) -> ServedModel:
-        """The form of the model that follows a text element by element: the step-wise one where there is one.
+    def stepwise_if_any(self, name: str, version: str, method: str) -> ServedModel:
+        """The step-wise form of a model, or the model itself if it has none.
 
         Raises:
-            ServingError: as `Catalog.resolve`.
+            ServingError: as `VersionTable.resolve`.
         """
         served = self.resolve(name, version, method)
         stepwise = self.get(f"{name}.step", served.spec.version)
         return stepwise if stepwise is not None and stepwise.spec.model == name else served
 
-    def served(self) -> list[ServedModel]:
-        """All that serve, by version, for another thread than the directory's own."""
+    def served_models(self) -> list[ServedModel]:
+        """All READY versions, sorted by name and version. Safe to call from any thread."""
         return [one for _, one in sorted(self._served.copy().items(), key=lambda item: item[0])]
 
     def get(self, name: str, version: int) -> ServedModel | None:
         return self._served.get((name, version))
 
     def ready(self) -> bool:
-        """The repository has been read, and every model in it has ended its loading."""
-        return self._listed and self.catalog.settled()
+        """Whether the repository has been listed and no model is loading."""
+        return self._listed and self.versions.settled()
 
-    async def listed(self) -> None:
-        """Every model that there is has been told of."""
+    async def mark_listed(self) -> None:
+        """The engine has reported every model in the repository."""
         self._listed = True
         await self._on_change(self)
 
     def serving(self, name: str) -> bool:
-        """A request that names no version would be answered."""
+        """Whether a request for this model without a version would be accepted."""
         try:
-            self.catalog.resolve(name)
+            self.versions.resolve(name)
         except ServingError:
             return False
         return True
 
     def update(self, update: messages.ModelUpdate) -> None:
-        """Take a model's new state in."""
+        """Apply a model's new state."""
         state = VersionState[update.state]
-        entry = self.catalog.entry(update.model, update.version)
+        entry = self.versions.get(update.model, update.version)
         if entry is None or state is VersionState.LOADING:
-            entry = self.catalog.begin(update.model, update.version)
+            entry = self.versions.begin(update.model, update.version)
         entry.advance(state, update.reason, update.spec)
         if state is VersionState.READY and update.spec is not None:
             self._begin_serving(entry, update)
@@ -232,16 +238,16 @@ class ModelRegistry:
         served = ServedModel(spec, admission, meters, self._request_log, load_s=update.load_s)
         self._served[entry.name, entry.version] = served
 
-    def lost(self) -> None:
-        """The engines have gone: no model is served until it has been loaded again."""
-        for entry in list(self.catalog):
+    def engine_lost(self) -> None:
+        """The engine process ended: no model is served until it is loaded again."""
+        for entry in list(self.versions):
             if entry.spec is not None and entry.spec.model != entry.name:
-                self.catalog.forget(entry)
+                self.versions.remove(entry)
             else:
                 self.update(messages.ModelUpdate(entry.name, entry.version, VersionState.LOADING.name))
         self._served.clear()
         for name, verb in list(self._loads):
-            self.load_done(messages.LoadDone(name, verb, "the engine process ended meanwhile"))
+            self.load_done(messages.LoadDone(name, verb, "the engine process ended; retry"))
 
     def load_done(self, update: messages.LoadDone) -> None:
         for future in self._loads.pop((update.model, update.verb), []):
@@ -249,10 +255,10 @@ class ModelRegistry:
                 future.set_result(update.reason)
 
     async def wait_for(self, name: str, verb: str) -> None:
-        """Until a Load or Unload that was sent has ended.
+        """Wait for the end of a Load or Unload message sent to the engine.
 
         Raises:
-            ServingError: NOT_FOUND, with the reason why it went wrong.
+            ServingError: NOT_FOUND, with the engine's reason for the failure.
         """
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._loads.setdefault((name, verb), []).append(future)
@@ -261,10 +267,10 @@ class ModelRegistry:
 
 
 def _methods(spec: ModelSpec) -> list[str]:
-    """Those that ask for this form, as far as a manifest can tell."""
+    """The RPC methods that can use this mode of the model, by its manifest."""
     methods = ["ModelInfer", "ModelStreamInfer"]
     roles, task = spec.manifest.roles, spec.manifest.task
-    if spec.steps:
+    if spec.is_stepwise:
         methods += [name for name in ("Generate", "Translate") if task == name.lower()]
         return [*methods, "Follow"] if roles.scores else methods
     if spec.text_input and roles.scores:

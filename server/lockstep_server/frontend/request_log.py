@@ -1,7 +1,6 @@
-"""What the log says of requests: a line for each that was refused or failed, at info, and for each
-that ended otherwise, at debug.
+"""Logs requests: refused and failed ones at info, all others at debug.
 
-No text of a caller is written unless it is asked for; nor is a message that may echo one.
+Request texts, and error messages that may quote them, are logged only if `texts` is set.
 """
 
 from __future__ import annotations
@@ -20,43 +19,43 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_QUIET = ("ok", ErrorCode.CANCELLED.value)
-_ECHOING = (ErrorCode.BAD_INPUT, ErrorCode.NOT_FOUND)
-"""Meanings whose messages may hold what the caller sent."""
+_DEBUG_OUTCOMES = ("ok", ErrorCode.CANCELLED.value)
+_QUOTING = (ErrorCode.BAD_INPUT, ErrorCode.NOT_FOUND)
+"""Codes whose messages may quote the request."""
 
-_LINES_A_SECOND, _BURST = 10.0, 50.0
-"""Of refusals and failures: an overload makes thousands, and each line costs more than a refusal."""
+_LINES_PER_SECOND, _BURST = 10.0, 50.0
+"""Rate limit for refusals and failures: an overload makes thousands, and a line costs more than a refusal."""
 
-_LONGEST_TEXT = 400
+_MAX_TEXT_CHARACTERS = 400
 
 
 class RequestLog:
-    """Writes the lines. All on the event loop."""
+    """Writes one line per request. Event loop only."""
 
     def __init__(self, *, texts: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._texts, self._clock = texts, clock
-        self._room, self._filled = _BURST, clock()
+        self._lines_left, self._refilled_at = _BURST, clock()
         self._unlogged = 0
 
-    def listens(self, outcome: str) -> bool:
-        """A request that ended so has a line."""
-        return log.isEnabledFor(logging.DEBUG if outcome in _QUIET else logging.INFO)
+    def is_enabled_for(self, outcome: str) -> bool:
+        """Whether requests with this outcome are logged."""
+        return log.isEnabledFor(logging.DEBUG if outcome in _DEBUG_OUTCOMES else logging.INFO)
 
     def ended(self, request: RequestSummary, trace: Trace | None) -> None:
-        """An accepted request has ended."""
-        if not self.listens(request.outcome):
+        """Log the end of an accepted request."""
+        if not self.is_enabled_for(request.outcome):
             return
-        if request.outcome in _QUIET:
-            log.debug("request ended", extra={"fields": self._story(request, trace)})
+        if request.outcome in _DEBUG_OUTCOMES:
+            log.debug("request ended", extra={"fields": self._fields(request, trace)})
         elif self._may_write():
-            fields = self._story(request, trace)
+            fields = self._fields(request, trace)
             error = request.event.error if request.event is not None else None
             if error is not None:
-                fields |= self._why(error)
-            log.info("request failed", extra={"fields": fields | self._left_out()})
+                fields |= self._error_fields(error)
+            log.info("request failed", extra={"fields": fields | self._take_unlogged()})
 
     def refused(self, model: str, version: str, method: str, error: ServingError) -> None:
-        """A request was refused at the door."""
+        """Log a request that was not accepted."""
         if not log.isEnabledFor(logging.INFO) or not self._may_write():
             return
         fields: dict[str, Any] = {"model": model, "version": version, "method": method}
@@ -64,9 +63,10 @@ class RequestLog:
         trace = current.get()
         if trace is not None:
             fields["trace_id"] = trace.id
-        log.info("request refused", extra={"fields": fields | self._why(error) | self._left_out()})
+        fields |= self._error_fields(error) | self._take_unlogged()
+        log.info("request refused", extra={"fields": fields})
 
-    def _story(self, request: RequestSummary, trace: Trace | None) -> dict[str, Any]:
+    def _fields(self, request: RequestSummary, trace: Trace | None) -> dict[str, Any]:
         spec, event = request.spec, request.event
         fields: dict[str, Any] = {
             "model": spec.model,
@@ -85,30 +85,30 @@ class RequestLog:
         if trace is not None:
             fields["trace_id"] = trace.id
         if self._texts and request.text is not None:
-            fields["text"] = request.text[:_LONGEST_TEXT]
+            fields["text"] = request.text[:_MAX_TEXT_CHARACTERS]
         return fields
 
-    def _why(self, error: ServingError) -> dict[str, Any]:
-        told: dict[str, Any] = {}
+    def _error_fields(self, error: ServingError) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
         if error.field:
-            told["field"] = error.field
-        if self._texts or error.code not in _ECHOING:
-            told["why"] = error.message
-        return told
+            fields["field"] = error.field
+        if self._texts or error.code not in _QUOTING:
+            fields["why"] = error.message
+        return fields
 
     def _may_write(self) -> bool:
         if log.isEnabledFor(logging.DEBUG):
-            return True  # there every request has its line
+            return True  # at debug level every request is logged
         now = self._clock()
-        self._room = min(self._room + (now - self._filled) * _LINES_A_SECOND, _BURST)
-        self._filled = now
-        if self._room < 1:
+        self._lines_left = min(self._lines_left + (now - self._refilled_at) * _LINES_PER_SECOND, _BURST)
+        self._refilled_at = now
+        if self._lines_left < 1:
             self._unlogged += 1
             return False
-        self._room -= 1
+        self._lines_left -= 1
         return True
 
-    def _left_out(self) -> dict[str, Any]:
-        """Lines that were not written since the last one."""
+    def _take_unlogged(self) -> dict[str, Any]:
+        """The number of lines dropped since the last one written."""
         count, self._unlogged = self._unlogged, 0
         return {"unlogged": count} if count else {}

@@ -1,6 +1,7 @@
-"""Requests in flight: accepted here, sent over the port, and each ended exactly once.
+"""Requests in flight: each accepted request ends exactly once.
 
-Futures and streams live on this side; the engines know keys only.
+InferenceRequest -> admission -> Submit to the engine -> Chunks and one Event -> the caller's callback,
+metrics, request log and trace. Futures and callbacks stay in the front end; the engine knows keys only.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STEPS = "call Generate, Translate or Follow, or ModelInfer with a sequence_id"
+_STEPWISE_CALLS = "call Generate, Translate or Follow, or ModelInfer with a sequence_id"
 
 
 class Send(Protocol):
-    """`Transport.send`."""
+    """The type of `Transport.send`."""
 
     def __call__(
         self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN
@@ -41,116 +42,122 @@ class InferenceRequest(NamedTuple):
     """A checked request for one model version."""
 
     served: ServedModel
-    method: str  # for the metrics
+    method: str  # the RPC, for metrics and log
     inputs: Arrays
     text: str | None = None
     field: str = ""
     outputs: tuple[str, ...] = ()
     tokens: bool = False
     priority: int = 0
-    queue_timeout_s: float = 0.0  # 0: none of its own
-    remaining_s: float | None = None  # of the call's deadline
+    queue_timeout_s: float = 0.0  # 0: no queue timeout
+    remaining_s: float | None = None  # until the call's deadline
     caller: str = ""
-    how: messages.Decode | messages.Feed | None = None  # none: one-shot
+    how: messages.Decode | messages.Feed | None = None  # None: one-shot
 
 
 class _InFlight(NamedTuple):
-    ask: InferenceRequest
+    request: InferenceRequest
     accepted: float
-    seconds: float  # the price at which it was accepted
-    before_s: float  # seconds of the device that lay before it
-    resolve: Callable[[messages.Event], None]
-    take: Callable[[messages.Chunk, float], None] | None
+    price_s: float  # device seconds it was admitted with
+    before_s: float  # device seconds queued before it
+    on_event: Callable[[messages.Event], None]
+    on_chunk: Callable[[messages.Chunk, float], None] | None
     trace: Trace | None
 
 
 class InFlightRequests:
-    """All requests in flight. All on the event loop."""
+    """The accepted requests that have not ended, by key. Event loop only.
+
+    `observe_lag` gets the age in seconds of each engine update when it is processed.
+    """
 
     def __init__(
         self,
         send: Send,
         registry: ModelRegistry,
         request_log: RequestLog | None = None,
-        took: Callable[[float], None] = lambda _: None,
+        observe_lag: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send, self._registry, self._clock = send, registry, clock
         self._request_log = request_log or RequestLog()
-        self._took = took  # told the age of what engines say
+        self._observe_lag = observe_lag
         self._keys = itertools.count(1)
-        self._pending: dict[int, _InFlight] = {}
-        self._reading: dict[int, asyncio.Future[messages.Event]] = {}
+        self._in_flight: dict[int, _InFlight] = {}
+        self._tokenizing: dict[int, asyncio.Future[messages.Event]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._in_flight)
 
     def start(
         self,
-        ask: InferenceRequest,
-        resolve: Callable[[messages.Event], None],
-        take: Callable[[messages.Chunk, float], None] | None = None,
+        request: InferenceRequest,
+        on_event: Callable[[messages.Event], None],
+        on_chunk: Callable[[messages.Chunk, float], None] | None = None,
     ) -> int:
-        """Accept a request; `resolve` is called with its one event, unless it is cancelled. `take` is
-        called before with each chunk, and with when it was sent.
+        """Accept a request and send it to the engine. Returns its key.
+
+        Args:
+            on_event: called once with the request's event, unless the request is cancelled.
+            on_chunk: called with each chunk and the time the engine sent it, before the event.
 
         Raises:
-            ServingError: it is refused at the door; nothing has been accepted.
+            ServingError: the request is refused, and recorded as such.
         """
         try:
-            return self._start(ask, resolve, take)
+            return self._start(request, on_event, on_chunk)
         except ServingError as error:
-            ask.served.refuse(ask.method, error)
-            raise in_field(error, ask.field) from None
+            request.served.record_refusal(request.method, error)
+            raise in_field(error, request.field) from None
 
     def _start(
         self,
-        ask: InferenceRequest,
-        resolve: Callable[[messages.Event], None],
-        take: Callable[[messages.Chunk, float], None] | None,
+        request: InferenceRequest,
+        on_event: Callable[[messages.Event], None],
+        on_chunk: Callable[[messages.Chunk, float], None] | None,
     ) -> int:
         if self.draining:
-            raise unavailable("the server is stopping")
-        served = ask.served
-        if served.spec.steps and ask.how is None:
-            raise bad_input("model", f"model {served.spec.model!r} answers step by step only; {_STEPS}")
-        measured, seconds = None, 0.0  # whether a sequence finds a slot in time is its engine's to say
-        if ask.how is None:
-            if ask.text is None:
-                measured = measure_request(served.spec, ask.inputs)
-                seconds = served.admission.price(measured.rows, measured.size)
+            raise unavailable("the server is stopping; send to another server")
+        served = request.served
+        if served.spec.is_stepwise and request.how is None:
+            raise bad_input("model", f"model {served.spec.model!r} has no one-shot form; {_STEPWISE_CALLS}")
+        measured, price_s = None, 0.0  # the engine decides whether a sequence gets a slot in time
+        if request.how is None:
+            if request.text is None:
+                measured = measure_request(served.spec, request.inputs)
+                price_s = served.admission.price(measured.rows, measured.size)
             else:
-                seconds = served.admission.price_text(ask.text)
+                price_s = served.admission.price_text(request.text)
         now = self._clock()
-        deadline = deadline_of(now, ask.remaining_s, ask.queue_timeout_s)
-        before_s = served.admission.enter(seconds, now, deadline)
+        deadline = deadline_of(now, request.remaining_s, request.queue_timeout_s)
+        before_s = served.admission.enter(price_s, now, deadline)
         key = next(self._keys)
-        self._pending[key] = _InFlight(ask, now, seconds, before_s, resolve, take, current.get())
+        self._in_flight[key] = _InFlight(request, now, price_s, before_s, on_event, on_chunk, current.get())
         self._idle.clear()
-        served.meters.record_accepted(ask.method)
+        served.meters.record_accepted(request.method)
         spec = served.spec
         submit = messages.Submit(
-            key, spec.name, spec.version, ask.inputs, ask.text, ask.field, ask.outputs, ask.tokens,
-            ask.priority, now, deadline, ask.caller, measured, ask.how,
+            key, spec.name, spec.version, request.inputs, request.text, request.field, request.outputs,
+            request.tokens, request.priority, now, deadline, request.caller, measured, request.how,
         )  # fmt: skip
-        self._send(submit, self._when(ask))
+        self._send(submit, self._send_policy(request))
         return key
 
-    def _when(self, ask: InferenceRequest) -> messages.SendPolicy:
-        """When a request crosses: a stream's first token and a model's only request are not held; one-shot
-        requests beside others for their model may share a run."""
-        if isinstance(ask.how, messages.Decode) or ask.served.admission.requests == 1:
+    def _send_policy(self, request: InferenceRequest) -> messages.SendPolicy:
+        """Generation requests and a model's only request are sent at once. Other one-shot requests are
+        coalesced, so that they can share a batch."""
+        if isinstance(request.how, messages.Decode) or request.served.admission.requests == 1:
             return messages.SendPolicy.NOW
-        return messages.SendPolicy.COALESCE if ask.how is None else messages.SendPolicy.TURN
+        return messages.SendPolicy.COALESCE if request.how is None else messages.SendPolicy.TURN
 
-    async def answer(self, ask: InferenceRequest) -> messages.Event:
-        """A request's event. Leaving (the caller cancelled) takes the request out of the queue.
+    async def infer(self, request: InferenceRequest) -> messages.Event:
+        """Send a request and wait for its event. Cancelling the wait cancels the request.
 
         Raises:
-            ServingError: it was refused, or failed.
+            ServingError: the request was refused, or failed.
         """
         future: asyncio.Future[messages.Event] = asyncio.get_running_loop().create_future()
 
@@ -158,7 +165,7 @@ class InFlightRequests:
             if not future.done():
                 future.set_result(event)
 
-        key = self.start(ask, resolve)
+        key = self.start(request, resolve)
         try:
             event = await future
         finally:
@@ -169,106 +176,108 @@ class InFlightRequests:
         return event
 
     def cancel(self, key: int) -> None:
-        """Forget a request whose caller has left, or has been told that its deadline passed: to gRPC both
-        are one, but the second is no wish of the caller's. A second time does nothing."""
-        pending = self._pending.get(key)
-        if pending is None:
+        """End a request whose call was cancelled; unknown keys are ignored.
+
+        gRPC also cancels a call at its deadline. Such a request is recorded as `deadline`, not `cancelled`.
+        """
+        entry = self._in_flight.get(key)
+        if entry is None:
             return
-        event, remaining_s = None, pending.ask.remaining_s
-        if remaining_s is not None and is_past(remaining_s - (self._clock() - pending.accepted)):
+        event, remaining_s = None, entry.request.remaining_s
+        if remaining_s is not None and is_past(remaining_s - (self._clock() - entry.accepted)):
             event = messages.Event(key, None, deadline_passed("before the answer"))
-        seconds = self._end(key, pending, event)
+        seconds = self._end(key, entry, event)
         if event is not None:
-            pending.ask.served.take_end(event, seconds)
+            entry.request.served.take_end(event, seconds)
         self._send(messages.Cancel(key))
 
     def deliver(self, events: messages.Events) -> None:
-        """Take in what an engine has to say: resolve each request that is still wanted."""
+        """Process an engine update: pass chunks and events on to the requests still in flight."""
         if events.sent:
-            self._took(self._clock() - events.sent)
+            self._observe_lag(self._clock() - events.sent)
         served = self._registry.get(events.model, events.version)
         if served is not None:
             served.take_runs(events)
         for chunk in events.chunks:
-            self._hand_over(chunk, events.sent)
+            self._pass_on(chunk, events.sent)
         for event in events.events:
-            pending = self._pending.get(event.key)
-            if pending is None:
-                if (reading := self._reading.get(event.key)) is not None and not reading.done():
-                    reading.set_result(event)
+            entry = self._in_flight.get(event.key)
+            if entry is None:
+                if (tokenizing := self._tokenizing.get(event.key)) is not None and not tokenizing.done():
+                    tokenizing.set_result(event)
                 continue
-            seconds = self._end(event.key, pending, event)
-            pending.ask.served.admission.learn_wait(pending.before_s, event)
-            pending.ask.served.take_end(event, seconds)
+            seconds = self._end(event.key, entry, event)
+            entry.request.served.admission.learn_wait(entry.before_s, event)
+            entry.request.served.take_end(event, seconds)
             try:
-                pending.resolve(event)
-            except Exception:  # a caller's trouble stays its own: the others of the batch are told
-                log.exception("the answer to request %d could not be handed over", event.key)
+                entry.on_event(event)
+            except Exception:  # must not affect the other requests of the batch
+                log.exception("request %d: processing its result failed", event.key)
 
-    def _hand_over(self, chunk: messages.Chunk, sent: float) -> None:
-        pending = self._pending.get(chunk.key)
-        if pending is None or pending.take is None:
+    def _pass_on(self, chunk: messages.Chunk, sent: float) -> None:
+        entry = self._in_flight.get(chunk.key)
+        if entry is None or entry.on_chunk is None:
             return
         try:
-            pending.take(chunk, sent)
-        except Exception:  # as above
-            log.exception("a chunk of request %d could not be handed over", chunk.key)
+            entry.on_chunk(chunk, sent)
+        except Exception:  # as in `deliver`
+            log.exception("request %d: processing a chunk failed", chunk.key)
 
-    async def read(
+    async def tokenize(
         self, served: ServedModel, text: str | None, ids: tuple[int, ...], field: str
     ) -> messages.Event:
-        """A text's ids (in the outputs) and tokens; or the tokens of ids.
+        """Tokenize a text, or name ids. The event has the ids as output `ids`, and the tokens.
 
         Raises:
-            ServingError: it cannot be tokenized.
+            ServingError: BAD_INPUT, the text cannot be tokenized.
         """
         future: asyncio.Future[messages.Event] = asyncio.get_running_loop().create_future()
         key = next(self._keys)
-        self._reading[key] = future
+        self._tokenizing[key] = future
         self._send(messages.Tokenize(key, served.spec.name, served.spec.version, text, ids, field))
         try:
             event = await future
         finally:
-            if self._reading.pop(key, None) is not None and not future.done():
+            if self._tokenizing.pop(key, None) is not None and not future.done():
                 self._send(messages.Cancel(key))
         if event.error is not None:
             raise event.error
         return event
 
     def send(self, message: messages.Message) -> None:
-        """A message that asks for no answer."""
+        """Send the engine a message that has no reply."""
         self._send(message)
 
     def fail_all(self, error: ServingError) -> None:
-        """End everything in flight: what was to answer it has gone."""
-        for key, future in list(self._reading.items()):
-            if not future.done():  # it may be about to read its answer
+        """End all requests in flight with `error`, after the engine process was lost."""
+        for key, future in list(self._tokenizing.items()):
+            if not future.done():  # its task may not have run yet
                 future.set_result(messages.Event(key, None, error))
-        for key, pending in list(self._pending.items()):
-            spec = pending.ask.served.spec
+        for key, entry in list(self._in_flight.items()):
+            spec = entry.request.served.spec
             self.deliver(messages.Events(spec.name, spec.version, [messages.Event(key, None, error)]))
 
-    def _end(self, key: int, pending: _InFlight, event: messages.Event | None) -> float:
-        """Close a request's account; the seconds since it was accepted. No event: its caller left."""
-        del self._pending[key]
-        ask, trace, seconds = pending.ask, pending.trace, self._clock() - pending.accepted
-        served, outcome = ask.served, _outcome(event)
-        served.admission.leave(pending.seconds)
-        served.meters.record_ended(ask.method, outcome, seconds, trace.id if trace is not None else "")
-        if trace is not None or self._request_log.listens(outcome):
-            story = RequestSummary(
-                served.spec, ask.method, ask.field, ask.text, pending.take is not None, pending.accepted,
-                seconds, outcome, event, isinstance(ask.how, messages.Feed),
+    def _end(self, key: int, entry: _InFlight, event: messages.Event | None) -> float:
+        """Record a request's end. Returns the seconds since it was accepted. No event: it was cancelled."""
+        del self._in_flight[key]
+        request, trace, seconds = entry.request, entry.trace, self._clock() - entry.accepted
+        served, outcome = request.served, _outcome(event)
+        served.admission.leave(entry.price_s)
+        served.meters.record_ended(request.method, outcome, seconds, trace.id if trace is not None else "")
+        if trace is not None or self._request_log.is_enabled_for(outcome):
+            summary = RequestSummary(
+                served.spec, request.method, request.field, request.text, entry.on_chunk is not None,
+                entry.accepted, seconds, outcome, event, isinstance(request.how, messages.Feed),
             )  # fmt: skip
-            self._request_log.ended(story, trace)
+            self._request_log.ended(summary, trace)
             if trace is not None:
-                trace.ended(story)
-        if not self._pending:
+                trace.request_ended(summary)
+        if not self._in_flight:
             self._idle.set()
         return seconds
 
     async def drain(self, within_s: float) -> bool:
-        """Refuse what comes, and wait for what is in flight. False: some is left after `within_s`."""
+        """Refuse new requests and wait for those in flight. False if some are left after `within_s`."""
         self.draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), within_s)

@@ -1,10 +1,10 @@
-"""Spans by OpenTelemetry: one for each RPC, and in it what its requests went through.
+"""OpenTelemetry spans: one per RPC, with child spans for the phases of its requests.
 
-A request's spans are made when it has ended, of the timings that its event brought: waiting is
-`queue`, a one-shot run `batch`, a prompt's run `prefill`, and all steps from the first to the last
-`steps`. Steps that a caller feeds are one span of the call. The engines know nothing of it.
+A request's spans are made after it ended, from the timings in its event: `queue` for waiting, `batch`
+for a one-shot run, `prefill` for the run of the prompt, `steps` from the first step to the last. All
+client-driven steps of a call share one `steps` span. The engine does not take part.
 
-Only here is OpenTelemetry imported, and this is imported only where spans are wanted.
+This is the only module that imports OpenTelemetry, and it is imported only if spans are enabled.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONTEXT = ("traceparent", "tracestate")
-_OUR_FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
-"""Codes that make an error of a server's span, by OpenTelemetry's conventions."""
+_SERVER_ERRORS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+"""Status codes that set a server span to ERROR, by OpenTelemetry's semantic conventions."""
 
 _EXPORTERS = (
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
     "opentelemetry.sdk._shared_internal",
 )
 
-_MOST_REQUESTS = 64
-"""Of one RPC: a call may hold thousands of texts, a stream any number of requests."""
+_MAX_TRACED_REQUESTS = 64
+"""Requests of one RPC that get spans: a call may have thousands of texts, a stream any number of requests."""
 
 
 class Spans:
-    """Begins spans, and hands ended ones to an exporter on a thread of its own.
+    """Starts RPC spans and exports ended ones on a background thread.
 
     Args:
-        ratio: share of the calls that are sampled, of those whose callers decide nothing.
+        ratio: sampling ratio, from 0 to 1, for calls without a traceparent.
     """
 
     def __init__(self, exporter: SpanExporter, ratio: float = 1.0) -> None:
@@ -64,7 +64,7 @@ class Spans:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, path: str, metadata: Iterable[tuple[str, Any]]) -> Trace | None:
-        """An RPC's span; none where it is not sampled, and for health checks."""
+        """Start an RPC's span. None for calls that are not sampled and for health checks."""
         _, service, method = path.split("/")
         if service.startswith("grpc."):
             return None
@@ -78,7 +78,7 @@ class Spans:
         return CallTrace(self._tracer, span) if span.is_recording() else None
 
     async def stop(self, within_s: float) -> None:
-        """Export what there is; what a collector does not take within this time is lost."""
+        """Export the remaining spans. Those not exported within `within_s` seconds are lost."""
         thread = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
         thread.start()
         await to_thread(thread.join, within_s)
@@ -87,8 +87,10 @@ class Spans:
 
 
 def otlp(endpoint: str) -> SpanExporter:
-    """To a collector that speaks OTLP over gRPC; `https://` for TLS. One that does not answer is told of
-    in a line of the log."""
+    """An exporter to an OTLP/gRPC collector; an `https://` endpoint uses TLS.
+
+    A failed export is logged in one line, without a traceback.
+    """
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     for name in _EXPORTERS:
@@ -97,62 +99,62 @@ def otlp(endpoint: str) -> SpanExporter:
 
 
 class CallTrace(Trace):
-    """An RPC's span, and those of its requests."""
+    """An RPC's span and the child spans of its requests."""
 
     def __init__(self, tracer: Tracer, span: Span) -> None:
         super().__init__(format_trace_id(span.get_span_context().trace_id))
         self._tracer, self._span = tracer, span
         self._context = set_span_in_context(span)
         self._requests = 0
-        self._fed = _Fed()
+        self._client_steps = _ClientSteps()
 
-    def ended(self, request: RequestSummary) -> None:
-        if not self._requests and self._span.is_recording():  # it may have ended: the rest is dropped
-            self._span.set_attributes(_of_model(request))
+    def request_ended(self, request: RequestSummary) -> None:
+        if not self._requests and self._span.is_recording():  # it may have ended already
+            self._span.set_attributes(_model_attributes(request))
         self._requests += 1
         now_ns = time.time_ns()
         accepted_ns = now_ns - _ns(request.seconds)
-        if request.fed:
-            self._fed.add(request, accepted_ns, now_ns)
-        elif self._requests <= _MOST_REQUESTS:
-            self._tell(request, accepted_ns, now_ns)
+        if request.client_driven:
+            self._client_steps.add(request, accepted_ns, now_ns)
+        elif self._requests <= _MAX_TRACED_REQUESTS:
+            self._add_spans(request, accepted_ns, now_ns)
 
-    def _tell(self, request: RequestSummary, accepted_ns: int, now_ns: int) -> None:
+    def _add_spans(self, request: RequestSummary, accepted_ns: int, now_ns: int) -> None:
         event = request.event
         if event is None:
             self._child("queue", accepted_ns, now_ns, {"lockstep.outcome": request.outcome})
             return
-        timings, about = event.timings, _of_model(request)
+        timings, attributes = event.timings, _model_attributes(request)
         first_ns = accepted_ns + _ns(timings.queue_s)
         error = event.error.message if event.error is not None else ""
         ran = timings.steps > 0 or timings.prefill_s > 0
-        self._child("queue", accepted_ns, first_ns if ran else now_ns, about, "" if ran else error)
+        self._child("queue", accepted_ns, first_ns if ran else now_ns, attributes, "" if ran else error)
         if not ran:
             return
-        about |= {"lockstep.length": event.length, "lockstep.rows": timings.rows}
+        attributes |= {"lockstep.length": event.length, "lockstep.rows": timings.rows}
         if not request.streams:
-            about["lockstep.runs"] = timings.steps
-            self._child("batch", first_ns, first_ns + _ns(timings.compute_s), about, error)
+            attributes["lockstep.runs"] = timings.steps
+            self._child("batch", first_ns, first_ns + _ns(timings.compute_s), attributes, error)
             return
         begun_ns = first_ns + _ns(timings.prefill_s)
         if timings.prefill_s:
-            self._child("prefill", first_ns, begun_ns, about, error if not timings.steps else "")
+            self._child("prefill", first_ns, begun_ns, attributes, error if not timings.steps else "")
         if timings.steps:
-            about |= {"lockstep.steps": timings.steps, "lockstep.compute_seconds": timings.compute_s}
-            about |= {"lockstep.end": event.reason or request.outcome}
-            self._child("steps", begun_ns, now_ns, about, error)
+            attributes |= {"lockstep.steps": timings.steps, "lockstep.compute_seconds": timings.compute_s}
+            attributes |= {"lockstep.end": event.reason or request.outcome}
+            self._child("steps", begun_ns, now_ns, attributes, error)
 
-    def finished(self, code: str, number: int) -> None:
+    def call_ended(self, code: str, number: int) -> None:
         span = self._span
-        if self._fed.steps:
-            begun_ns, ended_ns = self._fed.begun_ns, self._fed.ended_ns
-            self._child("steps", begun_ns, ended_ns, self._fed.attributes(), self._fed.error)
+        steps = self._client_steps
+        if steps.count:
+            self._child("steps", steps.begun_ns, steps.ended_ns, steps.attributes(), steps.error)
         span.set_attribute("rpc.grpc.status_code", number)
         if self._requests:
             span.set_attribute("lockstep.requests", self._requests)
         if code != "OK":
             span.set_attribute("error.type", code)
-        if code in _OUR_FAULTS:
+        if code in _SERVER_ERRORS:
             span.set_status(Status(StatusCode.ERROR, code))
         span.end()
 
@@ -165,14 +167,14 @@ class CallTrace(Trace):
         span.end(max(ended_ns, begun_ns))
 
 
-class _Fed:
-    """The steps of a call that its caller feeds, from the first to the last."""
+class _ClientSteps:
+    """The client-driven steps of one call, from the first to the last."""
 
     def __init__(self) -> None:
-        self.steps = self.begun_ns = self.ended_ns = 0
+        self.count = self.begun_ns = self.ended_ns = 0
         self.error = ""
         self._compute_s = self._rows = 0.0
-        self._about: dict[str, Any] = {}
+        self._model: dict[str, Any] = {}
 
     def add(self, request: RequestSummary, accepted_ns: int, now_ns: int) -> None:
         event = request.event
@@ -180,22 +182,23 @@ class _Fed:
             self.error = event.error.message
         if event is None or not event.timings.steps:
             return
-        if not self.steps:
-            self.begun_ns, self._about = accepted_ns + _ns(event.timings.queue_s), _of_model(request)
-        self.steps += 1
+        if not self.count:
+            self.begun_ns = accepted_ns + _ns(event.timings.queue_s)
+            self._model = _model_attributes(request)
+        self.count += 1
         self.ended_ns = now_ns
         self._compute_s += event.timings.compute_s
         self._rows += event.timings.rows
 
     def attributes(self) -> dict[str, Any]:
-        return self._about | {
-            "lockstep.steps": self.steps,
+        return self._model | {
+            "lockstep.steps": self.count,
             "lockstep.compute_seconds": self._compute_s,
-            "lockstep.rows": self._rows / self.steps,
+            "lockstep.rows": self._rows / self.count,
         }
 
 
-def _of_model(request: RequestSummary) -> dict[str, Any]:
+def _model_attributes(request: RequestSummary) -> dict[str, Any]:
     spec = request.spec
     found: dict[str, Any] = {"lockstep.model.name": spec.model, "lockstep.model.version": str(spec.version)}
     found["lockstep.mode"] = spec.mode

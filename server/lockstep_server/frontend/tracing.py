@@ -1,7 +1,6 @@
-"""Whose trace a call belongs to: the W3C `traceparent` of its metadata, carried in the call's context
-to where its requests are counted, logged and ended.
+"""The trace of a call: W3C `traceparent` in its metadata -> `current` -> metrics exemplars, log, spans.
 
-Whether spans are made of it is another matter: `spans.py`.
+`spans.py` exports spans; without it a trace only carries its id.
 """
 
 from __future__ import annotations
@@ -22,51 +21,51 @@ _SAMPLED = 1
 
 
 class RequestSummary(NamedTuple):
-    """An accepted request's story."""
+    """An accepted request that has ended, for the request log and the trace."""
 
     spec: ModelSpec
     method: str
-    field: str  # what the caller calls its input, where it has a name
+    field: str  # the request field that holds the input; "" for tensors
     text: str | None
-    streams: bool  # tokens went out while it ran
+    streams: bool  # its tokens were streamed
     accepted: float
     seconds: float
-    outcome: str  # "ok", or a meaning
-    event: Event | None  # none: its caller left
-    fed: bool = False  # one step of a sequence that its caller feeds
+    outcome: str  # "ok", or an ErrorCode
+    event: Event | None  # None: the call was cancelled
+    client_driven: bool = False  # one step of a client-driven sequence
 
 
 class Trace:
-    """A sampled trace that a call belongs to. The spans of it, if there are any, are a subclass's."""
+    """The sampled trace that a call belongs to. This class has only its id; a subclass makes spans."""
 
     def __init__(self, trace_id: str) -> None:
         self.id = trace_id  # 32 hexadecimal digits
 
-    def ended(self, request: RequestSummary) -> None:
+    def request_ended(self, request: RequestSummary) -> None:
         """A request of the call has ended."""
 
-    def finished(self, code: str, number: int) -> None:
-        """The call has ended, with this status code."""
+    def call_ended(self, code: str, number: int) -> None:
+        """The call has ended with this status: its name and its number."""
 
 
 Begin = Callable[[str, Iterable[tuple[str, Any]]], Trace | None]
-"""What begins a call's trace, of its path and its metadata; none where the call is not sampled."""
+"""Makes a call's trace from its path and metadata, or None if the call is not sampled."""
 
 current: ContextVar[Trace | None] = ContextVar("trace", default=None)
-"""Of the call that runs; none where it is not sampled."""
+"""The trace of the current call, or None if it is not sampled."""
 
 
 def begin(_: str, metadata: Iterable[tuple[str, Any]]) -> Trace | None:
-    """The trace of a call's own caller, where it has one that is sampled."""
+    """The client's trace from the metadata, or None if there is none or it is not sampled."""
     for key, value in metadata:
         if key == HEADER:
-            trace_id = sampled(value)
+            trace_id = sampled_trace_id(value)
             return Trace(trace_id) if trace_id else None
     return None
 
 
-def sampled(traceparent: str) -> str:
-    """The trace id, where the caller samples the trace; empty where it does not, or wrote nonsense."""
+def sampled_trace_id(traceparent: str) -> str:
+    """The trace id of a sampled `traceparent`; "" if it is not sampled or malformed. Never raises."""
     found = _PARENT.fullmatch(traceparent)
     if found is None:
         return ""

@@ -1,1 +1,1 @@
-"""Text to ids and back."""
+"""Tokenizer and detokenizer. Either process may use them."""

@@ -1,6 +1,6 @@
-"""Ids back to text, piece by piece: the pieces of all messages join to the exact text.
+"""Detokenizes a sequence incrementally: the parts returned join to the exact text.
 
-A piece is held back while it may still change: half a character, or the beginning of a stop string.
+ids -> text so far -> minus what may still change (a partial character, the start of a stop string).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .tokenizer import Vocabulary
 
 
-class _Stream(Protocol):
-    """Text of ids that come one after another. `finish` gives what was held back, but half a character."""
+class _IdDecoder(Protocol):
+    """Decodes ids incrementally. `finish` returns the held text, without a partial character at its end."""
 
     def add(self, ids: Iterable[int]) -> str: ...
 
@@ -27,26 +27,27 @@ class _Stream(Protocol):
 
 
 class Detokenizer:
-    """The vocabulary of what a model makes. One thread's.
+    """Decodes the ids of a vocabulary. Not thread-safe.
 
-    Where a token's text does not hang on its neighbours (the decoder `Fuse`), a table of texts does.
+    If a token's text does not depend on its neighbours (the decoder is `Fuse`), it is looked up in a table.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._tokenizer = vocabulary.open()
-        self._table = _table(self._tokenizer)
+        self._texts = _token_texts(self._tokenizer)
 
-    def stream(self) -> _Stream:
-        return _Joined(self._table) if self._table is not None else _Decoded(self._tokenizer)
+    def stream(self) -> _IdDecoder:
+        """A decoder for one sequence."""
+        return _TableDecoder(self._texts) if self._texts is not None else _StreamDecoder(self._tokenizer)
 
     def token(self, id: int) -> str:  # noqa: A002
-        """One token's own name in the vocabulary."""
+        """The token of an id as the vocabulary writes it; "" if unknown."""
         return self._tokenizer.id_to_token(id) or ""
 
 
-class _Joined:
-    def __init__(self, table: _Table) -> None:
-        self._text_of = table.__getitem__
+class _TableDecoder:
+    def __init__(self, texts: _TokenTexts) -> None:
+        self._text_of = texts.__getitem__
 
     def add(self, ids: Iterable[int]) -> str:
         return "".join(map(self._text_of, ids))
@@ -55,81 +56,81 @@ class _Joined:
         return ""
 
 
-class _Decoded:
+class _StreamDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._decoder = tokenizer, DecodeStream(skip_special_tokens=True)
-        self._said: list[int] = []  # ids of the last piece
-        self._held: list[int] = []  # ids since, that have given none
+        self._last: list[int] = []  # ids of the last text returned
+        self._held: list[int] = []  # ids since then, without text so far
 
     def add(self, ids: Iterable[int]) -> str:
-        pieces = []
-        for one in ids:
-            self._held.append(one)
-            if piece := self._decoder.step(self._tokenizer, one):
-                pieces.append(piece)
-                self._said, self._held = self._held, []
-        return "".join(pieces)
+        texts = []
+        for id in ids:  # noqa: A001
+            self._held.append(id)
+            if text := self._decoder.step(self._tokenizer, id):
+                texts.append(text)
+                self._last, self._held = self._held, []
+        return "".join(texts)
 
     def finish(self) -> str:
         if not self._held:
             return ""
-        before = self._tokenizer.decode(self._said)
-        return self._tokenizer.decode(self._said + self._held)[len(before) :].rstrip("\ufffd")
+        before = self._tokenizer.decode(self._last)
+        return self._tokenizer.decode(self._last + self._held)[len(before) :].rstrip("\ufffd")
 
 
-class _Table(dict[int, str]):
-    """Each id's text; ids that the tokenizer has not (a model may score more) have none."""
+class _TokenTexts(dict[int, str]):
+    """Text by id; "" for ids outside the vocabulary, since a model may score more ids than it has."""
 
     def __missing__(self, key: int) -> str:
         return ""
 
 
-def _table(tokenizer: Tokenizer) -> _Table | None:
-    """None where the decoder does more than join them."""
+def _token_texts(tokenizer: Tokenizer) -> _TokenTexts | None:
+    """None if the decoder does more than join the texts."""
     described = json.loads(tokenizer.to_str())
     decoder = described.get("decoder")
     if decoder is None or decoder.get("type") != "Fuse":
         return None
     special = {token["id"] for token in described.get("added_tokens", ()) if token.get("special")}
     size = tokenizer.get_vocab_size()
-    return _Table((one, tokenizer.id_to_token(one) or "") for one in range(size) if one not in special)
+    return _TokenTexts((id, tokenizer.id_to_token(id) or "") for id in range(size) if id not in special)  # noqa: A001
 
 
 class TextStream:
-    """The text of one sequence, cut before the first of its stop strings."""
+    """The text of one sequence, cut before its first stop string."""
 
-    def __init__(self, stream: _Stream, stops: tuple[str, ...] = ()) -> None:
+    def __init__(self, stream: _IdDecoder, stops: tuple[str, ...] = ()) -> None:
         self._stream, self._stops = stream, stops
         self._held = ""
         self.stopped = False
 
     def add(self, ids: Iterable[int]) -> str:
-        """What can be said now that these ids have come; nothing after a stop string was found."""
+        """Add ids. Returns the text that is now final; "" once a stop string was found."""
         text = self._stream.add(ids)
         if not self._stops:
             return text
         if self.stopped:
             return ""
         self._held += text
-        # The stop that is whole first: which one that is does not hang on where pieces end.
+        # Choose the stop string that ends first, so that the result does not depend on how ids arrive.
         found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            said, self._held = self._held[: min(found)[1]], ""
-            return said
-        keep = max(_beginning(self._held, stop) for stop in self._stops)
-        said, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return said
+            final, self._held = self._held[: min(found)[1]], ""
+            return final
+        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        final, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return final
 
     def finish(self) -> str:
-        """What was held back, at the end."""
+        """End the sequence. Returns the held text."""
         if self.stopped:
             return ""
-        said, self._held = self._held + self._stream.finish(), ""
-        return said
+        rest, self._held = self._held + self._stream.finish(), ""
+        return rest
 
 
-def _beginning(text: str, stop: str) -> int:
-    """Characters at the end of `text` that may be the beginning of `stop`."""
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that is a start of `stop`, but not all of it."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

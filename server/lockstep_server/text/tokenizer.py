@@ -1,7 +1,7 @@
-"""Text to ids, away from the event loop: a pool of threads, each with tokenizers of its own.
+"""Tokenizes texts on a pool of threads, each with its own tokenizers.
 
-A tokenizer is configured once, when it is loaded, and never changed: changing one while another
-thread encodes raises "Already borrowed".
+text -> job queue -> worker -> ids and tokens, or an exception -> `done`. A tokenizer is configured once,
+when it is loaded: changing it while another thread encodes raises "Already borrowed".
 """
 
 from __future__ import annotations
@@ -29,28 +29,29 @@ class EncodedText(NamedTuple):
 
 
 class Vocabulary:
-    """A `tokenizer.json`, checked once; equal files share what each worker makes of them.
+    """A `tokenizer.json`, checked when it is read. Workers share one tokenizer among equal files.
 
     Raises:
-        LoadError: the file is no tokenizer.
+        LoadError: the file is not a Hugging Face tokenizer.
     """
 
     def __init__(self, file: Path) -> None:
         try:
             self.content = file.read_bytes()
             self.digest = hashlib.sha256(self.content).hexdigest()
-            self._own = self.open()
-            self.size: int = self._own.get_vocab_size()
+            self._tokenizer = self.open()
+            self.size: int = self._tokenizer.get_vocab_size()
         except Exception as error:
             raise LoadError(
-                f"{file}: not a Hugging Face tokenizer: {error}; save it again with tokenizers"
+                f"{file}: not a Hugging Face tokenizer ({error}); save it with the tokenizers library"
             ) from error
 
     def names(self, ids: Iterable[int]) -> list[str]:
-        """The tokens of ids; an id that there is not has an empty one."""
-        return [self._own.id_to_token(id) or "" for id in ids]  # noqa: A001
+        """The tokens of ids; "" for an unknown id."""
+        return [self._tokenizer.id_to_token(id) or "" for id in ids]  # noqa: A001
 
     def open(self) -> Tokenizer:
+        """A new tokenizer, without the padding and truncation set in the file."""
         tokenizer = Tokenizer.from_buffer(self.content)
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -64,7 +65,7 @@ class _Job(NamedTuple):
 
 
 class TokenizerPool:
-    """Encodes on `workers` threads. `done` is called on a worker, and must not raise."""
+    """Encodes texts on `workers` threads. `done` is called on a worker thread, and should not raise."""
 
     def __init__(self, workers: int = 1) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -80,33 +81,33 @@ class TokenizerPool:
         self._jobs.put(_Job(vocabulary, text, done))
 
     def close(self) -> None:
-        """End the workers once the jobs before this are done."""
+        """Finish the jobs queued so far, then end the workers."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
-        reader = TextEncoder()
+        encoder = TextEncoder()
         while (job := self._jobs.get()) is not None:
             try:
-                job.done(reader.encode(job.vocabulary, job.text))
+                job.done(encoder.encode(job.vocabulary, job.text))
             except Exception:
-                log.exception("the answer to an encoded text could not be taken")
+                log.exception("processing an encoded text failed")
 
 
 class TextEncoder:
-    """One thread's tokenizers."""
+    """Encodes texts with one tokenizer per vocabulary. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._mine: dict[str, Tokenizer] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
 
     def encode(self, vocabulary: Vocabulary, text: str) -> EncodedText | Exception:
-        """An error belongs to this text alone."""
+        """Encode a text. Returns the exception, rather than raising it, so that it ends this text only."""
         try:
-            tokenizer = self._mine.get(vocabulary.digest)
+            tokenizer = self._tokenizers.get(vocabulary.digest)
             if tokenizer is None:
-                tokenizer = self._mine[vocabulary.digest] = vocabulary.open()
+                tokenizer = self._tokenizers[vocabulary.digest] = vocabulary.open()
             encoding = tokenizer.encode(text)
         except Exception as error:
             return error

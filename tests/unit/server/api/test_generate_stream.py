@@ -1,4 +1,4 @@
-"""Chunks that wait for one another are joined into one message, and each message is counted."""
+"""Pending chunks are joined into one message, and the tokens of each message are counted."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def chunk(tokens: list[tuple[int, str]], source: tuple[str, ...] = ()) -> Chunk:
     )
 
 
-def test_nothing_joins_to_nothing() -> None:
+def test_joining_no_chunks_returns_none() -> None:
     assert join([]) is None
 
 
 @given(chunks_)
-def test_joined_chunks_say_what_one_chunk_of_all_would(parts: list[list[tuple[int, str]]]) -> None:
+def test_joined_chunks_equal_one_chunk_of_all_tokens(parts: list[list[tuple[int, str]]]) -> None:
     source = ("the", "source")
     joined = join([chunk(part, source if i == 0 else ()) for i, part in enumerate(parts)])
     whole = chunk([token for part in parts for token in part], source)
@@ -53,8 +53,8 @@ def test_joined_chunks_say_what_one_chunk_of_all_would(parts: list[list[tuple[in
     np.testing.assert_array_equal(joined.attention, whole.attention)
 
 
-class _Leaves:
-    """A caller that takes a message and leaves: the write of it is ended in its middle."""
+class _CancellingContext:
+    """A client that takes a message and cancels, so that the write never returns."""
 
     def __init__(self) -> None:
         self.taken = asyncio.Event()
@@ -64,29 +64,29 @@ class _Leaves:
         await asyncio.Event().wait()
 
 
-async def test_tokens_are_counted_that_a_caller_took_as_it_left() -> None:
+async def test_tokens_are_counted_if_the_client_cancels_during_the_write() -> None:
     metrics = Metrics()
     meters = ModelMeters(metrics, "m", 1, "cpu", "stepwise", ("Generate",))
     spec = sample_models.plain()
     served = ServedModel(spec, AdmissionController(spec, CostModel().to_dict()), meters)
 
-    class Directory:
+    class Registry:
         def get(self, model: str, version: int) -> ServedModel:
             return served
 
-    calls = InFlightRequests(lambda message, when=None: None, Directory())  # type: ignore[arg-type]
+    requests = InFlightRequests(lambda message, when=None: None, Registry())  # type: ignore[arg-type]
     stream = TokenStream(
-        calls,
+        requests,
         FlushController(lambda message: None, 0.02),
         InferenceRequest(served, "Generate", {}, how=Decode()),
     )
-    context = _Leaves()
+    context = _CancellingContext()
     writing = asyncio.ensure_future(stream.write_all(context, lambda chunk, event: chunk))
     await asyncio.sleep(0)
-    calls.deliver(Events("m", 1, [], chunks=[chunk([(1, "a"), (2, "b")])._replace(key=1)]))
+    requests.deliver(Events("m", 1, [], chunks=[chunk([(1, "a"), (2, "b")])._replace(key=1)]))
     await context.taken.wait()
     writing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await writing
     assert metrics.registry.get_sample_value("lockstep_tokens_total", {"model": "m"}) == 2
-    assert len(calls) == 0
+    assert len(requests) == 0

@@ -1,4 +1,4 @@
-"""A message is counted once it is handed to gRPC, whatever becomes of the call after it."""
+"""A message is counted when it is passed to gRPC, however the call ends."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 METHOD = "/t.Service/Talk"
 
 
-class _Leaves:
-    """A caller that takes a message and leaves: the write of it is ended in its middle."""
+class _CancellingContext:
+    """A client that takes a message and cancels, so that the write never returns."""
 
     def __init__(self, remaining_s: float | None) -> None:
         self.taken = asyncio.Event()
@@ -50,7 +50,7 @@ async def _yields(request: Any, context: Any) -> AsyncIterator[bytes]:
     ("remaining_s", "code"), [(None, "CANCELLED"), (9, "CANCELLED"), (0, "DEADLINE_EXCEEDED")]
 )
 @pytest.mark.parametrize("behaviour", [_writes, _yields])
-async def test_a_message_is_counted_that_a_caller_took_as_it_left(
+async def test_a_message_is_counted_if_the_client_cancels_during_the_write(
     behaviour: Any, remaining_s: float | None, code: str
 ) -> None:
     metrics = Metrics()
@@ -58,7 +58,7 @@ async def test_a_message_is_counted_that_a_caller_took_as_it_left(
         "t.Service", {"Talk": grpc.unary_stream_rpc_method_handler(behaviour)}
     )
     handler = InstrumentedService(service, metrics, lambda method, metadata: None).service(_Details())
-    context = _Leaves(remaining_s)
+    context = _CancellingContext(remaining_s)
     call = asyncio.ensure_future(handler.unary_stream(b"", context))
     await context.taken.wait()
     call.cancel()

@@ -1,4 +1,4 @@
-"""Scores to labels."""
+"""Scores are ranked as labels with probabilities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def manifest(activation: str, *labels: str) -> Manifest:
     return Manifest(labels=labels, roles=RolesSection(scores="y", activation=activation))
 
 
-def test_softmax_adds_up_to_one_and_the_most_probable_comes_first() -> None:
+def test_softmax_sums_to_one_and_the_most_probable_label_comes_first() -> None:
     ranked = rank(np.array([[1.0, 3.0, 2.0]]), manifest("softmax", "a", "b", "c"))
     assert [(one.name, one.label, one.score) for one in ranked] == [
         ("b", 1, 3.0),
@@ -24,20 +24,20 @@ def test_softmax_adds_up_to_one_and_the_most_probable_comes_first() -> None:
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_enormous_scores_are_no_trouble(activation: str) -> None:
+def test_very_large_scores_do_not_overflow(activation: str) -> None:
     for scores in ([1e6, -1e6], [-1e6, 1e6]):
         ranked = rank(np.array(scores), manifest(activation, "a", "b"))
         assert [one.probability for one in ranked] == [1, 0]
 
 
-def test_a_sigmoid_of_one_score_is_of_the_second_label() -> None:
+def test_a_single_sigmoid_score_is_that_of_the_second_label() -> None:
     ranked = rank(np.array([2.0]), manifest("sigmoid", "no", "yes"))
     assert [one.name for one in ranked] == ["yes", "no"]
     assert ranked[0].probability == pytest.approx(1 / (1 + np.exp(-2)))
     assert sum(one.probability for one in ranked) == pytest.approx(1)
 
 
-def test_no_activation_leaves_the_scores() -> None:
+def test_without_activation_probabilities_are_the_scores() -> None:
     assert [one.probability for one in rank(np.array([0.25, 0.75]), manifest("none", "a", "b"))] == [
         0.75,
         0.25,
@@ -45,9 +45,9 @@ def test_no_activation_leaves_the_scores() -> None:
 
 
 @pytest.mark.parametrize(("top_k", "count"), [(0, 3), (1, 1), (2, 2), (9, 3)])
-def test_top_k(top_k: int, count: int) -> None:
+def test_top_k_limits_the_number_of_labels(top_k: int, count: int) -> None:
     assert len(rank(np.array([1.0, 2.0, 3.0]), manifest("softmax", "a", "b", "c"), top_k)) == count
 
 
-def test_equals_keep_the_order_of_the_labels() -> None:
+def test_equal_scores_keep_the_order_of_the_labels() -> None:
     assert [one.name for one in rank(np.zeros(3), manifest("softmax", "a", "b", "c"))] == ["a", "b", "c"]

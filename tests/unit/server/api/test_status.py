@@ -1,4 +1,4 @@
-"""One table from meanings to gRPC statuses."""
+"""Error codes map to gRPC statuses with details and trailers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lockstep_server.api import status
 from lockstep_server.errors import ErrorCode, ServingError, bad_input, not_found, overloaded
 
 
-def test_every_meaning_has_a_code() -> None:
+def test_every_error_code_has_a_status() -> None:
     assert set(status.CODES) == set(ErrorCode)
 
 
@@ -18,7 +18,7 @@ def test_overload_is_never_unavailable() -> None:
     assert status.CODES[ErrorCode.OVERLOADED] is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_details_name_what_a_client_can_act_on() -> None:
+def test_details_name_the_field_the_resource_and_the_retry_delay() -> None:
     (bad,) = status.details(bad_input("x", "why"))
     assert [(v.field, v.description) for v in bad.field_violations] == [("x", "why")]
     (missing,) = status.details(not_found("m/1", "why"))
@@ -29,13 +29,13 @@ def test_details_name_what_a_client_can_act_on() -> None:
 
 
 @pytest.mark.parametrize(("remaining_s", "pushback"), [(None, "250"), (1.0, "250"), (0.1, "-1")])
-def test_pushback_says_never_where_the_deadline_is_sooner(remaining_s: float | None, pushback: str) -> None:
+def test_pushback_is_minus_one_if_the_deadline_is_earlier(remaining_s: float | None, pushback: str) -> None:
     assert dict(status.trailers(overloaded("why", 0.25), remaining_s))["grpc-retry-pushback-ms"] == pushback
 
 
 @pytest.mark.parametrize("code", ErrorCode)
-def test_trailers_hold_the_same_code_and_message(code: ErrorCode) -> None:
+def test_trailers_have_the_code_and_message_of_the_error(code: ErrorCode) -> None:
     content = dict(status.trailers(ServingError(code, "naïve", field="x"), None))["grpc-status-details-bin"]
-    told = status_pb2.Status.FromString(content)
-    assert (told.code, told.message) == (status.CODES[code].value[0], "naïve")
-    assert told.details[0].Is(error_details_pb2.BadRequest.DESCRIPTOR)
+    decoded = status_pb2.Status.FromString(content)
+    assert (decoded.code, decoded.message) == (status.CODES[code].value[0], "naïve")
+    assert decoded.details[0].Is(error_details_pb2.BadRequest.DESCRIPTOR)

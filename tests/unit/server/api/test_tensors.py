@@ -1,4 +1,4 @@
-"""The codec: whatever a request holds, it decodes or is the caller's mistake."""
+"""The tensor codec: every request either decodes or is refused as BAD_INPUT with a field."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INPUTS = tuple(
 SPEC = ModelSpec("m", 1, Manifest(), tuple(INPUTS), ())
 
 
-def one(datatype: str) -> ModelSpec:
+def spec_of(datatype: str) -> ModelSpec:
     return ModelSpec("m", 1, Manifest(), tuple(t for t in INPUTS if t.name == datatype), ())
 
 
@@ -67,23 +67,24 @@ def requests(draw: Any) -> pb.ModelInferRequest:
 
 @given(requests(), st.sampled_from(list(fakes.ONNX_TYPES)))
 @settings(max_examples=400)
-def test_a_made_up_request_decodes_or_is_refused(request_: pb.ModelInferRequest, datatype: str) -> None:
+def test_a_random_request_decodes_or_is_refused(request_: pb.ModelInferRequest, datatype: str) -> None:
     decodes_or_is_bad_input(SPEC, request_)
-    decodes_or_is_bad_input(one(datatype), request_)
+    decodes_or_is_bad_input(spec_of(datatype), request_)
 
 
-def good() -> bytes:
+def valid_request() -> bytes:
     inputs = {"FP32": ("FP32", [[1, 2]]), "BYTES": ("BYTES", [["a", "b"]]), "INT64": ("INT64", [[1, 2]])}
     return fakes.request("m", inputs).SerializeToString()
 
 
+SMALL_BYTES = len(valid_request())
 SMALL = ModelSpec("m", 1, Manifest(), tuple(t for t in INPUTS if t.name in ("FP32", "BYTES", "INT64")), ())
 
 
-@given(st.lists(st.tuples(st.integers(0, len(good()) - 1), st.integers(0, 255)), min_size=1, max_size=6))
+@given(st.lists(st.tuples(st.integers(0, SMALL_BYTES - 1), st.integers(0, 255)), min_size=1, max_size=6))
 @settings(max_examples=400)
-def test_a_request_with_bytes_changed_decodes_or_is_refused(changes: list[tuple[int, int]]) -> None:
-    content = bytearray(good())
+def test_a_request_with_changed_bytes_decodes_or_is_refused(changes: list[tuple[int, int]]) -> None:
+    content = bytearray(valid_request())
     for at, value in changes:
         content[at] = value
     try:
@@ -93,8 +94,8 @@ def test_a_request_with_bytes_changed_decodes_or_is_refused(changes: list[tuple[
     decodes_or_is_bad_input(SMALL, request)
 
 
-def test_a_good_request_decodes() -> None:
-    arrays = tensors.decode(SMALL, pb.ModelInferRequest.FromString(good()))
+def test_a_valid_request_decodes() -> None:
+    arrays = tensors.decode(SMALL, pb.ModelInferRequest.FromString(valid_request()))
     assert {name: array.tolist() for name, array in arrays.items()} == {
         "FP32": [[1, 2]],
         "BYTES": [["a", "b"]],
@@ -103,18 +104,18 @@ def test_a_good_request_decodes() -> None:
 
 
 @given(st.lists(st.text(), max_size=5))
-def test_strings_go_there_and_back(texts: list[str]) -> None:
+def test_strings_survive_a_round_trip(texts: list[str]) -> None:
     texts = [text for text in texts if text.isprintable() or "\x00" in text]
-    words = ModelSpec(
+    spec = ModelSpec(
         "m",
         1,
         Manifest(),
         (sample_models.tensor("x", TensorSection(), ("n",), "BYTES"),),
         (sample_models.tensor("x", TensorSection(), ("n",), "BYTES"),),
     )
-    arrays = tensors.decode(words, fakes.request("m", {"x": ("BYTES", np.array(texts, object))}))
+    arrays = tensors.decode(spec, fakes.request("m", {"x": ("BYTES", np.array(texts, object))}))
     assert arrays["x"].tolist() == texts
-    reply = tensors.encode(words, messages.Event(1, arrays), "id")
+    reply = tensors.encode(spec, messages.Event(1, arrays), "id")
     assert fakes.values(reply, "x").tolist() == texts
 
 
@@ -122,15 +123,15 @@ def test_strings_go_there_and_back(texts: list[str]) -> None:
 def test_a_range_is_half_open(value: int, fits: bool) -> None:
     request = fakes.request("m", {"INT64": ("INT64", [[0, value]])})
     if fits:
-        tensors.decode(one("INT64"), request)
+        tensors.decode(spec_of("INT64"), request)
     else:
         with pytest.raises(ServingError, match=f"INT64: id {value} is outside"):
-            tensors.decode(one("INT64"), request)
+            tensors.decode(spec_of("INT64"), request)
 
 
-def test_nothing_is_allocated_for_a_shape_that_lies() -> None:
-    """A petabyte is asked for with no bytes behind it: refused, not tried."""
+def test_nothing_is_allocated_for_a_shape_without_data() -> None:
+    """A shape of a petabyte with no content is refused before any allocation."""
     request = pb.ModelInferRequest(model_name="m", raw_input_contents=[b""])
     request.inputs.add(name="FP64", datatype="FP64", shape=[2**50, 2])
     with pytest.raises(ServingError, match="0 bytes"):
-        tensors.decode(one("FP64"), request)
+        tensors.decode(spec_of("FP64"), request)

@@ -1,4 +1,4 @@
-"""The door: who cannot be answered in time is refused at once, by prices that are learned."""
+"""Admission control: requests that cannot be answered in time are refused at once, by learned costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lockstep_server.frontend.admission import AdmissionController, deadline_of
 from lockstep_server.messages import Event, RequestTimings, Run
 from lockstep_server.model.cost_model import CostModel
 
-COSTS = CostModel((1e-3, 0, 0, 1e-4, 0), overhead_s=0.0)  # 1 ms a run, 0.1 ms an element
+COSTS = CostModel((1e-3, 0, 0, 1e-4, 0), overhead_s=0.0)  # 1 ms per run, 0.1 ms per element
 
 
 def admission(costs: CostModel = COSTS, **batching: Any) -> AdmissionController:
@@ -21,12 +21,12 @@ def admission(costs: CostModel = COSTS, **batching: Any) -> AdmissionController:
 
 
 def refusal(
-    one: AdmissionController, seconds: float, now: float = 0.0, deadline: float | None = None
+    controller: AdmissionController, seconds: float, now: float = 0.0, deadline: float | None = None
 ) -> ServingError:
-    before = (one.waiting_s, one.requests)
+    before = (controller.waiting_s, controller.requests)
     with pytest.raises(ServingError) as refused:
-        one.enter(seconds, now, deadline)
-    assert (one.waiting_s, one.requests) == before  # who is refused leaves no trace
+        controller.enter(seconds, now, deadline)
+    assert (controller.waiting_s, controller.requests) == before  # a refused request adds no work
     assert refused.value.code is ErrorCode.OVERLOADED
     assert refused.value.retry_after_s is not None
     assert refused.value.retry_after_s > 0
@@ -40,149 +40,151 @@ def event(queue_s: float, error: ServingError | None = None) -> Event:
 # --- prices -----------------------------------------------------------------------------------------
 
 
-def test_a_price_is_a_share_of_a_full_run() -> None:
-    """64 rows of 16 elements: 1 ms for the run and 0.1 ms for each element."""
-    one = admission(max_rows=64, max_padded_elements=4096)
-    assert one.price(1, 16) == pytest.approx(1e-3 / 64 + 16e-4)
-    assert one.price(3, 16) == pytest.approx(3 * one.price(1, 16))
+def test_a_price_is_a_share_of_a_full_batch() -> None:
+    """A batch of 64 rows of 16 elements takes 1 ms, and 0.1 ms per element."""
+    controller = admission(max_rows=64, max_padded_elements=4096)
+    assert controller.price(1, 16) == pytest.approx(1e-3 / 64 + 16e-4)
+    assert controller.price(3, 16) == pytest.approx(3 * controller.price(1, 16))
 
 
-def test_what_shares_no_run_pays_for_the_whole_run() -> None:
+def test_an_unbatched_request_pays_for_the_whole_run() -> None:
     assert admission(max_rows=1).price(1, 16) == pytest.approx(1e-3 + 16e-4)
 
 
-def test_long_rows_share_a_run_with_fewer() -> None:
-    one = admission(max_rows=64, max_padded_elements=1024)
-    assert one.price(1, 512) == pytest.approx(1e-3 / 2 + 512e-4)
+def test_long_rows_share_a_batch_with_fewer_rows() -> None:
+    controller = admission(max_rows=64, max_padded_elements=1024)
+    assert controller.price(1, 512) == pytest.approx(1e-3 / 2 + 512e-4)
 
 
 def test_a_text_is_priced_by_its_characters() -> None:
     assert admission().price_text("a" * 63) == admission().price(1, 16) > 0
 
 
-def test_what_is_longer_than_the_model_reads_costs_no_more_than_the_longest() -> None:
+def test_a_text_too_long_for_the_model_costs_no_more_than_the_longest() -> None:
     assert admission().price_text("a" * 8000) == admission().price(1, 1000) > 0
 
 
-def test_what_is_surely_too_long_refuses_nobody_in_its_company() -> None:
-    one = admission(max_queue_ms=1)
-    one.pace = 16.0
-    one.enter(one.price_text("a" * 8001), 0.0, None)
-    one.enter(one.price(1, 2), 0.0, 1e9)
-    assert one.requests == 2
+def test_a_text_certainly_too_long_causes_no_other_refusals() -> None:
+    controller = admission(max_queue_ms=1)
+    controller.pace = 16.0
+    controller.enter(controller.price_text("a" * 8001), 0.0, None)
+    controller.enter(controller.price(1, 2), 0.0, 1e9)
+    assert controller.requests == 2
 
 
-def test_what_waits_is_shared_among_instances() -> None:
-    one, three = (
+def test_queued_work_is_divided_among_instances() -> None:
+    controller, three = (
         admission(),
         AdmissionController(replace(sample_models.ragged(), instances=3), COSTS.to_dict()),
     )
-    for each in (one, three):
+    for each in (controller, three):
         each.enter(0.3, 0.0, None)
-    assert (one.estimated_wait_s(), three.estimated_wait_s()) == pytest.approx((0.3, 0.1))
-    assert (one.enter(0.3, 0.0, None), three.enter(0.3, 0.0, None)) == pytest.approx((0.3, 0.1))
+    assert (controller.estimated_wait_s(), three.estimated_wait_s()) == pytest.approx((0.3, 0.1))
+    assert (controller.enter(0.3, 0.0, None), three.enter(0.3, 0.0, None)) == pytest.approx((0.3, 0.1))
 
 
-def test_prices_follow_what_runs_take() -> None:
-    one = admission()
-    before = one.price(1, 16)
+def test_prices_follow_measured_runs() -> None:
+    controller = admission()
+    before = controller.price(1, 16)
     for _ in range(64):
         for rows in (1, 2, 4, 8, 16, 32, 64):
             size = rows * 16
-            one.learn_run(Run(rows, 16, size, size, 0, 2 * COSTS.estimate(rows, 16), 0, 0))
-    assert one.price(1, 16) > 1.5 * before
+            controller.learn_run(Run(rows, 16, size, size, 0, 2 * COSTS.estimate(rows, 16), 0, 0))
+    assert controller.price(1, 16) > 1.5 * before
 
 
-def test_a_run_that_took_no_time_teaches_nothing() -> None:
-    one = admission()
-    before = one.price(1, 16)
+def test_a_run_that_took_no_time_changes_no_price() -> None:
+    controller = admission()
+    before = controller.price(1, 16)
     for _ in range(640):
-        one.learn_run(Run(64, 16, 1024, 1024, 0, 0.0, 0, 0))
-    assert one.price(1, 16) == before
+        controller.learn_run(Run(64, 16, 1024, 1024, 0, 0.0, 0, 0))
+    assert controller.price(1, 16) == before
 
 
-def test_a_model_without_costs_has_prices_to_start_from() -> None:
+def test_a_model_without_measured_costs_has_default_prices() -> None:
     assert AdmissionController(sample_models.ragged(), {}).price(1, 10) > 0
 
 
-# --- in and out -------------------------------------------------------------------------------------
+# --- enter and leave -------------------------------------------------------------------------------------
 
 
-def test_who_comes_to_an_empty_model_is_let_in_whatever_it_costs() -> None:
-    one = admission(max_queue_ms=10)
-    assert one.enter(99.0, 0.0, 0.5) == 0.0
+def test_an_idle_model_accepts_a_request_at_any_price() -> None:
+    controller = admission(max_queue_ms=10)
+    assert controller.enter(99.0, 0.0, 0.5) == 0.0
 
 
-def test_what_waits_adds_up_and_ends() -> None:
-    one = admission()
-    assert [one.enter(0.1, 0.0, None) for _ in range(3)] == pytest.approx([0.0, 0.1, 0.2])
-    assert one.estimated_wait_s() == pytest.approx(0.3)
-    one.leave(0.1)
-    assert one.waiting_s == pytest.approx(0.2)
-    one.leave(0.1)
-    one.leave(0.1)
-    assert (one.waiting_s, one.requests) == (0.0, 0)  # exactly: rounding does not add up over days
+def test_queued_work_adds_up_and_returns_to_zero() -> None:
+    controller = admission()
+    assert [controller.enter(0.1, 0.0, None) for _ in range(3)] == pytest.approx([0.0, 0.1, 0.2])
+    assert controller.estimated_wait_s() == pytest.approx(0.3)
+    controller.leave(0.1)
+    assert controller.waiting_s == pytest.approx(0.2)
+    controller.leave(0.1)
+    controller.leave(0.1)
+    assert (controller.waiting_s, controller.requests) == (0.0, 0)  # exactly: rounding must not add up
 
 
-def test_past_the_models_limit_it_is_refused_with_the_time_that_is_too_much() -> None:
-    one = admission(max_queue_ms=500)
+def test_above_the_queue_limit_the_retry_delay_is_the_excess() -> None:
+    controller = admission(max_queue_ms=500)
     for _ in range(6):
-        one.enter(0.1, 0.0, None)
-    error = refusal(one, 0.1)
+        controller.enter(0.1, 0.0, None)
+    error = refusal(controller, 0.1)
     assert error.retry_after_s == pytest.approx(0.1)
     assert "600 ms" in error.message
     assert "500 ms" in error.message
-    one.leave(0.1)
-    one.enter(0.1, 0.0, None)
+    controller.leave(0.1)
+    controller.enter(0.1, 0.0, None)
 
 
 @pytest.mark.parametrize(
-    ("deadline", "let_in"), [(None, True), (100.41, True), (100.39, False), (99.0, False)]
+    ("deadline", "accepted"), [(None, True), (100.41, True), (100.39, False), (99.0, False)]
 )
-def test_what_cannot_be_answered_before_its_deadline_is_refused(deadline: float | None, let_in: bool) -> None:
-    """0.3 s lie before it, and its own run takes 0.1 s."""
-    one = admission()
-    one.enter(0.3, 100.0, None)
-    if let_in:
-        assert one.enter(0.1, 100.0, deadline) == pytest.approx(0.3)
+def test_a_request_that_cannot_end_before_its_deadline_is_refused(
+    deadline: float | None, accepted: bool
+) -> None:
+    """0.3 s are queued before it, and its own run takes 0.1 s."""
+    controller = admission()
+    controller.enter(0.3, 100.0, None)
+    if accepted:
+        assert controller.enter(0.1, 100.0, deadline) == pytest.approx(0.3)
     else:
-        assert "deadline" in refusal(one, 0.1, 100.0, deadline).message
+        assert "deadline" in refusal(controller, 0.1, 100.0, deadline).message
 
 
 # --- pace -------------------------------------------------------------------------------------------
 
 
-def test_the_pace_follows_how_long_requests_really_wait() -> None:
-    one = admission()
+def test_the_pace_follows_measured_waits() -> None:
+    controller = admission()
     for _ in range(200):
-        one.learn_wait(0.1, event(queue_s=0.3))
-    assert one.pace == pytest.approx(3.0, rel=0.05)
-    one.enter(0.1, 0.0, None)
-    assert one.estimated_wait_s() == pytest.approx(0.3, rel=0.05)
+        controller.learn_wait(0.1, event(queue_s=0.3))
+    assert controller.pace == pytest.approx(3.0, rel=0.05)
+    controller.enter(0.1, 0.0, None)
+    assert controller.estimated_wait_s() == pytest.approx(0.3, rel=0.05)
 
 
-def test_at_a_slow_pace_less_is_let_in() -> None:
+def test_at_a_slow_pace_less_work_is_accepted() -> None:
     quick, slow = admission(max_queue_ms=500), admission(max_queue_ms=500)
     slow.pace = 4.0
-    for one in (quick, slow):
-        one.enter(0.2, 0.0, None)
+    for controller in (quick, slow):
+        controller.enter(0.2, 0.0, None)
     quick.enter(0.1, 0.0, None)
     refusal(slow, 0.1)
 
 
-@pytest.mark.parametrize("what", [(0.001, event(5.0)), (0.1, event(5.0, failed("m")))])
-def test_estimates_too_small_and_failures_teach_no_pace(what: tuple[float, Event]) -> None:
-    one = admission()
-    one.learn_wait(*what)
-    assert one.pace == 1.0
+@pytest.mark.parametrize("observation", [(0.001, event(5.0)), (0.1, event(5.0, failed("m")))])
+def test_small_estimates_and_failures_do_not_change_the_pace(observation: tuple[float, Event]) -> None:
+    controller = admission()
+    controller.learn_wait(*observation)
+    assert controller.pace == 1.0
 
 
 @pytest.mark.parametrize("queue_s", [0.0, 1e9])
 def test_the_pace_is_bounded(queue_s: float) -> None:
-    one = admission()
+    controller = admission()
     for _ in range(1000):
-        one.learn_wait(0.1, event(queue_s))
-    assert 0.25 <= one.pace <= 16.0
+        controller.learn_wait(0.1, event(queue_s))
+    assert 0.25 <= controller.pace <= 16.0
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_the_pace_is_bounded(queue_s: float) -> None:
         (0.0, 0.0, 10.0),
     ],
 )
-def test_the_deadline_is_the_earlier_of_the_calls_and_what_the_caller_allows(
+def test_the_deadline_is_the_earlier_of_the_calls_deadline_and_the_queue_timeout(
     remaining_s: float | None, timeout_s: float, deadline: float | None
 ) -> None:
     assert deadline_of(10.0, remaining_s, timeout_s) == deadline

@@ -1,4 +1,4 @@
-"""What the log says of requests, and what it does not."""
+"""The request log: which requests are logged, with which fields, and never with request texts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 SPEC = ModelSpec("lm.step", 3, (), (), Manifest(), model="lm")
 TIMINGS = messages.RequestTimings(0.25, 0.5, 3, 8.0)
-SECRET = "nobody may read this"
+SECRET = "private text"
 
 
-class Kept(logging.Handler):
-    """Keeps what is logged."""
+class RecordingHandler(logging.Handler):
+    """Keeps log records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class Kept(logging.Handler):
 
 @pytest.fixture
 def lines() -> Iterator[list[logging.LogRecord]]:
-    kept, log = Kept(), logging.getLogger("lockstep_server.frontend.request_log")
-    log.addHandler(kept)
+    handler, log = RecordingHandler(), logging.getLogger("lockstep_server.frontend.request_log")
+    log.addHandler(handler)
     log.setLevel(logging.DEBUG)
-    yield kept.records
-    log.removeHandler(kept)
+    yield handler.records
+    log.removeHandler(handler)
     log.setLevel(logging.NOTSET)
 
 
@@ -56,7 +56,7 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
     return found
 
 
-def test_a_request_that_ended_well_is_told_at_debug(lines: list[logging.LogRecord]) -> None:
+def test_a_successful_request_is_logged_at_debug(lines: list[logging.LogRecord]) -> None:
     RequestLog().ended(ended(), Trace("ab" * 16))
     (line,) = lines
     assert line.levelno == logging.DEBUG
@@ -68,7 +68,7 @@ def test_a_request_that_ended_well_is_told_at_debug(lines: list[logging.LogRecor
 
 
 @pytest.mark.parametrize(("outcome", "level"), [("cancelled", logging.DEBUG), ("deadline", logging.INFO)])
-def test_a_failure_is_told_at_info_and_leaving_is_none(
+def test_failures_are_logged_at_info_and_cancellations_at_debug(
     lines: list[logging.LogRecord], outcome: str, level: int
 ) -> None:
     error = None if outcome == "cancelled" else ServingError(ErrorCode(outcome), "too late")
@@ -76,25 +76,25 @@ def test_a_failure_is_told_at_info_and_leaving_is_none(
     assert [line.levelno for line in lines] == [level]
 
 
-def test_a_refusal_says_why(lines: list[logging.LogRecord]) -> None:
-    RequestLog().refused("lm", "3", "Generate", overloaded("the wait would be 600 ms", 0.1))
+def test_a_refusal_is_logged_with_its_reason(lines: list[logging.LogRecord]) -> None:
+    RequestLog().refused("lm", "3", "Generate", overloaded("the queue is full", 0.1))
     assert fields(lines[0]) == {
         "model": "lm", "version": "3", "method": "Generate", "code": "overloaded",
-        "why": "the wait would be 600 ms",
+        "why": "the queue is full",
     }  # fmt: skip
 
 
-def test_no_text_of_a_caller_is_told(lines: list[logging.LogRecord]) -> None:
+def test_request_texts_are_not_logged(lines: list[logging.LogRecord]) -> None:
     request_log = RequestLog()
     request_log.ended(ended(), None)
-    request_log.ended(ended(bad_input("texts[0]", f"{SECRET!r} does not fit")), None)
-    request_log.refused("lm", "3", "Classify", bad_input("texts[0]", f"{SECRET!r} does not fit"))
+    request_log.ended(ended(bad_input("texts[0]", f"{SECRET!r} is not valid")), None)
+    request_log.refused("lm", "3", "Classify", bad_input("texts[0]", f"{SECRET!r} is not valid"))
     assert len(lines) == 3
     assert fields(lines[2])["field"] == "texts[0]"
     assert all(SECRET not in str(fields(line)) + line.getMessage() for line in lines)
 
 
-def test_no_name_that_a_caller_made_up_is_told(lines: list[logging.LogRecord]) -> None:
+def test_unknown_model_names_are_not_logged(lines: list[logging.LogRecord]) -> None:
     async def changed(_: ModelRegistry) -> None: ...
 
     registry = ModelRegistry(Metrics(), changed, RequestLog())
@@ -104,15 +104,15 @@ def test_no_name_that_a_caller_made_up_is_told(lines: list[logging.LogRecord]) -
     assert SECRET not in str(fields(lines[0])) + lines[0].getMessage()
 
 
-def test_texts_are_told_where_they_are_asked_for_and_are_cut(lines: list[logging.LogRecord]) -> None:
+def test_texts_are_logged_if_enabled_and_are_truncated(lines: list[logging.LogRecord]) -> None:
     request_log = RequestLog(texts=True)
     request_log.ended(ended()._replace(text="x" * 5000), None)
-    request_log.refused("lm", "3", "Classify", bad_input("texts[0]", f"{SECRET!r} does not fit"))
+    request_log.refused("lm", "3", "Classify", bad_input("texts[0]", f"{SECRET!r} is not valid"))
     assert fields(lines[0])["text"] == "x" * 400
     assert SECRET in fields(lines[1])["why"]
 
 
-def test_at_debug_no_line_is_left_out(lines: list[logging.LogRecord]) -> None:
+def test_at_debug_level_no_line_is_dropped(lines: list[logging.LogRecord]) -> None:
     request_log = RequestLog(clock=lambda: 0.0)
     for _ in range(1000):
         request_log.ended(ended(ServingError(ErrorCode.FAILED, "broken")), None)
@@ -134,7 +134,7 @@ def test_an_overload_does_not_flood_the_log(lines: list[logging.LogRecord]) -> N
     assert "unlogged" not in fields(lines[-1])
 
 
-def test_who_does_not_listen_pays_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_outcomes_below_the_log_level_are_disabled(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "lockstep_server.frontend.request_log")
-    assert not RequestLog().listens("ok")
-    assert RequestLog().listens("failed")
+    assert not RequestLog().is_enabled_for("ok")
+    assert RequestLog().is_enabled_for("failed")

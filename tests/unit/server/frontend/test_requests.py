@@ -1,4 +1,4 @@
-"""Each accepted request is resolved once, whatever becomes of the others in its batch."""
+"""Each accepted request ends exactly once, independent of the other requests in its batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lockstep_server.metrics.families import Metrics, ModelMeters
 from lockstep_server.model.cost_model import CostModel
 
 
-class _Nobody:
-    """A directory that serves nothing any more."""
+class _EmptyRegistry:
+    """A registry without models."""
 
     def get(self, model: str, version: int) -> None:
         return None
@@ -32,77 +32,77 @@ def _served() -> ServedModel:
     )
 
 
-async def test_a_caller_that_cannot_take_its_answer_does_not_cost_the_others_theirs() -> None:
+async def test_an_error_in_one_callback_does_not_affect_other_requests() -> None:
     served = _served()
-    calls = InFlightRequests(lambda message, when=None: None, _Nobody())  # type: ignore[arg-type]
-    answered: list[messages.Event] = []
+    requests = InFlightRequests(lambda message, when=None: None, _EmptyRegistry())  # type: ignore[arg-type]
+    received: list[messages.Event] = []
 
     def broken(event: messages.Event) -> None:
-        raise ValueError("this one's answer cannot be built")
+        raise ValueError("broken callback")
 
-    def ask(resolve: Any) -> int:
-        return calls.start(
-            InferenceRequest(served, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}), resolve
+    def start(on_event: Any) -> int:
+        return requests.start(
+            InferenceRequest(served, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}), on_event
         )
 
-    keys = [ask(broken), ask(answered.append)]
-    calls.deliver(messages.Events("m", 1, [messages.Event(key, {}) for key in keys]))
-    assert [event.key for event in answered] == keys[1:]
-    assert len(calls) == 0
+    keys = [start(broken), start(received.append)]
+    requests.deliver(messages.Events("m", 1, [messages.Event(key, {}) for key in keys]))
+    assert [event.key for event in received] == keys[1:]
+    assert len(requests) == 0
     assert served.admission.requests == 0
 
 
-async def test_all_that_is_in_flight_ends_while_a_text_that_was_read_awaits_its_turn() -> None:
+async def test_fail_all_keeps_a_tokenization_that_has_already_finished() -> None:
     served = _served()
     sent: list[Any] = []
-    calls = InFlightRequests(lambda message, when=None: sent.append(message), _Nobody())  # type: ignore[arg-type]
+    requests = InFlightRequests(lambda message, when=None: sent.append(message), _EmptyRegistry())  # type: ignore[arg-type]
     ended: list[messages.Event] = []
-    reading = asyncio.ensure_future(calls.read(served, "a text", (), "text"))
-    left = asyncio.ensure_future(calls.read(served, "another", (), "text"))
+    tokenized = asyncio.ensure_future(requests.tokenize(served, "a text", (), "text"))
+    cancelled = asyncio.ensure_future(requests.tokenize(served, "another", (), "text"))
     await asyncio.sleep(0)
-    calls.start(InferenceRequest(served, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}), ended.append)
-    calls.deliver(messages.Events("m", 1, [messages.Event(sent[0].key, {})]))
-    left.cancel()
-    calls.fail_all(unavailable("the engine process ended"))
+    requests.start(InferenceRequest(served, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}), ended.append)
+    requests.deliver(messages.Events("m", 1, [messages.Event(sent[0].key, {})]))
+    cancelled.cancel()
+    requests.fail_all(unavailable("the engine process ended"))
     assert [event.error.code.value for event in ended if event.error] == ["unavailable"]
-    assert (await reading).error is None
+    assert (await tokenized).error is None
 
 
 @pytest.mark.parametrize(
-    ("how", "alone", "in_company"),
+    ("how", "when_idle", "when_busy"),
     [
         (None, messages.SendPolicy.NOW, messages.SendPolicy.COALESCE),
         (messages.Decode(), messages.SendPolicy.NOW, messages.SendPolicy.NOW),
         (messages.Feed("s"), messages.SendPolicy.NOW, messages.SendPolicy.TURN),
     ],
 )
-async def test_only_one_shot_requests_in_company_wait_for_the_loop_to_be_quiet(
-    how: Any, alone: messages.SendPolicy, in_company: messages.SendPolicy
+async def test_only_one_shot_requests_for_a_busy_model_are_coalesced(
+    how: Any, when_idle: messages.SendPolicy, when_busy: messages.SendPolicy
 ) -> None:
-    """Company is another request for the same model: streams of another one hold nobody up."""
+    """Only requests for the same model count: those for another model delay nothing."""
     served, another = _served(), _served()
-    crossed: list[tuple[Any, messages.SendPolicy]] = []
+    sent: list[tuple[Any, messages.SendPolicy]] = []
 
     def send(message: Any, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
-        crossed.append((message, when))
+        sent.append((message, when))
 
-    calls = InFlightRequests(send, _Nobody())  # type: ignore[arg-type]
+    requests = InFlightRequests(send, _EmptyRegistry())  # type: ignore[arg-type]
 
     def start(model: ServedModel = served) -> int:
-        ask = InferenceRequest(model, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}, how=how)
-        return calls.start(ask, lambda event: None)
+        inference = InferenceRequest(model, "ModelInfer", {"x": np.zeros((1, 3), np.float32)}, how=how)
+        return requests.start(inference, lambda event: None)
 
     first, second = start(), start()
     start(another)
-    calls.cancel(first)
-    calls.cancel(second)
+    requests.cancel(first)
+    requests.cancel(second)
     start()
-    assert [when for message, when in crossed if isinstance(message, messages.Submit)] == [
-        alone,
-        in_company,
-        alone,
-        alone,
+    assert [when for message, when in sent if isinstance(message, messages.Submit)] == [
+        when_idle,
+        when_busy,
+        when_idle,
+        when_idle,
     ]
-    assert {when for message, when in crossed if isinstance(message, messages.Cancel)} == {
+    assert {when for message, when in sent if isinstance(message, messages.Cancel)} == {
         messages.SendPolicy.TURN
     }

@@ -1,4 +1,4 @@
-"""`traceparent`, as the W3C's Trace Context has it."""
+"""Parsing of `traceparent`, as the W3C Trace Context recommendation defines it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     "header",
     [f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-03", f"cc-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01-more"],
 )
-def test_a_sampled_trace_is_known_by_its_id(header: str) -> None:
-    assert tracing.sampled(header) == TRACE
+def test_a_sampled_traceparent_gives_its_trace_id(header: str) -> None:
+    assert tracing.sampled_trace_id(header) == TRACE
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,16 @@ def test_a_sampled_trace_is_known_by_its_id(header: str) -> None:
         f" 00-{TRACE}-{SPAN}-01",
     ],
 )
-def test_what_is_not_sampled_or_no_traceparent_has_none(header: str) -> None:
-    assert tracing.sampled(header) == ""
+def test_unsampled_and_malformed_headers_give_no_trace_id(header: str) -> None:
+    assert tracing.sampled_trace_id(header) == ""
 
 
 @given(st.text())
-def test_nothing_that_a_caller_sends_raises(header: str) -> None:
-    assert len(tracing.sampled(header)) in (0, 32)
+def test_no_header_value_raises(header: str) -> None:
+    assert len(tracing.sampled_trace_id(header)) in (0, 32)
 
 
-def test_a_trace_begins_where_the_metadata_has_one() -> None:
+def test_a_trace_begins_if_the_metadata_has_a_traceparent() -> None:
     others = [("user-agent", "x"), ("some-bin", b"\xff")]
     assert tracing.begin("/a/B", others) is None
     trace = tracing.begin("/a/B", [*others, ("traceparent", f"00-{TRACE}-{SPAN}-01")])

@@ -1,4 +1,4 @@
-"""Pieces of any split join to the decoded text, cut exactly before the first stop string."""
+"""Incremental text joins to the decoded text, cut exactly before the first stop string."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SENTENCES = [
 
 
 def byte_level() -> Tokenizer:
-    """A byte-level BPE: a character may lie in several tokens, a token may hold half a character."""
+    """A byte-level BPE: a character may span several tokens, and a token may end within a character."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -42,7 +42,7 @@ def byte_level() -> Tokenizer:
 
 
 def word_pieces() -> Tokenizer:
-    """Words joined by spaces: a token's text hangs on what is before it."""
+    """Words joined by spaces: a token's text depends on the one before it."""
     words = ["[UNK]", "[END]", *sorted({word for text in SENTENCES for word in text.split()})]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -52,7 +52,7 @@ def word_pieces() -> Tokenizer:
 
 
 def characters() -> Tokenizer:
-    """The decoder `Fuse`: a table of texts will do."""
+    """The decoder `Fuse`, for which a table of token texts is used."""
     tokenizer = steps.characters()
     tokenizer.add_special_tokens(["[UNK]"])
     return tokenizer
@@ -62,7 +62,7 @@ TOKENIZERS = {"bytes": byte_level, "words": word_pieces, "characters": character
 
 
 @cache
-def pieces_of(kind: str) -> tuple[Tokenizer, Detokenizer]:
+def detokenizer_for(kind: str) -> tuple[Tokenizer, Detokenizer]:
     tokenizer = TOKENIZERS[kind]()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"
@@ -76,85 +76,85 @@ def splits(ids: Sequence[int], data: Any) -> list[Sequence[int]]:
     return [ids[a:b] for a, b in zip([0, *cuts], [*cuts, len(ids)], strict=True)]
 
 
-def said(text: TextStream, chunks: Iterable[Sequence[int]]) -> list[str]:
+def outputs(text: TextStream, chunks: Iterable[Sequence[int]]) -> list[str]:
     return [*(text.add(chunk) for chunk in chunks), text.finish()]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(data=st.data())
-def test_pieces_of_any_split_join_to_the_text(kind: str, data: Any) -> None:
-    tokenizer, pieces = pieces_of(kind)
+def test_outputs_of_any_split_join_to_the_text(kind: str, data: Any) -> None:
+    tokenizer, detokenizer = detokenizer_for(kind)
     text = " ".join(data.draw(st.lists(st.sampled_from(SENTENCES), max_size=3)))
     ids = tokenizer.encode(text).ids
-    heard = said(TextStream(pieces.stream()), splits(ids, data))
-    assert "".join(heard) == tokenizer.decode(ids)
-    assert not any("�" in piece for piece in heard)
+    parts = outputs(TextStream(detokenizer.stream()), splits(ids, data))
+    assert "".join(parts) == tokenizer.decode(ids)
+    assert not any("�" in part for part in parts)
 
 
 @given(st.lists(st.integers(0, 299), max_size=30))
-def test_whatever_a_model_makes_its_pieces_are_a_beginning_of_the_text(ids: list[int]) -> None:
-    """Bytes that make no character are told as the decoder tells them; half a one at the end is not."""
-    tokenizer, pieces = pieces_of("bytes")
-    heard = "".join(said(TextStream(pieces.stream()), [[one] for one in ids]))
+def test_outputs_of_random_ids_are_a_prefix_of_the_decoded_text(ids: list[int]) -> None:
+    """Invalid bytes are returned as the decoder writes them; a partial character at the end is dropped."""
+    tokenizer, detokenizer = detokenizer_for("bytes")
+    parts = "".join(outputs(TextStream(detokenizer.stream()), [[one] for one in ids]))
     whole = tokenizer.decode(ids)
-    assert whole.startswith(heard)
-    assert set(whole[len(heard) :]) <= {"�"}
+    assert whole.startswith(parts)
+    assert set(whole[len(parts) :]) <= {"�"}
 
 
-def test_half_a_character_is_held_until_it_is_whole() -> None:
-    tokenizer, pieces = pieces_of("bytes")
+def test_a_partial_character_is_held_until_it_is_complete() -> None:
+    tokenizer, detokenizer = detokenizer_for("bytes")
     ids = [tokenizer.token_to_id(one) for one in pre_tokenizers.ByteLevel().pre_tokenize_str("é")[0][0]]
-    text = TextStream(pieces.stream())
+    text = TextStream(detokenizer.stream())
     assert [text.add([one]) for one in ids][-2:] == ["", "é"]
 
 
-def test_two_streams_do_not_hear_each_other() -> None:
-    tokenizer, pieces = pieces_of("bytes")
-    one, other = TextStream(pieces.stream()), TextStream(pieces.stream())
-    heard = ["", ""]
+def test_two_streams_are_independent() -> None:
+    tokenizer, detokenizer = detokenizer_for("bytes")
+    one, other = TextStream(detokenizer.stream()), TextStream(detokenizer.stream())
+    parts = ["", ""]
     for a, b in zip(tokenizer.encode("été").ids, tokenizer.encode("日本語の").ids, strict=False):
-        heard[0] += one.add([a])
-        heard[1] += other.add([b])
-    assert "été".startswith(heard[0])
-    assert heard[0]
-    assert "日本語の".startswith(heard[1])
+        parts[0] += one.add([a])
+        parts[1] += other.add([b])
+    assert "été".startswith(parts[0])
+    assert parts[0]
+    assert "日本語の".startswith(parts[1])
 
 
-def test_whole_characters_before_half_a_one_are_said_at_the_end() -> None:
-    tokenizer, pieces = pieces_of("bytes")
+def test_finish_returns_whole_characters_before_a_partial_one() -> None:
+    tokenizer, detokenizer = detokenizer_for("bytes")
     texts = {i: tokenizer.decode([i]) for i in range(300)}
     token = next(i for i, text in texts.items() if text.endswith("�") and text.rstrip("�"))
     ids = [*tokenizer.encode("on").ids, token]
-    assert "".join(said(TextStream(pieces.stream()), [ids])) == "on" + texts[token].rstrip("�")
+    assert "".join(outputs(TextStream(detokenizer.stream()), [ids])) == "on" + texts[token].rstrip("�")
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_an_id_outside_the_vocabulary_has_no_text(kind: str) -> None:
     """A model may score more tokens than its tokenizer has."""
-    tokenizer, pieces = pieces_of(kind)
+    tokenizer, detokenizer = detokenizer_for(kind)
     ids = tokenizer.encode("on").ids
-    assert "".join(said(TextStream(pieces.stream()), [ids, [tokenizer.get_vocab_size() + 5]])) == "on"
+    assert "".join(outputs(TextStream(detokenizer.stream()), [ids, [tokenizer.get_vocab_size() + 5]])) == "on"
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_special_tokens_have_no_text(kind: str) -> None:
-    tokenizer, pieces = pieces_of(kind)
+    tokenizer, detokenizer = detokenizer_for(kind)
     special = next(iter(tokenizer.get_added_tokens_decoder()))
     ids = [special, *tokenizer.encode("on").ids, special]
-    assert "".join(said(TextStream(pieces.stream()), [ids])) == tokenizer.decode(ids) == "on"
+    assert "".join(outputs(TextStream(detokenizer.stream()), [ids])) == tokenizer.decode(ids) == "on"
 
 
-def test_a_token_has_its_own_name() -> None:
-    tokenizer, pieces = pieces_of("words")
-    assert pieces.token(tokenizer.token_to_id("café")) == "café"
-    assert pieces.token(10_000) == ""
+def test_token_returns_the_vocabularys_spelling() -> None:
+    tokenizer, detokenizer = detokenizer_for("words")
+    assert detokenizer.token(tokenizer.token_to_id("café")) == "café"
+    assert detokenizer.token(10_000) == ""
 
 
 # --- stop strings -----------------------------------------------------------------------------------
 
 
 class Letters:
-    """A stream whose ids are code points: what remains is the cutting."""
+    """A decoder whose ids are code points, to test stop strings alone."""
 
     def add(self, ids: Iterable[int]) -> str:
         return "".join(map(chr, ids))
@@ -163,35 +163,35 @@ class Letters:
         return ""
 
 
-def heard_letters(text: str, stops: tuple[str, ...], data: Any) -> tuple[TextStream, list[str]]:
+def decode_letters(text: str, stops: tuple[str, ...], data: Any) -> tuple[TextStream, list[str]]:
     cut = TextStream(Letters(), stops)
-    return cut, said(cut, splits([ord(letter) for letter in text], data))
+    return cut, outputs(cut, splits([ord(letter) for letter in text], data))
 
 
 @given(st.text("ab", max_size=30), st.text("ab", min_size=1, max_size=5), st.data())
-def test_text_is_cut_before_the_first_stop_wherever_chunks_end(text: str, stop: str, data: Any) -> None:
-    cut, heard = heard_letters(text, (stop,), data)
-    assert "".join(heard) == text.partition(stop)[0]
+def test_text_is_cut_before_the_stop_string_for_any_split(text: str, stop: str, data: Any) -> None:
+    cut, parts = decode_letters(text, (stop,), data)
+    assert "".join(parts) == text.partition(stop)[0]
     assert cut.stopped == (stop in text)
 
 
 @given(st.text("abc", max_size=30), st.data())
-def test_of_several_stops_the_first_cuts(text: str, data: Any) -> None:
-    stops = ("aab", "cb", "bb")  # none lies within another, so the first to begin is the first to end
-    cut, heard = heard_letters(text, stops, data)
+def test_the_first_of_several_stop_strings_cuts(text: str, data: Any) -> None:
+    stops = ("aab", "cb", "bb")  # none contains another, so the first to start is the first to end
+    cut, parts = decode_letters(text, stops, data)
     places = [text.find(stop) for stop in stops if stop in text]
-    assert "".join(heard) == text[: min(places, default=len(text))]
+    assert "".join(parts) == text[: min(places, default=len(text))]
     assert cut.stopped == bool(places)
 
 
 @pytest.mark.parametrize("stops", [("abc", "b"), ("abab", "ba"), ("aab", "ab", "bcc")])
 @given(text=st.text("abc", max_size=30), data=st.data())
-def test_of_stops_that_overlap_the_one_that_is_whole_first_cuts(
+def test_the_overlapping_stop_string_that_ends_first_cuts(
     stops: tuple[str, ...], text: str, data: Any
 ) -> None:
     whole = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
-    _, heard = heard_letters(text, stops, data)
-    assert "".join(heard) == (text[: min(whole)[1]] if whole else text)
+    _, parts = decode_letters(text, stops, data)
+    assert "".join(parts) == (text[: min(whole)[1]] if whole else text)
 
 
 @pytest.mark.parametrize(
@@ -199,18 +199,18 @@ def test_of_stops_that_overlap_the_one_that_is_whole_first_cuts(
     [
         (("\n\n",), ["ab\n", "\ncd"], ["ab", "", ""]),
         (("END",), ["xE", "N", "x"], ["x", "", "ENx", ""]),
-        (("END",), ["xEN"], ["x", "EN"]),  # the beginning that was held back is said at the end
+        (("END",), ["xEN"], ["x", "EN"]),  # the held start is returned at the end
         (("aab",), ["aaa", "ab"], ["a", "a", ""]),
         (("END", "stop"), ["a st", "E"], ["a ", "st", "E"]),
     ],
 )
-def test_what_may_be_a_beginning_is_held_back(
+def test_a_possible_start_of_a_stop_string_is_held(
     stops: tuple[str, ...], chunks: list[str], expected: list[str]
 ) -> None:
     text = TextStream(Letters(), stops)
-    assert said(text, [[ord(letter) for letter in chunk] for chunk in chunks]) == expected
+    assert outputs(text, [[ord(letter) for letter in chunk] for chunk in chunks]) == expected
 
 
-def test_after_a_stop_nothing_is_said() -> None:
+def test_no_text_after_a_stop_string() -> None:
     text = TextStream(Letters(), ("b",))
-    assert said(text, [[97, 98, 99], [100], [101]]) == ["a", "", "", ""]
+    assert outputs(text, [[97, 98, 99], [100], [101]]) == ["a", "", "", ""]

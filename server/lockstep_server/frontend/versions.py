@@ -1,6 +1,6 @@
-"""Which models are served, in which state. States only move forward; "ready" is said once it is true.
+"""The state of each model version. States only move forward, and READY is set only after it is true.
 
-A model that is loaded again gets a new entry, so whoever holds an entry holds one version for life.
+Loading a model again makes a new `ModelVersion`, so a reference always means the same loaded version.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from ..model.spec import ModelSpec
 
 
-_MOST_DIGITS = 18
-"""Of a version: larger numbers fit no folder's version and no int64."""
+_MAX_VERSION_DIGITS = 18
+"""A longer version number does not fit an int64."""
 
 
 class VersionState(IntEnum):
-    """In the order in which a model passes through them; it may skip some, never go back."""
+    """In the order of a version's life. A version may skip states, but never goes back."""
 
     LOADING = 0
     READY = 1
@@ -32,7 +32,7 @@ class VersionState(IntEnum):
 
 @dataclass(eq=False)
 class ModelVersion:
-    """One version of a model, from its loading to its end."""
+    """One version of a model, from loading to unloading."""
 
     name: str
     version: int
@@ -43,37 +43,36 @@ class ModelVersion:
     def advance(self, state: VersionState, reason: str = "", spec: ModelSpec | None = None) -> None:
         """
         Raises:
-            ValueError: `state` lies behind, or READY comes without a card.
+            ValueError: `state` precedes the current state, or READY has no spec.
         """
         if state < self.state:
             raise ValueError(
-                f"{self.name}/{self.version}: {self.state.name} does not go back to {state.name}"
+                f"{self.name}/{self.version}: cannot go back from {self.state.name} to {state.name}"
             )
         if state is VersionState.READY and spec is None:
-            raise ValueError(f"{self.name}/{self.version}: ready without a card")
+            raise ValueError(f"{self.name}/{self.version}: READY needs a spec")
         self.state, self.reason = state, reason
         self.spec = spec or self.spec
 
 
 class VersionTable:
-    """The entries by name and version. One thread's."""
+    """Model versions by name and number. Event loop only, except `snapshot`."""
 
     def __init__(self) -> None:
         self._entries: dict[str, dict[int, ModelVersion]] = {}
 
     def begin(self, name: str, version: int) -> ModelVersion:
-        """A new entry in LOADING, in place of one that may have been there."""
+        """Add a version in LOADING; it replaces any earlier one with the same name and number."""
         entry = ModelVersion(name, version)
         self._entries.setdefault(name, {})[version] = entry
         return entry
 
-    def forget(self, entry: ModelVersion) -> None:
-        """Know nothing more of it."""
+    def remove(self, entry: ModelVersion) -> None:
         self._entries[entry.name].pop(entry.version, None)
         if not self._entries[entry.name]:
             del self._entries[entry.name]
 
-    def entry(self, name: str, version: int) -> ModelVersion | None:
+    def get(self, name: str, version: int) -> ModelVersion | None:
         return self._entries.get(name, {}).get(version)
 
     def __iter__(self) -> Iterator[ModelVersion]:
@@ -82,35 +81,34 @@ class VersionTable:
             yield from (versions[version] for version in sorted(versions))
 
     def snapshot(self) -> list[ModelVersion]:
-        """All entries there are, for another thread than the catalog's own."""
+        """A copy of all versions. Safe to call from any thread."""
         return [entry for versions in list(self._entries.values()) for entry in list(versions.values())]
 
     def names(self) -> list[str]:
         return sorted(self._entries)
 
-    def versions(self, name: str) -> list[int]:
-        """The versions that answer now."""
+    def ready(self, name: str) -> list[int]:
+        """The version numbers that are READY, in ascending order."""
         return sorted(
             v for v, entry in self._entries.get(name, {}).items() if entry.state is VersionState.READY
         )
 
     def settled(self) -> bool:
-        """Every model has ended its loading."""
+        """Whether no version is LOADING."""
         return all(entry.state is not VersionState.LOADING for entry in self)
 
     def resolve(self, name: str, version: str = "") -> ModelVersion:
-        """The entry that answers for a name and a version as callers write them ("": the default).
+        """The READY version for a request's model name and version ("": the default version).
 
         Raises:
-            ServingError: NOT_FOUND, UNAVAILABLE while loading or unloading, BAD_INPUT for a version
-                that is no number.
+            ServingError: NOT_FOUND; UNAVAILABLE while loading or unloading; BAD_INPUT if the version is
+                not a number.
         """
         versions = self._entries.get(name)
         if not versions:
-            known = ", ".join(self.names()) or "none"
-            raise not_found(
-                name, f"there is no model {name!r}; there are: {known}" if name else "model: name one"
-            )
+            if not name:
+                raise not_found(name, "model: the name is empty; send the name of a model")
+            raise not_found(name, f"unknown model {name!r}; available: {', '.join(self.names()) or 'none'}")
         entry = self._default(versions) if not version else self._pinned(name, versions, version)
         if entry.state is not VersionState.READY:
             raise _not_served(entry)
@@ -118,33 +116,36 @@ class VersionTable:
 
     @staticmethod
     def _default(versions: dict[int, ModelVersion]) -> ModelVersion:
-        """`default_version`, else the highest that is ready, else the one nearest to being so."""
+        """`default_version` of a READY version; else the highest READY one; else the one closest to READY."""
         ready = [entry for entry in versions.values() if entry.state is VersionState.READY]
         for entry in ready:
-            wanted = entry.spec.manifest.default_version if entry.spec else None
-            if wanted in versions:
-                return versions[wanted]
+            default = entry.spec.manifest.default_version if entry.spec else None
+            if default in versions:
+                return versions[default]
         return max(ready or versions.values(), key=lambda entry: (-entry.state, entry.version))
 
     @staticmethod
     def _pinned(name: str, versions: dict[int, ModelVersion], version: str) -> ModelVersion:
         if not (version.isascii() and version.isdigit()):
             raise bad_input(
-                "version", f"{version!r} is no version; write a whole number, or nothing for the default"
+                "version",
+                f"{version!r} is not a version number; send an integer, or leave it empty for the default",
             )
-        entry = versions.get(int(version)) if len(version) <= _MOST_DIGITS else None
+        entry = versions.get(int(version)) if len(version) <= _MAX_VERSION_DIGITS else None
         if entry is None:
             known = ", ".join(str(v) for v in sorted(versions))
-            raise not_found(f"{name}/{version}", f"model {name!r} has no version {version}; it has: {known}")
+            raise not_found(
+                f"{name}/{version}", f"model {name!r} has no version {version}; available: {known}"
+            )
         return entry
 
 
 def _not_served(entry: ModelVersion) -> ServingError:
-    what = f"model {entry.name!r} version {entry.version}"
+    subject = f"model {entry.name!r} version {entry.version}"
     if entry.state is VersionState.LOADING:
-        return unavailable(f"{what} is loading")
+        return unavailable(f"{subject} is loading; retry when it is ready")
     if entry.state is VersionState.UNLOADING:
-        return unavailable(f"{what} is being unloaded")
+        return unavailable(f"{subject} is being unloaded")
     return not_found(
-        f"{entry.name}/{entry.version}", f"{what} is not served: {entry.reason or 'it was unloaded'}"
+        f"{entry.name}/{entry.version}", f"{subject} is not served: {entry.reason or 'it was unloaded'}"
     )
