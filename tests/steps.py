@@ -1,6 +1,6 @@
 """Tiny step-wise models: a language model, a translator with attention, a sum, a growing cache.
 
-Weights are random and fixed, so that what they make looks random and is always the same.
+Weights are random but fixed, so that output looks random and is reproducible.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def write(
 
 
 def characters() -> Tokenizer:
-    """One token a character; their texts join to the text."""
+    """One token per character; the texts of the tokens concatenate to the text."""
     vocabulary = {token: index for index, token in enumerate(TOKENS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")
@@ -157,7 +157,7 @@ def language_prefill() -> ModelProto:
 
 
 def language(root: Path, name: str = "lm", *, prefill: bool = True, more: str = "") -> Path:
-    """A character language model; `more` goes into its manifest, tables first."""
+    """A character language model; `more` is appended to its manifest and starts with a table."""
     graphs = {"step.onnx": language_step()}
     manifest = LANGUAGE if prefill else re.sub('prefill = ".0"\n', "", LANGUAGE)
     if prefill:
@@ -276,7 +276,7 @@ def translator(root: Path, name: str = "translator") -> Path:
     return write(root, name, TRANSLATE, graphs, characters())
 
 
-# --- numbers, fed ---------------------------------------------------------------------------------
+# --- client-driven models -------------------------------------------------------------------------
 
 SUM = """
 [stepwise]
@@ -290,7 +290,7 @@ output = "sum_out"
 
 
 def adder(root: Path, name: str = "adder", *, slots: int = 8, idle_s: float = 60) -> Path:
-    """x [n, 2] -> y = the sum of all x so far; nothing but a step graph and its states."""
+    """x [n, 2] -> y = the sum of all x so far. It has only a step graph and its states."""
     graph = model(
         [
             helper.make_node("Add", ["sum_in", "x"], ["sum_out"]),
@@ -334,7 +334,7 @@ grows = true
 
 
 def cache(root: Path, name: str = "cached") -> Path:
-    """A language model that attends to all it has read: its cache grows by one vector a step."""
+    """A language model that attends to all earlier tokens; its cache grows by one vector per step."""
     graph = model(
         [
             helper.make_node("Gather", ["E", "token"], ["e"]),

@@ -1,6 +1,6 @@
 """Generation sequences that step together: a block of states, and columns with their sampling data.
 
-token column -> block step -> scores -> sampler -> token column. Each step writes the sampled tokens as
+token column → block step → scores → sampler → token column. Each step writes the sampled tokens as
 one column of a log; tokens are collected from the log only when they are reported. A step does no work
 per row, except for sequences whose tokens must be inspected.
 """
@@ -58,9 +58,8 @@ class StepBatch:
         self._oversized_steps = 0
         self._grows = any(state.spec.grows for state in spec.states)
         self._make_columns(rows)
-        self._forced: dict[
-            int, list[int]
-        ] = {}  # by row: prompt ids still to be fed through steps (no prefill graph), reversed
+        # prompt ids that still have to be stepped (no prefill graph), by row, in reverse order
+        self._forced: dict[int, list[int]] = {}
         self._inspected: dict[int, GenerationSequence] = {}
         self._unreported: set[GenerationSequence] = set()
         self.without_token: list[GenerationSequence] = []
@@ -72,12 +71,17 @@ class StepBatch:
         self._seed = np.zeros(rows, np.uint64)  # from `sampler.spread`
         self._generated = np.zeros(rows, np.int64)
         self._limit = np.full(rows, _NO_LIMIT)
-        self._occupied = np.zeros(rows, bool)
-        self._sampling = sampler.SamplingParameters.of(rows, idle=True)
+        self._used = np.zeros(rows, bool)
+        self._sampling = sampler.SamplingParameters.of(rows, vacant=True)
         self._log = np.zeros((rows, _LOG_STEPS), np.int64)
         self._collected = np.zeros(rows, np.int64)  # log columns already collected, by row
         self._column = 0
         self._draws, self._drawn = np.zeros((rows, 1)), _DRAW_STEPS
+
+    def _arrays(self) -> tuple[Array, ...]:
+        """All columns but the sampling parameters."""
+        columns = self._token, self._seed, self._generated, self._limit, self._used
+        return (*columns, self._log, self._collected)
 
     @property
     def key(self) -> Key:
@@ -108,13 +112,10 @@ class StepBatch:
 
     def _fill_columns(self, sequence: GenerationSequence, row: int) -> None:
         params = sequence.params
-        self._token[row], self._generated[row], self._limit[row] = (
-            sequence.token,
-            sequence.generated,
-            sequence.limit,
-        )
+        self._token[row], self._generated[row] = sequence.token, sequence.generated
+        self._limit[row] = sequence.limit
         self._seed[row : row + 1] = sampler.spread(np.array([params.seed & _SEED_BITS], np.uint64))
-        self._occupied[row] = True
+        self._used[row] = True
         self._drawn = _DRAW_STEPS
         self._sampling.set(row, params.temperature, params.top_k, params.top_p)
         self._collected[row] = self._column
@@ -139,7 +140,7 @@ class StepBatch:
         self._inspected.pop(row, None)
         self._unreported.discard(sequence)
         self.block.clear(row)
-        self._token[row], self._limit[row], self._occupied[row] = 0, _NO_LIMIT, False
+        self._token[row], self._limit[row], self._used[row] = 0, _NO_LIMIT, False
         self._sampling.clear(row)
         self._vacant.append(row)
 
@@ -162,27 +163,11 @@ class StepBatch:
         kept = sorted(self.row_of.items(), key=lambda item: item[1])
         old_rows = [row for _, row in kept]
         self.block = self.block.resized(rows, old_rows, key)
-        before = (
-            self._token,
-            self._seed,
-            self._generated,
-            self._limit,
-            self._occupied,
-            self._log,
-            self._collected,
-        )
+        before = self._arrays()
         sampling, column = self._sampling, self._column
         self._make_columns(rows)
         self._column, count = column, len(kept)
-        after = (
-            self._token,
-            self._seed,
-            self._generated,
-            self._limit,
-            self._occupied,
-            self._log,
-            self._collected,
-        )
+        after = self._arrays()
         for new, old in zip(after, before, strict=True):
             new[:count] = old[old_rows]
         self._sampling.take(sampling, old_rows)
@@ -254,7 +239,7 @@ class StepBatch:
     def _ended(self, tokens: Array) -> list[tuple[GenerationSequence, str]]:
         done = self._generated >= self._limit
         if self._end_token >= 0:
-            done |= (tokens == self._end_token) & self._occupied
+            done |= (tokens == self._end_token) & self._used
         if not done.any():
             return []
         rows = set(np.flatnonzero(done).tolist()) - self._forced.keys()
@@ -337,7 +322,7 @@ class StepBatch:
             self._collected[row] = self._column
 
 
-def first_token(sequence: GenerationSequence, scores: Array, end: int | None) -> str:
+def sample_first_token(sequence: GenerationSequence, scores: Array, end: int | None) -> str:
     """Sample the token that follows a prompt, from the prefill's scores [1, tokens].
 
     Returns the reason if the sequence ends with it, else "".

@@ -1,4 +1,4 @@
-"""Steps of client sequences: states of the sequences -> one block -> step -> outputs, states back."""
+"""Steps of client sequences: states of the sequences → one block → step → outputs, states back."""
 
 from __future__ import annotations
 

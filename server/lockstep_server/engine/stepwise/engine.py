@@ -1,6 +1,6 @@
 """The step-wise engine: one thread that plans, runs and commits steps; sequences join between any two.
 
-inbox -> plan -> prefill, one step of every batch, one step of client sequences -> tokens and answers ->
+inbox → plan → prefill, one step of every batch, one step of client sequences → tokens and answers →
 one `Events`. It uses neither gRPC nor asyncio. The thread must not die: a failed run fails only the
 sequences in it.
 """
@@ -18,7 +18,7 @@ from ...errors import ServingError, failed, in_field, unavailable
 from ...text.detokenizer import Detokenizer, TextStream
 from ..runtime.device_scheduler import DeviceAccount
 from . import client_steps
-from .batch import first_token
+from .batch import sample_first_token
 from .batches import StepBatches, StepOutcome
 from .intake import make_generation_sequence, make_step_request
 from .output import OutputProcessor
@@ -253,7 +253,7 @@ class StepEngine:
         for sequence, error in generation.failed:
             self._fail(sequence, error)
         if outcome.answers:
-            self._answer(outcome.answers, now)
+            self._emit_answers(outcome.answers, now)
         for sequence in self._batches.tidy():
             self._finish(sequence, "length")
         out_of_credit = self._output_processor.emit_step(self._batches, now, self._scheduler.counts)
@@ -263,7 +263,7 @@ class StepEngine:
         if out_of_credit:
             self._flush()
 
-    def _answer(self, answers: list[client_steps.StepAnswer], now: float) -> None:
+    def _emit_answers(self, answers: list[client_steps.StepAnswer], now: float) -> None:
         for step, outputs, error, timings in answers:
             if step.dropped:
                 continue
@@ -280,7 +280,7 @@ class StepEngine:
         self._awaiting_prefill = [sequence for sequence in self._awaiting_prefill if sequence.has_slot]
         if self._prefill is None:
             for sequence in self._awaiting_prefill:
-                sequence.first_run = self._clock()
+                sequence.first_run_at = self._clock()
                 sequence.states = initial_states(self.spec)
                 self._batches.add(sequence)
             self._awaiting_prefill = []
@@ -315,7 +315,7 @@ class StepEngine:
         reason = ""
         if scores is not None:
             try:
-                reason = first_token(sequence, scores.reshape(1, -1), text.end if text else None)
+                reason = sample_first_token(sequence, scores.reshape(1, -1), text.end if text else None)
             except ServingError as error:
                 self._fail(sequence, error)
                 return

@@ -60,7 +60,7 @@ class OutputProcessor:
         if not (pending.ids or text):
             return
         if not sequence.reported:
-            sequence.first_token = self._clock()
+            sequence.first_token_at = self._clock()
         token_texts: tuple[str, ...] = ()
         if sequence.params.attention and self._detokenizer is not None:
             token_texts = tuple(map(self._detokenizer.token, pending.ids))
@@ -120,14 +120,14 @@ class OutputProcessor:
         self._events.append(messages.Event(step.key, outputs, None, timings, step.sequence.steps))
 
     def _timings(self, sequence: GenerationSequence) -> messages.RequestTimings:
-        started = sequence.first_run or self._clock()
+        started = sequence.first_run_at or self._clock()
         return messages.RequestTimings(
             started - sequence.accepted,
             sequence.prefill_s + sequence.compute_s,
             sequence.steps,
             sequence.total_rows / sequence.steps if sequence.steps else 0.0,
             sequence.prefill_s,
-            max(sequence.first_token - sequence.accepted, 0.0) if sequence.first_token else 0.0,
+            max(sequence.first_token_at - sequence.accepted, 0.0) if sequence.first_token_at else 0.0,
         )
 
     # --- flush --------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class OutputProcessor:
         return out_of_credit
 
     def flush(self, counts: messages.SequenceCounts) -> None:
-        """Report everything gathered, if there is anything to report."""
+        """Report everything gathered, and the sequence counts if they changed."""
         if not (self._events or self._chunks or self._runs or counts != self._counts):
             return
         self._counts = counts

@@ -1,4 +1,4 @@
-"""Prefill: prompts and sources -> one padded run of the prefill graph -> outputs of each, without padding."""
+"""Prefill: prompts and sources → one padded run of the prefill graph → outputs of each, without padding."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class PrefillRunner:
             _LEARNING_RATE * (measured - self._s_per_element) if self._s_per_element else measured
         )
         for sequence in chosen:
-            sequence.first_run, sequence.prefill_s = begun, took
+            sequence.first_run_at, sequence.prefill_s = begun, took
         elements = sum(prompt.size for prompt in prompts)
         return outputs, messages.Run(
             len(prompts), longest, elements, padded, 0.0, took, 0.0, waited_s, "prefill"

@@ -1,6 +1,6 @@
 """Samples the next token of each row: a pure function of its scores, a random number and its parameters.
 
-scores [rows, tokens] -> temperature -> top-k -> top-p -> probabilities -> cumulative sum -> the first
+scores [rows, tokens] → temperature → top-k → top-p → probabilities → cumulative sum → the first
 token whose sum exceeds u. Rows are independent, so batching changes no token.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT_30, _SHIFT_27, _SHIFT_31, _SHIFT_12 = (np.uint64(n) for n in (30, 27, 31, 12))
-_UNIT = 2.0**-52  # one bit less than a double: u * sum < sum, however it is rounded
+_UNIT = 2.0**-52  # one bit less than a double, so that u * sum < sum despite rounding
 
 
 @dataclass(slots=True)
@@ -32,29 +32,33 @@ class SamplingParameters:
     top_k: Array  # int64 [rows]; 0 is all
     top_p: Array  # float64 [rows]; 1 is all
     inverse: Array  # float32 [rows, 1]: 1 / temperature; 1 for greedy rows
-    idle: Array  # bool [rows]: the row is vacant
+    vacant: Array  # bool [rows]: no sequence uses the row
     sampled: bool = True
     greedy: bool = False
     tempered: bool = False
     cuts: bool = False
 
     @classmethod
-    def of(cls, rows: int, *, idle: bool = False) -> SamplingParameters:
+    def of(cls, rows: int, *, vacant: bool = False) -> SamplingParameters:
         """Parameters of `rows` rows that are sampled at temperature 1, or are vacant."""
         ones = np.ones(rows, np.float32)
-        vacant = np.full(rows, idle)
         return cls(
-            ones, np.zeros(rows, np.int64), np.ones(rows), ones[:, None].copy(), vacant, sampled=not idle
+            ones,
+            np.zeros(rows, np.int64),
+            np.ones(rows),
+            ones[:, None].copy(),
+            np.full(rows, vacant),
+            sampled=not vacant,
         )
 
     def set(self, row: int, temperature: float = 1, top_k: int = 0, top_p: float = 1) -> None:
         self.temperature[row], self.top_k[row], self.top_p[row] = temperature, top_k, top_p
-        self.idle[row] = False
+        self.vacant[row] = False
         self._update_flags()
 
     def clear(self, row: int) -> None:
         self.set(row)
-        self.idle[row] = True
+        self.vacant[row] = True
         self._update_flags()
 
     def take(self, other: SamplingParameters, rows: list[int]) -> None:
@@ -64,7 +68,7 @@ class SamplingParameters:
             (self.temperature, other.temperature),
             (self.top_k, other.top_k),
             (self.top_p, other.top_p),
-            (self.idle, other.idle),
+            (self.vacant, other.vacant),
         ):
             column[:count] = source[rows]
         self._update_flags()
@@ -73,7 +77,7 @@ class SamplingParameters:
         greedy_rows = self.temperature == 0
         self.inverse[:, 0] = 1 / np.where(greedy_rows, 1, self.temperature)
         self.greedy = bool(greedy_rows.any())
-        self.sampled = not (greedy_rows | self.idle).all()
+        self.sampled = not (greedy_rows | self.vacant).all()
         self.tempered = bool((self.inverse != 1).any())
         self.cuts = bool((self.top_k > 0).any() or (self.top_p < 1).any())
 

@@ -1,8 +1,8 @@
 """Decides between any two steps which sequences join, step and leave.
 
-add_generation, add_step -> waiting -> slot -> plan -> finish, pause. A sequence holds a slot from its
-admission to its end. If all slots are in use it waits; if too many wait it is rejected. Deterministic:
-no clock and no session, `now` is an argument.
+add_generation, add_step → waiting → slot → plan → finish, pause. A sequence holds a slot from its
+admission to its end. While all slots are in use, new sequences wait; if too many wait, they are rejected.
+Deterministic: it has no clock and no session, and `now` is an argument.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...messages import Feed, SequenceId
 
 _MAX_EVICTED_IDS = 4096
-"""Evicted ids to remember, so that their next step gets an error that says so."""
+"""Evicted ids to remember, so that their next step gets SEQUENCE_LOST instead of BAD_INPUT."""
 
 _LEARNING_RATE = 0.1
 
@@ -48,12 +48,12 @@ class FailedSequence(NamedTuple):
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The next step."""
+    """What the next step consists of."""
 
     failed: tuple[FailedSequence, ...]  # report these errors; remove generation sequences from their batches
     cancelled: tuple[GenerationSequence, ...]  # remove from their batches; report nothing
     admitted: tuple[GenerationSequence, ...]  # got a slot; prefill them
-    resumed: tuple[GenerationSequence, ...]  # their clients read on; add them to a batch again
+    resumed: tuple[GenerationSequence, ...]  # got credit; add them to a batch again
     client_steps: tuple[StepRequest, ...]  # one of each client sequence that has any
     generating: bool  # whether any generation sequence runs
 
@@ -143,6 +143,7 @@ class Scheduler:
     # --- steps --------------------------------------------------------------------------------------
 
     def plan(self, now: float) -> StepPlan:
+        """Plan the next step, after timeouts, evictions and admissions."""
         due = self.due()
         failed = (*self._expire(now), *self._end_stalled(now)) if due is not None and due <= now else ()
         self._evict(now)
@@ -176,7 +177,7 @@ class Scheduler:
             self._after_step(step.sequence, now)
 
     def due(self) -> float | None:
-        """When a plan is needed even if no request arrives; None if it is not."""
+        """When the next timeout expires and a plan is needed; None if there is no timeout."""
         dues = [self._timers[0][0]] if self._timers else []
         if self._idle:
             dues.append(next(iter(self._idle)).since + self.limits.idle_timeout_s)
@@ -211,9 +212,8 @@ class Scheduler:
             why = f"no free slot ({slots} of {slots} in use, {over - 1} waiting); retry after {retry_s:.2f} s"
             return overloaded(why, retry_s)
         if deadline is not None and now + wait > deadline:
-            return overloaded(
-                f"the expected wait for a slot ({wait:.2f} s) exceeds the deadline", max(wait, 0.05)
-            )
+            why = f"the expected wait for a slot ({wait:.2f} s) exceeds the deadline"
+            return overloaded(why, max(wait, 0.05))
         return None
 
     def _enqueue(self, sequence: GenerationSequence | ClientSequence) -> None:
@@ -223,20 +223,17 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def _admit(self, now: float) -> tuple[GenerationSequence, ...]:
-        """Give free slots to waiting sequences: first, oldest first, to those that have waited for half
-        of `max_queue_s`; then by priority; then by fair queueing among callers."""
+        """Give free slots to waiting sequences. Those that have waited for more than half of
+        `max_queue_s` come first, oldest first; the others by priority, then by fair queueing."""
         generation: list[GenerationSequence] = []
         free = self.limits.slots - self._slots_used
         if free and self._waiting:
             patience = self.limits.max_queue_s / 2
 
             def urgency(sequence: GenerationSequence | ClientSequence) -> tuple[float, float, float, float]:
-                late = now - sequence.accepted > patience
-                return (
-                    (0, sequence.accepted, 0, 0)
-                    if late
-                    else (1, -sequence.priority, sequence.virtual_start, sequence.accepted)
-                )
+                if now - sequence.accepted > patience:
+                    return (0, sequence.accepted, 0, 0)
+                return (1, -sequence.priority, sequence.virtual_start, sequence.accepted)
 
             self._waiting.sort(key=urgency)
             admitted, self._waiting = self._waiting[:free], self._waiting[free:]
@@ -283,9 +280,8 @@ class Scheduler:
             first = next(iter(self._paused))
             if now - first.paused_at < self.limits.stalled_s:
                 return
-            why = (
-                f"the client read nothing for {self.limits.stalled_s:g} s; read the stream or cancel the call"
-            )
+            stalled_s = self.limits.stalled_s
+            why = f"the client read nothing for {stalled_s:g} s; read the stream or cancel the call"
             yield self._fail(first, ServingError(ErrorCode.SEQUENCE_LOST, why))
 
     def _fail(self, request: GenerationSequence | StepRequest, error: ServingError) -> FailedSequence:
@@ -326,9 +322,8 @@ class Scheduler:
             idle_s = self.limits.idle_timeout_s
             why = f"sequence {sequence_id!r} was evicted after {idle_s:g} s without a step; start it again"
             return ServingError(ErrorCode.SEQUENCE_LOST, why)
-        return bad_input(
-            "parameters.sequence_id", f"unknown sequence {sequence_id!r}; start it with sequence_start"
-        )
+        why = f"unknown sequence {sequence_id!r}; start it with sequence_start"
+        return bad_input("parameters.sequence_id", why)
 
     def _next_steps(self) -> tuple[StepRequest, ...]:
         steps = []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """The fields that the scheduler reads of both kinds."""
+    """The fields of both kinds that the scheduler uses."""
 
     key: int  # of the request that started it
     accepted: float
@@ -45,8 +45,8 @@ class GenerationSequence(Sequence):
     generated: int = 0  # tokens
     pending: PendingOutput = field(default_factory=lambda: PendingOutput())
     reported: bool = False  # a chunk has been sent
-    first_run: float = 0.0
-    first_token: float = 0.0
+    first_run_at: float = 0.0  # when the first run with it started
+    first_token_at: float = 0.0  # when its first chunk was emitted
     prefill_s: float = 0.0
     steps: int = 0
     compute_s: float = 0.0

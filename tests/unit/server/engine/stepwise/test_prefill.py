@@ -96,7 +96,7 @@ def test_a_run_reports_its_time_and_its_padding() -> None:
     _, run = PrefillRunner(prefill_spec(), session, clock).run(sequences, 0.5)
     assert (run.rows, run.length, run.elements, run.padded_elements) == (2, 10, 13, 20)
     assert (run.compute_s, run.device_wait_s, run.mode) == (0.25, 0.5, "prefill")
-    assert [(sequence.first_run, sequence.prefill_s) for sequence in sequences] == [(5.0, 0.25)] * 2
+    assert [(sequence.first_run_at, sequence.prefill_s) for sequence in sequences] == [(5.0, 0.25)] * 2
 
 
 def test_a_prompt_longer_than_the_model_accepts_is_rejected() -> None:
