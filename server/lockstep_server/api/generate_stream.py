@@ -81,7 +81,7 @@ class TokenStream:
         self._last = now
 
     def _wrote(self, chunks: int) -> None:
-        self._flush_control.wrote(time.monotonic() - self._sent)
+        self._flush_control.record_written(time.monotonic() - self._sent)
         self._uncredited += chunks
         if self._uncredited >= _CREDIT_BATCH:
             self._requests.send(messages.Credit(self._key, self._uncredited))

@@ -34,7 +34,7 @@ class InstrumentedService(grpc.GenericRpcHandler):
     A gRPC interceptor would do the same at the cost of three more coroutines per call.
     """
 
-    def __init__(self, service: grpc.GenericRpcHandler, metrics: Metrics, begin: tracing.Begin) -> None:
+    def __init__(self, service: grpc.GenericRpcHandler, metrics: Metrics, begin: tracing.BeginTrace) -> None:
         self._service, self._metrics, self._begin = service, metrics, begin
         self._wrapped: dict[str, Any] = {}
 
@@ -54,7 +54,7 @@ class InstrumentedService(grpc.GenericRpcHandler):
 class InstrumentingServer:
     """Instruments services and adds them to a server. For the generated `add_..._to_server` functions."""
 
-    def __init__(self, server: grpc.aio.Server, metrics: Metrics, begin: tracing.Begin) -> None:
+    def __init__(self, server: grpc.aio.Server, metrics: Metrics, begin: tracing.BeginTrace) -> None:
         self._server, self._metrics, self._begin = server, metrics, begin
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:

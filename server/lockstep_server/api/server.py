@@ -85,7 +85,7 @@ class Server:
         send: Callable[[messages.Message], None],
         flush_control: FlushController,
         health_publisher: HealthPublisher,
-        begin_trace: tracing.Begin,
+        begin_trace: tracing.BeginTrace,
     ) -> None:
         self._server = grpc.aio.server(options=_options(settings))
         instrumented: Any = InstrumentingServer(self._server, metrics, begin_trace)

@@ -131,7 +131,9 @@ def _decode(known: ModelTensor, tensor: InputTensor, raw: bytes | None) -> Array
     try:
         array = array.reshape(shape)
     except ValueError:
-        raise bad_input(tensor.name, f"shape {list(shape)} is too large for an array") from None
+        raise bad_input(
+            tensor.name, f"shape {list(shape)} is too large for an array; send a smaller one"
+        ) from None
     if known.spec.range is not None:
         check_ids(known, array)
     return array
@@ -180,7 +182,10 @@ def _from_typed(known: ModelTensor, tensor: InputTensor, count: int) -> Array:
         raise bad_input(known.name, f"contents.{field} has {len(values)} elements; the shape needs {count}")
     array = np.array(values, datatypes.NUMPY[known.datatype])
     if array.dtype.kind in "iu" and array.dtype.itemsize < 4 and not np.array_equal(array, np.array(values)):
-        raise bad_input(known.name, f"contents.{field} has a value that {known.datatype} cannot hold")
+        raise bad_input(
+            known.name,
+            f"contents.{field} has a value that {known.datatype} cannot hold; send values in its range",
+        )
     return array
 
 

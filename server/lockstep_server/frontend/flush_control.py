@@ -38,8 +38,8 @@ class FlushController:
         """The interval last sent to the engines."""
         return self._sent_s
 
-    def wrote(self, age_s: float) -> None:
-        """A message was written `age_s` after its engine sent it."""
+    def record_written(self, age_s: float) -> None:
+        """Record that a message was written `age_s` seconds after its engine sent it."""
         self._age_s += _LEARNING_RATE * (min(age_s, self._max_s) - self._age_s)
         target_s = min(self._age_s * _INTERVAL_PER_AGE, self._max_s) if self._age_s > _YOUNG_S else 0.0
         sent = self._sent_s

@@ -74,7 +74,7 @@ class GaugeReader:
             ((one.spec.model, state), float(count))
             for one in self._served()
             if one.slots
-            for state, count in zip(STATES, one.population, strict=True)
+            for state, count in zip(STATES, one.sequence_counts, strict=True)
         )
 
     def _costs(self) -> list[GaugeSample]:

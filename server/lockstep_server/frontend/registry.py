@@ -79,7 +79,7 @@ class ServedModel:
     request_log: RequestLog = field(default_factory=RequestLog)
     statistics: ModelStatisticsCounters = field(default_factory=ModelStatisticsCounters)
     load_s: float = 0.0
-    population: messages.SequenceCounts = _NO_SEQUENCES
+    sequence_counts: messages.SequenceCounts = _NO_SEQUENCES
     step_costs: dict[int, float] = field(default_factory=dict)
     """Learned seconds of a step, by its rows rounded up to a power of two."""
 
@@ -94,10 +94,10 @@ class ServedModel:
         self.meters.record_refused(method, error.code.value, requests)
         self.request_log.refused(self.spec.model, str(self.spec.version), method, error)
 
-    def take_runs(self, events: messages.Events) -> None:
+    def record_runs(self, events: messages.Events) -> None:
         """Add the runs of an engine update to the metrics, the statistics and the learned costs."""
         if events.sequences is not None:
-            self.population = events.sequences
+            self.sequence_counts = events.sequences
         for run in events.runs:
             if not self.spec.is_stepwise:
                 self.admission.learn_run(run)
@@ -114,7 +114,7 @@ class ServedModel:
         known = self.step_costs.get(rows, run.compute_s)
         self.step_costs[rows] = known + _LEARNING_RATE * (run.compute_s - known)
 
-    def take_end(self, event: messages.Event, seconds: float) -> None:
+    def record_end(self, event: messages.Event, seconds: float) -> None:
         self.statistics.add_end(event, seconds)
         if event.timings.steps:
             self.meters.queue.observe(event.timings.queue_s)
@@ -122,7 +122,7 @@ class ServedModel:
 
 
 class ModelRegistry:
-    """The model versions by name and number. Event loop only, except `served_models` and `get`."""
+    """The model versions by name and number. Event loop only, except `served_models`."""
 
     def __init__(
         self,

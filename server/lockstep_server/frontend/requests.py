@@ -39,7 +39,7 @@ class Send(Protocol):
 
 
 class InferenceRequest(NamedTuple):
-    """A checked request for one model version."""
+    """A validated request for one model version."""
 
     served: ServedModel
     method: str  # the RPC, for metrics and log
@@ -188,7 +188,7 @@ class InFlightRequests:
             event = messages.Event(key, None, deadline_passed("before the answer"))
         seconds = self._end(key, entry, event)
         if event is not None:
-            entry.request.served.take_end(event, seconds)
+            entry.request.served.record_end(event, seconds)
         self._send(messages.Cancel(key))
 
     def deliver(self, events: messages.Events) -> None:
@@ -197,7 +197,7 @@ class InFlightRequests:
             self._observe_lag(self._clock() - events.sent)
         served = self._registry.get(events.model, events.version)
         if served is not None:
-            served.take_runs(events)
+            served.record_runs(events)
         for chunk in events.chunks:
             self._pass_on(chunk, events.sent)
         for event in events.events:
@@ -208,7 +208,7 @@ class InFlightRequests:
                 continue
             seconds = self._end(event.key, entry, event)
             entry.request.served.admission.learn_wait(entry.before_s, event)
-            entry.request.served.take_end(event, seconds)
+            entry.request.served.record_end(event, seconds)
             try:
                 entry.on_event(event)
             except Exception:  # must not affect the other requests of the batch

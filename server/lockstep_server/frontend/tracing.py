@@ -48,7 +48,7 @@ class Trace:
         """The call has ended with this status: its name and its number."""
 
 
-Begin = Callable[[str, Iterable[tuple[str, Any]]], Trace | None]
+BeginTrace = Callable[[str, Iterable[tuple[str, Any]]], Trace | None]
 """Makes a call's trace from its path and metadata, or None if the call is not sampled."""
 
 current: ContextVar[Trace | None] = ContextVar("trace", default=None)

@@ -145,7 +145,7 @@ def _not_served(entry: ModelVersion) -> ServingError:
     if entry.state is VersionState.LOADING:
         return unavailable(f"{subject} is loading; retry when it is ready")
     if entry.state is VersionState.UNLOADING:
-        return unavailable(f"{subject} is being unloaded")
+        return unavailable(f"{subject} is being unloaded; use another version or model")
     return not_found(
         f"{entry.name}/{entry.version}", f"{subject} is not served: {entry.reason or 'it was unloaded'}"
     )

@@ -21,7 +21,7 @@ class Recorder:
         """The intervals sent while `times` messages are written at this age."""
         before = len(self.messages)
         for _ in range(times):
-            self.flush_control.wrote(age_s)
+            self.flush_control.record_written(age_s)
         assert all(isinstance(one, messages.SetFlushInterval) for one in self.messages)
         return [one.flush_s for one in self.messages[before:]]  # type: ignore[union-attr]
 
