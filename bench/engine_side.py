@@ -38,8 +38,8 @@ SLOTS = 64
 
 def open_engine(models: str, name: str, report: Any) -> Any:
     """The model's step-wise face, not started."""
-    (found,) = repository.find_model(Path(models), name)
-    faces = Loader(messages.EngineConfig(models), Path(models), "cpu", DeviceScheduler("cpu")).prepare(
+    (found,) = repository.find_versions(Path(models), name)
+    faces = Loader(messages.EngineConfig(models), Path(models), "cpu", DeviceScheduler("cpu")).load(
         found, report
     )
     return faces[-1]
@@ -53,7 +53,7 @@ def step(models: str, rows: int, top_k: int, top_p: float) -> dict[str, float]:
     said: list[messages.Events] = []
     face = open_engine(models, "shakespeare-char-lstm", said.append)
     engine: StepEngine = face.engine
-    engine.pace(0.02)  # as on a busy server
+    engine.set_flush_interval(0.02)  # as on a busy server
     for index in range(rows):
         how = messages.Decode(10**9, 0.8, top_k, top_p, seed=index)
         submit = messages.Submit(index + 1, face.spec.name, 1, {}, accepted=time.monotonic(), how=how)
@@ -104,13 +104,13 @@ class RequestLevel(Scheduler):
         return () if self._running else super()._admit(now)
 
     def has_work(self) -> bool:
-        return bool(self._running or self._ready or self._resuming or self._left or self._waiting)
+        return bool(self._running or self._ready or self._resuming or self._cancelled or self._waiting)
 
 
 def request_level(engine: StepEngine) -> None:
     """What a server does that runs a batch to its end: its rows are all computed until then."""
     engine._scheduler = RequestLevel(engine._scheduler.limits)
-    StepBatch.fit = lambda *_: None  # type: ignore[method-assign]
+    StepBatch.shrink = lambda *_: None  # type: ignore[method-assign]
 
 
 def load(models: str, rate: float, seconds: float, policy: str) -> dict[str, float]:
@@ -133,7 +133,7 @@ def load(models: str, rate: float, seconds: float, policy: str) -> dict[str, flo
     engine._scheduler = Scheduler(open_door)
     if policy == "request":
         request_level(engine)
-    engine.pace(0.02)
+    engine.set_flush_interval(0.02)
     engine.start()
     rng, draw = random.Random(1), np.random.default_rng(1)
     due, begun = time.monotonic(), time.monotonic()

@@ -1,4 +1,4 @@
-"""The bundled scenarios of `lockstep load`, played by the command itself, as ratios of two of their runs."""
+"""Runs the bundled scenarios of `lockstep load` and reports the ratio of two of their runs."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from .result import Result
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Number = Callable[[dict[str, Any]], float]
+    Metric = Callable[[dict[str, Any]], float]
 
 _COMMAND = "from lockstep_client.cli import main; main()"
 
 
-def played(
-    name: str, what: str, unit: str, served: tuple[str, Number], against: tuple[str, Number]
+def scenario_ratio(
+    name: str, what: str, unit: str, served: tuple[str, Metric], against: tuple[str, Metric]
 ) -> Callable[[Path, int], Iterator[Result]]:
-    """A number of one run of a scenario against one of another run, both by their names in its file."""
+    """The ratio of a metric of one run to a metric of another; both runs are named as in the scenario file."""
 
     def run(models: Path, rounds: int) -> Iterator[Result]:
         values, baselines = [], []
         for _ in range(rounds):
             runs = _runs(models, name)
-            values.append(_number(runs, *served))
-            baselines.append(_number(runs, *against))
+            values.append(_metric(runs, *served))
+            baselines.append(_metric(runs, *against))
         yield Result(what, statistics.median(values), unit, statistics.median(baselines), None)
 
     return run
 
 
 def _runs(models: Path, name: str) -> dict[str, dict[str, Any]]:
-    """The scenario on a server of its own; its runs by their names."""
+    """Run a scenario on a new server. Returns its runs by name."""
     with processes.server(models) as address, TemporaryDirectory() as folder:
-        file = Path(folder) / "made.json"
-        asked = ["load", "scenario", name, "--address", address, "--json", str(file), "--quiet"]
-        subprocess.run([sys.executable, "-c", _COMMAND, *asked], check=False, stdout=subprocess.DEVNULL)
+        file = Path(folder) / "scenario.json"
+        arguments = ["load", "scenario", name, "--address", address, "--json", str(file), "--quiet"]
+        subprocess.run([sys.executable, "-c", _COMMAND, *arguments], check=False, stdout=subprocess.DEVNULL)
         return {one["name"]: one for one in json.loads(file.read_text())["runs"]}
 
 
-def _number(runs: dict[str, dict[str, Any]], name: str, number: Number) -> float:
-    """Of the run of this name; RuntimeError where it is invalid."""
+def _metric(runs: dict[str, dict[str, Any]], name: str, metric: Metric) -> float:
+    """A metric of the named run. Raises RuntimeError if the run is invalid."""
     one = runs[name]
     if not one.get("valid", True):
         raise RuntimeError(f"{name} is invalid: {one['reasons'][0]}")
-    return number(one)
+    return metric(one)
 
 
-def _most(run: dict[str, Any]) -> float:
-    """What a search found."""
+def _search_rate(run: dict[str, Any]) -> float:
+    """The rate that a search found. Raises RuntimeError if it found none."""
     rate = run["search"]["rate"]
     if rate is None:
-        raise RuntimeError(f"{run['name']}: no rate was found that keeps the bound")
+        raise RuntimeError(f"{run['name']}: no rate meets the bound")
     return float(rate)
 
 
@@ -71,23 +71,23 @@ def _tokens(run: dict[str, Any]) -> float:
 
 
 SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
-    "load-sentiment": played(
+    "load-sentiment": scenario_ratio(
         "sentiment",
         "sentiment-lstm, Poisson arrivals with a p99 of 50 ms, against offline",
         "/s",
-        ("the most in 50 ms", _most),
-        ("all at once", _result),
+        ("server, p99 of 50 ms", _search_rate),
+        ("offline", _result),
     ),
-    "load-follow": played(
+    "load-follow": scenario_ratio(
         "follow",
-        "16 Follow streams against a call a step",
+        "16 Follow streams against one call per step",
         "elements/s",
         ("Follow", _tokens),
-        ("ModelInfer, a call a step", _tokens),
+        ("ModelInfer, one call per step", _tokens),
     ),
-    "load-generate": played(
+    "load-generate": scenario_ratio(
         "generate",
-        "shakespeare-char-lstm, 64 callers against one",
+        "shakespeare-char-lstm, 64 streams against 1",
         "tokens/s",
         ("64 streams", _tokens),
         ("1 stream", _tokens),

@@ -1,10 +1,10 @@
-"""`lockstep load`: drive a server, and say honestly what it did.
+"""`lockstep load`: a load generator for Lockstep and any other Open Inference server.
 
-what is asked for (command.py, scenario.py) → `Workload` and `Load` (plan.py) → a `Job` for each generator
-process → requests, serialised beforehand (requests.py) → sent when they are due (arrivals.py, pacer.py,
-driver.py) → `Log` (records.py) → over a pipe → `Ledger` (ledger.py), which keeps histograms → `Run`
-(result.py), with a verdict on the generator itself (verdict.py) → summary, JSON, HTML.
+Command line or scenario file (command.py, scenario.py) → `Workload` and `LoadProfile` (plan.py) → one
+`WorkerJob` per worker process (worker_pool.py, worker.py) → requests, serialised in advance (requests.py) →
+sent when they are due (arrivals.py, pacer.py, driver.py, senders.py) → one record per request
+(worker_messages.py) → over a pipe → `RunCounts` (counts.py), which keeps histograms → a document
+(documents.py) with a check of the generator itself (validity.py) → summary, JSON, HTML.
 
-search.py, contrast.py and compare.py are made of many such runs. Nothing here serves: any Open Inference
-server can be asked.
+experiments.py, search.py, contrast.py and compare.py combine several runs.
 """

@@ -1,7 +1,7 @@
-"""When requests are due, whatever becomes of those before them: the open loop's schedule, in seconds.
+"""The open loop's schedule: the times at which requests are due, in seconds after the start.
 
-A schedule is split among processes so that together they are the whole: independent Poisson processes add
-up to one of the summed rate, and evenly spaced arrivals are dealt out in turn.
+The schedule is split among worker processes so that together they produce the requested rate: independent
+Poisson processes add up to one Poisson process, and evenly spaced arrivals are assigned in turn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHUNK = 1024
 
 
 def poisson(rate: float, begin_s: float, end_s: float, rng: np.random.Generator) -> Iterator[float]:
-    """Exponential gaps of mean 1 / rate: callers who know nothing of one another."""
+    """Exponential gaps with mean 1 / rate, as produced by many independent callers."""
     at = begin_s
     while True:
         for due in at + np.cumsum(rng.exponential(1 / rate, _CHUNK)):
@@ -29,7 +29,7 @@ def poisson(rate: float, begin_s: float, end_s: float, rng: np.random.Generator)
 
 
 def constant(rate: float, begin_s: float, end_s: float, *, index: int = 0, of: int = 1) -> Iterator[float]:
-    """One every 1 / rate seconds; of them, those that fall to process `index` of `of`."""
+    """One arrival every 1 / rate seconds, restricted to those of process `index` out of `of`."""
     number = index
     while (due := begin_s + number / rate) < end_s:
         yield due
@@ -46,7 +46,7 @@ def arrivals(
     index: int = 0,
     of: int = 1,
 ) -> Iterator[float]:
-    """The share of process `index` of `of` in a schedule of `rate` a second, in ascending order."""
+    """Due times of process `index` out of `of`, ascending. `rate` is the total, in requests per second."""
     if process == "constant":
         return constant(rate, begin_s, end_s, index=index, of=of)
     return poisson(rate / of, begin_s, end_s, np.random.default_rng([seed, index, 1]))

@@ -1,6 +1,6 @@
-"""The plots of a report, as SVG that stands inside of a page: its ink is the page's own colour.
+"""The plots of a report, as inline SVG. Text and axes use the page's text colour.
 
-documents → one figure each → SVG text. Every colour is told apart in light and dark, and by its mark too.
+Documents → one Matplotlib figure each → SVG text. Series differ in colour and marker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.9
 
 
 def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
-    """Latency, by how many did not exceed it: the further right, the rarer."""
+    """Latency by percentile, on an axis that stretches the tail."""
     figure, axes = _new_plot("Latency by percentile", "percentile", "ms")
     for (name, run), colour in zip(runs, COLOURS, strict=False):
         times = LatencyHistogram.decoded(run["histogram"])
@@ -43,10 +43,10 @@ def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
 
 
 def over_time(run: Document) -> str:
-    """Latency of what was due in each second, p50 and p99; answers a second below."""
+    """p50 and p99 latency of the requests due in each second; answers per second below."""
     figure = new_figure(WIDTH, HEIGHT + 1.2)
-    latency = _label_axes(new_axes(figure, 2, 1, 1), "Latency of what was due in each second", "", "ms")
-    counts = _label_axes(new_axes(figure, 2, 1, 2), "", "second", "a second")
+    latency = _label_axes(new_axes(figure, 2, 1, 1), "Latency by second due", "", "ms")
+    counts = _label_axes(new_axes(figure, 2, 1, 2), "", "second", "per second")
     seconds = run["seconds"]
     at = [one["second"] for one in seconds]
     for name, colour, mark in zip(("p50_ms", "p99_ms"), COLOURS, MARKS, strict=False):
@@ -64,8 +64,8 @@ def over_time(run: Document) -> str:
 
 
 def by_length(run: Document) -> str:
-    """Latency by the length of the request."""
-    figure, axes = _new_plot("Latency by length", "elements in a request", "ms")
+    """Latency by request length."""
+    figure, axes = _new_plot("Latency by length", "elements per request", "ms")
     rows = run["by_length"]
     at = [row["to"] for row in rows]
     for name, colour, mark in zip(("p50", "p90", "p99"), COLOURS, MARKS, strict=False):
@@ -79,7 +79,7 @@ def by_length(run: Document) -> str:
 
 
 def streams(run: Document) -> str:
-    """Time to the first token, between tokens, and between messages."""
+    """Time to the first token, between tokens and between messages."""
     figure, axes = _new_plot("Tokens", "percentile", "ms")
     shown = [(key, name) for key, name in summary.TIMES.items() if key != "latency_ms"]
     names = summary.PERCENTILES
@@ -92,8 +92,8 @@ def streams(run: Document) -> str:
 
 
 def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) -> str:
-    """Answers a second against latency, one point for each rate."""
-    figure, axes = _new_plot("Throughput against latency", "answers a second", "ms")
+    """Latency against answers per second, one point per rate."""
+    figure, axes = _new_plot("Throughput against latency", "answers per second", "ms")
     ordered = sorted(
         (one for one in runs if one["latency_ms"]), key=lambda one: float(one["load"].get("rate", 0))
     )
@@ -111,12 +111,12 @@ def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) 
 
 
 def batching(server: dict[str, Any]) -> str:
-    """Rows a run and the queue, as the server itself counted them."""
-    figure, axes = _new_plot("The server's own count", "second", "")
+    """Rows per run and requests in flight over time, from the server's metrics."""
+    figure, axes = _new_plot("Server metrics", "second", "")
     at = [one["at_s"] for one in server["seconds"]]
     for key, label, colour, mark in (
-        ("rows_per_run", "rows a run", COLOURS[0], "o"),
-        ("queue_depth", "accepted, not ended", COLOURS[1], "s"),
+        ("rows_per_run", "rows per run", COLOURS[0], "o"),
+        ("queue_depth", "requests in flight", COLOURS[1], "s"),
     ):
         axes.plot(at, [one[key] for one in server["seconds"]], color=colour, marker=mark, ms=3, label=label)
     axes.set_ylim(bottom=0)
@@ -130,7 +130,7 @@ def lines(
     y_label: str,
     series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
 ) -> str:
-    """Any lines: a name, and its points."""
+    """A log-log plot of named series, each with its x and y values."""
     figure, axes = _new_plot(title, across, y_label)
     for (name, xs, ys), colour, mark in zip(series, COLOURS, MARKS, strict=False):
         axes.plot(list(xs), list(ys), color=colour, marker=mark, label=name)
@@ -156,7 +156,7 @@ def _label_axes(axes: Axes, title: str, across: str, y_label: str) -> Axes:
 
 
 def _log_scale(axes: Axes) -> None:
-    """Decades up the side, with a few steps within, as plain numbers."""
+    """A logarithmic y axis with ticks at 1, 2 and 5, written as plain numbers."""
     from matplotlib.ticker import LogLocator
 
     axes.set_yscale("log")
@@ -175,7 +175,7 @@ def _legend(axes: Axes, count: int) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure's SVG element; its text stays text, and its ids are those of no other figure of the page."""
+    """The figure's SVG element. Text stays text; ids are unique within the page."""
     from matplotlib import rc_context
 
     titles = [axes.get_title() for axes in figure.axes]

@@ -1,8 +1,8 @@
-"""`lockstep load`: the commands.
+"""The commands of `lockstep load`.
 
-Exit codes: 0 measured; 1 nothing could be measured (no server, no such model, no answer), or a file could not
-be written; 2 wrong usage; 3 measured, but invalid: the generator was the limit (to `compare`: in one of the
-two); 4 `compare` found the second run worse; 130 interrupted, with a partial report.
+Exit codes: 0 valid measurement; 1 nothing measured (no server, unknown model, no answer) or a file could not
+be written; 2 wrong usage; 3 invalid measurement: the generator was the bottleneck (`compare`: in either run);
+4 `compare` found the second run worse; 130 interrupted, with a partial report.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from lockstep_client.tables import table
-from lockstep_load import contrast as contrasting
+from lockstep_load import contrast as contrasts
 from lockstep_load import options, preflight, saved_runs, scenario_runner
 from lockstep_load import scenario as scenarios
 from lockstep_load.arrivals import ArrivalProcess
@@ -23,7 +23,7 @@ from lockstep_load.search import LatencyBound, SearchPlan
 
 app = typer.Typer(
     name="load",
-    help="Measure a server under load, and say honestly what it did.",
+    help="Measure a server under load.",
     add_completion=False,
     no_args_is_help=False,
     rich_markup_mode=None,
@@ -33,10 +33,10 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _load(context: typer.Context) -> None:
-    """Measure a server under load, and say honestly what it did.
+    """Measure a server under load.
 
-    Exit codes: 0 measured, 1 nothing could be measured or a file not written, 2 wrong usage, 3 invalid (the
-    generator was the limit), 4 compare found the second run worse, 130 interrupted.
+    Exit codes: 0 valid measurement, 1 nothing measured or a file not written, 2 wrong usage, 3 invalid (the
+    generator was the bottleneck), 4 compare found the second run worse, 130 interrupted.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -53,21 +53,21 @@ def run(
     concurrency: options.Concurrency = None,
     arrivals: options.Arrivals = "poisson",
 ) -> None:
-    """One load, open loop (--rate) or closed loop (--concurrency), and what came of it."""
-    pattern = _pace(rate, concurrency, arrivals)
-    target, asked, overrides = (
+    """Measure one load: open loop (--rate) or closed loop (--concurrency)."""
+    pattern = _pattern(rate, concurrency, arrivals)
+    target, requested, overrides = (
         target_options.target(common),
         target_options.workload,
         target_options.overrides,
     )
     load = load_options.load(pattern, seconds)
     with report_errors():
-        workload = preflight.prepare(target, asked, target_options.call, overrides, common.wait)
+        workload = preflight.prepare(target, requested, target_options.call, overrides, common.wait)
         server = preflight.server_info(target)
         with Runner(common, load.processes) as runner:
-            made = runner.run(target.model, target, workload, load)
-    made["target"]["server"] = server
-    write_results(made, common)
+            document = runner.run(target.model, target, workload, load)
+    document["target"]["server"] = server
+    write_results(document, common)
 
 
 @app.command()
@@ -76,21 +76,23 @@ def sweep(
     target_options: TargetOptions,
     load_options: LoadOptions,
     common: CommonOptions,
-    rates: Annotated[str, typer.Option(metavar="R,R,...", help="Requests a second, one run each.")],
+    rates: Annotated[
+        str, typer.Option(metavar="R,R,...", help="Rates in requests per second, one run each.")
+    ],
     seconds: options.Seconds = 5.0,
     arrivals: options.Arrivals = "poisson",
 ) -> None:
-    """An open loop at each of several rates: throughput against latency."""
-    asked = options.numbers("--rates", rates)
+    """Measure an open loop at each of several rates: latency against throughput."""
+    chosen_rates = options.numbers("--rates", rates)
     target, overrides = target_options.target(common), target_options.overrides
-    load = load_options.load(OpenLoop(max(asked), arrivals), seconds)
+    load = load_options.load(OpenLoop(max(chosen_rates), arrivals), seconds)
     with report_errors():
         workload = preflight.prepare(
             target, target_options.workload, target_options.call, overrides, common.wait
         )
         with Runner(common, load.processes) as runner:
-            made = Experiment(runner.run, target, workload).sweep(load, asked, arrivals)
-    write_results(made, common)
+            document = Experiment(runner.run, target, workload).sweep(load, chosen_rates, arrivals)
+    write_results(document, common)
 
 
 @app.command()
@@ -99,19 +101,24 @@ def search(
     target_options: TargetOptions,
     load_options: LoadOptions,
     common: CommonOptions,
-    bound_ms: Annotated[float, typer.Option(metavar="MS", min=0.001, help="The latency that has to hold.")],
+    bound_ms: Annotated[float, typer.Option(metavar="MS", min=0.001, help="Latency bound in milliseconds.")],
     percentile: Annotated[
-        float, typer.Option(min=1, max=99.99, metavar="P", help="For so many percent of all requests.")
+        float,
+        typer.Option(min=1, max=99.99, metavar="P", help="Percentile of all requests that must meet it."),
     ] = 99.0,
     seconds: options.Seconds = 5.0,
     start: options.Rate = None,
-    within: Annotated[float, typer.Option(min=0.005, max=1, help="How close to come, as a share.")] = 0.05,
-    confirmations: Annotated[int, typer.Option(min=0, max=20, help="How often to see it again.")] = 2,
+    within: Annotated[
+        float, typer.Option(min=0.005, max=1, help="Precision of the result, as a fraction.")
+    ] = 0.05,
+    confirmations: Annotated[
+        int, typer.Option(min=0, max=20, help="Number of repeat runs that must confirm the result.")
+    ] = 2,
 ) -> None:
-    """The highest rate of Poisson arrivals at which the bound holds: MLPerf's server scenario.
+    """Find the highest rate of Poisson arrivals that meets a latency bound: MLPerf's server scenario.
 
-    A request that is refused or fails was not answered in time. --seconds are those of a probe; --start is
-    where to begin.
+    Rejected and failed requests count as not answered in time. --seconds is the length of each probe, --start
+    the rate of the first.
     """
     target, overrides = target_options.target(common), target_options.overrides
     load = load_options.load(OpenLoop(start or options.MAX_PER_PROCESS["rate"]), seconds)
@@ -123,20 +130,25 @@ def search(
             experiment = Experiment(runner.run, target, workload)
             begin = start or experiment.estimate_start_rate(load)
             bound = LatencyBound(bound_ms, percentile)
-            made = experiment.search(load, SearchPlan(bound, begin, within, confirmations))
-    write_results(made, common)
+            document = experiment.search(load, SearchPlan(bound, begin, within, confirmations))
+    write_results(document, common)
 
 
 @app.command()
 @expand_options
 def scenario(
     common: CommonOptions,
-    file: Annotated[str, typer.Argument(metavar="FILE|NAME|list", help="A TOML file, or one that ships.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME|list", help="A TOML file or a bundled scenario; list shows the bundled ones."
+        ),
+    ],
     seconds: Annotated[
-        float | None, typer.Option(metavar="S", min=0.001, help="Of each run, instead of the file's.")
+        float | None, typer.Option(metavar="S", min=0.001, help="Length of each run; overrides the file.")
     ] = None,
 ) -> None:
-    """Play a scenario file; `list` shows those that ship."""
+    """Run a scenario file; `list` shows the bundled scenarios."""
     if file == "list":
         _list()
         return
@@ -144,8 +156,8 @@ def scenario(
         read = scenarios.read(file, common.with_server(Target(common.address, "")), seconds)
         workloads = scenario_runner.prepare_workloads(read, common.wait)
         with Runner(common, max(one.load.processes for one in read.entries)) as runner:
-            made = scenario_runner.run_scenario(read, workloads, runner)
-    write_results(made, common)
+            document = scenario_runner.run_scenario(read, workloads, runner)
+    write_results(document, common)
 
 
 @app.command()
@@ -153,37 +165,43 @@ def scenario(
 def contrast(
     common: CommonOptions,
     load_options: LoadOptions,
-    stepwise: Annotated[str, typer.Option(metavar="NAME", help="The recurrent model, a step an element.")] = (
-        "sentiment-lstm"
-    ),
-    fused: Annotated[str, typer.Option(metavar="NAME", help="The recurrent model, in one run.")] = (
-        "sentiment-lstm"
-    ),
-    oneshot: Annotated[str, typer.Option(metavar="NAME", help="The Transformer, in one run.")] = (
-        "sentiment-transformer"
-    ),
-    lengths: Annotated[str, typer.Option(metavar="N,N,...", help="Elements of a text.")] = "8,32,128,512",
-    rates: Annotated[str, typer.Option(metavar="R,R,...", help="Requests a second.")] = "25,50,100,200,400",
-    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="All of it so often; medians count.")] = 2,
-    rate_length: Annotated[int, typer.Option(min=1, metavar="N", help="Elements, at the rates.")] = 32,
+    stepwise: Annotated[
+        str, typer.Option(metavar="NAME", help="Recurrent model, run step by step (Follow).")
+    ] = ("sentiment-lstm"),
+    fused: Annotated[
+        str, typer.Option(metavar="NAME", help="Recurrent model, run once per text (Classify).")
+    ] = ("sentiment-lstm"),
+    oneshot: Annotated[
+        str, typer.Option(metavar="NAME", help="Transformer, run once per text (Classify).")
+    ] = ("sentiment-transformer"),
+    lengths: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Text lengths in elements.")
+    ] = "8,32,128,512",
+    rates: Annotated[
+        str, typer.Option(metavar="R,R,...", help="Open-loop rates in requests per second.")
+    ] = "25,50,100,200,400",
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Repetitions; medians are reported.")] = 2,
+    rate_length: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Text length of the open-loop runs, in elements.")
+    ] = 32,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=4096, metavar="N", help="Callers at full load.")
+        int, typer.Option(min=1, max=4096, metavar="N", help="Concurrent callers at full load.")
     ] = 16,
     ids: options.Ids = "1,8000",
     seconds: options.Seconds = 1.0,
 ) -> None:
-    """Where each way to read a text wins: step-wise RNN, fused RNN, one-shot Transformer.
+    """Compare three ways to read a text: step-wise RNN, fused RNN and one-shot Transformer.
 
-    All three through lengths (alone, and at full load) and rates, taking turns; about three minutes with
-    the defaults.
+    Measures each at every length (one caller, and full load) and every rate, in turn. Takes about three
+    minutes with the defaults.
     """
     ways = (
-        contrasting.ReadingMode(contrasting.STEPWISE, stepwise, "follow"),
-        contrasting.ReadingMode(contrasting.FUSED, fused, "classify"),
-        contrasting.ReadingMode(contrasting.ONE_SHOT, oneshot, "classify"),
+        contrasts.ReadingMode(contrasts.STEPWISE, stepwise, "follow"),
+        contrasts.ReadingMode(contrasts.FUSED, fused, "classify"),
+        contrasts.ReadingMode(contrasts.ONE_SHOT, oneshot, "classify"),
     )
     sizes = tuple(options.whole_numbers("--lengths", lengths))
-    planned = contrasting.Contrast(
+    planned = contrasts.Contrast(
         ways,
         sizes,
         tuple(options.numbers("--rates", rates)),
@@ -196,22 +214,26 @@ def contrast(
     load = load_options.load(ClosedLoop(concurrency), seconds)
     with report_errors():
         for way in ways:
-            asked = replace(target, model=way.model)
+            way_target = replace(target, model=way.model)
             preflight.prepare(
-                asked, planned.workload(way, sizes[0]), way.kind, preflight.TensorOverrides(), common.wait
+                way_target,
+                planned.workload(way, sizes[0]),
+                way.kind,
+                preflight.TensorOverrides(),
+                common.wait,
             )
         with Runner(common, load.processes) as runner:
-            made = planned.run(runner.run, target, load)
-    write_results(made, common)
+            document = planned.run(runner.run, target, load)
+    write_results(document, common)
 
 
 app.command("compare")(saved_runs.compare)
 app.command("report")(saved_runs.show_report)
 
 
-def _pace(rate: float | None, concurrency: int | None, arrivals: ArrivalProcess) -> LoadPattern:
+def _pattern(rate: float | None, concurrency: int | None, arrivals: ArrivalProcess) -> LoadPattern:
     if (rate is None) == (concurrency is None):
-        raise typer.BadParameter("give one of the two: --rate R (open loop) or --concurrency N (closed loop)")
+        raise typer.BadParameter("give either --rate R (open loop) or --concurrency N (closed loop)")
     if rate is not None:
         return OpenLoop(rate, arrivals)
     assert concurrency is not None
@@ -224,4 +246,4 @@ def _list() -> None:
     for name, text in shipped.items():
         read = scenarios.parse(name, text, Target("localhost:1", ""))
         rows.append((name, f"{read.seconds:.0f} s", read.about))
-    table(("scenario", "about", "what"), rows, left=3)
+    table(("scenario", "takes about", "description"), rows, left=3)

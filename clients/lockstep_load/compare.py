@@ -1,10 +1,11 @@
-"""Two runs side by side: ratios, and how sure they are.
+"""Compares two runs: the ratio of each metric, with a 95% confidence interval.
 
-The interval is a block bootstrap of the runs' seconds: each run is put together again a thousand times from
-stretches of its own seconds, drawn with replacement, its histograms added up anew; 95% of the ratios so made
-lie within. Stretches, because one second is not independent of the one before. Of few stretches that is too
-narrow, so it is widened as Student's t of as many is wider than the normal distribution. A ratio whose
-interval leaves out 1 is told as better or worse. Pure: documents in, rows out; one seed, one answer.
+The interval is a block bootstrap over the runs' seconds: each run is resampled 1,000 times from blocks of
+consecutive seconds, drawn with replacement, and its histograms are summed again. Blocks are used because
+neighbouring seconds are correlated. With few blocks the interval would be too narrow, so it is widened by the
+ratio of Student's t to the normal distribution. A ratio whose interval excludes 1 is better or worse.
+
+Pure: two documents → rows. The same seed gives the same intervals.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ if TYPE_CHECKING:
     Resampled = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 RESAMPLES, CONFIDENCE = 1000, 0.95
-_NORMAL = 1.96  # standard deviations to either side that hold so much of a normal distribution
+_NORMAL = 1.96  # quantile of the normal distribution for CONFIDENCE
 MIN_SECONDS = 5
-"""Below, a run has too few seconds to be put together anew."""
+"""A shorter run has too few seconds to resample."""
 
 Verdict = Literal["better", "worse", "same", "unsure"]
 
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """One number of both runs."""
+    """One metric of both runs."""
 
     name: str
     unit: str
@@ -45,7 +46,7 @@ class MetricComparison:
     ratio: float
     """Second to first."""
     low: float | None
-    """The interval of the ratio; None where the runs are too short, or the number has no seconds."""
+    """Interval of the ratio; None if a run is too short or the metric is not known by second."""
     high: float | None
     verdict: Verdict
 
@@ -54,7 +55,7 @@ class MetricComparison:
 
 
 def compare_runs(first: Document, second: Document, seed: int = 0) -> list[MetricComparison]:
-    """The rows that both runs have numbers for. Answers that came no more are such a number: 0."""
+    """The metrics that both runs have. If the second run has no answers, its rates are 0."""
     samples = (_RunSample(first), _RunSample(second))
     rng = np.random.default_rng(seed)
     drawn = [one.weights(rng) for one in samples]
@@ -73,12 +74,12 @@ def compare_runs(first: Document, second: Document, seed: int = 0) -> list[Metri
 
 
 def regressions(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
-    """Those in which the second run is worse beyond its interval."""
+    """The metrics in which the second run is significantly worse."""
     return [row for row in rows if row.verdict == "worse"]
 
 
 class _RunSample:
-    """A run's seconds as matrices: one row each."""
+    """A run's seconds as matrices with one row per second."""
 
     def __init__(self, document: Document) -> None:
         seconds = document["seconds"]
@@ -98,21 +99,21 @@ class _RunSample:
 
     @property
     def unit_weights(self) -> npt.NDArray[np.float64]:
-        """Weights that take each second once."""
+        """Weights that count each second once."""
         return np.ones((1, len(self)))
 
     @property
     def block_s(self) -> int:
-        """Seconds in one."""
+        """Seconds in a block: the cube root of the run's length."""
         return max(1, round(math.cbrt(len(self))))
 
     @property
     def blocks(self) -> int:
-        """How many make a run."""
+        """Blocks in a run."""
         return -(-len(self) // self.block_s)
 
     def weights(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-        """How often each resample takes each second, in stretches of the cube root of the run."""
+        """How often each resample contains each second: [RESAMPLES, seconds]."""
         count, block_s = len(self), self.block_s
         starts = rng.integers(0, max(count, 1), (RESAMPLES, self.blocks))
         taken = (starts[:, :, None] + np.arange(block_s)).reshape(RESAMPLES, -1)[:, :count] % max(count, 1)
@@ -121,7 +122,7 @@ class _RunSample:
         return made
 
     def percentile(self, percent: float, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """In milliseconds, of each resample; 0 where it has no answers."""
+        """The percentile of each resample in milliseconds; 0 for a resample without answers."""
         if not len(self.ms):
             return np.zeros(len(weights))
         summed = np.cumsum(weights @ self.counts, axis=1)
@@ -168,8 +169,11 @@ def _row(
 
 
 def _widen(spread: npt.NDArray[np.float64], ratio: float, blocks: int) -> npt.NDArray[np.float64]:
-    """The interval about its ratio, in logarithms. Student's quantile for 95% is Abramowitz and Stegun's
-    26.7.5, within 1% from two degrees of freedom on."""
+    """The interval, widened about `ratio` in logarithms.
+
+    Student's 95% quantile is approximated by Abramowitz and Stegun's 26.7.5, within 1% for two or more
+    degrees of freedom.
+    """
     more = blocks - 1
     student = _NORMAL + 2.372 / more + 2.822 / more**2 + 2.556 / more**3 + 1.589 / more**4
     factor = student / _NORMAL * (blocks / more) ** 0.5
@@ -185,7 +189,7 @@ def _verdict(low: float | None, high: float | None, higher_is_better: bool) -> V
 
 
 def _whole_run_metrics(first: Document, second: Document) -> list[MetricComparison]:
-    """Ratios of what is known of whole runs only."""
+    """Ratios of metrics that are known for whole runs only; they have no interval."""
     rows = []
     for key, name in (("first_token_ms", "first token"), ("per_token_ms", "between tokens")):
         for percentile in ("p50", "p99"):

@@ -1,10 +1,11 @@
-"""One command for the project's question: which way of reading a text wins where.
+"""Measures which way of reading a text is fastest at which length and rate.
 
-The same recurrent weights step by step (Follow) and in one fused run (Classify), and a Transformer in one
-run, through lengths and rates: a lone caller, as many as the server can use, and an open loop. A lone caller
-also follows one element at a time, each answered before the next is sent: that is what one more element
-takes. Runs of the three take turns, so that what slows the machine for a while slows all. Documents →
-`Point`s → `finding`, which is computed.
+Three ways are compared: recurrent weights step by step (Follow), the same weights in one fused run
+(Classify), and a Transformer in one run. Each is measured with one caller, with many callers, and in an open
+loop. One caller also sends single elements, each after the reply to the one before: this measures the cost of
+one more element. The three take turns, so that a temporary slowdown of the machine affects all of them.
+
+Run documents → `ContrastPoint`s → `findings`, sentences computed from the numbers.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ if TYPE_CHECKING:
     from lockstep_load.plan import LoadPattern
 
 ContrastMode = Literal["lone", "next", "full", "rate"]
-"""`next` is a lone caller who has each element answered before it sends the next: of streams only."""
+"""The load: `lone` is one caller, `full` many callers, `rate` an open loop, and `next` one caller that sends
+an element when the previous one has been answered (streams only)."""
 
 CONTRAST_MODES: tuple[ContrastMode, ...] = get_args(ContrastMode)
 STEPWISE, FUSED, ONE_SHOT = "step-wise RNN", "fused RNN", "one-shot Transformer"
 TIE_RATIO = 1.05
-"""Up to this ratio two numbers are told as equal."""
+"""Numbers up to this ratio apart are reported as equal."""
 
 LATE_MS = 50.0
-"""A p99 above it is told as too late."""
+"""A rate whose p99 is higher is reported as not sustained."""
 
 
 @dataclass(frozen=True)
 class ReadingMode:
-    """One way to have a text read."""
+    """One way to read a text."""
 
     name: str
     model: str
@@ -46,7 +48,7 @@ class ReadingMode:
 
 @dataclass(frozen=True)
 class Contrast:
-    """What is run: every way at every length, alone and at full load, and at one length at every rate."""
+    """The runs: every way at every length with one caller and at full load, and one length at every rate."""
 
     ways: tuple[ReadingMode, ...]
     lengths: tuple[int, ...]
@@ -55,12 +57,12 @@ class Contrast:
     concurrency: int
     ids: tuple[int, int] | None
     rounds: int = 1
-    """All of it so often; the medians count."""
+    """Repetitions of all runs; medians are reported."""
 
     def run(
         self, run: Callable[[str, Target, Workload, LoadProfile], Document], target: Target, load: LoadProfile
     ) -> Document:
-        """All of it. A run that is interrupted is the last one."""
+        """Make all runs, stopping after an interrupted one."""
         runs: list[Document] = []
         for mode, pattern, length in list(self._plan()) * self.rounds:
             for way in self.ways:
@@ -87,7 +89,7 @@ class Contrast:
             yield "rate", OpenLoop(rate), self.rate_length
 
     def workload(self, way: ReadingMode, length: int) -> Workload:
-        """What a way is asked: so many elements."""
+        """Requests of `length` elements for one way."""
         lengths = parse(str(length))
         assert lengths is not None
         return Workload(way.kind, lengths, self.ids)
@@ -111,34 +113,34 @@ class Contrast:
 def _load_name(mode: ContrastMode, pattern: LoadPattern) -> str:
     if mode == "next":
         return "one by one"
-    return f"{pattern.rate:g}/s" if isinstance(pattern, OpenLoop) else f"{pattern.concurrency} at a time"
+    return f"{pattern.rate:g}/s" if isinstance(pattern, OpenLoop) else f"{pattern.concurrency} in flight"
 
 
 @dataclass(frozen=True)
 class ContrastPoint:
-    """A way at one length and load, in the numbers that are contrasted."""
+    """The metrics of one way at one length and load."""
 
     way: str
     mode: ContrastMode
     length: int
     rate: float
-    """Asked; 0 in a closed loop."""
+    """Requested, per second; 0 in a closed loop."""
     first_ms: float
-    """Median to the first prediction; of a way that gives one, to that one."""
+    """Median time to the first prediction; for a way with a single prediction, to that one."""
     last_ms: float
-    """Median to the answer for the whole text."""
+    """Median time to the prediction for the whole text."""
     next_ms: float
-    """Median to have a prediction after one more element: a round trip for it, or the whole text once more.
-    Infinite where that was not asked: of a stream it takes a lone caller, one by one."""
+    """Median time to a prediction after one more element: one round trip for a stream, otherwise the whole
+    text again. Infinite if not measured; for a stream this takes a `next` run."""
     p99_ms: float
     sequences: float
-    """Answered a second."""
+    """Answers per second."""
     lost: int
     """Requests that were not answered."""
 
 
 def point(run: Document) -> ContrastPoint:
-    """Of one run; infinite times where nothing was answered."""
+    """The metrics of one run; times are infinite if nothing was answered."""
     latency: dict[str, Any] = run["latency_ms"] or {}
     never = float("inf")
     return ContrastPoint(
@@ -156,16 +158,16 @@ def point(run: Document) -> ContrastPoint:
 
 
 def _next_element_times(run: Document) -> dict[str, Any]:
-    """Times to a prediction after one more element; empty where the run does not tell."""
+    """Times to a prediction after one more element; empty if this run does not measure them."""
     if not run["first_token_ms"]:
         return run["latency_ms"] or {}
     return (run["gap_ms"] or {}) if run["mode"] == "next" else {}
 
 
 def points(runs: Sequence[Document]) -> list[ContrastPoint]:
-    """The medians of the rounds, by what was asked. What an invalid run says is left out.
+    """Medians over the rounds for each way, mode, length and rate. Invalid runs are excluded.
 
-    What was asked one by one is told as the `next_ms` of the lone caller.
+    The times of `next` runs are reported as `next_ms` of the `lone` points.
     """
     rounds: dict[tuple[str, ContrastMode, int, float], list[ContrastPoint]] = {}
     for one in (point(run) for run in runs if run["valid"]):
@@ -173,7 +175,7 @@ def points(runs: Sequence[Document]) -> list[ContrastPoint]:
     ways = list(dict.fromkeys(run["way"] for run in runs))
     made = [
         ContrastPoint(
-            *asked,
+            *key,
             first_ms=median(one.first_ms for one in some),
             last_ms=median(one.last_ms for one in some),
             next_ms=median(one.next_ms for one in some),
@@ -181,7 +183,7 @@ def points(runs: Sequence[Document]) -> list[ContrastPoint]:
             sequences=median(one.sequences for one in some),
             lost=math.ceil(median(one.lost for one in some)),
         )
-        for asked, some in rounds.items()
+        for key, some in rounds.items()
     ]
     return sorted(
         _with_next_times(made),
@@ -190,7 +192,7 @@ def points(runs: Sequence[Document]) -> list[ContrastPoint]:
 
 
 def _with_next_times(made: Sequence[ContrastPoint]) -> Iterator[ContrastPoint]:
-    """The lone callers with what they met one by one, and all others."""
+    """Copy `next_ms` from the `next` points to the `lone` points, and drop the `next` points."""
     next_times = {(one.way, one.length): one.next_ms for one in made if one.mode == "next"}
     for one in made:
         if one.mode == "lone":
@@ -200,30 +202,27 @@ def _with_next_times(made: Sequence[ContrastPoint]) -> Iterator[ContrastPoint]:
 
 
 def is_complete(runs: Sequence[Document]) -> bool:
-    """Whether at least one round of everything that was asked is valid."""
-    asked = [(run["way"], run["mode"], run["length"], run["load"].get("rate", 0.0)) for run in runs]
-    return set(asked) == {one for one, run in zip(asked, runs, strict=True) if run["valid"]}
+    """Whether every combination has at least one valid round."""
+    planned = [(run["way"], run["mode"], run["length"], run["load"].get("rate", 0.0)) for run in runs]
+    return set(planned) == {one for one, run in zip(planned, runs, strict=True) if run["valid"]}
 
 
 def findings(points: Sequence[ContrastPoint], concurrency: int) -> list[str]:
-    """What the numbers show, in sentences; only what was measured is told."""
+    """Sentences that summarise the points. Combinations that were not measured are omitted."""
     lone = [one for one in points if one.mode == "lone"]
     full = [one for one in points if one.mode == "full"]
     unmeasured = {one.length for one in lone if math.isinf(one.next_ms)}
     return [
+        *_by_length("One caller, fastest for the whole text", lone, "last_ms", "ms", least=True),
+        *_by_length("One caller, fastest first prediction", lone, "first_ms", "ms", least=True),
         *_by_length(
-            "A lone caller has the answer for the whole text first", lone, "last_ms", "ms", least=True
-        ),
-        *_by_length("It has a first prediction first", lone, "first_ms", "ms", least=True),
-        *_by_length(
-            "It has a prediction after one more element first (that one sent and answered, or the whole text"
-            " once more)",
+            "One caller, fastest prediction after one more element (one step, or the whole text again)",
             [one for one in lone if one.length not in unmeasured],
             "next_ms",
             "ms",
             least=True,
         ),
-        *_by_length(f"With {concurrency} callers most texts a second", full, "sequences", "/s", least=False),
+        *_by_length(f"{concurrency} callers, most texts per second", full, "sequences", "/s", least=False),
         *_rates([one for one in points if one.mode == "rate"]),
     ]
 
@@ -231,20 +230,20 @@ def findings(points: Sequence[ContrastPoint], concurrency: int) -> list[str]:
 def _by_length(
     claim: str, points: Sequence[ContrastPoint], metric: str, unit: str, *, least: bool
 ) -> Iterator[str]:
-    """Who wins at each length; neighbouring lengths with one winner are told as one."""
-    told: list[tuple[str, list[int], str]] = []
+    """The winner at each length. Neighbouring lengths with the same winner are merged."""
+    spans: list[tuple[str, list[int], str]] = []
     for length in sorted({one.length for one in points}):
         here = [one for one in points if one.length == length]
         winner, values = _winner(here, metric, least=least), _values(here, metric, unit)
-        if told and told[-1][0] == winner:
-            told[-1] = (winner, [*told[-1][1], length], values)
+        if spans and spans[-1][0] == winner:
+            spans[-1] = (winner, [*spans[-1][1], length], values)
         else:
-            told.append((winner, [length], values))
-    if told:
+            spans.append((winner, [length], values))
+    if spans:
         parts = [
-            f"{_span(lengths)}: {winner} (at {lengths[-1]:,}: {values})" for winner, lengths, values in told
+            f"{_span(lengths)}: {winner} (at {lengths[-1]:,}: {values})" for winner, lengths, values in spans
         ]
-        yield f"{claim}, by elements: {'; '.join(parts)}."
+        yield f"{claim}, by number of elements: {'; '.join(parts)}."
 
 
 def _winner(points: Sequence[ContrastPoint], metric: str, *, least: bool) -> str:
@@ -255,7 +254,7 @@ def _winner(points: Sequence[ContrastPoint], metric: str, *, least: bool) -> str
         for one in ordered
         if (a := float(getattr(one, metric))) == best or max(a, best) <= TIE_RATIO * min(a, best)
     ]
-    return near[0] if len(near) == 1 else " and ".join(sorted(near)) + " alike"
+    return near[0] if len(near) == 1 else " and ".join(sorted(near)) + " equal"
 
 
 def _values(points: Sequence[ContrastPoint], metric: str, unit: str) -> str:
@@ -265,7 +264,7 @@ def _values(points: Sequence[ContrastPoint], metric: str, unit: str) -> str:
 
 
 def _rates(points: Sequence[ContrastPoint]) -> Iterator[str]:
-    """The highest rate up to which every one that was tried was kept."""
+    """The highest rate of each way that it sustained together with all lower rates."""
     kept: dict[str, float] = {}
     late: set[str] = set()
     for one in sorted(points, key=lambda one: one.rate):
@@ -275,12 +274,12 @@ def _rates(points: Sequence[ContrastPoint]) -> Iterator[str]:
     if not kept:
         return
     most = max(one.rate for one in points)
-    told = ", ".join(
-        f"{way} {'none' if not rate else f'{rate:g}/s'}{' (the most tried)' if rate == most else ''}"
+    sustained = ", ".join(
+        f"{way} {'none' if not rate else f'{rate:g}/s'}{' (the highest measured)' if rate == most else ''}"
         for way, rate in kept.items()
     )
     length = points[0].length
-    yield f"Of the rates tried at {length:,} elements, the highest with a p99 within {LATE_MS:g} ms: {told}."
+    yield f"Highest rate at {length:,} elements with a p99 of at most {LATE_MS:g} ms: {sustained}."
 
 
 def _span(lengths: Sequence[int]) -> str:
@@ -288,4 +287,4 @@ def _span(lengths: Sequence[int]) -> str:
 
 
 def _format_number(value: float) -> str:
-    return "never" if value == float("inf") else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return "no answer" if value == float("inf") else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

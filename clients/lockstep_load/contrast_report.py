@@ -1,4 +1,4 @@
-"""A contrast on a page, and in a terminal: what it found, four plots, and a table of every point."""
+"""Shows a contrast in HTML and in a terminal: the findings, the plots and a table of every point."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from lockstep_load.documents import Document
 
-HEADER = ("way", "elements", "asked", "answers/s", "first ms", "next ms", "last ms", "p99 ms", "not answered")
+HEADER = ("mode", "elements", "load", "answers/s", "first ms", "next ms", "last ms", "p99 ms", "failed")
 
 
 def sections(document: Document) -> Iterator[ReportSection]:
-    """The finding first, then what it is made of; runs that are invalid are named, and left out."""
+    """The findings, then their data. Invalid runs are excluded and listed with their reasons."""
     found = points(document["runs"])
     ways = [f"{way['name']}: {way['kind']} of {way['model']}" for way in document["ways"]]
     invalid = [f"{run['name']}: {reason}" for run in document["runs"] for reason in run["reasons"]]
     yield ReportSection(
-        "What it shows",
+        "Findings",
         [*document["finding"], "\n".join(ways)],
         invalid,
         plots=list(_plots(found, document["concurrency"], document["rate_length"])),
@@ -34,7 +34,7 @@ def sections(document: Document) -> Iterator[ReportSection]:
 
 
 def show(document: Document) -> None:
-    """The same in a terminal."""
+    """Print the same to stdout."""
     table(HEADER, rows(points(document["runs"])))
     for sentence in document["finding"]:
         print(f"\n{sentence}")
@@ -44,12 +44,12 @@ def show(document: Document) -> None:
 
 
 def rows(found: Sequence[ContrastPoint]) -> list[tuple[str, ...]]:
-    """Every point, ordered by what was asked."""
+    """One table row per point, in the given order."""
     return [
         (
             one.way,
             f"{one.length:,}",
-            {"lone": "alone", "full": "at full load"}.get(one.mode, f"{one.rate:g}/s"),
+            {"lone": "1 caller", "full": "full load"}.get(one.mode, f"{one.rate:g}/s"),
             f"{one.sequences:,.1f}",
             f"{one.first_ms:,.2f}",
             "" if isinf(one.next_ms) else f"{one.next_ms:,.2f}",
@@ -66,15 +66,15 @@ def _plots(found: Sequence[ContrastPoint], concurrency: int, rate_length: int) -
     full = [one for one in found if one.mode == "full"]
     rated = [one for one in found if one.mode == "rate"]
     for title, number in (
-        ("A lone caller: the first prediction", "first_ms"),
-        ("A lone caller: a prediction after one more element", "next_ms"),
-        ("A lone caller: the whole text read", "last_ms"),
+        ("One caller: first prediction", "first_ms"),
+        ("One caller: prediction after one more element", "next_ms"),
+        ("One caller: whole text", "last_ms"),
     ):
         yield _lines(f"{title} (median)", "elements", "ms", lone, attrgetter(number))
-    yield _lines(f"{concurrency} callers: texts a second", "elements", "/s", full, attrgetter("sequences"))
+    yield _lines(f"{concurrency} callers: texts per second", "elements", "/s", full, attrgetter("sequences"))
     if rated:
         title = f"Open loop, {rate_length:,} elements: p99"
-        yield _lines(title, "requests a second", "ms", rated, lambda one: one.p99_ms, lambda one: one.rate)
+        yield _lines(title, "requests per second", "ms", rated, lambda one: one.p99_ms, lambda one: one.rate)
 
 
 def _lines(

@@ -1,7 +1,7 @@
-"""All that the generator processes tell, added up: counts, histograms, and one `Second` after another.
+"""Aggregates the messages of the worker processes: counts and histograms, in total and by second.
 
-Latency belongs to the second in which a request was due, so that a stall shows in the seconds that met it.
-Answers, tokens and elements belong to the second in which they came.
+Latency is assigned to the second in which the request was due, so that a stall shows where it happened.
+Answers, tokens and elements are assigned to the second in which they arrived.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def bucket(length: int) -> int:
-    """The power of two that a length is reported under: the smallest one that is not below it."""
+    """The smallest power of two that is not below `length`; lengths are reported by it."""
     return 1 << max(length - 1, 0).bit_length()
 
 
@@ -31,30 +31,30 @@ class SecondCounts:
     """One second of the measured part."""
 
     due: int = 0
-    """Requests that were due in it and were sent."""
+    """Requests due in this second that were sent."""
     ended: Counter[RequestOutcome] = field(default_factory=Counter)
-    """Answers and refusals that came in it."""
+    """Requests that ended in this second, by outcome."""
     elements: int = 0
-    """Of the requests that were answered in it."""
+    """Elements of the requests answered in this second."""
     tokens: int = 0
-    """That streams brought in it."""
+    """Tokens that arrived in this second."""
     in_flight: int = 0
-    """At its end."""
+    """Requests in flight at its end."""
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
-    """Of the requests that were due in it and were answered."""
+    """Latency of the answered requests that were due in this second."""
 
 
 class RunCounts:
-    """What a run has come to so far."""
+    """Counts and histograms of a run so far."""
 
     def __init__(self, load: LoadProfile) -> None:
         self._end_s = load.seconds
         self.outcomes: Counter[RequestOutcome] = Counter()
-        """Of the requests that were due in the measured part."""
+        """Requests due in the measured part, by outcome."""
         self.warmup = 0
-        """Requests before it."""
+        """Requests due in the warm-up."""
         self.completions: Counter[RequestOutcome] = Counter()
-        """What came in the measured part, whenever it was due."""
+        """Requests that ended in the measured part, whenever they were due, by outcome."""
         self.elements = 0
         self.tokens = 0
         self.latency, self.lag, self.first, self.per_token, self.gaps = (LatencyHistogram() for _ in range(5))
@@ -65,30 +65,28 @@ class RunCounts:
         self.failures: list[WorkerFailed] = []
         self.last_answer_s = 0.0
         self.now_s = -math.inf
-        """As far as the slowest process has told."""
+        """Time up to which all workers have reported, in seconds after the start of the measured part."""
         self._worker_states: dict[int, tuple[float, int, float]] = {}
 
     @property
     def in_flight(self) -> int:
-        """Of all processes."""
+        """Requests in flight in all workers."""
         return sum(in_flight for _, in_flight, _ in self._worker_states.values())
 
     @property
     def cpu_share(self) -> float:
-        """Of one core, the mean of the processes so far."""
+        """Mean CPU use of the workers so far, as a fraction of one core."""
         shares = [cpu_s / at_s for at_s, _, cpu_s in self._worker_states.values() if at_s > 0]
         return sum(shares) / len(shares) if shares else 0.0
 
     def second(self, number: int) -> SecondCounts:
-        """A second of the measured part."""
-        if (
-            number not in self.seconds
-        ):  # not setdefault: a histogram for nothing would cost more than the count
+        """Counts of second `number` of the measured part, created if missing."""
+        if number not in self.seconds:  # not setdefault, which would build a histogram on every call
             self.seconds[number] = SecondCounts()
         return self.seconds[number]
 
     def add(self, message: Any) -> None:
-        """A message of a process."""
+        """Add a message of a worker process."""
         if isinstance(message, RecordBatch):
             self._add_batch(message)
         elif isinstance(message, WorkerDone):

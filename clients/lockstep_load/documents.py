@@ -1,7 +1,7 @@
-"""A run as the JSON that is written, and that summary, HTML report and comparison are made of.
+"""The JSON document of a run, which the summary, the HTML report and comparisons read.
 
-Times are milliseconds, rates per second. `Document`s of several runs (a sweep, a search, a contrast) hold
-those of their runs under "runs".
+Times are in milliseconds, rates per second. A document of several runs (sweep, search, scenario, contrast)
+has theirs under "runs".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def run_document(
     max_lag_ms: float,
     own_cpu_s: float,
 ) -> Document:
-    """The document of one run that has ended."""
+    """The document of a finished run."""
     measured_s = _measured_s(load, counts, partial=partial)
     facts = _facts(load, counts, partial=partial, max_lag_ms=max_lag_ms)
     reasons = validity.reasons(facts)
@@ -77,7 +77,7 @@ def run_document(
 
 
 def second_document(number: int, one: SecondCounts) -> Document:
-    """One line of progress."""
+    """The entry of one second."""
     ended = {outcome.label: count for outcome, count in one.ended.items()}
     return {
         "second": number,
@@ -93,11 +93,10 @@ def second_document(number: int, one: SecondCounts) -> Document:
 
 
 def write(path: Path, document: Document) -> None:
-    """As JSON, whole or not at all: a reader never finds half of it. A pipe, a device and what a link leads
-    to stay what they are, and are written to.
+    """Write JSON atomically, so that a reader never sees a partial file; pipes, devices and links directly.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     text = json.dumps(document, indent=1) + "\n"
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -114,7 +113,7 @@ def write(path: Path, document: Document) -> None:
 
 
 def read(path: Path) -> Document:
-    """A document that `write` wrote; ValueError says why a file is none."""
+    """Read a document that `write` wrote. Raises ValueError if it is not one."""
     try:
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -122,7 +121,7 @@ def read(path: Path) -> Document:
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a report of `lockstep load` (its format is not {FORMAT})")
+        raise ValueError(f"{path}: not a report of `lockstep load`: expected format {FORMAT}")
     return document
 
 
@@ -188,7 +187,7 @@ def _rates(counts: RunCounts, measured_s: float) -> Document:
 def _generator(
     load: LoadProfile, counts: RunCounts, facts: validity.RunFacts, own_cpu_s: float, measured_s: float
 ) -> Document:
-    """What this side took. The display and the adding up are the parent's, apart from the senders'."""
+    """Resources that the generator used; those of the parent (aggregation, display) are separate."""
     cpu_s = sum(one.cpu_s for one in counts.ended)
     return {
         "processes": load.processes,

@@ -1,7 +1,8 @@
-"""One process's share of a run: sends each request when it is due, and notes how it ended.
+"""One worker's share of a run: sends each request when it is due and records how it ended.
 
-Open loop: `Pacer` says what is due; nothing waits for an answer. Closed loop: so many callers, each with one
-request in flight. Latency counts from `due`, which in a closed loop is the sending itself.
+Open loop: `Pacer` delivers due times, and sending never waits for answers. Closed loop: a fixed number of
+callers with one request in flight each. Latency counts from the due time; in a closed loop that is the time
+of sending.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     from lockstep_load.worker_messages import RecordLog
 
 FAILURE_PAUSE_S = 0.1
-"""A closed loop's caller that was refused waits so long, or it would only knock at a closed door."""
+"""Pause of a closed loop's caller after a failed request, so that rejections do not become a busy loop."""
 
 
 class Driver:
-    """Sends the requests of one job, from `begin` on, a time.perf_counter()."""
+    """Sends the requests of one job. The measured part starts at `begin`, a time.perf_counter()."""
 
     def __init__(
         self,
@@ -58,17 +59,17 @@ class Driver:
 
     @property
     def unsent(self) -> int:
-        """Due in the measured part, and never sent; offline the samples for which there was no time."""
+        """Requests due in the measured part that were never sent; offline, samples left when time ran out."""
         samples = 0 if math.isinf(self._remaining) else int(self._remaining)
         return samples + (self._pacer.unsent if self._pacer else 0) + sum(due >= 0 for due in self._deferred)
 
     @property
     def now_s(self) -> float:
-        """After the start of the measured part."""
+        """Seconds after the start of the measured part; negative during the warm-up."""
         return time.perf_counter() - self._begin
 
     async def run(self) -> None:
-        """Send everything, and wait until all of it has ended."""
+        """Send all requests and wait until each has ended."""
         if isinstance(self._job.load.pattern, OpenLoop):
             await self._run_open_loop(self._job.load.pattern)
         else:
@@ -80,7 +81,7 @@ class Driver:
         await asyncio.gather(*self._tasks)
 
     def stop(self) -> None:
-        """Send no more, and give up what is in flight."""
+        """Send no more requests and cancel those in flight."""
         self._stopped.set()
         self._remaining = 0
         if self._pacer:
@@ -137,11 +138,11 @@ class Driver:
             finally:
                 self.in_flight -= 1
             if outcome is not RequestOutcome.OK:
-                with suppress(asyncio.CancelledError):  # nobody is cancelled before `stop`
+                with suppress(asyncio.CancelledError):  # only stop() cancels callers
                     await asyncio.sleep(FAILURE_PAUSE_S)
 
     async def _run_request(self, due: float | None) -> RequestOutcome:
-        """Ask one request and note it. Being cancelled is an outcome too."""
+        """Send one request and record it. Cancellation is an outcome too."""
         request, sent = next(self._requests), self.now_s
         times = ReplyTimes(self._on_tokens)
         outcome = RequestOutcome.OK
@@ -151,7 +152,7 @@ class Driver:
             outcome = self._outcome_of(error)
         except asyncio.CancelledError:
             outcome = RequestOutcome.CANCELLED
-        except Exception as error:  # an answer that cannot be read is this request's end, and no more
+        except Exception as error:  # an unreadable reply fails this request only
             outcome = RequestOutcome.FAILED
             self._log.add_example(outcome, f"{type(error).__name__}: {error}")
         self._record(sent if due is None else due, sent, request, times, outcome)

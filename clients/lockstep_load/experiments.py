@@ -1,6 +1,6 @@
-"""Several runs for one answer: a sweep of rates, a search, and what a scenario names. Each is a document.
+"""Experiments of several runs: a sweep of rates, and a search for the highest rate.
 
-A campaign's document has its runs' documents under "runs", each with a "name".
+Each returns a document with its runs' documents under "runs", each with a "name".
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from lockstep_load.search import SearchPlan
 
 PROBE_CONCURRENCY, PROBE_S = 32, 2.0
-"""A closed loop that tells about where to begin a search."""
+"""A short closed loop that estimates the first rate of a search."""
 
 CONFIRMATION_FACTOR = 2.0
 MIN_REQUESTS = 10
-"""In a probe: at a rate with fewer a percentile says nothing, and a search gives up."""
+"""A search gives up at rates whose probes would have fewer requests: a percentile needs more."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Who runs, and against whom."""
+    """Runs several loads with one workload against one target."""
 
     run: Callable[[str, Target, Workload, LoadProfile], Document]
-    """A run with its name; its document says "partial" where it was interrupted."""
+    """Makes a named run; its document has "partial" set if the run was interrupted."""
     target: Target
     workload: Workload
 
     def sweep(
         self, load: LoadProfile, rates: Sequence[float], arrivals: ArrivalProcess = "poisson"
     ) -> Document:
-        """Throughput against latency: an open loop at each of the rates."""
+        """An open loop at each rate, until one is interrupted."""
         runs: list[Document] = []
         for rate in rates:
             one = self.run(
@@ -50,9 +50,9 @@ class Experiment:
         return {**_header("sweep", runs), "runs": runs}
 
     def search(self, load: LoadProfile, search: SearchPlan) -> Document:
-        """The highest rate that keeps the bound, by probes of `load.seconds` each.
+        """The highest rate that meets the bound, from probes of `load.seconds` each.
 
-        A probe that is invalid tells of the generator, so it is made once more.
+        An invalid probe measured the generator, not the server; it is repeated once.
         """
         probes: list[searching.Probe] = []
         runs: list[Document] = []
@@ -69,15 +69,15 @@ class Experiment:
         return {**_header("search", runs), "search": _search_result(search, probes, runs), "runs": runs}
 
     def estimate_start_rate(self, load: LoadProfile) -> float:
-        """Half of what a short closed loop gets through, to begin a search with."""
+        """Half the throughput of a short closed loop: the first rate of a search, per second."""
         quick = replace(load, pattern=ClosedLoop(PROBE_CONCURRENCY), seconds=min(load.seconds, PROBE_S))
-        rate: float = self.run("how much at all", self.target, self.workload, quick)["rates"]["ok"]
+        rate: float = self.run("estimate of the capacity", self.target, self.workload, quick)["rates"]["ok"]
         return max(rate / 2, 1.0)
 
     def _probe(self, load: LoadProfile, step: searching.SearchStep, number: int) -> Document:
         seconds = load.seconds * (CONFIRMATION_FACTOR if step.confirming else 1)
         probing = replace(load, pattern=OpenLoop(step.rate), seconds=seconds, seed=load.seed + number)
-        name = f"{'again at ' if step.confirming else ''}{step.rate:.4g}/s"
+        name = f"{'repeat at ' if step.confirming else ''}{step.rate:.4g}/s"
         return self.run(name, self.target, self.workload, probing)
 
 

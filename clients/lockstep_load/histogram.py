@@ -1,6 +1,6 @@
-"""Times in an HDR histogram: a microsecond to an hour, to three digits, in a fixed amount of memory.
+"""HDR histograms of times: 1 µs to 1 h with three significant digits, in a fixed amount of memory.
 
-Its text form (`encoded`) is the one that HdrHistogram's own tools read, in any language.
+The text form (`encoded`) is HdrHistogram's own, which its tools and libraries read.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ REPORTED = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 
 
 class LatencyHistogram:
-    """Recorded in seconds, told in milliseconds."""
+    """A histogram that records seconds and reports milliseconds."""
 
     def __init__(self) -> None:
         self._histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
 
     @classmethod
     def decoded(cls, text: str) -> LatencyHistogram:
-        """What `encoded` gave; ValueError where it is no such thing."""
+        """Decode the text form. Raises ValueError if it is not a histogram."""
         times = cls()
         try:
             times._histogram.decode_and_add(text.encode())
@@ -38,7 +38,7 @@ class LatencyHistogram:
 
     @property
     def encoded(self) -> str:
-        """Compressed, base64."""
+        """The text form: compressed, base64."""
         text: bytes = self._histogram.encode()
         return text.decode()
 
@@ -48,25 +48,25 @@ class LatencyHistogram:
 
     @property
     def counts(self) -> npt.NDArray[Any]:
-        """How often each of `values_ms` was recorded."""
+        """Number of recordings of each of `values_ms`."""
         return np.ctypeslib.as_array(self._histogram.counts)
 
     def record(self, seconds: float) -> None:
-        """One time; those outside of the range count as its ends."""
+        """Record one time; a time outside the range is set to its nearest end."""
         us = round(seconds * 1e6)
         self._histogram.record_value(min(max(us, LOWEST_US), HIGHEST_US))
 
     def record_all(self, seconds: Iterable[float]) -> None:
-        """Each of them."""
+        """Record several times."""
         for one in seconds:
             self.record(one)
 
     def add(self, other: LatencyHistogram) -> None:
-        """All that the other one holds."""
+        """Add all recordings of another histogram."""
         self._histogram.add(other._histogram)
 
     def percentiles_ms(self, wanted: Iterable[float]) -> list[float]:
-        """Of each percentage the smallest time that so many did not exceed; 0 where there is none."""
+        """For each percentage, the smallest time that this share did not exceed; 0 if empty."""
         summed = np.cumsum(self.counts)
         ranks = [max(1, int(np.ceil(summed[-1] * one / 100 - 1e-9))) for one in wanted]
         if not summed[-1]:
@@ -75,11 +75,11 @@ class LatencyHistogram:
         return found
 
     def percentile_ms(self, percentile: float) -> float:
-        """One of them."""
+        """One percentile; 0 if empty."""
         return self.percentiles_ms([percentile])[0]
 
     def summary(self) -> dict[str, float] | None:
-        """Count, mean and percentiles in milliseconds; None where nothing was recorded."""
+        """Count, minimum, mean, percentiles and maximum in milliseconds; None if empty."""
         if not self.count:
             return None
         least, *shown, most = self.percentiles_ms([0.0, *REPORTED.values(), 100.0])
@@ -95,7 +95,7 @@ class LatencyHistogram:
 
 @cache
 def values_ms() -> npt.NDArray[np.float64]:
-    """What each place of `counts` stands for: the largest of the times that are not told apart there."""
+    """Upper end of each bucket of `LatencyHistogram.counts`, in milliseconds."""
     one = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
     places = range(one.counts_len)
     largest = [one.get_highest_equivalent_value(one.get_value_from_index(at)) for at in places]

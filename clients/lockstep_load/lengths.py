@@ -1,7 +1,7 @@
-"""How long the requests are: a distribution, or what was counted in real data.
+"""Distributions of request lengths.
 
-`lognormal:20,0.6,max=200` (notation) → `parse` → `Lengths` → `draw`: as many lengths as are wanted, from a
-seeded generator. What a file holds, and the bundled counts, are read by lengths_file.py.
+`lognormal:20,0.6,max=200` (notation) → `parse` → `Lengths` → `draw`: lengths from a seeded generator.
+lengths_file.py reads files and the bundled counts of real data.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAX_LENGTH = 1_000_000
-"""Elements. Longer ones are a typing error."""
+"""Longest accepted length in elements; a longer one is taken for a typing error."""
 
 
 class Lengths(Protocol):
-    """Something that lengths are drawn from."""
+    """A distribution of lengths."""
 
     @property
     def name(self) -> str:
-        """As it was written."""
+        """The notation or file that it was read from."""
 
     def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
-        """`count` lengths, each 1 or more."""
+        """Draw `count` lengths, each 1 or more."""
 
 
 @dataclass(frozen=True)
 class EmpiricalLengths:
-    """Lengths as often as they were counted."""
+    """Lengths weighted by their counts."""
 
     name: str
     values: tuple[int, ...]
@@ -46,7 +46,7 @@ class EmpiricalLengths:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """Median and sigma of the logarithm: what the lengths of sentences and prompts look like."""
+    """Log-normal, which fits sentences and prompts; `sigma` is the standard deviation of the logarithm."""
 
     name: str
     median: float
@@ -61,7 +61,7 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Bimodal:
-    """Short ones and, with probability `share`, long ones; each mode spreads by 10%."""
+    """Short lengths and, with probability `share`, long lengths; both vary by 10%."""
 
     name: str
     short: float
@@ -85,9 +85,9 @@ NOTATIONS = (
 
 
 def parse(notation: str) -> Lengths | None:
-    """The distribution that is written so; None where it is not a notation (it may name a file).
+    """Parse a notation; None if it is not one (it may be a file name).
 
-    ValueError where a notation's numbers are wrong.
+    Raises ValueError if a parameter is wrong.
     """
     kind, colon, rest = notation.partition(":")
     if notation.isdecimal():
@@ -98,7 +98,7 @@ def parse(notation: str) -> Lengths | None:
     try:
         return _KINDS[kind](notation, *positional, **named)
     except TypeError:
-        raise ValueError(f"lengths {notation!r}: write {_usage(kind)}") from None
+        raise ValueError(f"lengths {notation!r}: use the form {_usage(kind)}") from None
 
 
 def _fixed(name: str, length: float) -> Lengths:
@@ -108,7 +108,7 @@ def _fixed(name: str, length: float) -> Lengths:
 def _uniform(name: str, least: float, most: float) -> Lengths:
     low, high = _length(name, least), _length(name, most)
     if low > high:
-        raise ValueError(f"lengths {name!r}: {low} is more than {high}")
+        raise ValueError(f"lengths {name!r}: the minimum {low} is more than the maximum {high}")
     return EmpiricalLengths(name, tuple(range(low, high + 1)), (1.0,) * (high - low + 1))
 
 
@@ -116,20 +116,20 @@ def _lognormal(
     name: str, median: float, sigma: float, *, least: float = 1, most: float = MAX_LENGTH
 ) -> Lengths:
     if not (0 < median <= MAX_LENGTH and 0 <= sigma <= 5):
-        raise ValueError(f"lengths {name!r}: give a median above 0 and a sigma of 0 to 5")
+        raise ValueError(f"lengths {name!r}: the median must be above 0 and sigma from 0 to 5")
     return LogNormal(name, median, sigma, _length(name, least), _length(name, most))
 
 
 def _zipf(name: str, exponent: float, *, most: float) -> Lengths:
     if not 0 <= exponent <= 10:
-        raise ValueError(f"lengths {name!r}: give an exponent of 0 to 10")
+        raise ValueError(f"lengths {name!r}: the exponent must be from 0 to 10")
     values = np.arange(1, _length(name, most) + 1)
     return EmpiricalLengths(name, tuple(values.tolist()), tuple((values ** -float(exponent)).tolist()))
 
 
 def _bimodal(name: str, short: float, long: float, share: float, *, most: float = MAX_LENGTH) -> Lengths:
     if not 0 <= share <= 1:
-        raise ValueError(f"lengths {name!r}: the share of long ones is 0 to 1")
+        raise ValueError(f"lengths {name!r}: the share of long lengths must be from 0 to 1")
     return Bimodal(name, _length(name, short), _length(name, long), share, _length(name, most))
 
 
@@ -159,7 +159,7 @@ def _numbers(notation: str, rest: str) -> tuple[list[float], dict[str, Any]]:
 
 def _length(notation: str, value: float) -> int:
     if not 1 <= value <= MAX_LENGTH:
-        raise ValueError(f"lengths {notation!r}: {value:g} is not a length from 1 to {MAX_LENGTH:,}")
+        raise ValueError(f"lengths {notation!r}: {value:g} is not a length; use 1 to {MAX_LENGTH:,}")
     return round(value)
 
 

@@ -1,7 +1,7 @@
-"""Lengths and texts that a file holds, and the bundled counts of real data.
+"""Reads lengths and texts from files, and the bundled counts of real data.
 
-A text file has one length a line, or one text a line (whose length is its number of words). A JSON file has
-a list of either, or counts: {"lengths": {"12": 56, …}}. The bundled ones are counts only, no text.
+A text file has one length or one text per line; the length of a text is its number of words. A JSON file has
+a list of either, or counts: {"lengths": {"12": 56, …}}. The bundled files have counts only, no texts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ BUNDLED = ("sst2", "multi30k")
 
 @dataclass(frozen=True)
 class TextFile:
-    """Real texts, drawn with equal chances; their lengths are their words."""
+    """Texts of a file, drawn with equal probability. The length of a text is its number of words."""
 
     name: str
     texts: tuple[str, ...]
 
     def pick(self, rng: np.random.Generator, count: int) -> list[str]:
-        """`count` of the texts."""
+        """Draw `count` texts."""
         return [self.texts[at] for at in rng.integers(0, len(self.texts), count)]
 
     def draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
@@ -38,7 +38,11 @@ class TextFile:
 
 
 def resolve_lengths(given: str) -> Lengths:
-    """What `--lengths` names: a notation, a bundled name, or a file. ValueError says what is wrong."""
+    """The lengths that `--lengths` describes: a notation, a bundled name or a file.
+
+    Raises:
+        ValueError: `given` is none of these, or the file is invalid.
+    """
     if found := parse(given):
         return found
     if given in BUNDLED:
@@ -52,7 +56,7 @@ def resolve_lengths(given: str) -> Lengths:
 
 
 def read(path: Path) -> Lengths:
-    """The lengths, or the texts, of a file."""
+    """Read the lengths or the texts of a file. Raises ValueError if it is invalid."""
     try:
         content = path.read_text("utf-8")
     except UnicodeDecodeError:
@@ -74,7 +78,7 @@ def _from_json(path: Path, content: str) -> Lengths:
     counts = data.get("lengths") if isinstance(data, dict) else None
     if not isinstance(counts, dict):
         formats = 'a list of lengths or texts, or {"lengths": {"12": 56}}'
-        raise ValueError(f"lengths {path}: give {formats}")  # noqa: TRY004
+        raise ValueError(f"lengths {path}: expected {formats}")  # noqa: TRY004
     return _from_counts(str(path), counts)
 
 
@@ -98,12 +102,12 @@ def _from_counts(name: str, counts: dict[Any, Any]) -> Lengths:
     try:
         read = {int(length): float(count) for length, count in counts.items()}
     except (TypeError, ValueError):
-        raise ValueError(f"lengths {name}: lengths and counts are numbers") from None
+        raise ValueError(f"lengths {name}: lengths and counts must be numbers") from None
     wrong = [length for length in read if not 1 <= length <= MAX_LENGTH]
     if wrong:
-        raise ValueError(f"lengths {name}: {wrong[0]} is not a length from 1 to {MAX_LENGTH:,}")
+        raise ValueError(f"lengths {name}: {wrong[0]} is not a length; use 1 to {MAX_LENGTH:,}")
     if not read or min(read.values()) < 0 or not 0 < sum(read.values()) < float("inf"):
-        raise ValueError(f"lengths {name}: the counts are 0 or more, and at least one is above 0")
+        raise ValueError(f"lengths {name}: counts must be 0 or more, and at least one above 0")
     return EmpiricalLengths(name, tuple(read), tuple(read.values()))
 
 

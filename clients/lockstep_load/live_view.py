@@ -1,7 +1,7 @@
-"""A run as it goes: a few lines that are drawn over and over at a terminal, or a plain line now and then.
+"""Shows the progress of a run: redrawn lines on a terminal, otherwise one plain line every two seconds.
 
-Nothing here can hold up a run. `Screen.look` makes a picture of the ledger twice a second and leaves it for a
-thread that writes; a terminal that stands still stops that thread only, and pictures in between are dropped.
+The display cannot delay a run. `LiveView.update` formats a frame twice per second and passes it to a thread
+that writes it; a blocked terminal blocks only that thread, and frames in between are dropped.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 REDRAW_S, LINE_S = 0.5, 2.0
 CLOSE_TIMEOUT_S = 1.0
-"""A terminal that has not taken the last picture by then does without it."""
+"""Time allowed for writing the last frame."""
 
 
 class TerminalWriter:
-    """Writes the latest picture, in a thread; what comes too fast for the file is dropped."""
+    """Writes the latest frame in a thread. Frames that arrive while it writes replace one another."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -41,12 +41,12 @@ class TerminalWriter:
         self._thread.start()
 
     def show(self, frame: str) -> None:
-        """Leave it to be written; never waits."""
+        """Schedule a frame for writing. Never blocks."""
         self._latest = frame
         self._changed.set()
 
     def close(self) -> None:
-        """Write the last one, if it can be written soon."""
+        """Write the last frame, if that takes less than CLOSE_TIMEOUT_S, and stop."""
         self._closed = True
         self._changed.set()
         self._thread.join(CLOSE_TIMEOUT_S)
@@ -59,12 +59,12 @@ class TerminalWriter:
             if frame is not None:
                 try:
                     self._write(frame)
-                except (OSError, ValueError):  # whoever read it has gone
+                except (OSError, ValueError):  # the reader has closed the stream
                     return
 
 
 class LiveView:
-    """Shows runs on stderr; `quiet` shows nothing."""
+    """Shows the progress of runs on stderr; nothing if `quiet`."""
 
     def __init__(self, *, quiet: bool = False, out: TextIO | None = None) -> None:
         self._out = out or sys.stderr
@@ -76,7 +76,7 @@ class LiveView:
         self._counts: RunCounts | None = None
         self._next_s = 0.0
         self.title = ""
-        """What the run is part of, in a few words."""
+        """Name of the run."""
 
     def begin(self, load: LoadProfile, counts: RunCounts) -> None:
         self._load, self._counts, self._next_s = load, counts, 0.0
@@ -101,7 +101,7 @@ class LiveView:
         self._writer = None
 
     def _draw(self, frame: str) -> None:
-        """In the place of the one before; an empty one leaves nothing there."""
+        """Replace the previous frame; an empty frame clears the display."""
         if self._live is None:
             console = Console(file=self._out)
             self._live = Live(
@@ -124,11 +124,11 @@ class LiveView:
 
 
 def progress_line(title: str, load: LoadProfile, counts: RunCounts) -> str:
-    """One line: how far, rates, latency, what went wrong."""
+    """Progress in one line: elapsed time, rates, latency and failures."""
     now = RecentSeconds(load, counts)
     parts = [
         f"{now.at}",
-        f"asked {now.offered_load}",
+        f"offered {now.offered_load}",
         f"answered {now.answered:,.0f}/s",
         f"in flight {counts.in_flight:,}",
         f"p50 {now.p50_ms:,.1f} ms",
@@ -140,7 +140,7 @@ def progress_line(title: str, load: LoadProfile, counts: RunCounts) -> str:
 
 
 class RecentSeconds:
-    """The last two whole seconds of a run, in numbers."""
+    """Metrics of the last two whole seconds of a run."""
 
     def __init__(self, load: LoadProfile, counts: RunCounts) -> None:
         self._load, self._counts = load, counts
@@ -166,12 +166,12 @@ class RecentSeconds:
         if isinstance(pattern, OpenLoop):
             return f"{pattern.rate:,g}/s"
         if isinstance(pattern, ClosedLoop):
-            return f"{pattern.concurrency} at a time"
-        return f"{pattern.samples:,} in all"
+            return f"{pattern.concurrency} in flight"
+        return f"{pattern.samples:,} samples"
 
     @property
     def failures(self) -> list[str]:
-        """What did not end well so far, by outcome."""
+        """Counts of the outcomes other than OK so far."""
         counts = self._counts.outcomes
         return [
             f"{counts[one]:,} {one.label}"
@@ -181,19 +181,19 @@ class RecentSeconds:
 
 
 def progress_lines(title: str, load: LoadProfile, counts: RunCounts) -> str:
-    """The same in a few lines."""
+    """Progress in a few lines, with a bar."""
     now = RecentSeconds(load, counts)
     done = round(30 * min(max(counts.now_s, 0) / load.seconds, 1))
     shown = [
         f"{title or 'load'}  {'█' * done}{'░' * (30 - done)} {now.at}",
-        f"  asked {now.offered_load} · answered {now.answered:,.0f}/s · in flight {counts.in_flight:,}",
+        f"  offered {now.offered_load} · answered {now.answered:,.0f}/s · in flight {counts.in_flight:,}",
         f"  p50 {now.p50_ms:,.2f} ms · p99 {now.p99_ms:,.2f} ms",
     ]
     if now.tokens:
         shown[-1] += f" · {now.tokens:,.0f} tokens/s"
-    shown.append(f"  generator {counts.cpu_share:.0%} of a core")
+    shown.append(f"  generator CPU {counts.cpu_share:.0%} of a core")
     if isinstance(load.pattern, OpenLoop):
-        shown[-1] += f" · sent late by {counts.lag.percentile_ms(99):,.2f} ms (p99)"
+        shown[-1] += f" · send lag p99 {counts.lag.percentile_ms(99):,.2f} ms"
     if now.failures:
         shown.append("  " + " · ".join(now.failures))
     return "\n".join(shown)

@@ -1,4 +1,4 @@
-"""Groups of options that commands share: a command that takes one takes all of its options."""
+"""Groups of options that commands share, as dataclasses; `expand_options` adds their fields to a command."""
 
 import functools
 import inspect
@@ -16,7 +16,7 @@ from lockstep_load.validity import MAX_LAG_MS
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What is asked."""
+    """Options that describe the requests."""
 
     model: options.Model
     call: options.Call = None
@@ -34,7 +34,7 @@ class TargetOptions:
 
     @property
     def workload(self) -> Workload:
-        """Its call and tensors are for preflight to find."""
+        """The workload as given; preflight fills in its call and tensors."""
         tokens = options.lengths("--tokens", self.tokens) if self.tokens else None
         drawn = options.lengths("--lengths", self.lengths)
         return Workload(self.call or "infer", drawn, options.ids(self.ids), self.rows, tokens)
@@ -46,7 +46,7 @@ class TargetOptions:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How it is asked."""
+    """Options that describe the load."""
 
     warmup: options.Warmup = 1.0
     processes: options.Processes = None
@@ -60,7 +60,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """Where the server is, and where results go."""
+    """Options of every measuring command: the server, and the outputs."""
 
     address: options.Address = addresses.DEFAULT
     tls: options.Encryption = ""
@@ -73,13 +73,13 @@ class CommonOptions:
     quiet: options.Quiet = False
 
     def with_server(self, target: Target) -> Target:
-        """The same, as this place is reached."""
+        """The target with this server's address, TLS and token."""
         token = os.environ.get("LOCKSTEP_TOKEN", "")
         return replace(target, address=self.address, tls=self.tls, token=token)
 
 
 def expand_options(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose options are those of the groups that `function` takes, and its own."""
+    """A command with the options of `function` in which each group is replaced by its fields."""
     taken = inspect.signature(function).parameters
     groups: dict[str, Any] = {
         name: one.annotation for name, one in taken.items() if is_dataclass(one.annotation)

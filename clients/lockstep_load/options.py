@@ -1,4 +1,4 @@
-"""The options of the commands, checked before anything is sent: errors name the option and the remedy."""
+"""The options of the commands. They are checked before any request is sent."""
 
 import math
 import os
@@ -18,11 +18,11 @@ from lockstep_load.plan import CallKind, LoadPattern, OpenLoop
 from lockstep_load.preflight import TensorOverrides
 
 MAX_PER_PROCESS = {"rate": 1_000.0, "concurrency": 64}
-"""Above, a further process helps, as far as there are cores."""
+"""Load that one worker process can send; more load gets more processes, up to half the cores."""
 
 
 def checked_address(value: str) -> str:
-    """HOST:PORT."""
+    """Check an address of the form HOST:PORT."""
     try:
         return addresses.checked(value)
     except ValueError as error:
@@ -36,7 +36,7 @@ def _checked_metrics(value: str) -> str:
 def _above_zero(what: str) -> Callable[[float | None], float | None]:
     def check(value: float | None) -> float | None:
         if value is not None and not 0 < value < math.inf:
-            raise typer.BadParameter(f"{value:g} is not a {what} above 0")
+            raise typer.BadParameter(f"{value:g} is not a valid {what}: use a number above 0")
         return value
 
     return check
@@ -44,24 +44,24 @@ def _above_zero(what: str) -> Callable[[float | None], float | None]:
 
 def _zero_or_more(value: float) -> float:
     if not 0 <= value < math.inf:
-        raise typer.BadParameter(f"{value:g} is not a number of seconds from 0 up")
+        raise typer.BadParameter(f"{value:g} is not a valid number of seconds: use 0 or more")
     return value
 
 
 def writable_file(path: Path | None) -> Path | None:
-    """A file that can be made."""
+    """Check that a file can be written."""
     if path is not None and str(path) != "-":
         if path.is_dir():
-            raise typer.BadParameter(f"{path} is a folder: name a file in it")
+            raise typer.BadParameter(f"{path} is a directory: give a file name")
         if not path.parent.is_dir():
-            raise typer.BadParameter(f"there is no folder {path.parent}")
+            raise typer.BadParameter(f"directory {path.parent} does not exist")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise typer.BadParameter(f"{path} cannot be written")
+            raise typer.BadParameter(f"{path} is not writable")
     return path
 
 
 def report_file(path: Path | None) -> Path | None:
-    """An HTML report that can be made: its packages are there too."""
+    """Check that an HTML report can be written and that the packages for it are installed."""
     missing = [name for name in ("jinja2", "matplotlib") if path and not find_spec(name)]
     if missing:
         raise typer.BadParameter(extras.missing("--html", " and ".join(missing), "load"))
@@ -71,7 +71,7 @@ def report_file(path: Path | None) -> Path | None:
 Address = Annotated[
     str,
     typer.Option(
-        envvar="LOCKSTEP_ADDRESS", metavar="HOST:PORT", callback=checked_address, help="Where the server is."
+        envvar="LOCKSTEP_ADDRESS", metavar="HOST:PORT", callback=checked_address, help="Server address."
     ),
 ]
 Encryption = Annotated[
@@ -80,110 +80,136 @@ Encryption = Annotated[
         "--tls",
         envvar="LOCKSTEP_TLS",
         metavar="system|CA.pem",
-        help="Encrypt, and whose certificates to trust. A token goes in LOCKSTEP_TOKEN.",
+        help="Use TLS with the system's certificates or those in CA.pem; LOCKSTEP_TOKEN is the token.",
     ),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="The model to ask.")]
-Version = Annotated[str, typer.Option(metavar="N", help="The model's version; the default one if not given.")]
+Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Name of the model.")]
+Version = Annotated[
+    str, typer.Option(metavar="N", help="Version of the model; the server's default if not given.")
+]
 Call = Annotated[
     CallKind | None,
     typer.Option(
-        help="What to ask: an RPC, or steps: ModelInfer with a sequence_id, a call for each element."
-        " If not given: the first that the model answers."
+        help="RPC to call; steps is ModelInfer with a sequence_id, one call per element."
+        " If not given: the first that the model supports."
     ),
 ]
 Rate = Annotated[
     float | None,
     typer.Option(
-        metavar="R", callback=_above_zero("rate"), help="Open loop: R requests a second, come what may."
+        metavar="R",
+        callback=_above_zero("rate"),
+        help="Open loop: send R requests per second whether or not earlier ones have been answered.",
     ),
 ]
 Concurrency = Annotated[
-    int | None, typer.Option(metavar="N", min=1, max=100_000, help="Closed loop: N requests in flight.")
+    int | None, typer.Option(metavar="N", min=1, max=100_000, help="Closed loop: keep N requests in flight.")
 ]
 Seconds = Annotated[
-    float, typer.Option(metavar="S", callback=_above_zero("number of seconds"), help="How long is measured.")
+    float,
+    typer.Option(metavar="S", callback=_above_zero("number of seconds"), help="Length of the measured part."),
 ]
-Arrivals = Annotated[ArrivalProcess, typer.Option(help="How an open loop's requests are spaced.")]
+Arrivals = Annotated[ArrivalProcess, typer.Option(help="Arrival process of an open loop.")]
 LengthsGiven = Annotated[
     str,
     typer.Option(
         "--lengths",
         metavar="LENGTHS",
-        help="sst2, multi30k, a file (a length or a text a line, or JSON), or a distribution: 20,"
+        help="Request lengths: sst2, multi30k, a file (one length or text per line, or JSON), or one of 20,"
         " uniform:5,50, lognormal:20,0.6,max=200, zipf:1.1,max=200, bimodal:8,120,0.2.",
     ),
 ]
 Ids = Annotated[
     str,
-    typer.Option(metavar="LOW,HIGH", help="Ask with token ids from LOW up to below HIGH, not with texts."),
+    typer.Option(metavar="LOW,HIGH", help="Send token ids from LOW to HIGH - 1 instead of texts."),
 ]
-Rows = Annotated[int, typer.Option(min=1, max=4096, metavar="N", help="Sequences in a request.")]
+Rows = Annotated[int, typer.Option(min=1, max=4096, metavar="N", help="Sequences per request.")]
 Tokens = Annotated[
     str,
     typer.Option(
-        metavar="LENGTHS", help="Tokens to make at most (Generate, Translate); written as --lengths."
+        metavar="LENGTHS", help="Maximum number of tokens (Generate, Translate); same notation as --lengths."
     ),
 ]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(
-        "--shape", metavar="INPUT=D,D", help="ModelInfer: an input's shape, of numbers, rows and length."
+        "--shape",
+        metavar="INPUT=D,D",
+        help="ModelInfer: shape of an input; dimensions are numbers, rows or length.",
     ),
 ]
 Fills = Annotated[
     list[str] | None,
-    typer.Option("--fill", metavar="INPUT=HOW", help="ModelInfer: random, zeros, ones or length."),
+    typer.Option(
+        "--fill", metavar="INPUT=HOW", help="ModelInfer: values of an input: random, zeros, ones or length."
+    ),
 ]
 Warmup = Annotated[
     float,
-    typer.Option(metavar="S", callback=_zero_or_more, help="The same load before, left out of all numbers."),
+    typer.Option(
+        metavar="S", callback=_zero_or_more, help="Warm-up: the same load, excluded from all results."
+    ),
 ]
 Timeout = Annotated[
-    float, typer.Option(metavar="S", callback=_above_zero("timeout"), help="Of each request.")
+    float, typer.Option(metavar="S", callback=_above_zero("timeout"), help="Deadline of each request.")
 ]
 Processes = Annotated[
     int | None,
-    typer.Option(min=1, max=256, metavar="N", help="Generator processes; by the load if not given."),
+    typer.Option(min=1, max=256, metavar="N", help="Worker processes; chosen by the load if not given."),
 ]
-Seed = Annotated[int, typer.Option(min=0, metavar="N", help="One seed, one schedule and the same requests.")]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, metavar="N", help="Random seed; the same seed gives the same schedule and requests."),
+]
 MaxLag = Annotated[
     float,
     typer.Option(
-        metavar="MS", callback=_above_zero("bound"), help="p99 of sending late, above which a run is invalid."
+        metavar="MS",
+        callback=_above_zero("bound"),
+        help="Maximum p99 of the send lag; a run above it is invalid.",
     ),
 ]
-MaxInFlight = Annotated[int, typer.Option(min=1, metavar="N", help="Of an open loop, to spare this machine.")]
+MaxInFlight = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Maximum requests in flight in an open loop.")
+]
 Wait = Annotated[
-    float, typer.Option(metavar="S", callback=_zero_or_more, help="Wait so long for a server to be there.")
+    float,
+    typer.Option(metavar="S", callback=_zero_or_more, help="Time to wait for the server to become ready."),
 ]
 Metrics = Annotated[
     str,
     typer.Option(
         metavar="HOST:PORT",
         callback=_checked_metrics,
-        help="The server's metrics, to show beside: rows a run, queue.",
+        help="Metrics address of the server; adds rows per run and queueing to the report.",
     ),
 ]
 Json = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", callback=writable_file, help="Everything, as JSON; - is stdout."),
+    typer.Option(
+        "--json", metavar="FILE", callback=writable_file, help="Write all results as JSON; - is stdout."
+    ),
 ]
 Jsonl = Annotated[
     Path | None,
     typer.Option(
-        "--jsonl", metavar="FILE", callback=writable_file, help="A line of JSON a second, as it goes."
+        "--jsonl",
+        metavar="FILE",
+        callback=writable_file,
+        help="Write one JSON line per second during the run; - is stdout.",
     ),
 ]
 Html = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE", callback=report_file, help="A report with plots, in one file."),
+    typer.Option(
+        "--html", metavar="FILE", callback=report_file, help="Write a self-contained HTML report with plots."
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.")]
 
 
 def lengths(option: str, given: str) -> Lengths:
-    """What an option names."""
+    """Parse the lengths given to `option`."""
     try:
         return lengths_file.resolve_lengths(given)
     except ValueError as error:
@@ -191,13 +217,13 @@ def lengths(option: str, given: str) -> Lengths:
 
 
 def ids(given: str) -> tuple[int, int] | None:
-    """LOW,HIGH."""
+    """Parse LOW,HIGH."""
     if not given:
         return None
     low, _, high = given.partition(",")
     if not (low.strip().isdecimal() and high.strip().isdecimal()) or int(low) >= int(high):
         raise typer.BadParameter(
-            f"{given!r} is no range of ids: write LOW,HIGH, as in 1,8000", param_hint="'--ids'"
+            f"{given!r} is not a range of ids: use LOW,HIGH, such as 1,8000", param_hint="'--ids'"
         )
     if int(high) > 1 << 31:
         raise typer.BadParameter(f"{high} is too large for an id", param_hint="'--ids'")
@@ -205,12 +231,12 @@ def ids(given: str) -> tuple[int, int] | None:
 
 
 def tensor_overrides(shapes: list[str] | None, fills: list[str] | None) -> TensorOverrides:
-    """What is said of tensors."""
+    """Parse --shape and --fill."""
     return TensorOverrides(_named("--shape", shapes), _named("--fill", fills))
 
 
 def processes(given: int | None, pattern: LoadPattern) -> int:
-    """As many as were asked for, or as the load and the cores suggest."""
+    """The given number of worker processes, or one that suits the load and the cores."""
     if given:
         return given
     if isinstance(pattern, OpenLoop):
@@ -221,23 +247,25 @@ def processes(given: int | None, pattern: LoadPattern) -> int:
 
 
 def numbers(option: str, given: str) -> list[float]:
-    """Several numbers above 0."""
+    """Parse a list of numbers above 0."""
     try:
         found = [float(part) for part in given.split(",")]
     except ValueError:
         found = []
     if not found or not all(0 < one < math.inf for one in found):
         raise typer.BadParameter(
-            f"{given!r}: give numbers above 0, as in 50,100,200", param_hint=f"'{option}'"
+            f"{given!r} is not a list of numbers above 0, such as 50,100,200", param_hint=f"'{option}'"
         )
     return found
 
 
 def whole_numbers(option: str, given: str) -> list[int]:
-    """Several whole numbers above 0, ascending."""
+    """Parse a list of integers above 0; sorted, without duplicates."""
     found = numbers(option, given)
     if any(one != int(one) for one in found):
-        raise typer.BadParameter(f"{given!r}: give whole numbers, as in 8,32,128", param_hint=f"'{option}'")
+        raise typer.BadParameter(
+            f"{given!r} is not a list of integers, such as 8,32,128", param_hint=f"'{option}'"
+        )
     return sorted({int(one) for one in found})
 
 
@@ -246,6 +274,6 @@ def _named(option: str, given: list[str] | None) -> dict[str, str]:
     for one in given or []:
         name, equals, value = one.partition("=")
         if not equals or not name or not value:
-            raise typer.BadParameter(f"{one!r}: write INPUT=VALUE", param_hint=f"'{option}'")
+            raise typer.BadParameter(f"{one!r} is not of the form INPUT=VALUE", param_hint=f"'{option}'")
         pairs[name] = value
     return pairs

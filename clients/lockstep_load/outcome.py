@@ -1,4 +1,4 @@
-"""How a request ended. A refusal is data: it is counted by its meaning, never left out."""
+"""How a request ended. Failures are results: they are counted by cause and never dropped."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import grpc
 
 
 class RequestOutcome(IntEnum):
-    """One for each request that was sent."""
+    """The outcome of one request that was sent."""
 
     OK = 0
     OVERLOADED = 1
-    """Refused at the door (RESOURCE_EXHAUSTED): the wait would have been too long."""
+    """Rejected by admission control (RESOURCE_EXHAUSTED)."""
     DEADLINE = 2
     """No answer within the timeout."""
     UNAVAILABLE = 3
-    """No connection, or the server drains, or the model loads."""
+    """No connection, the server is shutting down, or the model is loading."""
     INVALID = 4
-    """The server finds the request itself wrong."""
+    """The request is invalid."""
     NOT_FOUND = 5
-    """No such model."""
+    """Unknown model."""
     DENIED = 6
-    """Not authenticated, or not allowed."""
+    """Not authenticated or not permitted."""
     LOST = 7
-    """The server let go of the sequence (FAILED_PRECONDITION)."""
+    """The server dropped the sequence (FAILED_PRECONDITION)."""
     CANCELLED = 8
-    """Given up: the run was interrupted, or the server cancelled it."""
+    """Cancelled by an interrupted run, or by the server."""
     FAILED = 9
-    """All else: the server has a fault."""
+    """Any other error: a server failure."""
 
     @property
     def label(self) -> str:
-        """As reports write it."""
+        """The name in reports."""
         return self.name.lower()
 
 
@@ -54,7 +54,10 @@ _TOO_LARGE = "larger than max"
 
 
 def outcome_of(code: grpc.StatusCode, details: str = "") -> RequestOutcome:
-    """What a status means. A message above a size limit has the code of overload, and is an invalid one."""
+    """The outcome for a gRPC status.
+
+    gRPC also reports a message above the size limit as RESOURCE_EXHAUSTED; that is INVALID, not OVERLOADED.
+    """
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
         return RequestOutcome.INVALID
     return _BY_CODE.get(code, RequestOutcome.FAILED)

@@ -1,8 +1,8 @@
-"""Wakes the event loop when requests are due, to a tenth of a millisecond.
+"""Wakes the event loop when requests are due, to within a tenth of a millisecond.
 
-An event loop's own timers are rounded to milliseconds, which would show as latency. So a thread sleeps until
-the next one is due, and hands over all that are due by then. It hands over nothing new before the loop took
-the last: a loop that is behind gets few large handfuls, and its lateness is seen in their `due`.
+An event loop's own timers are rounded to milliseconds, which would show as latency. Instead, a thread sleeps
+until the next due time and delivers all due times reached by then. It delivers a batch only after the loop
+has taken the previous one: a loop that is behind gets few large batches, and the delay shows as lag.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 GRACE_S = 0.25
-"""After the end of the schedule, for what was due just before it."""
+"""Time after the end of the schedule in which requests due just before it are still sent."""
 
 _SLICE_S = 0.05
 
 
 class Pacer:
-    """One schedule, walked through once. All times are seconds after `begin`, a time.perf_counter()."""
+    """Runs through one schedule once. All times are seconds after `begin`, a time.perf_counter()."""
 
     def __init__(self, dues: Iterator[float], begin: float, end_s: float) -> None:
         self._dues = dues
@@ -31,10 +31,10 @@ class Pacer:
         self._end_s = end_s
         self._stopped = False
         self.unsent = 0
-        """Of the measured part: due, and never handed over, because the loop was too far behind."""
+        """Due times of the measured part that were never delivered because the loop was too far behind."""
 
     async def run(self, on_due: Callable[[list[float]], None]) -> None:
-        """Hand over what is due until the schedule ends, or `stop`."""
+        """Deliver due times to `on_due` until the schedule ends or `stop` is called."""
         loop = asyncio.get_running_loop()
         ready = threading.Semaphore(1)
 
@@ -45,7 +45,7 @@ class Pacer:
         await loop.run_in_executor(None, self._run_schedule, loop, deliver, ready)
 
     def stop(self) -> None:
-        """End the schedule here."""
+        """End the schedule now."""
         self._stopped = True
 
     def _run_schedule(
@@ -68,7 +68,7 @@ class Pacer:
             loop.call_soon_threadsafe(deliver, batch)
 
     def _sleep_until(self, due: float) -> bool:
-        """Sleep until it is due; False where the schedule was stopped before."""
+        """Sleep until `due`. Returns False if the schedule was stopped before."""
         while (wait_s := due - self._now()) > 0 and not self._stopped:
             time.sleep(min(wait_s, _SLICE_S))
         return not self._stopped or due <= self._now()

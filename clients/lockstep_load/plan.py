@@ -1,4 +1,4 @@
-"""What is to be done, as plain data that crosses to the generator processes."""
+"""What a run sends and how: plain data that is passed to the worker processes."""
 
 from __future__ import annotations
 
@@ -11,65 +11,63 @@ if TYPE_CHECKING:
     from lockstep_load.tensors import TensorInput
 
 CallKind = Literal["classify", "encode", "generate", "translate", "follow", "infer", "steps"]
-"""An RPC, but for `steps`: a sequence by ModelInfer, one call for each element."""
+"""An RPC; `steps` is ModelInfer with a sequence_id, one call per element."""
 
 CALL_KINDS: tuple[CallKind, ...] = get_args(CallKind)
-STREAMS: tuple[CallKind, ...] = ("generate", "translate", "follow", "steps")
-"""Those that answer bit by bit: they have a time to the first token."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Who is asked."""
+    """The server and model that are measured."""
 
     address: str
     model: str
     version: str = ""
     timeout_s: float = 10.0
-    """Of each request, from its sending."""
+    """Deadline of each request, from when it is sent."""
     tls: str = ""
-    """Empty: plain text. `system`, or a file of certificates: encrypted, and whom to trust."""
+    """Empty for plaintext; `system` or a CA certificate file for TLS."""
     token: str = field(default="", repr=False)
-    """Sent as a bearer token, if not empty."""
+    """Bearer token; empty for none."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked."""
+    """The requests that are sent."""
 
     kind: CallKind
     lengths: Lengths
     ids: tuple[int, int] | None = None
-    """Token ids from the first up to below the second; None: texts, where the call takes texts."""
+    """Range of token ids, end excluded; None to send texts if the call takes texts."""
     rows: int = 1
-    """Sequences in a request, where the call takes several."""
+    """Sequences per request, for calls that take several."""
     tokens: Lengths | None = None
-    """Tokens to make at most, for each Generate or Translate; None: the model's own limit."""
+    """Maximum number of tokens of each Generate or Translate; None for the model's limit."""
     inputs: tuple[TensorInput, ...] = ()
-    """Of `infer` and `steps`."""
+    """Input tensors of `infer` and `steps`."""
     one_by_one: bool = False
-    """Of `follow` with ids: each in a message of its own, sent when the one before is answered."""
+    """For `follow` with ids: send each id after the reply to the previous one."""
 
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Requests are due at their times, whatever became of those before them."""
+    """Requests are due at scheduled times, whether or not earlier ones have been answered."""
 
     rate: float
-    """A second, of all processes together."""
+    """Requests per second, all processes together."""
     arrivals: ArrivalProcess = "poisson"
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """So many callers; each sends its next request when it has the answer to its last."""
+    """A fixed number of callers; each sends its next request when the previous one has been answered."""
 
     concurrency: int
 
 
 @dataclass(frozen=True)
 class Offline:
-    """So many requests, all known at the start, so many in flight; measured until the last answer."""
+    """A fixed number of requests, all available at the start; measured until the last answer."""
 
     samples: int
     concurrency: int
@@ -80,21 +78,21 @@ LoadPattern = OpenLoop | ClosedLoop | Offline
 
 @dataclass(frozen=True)
 class LoadProfile:
-    """How it is asked, and for how long."""
+    """How requests are sent, and for how long."""
 
     pattern: LoadPattern
     seconds: float
     warmup_s: float = 1.0
-    """The same load before, left out of all numbers."""
+    """Seconds of the same load before the measured part, excluded from all results."""
     seed: int = 0
     processes: int = 1
     max_in_flight: int = 10_000
-    """Of all processes together: past it an open loop would only fill this machine's memory."""
+    """Maximum of all processes together; it bounds the memory of an open loop on a slow server."""
 
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """The share of one generator process."""
+    """The part of a run that one worker process does."""
 
     target: Target
     workload: Workload
@@ -103,7 +101,7 @@ class WorkerJob:
 
     @property
     def concurrency(self) -> int:
-        """Of the concurrency."""
+        """Number of callers in this process; 0 in an open loop."""
         pattern = self.load.pattern
         if isinstance(pattern, OpenLoop):
             return 0
@@ -111,7 +109,7 @@ class WorkerJob:
 
     @property
     def samples(self) -> int | None:
-        """Requests to send in all; None: as many as there is time for."""
+        """Number of requests this process sends; None if only time limits it."""
         pattern = self.load.pattern
         if isinstance(pattern, Offline):
             return _share_of(pattern.samples, self.index, self.load.processes)
@@ -123,7 +121,7 @@ class WorkerJob:
 
 
 def worker_jobs(target: Target, workload: Workload, load: LoadProfile) -> list[WorkerJob]:
-    """One for each process; never more processes than callers."""
+    """One job per process, with no more processes than callers."""
     if not isinstance(load.pattern, OpenLoop):
         load = replace(load, processes=min(load.processes, load.pattern.concurrency))
     return [WorkerJob(target, workload, load, index) for index in range(load.processes)]

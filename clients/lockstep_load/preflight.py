@@ -1,6 +1,6 @@
-"""One request before the load: who serves there, which call the model answers, and its tensors.
+"""Sends one request before a run: finds the call that the model supports, and its input tensors.
 
-An error here is told at once, in the client's words, rather than counted ten thousand times.
+An error is raised at once, with the client library's message, instead of being counted in the run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CALL_ORDER: tuple[CallKind, ...] = ("classify", "encode", "generate", "translat
 
 @dataclass(frozen=True)
 class TensorOverrides:
-    """What the caller says of a ModelInfer request's tensors, by input."""
+    """Shapes and fills of ModelInfer inputs that the user gave, by input name."""
 
     shapes: Mapping[str, str] = field(default_factory=dict)
     fills: Mapping[str, str] = field(default_factory=dict)
@@ -42,10 +42,14 @@ class TensorOverrides:
 def prepare(
     target: Target, workload: Workload, kind: CallKind | None, overrides: TensorOverrides, wait_s: float = 0.0
 ) -> Workload:
-    """The workload with its call and its tensors. Raises LockstepError, or ValueError for tensors.
+    """Complete a workload with its call and its input tensors, after one successful request.
 
-    None finds the call by asking: the first of classify, encode, generate, translate, infer and steps that
-    the model answers. A server that is away is waited for `wait_s`.
+    If `kind` is None, the first of classify, encode, generate, translate, infer and steps that the model
+    supports is used. Waits up to `wait_s` for the server to become ready.
+
+    Raises:
+        LockstepError: the request failed.
+        ValueError: `overrides` do not fit the model's inputs.
     """
     with target_client.client(target, max(target.timeout_s, 5.0)) as client:
         _await_ready(client, target, wait_s)
@@ -55,7 +59,7 @@ def prepare(
 
 
 def server_info(target: Target) -> dict[str, Any]:
-    """What the server says of itself; nothing where it does not say."""
+    """Name and version of the server; empty if it does not report them."""
     with target_client.client(target, 5.0) as client:
         try:
             info = client.server()
@@ -86,19 +90,18 @@ def _first_answered_call(
             return _check_call(client, target, replace(workload, kind=kind), overrides)
         except (InvalidRequest, Unsupported) as error:
             refused[kind] = error
-    raise refused["infer"]  # what every model should answer
+    raise refused["infer"]  # every model should support infer
 
 
 def _check_call(client: Client, target: Target, workload: Workload, overrides: TensorOverrides) -> Workload:
-    """The workload, once one small request of its kind was answered. Being refused by a full server is an
-    answer too."""
+    """Send one small request of the workload's kind. A rejection for overload counts as an answer."""
     if workload.kind in ("infer", "steps"):
         metadata = client.metadata(target.model, version=target.version)
         stepped = workload.kind == "steps"
         made = tensors.inputs(metadata, overrides.shapes, overrides.fills, rows=not stepped)
         workload = replace(workload, inputs=made)
     elif overrides.shapes or overrides.fills:
-        raise InvalidRequest("--shape and --fill are for --call infer and steps")
+        raise InvalidRequest("--shape and --fill require --call infer or steps")
     with suppress(Overloaded):
         _send_one(client, target, workload)
     return workload

@@ -1,6 +1,6 @@
-"""A run's seconds as JSON lines, as they pass: what is known a moment after each has ended.
+"""Writes one JSON line per second during a run, shortly after the second has ended.
 
-Requests that are answered later still count in the report, in the second that they were due in.
+Requests answered later are missing from these lines; the report counts them in the second they were due.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ DELAY_S = 0.25
 
 
 class ProgressLines:
-    """Writes to a file, or to stdout for "-". Use it in a `with`.
+    """Writes to a file, or to stdout for "-". Use it as a context manager.
 
-    Where lines cannot be written any more they end, and the run goes on.
+    A write error ends the output, not the run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ class ProgressLines:
         try:
             self._file.write(json.dumps({"run": self.title, **line}) + "\n")
             self._file.flush()
-        except (OSError, ValueError) as error:  # the reader has gone, or the disk is full: the run goes on
+        except (OSError, ValueError) as error:  # closed pipe or full disk: the run continues
             self._failed = error
 
     def __enter__(self) -> Self:
@@ -71,7 +71,7 @@ class ProgressLines:
     ) -> None:
         if self._file is sys.stdout:
             return
-        with suppress(OSError):  # of what is left of lines that could not be written
+        with suppress(OSError):  # the buffer could not be flushed; reported below
             self._file.close()
         if self._failed:
-            print(f"lockstep: {self._path} ends before the run: {self._failed}", file=sys.stderr)
+            print(f"lockstep: {self._path} is incomplete: {self._failed}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""A self-contained HTML page of any document: tables, plots and every reason to doubt them, in one file.
+"""Renders a document as one self-contained HTML file with tables, plots and warnings.
 
-document → `Section`s (a title, plots, tables) → templates/report.html. No script, no font, no link outside.
+Document → `ReportSection`s → templates/report.html. The page has no scripts, fonts or external links.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def write(path: Path, document: Document) -> None:
-    """The page, to a file.
+    """Write the page to a file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path.write_text(page(document), "utf-8")
 
 
 def page(document: Document) -> str:
-    """The page."""
+    """Render the HTML page."""
     from jinja2 import Environment, PackageLoader
 
     templates = Environment(loader=PackageLoader("lockstep_load"), autoescape=True)
@@ -40,7 +40,7 @@ def page(document: Document) -> str:
 
 
 def sections(document: Document) -> Iterator[ReportSection]:
-    """What is shown, in order. The many runs of a search and of a contrast are in the JSON only."""
+    """The sections in order. The individual runs of a search or contrast are in the JSON only."""
     kind = document["kind"]
     if kind == "run":
         yield run_section(document)
@@ -62,9 +62,9 @@ def _nested_sections(document: Document) -> Iterator[ReportSection]:
 
 
 def run_section(run: Document, title: str = "", *, folded: bool = False) -> ReportSection:
-    """Everything of one run."""
+    """All results of one run."""
     return ReportSection(
-        title or "The run",
+        title or "Run",
         [summary.headline(run), summary.outcomes(run), *_result(run), summary.generator(run)],
         run["reasons"],
         run["notes"],
@@ -75,10 +75,10 @@ def run_section(run: Document, title: str = "", *, folded: bool = False) -> Repo
 
 
 def runs_table(runs: Sequence[Document]) -> ReportTable:
-    """A line for each run."""
+    """One row per run."""
     header = (
         "run",
-        "asked",
+        "load",
         "answers/s",
         "tokens/s",
         "p50",
@@ -86,7 +86,7 @@ def runs_table(runs: Sequence[Document]) -> ReportTable:
         "p99",
         "p99.9",
         "max ms",
-        "not ok",
+        "failed",
         "valid",
     )
     return ReportTable(header, [_row(one) for one in runs])
@@ -122,15 +122,15 @@ def _plots(run: Document) -> Iterator[str]:
 def _tables(run: Document) -> Iterator[ReportTable]:
     rows = [(name, *summary.times(run[key])) for key, name in summary.TIMES.items() if run.get(key)]
     if lag := run["generator"]["lag_ms"]:
-        rows.append(("sent late by", *summary.times(lag)))
+        rows.append(("send lag", *summary.times(lag)))
     if rows:
         yield ReportTable(("milliseconds", *summary.PERCENTILES), rows)
     if run["by_length"]:
         yield ReportTable(("length", "answers", *summary.PERCENTILES), summary.length_rows(run))
     if server := run.get("server_metrics"):
-        yield ReportTable(("the server's own count", ""), summary.server_rows(server))
-    asked = [(key, str(value)) for key, value in run["load"].items() if value is not None]
-    yield ReportTable(("asked for", ""), asked)
+        yield ReportTable(("server metrics", ""), summary.server_rows(server))
+    settings = [(key, str(value)) for key, value in run["load"].items() if value is not None]
+    yield ReportTable(("load settings", ""), settings)
 
 
 def _result(run: Document) -> list[str]:
@@ -141,14 +141,14 @@ def _result(run: Document) -> list[str]:
 def _search_section(document: Document) -> ReportSection:
     runs = [one for one in document["runs"] if "probe" in one]
     plots = [charts.throughput_latency(runs, document["search"]["bound_ms"])] if runs else []
-    name, table = document.get("name", "The search"), runs_table(runs)
+    name, table = document.get("name", "Search"), runs_table(runs)
     return ReportSection(name, [summary.search_sentence(document)], plots=plots, tables=[table])
 
 
 def _sweep_section(document: Document) -> ReportSection:
     runs = document["runs"]
     plots = [charts.throughput_latency(runs), charts.by_percentile([(one["name"], one) for one in runs[:6]])]
-    return ReportSection(document.get("name", "The sweep"), plots=plots, tables=[runs_table(runs)])
+    return ReportSection(document.get("name", "Sweep"), plots=plots, tables=[runs_table(runs)])
 
 
 def _scenario_section(document: Document) -> ReportSection:
@@ -156,7 +156,7 @@ def _scenario_section(document: Document) -> ReportSection:
 
 
 def _all_runs(document: Document) -> list[Document]:
-    """The runs of a scenario, those within its searches and sweeps among them."""
+    """All runs of a scenario, including those of its searches and sweeps."""
     return [leaf for one in document["runs"] for leaf in ([one] if one["kind"] == "run" else _all_runs(one))]
 
 

@@ -1,4 +1,4 @@
-"""What a page of a report is made of: sections, with sentences, plots and tables. Plain data."""
+"""The contents of a report page, as plain data: sections with text, plots and tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A header, and rows of as many cells."""
+    """A header and rows with the same number of cells."""
 
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -19,16 +19,16 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A part of a page."""
+    """One section of a page."""
 
     title: str
     lead: Sequence[str] = ()
-    """Sentences above."""
+    """Paragraphs above the plots."""
     reasons: Sequence[str] = ()
-    """Why not to trust it."""
+    """Why the run is invalid."""
     notes: Sequence[str] = ()
     plots: Sequence[str] = ()
-    """SVG."""
+    """SVG elements."""
     tables: Sequence[ReportTable] = ()
     folded: bool = False
-    """Shown as one line until it is opened."""
+    """Whether the section is collapsed at first."""

@@ -1,7 +1,7 @@
-"""Requests, made and serialised before the clock runs: drawing and encoding are not part of what is measured.
+"""Draws and serialises requests before a run starts, so that this work is not measured.
 
-lengths → texts, ids or tensors → the messages of the client library's own calls → bytes. A process has a pool
-of them, drawn with the seed of the run, and sends them in turn.
+Lengths → texts, ids or tensors → request messages of the client library → bytes. Each worker process draws a
+pool of requests from the run's seed and sends them in turn.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from lockstep_load.plan import WorkerJob, Workload
 
 POOL_SIZE = 512
-"""Different requests in a process."""
+"""Distinct requests per worker process."""
 
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """One to send."""
+    """A serialised request."""
 
     body: bytes
     length: int
-    """Elements in all of its rows: words of a text, or ids."""
+    """Elements in all rows: words or ids."""
     later_bodies: tuple[bytes, ...] = ()
-    """The messages after the first one, where the caller sends several."""
+    """Messages after the first, for calls that stream requests."""
     arrays: tuple[dict[str, Any], ...] = ()
-    """Of `steps`: the tensors of each step, to be sent under an id of the sequence's own."""
+    """For `steps`: the input tensors of each step. They are serialised on sending, with a new sequence_id."""
 
 
 def request_pool(job: WorkerJob, count: int = POOL_SIZE) -> list[PreparedRequest]:
-    """The requests of a process; the same ones for the same seed and index."""
+    """The requests of a worker process; equal for equal seed and index."""
     rng = np.random.default_rng([job.load.seed, job.index, 0])
     make = _MAKERS[job.workload.kind]
     return [make(job, drawn) for drawn in _draw_requests(job.workload, rng, count)]
@@ -46,7 +46,7 @@ def request_pool(job: WorkerJob, count: int = POOL_SIZE) -> list[PreparedRequest
 
 @dataclass(frozen=True)
 class DrawnRequest:
-    """What was drawn for one request: of each row a length, and a text where there are real ones."""
+    """The random part of one request: the length of each row, and its text if texts come from a file."""
 
     rng: np.random.Generator
     lengths: tuple[int, ...]
@@ -79,14 +79,14 @@ def _draw_requests(workload: Workload, rng: np.random.Generator, count: int) -> 
 
 
 def _rows(job: WorkerJob, drawn: DrawnRequest) -> dict[str, Any]:
-    """A request's rows: texts, or ids where a range of ids is given."""
+    """The rows of a request as keyword arguments: ids if the workload has a range of ids, otherwise texts."""
     if job.workload.ids:
         return {"ids": [drawn.rng.integers(*job.workload.ids, n).tolist() for n in drawn.lengths]}
     return {"texts": list(drawn.texts) or [tensors.sample_text(n, drawn.rng) for n in drawn.lengths]}
 
 
 def _single_row(job: WorkerJob, drawn: DrawnRequest) -> dict[str, Any]:
-    """The same for calls that take one row: its text or its ids, alone."""
+    """The same for calls that take a single row."""
     [(key, rows)] = _rows(job, drawn).items()
     return {"ids": rows[0]} if key == "ids" else {"text": rows[0]}
 
@@ -131,7 +131,7 @@ def _follow(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
 
 
 def _infer(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
-    """All rows of a tensor have one length: the first that was drawn."""
+    """All rows of a tensor have the same length: the first one drawn."""
     workload, length = job.workload, drawn.lengths[0]
     made = tensors.arrays(workload.inputs, workload.rows, length, workload.ids, drawn.rng)
     call = calls.infer(job.target.model, made, version=job.target.version)

@@ -1,4 +1,8 @@
-"""Where a command's runs are made: generator processes, who watches, the server's metrics, what comes out."""
+"""Makes the runs of a command and writes their results.
+
+`Runner` combines worker processes, progress displays and the server's metrics; `write_results` writes the
+files, prints the summary and exits with the command's exit code.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ NOT_WRITTEN = 1
 
 
 class Runner:
-    """Makes runs, one after another. Use it in a `with`."""
+    """Makes runs one after another. Use it as a context manager."""
 
     def __init__(self, common: CommonOptions, processes: int) -> None:
         self._place = common
@@ -45,18 +49,18 @@ class Runner:
 
     @property
     def interrupted(self) -> bool:
-        """Whether to make no more."""
+        """Whether an interrupt was received, so that no more runs should be made."""
         return self._session.interrupted
 
     def run(self, name: str, target: Target, workload: Workload, load: LoadProfile) -> Document:
-        """One run, with its name and the server's own count beside it."""
+        """Make one run; the document includes its name and the server's metrics."""
         for one in self._watchers:
             one.title = name
         if not self._place.metrics:
             return {**self._session.run(target, workload, load), "name": name}
         with Scraper(self._place.metrics, target.model) as scraper:
-            made = self._session.run(target, workload, load, scraper.observe)
-        return {**made, "name": name, "server_metrics": scraper.result()}
+            document = self._session.run(target, workload, load, scraper.observe)
+        return {**document, "name": name, "server_metrics": scraper.result()}
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +73,7 @@ class Runner:
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Errors that end a command, in a line."""
+    """Turn client errors into one line on stderr and exit code 1, and ValueError into wrong usage."""
     try:
         yield
     except LockstepError as error:
@@ -79,81 +83,84 @@ def report_errors() -> Iterator[None]:
         raise typer.BadParameter(str(error)) from None
 
 
-def write_results(made: Document, common: CommonOptions) -> None:
-    """Write the files, then show it, then end with its exit code: a terminal may be slow, or gone. A file
-    that cannot be written costs neither the others nor what is shown."""
+def write_results(document: Document, common: CommonOptions) -> None:
+    """Write the files, print the summary and exit.
+
+    Files come first, since a terminal may be blocked or closed. A file that cannot be written does not
+    prevent the others or the summary.
+    """
     to_stdout = str(common.json_file) == "-"
     files = ((None if to_stdout else common.json_file, documents.write), (common.html, report.write))
-    written = {path: try_write(path, write, made) for path, write in files if path}
+    written = {path: try_write(path, write, document) for path, write in files if path}
     if to_stdout:
-        print(json.dumps(made))
+        print(json.dumps(document))
     elif str(common.jsonl) != "-":
-        show(made)
+        show(document)
         for path in (common.json_file, common.jsonl, common.html):
             if path and written.get(path, True):
                 print(f"written: {path}")
-    raise typer.Exit(exit_code(made) if all(written.values()) else NOT_WRITTEN)
+    raise typer.Exit(exit_code(document) if all(written.values()) else NOT_WRITTEN)
 
 
-def try_write(path: Path, write: Callable[[Path, Document], None], made: Document) -> bool:
-    """Whether it is; why it is not, in a line."""
+def try_write(path: Path, write: Callable[[Path, Document], None], document: Document) -> bool:
+    """Write a file. On error, print it to stderr and return False."""
     try:
-        write(path, made)
+        write(path, document)
     except OSError as error:
-        print(f"lockstep: {path} is not written: {error.strerror or error}", file=sys.stderr)
+        print(f"lockstep: cannot write {path}: {error.strerror or error}", file=sys.stderr)
         return False
     return True
 
 
-def show(made: Document) -> None:
-    """Any document, in a terminal."""
-    kind = made["kind"]
+def show(document: Document) -> None:
+    """Print the summary of any document."""
+    kind = document["kind"]
     if kind == "run":
-        summary.show(made)
+        summary.show(document)
     elif kind == "contrast":
-        contrast_report.show(made)
+        contrast_report.show(document)
     elif kind == "search":
-        _show_table(made["runs"])
-        print(f"\n{summary.search_sentence(made)}")
+        _show_table(document["runs"])
+        print(f"\n{summary.search_sentence(document)}")
     elif kind == "sweep":
-        _show_runs(made["runs"])
+        _show_runs(document["runs"])
     else:
-        _show_runs(list(iter_runs(made)))
+        _show_runs(list(iter_runs(document)))
         print()
-        for line in result_lines(made):
+        for line in result_lines(document):
             print(line)
 
 
-def exit_code(made: Document) -> int:
-    """0 for what was measured and is valid."""
-    runs = list(iter_runs(made))
-    if made["partial"]:
+def exit_code(document: Document) -> int:
+    """The exit code for a document: 0 if it is a valid measurement."""
+    runs = list(iter_runs(document))
+    if document["partial"]:
         return INTERRUPTED
     if not any(one["outcomes"]["ok"] or one["rates"]["ok"] for one in runs):
         return NOT_MEASURED
-    return 0 if is_valid(made) else INVALID
+    return 0 if is_valid(document) else INVALID
 
 
-def is_valid(made: Document) -> bool:
-    """Whether what it says is the server's doing, not the generator's."""
-    if made["kind"] == "contrast":
-        return contrast.is_complete(list(iter_runs(made)))
-    # A search looks for where it ends: the generator may fall behind there.
-    return all(one["valid"] for one in iter_runs(made, searched=False))
+def is_valid(document: Document) -> bool:
+    """Whether the document measures the server and not the generator."""
+    if document["kind"] == "contrast":
+        return contrast.is_complete(list(iter_runs(document)))
+    # A search goes to the limit, where the generator may fall behind: its probes do not count.
+    return all(one["valid"] for one in iter_runs(document, searched=False))
 
 
-def iter_runs(made: Document, *, searched: bool = True) -> Iterator[Document]:
-    """The runs within a document."""
-    if made["kind"] == "run":
-        yield made
-    elif searched or made["kind"] != "search":
-        for one in made["runs"]:
+def iter_runs(document: Document, *, searched: bool = True) -> Iterator[Document]:
+    """All runs in a document; without those of searches unless `searched`."""
+    if document["kind"] == "run":
+        yield document
+    elif searched or document["kind"] != "search":
+        for one in document["runs"]:
             yield from iter_runs(one, searched=searched)
 
 
-def result_lines(made: Document) -> Iterator[str]:
-    """The one number of each entry of a scenario."""
-    for one in made["runs"]:
+def result_lines(document: Document) -> Iterator[str]:
+    """The result of each entry of a scenario."""
+    for one in document["runs"]:
         if one["kind"] == "search":
             yield f"{one['name']}: {summary.search_sentence(one)}"
         elif "result" in one:

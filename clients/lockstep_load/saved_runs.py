@@ -1,4 +1,4 @@
-"""What is done with documents that were written: comparing two, and showing one again."""
+"""Commands on saved documents: compare two, or show one."""
 
 import json
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from lockstep_load import documents, options, report, runner, summary
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A.json", help="A report of `run`: the one before.")],
-    second: Annotated[Path, typer.Argument(metavar="B.json", help="Another: the one after.")],
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="JSON report of the first run.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="JSON report of the second run.")],
     json_file: options.Json = None,
 ) -> None:
-    """Two runs side by side: ratios of the second to the first, with 95% intervals.
+    """Compare two runs: ratios of the second to the first, with 95% confidence intervals.
 
-    Exit code 4 where the second is worse beyond its interval, and both are valid; 3 where one is invalid, and
-    so says nothing of its server; 0 else. The intervals are a block bootstrap of the runs' seconds; runs of
-    fewer than 5 seconds have none. Documents of several runs are compared run by run, by name.
+    Exit code 4 if both are valid and the second is significantly worse; 3 if one is invalid; otherwise 0.
+    The intervals are a block bootstrap over the runs' seconds; runs shorter than 5 seconds have none.
+    Documents of several runs are compared by run name.
     """
     with runner.report_errors():
-        made = documents.read(first), documents.read(second)
-        pairs = _pairs(*made)
+        both = documents.read(first), documents.read(second)
+        pairs = _pairs(*both)
     rows = {name: comparison.compare_runs(a, b) for name, a, b in pairs}
     document = {name: [one.as_json() for one in some] for name, some in rows.items()}
     to_stdout = str(json_file) == "-"
@@ -42,28 +42,28 @@ def compare(
     sound = [name for name, a, b in pairs if a["valid"] and b["valid"]]
     if any(comparison.regressions(rows[name]) for name in sound):
         raise typer.Exit(runner.WORSE)
-    raise typer.Exit(0 if all(runner.is_valid(one) for one in made) else runner.INVALID)
+    raise typer.Exit(0 if all(runner.is_valid(one) for one in both) else runner.INVALID)
 
 
 def show_report(
-    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="What --json wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="JSON report written by --json.")],
     html: options.Html = None,
 ) -> None:
-    """Show a report again, or make its HTML page."""
+    """Print the summary of a saved report, or render it as HTML."""
     with runner.report_errors():
-        made = documents.read(file)
+        both = documents.read(file)
     if html:
-        if not runner.try_write(html, report.write, made):
+        if not runner.try_write(html, report.write, both):
             raise typer.Exit(runner.NOT_WRITTEN)
         print(f"written: {html}")
     else:
-        runner.show(made)
+        runner.show(both)
 
 
 def _pairs(
     first: documents.Document, second: documents.Document
 ) -> list[tuple[str, documents.Document, documents.Document]]:
-    """Runs of the same name; two single runs are a pair whatever they are called."""
+    """Pair the runs by name; two single runs are a pair regardless of their names."""
     if first["kind"] == second["kind"] == "run":
         return [(f"{_run_name(first)} → {_run_name(second)}", first, second)]
     named = {one["name"]: one for one in runner.iter_runs(second)}
@@ -71,7 +71,7 @@ def _pairs(
         (one["name"], one, named[one["name"]]) for one in runner.iter_runs(first) if one["name"] in named
     ]
     if not pairs:
-        raise ValueError("the two have no run of the same name")
+        raise ValueError("the two documents have no run name in common")
     return pairs
 
 
@@ -80,7 +80,7 @@ def _run_name(run: documents.Document) -> str:
 
 
 def _differences(pairs: list[tuple[str, documents.Document, documents.Document]]) -> Iterator[str]:
-    """What was not the same for both: then the ratio is of more than the servers."""
+    """Differences other than the server: load settings and validity."""
     for name, a, b in pairs:
         for key in a["load"]:
             if a["load"][key] != b["load"].get(key) and key != "seed":

@@ -1,15 +1,15 @@
-"""Scenario files: what to run, written down in TOML.
+"""Scenario files: TOML descriptions of one or more runs.
 
-    about = "what it is for"
-    [defaults]                  # of every run
+    about = "what it measures"
+    [defaults]                  # for every run
     model = "sentiment-lstm"
     [[run]]
     scenario = "single-stream"  # or multi-stream, server, offline, closed, open, sweep, soak
     seconds = 5
 
-text → `parsed` → `Scenario` of `Entry`s, checked: an error names file, run, key and remedy. The first four
-are MLPerf's: one query after another (p90 of the latency), the same with 8 samples a query (p99), Poisson
-arrivals (the highest rate that keeps a bound at a percentile), all samples known at the start (throughput).
+Text → `parse` → `Scenario` with `ScenarioEntry`s. Errors name the file, run, key and remedy. The first four
+scenarios are MLPerf's: one query after another (p90 latency), the same with 8 samples per query (p99),
+Poisson arrivals (highest rate that meets a latency bound), all samples available at the start (throughput).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Scenario:
 
     @property
     def seconds(self) -> float:
-        """What is measured, roughly: searches take as many probes as they need."""
+        """Estimated duration. The number of probes of a search varies; 12 are assumed."""
         return sum(
             one.load.seconds * (len(one.rates) or (12 if one.search else 1)) + one.load.warmup_s
             for one in self.entries
@@ -42,7 +42,7 @@ class Scenario:
 
 
 def bundled() -> dict[str, str]:
-    """The files that ship, by name, as text."""
+    """The bundled files: name → text."""
     folder = files("lockstep_load").joinpath("scenarios")
     return {
         one.name.removesuffix(".toml"): one.read_text("utf-8")
@@ -52,20 +52,20 @@ def bundled() -> dict[str, str]:
 
 
 def read(given: str, server: Target, seconds: float | None = None) -> Scenario:
-    """A bundled scenario, or a file. ValueError says what is wrong; `seconds` overrides the file's."""
+    """Read a bundled scenario or a file; `seconds` overrides the file. Raises ValueError if it is invalid."""
     shipped = bundled()
     if given in shipped:
         return parse(given, shipped[given], server, seconds)
     if not Path(given).is_file():
-        raise ValueError(f"scenario {given!r} is neither a file nor one of {', '.join(shipped)}")
+        raise ValueError(f"unknown scenario {given!r}: no such file; available: {', '.join(shipped)}")
     try:
         return parse(given, Path(given).read_text("utf-8"), server, seconds)
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"scenario {given}: cannot be read: {error}") from None
+        raise ValueError(f"cannot read scenario {given}: {error}") from None
 
 
 def parse(name: str, text: str, server: Target, seconds: float | None = None) -> Scenario:
-    """What a file says."""
+    """Parse the text of a scenario file. Raises ValueError if it is invalid."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -76,7 +76,7 @@ def parse(name: str, text: str, server: Target, seconds: float | None = None) ->
         )
     runs = table.get("run")
     if not isinstance(runs, list) or not runs:
-        raise ValueError(f"scenario {name}: it has no [[run]]")
+        raise ValueError(f"scenario {name}: needs at least one [[run]]")
     entries = []
     for number, one in enumerate(runs, start=1):
         merged = {**table.get("defaults", {}), **one, **({"seconds": seconds} if seconds else {})}

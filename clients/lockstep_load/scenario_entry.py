@@ -1,4 +1,4 @@
-"""One run of a scenario file, from its keys to what it asks: what every kind takes, needs and leaves out."""
+"""Parses one [[run]] of a scenario file: which keys each kind of scenario allows and requires."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ScenarioKind = Literal[
 ]
 SCENARIO_KINDS: tuple[ScenarioKind, ...] = get_args(ScenarioKind)
 SAMPLES_A_QUERY = 8
-"""MLPerf's multi-stream."""
+"""Rows per request in MLPerf's multi-stream scenario."""
 
 _COMMON_KEYS = {
     "name", "scenario", "model", "version", "call", "lengths", "ids", "rows", "tokens", "shape", "fill",
@@ -46,20 +46,20 @@ _REQUIRED_KEYS: dict[ScenarioKind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ScenarioEntry:
-    """One run of a scenario file, or one sweep, or one search."""
+    """One run, sweep or search of a scenario file."""
 
     name: str
     kind: ScenarioKind
     target: Target
     workload: Workload
     call: CallKind | None
-    """None: the first call that the model answers."""
+    """None for the first call that the model supports."""
     overrides: TensorOverrides
     load: LoadProfile
     rates: tuple[float, ...] = ()
-    """Of a sweep."""
+    """Rates of a sweep, per second."""
     search: SearchPlan | None = None
-    """Of a server scenario; its start is 0 where it is to be found out."""
+    """For the server scenario; a start of 0 means that it is estimated."""
 
 
 def scenario_entry(where: str, keys: dict[str, Any], given: set[str], server: Target) -> ScenarioEntry:
@@ -68,7 +68,7 @@ def scenario_entry(where: str, keys: dict[str, Any], given: set[str], server: Ta
     allowed = _COMMON_KEYS | _SPECIFIC_KEYS[kind]
     if wrong := sorted(given - allowed):
         raise ValueError(
-            f"{where}: {wrong[0]!r} does not belong to {kind}: it takes {', '.join(sorted(allowed))}"
+            f"{where}: {wrong[0]!r} is not a key of {kind}; allowed: {', '.join(sorted(allowed))}"
         )
     for needed in ("model", *_REQUIRED_KEYS.get(kind, ())):
         if needed not in keys:
@@ -80,7 +80,7 @@ def scenario_entry(where: str, keys: dict[str, Any], given: set[str], server: Ta
         timeout_s=table.number("timeout_s", 10.0),
     )
     load = LoadProfile(
-        _pace(kind, table),
+        _pattern(kind, table),
         table.number("seconds", 600.0 if kind == "offline" else 5.0),
         table.number("warmup_s", 1.0, minimum=0),
         table.whole("seed", 0, minimum=0),
@@ -105,13 +105,13 @@ def _workload(kind: ScenarioKind, table: TomlKeys) -> Workload:
     tokens = table.lengths("tokens") if "tokens" in table.keys else None
     ids = table.numbers("ids") if "ids" in table.keys else None
     if ids and (len(ids) != 2 or not 0 <= ids[0] < ids[1]):
-        raise table.wrong("ids", "give [low, high], as in [1, 8000]")
+        raise table.wrong("ids", "use [low, high], such as [1, 8000]")
     return Workload(
         "infer", table.lengths("lengths", "sst2"), (int(ids[0]), int(ids[1])) if ids else None, rows, tokens
     )
 
 
-def _pace(kind: ScenarioKind, table: TomlKeys) -> LoadPattern:
+def _pattern(kind: ScenarioKind, table: TomlKeys) -> LoadPattern:
     if kind in ("open", "soak"):
         return OpenLoop(table.number("rate"), table.one_of("arrivals", ("poisson", "constant"), "poisson"))
     if kind == "closed":
@@ -128,7 +128,7 @@ def _pace(kind: ScenarioKind, table: TomlKeys) -> LoadPattern:
 def _search(table: TomlKeys) -> SearchPlan:
     percentile = table.number("percentile", 99.0)
     if percentile >= 100:
-        raise table.wrong("percentile", "give a number below 100")
+        raise table.wrong("percentile", "use a number below 100")
     return SearchPlan(
         LatencyBound(table.number("bound_ms"), percentile),
         table.number("start", 0.0, minimum=0),

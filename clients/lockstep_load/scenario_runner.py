@@ -1,4 +1,7 @@
-"""Playing a scenario: each entry to a run, a sweep or a search, and to the number that its kind is about."""
+"""Runs a scenario: each entry becomes a run, a sweep or a search, and gets the result of its kind.
+
+`Scenario` → `prepare_workloads` → `run_scenario` → document.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ MIN_SOAK_SECONDS = 6
 
 
 def prepare_workloads(scenario: Scenario, wait_s: float) -> list[Workload]:
-    """The workload of each entry, once its model has answered; raises what the first does that does not."""
+    """Complete the workload of each entry. Raises the first error of `preflight.prepare`."""
     return [
         preflight.prepare(one.target, one.workload, one.call, one.overrides, wait_s)
         for one in scenario.entries
@@ -31,10 +34,10 @@ def prepare_workloads(scenario: Scenario, wait_s: float) -> list[Workload]:
 
 
 def run_scenario(scenario: Scenario, workloads: Sequence[Workload], runner: Runner) -> Document:
-    """All entries, in order; an interruption ends it with the entry that it met."""
-    made: list[Document] = []
+    """Run all entries in order, stopping after an interrupted one."""
+    runs: list[Document] = []
     for entry, workload in zip(scenario.entries, workloads, strict=True):
-        made.append(_run_entry(entry, workload, runner))
+        runs.append(_run_entry(entry, workload, runner))
         if runner.interrupted:
             break
     return {
@@ -42,10 +45,10 @@ def run_scenario(scenario: Scenario, workloads: Sequence[Workload], runner: Runn
         "kind": "scenario",
         "name": scenario.name,
         "about": scenario.about,
-        "started_at": made[0]["started_at"],
-        "target": made[0]["target"],
+        "started_at": runs[0]["started_at"],
+        "target": runs[0]["target"],
         "partial": runner.interrupted,
-        "runs": made,
+        "runs": runs,
     }
 
 
@@ -66,7 +69,7 @@ def _run_entry(entry: ScenarioEntry, workload: Workload, runner: Runner) -> Docu
 
 
 def _result(kind: ScenarioKind, run: Document) -> dict[str, Any]:
-    """The metric of each kind; the first three are MLPerf's."""
+    """The result metric of each kind; the first three are MLPerf's."""
     latency = run["latency_ms"] or {}
     what, value, unit = {
         "single-stream": ("p90 of the latency", latency.get("p90", 0.0), "ms"),
@@ -80,7 +83,7 @@ def _result(kind: ScenarioKind, run: Document) -> dict[str, Any]:
 
 
 def drift(run: Document) -> dict[str, Any] | None:
-    """The comparison; None where the run is too short for one."""
+    """Compare the last third of a soak run with its first; None if the run is too short."""
     seconds = run["seconds"]
     third = len(seconds) // 3
     if len(seconds) < MIN_SOAK_SECONDS:

@@ -1,9 +1,9 @@
-"""The highest rate at which a latency bound still holds: MLPerf's server scenario. Pure: probes in, next out.
+"""Searches the highest rate that meets a latency bound: MLPerf's server scenario. Pure: probes → next step.
 
-Rates are doubled or halved until one holds and one fails, then halved between in logarithms, until they are
-`within` of each other. What was found is run again, longer and with other seeds; where that fails, a little
-less is tried. A probe holds where the share of all requests that were answered in time reaches the
-percentile: one that was refused, or failed, was not answered in time.
+The rate is doubled or halved until one rate holds and one fails, then bisected in logarithms until the two
+are `within` of each other. The result is confirmed by longer runs with other seeds; if one fails, a slightly
+lower rate is tried. A probe holds if the share of all requests that were answered in time reaches the
+percentile; rejected and failed requests were not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_PROBES = 40
 
 @dataclass(frozen=True)
 class LatencyBound:
-    """What has to hold."""
+    """A latency that a percentile of all requests must meet."""
 
     latency_ms: float
     percentile: float = 99.0
@@ -32,19 +32,19 @@ class LatencyBound:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Where to begin, how close to come, and how often to see it again."""
+    """The first rate, the precision, and the number of confirming runs."""
 
     bound: LatencyBound
     start: float
     within: float = 0.05
     confirmations: int = 2
     lowest: float = 0.1
-    """A second: below it the search gives up."""
+    """Requests per second below which the search gives up."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A rate that was tried."""
+    """The result of one run at one rate."""
 
     rate: float
     holds: bool
@@ -53,14 +53,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class SearchStep:
-    """A rate to try next."""
+    """The next rate to run."""
 
     rate: float
     confirming: bool
 
 
 def holds(document: Document, bound: LatencyBound) -> bool:
-    """Whether a run kept the bound, and its generator kept up."""
+    """Whether a run is valid and met the bound."""
     if not document["valid"]:
         return False
     requests = document["requests"]
@@ -72,7 +72,7 @@ def holds(document: Document, bound: LatencyBound) -> bool:
 
 
 def next_step(search: SearchPlan, probes: Sequence[Probe]) -> SearchStep | None:
-    """What to try, or None at the end; `found` says what came of it."""
+    """The next step, or None at the end; then `confirmed_rate` is the result."""
     if len(probes) >= MAX_PROBES or confirmed_rate(search, probes) is not None:
         return None
     rate = _next_exploration(search, [one for one in probes if not one.confirming])
@@ -83,7 +83,7 @@ def next_step(search: SearchPlan, probes: Sequence[Probe]) -> SearchStep | None:
 
 
 def confirmed_rate(search: SearchPlan, probes: Sequence[Probe]) -> float | None:
-    """The highest rate that held each time it was seen again; None where there is none (yet)."""
+    """The highest rate that all its confirming runs met; None if there is none (yet)."""
     if _next_exploration(search, [one for one in probes if not one.confirming]) is not None:
         return None
     rate = _rate_to_confirm(search, probes)
@@ -92,13 +92,13 @@ def confirmed_rate(search: SearchPlan, probes: Sequence[Probe]) -> float | None:
 
 
 def _bracket(probes: Sequence[Probe]) -> tuple[float, float]:
-    """The highest rate that held below the lowest one that failed, and that one; 0 and infinity for none."""
+    """The lowest rate that failed (else infinity), preceded by the highest that held below it (else 0)."""
     failed = min((one.rate for one in probes if not one.holds), default=math.inf)
     return max((one.rate for one in probes if one.holds and one.rate < failed), default=0.0), failed
 
 
 def _next_exploration(search: SearchPlan, probes: Sequence[Probe]) -> float | None:
-    """The next rate of the exploration; None once it is over."""
+    """The next rate of the exploration; None once the bracket is narrow enough."""
     held, failed = _bracket(probes)
     if not probes:
         return search.start
@@ -110,7 +110,7 @@ def _next_exploration(search: SearchPlan, probes: Sequence[Probe]) -> float | No
 
 
 def _rate_to_confirm(search: SearchPlan, probes: Sequence[Probe]) -> float:
-    """What held last, lowered a little for each time that it failed to hold again."""
+    """The highest rate that held, lowered by `within` for each failed confirmation."""
     rate, _ = _bracket([one for one in probes if not one.confirming])
     seen = [one for one in probes if one.confirming]
     while any(not one.holds and math.isclose(one.rate, rate) for one in seen):

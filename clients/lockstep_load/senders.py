@@ -1,6 +1,7 @@
-"""How each kind of request is made: bytes out, and of what comes back only what is counted.
+"""Sends one prepared request and records the times of its reply messages.
 
-Answers of one message are not parsed. Of streams, the times of the messages and their numbers of tokens.
+`PreparedRequest` → `sender` → gRPC call → `ReplyTimes`. Unary replies are not parsed. For streams, the time
+and the number of tokens of each message are recorded.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _TOKEN_STREAMS: dict[str, protocol.Method[Any]] = {
 
 @dataclass
 class ReplyTimes:
-    """The messages of one stream. Times are time.perf_counter()."""
+    """Times and token counts of one stream's messages, in seconds of time.perf_counter()."""
 
     on_tokens: Callable[[float, int], None]
     first: float = 0.0
@@ -46,7 +47,7 @@ class ReplyTimes:
     gaps: tuple[float, ...] | list[float] = ()
 
     def record(self, tokens: int) -> None:
-        """A message came with so many tokens."""
+        """Record a message that carries `tokens` tokens."""
         if not tokens:
             return
         now = time.perf_counter()
@@ -62,7 +63,7 @@ class ReplyTimes:
 def sender(
     channel: grpc.aio.Channel, target: Target, workload: Workload
 ) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
-    """What asks one request, and reads its answer into a `Reading`. It raises what gRPC raises."""
+    """A function that sends one request and fills its `ReplyTimes`. It raises grpc.aio.AioRpcError."""
     if workload.kind in _UNARY:
         return _unary(channel, _UNARY[workload.kind].path, target_client.call_options(target))
     if workload.kind in _TOKEN_STREAMS:
@@ -99,7 +100,7 @@ def _token_stream(
 def _follow(
     channel: grpc.aio.Channel, call_options: dict[str, Any]
 ) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
-    """The whole sequence is sent at once; there is one message for each element."""
+    """Send the whole sequence at once; the server replies with one message per element."""
     call: Any = channel.stream_stream(protocol.FOLLOW.path)
 
     async def messages(request: PreparedRequest) -> AsyncIterator[bytes]:
@@ -117,12 +118,12 @@ def _follow(
 def _follow_one_by_one(
     channel: grpc.aio.Channel, call_options: dict[str, Any]
 ) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
-    """An element is sent when the one before is answered: from message to message is a round trip."""
+    """Send each element after the reply to the previous one: the gap between replies is a round trip."""
     call: Any = channel.stream_stream(protocol.FOLLOW.path)
 
     async def send(request: PreparedRequest, times: ReplyTimes) -> None:
         stream = call(**call_options)
-        with suppress(asyncio.InvalidStateError):  # nothing more can be sent: reading tells why
+        with suppress(asyncio.InvalidStateError):  # the stream has ended: read() raises its status
             await stream.write(request.body)
             for body in request.later_bodies:
                 await stream.write(body)
@@ -139,7 +140,10 @@ def _follow_one_by_one(
 def _steps(
     channel: grpc.aio.Channel, target: Target
 ) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
-    """A round trip for each element, as a caller steps a sequence on Triton. The timeout is each step's."""
+    """One ModelInfer call per element with a sequence_id, as Triton's sequence clients do.
+
+    The timeout applies to each call.
+    """
     call: Any = channel.unary_unary(protocol.INFER.path)
     call_options = target_client.call_options(target)
     ids = itertools.count(random.getrandbits(40) << 20 | 1)

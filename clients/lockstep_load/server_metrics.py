@@ -1,8 +1,8 @@
-"""The server's own view of a run, from its /metrics: rows in a batch, queueing, padding, tokens.
+"""Reads the server's /metrics during a run: rows per run, queueing and compute times, padding, rejections.
 
-Prometheus text → `samples` → two `Scrape`s, after the warm-up and at the end → `between`: what the measured
-part itself added. Lockstep's families are read; a server without them, or one that was started again in
-between, has nothing to add, and that is said.
+Prometheus text → `samples` → two `Scrape`s, after the warm-up and at the end → `difference`, the part of the
+counters that the measured part added. Only Lockstep's families are read. If the server lacks them or was
+restarted during the run, the result is a note that says so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def samples(text: str) -> Samples:
-    """Name and labels → value, of the Prometheus text format."""
+    """Parse the Prometheus text format: (name, labels) → value."""
     result: Samples = {}
     for line in text.splitlines():
         if matched := _SAMPLE.match(line):
@@ -45,17 +45,17 @@ def samples(text: str) -> Samples:
 
 @dataclass(frozen=True)
 class Scrape:
-    """The samples of one moment, and questions to them."""
+    """The samples of one scrape."""
 
     samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of a family's samples that have these labels."""
+        """The sum of the samples of `name` that have these labels."""
         wanted = set(labels.items())
         return sum(value for (one, has), value in self.samples.items() if one == name and wanted <= has)
 
     def values(self, name: str, label: str, **labels: str) -> set[str]:
-        """The values that a label has in a family."""
+        """The values of a label in a family."""
         wanted = set(labels.items())
         return {
             dict(has)[label]
@@ -65,7 +65,7 @@ class Scrape:
 
 
 def difference(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
-    """What a run added to a model's families; empty where the server has none of them."""
+    """What a run added to a model's counters; empty if the server has no Lockstep metrics of the model."""
     name = model.removesuffix(".step")
 
     def added(family: str, **labels: str) -> float:
@@ -92,7 +92,7 @@ def difference(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
 
 
 def restarted(before: Scrape, after: Scrape, model: str) -> bool:
-    """Whether the server was started in between: it says so, or what it counts of the model went back."""
+    """Whether the server restarted between the scrapes: its start time changed, or a counter decreased."""
     started = ("process_start_time_seconds", frozenset[tuple[str, str]]())
     if before.samples.get(started) != after.samples.get(started):
         return True
@@ -110,7 +110,7 @@ def _mean_ms(added: Callable[[str], float], family: str) -> float | None:
 
 
 class Scraper:
-    """Reads the metrics at begin, end, and each second of a run's measured part, in a thread of its own."""
+    """Scrapes the metrics at the start and end of a run's measured part and every second, in a thread."""
 
     def __init__(self, address: str, model: str) -> None:
         self._url = f"http://{address}/metrics"
@@ -132,19 +132,19 @@ class Scraper:
         self._thread.join(2 * TIMEOUT_S)
 
     def observe(self, counts: RunCounts) -> None:
-        """Count from when its warm-up is over."""
+        """Attach the counts of the run; the measured part begins when their time reaches 0."""
         self._counts = counts
 
     def result(self) -> dict[str, Any]:
-        """What the run added after its warm-up, and the queue second by second."""
+        """What the run added after its warm-up, and the queue by second; or a note why that is unknown."""
         if self._first is None or self._last is None:
             return {"note": f"no metrics at {self._url}"}
         last = self._scrape() or self._last
         if restarted(self._first, last, self._model):
-            return {"note": "the server was started again during the run: its counts of it are lost"}
+            return {"note": "the server was restarted during the run: its counters were reset"}
         added = difference(self._first, last, self._model)
         if not added:
-            return {"note": f"{self._url} has counted no run of {self._model} in Lockstep's metrics"}
+            return {"note": f"{self._url} has no Lockstep metrics for runs of {self._model}"}
         return {**added, "seconds": self.per_second}
 
     def _run(self) -> None:
@@ -157,7 +157,7 @@ class Scraper:
                 last = now
 
     def _wait_for_warmup(self) -> float:
-        """Wait for the end of the warm-up, and begin there; when that was."""
+        """Wait for the end of the warm-up and take the first scrape. Returns the time.monotonic()."""
         while self._counts is None or self._counts.now_s < 0:
             if self._stop.wait(TICK_S):
                 return time.monotonic()
@@ -178,5 +178,5 @@ class Scraper:
         try:
             with _DIRECT.open(self._url, timeout=TIMEOUT_S) as answer:
                 return Scrape(samples(answer.read().decode("utf-8", "replace")))
-        except (OSError, ValueError, HTTPException):  # another protocol's port answers, too
+        except (OSError, ValueError, HTTPException):  # the port may speak another protocol
             return None

@@ -1,7 +1,7 @@
-"""Runs, one after another, on the same generator processes: from a `Load` to its `Document`.
+"""Makes runs one after another on the same worker processes: `LoadProfile` → document.
 
-Ctrl-C and SIGTERM end the run that goes on, or the next one where they come between two, whose document is
-then marked partial: what was measured before is kept. A second one ends all.
+SIGINT (Ctrl-C) and SIGTERM end the current run, or the next one if they arrive between two; its document is
+marked partial and keeps what was measured. A second signal raises KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from lockstep_load.plan import LoadProfile, Target, Workload
 
     class RunObserver(Protocol):
-        """Who shows a run as it goes."""
+        """Follows a run while it is made."""
 
         def begin(self, load: LoadProfile, counts: RunCounts) -> None:
-            """A run begins; its ledger fills from now on."""
+            """A run begins; `counts` grow from now on."""
 
         def update(self) -> None:
-            """Time has passed: called ten times a second or more."""
+            """Called at least ten times per second during the run."""
 
         def end(self) -> None:
             """The run has ended."""
 
 
 class LoadSession:
-    """Generator processes, and who watches. Use it in a `with`."""
+    """Worker processes and observers for a series of runs. Use it as a context manager."""
 
     def __init__(
         self, processes: int, observers: Sequence[RunObserver], max_lag_ms: float = MAX_LAG_MS
     ) -> None:
         self._observers = observers
         self._max_lag_ms = max_lag_ms
-        self._generators = WorkerPool(processes)
+        self._workers = WorkerPool(processes)
         self._handlers: dict[signal.Signals, Any] = {}
         self.interrupted = False
 
@@ -58,15 +58,17 @@ class LoadSession:
         load: LoadProfile,
         on_counts: Callable[[RunCounts], None] = lambda _: None,
     ) -> Document:
-        """One run. Its document says whether it is valid, and whether it was cut short. `follow` gets the
-        ledger before it fills."""
+        """Make one run. Its document has "valid" and "partial".
+
+        `on_counts` receives the run's counts before it starts.
+        """
         started_at, cpu_s = _now(), time.process_time()
         counts = RunCounts(load)
         on_counts(counts)
         jobs = worker_jobs(target, workload, load)
         for one in self._observers:
             one.begin(load, counts)
-        self._generators.run(jobs, counts.add, self._update, lambda: self.interrupted)
+        self._workers.run(jobs, counts.add, self._update, lambda: self.interrupted)
         for one in self._observers:
             one.end()
         return documents.run_document(
@@ -98,7 +100,7 @@ class LoadSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._generators.close()
+        self._workers.close()
         for one, handler in self._handlers.items():
             signal.signal(one, handler)
 

@@ -1,4 +1,4 @@
-"""What a run came to, in a terminal: a headline, tables, and every reason to doubt it."""
+"""Summarises a run for the terminal: a headline, tables, notes and the reasons why it is invalid."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ TIMES = {
 
 
 def show(document: Document) -> None:
-    """Everything of one run."""
+    """Print all results of one run."""
     print(headline(document))
     print(outcomes(document))
     print()
     rows = [(name, *times(document[key])) for key, name in TIMES.items() if document.get(key)]
     if lag := document["generator"]["lag_ms"]:
-        rows.append(("sent late by", *times(lag)))
+        rows.append(("send lag", *times(lag)))
     table(("milliseconds", *PERCENTILES), rows)
     if len(document["by_length"]) > 1:
         print()
         table(("length", "answers", *PERCENTILES), length_rows(document))
     if server := document.get("server_metrics"):
         print()
-        table(("the server's own count", ""), server_rows(server))
+        table(("server metrics", ""), server_rows(server))
     print()
     print(generator(document))
     for note in document["notes"]:
@@ -45,7 +45,7 @@ def show(document: Document) -> None:
 
 
 def headline(document: Document) -> str:
-    """Who was asked what, and the rates that it came to."""
+    """Model, load and rates in one sentence."""
     rates = document["rates"]
     made = f", {rates['tokens']:,.0f} tokens/s" if rates["tokens"] else ""
     return (
@@ -56,7 +56,7 @@ def headline(document: Document) -> str:
 
 
 def load_description(load: dict[str, Any]) -> str:
-    """How it was asked."""
+    """The load in words."""
     if load["loop"] == "open":
         return f"open loop of {load['rate']:g}/s ({load['arrivals']})"
     if load["loop"] == "closed":
@@ -65,20 +65,20 @@ def load_description(load: dict[str, Any]) -> str:
 
 
 def outcomes(document: Document) -> str:
-    """Counts by outcome, with what the server said of those that are not ok."""
+    """Counts by outcome, with an example of the server's message for each failure."""
     lines = " · ".join(f"{count:,} {name}" for name, count in document["outcomes"].items())
-    examples = [f'  {name}: "{said}"' for name, said in document["examples"].items()]
+    examples = [f'  {name}: "{message}"' for name, message in document["examples"].items()]
     return "\n".join([lines, *examples])
 
 
 def generator(document: Document) -> str:
-    """What the generator itself took."""
+    """CPU use of the generator in one sentence."""
     own = document["generator"]
     shares = ", ".join(f"{share:.0%}" for share in own["cpu_share_of_a_core"]) or "nothing"
     return (
-        f"The generator took {shares} of a core in {_processes(own['processes'])}, and"
-        f" {own['parent_cpu_share_of_a_core']:.0%} to add up and show:"
-        f" {own['cpu_share_of_the_machine']:.0%} of this machine."
+        f"Generator CPU: {shares} of a core in {_processes(own['processes'])},"
+        f" {own['parent_cpu_share_of_a_core']:.0%} for aggregation and display;"
+        f" {own['cpu_share_of_the_machine']:.0%} of this machine in total."
     )
 
 
@@ -88,46 +88,46 @@ def times(summary: dict[str, float]) -> tuple[str, ...]:
 
 
 def ms(value: float) -> str:
-    """Milliseconds to three digits or so."""
+    """Format milliseconds with about three significant digits."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
 
 
 def length_rows(document: Document) -> list[tuple[str, ...]]:
-    """Latency by length, a row for each power of two."""
+    """Latency by length, one row per power of two."""
     return [_length(one) for one in document["by_length"]]
 
 
 def server_rows(server: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the server's own metrics say of a run."""
+    """The server's metrics of a run, as table rows."""
     if "note" in server:
         return [("note", server["note"])]
     rows = []
-    for face, one in server["faces"].items():
-        rows.append((f"{face} runs", f"{one['runs']:,.0f}"))
-        rows.append((f"rows a {face} run", f"{one['rows_per_run']:.2f}"))
-    for key, name in (("queue_ms", "queue, mean ms"), ("compute_ms", "compute, mean ms")):
+    for mode, one in server["faces"].items():
+        rows.append((f"{mode} runs", f"{one['runs']:,.0f}"))
+        rows.append((f"rows per {mode} run", f"{one['rows_per_run']:.2f}"))
+    for key, name in (("queue_ms", "mean queue time, ms"), ("compute_ms", "mean compute time, ms")):
         if server[key] is not None:
             rows.append((name, f"{server[key]:.2f}"))
     if server["padding"] is not None:
         rows.append(("padding", f"{server['padding']:.0%}"))
-    return [*rows, ("refused at the door", f"{server['refused']:,.0f}")]
+    return [*rows, ("rejected on arrival", f"{server['refused']:,.0f}")]
 
 
 def result_line(found: dict[str, Any]) -> str:
-    """A scenario's one number."""
+    """The result metric of a scenario entry."""
     return f"{found['scenario']}: {found['what']} {found['value']:,.2f} {found['unit']}"
 
 
 def drift_lines(drift: dict[str, Any]) -> list[str]:
-    """Whether a soak ended as it began."""
-    span = f"the last {drift['seconds']} s against the first"
+    """The comparison of a soak's last third with its first, one line per metric."""
+    span = f"last {drift['seconds']} s against the first {drift['seconds']} s"
     lines = [f"{span}: {one['name']} x {one['ratio']:.2f} ({one['verdict']})" for one in drift["metrics"]]
     first, last = drift["in_flight"]
-    return [*lines, f"{span}: in flight {first:,}, then {last:,}"]
+    return [*lines, f"{span}: in flight {last:,} against {first:,}"]
 
 
 def show_comparison(rows: Sequence[MetricComparison]) -> None:
-    """Two runs side by side."""
+    """Print the comparison of two runs."""
     shown = [
         (
             one.name,
@@ -140,20 +140,20 @@ def show_comparison(rows: Sequence[MetricComparison]) -> None:
         )
         for one in rows
     ]
-    table(("number", "first", "second", "", "ratio", "95% interval", "the second is"), shown)
+    table(("metric", "first", "second", "", "ratio", "95% interval", "second is"), shown)
 
 
 def search_sentence(document: Document) -> str:
-    """What a search found, in a sentence."""
+    """The result of a search in one sentence."""
     found = document["search"]
     bound = f"p{found['percentile']:g} within {found['bound_ms']:g} ms"
     if found["rate"] is None:
-        return f"No rate was found that keeps {bound}, in {found['probes']} probes."
-    limit = f" Above it the limit is {found['limit']}." if found["limit"] else ""
+        return f"No rate meets {bound} ({found['probes']} probes)."
+    limit = f" Limited by {found['limit']}." if found["limit"] else ""
     return (
-        f"{found['rate']:,.1f} requests/s is the highest rate found that keeps {bound}, to within"
-        f" {found['within']:.0%}. It held again in {found['confirmations']} of {found['confirmations']} runs;"
-        f" {found['probes']} probes.{limit}"
+        f"{found['rate']:,.1f} requests/s is the highest rate that meets {bound}, to within"
+        f" {found['within']:.0%}; confirmed by {found['confirmations']} of {found['confirmations']} repeat"
+        f" runs, {found['probes']} probes in total.{limit}"
     )
 
 
@@ -163,4 +163,4 @@ def _length(one: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _processes(count: int) -> str:
-    return "one process" if count == 1 else f"each of {count} processes"
+    return "one worker process" if count == 1 else f"{count} worker processes"

@@ -1,4 +1,4 @@
-"""How a target is reached: the client library's own connection, but for retries. A refusal is data."""
+"""Connects to a target with the client library's settings, except that nothing is retried."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lockstep_client.tls import Tls
 if TYPE_CHECKING:
     from lockstep_load.plan import Target
 
-# A server that comes back is found within a second.
+# Reconnect within a second after a server restart.
 _OPTIONS = (("grpc.max_reconnect_backoff_ms", 1_000),)
 
 
 def client(target: Target, timeout_s: float) -> Client:
-    """A blocking client, to ask before a load. ValueError where certificates are wrong."""
+    """A blocking client for requests before a run. Raises ValueError if certificates are invalid."""
     return Client(
         target.address,
         timeout_s=timeout_s,
@@ -29,7 +29,7 @@ def client(target: Target, timeout_s: float) -> Client:
 
 
 def channel(target: Target) -> grpc.aio.Channel:
-    """A channel for a generator process."""
+    """A channel for a worker process."""
     connection = _connection(target)
     if credentials := connection.credentials:
         return grpc.aio.secure_channel(target.address, credentials, connection.options)
@@ -37,7 +37,7 @@ def channel(target: Target) -> grpc.aio.Channel:
 
 
 def call_options(target: Target) -> dict[str, Any]:
-    """What goes with every call."""
+    """Keyword arguments of every gRPC call: timeout and metadata."""
     return {"timeout": target.timeout_s, "metadata": _connection(target).call_metadata}
 
 

@@ -1,8 +1,8 @@
-"""The inputs of a ModelInfer request, for any Open Inference server: from its metadata to arrays.
+"""Makes the inputs of ModelInfer requests from the metadata of any Open Inference server.
 
-`ModelMetadata` (dimensions -1 vary) → `inputs` → `Input`s → `arrays`, of given rows and length. Of an
-input's varying axes the first is the batch where it is axis 0, and the others are the length. Names tell
-what to fill in, as Hugging Face and Triton models use them; `--shape` and `--fill` say otherwise.
+`ModelMetadata` → `inputs` → `TensorInput`s → `arrays` with a given number of rows and length. Of the axes
+with size -1, axis 0 is the batch and all others are the length. The fill is chosen by the input's name, as
+Hugging Face and Triton models name them; `--shape` and `--fill` override both.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ tree road this that his her one its who while near over under
 
 @dataclass(frozen=True)
 class TensorInput:
-    """One tensor of a request."""
+    """One input tensor of a request."""
 
     name: str
     datatype: str
@@ -48,12 +48,16 @@ class TensorInput:
 def inputs(
     metadata: ModelMetadata, shapes: Mapping[str, str], fills: Mapping[str, str], *, rows: bool = True
 ) -> tuple[TensorInput, ...]:
-    """The inputs that a model takes. ValueError names what does not fit: a name, a shape, a datatype."""
+    """The inputs of a model.
+
+    Raises:
+        ValueError: a name is unknown, a shape is invalid, or a datatype is not supported.
+    """
     known = {spec.name for spec in metadata.inputs}
     for name in (*shapes, *fills):
         if name not in known:
-            names = ", ".join(sorted(known)) or "none in its metadata"
-            raise ValueError(f"the model has no input {name!r}; it has {names}")
+            names = ", ".join(sorted(known)) or "none in the model's metadata"
+            raise ValueError(f"unknown input {name!r}; available: {names}")
     made = tuple(_input(spec, fills.get(spec.name, ""), rows=rows) for spec in metadata.inputs)
     return tuple(
         replace(one, dimensions=_shape(one.name, shapes[one.name])) if one.name in shapes else one
@@ -68,7 +72,7 @@ def arrays(
     ids: tuple[int, int] | None,
     rng: np.random.Generator,
 ) -> dict[str, npt.NDArray[Any]]:
-    """A request's inputs."""
+    """The input arrays of one request, by name."""
     sizes = {"rows": rows, "length": length}
     return {
         one.name: _array(
@@ -85,9 +89,9 @@ def sample_text(words: int, rng: np.random.Generator) -> str:
 
 def _input(spec: TensorSpec, fill: str, *, rows: bool) -> TensorInput:
     if spec.datatype not in DTYPES and spec.datatype != "BYTES":
-        raise ValueError(f"input {spec.name!r} has the datatype {spec.datatype!r}, which cannot be made")
+        raise ValueError(f"input {spec.name!r}: unsupported datatype {spec.datatype!r}")
     if fill and fill not in FILLS:
-        raise ValueError(f"input {spec.name!r}: fill it with one of {', '.join(FILLS)}, not {fill!r}")
+        raise ValueError(f"input {spec.name!r}: unknown fill {fill!r}; available: {', '.join(FILLS)}")
     dimensions: list[Dimension] = []
     for axis, size in enumerate(spec.shape):
         batch = axis == 0 and rows
@@ -113,8 +117,8 @@ def _shape(name: str, given: str) -> tuple[Dimension, ...]:
         elif part.isdecimal():
             dimensions.append(int(part))
         else:
-            told = f"{part!r} is neither a number nor 'rows' or 'length'"
-            raise ValueError(f"the shape of {name!r}: {told}; write {name}=rows,length")
+            problem = f"{part!r} is not a number, 'rows' or 'length'"
+            raise ValueError(f"shape of {name!r}: {problem}; use a form such as {name}=rows,length")
     return tuple(dimensions)
 
 

@@ -1,4 +1,4 @@
-"""The keys of one run of a scenario file, read by type: each error names file, run, key and remedy."""
+"""Typed access to the keys of one [[run]]. Errors name the file, run, key and remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TomlKeys:
-    """The keys of a run, read by type."""
+    """The keys of one [[run]]. Methods raise ValueError if a key is missing or has the wrong type."""
 
     where: str
     keys: dict[str, Any]
@@ -28,32 +28,32 @@ class TomlKeys:
     def text(self, key: str, default: str | None = None) -> str:
         value = self.keys.get(key, default)
         if not isinstance(value, str):
-            raise self.wrong(key, "give a text")
+            raise self.wrong(key, "use a string")
         return value
 
     def number(self, key: str, default: float | None = None, *, minimum: float | None = None) -> float:
         value = self.keys.get(key, default)
         if not _is_number(value) or not (value > 0 if minimum is None else value >= minimum):
-            raise self.wrong(key, "give a number above 0" if minimum is None else f"give {minimum:g} or more")
+            raise self.wrong(key, "use a number above 0" if minimum is None else f"use {minimum:g} or more")
         return float(value)
 
     def whole(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
         value = self.keys.get(key, default)
         if type(value) is not int or value < minimum:
-            raise self.wrong(key, f"give a whole number of {minimum} or more")
+            raise self.wrong(key, f"use an integer of {minimum} or more")
         return value
 
     def numbers(self, key: str) -> tuple[float, ...]:
         values = self.keys[key]
         if not isinstance(values, list) or not values:
-            raise self.wrong(key, "give a list of numbers")
+            raise self.wrong(key, "use a list of numbers")
         for value in values:
             if (
                 type(value) not in (int, float)
                 or not 0 <= value < float("inf")
                 or (key == "rates" and value == 0)
             ):
-                raise self.wrong(key, "give a list of numbers above 0")
+                raise self.wrong(key, "use a list of numbers above 0")
         return tuple(values)
 
     def one_of(self, key: str, choices: Sequence[T], default: T | None = None) -> T:
@@ -62,8 +62,8 @@ class TomlKeys:
             if value == one:
                 return one
         if key not in self.keys:
-            raise ValueError(f"{self.where}: {key!r} is missing: give one of {', '.join(map(str, choices))}")
-        raise self.wrong(key, f"give one of {', '.join(map(str, choices))}")
+            raise ValueError(f"{self.where}: {key!r} is missing; use one of {', '.join(map(str, choices))}")
+        raise self.wrong(key, f"use one of {', '.join(map(str, choices))}")
 
     def lengths(self, key: str, default: str = "") -> Lengths:
         value = self.keys.get(key, default)
@@ -75,7 +75,7 @@ class TomlKeys:
     def named(self, key: str) -> dict[str, str]:
         value = self.keys.get(key, {})
         if not isinstance(value, dict):
-            raise self.wrong(key, "give a table of inputs")
+            raise self.wrong(key, "use a table of inputs")
         return {name: str(one) for name, one in value.items()}
 
 

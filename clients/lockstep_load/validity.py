@@ -1,6 +1,6 @@
-"""Whether a run measured the server, or only its own generator. Pure: facts in, sentences out.
+"""Checks whether a run measured the server or only the generator. Pure: `RunFacts` → sentences.
 
-A reason makes the run invalid. A note is what a reader of its numbers should know.
+A reason makes the run invalid. A note tells the reader how to interpret the results.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 MAX_LAG_MS = 10.0
 MAX_CPU_SHARE = 0.9
-"""Of one core: a Python process above this is busy whenever it is looked at."""
+"""Fraction of one core above which a worker process counts as saturated."""
 
 _ENOUGH = {"p90": 100, "p99": 1_000, "p99.9": 10_000}
-"""Answers for ten beyond the percentile."""
+"""Answers needed for ten to lie beyond the percentile."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is known of a run when it has ended."""
+    """The facts about a finished run that decide whether it is valid."""
 
     open_loop: bool
     offline: bool
@@ -39,51 +39,51 @@ class RunFacts:
 
 
 def reasons(facts: RunFacts) -> list[str]:
-    """Why the run is invalid; nothing where it is valid."""
-    found = [f"a generator process ended before its time: {why}" for why in facts.failures]
+    """Why the run is invalid; empty if it is valid."""
+    found = [f"a worker process failed: {why}" for why in facts.failures]
     if facts.open_loop and facts.lag_p99_ms > facts.max_lag_ms:
         found.append(
-            f"the generator fell behind its schedule: 1% of requests were sent more than"
-            f" {facts.lag_p99_ms:,.1f} ms late (bound: {facts.max_lag_ms:g} ms)"
+            f"the generator fell behind its schedule: the p99 send lag was {facts.lag_p99_ms:,.1f} ms"
+            f" (limit: {facts.max_lag_ms:g} ms)"
         )
     if facts.unsent and not facts.offline:
         found.append(
-            f"{facts.unsent:,} requests were due and never sent: the generator did not keep up with the rate"
+            f"{facts.unsent:,} requests were due but never sent: the generator did not keep up with the rate"
         )
     if facts.capped:
-        found.append("too many requests were in flight, so that some waited here: raise --max-in-flight")
+        found.append("requests were delayed by the limit of requests in flight: raise --max-in-flight")
     busiest = max(facts.cpu_shares, default=0.0)
     if busiest > MAX_CPU_SHARE:
-        found.append(f"a generator process took {busiest:.0%} of a core: give more --processes, or less load")
+        found.append(f"a worker process used {busiest:.0%} of a core: raise --processes or lower the load")
     failed = sum(facts.outcomes.values()) - facts.outcomes.get(RequestOutcome.OK, 0)
     if facts.offline and (lost := failed + facts.unsent):
         found.append(
-            f"{lost:,} samples had no answer, and offline all must have one:"
-            f" {'lower the concurrency' if failed else 'give it more seconds'}"
+            f"{lost:,} samples were not answered; an offline run must answer all:"
+            f" {'lower the concurrency' if failed else 'raise --seconds'}"
         )
     if not facts.outcomes.get(RequestOutcome.OK):
-        found.append("no request of the measured part was answered")
+        found.append("no request in the measured part was answered")
     return found
 
 
 def notes(facts: RunFacts) -> list[str]:
-    """What a reader should know."""
+    """What affects the interpretation of the results."""
     found = []
     if facts.partial:
-        found.append("partial: the run was interrupted, and tells of the time until then")
+        found.append("partial: the run was interrupted; results cover the time until then")
     if not facts.open_loop and not facts.offline:
         found.append(
-            "closed loop: each caller waits for its answer, so a slow server is asked less often"
-            " and its stalls are met by few requests"
+            "closed loop: each caller waits for its answer, so a slow server receives fewer requests"
+            " and few of them meet a stall"
         )
     total, ok = sum(facts.outcomes.values()), facts.outcomes.get(RequestOutcome.OK, 0)
     if 0 < ok < total:
-        found.append(f"latency is that of the {ok / total:.1%} of requests that were answered")
+        found.append(f"latency covers only the {ok / total:.1%} of requests that were answered")
     if facts.open_loop and 0 < facts.latency_p50_ms < 4 * facts.lag_p99_ms:
-        found.append(
-            f"up to {facts.lag_p99_ms:.2g} ms (p99) of the latency is the generator's own lateness in sending"
-        )
+        found.append(f"up to {facts.lag_p99_ms:.2g} ms (p99) of the latency is the generator's own send lag")
     few = [name for name, enough in _ENOUGH.items() if ok < enough]
     if ok and few:
-        found.append(f"{ok:,} answers are few for {', '.join(few)}: under ten are beyond it")
+        found.append(
+            f"{ok:,} answers are too few for a stable {', '.join(few)}: fewer than ten lie beyond it"
+        )
     return found

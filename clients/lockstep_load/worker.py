@@ -1,8 +1,8 @@
-"""A generator process: takes jobs one after another, and tells what happened.
+"""A worker process of the load generator: runs jobs one after another and reports the results.
 
-The parent sends a `Job`; the process prepares requests and a connection and says `Ready`; on `Go` it drives;
-batches of records go out from a thread, so that a busy parent holds nothing up; then `Ended`. `Stop` ends a
-run early. A closed pipe ends the process: none outlives its parent.
+The parent sends a `WorkerJob`; the worker prepares requests and a connection and sends `WorkerReady`; on
+`StartRun` it sends the load. A thread sends `RecordBatch`es, so that a busy parent cannot delay the load, and
+finally `WorkerDone`. `StopRun` ends a run early. A closed pipe ends the process, so none outlives its parent.
 """
 
 from __future__ import annotations
@@ -30,64 +30,64 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 BATCH_INTERVAL_S = 0.2
-"""Between two batches."""
+"""Interval between record batches."""
 
 CONNECT_TIMEOUT_S = 2.0
-"""A server that is away is no reason to wait longer: its absence is counted."""
+"""Time to wait for a connection before the run; a server that is away is then counted as unavailable."""
 
 
 @dataclass(frozen=True)
 class StartRun:
-    """Start: the measured part begins after so many seconds."""
+    """Start the run; the measured part begins `after_s` seconds from now."""
 
     after_s: float
 
 
 @dataclass(frozen=True)
 class StopRun:
-    """End the run here."""
+    """End the run early."""
 
 
 def main(pipe: Connection) -> None:
-    """The process. Ctrl-C is the parent's to answer."""
+    """The main function of the process. SIGINT is ignored: the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(EOFError, OSError):
         _run(_serve(pipe))
 
 
-def _run(run_job: Any) -> None:
+def _run(main_task: Any) -> None:
     if find_spec("uvloop"):
         import uvloop
 
-        uvloop.run(run_job)
+        uvloop.run(main_task)
     else:
-        asyncio.run(run_job)
+        asyncio.run(main_task)
 
 
 async def _serve(pipe: Connection) -> None:
     received = _start_receiver(pipe)
     send_queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    sender = threading.Thread(target=_send_messages, args=(pipe, send_queue), daemon=True)
-    sender.start()
+    send_thread = threading.Thread(target=_send_messages, args=(pipe, send_queue), daemon=True)
+    send_thread.start()
     while (job := await received.get()) is not None:
-        if isinstance(job, WorkerJob):  # a Stop may come after its run has ended
+        if isinstance(job, WorkerJob):  # a StopRun may arrive after its run has ended
             try:
                 await run_job(job, received, send_queue.put)
-            except Exception as error:  # the parent tells it; the process stays fit for the next job
+            except Exception as error:  # the parent reports it; the worker continues with the next job
                 send_queue.put(WorkerFailed(job.index, f"{type(error).__name__}: {error}"))
     send_queue.put(None)
-    sender.join(1.0)
+    send_thread.join(1.0)
 
 
 async def run_job(job: WorkerJob, received: asyncio.Queue[Any], emit: Callable[[Any], None]) -> None:
-    """Do one job, from requests to `Ended`."""
+    """Run one job, from preparing its requests to `WorkerDone`."""
     requests = request_pool(job)
     async with target_client.channel(job.target) as channel:
         with suppress(TimeoutError):
             await asyncio.wait_for(channel.channel_ready(), CONNECT_TIMEOUT_S)
         gc.collect()
-        gc.freeze()  # what is there now need not be looked at during the run
+        gc.freeze()  # keeps the requests out of collections during the run
         emit(WorkerReady(job.index))
         command = await received.get()
         if isinstance(command, StartRun):
@@ -95,7 +95,7 @@ async def run_job(job: WorkerJob, received: asyncio.Queue[Any], emit: Callable[[
             driver = Driver(job, send, requests, log, time.perf_counter() + command.after_s)
             await _drive(job, driver, log, received, emit)
         else:
-            if command is None:  # the pipe has closed: for `_serve` to see
+            if command is None:  # the pipe has closed; _serve ends on None
                 received.put_nowait(None)
             emit(WorkerDone(job.index, 0, False, 0.0, 0.0))
     gc.unfreeze()
@@ -116,7 +116,7 @@ async def _drive(
         emit(log.batch(job.index, driver.now_s, driver.in_flight, meter.cpu_s))
     if stopping.cancel():
         await asyncio.wait({stopping})
-    elif stopping.result() is None:  # the pipe has closed: for `_serve` to see
+    elif stopping.result() is None:  # the pipe has closed; _serve ends on None
         received.put_nowait(None)
     running.result()
     emit(log.batch(job.index, driver.now_s, 0, meter.cpu_s))
@@ -124,7 +124,7 @@ async def _drive(
 
 
 class CpuMeter:
-    """What this process itself takes of its core, in the measured part."""
+    """Measures this process's CPU time in the measured part."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -133,7 +133,7 @@ class CpuMeter:
         self.wall_s = 0.0
 
     def update(self, seconds: float) -> None:
-        """Read the clocks; outside of the measured part nothing is counted."""
+        """Read the clocks. Time outside the measured part is not counted."""
         now_s, cpu_s = self._driver.now_s, time.process_time()
         if now_s >= 0 and self._began is None:
             self._began = (now_s, cpu_s)
@@ -142,7 +142,7 @@ class CpuMeter:
 
 
 def _start_receiver(pipe: Connection) -> asyncio.Queue[Any]:
-    """What the parent sends; None at the end of the pipe."""
+    """A queue of the parent's messages, ended by None when the pipe closes."""
     received: asyncio.Queue[Any] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 

@@ -1,6 +1,6 @@
-"""What a generator process tells of its requests: one record each, packed, in batches of a fifth of a second.
+"""Messages from worker processes to the parent: one packed record per request, in batches every 0.2 s.
 
-The process only notes; histograms are made where the batches arrive (ledger.py).
+A worker only records (`RecordLog`); the parent builds the histograms (counts.py).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 RECORD = np.dtype(
     [
-        ("due", "f8"),  # seconds after the start of the measured part; before it, negative
-        ("lag", "f4"),  # from due to sent, seconds
-        ("took", "f4"),  # from due to the end
-        ("first", "f4"),  # from due to the first token; NaN where there was none
-        ("per_token", "f4"),  # the mean time between tokens after the first; NaN where there were no two
+        ("due", "f8"),  # seconds after the start of the measured part; negative in the warm-up
+        ("lag", "f4"),  # seconds from due to sent
+        ("took", "f4"),  # seconds from due to the end
+        ("first", "f4"),  # seconds from due to the first token; NaN without tokens
+        ("per_token", "f4"),  # mean seconds between tokens; NaN with fewer than two
         ("length", "u4"),
         ("tokens", "u4"),
         ("outcome", "u1"),
@@ -29,48 +29,48 @@ RECORD = np.dtype(
 
 @dataclass(frozen=True)
 class RecordBatch:
-    """What happened since the last batch."""
+    """The requests that ended since the previous batch."""
 
     index: int
-    """The process."""
+    """Index of the worker."""
     at_s: float
     records: bytes
-    """RECORDs."""
+    """An array of RECORD."""
     gaps: bytes
-    """float32 seconds between two messages of a stream, of the measured part."""
+    """A float32 array: seconds between two messages of a stream, in the measured part."""
     tokens: dict[int, int]
-    """Made in each second of the measured part."""
+    """Tokens received in each second of the measured part."""
     in_flight: int
     cpu_s: float
-    """Of the process, since the measured part began."""
+    """CPU time of the worker since the measured part began."""
     examples: dict[RequestOutcome, str]
-    """What the server said, the first time that something ended so."""
+    """The server's message for the first request with each outcome."""
 
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """The process has its requests and a connection, or gave up waiting for one."""
+    """The worker has prepared its requests and a connection, or has stopped waiting for one."""
 
     index: int
 
 
 @dataclass(frozen=True)
 class WorkerDone:
-    """Everything that was sent has ended; the last batch is sent."""
+    """All requests of the run have ended, and the last batch has been sent."""
 
     index: int
     unsent: int
-    """Due in the measured part and never sent."""
+    """Requests due in the measured part that were never sent."""
     capped: bool
-    """Requests waited because too many were in flight."""
+    """Whether requests were delayed by the limit of requests in flight."""
     cpu_s: float
     wall_s: float
-    """Of the measured part, as far as it came."""
+    """Duration of the measured part."""
 
 
 @dataclass(frozen=True)
 class WorkerFailed:
-    """The process cannot go on."""
+    """The worker cannot continue."""
 
     index: int
     error: str
@@ -78,7 +78,7 @@ class WorkerFailed:
 
 @dataclass
 class RecordLog:
-    """Records since the last batch."""
+    """Records since the previous batch."""
 
     records: list[tuple[float, float, float, float, float, int, int, int]] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
@@ -87,19 +87,19 @@ class RecordLog:
     known: set[RequestOutcome] = field(default_factory=set)
 
     def count_tokens(self, at_s: float, tokens: int) -> None:
-        """Tokens came, so many seconds after the start."""
+        """Count tokens that arrived `at_s` seconds after the start of the measured part."""
         if at_s >= 0:
             second = int(at_s)
             self.tokens[second] = self.tokens.get(second, 0) + tokens
 
     def add_example(self, outcome: RequestOutcome, why: str) -> None:
-        """What the server said; the first of each kind is kept."""
+        """Keep the server's message for the first request with this outcome."""
         if outcome not in self.known:
             self.known.add(outcome)
             self.examples[outcome] = why
 
     def batch(self, index: int, at_s: float, in_flight: int, cpu_s: float) -> RecordBatch:
-        """All of it, and begin anew."""
+        """Return everything recorded as a batch, and start a new one."""
         made = RecordBatch(
             index,
             at_s,

@@ -1,7 +1,8 @@
-"""The generator processes, seen from the parent: started once, given one run after another.
+"""Starts the worker processes once and runs one load after another on them.
 
-`Generators.run` gives each its `Job`, starts all together when all are ready, and passes what they tell on to
-a watcher, until all have ended. A process that dies is told as `Broken`; the others end their run.
+`WorkerPool.run` sends each worker its `WorkerJob`, starts all workers together when all are ready, and passes
+their messages on until all have finished. A worker that dies is reported as `WorkerFailed`; the others finish
+their run.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ if TYPE_CHECKING:
     from lockstep_load.plan import WorkerJob
 
 START_DELAY_S = 0.05
-"""Between the word to go and the first request, so that all processes have heard it."""
+"""Delay between the start command and the first request, so that all workers have received the command."""
 
 START_TIMEOUT_S = 60.0
 
 
 class WorkerPool:
-    """Up to `processes` of them. Use it in a `with`."""
+    """Up to `processes` worker processes. Use it as a context manager."""
 
     def __init__(self, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
-        with _no_interrupts():  # what is started inherits that
+        with _no_interrupts():  # child processes inherit the ignored SIGINT
             for _ in range(processes):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=worker.main, args=(theirs,), daemon=True)
@@ -55,10 +56,10 @@ class WorkerPool:
         on_tick: Callable[[], None],
         should_stop: Callable[[], bool],
     ) -> None:
-        """Do the jobs, one a process.
+        """Run one job per worker.
 
-        `watch` gets every Batch, Ended and Broken; `tick` is called at least ten times a second. Once
-        `stopping` says so the run ends early.
+        `on_message` receives every RecordBatch, WorkerDone and WorkerFailed; `on_tick` is called at least ten
+        times per second. The run ends early once `should_stop` returns True.
         """
         pipes = self._pipes[: len(jobs)]
         for pipe, job in zip(pipes, jobs, strict=True):
@@ -82,7 +83,7 @@ class WorkerPool:
         )
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the worker processes."""
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
@@ -101,7 +102,7 @@ class WorkerPool:
 
 
 class _Barrier:
-    """Waiting for one kind of message from every process, whatever else they tell meanwhile."""
+    """Waits for one kind of message from every worker, and passes on all other messages meanwhile."""
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class _Barrier:
         return time.perf_counter() - self._begun
 
     def wait_for(self, is_awaited: Callable[[Any], bool], should_stop: Callable[[], bool]) -> bool:
-        """Whether it was stopped before all had told."""
+        """Wait for the message from every worker. Returns True if stopped before all had sent it."""
         while self._pending:
             for pipe in connection.wait(list(self._pending), timeout=0.1):
                 assert isinstance(pipe, connection.Connection)
@@ -140,7 +141,7 @@ class _Barrier:
         try:
             return pipe.recv()
         except (EOFError, OSError):
-            return WorkerFailed(self._pending[pipe], "the generator process ended")
+            return WorkerFailed(self._pending[pipe], "the worker process exited")
 
 
 def _start_delay_s(job: WorkerJob) -> float:
@@ -148,14 +149,14 @@ def _start_delay_s(job: WorkerJob) -> float:
 
 
 def _max_run_s(job: WorkerJob) -> float:
-    """A run that is longer hangs: its schedule, the last timeout, and time to tell."""
+    """Longest duration of a run: schedule, timeout of the last request, and time to report. Then it hangs."""
     load = job.load
     seconds = load.seconds if isinstance(load.pattern, OpenLoop) else load.seconds + job.target.timeout_s
     return load.warmup_s + seconds + job.target.timeout_s + 30.0
 
 
 def _send(pipe: Connection, message: Any) -> None:
-    with suppress(OSError):  # a process that died is noticed where it is read
+    with suppress(OSError):  # a dead worker is detected when its pipe is read
         pipe.send(message)
 
 

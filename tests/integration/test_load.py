@@ -1,4 +1,4 @@
-"""The load generator against servers of which the truth is known: delays, stalls, capacity, an absence."""
+"""The load generator against servers with known delays, stalls, capacity and outages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[LoadSession]:
-    """Generator processes for all tests: starting them takes longer than most runs."""
+    """Worker processes shared by all tests, since starting them takes longer than most runs."""
     with LoadSession(2, [], max_lag_ms=10_000) as session:
         yield session
 
@@ -66,10 +66,10 @@ def later(seconds: float, act: Callable[[], None]) -> threading.Timer:
     return timer
 
 
-def test_any_open_inference_server_gets_tensors_of_the_lengths_asked_for(session: LoadSession) -> None:
+def test_any_open_inference_server_receives_tensors_of_the_requested_lengths(session: LoadSession) -> None:
     with fake_server() as server:
         made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, "uniform:3,6", processes=2)
-        sent = server.servicer.requests[1:]  # without the one before the load
+        sent = server.servicer.requests[1:]  # without the preflight request
     assert made["outcomes"] == {"ok": 100}
     assert made["load"]["call"] == "infer"
     shapes = {one.name: set() for one in sent[0].inputs}
@@ -84,7 +84,7 @@ def test_any_open_inference_server_gets_tensors_of_the_lengths_asked_for(session
     assert shapes["weights"] == {(1, 4)}
 
 
-def test_a_known_delay_is_what_is_measured(session: LoadSession) -> None:
+def test_a_known_delay_is_measured(session: LoadSession) -> None:
     with fake_server(service_s=0.1) as server:
         made = drive(session, server, OpenLoop(50.0), 2.0)
     assert made["latency_ms"]["min"] >= 100
@@ -92,48 +92,48 @@ def test_a_known_delay_is_what_is_measured(session: LoadSession) -> None:
     assert made["requests"]["unsent"] == 0
 
 
-def test_a_stall_shows_as_an_open_loops_caller_meets_it(session: LoadSession) -> None:
-    """Of 3 s of arrivals those of one second wait until it is over: a third of them, 1 s at most."""
+def test_an_open_loop_measures_a_stall_as_independent_callers_see_it(session: LoadSession) -> None:
+    """Requests due in 1 of 3 s wait for the end of the stall: a third of all, for 1 s at most."""
     with fake_server() as server:
-        stall = later(1.4, lambda: server.stand_still(1.0))
+        stall = later(1.4, lambda: server.stall(1.0))
         made = drive(session, server, OpenLoop(200.0, "constant"), 3.0)
         stall.join()
     latency = made["latency_ms"]
     assert made["outcomes"] == {"ok": 600}
     assert latency["p50"] < 500
-    assert latency["p90"] > 500  # the tenth that waits longest
+    assert latency["p90"] > 500  # the slowest tenth
     assert 850 < latency["p99"] < 3000
     assert max(one["p99_ms"] or 0 for one in made["seconds"]) > 850
 
 
-def test_a_stall_is_met_by_few_of_a_closed_loop_and_that_is_said(session: LoadSession) -> None:
+def test_in_a_closed_loop_few_requests_meet_a_stall_and_the_report_notes_it(session: LoadSession) -> None:
     with fake_server(service_s=0.02) as server:
-        stall = later(1.2, lambda: server.stand_still(1.0))
+        stall = later(1.2, lambda: server.stall(1.0))
         made = drive(session, server, ClosedLoop(4), 2.5)
         stall.join()
     assert made["latency_ms"]["max"] > 800
-    assert made["latency_ms"]["p90"] < 500  # what an open loop's caller would call a lie
+    assert made["latency_ms"]["p90"] < 500  # hides the stall
     assert any("closed loop" in note for note in made["notes"])
 
 
-def test_refusals_are_counted_by_meaning(session: LoadSession) -> None:
+def test_rejections_are_counted_as_overloaded(session: LoadSession) -> None:
     with fake_server() as server:
-        server.servicer.refuse_every = 4
+        server.servicer.reject_every = 4
         made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, warmup_s=0)
     assert made["outcomes"]["overloaded"] == 25
     assert made["outcomes"]["ok"] == 75
     assert made["examples"] == {"overloaded": "the queue is full"}
 
 
-def test_a_deadline_is_counted_and_every_request_has_an_end(session: LoadSession) -> None:
+def test_timeouts_are_counted_and_every_request_has_an_outcome(session: LoadSession) -> None:
     with fake_server() as server:
-        later(0.5, lambda: server.stand_still(30.0))
+        later(0.5, lambda: server.stall(30.0))
         made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, timeout_s=0.3)
-        server.servicer.still_until = 0.0
+        server.servicer.stalled_until = 0.0
     assert made["outcomes"]["ok"] + made["outcomes"]["deadline"] == 100
 
 
-def test_a_server_that_goes_and_comes_back_is_met_again(session: LoadSession) -> None:
+def test_the_load_continues_after_a_server_restart(session: LoadSession) -> None:
     with fake_server() as server:
         timers = [later(1.3, server.stop), later(2.3, server.start)]
         made = drive(session, server, OpenLoop(50.0, "constant"), 5.0)
@@ -155,8 +155,8 @@ def test_offline_answers_every_sample_once(session: LoadSession) -> None:
 
 
 def test_the_search_finds_a_known_capacity(session: LoadSession) -> None:
-    """Two places of 20 ms each are 100 requests a second, and no more."""
-    with fake_server(service_s=0.02, places=2) as server:
+    """Two concurrent requests of 20 ms each are a capacity of 100 requests per second."""
+    with fake_server(service_s=0.02, concurrency=2) as server:
         drawn = parse("10")
         assert drawn is not None
         target = Target(server.address, MODEL, timeout_s=2.0)
@@ -169,7 +169,9 @@ def test_the_search_finds_a_known_capacity(session: LoadSession) -> None:
     assert any(not one["probe"]["holds"] and one["probe"]["rate"] < 400 for one in made["runs"])
 
 
-def test_more_than_this_machine_can_send_is_invalid_and_counted(session: LoadSession) -> None:
+def test_a_rate_above_the_generators_capacity_is_invalid_and_unsent_requests_are_counted(
+    session: LoadSession,
+) -> None:
     with fake_server() as server:
         made = drive(session, server, OpenLoop(200_000.0), 0.3, warmup_s=0, max_in_flight=100, timeout_s=5.0)
     assert not made["valid"]
@@ -177,13 +179,13 @@ def test_more_than_this_machine_can_send_is_invalid_and_counted(session: LoadSes
     assert made["requests"]["sent"] == sum(made["outcomes"].values())
 
 
-def test_a_generator_process_that_dies_is_told_and_the_others_go_on() -> None:
+def test_a_worker_that_dies_is_reported_and_the_others_continue() -> None:
     with fake_server() as server, LoadSession(2, [], max_lag_ms=10_000) as session:
-        death = later(1.0, session._generators._processes[0].kill)
+        death = later(1.0, session._workers._processes[0].kill)
         made = drive(session, server, OpenLoop(100.0, "constant"), 2.0, processes=2)
         death.join()
     assert not made["valid"]
-    assert "a generator process ended before its time" in made["reasons"][0]
+    assert "a worker process failed" in made["reasons"][0]
     assert made["outcomes"]["ok"] >= 100
 
 
@@ -197,8 +199,8 @@ def command(*arguments: str, **how: Any) -> subprocess.Popen[str]:
 def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int) -> None:
     file, lines = tmp_path / "run.json", tmp_path / "run.jsonl"
     with fake_server() as server:
-        asked = ("--rate", "50", "--seconds", "600", "--warmup", "0", "--address", server.address)
-        process = command(*asked, "--json", str(file), "--jsonl", str(lines))
+        arguments = ("--rate", "50", "--seconds", "600", "--warmup", "0", "--address", server.address)
+        process = command(*arguments, "--json", str(file), "--jsonl", str(lines))
         end = time.monotonic() + 60
         while not (lines.exists() and lines.read_text().count("\n")):
             assert time.monotonic() < end, "never a second"
@@ -216,7 +218,7 @@ def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_between_two_runs_ends_a_campaign_with_what_there_is(number: int) -> None:
+def test_a_signal_between_two_runs_ends_an_experiment_with_a_partial_document(number: int) -> None:
     drawn = parse("10")
     assert drawn is not None
     with fake_server() as server, LoadSession(1, [], max_lag_ms=10_000) as session:
@@ -238,12 +240,12 @@ def test_a_signal_between_two_runs_ends_a_campaign_with_what_there_is(number: in
     assert second["outcomes"]["ok"] == 0
 
 
-def test_lines_whose_reader_has_gone_cost_no_run(tmp_path: Path) -> None:
+def test_a_closed_reader_of_progress_lines_does_not_end_the_run(tmp_path: Path) -> None:
     """As in `--jsonl - | head -1`."""
     file = tmp_path / "run.json"
     with fake_server() as server:
-        asked = ("--rate", "50", "--seconds", "3", "--warmup", "0", "--address", server.address)
-        with command(*asked, "--json", str(file), "--jsonl", "-") as process:
+        arguments = ("--rate", "50", "--seconds", "3", "--warmup", "0", "--address", server.address)
+        with command(*arguments, "--json", str(file), "--jsonl", "-") as process:
             assert process.stdout is not None
             assert process.stderr is not None
             assert json.loads(process.stdout.readline())["second"] == 0
@@ -253,7 +255,7 @@ def test_lines_whose_reader_has_gone_cost_no_run(tmp_path: Path) -> None:
     assert len(json.loads(file.read_text())["seconds"]) == 3
 
 
-def test_a_terminal_that_nobody_reads_holds_no_run_up(tmp_path: Path) -> None:
+def test_a_blocked_terminal_does_not_delay_the_run(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     ours, theirs = pty.openpty()
     os.set_blocking(theirs, False)
@@ -262,8 +264,8 @@ def test_a_terminal_that_nobody_reads_holds_no_run_up(tmp_path: Path) -> None:
             os.write(theirs, b"x" * 1000)
     os.set_blocking(theirs, True)
     with fake_server() as server:
-        asked = ("--rate", "50", "--seconds", "2", "--warmup", "0", "--address", server.address)
-        process = command(*asked, "--json", str(file), stderr=theirs)
+        arguments = ("--rate", "50", "--seconds", "2", "--warmup", "0", "--address", server.address)
+        process = command(*arguments, "--json", str(file), stderr=theirs)
         process.communicate(timeout=90)
     os.close(ours)
     os.close(theirs)
@@ -271,17 +273,17 @@ def test_a_terminal_that_nobody_reads_holds_no_run_up(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["outcomes"]["ok"] > 50
 
 
-def test_the_model_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_model_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     with fake_server() as server:
-        asked = ("--rate", "5", "--seconds", "1", "--address", server.address)
-        assert cli.run(("load", "run", "--model", "nosuch", *asked)) == 1
+        arguments = ("--rate", "5", "--seconds", "1", "--address", server.address)
+        assert cli.run(("load", "run", "--model", "nosuch", *arguments)) == 1
     error = capsys.readouterr().err
     assert "unknown model nosuch" in error
     assert len(error.splitlines()) == 1
 
 
-def test_every_call_of_this_server_can_be_loaded(session: LoadSession, shipped: Served) -> None:
-    """Each kind, a short closed loop: all answered, and streams with their tokens timed."""
+def test_every_kind_of_call_can_be_measured(session: LoadSession, shipped: Served) -> None:
+    """A short closed loop for each kind: all requests are answered, and tokens of streams are timed."""
     kinds = {
         "classify": "sentiment-lstm", "encode": "sentiment-transformer", "follow": "sentiment-lstm",
         "generate": "shakespeare-char-lstm", "translate": "translate-en-fr",
@@ -291,8 +293,8 @@ def test_every_call_of_this_server_can_be_loaded(session: LoadSession, shipped: 
         drawn, tokens = parse("uniform:3,8"), parse("12")
         assert drawn is not None
         target = Target(shipped.address, model)
-        asked = Workload("infer", drawn, (1, 60), tokens=tokens)
-        workload = preflight.prepare(target, asked, kind, TensorOverrides())  # type: ignore[arg-type]
+        arguments = Workload("infer", drawn, (1, 60), tokens=tokens)
+        workload = preflight.prepare(target, arguments, kind, TensorOverrides())  # type: ignore[arg-type]
         made = session.run(target, workload, LoadProfile(ClosedLoop(2), 0.4, warmup_s=0))
         assert set(made["outcomes"]) == {"ok"}, (kind, made["examples"])
         assert made["outcomes"]["ok"] > 0
@@ -301,7 +303,7 @@ def test_every_call_of_this_server_can_be_loaded(session: LoadSession, shipped: 
         assert (made["rates"]["tokens"] > 0) == streamed, kind
 
 
-def test_elements_that_are_sent_one_by_one_are_each_answered(session: LoadSession, shipped: Served) -> None:
+def test_one_by_one_every_element_is_answered(session: LoadSession, shipped: Served) -> None:
     drawn = parse("6")
     assert drawn is not None
     workload = Workload("follow", drawn, (1, 60), one_by_one=True)
@@ -317,7 +319,7 @@ def test_elements_that_are_sent_one_by_one_are_each_answered(session: LoadSessio
     assert refused["outcomes"]["ok"] == 0
 
 
-def test_the_call_that_a_model_answers_is_found(shipped: Served) -> None:
+def test_preflight_finds_the_call_that_a_model_supports(shipped: Served) -> None:
     drawn = parse("5")
     assert drawn is not None
     expected = {
@@ -340,7 +342,7 @@ def chromium(page: Path, folder: Path, *what: str) -> str:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_a_report_opens_in_a_browser_with_its_plots_drawn(session: LoadSession, tmp_path: Path) -> None:
+def test_a_report_renders_in_a_browser_with_its_plots(session: LoadSession, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     with fake_server() as server:
@@ -351,7 +353,7 @@ def test_a_report_opens_in_a_browser_with_its_plots_drawn(session: LoadSession, 
     dom = chromium(page, tmp_path, "--dump-dom", f"--screenshot={tmp_path / 'page.png'}")
     if not dom:
         dom = chromium(page, tmp_path, "--dump-dom")
-    for title in ("Latency by percentile", "Latency of what was due in each second", "Latency by length"):
+    for title in ("Latency by percentile", "Latency by second due", "Latency by length"):
         assert title in dom
     assert dom.count("<svg") == 3
     if not (tmp_path / "page.png").exists():

@@ -1,7 +1,7 @@
-"""A server of the Open Inference Protocol that is not this project's: plain grpc servicers, on a thread.
+"""A minimal Open Inference server that does not use this project's code: plain grpc servicers in a thread.
 
-It takes a known time, can stand still, and has a known number of places, so that a load generator's numbers
-can be held against what is true.
+Its service time and concurrency are known and it can be stalled, so that the load generator's results can be
+checked against the truth.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MODEL = "bert"
 
 
 class Servicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
-    """A model with ids, a mask and lengths of its own."""
+    """Serves one model with the inputs ids, mask and weights."""
 
-    def __init__(self, service_s: float, places: int) -> None:
+    def __init__(self, service_s: float, concurrency: int) -> None:
         self.service_s = service_s
-        self.places = asyncio.Semaphore(places)
-        self.still_until = 0.0
-        """Nothing is answered before that time.monotonic()."""
-        self.refuse_every = 0
-        """Each so-manieth request is refused with RESOURCE_EXHAUSTED."""
+        self.concurrency = asyncio.Semaphore(concurrency)
+        self.stalled_until = 0.0
+        """No request is answered before this time.monotonic()."""
+        self.reject_every = 0
+        """Every n-th request is rejected with RESOURCE_EXHAUSTED; 0 for none."""
         self.requests: list[Any] = []
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
@@ -48,10 +48,10 @@ class Servicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         self.requests.append(request)
-        if self.refuse_every and len(self.requests) % self.refuse_every == 0:
+        if self.reject_every and len(self.requests) % self.reject_every == 0:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
-        async with self.places:
-            await asyncio.sleep(max(self.service_s, self.still_until - time.monotonic()))
+        async with self.concurrency:
+            await asyncio.sleep(max(self.service_s, self.stalled_until - time.monotonic()))
         reply = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
         reply.outputs.add(name="y", datatype="FP32", shape=[1])
         reply.raw_output_contents.append(np.ones(1, np.float32).tobytes())
@@ -59,15 +59,15 @@ class Servicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 class FakeServer:
-    """The server, which can stop and come back at the same address."""
+    """A server that can be stopped and started again at the same address."""
 
-    def __init__(self, service_s: float, places: int) -> None:
+    def __init__(self, service_s: float, concurrency: int) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._server: Any = None
         self.port = 0
-        self.servicer: Servicer = self._run(self._made(service_s, places))
+        self.servicer: Servicer = self._run(self._made(service_s, concurrency))
         self.start()
 
     @property
@@ -78,11 +78,11 @@ class FakeServer:
         self._run(self._start())
 
     def stop(self) -> None:
-        """At once: what is in flight is dropped."""
+        """Stop at once, dropping requests in flight."""
         self._run(self._server.stop(0))
 
-    def stand_still(self, seconds: float) -> None:
-        self.servicer.still_until = time.monotonic() + seconds
+    def stall(self, seconds: float) -> None:
+        self.servicer.stalled_until = time.monotonic() + seconds
 
     def close(self) -> None:
         self.stop()
@@ -90,8 +90,8 @@ class FakeServer:
         self._thread.join()
         self._loop.close()
 
-    async def _made(self, service_s: float, places: int) -> Servicer:
-        return Servicer(service_s, places)
+    async def _made(self, service_s: float, concurrency: int) -> Servicer:
+        return Servicer(service_s, concurrency)
 
     async def _start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -104,9 +104,9 @@ class FakeServer:
 
 
 @contextmanager
-def fake_server(service_s: float = 0.0, places: int = 10_000) -> Iterator[FakeServer]:
-    """One, while this holds."""
-    server = FakeServer(service_s, places)
+def fake_server(service_s: float = 0.0, concurrency: int = 10_000) -> Iterator[FakeServer]:
+    """A running server."""
+    server = FakeServer(service_s, concurrency)
     try:
         yield server
     finally:

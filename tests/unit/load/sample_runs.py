@@ -1,4 +1,4 @@
-"""Documents of runs, as if they had been measured."""
+"""Builds run documents from given records."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(records: list[Record], seconds: float, **how: Any) -> documents.Document
 
 
 def steady(seconds: int, latency_ms: float, rate: int = 100, seed: int = 0) -> documents.Document:
-    """So many a second, with a latency that varies a little."""
+    """`rate` requests per second with a latency that varies a little."""
     rng = np.random.default_rng(seed)
     took = latency_ms / 1e3 * rng.lognormal(0, 0.2, seconds * rate)
     return run([record(at / rate, float(one)) for at, one in enumerate(took)], seconds)

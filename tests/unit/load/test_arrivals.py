@@ -1,4 +1,4 @@
-"""Schedules against the distributions that they claim, with fixed seeds."""
+"""Schedules compared with the distributions they claim, with fixed seeds."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def test_poisson_gaps_are_exponential() -> None:
     assert np.abs(found - expected).max() < 1.63 / np.sqrt(len(gaps))  # Kolmogorov-Smirnov, 1%
 
 
-def test_poisson_counts_have_the_variance_of_their_mean() -> None:
+def test_poisson_counts_have_a_variance_equal_to_their_mean() -> None:
     counts = np.histogram(schedule(50, 2000), bins=2000, range=(0, 2000))[0]
     assert counts.mean() == pytest.approx(50, rel=0.02)
     assert counts.var() == pytest.approx(50, rel=0.1)
 
 
-def test_the_shares_of_processes_add_up_to_one_poisson_process() -> None:
+def test_the_schedules_of_all_processes_add_up_to_one_poisson_process() -> None:
     shares = [list(arrivals("poisson", 120, 0, 200, seed=3, index=i, of=4)) for i in range(4)]
     assert len({share[0] for share in shares}) == 4
     whole = np.sort(np.concatenate(shares))
@@ -37,7 +37,7 @@ def test_the_shares_of_processes_add_up_to_one_poisson_process() -> None:
 
 
 @given(rate=st.floats(0.5, 500), seconds=st.floats(0.1, 20), of=st.integers(1, 5), begin=st.floats(-3, 0))
-def test_constant_arrivals_are_dealt_out_evenly(rate: float, seconds: float, of: int, begin: float) -> None:
+def test_constant_arrivals_are_split_evenly(rate: float, seconds: float, of: int, begin: float) -> None:
     whole = list(constant(rate, begin, seconds))
     dealt = sorted(due for i in range(of) for due in constant(rate, begin, seconds, index=i, of=of))
     assert dealt == whole
@@ -46,7 +46,7 @@ def test_constant_arrivals_are_dealt_out_evenly(rate: float, seconds: float, of:
 
 
 @given(rate=st.floats(0.5, 500), seed=st.integers(0, 99), begin=st.floats(-3, 0))
-def test_poisson_arrivals_ascend_within_their_span_and_come_again(
+def test_poisson_arrivals_ascend_within_their_span_and_are_reproducible(
     rate: float, seed: int, begin: float
 ) -> None:
     dues = list(arrivals("poisson", rate, begin, 4.0, seed=seed))

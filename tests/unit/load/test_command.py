@@ -1,4 +1,4 @@
-"""The commands as a shell gives them: what is wrong is one line and an exit code, before anything is sent."""
+"""The commands as run from a shell: errors are one line and an exit code, before any request is sent."""
 
 from __future__ import annotations
 
@@ -30,45 +30,50 @@ def lockstep(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--seconds", "1"), "give one of the two"),
-        (("--seconds", "1", "--rate", "5", "--concurrency", "2"), "give one of the two"),
-        (("--seconds", "1", "--rate", "0"), "0 is not a rate above 0"),
-        (("--seconds", "1", "--rate", "-5"), "-5 is not a rate above 0"),
-        (("--seconds", "1", "--rate", "inf"), "inf is not a rate"),
-        (("--seconds", "1", "--rate", "nan"), "nan is not a rate"),
-        (("--seconds", "0", "--rate", "5"), "0 is not a number of seconds above 0"),
+        (("--seconds", "1"), "give either --rate R"),
+        (("--seconds", "1", "--rate", "5", "--concurrency", "2"), "give either --rate R"),
+        (("--seconds", "1", "--rate", "0"), "0 is not a valid rate: use a number above 0"),
+        (("--seconds", "1", "--rate", "-5"), "-5 is not a valid rate: use a number above 0"),
+        (("--seconds", "1", "--rate", "inf"), "inf is not a valid rate"),
+        (("--seconds", "1", "--rate", "nan"), "nan is not a valid rate"),
+        (("--seconds", "0", "--rate", "5"), "0 is not a valid number of seconds: use a number above 0"),
         (("--seconds", "1", "--concurrency", "0"), "greater than or equal to 1"),
-        (("--seconds", "1", "--rate", "5", "--warmup", "-1"), "-1 is not a number of seconds from 0 up"),
+        (
+            ("--seconds", "1", "--rate", "5", "--warmup", "-1"),
+            "-1 is not a valid number of seconds: use 0 or more",
+        ),
         (("--seconds", "1", "--rate", "5", "--lengths", "nofile"), "'nofile'"),
-        (("--seconds", "1", "--rate", "5", "--ids", "9,3"), "'9,3' is no range"),
-        (("--seconds", "1", "--rate", "5", "--shape", "x"), "write INPUT=VALUE"),
-        (("--seconds", "1", "--rate", "5", "--json", "/nosuch/a.json"), "there is no folder /nosuch"),
-        (("--seconds", "1", "--rate", "5", "--html", "/nosuch/a.html"), "there is no folder /nosuch"),
+        (("--seconds", "1", "--rate", "5", "--ids", "9,3"), "'9,3' is not a range of ids"),
+        (("--seconds", "1", "--rate", "5", "--shape", "x"), "'x' is not of the form INPUT=VALUE"),
+        (("--seconds", "1", "--rate", "5", "--json", "/nosuch/a.json"), "directory /nosuch does not exist"),
+        (("--seconds", "1", "--rate", "5", "--html", "/nosuch/a.html"), "directory /nosuch does not exist"),
         (("--seconds", "1", "--rate", "5", "--address", "http://x"), "must not be a URL"),
     ],
 )
-def test_wrong_usage_is_told_and_ends_with_2(lockstep, arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_usage_prints_an_error_and_exits_with_2(
+    lockstep, arguments: tuple[str, ...], message: str
+) -> None:
     code, out, error = lockstep(*RUN, *arguments)
     assert code == 2
     assert message in out + error
     assert "Traceback" not in error
 
 
-def test_a_server_that_is_away_ends_with_1(lockstep) -> None:
+def test_an_unreachable_server_exits_with_1(lockstep) -> None:
     code, _, error = lockstep(*RUN, "--rate", "5", "--seconds", "1")
     assert code == 1
     assert error.startswith("lockstep: no server at 127.0.0.1:1")
     assert len(error.splitlines()) == 1
 
 
-def test_a_page_needs_its_packages_before_anything_is_measured(lockstep, monkeypatch) -> None:
+def test_missing_packages_for_html_are_reported_before_the_run(lockstep, monkeypatch) -> None:
     monkeypatch.setattr("lockstep_load.options.find_spec", lambda name: None)
     code, out, error = lockstep(*RUN, "--rate", "5", "--seconds", "1", "--html", "a.html")
     assert code == 2
     assert "pip install '.[load]'" in out + error
 
 
-def test_scenarios_are_listed(lockstep) -> None:
+def test_scenario_list_shows_the_bundled_scenarios(lockstep) -> None:
     code, out, _ = lockstep("load", "scenario", "list")
     assert code == 0
     assert "sentiment" in out
@@ -82,7 +87,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
     return str(paths[0]), str(paths[1])
 
 
-def test_compare_ends_with_4_where_the_second_is_worse(lockstep, files: tuple[str, str]) -> None:
+def test_compare_exits_with_4_if_the_second_run_is_worse(lockstep, files: tuple[str, str]) -> None:
     code, out, _ = lockstep("load", "compare", *files)
     assert code == 4
     assert "latency p50" in out
@@ -100,30 +105,30 @@ def test_compare_ends_with_3_where_a_run_says_nothing_of_its_server(
         **sample_runs.steady(10, 30.0),
         "partial": partial,
         "valid": False,
-        "reasons": ["the generator was late"],
+        "reasons": ["the generator fell behind"],
     }
     documents.write(tmp_path / "late.json", late)
     pair = [files[0], str(tmp_path / "late.json")]
     code, out, _ = lockstep("load", "compare", *(reversed(pair) if which == 0 else pair))
     assert code == 3
-    assert f"the {('first', 'second')[which]} run is invalid: the generator was late" in out
+    assert f"the {('first', 'second')[which]} run is invalid: the generator fell behind" in out
 
 
-def test_compare_gives_its_rows_as_json(lockstep, files: tuple[str, str]) -> None:
+def test_compare_prints_json(lockstep, files: tuple[str, str]) -> None:
     code, out, _ = lockstep("load", "compare", *files, "--json", "-")
     [rows] = json.loads(out).values()
     assert code == 4
     assert {"name", "ratio", "low", "high", "verdict"} <= set(rows[0])
 
 
-def test_what_cannot_be_written_of_a_document_ends_with_1(lockstep, files: tuple[str, str]) -> None:
+def test_a_write_error_exits_with_1(lockstep, files: tuple[str, str]) -> None:
     for verb in (("compare", *files, "--json"), ("report", files[0], "--html")):
         code, _, error = lockstep("load", *verb, "/dev/full")
         assert code == 1
-        assert error == "lockstep: /dev/full is not written: No space left on device\n"
+        assert error == "lockstep: cannot write /dev/full: No space left on device\n"
 
 
-def test_what_is_no_report_is_told(lockstep, files: tuple[str, str], tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_report_is_wrong_usage(lockstep, files: tuple[str, str], tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text("{}")
     for wrong in (str(other), str(tmp_path / "nosuch.json")):
@@ -132,7 +137,7 @@ def test_what_is_no_report_is_told(lockstep, files: tuple[str, str], tmp_path: P
         assert wrong in out + error
 
 
-def test_a_report_is_shown_again_and_drawn(lockstep, files: tuple[str, str], tmp_path: Path) -> None:
+def test_report_prints_a_summary_and_renders_html(lockstep, files: tuple[str, str], tmp_path: Path) -> None:
     code, out, _ = lockstep("load", "report", files[0])
     assert code == 0
     assert "answers/s" in out

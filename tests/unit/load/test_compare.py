@@ -1,4 +1,4 @@
-"""Two runs side by side."""
+"""Comparison of two runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def row(rows: list, name: str):
     return next(one for one in rows if one.name == name)
 
 
-def test_a_run_is_the_same_as_its_like() -> None:
+def test_equal_runs_do_not_differ_significantly() -> None:
     rows = compare_runs(sample_runs.steady(20, 20.0, seed=1), sample_runs.steady(20, 20.0, seed=2))
     assert not regressions(rows)
     p50 = row(rows, "latency p50")
@@ -32,14 +32,14 @@ def poisson(seconds: int, seed: int):
 
 
 @pytest.mark.parametrize("seconds", [5, 8])
-def test_short_runs_that_do_not_differ_are_seldom_told_apart(seconds: int) -> None:
-    """Of intervals of 95%, no more than 5% leave 1 out."""
+def test_short_equal_runs_rarely_differ_significantly(seconds: int) -> None:
+    """At most 5% of the 95% intervals exclude 1."""
     pairs = [compare_runs(poisson(seconds, 2 * at), poisson(seconds, 2 * at + 1)) for at in range(40)]
     for name in ("answers", "latency p50", "latency p99"):
         assert sum(row(rows, name).verdict != "same" for rows in pairs) <= 2
 
 
-def test_a_slower_run_is_worse_beyond_its_interval_and_a_quicker_one_better() -> None:
+def test_a_slower_run_is_worse_and_a_faster_run_better() -> None:
     fast, slow = sample_runs.steady(20, 20.0, seed=1), sample_runs.steady(20, 30.0, seed=2)
     p50 = row(compare_runs(fast, slow), "latency p50")
     assert p50.verdict == "worse"
@@ -56,7 +56,7 @@ def test_more_answers_are_better() -> None:
     assert answers.ratio == pytest.approx(1.5, rel=0.05)
 
 
-def test_no_answers_any_more_are_worse() -> None:
+def test_a_second_run_without_answers_is_worse() -> None:
     refused = sample_runs.run(
         [sample_runs.record(at / 100, 0.1, outcome=RequestOutcome.OVERLOADED) for at in range(2000)], 20
     )
@@ -65,14 +65,14 @@ def test_no_answers_any_more_are_worse() -> None:
     assert {one.ratio for one in rows} == {0.0}
 
 
-def test_short_runs_have_ratios_and_no_interval() -> None:
+def test_short_runs_have_ratios_but_no_intervals() -> None:
     rows = compare_runs(sample_runs.steady(3, 20.0), sample_runs.steady(3, 40.0))
     assert row(rows, "latency p50").verdict == "unsure"
     assert row(rows, "latency p50").low is None
     assert not regressions(rows)
 
 
-def test_the_percentiles_compared_are_those_of_the_reports() -> None:
+def test_compared_percentiles_equal_the_reported_ones() -> None:
     a, b = sample_runs.steady(10, 20.0, seed=1), sample_runs.steady(10, 25.0, seed=2)
     rows = compare_runs(a, b)
     for name in ("p50", "p90", "p99"):
@@ -80,6 +80,6 @@ def test_the_percentiles_compared_are_those_of_the_reports() -> None:
         assert row(rows, f"latency {name}").second == pytest.approx(b["latency_ms"][name])
 
 
-def test_one_seed_gives_one_interval() -> None:
+def test_the_same_seed_gives_the_same_intervals() -> None:
     a, b = sample_runs.steady(10, 20.0, seed=1), sample_runs.steady(10, 25.0, seed=2)
     assert compare_runs(a, b) == compare_runs(a, b)

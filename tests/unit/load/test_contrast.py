@@ -1,4 +1,4 @@
-"""What a contrast says is what its numbers say."""
+"""The findings of a contrast follow from its points."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ POINTS = [
 ]  # fmt: skip
 
 
-def test_each_sentence_names_who_wins_where() -> None:
+def test_each_finding_names_the_winner_at_each_length() -> None:
     alone, first, one_more, full, rates = findings(POINTS, 16)
     assert f"8: {FUSED}" in alone
     assert f"512: {ONE_SHOT}" in alone
     assert f"8 to 512: {STEPWISE} (at 512: {STEPWISE} 1.1 ms, {FUSED} 20 ms, {ONE_SHOT} 9 ms)" in first
     assert f"8 to 512: {STEPWISE} (at 512: {STEPWISE} 0.2 ms" in one_more
-    assert f"{FUSED} and {ONE_SHOT} alike" in full
+    assert f"{FUSED} and {ONE_SHOT} equal" in full
     assert f"{STEPWISE} none" in rates
-    assert f"{FUSED} 100/s (the most tried)" in rates
-    assert f"{ONE_SHOT} none" in rates  # one was not answered
+    assert f"{FUSED} 100/s (the highest measured)" in rates
+    assert f"{ONE_SHOT} none" in rates  # one request was not answered
 
 
-def test_neighbouring_lengths_with_one_winner_are_one() -> None:
+def test_neighbouring_lengths_with_the_same_winner_are_merged() -> None:
     points = [lone(way, n, ms, ms) for n in (8, 32, 128) for way, ms in ((FUSED, 2.0), (ONE_SHOT, 5.0))]
     alone, *_ = findings(points, 16)
     assert f"8 to 128: {FUSED}" in alone
 
 
-def test_nothing_measured_is_nothing_told() -> None:
+def test_no_points_give_no_findings() -> None:
     assert findings([], 16) == []
 
 
@@ -79,8 +79,8 @@ def streamed(ms: float, gap_ms: float, **more: Any) -> Document:
     return run(STEPWISE, ms, **times, **more)
 
 
-def test_one_more_element_is_told_where_each_was_answered_before_the_next() -> None:
-    """The messages of a text that was sent at once come closer than an answer to one element can."""
+def test_the_cost_of_one_more_element_comes_from_one_by_one_runs() -> None:
+    """Replies to a text sent at once arrive closer together than single steps could be answered."""
     runs = [streamed(4.0, 0.1), streamed(9.0, 0.7, mode="next"), run(FUSED, 1.3)]
     stepwise, fused = points(runs)
     assert (stepwise.last_ms, stepwise.next_ms) == (4.0, 0.7)
@@ -91,7 +91,7 @@ def test_one_more_element_is_told_where_each_was_answered_before_the_next() -> N
 
 
 @pytest.mark.parametrize("one_by_one", [[], [streamed(9.0, 0.7, mode="next", valid=False)]])
-def test_no_winner_is_told_for_one_more_element_where_that_was_not_measured(
+def test_an_unmeasured_cost_of_one_more_element_gives_no_finding(
     one_by_one: list[Document],
 ) -> None:
     runs = [streamed(4.0, 0.1), *one_by_one, run(FUSED, 1.3)]
@@ -101,7 +101,7 @@ def test_no_winner_is_told_for_one_more_element_where_that_was_not_measured(
     assert [row[5] for row in rows(points(runs))] == ["", "1.30"]
 
 
-def test_only_what_streams_is_asked_one_by_one() -> None:
+def test_only_streams_are_run_one_by_one() -> None:
     asked: list[tuple[str, bool, str]] = []
 
     def noted(name: str, target: Target, workload: Workload, load: LoadProfile) -> Document:
@@ -118,18 +118,18 @@ def test_only_what_streams_is_asked_one_by_one() -> None:
     assert len({name for *_, name in asked}) == len(asked) == 9
 
 
-def test_the_medians_of_valid_rounds_count() -> None:
+def test_points_are_medians_of_valid_rounds() -> None:
     runs = [run(FUSED, 1.0), run(FUSED, 3.0), run(FUSED, 50.0, valid=False), run(ONE_SHOT, 9.0, valid=False)]
     [fused] = points(runs)
     assert (fused.way, fused.last_ms) == (FUSED, 2.0)
 
 
-def test_what_one_of_two_rounds_lost_is_told() -> None:
+def test_a_failure_in_one_of_two_rounds_is_reported() -> None:
     lost = {**run(FUSED, 1.0), "outcomes": {"ok": 9, "overloaded": 1}}
     [fused] = points([run(FUSED, 1.0), lost])
     assert fused.lost == 1
 
 
-def test_a_rate_is_kept_only_where_all_below_it_were() -> None:
+def test_a_rate_is_sustained_only_if_all_lower_rates_are() -> None:
     [sentence] = findings([rated(FUSED, 100, 10.0), rated(FUSED, 200, 80.0), rated(FUSED, 400, 10.0)], 16)
     assert f"{FUSED} 100/s" in sentence

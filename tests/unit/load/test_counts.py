@@ -1,4 +1,4 @@
-"""What the generator processes tell, added up."""
+"""Aggregation of the records of the worker processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lockstep_load.counts import bucket
 from lockstep_load.outcome import RequestOutcome
 
 
-def test_latency_belongs_to_when_it_was_due_and_answers_to_when_they_came() -> None:
+def test_latency_counts_in_the_second_due_and_answers_in_the_second_of_arrival() -> None:
     counts = sample_runs.counts([sample_runs.record(0.5, 1.2), sample_runs.record(1.1, 0.1)], 3.0)
     assert counts.second(0).latency.count == 1
     assert counts.second(0).ended[RequestOutcome.OK] == 0
@@ -19,7 +19,7 @@ def test_latency_belongs_to_when_it_was_due_and_answers_to_when_they_came() -> N
     assert counts.second(0).due == counts.second(1).due == 1
 
 
-def test_the_warm_up_is_left_out_of_latency_and_counts() -> None:
+def test_the_warm_up_is_excluded_from_latency_and_outcomes() -> None:
     counts = sample_runs.counts(
         [sample_runs.record(-0.5, 0.1), sample_runs.record(-0.1, 0.5), sample_runs.record(0.2, 0.1)], 2.0
     )
@@ -31,7 +31,7 @@ def test_the_warm_up_is_left_out_of_latency_and_counts() -> None:
     )  # one that was asked before came within the measured part
 
 
-def test_refusals_are_counted_by_meaning_and_are_no_latency() -> None:
+def test_failures_are_counted_by_outcome_and_excluded_from_latency() -> None:
     refused = sample_runs.record(0.1, 0.001, outcome=RequestOutcome.OVERLOADED)
     document = sample_runs.run([sample_runs.record(0.2, 0.02), refused, refused], 1.0)
     assert document["outcomes"] == {"ok": 1, "overloaded": 2}
@@ -39,7 +39,7 @@ def test_refusals_are_counted_by_meaning_and_are_no_latency() -> None:
     assert document["latency_ms"]["p50"] == pytest.approx(20, rel=1e-2)
 
 
-def test_what_comes_after_the_end_is_no_throughput() -> None:
+def test_answers_after_the_end_are_excluded_from_throughput() -> None:
     document = sample_runs.run([sample_runs.record(0.9, 0.5), sample_runs.record(0.1, 0.1)], 1.0)
     assert document["rates"]["ok"] == 1.0
     assert document["outcomes"]["ok"] == 2
@@ -55,6 +55,6 @@ def test_a_document_has_every_percentile_in_milliseconds() -> None:
 
 
 @given(st.integers(1, 1_000_000))
-def test_a_length_is_reported_with_those_of_its_size(length: int) -> None:
+def test_a_length_is_reported_under_the_next_power_of_two(length: int) -> None:
     most = bucket(length)
     assert most / 2 < length <= most

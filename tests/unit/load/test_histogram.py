@@ -1,4 +1,4 @@
-"""The histogram against exact percentiles."""
+"""The histogram compared with exact percentiles."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_percentiles_are_exact_to_three_digits(values: list[float]) -> None:
 
 @settings(max_examples=15)
 @given(st.lists(seconds, min_size=1, max_size=100), st.lists(seconds, min_size=1, max_size=100))
-def test_histograms_add_up_to_that_of_all(a: list[float], b: list[float]) -> None:
+def test_the_sum_of_histograms_is_the_histogram_of_all_values(a: list[float], b: list[float]) -> None:
     both = times(a)
     both.add(times(b))
     assert both.summary() == times(a + b).summary()
@@ -40,7 +40,7 @@ def test_histograms_add_up_to_that_of_all(a: list[float], b: list[float]) -> Non
 
 @settings(max_examples=15)
 @given(st.lists(seconds, max_size=100))
-def test_a_histogram_comes_back_from_its_text(values: list[float]) -> None:
+def test_a_histogram_survives_encoding(values: list[float]) -> None:
     made = times(values)
     again = LatencyHistogram.decoded(made.encoded)
     assert again.summary() == made.summary()
@@ -48,14 +48,14 @@ def test_a_histogram_comes_back_from_its_text(values: list[float]) -> None:
     assert made.counts.sum() == len(values)
 
 
-def test_what_is_out_of_range_counts_as_its_ends() -> None:
+def test_values_out_of_range_are_clipped() -> None:
     summary = times([0.0, -1.0, 1e9]).summary()
     assert summary is not None
     assert summary["count"] == 3
     assert summary["max"] == pytest.approx(3_600_000, rel=1e-3)
 
 
-def test_nothing_has_no_summary_and_garbage_is_no_histogram() -> None:
+def test_an_empty_histogram_has_no_summary_and_garbage_is_rejected() -> None:
     assert LatencyHistogram().summary() is None
     with pytest.raises(ValueError, match="not an HDR histogram"):
         LatencyHistogram.decoded("garbage")

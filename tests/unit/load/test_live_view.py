@@ -1,4 +1,4 @@
-"""What is shown of a run, on terminals that are slow, gone, or none."""
+"""The progress display on slow, closed and missing terminals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def some_counts():
     return sample_runs.counts([sample_runs.record(at / 10, 0.02) for at in range(30)] + [refused], 4.0)
 
 
-def test_a_terminal_that_stands_still_holds_nothing_up() -> None:
+def test_a_blocked_terminal_does_not_block_the_caller() -> None:
     stuck, taking = threading.Event(), threading.Event()
 
     def write(_: str) -> None:
@@ -38,7 +38,7 @@ def test_a_terminal_that_stands_still_holds_nothing_up() -> None:
     stuck.set()
 
 
-def test_only_the_latest_picture_is_written_once_the_terminal_goes_on() -> None:
+def test_only_the_latest_frame_is_written_after_the_terminal_unblocks() -> None:
     stuck, written = threading.Event(), []
 
     def write(frame: str) -> None:
@@ -56,7 +56,7 @@ def test_only_the_latest_picture_is_written_once_the_terminal_goes_on() -> None:
     assert written == ["first", "third"]
 
 
-def test_a_reader_that_has_gone_is_no_error() -> None:
+def test_a_closed_reader_is_not_an_error() -> None:
     def write(_: str) -> None:
         raise BrokenPipeError
 
@@ -66,14 +66,14 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     writer.show("second")
 
 
-def test_without_a_terminal_there_are_plain_lines() -> None:
+def test_without_a_terminal_plain_lines_are_written() -> None:
     out, counts = io.StringIO(), some_counts()
     view = LiveView(out=out)
     view.begin(LOAD, counts)
     view.update()
     view.end()
     [output] = out.getvalue().splitlines()
-    assert "asked 100/s" in output
+    assert "offered 100/s" in output
     assert "1 overloaded" in output
     assert "\x1b" not in output
 
@@ -87,7 +87,7 @@ def test_quiet_shows_nothing() -> None:
     assert out.getvalue() == ""
 
 
-def test_a_picture_tells_rates_latency_and_trouble() -> None:
+def test_a_frame_shows_rates_latency_and_failures() -> None:
     frame = progress_lines("the run", LOAD, some_counts())
     assert "the run" in frame
     assert "p50 20.0" in frame
@@ -100,7 +100,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_has_one_picture_at_a_time_and_none_in_the_end(monkeypatch) -> None:
+def test_a_terminal_shows_one_frame_at_a_time_and_is_cleared_at_the_end(monkeypatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
     out, counts = Terminal(), some_counts()
@@ -113,4 +113,4 @@ def test_a_terminal_has_one_picture_at_a_time_and_none_in_the_end(monkeypatch) -
     output = out.getvalue()
     frames, wiped = output.rsplit("p99", 1)
     assert "\x1b[2K" in wiped  # a line was wiped
-    assert "asked 100/s" in frames
+    assert "offered 100/s" in frames

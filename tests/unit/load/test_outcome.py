@@ -1,4 +1,4 @@
-"""Statuses by meaning."""
+"""Outcomes of gRPC statuses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lockstep_load.outcome import RequestOutcome, outcome_of
 
 
 @pytest.mark.parametrize("code", grpc.StatusCode)
-def test_every_status_has_a_meaning(code: grpc.StatusCode) -> None:
+def test_only_status_ok_is_outcome_ok(code: grpc.StatusCode) -> None:
     assert (outcome_of(code) is RequestOutcome.OK) == (code is grpc.StatusCode.OK)
 
 
-def test_a_message_that_is_too_large_is_no_overload() -> None:
+def test_a_message_that_is_too_large_is_invalid_and_not_overload() -> None:
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     assert outcome_of(code, "the queue is full") is RequestOutcome.OVERLOADED
     assert outcome_of(code, "Received message larger than max (9 vs. 4)") is RequestOutcome.INVALID

@@ -1,4 +1,4 @@
-"""When a schedule is handed over: on time, in handfuls to a loop that is behind, and what was never sent."""
+"""Due times are delivered on time, in batches to a slow loop, and counted if never delivered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from lockstep_load.pacer import GRACE_S, Pacer
 
 
-async def test_everything_is_handed_over_in_order_and_not_before_it_is_due() -> None:
+async def test_due_times_are_delivered_in_order_and_not_early() -> None:
     dues = [at / 50 for at in range(25)]
     begin, seen = time.perf_counter(), []
 
@@ -24,7 +24,7 @@ async def test_everything_is_handed_over_in_order_and_not_before_it_is_due() -> 
     assert pacer.unsent == 0
 
 
-async def test_a_loop_that_is_behind_gets_the_rest_at_once() -> None:
+async def test_a_slow_loop_gets_the_backlog_in_one_batch() -> None:
     batches: list[list[float]] = []
 
     def on_due(some: list[float]) -> None:
@@ -39,12 +39,12 @@ async def test_a_loop_that_is_behind_gets_the_rest_at_once() -> None:
     assert len(batches) <= 2
 
 
-async def test_what_could_not_be_sent_by_the_end_is_counted() -> None:
+async def test_due_times_not_delivered_by_the_end_are_counted() -> None:
     begin, end_s = time.perf_counter() + 1.0, 0.1
 
     def on_due(some: list[float]) -> None:
         over = begin + end_s + GRACE_S + 0.05
-        time.sleep(max(over - time.perf_counter(), 0.0))  # the loop is busy until all is over
+        time.sleep(max(over - time.perf_counter(), 0.0))  # the loop is busy until after the end
 
     dues = [-1.0, *(at / 1000 for at in range(100))]
     pacer = Pacer(iter(dues), begin, end_s)
@@ -52,7 +52,7 @@ async def test_what_could_not_be_sent_by_the_end_is_counted() -> None:
     assert pacer.unsent == 100
 
 
-async def test_a_schedule_that_is_stopped_has_nothing_unsent() -> None:
+async def test_a_stopped_schedule_has_nothing_unsent() -> None:
     taken: list[float] = []
     pacer = Pacer(iter([0.0, 60.0]), time.perf_counter(), 120.0)
 

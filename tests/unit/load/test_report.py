@@ -1,4 +1,4 @@
-"""The page of every kind of document: whole, self-contained, and with its plots."""
+"""The HTML page of every kind of document is complete and self-contained."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEARCH = experiment_document(
         "limit": "the bound",
     },
 )  # fmt: skip
-SCENARIO = experiment_document("scenario", [named("one", 5.0), SWEEP, SEARCH], about="all of them")
+SCENARIO = experiment_document("scenario", [named("one", 5.0), SWEEP, SEARCH], about="all kinds")
 LONE = {"mode": "lone", "length": 8}
 CONTRAST = experiment_document(
     "contrast",
@@ -49,8 +49,8 @@ CONTRAST = experiment_document(
     [
         (named("one", 5.0), 2, "answers/s"),
         (SWEEP, 2 + 2 * 2, "Throughput against latency"),
-        (SEARCH, 1, "10.0 requests/s is the highest rate found"),
-        (SCENARIO, 2 + 6 + 1, "all of them"),
+        (SEARCH, 1, "10.0 requests/s is the highest rate that meets"),
+        (SCENARIO, 2 + 6 + 1, "all kinds"),
         (CONTRAST, 4, "It was so."),
     ],
     ids=["run", "sweep", "search", "scenario", "contrast"],
@@ -67,23 +67,23 @@ def test_every_document_has_a_page_and_a_summary(
     assert capsys.readouterr().out
 
 
-def test_a_run_that_nothing_answered_has_a_page_that_says_so() -> None:
+def test_the_page_of_a_run_without_answers_gives_the_reason() -> None:
     nothing = {**sample_runs.run([], 2.0), "name": "nothing"}
     page = report.page(nothing)
-    assert "no request of the measured part was answered" in page
+    assert "no request in the measured part was answered" in page
     assert runner.exit_code(nothing) == 1
 
 
-def test_what_a_server_says_is_no_markup() -> None:
+def test_server_messages_are_escaped() -> None:
     run = {**named("one", 5.0), "examples": {"failed": "<b>boom</b>"}}
     assert "<b>boom</b>" not in report.page(run)
 
 
-def test_exit_codes_tell_what_a_document_is_worth() -> None:
+def test_exit_codes_depend_on_validity_and_interruption() -> None:
     run = named("one", 5.0)
     assert runner.exit_code(run) == 0
     assert runner.exit_code({**run, "valid": False}) == 3
     assert runner.exit_code({**run, "partial": True}) == 130
     assert (
         runner.exit_code(experiment_document("search", [{**run, "valid": False}])) == 0
-    )  # it went to where it ends
+    )  # a search goes to the limit

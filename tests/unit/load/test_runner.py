@@ -1,4 +1,4 @@
-"""What was measured is kept: whatever becomes of the files, the readers, and the signals in between."""
+"""Results are kept despite write errors, closed readers and signals between runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def output_options(tmp_path: Path, json_file: Path) -> CommonOptions:
     return CommonOptions(json_file=json_file, html=tmp_path / "run.html")
 
 
-def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+def test_a_named_pipe_is_written_directly(tmp_path: Path) -> None:
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_text("utf-8")))
@@ -47,26 +47,26 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [pipe]
 
 
-def test_a_device_stays_what_it_is() -> None:
+def test_a_device_is_written_directly() -> None:
     documents.write(Path("/dev/null"), sample_runs.steady(10, 20.0))
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_file_that_is_given_by_its_number_is_written_to(tmp_path: Path) -> None:
-    """As a shell gives one: `--json /dev/fd/4 4> run.json`, `--json >(tool)`."""
+def test_a_file_descriptor_path_is_written_directly(tmp_path: Path) -> None:
+    """As with `--json /dev/fd/4 4> run.json` or `--json >(tool)` in a shell."""
     with (tmp_path / "run.json").open("w") as file:
         documents.write(Path(f"/dev/fd/{file.fileno()}"), sample_runs.steady(10, 20.0))
     assert documents.read(tmp_path / "run.json")["kind"] == "run"
 
 
-def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path) -> None:
+def test_a_symlink_is_followed_and_kept(tmp_path: Path) -> None:
     (tmp_path / "latest.json").symlink_to(tmp_path / "run.json")
     documents.write(tmp_path / "latest.json", sample_runs.steady(10, 20.0))
     assert (tmp_path / "latest.json").is_symlink()
     assert documents.read(tmp_path / "run.json")["kind"] == "run"
 
 
-def test_a_disk_that_is_full_leaves_the_file_before_and_no_half(
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tmp_path / "run.json"
@@ -78,26 +78,26 @@ def test_a_disk_that_is_full_leaves_the_file_before_and_no_half(
 
     monkeypatch.setattr(Path, "write_text", full)
     assert exit_code_of(CommonOptions(json_file=before)) == runner.NOT_WRITTEN
-    assert capsys.readouterr().err == f"lockstep: {before} is not written: No space left on device\n"
+    assert capsys.readouterr().err == f"lockstep: cannot write {before}: No space left on device\n"
     assert documents.read(before)["kind"] == "run"
     assert list(tmp_path.iterdir()) == [before]
 
 
-def test_a_file_that_cannot_be_written_costs_nothing_else(
+def test_a_write_error_affects_neither_the_other_files_nor_the_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = tmp_path / "gone" / "run.json"
     assert exit_code_of(output_options(tmp_path, json_file=gone)) == runner.NOT_WRITTEN
     printed = capsys.readouterr()
-    assert printed.err.splitlines() == [f"lockstep: {gone} is not written: No such file or directory"]
+    assert printed.err.splitlines() == [f"lockstep: cannot write {gone}: No such file or directory"]
     assert "p99" in printed.out
     assert f"written: {tmp_path / 'run.html'}" in printed.out
     assert str(gone) not in printed.out
     assert (tmp_path / "run.html").exists()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
-def test_lines_end_where_they_cannot_be_written_and_the_run_goes_on(
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_write_error_ends_the_progress_lines_but_not_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ProgressLines(Path("/dev/full")) as lines:
@@ -106,11 +106,11 @@ def test_lines_end_where_they_cannot_be_written_and_the_run_goes_on(
         lines.update()
         lines.end()
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("lockstep: /dev/full ends before the run")
+    assert line.startswith("lockstep: /dev/full is incomplete")
     assert "No space left" in line
 
 
-def test_lines_on_a_stdout_that_was_closed_cost_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_lines_on_a_closed_stdout_do_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr("sys.stdout", closed)
@@ -122,7 +122,7 @@ def test_lines_on_a_stdout_that_was_closed_cost_no_run(monkeypatch: pytest.Monke
 
 
 class Idle:
-    """Generator processes that have nothing to do."""
+    """A worker pool without processes."""
 
     def __init__(self, processes: int) -> None: ...
     def close(self) -> None: ...
@@ -137,7 +137,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_between_two_runs_is_kept_for_the_next(idle: None, number: signal.Signals) -> None:
+def test_a_signal_between_two_runs_interrupts_the_next(idle: None, number: signal.Signals) -> None:
     with LoadSession(1, []) as one:
         os.kill(os.getpid(), number)
         assert one.interrupted

@@ -1,4 +1,4 @@
-"""Scenario files: what ships is right, what is wrong is told."""
+"""Scenario files: the bundled ones are valid, errors name the run and key."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def one(scenario: str, more: str = ""):
 
 
 @pytest.mark.parametrize("name", bundled())
-def test_a_bundled_scenario_is_read_and_short(name: str) -> None:
+def test_bundled_scenarios_are_valid_and_short(name: str) -> None:
     scenario = read(name, AT)
     assert scenario.entries
     assert scenario.about
     assert scenario.seconds < 60
 
 
-def test_each_kind_is_what_mlperf_defines() -> None:
+def test_each_kind_has_the_load_that_mlperf_defines() -> None:
     assert one("single-stream").load.pattern == ClosedLoop(1)
     assert one("multi-stream").load.pattern == ClosedLoop(1)
     assert one("multi-stream").workload.rows == 8
@@ -40,7 +40,7 @@ def test_each_kind_is_what_mlperf_defines() -> None:
     assert one("sweep", "rates = [5, 10]").rates == (5, 10)
 
 
-def test_a_run_overrides_the_defaults_and_the_command_both() -> None:
+def test_run_keys_override_defaults_and_the_command_overrides_both() -> None:
     text = '[defaults]\nmodel = "m"\nseconds = 3\n[[run]]\nscenario = "single-stream"\nseconds = 4\n'
     assert parse("s", text, AT).entries[0].load.seconds == 4
     assert parse("s", text, AT, 9.0).entries[0].load.seconds == 9
@@ -50,14 +50,14 @@ def test_a_run_overrides_the_defaults_and_the_command_both() -> None:
     ("text", "message"),
     [
         ("[[run]\n", "not TOML"),
-        ("about = 'nothing'\n", r"no \[\[run\]\]"),
+        ("about = 'nothing'\n", r"at least one \[\[run\]\]"),
         ("abuot = 'x'\n", "unknown key 'abuot'"),
-        (RUN.format(scenario="serve", more=""), "scenario = 'serve': give one of single-stream"),
+        (RUN.format(scenario="serve", more=""), "scenario = 'serve': use one of single-stream"),
         (RUN.format(scenario="closed", more=""), "'concurrency' is missing"),
-        (RUN.format(scenario="closed", more="concurrency = 0"), "concurrency = 0: give a whole number"),
-        (RUN.format(scenario="open", more="rate = -1"), "rate = -1: give a number above 0"),
+        (RUN.format(scenario="closed", more="concurrency = 0"), "concurrency = 0: use an integer"),
+        (RUN.format(scenario="open", more="rate = -1"), "rate = -1: use a number above 0"),
         (RUN.format(scenario="open", more="rate = inf"), "rate = inf"),
-        (RUN.format(scenario="single-stream", more="rate = 3"), "'rate' does not belong to single-stream"),
+        (RUN.format(scenario="single-stream", more="rate = 3"), "'rate' is not a key of single-stream"),
         (RUN.format(scenario="server", more="bound_ms = 5\npercentile = 100"), "percentile = 100"),
         (
             RUN.format(scenario="single-stream", more="lengths = 'nofile'"),
@@ -68,11 +68,11 @@ def test_a_run_overrides_the_defaults_and_the_command_both() -> None:
         ("[[run]]\nscenario = 'single-stream'\n", "'model' is missing"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_run_and_key(text: str, message: str) -> None:
+def test_an_error_names_the_run_and_key(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse("s", text, AT)
 
 
-def test_an_unknown_scenario_names_those_that_ship() -> None:
+def test_an_unknown_scenario_lists_the_bundled_ones() -> None:
     with pytest.raises(ValueError, match="sentiment"):
         read("nosuch", AT)

@@ -1,4 +1,4 @@
-"""The search against servers of known capacity, with no server."""
+"""The search against simulated servers of known capacity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOUND = LatencyBound(50.0)
 
 
 def searched(search: SearchPlan, capacity: float, *, again: float = 1.0) -> tuple[float | None, list[Probe]]:
-    """What is found where rates up to `capacity` hold; when seen again, up to `again` of it."""
+    """Search a server that holds rates up to `capacity`, and in confirmations up to `again` of it."""
     probes: list[Probe] = []
     while step := next_step(search, probes):
         limit = capacity * (again if step.confirming else 1)
@@ -29,20 +29,20 @@ def test_a_known_capacity_is_found(capacity: float, start: float, within: float)
     assert sum(one.confirming for one in probes) == 2
 
 
-def test_what_does_not_hold_again_is_lowered_until_it_does() -> None:
+def test_a_rate_that_is_not_confirmed_is_lowered() -> None:
     rate, probes = searched(SearchPlan(BOUND, 100, 0.05), capacity=1000, again=0.85)
     assert rate is not None
     assert 0.8 * 850 <= rate <= 850
     assert any(one.confirming and not one.holds for one in probes)
 
 
-def test_a_server_that_never_holds_is_given_up() -> None:
+def test_a_search_gives_up_if_no_rate_holds() -> None:
     rate, probes = searched(SearchPlan(BOUND, 100), capacity=0)
     assert rate is None
     assert min(one.rate for one in probes) >= 0.1
 
 
-def test_a_search_ends_where_nothing_is_ever_the_same_twice() -> None:
+def test_a_search_ends_even_if_no_confirmation_holds() -> None:
     probes: list[Probe] = []
     search = SearchPlan(BOUND, 100)
     while step := next_step(search, probes):
@@ -68,10 +68,10 @@ def run(latencies_ms: list[float], *, lost: int = 0, valid: bool = True) -> dict
         (run([10.0] * 99 + [60.0]), True),
         (run([10.0] * 98 + [60.0] * 2), False),
         (run([10.0] * 99, lost=1), True),
-        (run([10.0] * 98, lost=2), False),  # a refusal is no quick answer
+        (run([10.0] * 98, lost=2), False),  # a rejection is not an answer in time
         (run([10.0] * 98 + [60.0], lost=1), False),
         (run([10.0] * 100, valid=False), False),
     ],
 )
-def test_a_bound_holds_for_a_share_of_all_requests(made: dict, expected: bool) -> None:
+def test_a_bound_applies_to_a_share_of_all_requests(made: dict, expected: bool) -> None:
     assert holds(made, BOUND) is expected

@@ -1,4 +1,4 @@
-"""What goes over the wire, and when."""
+"""Which messages are sent, and when."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 
 
 class Stream:
-    """A Follow that answers each element, and keeps what is done with it in order."""
+    """A Follow stream that answers each element and logs the operations on it in order."""
 
     def __init__(self, ends_after: int | None = None) -> None:
         self.done: list[str] = []
@@ -60,7 +60,7 @@ def sender_and_request(stream: Stream) -> tuple[Any, Any]:
     return send, request_pool(job, 1)[0]
 
 
-async def test_one_by_one_each_element_waits_for_the_answer_to_the_one_before() -> None:
+async def test_one_by_one_sends_each_element_after_the_previous_answer() -> None:
     send, request = sender_and_request(stream := Stream())
     times = ReplyTimes(lambda at, tokens: None)
     await send(request, times)
@@ -68,13 +68,13 @@ async def test_one_by_one_each_element_waits_for_the_answer_to_the_one_before() 
     assert (times.tokens, len(times.gaps)) == (3, 2)
 
 
-async def test_a_stream_that_ends_before_its_time_tells_how_it_ended() -> None:
+async def test_a_stream_that_ends_early_raises_its_status() -> None:
     send, request = sender_and_request(Stream(ends_after=1))
     with pytest.raises(EOFError, match="its status"):
         await send(request, ReplyTimes(lambda at, tokens: None))
 
 
-def test_a_text_that_is_sent_at_once_is_one_message() -> None:
+def test_without_one_by_one_a_text_is_a_single_message() -> None:
     lengths = parse("3")
     assert lengths is not None
     workload = Workload("follow", lengths, (1, 9))

@@ -1,4 +1,4 @@
-"""The server's own count, from its /metrics."""
+"""Server metrics of a run, read from /metrics."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ def scrape(runs: float, rows: float, padded: float) -> Scrape:
     return Scrape(samples(TEXT.format(runs=runs, rows=rows, padded=padded)))
 
 
-def test_a_run_is_what_it_added() -> None:
+def test_a_run_gets_the_difference_of_the_counters() -> None:
     added = difference(scrape(10, 20, 30), scrape(20, 60, 80), "m")
     assert added["faces"] == {"oneshot": {"runs": 10, "rows_per_run": 4.0}}
     assert added["padding"] == 0.2  # 40 real elements of 50
     assert added["queue_ms"] == 0.0
 
 
-def test_a_step_model_has_the_metrics_of_its_name() -> None:
+def test_a_step_model_uses_the_metrics_of_its_base_name() -> None:
     assert difference(scrape(10, 20, 30), scrape(20, 60, 80), "m.step")["faces"]
 
 
-def test_a_server_without_these_metrics_adds_nothing() -> None:
+def test_a_server_without_lockstep_metrics_gives_an_empty_result() -> None:
     assert difference(Scrape({}), Scrape(samples("up 1\n")), "m") == {}
 
 
-def test_labels_may_hold_anything() -> None:
+def test_label_values_may_contain_escaped_characters() -> None:
     [(name, labels)] = samples('odd{label="a \\"b\\", c=\\"d"} 3')
     assert name == "odd"
     assert dict(labels) == {"label": 'a \\"b\\", c=\\"d'}
 
 
-def test_a_port_that_speaks_another_protocol_has_no_metrics() -> None:
+def test_a_port_with_another_protocol_has_no_metrics() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
 
         def settle() -> None:
@@ -75,7 +75,7 @@ def test_a_port_that_speaks_another_protocol_has_no_metrics() -> None:
 
 
 class MetricsServer:
-    """Answers /metrics with one text after another; the last one again and again."""
+    """Answers /metrics with one text after another, then repeats the last one."""
 
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
@@ -118,29 +118,29 @@ def text(runs: float, rows: float, started: float = 7.0) -> str:
         (text(1500, 9000), False),
         (text(1000, 8000), False),
         (text(1500, 9000, started=9.0), True),
-        (text(1500, 7999), True),  # as of a server that does not say when it was started
+        (text(1500, 7999), True),  # a server without a start time
         ("", True),
     ],
-    ids=["counted", "idle", "said", "went back", "forgotten"],
+    ids=["counted", "idle", "new start time", "counter decreased", "no metrics"],
 )
-def test_a_restart_is_seen(after: str, expected: bool) -> None:
+def test_a_restart_is_detected(after: str, expected: bool) -> None:
     assert restarted(Scrape(samples(text(1000, 8000))), Scrape(samples(after)), "m") is expected
 
 
-def test_what_another_model_counted_is_no_restart() -> None:
+def test_counters_of_another_model_do_not_indicate_a_restart() -> None:
     other = Scrape(samples(text(1000, 8000).replace('model="m"', 'model="gone"')))
     assert not restarted(other, Scrape(samples(text(10, 10))), "m")
 
 
-def test_a_server_that_was_started_again_is_told_and_not_subtracted() -> None:
+def test_a_restarted_server_gives_a_note_instead_of_numbers() -> None:
     with (
         metrics_server(text(1000, 8000), text(1500, 3000, started=9.0)) as address,
         Scraper(address, "m") as scraper,
     ):
-        assert "started again" in scraper.result()["note"]
+        assert "restarted" in scraper.result()["note"]
 
 
-def test_the_warm_up_is_not_counted() -> None:
+def test_the_warm_up_is_excluded() -> None:
     counts = RunCounts(LoadProfile(ClosedLoop(1), seconds=1))
     with (
         metrics_server(text(10, 10), text(60, 110), text(80, 190)) as address,

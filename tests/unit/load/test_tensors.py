@@ -1,4 +1,4 @@
-"""Inputs of ModelInfer from what a server's metadata says."""
+"""ModelInfer inputs made from a server's metadata."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_shapes_follow_rows_and_length() -> None:
     }  # fmt: skip
 
 
-def test_what_is_filled_in_follows_the_names() -> None:
+def test_the_fill_follows_the_input_name() -> None:
     found = made(BERT)
     assert set(found["input_ids"].ravel()) <= {5, 6, 7, 8}
     assert set(found["attention_mask"].ravel()) == {1}
@@ -48,7 +48,7 @@ def test_what_is_filled_in_follows_the_names() -> None:
     assert found["flag"].dtype == bool
 
 
-def test_a_shape_and_a_fill_can_be_given() -> None:
+def test_shape_and_fill_can_be_overridden() -> None:
     found = made(BERT, {"features": "rows,4,length"}, {"input_ids": "ones", "attention_mask": "random"})
     assert found["features"].shape == (2, 4, 6)
     assert set(found["input_ids"].ravel()) == {1}
@@ -58,12 +58,12 @@ def test_a_shape_and_a_fill_can_be_given() -> None:
 @pytest.mark.parametrize(
     ("spec", "shapes", "fills", "message"),
     [
-        (BERT, {"nope": "1"}, {}, "no input 'nope'; it has attention_mask"),
-        (BERT, {"flag": "x"}, {}, "'x' is neither"),
-        (BERT, {}, {"flag": "twos"}, "fill it with one of random"),
+        (BERT, {"nope": "1"}, {}, "unknown input 'nope'; available: attention_mask"),
+        (BERT, {"flag": "x"}, {}, "'x' is not a number, 'rows' or 'length'"),
+        (BERT, {}, {"flag": "twos"}, "unknown fill 'twos'; available: random"),
         (metadata(("x", "TF32", (1,))), {}, {}, "datatype 'TF32'"),
     ],
 )
-def test_what_does_not_fit_is_told(spec, shapes, fills, message: str) -> None:
+def test_invalid_overrides_are_rejected(spec, shapes, fills, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         inputs(spec, shapes, fills)

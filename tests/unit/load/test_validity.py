@@ -1,4 +1,4 @@
-"""What makes a run invalid, and what is only said."""
+"""What makes a run invalid, and what is only noted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FINE = RunFacts(
 )
 
 
-def test_a_generator_that_kept_up_leaves_nothing_to_say() -> None:
+def test_a_sound_run_has_no_reasons_and_no_notes() -> None:
     assert reasons(FINE) == []
     assert notes(FINE) == []
 
@@ -33,22 +33,22 @@ def test_a_generator_that_kept_up_leaves_nothing_to_say() -> None:
     ("facts", "message"),
     [
         (replace(FINE, lag_p99_ms=12.0), "fell behind its schedule"),
-        (replace(FINE, unsent=3), "3 requests were due and never sent"),
+        (replace(FINE, unsent=3), "3 requests were due but never sent"),
         (replace(FINE, capped=True), "--max-in-flight"),
         (replace(FINE, cpu_shares=[0.2, 0.97]), "97% of a core"),
         (replace(FINE, failures=["it was killed"]), "it was killed"),
         (
             replace(FINE, outcomes={RequestOutcome.OVERLOADED: 5}),
-            "no request of the measured part was answered",
+            "no request in the measured part was answered",
         ),
         (
             replace(FINE, offline=True, outcomes={RequestOutcome.OK: 9, RequestOutcome.DEADLINE: 1}),
             "1 samples",
         ),
-        (replace(FINE, offline=True, unsent=2), "2 samples had no answer"),
+        (replace(FINE, offline=True, unsent=2), "2 samples were not answered"),
     ],
 )
-def test_a_run_that_measured_its_generator_is_invalid(facts: RunFacts, message: str) -> None:
+def test_a_run_limited_by_the_generator_is_invalid(facts: RunFacts, message: str) -> None:
     [reason] = reasons(facts)
     assert message in reason
 
@@ -62,15 +62,15 @@ def test_a_run_that_measured_its_generator_is_invalid(facts: RunFacts, message: 
             replace(FINE, outcomes={RequestOutcome.OK: 90_000, RequestOutcome.OVERLOADED: 10_000}),
             "90.0% of requests",
         ),
-        (replace(FINE, lag_p99_ms=2.0), "the generator's own lateness"),
-        (replace(FINE, outcomes={RequestOutcome.OK: 500}), "few for p99, p99.9"),
+        (replace(FINE, lag_p99_ms=2.0), "the generator's own send lag"),
+        (replace(FINE, outcomes={RequestOutcome.OK: 500}), "too few for a stable p99, p99.9"),
     ],
 )
-def test_what_a_reader_should_know_is_noted(facts: RunFacts, message: str) -> None:
+def test_caveats_are_noted(facts: RunFacts, message: str) -> None:
     assert reasons(facts) == []
     [note] = notes(facts)
     assert message in note
 
 
-def test_lag_is_no_matter_in_a_closed_loop() -> None:
+def test_lag_does_not_matter_in_a_closed_loop() -> None:
     assert reasons(replace(FINE, open_loop=False, lag_p99_ms=50.0)) == []

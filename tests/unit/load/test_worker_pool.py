@@ -1,4 +1,4 @@
-"""How generator processes end: stopped, broken before they began, or left by their parent."""
+"""How worker processes end: stopped, failed before the start, or abandoned by the parent."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def job(pattern: LoadPattern, tls: str = "", seconds: float = 10.0) -> WorkerJob
     return made
 
 
-async def test_a_closed_loop_that_is_refused_is_stopped_without_ado() -> None:
-    """A caller that was refused pauses, and is cancelled in its pause."""
+async def test_a_closed_loop_can_be_stopped_while_its_callers_pause() -> None:
+    """A caller whose request failed pauses, and is cancelled in its pause."""
     refused = asyncio.Event()
 
     async def send(request: PreparedRequest, times: Any) -> None:
@@ -55,7 +55,7 @@ async def test_a_closed_loop_that_is_refused_is_stopped_without_ado() -> None:
     assert {code for *_, code in log.records} == {RequestOutcome.FAILED}
 
 
-async def test_samples_for_which_there_was_no_time_are_not_forgotten() -> None:
+async def test_offline_samples_left_when_time_runs_out_count_as_unsent() -> None:
     async def send(request: PreparedRequest, times: Any) -> None:
         await asyncio.sleep(0.05)
 
@@ -65,7 +65,7 @@ async def test_samples_for_which_there_was_no_time_are_not_forgotten() -> None:
     assert 0 < len(log.records) == 50 - driver.unsent
 
 
-async def test_a_process_whose_parent_is_gone_before_the_start_sees_it(
+async def test_a_worker_whose_parent_exits_before_the_start_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker, "CONNECT_TIMEOUT_S", 0.01)
@@ -77,12 +77,12 @@ async def test_a_process_whose_parent_is_gone_before_the_start_sees_it(
     assert received.get_nowait() is None
 
 
-def test_a_process_that_cannot_begin_is_told_and_not_waited_for() -> None:
+def test_a_worker_that_cannot_start_is_reported_and_not_awaited() -> None:
     messages: list[Any] = []
-    with WorkerPool(1) as generators:
+    with WorkerPool(1) as workers:
         worker_job = [job(OpenLoop(10.0), tls="/there/is/none.pem")]
         run = threading.Thread(
-            target=generators.run,
+            target=workers.run,
             args=(worker_job, messages.append, lambda: None, lambda: False),
             daemon=True,
         )
