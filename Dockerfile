@@ -1,6 +1,6 @@
-# The server with the shipped models: docker build -t lockstep . && docker run -p 8001:8001 -p 8002:8002 lockstep
-# On a GPU: docker build --build-arg EXTRA=server-gpu ... and docker run --gpus all ...
-# The load generator: docker build --target load ...
+# Server with the shipped models: docker build -t lockstep . && docker run -p 8001:8001 -p 8002:8002 lockstep
+# For GPUs: docker build --build-arg EXTRA=server-gpu ... and docker run --gpus all ...
+# Load generator: docker build --target load ...
 FROM python:3.12.12-slim-bookworm AS base
 
 ENV PIP_NO_CACHE_DIR=1 \
@@ -20,7 +20,7 @@ USER lockstep
 WORKDIR /home/lockstep
 ENTRYPOINT ["lockstep"]
 
-# The last stage is what `docker build` makes where no --target is named.
+# The last stage, which `docker build` builds without --target.
 FROM base AS server
 ARG EXTRA=server-cpu
 RUN pip install ".[${EXTRA},traces]" \
@@ -28,10 +28,10 @@ RUN pip install ".[${EXTRA},traces]" \
 COPY models /models
 USER lockstep
 WORKDIR /home/lockstep
-# Mount a folder of your own over /models to serve other ones. LOCKSTEP_ADDRESS is what the health check asks.
+# Mount a folder over /models to serve other models. The health check uses LOCKSTEP_ADDRESS.
 ENV LOCKSTEP_MODELS=/models \
     LOCKSTEP_ADDRESS=localhost:8001
 EXPOSE 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["lockstep", "health"]
-# Exec form: SIGTERM reaches the server, which drains for --drain-s seconds at most.
+# Exec form, so that SIGTERM reaches the server, which then drains for at most --drain-s seconds.
 ENTRYPOINT ["lockstep-serve"]

@@ -1,5 +1,5 @@
-"""What an operator starts beside the server: dashboards, rules, compose and Kubernetes files.
+"""Deployment of the server: Grafana dashboards, Prometheus rules and Kubernetes manifests.
 
-`python -m deploy` writes what is generated: the dashboards of `grafana/` and the rules of
-`prometheus/burn_rates.py`. `python -m deploy.rehearsal` runs all of it against a real server.
+`python -m deploy` generates the dashboards (`grafana/`) and rules (`prometheus/burn_rates.py`).
+`python -m deploy.rehearsal` runs them against a real server and draws the dashboards.
 """

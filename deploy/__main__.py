@@ -1,4 +1,4 @@
-"""`python -m deploy`: write what is generated."""
+"""`python -m deploy`: generate the dashboards and rules."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ FOLDER = Path(__file__).parent
 
 
 def generated() -> dict[Path, str]:
-    """The text of every file that is written from the parts."""
+    """Return the text of every generated file, by path."""
     rules = FOLDER / "prometheus" / "rules"
     objectives = burn_rates.rules()
     symptoms = (rules / "symptoms.yml").read_text(encoding="utf-8")
     dashboards = {
-        FOLDER / "grafana" / "dashboards" / f"{one.uid}.json": json.dumps(one.to_json(), indent=2) + "\n"
-        for one in DASHBOARDS
+        FOLDER / "grafana" / "dashboards" / f"{board.uid}.json": json.dumps(board.to_json(), indent=2) + "\n"
+        for board in DASHBOARDS
     }
     return {
         **dashboards,

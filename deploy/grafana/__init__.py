@@ -1,4 +1,4 @@
-"""The dashboards: parts.py and promql.py make panels, one module a dashboard arranges them."""
+"""Grafana dashboards, one module each, built from `panel_types` and `promql` expressions."""
 
 from . import batching, decoding, machine, service
 

@@ -1,33 +1,33 @@
-"""*Batching*: what does sharing runs do, and what does it cost?"""
+"""The dashboard *Batching*: how well are requests batched, and what does it cost?"""
 
 from __future__ import annotations
 
-from .kinds import bars, curves, heat_map, table
-from .parts import RED, Dashboard, DashboardRow, Query
-from .promql import add, largest, mean, rate, ratio, select
+from .dashboard import RED, Dashboard, DashboardRow, Query
+from .panel_types import bar_chart, heatmap, table, time_series
+from .promql import max_by, mean, rate, ratio, select, sum_by
 
-_REAL, _PAID = rate("lockstep_elements_total"), rate("lockstep_padded_elements_total")
+_UNPADDED, _PADDED = rate("lockstep_elements_total"), rate("lockstep_padded_elements_total")
 
 _RUNS = DashboardRow(
     "Runs",
     (
-        curves(
-            "Rows in a run",
+        time_series(
+            "Rows per run",
             "short",
-            "How many requests or sequences a run takes along, the mean. 1 is no batching.",
+            "Mean number of requests or sequences per run. 1 means no batching.",
             Query(mean("lockstep_batch_rows", by=("model", "mode")), "{{model}} {{mode}}"),
         ),
-        curves(
+        time_series(
             "Runs",
             "ops",
-            "Runs of a session a second.",
-            Query(add(rate("lockstep_batch_rows_count"), "model", "mode"), "{{model}} {{mode}}"),
+            "Session runs per second.",
+            Query(sum_by(rate("lockstep_batch_rows_count"), "model", "mode"), "{{model}} {{mode}}"),
         ),
-        heat_map(
-            "Rows in one-shot runs, all of them",
+        heatmap(
+            "Rows per one-shot run, distribution",
             "short",
-            "One-shot runs by how many rows they had.",
-            Query(add(rate("lockstep_batch_rows_bucket", 'mode="oneshot"'), "le"), "{{le}}"),
+            "Distribution of the number of rows in one-shot runs over time.",
+            Query(sum_by(rate("lockstep_batch_rows_bucket", 'mode="oneshot"'), "le"), "{{le}}"),
         ),
     ),
 )
@@ -35,26 +35,26 @@ _RUNS = DashboardRow(
 _PADDING = DashboardRow(
     "Padding",
     (
-        curves(
+        time_series(
             "Padding",
             "percentunit",
-            "Share of the elements computed that were no caller's: what grouping by length keeps small.",
-            Query(f"1 - {ratio(_REAL, _PAID, 'model')}", "{{model}}"),
+            "Fraction of the computed elements that is padding. Grouping requests by length keeps it low.",
+            Query(f"1 - {ratio(_UNPADDED, _PADDED, 'model')}", "{{model}}"),
             thresholds=((0.5, RED),),
-            limit="dashed",
+            threshold_style="dashed",
             field_options={"max": 1},
         ),
-        curves(
-            "Elements paid for",
+        time_series(
+            "Elements computed",
             "ops",
-            "Elements computed a second, rows times longest, beside those that were real.",
-            Query(add(_PAID), "paid for"),
-            Query(add(_REAL), "real"),
+            "Elements computed per second: with padding (rows times longest row) and without.",
+            Query(sum_by(_PADDED), "with padding"),
+            Query(sum_by(_UNPADDED), "without padding"),
         ),
-        curves(
-            "Time of a row",
+        time_series(
+            "Time per row",
             "s",
-            "Seconds of runs for each row in them: what batching makes smaller.",
+            "Session time per row of a run. Batching reduces it.",
             Query(
                 ratio(rate("lockstep_run_seconds_sum"), rate("lockstep_batch_rows_sum"), "model", "mode"),
                 "{{model}} {{mode}}",
@@ -64,28 +64,31 @@ _PADDING = DashboardRow(
 )
 
 _TIME = DashboardRow(
-    "Queue against compute",
+    "Queue and compute",
     (
-        curves(
-            "Queue",
+        time_series(
+            "Queue time",
             "s",
-            "Time from acceptance to the first run, the mean. Where it is longer than the time in runs, "
-            "requests wait for others.",
+            "Mean time from acceptance to the first run. If it exceeds the compute time, requests wait "
+            "for other requests.",
             Query(mean("lockstep_queue_seconds", by=("model", "mode")), "{{model}} {{mode}}"),
         ),
-        curves(
-            "Compute",
+        time_series(
+            "Compute time",
             "s",
-            "Time in the runs that a request took part in, the mean.",
+            "Mean session time of the runs that included a request.",
             Query(mean("lockstep_compute_seconds", by=("model", "mode")), "{{model}} {{mode}}"),
         ),
-        bars(
-            "Queue against compute",
+        bar_chart(
+            "Queue and compute time",
             "s",
-            "The two side by side for one-shot requests, the mean of the time shown.",
-            Query(mean("lockstep_queue_seconds", 'mode="oneshot"', by=("model",), over="$__range"), "queue"),
+            "Mean queue time and compute time of one-shot requests over the time range.",
             Query(
-                mean("lockstep_compute_seconds", 'mode="oneshot"', by=("model",), over="$__range"), "compute"
+                mean("lockstep_queue_seconds", 'mode="oneshot"', by=("model",), window="$__range"), "queue"
+            ),
+            Query(
+                mean("lockstep_compute_seconds", 'mode="oneshot"', by=("model",), window="$__range"),
+                "compute",
             ),
             group="model",
         ),
@@ -94,10 +97,10 @@ _TIME = DashboardRow(
 
 
 def _costs(mode: str, column: str, values: tuple[int, ...], *by: str) -> tuple[Query, ...]:
-    """A column for each value of the label `column`."""
+    """One query, and so one table column, per value of the label `column`."""
     return tuple(
         Query(
-            largest(select("lockstep_run_cost_seconds", f'mode="{mode}"', f'{column}="{value}"'), *by),
+            max_by(select("lockstep_run_cost_seconds", f'mode="{mode}"', f'{column}="{value}"'), *by),
             f"{value} {'elements' if column == 'length' else 'rows'}",
         )
         for value in values
@@ -105,30 +108,30 @@ def _costs(mode: str, column: str, values: tuple[int, ...], *by: str) -> tuple[Q
 
 
 _COSTS = DashboardRow(
-    "What runs cost",
+    "Run cost",
     (
         table(
-            "Cost of a one-shot run",
+            "Expected cost of a one-shot run",
             "s",
-            "What the planner holds a run of so many rows and elements to take, by what was measured and "
-            "learned since. It forms the runs that pay by this table.",
+            "Time that the planner expects a run with these rows and this length to take, from "
+            "measurements at load time and from later runs. The planner forms batches with this table.",
             *_costs("oneshot", "length", (16, 64, 256), "model", "rows"),
-            counted=("rows",),
+            numeric_labels=("rows",),
             width=12,
             height=10,
         ),
         table(
-            "Cost of a step",
+            "Expected cost of a step",
             "s",
-            "What a step of so many sequences takes. Empty cells have not been seen.",
+            "Expected time of a step with this number of sequences. Empty cells have not been measured.",
             *_costs("stepwise", "rows", (1, 4, 16, 64), "model"),
             width=12,
             height=10,
         ),
-        curves(
-            "Time of a run",
+        time_series(
+            "Run time",
             "s",
-            "What runs really took, the mean.",
+            "Mean measured session time of a run.",
             Query(mean("lockstep_run_seconds", by=("model", "mode")), "{{model}} {{mode}}"),
             width=24,
         ),
@@ -138,6 +141,6 @@ _COSTS = DashboardRow(
 DASHBOARD = Dashboard(
     "lockstep-batching",
     "Batching",
-    "What does sharing runs do, and what does it cost?",
+    "How well are requests batched, and what does it cost?",
     (_RUNS, _PADDING, _TIME, _COSTS),
 )

@@ -1,64 +1,64 @@
-"""*Step-wise against one-shot*: how do streams fare, and what does either way of asking cost?"""
+"""The dashboard *Step-wise and one-shot*: how do streams perform, and what does each mode cost?"""
 
 from __future__ import annotations
 
-from .kinds import bars, curves, heat_map
-from .parts import RED, Dashboard, DashboardRow, Query
-from .promql import SERVER, add, mean, quantile, rate, ratio, select
+from .dashboard import RED, Dashboard, DashboardRow, Query
+from .panel_types import bar_chart, heatmap, time_series
+from .promql import SERVER, mean, quantile, rate, ratio, select, sum_by
 
-_LENGTHS = (("16", "up to 16"), ("64", "to 64"), ("256", "to 256"), ("1024|more", "more"))
+_LENGTHS = (("16", "1 to 16"), ("64", "17 to 64"), ("256", "65 to 256"), ("1024|more", "above 256"))
 
-_HOLDERS = select("lockstep_sequences", 'state!="waiting"')
+_WITH_SLOT = select("lockstep_sequences", 'state!="waiting"')
 
 _STREAMS = DashboardRow(
     "Streams",
     (
-        curves(
+        time_series(
             "Time to first token",
             "s",
-            "From acceptance to a stream's first token: slot, prompt, first step. Points are traces.",
+            "Time from acceptance of a stream to its first token: waiting for a slot, prefill, first "
+            "step. Points are exemplars with a trace id.",
             Query(quantile(0.5, "lockstep_first_token_seconds", by=("model",)), "{{model}} p50"),
             Query(
                 quantile(0.95, "lockstep_first_token_seconds", by=("model",)), "{{model}} p95", exemplars=True
             ),
         ),
-        curves(
+        time_series(
             "Time between tokens",
             "s",
-            "Between two tokens of a stream, as the engine hands them over.",
+            "Time between two tokens of a stream, as sent by the engine.",
             Query(quantile(0.5, "lockstep_inter_token_seconds", by=("model",)), "{{model}} p50"),
             Query(quantile(0.95, "lockstep_inter_token_seconds", by=("model",)), "{{model}} p95"),
         ),
-        heat_map(
-            "Time between tokens, all of it",
+        heatmap(
+            "Time between tokens, distribution",
             "s",
-            "Tokens by how long after the one before them they came.",
-            Query(add(rate("lockstep_inter_token_seconds_bucket"), "le"), "{{le}}"),
+            "Distribution of the time between two tokens of a stream.",
+            Query(sum_by(rate("lockstep_inter_token_seconds_bucket"), "le"), "{{le}}"),
         ),
-        curves(
+        time_series(
             "Tokens",
             "ops",
-            "Tokens made and handed to streams a second.",
-            Query(add(rate("lockstep_tokens_total"), "model"), "{{model}}"),
+            "Tokens sent to streams per second.",
+            Query(sum_by(rate("lockstep_tokens_total"), "model"), "{{model}}"),
         ),
-        curves(
+        time_series(
             "Sequences",
             "short",
-            "Step-wise sequences: those that step, those that wait for a slot, and those that wait for "
-            "their caller.",
-            Query(add(select("lockstep_sequences"), "state"), "{{state}}"),
+            "Step-wise sequences that are running, waiting for a slot, or idle (waiting for the client).",
+            Query(sum_by(select("lockstep_sequences"), "state"), "{{state}}"),
             stacked=True,
         ),
-        curves(
-            "Slots in use",
+        time_series(
+            "Slot utilisation",
             "percentunit",
-            "Sequences that have a slot, as a share of the slots. At 100 % new ones wait.",
+            "Fraction of the slots that are in use. At 100 % new sequences wait.",
             Query(
-                f"{add(_HOLDERS, 'model')} / {add(select('lockstep_slots'), 'model')}",
+                f"{sum_by(_WITH_SLOT, 'model')} / {sum_by(select('lockstep_slots'), 'model')}",
                 "{{model}}",
             ),
             thresholds=((0.9, RED),),
-            limit="dashed",
+            threshold_style="dashed",
             field_options={"max": 1},
         ),
     ),
@@ -66,84 +66,86 @@ _STREAMS = DashboardRow(
 
 
 def _compute(mode: str) -> tuple[Query, ...]:
-    """A bar for each bucket of lengths."""
+    """One query, and so one bar, per length bucket."""
 
     def seconds(length: str) -> str:
         matchers = (f'mode="{mode}"', f'length=~"{length}"')
-        return mean("lockstep_compute_seconds", *matchers, by=("model",), over="$__range")
+        return mean("lockstep_compute_seconds", *matchers, by=("model",), window="$__range")
 
     return tuple(Query(seconds(length), name) for length, name in _LENGTHS)
 
 
-_SIDES = DashboardRow(
-    "Side by side",
+_MODES = DashboardRow(
+    "Modes compared",
     (
-        bars(
-            "Compute by length, one-shot",
+        bar_chart(
+            "Compute time by length, one-shot",
             "s",
-            "Time in runs of a one-shot request, by its length: a Transformer's grows faster than the "
-            "text, a recurrent model's with it.",
+            "Mean session time of a one-shot request, by its length in elements. It grows faster than "
+            "the length for a Transformer, and in proportion to it for a recurrent model.",
             *_compute("oneshot"),
             group="model",
             width=12,
         ),
-        bars(
-            "Compute by length, step-wise",
+        bar_chart(
+            "Compute time by length, step-wise",
             "s",
-            "Time in runs of a step-wise sequence, by the elements that it read or made: a step for each.",
+            "Mean session time of a step-wise sequence, by the number of elements that it read or "
+            "generated, one step each.",
             *_compute("stepwise"),
             group="model",
             width=12,
         ),
-        curves(
-            "Rows in a run, by mode",
+        time_series(
+            "Rows per run, by mode",
             "short",
-            "How well each way of asking shares runs, the mean over all models.",
+            "Mean number of rows per run, over all models.",
             Query(mean("lockstep_batch_rows", by=("mode",)), "{{mode}}"),
         ),
-        curves(
-            "Time of a row, by mode",
+        time_series(
+            "Time per row, by mode",
             "s",
-            "Seconds of runs for each row: a whole text one-shot, one element step-wise, a prompt.",
+            "Session time per row. A row is a whole text (one-shot), one element (step-wise) or a "
+            "prompt (prefill).",
             Query(
                 ratio(rate("lockstep_run_seconds_sum"), rate("lockstep_batch_rows_sum"), "mode"), "{{mode}}"
             ),
         ),
-        curves(
-            "Device, by mode",
+        time_series(
+            "Device utilisation, by mode",
             "percentunit",
-            "Seconds of runs for each second: who has the device.",
-            Query(add(rate("lockstep_run_seconds_sum"), "mode"), "{{mode}}"),
+            "Session time per second, by mode.",
+            Query(sum_by(rate("lockstep_run_seconds_sum"), "mode"), "{{mode}}"),
             stacked=True,
         ),
-        curves(
-            "Messages to callers",
+        time_series(
+            "Messages to clients",
             "ops",
-            "Messages that streams were sent a second. Several tokens go in one where the server is busy.",
+            "Stream messages sent to clients per second. Under load one message carries several tokens.",
             Query(
-                add(
+                sum_by(
                     rate(
                         "grpc_server_msg_sent_total",
                         'grpc_method=~"Generate|Translate|Follow|ModelStreamInfer"',
-                        of=SERVER,
+                        scope=SERVER,
                     ),
                     "grpc_method",
                 ),
                 "{{grpc_method}}",
             ),
         ),
-        curves(
-            "Time in the queue, by mode",
+        time_series(
+            "Queue time, by mode",
             "s",
-            "From acceptance to the first run, the mean over all models.",
+            "Mean time from acceptance to the first run, over all models.",
             Query(mean("lockstep_queue_seconds", by=("mode",)), "{{mode}}"),
         ),
-        curves(
-            "Streams that end",
+        time_series(
+            "Ended streams",
             "reqps",
-            "Streams that ended a second, by what became of them.",
+            "Streams ended per second, by method and outcome.",
             Query(
-                add(
+                sum_by(
                     rate("lockstep_requests_total", 'method=~"Generate|Translate|Follow"'),
                     "method",
                     "outcome",
@@ -156,7 +158,7 @@ _SIDES = DashboardRow(
 
 DASHBOARD = Dashboard(
     "lockstep-decoding",
-    "Step-wise against one-shot",
-    "How do streams fare, and what does either way of asking cost?",
-    (_STREAMS, _SIDES),
+    "Step-wise and one-shot",
+    "How do streams perform, and what does each mode cost?",
+    (_STREAMS, _MODES),
 )

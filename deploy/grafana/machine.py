@@ -1,70 +1,72 @@
-"""*Models and machine*: what is served, by what, and is there room?"""
+"""The dashboard *Models and machine*: which models are served, and which resources do they use?"""
 
 from __future__ import annotations
 
-from .kinds import curves, number, states, table
-from .parts import BLUE, GREEN, RED, Dashboard, DashboardRow, Query
-from .promql import MODEL, SERVER, add, largest, rate, select
+from .dashboard import BLUE, GREEN, RED, Dashboard, DashboardRow, Query
+from .panel_types import stat, state_timeline, table, time_series
+from .promql import MODEL, SERVER, max_by, rate, select, sum_by
 
-_FACES = MODEL.replace("$model", "$model(.step)?")
-"""The step-wise form of a model is told of as a model of its own."""
+_WITH_STEP_FORM = MODEL.replace("$model", "$model(.step)?")
+"""Also matches the step-wise form of a chosen model, which is exported under the name `<model>.step`."""
 
 
 def _with_provider(metric: str) -> str:
-    """A model version's value, with the provider that runs it as a label."""
-    value = largest(select(metric, of=_FACES), "instance", "model", "version")
-    info = largest(select("lockstep_execution_provider_info", of=_FACES), "instance", "model", "provider")
+    """A metric of a model version, with its execution provider added as a label."""
+    value = max_by(select(metric, scope=_WITH_STEP_FORM), "instance", "model", "version")
+    info = max_by(
+        select("lockstep_execution_provider_info", scope=_WITH_STEP_FORM), "instance", "model", "provider"
+    )
     return f"{value} * on (instance, model) group_left (provider) {info}"
 
 
 _MODELS = DashboardRow(
     "Models",
     (
-        number(
+        stat(
             "Models ready",
             "percentunit",
-            "Share of the known model versions that answer.",
-            Query(f"avg({select('lockstep_model_ready', of=_FACES)})"),
-            base=RED,
+            "Fraction of the model versions that are ready.",
+            Query(f"avg({select('lockstep_model_ready', scope=_WITH_STEP_FORM)})"),
+            base_colour=RED,
             thresholds=((1, GREEN),),
         ),
-        number(
-            "Engines",
+        stat(
+            "Engine up",
             "short",
-            "1 while the engine process can be reached, at the worst server.",
-            Query(f"min({select('lockstep_engine_up', of=SERVER)})"),
-            base=RED,
+            "1 if the engine can be reached, on the worst server.",
+            Query(f"min({select('lockstep_engine_up', scope=SERVER)})"),
+            base_colour=RED,
             thresholds=((1, GREEN),),
         ),
-        number(
+        stat(
             "Engine restarts",
             "short",
-            "Times that an engine process ended by itself and was started again, in the time shown.",
-            Query(f"sum(increase({select('lockstep_engine_restarts_total', of=SERVER)}[$__range]))"),
+            "Restarts of engine processes that died, over the time range.",
+            Query(f"sum(increase({select('lockstep_engine_restarts_total', scope=SERVER)}[$__range]))"),
             thresholds=((1, RED),),
         ),
-        number(
-            "Draining",
+        stat(
+            "Draining servers",
             "short",
-            "Servers that have been told to stop and answer what is in flight.",
-            Query(add(select("lockstep_draining", of=SERVER))),
-            base=BLUE,
+            "Number of servers that are shutting down and finishing their requests.",
+            Query(sum_by(select("lockstep_draining", scope=SERVER))),
+            base_colour=BLUE,
         ),
         table(
-            "Server",
+            "Server versions",
             "short",
-            "Versions of the servers and of their runtime.",
+            "Versions of the servers and their ONNX Runtime.",
             Query(
-                f"count by (instance, version, onnxruntime) ({select('lockstep_build_info', of=SERVER)})",
+                f"count by (instance, version, onnxruntime) ({select('lockstep_build_info', scope=SERVER)})",
                 "servers",
             ),
             height=4,
         ),
-        states(
-            "Ready",
-            "Which model versions answered when.",
+        state_timeline(
+            "Model readiness",
+            "Readiness of each model version over time.",
             Query(
-                largest(select("lockstep_model_ready", of=_FACES), "model", "version"),
+                max_by(select("lockstep_model_ready", scope=_WITH_STEP_FORM), "model", "version"),
                 "{{model}} {{version}}",
             ),
             off="not ready",
@@ -72,11 +74,11 @@ _MODELS = DashboardRow(
             width=12,
         ),
         table(
-            "What was found when loading",
+            "Load results",
             "short",
-            "Whether the self-test allows requests to share runs (1), and how many seconds the loading took.",
-            Query(_with_provider("lockstep_model_batched"), "may share runs"),
-            Query(_with_provider("lockstep_model_load_seconds"), "seconds to load"),
+            "Whether the self-test allows batching (1 or 0), and how long loading took in seconds.",
+            Query(_with_provider("lockstep_model_batched"), "batched"),
+            Query(_with_provider("lockstep_model_load_seconds"), "load time, s"),
             width=12,
         ),
     ),
@@ -85,61 +87,66 @@ _MODELS = DashboardRow(
 _PROCESSES = DashboardRow(
     "Processes",
     (
-        curves(
+        time_series(
             "CPU",
             "short",
-            "Cores in use by the process that speaks gRPC and by the one that holds the engines.",
-            Query(add(rate("process_cpu_seconds_total", of=SERVER)), "server"),
-            Query(add(rate("lockstep_engine_process_cpu_seconds_total", of=SERVER)), "engines"),
+            "CPU cores used by the server process (gRPC) and by the engine process.",
+            Query(sum_by(rate("process_cpu_seconds_total", scope=SERVER)), "server"),
+            Query(sum_by(rate("lockstep_engine_process_cpu_seconds_total", scope=SERVER)), "engine"),
         ),
-        curves(
+        time_series(
             "Memory",
             "bytes",
-            "Resident memory of the two.",
-            Query(add(select("process_resident_memory_bytes", of=SERVER)), "server"),
-            Query(add(select("lockstep_engine_process_resident_memory_bytes", of=SERVER)), "engines"),
+            "Resident memory of the server process and the engine process.",
+            Query(sum_by(select("process_resident_memory_bytes", scope=SERVER)), "server"),
+            Query(sum_by(select("lockstep_engine_process_resident_memory_bytes", scope=SERVER)), "engine"),
         ),
-        curves(
+        time_series(
             "Open files",
             "percentunit",
-            "File descriptors in use, as a share of those that the process may have. Each connection is one.",
+            "Open file descriptors as a fraction of the limit. Each connection uses one.",
             Query(
-                f"max({select('process_open_fds', of=SERVER)} / {select('process_max_fds', of=SERVER)})",
+                f"max({select('process_open_fds', scope=SERVER)}"
+                f" / {select('process_max_fds', scope=SERVER)})",
                 "server",
             ),
             Query(
-                f"max({select('lockstep_engine_process_open_fds', of=SERVER)}"
-                f" / {select('lockstep_engine_process_max_fds', of=SERVER)})",
-                "engines",
+                f"max({select('lockstep_engine_process_open_fds', scope=SERVER)}"
+                f" / {select('lockstep_engine_process_max_fds', scope=SERVER)})",
+                "engine",
             ),
             thresholds=((0.8, RED),),
-            limit="dashed",
+            threshold_style="dashed",
         ),
-        curves(
+        time_series(
             "Garbage collections",
             "ops",
-            "Collections of Python's garbage collector a second, by generation. Those of generation 2 stop "
-            "everything for milliseconds.",
-            Query(add(rate("python_gc_collections_total", of=SERVER), "generation"), "server {{generation}}"),
+            "Python garbage collections per second, by generation. A collection of generation 2 pauses "
+            "the process for milliseconds.",
             Query(
-                add(rate("lockstep_engine_gc_collections_total", of=SERVER), "generation"),
-                "engines {{generation}}",
+                sum_by(rate("python_gc_collections_total", scope=SERVER), "generation"),
+                "server {{generation}}",
+            ),
+            Query(
+                sum_by(rate("lockstep_engine_gc_collections_total", scope=SERVER), "generation"),
+                "engine {{generation}}",
             ),
         ),
-        curves(
-            "Time since the start",
+        time_series(
+            "Uptime",
             "s",
-            "A fall is a restart of the server, or of its engines.",
-            Query(f"time() - max({select('process_start_time_seconds', of=SERVER)})", "server"),
+            "Time since the process started. A drop is a restart of the server or the engine process.",
+            Query(f"time() - max({select('process_start_time_seconds', scope=SERVER)})", "server"),
             Query(
-                f"time() - max({select('lockstep_engine_process_start_time_seconds', of=SERVER)})", "engines"
+                f"time() - max({select('lockstep_engine_process_start_time_seconds', scope=SERVER)})",
+                "engine",
             ),
         ),
-        curves(
-            "Scrape",
+        time_series(
+            "Scrape duration",
             "s",
-            "How long Prometheus takes to read the server's metrics.",
-            Query(f"max by (instance) ({select('scrape_duration_seconds', of=SERVER)})", "{{instance}}"),
+            "How long Prometheus takes to scrape the metrics of a server.",
+            Query(f"max by (instance) ({select('scrape_duration_seconds', scope=SERVER)})", "{{instance}}"),
         ),
     ),
 )
@@ -147,34 +154,34 @@ _PROCESSES = DashboardRow(
 _GPU = DashboardRow(
     "GPU",
     (
-        curves(
-            "GPU in use",
+        time_series(
+            "GPU utilisation",
             "percentunit",
-            "Share of the time in which the GPU ran anything at all, by NVML. Empty without a GPU.",
+            "Fraction of time in which at least one kernel ran, from NVML. Empty without a GPU.",
             Query(
-                largest(select("lockstep_gpu_utilization_ratio", of=SERVER), "instance", "gpu"),
+                max_by(select("lockstep_gpu_utilization_ratio", scope=SERVER), "instance", "gpu"),
                 "{{instance}} {{gpu}}",
             ),
             field_options={"max": 1},
         ),
-        curves(
+        time_series(
             "GPU memory",
             "percentunit",
-            "Memory in use on the GPU, by anyone. Empty without a GPU.",
+            "Fraction of GPU memory in use by all processes. Empty without a GPU.",
             Query(
-                f"{largest(select('lockstep_gpu_memory_used_bytes', of=SERVER), 'instance', 'gpu')}"
-                f" / {largest(select('lockstep_gpu_memory_total_bytes', of=SERVER), 'instance', 'gpu')}",
+                f"{max_by(select('lockstep_gpu_memory_used_bytes', scope=SERVER), 'instance', 'gpu')}"
+                f" / {max_by(select('lockstep_gpu_memory_total_bytes', scope=SERVER), 'instance', 'gpu')}",
                 "{{instance}} {{gpu}}",
             ),
             thresholds=((0.9, RED),),
-            limit="dashed",
+            threshold_style="dashed",
             field_options={"max": 1},
         ),
         table(
             "GPUs",
             "short",
-            "The GPUs that the servers see. Empty without a GPU.",
-            Query(f"count by (instance, gpu, name) ({select('lockstep_gpu_info', of=SERVER)})", "servers"),
+            "GPUs visible to the servers. Empty without a GPU.",
+            Query(f"count by (instance, gpu, name) ({select('lockstep_gpu_info', scope=SERVER)})", "servers"),
         ),
     ),
 )
@@ -182,6 +189,6 @@ _GPU = DashboardRow(
 DASHBOARD = Dashboard(
     "lockstep-machine",
     "Models and machine",
-    "What is served, by what, and is there room?",
+    "Which models are served, and which resources do they use?",
     (_MODELS, _PROCESSES, _GPU),
 )

@@ -1,68 +1,70 @@
-"""*Service*: are callers served well?"""
+"""The dashboard *Service*: are requests answered reliably and in time?"""
 
 from __future__ import annotations
 
 from ..prometheus.objectives import AVAILABILITY, OBJECTIVES, STREAMS, requests
-from .kinds import curves, heat_map, number
-from .parts import BLUE, GREEN, RED, YELLOW, Dashboard, DashboardRow, Query
-from .promql import MODEL, SERVER, add, largest, quantile, rate, select
+from .dashboard import BLUE, GREEN, RED, YELLOW, Dashboard, DashboardRow, Query
+from .panel_types import heatmap, stat, time_series
+from .promql import MODEL, SERVER, max_by, quantile, rate, select, sum_by
 
 _ONE_SHOT = f'method!~"{STREAMS}"'
 _FAILED = requests(AVAILABILITY.bad, "rate", "$__rate_interval", MODEL)
 _COUNTED = requests(AVAILABILITY.total, "rate", "$__rate_interval", MODEL)
-_ACCEPTED, _REFUSED = rate("lockstep_accepted_total"), rate("lockstep_refused_total", 'code="overloaded"')
-_FILLED = f"{select('lockstep_estimated_wait_seconds')} / {select('lockstep_queue_limit_seconds')}"
+_ACCEPTED = rate("lockstep_accepted_total")
+_OVERLOADED = rate("lockstep_refused_total", 'code="overloaded"')
+_REJECTED = f"({sum_by(_OVERLOADED)} or vector(0))"
+_QUEUE_UTILISATION = f"{select('lockstep_estimated_wait_seconds')} / {select('lockstep_queue_limit_seconds')}"
 
-_PERMITS = add(select("lockstep_device_permits", of=SERVER))
+_LEASES = sum_by(select("lockstep_device_permits", scope=SERVER))
 
-_GLANCE = DashboardRow(
-    "In ten seconds",
+_OVERVIEW = DashboardRow(
+    "Overview",
     (
-        number(
+        stat(
             "Requests",
             "reqps",
-            "Requests that ended a second, whatever became of them.",
-            Query(add(rate("lockstep_requests_total"))),
-            base=BLUE,
+            "Requests completed per second, with any outcome.",
+            Query(sum_by(rate("lockstep_requests_total"))),
+            base_colour=BLUE,
         ),
-        number(
+        stat(
             "Availability",
             "percentunit",
-            "Share of the requests that did not fail by the server's fault: the objective is 99.9 %. What is "
-            "wrong in a request, cancelled by its caller or refused for overload does not count.",
+            "Fraction of requests that did not fail because of the server. The objective is 99.9 %. "
+            "Invalid requests, requests cancelled by the client and overload rejections do not count.",
             Query(f"1 - ({_FAILED} or vector(0)) / {_COUNTED}"),
-            without="no traffic",
-            base=RED,
+            nan_text="no traffic",
+            base_colour=RED,
             thresholds=((0.99, YELLOW), (0.999, GREEN)),
         ),
-        number(
-            "Refused for overload",
+        stat(
+            "Rejected for overload",
             "percentunit",
-            "Share of the arriving requests that were turned away because the wait would have been too long.",
-            Query(f"({add(_REFUSED)} or vector(0)) / ({add(_ACCEPTED)} + ({add(_REFUSED)} or vector(0)))"),
-            without="no traffic",
+            "Fraction of arriving requests that were rejected because their estimated wait was too long.",
+            Query(f"{_REJECTED} / ({sum_by(_ACCEPTED)} + {_REJECTED})"),
+            nan_text="no traffic",
             thresholds=((0.001, YELLOW), (0.01, RED)),
         ),
-        number(
+        stat(
             "One-shot latency, p95",
             "s",
-            "95 of 100 one-shot requests ended within this time of their acceptance.",
+            "95th percentile of the time from acceptance to end of a one-shot request.",
             Query(quantile(0.95, "lockstep_request_seconds", _ONE_SHOT)),
-            without="no traffic",
+            nan_text="no traffic",
             thresholds=((0.1, YELLOW), (0.25, RED)),
         ),
-        number(
-            "First token, p95",
+        stat(
+            "First token latency, p95",
             "s",
-            "95 of 100 streams had their first token within this time.",
+            "95th percentile of the time from acceptance of a stream to its first token.",
             Query(quantile(0.95, "lockstep_first_token_seconds")),
-            without="no traffic",
+            nan_text="no traffic",
             thresholds=((0.1, YELLOW), (0.25, RED)),
         ),
-        number(
-            "Alerts that fire",
+        stat(
+            "Firing alerts",
             "short",
-            "Lockstep's alerts that fire now. Their runbook is docs/observability.md.",
+            "Number of Lockstep alerts that are firing. docs/observability.md is their runbook.",
             Query('count(ALERTS{alertstate="firing", alertname=~"Lockstep.+"}) or vector(0)'),
             thresholds=((1, RED),),
         ),
@@ -72,43 +74,43 @@ _GLANCE = DashboardRow(
 _TRAFFIC = DashboardRow(
     "Traffic and errors",
     (
-        curves(
+        time_series(
             "Requests by method",
             "reqps",
-            "Which calls arrive: requests accepted a second.",
-            Query(add(_ACCEPTED, "method"), "{{method}}"),
+            "Requests accepted per second, by method.",
+            Query(sum_by(_ACCEPTED, "method"), "{{method}}"),
         ),
-        curves(
+        time_series(
             "Requests by model",
             "reqps",
-            "Who is asked: requests accepted a second.",
-            Query(add(_ACCEPTED, "model"), "{{model}}"),
+            "Requests accepted per second, by model.",
+            Query(sum_by(_ACCEPTED, "model"), "{{model}}"),
         ),
-        curves(
+        time_series(
             "RPCs by status",
             "reqps",
-            "What callers see: the gRPC status of each call that ended, health checks included. "
-            "A stream of many requests is one call.",
-            Query(add(rate("grpc_server_handled_total", of=SERVER), "grpc_code"), "{{grpc_code}}"),
+            "RPCs completed per second, by gRPC status, health checks included. A stream of many "
+            "requests is one RPC.",
+            Query(sum_by(rate("grpc_server_handled_total", scope=SERVER), "grpc_code"), "{{grpc_code}}"),
         ),
-        curves(
-            "Accepted, and not answered",
+        time_series(
+            "Failed after acceptance",
             "reqps",
-            "Accepted requests that ended without an answer, by why. `failed` and `unavailable` are the "
-            "server's fault, `cancelled` and `bad_input` its callers'.",
+            "Accepted requests per second that ended without an answer, by error code. `failed` and "
+            "`unavailable` are server errors, `cancelled` and `bad_input` are client errors.",
             Query(
-                add(rate("lockstep_requests_total", 'outcome!="ok"'), "outcome"),
+                sum_by(rate("lockstep_requests_total", 'outcome!="ok"'), "outcome"),
                 "{{outcome}}",
             ),
             width=12,
         ),
-        curves(
-            "Refused at the door",
+        time_series(
+            "Rejected on arrival",
             "reqps",
-            "Requests that were never accepted, by why. `overloaded` is told with a time to come back, "
-            "`unavailable` is a model that is not ready, the rest are requests that are wrong. "
-            "They have a model where its name is known.",
-            Query(add(rate("lockstep_refused_total"), "code"), "{{code}}"),
+            "Requests rejected per second before acceptance, by error code. `overloaded` responses "
+            "include a retry delay, `unavailable` means that the model is not ready, all other codes "
+            "are client errors. Only requests to a known model have a model label.",
+            Query(sum_by(rate("lockstep_refused_total"), "code"), "{{code}}"),
             width=12,
         ),
     ),
@@ -117,10 +119,11 @@ _TRAFFIC = DashboardRow(
 _LATENCY = DashboardRow(
     "Latency",
     (
-        curves(
+        time_series(
             "One-shot latency",
             "s",
-            "Time from acceptance to the end of a one-shot request. Points are traces, where there are any.",
+            "Time from acceptance to end of a one-shot request. Points are exemplars with a trace id, "
+            "if traces are exported.",
             *(
                 Query(
                     quantile(q, "lockstep_request_seconds", _ONE_SHOT), f"p{q * 100:g}", exemplars=q == 0.99
@@ -128,20 +131,20 @@ _LATENCY = DashboardRow(
                 for q in (0.5, 0.95, 0.99)
             ),
         ),
-        heat_map(
-            "One-shot latency, all of it",
+        heatmap(
+            "One-shot latency distribution",
             "s",
-            "Requests by how long they took. Two bands are two kinds of requests: long and short texts, "
-            "or models.",
+            "Distribution of one-shot latency over time. Two bands mean two kinds of requests, such as "
+            "long and short texts or different models.",
             Query(
-                add(rate("lockstep_request_seconds_bucket", _ONE_SHOT), "le"),
+                sum_by(rate("lockstep_request_seconds_bucket", _ONE_SHOT), "le"),
                 "{{le}}",
             ),
         ),
-        curves(
+        time_series(
             "One-shot latency by model, p95",
             "s",
-            "Which model's callers wait.",
+            "95th percentile of one-shot latency, by model.",
             Query(quantile(0.95, "lockstep_request_seconds", _ONE_SHOT, by=("model",)), "{{model}}"),
         ),
     ),
@@ -151,33 +154,34 @@ _LATENCY = DashboardRow(
 def _burn(window: str) -> tuple[Query, ...]:
     return tuple(
         Query(
-            largest(f'{one.recorded("burn", window)}{{job=~"$job", model=~"$model"}}'),
-            one.name.replace("_", " "),
+            max_by(f'{objective.recorded("burn", window)}{{job=~"$job", model=~"$model"}}'),
+            objective.name.replace("_", " "),
         )
-        for one in OBJECTIVES
+        for objective in OBJECTIVES
     )
 
 
 _OBJECTIVES = DashboardRow(
     "Objectives",
     (
-        curves(
-            "Error budget burnt, last hour",
+        time_series(
+            "Error budget burn rate, 1 h",
             "short",
-            "How many times faster than allowed the budget of an objective is spent, at the worst model, "
-            "over the last hour. 1 spends it exactly; above 14.4 someone is called.",
+            "How many times faster than allowed the error budget of an objective was spent over the "
+            "last hour, for the worst model. 1 spends exactly the budget; the fast alerts page above "
+            "14.4.",
             *_burn("1h"),
             thresholds=((14.4, RED),),
-            limit="dashed",
+            threshold_style="dashed",
             width=12,
         ),
-        curves(
-            "Error budget burnt, last six hours",
+        time_series(
+            "Error budget burn rate, 6 h",
             "short",
-            "The same over six hours. Above 6 someone is called.",
+            "The same over the last six hours. The fast alerts page above 6.",
             *_burn("6h"),
             thresholds=((6, RED),),
-            limit="dashed",
+            threshold_style="dashed",
             width=12,
         ),
     ),
@@ -186,51 +190,52 @@ _OBJECTIVES = DashboardRow(
 _SATURATION = DashboardRow(
     "Saturation",
     (
-        curves(
-            "Device busy",
+        time_series(
+            "Device utilisation",
             "percentunit",
-            "Share of the time in which models run, of all that the devices could: at 100 % in sum the "
-            "machine is the limit.",
+            "Fraction of the available device time in which each model runs. A sum of 100 % means that "
+            "the device is the bottleneck.",
             Query(
-                f"{add(rate('lockstep_run_seconds_sum'), 'model')} / on () group_left () {_PERMITS}",
+                f"{sum_by(rate('lockstep_run_seconds_sum'), 'model')} / on () group_left () {_LEASES}",
                 "{{model}}",
             ),
             stacked=True,
         ),
-        curves(
-            "Queue, full to",
+        time_series(
+            "Queue utilisation",
             "percentunit",
-            "The wait of a one-shot request that is accepted now, as a share of the longest at which one "
-            "is. At 100 % requests are refused.",
-            Query(largest(_FILLED, "model"), "{{model}}"),
+            "Estimated wait of a one-shot request accepted now, as a fraction of the queue limit. At "
+            "100 % requests are rejected.",
+            Query(max_by(_QUEUE_UTILISATION, "model"), "{{model}}"),
             thresholds=((0.8, RED),),
-            limit="dashed",
+            threshold_style="dashed",
         ),
-        curves(
+        time_series(
             "Requests in flight",
             "short",
-            "Requests accepted and not ended.",
-            Query(add(select("lockstep_queue_depth"), "model"), "{{model}}"),
+            "Requests accepted and not yet ended.",
+            Query(sum_by(select("lockstep_queue_depth"), "model"), "{{model}}"),
         ),
-        curves(
-            "Time in the queue, p95",
+        time_series(
+            "Queue time, p95",
             "s",
-            "Time from acceptance to the first run.",
+            "95th percentile of the time from acceptance to the first run.",
             Query(quantile(0.95, "lockstep_queue_seconds", by=("model", "mode")), "{{model}} {{mode}}"),
         ),
-        curves(
-            "Wait for the device, p95",
+        time_series(
+            "Device wait, p95",
             "s",
-            "How long a run that was ready waited for its turn: other models had the device.",
-            Query(quantile(0.95, "lockstep_gate_wait_seconds", by=("device",), of=SERVER), "{{device}}"),
+            "95th percentile of the time that a ready run waited while other models used the device.",
+            Query(quantile(0.95, "lockstep_gate_wait_seconds", by=("device",), scope=SERVER), "{{device}}"),
         ),
-        curves(
+        time_series(
             "Event loop lag, p99",
             "s",
-            "How long what the engines send waits for the process that speaks gRPC. Tokens are held back "
-            "for the flush interval, so that it keeps up.",
-            Query(quantile(0.99, "lockstep_event_loop_lag_seconds", of=SERVER), "lag"),
-            Query(largest(select("lockstep_flush_interval_seconds", of=SERVER)), "flush interval"),
+            "99th percentile of the delay between an engine sending a result and the event loop "
+            "processing it. Under load the flush interval grows: tokens are buffered so that the server "
+            "keeps up.",
+            Query(quantile(0.99, "lockstep_event_loop_lag_seconds", scope=SERVER), "lag"),
+            Query(max_by(select("lockstep_flush_interval_seconds", scope=SERVER)), "flush interval"),
         ),
     ),
 )
@@ -238,6 +243,6 @@ _SATURATION = DashboardRow(
 DASHBOARD = Dashboard(
     "lockstep-service",
     "Service",
-    "Are callers served well?",
-    (_GLANCE, _TRAFFIC, _LATENCY, _OBJECTIVES, _SATURATION),
+    "Are requests answered reliably and in time?",
+    (_OVERVIEW, _TRAFFIC, _LATENCY, _OBJECTIVES, _SATURATION),
 )

@@ -1,1 +1,1 @@
-"""What Prometheus reads: prometheus.yml, rules, targets. burn_rates.py writes rules/objectives.yml."""
+"""Prometheus configuration, rules and targets. `burn_rates` generates rules/objectives.yml."""

@@ -1,4 +1,4 @@
-"""The service's objectives: which requests count, and which went wrong. burn_rates.py watches them."""
+"""Service level objectives: which requests count and which of them are failures."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 STREAMS = "Generate|Translate|Follow"
-"""Methods whose answer takes as long as the caller wants it to."""
+"""Streaming methods, whose duration depends on the client."""
 
 
 class Term(NamedTuple):
-    """Requests that a counter counted; or, with `above`, those that a histogram saw above a bound."""
+    """Requests counted by a counter or, with `above`, by a histogram above one of its bounds."""
 
     metric: str
     matchers: str = ""
     above: str = ""  # one of the histogram's bounds
 
-    def over(self, function: str, window: str, more: str = "") -> str:
-        """Their `rate` or `increase`, of the series that `more` matches too."""
-        matchers = ", ".join(one for one in (more, self.matchers) if one)
+    def expression(self, function: str, window: str, more: str = "") -> str:
+        """Their `rate` or `increase` over a window. `more` holds additional label matchers."""
+        matchers = ", ".join(part for part in (more, self.matchers) if part)
         if not self.above:
             return f"{function}({self.metric}{{{matchers}}}[{window}])"
-        within = ", ".join(one for one in (matchers, f'le="{self.above}"') if one)
+        within = ", ".join(part for part in (matchers, f'le="{self.above}"') if part)
         return (
             f"{function}({self.metric}_count{{{matchers}}}[{window}])"
             f" - ignoring (le) {function}({self.metric}_bucket{{{within}}}[{window}])"
@@ -30,26 +30,26 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """A share of requests that go well."""
+    """A target for the fraction of good requests."""
 
     name: str
-    share: float
+    target: float  # 0 to 1
     bad: tuple[Term, ...]
     total: tuple[Term, ...]
-    says: str  # what an alert says has gone wrong, in a YAML string of single quotes
+    summary: str  # the problem, for alerts; escaped for a single-quoted YAML string
 
     @property
-    def camel(self) -> str:
+    def camel_case(self) -> str:
         return "".join(word.capitalize() for word in self.name.split("_"))
 
     @property
     def budget(self) -> float:
-        """The share that may go wrong."""
-        return 1 - self.share
+        """The error budget: the fraction of requests that may fail."""
+        return 1 - self.target
 
-    def recorded(self, what: str, window: str) -> str:
-        """The name of a recorded series: the `bad`, the `total`, or the `burn` rate of both."""
-        return f"job_model:lockstep_{self.name}_{what}:rate{window}"
+    def recorded(self, series: str, window: str) -> str:
+        """The name of the recorded series `bad`, `total` or `burn`."""
+        return f"job_model:lockstep_{self.name}_{series}:rate{window}"
 
 
 _REFUSED = Term("lockstep_refused_total", 'code=~"failed|unavailable"')
@@ -60,12 +60,12 @@ AVAILABILITY = Objective(
     0.999,
     (
         Term("lockstep_requests_total", 'outcome=~"failed|unavailable"'),
-        # A one-shot request is accepted where its deadline can be met. A stream's may just end it.
+        # Admission checks the deadline of a one-shot request. The deadline of a stream may just end it.
         Term("lockstep_requests_total", f'outcome="deadline", method!~"{STREAMS}"'),
         _REFUSED,
     ),
     (Term("lockstep_requests_total", 'outcome!~"cancelled|bad_input|sequence_lost|overloaded"'), _REFUSED),
-    "requests fail by the server''s fault",
+    "requests fail because of the server",
 )
 
 ADMISSION = Objective(
@@ -73,7 +73,7 @@ ADMISSION = Objective(
     0.99,
     (_OVERLOADED, Term("lockstep_requests_total", 'outcome="overloaded"')),
     (_OVERLOADED, Term("lockstep_accepted_total")),
-    "requests are refused for overload",
+    "requests are rejected for overload",
 )
 
 LATENCY = Objective(
@@ -96,6 +96,6 @@ OBJECTIVES = (AVAILABILITY, ADMISSION, LATENCY, FIRST_TOKEN)
 
 
 def requests(terms: tuple[Term, ...], function: str, window: str, more: str = "", by: str = "") -> str:
-    """All that the terms count, over a window. `or` joins them: their labels differ."""
-    joined = " or ".join(one.over(function, window, more) for one in terms)
+    """The sum of all terms over a window. `or` joins them because their labels differ."""
+    joined = " or ".join(term.expression(function, window, more) for term in terms)
     return f"sum{by} ({joined})"

@@ -9,34 +9,34 @@ import time
 from pathlib import Path
 
 from . import grafana, traffic
-from .draw import draw
-from .stage import ROOT, has_prometheus, load, rehearsal
+from .dashboard_picture import draw_dashboard
+from .processes import ROOT, has_prometheus, load, rehearsal
 
-_SCRAPES = 4.0
-"""Seconds between scrapes that the rates are taken for: smoother than the real ones would be."""
+_RATE_SCRAPE_S = 4.0
+"""Scrape interval assumed for rate windows, in seconds. Longer than the real one, for smoother curves."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m deploy.rehearsal",
-        description="Run server, load and Prometheus, and draw what the dashboards show.",
+        description="Run a server, a load and Prometheus, and draw the dashboards.",
     )
-    parser.add_argument("--seconds", type=float, default=300.0, help="how long the load runs")
+    parser.add_argument("--seconds", type=float, default=300.0, help="duration of the load, in seconds")
     parser.add_argument(
-        "--to", type=Path, default=ROOT / "docs" / "observability", help="folder for the pictures"
+        "--to", type=Path, default=ROOT / "docs" / "observability", help="output folder for the pictures"
     )
     arguments = parser.parse_args()
     if not has_prometheus():
-        sys.exit("there is no prometheus on the PATH. On Debian and Ubuntu: apt install prometheus")
+        sys.exit("prometheus not found on the PATH; on Debian and Ubuntu: apt install prometheus")
     arguments.to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, rehearsal(Path(folder), traffic.MODELS) as staged:
+    with tempfile.TemporaryDirectory() as folder, rehearsal(Path(folder), traffic.MODELS) as running:
         since = time.time()
-        with load(staged.address):
-            print(f"the load runs for {arguments.seconds:g} s")
+        with load(running.address):
+            print(f"running the load for {arguments.seconds:g} s")
             time.sleep(arguments.seconds)
             for dashboard in grafana.dashboards():
                 file = arguments.to / f"{dashboard['uid'].removeprefix('lockstep-')}.png"
-                draw(dashboard, staged.prometheus, since, _SCRAPES, file)
+                draw_dashboard(dashboard, running.prometheus, since, _RATE_SCRAPE_S, file)
                 print(f"drew {file}")
 
 
@@ -45,5 +45,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except RuntimeError as error:  # one of the processes did not start, or ended
+    except RuntimeError as error:  # a process did not start, or died
         sys.exit(f"python -m deploy.rehearsal: {error}")

@@ -1,4 +1,4 @@
-"""The dashboards as Grafana would ask them: the committed JSON, its variables filled in."""
+"""The queries that Grafana would send for the committed dashboards, with all variables filled in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[1] / "grafana" / "dashboards"
 
 
 class PanelQuery(NamedTuple):
-    """One expression of a panel, ready to be sent."""
+    """One query of a panel, with its variables filled in."""
 
     dashboard: str
     panel: dict[str, Any]
@@ -29,8 +29,8 @@ def dashboards() -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(FOLDER.glob("*.json"))]
 
 
-def asked(dashboard: dict[str, Any], scrape_s: float, range_s: float) -> Iterator[PanelQuery]:
-    """Every expression of a dashboard, with all jobs, instances and models chosen."""
+def queries(dashboard: dict[str, Any], scrape_s: float, range_s: float) -> Iterator[PanelQuery]:
+    """Yield every query of a dashboard, with all jobs, instances and models selected."""
     for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
             yield PanelQuery(
@@ -39,16 +39,16 @@ def asked(dashboard: dict[str, Any], scrape_s: float, range_s: float) -> Iterato
 
 
 def filled_in(dashboard: dict[str, Any], expression: str, scrape_s: float, range_s: float) -> str:
-    """`$__rate_interval` is four scrapes, as Grafana has it; a variable's "All" is its `allValue`."""
+    """Replace variables as Grafana does: `$__rate_interval` is four scrapes, and "All" is the `allValue`."""
     values = {one["name"]: one.get("allValue", "") for one in dashboard["templating"]["list"]}
     values |= {"__rate_interval": f"{4 * scrape_s:g}s", "__range": f"{range_s:.0f}s"}
-    return re.sub(r"\$(\w+)", lambda found: values[found[1]], expression)
+    return re.sub(r"\$(\w+)", lambda match: values[match[1]], expression)
 
 
 def variables(dashboard: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(name, label, selector) of each choice of a label's values."""
+    """Yield (name, label, selector) of each variable over label values."""
     for one in dashboard["templating"]["list"]:
         if one["type"] == "query":
-            found = re.fullmatch(r"label_values\((.+), (\w+)\)", one["definition"])
-            assert found, one["definition"]
-            yield one["name"], found[2], filled_in(dashboard, found[1], 1, 1)
+            match = re.fullmatch(r"label_values\((.+), (\w+)\)", one["definition"])
+            assert match, one["definition"]
+            yield one["name"], match[2], filled_in(dashboard, match[1], 1, 1)

@@ -1,6 +1,7 @@
-"""`python -m deploy.rehearsal.traffic ADDRESS`: calls of every kind to the shipped models, until SIGTERM.
+"""`python -m deploy.rehearsal.traffic ADDRESS`: sends requests of every kind until SIGINT or SIGTERM.
 
-What is asked wrongly, too late or left early is here too, so that there are errors of each meaning to see.
+Includes invalid requests, missed deadlines, cancelled streams and overload, so that the dashboards show every
+error code.
 """
 
 from __future__ import annotations
@@ -34,79 +35,79 @@ _SENTENCES = (
     "A little girl is playing with a red ball in front of an old house by the sea .",
 )
 _WAVE_S = 40.0
-"""The load swells and ebbs in this time, so that there are curves to see."""
+"""Half the period of the load wave, in seconds. The load varies so that the curves have a shape."""
 
 
 async def drive(address: str, stop: asyncio.Event) -> None:
-    """Call until `stop`."""
+    """Send requests until `stop` is set."""
     async with AsyncClient(address, timeout_s=20.0) as client, asyncio.TaskGroup() as group:
-        callers: list[Callable[[AsyncClient, random.Random], Awaitable[None]]] = [
+        senders: list[Callable[[AsyncClient, random.Random], Awaitable[None]]] = [
             *[_classify] * 6, *[_generate] * 12, *[_translate] * 3, _classify_long, _encode, _follow,
-            _ask_wrongly, _leave_early, _come_too_late, _overload, _flock,
+            _send_invalid, _cancel_early, _miss_deadline, _overload, _burst_of_streams,
         ]  # fmt: skip
         tasks = [
-            group.create_task(_go_on(call, client, random.Random(seed), seed / len(callers)))
-            for seed, call in enumerate(callers)
+            group.create_task(_repeat(send, client, random.Random(seed), seed / len(senders)))
+            for seed, send in enumerate(senders)
         ]
-        tasks.append(group.create_task(_be_traced(address)))
+        tasks.append(group.create_task(_send_traced(address)))
         await stop.wait()
         for task in tasks:
             task.cancel()
 
 
-async def _go_on(
-    call: Callable[[AsyncClient, random.Random], Awaitable[None]],
+async def _repeat(
+    send: Callable[[AsyncClient, random.Random], Awaitable[None]],
     client: AsyncClient,
-    chance: random.Random,
-    part: float,
+    rng: random.Random,
+    offset: float,
 ) -> None:
-    """Again and again, with a pause that is long where the wave is low; callers begin one by one."""
+    """Send again and again, with pauses that follow the load wave. `offset` (0 to 1) spreads the senders."""
     clock = asyncio.get_running_loop().time
-    begun = clock()
+    start = clock()
     while True:
-        low = abs(((clock() - begun) / _WAVE_S) % 2 - 1)
-        with contextlib.suppress(LockstepError):  # they are asked for
-            await call(client, chance)
-        await asyncio.sleep(chance.uniform(0, 0.02 + 0.3 * low * part))
+        trough = abs(((clock() - start) / _WAVE_S) % 2 - 1)  # 1 where the load is lowest
+        with contextlib.suppress(LockstepError):  # the errors are intended
+            await send(client, rng)
+        await asyncio.sleep(rng.uniform(0, 0.02 + 0.3 * trough * offset))
 
 
-def _text(chance: random.Random, longest: int = 60) -> str:
-    return " ".join(chance.choices(_REVIEW.split(), k=chance.randint(1, longest)))
+def _text(rng: random.Random, max_words: int = 60) -> str:
+    return " ".join(rng.choices(_REVIEW.split(), k=rng.randint(1, max_words)))
 
 
-async def _classify(client: AsyncClient, chance: random.Random) -> None:
-    await client.classify(chance.choice(("sentiment-bow", *_ONE_SHOT)), [_text(chance) for _ in range(8)])
+async def _classify(client: AsyncClient, rng: random.Random) -> None:
+    await client.classify(rng.choice(("sentiment-bow", *_ONE_SHOT)), [_text(rng) for _ in range(8)])
 
 
-async def _classify_long(client: AsyncClient, chance: random.Random) -> None:
+async def _classify_long(client: AsyncClient, rng: random.Random) -> None:
     for words in (120, 400):
-        text = " ".join(chance.choices(_REVIEW.split(), k=words))
-        await client.classify(chance.choice(_ONE_SHOT), [text])
+        text = " ".join(rng.choices(_REVIEW.split(), k=words))
+        await client.classify(rng.choice(_ONE_SHOT), [text])
     await asyncio.sleep(0.3)
 
 
-async def _encode(client: AsyncClient, chance: random.Random) -> None:
-    await client.encode("sentiment-transformer", [_text(chance)])
+async def _encode(client: AsyncClient, rng: random.Random) -> None:
+    await client.encode("sentiment-transformer", [_text(rng)])
 
 
-async def _generate(client: AsyncClient, chance: random.Random) -> None:
-    tokens = chance.choice((40, 200, 400))
-    stream = client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=tokens, seed=chance.randrange(99))
+async def _generate(client: AsyncClient, rng: random.Random) -> None:
+    tokens = rng.choice((40, 200, 400))
+    stream = client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=tokens, seed=rng.randrange(99))
     async with stream:
         await stream.result()
 
 
-async def _translate(client: AsyncClient, chance: random.Random) -> None:
-    async with client.translate("translate-en-fr", chance.choice(_SENTENCES)) as stream:
+async def _translate(client: AsyncClient, rng: random.Random) -> None:
+    async with client.translate("translate-en-fr", rng.choice(_SENTENCES)) as stream:
         await stream.result()
 
 
-async def _follow(client: AsyncClient, chance: random.Random) -> None:
-    async with client.follow(_RECURRENT, _text(chance, 20)) as stream:
+async def _follow(client: AsyncClient, rng: random.Random) -> None:
+    async with client.follow(_RECURRENT, _text(rng, 20)) as stream:
         await stream.result()
 
 
-_WRONG: Iterator[Callable[[AsyncClient], Awaitable[object]]] = itertools.cycle(
+_INVALID: Iterator[Callable[[AsyncClient], Awaitable[object]]] = itertools.cycle(
     (
         lambda client: client.classify("sentiment-lstm", ids=[[10**9]]),
         lambda client: client.classify("no-such-model", ["a fine film"]),
@@ -115,35 +116,35 @@ _WRONG: Iterator[Callable[[AsyncClient], Awaitable[object]]] = itertools.cycle(
 )
 
 
-async def _ask_wrongly(client: AsyncClient, _: random.Random) -> None:
-    await next(_WRONG)(client)
+async def _send_invalid(client: AsyncClient, _: random.Random) -> None:
+    await next(_INVALID)(client)
     await asyncio.sleep(0.2)
 
 
-async def _leave_early(client: AsyncClient, _: random.Random) -> None:
+async def _cancel_early(client: AsyncClient, _: random.Random) -> None:
     async with client.generate("shakespeare-char-lstm", "JULIET:", max_tokens=400) as stream:
-        async for _part in stream:
+        async for _message in stream:
             break
     await asyncio.sleep(0.5)
 
 
-async def _come_too_late(client: AsyncClient, _: random.Random) -> None:
+async def _miss_deadline(client: AsyncClient, _: random.Random) -> None:
     async with client.generate("shakespeare-char-lstm", "JULIET:", max_tokens=400, timeout_s=0.01) as stream:
         await stream.result()
 
 
-async def _overload(client: AsyncClient, chance: random.Random) -> None:
-    """More at once than can be answered in time; then nothing for a while."""
+async def _overload(client: AsyncClient, rng: random.Random) -> None:
+    """Send more requests at once than can be answered in time, then pause."""
     with contextlib.suppress(LockstepError):
-        texts = [_text(chance) for _ in range(1500)]
+        texts = [_text(rng) for _ in range(1500)]
         await client.classify("sentiment-transformer", texts, timeout_s=0.6)
     await asyncio.sleep(_WAVE_S / 4)
 
 
-async def _flock(client: AsyncClient, chance: random.Random) -> None:
-    """Many streams at once, which share their steps."""
+async def _burst_of_streams(client: AsyncClient, rng: random.Random) -> None:
+    """Open 64 streams at once, whose steps are batched."""
     streams = [
-        client.generate("shakespeare-char-lstm", "KING:", max_tokens=150, seed=chance.randrange(99))
+        client.generate("shakespeare-char-lstm", "KING:", max_tokens=150, seed=rng.randrange(99))
         for _ in range(64)
     ]
     with contextlib.suppress(LockstepError):
@@ -151,8 +152,8 @@ async def _flock(client: AsyncClient, chance: random.Random) -> None:
     await asyncio.sleep(_WAVE_S / 4)
 
 
-async def _be_traced(address: str) -> None:
-    """Calls that carry a W3C trace context, as those of a caller who traces do: one trace a client."""
+async def _send_traced(address: str) -> None:
+    """Send requests with a W3C trace context, one trace per client."""
     while True:
         parent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
         async with AsyncClient(address, metadata=[("traceparent", parent)]) as client:
@@ -167,7 +168,7 @@ async def _main(address: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    print(f"calling {address}", file=sys.stderr, flush=True)
+    print(f"sending requests to {address}", file=sys.stderr, flush=True)
     await drive(address, stop)
 
 

@@ -1,4 +1,4 @@
-"""The files that start containers, as data, and what a Dockerfile's stages say."""
+"""The compose, Kubernetes and Prometheus files as data, and the stages of the Dockerfile."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ POD_MONITOR = yaml.safe_load((ROOT / "deploy/kubernetes/podmonitor.yaml").read_t
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
-    """(instruction, what it says) of each stage of the Dockerfile, those that it builds on before its own."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    """(instruction, argument) pairs of each stage of the Dockerfile, including those of its base stages."""
+    result: dict[str, list[tuple[str, str]]] = {}
     name = ""
-    for instruction, said in _instructions():
+    for instruction, argument in _instructions():
         if instruction == "FROM":
-            base, name = re.fullmatch(r"(\S+) AS (\S+)", said).groups()  # type: ignore[union-attr]
-            found[name] = list(found.get(base, []))
-        found[name].append((instruction, said))
-    return found
+            base, name = re.fullmatch(r"(\S+) AS (\S+)", argument).groups()  # type: ignore[union-attr]
+            result[name] = list(result.get(base, []))
+        result[name].append((instruction, argument))
+    return result
 
 
-def said(stage: str, instruction: str) -> list[str]:
-    return [what for which, what in stages()[stage] if which == instruction]
+def arguments(stage: str, instruction: str) -> list[str]:
+    return [argument for name, argument in stages()[stage] if name == instruction]
 
 
 def environment(stage: str) -> dict[str, str]:
-    return dict(part.split("=", 1) for line in said(stage, "ENV") for part in line.split())
+    return dict(part.split("=", 1) for line in arguments(stage, "ENV") for part in line.split())
 
 
 def command(stage: str, instruction: str) -> list[str]:
-    """The words of the last ENTRYPOINT or HEALTHCHECK, which is in exec form."""
-    [*_, last] = said(stage, instruction)
+    """The arguments of the last ENTRYPOINT or HEALTHCHECK in exec form."""
+    [*_, last] = arguments(stage, instruction)
     words: list[str] = json.loads(last[last.index("[") :])
     return words
 
 
 def seconds(written: str) -> float:
-    """A duration as compose has it, in whole units."""
+    """Parse a compose duration with a single unit."""
     number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", written).groups()  # type: ignore[union-attr]
     return int(number) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit]
 
 
 def with_defaults(word: str) -> str:
-    """`${NAME:-default}` as compose fills it in where NAME is not set."""
+    """Replace `${NAME:-default}` by its default, as compose does if NAME is not set."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word)
 
 
@@ -60,4 +60,4 @@ def _instructions() -> list[tuple[str, str]]:
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", " ", text).splitlines()
     pairs = (line.split(maxsplit=1) for line in lines if line.strip())
-    return [(instruction, what.strip()) for instruction, what in pairs]
+    return [(instruction, argument.strip()) for instruction, argument in pairs]

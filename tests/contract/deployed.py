@@ -1,4 +1,4 @@
-"""The dashboards and rules as committed, and what their expressions name."""
+"""The committed dashboards and rules, and the metrics and labels that their expressions use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lockstep_server.metrics.families import Metrics
 from lockstep_server.metrics.gpus import Gpus
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-DASHBOARDS = {one["uid"]: one for one in dashboards()}
+DASHBOARDS = {board["uid"]: board for board in dashboards()}
 RULES = [
     rule
     for file in sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
@@ -28,7 +28,7 @@ RECORDED = {rule["record"] for rule in RULES if "record" in rule}
 PROMETHEUS_OWN = {"up", "scrape_duration_seconds", "ALERTS"}
 TARGET_LABELS = {"job", "instance", "le"}
 
-_WORDS = {
+_KEYWORDS = {
     "and",
     "or",
     "unless",
@@ -44,14 +44,14 @@ _WORDS = {
 
 
 class Selector(NamedTuple):
-    """A metric in an expression, with the labels that it is matched by."""
+    """A metric in an expression, with its label matchers."""
 
     metric: str
     matchers: dict[str, str]
 
 
 def panels() -> list[tuple[str, dict[str, Any]]]:
-    """(dashboard's uid, panel), without the titles of rows."""
+    """(dashboard uid, panel) pairs, without row titles."""
     return [
         (uid, panel)
         for uid, dashboard in DASHBOARDS.items()
@@ -61,16 +61,16 @@ def panels() -> list[tuple[str, dict[str, Any]]]:
 
 
 def targets() -> list[tuple[str, dict[str, Any]]]:
-    """(where, query) of every panel."""
+    """(location, query) pairs of all panels."""
     return [(f"{uid}: {p['title']} {t['refId']}", t) for uid, p in panels() for t in p["targets"]]
 
 
 def selectors(expression: str) -> list[Selector]:
-    """Every metric that an expression reads."""
+    """Return all metrics that an expression reads, with their label matchers."""
     bare = re.sub(r"\b(by|on|ignoring|without|group_left)\s*\([^)]*\)", " ", expression)
     bare = re.sub(r"\[[^\]]*\]", " ", bare)
     found = re.findall(r"([a-zA-Z_][\w:]*)\s*(\{[^}]*\}|\()?", _without_strings(bare))
-    named = [(name, block) for name, block in found if block != "(" and name not in _WORDS]
+    named = [(name, block) for name, block in found if block != "(" and name not in _KEYWORDS]
     blocks = re.findall(r"\{([^}]*)\}", bare)
     assert len(blocks) == sum(block.startswith("{") for _, block in named), expression
     filled = iter(blocks)
@@ -86,8 +86,8 @@ def _matchers(block: str) -> dict[str, str]:
     return {label: operator + value for label, operator, value in parts}
 
 
-def served() -> dict[str, set[str]]:
-    """The labels of every sample that a server may have, by its name: of a real registry."""
+def exported() -> dict[str, set[str]]:
+    """Return the labels of every sample of a server, by sample name, from a real registry."""
     registry = CollectorRegistry()
     Metrics(registry).watch_engine(os.getpid)
     registry.register(Gpus(_ONE_GPU))

@@ -1,6 +1,6 @@
-"""Every path, port, name, flag and user that compose, Dockerfile and Kubernetes name is there.
+"""Every path, port, name, flag and user in compose, Dockerfile and Kubernetes manifests exists.
 
-No container engine is needed: what they say is compared with the project itself.
+The files are compared with the project itself, so no container engine is needed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from contract.containers import (
     ROOT,
     SERVICE,
     SERVICES,
+    arguments,
     command,
     environment,
-    said,
     seconds,
     stages,
     with_defaults,
@@ -39,8 +39,8 @@ from lockstep_server import settings
 from lockstep_server.api.server import LIVE
 
 DEFAULTS = settings.Settings()
-STOPPING_S = 2.0
-"""What the server takes after the drain: its engines' end and its connections', a second each."""
+STOP_S = 2.0
+"""Time the server takes after the drain: one second for the engine, one for open connections."""
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONTAINER: dict[str, Any] = DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]
@@ -54,11 +54,11 @@ def mounts(name: str) -> list[list[str]]:
     return [one.split(":") for one in SERVICES[name].get("volumes", ())]
 
 
-# --- what every service has -----------------------------------------------------------------------
+# --- all services ---------------------------------------------------------------------------------
 
 
 @each_service
-def test_a_service_is_hardened(name: str) -> None:
+def test_each_service_is_hardened(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -70,7 +70,7 @@ def test_a_service_is_hardened(name: str) -> None:
 
 
 @each_service
-def test_an_image_is_pinned_or_built_here(name: str) -> None:
+def test_each_image_is_pinned_or_built_here(name: str) -> None:
     image = SERVICES[name]["image"]
     if name in BUILT:
         assert image.endswith(":local")
@@ -79,15 +79,15 @@ def test_an_image_is_pinned_or_built_here(name: str) -> None:
         assert re.search(r":v?\d+\.\d+\.\d+$", image)
 
 
-def test_the_base_image_is_pinned_to_a_python_that_the_project_takes() -> None:
-    [base] = said("base", "FROM")
+def test_the_base_image_is_pinned_to_a_supported_python() -> None:
+    [base] = arguments("base", "FROM")
     version = re.match(r"python:(\d+\.\d+)\.\d+-slim-bookworm AS base$", base)
     assert version
     assert f"Programming Language :: Python :: {version[1]}" in PROJECT["classifiers"]
 
 
 @each_service
-def test_a_mounted_file_or_folder_is_there_and_read_only(name: str) -> None:
+def test_each_mounted_path_exists_and_is_read_only(name: str) -> None:
     for source, target, *how in mounts(name):
         if source.startswith("."):
             assert (ROOT / source).exists(), source
@@ -103,7 +103,7 @@ def test_every_volume_is_used() -> None:
 
 
 @each_service
-def test_a_service_waits_for_services_that_have_a_health_check(name: str) -> None:
+def test_each_dependency_has_a_health_check(name: str) -> None:
     for other, wanted in SERVICES[name].get("depends_on", {}).items():
         assert wanted["condition"] == "service_healthy"
         assert "healthcheck" in SERVICES[other]
@@ -116,7 +116,7 @@ def test_only_grpc_is_published_to_other_machines(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["server", "prometheus", "grafana"])
-def test_a_health_check_is_a_command_of_its_image_that_ends_in_time(name: str) -> None:
+def test_each_health_check_is_a_valid_command_with_a_shorter_timeout(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     program, *words = check["test"][1:]
     assert check["test"][0] == "CMD"
@@ -125,62 +125,63 @@ def test_a_health_check_is_a_command_of_its_image_that_ends_in_time(name: str) -
         assert program in PROJECT["scripts"]
         assert parses(cli.app, words)
         assert float(words[words.index("--timeout") + 1]) < seconds(check["timeout"])
-    else:  # both are made of busybox, which has a small wget
+    else:  # both images have the wget of busybox
         assert (program, words[:2]) == ("wget", ["-q", "--spider"])
         assert f":{port_of(name)}/" in words[2]
 
 
 def port_of(name: str) -> str:
-    """Inside of its container."""
+    """The port inside the container."""
     return str(SERVICES[name]["ports"][0].rsplit(":", 1)[1])
 
 
 # --- the server -----------------------------------------------------------------------------------
 
 
-def test_the_server_s_ports_are_those_of_its_settings_everywhere() -> None:
+def test_the_server_ports_are_the_default_settings_everywhere() -> None:
     wanted = {DEFAULTS.port, DEFAULTS.metrics_port}
     assert {int(port.rsplit(":", 1)[1]) for port in SERVICES["server"]["ports"]} == wanted
-    assert {int(port) for port in said("server", "EXPOSE")[0].split()} == wanted
+    assert {int(port) for port in arguments("server", "EXPOSE")[0].split()} == wanted
     assert environment("server")["LOCKSTEP_ADDRESS"] == f"localhost:{DEFAULTS.port}"
     assert {one["containerPort"] for one in CONTAINER["ports"]} == wanted
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert CONTAINER[probe]["grpc"]["port"] == DEFAULTS.port
 
 
-def test_the_drain_has_time_to_end_before_the_container_is_killed() -> None:
-    needed = DEFAULTS.drain_s + STOPPING_S
+def test_the_drain_can_finish_before_the_container_is_killed() -> None:
+    needed = DEFAULTS.drain_s + STOP_S
     assert seconds(SERVICES["server"]["stop_grace_period"]) > needed
-    slept = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert POD["terminationGracePeriodSeconds"] > needed + slept
+    sleep_s = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert POD["terminationGracePeriodSeconds"] > needed + sleep_s
 
 
-def test_who_runs_the_server_owns_its_cache_and_has_one_number_everywhere() -> None:
-    [made] = [what for what in said("server", "RUN") if what.startswith("useradd")]
-    user = re.fullmatch(r"useradd --create-home --uid (\d+) (\w+)", made)
+def test_the_server_user_owns_the_cache_and_has_the_same_id_everywhere() -> None:
+    [line] = [line for line in arguments("server", "RUN") if line.startswith("useradd")]
+    user = re.fullmatch(r"useradd --create-home --uid (\d+) (\w+)", line)
     assert user
     for stage in ("server", "load"):
-        assert said(stage, "USER") == [user[2]]
+        assert arguments(stage, "USER") == [user[2]]
     for name in BUILT:
         assert SERVICES[name]["user"] == f"{user[1]}:{user[1]}"
     assert POD["securityContext"]["runAsUser"] == int(user[1])
     cache = DEFAULTS.cache.replace("~", f"/home/{user[2]}")
-    assert any(f"install -d -o {user[2]}" in what and what.endswith(cache) for what in said("server", "RUN"))
+    created = [line for line in arguments("server", "RUN") if f"install -d -o {user[2]}" in line]
+    assert any(line.endswith(cache) for line in created)
     assert ["cache", cache] in mounts("server")
     assert cache in [one["mountPath"] for one in CONTAINER["volumeMounts"]]
 
 
-def test_the_image_s_variables_are_settings_or_the_client_s_address() -> None:
+def test_the_image_variables_are_settings_or_the_client_address() -> None:
     for name in environment("server"):
         if name.startswith("LOCKSTEP_") and name != "LOCKSTEP_ADDRESS":
             assert hasattr(DEFAULTS, name.removeprefix("LOCKSTEP_").lower())
-    assert f"models {environment('server')['LOCKSTEP_MODELS']}" in said("server", "COPY")
+    assert f"models {environment('server')['LOCKSTEP_MODELS']}" in arguments("server", "COPY")
 
 
 @pytest.mark.parametrize("stage", ["base", "load", "server"])
-def test_what_is_copied_is_there_and_not_ignored(stage: str) -> None:
+def test_copied_paths_exist_and_are_not_ignored(stage: str) -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    for line in said(stage, "COPY"):
+    for line in arguments(stage, "COPY"):
         *sources, _ = line.split()
         for source in sources:
             assert (ROOT / source).exists()
@@ -188,11 +189,11 @@ def test_what_is_copied_is_there_and_not_ignored(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["load", "server"])
-def test_the_extras_that_are_installed_are_the_project_s(stage: str) -> None:
-    arguments = dict(part.split("=") for part in said(stage, "ARG"))
-    for line in said(stage, "RUN"):
+def test_the_installed_extras_exist(stage: str) -> None:
+    defaults = dict(part.split("=") for part in arguments(stage, "ARG"))
+    for line in arguments(stage, "RUN"):
         for extras in re.findall(r"pip install \"\.\[([^]]+)\]\"", line):
-            wanted = re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], extras).split(",")
+            wanted = re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], extras).split(",")
             assert set(wanted) <= set(PROJECT["optional-dependencies"])
     chosen = {
         SERVICES["server"]["build"]["args"]["EXTRA"],
@@ -202,7 +203,7 @@ def test_the_extras_that_are_installed_are_the_project_s(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["load", "server"])
-def test_an_image_starts_a_command_of_the_project(stage: str) -> None:
+def test_each_image_starts_a_command_of_the_project(stage: str) -> None:
     assert command(stage, "ENTRYPOINT")[0] in PROJECT["scripts"]
 
 
@@ -210,14 +211,14 @@ def test_the_last_stage_is_the_server() -> None:
     assert list(stages())[-1] == "server"
 
 
-def test_the_image_s_own_health_check_is_a_verb_of_the_client() -> None:
+def test_the_image_health_check_is_a_verb_of_the_client() -> None:
     program, *words = command("server", "HEALTHCHECK")
     assert program in PROJECT["scripts"]
     assert parses(cli.app, words)
 
 
 @pytest.mark.parametrize("name", ["load", "load-streams"])
-def test_a_load_s_command_is_one_that_the_client_takes(name: str) -> None:
+def test_each_load_command_is_valid(name: str) -> None:
     verb, *words = [with_defaults(str(word)) for word in SERVICES[name]["command"]]
     assert verb in {one.name or one.callback.__name__ for one in cli.app.registered_commands}  # type: ignore[union-attr]
     assert parses(load_app, words)
@@ -227,7 +228,7 @@ def test_a_load_s_command_is_one_that_the_client_takes(name: str) -> None:
     assert SERVICES[name]["profiles"] == ["load"]
 
 
-def test_the_gpu_s_file_changes_services_that_are_there_with_flags_that_are_there() -> None:
+def test_the_gpu_file_overrides_existing_services_with_existing_flags() -> None:
     assert set(GPU["services"]) <= set(SERVICES)
     server = settings.command(lambda _: 0, "0")
     context = server.make_context("lockstep-serve", list(GPU["services"]["server"]["command"]))
@@ -235,7 +236,7 @@ def test_the_gpu_s_file_changes_services_that_are_there_with_flags_that_are_ther
 
 
 def parses(app: typer.Typer, words: list[str]) -> bool:
-    """The command line is taken, down to the last option; nothing is run."""
+    """Parse the whole command line without running it."""
     group: Any = typer.main.get_command(app)
     context = group.make_context("lockstep", list(words))
     name, inner, rest = group.resolve_command(context, [*context._protected_args, *context.args])
@@ -243,7 +244,7 @@ def parses(app: typer.Typer, words: list[str]) -> bool:
     return True
 
 
-def test_a_wrong_flag_would_be_seen() -> None:
+def test_parses_rejects_an_unknown_flag() -> None:
     with pytest.raises(typer.TyperException, match="--no-such-flag"):
         parses(load_app, ["run", "--model", "m", "--seconds", "1", "--no-such-flag"])
 
@@ -251,7 +252,7 @@ def test_a_wrong_flag_would_be_seen() -> None:
 # --- Prometheus and Grafana -----------------------------------------------------------------------
 
 
-def test_prometheus_reads_the_server_where_compose_has_it() -> None:
+def test_prometheus_scrapes_the_server_of_compose() -> None:
     [job] = PROMETHEUS["scrape_configs"]
     assert job["job_name"] == "lockstep"
     [[file]] = [one["files"] for one in job["file_sd_configs"]]
@@ -263,7 +264,7 @@ def test_prometheus_reads_the_server_where_compose_has_it() -> None:
     assert group["targets"] == [f"localhost:{DEFAULTS.metrics_port}"]
 
 
-def test_prometheus_finds_its_configuration_and_rules_where_they_are_mounted() -> None:
+def test_the_prometheus_configuration_and_rules_are_mounted() -> None:
     targets = {target: source for source, target, *_ in mounts("prometheus")}
     flags = dict(word.split("=", 1) for word in SERVICES["prometheus"]["command"])
     assert targets[flags["--config.file"]] == "./deploy/prometheus/prometheus.yml"
@@ -273,14 +274,14 @@ def test_prometheus_finds_its_configuration_and_rules_where_they_are_mounted() -
         assert list((ROOT / targets[str(folder)]).glob(Path(pattern).name))
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="there is no prometheus")
-def test_prometheus_has_the_flags_that_it_is_given() -> None:
-    told = subprocess.run(["prometheus", "--help"], capture_output=True, text=True, timeout=30, check=False)
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_the_prometheus_flags_exist() -> None:
+    help_ = subprocess.run(["prometheus", "--help"], capture_output=True, text=True, timeout=30, check=False)
     for word in SERVICES["prometheus"]["command"]:
-        assert word.split("=")[0] in told.stdout + told.stderr
+        assert word.split("=")[0] in help_.stdout + help_.stderr
 
 
-def test_grafana_asks_the_prometheus_of_compose_as_often_as_it_scrapes() -> None:
+def test_the_grafana_data_source_is_the_prometheus_of_compose() -> None:
     [source] = provisioned("datasources")
     host, port = re.fullmatch(r"http://([^:]+):(\d+)", source["url"]).groups()  # type: ignore[union-attr]
     assert host in SERVICES
@@ -289,7 +290,7 @@ def test_grafana_asks_the_prometheus_of_compose_as_often_as_it_scrapes() -> None
     assert source["jsonData"]["timeInterval"] == PROMETHEUS["global"]["scrape_interval"]
 
 
-def test_grafana_finds_its_dashboards_where_they_are_mounted() -> None:
+def test_the_grafana_dashboards_are_mounted() -> None:
     targets = {target: source for source, target, *_ in mounts("grafana")}
     [provider] = provisioned("dashboards")
     folder = ROOT / targets[provider["options"]["path"]]
@@ -302,11 +303,11 @@ def test_grafana_finds_its_dashboards_where_they_are_mounted() -> None:
         assert targets[f"/etc/grafana/provisioning/{kind}"] == f"./deploy/grafana/provisioning/{kind}"
 
 
-def test_nobody_can_log_in_to_grafana_or_change_it() -> None:
-    said_ = SERVICES["grafana"]["environment"]
-    assert said_["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
-    assert said_["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
-    assert all(isinstance(value, str) for value in said_.values())
+def test_grafana_allows_only_anonymous_viewers() -> None:
+    variables = SERVICES["grafana"]["environment"]
+    assert variables["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert variables["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert all(isinstance(value, str) for value in variables.values())
 
 
 def provisioned(kind: str) -> list[dict[str, Any]]:
@@ -335,12 +336,12 @@ def test_kubernetes_labels_and_ports_agree() -> None:
     assert annotations["prometheus.io/port"] == str(DEFAULTS.metrics_port)
 
 
-def test_the_job_is_the_one_that_alerts_name() -> None:
+def test_the_kubernetes_job_name_is_the_one_in_the_alerts() -> None:
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
     assert labels[POD_MONITOR["spec"]["jobLabel"]] == PROMETHEUS["scrape_configs"][0]["job_name"]
 
 
-def test_a_pod_is_hardened_and_its_volumes_are_there() -> None:
+def test_the_pod_is_hardened_and_its_volumes_exist() -> None:
     context = CONTAINER["securityContext"]
     assert context["readOnlyRootFilesystem"] is True
     assert context["allowPrivilegeEscalation"] is False
@@ -350,7 +351,7 @@ def test_a_pod_is_hardened_and_its_volumes_are_there() -> None:
     assert CONTAINER["image"] == SERVICES["server"]["image"]
 
 
-def test_probes_ask_for_health_that_the_server_tells() -> None:
+def test_probes_use_health_services_of_the_server() -> None:
     assert CONTAINER["livenessProbe"]["grpc"]["service"] == LIVE
     for probe in ("startupProbe", "readinessProbe"):
-        assert "service" not in CONTAINER[probe]["grpc"], "the whole server's"
+        assert "service" not in CONTAINER[probe]["grpc"], "the health of the whole server"

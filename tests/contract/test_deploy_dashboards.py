@@ -1,4 +1,4 @@
-"""The usual rules for dashboards, and that every expression reads what the server tells."""
+"""The dashboards follow Grafana conventions, and every expression reads exported metrics."""
 
 from __future__ import annotations
 
@@ -13,62 +13,62 @@ from contract.deployed import (
     PROMETHEUS_OWN,
     RECORDED,
     TARGET_LABELS,
+    exported,
     panels,
     selectors,
-    served,
     targets,
 )
 from contract.test_deploy_rules import needs_promtool, promtool
 
 from deploy.__main__ import generated
-from deploy.grafana.parts import COLUMNS, SCHEMA_VERSION
+from deploy.grafana.dashboard import COLUMNS, SCHEMA_VERSION
 from deploy.rehearsal.grafana import filled_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SERVED = served()
-KINDS = {"timeseries", "stat", "heatmap", "table", "barchart", "state-timeline"}
+EXPORTED = exported()
+TYPES = {"timeseries", "stat", "heatmap", "table", "barchart", "state-timeline"}
 UNITS = {"s", "reqps", "ops", "short", "percentunit", "bytes"}
-LARGEST_FILE = 100_000
-TILES = [(uid, panel) for uid, panel in panels() if panel["type"] == "stat"]
+MAX_FILE_BYTES = 100_000
+STATS = [(uid, panel) for uid, panel in panels() if panel["type"] == "stat"]
 
 each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
 each_panel = pytest.mark.parametrize(
     "panel", [panel for _, panel in panels()], ids=[f"{uid}-{panel['id']}" for uid, panel in panels()]
 )
-each_tile = pytest.mark.parametrize("panel", [t for _, t in TILES], ids=[t["title"] for _, t in TILES])
+each_stat = pytest.mark.parametrize("panel", [p for _, p in STATS], ids=[p["title"] for _, p in STATS])
 each_target = pytest.mark.parametrize(
-    "target", [t for _, t in targets()], ids=[where for where, _ in targets()]
+    "target", [t for _, t in targets()], ids=[location for location, _ in targets()]
 )
 
 
 @pytest.mark.parametrize("file", generated(), ids=lambda file: file.name)
-def test_what_is_committed_is_what_is_built(file: Any) -> None:
+def test_committed_files_are_up_to_date(file: Any) -> None:
     assert file.read_text(encoding="utf-8") == generated()[file], "run `make dashboards`"
 
 
-def test_no_built_file_is_left_over() -> None:
+def test_there_is_no_stale_dashboard() -> None:
     assert set((DEPLOY / "grafana" / "dashboards").iterdir()) <= set(generated())
 
 
 @each_dashboard
-def test_a_dashboard_says_who_it_is(dashboard: dict[str, Any]) -> None:
+def test_each_dashboard_has_its_metadata(dashboard: dict[str, Any]) -> None:
     assert re.fullmatch(r"lockstep-\w+", dashboard["uid"])
     assert dashboard["title"].startswith("Lockstep / ")
     assert dashboard["description"].endswith("?")
     assert dashboard["schemaVersion"] == SCHEMA_VERSION
-    assert "id" not in dashboard, "Grafana gives it"
+    assert "id" not in dashboard, "Grafana assigns it"
     assert dashboard["editable"] is False, "a change in the browser would be lost"
     assert dashboard["refresh"]
 
 
-def test_dashboards_differ_in_uid_and_title() -> None:
-    assert len({one["title"] for one in DASHBOARDS.values()}) == len(DASHBOARDS) == 4
+def test_dashboard_titles_are_unique() -> None:
+    assert len({board["title"] for board in DASHBOARDS.values()}) == len(DASHBOARDS) == 4
 
 
 @each_dashboard
-def test_dashboards_link_to_one_another_and_take_the_variables_along(dashboard: dict[str, Any]) -> None:
+def test_dashboards_link_to_each_other_and_keep_the_variables(dashboard: dict[str, Any]) -> None:
     [link] = dashboard["links"]
     assert link["type"] == "dashboards"
     assert set(link["tags"]) <= set(dashboard["tags"])
@@ -77,7 +77,7 @@ def test_dashboards_link_to_one_another_and_take_the_variables_along(dashboard: 
 
 
 @each_dashboard
-def test_variables_choose_datasource_job_instance_and_model(dashboard: dict[str, Any]) -> None:
+def test_variables_select_datasource_job_instance_and_model(dashboard: dict[str, Any]) -> None:
     source, *labels = dashboard["templating"]["list"]
     assert (source["type"], source["query"], source["name"]) == ("datasource", "prometheus", "datasource")
     assert [one["name"] for one in labels] == ["job", "instance", "model"]
@@ -85,15 +85,15 @@ def test_variables_choose_datasource_job_instance_and_model(dashboard: dict[str,
         assert one["multi"]
         assert one["includeAll"]
         assert one["allValue"] == ".*"
-        assert one["refresh"] == 2, "with the time range too"
+        assert one["refresh"] == 2, "reload on time range changes"
         assert one["datasource"]["uid"] == "${datasource}"
         metric = re.match(r"label_values\((\w+)", one["definition"])
         assert metric
-        assert metric[1] in SERVED
+        assert metric[1] in EXPORTED
 
 
 @each_dashboard
-def test_the_grid_has_no_overlap_and_no_gap_to_the_side(dashboard: dict[str, Any]) -> None:
+def test_panels_do_not_overlap_and_leave_no_empty_lines(dashboard: dict[str, Any]) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
@@ -107,24 +107,24 @@ def test_the_grid_has_no_overlap_and_no_gap_to_the_side(dashboard: dict[str, Any
         assert not cells & taken, panel["title"]
         taken |= cells
     depth = max(y for _, y in taken) + 1
-    assert {y for _, y in taken} == set(range(depth)), "rows of nothing"
+    assert {y for _, y in taken} == set(range(depth)), "empty grid lines"
 
 
 @each_dashboard
-def test_ids_are_unique_and_small_files_are_kept(dashboard: dict[str, Any]) -> None:
+def test_panel_ids_are_unique_and_files_are_small(dashboard: dict[str, Any]) -> None:
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
-    assert (DEPLOY / "grafana" / "dashboards" / f"{dashboard['uid']}.json").stat().st_size < LARGEST_FILE
+    assert (DEPLOY / "grafana" / "dashboards" / f"{dashboard['uid']}.json").stat().st_size < MAX_FILE_BYTES
 
 
-def test_a_title_names_one_panel() -> None:
+def test_panel_titles_are_unique() -> None:
     titles = [panel["title"] for _, panel in panels()]
     assert len(set(titles)) == len(titles)
 
 
 @each_panel
-def test_a_panel_has_title_description_unit_kind_and_queries(panel: dict[str, Any]) -> None:
-    assert panel["type"] in KINDS
+def test_each_panel_has_title_description_unit_type_and_queries(panel: dict[str, Any]) -> None:
+    assert panel["type"] in TYPES
     assert panel["title"][0].isupper()
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
@@ -134,35 +134,35 @@ def test_a_panel_has_title_description_unit_kind_and_queries(panel: dict[str, An
 
 
 @each_panel
-def test_thresholds_rise_from_a_colour_for_all(panel: dict[str, Any]) -> None:
+def test_thresholds_ascend_from_a_base_colour(panel: dict[str, Any]) -> None:
     first, *rest = [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
     assert first is None
     assert rest == sorted(rest)
 
 
 @each_panel
-def test_curves_of_several_series_have_legends_that_tell_them_apart(panel: dict[str, Any]) -> None:
+def test_legends_distinguish_the_series_of_a_query(panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
         grouped = _grouped_by(target["expr"])
         if panel["type"] in ("timeseries", "state-timeline"):
             assert named == grouped, target["expr"]
         elif panel["type"] in ("table", "barchart"):
-            assert target["legendFormat"], "a column's title"
+            assert target["legendFormat"], "the column title"
 
 
 @each_panel
-def test_kinds_ask_in_their_form(panel: dict[str, Any]) -> None:
-    wanted = {"heatmap": "heatmap", "table": "table", "barchart": "table"}.get(panel["type"], "time_series")
+def test_queries_use_the_format_of_the_panel_type(panel: dict[str, Any]) -> None:
+    expected = {"heatmap": "heatmap", "table": "table", "barchart": "table"}.get(panel["type"], "time_series")
     for target in panel["targets"]:
-        assert target["format"] == wanted
-        assert target["instant"] is (wanted == "table")
-        if wanted == "heatmap":
+        assert target["format"] == expected
+        assert target["instant"] is (expected == "table")
+        if expected == "heatmap":
             assert target["legendFormat"] == "{{le}}"
 
 
 @each_target
-def test_a_query_asks_the_chosen_datasource_job_instance_and_model(target: dict[str, Any]) -> None:
+def test_each_query_filters_by_the_selected_datasource_job_instance_and_model(target: dict[str, Any]) -> None:
     assert target["datasource"]["uid"] == "${datasource}"
     for metric, matchers in selectors(target["expr"]):
         if metric == "ALERTS":
@@ -170,25 +170,25 @@ def test_a_query_asks_the_chosen_datasource_job_instance_and_model(target: dict[
         assert matchers.get("job") == "=~$job", metric
         if metric not in RECORDED:
             assert matchers.get("instance") == "=~$instance", metric
-        if metric in RECORDED or "model" in SERVED.get(metric, ()):
+        if metric in RECORDED or "model" in EXPORTED.get(metric, ()):
             assert matchers.get("model", "").startswith("=~$model"), metric
 
 
 @each_target
-def test_a_query_reads_what_the_server_tells_by_labels_that_it_has(target: dict[str, Any]) -> None:
+def test_each_query_reads_exported_metrics_and_labels(target: dict[str, Any]) -> None:
     found = selectors(target["expr"])
     assert found
     for metric, matchers in found:
-        assert metric in SERVED or metric in RECORDED or metric in PROMETHEUS_OWN
-        if metric in SERVED:
-            assert set(matchers) - TARGET_LABELS <= SERVED[metric], metric
+        assert metric in EXPORTED or metric in RECORDED or metric in PROMETHEUS_OWN
+        if metric in EXPORTED:
+            assert set(matchers) - TARGET_LABELS <= EXPORTED[metric], metric
             assert _grouped_by(target["expr"]) <= set().union(
-                *(SERVED.get(one.metric, set()) for one in found), TARGET_LABELS, {"version"}
+                *(EXPORTED.get(one.metric, set()) for one in found), TARGET_LABELS, {"version"}
             )
 
 
 @each_target
-def test_counters_are_read_as_rates_over_grafanas_interval(target: dict[str, Any]) -> None:
+def test_counters_are_read_as_rates_over_grafana_intervals(target: dict[str, Any]) -> None:
     expression = target["expr"]
     for metric, _ in selectors(expression):
         if metric.endswith(("_total", "_bucket", "_sum", "_count")):
@@ -197,9 +197,9 @@ def test_counters_are_read_as_rates_over_grafanas_interval(target: dict[str, Any
     assert "irate(" not in expression
 
 
-@each_tile
-def test_a_tile_shows_its_last_value_and_tells_where_that_is_no_number(panel: dict[str, Any]) -> None:
-    """`lastNotNull` would pass over it, to a number of back then; so would a curve that just ends."""
+@each_stat
+def test_each_stat_shows_its_last_value_or_a_text_for_nan(panel: dict[str, Any]) -> None:
+    """With `lastNotNull`, or without NaN at the end, Grafana would keep showing an old value."""
     assert panel["options"]["reduceOptions"]["calcs"] == ["last"]
     [target] = panel["targets"]
     assert target["expr"].endswith(" or vector(0 / 0)")
@@ -212,16 +212,21 @@ def test_a_tile_shows_its_last_value_and_tells_where_that_is_no_number(panel: di
 
 
 @needs_promtool
-def test_tiles_have_one_value_though_no_server_is_read(tmp_path: Path) -> None:
-    asked = [filled_in(DASHBOARDS[uid], tile["targets"][0]["expr"], 15, 1800) for uid, tile in TILES]
+def test_stats_have_one_value_without_any_server(tmp_path: Path) -> None:
+    expressions = [filled_in(DASHBOARDS[uid], stat["targets"][0]["expr"], 15, 1800) for uid, stat in STATS]
     once = {"eval_time": "1h", "exp_samples": [{"labels": "{}", "value": 1}]}
-    file = tmp_path / "tiles.yml"
-    tests = [{"input_series": [], "promql_expr_test": [{"expr": f"count({one})", **once} for one in asked]}]
+    file = tmp_path / "stats.yml"
+    tests = [
+        {
+            "input_series": [],
+            "promql_expr_test": [{"expr": f"count({expression})", **once} for expression in expressions],
+        }
+    ]
     file.write_text(yaml.safe_dump({"tests": tests}))
     promtool("test", "rules", str(file))
 
 
 def _grouped_by(expression: str) -> set[str]:
-    """Labels of the answer: those of the outermost aggregation."""
+    """The labels of the result, which are those of the outermost aggregation."""
     groups = re.findall(r"\b(?:sum|max|count|min|avg) by \(([^)]*)\)", expression)
     return {label.strip() for group in groups[:1] for label in group.split(",")} - {"le"}

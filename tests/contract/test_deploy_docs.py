@@ -1,4 +1,4 @@
-"""docs/observability.md has each panel, alert, setting and objective by the name that it has elsewhere."""
+"""docs/observability.md names each panel, alert, setting and objective as the deployment does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 from contract.deployed import ALERTS, DASHBOARDS, DEPLOY, panels
 
-from deploy.prometheus.burn_rates import SPEEDS
+from deploy.prometheus.burn_rates import ALERTS as BURN_RATE_ALERTS
 from deploy.prometheus.objectives import OBJECTIVES
 from lockstep_server.settings import Settings
 
@@ -18,20 +18,20 @@ LARGEST_PICTURE = 200_000
 
 
 def section(title: str) -> str:
-    """The text under a heading, down to the next one of the same depth."""
+    """The text of a section, up to the next heading of the same level."""
     found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
-    assert found, f"there is no section {title}"
+    assert found, f"missing section {title}"
     return found[1]
 
 
 def rows(text: str) -> list[str]:
-    """The first cells of a table, without its head."""
+    """The first column of a table, without its header."""
     found = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
-    return [one for one in found if one not in ("panel", "objective")]
+    return [cell for cell in found if cell not in ("panel", "objective")]
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
-def test_a_dashboard_has_a_section_with_its_question_a_picture_and_all_its_panels(dashboard: dict) -> None:  # type: ignore[type-arg]
+def test_each_dashboard_has_a_section_with_its_question_picture_and_panels(dashboard: dict) -> None:  # type: ignore[type-arg]
     name = dashboard["uid"].removeprefix("lockstep-")
     text = section(dashboard["title"].removeprefix("Lockstep / "))
     assert f"*{dashboard['description']}*" in text
@@ -40,7 +40,7 @@ def test_a_dashboard_has_a_section_with_its_question_a_picture_and_all_its_panel
     assert rows(text) == [panel["title"] for uid, panel in panels() if uid == dashboard["uid"]]
 
 
-def test_every_alert_has_an_entry_where_its_runbook_line_points() -> None:
+def test_each_alert_has_a_runbook_entry() -> None:
     headings = re.findall(r"^### (\w+)$", section("Runbook"), re.MULTILINE)
     assert headings == sorted(ALERTS, key=headings.index)
     assert {f"docs/observability.md#{name.lower()}" for name in headings} == {
@@ -48,7 +48,7 @@ def test_every_alert_has_an_entry_where_its_runbook_line_points() -> None:
     }
 
 
-def test_what_the_page_sets_in_italics_is_a_panel_a_dashboard_or_a_question() -> None:
+def test_each_text_in_italics_is_a_panel_a_dashboard_or_a_question() -> None:
     known = {panel["title"] for _, panel in panels()} | {"burn rate"}
     for dashboard in DASHBOARDS.values():
         known |= {dashboard["title"].removeprefix("Lockstep / "), dashboard["description"]}
@@ -56,16 +56,16 @@ def test_what_the_page_sets_in_italics_is_a_panel_a_dashboard_or_a_question() ->
     assert named - known == set()
 
 
-def test_objectives_and_burn_rates_are_those_of_the_rules() -> None:
+def test_objectives_and_burn_rates_match_the_rules() -> None:
     text = section("Objectives")
-    for one in OBJECTIVES:
-        assert f"| {one.name.replace('_', ' ')} | {one.share * 100:g} % |" in text
-    for speed in SPEEDS:
-        for factor, *_ in speed.pairs:
-            assert f"{factor:g} over" in text
+    for objective in OBJECTIVES:
+        assert f"| {objective.name.replace('_', ' ')} | {objective.target * 100:g} % |" in text
+    for alert in BURN_RATE_ALERTS:
+        for burn_rate, *_ in alert.thresholds:
+            assert f"{burn_rate:g} over" in text
 
 
-def test_settings_that_the_page_names_are_settings() -> None:
+def test_each_flag_on_the_page_is_a_setting() -> None:
     flags = {"--" + one.name.replace("_", "-") for one in fields(Settings)}
     named = set(re.findall(r"`(--[a-z-]+)", PAGE))
     assert named <= flags

@@ -1,4 +1,4 @@
-"""Recording rules and alerts: valid, tested by promtool both ways, and each with a runbook."""
+"""Recording rules and alerts are valid, have promtool tests for firing and silence, and runbook entries."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from contract.deployed import (
     RECORDED,
     RULES,
     TARGET_LABELS,
+    exported,
     selectors,
-    served,
 )
 
 from deploy.prometheus import objectives
-from deploy.prometheus.burn_rates import SECONDS
+from deploy.prometheus.burn_rates import WINDOWS
 from lockstep_server.errors import ErrorCode
 from lockstep_server.metrics.families import Metrics
 
 PROMETHEUS = DEPLOY / "prometheus"
-SERVED = served()
-WORDS = {code.value for code in ErrorCode} | {"ok"}
+EXPORTED = exported()
+OUTCOMES = {code.value for code in ErrorCode} | {"ok"}
 BURN_RATES = yaml.safe_load((PROMETHEUS / "rules" / "objectives.yml").read_text())["groups"]
 STALE_S = 300
-"""For so long Prometheus takes a recorded value as that of now."""
+"""Prometheus uses a recorded value for this long."""
 
 TESTS = [
     test
@@ -39,7 +39,7 @@ TESTS = [
 ]
 
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="there is no promtool: install prometheus"
+    shutil.which("promtool") is None, reason="promtool is not installed (apt install prometheus)"
 )
 each_alert = pytest.mark.parametrize("alert", ALERTS.values(), ids=ALERTS)
 
@@ -56,19 +56,19 @@ def test_the_configuration_and_its_rules_are_valid() -> None:
 
 @needs_promtool
 @pytest.mark.parametrize("file", sorted((PROMETHEUS / "tests").glob("*.yml")), ids=lambda file: file.name)
-def test_alerts_fire_and_stay_silent_as_their_tests_say(file: Any) -> None:
+def test_alerts_pass_their_promtool_tests(file: Any) -> None:
     promtool("test", "rules", str(file))
 
 
 @each_alert
-def test_an_alert_is_seen_to_fire_and_to_stay_silent(alert: dict[str, Any]) -> None:
+def test_each_alert_is_tested_firing_and_silent(alert: dict[str, Any]) -> None:
     fires = [
         bool(one.get("exp_alerts"))
         for test in TESTS
         for one in test.get("alert_rule_test", ())
         if one["alertname"] == alert["alert"]
     ]
-    # An alert for each model or instance is silent for the others of the same test.
+    # An alert per model or instance may be silent for the other series of the same test.
     others = [
         test for test in TESTS if len({_subject(series["series"]) for series in test["input_series"]}) > 1
     ]
@@ -79,7 +79,7 @@ def test_an_alert_is_seen_to_fire_and_to_stay_silent(alert: dict[str, Any]) -> N
 
 
 @each_alert
-def test_an_alert_has_a_severity_a_summary_and_a_runbook(alert: dict[str, Any]) -> None:
+def test_each_alert_has_a_severity_a_summary_and_a_runbook(alert: dict[str, Any]) -> None:
     assert alert["alert"].startswith("Lockstep")
     assert alert["labels"]["severity"] in ("page", "ticket")
     assert alert["annotations"].keys() == {"summary", "description", "runbook"}
@@ -87,65 +87,65 @@ def test_an_alert_has_a_severity_a_summary_and_a_runbook(alert: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
-def test_a_rule_reads_what_there_is(rule: dict[str, Any]) -> None:
+def test_each_rule_reads_existing_metrics_and_labels(rule: dict[str, Any]) -> None:
     for metric, matchers in selectors(rule["expr"]):
-        assert metric in SERVED or metric in RECORDED or metric in PROMETHEUS_OWN
-        if metric in SERVED:
-            assert set(matchers) - TARGET_LABELS <= SERVED[metric], metric
+        assert metric in EXPORTED or metric in RECORDED or metric in PROMETHEUS_OWN
+        if metric in EXPORTED:
+            assert set(matchers) - TARGET_LABELS <= EXPORTED[metric], metric
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
-def test_a_rule_counts_by_words_that_the_server_says(rule: dict[str, Any]) -> None:
+def test_each_rule_matches_existing_outcomes(rule: dict[str, Any]) -> None:
     for _, matchers in selectors(rule["expr"]):
-        assert _words(matchers) <= WORDS
+        assert _outcomes(matchers) <= OUTCOMES
 
 
 @pytest.mark.parametrize("group", BURN_RATES, ids=lambda group: group["name"])
-def test_long_windows_are_evaluated_less_often_yet_never_stale(group: dict[str, Any]) -> None:
+def test_long_windows_are_evaluated_less_often_but_never_stale(group: dict[str, Any]) -> None:
     read = {w for rule in group["rules"] for w in re.findall(r"\[(\w+)\]", rule["expr"])}
     if "interval" in group:
-        assert min(SECONDS[window] for window in read) >= SECONDS["6h"]
+        assert min(WINDOWS[window] for window in read) >= WINDOWS["6h"]
         assert 15 < 60 * int(group["interval"].removesuffix("m")) <= STALE_S / 2
-        assert not any("alert" in rule for rule in group["rules"]), "it would come late"
+        assert not any("alert" in rule for rule in group["rules"]), "it would fire late"
     else:
-        assert max(SECONDS[window] for window in read) < SECONDS["6h"]
+        assert max(WINDOWS[window] for window in read) < WINDOWS["6h"]
 
 
-def test_the_operator_is_given_the_same_rules() -> None:
+def test_the_operator_object_has_the_same_rules() -> None:
     file = yaml.safe_load((DEPLOY / "kubernetes" / "prometheusrule.yaml").read_text())
     groups = file["spec"]["groups"]
     assert [rule for group in groups for rule in group["rules"]] == RULES
     assert [group for group in groups if "interval" in group] == [g for g in BURN_RATES if "interval" in g]
 
 
-def test_no_rule_is_there_twice() -> None:
+def test_rule_names_are_unique() -> None:
     assert len(RECORDED) + len(ALERTS) == len(RULES)
 
 
-@pytest.mark.parametrize("objective", objectives.OBJECTIVES, ids=lambda one: one.name)
-def test_an_objective_counts_by_words_that_the_server_says(objective: objectives.Objective) -> None:
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES, ids=lambda objective: objective.name)
+def test_each_objective_matches_existing_outcomes(objective: objectives.Objective) -> None:
     for term in (*objective.bad, *objective.total):
         [(_, matchers)] = selectors(f"{term.metric}{{{term.matchers}}}")
-        assert _words(matchers) <= WORDS
+        assert _outcomes(matchers) <= OUTCOMES
 
 
-def test_latency_objectives_end_at_a_bound_of_their_histograms() -> None:
-    slow = [term for one in objectives.OBJECTIVES for term in one.bad if term.above]
-    assert len(slow) == 2
-    for term in slow:
+def test_latency_objectives_use_histogram_bounds() -> None:
+    terms = [term for objective in objectives.OBJECTIVES for term in objective.bad if term.above]
+    assert len(terms) == 2
+    for term in terms:
         assert float(term.above) in _bounds(term.metric)
 
 
 def _bounds(metric: str) -> list[float]:
-    """Those of a histogram of a real server's registry."""
+    """The bucket bounds of a histogram of the server."""
     family = getattr(Metrics(), metric.removeprefix("lockstep_"))
-    return list(family.labels(*SERVED[f"{metric}_count"]).bounds)
+    return list(family.labels(*EXPORTED[f"{metric}_count"]).bounds)
 
 
-def _words(matchers: dict[str, str]) -> set[str]:
-    """What a selector asks of how requests ended."""
-    asked = (matchers[label] for label in ("outcome", "code") if label in matchers)
-    return {word for one in asked for word in one.lstrip("!=~").split("|")}
+def _outcomes(matchers: dict[str, str]) -> set[str]:
+    """The outcomes and error codes that a selector names."""
+    values = (matchers[label] for label in ("outcome", "code") if label in matchers)
+    return {outcome for value in values for outcome in value.lstrip("!=~").split("|")}
 
 
 def _subject(series: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""One run of everything, for all tests here: a server under load, read by a Prometheus as it is shipped."""
+"""One run for all tests here: a server under load, scraped by Prometheus with the shipped configuration."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.rehearsal import stage, traffic
+from deploy.rehearsal import processes, traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deploy.rehearsal.prometheus import Prometheus
 
-_LEAST_S = 15.0
-"""Long enough for every kind of call, and for a rate over four scrapes."""
+_MIN_LOAD_S = 15.0
+"""Long enough for every kind of request, and for a rate over four scrapes."""
 
-_LONGEST_S = 75.0
+_MAX_LOAD_S = 75.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """A load that has run, and who saw it."""
+    """A server under load, as seen by Prometheus."""
 
     prometheus: Prometheus
-    page: str  # of the server's /metrics
+    metrics: str  # the text of /metrics
     since: float
 
     @property
@@ -37,22 +37,22 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    if not stage.has_prometheus():
-        pytest.skip("there is no prometheus on the PATH: apt install prometheus")
-    with stage.rehearsal(tmp_path_factory.mktemp("prometheus"), traffic.MODELS) as staged:
+    if not processes.has_prometheus():
+        pytest.skip("prometheus not found on the PATH (apt install prometheus)")
+    with processes.rehearsal(tmp_path_factory.mktemp("prometheus"), traffic.MODELS) as running:
         since = time.time()
-        with stage.load(staged.address):
-            _wait(staged.prometheus, since)
-            page = urllib.request.urlopen(f"http://{staged.metrics}/metrics", timeout=30).read().decode()
-            yield Run(staged.prometheus, page, since)
+        with processes.load(running.address):
+            _wait_for_rules(running.prometheus, since)
+            metrics = urllib.request.urlopen(f"http://{running.metrics}/metrics", timeout=30).read().decode()
+            yield Run(running.prometheus, metrics, since)
 
 
-def _wait(prometheus: Prometheus, since: float) -> None:
-    """Until every recording rule has been evaluated under load: they are, every 15 seconds."""
-    while time.time() < since + _LONGEST_S:
-        recorded = [rule for rule in prometheus.rules() if rule["type"] == "recording"]
-        if time.time() > since + _LEAST_S and all(prometheus.now(rule["name"]) for rule in recorded):
+def _wait_for_rules(prometheus: Prometheus, since: float) -> None:
+    """Wait until every recording rule, evaluated every 15 seconds, has a value under load."""
+    while time.time() < since + _MAX_LOAD_S:
+        rules = [rule for rule in prometheus.rules() if rule["type"] == "recording"]
+        if time.time() > since + _MIN_LOAD_S and all(prometheus.now(rule["name"]) for rule in rules):
             return
         time.sleep(0.5)
-    empty = [rule["name"] for rule in recorded if not prometheus.now(rule["name"])]
-    raise AssertionError(f"after {_LONGEST_S:.0f} s of load these rules had recorded nothing: {empty}")
+    empty = [rule["name"] for rule in rules if not prometheus.now(rule["name"])]
+    raise AssertionError(f"rules without a value after {_MAX_LOAD_S:.0f} s of load: {empty}")

@@ -1,7 +1,7 @@
-"""Every expression that is shipped, asked of a real Prometheus: no error, and no empty answer.
+"""Every shipped expression returns data from a real Prometheus, without errors.
 
-Only the target is another one than is shipped (targets/lockstep.yml, the file that users change), it is
-scraped every second, and long windows are evaluated as often as short ones.
+Differences to the shipped configuration: the target (targets/lockstep.yml, which users edit), a scrape
+interval of one second, and long windows evaluated as often as short ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from deploy.rehearsal import grafana
-from deploy.rehearsal.stage import SCRAPE_S
+from deploy.rehearsal.processes import SCRAPE_S
 from deploy.rehearsal.traffic import MODELS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.observability, pytest.mark.timeout(240)]
 
-DASHBOARDS = {one["title"]: one for one in grafana.dashboards()}
+DASHBOARDS = {board["title"]: board for board in grafana.dashboards()}
 RULES = [
     rule
     for file in sorted((Path(__file__).parents[2] / "deploy/prometheus/rules").glob("*.yml"))
@@ -34,35 +34,35 @@ RULES = [
 ]
 
 _COMPARISON = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*-?[\d.]+")
-"""With a number. Those of matchers are with a string."""
+"""A comparison with a number. Label matchers compare with a string."""
 
 
 @pytest.mark.parametrize("title", DASHBOARDS)
 def test_every_panel_has_data(run: Run, title: str) -> None:
-    asked = list(grafana.asked(DASHBOARDS[title], SCRAPE_S, run.seconds))
-    assert asked
-    empty = [one for one in asked if not answers(run, one) and not is_excused(run, one)]
-    assert [f"{one}: {one.expression}" for one in empty] == []
+    queries = list(grafana.queries(DASHBOARDS[title], SCRAPE_S, run.seconds))
+    assert queries
+    empty = [query for query in queries if not results(run, query) and not needs_gpu(run, query)]
+    assert [f"{query}: {query.expression}" for query in empty] == []
 
 
 @pytest.mark.parametrize("title", DASHBOARDS)
-def test_every_variable_has_values_to_choose_from(run: Run, title: str) -> None:
+def test_every_variable_has_values(run: Run, title: str) -> None:
     for _, label, selector in grafana.variables(DASHBOARDS[title]):
         assert run.prometheus.label_values(label, selector)
 
 
 @pytest.mark.parametrize("title", DASHBOARDS)
-def test_every_annotation_can_be_asked(run: Run, title: str) -> None:
-    """Nothing has restarted: it is the number before the comparison that must be there."""
-    for one in DASHBOARDS[title]["annotations"]["list"]:
-        expression = grafana.filled_in(DASHBOARDS[title], one["expr"], SCRAPE_S, run.seconds)
+def test_every_annotation_is_valid(run: Run, title: str) -> None:
+    """No engine has restarted, so only the expression before the comparison must have data."""
+    for annotation in DASHBOARDS[title]["annotations"]["list"]:
+        expression = grafana.filled_in(DASHBOARDS[title], annotation["expr"], SCRAPE_S, run.seconds)
         run.prometheus.over(expression, run.since)
         assert run.prometheus.over(without_comparisons(expression), run.since)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
 def test_every_rule_has_data(run: Run, rule: dict[str, Any]) -> None:
-    """An alert that does not fire is empty: it is what it compares that must be there."""
+    """An alert that does not fire returns nothing, so the compared expression must have data."""
     run.prometheus.now(rule["expr"])
     if "record" in rule:
         assert run.prometheus.now(rule["record"])
@@ -71,27 +71,27 @@ def test_every_rule_has_data(run: Run, rule: dict[str, Any]) -> None:
 
 
 def test_every_rule_is_evaluated_without_an_error(run: Run) -> None:
-    found = run.prometheus.rules()
-    assert len(found) == len(RULES)
-    assert [rule for rule in found if rule.get("lastError")] == []
+    rules = run.prometheus.rules()
+    assert len(rules) == len(RULES)
+    assert [rule for rule in rules if rule.get("lastError")] == []
 
 
-def test_panels_that_offer_traces_have_exemplars(run: Run) -> None:
-    offered = [
-        one
+def test_queries_with_exemplars_return_exemplars(run: Run) -> None:
+    queries = [
+        query
         for dashboard in DASHBOARDS.values()
-        for one in grafana.asked(dashboard, SCRAPE_S, run.seconds)
-        if one.target["exemplar"]
+        for query in grafana.queries(dashboard, SCRAPE_S, run.seconds)
+        if query.target["exemplar"]
     ]
-    assert offered
-    for one in offered:
-        found = run.prometheus.exemplars(one.expression, run.since)
-        traces = [trace["labels"].get("trace_id") for series in found for trace in series["exemplars"]]
-        assert any(traces), str(one)
+    assert queries
+    for query in queries:
+        found = run.prometheus.exemplars(query.expression, run.since)
+        traces = [exemplar["labels"].get("trace_id") for series in found for exemplar in series["exemplars"]]
+        assert any(traces), str(query)
 
 
-def test_what_was_accepted_has_ended_or_is_in_flight(run: Run) -> None:
-    """What is not would add up. A scrape may meet a burst half counted: it reads on another thread."""
+def test_accepted_requests_have_ended_or_are_in_flight(run: Run) -> None:
+    """Lost requests would add up. One scrape may be off, because it can read in the middle of a burst."""
     lost = run.prometheus.over(
         "sum by (model) (lockstep_accepted_total) - sum by (model) (lockstep_requests_total)"
         " - sum by (model) (lockstep_queue_depth)",
@@ -102,22 +102,21 @@ def test_what_was_accepted_has_ended_or_is_in_flight(run: Run) -> None:
         assert abs(statistics.median(curve.values)) < 10, curve.labels
 
 
-def test_comparisons_are_taken_off_and_matchers_are_not() -> None:
-    """What the tests of alerts rest on."""
+def test_without_comparisons_keeps_label_matchers() -> None:
     assert without_comparisons('up{job!="a", x=~"1"} == 0') == 'up{job!="a", x=~"1"}'
     assert without_comparisons("a > 14.4\n  and b * 3600 >= 5") == "a\n  and b * 3600"
 
 
-def answers(run: Run, one: grafana.PanelQuery) -> list[Curve]:
-    """As Grafana asks: now, or over the time shown."""
-    if one.target["instant"]:
-        return run.prometheus.now(one.expression)
-    return run.prometheus.over(one.expression, run.since)
+def results(run: Run, query: grafana.PanelQuery) -> list[Curve]:
+    """Run an instant or a range query, as Grafana does."""
+    if query.target["instant"]:
+        return run.prometheus.now(query.expression)
+    return run.prometheus.over(query.expression, run.since)
 
 
-def is_excused(run: Run, one: grafana.PanelQuery) -> bool:
-    """Panels of a GPU, where the server sees none."""
-    return "lockstep_gpu_" in one.expression and "lockstep_gpu_" not in run.page
+def needs_gpu(run: Run, query: grafana.PanelQuery) -> bool:
+    """Whether the query reads GPU metrics on a server without a GPU."""
+    return "lockstep_gpu_" in query.expression and "lockstep_gpu_" not in run.metrics
 
 
 def without_comparisons(expression: str) -> str:

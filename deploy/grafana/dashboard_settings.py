@@ -1,4 +1,4 @@
-"""What every dashboard has around its panels: variables to choose by, links, marks of restarts."""
+"""Settings that all dashboards share: variables, links and annotations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TAG = "lockstep"
 
 
 def _label_variable(name: str, label: str, query: str) -> Json:
-    """A choice of values of a label; all of them at first."""
+    """A multi-select variable over the values of a label, with all values selected by default."""
     return {
         "name": name,
         "label": label,
@@ -21,7 +21,7 @@ def _label_variable(name: str, label: str, query: str) -> Json:
         "datasource": DATASOURCE,
         "query": {"query": query, "refId": "A"},
         "definition": query,
-        "refresh": 2,  # with the time range too: models come and go
+        "refresh": 2,  # reload when the time range changes, because the set of models may change
         "sort": 1,
         "multi": True,
         "includeAll": True,
@@ -56,13 +56,13 @@ LINKS: Json = {
     "targetBlank": False,
 }
 
-RESTARTS: Json = {
+ENGINE_RESTARTS: Json = {
     "name": "Engine restarts",
     "datasource": DATASOURCE,
     "enable": True,
     "hide": False,
     "iconColor": "red",
-    "expr": f"increase({select('lockstep_engine_restarts_total', of=SERVER)}[$__rate_interval]) > 0",
+    "expr": f"increase({select('lockstep_engine_restarts_total', scope=SERVER)}[$__rate_interval]) > 0",
     "step": "15s",
-    "titleFormat": "The engine process was started again",
+    "titleFormat": "Engine process restarted",
 }

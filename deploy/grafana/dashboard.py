@@ -1,40 +1,40 @@
-"""Dashboards as plain data, and the JSON that Grafana's file provisioning takes.
+"""Dashboards as plain data, and their conversion to the JSON of Grafana's file provisioning.
 
-queries -> panels -> rows -> a dashboard -> `to_json`: panels are laid out from left to right on
-Grafana's 24 columns, and get their ids in reading order.
+Query -> Panel -> DashboardRow -> Dashboard -> to_json(), which places the panels of a row from left to right
+on Grafana's 24 columns and numbers them in reading order.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .around import DATASOURCE, LINKS, RESTARTS, TAG, VARIABLES, Json
+from .dashboard_settings import DATASOURCE, ENGINE_RESTARTS, LINKS, TAG, VARIABLES, Json
 
 COLUMNS = 24
 SCHEMA_VERSION = 42
-"""Of Grafana 12.2 and later; older ones open it, newer ones migrate it."""
+"""Schema of Grafana 12.2. Older versions can open it; newer versions migrate it."""
 
 GREEN, YELLOW, RED, BLUE = "green", "yellow", "red", "blue"
 
 Threshold = tuple[float, str]
-"""From this value on, this colour."""
+"""(value, colour): the colour applies from this value on."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One expression. `legend` may hold labels as `{{model}}`."""
+    """One PromQL expression. `legend` may contain labels, such as `{{model}}`."""
 
     expr: str
     legend: str = ""
-    exemplars: bool = False  # offer traces beside the curve
+    exemplars: bool = False  # show exemplars, which link to traces
 
-    def to_json(self, ref: str, form: str, instant: bool) -> Json:
+    def to_json(self, ref: str, format_: str, instant: bool) -> Json:
         return {
             "datasource": DATASOURCE,
             "editorMode": "code",
             "exemplar": self.exemplars,
             "expr": self.expr,
-            "format": form,
+            "format": format_,
             "instant": instant,
             "legendFormat": self.legend,
             "range": not instant,
@@ -44,9 +44,9 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn. `description` tells what the panel answers; docs/observability.md what to do."""
+    """One panel. `description` explains what it shows; docs/observability.md explains what to do."""
 
-    kind: str  # Grafana's type of panel
+    type: str  # Grafana's panel type
     title: str
     description: str
     unit: str
@@ -54,28 +54,28 @@ class Panel:
     width: int = 8
     height: int = 8
     thresholds: tuple[Threshold, ...] = ()
-    base: str = GREEN  # the colour below the first threshold
-    form: str = "time_series"
+    base_colour: str = GREEN  # below the first threshold
+    format: str = "time_series"
     instant: bool = False
     options: Json = field(default_factory=dict)
-    custom: Json = field(default_factory=dict)  # how the fields are drawn
+    custom: Json = field(default_factory=dict)  # drawing options of the fields
     field_options: Json = field(default_factory=dict)  # min, max, mappings, ...
     transformations: tuple[Json, ...] = ()
-    overrides: tuple[Json, ...] = ()  # of single fields
+    overrides: tuple[Json, ...] = ()  # options of single fields
 
     def to_json(self, number: int, x: int, y: int) -> Json:
-        steps: list[Json] = [{"color": self.base, "value": None}]
+        steps: list[Json] = [{"color": self.base_colour, "value": None}]
         steps += [{"color": colour, "value": value} for value, colour in self.thresholds]
         defaults = {
             "unit": self.unit,
-            "color": {"mode": "thresholds" if self.kind == "stat" else "palette-classic"},
+            "color": {"mode": "thresholds" if self.type == "stat" else "palette-classic"},
             "thresholds": {"mode": "absolute", "steps": steps},
             "custom": self.custom,
             **self.field_options,
         }
         return {
             "id": number,
-            "type": self.kind,
+            "type": self.type,
             "title": self.title,
             "description": self.description,
             "datasource": DATASOURCE,
@@ -83,7 +83,7 @@ class Panel:
             "fieldConfig": {"defaults": defaults, "overrides": list(self.overrides)},
             "options": self.options,
             "targets": [
-                query.to_json(chr(ord("A") + index), self.form, self.instant)
+                query.to_json(chr(ord("A") + index), self.format, self.instant)
                 for index, query in enumerate(self.queries)
             ],
             "transformations": list(self.transformations),
@@ -92,7 +92,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class DashboardRow:
-    """Panels under a title."""
+    """A titled row of panels."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -100,7 +100,7 @@ class DashboardRow:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One page."""
+    """One dashboard. `description` is the question it answers."""
 
     uid: str
     title: str
@@ -119,31 +119,31 @@ class Dashboard:
             "tags": [TAG],
             "schemaVersion": SCHEMA_VERSION,
             "editable": False,
-            "graphTooltip": 1,  # one crosshair for all panels
+            "graphTooltip": 1,  # shared crosshair
             "refresh": "15s",
             "time": {"from": "now-30m", "to": "now"},
             "timezone": "browser",
             "links": [LINKS],
-            "annotations": {"list": [RESTARTS]},
+            "annotations": {"list": [ENGINE_RESTARTS]},
             "templating": {"list": VARIABLES},
             "panels": _lay_out(self.rows),
         }
 
 
 def _lay_out(rows: tuple[DashboardRow, ...]) -> list[Json]:
-    """Rows below one another, each row's panels from left to right, wrapped at the last column."""
-    made: list[Json] = []
+    """Place rows below one another, with panels from left to right, wrapped at the last column."""
+    placed: list[Json] = []
     y = 0
     for row in rows:
-        made.append(_row(row.title, len(made) + 1, y))
-        x, y, tallest = 0, y + 1, 0
+        placed.append(_row(row.title, len(placed) + 1, y))
+        x, y, height = 0, y + 1, 0
         for panel in row.panels:
             if x + panel.width > COLUMNS:
-                x, y, tallest = 0, y + tallest, 0
-            made.append(panel.to_json(len(made) + 1, x, y))
-            x, tallest = x + panel.width, max(tallest, panel.height)
-        y += tallest
-    return made
+                x, y, height = 0, y + height, 0
+            placed.append(panel.to_json(len(placed) + 1, x, y))
+            x, height = x + panel.width, max(height, panel.height)
+        y += height
+    return placed
 
 
 def _row(title: str, number: int, y: int) -> Json:

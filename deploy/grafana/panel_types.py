@@ -1,15 +1,15 @@
-"""The kinds of panels that the dashboards use, each with one way to be drawn."""
+"""Functions that create a panel of each type the dashboards use, with its drawing options."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .parts import Panel, Query
-from .promql import or_no_number
+from .dashboard import Panel, Query
+from .promql import or_nan
 
 if TYPE_CHECKING:
-    from .around import Json
+    from .dashboard_settings import Json
 
 _LEGEND: Json = {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": ["mean", "max"]}
 _TOOLTIP: Json = {"mode": "multi", "sort": "desc"}
@@ -17,16 +17,16 @@ _TOOLTIP: Json = {"mode": "multi", "sort": "desc"}
 _NO_DATA = "no data"
 
 
-def curves(
+def time_series(
     title: str,
     unit: str,
     description: str,
     *queries: Query,
     stacked: bool = False,
-    limit: str = "",
+    threshold_style: str = "",
     **more: Any,
 ) -> Panel:
-    """Values over time. `limit` draws the thresholds: as "line" or "dashed"."""
+    """Values over time. `threshold_style` draws the thresholds as "line" or "dashed"."""
     return Panel(
         "timeseries",
         title,
@@ -41,31 +41,32 @@ def curves(
             "showPoints": "never",
             "spanNulls": False,
             "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
-            "thresholdsStyle": {"mode": limit or "off"},
+            "thresholdsStyle": {"mode": threshold_style or "off"},
         },
         field_options={"min": 0, **more.pop("field_options", {})},
         **more,
     )
 
 
-def number(
-    title: str, unit: str, description: str, query: Query, *, without: str = _NO_DATA, **more: Any
+def stat(
+    title: str, unit: str, description: str, query: Query, *, nan_text: str = _NO_DATA, **more: Any
 ) -> Panel:
-    """The last value of a query without labels, coloured by its thresholds, with its course behind.
+    """The last value of a query without labels, coloured by threshold, with its history as background.
 
-    `without` is what it says where that is no number: a share of nothing, or a server that is gone.
-    A curve that ends would leave its last number behind, so it is made to go on without one.
+    Args:
+        nan_text: shown if the value is NaN (no requests) or missing (no server). The query returns NaN
+            instead of nothing, because Grafana would otherwise keep showing the last good value.
     """
     return Panel(
         "stat",
         title,
         description,
         unit,
-        (replace(query, expr=or_no_number(query.expr)),),
+        (replace(query, expr=or_nan(query.expr)),),
         width=more.pop("width", 4),
         height=4,
         options={
-            # Not "lastNotNull": it passes NaN over too, back to the last good value.
+            # Not "lastNotNull": it would skip NaN and show the last good value.
             "reduceOptions": {"calcs": ["last"], "fields": "", "values": False},
             "colorMode": "value",
             "graphMode": "area",
@@ -75,22 +76,22 @@ def number(
         },
         field_options={
             "noValue": _NO_DATA,
-            "mappings": [_without_number(without)],
+            "mappings": [_nan_mapping(nan_text)],
             **more.pop("field_options", {}),
         },
         **more,
     )
 
 
-def heat_map(title: str, unit: str, description: str, query: Query, **more: Any) -> Panel:
-    """How many observations fell between two bounds of a histogram, over time."""
+def heatmap(title: str, unit: str, description: str, query: Query, **more: Any) -> Panel:
+    """Histogram bucket counts over time."""
     return Panel(
         "heatmap",
         title,
         description,
         unit,
         (query,),
-        form="heatmap",
+        format="heatmap",
         options={
             "calculate": False,
             "cellGap": 1,
@@ -107,11 +108,17 @@ def heat_map(title: str, unit: str, description: str, query: Query, **more: Any)
 
 
 def table(
-    title: str, unit: str, description: str, *columns: Query, counted: tuple[str, ...] = (), **more: Any
+    title: str,
+    unit: str,
+    description: str,
+    *columns: Query,
+    numeric_labels: tuple[str, ...] = (),
+    **more: Any,
 ) -> Panel:
-    """A line for each combination of labels, a column for each query, named by its legend.
+    """A row per combination of labels, and a column per query, named by its legend.
 
-    `counted` are labels that are whole numbers: lines are sorted by their value.
+    Args:
+        numeric_labels: labels with integer values. Rows are sorted by them.
     """
     return Panel(
         "table",
@@ -119,32 +126,33 @@ def table(
         description,
         unit,
         columns,
-        form="table",
+        format="table",
         instant=True,
         options={
             "cellHeight": "sm",
             "showHeader": True,
             "footer": {"show": False},
             "sortBy": [
-                {"displayName": one, "desc": False} for one in (("model", *counted) if counted else ())
+                {"displayName": one, "desc": False}
+                for one in (("model", *numeric_labels) if numeric_labels else ())
             ],
         },
         custom={"align": "auto", "cellOptions": {"type": "auto"}, "filterable": True},
-        transformations=(*_joined(columns), *map(_as_number, counted)),
-        overrides=tuple(map(_without_unit, counted)),
+        transformations=(*_joined(columns), *map(_as_number, numeric_labels)),
+        overrides=tuple(map(_without_unit, numeric_labels)),
         **more,
     )
 
 
-def bars(title: str, unit: str, description: str, *columns: Query, group: str, **more: Any) -> Panel:
-    """Groups of bars side by side: a group for each value of the label `group`, a bar for each query."""
+def bar_chart(title: str, unit: str, description: str, *columns: Query, group: str, **more: Any) -> Panel:
+    """A group of bars per value of the label `group`, with one bar per query."""
     return Panel(
         "barchart",
         title,
         description,
         unit,
         columns,
-        form="table",
+        format="table",
         instant=True,
         options={
             "xField": group,
@@ -163,9 +171,9 @@ def bars(title: str, unit: str, description: str, *columns: Query, group: str, *
     )
 
 
-def states(title: str, description: str, query: Query, *, off: str, on: str, **more: Any) -> Panel:
-    """0 and 1 over time, in words."""
-    words = {
+def state_timeline(title: str, description: str, query: Query, *, off: str, on: str, **more: Any) -> Panel:
+    """A 0/1 value over time, shown as the texts `off` and `on`."""
+    texts = {
         "0": {"text": off, "color": "red", "index": 0},
         "1": {"text": on, "color": "green", "index": 1},
     }
@@ -185,19 +193,19 @@ def states(title: str, description: str, query: Query, *, off: str, on: str, **m
         },
         custom={"fillOpacity": 70, "lineWidth": 0},
         thresholds=((1, "green"),),
-        field_options={"mappings": [{"type": "value", "options": words}]},
+        field_options={"mappings": [{"type": "value", "options": texts}]},
         **more,
     )
 
 
-def _without_number(words: str) -> Json:
-    """In no colour of the thresholds: it is neither good nor bad."""
-    result = {"text": words, "color": "text", "index": 0}
+def _nan_mapping(text: str) -> Json:
+    # In the text colour rather than a threshold colour: no value is neither good nor bad.
+    result = {"text": text, "color": "text", "index": 0}
     return {"type": "special", "options": {"match": "null+nan", "result": result}}
 
 
 def _joined(columns: tuple[Query, ...]) -> tuple[Json, ...]:
-    """The answers of all queries as one table: lines that have the same labels become one."""
+    """Join the results of all queries into one table, merging rows with the same labels."""
     values = ["Value"] if len(columns) == 1 else [f"Value #{chr(ord('A') + i)}" for i in range(len(columns))]
     names = {value: column.legend for value, column in zip(values, columns, strict=True)}
     hide = {"Time": True}

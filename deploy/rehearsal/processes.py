@@ -1,4 +1,4 @@
-"""The processes of a rehearsal: each starts on a free port, tells it in its log, and is always stopped."""
+"""Starts the processes of a rehearsal on free ports, which it reads from their logs, and stops them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "prometheus"
 SCRAPE_S = 1
-_PATIENCE_S = 120.0
+_START_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What has been started."""
+    """A running server and the Prometheus that scrapes it."""
 
-    address: str  # of the server's gRPC
-    metrics: str  # HOST:PORT of its /metrics
+    address: str  # HOST:PORT of gRPC
+    metrics: str  # HOST:PORT of /metrics
     prometheus: Prometheus
 
 
@@ -41,12 +41,14 @@ def has_prometheus() -> bool:
 
 @contextmanager
 def rehearsal(folder: Path, models: Sequence[str] = ()) -> Iterator[Rehearsal]:
-    """A server that has loaded the shipped models (those named; else all), and a Prometheus that reads it.
+    """Run a server with the shipped models and a Prometheus that scrapes it. Yields once both are ready.
 
-    `folder` is for their files.
+    Args:
+        folder: where both write their files.
+        models: names of the models to serve. Empty: all.
 
     Raises:
-        RuntimeError: a process ended before it was ready; the message has its log.
+        RuntimeError: a process died before it was ready. The message contains its log.
     """
     with ExitStack() as stack:
         port, metrics_port = stack.enter_context(_server(models, folder / "cache"))
@@ -58,8 +60,8 @@ def rehearsal(folder: Path, models: Sequence[str] = ()) -> Iterator[Rehearsal]:
 
 @contextmanager
 def load(address: str) -> Iterator[None]:
-    """Calls of every kind to the server, until this ends. See traffic.py."""
-    with _process([sys.executable, "-m", "deploy.rehearsal.traffic", address], r"(calling)"):
+    """Send requests of every kind to the server until the context ends. See traffic.py."""
+    with _process([sys.executable, "-m", "deploy.rehearsal.traffic", address], r"(sending)"):
         yield
 
 
@@ -76,9 +78,9 @@ def _server(models: Sequence[str], cache: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def _prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """The shipped configuration, with another targets/lockstep.yml: the file that users change too.
+    """Run Prometheus with the shipped configuration, except for targets/lockstep.yml, which users edit.
 
-    Long windows are evaluated as often as short ones: else the first values come after two minutes.
+    Long windows use the interval of the short ones, so that their first values do not take two minutes.
     """
     config = folder / "config"
     shutil.copytree(SHIPPED, config)
@@ -97,9 +99,9 @@ def _prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
 def _wait_healthy(url: str) -> None:
     """
     Raises:
-        RuntimeError: it was not, for two minutes.
+        RuntimeError: the server was not healthy within two minutes.
     """
-    end = time.monotonic() + _PATIENCE_S
+    end = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(url, timeout=10):
@@ -107,24 +109,24 @@ def _wait_healthy(url: str) -> None:
         except urllib.error.HTTPError as error:  # 503: models are loading
             error.close()
             time.sleep(0.2)
-    raise RuntimeError(f"{url} was not healthy for {_PATIENCE_S:g} s")
+    raise RuntimeError(f"{url} was not healthy within {_START_TIMEOUT_S:g} s")
 
 
 @contextmanager
 def _process(command: list[str], ready: str) -> Iterator[tuple[str, ...]]:
-    """A process, once its log matches `ready`; the groups of the match. It is terminated at the end.
+    """Run a process until the context ends. Yields the groups of the first log line that matches `ready`.
 
     Raises:
-        RuntimeError: it ended before that.
+        RuntimeError: the process died.
     """
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
     )
-    log = _Log(process, ready)
+    log = _ProcessLog(process, ready)
     try:
         yield log.wait()
         if process.poll() is not None:
-            raise RuntimeError(f"{' '.join(command[:3])} ended before its time:\n{log.last_lines()}")
+            raise RuntimeError(f"{' '.join(command[:3])} died:\n{log.last_lines()}")
     finally:
         process.terminate()
         try:
@@ -135,26 +137,26 @@ def _process(command: list[str], ready: str) -> Iterator[tuple[str, ...]]:
         log.close()
 
 
-class _Log:
-    """A process' log, read as it comes, so that the process never waits for its reader."""
+class _ProcessLog:
+    """Reads the log of a process on a thread, so that the process never blocks on a full pipe."""
 
     def __init__(self, process: subprocess.Popen[str], ready: str) -> None:
         self._process, self._ready = process, re.compile(ready)
         self._lines: list[str] = []
-        self._found: tuple[str, ...] | None = None
-        self._news = threading.Event()
+        self._groups: tuple[str, ...] | None = None
+        self._done = threading.Event()  # a line matched, or the log ended
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def wait(self) -> tuple[str, ...]:
         """
         Raises:
-            RuntimeError: the process ended, or said nothing that matches for two minutes.
+            RuntimeError: the process died, or no line matched within two minutes.
         """
-        self._news.wait(_PATIENCE_S)
-        if self._found is None:
-            raise RuntimeError(f"it did not get ready:\n{self.last_lines()}")
-        return self._found
+        self._done.wait(_START_TIMEOUT_S)
+        if self._groups is None:
+            raise RuntimeError(f"the process did not start:\n{self.last_lines()}")
+        return self._groups
 
     def last_lines(self) -> str:
         return "".join(self._lines[-20:])
@@ -168,7 +170,7 @@ class _Log:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._lines.append(line)
-            if self._found is None and (match := self._ready.search(line)):
-                self._found = match.groups()
-                self._news.set()
-        self._news.set()
+            if self._groups is None and (match := self._ready.search(line)):
+                self._groups = match.groups()
+                self._done.set()
+        self._done.set()
