@@ -1,4 +1,4 @@
-"""Label texts, and turn them into vectors: python examples/classify.py [HOST:PORT]"""
+"""Classify texts, and encode them as vectors: python examples/classify.py [HOST:PORT]"""
 
 import sys
 
@@ -13,9 +13,9 @@ with Client(ADDRESS) as client:
 
     [answer] = client.classify("sentiment-lstm", texts[0])
     timings = answer.timings
-    print(f"waited {timings.queue_s * 1e3:.2f} ms, computed {timings.compute_s * 1e3:.2f} ms,")
-    print(f"with {timings.batch_rows:.0f} rows in the run, by version {answer.version}")
+    print(f"queued for {timings.queue_s * 1e3:.2f} ms, computed for {timings.compute_s * 1e3:.2f} ms,")
+    print(f"with {timings.batch_rows:.0f} rows in the run, version {answer.version}")
 
     [encoding] = client.encode("sentiment-transformer", texts[0], attention=True)
-    if encoding.attention is not None:  # [layers, heads, words, words]
+    if encoding.attention is not None:  # [layers, heads, tokens, tokens]
         print(f"a vector of {encoding.vector.shape}, attention of {encoding.attention.shape}")

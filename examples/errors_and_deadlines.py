@@ -1,4 +1,4 @@
-"""What can go wrong, by meaning: python examples/errors_and_deadlines.py [HOST:PORT]"""
+"""Handling errors and deadlines: python examples/errors_and_deadlines.py [HOST:PORT]"""
 
 import sys
 
@@ -10,26 +10,26 @@ with lc.Client(ADDRESS, timeout_s=2.0, retries=2) as client:
     try:
         client.classify("sentinent-lstm", "a fine film")
     except lc.ModelNotFound as error:
-        print(f"no model {error.resource!r}; there are", *(model.name for model in client.models()))
+        print(f"unknown model {error.resource!r}; available:", *(model.name for model in client.models()))
 
     try:
         client.classify("sentiment-lstm", ["a fine film", " "])
     except lc.InvalidRequest as error:
         for violation in error.violations:
-            print(f"wrong: {violation.field}, {violation.description}")
+            print(f"invalid: {violation.field}: {violation.description}")
 
     try:
         client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=100_000, timeout_s=0.1).result()
     except lc.DeadlineExceeded as error:
-        print(f"too late: {error}")
+        print(f"deadline exceeded: {error}")
 
-    try:  # more work than can be done in that time: refused at once, rather than begun
+    try:  # more work than fits into the deadline: rejected on arrival
         client.classify("sentiment-transformer", ["a long text " * 40] * 500, timeout_s=0.05)
     except (lc.Overloaded, lc.DeadlineExceeded) as error:
-        print(f"{error.meaning}, come back in {error.retry_after_s} s: {error}")
+        print(f"{error.meaning}, retry in {error.retry_after_s} s: {error}")
 
 try:
     with lc.Client("localhost:1", retries=0) as nowhere:
         nowhere.health()
 except lc.Unreachable as error:
-    print(f"nobody there: {error}")
+    print(f"unreachable: {error}")

@@ -1,6 +1,6 @@
-"""A prediction after each word, while the words still arrive: python examples/follow_live.py [HOST:PORT]
+"""A prediction after each word, while words still arrive: python examples/follow_live.py [HOST:PORT]
 
-Here a thread says them, one every tenth of a second; it could as well be a microphone, or a person who types.
+Here a thread sends a word every 0.1 s; a real source could be a microphone or a keyboard.
 """
 
 import queue
@@ -16,14 +16,14 @@ SENTENCE = "a dull start , but then a wonderful and moving film"
 words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
 
-def speak() -> None:
+def send_words() -> None:
     for word in SENTENCE.split():
-        words.put(f"{word} ")  # a word is taken when the white space after it has come
+        words.put(f"{word} ")  # white space completes a word
         time.sleep(0.1)
     words.put(None)
 
 
-threading.Thread(target=speak).start()
+threading.Thread(target=send_words).start()
 with Client(ADDRESS) as client:
     for prediction in client.follow("sentiment-lstm", iter(words.get, None)):
         bar = "#" * round(20 * prediction.best.probability)

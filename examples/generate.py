@@ -1,4 +1,4 @@
-"""A text as a language model makes it: python examples/generate.py [HOST:PORT]"""
+"""Stream the text of a language model: python examples/generate.py [HOST:PORT]"""
 
 import sys
 
@@ -10,7 +10,7 @@ MODEL = "shakespeare-char-lstm"
 with Client(ADDRESS) as client:
     stream = client.generate(MODEL, "ROMEO:", max_tokens=200, temperature=0.8, seed=7)
     with stream:
-        for part in stream:  # every token that was ready when the server wrote
+        for part in stream:  # all tokens that were ready when the server wrote the message
             print(part.text, end="", flush=True)
     whole = stream.result()
     print(f"\n-- {len(whole.tokens)} tokens, ended by {whole.reason}, seed {whole.seed}")
@@ -18,4 +18,4 @@ with Client(ADDRESS) as client:
 
     for part in client.generate(MODEL, "JULIET:", seed=7, stop="\n\n"):
         if len(part.text) > 1000:
-            break  # who leaves a stream cancels it on the server
+            break  # leaving a stream cancels it on the server

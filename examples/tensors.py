@@ -1,6 +1,6 @@
-"""numpy in, numpy out: one-shot, and step by step. python examples/tensors.py [HOST:PORT]
+"""Tensors as numpy arrays: one-shot, step by step, and many. python examples/tensors.py [HOST:PORT]
 
-These calls are of the Open Inference Protocol: they work on Triton, MLServer and KServe too.
+These calls use the Open Inference Protocol, so they also work with Triton, MLServer and KServe.
 """
 
 import sys
@@ -13,11 +13,11 @@ ADDRESS = sys.argv[1] if len(sys.argv) > 1 else "localhost:8001"
 IDS = [12, 7, 431, 5]
 
 with Client(ADDRESS) as client:
-    described = client.metadata("sentiment-lstm")
-    print(*described.inputs, *described.outputs, sep="\n")
+    metadata = client.metadata("sentiment-lstm")
+    print(*metadata.inputs, *metadata.outputs, sep="\n")
 
     whole = client.infer("sentiment-lstm", {"tokens": np.array([IDS])}, outputs=["logits"])
-    print("at once     ", whole["logits"])
+    print("one-shot    ", whole["logits"])
 
     for index, token in enumerate(IDS):  # the server keeps the state from step to step
         step = client.infer(

@@ -1,4 +1,4 @@
-"""A translation, and what the model looked at for each token: python examples/translate.py [HOST:PORT]"""
+"""Translate a text, and show its attention: python examples/translate.py [HOST:PORT]"""
 
 import sys
 
@@ -15,5 +15,5 @@ with Client(ADDRESS) as client:
     whole = stream.result()
     rows = whole.attention if whole.attention is not None else ()  # [tokens, source tokens]
     for piece, weights in zip(whole.pieces, rows, strict=True):
-        looked_at = whole.source_tokens[weights.argmax()]
-        print(f"{piece:<12} {looked_at:<12} {weights.max():4.0%}")
+        source_token = whole.source_tokens[weights.argmax()]
+        print(f"{piece:<12} {source_token:<12} {weights.max():4.0%}")

@@ -1,4 +1,4 @@
-"""Ask a Lockstep server: `Client` and `AsyncClient`, the results they return, the errors they raise.
+"""The Python client of Lockstep: `Client` and `AsyncClient`, their result types and their errors.
 
     from lockstep_client import Client
 
@@ -8,7 +8,7 @@
         for part in client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=200):
             print(part.text, end="", flush=True)
 
-Names are imported when they are first used, so that `import lockstep_client` costs next to nothing.
+Names are imported on first use, so `import lockstep_client` itself imports neither gRPC nor numpy.
 """
 
 from importlib import import_module

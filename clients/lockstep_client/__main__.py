@@ -1,4 +1,4 @@
-"""The door of the `lockstep` command: Ctrl-C ends it quietly, also while the command is still imported."""
+"""Entry point of the `lockstep` command. Ctrl-C exits quietly, even while the command is being imported."""
 
 from lockstep_client import interrupts
 

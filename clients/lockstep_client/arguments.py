@@ -1,6 +1,7 @@
-"""What callers give, checked before it is sent: each returns it fit for a message, or raises InvalidRequest.
+"""Validation of call arguments before anything is sent.
 
-The exception names the argument, as the server's own would.
+Each function returns a value that fits the request message, or raises InvalidRequest. The exception names the
+argument in `violations`, as the server's errors do.
 """
 
 from __future__ import annotations
@@ -15,52 +16,52 @@ if TYPE_CHECKING:
 
 
 def model(name: str) -> str:
-    """The name of a model."""
+    """A non-empty model name."""
     if not name:
-        raise wrong("model", "empty: give the name of a model")
+        raise invalid("model", "empty: expected the name of a model")
     return name
 
 
 def text(field: str, given: str) -> str:
-    """A text that can be written as UTF-8."""
+    """A string that can be encoded as UTF-8."""
     if not isinstance(given, str):
-        raise wrong(field, f"{type(given).__name__} is not a text: give str")
+        raise invalid(field, f"expected str, got {type(given).__name__}")
     try:
         given.encode()
     except UnicodeEncodeError as error:
-        raise wrong(field, f"not valid Unicode: {error.reason}") from error
+        raise invalid(field, f"not valid Unicode: {error.reason}") from error
     return given
 
 
 def row(field: str, ids: Iterable[int]) -> pb.Ids:
-    """Token ids."""
+    """One sequence of token ids."""
     try:
         return pb.Ids(ids=ids)
     except (TypeError, ValueError, OverflowError) as error:
-        raise wrong(field, f"not a row of 64-bit integers: {error}") from error
+        raise invalid(field, f"expected a sequence of 64-bit integers: {error}") from error
 
 
 def count(field: str, value: int, *, below: int = 1 << 64) -> int:
-    """A whole number from 0 up."""
+    """An integer from 0 to `below` - 1."""
     if value < 0:
-        raise wrong(field, f"{value} is negative: give 0 or more")
+        raise invalid(field, f"{value} is negative: expected 0 or more")
     if value >= below:
-        raise wrong(field, f"{value} is too large: give less than {below}")
+        raise invalid(field, f"{value} is too large: expected less than {below}")
     return value
 
 
 def count_32(field: str, value: int) -> int:
-    """A whole number from 0 up that fits into 32 bits."""
+    """An unsigned 32-bit integer."""
     return count(field, value, below=1 << 32)
 
 
 def seconds(field: str, value: float) -> float:
-    """A finite time."""
+    """A finite duration of 0 s or more."""
     if not 0 <= value < float("inf"):
-        raise wrong(field, f"{value} is not a number of seconds from 0 up")
+        raise invalid(field, f"{value} is not a finite number of seconds >= 0")
     return value
 
 
-def wrong(field: str, description: str) -> InvalidRequest:
-    """The exception for an argument that cannot be sent."""
+def invalid(field: str, description: str) -> InvalidRequest:
+    """The exception for an invalid argument."""
     return InvalidRequest(f"{field}: {description}", violations=(Violation(field, description),))

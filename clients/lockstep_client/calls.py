@@ -1,11 +1,11 @@
-"""Every call with one answer, defined once: what is asked, and what its answer means.
+"""Definitions of the unary calls, shared by both clients.
 
-arguments → `Call` (method, request message, how to read the reply) → the wire (client.py, twice: blocking
-and asyncio) → reply message → result. Nothing here knows how a call is made. The functions are the methods
-of both clients, so their docstrings are the documentation of both. Those answered by a stream are in
-stream_calls.py.
+arguments → `Call` (method, request message, reply reader) → client.py sends it, blocking or with asyncio →
+reply message → result. Nothing here performs I/O. The functions become the methods of both clients, and
+their docstrings document both. stream_calls.py defines the calls that are answered by a stream.
 
-Every call takes `timeout_s`, its deadline in seconds; None is the client's own, infinity is none.
+Every call takes `timeout_s`, its deadline in seconds; None uses the client's default, infinity sets no
+deadline.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ def classify(
     queue_timeout_s: float = 0.0,
     timeout_s: float | None = None,
 ) -> Call[list[Classification]]:
-    """Label texts, or rows of token ids: always a list, one for each, in order.
+    """Classify texts, or sequences of token ids. Returns a list with one result per text, in order.
 
         [answer] = client.classify("sentiment-lstm", "a fine film")
         print(answer.best.name, answer.best.probability)
 
-    `top_k` labels for each, most probable first; 0 is all. Larger `priority` is sooner among the requests
-    that wait. `queue_timeout_s` is the longest wait before the run, in seconds; 0 is the model's own limit.
-    `version` "" is the one that serves by default.
+    Each result holds the `top_k` most probable labels; 0 returns all. Queued requests with a larger
+    `priority` run first. `queue_timeout_s` limits the time in the queue, in seconds; 0 uses the model's
+    limit. `version` "" selects the default version.
 
-    Each text shares runs with others of its length, and is answered as if it were alone. At most 4,096 in a
-    call; the first that is wrong ends it, as InvalidRequest that names the field: `texts[3]`. For more, and
-    for an error of its own for each, there is `classify_many`.
+    The server batches texts of similar length; batching does not change the results. A call takes at most
+    4,096 texts. The first invalid text fails the whole call with InvalidRequest, which names the field:
+    `texts[3]`. Use `classify_many` for more texts, or to get a separate error for each text.
     """
     request = pb.ClassifyRequest(
         model=arguments.model(model),
@@ -82,14 +82,14 @@ def encode(
     queue_timeout_s: float = 0.0,
     timeout_s: float | None = None,
 ) -> Call[list[Encoding]]:
-    """A vector for each text, or row of token ids: always a list, one for each, in order.
+    """Encode texts, or sequences of token ids, as vectors. Returns a list with one result per text, in order.
 
         [encoding] = client.encode("sentiment-transformer", "a fine film", attention=True)
         print(encoding.vector.shape, encoding.attention.shape)  # (128,), (4, 4, 3, 3)
 
-    The vector is float32 of shape [dimensions]. `attention` asks for the weights too, float32 of shape
-    [layers, heads, words, words], and for the tokens that they are over; InvalidRequest where the model has
-    none. The rest is as in `classify`.
+    The vector is float32 of shape [dimensions]. `attention` also returns the attention weights, float32 of
+    shape [layers, heads, tokens, tokens], and the tokens; InvalidRequest if the model has no attention. The
+    other arguments are as in `classify`.
     """
     request = pb.EncodeRequest(
         model=arguments.model(model),
@@ -115,55 +115,55 @@ def infer(
     queue_timeout_s: float = 0.0,
     timeout_s: float | None = None,
 ) -> Call[InferResult]:
-    """Tensors in, tensors out, on this server or any other of the Open Inference Protocol.
+    """Run a model on tensors. Works with every server of the Open Inference Protocol.
 
         result = client.infer("sentiment-lstm", {"tokens": np.array([[12, 7, 431, 5]])})
         print(result["logits"])  # float32 of shape [1, 1]
 
-    Shapes have the batch axis, and are as `metadata` tells them, with any size where it says -1. The dtype
-    of an input decides its datatype, so it has to be the model's own; ml_dtypes.bfloat16 is BF16, and str or
-    bytes are BYTES. `outputs` names those to return; none is all. What does not fit is InvalidRequest, and
-    names the input: `inputs['tokens']`.
+    Shapes include the batch axis and match those from `metadata`, where -1 stands for any size. The dtype of
+    an input determines its datatype and must be the one that the model expects; ml_dtypes.bfloat16 is sent
+    as BF16, str and bytes as BYTES. `outputs` names the outputs to return; empty returns all. Invalid inputs
+    raise InvalidRequest, which names the input: `inputs['tokens']`.
 
-    With a `sequence_id` (not 0, not "") the call is one step of a sequence whose state the server keeps:
-    its first step says `sequence_start`, its last `sequence_end`. A step is never tried again by itself,
-    because the first try may have been taken: after Unavailable or DeadlineExceeded start a new sequence.
+    With a `sequence_id` (not 0, not "") the call is one step of a sequence whose state the server keeps. Set
+    `sequence_start` on its first step and `sequence_end` on its last. Steps are never retried, because the
+    server may have executed the first attempt: after Unavailable or DeadlineExceeded start a new sequence.
     """
-    begun = tensor_request.begun(model, version, outputs, priority, queue_timeout_s)
+    request_template = tensor_request.template(model, version, outputs, priority, queue_timeout_s)
     for name, value in _sequence(sequence_id, sequence_start, sequence_end).items():
-        begun.parameters[name].CopyFrom(value)
-    request = tensor_request.filled(begun, inputs)
+        request_template.parameters[name].CopyFrom(value)
+    request = tensor_request.with_inputs(request_template, inputs)
     return Call(protocol.INFER, request, replies.infer_result, timeout_s, repeatable=not sequence_id)
 
 
 def models(*, ready: bool = False, timeout_s: float | None = None) -> Call[list[ModelState]]:
-    """The repository: one entry for each version of each model, with its state and why it is not READY.
+    """List the models of the repository: one entry per version, with its state and the reason if not READY.
 
-    `ready`: only those that answer now. A model's step-wise face is one of its own: `NAME.step`.
+    `ready` returns only models that are READY. The step-wise form of a model is listed as `NAME.step`.
     """
     request = inference.RepositoryIndexRequest(ready=ready)
     return Call(protocol.INDEX, request, replies.model_states, timeout_s)
 
 
 def load_model(model: str, *, timeout_s: float | None = None) -> Call[None]:
-    """Bring a model of the repository into service, or take up its files again; returns when it answers.
+    """Load a model of the repository, or reload it from its files. Returns when the model is READY.
 
-    Denied where the server does not let clients do that.
+    Raises Denied unless the server allows model control.
     """
     request = inference.RepositoryModelLoadRequest(model_name=arguments.model(model))
     return Call(protocol.LOAD, request, replies.done, timeout_s)
 
 
 def unload_model(model: str, *, timeout_s: float | None = None) -> Call[None]:
-    """Take a model out of service; what it has in flight is answered. Denied as in `load_model`."""
+    """Unload a model after its in-flight requests have finished. Raises Denied as `load_model` does."""
     request = inference.RepositoryModelUnloadRequest(model_name=arguments.model(model))
     return Call(protocol.UNLOAD, request, replies.done, timeout_s)
 
 
 def metadata(model: str, *, version: str = "", timeout_s: float | None = None) -> Call[ModelMetadata]:
-    """The model's inputs and outputs by name, datatype and shape, its platform and its versions.
+    """Inputs and outputs of a model with name, datatype and shape, its platform and its versions.
 
-    Unavailable while it loads, ModelNotFound where there is none of the name or version.
+    Raises Unavailable while the model loads, ModelNotFound for an unknown name or version.
     """
     request = inference.ModelMetadataRequest(name=arguments.model(model), version=version)
     return Call(protocol.METADATA, request, replies.model_metadata, timeout_s)
@@ -172,18 +172,18 @@ def metadata(model: str, *, version: str = "", timeout_s: float | None = None) -
 def model_statistics(
     model: str = "", *, version: str = "", timeout_s: float | None = None
 ) -> Call[list[ModelStatistics]]:
-    """What the server has counted of a model since it loaded, one entry a version; "" is every model."""
+    """Statistics of a model since it was loaded, one entry per version; "" returns all models."""
     request = inference.ModelStatisticsRequest(name=model, version=version)
     return Call(protocol.STATISTICS, request, replies.model_statistics, timeout_s)
 
 
 def server(*, timeout_s: float | None = None) -> Call[ServerInfo]:
-    """The server's name, version and extensions of the protocol."""
+    """The server's name, version and protocol extensions."""
     return Call(protocol.SERVER, inference.ServerMetadataRequest(), replies.server_info, timeout_s)
 
 
 def health(model: str = "", *, timeout_s: float | None = None) -> Call[Health]:
-    """Whether a model answers now, or the whole server for "". ModelNotFound where there is none such."""
+    """Health of a model, or of the whole server for "". Raises ModelNotFound for an unknown model."""
     request = health_pb2.HealthCheckRequest(service=model)
     return Call(protocol.HEALTH, request, partial(replies.health, model), timeout_s)
 
@@ -191,7 +191,7 @@ def health(model: str = "", *, timeout_s: float | None = None) -> Call[Health]:
 def _texts_or_ids(texts: str | Sequence[str], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
     texts = [texts] if isinstance(texts, str) else texts
     if (len(texts) > 0) == (len(ids) > 0):
-        raise arguments.wrong("texts", "give texts or ids, one of the two, and at least one")
+        raise arguments.invalid("texts", "expected at least one element in either texts or ids, not both")
     return {
         "texts": [arguments.text(f"texts[{i}]", t) for i, t in enumerate(texts)],
         "ids": [arguments.row(f"ids[{i}]", r) for i, r in enumerate(ids)],
@@ -201,7 +201,7 @@ def _texts_or_ids(texts: str | Sequence[str], ids: Sequence[Sequence[int]]) -> d
 def _sequence(sequence_id: int | str, start: bool, end: bool) -> dict[str, inference.InferParameter]:
     if not sequence_id:
         if start or end:
-            raise arguments.wrong("sequence_id", "not given: a start or an end needs the sequence's id")
+            raise arguments.invalid("sequence_id", "missing: sequence_start and sequence_end require it")
         return {}
     return {
         "sequence_id": _sequence_id(sequence_id),

@@ -1,4 +1,4 @@
-"""How both clients connect: address, credentials, limits, retries and keepalive, as gRPC takes them."""
+"""Channel settings of both clients: address, credentials, limits, retries and keepalive."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 MAX_MESSAGE_BYTES = 64 << 20
-# Most servers close a connection that is pinged more than once in 5 minutes; Lockstep's allow one in 30 s.
+# Most servers close a connection that sends more than one ping in 5 minutes; Lockstep allows one in 30 s.
 KEEPALIVE_S = 330.0
 LEAST_KEEPALIVE_S = 40.0
 
 
 @dataclass(frozen=True)
 class Connection:
-    """What a channel is made from; checked at once, so that no call fails for a typing error."""
+    """The settings of a channel. Raises ValueError for invalid ones, so mistakes surface before any call."""
 
     address: str
     timeout_s: float
@@ -41,15 +41,15 @@ class Connection:
     def __post_init__(self) -> None:
         checked(self.address)
         if not 0 <= self.retries <= 4:
-            raise ValueError(f"retries is {self.retries}: gRPC makes 0 to 4")
+            raise ValueError(f"retries is {self.retries}: gRPC supports 0 to 4")
         if self.timeout_s <= 0:
-            raise ValueError(f"timeout_s is {self.timeout_s}: give a deadline above 0 seconds")
+            raise ValueError(f"timeout_s is {self.timeout_s}: must be above 0 seconds")
         if not 0 < self.max_message_bytes < 1 << 31:
-            raise ValueError(f"max_message_bytes is {self.max_message_bytes}: give 1 to 2147483647")
+            raise ValueError(f"max_message_bytes is {self.max_message_bytes}: must be 1 to 2147483647")
         if not self.keepalive_s >= LEAST_KEEPALIVE_S:
             raise ValueError(
-                f"keepalive_s is {self.keepalive_s}: servers close connections that are pinged so often;"
-                f" give {LEAST_KEEPALIVE_S:g} or more, infinity for none"
+                f"keepalive_s is {self.keepalive_s}: servers close connections that send pings so often;"
+                f" use {LEAST_KEEPALIVE_S:g} or more, or infinity to disable keepalive"
             )
         self._check_token()
         for key, value in self.metadata:
@@ -60,28 +60,28 @@ class Connection:
             return
         if not (self.tls or self.plaintext_token or is_loopback(self.address)):
             raise ValueError(
-                f"token would go to {self.address} unencrypted: give tls, or with a client"
-                " plaintext_token=True where something else keeps it from being read"
+                f"token would be sent to {self.address} unencrypted: set tls, or, in Python,"
+                " plaintext_token=True if the connection is protected in another way"
             )
         if isinstance(self.token, str):
             _check_metadata("token", self.token)
 
     @property
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """None: plain text."""
+        """TLS credentials; None for a plaintext channel."""
         if isinstance(self.tls, bool):
             return grpc.ssl_channel_credentials() if self.tls else None
         return self.tls.credentials() if isinstance(self.tls, Tls) else self.tls
 
     @property
     def call_metadata(self) -> tuple[tuple[str, str], ...]:
-        """Sent with every call."""
+        """The metadata of the next call, with a fresh token if `token` is a function."""
         token = self.token() if callable(self.token) else self.token
         return (*self.metadata, *((("authorization", f"Bearer {token}"),) if token else ()))
 
     @property
     def options(self) -> list[tuple[str, Any]]:
-        """Channel arguments; those that were given go before ours."""
+        """gRPC channel arguments; `channel_options` override the others."""
         ours = {
             "grpc.service_config": service_config(self.retries),
             "grpc.enable_retries": int(self.retries > 0),
@@ -89,50 +89,51 @@ class Connection:
             "grpc.max_receive_message_length": self.max_message_bytes,
             "grpc.keepalive_time_ms": round(min(self.keepalive_s * 1e3, (1 << 31) - 1)),
             "grpc.keepalive_timeout_ms": 20_000,
-            # A server that was restarted is found again soon, not after gRPC's two minutes.
+            # Reconnect to a restarted server within seconds; gRPC's default backoff reaches two minutes.
             "grpc.initial_reconnect_backoff_ms": 200,
             "grpc.max_reconnect_backoff_ms": 5_000,
-            # A proxy that is set for the outside world cannot reach this machine's own ports.
+            # An HTTP proxy cannot reach the loopback interface of this machine.
             "grpc.enable_http_proxy": int(not is_loopback(self.address)),
         }
         tls = self.tls.options if isinstance(self.tls, Tls) else {}
         return list({**ours, **tls, **dict(self.channel_options)}.items())
 
     def with_metadata(self, more: Iterable[tuple[str, str]]) -> Connection:
-        """The same, with more to send."""
+        """A copy with additional metadata."""
         return replace(self, metadata=(*self.metadata, *more))
 
     @property
     def without_retries(self) -> Connection:
-        """The same, for what may not be sent twice. gRPC knows retries by channel and method only."""
+        """A copy for calls that must not be sent twice: gRPC configures retries per channel and method."""
         return replace(self, retries=0)
 
-    def fitting(self, request: Message) -> Message:
-        """The request, or InvalidRequest where it is larger than may be sent."""
+    def checked_size(self, request: Message) -> Message:
+        """Return `request`. Raises InvalidRequest if it exceeds `max_message_bytes`."""
         self.check_size(request.ByteSize())
         return request
 
     def check_size(self, size: int) -> None:
-        """InvalidRequest for more bytes than may be sent."""
+        """Raises InvalidRequest if `size` exceeds `max_message_bytes`."""
         if size > self.max_message_bytes:
-            told = f"{size} bytes, above the limit of {self.max_message_bytes}"
+            description = f"{size} bytes, above the limit of {self.max_message_bytes}"
             raise InvalidRequest(
-                f"the request has {told}: send less in a call, or raise max_message_bytes on both sides",
-                violations=(Violation("request", told),),
+                f"the request has {description}: send less per call, or raise max_message_bytes"
+                " and the server's limit",
+                violations=(Violation("request", description),),
             )
 
 
 def _check_metadata(key: str, value: str) -> None:
     if not (key.isascii() and key == key.lower() and value.isascii() and value.isprintable()):
-        raise ValueError(f"metadata {key!r}: keys are lower case, and values printable ASCII")
+        raise ValueError(f"metadata {key!r}: keys must be lower case, values printable ASCII")
 
 
 def service_config(retries: int) -> str:
-    """gRPC's service config, as JSON: what is tried again, and when.
+    """gRPC service config with the retry policy, as JSON.
 
-    UNAVAILABLE waits 0.1 s, doubling, to 1 s; RESOURCE_EXHAUSTED as long as the server's pushback says, and
-    not at all where it says never. All within the call's deadline. When more than half of a hundred recent
-    calls failed, nothing is retried until they succeed again, so that clients make no storm.
+    UNAVAILABLE is retried after 0.1 s, doubling up to 1 s; RESOURCE_EXHAUSTED after the server's pushback,
+    or not at all if the server forbids it. Retries stay within the call's deadline. Retry throttling stops
+    retries while more than half of the last hundred or so calls have failed, to prevent retry storms.
     """
     if retries == 0:
         return "{}"

@@ -1,7 +1,8 @@
-"""The `lockstep` command: one verb for each thing a server can be asked.
+"""The `lockstep` command: one verb per kind of request.
 
-arguments → a verb (verbs/) → a client's call → a display. Exit codes: 0 fine, 1 refused or not serving,
-2 wrong usage, 130 interrupted. Errors are one line on stderr, or one JSON object on stdout with --json.
+arguments → verb (verbs/) → call of a client → display. Exit codes: 0 success, 1 request failed or server not
+serving, 2 usage error, 130 interrupted. An error is one line on stderr, or with --json one JSON object on
+stdout.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import typer
 
 from lockstep_client.interrupts import INTERRUPTED, leave
 from lockstep_client.verbs import one_shot, server
-from lockstep_client.verbs.common import report_error, verb
+from lockstep_client.verbs.context import report_error, verb
 from lockstep_client.verbs.follow import follow
 from lockstep_client.verbs.generate import generate
 from lockstep_client.verbs.load import load
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="lockstep",
-    help="Ask a Lockstep server: labels, vectors, texts as they are made, models, health.",
+    help="Command-line client of Lockstep: classify, encode, generate, translate and follow texts.",
     add_completion=False,
     no_args_is_help=False,
     rich_markup_mode=None,
@@ -61,7 +62,7 @@ def _lockstep(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command with these arguments; its exit code. BrokenPipeError where nobody reads what is printed."""
+    """Run the command and return its exit code. Raises BrokenPipeError if the reader closed stdout."""
     as_json = "--json" in arguments
     try:
         code = app(list(arguments), prog_name="lockstep", standalone_mode=False)
@@ -81,7 +82,7 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
     except BrokenPipeError:
-        leave(1)  # whoever read the pipe has what they wanted, and nothing may be written at exit either
+        leave(1)  # the reader has closed the pipe; flushing at exit would fail again
     if code == INTERRUPTED:
         leave(code)
     sys.exit(code)

@@ -1,6 +1,6 @@
-"""`Client` and `AsyncClient`: calls.py, stream_calls.py and many_calls.py, made blocking or with asyncio.
+"""`Client` and `AsyncClient`: the calls of calls.py, stream_calls.py and many_calls.py, blocking or asyncio.
 
-The methods of both are made from the same functions; what differs is how a stub is called, and no more.
+The methods of both clients are built from the same definitions; only the way a stub is called differs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lockstep_client import calls, errors, many_calls, protocol, stream_calls
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
 from lockstep_client.closing import AsyncClosing, Closing
 from lockstep_client.many import AsyncOutcomes, Outcomes
-from lockstep_client.streams import AsyncStream, Stream, own_cancellation
+from lockstep_client.streams import AsyncStream, Stream, task_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -36,73 +36,73 @@ M = TypeVar("M")
 R = TypeVar("R")
 
 
-def _blocking(build: Callable[P, Call[R]]) -> Callable[Concatenate[Client, P], R]:
+def _blocking(define: Callable[P, Call[R]]) -> Callable[Concatenate[Client, P], R]:
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._answer(build(*args, **kwargs))
+        return self._answer(define(*args, **kwargs))
 
-    _describe(method, build)
+    _describe(method, define)
     return method
 
 
-def _awaitable(build: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
+def _awaitable(define: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._answer(build(*args, **kwargs))
+        return await self._answer(define(*args, **kwargs))
 
-    _describe(method, build)
+    _describe(method, define)
     return method
 
 
-def _streaming(build: Callable[P, StreamCall[M, R]]) -> Callable[Concatenate[Client, P], Stream[M, R]]:
+def _streaming(define: Callable[P, StreamCall[M, R]]) -> Callable[Concatenate[Client, P], Stream[M, R]]:
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Stream[M, R]:
-        return Stream(*self._streamed(build(*args, **kwargs)))
+        return Stream(*self._stream_arguments(define(*args, **kwargs)))
 
-    _describe(method, build, "Stream")
+    _describe(method, define, "Stream")
     return method
 
 
 def _async_streaming(
-    build: Callable[P, StreamCall[M, R]],
+    define: Callable[P, StreamCall[M, R]],
 ) -> Callable[Concatenate[AsyncClient, P], AsyncStream[M, R]]:
     def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[M, R]:
-        return AsyncStream(*self._streamed(build(*args, **kwargs)))
+        return AsyncStream(*self._stream_arguments(define(*args, **kwargs)))
 
-    _describe(method, build, "AsyncStream")
+    _describe(method, define, "AsyncStream")
     return method
 
 
-def _pipelining(build: Callable[P, ManyCall[G, R]]) -> Callable[Concatenate[Client, P], Outcomes[G, R]]:
+def _pipelining(define: Callable[P, ManyCall[G, R]]) -> Callable[Concatenate[Client, P], Outcomes[G, R]]:
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Outcomes[G, R]:
-        return Outcomes(*self._many(build(*args, **kwargs)), retries=self._retries)
+        return Outcomes(*self._outcomes_arguments(define(*args, **kwargs)), retries=self._retries)
 
-    _describe(method, build, "Outcomes")
+    _describe(method, define, "Outcomes")
     return method
 
 
 def _async_pipelining(
-    build: Callable[P, ManyCall[G, R]],
+    define: Callable[P, ManyCall[G, R]],
 ) -> Callable[Concatenate[AsyncClient, P], AsyncOutcomes[G, R]]:
     def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncOutcomes[G, R]:
-        return AsyncOutcomes(*self._many(build(*args, **kwargs)), retries=self._retries)
+        return AsyncOutcomes(*self._outcomes_arguments(define(*args, **kwargs)), retries=self._retries)
 
-    _describe(method, build, "AsyncOutcomes")
+    _describe(method, define, "AsyncOutcomes")
     return method
 
 
-def _describe(method: Callable[..., Any], build: Callable[..., Any], stream: str = "") -> None:
-    """Name, signature and docstring of the definition, so that help() and editors show them."""
-    defined = inspect.signature(build)
-    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    result = str(defined.return_annotation).partition("[")[2].removesuffix("]")
-    method.__name__ = method.__qualname__ = build.__name__
-    method.__doc__ = build.__doc__
+def _describe(method: Callable[..., Any], define: Callable[..., Any], stream: str = "") -> None:
+    """Give `method` the name, signature and docstring of its definition, for help() and editors."""
+    signature = inspect.signature(define)
+    self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    result = str(signature.return_annotation).partition("[")[2].removesuffix("]")
+    method.__name__ = method.__qualname__ = define.__name__
+    method.__doc__ = define.__doc__
     method.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [itself, *defined.parameters.values()],
+        [self_parameter, *signature.parameters.values()],
         return_annotation=f"{stream}[{result}]" if stream else result,
     )
 
 
-class _Connected:
-    """What both clients share: the connection's settings, and one error for each failed call."""
+class _ConnectedClient:
+    """Connection settings, channels and error conversion of both clients."""
 
     _grpc: ClassVar[Any]
 
@@ -120,21 +120,21 @@ class _Connected:
         keepalive_s: float = KEEPALIVE_S,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        """Connects when the first call is made. ValueError where an argument is wrong.
+        """Connects on the first call. Raises ValueError for an invalid argument.
 
-        `address` is HOST:PORT, or a gRPC target such as `unix:/run/lockstep.sock`. `timeout_s` is the
-        deadline of each call, all its retries included, unless the call has its own; infinity is none.
-        `retries` is how often UNAVAILABLE and RESOURCE_EXHAUSTED are tried again, 0 to 4.
+        `address` is HOST:PORT, or a gRPC target such as `unix:/run/lockstep.sock`. `timeout_s` is the default
+        deadline of each call, including its retries; infinity sets none. `retries` is the maximum number of
+        retries of a call that failed with UNAVAILABLE or RESOURCE_EXHAUSTED, 0 to 4.
 
-        `tls` is True for the system's certificates, `Tls(...)` for others, or what
-        grpc.ssl_channel_credentials gives. `token` is sent as a bearer token with each call; a function is
-        asked for it each time. It goes in plain text to this machine itself only, or with `plaintext_token`.
-        `metadata` is sent with each call too: keys in lower case.
+        `tls` is True for the system's certificates, `Tls(...)` for others, or the result of
+        grpc.ssl_channel_credentials. `token` is sent as a bearer token with each call; a function is called
+        before each call to get it. Without TLS the token is sent only to this machine, unless
+        `plaintext_token` is set. `metadata` is sent with each call; its keys must be lower case.
 
-        `max_message_bytes` is the largest message that is sent or taken in. While calls are under way, a ping
-        every `keepalive_s` seconds finds out whether the connection still stands; most servers allow one in 5
-        minutes, Lockstep's one in 30 s; infinity is none. `options` are gRPC's channel arguments, before all
-        that is said here: `[("grpc.lb_policy_name", "round_robin")]`.
+        `max_message_bytes` limits the size of messages in both directions. While calls are active, a ping
+        every `keepalive_s` seconds checks the connection; most servers allow one in 5 minutes, Lockstep one
+        in 30 s; infinity disables pings. `options` are gRPC channel arguments, which override all of these:
+        `[("grpc.lb_policy_name", "round_robin")]`.
         """
         self._connection = Connection(
             address=address,
@@ -148,7 +148,7 @@ class _Connected:
             keepalive_s=keepalive_s,
             channel_options=tuple(options),
         )
-        # With retries, and without: the same channel where there are none.
+        # First a channel with retries, then one without. With retries=0 there is only one.
         self._channels = [self._open(self._connection)]
         if retries:
             self._channels.append(self._open(self._connection.without_retries))
@@ -156,15 +156,15 @@ class _Connected:
 
     @property
     def address(self) -> str:
-        """Where the server is."""
+        """The server's address, as given."""
         return self._connection.address
 
     def with_metadata(self, *pairs: tuple[str, str]) -> Self:
-        """This client, with more metadata for the calls that are made on what is returned.
+        """A client that sends additional metadata with its calls.
 
             client.with_metadata(("traceparent", header)).classify("sentiment-lstm", text)
 
-        It shares the connection: closing one closes both. ValueError where gRPC could not send a pair.
+        Both clients share the connection: closing one closes both. Raises ValueError for invalid metadata.
         """
         other = copy(self)
         other._connection = self._connection.with_metadata(pairs)
@@ -175,26 +175,31 @@ class _Connected:
             return self._grpc.secure_channel(settings.address, settings.credentials, settings.options)
         return self._grpc.insecure_channel(settings.address, settings.options)
 
-    def _prepared(self, call: Call[Any]) -> Callable[[], Any]:
-        """The call on the wire, to be started: the same for both kinds of channel."""
+    def _bound_call(self, call: Call[Any]) -> Callable[[], Any]:
+        """A function that sends the call."""
         start = self._start(call.method, call.timeout_s, repeatable=call.repeatable)
-        return partial(start, self._connection.fitting(call.request))
+        return partial(start, self._connection.checked_size(call.request))
 
-    def _streamed(self, call: StreamCall[M, R]) -> tuple[StreamCall[M, R], Any, Any, Any]:
-        """What a stream of either kind is made from."""
+    def _stream_arguments(self, call: StreamCall[M, R]) -> tuple[StreamCall[M, R], Any, Any, Any]:
+        """The arguments of `Stream` and `AsyncStream`."""
         start = self._start(call.method, call.timeout_s)
-        return call, start, self._connection.fitting, partial(self._error, call, awaited="end of the stream")
+        return (
+            call,
+            start,
+            self._connection.checked_size,
+            partial(self._error, call, awaited="end of the stream"),
+        )
 
-    def _many(self, call: ManyCall[G, R]) -> tuple[ManyCall[G, R], Any, Any, Any]:
-        """What the outcomes of either kind are made from. Retries are theirs: gRPC's would be on top."""
+    def _outcomes_arguments(self, call: ManyCall[G, R]) -> tuple[ManyCall[G, R], Any, Any, Any]:
+        """The arguments of `Outcomes` and `AsyncOutcomes`. They retry items themselves, so gRPC must not."""
 
-        def open_(messages: Any, timeout_s: float) -> Any:
+        def open_stream(messages: Any, timeout_s: float) -> Any:
             return self._start(call.method, timeout_s, repeatable=False)(messages)
 
         self._start(call.method, None)
         return (
             call,
-            open_,
+            open_stream,
             self._connection.check_size,
             partial(self._error, call, awaited="end of the stream"),
         )
@@ -205,15 +210,15 @@ class _Connected:
 
     def _start(self, method: Method[Any], timeout_s: float | None, *, repeatable: bool = True) -> Any:
         if not self._stubs:
-            raise errors.Cancelled("this client is closed: make another")
-        within_s = self._within_s(timeout_s)
+            raise errors.Cancelled("the client is closed: create a new one")
+        deadline_s = self._deadline_s(timeout_s)
         return partial(
             self._stubs[0 if repeatable else -1][method.path],
-            timeout=None if within_s == math.inf else within_s,
+            timeout=None if deadline_s == math.inf else deadline_s,
             metadata=self._connection.call_metadata,
         )
 
-    def _within_s(self, timeout_s: float | None) -> float:
+    def _deadline_s(self, timeout_s: float | None) -> float:
         return self._connection.timeout_s if timeout_s is None else timeout_s
 
     def _error(
@@ -222,14 +227,14 @@ class _Connected:
         error: grpc.RpcError,
         awaited: str = "answer",
     ) -> errors.LockstepError:
-        return errors.from_rpc(error, self.address, self._within_s(call.timeout_s), awaited)
+        return errors.from_rpc(error, self.address, self._deadline_s(call.timeout_s), awaited)
 
 
-class Client(_Connected, Closing):
-    """A blocking client. Its methods may be called from many threads at once.
+class Client(_ConnectedClient, Closing):
+    """A blocking client, safe to use from several threads.
 
-    Each raises one of `lockstep_client.errors`, by meaning; those that return a `Stream` do when it is read.
-    Close it, or use it in a `with`.
+    Methods raise one of `lockstep_client.errors`; those that return a `Stream` raise while it is read. Close
+    the client, or use it in a `with` statement.
     """
 
     _grpc: ClassVar[Any] = grpc
@@ -252,24 +257,24 @@ class Client(_Connected, Closing):
     health = _blocking(calls.health)
 
     def _answer(self, call: Call[R]) -> R:
-        ask = self._prepared(call)
+        send = self._bound_call(call)
         try:
-            return call.read(ask())
+            return call.read(send())
         except grpc.RpcError as error:
             raise self._error(call, error) from error
 
     def close(self) -> None:
-        """End the connection, for good. Calls in flight end as Cancelled."""
+        """Close the connection. Calls in flight raise Cancelled."""
         self._stubs.clear()
         for channel in self._channels:
             channel.close()
 
 
-class AsyncClient(_Connected, AsyncClosing):
-    """An asyncio client: made, used and closed on one event loop; RuntimeError where none runs.
+class AsyncClient(_ConnectedClient, AsyncClosing):
+    """An asyncio client. Create, use and close it on one running event loop; RuntimeError if none runs.
 
-    Each method is a coroutine, or returns an `AsyncStream`, and raises one of `lockstep_client.errors`, by
-    meaning. Cancelling one cancels the call on the server. Close it, or use it in an `async with`.
+    Methods are coroutines or return an `AsyncStream`, and raise one of `lockstep_client.errors`. Cancelling a
+    coroutine cancels the call on the server. Close the client, or use it in an `async with` statement.
     """
 
     _grpc: ClassVar[Any] = grpc.aio
@@ -292,29 +297,29 @@ class AsyncClient(_Connected, AsyncClosing):
     health = _awaitable(calls.health)
 
     def _open(self, settings: Connection) -> Any:
-        asyncio.get_running_loop()  # RuntimeError here, rather than a call that hangs on another loop
+        asyncio.get_running_loop()  # raise RuntimeError now; otherwise a call would hang on another loop
         return super()._open(settings)
 
     async def _answer(self, call: Call[R]) -> R:
-        ask = self._prepared(call)
+        send = self._bound_call(call)
         try:
-            return call.read(await ask())
+            return call.read(await send())
         except grpc.RpcError as error:
             raise self._error(call, error) from error
         except asyncio.CancelledError:
-            if own_cancellation():
+            if task_cancelled():
                 raise
-            raise errors.Cancelled("the client was closed before the answer came") from None
+            raise errors.Cancelled("the client was closed before the reply arrived") from None
 
     async def close(self) -> None:
-        """End the connection, for good. Calls in flight end as Cancelled."""
+        """Close the connection. Calls in flight raise Cancelled."""
         self._stubs.clear()
         for channel in self._channels:
             await channel.close()
 
 
 def _stubs(channel: Any) -> dict[str, Any]:
-    """A stub for each method, by its path."""
+    """One stub per method, by path."""
     return {
         m.path: getattr(channel, m.shape)(m.path, _to_bytes, m.reply.FromString) for m in protocol.METHODS
     }

@@ -1,4 +1,4 @@
-"""What is closed at the end of a `with` or an `async with`."""
+"""Mixins that close an object at the end of a `with` or `async with` statement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """Closed at the end of its `with`."""
+    """Calls `close` at the end of a `with` statement."""
 
     def close(self) -> None:
         raise NotImplementedError
@@ -24,7 +24,7 @@ class Closing:
 
 
 class AsyncClosing:
-    """Closed at the end of its `async with`."""
+    """Awaits `close` at the end of an `async with` statement."""
 
     async def close(self) -> None:
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""Answers as people and programs read them: a table on a terminal, plain lines in a pipe, or JSON lines.
+"""Output of the commands: a table on a terminal, plain lines in a pipe, or JSON lines.
 
-A plain line holds tab-separated columns and its text last, so `cut` and `awk` find the others.
+A plain line has tab-separated columns with the text last, for `cut` and `awk`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
         TranslationPart,
     )
 
-    Noticed = Classification | Encoding | Generation | Translation | Prediction
+    WithNotice = Classification | Encoding | Generation | Translation | Prediction
 
 
 def json_line(value: Any) -> None:
-    """One object on one line: a result's fields, or a dict."""
+    """Print a result's fields, or a dict, as one JSON object on one line."""
     readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    _line(json.dumps(value, ensure_ascii=not readable, default=_plain))
+    _line(json.dumps(value, ensure_ascii=not readable, default=_to_json))
 
 
 def classifications(texts: Sequence[str], answers: Sequence[Classification]) -> None:
-    """A row for each label of each text."""
+    """Print a row per label of each text."""
     rows = [
         (label.name, f"{label.probability:.4f}", text)
         for text, answer in zip(texts, answers, strict=True)
@@ -47,73 +47,75 @@ def classifications(texts: Sequence[str], answers: Sequence[Classification]) -> 
 
 
 def encodings(texts: Sequence[str], answers: Sequence[Encoding]) -> None:
-    """The vectors: whole in a pipe, their size and first elements on a terminal; and where words look."""
+    """Print the vectors (on a terminal only their size and first elements), then the strongest attention."""
     if sys.stdout.isatty():
-        rows = [(str(a.vector.size), _beginning(a), text) for text, a in zip(texts, answers, strict=True)]
+        rows = [
+            (str(a.vector.size), _first_elements(a), text) for text, a in zip(texts, answers, strict=True)
+        ]
         _rows(("dimensions", "vector", "text"), rows)
     else:
         for text, answer in zip(texts, answers, strict=True):
             _line("\t".join((" ".join(f"{x:.6g}" for x in answer.vector.tolist()), _one_line(text))))
     for answer in answers:
         if answer.attention is not None:
-            _rows(("token", "looks at", "weight"), list(_gaze(answer)))
+            _rows(("token", "attends to", "weight"), list(_strongest_attention(answer)))
 
 
 class StreamedText:
-    """A text that comes in parts: written as it comes, or as a JSON line for each part."""
+    """Prints a streamed text as it arrives, or a JSON line per part."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json, self._last = as_json, ""
 
     def part(self, part: GenerationPart | TranslationPart) -> None:
-        """Write one; a part that brings nothing is left out."""
+        """Print one part. Parts without tokens and text are skipped."""
         if self._as_json:
             if part.tokens or part.text:
-                json_line({"piece" if k == "text" else k: v for k, v in vars(part).items() if _of_part(k, v)})
+                json_line({"piece" if k == "text" else k: v for k, v in vars(part).items() if _in_part(k, v)})
         elif part.text:
             sys.stdout.write(part.text)
             sys.stdout.flush()
             self._last = part.text[-1]
 
     def end(self) -> None:
-        """Close the last line. A text of nothing is an empty line."""
+        """End the last line. An empty text prints an empty line."""
         if self._last != "\n":
             _line("")
 
 
 def prediction(one: Prediction) -> None:
-    """A row for one element: position, element, label, probability, elements computed, milliseconds."""
+    """Print a row for one element: position, element, label, probability, elements computed, milliseconds."""
     best = one.labels[0] if one.labels else None
     label, probability = (best.name, f"{best.probability:.4f}") if best else ("", "")
     computed, took = str(one.computed_elements), f"{one.timings.compute_s * 1e3:.3f}"
     if sys.stdout.isatty():
-        bar = "█" * round(20 * best.probability) if best else ""
+        bar, element = "█" * round(20 * best.probability) if best else "", _printable(one.element)
         _line(
-            f"{one.position:>5}  {_visible(one.element):<16} {_visible(label):<12} {probability:>6} {bar:<20}"
+            f"{one.position:>5}  {element:<16} {_printable(label):<12} {probability:>6} {bar:<20}"
             f"  computed {computed:>4} in {took} ms"
         )
     else:
-        cells = (_visible(one.element), _visible(label), probability, computed, took)
+        cells = (_printable(one.element), _printable(label), probability, computed, took)
         _line("\t".join((str(one.position), *cells)))
 
 
-def remark(text: str) -> None:
-    """Something beside the answer, on a terminal."""
+def note(text: str) -> None:
+    """Print a dimmed remark on a terminal."""
     Console().print(Text(text, style="dim"))
 
 
 def models(states: Iterable[ModelState]) -> None:
-    """A row for each version of each model."""
+    """Print a row per version of each model."""
     _rows(("model", "version", "state", "reason"), [(s.name, s.version, s.state, s.reason) for s in states])
 
 
 def health(answer: Health) -> None:
-    """The status, after the model's name where there is one."""
+    """Print the status, after the model's name if there is one."""
     _line("\t".join(filter(None, [answer.model, answer.status])))
 
 
-def notices(answers: Iterable[Noticed]) -> None:
-    """What the server has to say of the models, each once, on stderr."""
+def notices(answers: Iterable[WithNotice]) -> None:
+    """Print the server's notices on stderr, each once."""
     for notice in dict.fromkeys(a.notice for a in answers if a.notice):
         print(f"lockstep: {notice}", file=sys.stderr)
 
@@ -133,8 +135,8 @@ def _line(text: str) -> None:
     print(text, flush=True)
 
 
-def _visible(element: str) -> str:
-    """An element that is white, or breaks lines, made visible: some models read characters."""
+def _printable(element: str) -> str:
+    """The element with white space made visible: elements of character models may be spaces or newlines."""
     return repr(element)[1:-1].replace(" ", "␣") if element.isspace() else element
 
 
@@ -142,13 +144,13 @@ def _one_line(cell: str) -> str:
     return " ".join(cell.split()) if any(c in cell for c in "\t\r\n") else cell
 
 
-def _beginning(answer: Encoding) -> str:
+def _first_elements(answer: Encoding) -> str:
     shown = " ".join(f"{x:.3f}" for x in answer.vector[:4].tolist())
     return f"{shown} …" if answer.vector.size > 4 else shown
 
 
-def _gaze(answer: Encoding) -> Iterable[tuple[str, ...]]:
-    """For each token, the one that it looks at most, the mean over layers and heads."""
+def _strongest_attention(answer: Encoding) -> Iterable[tuple[str, ...]]:
+    """For each token, the token that it attends to most, averaged over layers and heads, and the weight."""
     attention = answer.attention
     if attention is None or attention.ndim < 2 or not attention.size:
         return
@@ -159,16 +161,16 @@ def _gaze(answer: Encoding) -> Iterable[tuple[str, ...]]:
         yield token, tokens[at] if at < len(tokens) else f"#{at}", f"{row[at]:.3f}"
 
 
-def _of_part(key: str, value: Any) -> bool:
-    """Whether a field is there and belongs to a part: what tells of the whole comes with the whole."""
+def _in_part(key: str, value: Any) -> bool:
+    """Whether to print the field with a part: it is set, and does not describe the whole result."""
     if key in ("reason", "timings", "seed", "notice", "model", "version"):
         return False
     return value is not None and not (isinstance(value, tuple) and not value)
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, np.ndarray):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")

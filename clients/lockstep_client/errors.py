@@ -1,8 +1,7 @@
-"""What went wrong, by meaning: one exception class for each, one table from gRPC's codes.
+"""The client's exceptions: one class per kind of failure, and one table from gRPC status codes to them.
 
-grpc.RpcError → status code → the class; the server's google.rpc details → its attributes. Some are raised
-before anything is sent, where a request cannot be written at all. Every message names what is wrong and,
-where there is one, the remedy.
+grpc.RpcError → status code → exception class; the server's google.rpc details → its attributes. Invalid
+arguments raise InvalidRequest before anything is sent. Messages state the problem and, if possible, the fix.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _Detail = TypeVar("_Detail", bound=Message)
 
 @dataclass(frozen=True)
 class Violation:
-    """One thing wrong with a request: the field, and why."""
+    """One invalid field of a request, and why it is invalid."""
 
     field: str
     description: str
 
 
 class LockstepError(Exception):
-    """A call that has no answer. The message is fit to show to a person."""
+    """The base class of all failed calls. The message is written for end users."""
 
     meaning: ClassVar[str] = "failure"
     code: str = "UNKNOWN"
@@ -52,15 +51,15 @@ class LockstepError(Exception):
         self.message = message
         self.code = code or type(self).code
         self.violations = violations
-        """The fields that are wrong, where the server named them."""
+        """The invalid fields, if known."""
         self.resource = resource
-        """The model that is not there, where the server named it."""
+        """The name of the missing model, if known."""
         self.retry_after_s = retry_after_s
-        """When to try again, where the server said so."""
+        """Seconds to wait before a retry, if the server sent a delay."""
 
 
 class InvalidRequest(LockstepError, ValueError):
-    """The request is wrong: shape, type, bytes, text or ids. `violations` names the fields. Never retry."""
+    """The request is invalid. `violations` names the fields. A retry fails again."""
 
     meaning = "invalid_request"
     code = "INVALID_ARGUMENT"
@@ -74,69 +73,69 @@ class ModelNotFound(LockstepError, LookupError):
 
 
 class Overloaded(LockstepError):
-    """Refused at the door: the wait would be too long. Try again after `retry_after_s`."""
+    """The server is overloaded and rejected the request on arrival. Retry after `retry_after_s`."""
 
     meaning = "overloaded"
     code = "RESOURCE_EXHAUSTED"
 
 
 class DeadlineExceeded(LockstepError, TimeoutError):
-    """No answer within the call's `timeout_s`, or the server let go of it when it passed."""
+    """No reply within the call's deadline, `timeout_s`."""
 
     meaning = "deadline_exceeded"
     code = "DEADLINE_EXCEEDED"
 
 
 class Unavailable(LockstepError):
-    """The model loads or unloads, the server drains, or the connection broke. Try again soon."""
+    """The model is loading or unloading, the server is draining, or the connection broke. Retry later."""
 
     meaning = "unavailable"
     code = "UNAVAILABLE"
 
 
 class Unreachable(Unavailable):
-    """No connection: nothing listens at the address, or its name is not known."""
+    """Cannot connect: no server listens at the address, or its host name does not resolve."""
 
     meaning = "unreachable"
 
 
 class SequenceLost(LockstepError):
-    """A sequence that was evicted, or used after its end. Start a new one."""
+    """The sequence was evicted or has ended. Start a new one."""
 
     meaning = "sequence_lost"
     code = "FAILED_PRECONDITION"
 
 
 class Unauthenticated(LockstepError):
-    """The server wants a token, or does not accept this one."""
+    """The server requires a token, or rejects this one."""
 
     meaning = "unauthenticated"
     code = "UNAUTHENTICATED"
 
 
 class Denied(LockstepError):
-    """The token is good, but not for this call."""
+    """This call is not permitted."""
 
     meaning = "denied"
     code = "PERMISSION_DENIED"
 
 
 class Cancelled(LockstepError):
-    """The call was given up, by this side or the other."""
+    """The call was cancelled by the client or the server."""
 
     meaning = "cancelled"
     code = "CANCELLED"
 
 
 class Unsupported(LockstepError):
-    """The server, or the model, has no such call."""
+    """The server or the model does not support this call."""
 
     meaning = "unsupported"
     code = "UNIMPLEMENTED"
 
 
 class ServerFailure(LockstepError):
-    """The server failed; its message holds a log id, where it is a Lockstep server."""
+    """The server failed. The message of a Lockstep server holds the id of its log entry."""
 
     meaning = "server_failure"
     code = "INTERNAL"
@@ -157,7 +156,7 @@ _TABLE: dict[grpc.StatusCode, type[LockstepError]] = {
 }
 _BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _BY_MEANING: dict[str, type[LockstepError]] = {
-    # The server's words, where they are not ours.
+    # Names of error codes in a Lockstep server that differ from ours.
     "bad_input": InvalidRequest,
     "not_found": ModelNotFound,
     "deadline": DeadlineExceeded,
@@ -166,7 +165,7 @@ _BY_MEANING: dict[str, type[LockstepError]] = {
 }
 _NO_CONNECTION = ("failed to connect", "errors resolving", "dns resolution failed", "name resolution failure")
 _TOO_LARGE = "larger than max"
-# What grpc.aio makes of any end that meets a stream while a message of it is being written.
+# grpc.aio reports this if a stream ends while it writes a message.
 _CUT_SHORT = "Internal error from Core"
 _TOO_LATE = "Deadline Exceeded"
 
@@ -174,7 +173,7 @@ _TOO_LATE = "Deadline Exceeded"
 def from_rpc(
     error: grpc.RpcError, address: str, timeout_s: float | None, awaited: str = "answer"
 ) -> LockstepError:
-    """The exception that a failed call means; `awaited` is what the call's deadline was for."""
+    """The exception for a failed call. `awaited` names what did not arrive before the deadline."""
     code, text = error.code(), error.details() or ""
     status = _status(error)
     violations = _violations(status)
@@ -195,7 +194,7 @@ def from_code(
     resource: str = "",
     retry_after_s: float | None = None,
 ) -> LockstepError:
-    """The exception of one of many, told in a message of its stream by the number of its status code."""
+    """The exception for one failed item of a stream, from the number of its status code."""
     known = _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
     why = message.removeprefix(f"{field}: ")
     return _meaning(known, message)(
@@ -208,10 +207,10 @@ def from_code(
 
 
 def from_text(text: str) -> LockstepError:
-    """The exception of an error that ModelStreamInfer told: a Lockstep server begins it with the meaning."""
+    """The exception for an error text of ModelStreamInfer, which a Lockstep server prefixes with its code."""
     meaning, colon, message = text.partition(": ")
     kind = _BY_MEANING.get(meaning) if colon else None
-    return kind(message) if kind else ServerFailure(text or "the server failed and did not say why")
+    return kind(message) if kind else ServerFailure(text or "the server failed without an error message")
 
 
 def _meaning(code: grpc.StatusCode, text: str) -> type[LockstepError]:
@@ -228,25 +227,25 @@ def _message(
     code: grpc.StatusCode, text: str, violations: tuple[Violation, ...], address: str, too_late: str
 ) -> str:
     if _meaning(code, text) is Unreachable:
-        return f"no server at {address}: is it running, and is the address right? ({text})"
+        return f"no server at {address}: check that it is running and that the address is right ({text})"
     if text == _CUT_SHORT:
-        return f"the stream to {address} broke while it was written to"
+        return f"the stream to {address} broke during a write"
     if _TOO_LARGE in text:
-        return f"{text}: send fewer rows in a call, or raise max_message_bytes on both sides"
+        return f"{text}: send fewer rows per call, or raise max_message_bytes and the server's limit"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and (not text or _TOO_LATE in text):
-        return f"{too_late}: allow more time with timeout_s"
+        return f"{too_late}: increase timeout_s"
     missing = [f"{v.field}: {v.description}" for v in violations if v.description not in text]
     return "; ".join(filter(None, [text, *missing])) or f"{address}: {_first_sentence(_meaning(code, text))}"
 
 
 def _first_sentence(error: type[LockstepError]) -> str:
-    """What the class means, for a server that sent a bare code."""
+    """The first sentence of the class's docstring, for a status without a message."""
     sentence = " ".join((error.__doc__ or error.__name__).split()).split(". ")[0].rstrip(".")
     return sentence[0].lower() + sentence[1:]
 
 
 def _status(error: grpc.RpcError) -> Status | None:
-    """The server's google.rpc.Status; None where there is none, or it contradicts the call's own."""
+    """The server's google.rpc.Status; None if it is missing or contradicts the status of the call."""
     with suppress(ValueError, DecodeError):
         status: Status | None = rpc_status.from_call(error)  # type: ignore[arg-type]
         return status

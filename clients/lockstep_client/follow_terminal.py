@@ -1,7 +1,7 @@
-"""Follow at a terminal: type, and see the prediction move at each word.
+"""Interactive `follow`: the prediction changes with each word that is typed.
 
-keys → `Line` (what is typed: its whole words go out, its last one can still be changed) → the stream's pieces
-→ predictions → `Screen`. One event loop does it all. Enter ends a text and begins the next; Ctrl-D leaves.
+keys → `InputLine` (complete words are sent, the last one can still be edited) → pieces of the stream →
+predictions → `FollowScreen`. Everything runs on one event loop. Enter starts a new text; Ctrl-D quits.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
     from lockstep_client.client import AsyncClient
     from lockstep_client.stream_results import Prediction
 
-BAR, MOST_LABELS = 30, 5
-_ENTER, _LEAVE, _BACK, _CLEAR = "\r\n", "\x04", "\x7f\b", "\x15\x17"
-_HINT = "  type: each word moves the prediction. Enter begins a new text, Ctrl-D leaves."
+BAR_CELLS, MAX_LABELS = 30, 5
+_ENTER, _QUIT, _BACK, _CLEAR = "\r\n", "\x04", "\x7f\b", "\x15\x17"
+_HINT = "  Type a text: the prediction changes with each word. Enter starts a new text, Ctrl-D quits."
 _ESCAPES = re.compile(r"\x1b(?:[\[O][0-9;?]*[ -/]*[@-~])?")
 
 
 @dataclass
 class InputLine:
-    """What is typed. White space sends the word before it; what was sent cannot be taken back."""
+    """The typed text. White space sends the word before it; a sent word cannot be edited."""
 
     sent: str = ""
     held: str = ""
     done: bool = False
     """Enter or Ctrl-D was pressed."""
-    leaving: bool = False
+    quitting: bool = False
     """Ctrl-D was pressed."""
 
     def press(self, key: str) -> str:
-        """Take a key; the piece that it sends, or nothing."""
-        if key in _ENTER or key == _LEAVE:
-            self.done, self.leaving = True, key == _LEAVE
+        """Handle a key. Returns the piece to send, or an empty string."""
+        if key in _ENTER or key == _QUIT:
+            self.done, self.quitting = True, key == _QUIT
             return self._send()
         if key in _BACK:
             self.held = self.held[:-1]
@@ -66,7 +66,7 @@ class InputLine:
 
 @dataclass
 class FollowScreen:
-    """The text and the labels after its last word, drawn again at each change."""
+    """The text and the labels after its last word, redrawn at each change."""
 
     line: InputLine = field(default_factory=InputLine)
     prediction: Prediction | None = None
@@ -80,26 +80,27 @@ class FollowScreen:
         if self.prediction is None:
             yield Text("" if self.line.done else _HINT, style="dim")
             return
-        one = self.prediction
-        for label in sorted(one.labels[:MOST_LABELS], key=lambda label: label.index):
-            full = round(label.probability * BAR)
-            style = "bold cyan" if label is one.best else "dim"
+        prediction = self.prediction
+        for label in sorted(prediction.labels[:MAX_LABELS], key=lambda label: label.index):
+            full = round(label.probability * BAR_CELLS)
+            style = "bold cyan" if label is prediction.best else "dim"
             name = Text(label.name if label.name.strip() else repr(label.name))
             name.truncate(14, overflow="ellipsis", pad=True)
-            bar = f" {'█' * full}{'░' * (BAR - full)} {label.probability:4.0%}"
+            bar = f" {'█' * full}{'░' * (BAR_CELLS - full)} {label.probability:4.0%}"
             yield Text("  ").append_text(name).append(bar, style)
-        took_ms = one.timings.compute_s * 1e3
+        took_ms = prediction.timings.compute_s * 1e3
         yield Text(
-            f"  {one.position} read · computed {one.computed_elements} in {took_ms:.2f} ms", style="dim"
+            f"  {prediction.position} read · computed {prediction.computed_elements} in {took_ms:.2f} ms",
+            style="dim",
         )
 
 
-async def converse(client: AsyncClient, *, model: str, version: str, top_k: int) -> None:
-    """Follow what is typed, text after text, until Ctrl-D. Raises what the stream does."""
+async def follow_typed_text(client: AsyncClient, *, model: str, version: str, top_k: int) -> None:
+    """Follow typed texts until Ctrl-D. Raises the errors of the stream."""
     keys: asyncio.Queue[str] = asyncio.Queue()
-    with _reading(sys.stdin.fileno(), keys):
+    with _read_keys(sys.stdin.fileno(), keys):
         screen = FollowScreen()
-        while not screen.line.leaving:
+        while not screen.line.quitting:
             screen = FollowScreen()
             with Live(screen, console=Console(), auto_refresh=False) as live:
                 pieces = _pieces(keys, screen.line, live)
@@ -116,35 +117,35 @@ async def _pieces(keys: asyncio.Queue[str], line: InputLine, live: Live) -> Asyn
 
 
 @contextmanager
-def _reading(file: int, keys: asyncio.Queue[str]) -> Iterator[None]:
-    """Keys go into the queue while this holds, without those that move a cursor."""
+def _read_keys(descriptor: int, keys: asyncio.Queue[str]) -> Iterator[None]:
+    """Within the block, put typed keys into the queue. Escape sequences (cursor keys) are dropped."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def read() -> None:
-        some = os.read(file, 1 << 12)
-        for key in _ESCAPES.sub("", decoder.decode(some)) if some else _LEAVE:
+        data = os.read(descriptor, 1 << 12)
+        for key in _ESCAPES.sub("", decoder.decode(data)) if data else _QUIT:
             keys.put_nowait(key)
 
     loop = asyncio.get_running_loop()
-    loop.add_reader(file, read)
+    loop.add_reader(descriptor, read)
     try:
         yield
     finally:
-        loop.remove_reader(file)
+        loop.remove_reader(descriptor)
 
 
 @contextmanager
-def keys_at_once(file: int) -> Iterator[None]:
-    """The terminal gives each key as it is pressed, and does not show it; as it was, afterwards."""
+def unbuffered_keys(descriptor: int) -> Iterator[None]:
+    """Within the block, the terminal delivers each key at once and does not echo it. Restored afterwards."""
     try:
         import termios
         import tty
     except ImportError:
-        raise InputError("this system's terminal cannot be read key by key: give TEXT, or a pipe") from None
-    before = termios.tcgetattr(file)
+        raise InputError("interactive input is not supported on this system: pass TEXT, or a pipe") from None
+    before = termios.tcgetattr(descriptor)
     with interrupts.raised():
         try:
-            tty.setcbreak(file)
+            tty.setcbreak(descriptor)
             yield
         finally:
-            termios.tcsetattr(file, termios.TCSADRAIN, before)
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

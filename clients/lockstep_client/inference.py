@@ -1,8 +1,8 @@
-"""The messages of package `inference`, in a descriptor pool of their own.
+"""The messages of package `inference`, in a private descriptor pool.
 
 tritonclient defines the same package, and one pool cannot hold it twice. These classes are built from the
-committed descriptor set in a private pool, so that a process may use both clients. They are not the classes
-of `lockstep.open_inference_pb2`: the bytes are the same, the types are not.
+committed descriptor set in a private pool, so a process can use both clients. They have the same wire format
+as the classes of `lockstep_proto.open_inference_pb2`, but are different types.
 """
 
 from __future__ import annotations

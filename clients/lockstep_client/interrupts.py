@@ -1,10 +1,10 @@
-"""Ctrl-C at the `lockstep` command, and how the process ends where a call may still be under way.
+"""Ctrl-C handling of the `lockstep` command, and process exit while calls are in flight.
 
-Where a blocking call waits, a KeyboardInterrupt is raised in the middle of gRPC's and threading's own code:
-a lock is released twice, closing the channel hangs (grpc/grpc#19973), or gRPC's threads abort the process
-while the interpreter ends (grpc/grpc#19780). So Ctrl-C ends the process there and then; the operating system
-closes the connection, and the server cancels what was asked. Only where something has to be put back first, a
-terminal or the tasks of an event loop, is KeyboardInterrupt raised as usual.
+During a blocking call, KeyboardInterrupt is raised inside the code of gRPC and threading: a lock is released
+twice, closing the channel hangs (grpc/grpc#19973), or gRPC's threads abort the process during interpreter
+shutdown (grpc/grpc#19780). Therefore Ctrl-C exits the process immediately; the operating system closes the
+connection, and the server cancels the calls. KeyboardInterrupt is raised as usual only where cleanup is
+needed: to restore a terminal, or to cancel the tasks of an event loop.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 INTERRUPTED = 130
-"""The exit code, as shells tell it: 128 and the signal's number."""
+"""The exit code that shells use: 128 + the signal number."""
 
 
 def leave(code: int) -> NoReturn:
-    """End the process now. What is printed must have been flushed."""
+    """Exit the process immediately. Buffered output is lost: flush first."""
     os._exit(code)
 
 
 def end_at_once() -> None:
-    """From now on Ctrl-C ends the process with INTERRUPTED, unless whoever started it had it ignored."""
+    """Make Ctrl-C exit the process with INTERRUPTED, unless the parent process had SIGINT ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Meanwhile Ctrl-C is a KeyboardInterrupt, which asyncio turns into its main task's cancellation."""
+    """Within the block, Ctrl-C raises KeyboardInterrupt, on which asyncio cancels its main task."""
     if signal.getsignal(signal.SIGINT) is not _end:
         yield
         return

@@ -1,10 +1,10 @@
-"""`Outcomes` and `AsyncOutcomes`: many questions over one stream, blocking or with asyncio.
+"""`Outcomes` and `AsyncOutcomes`: many items pipelined over one stream, blocking or with asyncio.
 
-    what is given → feeder → `Ledger` → messages → the wire → `Ledger` → outcomes, to whoever iterates
+    source → `ItemTracker` → messages → the wire → `ItemTracker` → outcomes, to the iterating caller
 
-The feeder takes questions while there is room, beside the reading: a thread of a Client, a task of an
-AsyncClient. What is ready to be sent when a message is made goes in it. A stream that breaks because the
-server went away is opened again, and what had no answer goes again.
+A thread (Client) or task (AsyncClient) reads the source while there is room, concurrently with the results.
+Each message holds all items that are ready when it is written. If the stream breaks because the server went
+away, it is reopened and the items without a result are sent again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import grpc
 
 from lockstep_client import arguments, errors
 from lockstep_client.closing import AsyncClosing, Closing
-from lockstep_client.ledger import ItemTracker
-from lockstep_client.streams import own_cancellation
+from lockstep_client.item_tracker import ItemTracker
+from lockstep_client.streams import task_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -37,244 +37,245 @@ R = TypeVar("R")
 
 
 class _Pipeline(Generic[G, R]):
-    """What both kinds share: the call, its account, and how it ends."""
+    """The state of both kinds of outcomes: the call, its items, its deadline and how it ended."""
 
     def __init__(
         self,
         call: ManyCall[G, R],
         open_: Callable[[Any, float], Any],
         check: Callable[[int], None],
-        explain: Callable[[grpc.RpcError], errors.LockstepError],
+        to_error: Callable[[grpc.RpcError], errors.LockstepError],
         *,
         retries: bool,
     ) -> None:
-        self._call, self._open, self._explain = call, open_, explain
-        self._ledger: ItemTracker[G, R] = ItemTracker(call, check, retries=retries)
+        self._call, self._open, self._to_error = call, open_, to_error
+        self._tracker: ItemTracker[G, R] = ItemTracker(call, check, retries=retries)
         self._rpc: Any = None
-        self._begun = self._left = False
+        self._started = self._closed = False
         self._failure: Exception | None = None
-        self._ends = math.inf
+        self._deadline = math.inf
         self._streams = 0
 
-    def _begin(self) -> None:
-        if self._begun or self._left:
-            raise errors.Cancelled("these outcomes have been read, or left: ask again")
-        self._begun = True
-        self._ends = time.monotonic() + self._call.timeout_s
+    def _start(self) -> None:
+        if self._started or self._closed:
+            raise errors.Cancelled("outcomes already read or closed: make a new call")
+        self._started = True
+        self._deadline = time.monotonic() + self._call.timeout_s
 
     def _connect(self, messages: Any) -> None:
-        if self._left:
-            raise errors.Cancelled("these outcomes were left before their end: ask again")
-        self._rpc = self._open(messages, max(0.0, self._ends - time.monotonic()))
+        if self._closed:
+            raise errors.Cancelled("outcomes closed before their end: make a new call")
+        self._rpc = self._open(messages, max(0.0, self._deadline - time.monotonic()))
 
     def _pause_s(self, error: grpc.RpcError) -> float:
-        """Seconds until the stream is opened again; raises where it is not."""
-        if self._left:
-            raise errors.Cancelled("these outcomes were left before their end: ask again")
-        told, now = self._explain(error), time.monotonic()
-        if now >= self._ends:
-            told = errors.DeadlineExceeded(f"not all was answered within {self._call.timeout_s:g} s")
-        pause_s = self._ledger.lost(told, now)
-        if pause_s is None or now + pause_s > self._ends:
-            raise self._failure or told from error
+        """Seconds to wait before reopening the stream. Raises if it must not be reopened."""
+        if self._closed:
+            raise errors.Cancelled("outcomes closed before their end: make a new call")
+        failure, now = self._to_error(error), time.monotonic()
+        if now >= self._deadline:
+            failure = errors.DeadlineExceeded(
+                f"not all items answered within {self._call.timeout_s:g} s: increase timeout_s"
+            )
+        pause_s = self._tracker.stream_broke(failure, now)
+        if pause_s is None or now + pause_s > self._deadline:
+            raise self._failure or failure from error
         return pause_s
 
     def _check_end(self) -> None:
-        """The server has ended the stream."""
-        if not self._ledger.finished:
-            raise errors.ServerFailure("the stream ended before everything was answered")
+        if not self._tracker.finished:
+            raise errors.ServerFailure("the server ended the stream before answering every item")
 
-    def _over(self) -> None:
-        """All outcomes have been read: what the given raised is met now."""
+    def _raise_source_error(self) -> None:
+        """Raise the exception of the source, after all outcomes have been delivered."""
         if self._failure:
             raise self._failure
 
 
 class Outcomes(_Pipeline[G, R], Closing):
-    """An `Outcome` for each question, to be iterated over once. Asking begins with the iteration.
+    """One `Outcome` per item. Iterate once; sending starts with the iteration.
 
         with client.classify_many("sentiment-lstm", lines) as outcomes:
             for one in outcomes:
                 print(one.number, one.error or one.answer.best.name)
 
-    Who leaves the loop, by break or by an exception, cancels what is on its way. What the given raises, the
-    reader meets after the outcomes of all that came before. An error that ends the stream is raised, as one
-    of `lockstep_client.errors`; one that concerns a single question is its outcome's.
+    Leaving the loop, by break or by an exception, cancels the items in flight. An exception raised by the
+    source is raised here after the outcomes of all earlier items. An error of the whole stream is raised as
+    one of `lockstep_client.errors`; an error of one item is in its outcome.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
 
     def __iter__(self) -> Iterator[Outcome[G, R]]:
-        self._begin()
-        threading.Thread(target=self._feed, name="lockstep-feeder", daemon=True).start()
+        self._start()
+        threading.Thread(target=self._take_items, name="lockstep-items", daemon=True).start()
         try:
-            while not self._ledger.finished:
-                yield from self._received()
+            while not self._tracker.finished:
+                yield from self._receive()
             yield from self._readable()
-            self._over()
+            self._raise_source_error()
         finally:
             self.close()
 
-    def _received(self) -> Iterator[Outcome[G, R]]:
-        """What one stream brings until it ends, or breaks and may be opened again."""
+    def _receive(self) -> Iterator[Outcome[G, R]]:
+        """Yield the outcomes from one stream until it ends or breaks. Raises if it must not be reopened."""
         self._connect(self._messages())
         try:
             for reply in self._rpc:
-                with self._news:
-                    self._ledger.settle(reply, time.monotonic())
-                    self._news.notify_all()
+                with self._changed:
+                    self._tracker.settle(reply, time.monotonic())
+                    self._changed.notify_all()
                 yield from self._readable()
             self._check_end()
         except grpc.RpcError as error:
-            with self._news:
+            with self._changed:
                 self._streams += 1
                 pause_s = self._pause_s(error)
-                self._news.notify_all()
-                self._news.wait_for(lambda: self._left, pause_s)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._closed, pause_s)
 
     def _readable(self) -> Iterator[Outcome[G, R]]:
         while (outcome := self._next()) is not None:
             yield outcome
 
     def _next(self) -> Outcome[G, R] | None:
-        with self._news:
-            outcome = self._ledger.read()
-            self._news.notify_all()
+        with self._changed:
+            outcome = self._tracker.next_outcome()
+            self._changed.notify_all()
         return outcome
 
     def _messages(self) -> Iterator[Message]:
-        """For one stream, until everything is answered or the stream is no more."""
+        """The messages of one stream, until every item is answered or the stream has broken."""
         stream = self._streams
         while (message := self._next_message(stream)) is not None:
             yield message
 
     def _next_message(self, stream: int) -> Message | None:
-        with self._news:
-            while stream == self._streams and not (self._left or self._ledger.finished):
-                message = self._ledger.message(time.monotonic())
+        with self._changed:
+            while stream == self._streams and not (self._closed or self._tracker.finished):
+                message = self._tracker.message(time.monotonic())
                 if message is not None:
                     return message
-                self._news.wait(self._ledger.due_s(time.monotonic()))
+                self._changed.wait(self._tracker.wait_s(time.monotonic()))
         return None
 
-    def _feed(self) -> None:
+    def _take_items(self) -> None:
         try:
-            if isinstance(self._call.given, AsyncIterable):
-                raise arguments.wrong("given", "an asynchronous iterable: use an AsyncClient")
-            for given in self._call.given:
-                with self._news:
-                    self._news.wait_for(lambda: self._ledger.has_room or self._left)
-                    if self._left:
+            if isinstance(self._call.source, AsyncIterable):
+                raise arguments.invalid("given", "async iterables need an AsyncClient")
+            for given in self._call.source:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._tracker.has_room or self._closed)
+                    if self._closed:
                         return
-                    self._ledger.take(given)
-                    self._news.notify_all()
+                    self._tracker.take(given)
+                    self._changed.notify_all()
         except Exception as error:
             self._failure = error
         finally:
-            with self._news:
-                self._ledger.ended = True
-                self._news.notify_all()
+            with self._changed:
+                self._tracker.ended = True
+                self._changed.notify_all()
 
     def close(self) -> None:
-        """Cancel what is still on its way."""
-        with self._news:
-            self._left = True
-            self._news.notify_all()
+        """Cancel the items in flight."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         if self._rpc is not None:
             self._rpc.cancel()
 
 
 class AsyncOutcomes(_Pipeline[G, R], AsyncClosing):
-    """An `Outcome` for each question, to be iterated over once. Asking begins with the iteration.
+    """One `Outcome` per item. Iterate once; sending starts with the iteration.
 
         async with client.classify_many("sentiment-lstm", lines) as outcomes:
             async for one in outcomes:
                 print(one.number, one.error or one.answer.best.name)
 
-    Who leaves the loop, by break or by an exception, cancels what is on its way. What the given raises, the
-    reader meets after the outcomes of all that came before. An error that ends the stream is raised, as one
-    of `lockstep_client.errors`; one that concerns a single question is its outcome's.
+    Leaving the loop, by break or by an exception, cancels the items in flight. An exception raised by the
+    source is raised here after the outcomes of all earlier items. An error of the whole stream is raised as
+    one of `lockstep_client.errors`; an error of one item is in its outcome.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._room, self._news = asyncio.Event(), asyncio.Event()
+        self._room, self._changed = asyncio.Event(), asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[Outcome[G, R]]:
-        self._begin()
-        feeder = asyncio.ensure_future(self._feed())
+        self._start()
+        taker = asyncio.ensure_future(self._take_items())
         try:
-            while not self._ledger.finished:
+            while not self._tracker.finished:
                 self._connect(self._messages())
                 try:
                     async for reply in self._rpc:
-                        self._ledger.settle(reply, time.monotonic())
-                        for one in self._readable():
-                            yield one
+                        self._tracker.settle(reply, time.monotonic())
+                        for outcome in self._readable():
+                            yield outcome
                     self._check_end()
                 except grpc.RpcError as error:
                     await self._pause(error)
-            for one in self._readable():
-                yield one
-            self._over()
+            for outcome in self._readable():
+                yield outcome
+            self._raise_source_error()
         except asyncio.CancelledError:
-            if own_cancellation():
+            if task_cancelled():
                 raise
-            raise errors.Cancelled("these outcomes were left before their end: ask again") from None
+            raise errors.Cancelled("outcomes closed before their end: make a new call") from None
         finally:
-            feeder.cancel()
+            taker.cancel()
             await self.close()
 
     async def _pause(self, error: grpc.RpcError) -> None:
         self._streams += 1
-        self._news.set()
+        self._changed.set()
         await asyncio.sleep(self._pause_s(error))
 
     def _readable(self) -> Iterator[Outcome[G, R]]:
-        while (outcome := self._ledger.read()) is not None:
+        while (outcome := self._tracker.next_outcome()) is not None:
             self._room.set()
             yield outcome
-        self._news.set()
+        self._changed.set()
 
     async def _messages(self) -> AsyncIterator[Message]:
-        """For one stream, until everything is answered or the stream is no more."""
+        """The messages of one stream, until every item is answered or the stream has broken."""
         stream = self._streams
-        while stream == self._streams and not (self._left or self._ledger.finished):
-            message = self._ledger.message(time.monotonic())
+        while stream == self._streams and not (self._closed or self._tracker.finished):
+            message = self._tracker.message(time.monotonic())
             if message is not None:
                 yield message
                 continue
-            self._news.clear()
+            self._changed.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._ledger.due_s(time.monotonic())):
-                    await self._news.wait()
+                async with asyncio.timeout(self._tracker.wait_s(time.monotonic())):
+                    await self._changed.wait()
 
-    async def _feed(self) -> None:
+    async def _take_items(self) -> None:
         try:
-            if isinstance(self._call.given, AsyncIterable):
-                async for given in self._call.given:
+            if isinstance(self._call.source, AsyncIterable):
+                async for given in self._call.source:
                     await self._take(given)
             else:
-                for given in self._call.given:
+                for given in self._call.source:
                     await self._take(given)
         except Exception as error:
             self._failure = error
         finally:
-            self._ledger.ended = True
-            self._news.set()
+            self._tracker.ended = True
+            self._changed.set()
 
     async def _take(self, given: G) -> None:
-        while not self._ledger.has_room:
+        while not self._tracker.has_room:
             self._room.clear()
             await self._room.wait()
-        self._ledger.take(given)
-        self._news.set()
+        self._tracker.take(given)
+        self._changed.set()
 
     async def close(self) -> None:
-        """Cancel what is still on its way."""
-        self._left = True
-        self._news.set()
+        """Cancel the items in flight."""
+        self._closed = True
+        self._changed.set()
         if self._rpc is not None:
             self._rpc.cancel()

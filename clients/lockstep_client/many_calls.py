@@ -1,13 +1,13 @@
-"""Every call for any number of questions over one stream, defined once, as those of calls.py are.
+"""Definitions of the calls that pipeline any number of items over one stream, shared by both clients.
 
-an iterable → questions, each prepared by itself → messages that hold several → outcomes, each by its number.
-many.py sends and receives them; ledger.py keeps account.
+iterable → items, each prepared separately → messages of several items → outcomes by number. many.py sends
+and receives the messages; item_tracker.py holds the state.
 
-All of them take the questions as they arise, from a list, a generator, a file or a queue, and with an
-AsyncClient from anything for `async for`. No more than `in_flight` are taken before their outcomes have
-been read, so an iterable of any length will do. What is wrong with one question is its own `error`. What
-the server refuses for now, because it is overloaded or restarts, goes again until it is answered, or nothing
-has been for 30 s, unless the client has `retries=0`.
+Items are read lazily from a list, a generator, a file or a queue; an AsyncClient also accepts async
+iterables. At most `in_flight` items are taken before their outcomes have been read, so the iterable may be
+endless. An invalid item fails alone, with its own `error`. Items that the server rejects temporarily
+(overload, restart) are sent again until they are answered or no result has arrived for 30 s, unless the
+client has `retries=0`.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def classify_many(
     queue_timeout_s: float = 0.0,
     timeout_s: float | None = None,
 ) -> ManyCall[str | Sequence[int], Classification]:
-    """Label any number of texts, or rows of token ids, over one stream: an `Outcome` for each.
+    """Classify any number of texts, or sequences of token ids, over one stream: one `Outcome` each.
 
         for one in client.classify_many("sentiment-lstm", open("reviews.txt")):
             print(one.answer.best.name, one.given)
 
-    Texts are taken as they arise, at most `in_flight` before their outcomes are read; on a thread of their
-    own with a Client. Outcomes come in the order of the texts, or, with `ordered=False`, as soon as each is
-    there. A text that is wrong has an `error`, and the others their answers. What the server refuses for now
-    goes again, until nothing has been answered for 30 s, unless `retries` is 0. `timeout_s` is the deadline
-    of the whole; None is none. The rest is as in `classify`.
+    Texts are read lazily, at most `in_flight` ahead of the outcomes that have been read; a Client reads them
+    on a separate thread. Outcomes arrive in the order of the texts, or, with `ordered=False`, as soon as each
+    is ready. An invalid text has an `error`; the others are answered. Texts that the server rejects
+    temporarily are sent again until no result has arrived for 30 s, unless `retries` is 0. `timeout_s` is the
+    deadline of the whole call; None sets none. The other arguments are as in `classify`.
     """
-    begun = pb.ClassifyRequest(
+    template = pb.ClassifyRequest(
         model=arguments.model(model),
         version=version,
         top_k=arguments.count_32("top_k", top_k),
@@ -63,7 +63,7 @@ def classify_many(
         queue_timeout_seconds=arguments.seconds("queue_timeout_s", queue_timeout_s),
     )
     read: Callable[[Any], Any] = partial(_outcomes, "classification", replies.classification)
-    return _of_texts(protocol.CLASSIFY_MANY, begun, texts, read, in_flight, ordered, timeout_s)
+    return _of_texts(protocol.CLASSIFY_MANY, template, texts, read, in_flight, ordered, timeout_s)
 
 
 def encode_many(
@@ -78,13 +78,13 @@ def encode_many(
     queue_timeout_s: float = 0.0,
     timeout_s: float | None = None,
 ) -> ManyCall[str | Sequence[int], Encoding]:
-    """A vector for any number of texts, or rows of token ids, over one stream: an `Outcome` for each.
+    """Encode any number of texts, or sequences of token ids, over one stream: one `Outcome` each.
 
         vectors = [one.answer.vector for one in client.encode_many("sentiment-transformer", lines)]
 
-    `attention` is as in `encode`, all else as in `classify_many`.
+    `attention` is as in `encode`, the other arguments are as in `classify_many`.
     """
-    begun = pb.EncodeRequest(
+    template = pb.EncodeRequest(
         model=arguments.model(model),
         version=version,
         attention=attention,
@@ -92,7 +92,7 @@ def encode_many(
         queue_timeout_seconds=arguments.seconds("queue_timeout_s", queue_timeout_s),
     )
     read: Callable[[Any], Any] = partial(_outcomes, "encoding", replies.encoding)
-    return _of_texts(protocol.ENCODE_MANY, begun, texts, read, in_flight, ordered, timeout_s)
+    return _of_texts(protocol.ENCODE_MANY, template, texts, read, in_flight, ordered, timeout_s)
 
 
 def infer_many(
@@ -107,21 +107,22 @@ def infer_many(
     queue_timeout_s: float = 0.0,
     timeout_s: float | None = None,
 ) -> ManyCall[Mapping[str, npt.ArrayLike], InferResult]:
-    """Tensors in, tensors out, any number of times over one stream: an `Outcome` for each.
+    """Run a model on any number of tensor requests over one stream: one `Outcome` each.
 
         rows = ({"tokens": np.array([ids])} for ids in sequences)
         for one in client.infer_many("sentiment-lstm", rows, outputs=["logits"]):
             print(one.answer["logits"])
 
-    On this server or any other of the Open Inference Protocol that answers each request once. Tensors and
-    `outputs` are as in `infer`, all else as in `classify_many`. A step of a sequence belongs to `infer`.
+    Works with every server of the Open Inference Protocol that answers each request once. Tensors and
+    `outputs` are as in `infer`, the other arguments are as in `classify_many`. Use `infer` for the steps of
+    a sequence.
     """
-    begun = tensor_request.begun(model, version, outputs, priority, queue_timeout_s)
+    template = tensor_request.template(model, version, outputs, priority, queue_timeout_s)
     _check_many("inputs", inputs, Mapping)
     return ManyCall(
         protocol.INFER_MANY,
         inputs,
-        prepare=partial(_filled, begun),
+        prepare=partial(_prepared_tensors, template),
         group=type,
         write=_numbered,
         read=_inferred,
@@ -134,7 +135,7 @@ def infer_many(
 
 def _of_texts(
     method: protocol.Method[Any],
-    begun: Any,
+    template: Any,
     texts: Iterable[str | Sequence[int]] | AsyncIterable[str | Sequence[int]],
     read: Callable[[Any], Any],
     in_flight: int,
@@ -147,7 +148,7 @@ def _of_texts(
         texts,
         prepare=_text_or_row,
         group=type,
-        write=partial(_with_texts, begun),
+        write=partial(_with_texts, template),
         read=read,
         most_in_message=_TEXTS_IN_MESSAGE,
         in_flight=_in_flight(in_flight),
@@ -156,14 +157,14 @@ def _of_texts(
     )
 
 
-def _check_many(field: str, given: object, one: type) -> None:
-    if isinstance(given, one) or not isinstance(given, Iterable | AsyncIterable):
-        raise arguments.wrong(field, f"{type(given).__name__} is not many: give a list, or what yields them")
+def _check_many(field: str, given: object, item: type) -> None:
+    if isinstance(given, item) or not isinstance(given, Iterable | AsyncIterable):
+        raise arguments.invalid(field, f"expected an iterable of them, got {type(given).__name__}")
 
 
 def _in_flight(given: int) -> int:
     if given < 1:
-        raise arguments.wrong("in_flight", f"{given} would ask nothing: give 1 or more")
+        raise arguments.invalid("in_flight", f"{given} is too small: expected 1 or more")
     return given
 
 
@@ -174,16 +175,16 @@ def _text_or_row(given: str | Sequence[int]) -> tuple[str | pb.Ids, int]:
     return row, row.ByteSize()
 
 
-def _filled(
-    begun: inference.ModelInferRequest, inputs: Mapping[str, npt.ArrayLike]
+def _prepared_tensors(
+    template: inference.ModelInferRequest, inputs: Mapping[str, npt.ArrayLike]
 ) -> tuple[inference.ModelInferRequest, int]:
-    request = tensor_request.filled(begun, inputs)
+    request = tensor_request.with_inputs(template, inputs)
     return request, request.ByteSize()
 
 
-def _with_texts(begun: Any, _: int, given: Sequence[str] | Sequence[pb.Ids]) -> Any:
-    request = type(begun)()
-    request.CopyFrom(begun)
+def _with_texts(template: Any, _: int, given: Sequence[str] | Sequence[pb.Ids]) -> Any:
+    request = type(template)()
+    request.CopyFrom(template)
     (request.texts if isinstance(given[0], str) else request.ids).extend(given)
     return request
 
@@ -197,29 +198,29 @@ def _numbered(number: int, given: Sequence[inference.ModelInferRequest]) -> infe
 def _outcomes(
     field: str, make: Callable[[Any, Any], Any], reply: pb.ClassifyManyReply | pb.EncodeManyReply
 ) -> Iterator[tuple[int, Any]]:
-    for one in reply.outcomes:
-        failed = one.HasField("failure")
-        yield one.number, _error(one.failure) if failed else make(getattr(one, field), reply)
+    for item in reply.outcomes:
+        failed = item.HasField("failure")
+        yield item.number, _error(item.failure) if failed else make(getattr(item, field), reply)
 
 
 def _error(failure: pb.Failure) -> LockstepError:
-    told = failure.HasField("retry_after_seconds")
+    number = failure.HasField("retry_after_seconds")
     field = failure.field.partition("[")[0]  # its place in a message says nothing to the caller
     return errors.from_code(
         failure.code,
         failure.message.replace(failure.field, field, 1),
         field=field,
         resource=failure.resource,
-        retry_after_s=failure.retry_after_seconds if told else None,
+        retry_after_s=failure.retry_after_seconds if number else None,
     )
 
 
 def _inferred(reply: inference.ModelStreamInferResponse) -> Iterator[tuple[int, InferResult | LockstepError]]:
-    told = reply.infer_response.id
-    if not told.isdecimal():
-        why = reply.error_message or f"an answer came with the id {told!r}, which was not asked"
+    number = reply.infer_response.id
+    if not number.isdecimal():
+        why = reply.error_message or f"received a result with the id {number!r}, which is not in flight"
         raise errors.from_text(why)
     if reply.error_message:
-        yield int(told), errors.from_text(reply.error_message)
+        yield int(number), errors.from_text(reply.error_message)
     else:
-        yield int(told), replies.infer_result(reply.infer_response)
+        yield int(number), replies.infer_result(reply.infer_response)

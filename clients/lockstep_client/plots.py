@@ -1,10 +1,11 @@
-"""Pictures, drawn with matplotlib (the extra `plot`): labelled, and readable on light and dark pages."""
+"""Plots with matplotlib (the extra `plot`), readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from lockstep_client import extras
 from lockstep_client.texts import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from lockstep_client.stream_results import Translation
 
 INK = "#808080"
-"""Of all text and lines: in the middle between black and white, and the background is left clear."""
+"""Colour of text and lines: mid-grey, because the background is transparent."""
 
 _LINES = {
     "step-wise": ("#1f9e89", "o"),
@@ -26,30 +27,31 @@ _LINES = {
     "one-shot": ("#7570b3", "^"),
     "re-encoding": ("#d6418b", "D"),
 }
-"""Of each way of a race: colours of one brightness, and marks for who does not tell them apart."""
+"""Colour and marker of each way of a race. The colours have equal brightness; the markers help colour-blind
+readers."""
 
 
 def checked_path(path: Path | None) -> Path | None:
-    """The path as it is given, where a picture can be drawn and written there; else InputError.
+    """Return `path` unchanged. Raises InputError if no plot can be drawn there.
 
-    For a verb to call before it asks the server anything.
+    Verbs call this before the first request.
     """
     if path is None:
         return None
     if not find_spec("matplotlib"):
-        raise InputError("--plot needs matplotlib: pip install 'lockstep-inference[plot]'")
+        raise InputError(extras.missing("--plot", "matplotlib", "plot"))
     from matplotlib.backend_bases import FigureCanvasBase
 
     kinds = FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in kinds:
-        raise InputError(f"--plot {path}: give a name that ends in .png, .svg or .pdf")
+        raise InputError(f"--plot {path}: unsupported file type; use .png, .svg or .pdf")
     if not path.parent.is_dir():
-        raise InputError(f"--plot {path}: there is no folder {path.parent}")
+        raise InputError(f"--plot {path}: no folder {path.parent}")
     return path
 
 
 def attention(path: Path, source: str, translation: Translation) -> None:
-    """The attention of a translation: its source across, its tokens down."""
+    """Plot the attention of a translation: source tokens on the x axis, its own tokens on the y axis."""
     weights = translation.attention
     assert weights is not None
     rows, columns = weights.shape
@@ -60,7 +62,7 @@ def attention(path: Path, source: str, translation: Translation) -> None:
     axes.set_yticks(range(rows), translation.pieces)
     axes.set_xlabel("source")
     axes.set_ylabel("translation")
-    axes.set_title(f"What each token looked at\n{_short(source)}", color=INK, fontsize=11)
+    axes.set_title(f"Attention of each token over the source\n{_short(source)}", color=INK, fontsize=11)
     bar = figure.colorbar(image, ax=axes)
     bar.set_label("weight", color=INK)
     bar.ax.tick_params(colors=INK)
@@ -68,22 +70,22 @@ def attention(path: Path, source: str, translation: Translation) -> None:
 
 
 def race(path: Path, results: Sequence[RaceResult]) -> None:
-    """Time to the first and the last prediction, and compute, by the length of the text."""
+    """Plot the times to the first and last prediction, and the compute time, by text length."""
     figure = new_figure(10, 5)
-    waiting = _by_words(figure, 1, "Waiting for a prediction")
-    compute = _by_words(figure, 2, "Compute on the server, in all")
-    for who in dict.fromkeys(one.contender for one in results if one.lap):
-        ran = [(one.words, one.lap) for one in results if one.contender == who and one.lap]
-        words, name = [words for words, _ in ran], f"{who.way} {who.model}"
-        colour, mark = _LINES[who.way]
-        if who.follows:
-            first_ms = [lap.first_s * 1e3 for _, lap in ran]
+    waiting = _by_words(figure, 1, "Time to prediction")
+    compute = _by_words(figure, 2, "Total compute time on the server")
+    for contender in dict.fromkeys(result.contender for result in results if result.time):
+        measured = [(r.words, r.time) for r in results if r.contender == contender and r.time]
+        words, name = [words for words, _ in measured], f"{contender.way} {contender.model}"
+        colour, mark = _LINES[contender.way]
+        if contender.follows:
+            first_ms = [time.first_s * 1e3 for _, time in measured]
             waiting.plot(
                 words, first_ms, color=colour, marker=mark, ls=":", label=f"{name}: first prediction"
             )
-        last_ms = [lap.last_s * 1e3 for _, lap in ran]
+        last_ms = [time.last_s * 1e3 for _, time in measured]
         waiting.plot(words, last_ms, color=colour, marker=mark, label=f"{name}: whole text read")
-        compute.plot(words, [lap.compute_s * 1e3 for _, lap in ran], color=colour, marker=mark)
+        compute.plot(words, [time.compute_s * 1e3 for _, time in measured], color=colour, marker=mark)
     figure.legend(
         loc="outside lower center", ncols=2, fontsize=9, labelcolor=INK, facecolor="none", edgecolor="none"
     )
@@ -101,14 +103,14 @@ def _by_words(figure: Figure, at: int, title: str) -> Axes:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A clear sheet, in inches."""
+    """An empty, transparent figure; `width` and `height` are in inches."""
     from matplotlib.figure import Figure
 
     return Figure((width, height), layout="constrained", facecolor="none")
 
 
 def new_axes(figure: Figure, rows: int = 1, columns: int = 1, at: int = 1) -> Axes:
-    """Axes whose labels and lines are readable on any background."""
+    """Axes with labels and lines that are readable on any background."""
     axes: Axes = figure.add_subplot(rows, columns, at, facecolor="none")
     axes.tick_params(colors=INK, which="both")
     axes.xaxis.label.set_color(INK)
@@ -119,7 +121,7 @@ def new_axes(figure: Figure, rows: int = 1, columns: int = 1, at: int = 1) -> Ax
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write it; InputError where that cannot be."""
+    """Write `figure` to `path`. Raises InputError if it cannot be written."""
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What a call is before anyone makes it: its method, its messages, and how to read what comes back.
+"""Descriptions of calls: the RPC method, the request messages, and how to read the replies.
 
-The functions of calls.py, stream_calls.py and many_calls.py return these; client.py makes them, blocking or
-with asyncio.
+The functions of calls.py, stream_calls.py and many_calls.py return these; client.py executes them, blocking
+or with asyncio.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Shape = Literal["unary_unary", "unary_stream", "stream_stream"]
 
 @dataclass(frozen=True)
 class Method(Generic[Reply]):
-    """A method of a service: its path, the message that it answers with, and who sends more than one."""
+    """An RPC method: its path, its reply message, and which sides stream."""
 
     path: str
     reply: type[Reply]
@@ -39,31 +39,31 @@ class Method(Generic[Reply]):
 
 @dataclass(frozen=True)
 class Call(Generic[R]):
-    """One call, ready to be made; its answer is an `R`."""
+    """One unary call; its result is an `R`."""
 
     method: Method[Any]
     request: Message
     read: Callable[[Any], R]
     timeout_s: float | None
     repeatable: bool = True
-    """Whether it may be tried again without asking: not where a second try could do a thing twice."""
+    """Whether it may be retried automatically: false if a second attempt could take effect twice."""
 
 
 @dataclass(frozen=True)
 class RequestStream:
-    """What a caller says bit by bit, and how one bit is written as a message."""
+    """The pieces that a caller sends over time, and how one piece becomes a message."""
 
-    given: Iterable[Any] | AsyncIterable[Any]
+    source: Iterable[Any] | AsyncIterable[Any]
     write: Callable[[Any], Message]
 
 
 @dataclass(frozen=True)
 class StreamCall(Generic[M, R]):
-    """One call that is answered by many messages, each an `M`; together they make an `R`."""
+    """One call answered by a stream of messages, each an `M`; together they make an `R`."""
 
     method: Method[Any]
     request: Message
-    """The whole request, or the first message of it where `pieces` follow."""
+    """The whole request, or its first message if `pieces` follow."""
     read: Callable[[Any], M]
     join: Callable[[Sequence[M]], R]
     timeout_s: float | None
@@ -72,18 +72,18 @@ class StreamCall(Generic[M, R]):
 
 @dataclass(frozen=True)
 class ManyCall(Generic[G, R]):
-    """One stream for many questions, each a `G`, with an outcome for each; an answer is an `R`."""
+    """A stream of many items, each a `G`, with one outcome per item; a result is an `R`."""
 
     method: Method[Any]
-    given: Iterable[G] | AsyncIterable[G]
+    source: Iterable[G] | AsyncIterable[G]
     prepare: Callable[[G], tuple[Any, int]]
-    """One question as it is sent, and its size in bytes; InvalidRequest where it cannot be sent."""
+    """Converts an item to its wire form, and returns it with its size in bytes. Raises InvalidRequest."""
     group: Callable[[Any], Hashable]
-    """Of what was prepared; only those of one group share a message."""
+    """The group of a prepared item; only items of one group share a message."""
     write: Callable[[int, Sequence[Any]], Message]
-    """The number of the first one on this stream, and those that share the message."""
+    """Writes a message of prepared items, given the number of the first one on this stream."""
     read: Callable[[Any], Iterable[tuple[int, R | LockstepError]]]
-    """What a message tells, by the numbers that the questions had."""
+    """The results in a reply, with the numbers of their items."""
     most_in_message: int
     in_flight: int
     ordered: bool

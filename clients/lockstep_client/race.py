@@ -1,8 +1,9 @@
-"""The same text in four ways, against the clock: step by step, fused, one-shot, and encoded again each time.
+"""Measures four ways to read the same text: step-wise, fused, one-shot and re-encoding.
 
-text and lengths → laps of the contenders, in turn (lap.py) → the median of each → `Result`. A recurrent model
-is asked both ways with the same weights: one step for each element (Follow), or the whole text in one fused
-run (Classify). A Transformer takes the whole text in one run, or every prefix of it once more (Follow).
+text and lengths → timed runs of the contenders, in turn (reading_time.py) → median per contender →
+`RaceResult`. A recurrent model runs in two ways with the same weights: one step per element (Follow), or
+the whole text in one fused run (Classify). A Transformer encodes the whole text in one run (Classify), or
+every prefix anew (Follow).
 """
 
 from __future__ import annotations
@@ -24,23 +25,25 @@ TEXT = (
     "summer in which they learn it again"
 )
 LONGEST_REENCODED = 200
-"""Words: above, encoding every prefix is work that nobody would wait for."""
+"""Longest text, in words, that is re-encoded after each word: its cost is quadratic in the length."""
 
 STEPWISE, FUSED, ONE_SHOT, REENCODING = "step-wise", "fused", "one-shot", "re-encoding"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to have a text read, and the model that reads it."""
+    """A way to read a text, and the model for it."""
 
     way: str
     model: str
 
-    async def run(
-        self, client: AsyncClient, text: str, moved: Callable[[int], None] | None = None
+    async def measure(
+        self, client: AsyncClient, text: str, on_prediction: Callable[[int], None] | None = None
     ) -> reading_time.ReadingTime:
-        """Read a text once."""
-        return await reading_time.run(client, self.model, text, follow=self.follows, moved=moved)
+        """Read `text` once, and time it."""
+        return await reading_time.measure(
+            client, self.model, text, follow=self.follows, on_prediction=on_prediction
+        )
 
     @property
     def follows(self) -> bool:
@@ -50,83 +53,93 @@ class Contender:
 
 @dataclass(frozen=True)
 class RaceResult:
-    """A contender at one length: its median lap, or a note that says why there is none."""
+    """The median time of a contender at one length, or a note with the reason why there is none."""
 
     contender: Contender
     words: int
-    lap: reading_time.ReadingTime | None
-    laps: int
+    time: reading_time.ReadingTime | None
+    runs: int
     note: str
 
     def as_json(self) -> dict[str, Any]:
-        """One flat object; `possible` tells whether there was a lap."""
-        told = {**vars(self.contender), "words": self.words, "possible": self.lap is not None}
-        if self.lap is None:
-            return {**told, "note": self.note}
+        """A flat JSON object; `possible` is false if the contender was not timed."""
+        fields = {**vars(self.contender), "words": self.words, "possible": self.time is not None}
+        if self.time is None:
+            return {**fields, "note": self.note}
         return {
-            **told,
-            **vars(self.lap),
-            "compute_per_step_s": self.lap.compute_per_step_s,
-            "laps": self.laps,
+            **fields,
+            **vars(self.time),
+            "compute_per_step_s": self.time.compute_per_step_s,
+            "laps": self.runs,
         }
 
 
 def contenders(stepwise: str, fused: str, one_shot: str) -> tuple[Contender, ...]:
-    """The four, by the names of their models; an empty name leaves its contender out."""
+    """The contenders with the given models; an empty name omits its contenders."""
     ways = ((STEPWISE, stepwise), (FUSED, fused), (ONE_SHOT, one_shot), (REENCODING, one_shot))
     return tuple(Contender(way, model) for way, model in ways if model)
 
 
 def repeated(text: str, words: int) -> str:
-    """The text cut, or gone on with from its beginning, to so many words."""
+    """The text, truncated or repeated to the given number of words."""
     return " ".join(islice(cycle(text.split()), words))
 
 
 @dataclass(frozen=True)
 class Race:
-    """Who runs, on what, and how often."""
+    """A comparison of the contenders on one text, with `repeat` timed runs each."""
 
     client: AsyncClient
     contenders: tuple[Contender, ...]
     text: str
     repeat: int
-    watch: Callable[[Contender, int, int], None] = lambda *_: None
-    """Told of each contender's first lap, which warms it up and is not timed: who, words, predictions."""
+    on_progress: Callable[[Contender, int, int], None] = lambda *_: None
+    """Called during the untimed warm-up run of each contender with: contender, words, predictions so far."""
 
     async def results(self, words: int) -> list[RaceResult]:
-        """Of every contender, at one length. They take turns, so that what slows the machine for a while
-        slows all of them."""
+        """The results of all contenders at one length. Contenders alternate, so a temporary slowdown of the
+        machine affects all of them."""
         text = repeated(self.text, words)
-        notes = {one: await self._warm_up(one, text, words) for one in self.contenders}
-        laps: dict[Contender, list[reading_time.ReadingTime]] = {one: [] for one in self.contenders}
+        notes = {contender: await self._warm_up(contender, text, words) for contender in self.contenders}
+        times: dict[Contender, list[reading_time.ReadingTime]] = {
+            contender: [] for contender in self.contenders
+        }
         for _ in range(self.repeat):
-            for one in self.contenders:
-                made = notes[one] or await self._lap(one, text)
-                if isinstance(made, str):
-                    notes[one] = made
+            for contender in self.contenders:
+                measured = notes[contender] or await self._measure(contender, text)
+                if isinstance(measured, str):
+                    notes[contender] = measured
                 else:
-                    laps[one].append(made)
+                    times[contender].append(measured)
         return [
-            RaceResult(one, words, reading_time.median_lap(laps[one]), len(laps[one]), notes[one])
-            for one in self.contenders
+            RaceResult(
+                contender,
+                words,
+                reading_time.median_reading(times[contender]),
+                len(times[contender]),
+                notes[contender],
+            )
+            for contender in self.contenders
         ]
 
-    async def _warm_up(self, one: Contender, text: str, words: int) -> str:
-        """Why it does not run at this length; empty where it does."""
-        if one.way == REENCODING and words > LONGEST_REENCODED:
+    async def _warm_up(self, contender: Contender, text: str, words: int) -> str:
+        """Run once untimed. Returns why the contender cannot run at this length; empty if it can."""
+        if contender.way == REENCODING and words > LONGEST_REENCODED:
             every = words * (words + 1) // 2
-            return f"left out above {LONGEST_REENCODED} words: its prefixes are {every:,} elements"
-        begun = await one.run(self.client, repeated(text, 2))  # who refuses that refuses any length
-        if one.way == STEPWISE and begun.computed_elements > begun.steps:
-            return "left out: the model has no step-wise face, each prefix is encoded again"
-        first = await self._lap(one, text, lambda step: self.watch(one, words, step))
-        return first if isinstance(first, str) else ""
+            return f"skipped above {LONGEST_REENCODED} words: the prefixes add up to {every:,} elements"
+        probe = await contender.measure(
+            self.client, repeated(text, 2)
+        )  # fails if the model cannot read texts
+        if contender.way == STEPWISE and probe.computed_elements > probe.steps:
+            return "skipped: the model has no step-wise form, so the server re-encodes each prefix"
+        watched = await self._measure(contender, text, lambda step: self.on_progress(contender, words, step))
+        return watched if isinstance(watched, str) else ""
 
-    async def _lap(
-        self, one: Contender, text: str, moved: Callable[[int], None] | None = None
+    async def _measure(
+        self, contender: Contender, text: str, on_prediction: Callable[[int], None] | None = None
     ) -> reading_time.ReadingTime | str:
-        """A lap, or why the server would not have it."""
+        """The time of one run, or why the server rejected it."""
         try:
-            return await one.run(self.client, text, moved)
+            return await contender.measure(self.client, text, on_prediction)
         except (InvalidRequest, Overloaded) as error:
             return f"not possible at this length: {error.message}"

@@ -1,4 +1,4 @@
-"""What a race showed: a table, and two sentences computed from its numbers."""
+"""The report of a race: a table, notes, and sentences computed from the numbers."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ HEADER = (
 )  # fmt: skip
 WIDTH = 110
 _SAME = 1.05
-"""Up to this ratio two times are told as the same."""
+"""Two times up to this ratio count as equal."""
 
 
 def show(results: Sequence[RaceResult]) -> None:
-    """The table, the notes below it, and what it shows."""
-    table(HEADER, [_row(one) for one in results], left=2)
-    for told in notes(results):
-        print(told)
+    """Print the table, the notes and the sentences."""
+    table(HEADER, [_row(result) for result in results], left=2)
+    for note in notes(results):
+        print(note)
     for sentence in sentences(results):
         print(f"\n{fill(sentence, WIDTH)}", flush=True)
 
 
 def notes(results: Sequence[RaceResult]) -> Iterator[str]:
-    """Who did not run, where, and why."""
+    """One line per contender that was not timed: at which lengths, and why."""
     lengths: dict[tuple[Contender, str], list[str]] = {}
-    for one in results:
-        if one.note:
-            lengths.setdefault((one.contender, one.note), []).append(f"{one.words:,}")
-    for (who, note), words in lengths.items():
-        yield f"{who.way} {who.model}, {', '.join(words)} words: {note}"
+    for result in results:
+        if result.note:
+            lengths.setdefault((result.contender, result.note), []).append(f"{result.words:,}")
+    for (contender, note), words in lengths.items():
+        yield f"{contender.way} {contender.model}, {', '.join(words)} words: {note}"
 
 
 def sentences(results: Sequence[RaceResult]) -> list[str]:
-    """What the longest texts showed: of waiting for a prediction, and of having one after every word."""
-    return [*_of_waiting(results), *(list(_of_every_word(results)) or list(_of_the_whole(results)))]
+    """The results at the greatest common lengths: time to a prediction, and compute per prediction."""
+    return [*_waiting_times(results), *(list(_stepwise_compute(results)) or list(_one_shot_compute(results)))]
 
 
-def _of_waiting(results: Sequence[RaceResult]) -> Iterator[str]:
+def _waiting_times(results: Sequence[RaceResult]) -> Iterator[str]:
     for words, step, fused in _pairs(results, STEPWISE, FUSED):
         yield (
             f"At {words:,} words the step-wise model had its first prediction after {_ms(step.first_s)} ms,"
-            f" {_against(step.first_s, fused.first_s)} than the fused run of the whole text"
+            f" {_sooner_or_later(step.first_s, fused.first_s)} than the fused run of the whole text"
             f" ({_ms(fused.first_s)} ms); its last one came after {_ms(step.last_s)} ms,"
-            f" {_against(step.last_s, fused.last_s)}."
+            f" {_sooner_or_later(step.last_s, fused.last_s)}."
         )
 
 
-def _of_every_word(results: Sequence[RaceResult]) -> Iterator[str]:
+def _stepwise_compute(results: Sequence[RaceResult]) -> Iterator[str]:
     for words, step, again in _pairs(results, STEPWISE, REENCODING):
         yield (
             f"For a prediction after each of {words:,} words, stepping computed {step.computed_elements:,}"
@@ -65,25 +65,26 @@ def _of_every_word(results: Sequence[RaceResult]) -> Iterator[str]:
         )
 
 
-def _of_the_whole(results: Sequence[RaceResult]) -> Iterator[str]:
+def _one_shot_compute(results: Sequence[RaceResult]) -> Iterator[str]:
     for words, fused, once in _pairs(results, FUSED, ONE_SHOT):
         yield (
-            f"Read whole, {words:,} words cost the fused recurrent model {_ms(fused.compute_s)} ms of compute"
-            f" and the one-shot model {_ms(once.compute_s)} ms: {_times(once.compute_s, fused.compute_s)}."
+            f"For one prediction after {words:,} words, the fused recurrent model took"
+            f" {_ms(fused.compute_s)} ms of compute and the one-shot model {_ms(once.compute_s)} ms:"
+            f" {_times(once.compute_s, fused.compute_s)}."
         )
 
 
 def _pairs(
-    results: Sequence[RaceResult], one: str, other: str
+    results: Sequence[RaceResult], way: str, other: str
 ) -> Iterator[tuple[int, ReadingTime, ReadingTime]]:
-    """The laps of two ways at the longest length that both ran; nothing where there is none."""
-    laps = {(r.words, r.contender.way): r.lap for r in results if r.lap}
-    both = [words for words, way in laps if way == one and (words, other) in laps]
-    if both:
-        yield max(both), laps[max(both), one], laps[max(both), other]
+    """The times of two ways at the greatest length that both were timed at; nothing if there is none."""
+    times = {(r.words, r.contender.way): r.time for r in results if r.time}
+    common = [words for words, one in times if one == way and (words, other) in times]
+    if common:
+        yield max(common), times[max(common), way], times[max(common), other]
 
 
-def _against(this: float, that: float) -> str:
+def _sooner_or_later(this: float, that: float) -> str:
     ratio = max(this, that) / max(min(this, that), 1e-9)
     if ratio < _SAME:
         return "no sooner and no later"
@@ -103,16 +104,16 @@ def _ms(seconds: float) -> str:
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
-def _row(one: RaceResult) -> tuple[str, ...]:
-    who = (one.contender.way, one.contender.model, f"{one.words:,}")
-    if one.lap is None:
-        return (*who, *("-",) * (len(HEADER) - len(who)))
-    best = one.lap.answer
-    times = (one.lap.first_s, one.lap.last_s, one.lap.compute_s, one.lap.compute_per_step_s)
+def _row(result: RaceResult) -> tuple[str, ...]:
+    contender = (result.contender.way, result.contender.model, f"{result.words:,}")
+    if result.time is None:
+        return (*contender, *("-",) * (len(HEADER) - len(contender)))
+    best = result.time.answer
+    times = (result.time.first_s, result.time.last_s, result.time.compute_s, result.time.compute_per_step_s)
     return (
-        *who,
+        *contender,
         *(f"{seconds * 1e3:.2f}" for seconds in times),
-        f"{one.lap.steps:,}",
-        f"{one.lap.computed_elements:,}",
+        f"{result.time.steps:,}",
+        f"{result.time.computed_elements:,}",
         f"{best.name} {best.probability:.0%}",
     )

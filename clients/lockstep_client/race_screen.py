@@ -1,6 +1,6 @@
-"""The bars of a race at a terminal: they move in each contender's first lap, which is not timed.
+"""Progress bars of a race on a terminal.
 
-Nothing draws while laps are timed: drawing would take the time that is measured.
+They move during the untimed warm-up runs only: drawing would distort the timed runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WIDTH, EVERY_S = 40, 0.04
 
 
 class RaceScreen:
-    """One length at a time: a bar for each contender, full when it has read the whole text."""
+    """Progress at one length: a bar per contender, full when the whole text has been read."""
 
     def __init__(self, contenders: tuple[Contender, ...], *, shown: bool) -> None:
         self._contenders = contenders
@@ -32,13 +32,13 @@ class RaceScreen:
         self._drawn_s = 0.0
 
     def start(self, words: int) -> None:
-        """The next length."""
+        """Reset the bars for the next length."""
         self._words, self._steps = words, {}
         self._live.refresh()
 
-    def watch(self, one: Contender, words: int, steps: int) -> None:
-        """A prediction came: the many of a long text are not drawn one by one."""
-        self._steps[one] = steps
+    def on_progress(self, contender: Contender, words: int, steps: int) -> None:
+        """Update the bar of a contender, at most every 40 ms."""
+        self._steps[contender] = steps
         now = time.monotonic()
         if now - self._drawn_s > EVERY_S or steps in (1, words):
             self._drawn_s = now
@@ -48,12 +48,12 @@ class RaceScreen:
         return Group(Text(f"{self._words:,} words", style="bold"), *self._bars())
 
     def _bars(self) -> Iterator[Text]:
-        for one in self._contenders:
-            steps = self._steps.get(one, 0)
-            share = steps / self._words if one.follows else float(steps > 0)
+        for contender in self._contenders:
+            steps = self._steps.get(contender, 0)
+            share = steps / self._words if contender.follows else float(steps > 0)
             full = round(WIDTH * min(share, 1.0))
             yield Text.assemble(
-                f"  {one.way:<12} {one.model:<24} ",
+                f"  {contender.way:<12} {contender.model:<24} ",
                 ("█" * full, "cyan"),
                 ("░" * (WIDTH - full), "dim"),
                 f" {steps:>6,} predictions",

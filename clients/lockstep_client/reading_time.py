@@ -1,7 +1,7 @@
-"""One text, read once in one way: how long it took, and what it cost.
+"""Times one reading of a text: time to the first and last prediction, and compute.
 
-Seconds to a prediction are this client's; compute is the server's. Runs are shared: of a run with several
-rows a prediction is charged its share, so that the charges of one text add up to what it cost.
+Times to a prediction are measured by this client; compute times come from the server. A prediction from a
+run with several rows counts its share of the run, so the shares of one text add up to its compute.
 """
 
 from __future__ import annotations
@@ -23,41 +23,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReadingTime:
-    """What one reading took."""
+    """The times of one reading."""
 
     first_s: float
-    """To the first prediction."""
+    """Seconds to the first prediction."""
     last_s: float
-    """To the last one, which has read the whole text."""
+    """Seconds to the last prediction, which covers the whole text."""
     compute_s: float
-    """In the session: the share of its runs that was this text's."""
+    """Seconds in the session: this text's share of its runs."""
     steps: int
-    """Predictions: one for each element, or one in all."""
+    """Number of predictions: one per element, or 1."""
     computed_elements: int
     answer: Label
-    """Of the last prediction, the most probable label."""
+    """The most probable label of the last prediction."""
 
     @property
     def compute_per_step_s(self) -> float:
-        """Of one prediction, the mean."""
+        """Mean compute seconds per prediction."""
         return self.compute_s / self.steps
 
 
-async def run(
-    client: AsyncClient, model: str, text: str, *, follow: bool, moved: Callable[[int], None] | None = None
+async def measure(
+    client: AsyncClient,
+    model: str,
+    text: str,
+    *,
+    follow: bool,
+    on_prediction: Callable[[int], None] | None = None,
 ) -> ReadingTime:
-    """Read the text, with a prediction after each element or with one in all.
+    """Read the text, with a prediction after each element (`follow`) or one for the whole text.
 
-    `moved` is told after each prediction how many there are.
+    Calls `on_prediction` after each prediction with the number of predictions so far.
     """
-    begun, first_s = time.perf_counter(), 0.0
+    start, first_s = time.perf_counter(), 0.0
     seen: list[Prediction | Classification] = []
     async for prediction in _predictions(client, model, text, follow=follow):
         seen.append(prediction)
-        first_s = first_s or time.perf_counter() - begun
-        if moved:
-            moved(len(seen))
-    last_s = time.perf_counter() - begun
+        first_s = first_s or time.perf_counter() - start
+        if on_prediction:
+            on_prediction(len(seen))
+    last_s = time.perf_counter() - start
     if not seen:
         raise InvalidRequest(f"model {model!r} predicted nothing after {text!r}")
     return ReadingTime(
@@ -70,15 +75,15 @@ async def run(
     )
 
 
-def median_lap(laps: Sequence[ReadingTime]) -> ReadingTime | None:
-    """The median of each time; None where there is no lap."""
-    if not laps:
+def median_reading(readings: Sequence[ReadingTime]) -> ReadingTime | None:
+    """The median of each time; None without readings."""
+    if not readings:
         return None
     return replace(
-        laps[-1],
-        first_s=median(one.first_s for one in laps),
-        last_s=median(one.last_s for one in laps),
-        compute_s=median(one.compute_s for one in laps),
+        readings[-1],
+        first_s=median(reading.first_s for reading in readings),
+        last_s=median(reading.last_s for reading in readings),
+        compute_s=median(reading.compute_s for reading in readings),
     )
 
 
@@ -94,5 +99,5 @@ async def _predictions(
 
 
 def _computed(prediction: Prediction | Classification) -> int:
-    """Elements that the model computed for it: of a whole text, all."""
+    """Elements computed for the prediction: all elements of the text for a Classification."""
     return getattr(prediction, "computed_elements", 0) or getattr(prediction, "length", 0)

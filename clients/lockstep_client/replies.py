@@ -1,4 +1,4 @@
-"""Reply messages to results: pure, one function a message. The other half of `calls`."""
+"""Conversion of unary reply messages to results, one pure function per message. Counterpart of calls.py."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 def classifications(reply: pb.ClassifyReply) -> list[results.Classification]:
-    """One for each text, in the order of the request."""
+    """One result per text, in the order of the request."""
     return [classification(one, reply) for one in reply.results]
 
 
 def encodings(reply: pb.EncodeReply) -> list[results.Encoding]:
-    """One for each text, in the order of the request."""
+    """One result per text, in the order of the request."""
     return [encoding(one, reply) for one in reply.results]
 
 
 def classification(
     one: pb.Classification, reply: pb.ClassifyReply | pb.ClassifyManyReply
 ) -> results.Classification:
-    """One text's, from the reply that brought it."""
+    """The result of one text; `reply` holds the fields that all texts share."""
     return results.Classification(
         labels=labels(one.labels),
         length=one.length,
@@ -45,7 +45,7 @@ def classification(
 
 
 def encoding(one: pb.Encoding, reply: pb.EncodeReply | pb.EncodeManyReply) -> results.Encoding:
-    """One text's, from the reply that brought it."""
+    """The result of one text; `reply` holds the fields that all texts share."""
     return results.Encoding(
         vector=np.array(one.vector, np.float32),
         attention=_attention(one.attention) if one.HasField("attention") else None,
@@ -59,7 +59,7 @@ def encoding(one: pb.Encoding, reply: pb.EncodeReply | pb.EncodeManyReply) -> re
 
 
 def infer_result(reply: inference.ModelInferResponse) -> results.InferResult:
-    """The outputs as arrays, from raw bytes or from typed contents."""
+    """The outputs as arrays, from raw or typed contents."""
     return results.InferResult(
         outputs=_outputs(reply),
         model=reply.model_name,
@@ -69,12 +69,12 @@ def infer_result(reply: inference.ModelInferResponse) -> results.InferResult:
 
 
 def model_states(reply: inference.RepositoryIndexResponse) -> list[results.ModelState]:
-    """One for each version of each model, in the server's order."""
+    """One entry per version of each model, in the server's order."""
     return [results.ModelState(m.name, m.version, m.state, m.reason) for m in reply.models]
 
 
 def model_metadata(reply: inference.ModelMetadataResponse) -> results.ModelMetadata:
-    """What the model takes and gives."""
+    """Inputs and outputs of the model."""
     return results.ModelMetadata(
         name=reply.name,
         versions=tuple(reply.versions),
@@ -85,32 +85,32 @@ def model_metadata(reply: inference.ModelMetadataResponse) -> results.ModelMetad
 
 
 def server_info(reply: inference.ServerMetadataResponse) -> results.ServerInfo:
-    """What answers at the address."""
+    """Name, version and extensions of the server."""
     return results.ServerInfo(reply.name, reply.version, tuple(reply.extensions))
 
 
 def health(model: str, reply: health_pb2.HealthCheckResponse) -> results.Health:
-    """The status by its name; UNKNOWN for one that this client does not know."""
+    """The status by name; UNKNOWN for a value that this client does not know."""
     names = reply.ServingStatus
     return results.Health(model, names.Name(reply.status) if reply.status in names.values() else "UNKNOWN")
 
 
 def model_statistics(reply: inference.ModelStatisticsResponse) -> list[results.ModelStatistics]:
-    """One for each version of each model, in the server's order."""
+    """One entry per version of each model, in the server's order."""
     return [_statistics(one) for one in reply.model_stats]
 
 
 def done(_reply: Message) -> None:
-    """Of a call whose answer says only that it was done."""
+    """For calls whose reply has no content."""
 
 
 def labels(given: Iterable[pb.Label]) -> tuple[results.Label, ...]:
-    """In the server's order: most probable first."""
+    """Labels in the server's order, most probable first."""
     return tuple(results.Label(one.name, one.index, one.probability, one.score) for one in given)
 
 
 def timings(given: pb.Timings) -> results.Timings:
-    """As they came."""
+    """Convert seconds fields one to one."""
     return results.Timings(
         queue_s=given.queue_seconds,
         compute_s=given.compute_seconds,
@@ -154,7 +154,7 @@ def _attention(tensor: pb.Tensor) -> npt.NDArray[np.float32]:
 def _outputs(reply: inference.ModelInferResponse) -> dict[str, npt.NDArray[Any]]:
     raws = reply.raw_output_contents
     if raws and len(raws) != len(reply.outputs):
-        raise ServerFailure(f"{len(raws)} raw contents came for {len(reply.outputs)} outputs")
+        raise ServerFailure(f"the reply has {len(raws)} raw contents for {len(reply.outputs)} outputs")
     if not raws:
         return {
             out.name: tensors.decode_typed(out.name, out.datatype, tuple(out.shape), out.contents)

@@ -1,8 +1,7 @@
-"""What the calls return: plain frozen values, numpy where there are tensors.
+"""Result types of the calls: frozen dataclasses, with numpy arrays for tensors.
 
-Arrays are read-only views of the bytes that came; copy one to write into it. Seconds are wall-clock
-seconds on the server. `notice` is not empty where the server has something to say about how it serves
-the model: that it failed its self-test, for one.
+Arrays are read-only views of the received bytes; copy an array to modify it. Times are wall-clock seconds on
+the server. `notice` is a warning of the server about the model, for example that it failed its self-test.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of an answer went, on the server."""
+    """Server-side timings of one result."""
 
     queue_s: float
     """From acceptance to the start of the first run."""
     compute_s: float
-    """The whole of each run that the answer took part in."""
+    """Total duration of the runs that included this request, other rows included."""
     steps: int
-    """Runs that the answer took part in: 1 for a one-shot answer."""
+    """Number of those runs: 1 for a one-shot request."""
     batch_rows: float
-    """Rows in those runs, the mean over the runs."""
+    """Mean number of rows in those runs."""
     prefill_s: float = 0.0
-    """Step-wise only: the run that took the prompt or the source in."""
+    """Step-wise only: duration of the run that processed the prompt or the source."""
     first_token_s: float = 0.0
     """Step-wise only: from acceptance to the first token."""
 
@@ -48,9 +47,9 @@ class Label:
     index: int
     """Position among the model's labels."""
     probability: float
-    """0 to 1; over all labels of the model they add up to 1."""
+    """From 0 to 1; the probabilities of all labels of the model sum to 1."""
     score: float
-    """The model's own output, before the activation."""
+    """The raw output of the model, before the activation."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ class Classification:
     """The labels of one text."""
 
     labels: tuple[Label, ...]
-    """Most probable first; never empty in an answer of a classifier."""
+    """Most probable first; never empty."""
     length: int
-    """Elements that the model read: the text's length in tokens."""
+    """Length of the text in tokens."""
     timings: Timings
     model: str
     version: str
@@ -80,9 +79,9 @@ class Encoding:
     vector: npt.NDArray[np.float32]
     """Shape [dimensions]."""
     attention: npt.NDArray[np.float32] | None
-    """When asked for: as the model gives it, without the batch axis, [layers, heads, words, words]."""
+    """If requested: the model's attention weights, of shape [layers, heads, tokens, tokens]."""
     tokens: tuple[str, ...]
-    """What the attention is over, when it was asked for and the text came as text."""
+    """The tokens that the attention is over, if it was requested for a text (not ids)."""
     length: int
     timings: Timings
     model: str
@@ -92,16 +91,16 @@ class Encoding:
 
 @dataclass(frozen=True, eq=False)
 class InferResult:
-    """The outputs of a tensor call."""
+    """The outputs of `infer`."""
 
     outputs: Mapping[str, npt.NDArray[Any]]
-    """By name, in the server's order. BYTES come as an object array of `bytes`."""
+    """By name, in the server's order. A BYTES output is an object array of `bytes`."""
     model: str
     version: str
     parameters: Mapping[str, bool | int | float | str]
 
     def __getitem__(self, output: str) -> npt.NDArray[Any]:
-        """The output of this name; KeyError where the model has none."""
+        """The output of this name. Raises KeyError if it is missing."""
         return self.outputs[output]
 
 
@@ -114,17 +113,17 @@ class ModelState:
     state: str
     """LOADING, READY, UNLOADING or UNAVAILABLE."""
     reason: str
-    """Why it is not READY, or what to know of it."""
+    """Why the version is not READY, or a warning about it."""
 
     @property
     def ready(self) -> bool:
-        """Whether it answers now."""
+        """Whether the version accepts requests."""
         return self.state == "READY"
 
 
 @dataclass(frozen=True)
 class Duration:
-    """How often something happened, and how long it took in all."""
+    """The number of events, and their total duration."""
 
     count: int
     total_s: float
@@ -132,16 +131,16 @@ class Duration:
 
 @dataclass(frozen=True)
 class ModelStatistics:
-    """What the server has counted of one version of a model since it loaded."""
+    """Statistics of one version of a model since it was loaded."""
 
     name: str
     version: str
     last_inference_s: float
-    """Seconds since the epoch; 0 where there was none."""
+    """Unix time of the last inference, in seconds; 0 if there was none."""
     rows: int
-    """Rows answered."""
+    """Number of rows answered."""
     runs: int
-    """Runs of the session: several rows may share one."""
+    """Number of session runs; a run may hold several rows."""
     success: Duration
     fail: Duration
     queue: Duration
@@ -149,23 +148,23 @@ class ModelStatistics:
     compute_infer: Duration
     compute_output: Duration
     runs_by_rows: Mapping[int, Duration]
-    """Runs with so many rows, and the time in the session."""
+    """Number of runs by batch size in rows, and their time in the session."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a model takes or gives."""
+    """An input or output of a model."""
 
     name: str
     datatype: str
     """BOOL, UINT8 to UINT64, INT8 to INT64, FP16, BF16, FP32, FP64 or BYTES."""
     shape: tuple[int, ...]
-    """With the batch axis; -1 for an axis of any size."""
+    """Includes the batch axis; -1 stands for any size."""
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """How a model can be asked on the tensor API."""
+    """The tensor interface of a model."""
 
     name: str
     versions: tuple[str, ...]
@@ -176,7 +175,7 @@ class ModelMetadata:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What answers at the address."""
+    """Name, version and protocol extensions of the server."""
 
     name: str
     version: str
@@ -185,7 +184,7 @@ class ServerInfo:
 
 @dataclass(frozen=True)
 class Health:
-    """What the health service says of a model, or of the whole server."""
+    """Health of a model, or of the whole server."""
 
     model: str
     """Empty for the whole server."""
@@ -194,29 +193,29 @@ class Health:
 
     @property
     def serving(self) -> bool:
-        """Whether requests are answered now."""
+        """Whether requests are accepted."""
         return self.status == "SERVING"
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome(Generic[G, R]):
-    """What became of one of many: its answer, or why it has none.
+    """The result of one item of a pipelined call: an answer or an error.
 
     for one in client.classify_many("sentiment-lstm", lines):
         print(one.number, one.given, one.error or one.answer.best.name)
     """
 
     number: int
-    """Position among what was given, from 0."""
+    """Position of the item in the iterable, from 0."""
     given: G
-    """The text, ids or tensors that were asked about."""
+    """The item: text, ids or tensors."""
     error: LockstepError | None
-    """None where there is an answer. Other outcomes are not concerned."""
+    """The error of this item; None if it was answered."""
     _answer: R | None = field(default=None, repr=False)
 
     @property
     def answer(self) -> R:
-        """The answer. Raises `error` where there is none."""
+        """The answer. Raises `error` if the item failed."""
         if self.error is not None:
             raise self.error
         return self._answer  # type: ignore[return-value]

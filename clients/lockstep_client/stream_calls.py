@@ -1,10 +1,10 @@
-"""Every call that is answered by a stream, defined once, as those of calls.py are.
+"""Definitions of the calls that are answered by a stream, shared by both clients.
 
-arguments → `StreamCall` (request, how to read a message, how messages join) → `Stream` or `AsyncStream`
-(streams.py) → parts as they come, and the whole of them from `result()`.
+arguments → `StreamCall` (request, reader of one message, how messages join) → `Stream` or `AsyncStream`
+(streams.py) → parts as they arrive, and all of them joined from `result()`.
 
-A stream may be tried again until its first message, never after it. `timeout_s` is the deadline of the
-whole stream; None is the client's own, infinity is none.
+A stream may be retried until its first message arrives, not later. `timeout_s` is the deadline of the whole
+stream; None uses the client's default, infinity sets no deadline.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def generate(
     priority: int = 0,
     timeout_s: float | None = None,
 ) -> StreamCall[GenerationPart, Generation]:
-    """Let a language model continue a prompt, a text or token ids; the text comes as it is made.
+    """Generate a continuation of a prompt, a text or token ids, with a language model, as a stream.
 
         with client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=200, seed=7) as stream:
             for part in stream:
                 print(part.text, end="", flush=True)
         print(stream.result().reason)
 
-    At most `max_tokens`; None is the model's own limit. `temperature` 0 takes the most probable token each
-    time; None is 1. `top_k` and `top_p` sample among the most probable tokens only; 0 is among all. One
-    `seed` gives one text on a deterministic model; None draws one, and the result tells it. The text ends
-    before any of the `stop` strings.
+    Generates at most `max_tokens` tokens; None uses the model's limit. `temperature` 0 always takes the most
+    probable token; None is 1. `top_k` and `top_p` restrict sampling to the most probable tokens; 0 turns
+    either off. On a deterministic model the same `seed` gives the same text; None draws a seed, which the
+    result holds. The text ends before the first of the `stop` strings.
     """
     request = pb.GenerateRequest(
         model=arguments.model(model),
@@ -85,15 +85,15 @@ def translate(
     priority: int = 0,
     timeout_s: float | None = None,
 ) -> StreamCall[TranslationPart, Translation]:
-    """Translate one text, or one row of token ids; the translation comes as it is made.
+    """Translate one text, or one sequence of token ids, as a stream.
 
         print(client.translate("translate-en-fr", "A man is riding a red bicycle .").result().text)
 
-    `attention` asks for the weights that each token gave to the tokens of the source, and for those tokens.
-    `max_tokens` None is the model's own limit.
+    `attention` also returns the attention weights of each token over the source tokens, and these tokens.
+    `max_tokens` None uses the model's limit.
     """
     if not text and not len(ids):
-        raise arguments.wrong("text", "empty: give a text or ids")
+        raise arguments.invalid("text", "empty: expected a text or ids")
     request = pb.TranslateRequest(
         model=arguments.model(model),
         version=version,
@@ -115,16 +115,17 @@ def follow(
     version: str = "",
     timeout_s: float | None = None,
 ) -> StreamCall[Prediction, list[Prediction]]:
-    """A prediction after each element of a sequence that arrives piece by piece.
+    """Predict after each element of a sequence that is sent piece by piece.
 
         for one in client.follow("sentiment-lstm", ["it is fun", "ny , not sad"]):
             print(one.element, one.best.name, one.best.probability)
 
-    A piece is a text, which is held until its next white space, a row of token ids, each an element, or
-    `FLUSH`, which takes the held text as it stands. The end of the pieces flushes too. They are read beside
-    the predictions, as they come: `iter(queue.get, None)` of a queue that another thread fills will do, and
-    with an AsyncClient anything for `async for`. What they raise, the reader of the stream meets. One text
-    is one piece. `top_k` 0 is all labels of a classifier, and 5 next tokens of a language model.
+    A piece is a text, a sequence of token ids (each is one element), or `FLUSH`. The server buffers the last
+    word of a text until white space follows; `FLUSH` and the end of the pieces complete it. Pieces are read
+    concurrently with the predictions, for example from `iter(queue.get, None)` of a queue that another thread
+    fills; an AsyncClient also accepts async iterables. An exception of the iterable is raised to the reader
+    of the stream. A single text is one piece. `top_k` 0 returns all labels of a classifier, or the 5 most
+    probable next tokens of a language model.
     """
     start = pb.FollowStart(
         model=arguments.model(model), version=version, top_k=arguments.count_32("top_k", top_k)
@@ -143,7 +144,7 @@ def _text_or_ids(field: str, text: str, ids: Sequence[int]) -> dict[str, Any]:
     if not len(ids):
         return {"text": arguments.text(field, text)}
     if text:
-        raise arguments.wrong(field, f"give {field} or ids, one of the two")
+        raise arguments.invalid(field, f"expected either {field} or ids, not both")
     return {"ids": arguments.row("ids", ids)}
 
 

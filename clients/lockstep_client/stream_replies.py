@@ -1,4 +1,4 @@
-"""Messages of a stream to parts, and parts to the whole: pure. The other half of `stream_calls`."""
+"""Conversion of stream messages to parts, and of parts to results; pure. Counterpart of stream_calls.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def generation_part(reply: pb.GenerateReply) -> stream_results.GenerationPart:
-    """One message of Generate."""
+    """The part in one message of Generate."""
     last = bool(reply.reason)
     return stream_results.GenerationPart(
         tokens=tuple(reply.tokens),
@@ -33,7 +33,7 @@ def generation_part(reply: pb.GenerateReply) -> stream_results.GenerationPart:
 
 
 def generation(parts: Sequence[stream_results.GenerationPart]) -> stream_results.Generation:
-    """All messages of Generate together."""
+    """The joined parts of Generate. Raises ServerFailure if the last part is missing."""
     last = parts[-1] if parts else None
     if last is None or last.timings is None or last.seed is None:
         raise _no_reason()
@@ -51,7 +51,7 @@ def generation(parts: Sequence[stream_results.GenerationPart]) -> stream_results
 
 
 def translation_part(reply: pb.TranslateReply) -> stream_results.TranslationPart:
-    """One message of Translate."""
+    """The part in one message of Translate."""
     return stream_results.TranslationPart(
         tokens=tuple(reply.tokens),
         text=reply.text,
@@ -67,7 +67,7 @@ def translation_part(reply: pb.TranslateReply) -> stream_results.TranslationPart
 
 
 def translation(parts: Sequence[stream_results.TranslationPart]) -> stream_results.Translation:
-    """All messages of Translate together."""
+    """The joined parts of Translate. Raises ServerFailure if the last part is missing."""
     last = parts[-1] if parts else None
     if last is None or last.timings is None:
         raise _no_reason()
@@ -87,7 +87,7 @@ def translation(parts: Sequence[stream_results.TranslationPart]) -> stream_resul
 
 
 def prediction(reply: pb.FollowReply) -> stream_results.Prediction:
-    """One message of Follow."""
+    """The prediction in one message of Follow."""
     return stream_results.Prediction(
         position=reply.position,
         id=reply.id,
@@ -102,7 +102,7 @@ def prediction(reply: pb.FollowReply) -> stream_results.Prediction:
 
 
 def _reason(reason: pb.StopReason) -> str:
-    """The reason's last word; empty where there is none, UNKNOWN for one that this client does not know."""
+    """The stop reason without its prefix; empty if unset, UNKNOWN for a value unknown to this client."""
     if reason == pb.STOP_REASON_UNSPECIFIED:
         return ""
     known = reason in pb.StopReason.values()
@@ -125,4 +125,4 @@ def _stacked(rows: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]
     try:
         return np.concatenate(rows)
     except ValueError as error:
-        raise ServerFailure(f"attention: rows of unequal length came: {error}") from error
+        raise ServerFailure(f"attention: rows of unequal length: {error}") from error

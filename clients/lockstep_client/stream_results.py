@@ -1,4 +1,4 @@
-"""What streams bring: parts as they come, and what they make together. The words are those of results.py."""
+"""Result types of the streaming calls: the parts that arrive, and the joined result. See also results.py."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Flush(Enum):
 
 
 FLUSH: Final = Flush.FLUSH
-"""Among the pieces of a Follow: take the text that is held as it stands."""
+"""A piece of a Follow that completes the buffered word without white space."""
 
 
 @dataclass(frozen=True)
 class GenerationPart:
-    """Every token that was ready when the server wrote a message."""
+    """The tokens that were ready when the server wrote the message."""
 
     tokens: tuple[int, ...]
     text: str
-    """The texts of all parts join to the exact one."""
+    """The concatenated texts of all parts are the exact text."""
     log_probabilities: tuple[float, ...]
-    """One for each token, when asked for."""
+    """One per token, if requested."""
     reason: str = ""
-    """Not empty in the last part, as are `timings`, `seed`, `model` and `version`."""
+    """Set in the last part only, as are `timings`, `seed`, `model` and `version`."""
     timings: Timings | None = None
     seed: int | None = None
     notice: str = ""
@@ -43,36 +43,36 @@ class GenerationPart:
 
 @dataclass(frozen=True)
 class Generation:
-    """A text that a language model made."""
+    """The text that a language model generated."""
 
     text: str
     tokens: tuple[int, ...]
     log_probabilities: tuple[float, ...]
     reason: str
-    """Why it ended: END, the model's end token; LENGTH, a limit; STOP, a stop string."""
+    """Why generation ended: END, the model's end token; LENGTH, a limit; STOP, a stop string."""
     timings: Timings
     seed: int
     notice: str = ""
     model: str = ""
     version: str = ""
-    """The version that wrote it."""
+    """The version that generated it."""
 
 
 @dataclass(frozen=True, eq=False)
 class TranslationPart:
-    """Every token that was ready when the server wrote a message."""
+    """The tokens that were ready when the server wrote the message."""
 
     tokens: tuple[int, ...]
     text: str
-    """The texts of all parts join to the exact one."""
+    """The concatenated texts of all parts are the exact text."""
     pieces: tuple[str, ...]
-    """The tokens as text, when attention was asked for."""
+    """The tokens as text, if attention was requested."""
     attention: npt.NDArray[np.float32] | None
-    """When asked for: [tokens, source tokens]; each row adds up to 1."""
+    """If requested: shape [tokens, source tokens]; each row sums to 1."""
     source_tokens: tuple[str, ...]
-    """What the attention is over; in the first part, when asked for."""
+    """The source tokens that the attention is over, if requested; in the first part only."""
     reason: str = ""
-    """Not empty in the last part, as are `timings`, `model` and `version`."""
+    """Set in the last part only, as are `timings`, `model` and `version`."""
     timings: Timings | None = None
     notice: str = ""
     model: str = ""
@@ -86,12 +86,12 @@ class Translation:
     text: str
     tokens: tuple[int, ...]
     pieces: tuple[str, ...]
-    """The tokens as text, when attention was asked for."""
+    """The tokens as text, if attention was requested."""
     attention: npt.NDArray[np.float32] | None
-    """When asked for: [tokens, source tokens]; each row adds up to 1."""
+    """If requested: shape [tokens, source tokens]; each row sums to 1."""
     source_tokens: tuple[str, ...]
     reason: str
-    """Why it ended: END, the model's end token, or LENGTH, a limit."""
+    """Why the translation ended: END, the model's end token, or LENGTH, a limit."""
     timings: Timings
     notice: str = ""
     model: str = ""
@@ -101,20 +101,20 @@ class Translation:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model predicts after one more element of a sequence."""
+    """The prediction after one element of a sequence."""
 
     position: int
-    """Elements read so far, this one included."""
+    """Number of elements so far, including this one."""
     id: int
     element: str
     labels: tuple[Label, ...]
     """Most probable first: labels of a classifier, or next tokens of a language model."""
     computed_elements: int
-    """Computed for this prediction: 1 for a step, the whole prefix for a re-encoding."""
+    """Elements computed for this prediction: 1 for a step, the length of the prefix for a re-encoding."""
     timings: Timings
     notice: str = ""
     model: str = ""
-    """Who predicts, and in which version: told with the first prediction of a stream."""
+    """Model and version are set in the first prediction of a stream only."""
     version: str = ""
 
     @property

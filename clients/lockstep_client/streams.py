@@ -1,8 +1,8 @@
-"""`Stream` and `AsyncStream`: the answers of one RPC as they come, blocking or with asyncio.
+"""`Stream` and `AsyncStream`: the replies of one streaming RPC, blocking or with asyncio.
 
-pieces → `_Outbox` → the wire → parts, each kept until `result()` joins them. Who leaves the loop, by break or
-by an exception, cancels the RPC on the server, as does the end of a `with`, `close()`, or letting go of the
-stream.
+pieces → `_RequestMessages` → the wire → parts, each kept until `result()` joins them. Leaving the loop, by
+break or by an exception, cancels the RPC on the server, as do the end of a `with` statement, `close()`, and
+dropping the last reference to the stream.
 """
 
 from __future__ import annotations
@@ -28,176 +28,180 @@ M = TypeVar("M")
 R = TypeVar("R")
 
 
-class _Outbox:
-    """What a stream sends: the first message, then one for each piece.
+class _RequestMessages:
+    """The request messages of a stream: the first message, then one per piece.
 
-    A piece that fails ends the sending, and `failure` keeps why: raised to gRPC it would be lost in a log.
-    It knows nothing of its stream, so that a stream that nobody holds is let go of while pieces still wait.
+    An exception of the source ends the requests and is kept in `failure`; if raised to gRPC, it would only be
+    logged. There is no reference to the stream, so an unreferenced stream is collected while pieces wait.
     """
 
-    def __init__(self, first: Message, pieces: RequestStream, fitting: Callable[[Message], Message]) -> None:
-        self._first, self._pieces, self._fitting = first, pieces, fitting
+    def __init__(
+        self, first: Message, pieces: RequestStream, checked_size: Callable[[Message], Message]
+    ) -> None:
+        self._first, self._pieces, self._checked_size = first, pieces, checked_size
         self.failure: Exception | None = None
 
     def __iter__(self) -> Iterator[Message]:
         yield self._first
         try:
-            if isinstance(self._pieces.given, AsyncIterable):
-                raise arguments.wrong("pieces", "an asynchronous iterable: use an AsyncClient")
-            for piece in self._pieces.given:
+            if isinstance(self._pieces.source, AsyncIterable):
+                raise arguments.invalid("pieces", "async iterables need an AsyncClient")
+            for piece in self._pieces.source:
                 yield self._message(piece)
         except Exception as error:
             self.failure = error
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        if not isinstance(self._pieces.given, AsyncIterable):
+        if not isinstance(self._pieces.source, AsyncIterable):
             for message in self:
                 yield message
             return
         yield self._first
         try:
-            async for piece in self._pieces.given:
+            async for piece in self._pieces.source:
                 yield self._message(piece)
         except Exception as error:
             self.failure = error
 
     def _message(self, piece: Any) -> Message:
-        return self._fitting(self._pieces.write(piece))
+        return self._checked_size(self._pieces.write(piece))
 
 
-class _Answers(Generic[M, R]):
-    """What both kinds of stream share: what has come, and how it ended."""
+class _ReplyStream(Generic[M, R]):
+    """The state of both kinds of stream: the parts received so far, and how the stream ended."""
 
     def __init__(
         self,
         call: StreamCall[M, R],
         start: Callable[[Any], Any],
-        fitting: Callable[[Message], Message],
-        explain: Callable[[grpc.RpcError], errors.LockstepError],
+        checked_size: Callable[[Message], Message],
+        to_error: Callable[[grpc.RpcError], errors.LockstepError],
     ) -> None:
-        self._call, self._explain = call, explain
+        self._call, self._to_error = call, to_error
         self._parts: list[M] = []
-        self._whole = self._left = False
+        self._finished = self._cancelled = False
         self._failure: Exception | None = None
-        self._outbox = _Outbox(fitting(call.request), call.pieces, fitting) if call.pieces else None
-        self._rpc = start(self._sent() if self._outbox else fitting(call.request))
+        self._requests = (
+            _RequestMessages(checked_size(call.request), call.pieces, checked_size) if call.pieces else None
+        )
+        self._rpc = start(self._messages() if self._requests else checked_size(call.request))
 
-    def _sent(self) -> Any:
+    def _messages(self) -> Any:
         raise NotImplementedError
 
-    def _took(self, reply: Any) -> M:
+    def _read_part(self, reply: Any) -> M:
         part = self._call.read(reply)
         self._parts.append(part)
         return part
 
-    def _ended(self) -> None:
-        if self._outbox and self._outbox.failure:
-            self._failure = self._outbox.failure
+    def _finish(self) -> None:
+        if self._requests and self._requests.failure:
+            self._failure = self._requests.failure
             raise self._failure
-        self._whole = True
+        self._finished = True
 
-    def _failed(self, error: grpc.RpcError) -> Exception:
-        if not self._left:
-            self._failure = (self._outbox and self._outbox.failure) or self._explain(error)
-        return self._over()
+    def _fail(self, error: grpc.RpcError) -> Exception:
+        if not self._cancelled:
+            self._failure = (self._requests and self._requests.failure) or self._to_error(error)
+        return self._closing_error()
 
-    def _over(self) -> Exception:
-        """Why no part comes any more."""
-        return self._failure or errors.Cancelled("this stream was left before its end: ask again")
+    def _closing_error(self) -> Exception:
+        """The error for reading a stream that has failed or been cancelled."""
+        return self._failure or errors.Cancelled("stream closed before its end: make a new call")
 
-    def _leave(self) -> None:
-        if not self._whole:
-            self._left = True
+    def _cancel(self) -> None:
+        if not self._finished:
+            self._cancelled = True
             self._rpc.cancel()
 
     def __del__(self) -> None:
         if hasattr(self, "_rpc"):
-            with suppress(RuntimeError):  # its event loop has ended, and the call with it
-                self._leave()
+            with suppress(RuntimeError):  # the event loop is closed, which has cancelled the call
+                self._cancel()
 
 
-class Stream(_Answers[M, R], Closing):
-    """Parts of an answer, to be iterated over once; the call is under way from the start.
+class Stream(_ReplyStream[M, R], Closing):
+    """The parts of a streamed reply. Iterate once; the call starts at once.
 
         with client.generate("shakespeare-char-lstm", "ROMEO:") as stream:
             for part in stream:
                 print(part.text, end="")
         print(stream.result().reason)
 
-    Raises one of `lockstep_client.errors`, by meaning, at the part where it happened.
+    An error is raised as one of `lockstep_client.errors` after the parts received before it.
     """
 
-    def _sent(self) -> Any:
-        return iter(self._outbox or ())
+    def _messages(self) -> Any:
+        return iter(self._requests or ())
 
     def __iter__(self) -> Iterator[M]:
-        if self._left:
-            raise self._over()
+        if self._cancelled:
+            raise self._closing_error()
         try:
             for reply in self._rpc:
-                yield self._took(reply)
-            self._ended()
+                yield self._read_part(reply)
+            self._finish()
         except grpc.RpcError as error:
-            raise self._failed(error) from error
+            raise self._fail(error) from error
         finally:
-            self._leave()
+            self._cancel()
 
     def result(self) -> R:
-        """All parts together, once the rest of them has come. Cancelled where the stream was left."""
-        if not self._whole:
+        """Read the remaining parts and join all of them. Raises Cancelled if the stream was closed early."""
+        if not self._finished:
             for _ in self:
                 pass
         return self._call.join(self._parts)
 
     def close(self) -> None:
-        """Cancel what is still under way. Who waits for a part meanwhile meets Cancelled."""
-        self._leave()
+        """Cancel the call. A reader that waits for a part gets Cancelled."""
+        self._cancel()
 
 
-class AsyncStream(_Answers[M, R], AsyncClosing):
-    """Parts of an answer, to be iterated over once; the call is under way from the start.
+class AsyncStream(_ReplyStream[M, R], AsyncClosing):
+    """The parts of a streamed reply. Iterate once; the call starts at once.
 
         async with client.generate("shakespeare-char-lstm", "ROMEO:") as stream:
             async for part in stream:
                 print(part.text, end="")
         print((await stream.result()).reason)
 
-    Raises one of `lockstep_client.errors`, by meaning, at the part where it happened. Cancelling the task
-    that waits for a part cancels the call.
+    An error is raised as one of `lockstep_client.errors` after the parts received before it. Cancelling the
+    task that waits for a part cancels the call.
     """
 
-    def _sent(self) -> Any:
-        return aiter(self._outbox) if self._outbox else ()
+    def _messages(self) -> Any:
+        return aiter(self._requests) if self._requests else ()
 
     async def __aiter__(self) -> AsyncIterator[M]:
-        if self._left:
-            raise self._over()
+        if self._cancelled:
+            raise self._closing_error()
         try:
             async for reply in self._rpc:
-                yield self._took(reply)
-            self._ended()
+                yield self._read_part(reply)
+            self._finish()
         except grpc.RpcError as error:
-            raise self._failed(error) from error
+            raise self._fail(error) from error
         except asyncio.CancelledError:
-            if own_cancellation():
+            if task_cancelled():
                 raise
-            raise self._over() from None  # by close(), of the stream or of its client
+            raise self._closing_error() from None  # close() of the stream or of the client
         finally:
-            self._leave()
+            self._cancel()
 
     async def result(self) -> R:
-        """All parts together, once the rest of them has come. Cancelled where the stream was left."""
-        if not self._whole:
+        """Read the remaining parts and join all of them. Raises Cancelled if the stream was closed early."""
+        if not self._finished:
             async for _ in self:
                 pass
         return self._call.join(self._parts)
 
     async def close(self) -> None:
-        """Cancel what is still under way. Who waits for a part meanwhile meets Cancelled."""
-        self._leave()
+        """Cancel the call. A reader that waits for a part gets Cancelled."""
+        self._cancel()
 
 
-def own_cancellation() -> bool:
-    """Whether the task that runs is being cancelled itself; gRPC raises the same where its call was."""
+def task_cancelled() -> bool:
+    """Whether the current task is being cancelled. gRPC also raises CancelledError if only the call was."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""Tables: boxes on a terminal, aligned columns in a pipe."""
+"""Tables: with borders on a terminal, as aligned columns in a pipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
-    """The first `left` columns to the left, the others to the right."""
+    """Print a table. The first `left` columns are left-aligned, the others right-aligned."""
     if sys.stdout.isatty():
         _boxes(header, rows, left)
         return
@@ -33,7 +33,7 @@ def _boxes(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> N
     broken = console.width < sum(max(map(len, c)) + 2 for c in zip(header, *rows, strict=True))
 
     def cell(text: str) -> str:
-        """Names break at their hyphens where they must."""
+        """In a narrow console, allow line breaks after hyphens and slashes."""
         return text.replace("-", "- ").replace("/", "/ ") if broken else text
 
     def longest_word(index: int) -> int:

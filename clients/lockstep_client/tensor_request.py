@@ -1,4 +1,4 @@
-"""The message of a ModelInfer: what all calls of a kind share, then the tensors of one."""
+"""ModelInfer request messages: a template without inputs, and copies of it with the tensors of one call."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def begun(
+def template(
     model: str, version: str, outputs: Sequence[str], priority: int, queue_timeout_s: float
 ) -> inference.ModelInferRequest:
-    """A request that has no inputs yet."""
+    """A request without inputs."""
     return inference.ModelInferRequest(
         model_name=arguments.model(model),
         model_version=version,
-        parameters=_waiting(priority, queue_timeout_s),
+        parameters=_scheduling_parameters(priority, queue_timeout_s),
         outputs=[inference.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in outputs],
     )
 
 
-def filled(
-    begun: inference.ModelInferRequest, inputs: Mapping[str, npt.ArrayLike]
+def with_inputs(
+    template: inference.ModelInferRequest, inputs: Mapping[str, npt.ArrayLike]
 ) -> inference.ModelInferRequest:
-    """A copy of it with these inputs; InvalidRequest where one has no place in the protocol."""
+    """A copy of `template` with these inputs. Raises InvalidRequest for a type that the protocol lacks."""
     if not isinstance(inputs, Mapping):
-        raise arguments.wrong("inputs", f"{type(inputs).__name__} does not fit: give tensors by name")
+        raise arguments.invalid(
+            "inputs", f"expected a mapping of names to arrays, got {type(inputs).__name__}"
+        )
     request = inference.ModelInferRequest()
-    request.CopyFrom(begun)
+    request.CopyFrom(template)
     for name, value in inputs.items():
         wire = tensors.encode(name, value)
         request.inputs.add(name=name, datatype=wire.datatype, shape=wire.shape)
@@ -40,7 +42,7 @@ def filled(
     return request
 
 
-def _waiting(priority: int, queue_timeout_s: float) -> dict[str, inference.InferParameter]:
+def _scheduling_parameters(priority: int, queue_timeout_s: float) -> dict[str, inference.InferParameter]:
     parameters: dict[str, inference.InferParameter] = {}
     if arguments.count("priority", priority):
         parameters["priority"] = inference.InferParameter(uint64_param=priority)

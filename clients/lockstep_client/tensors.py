@@ -1,7 +1,7 @@
-"""numpy arrays and the bytes of the Open Inference Protocol, both ways, for every datatype it has.
+"""Conversion between numpy arrays and raw tensors of the Open Inference Protocol, for all its datatypes.
 
-Bytes are little-endian and row-major. A BYTES element is its length in 4 bytes, then its data; str is sent
-as UTF-8 and comes back as bytes. Scalars have the empty shape, and any axis may be 0.
+Raw tensors are little-endian and row-major. A BYTES element is a 4-byte length followed by the data; str is
+sent as UTF-8 and returned as bytes. Scalars have the empty shape, and any axis may have size 0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-"""Every datatype with elements of one size; BYTES is the other one."""
+"""The datatypes with elements of fixed size: all but BYTES."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _TYPED_FIELDS = {
@@ -59,7 +59,7 @@ _TYPED_FIELDS = {
 
 @dataclass(frozen=True)
 class WireTensor:
-    """A tensor as it is sent."""
+    """A tensor in wire format."""
 
     datatype: str
     shape: tuple[int, ...]
@@ -67,10 +67,10 @@ class WireTensor:
 
 
 def encode(name: str, value: npt.ArrayLike) -> WireTensor:
-    """`value` as input `name`; InvalidRequest where its type has no place in the protocol.
+    """Encode `value` as input `name`. Raises InvalidRequest for a type that the protocol lacks.
 
-    str and bytes make BYTES, alone, in a list, or in an array of dtype object, U or S. numpy itself drops
-    trailing zero bytes of U and S arrays; use object arrays where they matter.
+    str and bytes become BYTES, as a scalar, in a list, or in an array of dtype object, U or S. numpy drops
+    trailing zero bytes of U and S arrays; use object arrays to keep them.
     """
     array = _as_array(name, value)
     if array.dtype.kind in "OUS":
@@ -83,13 +83,13 @@ def encode(name: str, value: npt.ArrayLike) -> WireTensor:
 
 
 def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> npt.NDArray[Any]:
-    """Output `name` as a read-only array; ServerFailure where the bytes do not fit its type and shape."""
+    """Decode output `name` to a read-only array. Raises ServerFailure if bytes and shape do not match."""
     elements = _element_count(name, shape)
     if datatype == "BYTES":
         return _object_array(list(_split(name, raw)), name, shape)
     dtype = DTYPES.get(datatype)
     if dtype is None:
-        raise ServerFailure(f"output {name!r} came with the unknown datatype {datatype!r}")
+        raise ServerFailure(f"output {name!r} has the unknown datatype {datatype!r}")
     if elements * dtype.itemsize != len(raw):
         raise _torn(name, f"{len(raw)} bytes", datatype, shape)
     return np.frombuffer(raw, dtype).reshape(shape) if raw else _frozen(np.empty(shape, dtype))
@@ -98,9 +98,9 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> npt.ND
 def decode_typed(
     name: str, datatype: str, shape: Sequence[int], contents: InferTensorContents
 ) -> npt.NDArray[Any]:
-    """Output `name` from typed contents, as some servers other than this one send it."""
+    """Decode output `name` from typed contents, which some other servers send."""
     if datatype not in _TYPED_FIELDS:
-        raise ServerFailure(f"output {name!r} of type {datatype!r} came without its bytes")
+        raise ServerFailure(f"output {name!r} of datatype {datatype!r} has no raw contents")
     elements = list(getattr(contents, _TYPED_FIELDS[datatype]))
     if datatype == "BYTES":
         return _object_array(elements, name, shape)
@@ -112,7 +112,7 @@ def decode_typed(
 def _as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
     try:
         array = np.asarray(value)
-        # A list of strings would be cut at trailing zero bytes, as numpy's own string types are.
+        # numpy's string types drop trailing zero bytes; object arrays keep them.
         if array.dtype.kind in "US" and not isinstance(value, np.ndarray):
             array = np.asarray(value, dtype=object)
     except ValueError as error:
@@ -123,7 +123,9 @@ def _as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
 def _length_prefixed(name: str, array: npt.NDArray[Any]) -> Iterator[bytes]:
     for index, element in enumerate(array.ravel()):
         if not isinstance(element, str | bytes):
-            raise _wrong(name, f"element {index} is {type(element).__name__}: BYTES holds str and bytes only")
+            raise _wrong(
+                name, f"element {index} is {type(element).__name__}: BYTES elements must be str or bytes"
+            )
         try:
             data = element.encode() if isinstance(element, str) else element
         except UnicodeEncodeError as error:
@@ -136,11 +138,11 @@ def _split(name: str, raw: bytes) -> Iterator[bytes]:
     at = 0
     while at < len(raw):
         if at + 4 > len(raw):
-            raise ServerFailure(f"output {name!r}: its BYTES end inside a length")
+            raise ServerFailure(f"output {name!r}: truncated BYTES tensor, inside the length of an element")
         start = at + 4
         at = start + int.from_bytes(raw[at:start], "little")
         if at > len(raw):
-            raise ServerFailure(f"output {name!r}: its BYTES end inside an element")
+            raise ServerFailure(f"output {name!r}: truncated BYTES tensor, inside an element")
         yield raw[start:at]
 
 
@@ -154,7 +156,7 @@ def _object_array(elements: list[bytes], name: str, shape: Sequence[int]) -> npt
 
 def _element_count(name: str, shape: Sequence[int]) -> int:
     if any(size < 0 for size in shape):
-        raise ServerFailure(f"output {name!r} came with the impossible shape {list(shape)}")
+        raise ServerFailure(f"output {name!r} has the invalid shape {list(shape)}")
     return math.prod(shape)
 
 
@@ -169,4 +171,4 @@ def _wrong(name: str, description: str) -> InvalidRequest:
 
 
 def _torn(name: str, found: str, datatype: str, shape: Sequence[int]) -> ServerFailure:
-    return ServerFailure(f"output {name!r}: {found} do not make {datatype} of shape {list(shape)}")
+    return ServerFailure(f"output {name!r}: {found} do not match {datatype} of shape {list(shape)}")

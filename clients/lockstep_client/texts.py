@@ -1,4 +1,4 @@
-"""The texts that a command is given: its arguments, or what comes on standard input."""
+"""The texts of a command: its arguments, or standard input."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
-MOST_IN_A_CALL = 32
+TEXTS_PER_CALL = 32
 
 
 class InputError(Exception):
-    """The texts cannot be asked about; the message says which, and why."""
+    """Invalid command-line input. The message states the problem."""
 
 
-def given(arguments: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in lists of at most 32, each fit for one call.
+def text_batches(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the texts in lists of at most 32, each for one call.
 
-    No arguments, or `-` alone: one text a line from stdin, passed on as the lines come. InputError for no
-    text at all, an empty one, or bytes that are not UTF-8.
+    Without arguments, or for `-`, reads one text per line from stdin and yields the lines as they arrive.
+    Raises InputError if there is no text, a text is empty, or stdin is not UTF-8.
     """
     if arguments and list(arguments) != ["-"]:
         _check_arguments(arguments)
-        for start in range(0, len(arguments), MOST_IN_A_CALL):
-            yield list(arguments[start : start + MOST_IN_A_CALL])
+        for start in range(0, len(arguments), TEXTS_PER_CALL):
+            yield list(arguments[start : start + TEXTS_PER_CALL])
     elif not arguments and sys.stdin.isatty():
         raise InputError(
-            'no text: give one in quotes, or - to read lines, as in: lockstep VERB --model M "text"'
+            'no text: pass one in quotes, as in lockstep VERB --model M "text", or - to read lines from stdin'
         )
     else:
         yield from _from_lines(sys.stdin.buffer)
 
 
-def arriving() -> Iterator[str]:
-    """One text from stdin, in pieces as they come; InputError for nothing, or bytes that are not UTF-8."""
+def stdin_pieces() -> Iterator[str]:
+    """Yield one text from stdin, in pieces as they arrive.
+
+    Raises InputError if stdin is empty or not UTF-8.
+    """
     decoder, read, found = codecs.getincrementaldecoder("utf-8")(), _reading(sys.stdin.buffer), False
     try:
-        while some := read():
-            piece = decoder.decode(some)
+        while chunk := read():
+            piece = decoder.decode(chunk)
             found = found or not piece.isspace()
             if piece:
                 yield piece
@@ -55,8 +58,8 @@ def arriving() -> Iterator[str]:
 
 
 def _reading(stream: BinaryIO) -> Callable[[], bytes]:
-    """Reads what is there. From the file itself where there is one: another thread may read at exit, and a
-    buffer that it holds would stop the interpreter from ending."""
+    """A function that reads the available bytes. It bypasses the buffer of a real file: if another thread
+    held the buffer's lock at exit, the interpreter could not shut down."""
     try:
         return partial(os.read, stream.fileno(), 1 << 16)
     except io.UnsupportedOperation:
@@ -66,14 +69,14 @@ def _reading(stream: BinaryIO) -> Callable[[], bytes]:
 def _check_arguments(arguments: Sequence[str]) -> None:
     for number, text in enumerate(arguments, start=1):
         if not text.strip():
-            raise InputError(f"text {number} is empty: give at least one word")
+            raise InputError(f"text {number} is empty: expected at least one word")
 
 
 def _from_lines(stream: BinaryIO) -> Iterator[list[str]]:
     number = 0
     for lines in _arrived(stream):
-        for start in range(0, len(lines), MOST_IN_A_CALL):
-            chunk = lines[start : start + MOST_IN_A_CALL]
+        for start in range(0, len(lines), TEXTS_PER_CALL):
+            chunk = lines[start : start + TEXTS_PER_CALL]
             yield [_decoded(number + i, line) for i, line in enumerate(chunk, start=1)]
             number += len(chunk)
     if number == 0:
@@ -81,11 +84,11 @@ def _from_lines(stream: BinaryIO) -> Iterator[list[str]]:
 
 
 def _arrived(stream: BinaryIO) -> Iterator[list[bytes]]:
-    """Whole lines, as many as are there at a time, so that a slow writer is answered line by line."""
+    """Yield all complete lines that are available, so that a slow writer gets results line by line."""
     rest = b""
     read = getattr(stream, "read1", stream.read)
-    while some := read(1 << 16):
-        *lines, rest = (rest + some).split(b"\n")
+    while chunk := read(1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
         if lines:
             yield lines
     if rest:
@@ -98,5 +101,5 @@ def _decoded(number: int, line: bytes) -> str:
     except UnicodeDecodeError:
         raise InputError(f"line {number} is not UTF-8") from None
     if not text.strip():
-        raise InputError(f"line {number} is empty: each line is one text")
+        raise InputError(f"line {number} is empty: expected one text per line")
     return text.removesuffix("\r")

@@ -1,4 +1,4 @@
-"""How a connection is encrypted: certificates as files or bytes, and what gRPC makes of them."""
+"""TLS settings: certificates from files or bytes, converted to gRPC credentials."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tls:
-    """Which certificates a connection trusts and shows. Each is PEM: the path of a file, or bytes.
+    """The certificates that a connection trusts and presents. Each is PEM, as a file path or as bytes.
 
         Client("inference.example:443", tls=Tls(roots="ca.pem"), token=token)
 
-    Raises ValueError where a file cannot be read, or one of certificate and key lacks the other.
+    Raises ValueError if a file cannot be read, or if only one of `certificate` and `key` is given.
     """
 
     roots: str | PathLike[str] | bytes = b""
-    """Who may have signed the server's certificate; the system's if not given."""
+    """Certificate authorities that are trusted to sign the server's certificate; default: the system's."""
     certificate: str | PathLike[str] | bytes = b""
-    """This client's own, with its chain, for a server that asks for one."""
+    """The client's certificate chain, for servers that require one (mutual TLS)."""
     key: str | PathLike[str] | bytes = field(default=b"", repr=False)
     """The private key of `certificate`."""
     server_name: str = ""
-    """Whom the server's certificate names, where that is not the host of the address."""
+    """The name in the server's certificate, if it differs from the host in the address."""
 
     def __post_init__(self) -> None:
         if bool(self.certificate) != bool(self.key):
             missing = "key" if self.certificate else "certificate"
-            raise ValueError(f"tls: {missing} is missing: give certificate and key, or neither")
+            raise ValueError(f"tls: {missing} is missing: certificate and key must be given together")
         self.credentials()
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """As gRPC takes them."""
+        """The gRPC channel credentials."""
         return grpc.ssl_channel_credentials(
             root_certificates=_pem("roots", self.roots),
             private_key=_pem("key", self.key),
@@ -46,7 +46,7 @@ class Tls:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Channel arguments."""
+        """gRPC channel arguments that override the expected server name."""
         if not self.server_name:
             return {}
         return {
@@ -63,5 +63,5 @@ def _pem(field: str, given: str | PathLike[str] | bytes) -> bytes | None:
     except OSError as error:
         raise ValueError(f"tls: {field} {str(given)!r} cannot be read: {error.strerror}") from None
     if b"-----BEGIN " not in content:
-        raise ValueError(f"tls: {field} is not PEM: it has no line that begins with -----BEGIN")
+        raise ValueError(f"tls: {field} is not PEM: no line starts with -----BEGIN")
     return content

@@ -1,4 +1,4 @@
-"""A real server on the models that ship."""
+"""A real server with the shipped models."""
 
 from integration.harness import shipped
 

@@ -1,4 +1,4 @@
-"""docs/clients.md: each grpcurl line is what it says to a real server, none is missing, and Node works."""
+"""docs/clients.md: the grpcurl lines work on a real server and cover every RPC; the Node example works."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SERVICES = {
 
 
 class Line(NamedTuple):
-    """A call as the page has it."""
+    """A grpcurl call of the page."""
 
     service: str
     method: str
@@ -45,7 +45,7 @@ def lines() -> list[Line]:
 
 
 def parsed(given: str) -> list[Any]:
-    """JSON objects one after another; none is one that is empty, as grpcurl has it."""
+    """The JSON objects of `-d`; like grpcurl, one empty object if there are none."""
     found, at, decoder = [], 0, json.JSONDecoder()
     while at < len(given):
         one, at = decoder.raw_decode(given, at)
@@ -55,7 +55,7 @@ def parsed(given: str) -> list[Any]:
 
 
 def called(served: Served, line: Line) -> list[Any]:
-    """The replies; of a Watch, which has no end, the first."""
+    """The replies; only the first one of a Watch, which does not end."""
     method = SERVICES[line.service].methods_by_name[line.method]
     kinds = [message_factory.GetMessageClass(kind) for kind in (method.input_type, method.output_type)]
     requests = [json_format.ParseDict(one, kinds[0]()) for one in line.messages]
@@ -80,15 +80,15 @@ def kind(streaming: bool) -> str:
     return "stream" if streaming else "unary"
 
 
-def test_every_rpc_has_its_line() -> None:
-    told = [(line.service, line.method) for line in lines()]
+def test_every_rpc_has_a_line() -> None:
+    listed = [(line.service, line.method) for line in lines()]
     defined = [(name, method.name) for name, service in SERVICES.items() for method in service.methods]
-    assert sorted(told) == sorted(set(defined) - {("grpc.health.v1.Health", "List")})  # not served
-    assert PAGE.count("\ngrpcurl -plaintext") == len(told)
+    assert sorted(listed) == sorted(set(defined) - {("grpc.health.v1.Health", "List")})  # not implemented
+    assert PAGE.count("\ngrpcurl -plaintext") == len(listed)
 
 
 @pytest.mark.parametrize("line", lines(), ids=lambda line: line.method)
-def test_a_line_is_answered(shipped: Served, line: Line) -> None:
+def test_a_line_works(shipped: Served, line: Line) -> None:
     if line.method in ("RepositoryModelLoad", "RepositoryModelUnload"):
         with pytest.raises(grpc.RpcError) as refused:
             called(shipped, line)
@@ -101,12 +101,12 @@ def test_a_line_is_answered(shipped: Served, line: Line) -> None:
     assert not any(one.HasField("failure") for one in outcomes)
 
 
-def test_the_python_of_the_page_uses_what_there_is() -> None:
+def test_the_page_lists_every_call_and_error() -> None:
     import lockstep_client as lc
 
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         ast.parse(block)
-    calls = re.findall(r"`(\w+)`", PAGE.split("| call | gives |")[1].split("\n\n")[0])
+    calls = re.findall(r"`(\w+)`", PAGE.split("| call | returns |")[1].split("\n\n")[0])
     methods = {name for name in vars(lc.Client) if not name.startswith("_")} - {"close"}
     assert {name for name in calls if hasattr(lc.Client, name)} == methods
     errors = PAGE.split("| class | status |")[1].split("\n\n")[0]
@@ -119,11 +119,11 @@ def test_the_python_of_the_page_uses_what_there_is() -> None:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with its packages, in a folder of its own."""
+    """A copy of the example with its packages installed."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
     folder = tmp_path_factory.mktemp("node")
-    for name in ("package.json", "ask.js"):
+    for name in ("package.json", "client.js"):
         shutil.copy(ROOT / "examples" / "node" / name, folder)
     install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=0"]
     try:
@@ -135,9 +135,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_example_in_node_works(shipped: Served, node: Path) -> None:
+def test_the_node_example_works(shipped: Served, node: Path) -> None:
     ended = subprocess.run(
-        ["node", "ask.js", shipped.address],
+        ["node", "client.js", shipped.address],
         cwd=node,
         env={**os.environ, "LOCKSTEP_PROTOS": str(ROOT / "proto")},
         capture_output=True,
@@ -150,6 +150,6 @@ def test_the_example_in_node_works(shipped: Served, node: Path) -> None:
         r"^-- ended by STOP_REASON_LENGTH$",
         r"^6 sad ",
         r"^1000 texts over one stream$",
-        r"^NOT_FOUND: there is no model 'nobody'",
+        r"^NOT_FOUND: unknown model 'nobody'",
     ):
         assert re.search(pattern, ended.stdout, re.MULTILINE), (pattern, ended.stdout)

@@ -1,4 +1,4 @@
-"""Every script of examples/ against a real server: what it prints, and that it ends well."""
+"""Every script of examples/ against a real server: its output and exit code."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SHOWN = {
     "tensors": (r"TensorSpec\(name='tokens'", r"^step by step \[\[?[-\d.]+", r"^98 answers$"),
     "beside_tritonclient": (r"^tritonclient    \[\[[-\d. ]+\]\]$", r"^lockstep_client \[\["),
     "errors_and_deadlines": (
-        r"^no model 'sentinent-lstm'; there are .*sentiment-lstm",
-        r"^wrong: texts\[1\], it is empty",
-        r"^too late: .*(deadline|within 0.1 s)",
-        r"^(overloaded|deadline_exceeded), come back in ",
-        r"^nobody there: no server at localhost:1",
+        r"^unknown model 'sentinent-lstm'; available: .*sentiment-lstm",
+        r"^invalid: texts\[1\]: the text is empty",
+        r"^deadline exceeded: .*(deadline|within 0.1 s)",
+        r"^(overloaded|deadline_exceeded), retry in ",
+        r"^unreachable: no server at localhost:1",
     ),
 }
 
 
-def test_every_example_is_run_here_and_listed() -> None:
+def test_every_example_is_tested_and_listed() -> None:
     scripts = {path.stem for path in FOLDER.glob("*.py")}
     assert scripts == SHOWN.keys()
     listed = (FOLDER / "README.md").read_text()
@@ -41,7 +41,7 @@ def test_every_example_is_run_here_and_listed() -> None:
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_an_example_shows_what_it_should(shipped: Served, name: str) -> None:
+def test_an_example_prints_the_expected_output(shipped: Served, name: str) -> None:
     lines = "a fine film\n\na warm , funny and moving film\ntwo hours of noise\n"
     ended = subprocess.run(
         [sys.executable, "-W", "error", FOLDER / f"{name}.py", shipped.address],
@@ -51,7 +51,7 @@ def test_an_example_shows_what_it_should(shipped: Served, name: str) -> None:
         timeout=100,
     )
     assert ended.returncode == 0, ended.stderr
-    told = "line 2: texts: it is empty; send at least one word\n" if name == "many_texts" else ""
-    assert ended.stderr == told
+    errors = "line 2: texts: the text is empty; send at least one word\n" if name == "many_texts" else ""
+    assert ended.stderr == errors
     for pattern in SHOWN[name]:
         assert re.search(pattern, ended.stdout, re.MULTILINE), (pattern, ended.stdout)

@@ -1,4 +1,4 @@
-"""The verbs that stream, against the real server and the shipped models."""
+"""The streaming verbs against a real server and the shipped models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SOURCE = "A man in a blue shirt is standing on a ladder ."
 
 @pytest.fixture
 def lockstep(shipped: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command at the real server: exit code, stdout's lines, stderr."""
+    """Run the command against the real server. Returns exit code, lines of stdout, and stderr."""
     monkeypatch.setenv("LOCKSTEP_ADDRESS", shipped.address)
 
     def run(*arguments: str, stdin: bytes = b"") -> tuple[int, list[str], str]:
@@ -54,11 +54,11 @@ def objects(lines: list[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_generate_prints_what_its_json_holds(lockstep: Run) -> None:
-    asked = ("generate", "--model", WRITER, "--prompt", "ROMEO:", "--seed", "7", "--max-tokens", "80")
-    code, lines, error = lockstep(*asked, "--temperature", "0.8")
+def test_generate_prints_the_text_of_its_json(lockstep: Run) -> None:
+    arguments = ("generate", "--model", WRITER, "--prompt", "ROMEO:", "--seed", "7", "--max-tokens", "80")
+    code, lines, error = lockstep(*arguments, "--temperature", "0.8")
     assert (code, error) == (0, "")
-    *parts, whole = objects(lockstep(*asked, "--temperature", "0.8", "--json")[1])
+    *parts, whole = objects(lockstep(*arguments, "--temperature", "0.8", "--json")[1])
     assert "\n".join(lines).rstrip("\n") == whole["text"].rstrip("\n")
     assert "".join(part["piece"] for part in parts) == whole["text"]
     assert [token for part in parts for token in part["tokens"]] == whole["tokens"]
@@ -67,8 +67,8 @@ def test_generate_prints_what_its_json_holds(lockstep: Run) -> None:
 
 
 def test_greedy_needs_no_seed(lockstep: Run) -> None:
-    asked = ("generate", "-m", WRITER, "--prompt", "ROMEO:", "--temperature", "0", "--max-tokens", "40")
-    assert lockstep(*asked) == lockstep(*asked)
+    arguments = ("generate", "-m", WRITER, "--prompt", "ROMEO:", "--temperature", "0", "--max-tokens", "40")
+    assert lockstep(*arguments) == lockstep(*arguments)
 
 
 def test_generate_of_no_tokens_is_an_empty_line(lockstep: Run) -> None:
@@ -82,10 +82,10 @@ def test_translate_prints_a_line_for_each_text(lockstep: Run) -> None:
     assert "chiens" in lines[1]
 
 
-def test_translate_shows_what_it_looked_at(lockstep: Run) -> None:
-    asked = ("translate", "-m", TRANSLATOR, SOURCE, "--attention")
-    whole = objects(lockstep(*asked, "--json")[1])[-1]
-    _, lines, _ = lockstep(*asked)
+def test_translate_shows_its_attention(lockstep: Run) -> None:
+    arguments = ("translate", "-m", TRANSLATOR, SOURCE, "--attention")
+    whole = objects(lockstep(*arguments, "--json")[1])[-1]
+    _, lines, _ = lockstep(*arguments)
     assert lines[0] == whole["text"]
     assert "from 10%" in lines[-1]
     rows = lines[-1 - len(whole["pieces"]) : -1]
@@ -94,14 +94,14 @@ def test_translate_shows_what_it_looked_at(lockstep: Run) -> None:
         assert any(shade in row for shade in "░▒▓█") is (max(weights) >= 0.1)
 
 
-def test_translate_draws_what_it_looked_at(lockstep: Run, tmp_path: Any) -> None:
+def test_translate_plots_its_attention(lockstep: Run, tmp_path: Any) -> None:
     picture = tmp_path / "attention.png"
     assert lockstep("translate", "-m", TRANSLATOR, SOURCE, "--plot", str(picture))[0] == 0
     assert picture.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("model", ["sentiment-rnn", "sentiment-gru", "sentiment-lstm"])
-def test_follow_tells_of_each_step(lockstep: Run, model: str) -> None:
+def test_follow_prints_each_step(lockstep: Run, model: str) -> None:
     code, lines, error = lockstep("follow", "-m", model, stdin=b"a wonderful and\nmoving film")
     assert (code, error) == (0, "")
     rows = [line.split("\t") for line in lines]
@@ -113,12 +113,12 @@ def test_follow_tells_of_each_step(lockstep: Run, model: str) -> None:
     assert all(float(row[5]) > 0 for row in rows)
 
 
-def test_follow_tells_of_each_reencoding(lockstep: Run) -> None:
+def test_follow_prints_each_re_encoding(lockstep: Run) -> None:
     _, lines, _ = lockstep("follow", "-m", "sentiment-transformer", "a wonderful film", "--json")
     assert [one["computed_elements"] for one in objects(lines)] == [1, 2, 3]
 
 
-def test_a_race_is_run_with_the_models_that_ship(lockstep: Run) -> None:
+def test_a_race_runs_with_the_shipped_models(lockstep: Run) -> None:
     code, lines, error = lockstep("race", "--lengths", "5,20", "--repeat", "2", "--json")
     assert (code, error) == (0, "")
     *results, last = objects(lines)
@@ -138,49 +138,49 @@ def test_a_race_is_run_with_the_models_that_ship(lockstep: Run) -> None:
     assert len(last["shows"]) == 2
 
 
-def test_a_race_says_what_is_too_long(lockstep: Run) -> None:
-    asked = ("race", "--lengths", "5000", "--repeat", "1", "--stepwise", "", "--json")
-    code, lines, error = lockstep(*asked)
+def test_a_race_notes_texts_that_are_too_long(lockstep: Run) -> None:
+    arguments = ("race", "--lengths", "5000", "--repeat", "1", "--stepwise", "", "--json")
+    code, lines, error = lockstep(*arguments)
     assert (code, error) == (1, "")  # nothing could be timed
     *results, _ = objects(lines)
     assert [one["possible"] for one in results] == [False, False, False]
     fused, _, again = results
     assert fused["note"].startswith("not possible at this length: ")
-    assert again["note"].startswith("left out above 200 words")
+    assert again["note"].startswith("skipped above 200 words")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("generate", "-m", "sentiment-lstm", "--prompt", "x"), "sentiment-lstm"),
         (("generate", "-m", TRANSLATOR, "--prompt", "x"), "cannot generate"),
         (("translate", "-m", WRITER, "x"), "cannot translate"),
         (("follow", "-m", TRANSLATOR, "x"), TRANSLATOR),
-        (("follow", "-m", "nobody", "x"), "there are: "),
+        (("follow", "-m", "nobody", "x"), "available: "),
         (("translate", "-m", TRANSLATOR, "word " * 400), "256"),
         (("generate", "-m", WRITER, "--prompt", "x" * 5000), "4096"),
     ],
 )
-def test_what_cannot_be_is_one_line(lockstep: Run, arguments: tuple[str, ...], told: str) -> None:
+def test_an_impossible_request_is_one_line(lockstep: Run, arguments: tuple[str, ...], message: str) -> None:
     code, _, error = lockstep(*arguments)
     assert code == 1
     assert error.startswith("lockstep: ")
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 
-def test_ctrl_c_ends_the_text_on_the_server_too(shipped: Served) -> None:
+def test_ctrl_c_cancels_generation_on_the_server(shipped: Served) -> None:
     with process(shipped.address, "generate", "-m", WRITER, "--max-tokens", "4000000") as running:
         assert running.stdout is not None
         assert running.stdout.read(1)
         running.send_signal(signal.SIGINT)
         _, error = running.communicate(timeout=30)
     assert (running.returncode, error) == (130, "")
-    wait_until(lambda: len(shipped.app.calls) == 0, "the stream has left the server")
+    wait_until(lambda: len(shipped.app.requests) == 0, "the stream has left the server")
     shipped.wait_idle()
 
 
-def test_a_reader_that_leaves_ends_the_text_on_the_server_too(shipped: Served) -> None:
+def test_a_closed_pipe_cancels_generation_on_the_server(shipped: Served) -> None:
     with process(shipped.address, "generate", "-m", WRITER, "--max-tokens", "4000000") as running:
         assert running.stdout is not None
         assert running.stderr is not None

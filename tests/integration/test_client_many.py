@@ -1,4 +1,4 @@
-"""The client's calls for many against a real server: the same tests for both clients."""
+"""The pipelined calls against a real server: the same tests for both clients."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ def client(shipped: Served, connect: Any) -> Iterator[Any]:
         yield client
 
 
-def test_many_texts_are_labelled_as_one_by_one(client: Any) -> None:
+def test_pipelined_texts_are_classified_as_single_ones(client: Any) -> None:
     found = list(client.classify_many(MODEL, (text for text in TEXTS), top_k=1))
     assert [one.number for one in found] == list(range(500))
     assert [one.given for one in found] == TEXTS
-    alone = [client.classify(MODEL, text)[0].best for text in TEXTS[:20]]
-    assert [one.answer.best.name for one in found[:20]] == [label.name for label in alone]
+    single = [client.classify(MODEL, text)[0].best for text in TEXTS[:20]]
+    assert [one.answer.best.name for one in found[:20]] == [label.name for label in single]
     assert all(len(one.answer.labels) == 1 and one.answer.model == MODEL for one in found)
 
 
-def test_each_as_it_comes_where_order_does_not_matter(client: Any) -> None:
+def test_unordered_outcomes_are_complete(client: Any) -> None:
     found = client.classify_many(MODEL, TEXTS, ordered=False, in_flight=64)
     assert sorted(one.number for one in found) == list(range(500))
 
 
-def test_texts_and_ids_may_be_mixed_and_wrong_ones_fail_alone(client: Any) -> None:
+def test_texts_and_ids_may_be_mixed_and_invalid_ones_fail_alone(client: Any) -> None:
     given = ["fine", [5, 6], " ", [10**9], "dull", 7, "\ud800"]
     found = list(client.classify_many(MODEL, given))
     assert [one.error is None for one in found] == [True, True, False, False, True, False, False]
     assert all(isinstance(one.error, lc.InvalidRequest | None) for one in found)
     fields = [one.error.violations[0].field for one in found if one.error]
     assert fields == ["texts", "ids", "texts", "texts"]
-    with pytest.raises(lc.InvalidRequest, match=r"^texts: it is empty"):
+    with pytest.raises(lc.InvalidRequest, match=r"^texts: the text is empty"):
         _ = found[2].answer
 
 
-def test_a_model_that_is_not_there_is_told_for_each(client: Any) -> None:
+def test_an_unknown_model_is_an_error_of_each_item(client: Any) -> None:
     found = list(client.classify_many("nobody", TEXTS[:3]))
     assert [type(one.error) for one in found] == [lc.ModelNotFound] * 3
     assert found[0].error.resource == "nobody"
@@ -70,8 +70,8 @@ def test_a_model_that_is_not_there_is_told_for_each(client: Any) -> None:
 
 def test_vectors_and_attention(client: Any) -> None:
     found = list(client.encode_many(VECTORS, TEXTS[:50], attention=True))
-    [alone] = client.encode(VECTORS, TEXTS[7])
-    assert np.allclose(found[7].answer.vector, alone.vector, atol=1e-4)
+    [single] = client.encode(VECTORS, TEXTS[7])
+    assert np.allclose(found[7].answer.vector, single.vector, atol=1e-4)
     assert len({one.answer.vector.shape for one in found}) == 1
     assert found[7].answer.attention.shape[-1] == len(found[7].answer.tokens)
 
@@ -85,12 +85,12 @@ def test_tensors_over_one_stream(client: Any) -> None:
     found = list(client.infer_many(MODEL, rows, outputs=["logits"], in_flight=32))
     assert [n for n, one in enumerate(found) if one.error] == [3, 4, 5, 6]
     assert all(isinstance(found[n].error, lc.InvalidRequest) for n in (3, 4, 5, 6))
-    alone = client.infer(MODEL, rows[100], outputs=["logits"])["logits"]
-    assert np.allclose(found[100].answer["logits"], alone, atol=1e-4)
+    single = client.infer(MODEL, rows[100], outputs=["logits"])["logits"]
+    assert np.allclose(found[100].answer["logits"], single, atol=1e-4)
 
 
-def test_what_is_given_is_taken_lazily_and_answered_before_it_ends(shipped: Served) -> None:
-    """By a Client, whose source may block: it is taken from beside the reading."""
+def test_the_source_is_read_lazily_and_answered_before_it_ends(shipped: Served) -> None:
+    """With a Client the source may block: it is read on a separate thread."""
     texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     taken = []
 
@@ -109,7 +109,7 @@ def test_what_is_given_is_taken_lazily_and_answered_before_it_ends(shipped: Serv
     assert len(answered) == 5
 
 
-def test_no_more_is_taken_than_may_be_unread(client: Any) -> None:
+def test_items_taken_but_unread_are_bounded(client: Any) -> None:
     taken = []
 
     def given() -> Iterator[str]:
@@ -118,10 +118,10 @@ def test_no_more_is_taken_than_may_be_unread(client: Any) -> None:
             yield text
 
     for one in client.classify_many(MODEL, given(), in_flight=8):
-        assert len(taken) <= one.number + 1 + 8 + 1  # read, in flight, and one that waits for room
+        assert len(taken) <= one.number + 1 + 8 + 1  # read, in flight, and one waiting for room
 
 
-def test_who_leaves_takes_what_waits_along(shipped: Served, client: Any) -> None:
+def test_leaving_the_loop_cancels_waiting_items(shipped: Served, client: Any) -> None:
     endless = ("a film" for _ in iter(int, 1))
     for one in client.classify_many(MODEL, endless):
         if one.number == 20:
@@ -129,7 +129,7 @@ def test_who_leaves_takes_what_waits_along(shipped: Served, client: Any) -> None
     shipped.wait_idle()
 
 
-def test_what_the_source_raises_is_met_after_what_came_before(client: Any) -> None:
+def test_an_exception_of_the_source_is_raised_after_earlier_outcomes(client: Any) -> None:
     def given() -> Iterator[str]:
         yield from TEXTS[:5]
         raise OSError("the disk is gone")
@@ -143,43 +143,43 @@ def test_what_the_source_raises_is_met_after_what_came_before(client: Any) -> No
 def test_outcomes_are_read_once(client: Any) -> None:
     outcomes = client.classify_many(MODEL, TEXTS[:2])
     assert len(list(outcomes)) == 2
-    with pytest.raises(lc.Cancelled, match="ask again"):
+    with pytest.raises(lc.Cancelled, match="make a new call"):
         list(outcomes)
     left = client.classify_many(MODEL, TEXTS[:2])
     left.close()
-    with pytest.raises(lc.Cancelled, match="ask again"):
+    with pytest.raises(lc.Cancelled, match="make a new call"):
         list(left)
 
 
-def test_nothing_given_is_nothing_told(client: Any) -> None:
+def test_an_empty_source_has_no_outcomes(client: Any) -> None:
     assert list(client.classify_many(MODEL, [])) == []
 
 
 @pytest.mark.parametrize(
     "wrong", [{"in_flight": 0}, {"texts": "one text"}, {"texts": None}, {"texts": 5}, {"model": ""}]
 )
-def test_wrong_arguments_are_told_at_once(client: Any, wrong: dict[str, Any]) -> None:
+def test_invalid_arguments_raise_at_once(client: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(lc.InvalidRequest, match=f"^{next(iter(wrong))}: "):
         client.classify_many(**{"model": MODEL, "texts": TEXTS, **wrong})
 
 
-def test_one_set_of_tensors_is_not_many(client: Any) -> None:
-    with pytest.raises(lc.InvalidRequest, match=r"^inputs: dict is not many"):
+def test_a_single_mapping_of_tensors_is_rejected(client: Any) -> None:
+    with pytest.raises(lc.InvalidRequest, match=r"^inputs: expected an iterable of them, got dict"):
         client.infer_many(MODEL, {"tokens": np.array([[1]])})
 
 
-def test_a_deadline_is_of_the_whole(client: Any) -> None:
+def test_a_deadline_applies_to_the_whole_call(client: Any) -> None:
     endless = ("a film" for _ in iter(int, 1))
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(lc.DeadlineExceeded):
         sum(1 for _ in client.classify_many(MODEL, endless, timeout_s=0.3))
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
 
 
-def test_a_server_that_refuses_is_asked_less_until_all_is_answered(
+def test_items_rejected_for_overload_are_retried_until_answered(
     serving: Any, connect: Any, tmp_path: Path
 ) -> None:
-    """256 in flight are seconds of work for this model, and it lets nobody wait for more than 20 ms."""
+    """256 items in flight are seconds of work for this model, and its queue limit is 20 ms."""
     shutil.copytree(REPOSITORY / VECTORS, tmp_path / VECTORS)
     manifest = tmp_path / VECTORS / "model.toml"
     manifest.write_text(manifest.read_text().replace("[batching]\n", "[batching]\nmax_queue_ms = 20\n"))
@@ -193,7 +193,7 @@ def test_a_server_that_refuses_is_asked_less_until_all_is_answered(
         assert any(isinstance(one.error, lc.Overloaded) for one in once)
 
 
-def test_a_server_that_comes_back_answers_the_rest(connect: Any) -> None:
+def test_a_restarted_server_answers_the_remaining_items(connect: Any) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -219,7 +219,7 @@ def test_a_server_that_comes_back_answers_the_rest(connect: Any) -> None:
     assert [one.error for one in seen] == [None] * 500
 
 
-async def test_an_asynchronous_source_is_taken_as_it_comes(shipped: Served) -> None:
+async def test_an_async_source_is_read_lazily(shipped: Served) -> None:
     async def given() -> AsyncIterator[str]:
         for text in TEXTS[:30]:
             yield text
@@ -231,7 +231,7 @@ async def test_an_asynchronous_source_is_taken_as_it_comes(shipped: Served) -> N
         assert [one.number async for one in outcomes] == list(range(30))
 
 
-def test_an_asynchronous_source_belongs_to_an_async_client(shipped: Served) -> None:
+def test_an_async_source_needs_an_async_client(shipped: Served) -> None:
     async def given() -> AsyncIterator[str]:
         yield "x"
 
@@ -239,7 +239,7 @@ def test_an_asynchronous_source_belongs_to_an_async_client(shipped: Served) -> N
         list(client.classify_many(MODEL, given()))
 
 
-async def test_closing_the_client_ends_what_is_under_way(shipped: Served) -> None:
+async def test_closing_the_client_cancels_outcomes(shipped: Served) -> None:
     client = lc.AsyncClient(shipped.address)
     outcomes = aiter(client.classify_many(MODEL, ("a film" for _ in iter(int, 1))))
     await anext(outcomes)

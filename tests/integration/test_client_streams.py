@@ -1,4 +1,4 @@
-"""Both clients' streams against the real server and the shipped models."""
+"""Streams of both clients against a real server and the shipped models."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def test_one_seed_gives_one_text(client: lc.Client) -> None:
     assert one.timings.first_token_s > 0
 
 
-def test_a_seed_that_was_drawn_gives_its_text_again(client: lc.Client) -> None:
+def test_a_drawn_seed_reproduces_its_text(client: lc.Client) -> None:
     drawn = client.generate(WRITER, "ROMEO:", max_tokens=40).result()
     again = client.generate(WRITER, "ROMEO:", max_tokens=40, seed=drawn.seed).result()
     assert again.text == drawn.text
 
 
-async def test_one_seed_gives_one_text_in_company(shipped: Served, client: lc.Client) -> None:
-    alone = text(client)
+async def test_one_seed_gives_one_text_when_batched(shipped: Served, client: lc.Client) -> None:
+    unbatched = text(client)
     async with lc.AsyncClient(shipped.address) as many:
         streams = [
             many.generate(WRITER, "ROMEO:", seed=7 + n, max_tokens=60, temperature=0.8) for n in range(16)
         ]
         made = await asyncio.gather(*(stream.result() for stream in streams))
-    assert made[0].text == alone.text
+    assert made[0].text == unbatched.text
     assert len({one.text for one in made}) == 16
 
 
@@ -82,30 +82,30 @@ def test_a_text_ends_before_its_stop_string(client: lc.Client) -> None:
     assert stopped.text == whole[: whole.index(word)]
 
 
-def test_an_empty_prompt_begins_where_the_model_does(client: lc.Client) -> None:
+def test_an_empty_prompt_starts_with_the_models_start_token(client: lc.Client) -> None:
     assert client.generate(WRITER, seed=1, max_tokens=10).result().reason == "LENGTH"
 
 
-def test_leaving_a_text_frees_its_place(shipped: Served, client: lc.Client) -> None:
+def test_leaving_a_stream_frees_its_slot(shipped: Served, client: lc.Client) -> None:
     for part in client.generate(WRITER, "ROMEO:", max_tokens=4000):
         assert part.text
         break
-    wait_until(lambda: len(shipped.app.calls) == 0, "the stream has left the server")
+    wait_until(lambda: len(shipped.app.requests) == 0, "the stream has left the server")
     shipped.wait_idle()
 
 
-async def test_cancelling_a_reader_frees_its_place(shipped: Served) -> None:
+async def test_cancelling_a_reader_frees_its_slot(shipped: Served) -> None:
     async with lc.AsyncClient(shipped.address) as client:
         stream = client.generate(WRITER, "ROMEO:", max_tokens=4000)
         reading = asyncio.create_task(stream.result())
-        await asyncio.to_thread(wait_until, lambda: len(shipped.app.calls) == 1, "the stream is under way")
+        await asyncio.to_thread(wait_until, lambda: len(shipped.app.requests) == 1, "the stream is under way")
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
     shipped.wait_idle()
 
 
-def test_a_deadline_ends_a_text(client: lc.Client) -> None:
+def test_a_deadline_ends_generation(client: lc.Client) -> None:
     with pytest.raises(lc.DeadlineExceeded):
         client.generate(WRITER, "ROMEO:", max_tokens=1 << 20, timeout_s=0.2).result()
 
@@ -119,7 +119,7 @@ def test_a_deadline_ends_a_text(client: lc.Client) -> None:
         ({"ids": [10_000]}, "ids"),
     ],
 )
-def test_what_is_wrong_names_its_field(client: lc.Client, wrong: dict[str, object], field: str) -> None:
+def test_an_invalid_argument_names_its_field(client: lc.Client, wrong: dict[str, object], field: str) -> None:
     with pytest.raises(lc.InvalidRequest) as caught:
         client.generate(WRITER, **wrong).result()
     assert any(field in violation.field for violation in caught.value.violations)
@@ -134,7 +134,7 @@ def test_only_a_language_model_continues_a_text(client: lc.Client, model: str) -
 # --- translate ----------------------------------------------------------------------------------------
 
 
-def test_a_translation_comes_with_what_it_looked_at(client: lc.Client) -> None:
+def test_a_translation_has_attention(client: lc.Client) -> None:
     stream = client.translate(TRANSLATOR, SOURCE, attention=True)
     parts = list(stream)
     whole = stream.result()
@@ -147,13 +147,13 @@ def test_a_translation_comes_with_what_it_looked_at(client: lc.Client) -> None:
     assert whole.attention.sum(axis=1) == pytest.approx(np.ones(len(whole.pieces)), abs=1e-3)
 
 
-def test_attention_changes_no_translation(client: lc.Client) -> None:
+def test_attention_does_not_change_the_translation(client: lc.Client) -> None:
     plain = client.translate(TRANSLATOR, SOURCE).result()
     assert plain.attention is None
     assert plain.text == client.translate(TRANSLATOR, SOURCE, attention=True).result().text
 
 
-def test_a_source_that_is_too_long_is_refused(client: lc.Client) -> None:
+def test_a_source_that_is_too_long_is_rejected(client: lc.Client) -> None:
     with pytest.raises(lc.InvalidRequest, match="256"):
         client.translate(TRANSLATOR, "word " * 400).result()
 
@@ -162,7 +162,7 @@ def test_a_source_that_is_too_long_is_refused(client: lc.Client) -> None:
 
 
 @pytest.mark.parametrize("model", STEPPERS)
-def test_the_last_step_is_the_whole_text(client: lc.Client, model: str) -> None:
+def test_the_last_step_equals_the_whole_text(client: lc.Client, model: str) -> None:
     predictions = client.follow(model, SENTENCE).result()
     (whole,) = client.classify(model, SENTENCE)
     assert [one.position for one in predictions] == list(range(1, whole.length + 1))
@@ -172,7 +172,7 @@ def test_the_last_step_is_the_whole_text(client: lc.Client, model: str) -> None:
     assert predictions[-1].best.score == pytest.approx(whole.best.score, rel=1e-3, abs=1e-4)
 
 
-def test_a_transformer_encodes_every_prefix_again(client: lc.Client) -> None:
+def test_a_transformer_re_encodes_every_prefix(client: lc.Client) -> None:
     predictions = client.follow(TRANSFORMER, SENTENCE).result()
     assert [one.computed_elements for one in predictions] == list(range(1, len(predictions) + 1))
     (whole,) = client.classify(TRANSFORMER, SENTENCE)
@@ -193,43 +193,43 @@ def test_pieces_make_the_same_sequence_however_they_are_cut(client: lc.Client) -
         assert [(one.id, one.best) for one in again] == [(one.id, one.best) for one in whole]
 
 
-def test_a_prediction_comes_before_the_next_word_is_said(client: lc.Client) -> None:
+def test_a_prediction_arrives_before_the_next_word_is_sent(client: lc.Client) -> None:
     words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     rest = iter([*(f"{word} " for word in SENTENCE.split()), None])
     words.put(next(rest))
-    heard = []
+    received = []
     for prediction in client.follow("sentiment-gru", iter(words.get, None)):
-        heard.append(prediction.element)
+        received.append(prediction.element)
         words.put(next(rest))
-    assert heard == SENTENCE.split()
+    assert received == SENTENCE.split()
 
 
-def test_two_conversations_do_not_mix(client: lc.Client) -> None:
-    alone = [one.best.score for one in client.follow("sentiment-lstm", SENTENCE)]
+def test_concurrent_sequences_are_independent(client: lc.Client) -> None:
+    separate = [one.best.score for one in client.follow("sentiment-lstm", SENTENCE)]
     both: list[list[float]] = [[], []]
 
-    def listen(into: list[float], said: str) -> None:
-        into.extend(one.best.score for one in client.follow("sentiment-lstm", said))
+    def follow(into: list[float], sentence: str) -> None:
+        into.extend(one.best.score for one in client.follow("sentiment-lstm", sentence))
 
     others = " ".join(reversed(SENTENCE.split()))
     threads = [
-        threading.Thread(target=listen, args=pair) for pair in zip(both, (SENTENCE, others), strict=True)
+        threading.Thread(target=follow, args=pair) for pair in zip(both, (SENTENCE, others), strict=True)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert both[0] == pytest.approx(alone, abs=1e-4)
-    assert both[1] != pytest.approx(alone, abs=1e-2)
+    assert both[0] == pytest.approx(separate, abs=1e-4)
+    assert both[1] != pytest.approx(separate, abs=1e-2)
 
 
-def test_a_language_model_is_followed_by_its_next_tokens(client: lc.Client) -> None:
+def test_a_language_model_predicts_its_next_tokens(client: lc.Client) -> None:
     predictions = client.follow(WRITER, "to be", top_k=3).result()
     assert [one.element for one in predictions] == list("to be")
     assert all(len(one.labels) == 3 for one in predictions)
 
 
-def test_a_silent_follower_leaves_nothing_behind(shipped: Served, client: lc.Client) -> None:
+def test_leaving_a_follow_frees_its_resources(shipped: Served, client: lc.Client) -> None:
     words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     words.put("a dull ")
     for prediction in client.follow("sentiment-rnn", iter(words.get, None)):
@@ -240,7 +240,7 @@ def test_a_silent_follower_leaves_nothing_behind(shipped: Served, client: lc.Cli
 
 
 @pytest.mark.parametrize(("model", "error"), [(TRANSLATOR, lc.InvalidRequest), ("nobody", lc.ModelNotFound)])
-def test_a_model_that_cannot_be_followed_is_told(
+def test_a_model_that_cannot_be_followed_is_an_error(
     client: lc.Client, model: str, error: type[lc.LockstepError]
 ) -> None:
     with pytest.raises(error, match=model):
@@ -250,7 +250,7 @@ def test_a_model_that_cannot_be_followed_is_told(
 # --- steps of the tensor API --------------------------------------------------------------------------
 
 
-def test_a_sequence_of_tensors_steps_as_a_follow_does(client: lc.Client) -> None:
+def test_a_sequence_of_tensors_equals_a_follow(client: lc.Client) -> None:
     followed = client.follow("sentiment-lstm", SENTENCE).result()
     (token,) = client.metadata("sentiment-lstm.step").inputs
     last = len(followed) - 1
@@ -259,7 +259,7 @@ def test_a_sequence_of_tensors_steps_as_a_follow_does(client: lc.Client) -> None
         answer = client.infer(
             "sentiment-lstm.step",
             {token.name: value},
-            sequence_id="said",
+            sequence_id="a sequence",
             sequence_start=at == 0,
             sequence_end=at == last,
         )
@@ -267,14 +267,14 @@ def test_a_sequence_of_tensors_steps_as_a_follow_does(client: lc.Client) -> None
         assert sign * answer["logits"].item() == pytest.approx(abs(one.best.score), rel=1e-3, abs=1e-4)
 
 
-def test_a_step_without_a_start_is_told(client: lc.Client) -> None:
+def test_a_step_without_a_start_is_an_error(client: lc.Client) -> None:
     (token,) = client.metadata("sentiment-lstm.step").inputs
     value = np.full([abs(size) for size in token.shape], 5, np.int64)
     with pytest.raises(lc.InvalidRequest, match="sequence"):
         client.infer("sentiment-lstm.step", {token.name: value}, sequence_id=99)
 
 
-def test_statistics_count_what_was_asked(client: lc.Client) -> None:
+def test_statistics_count_requests(client: lc.Client) -> None:
     (before,) = client.model_statistics("sentiment-gru")
     client.classify("sentiment-gru", [SENTENCE, "dull"])
     (after,) = client.model_statistics("sentiment-gru")
@@ -283,24 +283,24 @@ def test_statistics_count_what_was_asked(client: lc.Client) -> None:
     assert after.last_inference_s >= before.last_inference_s
 
 
-def test_control_is_denied_where_it_is_off(client: lc.Client) -> None:
+def test_model_control_is_denied_by_default(client: lc.Client) -> None:
     for call in (client.load_model, client.unload_model):
         with pytest.raises(lc.Denied, match="model-control"):
             call("sentiment-bow")
 
 
-def test_who_answered_is_told(client: lc.Client) -> None:
+def test_results_have_the_model_and_version(client: lc.Client) -> None:
     written = text(client)
     translated = client.translate(TRANSLATOR, SOURCE).result()
     predicted = client.follow("sentiment-lstm", SENTENCE).result()
-    told = [(one.model, one.version) for one in (written, translated, predicted[0])]
-    assert told == [(WRITER, "1"), (TRANSLATOR, "1"), ("sentiment-lstm", "1")]
+    answered_by = [(one.model, one.version) for one in (written, translated, predicted[0])]
+    assert answered_by == [(WRITER, "1"), (TRANSLATOR, "1"), ("sentiment-lstm", "1")]
     parts = list(client.generate(WRITER, "x", max_tokens=20, seed=1, version="1"))
     assert {part.version for part in parts[:-1]} <= {""}
     assert parts[-1].version == "1"
 
 
-def test_streams_of_many_kinds_share_one_client(client: lc.Client) -> None:
+def test_different_streams_share_one_client(client: lc.Client) -> None:
     streams = (
         client.generate(WRITER, "ROMEO:", seed=7, max_tokens=50),
         client.translate(TRANSLATOR, SOURCE),

@@ -1,10 +1,10 @@
-"""The main job in half a minute: `python -m lockstep_client.demo`, or `make demo`.
+"""A demo of Lockstep in half a minute: `python -m lockstep_client.demo`, or `make demo`.
 
-start a server on the shipped models → wait until each is healthy → the acts, one after another (program.py)
-→ stop the server. Everything goes through this package's own client; the server is a process of its own and
-knows nothing of this. An act whose model is not there says so, and the next one begins.
+start a server on the shipped models → wait until each model is healthy → run the parts in order (program.py)
+→ stop the server. The demo uses the public client; the server is an ordinary server process. A part whose
+model is missing is skipped with a message.
 """
 
 
 class DemoError(Exception):
-    """The demo cannot be shown; the message says why, and what to do."""
+    """The demo cannot run. The message states why, and the fix."""

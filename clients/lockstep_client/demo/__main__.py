@@ -1,7 +1,7 @@
-"""The command: options, signals, exit codes.
+"""The command line of the demo: options, signals, exit codes.
 
-Exit codes: 0 fine, 1 the demo could not be shown, 128 + its number after a signal (Ctrl-C: 130). The server
-is gone then, each time.
+Exit codes: 0 success, 1 the demo could not run, 128 + signal number after a signal (Ctrl-C: 130). The server
+is stopped in every case.
 """
 
 from __future__ import annotations
@@ -22,38 +22,42 @@ if TYPE_CHECKING:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("lockstep_client.demo", description="Show the main job, end to end.")
-    parser.add_argument("--port", type=int, default=8001, help="gRPC; 0 takes a free one (%(default)s)")
-    parser.add_argument("--metrics-port", type=int, default=8002, help="/metrics; 0: free (%(default)s)")
-    parser.add_argument("--models", default="models", help="folder of the models (%(default)s)")
+    parser = argparse.ArgumentParser(
+        "lockstep_client.demo", description="Start a server on the shipped models and show what it does."
+    )
+    parser.add_argument("--port", type=int, default=8001, help="gRPC port; 0 picks a free one (%(default)s)")
+    parser.add_argument(
+        "--metrics-port", type=int, default=8002, help="port of /metrics; 0 picks one (%(default)s)"
+    )
+    parser.add_argument("--models", default="models", help="model repository (%(default)s)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     return parser.parse_args(arguments)
 
 
 async def _until_signalled(options: argparse.Namespace) -> int:
-    """The show, or its end by a signal. Signals arrive between two steps only, never inside of one, so
-    there is no moment at which the server runs and nobody would stop it."""
+    """Run the demo until it ends or a signal cancels it. Signals are handled on the event loop, between two
+    steps, so the server is never left running."""
     loop = asyncio.get_running_loop()
-    showing = asyncio.ensure_future(show(options))
-    caught: list[int] = []
+    demo_task = asyncio.ensure_future(show(options))
+    signals: list[int] = []
 
-    def interrupt(number: int) -> None:
-        caught.append(number)
-        if len(caught) == 1:
-            showing.cancel()
+    def on_signal(number: int) -> None:
+        signals.append(number)
+        if len(signals) == 1:
+            demo_task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, interrupt, number)
+        loop.add_signal_handler(number, on_signal, number)
     try:
-        await showing
+        await demo_task
     except asyncio.CancelledError:
         print("\ndemo: interrupted, the server is stopped", file=sys.stderr)
-        return 128 + caught[0]
+        return 128 + signals[0]
     return 0
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The demo with these arguments; its exit code."""
+    """Run the demo and return its exit code."""
     from lockstep_client.errors import LockstepError
 
     options = _options(arguments)
@@ -67,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     except (DemoError, LockstepError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before there was a server
+    except KeyboardInterrupt:  # before the server started
         print("\ndemo: interrupted", file=sys.stderr)
         return 130
 

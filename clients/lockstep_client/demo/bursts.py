@@ -1,4 +1,4 @@
-"""The second act: a burst of mixed lengths to each classifier, and what batching made of it."""
+"""Part 2: a burst of texts of mixed lengths to each classifier, and how the server batched it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REVIEWS = (
     "two hours of noise without a single idea",
     "it made me laugh and then , without warning , it broke my heart",
 )
-"""What the burst is cut from."""
+"""Source of the words of the burst."""
 
 REQUESTS, IN_FLIGHT, LONGEST_WORDS = 512, 64, 60
 MANY = 4096
@@ -39,7 +39,7 @@ _SAMPLE = re.compile(r'^(lockstep_\w+)\{[^}]*model="([^"]+)"[^}]*\} (\S+)$', re.
 
 @dataclass(frozen=True)
 class BurstResult:
-    """What became of one model's burst: what callers saw, what replies told, what the server counted."""
+    """The result of one burst: latencies at the client, replies, and increases of the server's counters."""
 
     latencies_s: list[float]
     answers: list[Classification]
@@ -50,7 +50,7 @@ class BurstResult:
     padded_elements: float
 
     def row(self, model: str) -> tuple[str, ...]:
-        """A line of the table that `HEADER` heads."""
+        """The row below `HEADER`."""
         return (
             model,
             str(len(self.answers)),
@@ -66,56 +66,59 @@ class BurstResult:
 
 
 async def show(client: AsyncClient, names: Sequence[str], metrics_port: int) -> None:
-    """A burst to each model in turn, a row for each."""
+    """Send a burst to each model in turn, and print a row per model."""
     emit(
         f"\n{REQUESTS} requests of 1 to {LONGEST_WORDS} words to each model in turn, {IN_FLIGHT} in flight:\n"
     )
     table(HEADER, [(await burst(client, name, metrics_port)).row(name) for name in names])
     emit(
-        "\nrows/run: requests that shared one run of the model, the mean. padding: computed for nothing, to\n"
-        "make them equally long. queue, compute: where the time went on the server, the median; the rest of\n"
-        "a latency is gRPC, the tokenizer and this client, which shares the machine with the server."
+        "\nrows/run: mean number of requests per run of the model. padding: share of computed elements that\n"
+        "only make the rows of a run equally long. queue, compute: median times on the server; the rest of\n"
+        "a latency is gRPC, the tokenizer and this client, which runs on the same machine."
     )
-    many = await pipelined(client, names[0])
-    emit(f"\nOver one stream instead, {MANY:,} texts to {names[0]} by classify_many: {many:,.0f} texts/s")
+    texts_per_s = await pipelined(client, names[0])
+    emit(
+        f"\nOver one stream instead, {MANY:,} texts to {names[0]} by classify_many:"
+        f" {texts_per_s:,.0f} texts/s"
+    )
 
 
 async def burst(client: AsyncClient, model: str, metrics_port: int) -> BurstResult:
-    """Send the burst's texts with so many in flight; the server's counters are read before and after."""
+    """Send the burst with `IN_FLIGHT` requests in flight; reads the server's counters before and after."""
     texts, latencies, answers = iter(mixed_texts(REQUESTS)), list[float](), list["Classification"]()
 
     async def worker() -> None:
         for text in texts:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             answers.extend(await client.classify(model, text))
-            latencies.append(time.perf_counter() - begun)
+            latencies.append(time.perf_counter() - start)
 
-    before, begun = await counters(metrics_port, model), time.perf_counter()
+    before, start = await counters(metrics_port, model), time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
-    wall_s, after = time.perf_counter() - begun, await counters(metrics_port, model)
-    gained = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    wall_s, after = time.perf_counter() - start, await counters(metrics_port, model)
+    increase = {name: value - before.get(name, 0.0) for name, value in after.items()}
     return BurstResult(
         latencies,
         answers,
         wall_s,
-        runs=gained["lockstep_batch_rows_count"],
-        rows=gained["lockstep_batch_rows_sum"],
-        elements=gained["lockstep_elements_total"],
-        padded_elements=gained["lockstep_padded_elements_total"],
+        runs=increase["lockstep_batch_rows_count"],
+        rows=increase["lockstep_batch_rows_sum"],
+        elements=increase["lockstep_elements_total"],
+        padded_elements=increase["lockstep_padded_elements_total"],
     )
 
 
 async def pipelined(client: AsyncClient, model: str) -> float:
-    """Texts a second, each with an outcome of its own."""
-    begun = time.perf_counter()
-    async for one in client.classify_many(model, mixed_texts(MANY), top_k=1):
-        if one.error:
-            raise one.error
-    return MANY / (time.perf_counter() - begun)
+    """Classify `MANY` texts over one stream. Returns texts per second."""
+    start = time.perf_counter()
+    async for outcome in client.classify_many(model, mixed_texts(MANY), top_k=1):
+        if outcome.error:
+            raise outcome.error
+    return MANY / (time.perf_counter() - start)
 
 
 def mixed_texts(count: int) -> list[str]:
-    """Texts of 1 to 60 words, the lengths well mixed, the same ones each time."""
+    """`count` texts of 1 to 60 words in mixed order, the same ones on each call."""
     words = " ".join(REVIEWS).split()
     lengths = (1 + 37 * i % LONGEST_WORDS for i in range(count))
     starts = (11 * i % len(words) for i in range(count))
@@ -125,17 +128,17 @@ def mixed_texts(count: int) -> list[str]:
 
 
 async def counters(metrics_port: int, model: str) -> dict[str, float]:
-    """The model's samples at /metrics, by name; those that differ in other labels count together."""
-    page = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{metrics_port}/metrics")
+    """The model's samples at /metrics by name, summed over the other labels."""
+    text = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{metrics_port}/metrics")
     found: dict[str, float] = {}
-    for name, labelled, value in _SAMPLE.findall(page):
-        if labelled == model:
+    for name, sample_model, value in _SAMPLE.findall(text):
+        if sample_model == model:
             found[name] = found.get(name, 0.0) + float(value)
     return found
 
 
 def _fetch(url: str) -> str:
-    # No proxy: one that is set for the outside world cannot reach this machine's own ports.
-    with build_opener(ProxyHandler({})).open(url, timeout=5) as page:
-        text: str = page.read().decode()
+    # No proxy: an HTTP proxy cannot reach the loopback interface of this machine.
+    with build_opener(ProxyHandler({})).open(url, timeout=5) as response:
+        text: str = response.read().decode()
     return text

@@ -1,4 +1,4 @@
-"""The first act: pairs of texts that differ in one thing, to every classifier, side by side."""
+"""Part 1: pairs of texts that differ in one respect, classified by every classifier."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PAIRS = (
     ("it is sad , not funny", "it is funny , not sad"),
     ("a warm , funny and moving film", "a dull , lifeless mess"),
 )
-"""Of the first two, one differs by a word and one by the order of its words; the last is plain."""
+"""The first pair differs in one word, the second in word order; the third is an easy case."""
 
 
 async def show(client: AsyncClient, names: Sequence[str]) -> None:
-    """A row for each model, a column for each pair."""
+    """Print a row per model and a column per pair."""
     texts = [text for pair in PAIRS for text in pair]
     answers = await asyncio.gather(*(client.classify(name, texts) for name in names))
     emit("\nPairs of sentences to every classifier:\n")
@@ -31,7 +31,7 @@ async def show(client: AsyncClient, names: Sequence[str]) -> None:
         emit(f"  {letter}  {one:<32} {other}")
     emit("")
     table(("model", *letters), [(name, *_row(found)) for name, found in zip(names, answers, strict=True)])
-    emit("\nB holds the same words in another order: what only counts words gives both one answer.")
+    emit("\nBoth texts of B have the same words: a model that only counts words gives one answer to both.")
 
 
 def _row(found: Sequence[Classification]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The fifth act: a sentence word by word, the prediction moving with it."""
+"""Part 5: the prediction after each word of a sentence."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ BAR = 20
 
 
 async def show(client: AsyncClient, model: str) -> None:
-    """A row for each word."""
+    """Print a row per word."""
     emit(f"\n{model} reads a sentence word by word, one step each:\n")
     rows = []
-    async for one in client.follow(model, SENTENCE):
-        bar = "#" * round(BAR * one.best.probability)
-        told = f"{one.best.name} {one.best.probability:.0%}"
-        took = f"{one.timings.compute_s * 1e3:.2f}"
-        rows.append((one.element, told, bar.ljust(BAR), str(one.computed_elements), took))
+    async for prediction in client.follow(model, SENTENCE):
+        bar = "#" * round(BAR * prediction.best.probability)
+        label = f"{prediction.best.name} {prediction.best.probability:.0%}"
+        compute_ms = f"{prediction.timings.compute_s * 1e3:.2f}"
+        computed = str(prediction.computed_elements)
+        rows.append((prediction.element, label, bar.ljust(BAR), computed, compute_ms))
     table(HEADER, rows, left=3)

@@ -1,4 +1,4 @@
-"""Who plays: the models of a repository, by what they can do, read from their manifests."""
+"""Selects the models for the demo: reads the manifests of a repository and picks models by capability."""
 
 from __future__ import annotations
 
@@ -13,74 +13,78 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FEATURED = ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")
-"""The classifiers that show most of batching, simplest first; others play where one of these is not there."""
+"""The classifiers for the bursts, simplest first. Other classifiers are used if all of these are missing."""
 
 
 @dataclass(frozen=True)
 class DemoModels:
-    """The models of the acts. An empty name: there is none for the part."""
+    """The models of the parts. An empty name means that no model fits."""
 
     classifiers: tuple[str, ...]
     """Simplest first."""
     writers: tuple[str, ...]
-    """Language models; the first goes on from a prompt by itself, and in company."""
+    """Language models; the first one is also run with several streams at once."""
     translator: str
     stepper: str
-    """A classifier that can be asked step by step."""
+    """A classifier with a step-wise form."""
     transformer: str
-    """A classifier that cannot, and returns its attention."""
+    """A classifier that returns its attention."""
 
     @property
     def names(self) -> list[str]:
-        """Everybody, once."""
+        """All models, without duplicates."""
         parts = (*self.classifiers, self.stepper, self.transformer, *self.writers, self.translator)
         return list(dict.fromkeys(filter(None, parts)))
 
     @property
     def featured(self) -> tuple[str, ...]:
-        """The classifiers that a burst is sent to."""
+        """The classifiers for the bursts."""
         found = tuple(name for name in FEATURED if name in self.classifiers)
         return found or self.classifiers[: len(FEATURED)]
 
     def without(self, absent: Container[str]) -> DemoModels:
-        """The cast when some do not come."""
+        """A copy without the models in `absent`."""
 
-        def there(name: str) -> str:
+        def keep(name: str) -> str:
             return "" if name in absent else name
 
         return DemoModels(
-            tuple(filter(there, self.classifiers)),
-            tuple(filter(there, self.writers)),
-            *(there(name) for name in (self.translator, self.stepper, self.transformer)),
+            tuple(filter(keep, self.classifiers)),
+            tuple(filter(keep, self.writers)),
+            *(keep(name) for name in (self.translator, self.stepper, self.transformer)),
         )
 
 
 def demo_models(folder: Path) -> DemoModels:
-    """The models there that have a part.
+    """Select models from the repository in `folder`.
 
     Raises:
-        DemoError: none labels texts.
+        DemoError: there is no text classifier.
     """
     manifests = {file.parent: _read(file) for file in sorted(folder.glob("*/model.toml"))}
-    texts = {place: one for place, one in manifests.items() if "text" in one}
-    classifiers = [place for place, one in texts.items() if one.get("task") == "classify"]
+    text_models = {place: manifest for place, manifest in manifests.items() if "text" in manifest}
+    classifiers = [place for place, manifest in text_models.items() if manifest.get("task") == "classify"]
     if not classifiers:
-        raise DemoError(f"{folder}/ holds no model that labels texts: give --models the folder that does")
+        raise DemoError(f"{folder}/ has no text classifier: set --models to a repository that has one")
     return DemoModels(
         classifiers=tuple(place.name for place in sorted(classifiers, key=_size_on_disk)),
         writers=_preferred_first(
-            (p.name for p, one in texts.items() if one.get("task") == "generate"), "shakespeare-char-lstm"
+            (p.name for p, manifest in text_models.items() if manifest.get("task") == "generate"),
+            "shakespeare-char-lstm",
         ),
-        translator=_first(place for place, one in texts.items() if one.get("task") == "translate"),
-        stepper=_first((p for p in classifiers if "stepwise" in texts[p]), "sentiment-lstm"),
+        translator=_first(
+            place for place, manifest in text_models.items() if manifest.get("task") == "translate"
+        ),
+        stepper=_first((p for p in classifiers if "stepwise" in text_models[p]), "sentiment-lstm"),
         transformer=_first(
-            (p for p in classifiers if "attention" in texts[p].get("roles", {})), "sentiment-transformer"
+            (p for p in classifiers if "attention" in text_models[p].get("roles", {})),
+            "sentiment-transformer",
         ),
     )
 
 
 def _read(manifest: Path) -> dict[str, Any]:
-    """What it says; nothing where it cannot be read, which the server tells of."""
+    """The parsed manifest; empty if it cannot be read, which the server reports."""
     try:
         return tomllib.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError):

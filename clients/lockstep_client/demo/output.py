@@ -1,4 +1,4 @@
-"""How the demo prints: lines at once, numbers short."""
+"""Output of the demo: unbuffered lines, and number formats."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 
 def emit(text: str, end: str = "\n") -> None:
-    """Print it now, whatever comes next."""
+    """Print and flush."""
     print(text, end=end, flush=True)
 
 
 def ms(seconds: float) -> str:
-    """Milliseconds, without their unit."""
+    """Format seconds as milliseconds, without the unit."""
     return f"{seconds * 1000:.1f}"
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that this share of all lies below."""
+    """The value below which `share` (0 to 1) of the values lie."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]

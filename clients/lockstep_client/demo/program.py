@@ -1,4 +1,4 @@
-"""The acts in their order, from the server's start to its end."""
+"""The demo's sequence: start the server, wait for the models, run the parts in order, stop the server."""
 
 from __future__ import annotations
 
@@ -17,56 +17,58 @@ if TYPE_CHECKING:
 
 
 async def show(options: argparse.Namespace) -> None:
-    """Everything."""
+    """Run the whole demo."""
     from lockstep_client import AsyncClient
 
-    called = demo_models(Path(options.models))
+    requested = demo_models(Path(options.models))
     address = f"127.0.0.1:{options.port}"
-    with server(options, called.names) as running:
+    with server(options, requested.names) as running:
         async with AsyncClient(address) as client:
             emit(f"Starting a server on {options.models}/ (gRPC {address}, metrics {options.metrics_port})")
-            await _play(client, await _there(client, running, called), options.metrics_port)
+            await _run_acts(client, await _wait_for_models(client, running, requested), options.metrics_port)
         emit("\nStopping the server")
-    emit("Done. `make serve` keeps one running; `.venv/bin/lockstep --help` shows how to ask it.")
+    emit("Done. `make serve` keeps one running; `.venv/bin/lockstep --help` shows how to use it.")
 
 
-async def _there(client: AsyncClient, running: DemoServer, called: DemoModels) -> DemoModels:
-    """Those of the cast that answer."""
+async def _wait_for_models(client: AsyncClient, running: DemoServer, requested: DemoModels) -> DemoModels:
+    """Wait until each model is ready or has failed. Returns the models that are ready."""
     absent = set()
     last_s = 0.0
-    for name in called.names:
+    for name in requested.names:
         ready = await running.ready(client, name)
         if isinstance(ready, str):
             absent.add(name)
             emit(f"  {name} is not served: {ready}")
         else:
             last_s = max(last_s, ready)
-            if name == called.names[0]:
+            if name == requested.names[0]:
                 emit(f"  {name} is ready after {ready:.1f} s")
-    there = called.without(absent)
-    emit(f"  {len(there.names)} models are ready after {last_s:.1f} s")
-    if not there.classifiers:
-        raise DemoError(f"no model that labels texts is served{running.told()}")
-    return there
+    served = requested.without(absent)
+    emit(f"  {len(served.names)} models are ready after {last_s:.1f} s")
+    if not served.classifiers:
+        raise DemoError(f"no text classifier is ready{running.log_tail()}")
+    return served
 
 
-async def _play(client: AsyncClient, there: DemoModels, metrics_port: int) -> None:
+async def _run_acts(client: AsyncClient, served: DemoModels, metrics_port: int) -> None:
     from lockstep_client.demo import bursts, classify, follow, generate, race, translate
 
-    await classify.show(client, there.classifiers)
-    await bursts.show(client, there.featured, metrics_port)
-    if _plays(there.writers[0] if there.writers else "", "continues a text"):
-        await generate.show(client, there.writers)
-    if _plays(there.translator, "translates"):
-        await translate.show(client, there.translator)
-    if _plays(there.stepper, "labels texts step by step"):
-        await follow.show(client, there.stepper)
-    if _plays(there.transformer and there.stepper, "returns its attention, for a race with one that steps"):
-        await race.show(client, there.stepper, there.transformer)
+    await classify.show(client, served.classifiers)
+    await bursts.show(client, served.featured, metrics_port)
+    if _has_model(served.writers[0] if served.writers else "", "continues a text"):
+        await generate.show(client, served.writers)
+    if _has_model(served.translator, "translates"):
+        await translate.show(client, served.translator)
+    if _has_model(served.stepper, "classifies texts step by step"):
+        await follow.show(client, served.stepper)
+    if _has_model(
+        served.transformer and served.stepper, "returns its attention, or none has a step-wise form"
+    ):
+        await race.show(client, served.stepper, served.transformer)
 
 
-def _plays(name: str, part: str) -> bool:
-    """Whether there is somebody for a part; says so where there is not."""
+def _has_model(name: str, capability: str) -> bool:
+    """Whether there is a model for a part. Prints a message if not."""
     if not name:
-        emit(f"\nNo model here {part}, so that part is left out.")
+        emit(f"\nNo model here {capability}: skipping this part.")
     return bool(name)

@@ -1,4 +1,4 @@
-"""The last act: the same text step-wise, fused, one-shot and encoded again, as `lockstep race` runs it."""
+"""Part 6: the same text step-wise, fused, one-shot and re-encoded, as in `lockstep race`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LENGTHS, REPEAT = (10, 100), 3
 
 
 async def show(client: AsyncClient, stepper: str, transformer: str) -> None:
-    """The race at two lengths, and what it shows."""
+    """Run the race at two lengths, and print its report."""
     emit("\nThe same text four ways, 10 and 100 words of it:\n")
     race = Race(client, contenders(stepper, stepper, transformer), TEXT, REPEAT)
     race_report.show([result for words in LENGTHS for result in await race.results(words)])

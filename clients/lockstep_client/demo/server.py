@@ -1,4 +1,4 @@
-"""The demo's server: a process of its own, its log, and its end."""
+"""The demo's server process: start, readiness, log and stop."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ class DemoServer:
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process, self.log = process, log
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
 
     async def ready(self, client: AsyncClient, model: str) -> float | str:
-        """Seconds from the start until the model was seen to answer, or why it is not served.
+        """Wait for the model. Returns the seconds from the server's start, or why it is unavailable.
 
         Raises:
-            DemoError: neither comes about; with what the server has to say of it.
+            DemoError: the server exited or timed out; the message has the end of its log.
         """
         from lockstep_client import LockstepError
 
-        while time.monotonic() - self.begun < START_S:
+        while time.monotonic() - self.started < START_S:
             try:
                 if (await client.health(model, timeout_s=1.0)).serving:
-                    return time.monotonic() - self.begun
-                if reason := await self._refusal(client, model):
+                    return time.monotonic() - self.started
+                if reason := await self._unavailable_reason(client, model):
                     return reason
             except LockstepError:
-                pass  # it does not listen yet
+                pass  # not listening yet
             if self.process.poll() is not None:
-                raise DemoError(f"the server ended with exit code {self.process.returncode}{self.told()}")
+                raise DemoError(f"the server exited with code {self.process.returncode}{self.log_tail()}")
             await asyncio.sleep(0.05)
-        raise DemoError(f"{model} is not ready after {START_S:.0f} s{self.told()}")
+        raise DemoError(f"{model} is not ready after {START_S:.0f} s{self.log_tail()}")
 
-    async def _refusal(self, client: AsyncClient, model: str) -> str:
-        """Why the model will not be served; empty while it may be."""
+    async def _unavailable_reason(self, client: AsyncClient, model: str) -> str:
+        """Why the model failed to load; empty while it may still become ready."""
         states = [state for state in await client.models() if state.name == model]
-        given_up = states and all(state.state == "UNAVAILABLE" for state in states)
-        return (states[0].reason or "no reason is told") if given_up else ""
+        unavailable = states and all(state.state == "UNAVAILABLE" for state in states)
+        return (states[0].reason or "no reason given") if unavailable else ""
 
-    def told(self) -> str:
-        """The end of the server's log, to go behind a message."""
+    def log_tail(self) -> str:
+        """The last lines of the server's log, to append to a message."""
         lines = self.log.read_text(errors="replace").splitlines()[-20:]
         return "".join(f"\n  server: {line}" for line in lines)
 
     def stop(self) -> None:
-        """Ask it to drain and go; make it go where it does not. Blocks, so that no signal comes between."""
+        """Stop the server with SIGTERM, after a timeout with SIGKILL. Blocks, so no signal handler runs."""
         self.process.terminate()
         try:
             self.process.wait(STOP_S)
@@ -76,9 +76,9 @@ class DemoServer:
 
 @contextmanager
 def server(options: argparse.Namespace, names: Sequence[str]) -> Iterator[DemoServer]:
-    """A server on these models while the block runs, in a process group of its own.
+    """Run a server on these models within the block, in a separate process group.
 
-    A Ctrl-C at the terminal so reaches this process only, which then stops the server in order.
+    So Ctrl-C at the terminal reaches only this process, which then stops the server in order.
     """
     arguments = {
         "--models": options.models, "--only": ",".join(names), "--device": options.device,
@@ -100,10 +100,10 @@ def server(options: argparse.Namespace, names: Sequence[str]) -> Iterator[DemoSe
 
 
 def checked_port(port: int, what: str) -> int:
-    """The port, free at this moment; 0 takes any.
+    """Check that the port is free. Returns it, or a free one for 0.
 
     Raises:
-        DemoError: something listens there.
+        DemoError: the port is in use.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,8 +111,8 @@ def checked_port(port: int, what: str) -> int:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise DemoError(
-                f"port {port} ({what}) cannot be had: {error.strerror}. Stop what listens there, or take"
-                " other ports: make demo PORT=9001 METRICS_PORT=9002"
+                f"port {port} ({what}) is not available: {error.strerror}. Stop the process that uses it, or"
+                " use other ports: make demo PORT=9001 METRICS_PORT=9002"
             ) from None
         taken: int = probe.getsockname()[1]
     return taken

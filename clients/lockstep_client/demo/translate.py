@@ -1,4 +1,4 @@
-"""The fourth act: a translation as it is made, and where the model looked for each word of it."""
+"""Part 4: a translation as a stream, and its attention over the source."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SOURCE = "A man in a blue shirt is standing on a ladder ."
 
 
 async def show(client: AsyncClient, model: str) -> None:
-    """The words as they come, then the heat map of their attention."""
+    """Stream the translation, then print the heat map of its attention."""
     emit(f"\n{model}: {SOURCE}\n")
     stream = client.translate(model, SOURCE, attention=True)
     async for part in stream:
         emit(part.text, end="")
     whole = await stream.result()
-    emit("\n\nWhat each token of it looked at, in the source across:\n")
+    emit("\n\nAttention of each token (rows) over the source (columns):\n")
     if whole.attention is not None:
         console = Console()
         for line in heat_map(whole.attention, whole.source_tokens, whole.pieces, console):

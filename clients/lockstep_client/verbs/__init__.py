@@ -1,1 +1,1 @@
-"""The verbs of the `lockstep` command. Each imports what takes time when it is called."""
+"""The verbs of the `lockstep` command. Slow imports happen inside the verbs, so --help stays fast."""

@@ -1,4 +1,4 @@
-"""`lockstep classify` and `lockstep encode`: the whole text in, one answer out."""
+"""`lockstep classify` and `lockstep encode`: one result per text."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from lockstep_client.texts import given
-from lockstep_client.verbs.common import Model, Texts, VerbContext, Version
+from lockstep_client.texts import text_batches
+from lockstep_client.verbs.context import Model, Texts, VerbContext, Version
 
 if TYPE_CHECKING:
     from lockstep_client.results import Classification, Encoding
@@ -16,46 +16,46 @@ A = TypeVar("A", "Classification", "Encoding")
 
 
 def classify(
-    asking: VerbContext,
+    context: VerbContext,
     model: Model,
     texts: Texts = None,
-    top_k: Annotated[int, typer.Option(min=0, help="Labels for each text; 0: all.")] = 1,
+    top_k: Annotated[int, typer.Option(min=0, help="Number of labels per text; 0 prints all.")] = 1,
     version: Version = "",
 ) -> None:
-    """Label each text: label, probability, text."""
+    """Classify texts: prints label, probability and text."""
     from lockstep_client import display
 
-    ask = partial(asking.client.classify, model, top_k=top_k, version=version)
-    _answer(asking, texts, ask, display.classifications)
+    send = partial(context.client.classify, model, top_k=top_k, version=version)
+    _answer(context, texts, send, display.classifications)
 
 
 def encode(
-    asking: VerbContext,
+    context: VerbContext,
     model: Model,
     texts: Texts = None,
-    attention: Annotated[bool, typer.Option("--attention", help="Attention weights too.")] = False,
+    attention: Annotated[bool, typer.Option("--attention", help="Also print attention weights.")] = False,
     version: Version = "",
 ) -> None:
-    """Turn each text into a vector."""
+    """Encode texts as vectors."""
     from lockstep_client import display
 
-    ask = partial(asking.client.encode, model, attention=attention, version=version)
-    _answer(asking, texts, ask, display.encodings)
+    send = partial(context.client.encode, model, attention=attention, version=version)
+    _answer(context, texts, send, display.encodings)
 
 
 def _answer(
-    asking: VerbContext,
+    context: VerbContext,
     texts: list[str] | None,
-    ask: Callable[[list[str]], list[A]],
-    tell: Callable[[Sequence[str], Sequence[A]], None],
+    send: Callable[[list[str]], list[A]],
+    show: Callable[[Sequence[str], Sequence[A]], None],
 ) -> None:
     from lockstep_client import display
 
-    for some in given(texts or []):
-        answers = ask(some)
-        if asking.as_json:
+    for some in text_batches(texts or []):
+        answers = send(some)
+        if context.as_json:
             for text, answer in zip(some, answers, strict=True):
                 display.json_line({"text": text} | vars(answer))
         else:
-            tell(some, answers)
+            show(some, answers)
             display.notices(answers)

@@ -1,4 +1,4 @@
-"""`lockstep race`: the same text step by step, fused, one-shot and encoded again after each word."""
+"""`lockstep race`: times step-wise, fused, one-shot and re-encoding on the same text."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lockstep_client.texts import InputError
-from lockstep_client.verbs.common import VerbContext
+from lockstep_client.verbs.context import VerbContext
 
 if TYPE_CHECKING:
     from lockstep_client.client import AsyncClient
@@ -17,49 +17,56 @@ if TYPE_CHECKING:
 def _lengths(value: str) -> str:
     parts = value.split(",")
     if not all(part.strip().isdecimal() and 0 < int(part) <= 100_000 for part in parts):
-        raise typer.BadParameter(f"{value!r} is not a list of lengths: give 10,100,1000")
+        raise typer.BadParameter(f"{value!r} is not a list of lengths such as 10,100,1000")
     return value
 
 
 def race(
-    asking: VerbContext,
+    context: VerbContext,
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="What all read, cut or repeated; one is at hand.")
+        str | None,
+        typer.Argument(
+            metavar="TEXT", help="Text to read, truncated or repeated to each length (default: built in)."
+        ),
     ] = None,
     stepwise: Annotated[
-        str, typer.Option(metavar="NAME", help="The recurrent model, one step for each element.")
+        str, typer.Option(metavar="NAME", help="Recurrent model to run step by step.")
     ] = "sentiment-lstm",
     fused: Annotated[
-        str, typer.Option(metavar="NAME", help="The recurrent model, the whole text in one run.")
+        str, typer.Option(metavar="NAME", help="Recurrent model to run on the whole text at once.")
     ] = "sentiment-lstm",
     oneshot: Annotated[
-        str, typer.Option(metavar="NAME", help="The Transformer: in one run, and encoded again.")
+        str, typer.Option(metavar="NAME", help="Transformer, to run once and to re-encode after each word.")
     ] = "sentiment-transformer",
     lengths: Annotated[
-        str, typer.Option(metavar="N,N,...", callback=_lengths, help="Lengths of the text, in words.")
+        str, typer.Option(metavar="N,N,...", callback=_lengths, help="Text lengths, in words.")
     ] = "10,100,1000",
-    repeat: Annotated[int, typer.Option(min=1, metavar="N", help="Timed laps; the median counts.")] = 5,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it to a file.")] = None,
+    repeat: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of timed runs; the median is reported.")
+    ] = 5,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Plot the results to a file.")] = None,
 ) -> None:
-    """Race four ways to read a text.
+    """Compare four ways to read a text: step-wise, fused, one-shot, re-encoding.
 
-    Time to the first and the last prediction, and compute: step-wise, fused, one-shot, encoded again.
-    Exit code 1 where nobody could be timed.
+    Reports the times to the first and last prediction, and the compute time. Exits with code 1 if nothing
+    could be timed.
     """
     from lockstep_client import display, plots, race_report
     from lockstep_client.race import TEXT, contenders
 
     plot = plots.checked_path(plot)
     if text is not None and not text.strip():
-        raise InputError("the text is empty: give at least one word")
-    whole = sorted({int(part) for part in lengths.split(",")})
-    who = contenders(stepwise, fused, oneshot)
-    results = asking.run(lambda client: _run(client, who, text or TEXT, whole, repeat, asking.as_json))
-    if asking.as_json:
+        raise InputError("the text is empty: expected at least one word")
+    sorted_lengths = sorted({int(part) for part in lengths.split(",")})
+    lineup = contenders(stepwise, fused, oneshot)
+    results = context.run(
+        lambda client: _run(client, lineup, text or TEXT, sorted_lengths, repeat, context.as_json)
+    )
+    if context.as_json:
         display.json_line({"shows": race_report.sentences(results)})
     else:
         race_report.show(results)
-    if not any(one.lap for one in results):
+    if not any(one.time for one in results):
         raise typer.Exit(1)
     if plot:
         plots.race(plot, results)
@@ -67,7 +74,7 @@ def race(
 
 async def _run(
     client: "AsyncClient",
-    who: "tuple[Contender, ...]",
+    lineup: "tuple[Contender, ...]",
     text: str,
     lengths: list[int],
     repeat: int,
@@ -78,12 +85,12 @@ async def _run(
     from lockstep_client.race_screen import RaceScreen
 
     results = []
-    with RaceScreen(who, shown=sys.stdout.isatty() and not as_json) as screen:
-        race = Race(client, who, text, repeat, screen.watch)
+    with RaceScreen(lineup, shown=sys.stdout.isatty() and not as_json) as screen:
+        race = Race(client, lineup, text, repeat, screen.on_progress)
         for words in lengths:
             screen.start(words)
-            some = await race.results(words)
-            results += some
-            for one in some if as_json else ():
+            found = await race.results(words)
+            results += found
+            for one in found if as_json else ():
                 display.json_line(one.as_json())
     return results

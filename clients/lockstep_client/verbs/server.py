@@ -1,18 +1,18 @@
-"""`lockstep models` and `lockstep health`: what the server holds, and whether it answers."""
+"""`lockstep models` and `lockstep health`: the models of a server and their state."""
 
 from typing import Annotated
 
 import typer
 
-from lockstep_client.verbs.common import VerbContext
+from lockstep_client.verbs.context import VerbContext
 
 
-def models(asking: VerbContext) -> None:
-    """List the models that the server holds: name, version, state, reason."""
+def models(context: VerbContext) -> None:
+    """List the models of the server: name, version, state, reason."""
     from lockstep_client import display
 
-    states = asking.client.models()
-    if asking.as_json:
+    states = context.client.models()
+    if context.as_json:
         for state in states:
             display.json_line(state)
     else:
@@ -20,15 +20,15 @@ def models(asking: VerbContext) -> None:
 
 
 def health(
-    asking: VerbContext,
-    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Of this model only.")] = "",
+    context: VerbContext,
+    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Check this model only.")] = "",
 ) -> None:
-    """Tell whether the server, or a model, answers now; exit code 1 if not."""
+    """Check whether the server, or one model, is serving; exit code 1 if not."""
     from lockstep_client import display
 
-    answer = asking.client.health(model)
-    if asking.as_json:
-        display.json_line({"address": asking.client.address, "serving": answer.serving} | vars(answer))
+    answer = context.client.health(model)
+    if context.as_json:
+        display.json_line({"address": context.client.address, "serving": answer.serving} | vars(answer))
     else:
         display.health(answer)
     if not answer.serving:

@@ -1,60 +1,61 @@
-"""`lockstep translate`: each text's translation as it comes, and what its tokens looked at."""
+"""`lockstep translate`: streams the translation of each text, and shows its attention."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lockstep_client.texts import InputError, given
-from lockstep_client.verbs.common import Model, Texts, VerbContext, Version
+from lockstep_client.texts import InputError, text_batches
+from lockstep_client.verbs.context import Model, Texts, VerbContext, Version
 
 if TYPE_CHECKING:
     from lockstep_client.stream_results import Translation
 
 
 def translate(
-    asking: VerbContext,
+    context: VerbContext,
     model: Model,
     texts: Texts = None,
     attention: Annotated[
-        bool, typer.Option("--attention", help="What each token looked at, as a heat map.")
+        bool, typer.Option("--attention", help="Show the attention over the source as a heat map.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw that to a file; for one text.")
+        Path | None, typer.Option(metavar="FILE.png", help="Plot the attention of one text to a file.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Tokens at most; the model's limit if not given.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Maximum number of tokens (default: the model's limit)."),
     ] = None,
     version: Version = "",
 ) -> None:
-    """Translate each text; the translation comes as it is made."""
+    """Translate texts, and stream the translations."""
     from lockstep_client import plots
 
     plot = plots.checked_path(plot)
     if plot and len(texts or []) != 1:
-        raise InputError("--plot draws one text: give one as an argument")
-    for some in given(texts or []):
+        raise InputError("--plot needs exactly one text as an argument")
+    for some in text_batches(texts or []):
         for text in some:
-            whole = _one(asking, model, text, attention or plot is not None, max_tokens, version)
-            if attention and not asking.as_json:
+            whole = _one(context, model, text, attention or plot is not None, max_tokens, version)
+            if attention and not context.as_json:
                 _heat_map(whole)
             if plot:
                 plots.attention(plot, text, whole)
 
 
 def _one(
-    asking: VerbContext, model: str, text: str, attention: bool, max_tokens: int | None, version: str
+    context: VerbContext, model: str, text: str, attention: bool, max_tokens: int | None, version: str
 ) -> "Translation":
     from lockstep_client import display
 
-    with asking.client.translate(
+    with context.client.translate(
         model, text, attention=attention, max_tokens=max_tokens, version=version
     ) as stream:
-        translation = display.StreamedText(asking.as_json)
+        translation = display.StreamedText(context.as_json)
         for part in stream:
             translation.part(part)
         whole = stream.result()
-    if asking.as_json:
+    if context.as_json:
         display.json_line(vars(whole) | {"model": whole.model or model, "source": text})
     else:
         translation.end()

@@ -1,4 +1,4 @@
-"""An AsyncClient on a loop of its own, its coroutines awaited, so that one test serves both clients."""
+"""A blocking wrapper around AsyncClient, so that one test can run with both clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Awaited:
-    """What an AsyncClient does, blocking."""
+    """An AsyncClient with blocking methods, on a private event loop."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._runner = asyncio.Runner()
@@ -47,7 +47,7 @@ class Awaited:
 
 
 class AwaitedStream:
-    """What an AsyncStream does, blocking."""
+    """An AsyncStream (or AsyncOutcomes) with blocking methods."""
 
     def __init__(self, runner: asyncio.Runner, stream: lc.AsyncStream[Any, Any]) -> None:
         self._runner, self._stream = runner, stream

@@ -1,4 +1,4 @@
-"""The `lockstep` command in a process of its own, as a shell runs it."""
+"""Runs the `lockstep` command in a separate process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ CODE = "from lockstep_client.__main__ import main; main()"
 
 
 def process(*arguments: str, **how: Any) -> subprocess.Popen[str]:
-    """Started, its output in pipes."""
+    """Start the command with its output in pipes."""
     return started(CODE, *arguments, **how)
 
 
 def started(code: str, *arguments: str, **how: Any) -> subprocess.Popen[str]:
-    """The same, with what is done before `main` in its code."""
+    """Start the command with `code`, which may prepare the process before it calls `main`."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""A real gRPC server on port 0 with scripted answers, for the client's tests."""
+"""A gRPC server with scripted replies, for the tests of the client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 @dataclass(frozen=True)
 class Failure:
-    """How one call is to fail: the status, its google.rpc details, and extra trailers."""
+    """A scripted failure of one call: the status, its google.rpc details, and extra trailers."""
 
     code: grpc.StatusCode
     message: str
@@ -46,7 +46,7 @@ class Failure:
 
 @dataclass
 class FakeServer:
-    """Answers as the protocols say; `failures` are used up first, one a call."""
+    """Implements the protocols. Each call first consumes one of `failures`, if any."""
 
     models: tuple[str, ...] = ("sentiment", "other")
     status: int = health_pb2.HealthCheckResponse.SERVING
@@ -55,7 +55,7 @@ class FakeServer:
     metadata: list[dict[str, Any]] = field(default_factory=list)
     notice: str = ""
     typed: bool = False
-    asked: threading.Event = field(default_factory=threading.Event)
+    request_received: threading.Event = field(default_factory=threading.Event)
     answers: threading.Event = field(default_factory=threading.Event)
     streams: Streams = field(default_factory=Streams)
     address: str = ""
@@ -63,7 +63,7 @@ class FakeServer:
     def handled(self, request: Any, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
-        self.asked.set()
+        self.request_received.set()
         self.answers.wait(10)
         if self.failures:
             self.failures.pop(0).end(context)
@@ -71,7 +71,7 @@ class FakeServer:
     def known(self, model: str, context: grpc.ServicerContext) -> None:
         if model not in self.models:
             missing = error_details_pb2.ResourceInfo(resource_type="model", resource_name=model)
-            Failure(grpc.StatusCode.NOT_FOUND, f"there is no model {model!r}", (missing,)).end(context)
+            Failure(grpc.StatusCode.NOT_FOUND, f"unknown model {model!r}", (missing,)).end(context)
 
     def classify(self, request: Any, context: grpc.ServicerContext) -> pb.ClassifyReply:
         self.known(request.model, context)
@@ -154,7 +154,7 @@ class FakeServer:
     def follow(self, requests: Any, context: grpc.ServicerContext) -> Any:
         start = next(requests).start
         if self.failures or start.model not in self.models:
-            # As the server does: a write that is cut short would hide the status.
+            # Keep reading, as the real server does: an interrupted write would hide the status.
             linger = threading.Thread(target=lambda: list(requests), daemon=True)
             linger.start()
             linger.join(0.05)
@@ -219,7 +219,7 @@ class FakeServer:
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    """A fake that answers at `server.address`; clear `server.answers` to make it hang."""
+    """A running fake server at `server.address`; clear `server.answers` to make it hang."""
     fake = FakeServer()
     fake.answers.set()
     with futures.ThreadPoolExecutor(8) as pool:
@@ -234,26 +234,26 @@ def server() -> Iterator[FakeServer]:
 
 @pytest.fixture(params=[Client, Awaited], ids=["sync", "async"])
 def connect(request: pytest.FixtureRequest) -> Any:
-    """Either client, to be made."""
+    """The class of either client."""
     return request.param
 
 
 @pytest.fixture
 def client(server: FakeServer, connect: Any) -> Iterator[Any]:
-    """Either client, at the fake server."""
+    """Either client, connected to the fake server."""
     with connect(server.address) as client:
         yield client
 
 
 @pytest.fixture
 def failure() -> type[Failure]:
-    """The scripted failure, for tests to fill in."""
+    """The class of scripted failures."""
     return Failure
 
 
 @pytest.fixture
 def nowhere() -> str:
-    """An address that nothing listens at."""
+    """An address at which no server listens."""
     import socket
 
     with socket.socket() as taken:
@@ -263,7 +263,7 @@ def nowhere() -> str:
 
 @pytest.fixture
 def lockstep(server, capsys, monkeypatch):
-    """Run the command at the fake server: exit code, stdout's lines, stderr."""
+    """Run the command against the fake server. Returns exit code, lines of stdout, and stderr."""
     monkeypatch.setenv("LOCKSTEP_ADDRESS", server.address)
 
     def run(*arguments, stdin=b""):

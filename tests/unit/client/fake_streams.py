@@ -1,4 +1,4 @@
-"""The streams of the fake server: what a test scripts, and a Follow that reads words as the real one does."""
+"""The streams of the fake server: scripted messages, and a Follow that splits words as the real one does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST = pb.Timings(
     first_token_seconds=0.375,
 )  # fmt: skip
 GENERATED = (
-    pb.GenerateReply(tokens=[4, 5], text="ab", log_probabilities=[-0.5, -0.25], notice="alone"),
+    pb.GenerateReply(tokens=[4, 5], text="ab", log_probabilities=[-0.5, -0.25], notice="unbatched"),
     pb.GenerateReply(tokens=[6], text="\nc", log_probabilities=[-1]),
     pb.GenerateReply(tokens=[7], text="d", log_probabilities=[-2], reason=2, timings=LAST, seed=11),
 )
@@ -44,16 +44,16 @@ TRANSLATED = (
 
 @dataclass
 class Streams:
-    """Scripts of the streams, played in turn: messages, failures, and events to wait for."""
+    """Scripts of the streams: messages, failures, and events to wait for, in order."""
 
     generated: list[Any] = field(default_factory=lambda: list(GENERATED))
     translated: list[Any] = field(default_factory=lambda: list(TRANSLATED))
     followed: list[Any] = field(default_factory=list)
-    """Comes before the predictions."""
-    heard: list[Any] = field(default_factory=list)
-    """What followers sent."""
+    """Sent before the predictions."""
+    received: list[Any] = field(default_factory=list)
+    """Messages received by Follow."""
     reencoding: tuple[str, ...] = ()
-    """Models whose Follow computes the whole prefix for each element; the others' one step."""
+    """Models that compute the whole prefix for each element; the others compute one step."""
     longest: int = 1 << 30
     step_s: float = 0.001
     left: threading.Event = field(default_factory=threading.Event)
@@ -75,7 +75,7 @@ class Streams:
             yield self._prediction(position, element, position if model in self.reencoding else 1)
 
     def _play(self, script: list[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        # gRPC tells of it nowhere else: a stream that was cancelled may still have ended with a status.
+        # gRPC has no public API for this: a cancelled stream may still have ended with a status.
         context.add_callback(lambda: context._state.client == "cancelled" and self.left.set())  # type: ignore[attr-defined]
         for one in script:
             if isinstance(one, threading.Event):
@@ -89,7 +89,7 @@ class Streams:
     def _elements(self, requests: Iterator[pb.FollowRequest]) -> Iterator[str]:
         held = ""
         for request in requests:
-            self.heard.append(request)
+            self.received.append(request)
             if request.WhichOneof("message") == "ids":
                 yield from (f"#{one}" for one in request.ids.ids)
             *whole, held = re.split(r"\s", held + request.text + " " * request.flush)

@@ -1,4 +1,4 @@
-"""Addresses that connect, and what is said of those that cannot."""
+"""Validation of server addresses."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lockstep_client.address import checked, is_loopback
 @pytest.mark.parametrize(
     "address", ["localhost:8001", "10.0.0.1:1", "[::1]:8001", "a.b-c:65535", "unix:/run/x.sock", "dns:///a:1"]
 )
-def test_addresses_that_are_taken(address):
+def test_valid_addresses(address):
     assert checked(address) == address
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
-        ("", "write HOST:PORT"),
-        ("localhost", "write HOST:PORT"),
-        (":8001", "write HOST:PORT"),
+        ("", "use HOST:PORT"),
+        ("localhost", "use HOST:PORT"),
+        (":8001", "use HOST:PORT"),
         ("localhost:", "no valid port"),
         ("localhost:http", "no valid port"),
         ("localhost:0", "no valid port"),
@@ -27,11 +27,11 @@ def test_addresses_that_are_taken(address):
         ("local host:1", "no valid host"),
         ("localhost/x:1", "no valid host"),
         ("::1:8001", "IPv6"),
-        ("http://localhost:8001", "leave http:// away"),
+        ("http://localhost:8001", "remove http://"),
     ],
 )
-def test_addresses_that_are_refused_say_why(address, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_addresses(address, message):
+    with pytest.raises(ValueError, match=message):
         checked(address)
 
 

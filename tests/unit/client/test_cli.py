@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it ends, what it says when something is wrong."""
+"""The command line: output, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_classify_json_is_one_object_a_text(lockstep):
     assert (first["model"], first["version"], first["length"]) == ("sentiment", "2", 2)
 
 
-def test_texts_come_from_stdin_with_a_dash_or_a_pipe(lockstep):
+def test_texts_are_read_from_stdin_with_a_dash_or_a_pipe(lockstep):
     for arguments in (("-",), ()):
         code, lines, _ = lockstep("classify", "-m", "sentiment", *arguments, stdin=b"one\ntwo\r\nthree")
         assert code == 0
         assert [line.split("\t")[2] for line in lines] == ["one", "two", "three"]
 
 
-def test_many_lines_are_asked_in_calls_of_32(lockstep, server):
+def test_lines_are_sent_in_calls_of_32(lockstep, server):
     code, lines, _ = lockstep("classify", "-m", "sentiment", stdin=b"text\n" * 70)
     assert (code, len(lines)) == (0, 70)
     assert [len(r.texts) for r in server.requests] == [32, 32, 6]
@@ -68,7 +68,7 @@ def test_models(lockstep):
     assert json.loads(lines[0]) == {"name": "sentiment", "version": "1", "state": "READY", "reason": ""}
 
 
-def test_health_is_the_exit_code_too(lockstep, server):
+def test_health_sets_the_exit_code(lockstep, server):
     assert lockstep("health") == (0, ["SERVING"], "")
     assert lockstep("health", "--model", "sentiment") == (0, ["sentiment\tSERVING"], "")
     server.status = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -82,16 +82,16 @@ def test_health_is_the_exit_code_too(lockstep, server):
     }
 
 
-def test_a_notice_goes_to_stderr_once(lockstep, server):
+def test_a_notice_is_printed_to_stderr_once(lockstep, server):
     server.notice = "served without batching: it failed its self-test"
     _, _, error = lockstep("classify", "-m", "sentiment", "a", "b")
     assert error == f"lockstep: {server.notice}\n"
 
 
-def test_a_wrong_model_names_those_that_are_there(lockstep):
+def test_an_unknown_model_lists_the_available_ones(lockstep):
     code, lines, error = lockstep("classify", "-m", "sentinent", "good")
     assert (code, lines) == (1, [])
-    assert error == "lockstep: there is no model 'sentinent'; the server has sentiment, other, broken\n"
+    assert error == "lockstep: unknown model 'sentinent'; available: sentiment, other, broken\n"
 
 
 def test_errors_are_json_with_json(lockstep, server, failure):
@@ -102,7 +102,7 @@ def test_errors_are_json_with_json(lockstep, server, failure):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "stdin", "told"),
+    ("arguments", "stdin", "message"),
     [
         (("classify", "-m", "sentiment", ""), b"", "text 1 is empty"),
         (("classify", "-m", "sentiment", "a", " "), b"", "text 2 is empty"),
@@ -110,29 +110,29 @@ def test_errors_are_json_with_json(lockstep, server, failure):
         (("classify", "-m", "sentiment", "-"), b"a\n\nb\n", "line 2 is empty"),
         (("encode", "-m", "sentiment", "-"), b"\xff\n", "line 1 is not UTF-8"),
         (("classify", "good"), b"", "--model"),
-        (("models", "--address", "localhost"), b"", "write HOST:PORT"),
-        (("models", "--address", "http://localhost:8001"), b"", "leave http:// away"),
+        (("models", "--address", "localhost"), b"", "use HOST:PORT"),
+        (("models", "--address", "http://localhost:8001"), b"", "remove http://"),
         (("models", "--timeout", "0"), b"", "above 0"),
         (("models", "--timeout", "soon"), b"", "timeout"),
         (("modles",), b"", "modles"),
         (("models", "--jsn"), b"", "--jsn"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(lockstep, arguments, stdin, told):
+def test_a_usage_error_is_one_line_and_exit_code_2(lockstep, arguments, stdin, message):
     code, lines, error = lockstep(*arguments, stdin=stdin)
     assert (code, lines) == (2, [])
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
     code, lines, error = lockstep(*arguments, "--json", stdin=stdin)
     assert (code, error) == (2, "")
     assert json.loads(lines[-1])["code"] == "USAGE"
 
 
-def test_a_deadline_is_told_with_the_option_that_changes_it(lockstep, server):
+def test_a_deadline_error_names_the_option(lockstep, server):
     server.answers.clear()
     code, _, error = lockstep("models", "--timeout", "0.2")
     assert code == 1
-    assert "within 0.2 s: allow more time with --timeout" in error
+    assert "within 0.2 s: increase --timeout" in error
 
 
 def test_tables_on_a_terminal(lockstep, monkeypatch):
@@ -145,7 +145,7 @@ def test_tables_on_a_terminal(lockstep, monkeypatch):
     assert any("0.500 -1.000 2.000" in line for line in lines)
 
 
-def test_help_and_version_by_typers_runner():
+def test_help_and_version():
     runner = CliRunner()
     verbs = ("classify", "encode", "generate", "translate", "follow", "race", "models", "health")
     shown = runner.invoke(cli.app, ["--help"])
@@ -163,7 +163,7 @@ def test_no_server_is_one_line_and_no_traceback(nowhere):
     ended = process("classify", "--model", "m", "text", "--address", nowhere)
     out, error = ended.communicate(timeout=30)
     assert (ended.returncode, out) == (1, "")
-    assert error == f"lockstep: no server at {nowhere}: start one with `make serve` or give --address\n"
+    assert error == f"lockstep: no server at {nowhere}: start one with `make serve` or set --address\n"
 
 
 def test_ctrl_c_ends_with_130_and_no_traceback(server):
@@ -177,7 +177,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(server):
     assert (running.returncode, out, error) == (130, "", "")
 
 
-def test_ctrl_c_before_the_command_is_there_ends_it_as_quietly():
+def test_ctrl_c_during_the_import_exits_quietly():
     code = """
 import signal, sys
 class Interrupted:
@@ -193,7 +193,7 @@ main()
     assert (ended.returncode, out, error) == (130, "", "")
 
 
-def test_ctrl_c_that_is_ignored_stays_ignored(server):
+def test_an_ignored_ctrl_c_stays_ignored(server):
     code = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -207,7 +207,7 @@ main()
 
 
 @pytest.mark.parametrize(("json_too", "expected"), [((), "\\xe9"), (("--json",), "\\u00e9")])
-def test_a_terminal_that_cannot_write_the_text_gets_it_escaped(server, json_too, expected):
+def test_unencodable_text_is_escaped(server, json_too, expected):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     ended = process(
         "classify", "-m", "sentiment", "é", "--address", server.address, *json_too, env=environment
@@ -217,7 +217,7 @@ def test_a_terminal_that_cannot_write_the_text_gets_it_escaped(server, json_too,
     assert expected in out
 
 
-def test_lines_are_answered_as_they_come(server):
+def test_lines_are_answered_as_they_arrive(server):
     running = process("classify", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
     for text in ("one", "two"):
         running.stdin.write(f"{text}\n")
@@ -227,7 +227,7 @@ def test_lines_are_answered_as_they_come(server):
     assert (running.returncode, error) == (0, "")
 
 
-def test_a_reader_that_leaves_is_no_error_to_talk_of(server):
+def test_a_closed_pipe_is_no_error(server):
     texts = ["text " * 200] * 500
     running = process("classify", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
     running.stdout.close()
@@ -238,11 +238,11 @@ def test_a_reader_that_leaves_is_no_error_to_talk_of(server):
 
 
 def load_generator(monkeypatch, app):
-    """Stands where the load generator's own command does."""
+    """Replace the command of the load generator."""
     monkeypatch.setitem(sys.modules, "lockstep_load.command", SimpleNamespace(app=app))
 
 
-def test_what_the_load_generator_lacks_is_told_in_one_line(lockstep, monkeypatch):
+def test_a_missing_package_of_the_load_generator_is_one_line(lockstep, monkeypatch):
     def lacking(arguments, **_):
         raise ModuleNotFoundError("No module named 'hdrh'", name="hdrh")
 
@@ -250,18 +250,19 @@ def test_what_the_load_generator_lacks_is_told_in_one_line(lockstep, monkeypatch
     code, lines, error = lockstep("load", "run", "--rate", "3")
     assert (code, lines) == (1, [])
     assert (
-        error == "lockstep: `lockstep load` needs the package hdrh: pip install 'lockstep-inference[load]'\n"
+        error == "lockstep: lockstep load needs hdrh: install the extra with pip install '.[load]'"
+        " in a checkout of Lockstep\n"
     )
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--rate", "3", "--json")])
-def test_the_load_generator_reads_its_own_arguments(lockstep, monkeypatch, arguments):
-    heard = []
+def test_the_load_generator_parses_its_own_arguments(lockstep, monkeypatch, arguments):
+    received = []
 
     def generator(given, **_):
-        heard.extend(given)
+        received.extend(given)
         return 3
 
     load_generator(monkeypatch, generator)
     assert lockstep("load", *arguments)[0] == 3
-    assert heard == list(arguments)
+    assert received == list(arguments)

@@ -1,4 +1,4 @@
-"""The verbs that stream: what they print in a pipe and at a terminal, how they are left, how they fail."""
+"""The streaming verbs: output in a pipe and on a terminal, cancellation and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 
 @pytest.fixture
 def stuck(server):
-    """Streams stop after their first message."""
+    """Streams stall after their first message."""
     held = threading.Event()
     for script in (server.streams.generated, server.streams.translated):
         script[1:] = [held]
@@ -34,7 +34,7 @@ def stuck(server):
 
 @pytest.fixture
 def at_terminal(lockstep, monkeypatch):
-    """The command where standard output says that it is a terminal, in colour and 200 columns wide."""
+    """Run the command with a terminal as standard output, in colour and 200 columns wide."""
 
     def run(*arguments):
         monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
@@ -52,21 +52,21 @@ def objects(lines):
 # --- generate -----------------------------------------------------------------------------------------
 
 
-def test_generate_writes_the_exact_text(lockstep):
+def test_generate_prints_the_exact_text(lockstep):
     code, lines, error = lockstep("generate", "-m", "sentiment", "--prompt", "x")
-    assert (code, lines, error) == (0, ["ab", "cd"], "lockstep: alone\n")
+    assert (code, lines, error) == (0, ["ab", "cd"], "lockstep: unbatched\n")
 
 
-def test_generate_writes_text_as_it_comes(server, stuck):
+def test_generate_prints_text_as_it_arrives(server, stuck):
     running = process("generate", "-m", "sentiment", "--prompt", "x", "--address", server.address)
     assert running.stdout.read(2) == "ab"
     server.streams.generated += [pb.GenerateReply(text="d\n", reason=1)]
     stuck.set()
-    assert running.communicate(timeout=30) == ("d\n", "lockstep: alone\n")
+    assert running.communicate(timeout=30) == ("d\n", "lockstep: unbatched\n")
     assert running.returncode == 0
 
 
-def test_generate_json_ends_with_the_whole(lockstep):
+def test_generate_json_ends_with_the_joined_result(lockstep):
     code, lines, error = lockstep("generate", "-m", "sentiment", "--prompt", "x", "--json")
     *parts, whole = objects(lines)
     assert (code, error) == (0, "")
@@ -91,11 +91,11 @@ def test_generate_sends_its_options(lockstep, server):
     ]  # fmt: skip
 
 
-def test_generate_on_a_terminal_tells_of_seed_and_speed(at_terminal):
+def test_generate_on_a_terminal_shows_seed_and_speed(at_terminal):
     _, lines, _ = at_terminal("generate", "-m", "sentiment", "--prompt", "x")
     assert lines[:2] == ["ab", "cd"]
     remark = " ".join(lines[2:])
-    assert all(told in remark for told in ("4 tokens", "LENGTH", "seed 11", "tokens/s", "2.5 rows")), remark
+    assert all(part in remark for part in ("4 tokens", "LENGTH", "seed 11", "tokens/s", "2.5 rows")), remark
 
 
 # --- translate ----------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_translate_prints_a_line_for_each_text(lockstep, server):
     assert not any(r.attention for r in server.requests)
 
 
-def test_translate_json_ends_with_the_whole(lockstep):
+def test_translate_json_ends_with_the_joined_result(lockstep):
     _, lines, _ = lockstep("translate", "-m", "sentiment", "a man", "--attention", "--json")
     first, second, whole = objects(lines)
     assert (first["piece"], first["source_tokens"]) == ("un", ["a", "man"])
@@ -135,7 +135,7 @@ def test_attention_on_a_terminal_is_coloured(at_terminal):
     assert "█" not in "".join(lines)
 
 
-def test_attention_is_drawn(lockstep, server, tmp_path):
+def test_attention_is_plotted(lockstep, server, tmp_path):
     picture = tmp_path / "attention.png"
     code, lines, error = lockstep("translate", "-m", "sentiment", "a man", "--plot", str(picture))
     assert (code, lines, error) == (0, ["un homme"], "")
@@ -144,26 +144,27 @@ def test_attention_is_drawn(lockstep, server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (("a", "b", "--plot", "x.png"), "one text"),
-        (("--plot", "x.png"), "one text"),
+        (("a", "b", "--plot", "x.png"), "exactly one text"),
+        (("--plot", "x.png"), "exactly one text"),
         (("a", "--plot", "x.txt"), ".png"),
         (("a", "--plot", "/nowhere/x.png"), "no folder /nowhere"),
     ],
 )
-def test_a_plot_that_cannot_be_is_told_before_anything_is_asked(lockstep, server, arguments, told):
+def test_an_invalid_plot_is_an_error_before_any_request(lockstep, server, arguments, message):
     code, lines, error = lockstep("translate", "-m", "sentiment", *arguments)
     assert (code, lines, server.requests) == (2, [], [])
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 
-def test_a_plot_without_matplotlib_names_the_remedy(lockstep, server, monkeypatch):
+def test_a_plot_without_matplotlib_names_the_extra(lockstep, server, monkeypatch):
     monkeypatch.setattr("lockstep_client.plots.find_spec", lambda name: None)
     code, _, error = lockstep("translate", "-m", "sentiment", "a", "--plot", "x.png")
     assert code == 2
-    assert error.endswith("--plot needs matplotlib: pip install 'lockstep-inference[plot]'\n")
+    hint = "--plot needs matplotlib: install the extra with pip install '.[plot]' in a checkout of Lockstep\n"
+    assert error.endswith(hint)
     assert server.requests == []
 
 
@@ -177,7 +178,7 @@ def test_follow_prints_a_line_for_each_element(lockstep, server, arguments, stdi
     assert lockstep("follow", "-m", "sentiment", *arguments, stdin=stdin) == (0, FOLLOWED, "")
 
 
-def test_follow_tells_what_a_reencoding_computes(lockstep, server):
+def test_follow_prints_the_elements_of_a_re_encoding(lockstep, server):
     server.streams.reencoding = ("sentiment",)
     _, lines, _ = lockstep("follow", "-m", "sentiment", "a film")
     assert [line.split("\t")[4:] for line in lines] == [["1", "1.000"], ["2", "2.000"]]
@@ -189,7 +190,7 @@ def test_follow_json_is_one_object_an_element(lockstep):
     assert (one["position"], one["element"], two["labels"][0]["name"]) == (1, "a", "positive")
 
 
-def test_follow_predicts_while_a_pipe_is_open(server):
+def test_follow_predicts_while_the_pipe_is_open(server):
     running = process("follow", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
     for position, word in enumerate(("a", "fine"), start=1):
         running.stdin.write(f"{word} ")
@@ -200,7 +201,7 @@ def test_follow_predicts_while_a_pipe_is_open(server):
     assert out.startswith("3\tfilm\t")
 
 
-def test_a_server_that_ends_while_a_pipe_is_open_ends_the_command(server, failure):
+def test_a_server_error_ends_the_command_while_the_pipe_is_open(server, failure):
     server.streams.followed = [failure(grpc.StatusCode.FAILED_PRECONDITION, "evicted")]
     running = process("follow", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
     running.wait(30)
@@ -209,7 +210,7 @@ def test_a_server_that_ends_while_a_pipe_is_open_ends_the_command(server, failur
 
 
 class Terminal:
-    """The command at a pseudo-terminal."""
+    """The command on a pseudo-terminal."""
 
     def __init__(self, *arguments):
         self._end, theirs = pty.openpty()
@@ -225,17 +226,17 @@ class Terminal:
     def type(self, keys):
         os.write(self._end, keys.encode())
 
-    def wait_for(self, *told):
-        """Until all of it has been shown."""
+    def wait_for(self, *texts):
+        """Wait until all texts have been shown."""
         until = time.monotonic() + 20
-        while not all(one in self.shown for one in told):
+        while not all(one in self.shown for one in texts):
             assert select.select([self._end], [], [], until - time.monotonic())[0], self.shown
             self.shown += os.read(self._end, 1 << 16).decode()
 
     def end(self):
-        """The exit code, once the terminal is as it was, its cursor too."""
+        """The exit code. Asserts that the terminal and its cursor are restored."""
         code = self.process.wait(20)
-        with suppress(OSError):  # all of it has been read
+        with suppress(OSError):  # the other end is closed
             while more := os.read(self._end, 1 << 16):
                 self.shown += more.decode()
         assert self.shown.rfind("\x1b[?25h") >= self.shown.rfind("\x1b[?25l")
@@ -246,30 +247,30 @@ class Terminal:
 
 @pytest.fixture
 def typist(server):
-    """Follow at a terminal, ready for keys."""
+    """`follow` on a terminal, ready for keys."""
     terminal = Terminal("follow", "-m", "sentiment", "--address", server.address)
-    terminal.wait_for("each word moves the prediction")
+    terminal.wait_for("the prediction changes with each word")
     yield terminal
     if terminal.process.poll() is None:
         terminal.process.kill()
         terminal.process.wait()
 
 
-def test_follow_at_a_terminal_moves_at_each_word(server, typist):
+def test_follow_on_a_terminal_predicts_at_each_word(server, typist):
     typist.type("a fi")
     typist.wait_for("1 read", "positive", "75%", "computed 1 in 1.00 ms")
     typist.type("\x7f\x1b[Dine ")
     typist.wait_for("2 read")
     typist.shown = ""
     typist.type("\n")
-    typist.wait_for("each word moves the prediction")
+    typist.wait_for("the prediction changes with each word")
     typist.type("\x04")
     assert typist.end() == 0
-    texts = [m.text for m in server.streams.heard if m.WhichOneof("message") == "text"]
+    texts = [m.text for m in server.streams.received if m.WhichOneof("message") == "text"]
     assert texts == ["a ", "fine "]
 
 
-def test_ctrl_c_at_a_terminal_cancels_and_gives_the_terminal_back(server, typist):
+def test_ctrl_c_on_a_terminal_cancels_and_restores_the_terminal(server, typist):
     typist.type("a ")
     typist.wait_for("1 read")
     typist.process.send_signal(signal.SIGINT)
@@ -278,8 +279,8 @@ def test_ctrl_c_at_a_terminal_cancels_and_gives_the_terminal_back(server, typist
     assert "Traceback" not in typist.shown
 
 
-def test_ctrl_c_in_a_race_gives_the_terminal_back(server):
-    server.streams.followed = [threading.Event()]  # for ever
+def test_ctrl_c_in_a_race_restores_the_terminal(server):
+    server.streams.followed = [threading.Event()]  # never set
     terminal = Terminal(
         "race", "--stepwise", "sentiment", "--fused", "", "--oneshot", "", "--address", server.address
     )
@@ -289,9 +290,9 @@ def test_ctrl_c_in_a_race_gives_the_terminal_back(server):
     assert "Traceback" not in terminal.shown
 
 
-def test_an_error_at_a_terminal_is_one_line(server):
+def test_an_error_on_a_terminal_is_one_line(server):
     terminal = Terminal("follow", "-m", "nothing", "--address", server.address)
-    terminal.wait_for("lockstep: there is no model 'nothing'; the server has sentiment, other, broken")
+    terminal.wait_for("lockstep: unknown model 'nothing'; available: sentiment, other, broken")
     assert terminal.end() == 1
     assert "Traceback" not in terminal.shown
 
@@ -309,14 +310,14 @@ VERBS = {
 def test_no_server_is_one_line(lockstep, nowhere, verb):
     code, lines, error = lockstep(*VERBS[verb], "-m", "m", "--address", nowhere)
     assert (code, lines) == (1, [])
-    assert error == f"lockstep: no server at {nowhere}: start one with `make serve` or give --address\n"
+    assert error == f"lockstep: no server at {nowhere}: start one with `make serve` or set --address\n"
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_wrong_model_names_those_that_are_there(lockstep, verb):
+def test_an_unknown_model_lists_the_available_ones(lockstep, verb):
     code, lines, error = lockstep(*VERBS[verb], "-m", "sentinent")
     assert (code, lines) == (1, [])
-    assert error == "lockstep: there is no model 'sentinent'; the server has sentiment, other, broken\n"
+    assert error == "lockstep: unknown model 'sentinent'; available: sentiment, other, broken\n"
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -327,7 +328,7 @@ def test_the_wrong_kind_of_model_is_one_line(lockstep, server, failure, verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_an_error_in_the_middle_leaves_what_came_and_is_told(lockstep, server, failure, verb):
+def test_an_error_after_the_first_part_keeps_the_output(lockstep, server, failure, verb):
     evicted = failure(grpc.StatusCode.FAILED_PRECONDITION, "evicted")
     server.streams.generated[1:] = server.streams.translated[1:] = [evicted]
     server.streams.followed = [pb.FollowReply(element="y"), evicted]
@@ -339,16 +340,16 @@ def test_an_error_in_the_middle_leaves_what_came_and_is_told(lockstep, server, f
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_deadline_is_told_with_the_option_that_changes_it(lockstep, stuck, verb):
+def test_a_deadline_error_names_the_option(lockstep, stuck, verb):
     code, _, error = lockstep(*VERBS[verb], "-m", "other", "--timeout", "0.2")
     assert code == 1
-    assert "within 0.2 s: allow more time with --timeout" in error
+    assert "within 0.2 s: increase --timeout" in error
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_ctrl_c_cancels_on_the_server(server, stuck, verb):
     running = process(*VERBS[verb], "-m", "other", "--address", server.address)
-    assert server.asked.wait(20)
+    assert server.request_received.wait(20)
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=30)
     assert (running.returncode, error) == (130, "")
@@ -356,8 +357,8 @@ def test_ctrl_c_cancels_on_the_server(server, stuck, verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_ctrl_c_while_a_lock_is_let_go_ends_it_as_quietly(server, stuck, verb):
-    # KeyboardInterrupt, raised there, makes the `with` around it fail: "cannot release un-acquired lock".
+def test_ctrl_c_during_a_lock_release_exits_quietly(server, stuck, verb):
+    # A KeyboardInterrupt here would make the enclosing `with` fail: "cannot release un-acquired lock".
     code = """
 import signal, threading
 from lockstep_client.__main__ import main
@@ -378,7 +379,7 @@ main()
     assert (ended.returncode, out, error) == (130, "", "")
 
 
-def test_a_reader_that_leaves_cancels_on_the_server(server):
+def test_a_closed_pipe_cancels_on_the_server(server):
     server.streams.generated = [pb.GenerateReply(text="text " * 1000)] * 2000
     running = process("generate", "-m", "other", "--address", server.address)
     running.stdout.read(10)
@@ -391,7 +392,7 @@ def test_a_reader_that_leaves_cancels_on_the_server(server):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "stdin", "told"),
+    ("arguments", "stdin", "message"),
     [
         (("translate", ""), b"", "text 1 is empty"),
         (("translate", "-"), b"", "standard input is empty"),
@@ -405,8 +406,8 @@ def test_a_reader_that_leaves_cancels_on_the_server(server):
         (("generate", "--top-p", "2"), b"", "top-p"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(lockstep, arguments, stdin, told):
+def test_a_usage_error_is_one_line_and_exit_code_2(lockstep, arguments, stdin, message):
     code, _, error = lockstep(*arguments, "-m", "sentiment", stdin=stdin)
     assert code == 2
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Both clients against a real server: the same tests, for one and for the other."""
+"""Both clients against the fake gRPC server: the same tests for each."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ import lockstep_client as lc
 from lockstep_client import calls, many_calls, stream_calls
 
 
-def test_classify_answers_each_text_in_order(client):
+def test_classify_returns_a_result_per_text_in_order(client):
     one, two = client.classify("sentiment", ["good film", "a b c"])
     assert (one.best.name, one.best.probability, one.length, two.length) == ("positive", 0.75, 2, 3)
     assert (one.model, one.version, one.notice) == ("sentiment", "2", "")
     assert one.timings == lc.Timings(queue_s=0.5, compute_s=0.25, steps=1, batch_rows=3.0)
 
 
-def test_one_text_makes_a_list_of_one(client):
+def test_one_text_gives_a_list_of_one(client):
     assert [len(a.labels) for a in client.classify("sentiment", "good film", top_k=1)] == [1]
 
 
-def test_classify_sends_what_it_was_given(server, client):
+def test_classify_sends_its_arguments(server, client):
     client.classify("other", ids=np.array([[1, 2], [3, 4]]), version="7", priority=3, queue_timeout_s=0.5)
     (sent,) = server.requests
     assert [list(row.ids) for row in sent.ids] == [[1, 2], [3, 4]]
     assert (sent.model, sent.version, sent.priority, sent.queue_timeout_seconds) == ("other", "7", 3, 0.5)
 
 
-def test_encode_gives_vectors_and_attention_when_asked(client):
+def test_encode_returns_vectors_and_requested_attention(client):
     (plain,) = client.encode("sentiment", "good film")
     assert plain.attention is None
     assert plain.vector.dtype == np.float32
@@ -58,7 +58,7 @@ def test_infer_sends_and_returns_arrays(server, client):
     assert sent.parameters["timeout"].int64_param == 250_000
 
 
-def test_infer_reads_typed_contents_too(server, client):
+def test_infer_reads_typed_contents(server, client):
     server.typed = True
     assert client.infer("sentiment", {"a": np.array([1, 2], np.int32)})["a"].tolist() == [7, 8]
 
@@ -94,7 +94,7 @@ def test_models_metadata_server_and_health(client):
         ({"texts": ["a"], "queue_timeout_s": float("nan")}, "queue_timeout_s"),
     ],
 )
-def test_what_cannot_be_written_names_its_field_and_is_not_sent(server, client, arguments, field):
+def test_an_invalid_argument_names_its_field_and_is_not_sent(server, client, arguments, field):
     with pytest.raises(lc.InvalidRequest, match=f"^{field}: "):
         client.classify("sentiment", **arguments)
     assert server.requests == []
@@ -106,27 +106,27 @@ def test_an_empty_model_name_is_not_sent(server, client):
     assert server.requests == []
 
 
-def test_unavailable_is_tried_again(server, client, failure):
+def test_unavailable_is_retried(server, client, failure):
     server.failures += [failure(grpc.StatusCode.UNAVAILABLE, "loading")] * 2
     assert client.classify("sentiment", "good")[0].best.name == "positive"
     assert len(server.requests) == 3
 
 
-def test_retries_end(server, connect, failure):
+def test_retries_are_limited(server, connect, failure):
     server.failures += [failure(grpc.StatusCode.UNAVAILABLE, "loading")] * 9
     with connect(server.address, retries=1) as client, pytest.raises(lc.Unavailable, match="loading"):
         client.classify("sentiment", "good")
     assert len(server.requests) == 2
 
 
-def test_no_retries_means_one_try(server, connect, failure):
+def test_zero_retries_is_one_attempt(server, connect, failure):
     server.failures.append(failure(grpc.StatusCode.UNAVAILABLE, "loading"))
     with connect(server.address, retries=0) as client, pytest.raises(lc.Unavailable):
         client.classify("sentiment", "good")
     assert len(server.requests) == 1
 
 
-def test_overload_waits_as_long_as_the_server_says(server, client, failure):
+def test_overload_is_retried_after_the_pushback(server, client, failure):
     pushback = (("grpc-retry-pushback-ms", "400"),)
     server.failures.append(failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (), pushback))
     start = time.monotonic()
@@ -135,7 +135,7 @@ def test_overload_waits_as_long_as_the_server_says(server, client, failure):
     assert len(server.requests) == 2
 
 
-def test_overload_is_not_retried_where_the_server_says_never(server, client, failure):
+def test_a_negative_pushback_prevents_retries(server, client, failure):
     pushback = (("grpc-retry-pushback-ms", "-1"),)
     server.failures.append(failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (), pushback))
     with pytest.raises(lc.Overloaded):
@@ -145,7 +145,7 @@ def test_overload_is_not_retried_where_the_server_says_never(server, client, fai
 
 @pytest.mark.parametrize("sequence_id", [7, "seven"])
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
-def test_a_step_of_a_sequence_is_never_tried_again(server, client, failure, sequence_id, code):
+def test_a_step_of_a_sequence_is_never_retried(server, client, failure, sequence_id, code):
     pushback = (("grpc-retry-pushback-ms", "1"),)
     server.failures += [failure(code, "lost", (), pushback)]
     with pytest.raises((lc.Unavailable, lc.Overloaded)):
@@ -153,14 +153,14 @@ def test_a_step_of_a_sequence_is_never_tried_again(server, client, failure, sequ
     assert len(server.requests) == 1
 
 
-def test_other_tensor_calls_are_tried_again(server, client, failure):
+def test_other_tensor_calls_are_retried(server, client, failure):
     server.failures += [failure(grpc.StatusCode.UNAVAILABLE, "loading")]
     client.infer("sentiment", {"a": np.array([1])})
     assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(("sequence_id", "field"), [(7, "int64_param"), ("seven", "string_param")])
-def test_a_sequence_says_its_id_start_and_end(server, client, sequence_id, field):
+def test_a_sequence_sends_its_id_start_and_end(server, client, sequence_id, field):
     client.infer("sentiment", {"a": np.array([1])}, sequence_id=sequence_id, sequence_start=True)
     sent = server.requests[0].parameters
     assert sent["sequence_id"].WhichOneof("parameter_choice") == field
@@ -171,7 +171,7 @@ def test_a_sequence_says_its_id_start_and_end(server, client, sequence_id, field
 @pytest.mark.parametrize(
     "wrong", [{"sequence_start": True}, {"sequence_end": True}, {"sequence_id": -1}, {"sequence_id": 1 << 63}]
 )
-def test_a_wrong_sequence_is_not_sent(server, client, wrong):
+def test_invalid_sequence_arguments_are_not_sent(server, client, wrong):
     with pytest.raises(lc.InvalidRequest, match="sequence_id"):
         client.infer("sentiment", {"a": np.array([1])}, **wrong)
     assert server.requests == []
@@ -188,7 +188,7 @@ def test_models_are_loaded_and_unloaded(server, client):
         client.load_model("nothing")
 
 
-def test_statistics_are_told_in_seconds(client):
+def test_statistics_are_in_seconds(client):
     (one,) = client.model_statistics("sentiment")
     assert (one.name, one.version, one.last_inference_s, one.rows, one.runs) == ("sentiment", "2", 1.5, 5, 2)
     assert one.queue == lc.Duration(5, 2.0)
@@ -196,7 +196,7 @@ def test_statistics_are_told_in_seconds(client):
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
-def test_what_would_fail_again_is_not_tried_again(server, client, failure, code):
+def test_permanent_errors_are_not_retried(server, client, failure, code):
     server.failures.append(failure(code, "no"))
     with pytest.raises(lc.LockstepError):
         client.classify("sentiment", "good")
@@ -211,20 +211,20 @@ def test_a_deadline_ends_the_call(server, client):
     assert time.monotonic() - start < 20
 
 
-def test_the_clients_own_deadline_holds_for_calls_without_one(server, connect):
+def test_the_default_deadline_applies_to_calls_without_one(server, connect):
     server.answers.clear()
     with connect(server.address, timeout_s=0.2) as client, pytest.raises(lc.DeadlineExceeded):
         client.models()
 
 
-def test_token_and_metadata_go_with_each_call(server, connect):
+def test_token_and_metadata_are_sent_with_each_call(server, connect):
     with connect(server.address, token="secret", metadata=[("x-team", "a")]) as client:
         client.models()
     assert server.metadata[0]["authorization"] == "Bearer secret"
     assert server.metadata[0]["x-team"] == "a"
 
 
-def test_a_closed_client_says_so(server, connect):
+def test_a_closed_client_raises_cancelled(server, connect):
     with connect(server.address) as client:
         client.close()
         with pytest.raises(lc.Cancelled, match="closed"):
@@ -241,12 +241,12 @@ def test_a_closed_client_says_so(server, connect):
         {"max_message_bytes": 1 << 31},
     ],
 )
-def test_wrong_settings_are_told_at_once(wrong):
+def test_invalid_settings_raise_at_once(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong)))):
         lc.Client(**wrong)
 
 
-def test_tls_is_spoken_when_asked(server):
+def test_tls_is_used_when_requested(server):
     with lc.Client(server.address, tls=True, retries=0) as client, pytest.raises(lc.Unavailable):
         client.models()
     given = grpc.ssl_channel_credentials()
@@ -258,8 +258,8 @@ def test_tls_is_spoken_when_asked(server):
 def test_threads_share_one_client(server):
     with lc.Client(server.address) as client:
         answers = []
-        ask = lambda: answers.extend(client.classify("sentiment", "good"))  # noqa: E731
-        threads = [threading.Thread(target=ask) for _ in range(8)]
+        classify = lambda: answers.extend(client.classify("sentiment", "good"))  # noqa: E731
+        threads = [threading.Thread(target=classify) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -267,33 +267,33 @@ def test_threads_share_one_client(server):
     assert len(answers) == 8
 
 
-async def test_async_calls_run_side_by_side_and_cancel_alone(server):
+async def test_async_calls_run_concurrently_and_are_cancelled_separately(server):
     async with lc.AsyncClient(server.address) as client:
         server.answers.clear()
-        asked = [asyncio.create_task(client.classify("sentiment", "good")) for _ in range(3)]
+        tasks = [asyncio.create_task(client.classify("sentiment", "good")) for _ in range(3)]
         await asyncio.sleep(0.1)
-        asked[1].cancel()
+        tasks[1].cancel()
         server.answers.set()
-        ends = await asyncio.gather(*asked, return_exceptions=True)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(ends[1], asyncio.CancelledError)
     assert ends[0][0].best.name == ends[2][0].best.name == "positive"
 
 
-async def test_closing_an_async_client_ends_what_is_in_flight_as_cancelled(server):
+async def test_closing_an_async_client_cancels_calls_in_flight(server):
     server.answers.clear()
     client = lc.AsyncClient(server.address)
-    asked = [
+    tasks = [
         asyncio.create_task(client.classify("sentiment", "good")),
         asyncio.create_task(client.generate("sentiment", "x").result()),
     ]
-    assert await asyncio.to_thread(server.asked.wait, 10)
+    assert await asyncio.to_thread(server.request_received.wait, 10)
     await client.close()
-    ends = await asyncio.gather(*asked, return_exceptions=True)
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(end) for end in ends] == [lc.Cancelled, lc.Cancelled]
     server.answers.set()
 
 
-def test_an_async_client_without_a_loop_says_so():
+def test_an_async_client_needs_a_running_loop():
     with pytest.raises(RuntimeError, match="loop"):
         lc.AsyncClient()
 
@@ -328,7 +328,7 @@ def test_every_call_is_a_method():
 
 
 def documented():
-    """Every public name with a docstring of its own, and every method of the clients and streams."""
+    """Every public name, and every method of the clients and streams."""
     kinds = {name: getattr(lc, name) for name in lc.__all__ if name != "FLUSH"}
     methods = {
         f"{kind.__name__}.{name}": method
@@ -341,12 +341,12 @@ def documented():
 
 @pytest.mark.parametrize(("name", "what"), documented().items(), ids=documented().keys())
 def test_the_public_surface_is_documented_and_its_examples_are_python(name, what):
-    told = inspect.getdoc(what)
-    assert told
-    assert not told.startswith(f"{name}(")  # what dataclass writes where there is none
-    lines = [line for line in told.splitlines() if line.startswith("    ") or not line]
+    doc = inspect.getdoc(what)
+    assert doc
+    assert not doc.startswith(f"{name}(")  # the default docstring of a dataclass
+    lines = [line for line in doc.splitlines() if line.startswith("    ") or not line]
     ast.parse(textwrap.dedent("\n".join(lines)))
 
 
-def test_the_package_tells_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert files("lockstep_client").joinpath("py.typed").is_file()

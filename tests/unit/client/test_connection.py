@@ -1,4 +1,4 @@
-"""What goes with a connection and with its calls: tokens, metadata, options; and what is told at once."""
+"""Connection settings: tokens, metadata, channel options and keepalive, and their validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def connection(**more) -> Connection:
     return Connection(**usual | more)
 
 
-def test_a_token_may_be_a_function_that_is_asked_each_time(server, connect) -> None:
+def test_a_token_function_is_called_for_each_call(server, connect) -> None:
     count = itertools.count(1)
     with connect(server.address, token=lambda: f"token {next(count)}") as client:
         client.models()
@@ -29,15 +29,17 @@ def test_a_token_may_be_a_function_that_is_asked_each_time(server, connect) -> N
     assert [m["authorization"] for m in server.metadata] == ["Bearer token 1", "Bearer token 2"]
 
 
-def test_a_token_is_kept_from_the_open_network() -> None:
-    with pytest.raises(ValueError, match=r"token would go to example\.org:8001 unencrypted: give tls, or"):
+def test_a_token_is_not_sent_unencrypted_over_the_network() -> None:
+    with pytest.raises(
+        ValueError, match=r"token would be sent to example\.org:8001 unencrypted: set tls, or"
+    ):
         connection(address="example.org:8001", token="secret")
     assert connection(address="example.org:8001", token="secret", plaintext_token=True).call_metadata
     assert connection(address="example.org:8001", token="secret", tls=True).call_metadata
     assert connection(address="[::1]:8001", token="secret").call_metadata
 
 
-def test_metadata_of_some_calls_goes_with_those_only(server, client) -> None:
+def test_with_metadata_affects_only_its_own_calls(server, client) -> None:
     traced = client.with_metadata(("traceparent", "00-1-2-01"), ("x-team", "b"))
     traced.models()
     client.models()
@@ -55,20 +57,20 @@ def test_clients_that_share_a_connection_close_together(client) -> None:
 
 
 @pytest.mark.parametrize("pair", [("Upper", "x"), ("key", "two\nlines"), ("key", "é")])
-def test_metadata_that_cannot_be_sent_is_told_at_once(client, pair) -> None:
+def test_invalid_metadata_raises_at_once(client, pair) -> None:
     with pytest.raises(ValueError, match="metadata"):
         client.with_metadata(pair)
 
 
-def test_given_options_go_before_ours() -> None:
+def test_given_options_override_the_defaults() -> None:
     options = connection(channel_options=(("grpc.max_send_message_length", 5), ("x", "y"))).options
     assert dict(options)["grpc.max_send_message_length"] == 5
     assert dict(options)["x"] == "y"
     assert len(options) == len(dict(options))
 
 
-def test_the_least_keepalive_is_one_that_the_server_accepts() -> None:
-    """A ping that comes too soon ends the connection: GOAWAY, too_many_pings."""
+def test_the_server_accepts_the_shortest_keepalive() -> None:
+    """Pings that are too frequent end the connection: GOAWAY, too_many_pings."""
     accepted_ms = dict(served._options(Settings()))["grpc.http2.min_ping_interval_without_data_ms"]
     assert accepted_ms < LEAST_KEEPALIVE_S * 1e3
     assert dict(connection().options)["grpc.keepalive_time_ms"] >= 300_000  # what other servers accept

@@ -1,4 +1,4 @@
-"""The demo's parts that need no server: who plays, and how a table looks."""
+"""The parts of the demo that need no server: model selection and tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from lockstep_client.demo import DemoError
 from lockstep_client.demo.bursts import LONGEST_WORDS, mixed_texts
 from lockstep_client.demo.models import DemoModels, demo_models
-from lockstep_client.demo.program import _plays
+from lockstep_client.demo.program import _has_model
 from lockstep_client.tables import table
 
 CLASSIFY = 'task = "classify"\n[text]\nsource = "tokenizer.json"\n'
@@ -20,7 +20,7 @@ STEPS, ATTENTION = '[stepwise]\ngraph = "step.onnx"\n', '[roles]\nattention = "a
 
 @pytest.fixture
 def repository(tmp_path):
-    """Makes a repository of manifests, each with a graph of so many bytes."""
+    """Make a repository of manifests with fake graphs of 1, 2, ... bytes."""
 
     def make(**models: str) -> Path:
         for size, (name, manifest) in enumerate(models.items(), start=1):
@@ -47,7 +47,7 @@ def test_the_shipped_repository_fills_every_part():
     )
 
 
-def test_others_play_where_the_shipped_ones_are_missing(repository):
+def test_other_models_replace_missing_shipped_ones(repository):
     folder = repository(
         large=CLASSIFY,
         small=CLASSIFY + STEPS,
@@ -65,26 +65,26 @@ def test_a_part_without_a_model_stays_empty(repository):
     assert demo_models(repository(only=CLASSIFY)) == DemoModels(("only",), (), "", "", "")
 
 
-def test_a_manifest_that_cannot_be_read_plays_no_part(repository):
+def test_an_unreadable_manifest_is_ignored(repository):
     assert demo_models(repository(good=CLASSIFY, bad="task = ")).names == ["good"]
 
 
 @pytest.mark.parametrize("models", [{}, {"writer": GENERATE}, {"tensors": 'task = "classify"'}])
-def test_nobody_to_label_texts_is_told(repository, models):
-    with pytest.raises(DemoError, match="no model that labels texts"):
+def test_a_repository_without_a_classifier_is_an_error(repository, models):
+    with pytest.raises(DemoError, match="no text classifier"):
         demo_models(repository(**models))
 
 
-def test_names_are_told_once_and_the_absent_leave():
-    everybody = DemoModels(("a", "b"), ("writer", "poet"), "interpreter", "a", "b")
-    assert everybody.names == ["a", "b", "writer", "poet", "interpreter"]
-    assert everybody.without({"a", "writer"}) == DemoModels(("b",), ("poet",), "interpreter", "", "b")
+def test_names_are_unique_and_absent_models_are_dropped():
+    selected = DemoModels(("a", "b"), ("writer", "poet"), "interpreter", "a", "b")
+    assert selected.names == ["a", "b", "writer", "poet", "interpreter"]
+    assert selected.without({"a", "writer"}) == DemoModels(("b",), ("poet",), "interpreter", "", "b")
 
 
-def test_an_act_that_nobody_plays_is_told(capsys):
-    assert _plays("somebody", "sings")
-    assert not _plays("", "sings")
-    assert capsys.readouterr().out == "\nNo model here sings, so that part is left out.\n"
+def test_a_part_without_a_model_is_reported(capsys):
+    assert _has_model("model", "sings")
+    assert not _has_model("", "sings")
+    assert capsys.readouterr().out == "\nNo model here sings: skipping this part.\n"
 
 
 def test_a_burst_is_the_same_each_time_and_of_every_length():

@@ -1,4 +1,4 @@
-"""Each status of the server becomes the exception of its meaning."""
+"""Conversion of gRPC statuses to exceptions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_each_code_has_its_exception(server, client, failure, code, error):
     assert str(caught.value) == "what happened: what to do"
 
 
-def test_violations_are_named_with_their_fields(server, client, failure):
+def test_violations_have_their_fields(server, client, failure):
     wrong = error_details_pb2.BadRequest()
     wrong.field_violations.add(field="texts[1]", description="600 tokens, at most 512: shorten it")
     server.failures.append(failure(CODES.INVALID_ARGUMENT, "wrong texts", (wrong,)))
@@ -64,7 +64,7 @@ def test_a_missing_model_is_named(client):
     assert caught.value.resource == "sentinent"
 
 
-def test_retry_info_and_pushback_say_when_to_come_back(server, client, failure):
+def test_retry_info_and_pushback_set_retry_after_s(server, client, failure):
     later = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000))
     pushback = (("grpc-retry-pushback-ms", "250"),)
     server.failures += [
@@ -80,14 +80,14 @@ def test_retry_info_and_pushback_say_when_to_come_back(server, client, failure):
     assert waits == [1.5, 0.25, None]
 
 
-def test_a_bare_code_still_says_what_it_means(server, client, failure):
+def test_a_status_without_a_message_gets_a_description(server, client, failure):
     server.failures.append(failure(CODES.NOT_FOUND, ""))
     with pytest.raises(lc.ModelNotFound) as caught:
         client.health("nothing")
     assert str(caught.value) == f"{server.address}: the server has no model, or no version, of this name"
 
 
-def test_a_torn_detail_does_not_hide_the_error(server, client, failure):
+def test_an_undecodable_detail_does_not_hide_the_error(server, client, failure):
     class Torn:
         DESCRIPTOR = error_details_pb2.BadRequest.DESCRIPTOR
 
@@ -113,25 +113,25 @@ def test_an_unknown_host_is_unreachable():
         client.models()
 
 
-def test_a_request_above_the_servers_limit_is_an_invalid_one(server, client):
+def test_a_request_above_the_servers_limit_is_invalid(server, client):
     with pytest.raises(lc.InvalidRequest, match="send fewer rows"):
         client.classify("sentiment", "x" * (2 << 20))
 
 
-def test_a_request_above_our_limit_is_not_sent(server):
+def test_a_request_above_the_clients_limit_is_not_sent(server):
     with lc.Client(server.address, max_message_bytes=100) as client:
         with pytest.raises(lc.InvalidRequest, match="above the limit of 100"):
             client.classify("sentiment", "x" * 200)
         assert server.requests == []
 
 
-def test_errors_are_also_the_builtin_ones_that_they_are_like():
+def test_errors_derive_from_similar_builtin_ones():
     assert issubclass(lc.InvalidRequest, ValueError)
     assert issubclass(lc.DeadlineExceeded, TimeoutError)
     assert issubclass(lc.ModelNotFound, LookupError)
 
 
 @pytest.mark.parametrize("error", [lc.Overloaded, lc.DeadlineExceeded, lc.InvalidRequest])
-def test_errors_cross_a_process_boundary(error):
+def test_errors_can_be_pickled(error):
     back = pickle.loads(pickle.dumps(error("m", code="X", retry_after_s=2.0)))
     assert (str(back), back.code, back.retry_after_s) == ("m", "X", 2.0)

@@ -1,4 +1,4 @@
-"""The heat map: shades, colours, headers that fit, blocks where they do not."""
+"""The heat map: shades, colours, headers and blocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lines(width=80, colour=None, encoding="utf-8", weights=WEIGHTS, across=WORDS
     return file.read().splitlines()
 
 
-def test_weights_are_shades():
+def test_weights_are_shown_as_shades():
     assert lines() == [
         "      a    man  in   blue",
         "un    ████",
@@ -32,11 +32,11 @@ def test_weights_are_shades():
     ]
 
 
-def test_shades_are_ascii_where_it_must_be():
+def test_shades_are_ascii_in_an_ascii_terminal():
     assert lines(encoding="ascii", down=("un", "homme"))[1:3] == ["un    ####", "homme .... :::: ****"]
 
 
-def test_words_stand_upright_where_they_do_not_fit_side_by_side():
+def test_wide_headers_are_printed_vertically():
     assert lines(width=18)[:6] == [
         "               b",
         "         m     l",
@@ -47,7 +47,7 @@ def test_words_stand_upright_where_they_do_not_fit_side_by_side():
     ]
 
 
-def test_what_is_too_wide_is_cut_into_blocks():
+def test_a_wide_map_is_split_into_blocks():
     shown = lines(width=10)
     assert [line.rstrip() for line in shown if line.startswith(("un", "homme"))] == [
         "un    █",
@@ -58,20 +58,20 @@ def test_what_is_too_wide_is_cut_into_blocks():
 
 
 @pytest.mark.parametrize("system", ["256", "truecolor"])
-def test_weights_are_colours(system):
+def test_weights_are_shown_as_colours(system):
     shown = "\n".join(lines(colour=system))
     assert "\x1b[48;" in shown
     assert "█" not in shown
 
 
-def test_sixteen_colours_are_not_enough():
+def test_sixteen_colours_fall_back_to_shades():
     assert lines(colour="standard")[1] == "un    ████"
 
 
-def test_what_is_white_or_long_is_made_fit():
+def test_white_space_is_made_visible_and_long_tokens_are_cut():
     header = lines(across=(" ", "\n", "▁", "antidisestablishmentarianism"), width=100)[0]
     assert header.split() == ["␣", "␣", "▁", "antidisestab"[:11] + "…"]
 
 
-def test_no_weights_are_only_a_legend():
+def test_an_empty_map_is_only_a_legend():
     assert len(lines(weights=np.zeros((0, 0), np.float32), across=(), down=())) == 1

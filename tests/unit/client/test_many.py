@@ -1,4 +1,4 @@
-"""How a stream of many ends, without a server."""
+"""How `Outcomes` end, without a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Away(grpc.RpcError):
         """It has ended."""
 
 
-def test_who_leaves_while_the_server_is_away_asks_no_more() -> None:
+def test_close_while_the_server_is_away_opens_no_more_streams() -> None:
     opened = threading.Semaphore(0)
     streams: list[Any] = []
 
@@ -43,7 +43,7 @@ def test_who_leaves_while_the_server_is_away_asks_no_more() -> None:
 
     leaving = threading.Thread(target=leave)
     leaving.start()
-    with pytest.raises(errors.Cancelled, match="left before their end"):
+    with pytest.raises(errors.Cancelled, match="closed before their end"):
         list(outcomes)
     leaving.join()
     assert len(streams) == 1

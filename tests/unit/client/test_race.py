@@ -1,4 +1,4 @@
-"""The race: laps from scripted timings, what cannot run, what is said of it, and the command."""
+"""The race: times from scripted timings, skipped contenders, the report, and the command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lockstep_client.race import (
     contenders,
     repeated,
 )
-from lockstep_client.reading_time import ReadingTime, median_lap
+from lockstep_client.reading_time import ReadingTime, median_reading
 
 RNN, TRANSFORMER = "sentiment", "other"
 RUNNERS = contenders(RNN, RNN, TRANSFORMER)
@@ -32,40 +32,40 @@ RUNNERS = contenders(RNN, RNN, TRANSFORMER)
 
 @pytest.fixture
 async def race(server):
-    """A race at the fake server, whose two models step and encode again."""
+    """A race on the fake server: one model steps, the other re-encodes."""
     server.streams.reencoding = (TRANSFORMER,)
     async with lc.AsyncClient(server.address) as client:
         yield Race(client, RUNNERS, "a b c", repeat=2)
 
 
-async def test_each_way_is_charged_for_what_it_computed(race):
+async def test_each_way_counts_its_own_compute(race):
     step, fused, once, again = await race.results(4)
     assert [r.contender for r in (step, fused, once, again)] == list(RUNNERS)
-    assert [r.laps for r in (step, fused, once, again)] == [2, 2, 2, 2]
-    assert (step.lap.steps, step.lap.computed_elements) == (4, 4)
-    assert step.lap.compute_s == pytest.approx(0.004)
-    assert step.lap.compute_per_step_s == pytest.approx(0.001)
-    assert (again.lap.steps, again.lap.computed_elements) == (4, 10)
-    assert again.lap.compute_s == pytest.approx(0.010)
+    assert [r.runs for r in (step, fused, once, again)] == [2, 2, 2, 2]
+    assert (step.time.steps, step.time.computed_elements) == (4, 4)
+    assert step.time.compute_s == pytest.approx(0.004)
+    assert step.time.compute_per_step_s == pytest.approx(0.001)
+    assert (again.time.steps, again.time.computed_elements) == (4, 10)
+    assert again.time.compute_s == pytest.approx(0.010)
     # The fake classifies in a run of 0.25 s that three rows share.
-    assert (fused.lap.steps, fused.lap.computed_elements) == (1, 4)
-    assert fused.lap.compute_s == pytest.approx(0.25 / 3)
+    assert (fused.time.steps, fused.time.computed_elements) == (1, 4)
+    assert fused.time.compute_s == pytest.approx(0.25 / 3)
     for one in (step, fused, once, again):
-        assert 0 < one.lap.first_s <= one.lap.last_s
-        assert one.lap.answer.name == "positive"
+        assert 0 < one.time.first_s <= one.time.last_s
+        assert one.time.answer.name == "positive"
 
 
-async def test_all_read_the_same_text_of_the_length_asked_for(server, race):
+async def test_all_contenders_read_the_same_text_of_the_requested_length(server, race):
     await race.results(5)
     assert {text for r in server.requests if hasattr(r, "texts") for text in r.texts} == {"a b", "a b c a b"}
     assert repeated("a b c", 2) == "a b"
 
 
-async def test_the_first_lap_is_watched_and_not_timed(race):
+async def test_the_warm_up_run_reports_progress_and_is_not_timed(race):
     seen = []
-    watched = Race(race.client, RUNNERS, race.text, 1, lambda *told: seen.append(told))
-    assert {r.laps for r in await watched.results(3)} == {1}
-    assert [(who.way, words, steps) for who, words, steps in seen] == [
+    watched = Race(race.client, RUNNERS, race.text, 1, lambda *progress: seen.append(progress))
+    assert {r.runs for r in await watched.results(3)} == {1}
+    assert [(contender.way, words, steps) for contender, words, steps in seen] == [
         *((STEPWISE, 3, n) for n in (1, 2, 3)),
         (FUSED, 3, 1),
         (ONE_SHOT, 3, 1),
@@ -73,31 +73,31 @@ async def test_the_first_lap_is_watched_and_not_timed(race):
     ]
 
 
-async def test_what_is_too_long_for_a_model_is_a_note(server, race):
+async def test_a_text_that_is_too_long_for_a_model_is_a_note(server, race):
     server.streams.longest = 3
     step, *_, again = await race.results(4)
     for one in (step, again):
-        assert one.lap is None
+        assert one.time is None
         assert one.note.startswith("not possible at this length: longer than 3")
 
 
-async def test_a_model_that_takes_no_text_at_all_is_an_error(server, race, failure):
+async def test_a_model_that_reads_no_texts_is_an_error(server, race, failure):
     server.failures += [failure(grpc.StatusCode.INVALID_ARGUMENT, "it has no tokenizer")]
     with pytest.raises(lc.InvalidRequest, match="tokenizer"):
         await race.results(4)
 
 
-async def test_long_texts_are_not_encoded_again(race):
+async def test_long_texts_are_not_re_encoded(race):
     *_, again = await race.results(LONGEST_REENCODED + 1)
-    assert again.lap is None
-    assert "left out above 200 words: its prefixes are 20,301 elements" in again.note
+    assert again.time is None
+    assert "skipped above 200 words: the prefixes add up to 20,301 elements" in again.note
 
 
-async def test_a_model_without_a_step_wise_face_does_not_pass_for_one(server, race):
+async def test_a_model_without_a_step_wise_form_is_skipped(server, race):
     server.streams.reencoding = (RNN, TRANSFORMER)
     step, *_ = await race.results(4)
-    assert step.lap is None
-    assert "no step-wise face" in step.note
+    assert step.time is None
+    assert "no step-wise form" in step.note
 
 
 def test_the_median_is_taken_of_each_time():
@@ -107,30 +107,30 @@ def test_the_median_is_taken_of_each_time():
         ReadingTime(2.0, 4.0, 9.0, 2, 2, label),
         ReadingTime(3.0, 5.0, 6.0, 2, 2, label),
     ]
-    assert median_lap(laps) == ReadingTime(2.0, 5.0, 6.0, 2, 2, label)
-    assert median_lap([]) is None
+    assert median_reading(laps) == ReadingTime(2.0, 5.0, 6.0, 2, 2, label)
+    assert median_reading([]) is None
 
 
-def test_an_empty_name_leaves_its_contender_out():
+def test_an_empty_name_omits_its_contender():
     assert [one.way for one in contenders("", "rnn", "")] == [FUSED]
 
 
-# --- what is said of it -------------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------
 
 
 def result(way, words, first_s, last_s, compute_s, computed=0):
-    lap = ReadingTime(first_s, last_s, compute_s, 1, computed, lc.Label("positive", 1, 0.75, 1.5))
-    return RaceResult(Contender(way, way), words, lap, 1, "")
+    time = ReadingTime(first_s, last_s, compute_s, 1, computed, lc.Label("positive", 1, 0.75, 1.5))
+    return RaceResult(Contender(way, way), words, time, 1, "")
 
 
-def test_the_sentences_follow_from_the_longest_length_that_both_ran():
+def test_the_sentences_use_the_greatest_common_length():
     results = [
         result(STEPWISE, 10, 9, 9, 9, 10),
         result(FUSED, 10, 1, 1, 9),
         result(REENCODING, 10, 1, 1, 90, 55),
         result(STEPWISE, 100, 0.002, 0.2, 0.05, 100),
         result(FUSED, 100, 0.05, 0.05, 0.01),
-        RaceResult(Contender(REENCODING, "t"), 100, None, 0, "left out"),
+        RaceResult(Contender(REENCODING, "t"), 100, None, 0, "skipped"),
     ]
     assert race_report.sentences(results) == [
         "At 100 words the step-wise model had its first prediction after 2 ms, 25 times sooner than the fused"
@@ -138,11 +138,11 @@ def test_the_sentences_follow_from_the_longest_length_that_both_ran():
         "For a prediction after each of 10 words, stepping computed 10 elements in 9,000 ms and re-encoding"
         " 55 in 90,000 ms: 10 times as much compute.",
     ]
-    assert list(race_report.notes(results)) == ["re-encoding t, 100 words: left out"]
+    assert list(race_report.notes(results)) == ["re-encoding t, 100 words: skipped"]
 
 
-def test_the_sentences_tell_the_other_way_round_too():
-    told = " ".join(
+def test_the_sentences_also_state_equal_and_smaller_values():
+    sentences = " ".join(
         race_report.sentences(
             [
                 result(STEPWISE, 10, 2, 4, 2, 10),
@@ -151,26 +151,26 @@ def test_the_sentences_tell_the_other_way_round_too():
             ]
         )
     )
-    assert "no sooner and no later than the fused run" in told
-    assert "0.5 times as much compute" in told
+    assert "no sooner and no later than the fused run" in sentences
+    assert "0.5 times as much compute" in sentences
 
 
-def test_without_a_reencoding_the_whole_runs_are_compared():
-    told = race_report.sentences([result(FUSED, 10, 2, 2, 1), result(ONE_SHOT, 10, 2, 2, 3)])
-    assert told == [
-        "Read whole, 10 words cost the fused recurrent model 1,000 ms of compute and the one-shot model"
-        " 3,000 ms: 3 times as much."
+def test_without_re_encoding_fused_and_one_shot_are_compared():
+    sentences = race_report.sentences([result(FUSED, 10, 2, 2, 1), result(ONE_SHOT, 10, 2, 2, 3)])
+    assert sentences == [
+        "For one prediction after 10 words, the fused recurrent model took 1,000 ms of compute and the"
+        " one-shot model 3,000 ms: 3 times as much."
     ]
     assert race_report.sentences([]) == []
 
 
-def test_the_plot_holds_who_ran(tmp_path):
+def test_the_plot_has_the_timed_contenders(tmp_path):
     path = tmp_path / "race.svg"
-    missing = RaceResult(Contender(ONE_SHOT, "nobody"), 10, None, 0, "not possible")
+    missing = RaceResult(Contender(ONE_SHOT, "missing-model"), 10, None, 0, "not possible")
     plots.race(path, [result(STEPWISE, 10, 1, 2, 3), result(FUSED, 10, 1, 1, 1), missing])
     drawn = path.read_text()
     assert "step-wise step-wise: first prediction" in drawn
-    assert "nobody" not in drawn
+    assert "missing-model" not in drawn
 
 
 # --- the command --------------------------------------------------------------------------------------
@@ -202,25 +202,25 @@ def test_the_command_prints_a_table_and_two_sentences(run):
 def test_the_command_prints_json_lines(run, server):
     server.streams.longest = 2
     _, lines, _ = run("--lengths", "2,3", "--json")
-    *told, last = [json.loads(line) for line in lines]
-    assert len(told) == 8
-    first = told[0]
+    *rows, last = [json.loads(line) for line in lines]
+    assert len(rows) == 8
+    first = rows[0]
     assert (first["way"], first["model"], first["words"], first["possible"]) == (STEPWISE, RNN, 2, True)
     assert (first["steps"], first["computed_elements"], first["laps"]) == (2, 2, 1)
     assert first["compute_per_step_s"] == pytest.approx(0.001)
     assert first["answer"]["name"] == "positive"
-    assert told[4]["possible"] is False
-    assert "not possible at this length" in told[4]["note"]
+    assert rows[4]["possible"] is False
+    assert "not possible at this length" in rows[4]["note"]
     assert len(last["shows"]) == 2
 
 
-def test_the_command_draws(run, tmp_path):
+def test_the_command_plots(run, tmp_path):
     picture = tmp_path / "race.png"
     assert run("--lengths", "2,4", "--plot", str(picture))[0] == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_bars_move_on_a_terminal(run, monkeypatch):
+def test_progress_bars_are_shown_on_a_terminal(run, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
@@ -231,14 +231,14 @@ def test_bars_move_on_a_terminal(run, monkeypatch):
     assert "way" in shown
 
 
-def test_a_missing_model_is_one_line(lockstep):
+def test_an_unknown_model_is_one_line(lockstep):
     code, lines, error = lockstep("race", "--lengths", "2")
     assert (code, lines) == (1, [])
-    assert error.startswith("lockstep: there is no model 'sentiment-lstm'; the server has sentiment, other")
+    assert error.startswith("lockstep: unknown model 'sentiment-lstm'; available: sentiment, other")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--lengths", ""), "10,100,1000"),
         (("--lengths", "10,x"), "10,100,1000"),
@@ -248,10 +248,10 @@ def test_a_missing_model_is_one_line(lockstep):
         (("--plot", "x.nothing"), ".png"),
     ],
 )
-def test_wrong_usage_is_one_line(run, server, arguments, told):
+def test_a_usage_error_is_one_line(run, server, arguments, message):
     code, lines, error = run(*arguments)
     assert (code, lines, server.requests) == (2, [], [])
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 
@@ -259,7 +259,7 @@ def test_ctrl_c_cancels_on_the_server(server):
     held = threading.Event()
     server.streams.followed = [held]
     running = process("race", *MODELS, "--address", server.address)
-    assert server.asked.wait(20)
+    assert server.request_received.wait(20)
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=30)
     assert (running.returncode, error) == (130, "")

@@ -1,4 +1,4 @@
-"""Streams of both clients against the fake server: what they bring, how they are left, how they fail."""
+"""Streams of both clients against the fake server: results, cancellation and errors."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ TIMINGS = lc.Timings(0.25, 0.5, 4, 2.5, prefill_s=0.125, first_token_s=0.375)
 
 @pytest.fixture
 def stuck(server):
-    """Streams stop after their first message."""
+    """Streams stall after their first message."""
     held = threading.Event()
     server.streams.generated[1:] = [held]
     yield held
     held.set()
 
 
-# --- what they bring ----------------------------------------------------------------------------------
+# --- results -----------------------------------------------------------------------------------------
 
 
-def test_generate_brings_parts_and_joins_them(client):
+def test_generate_yields_parts_and_joins_them(client):
     stream = client.generate("sentiment", "ROMEO:")
     parts = list(stream)
     assert [(p.tokens, p.text, p.reason) for p in parts] == [
@@ -41,11 +41,11 @@ def test_generate_brings_parts_and_joins_them(client):
     ]
     assert [(p.timings, p.seed) for p in parts] == [(None, None), (None, None), (TIMINGS, 11)]
     assert stream.result() == lc.Generation(
-        "ab\ncd", (4, 5, 6, 7), (-0.5, -0.25, -1.0, -2.0), "LENGTH", TIMINGS, 11, notice="alone"
+        "ab\ncd", (4, 5, 6, 7), (-0.5, -0.25, -1.0, -2.0), "LENGTH", TIMINGS, 11, notice="unbatched"
     )
 
 
-def test_generate_sends_what_it_was_given(server, client):
+def test_generate_sends_its_arguments(server, client):
     client.generate(
         "other", "ROMEO:", max_tokens=0, temperature=0.0, top_k=5, top_p=0.5, seed=0, stop="x",
         log_probabilities=True, version="2", priority=3,
@@ -91,15 +91,15 @@ def test_follow_predicts_after_each_element(server, client):
     assert server.requests == [pb.FollowStart(model="sentiment", version="1", top_k=2)]
 
 
-def test_follow_takes_texts_ids_and_flushes(server, client):
+def test_follow_accepts_texts_ids_and_flushes(server, client):
     pieces = ["un", "real ", np.array([7, 8]), "half", lc.FLUSH, "way"]
     assert [p.element for p in client.follow("sentiment", pieces)] == ["unreal", "#7", "#8", "half", "way"]
-    assert [m.WhichOneof("message") for m in server.streams.heard] == [
+    assert [m.WhichOneof("message") for m in server.streams.received] == [
         "text", "text", "ids", "text", "flush", "text"
     ]  # fmt: skip
 
 
-def test_follow_answers_while_pieces_still_come(server):
+def test_follow_predicts_while_pieces_still_arrive(server):
     words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     words.put("a ")
     with lc.Client(server.address) as client, client.follow("sentiment", iter(words.get, None)) as stream:
@@ -110,7 +110,7 @@ def test_follow_answers_while_pieces_still_come(server):
     assert seen == ["a", "fine"]
 
 
-async def test_async_follow_answers_while_pieces_still_come(server):
+async def test_async_follow_predicts_while_pieces_still_arrive(server):
     words: asyncio.Queue[str | None] = asyncio.Queue()
 
     async def pieces():
@@ -130,7 +130,7 @@ def test_no_piece_is_no_prediction(client):
     assert client.follow("sentiment", []).result() == []
 
 
-# --- how they are left --------------------------------------------------------------------------------
+# --- cancellation -------------------------------------------------------------------------------------
 
 
 def test_a_break_cancels_on_the_server(server, client, stuck):
@@ -139,7 +139,7 @@ def test_a_break_cancels_on_the_server(server, client, stuck):
         assert part.text == "ab"
         break
     assert server.streams.left.wait(10)
-    with pytest.raises(lc.Cancelled, match="left before its end"):
+    with pytest.raises(lc.Cancelled, match="closed before its end"):
         stream.result()
 
 
@@ -152,20 +152,20 @@ def test_an_exception_in_the_loop_cancels_on_the_server(server, client, stuck):
 
 def test_the_end_of_a_with_cancels_on_the_server(server, client, stuck):
     with client.generate("sentiment", "x"):
-        assert server.asked.wait(10)
+        assert server.request_received.wait(10)
     assert server.streams.left.wait(10)
 
 
 def test_close_cancels_on_the_server(server, client, stuck):
     stream = client.generate("sentiment", "x")
-    assert server.asked.wait(10)
+    assert server.request_received.wait(10)
     stream.close()
     assert server.streams.left.wait(10)
     with pytest.raises(lc.Cancelled):
         list(stream)
 
 
-def test_letting_go_cancels_on_the_server(server, connect, stuck):
+def test_dropping_the_stream_cancels_on_the_server(server, connect, stuck):
     with connect(server.address) as client:
         for parts in (iter(client.generate("sentiment", "x")),):
             next(parts)
@@ -174,11 +174,11 @@ def test_letting_go_cancels_on_the_server(server, connect, stuck):
         assert server.streams.left.wait(10)
 
 
-def test_letting_go_cancels_even_while_pieces_are_waited_for(server):
+def test_dropping_the_stream_cancels_while_it_waits_for_pieces(server):
     words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     with lc.Client(server.address) as client:
         stream = client.follow("sentiment", iter(words.get, None))
-        assert server.asked.wait(10)
+        assert server.request_received.wait(10)
         del stream
         assert server.streams.left.wait(10)
         words.put(None)
@@ -195,16 +195,16 @@ def test_close_from_another_thread_ends_the_reader(server, stuck):
         parts = iter(stream)
         next(parts)
         threading.Timer(0.05, stream.close).start()
-        with pytest.raises(lc.Cancelled, match="left"):
+        with pytest.raises(lc.Cancelled, match="closed before"):
             next(parts)
 
 
 async def test_close_from_another_task_ends_the_reader(server, stuck):
     async with lc.AsyncClient(server.address) as client, client.generate("sentiment", "x") as stream:
         reading = asyncio.create_task(stream.result())
-        await asyncio.to_thread(server.asked.wait, 10)
+        await asyncio.to_thread(server.request_received.wait, 10)
         await stream.close()
-        with pytest.raises(lc.Cancelled, match="left"):
+        with pytest.raises(lc.Cancelled, match="closed before"):
             await reading
 
 
@@ -228,7 +228,7 @@ async def test_an_exception_in_an_async_loop_cancels_on_the_server(server, stuck
 async def test_cancelling_the_reader_cancels_on_the_server(server, stuck):
     async with lc.AsyncClient(server.address) as client:
         reading = asyncio.create_task(client.generate("sentiment", "x").result())
-        assert await asyncio.to_thread(server.asked.wait, 10)
+        assert await asyncio.to_thread(server.request_received.wait, 10)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
@@ -246,10 +246,10 @@ def test_closing_the_client_ends_its_streams(server, stuck):
         client.generate("sentiment", "x")
 
 
-# --- how they fail ------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------
 
 
-def test_an_error_comes_at_the_part_where_it_happened(server, client, failure):
+def test_an_error_is_raised_after_the_parts_before_it(server, client, failure):
     server.streams.generated[1:] = [failure(grpc.StatusCode.FAILED_PRECONDITION, "evicted")]
     stream = client.generate("sentiment", "x")
     seen = []
@@ -260,20 +260,20 @@ def test_an_error_comes_at_the_part_where_it_happened(server, client, failure):
         stream.result()
 
 
-def test_a_stream_is_tried_again_before_its_first_message(server, client, failure):
+def test_a_stream_is_retried_before_its_first_message(server, client, failure):
     server.failures += [failure(grpc.StatusCode.UNAVAILABLE, "loading")] * 2
     assert client.generate("sentiment", "x").result().text == "ab\ncd"
     assert len(server.requests) == 3
 
 
-def test_a_stream_is_not_tried_again_after_its_first_message(server, client, failure):
+def test_a_stream_is_not_retried_after_its_first_message(server, client, failure):
     server.streams.generated[1:] = [failure(grpc.StatusCode.UNAVAILABLE, "draining")]
     with pytest.raises(lc.Unavailable, match="draining"):
         client.generate("sentiment", "x").result()
     assert len(server.requests) == 1
 
 
-def test_a_follow_is_not_tried_again_after_its_first_message(server, client, failure):
+def test_a_follow_is_not_retried_after_its_first_message(server, client, failure):
     server.streams.followed = [pb.FollowReply(), failure(grpc.StatusCode.UNAVAILABLE, "draining")]
     with pytest.raises(lc.Unavailable, match="draining"):
         client.follow("sentiment", "x y").result()
@@ -285,23 +285,23 @@ def test_a_deadline_ends_a_stream_and_names_it(server, client, stuck):
         client.generate("sentiment", "x", timeout_s=0.2).result()
 
 
-def test_the_clients_own_deadline_holds_for_streams(server, connect, stuck):
+def test_the_default_deadline_applies_to_streams(server, connect, stuck):
     with connect(server.address, timeout_s=0.2) as client, pytest.raises(lc.DeadlineExceeded):
         client.generate("sentiment", "x").result()
 
 
-def test_a_deadline_may_be_none(server, connect):
+def test_an_infinite_timeout_sets_no_deadline(server, connect):
     with connect(server.address, timeout_s=0.001) as client:
         assert client.generate("sentiment", "x", timeout_s=math.inf).result().seed == 11
 
 
-def test_an_unknown_model_is_told_with_its_name(client):
+def test_an_unknown_model_is_named(client):
     with pytest.raises(lc.ModelNotFound) as caught:
         client.translate("nothing", "a").result()
     assert caught.value.resource == "nothing"
 
 
-def test_what_a_piece_raises_the_reader_meets(client):
+def test_an_exception_of_the_pieces_is_raised_to_the_reader(client):
     def pieces():
         yield "a "
         raise LookupError("no more words")
@@ -314,12 +314,12 @@ def test_what_a_piece_raises_the_reader_meets(client):
 
 
 @pytest.mark.parametrize("piece", [3, "\ud800", [2**70], ["a"]])
-def test_a_piece_that_cannot_be_sent_is_told_to_the_reader(client, piece):
+def test_an_invalid_piece_is_raised_to_the_reader(client, piece):
     with pytest.raises(lc.InvalidRequest, match="pieces"):
         client.follow("sentiment", ["a ", piece]).result()
 
 
-def test_a_blocking_client_says_that_it_cannot_wait_for_async_pieces(server):
+def test_a_blocking_client_rejects_async_pieces(server):
     async def pieces():
         yield "a"
 
@@ -327,7 +327,7 @@ def test_a_blocking_client_says_that_it_cannot_wait_for_async_pieces(server):
         client.follow("sentiment", pieces()).result()
 
 
-def test_a_stream_without_an_end_is_a_failure_of_the_server(server, client):
+def test_a_stream_without_a_last_part_is_a_server_failure(server, client):
     server.streams.generated = list(GENERATED[:1])
     with pytest.raises(lc.ServerFailure, match="without a reason"):
         client.generate("sentiment", "x").result()
@@ -336,14 +336,14 @@ def test_a_stream_without_an_end_is_a_failure_of_the_server(server, client):
         client.translate("sentiment", "x").result()
 
 
-def test_ragged_attention_is_a_failure_of_the_server(server, client):
+def test_ragged_attention_is_a_server_failure(server, client):
     rows = [pb.AttentionRow(weights=[1]), pb.AttentionRow(weights=[0.5, 0.5])]
     server.streams.translated = [pb.TranslateReply(attention=rows, reason=1)]
     with pytest.raises(lc.ServerFailure, match="unequal"):
         client.translate("sentiment", "x", attention=True).result()
 
 
-def test_a_reason_that_is_new_to_this_client_is_still_an_end(server, client):
+def test_an_unknown_stop_reason_still_ends_the_stream(server, client):
     server.streams.generated = [pb.GenerateReply(reason=9)]
     assert client.generate("sentiment", "x").result().reason == "UNKNOWN"
 
@@ -365,13 +365,13 @@ def test_a_reason_that_is_new_to_this_client_is_still_an_end(server, client):
         ("follow", {"pieces": "a", "top_k": -1}, "top_k"),
     ],
 )
-def test_what_cannot_be_written_names_its_field_and_is_not_sent(server, client, verb, arguments, field):
+def test_an_invalid_argument_names_its_field_and_is_not_sent(server, client, verb, arguments, field):
     with pytest.raises(lc.InvalidRequest, match=f"^{field}: "):
         getattr(client, verb)("sentiment", **arguments)
     assert server.requests == []
 
 
-def test_a_piece_above_the_message_limit_is_told(server, connect):
+def test_a_piece_above_the_message_limit_is_an_error(server, connect):
     with connect(server.address, max_message_bytes=100) as client:
         with pytest.raises(lc.InvalidRequest, match="above the limit"):
             client.follow("sentiment", ["a" * 200]).result()

@@ -1,4 +1,4 @@
-"""numpy to the wire and back, for every datatype."""
+"""Tensors to the wire and back, for every datatype."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from lockstep_client import InvalidRequest, ServerFailure, inference, tensors
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
-# A busy machine is no failure.
+# Slow machines must not fail the tests.
 calmly = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -67,18 +67,18 @@ def test_bytes_are_a_little_endian_length_and_the_data():
 
 
 @pytest.mark.parametrize("array", [np.arange(6, dtype=">i4").reshape(2, 3), np.arange(12, dtype="<i4")[::2]])
-def test_other_byte_orders_and_strides_are_sent_as_the_protocol_wants(array):
+def test_other_byte_orders_and_strides_are_converted(array):
     assert np.array_equal(round_trip(array)[1], array)
 
 
-def test_what_comes_is_read_only():
+def test_decoded_arrays_are_read_only():
     for value in (np.ones(2), np.empty((0, 3)), ["a"]):
         with pytest.raises(ValueError, match="read-only"):
             round_trip(value)[1][...] = value
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         (np.ones(2, np.complex64), "complex64 cannot be sent"),
         (np.array(["2024-01-01"], "M8[D]"), "cannot be sent"),
@@ -87,8 +87,8 @@ def test_what_comes_is_read_only():
         (["\ud800"], "not valid Unicode"),
     ],
 )
-def test_what_the_protocol_cannot_carry_names_the_input(value, told):
-    with pytest.raises(InvalidRequest, match=told) as caught:
+def test_an_unsupported_type_names_the_input(value, message):
+    with pytest.raises(InvalidRequest, match=message) as caught:
         tensors.encode("tokens", value)
     assert caught.value.violations[0].field == "inputs['tokens']"
 
@@ -106,7 +106,7 @@ def test_what_the_protocol_cannot_carry_names_the_input(value, told):
         ("INT64", (), b""),
     ],
 )
-def test_torn_answers_are_the_servers_failure(datatype, shape, raw):
+def test_truncated_outputs_are_a_server_failure(datatype, shape, raw):
     with pytest.raises(ServerFailure, match="output 'y'"):
         tensors.decode("y", datatype, shape, raw)
 
@@ -127,10 +127,10 @@ def test_torn_answers_are_the_servers_failure(datatype, shape, raw):
 def test_typed_contents_of_other_servers_are_read(datatype, field, elements):
     contents = inference.InferTensorContents(**{field: elements})
     assert tensors.decode_typed("y", datatype, (2, 1), contents).ravel().tolist() == elements
-    with pytest.raises(ServerFailure, match="do not make"):
+    with pytest.raises(ServerFailure, match="do not match"):
         tensors.decode_typed("y", datatype, (3,), contents)
 
 
 def test_half_floats_have_no_typed_contents():
-    with pytest.raises(ServerFailure, match="without its bytes"):
+    with pytest.raises(ServerFailure, match="no raw contents"):
         tensors.decode_typed("y", "FP16", (1,), inference.InferTensorContents())

@@ -1,5 +1,7 @@
-"""Both clients over TLS: whom they trust, whom they show, and what goes with a call. A server with a
-certificate of its own stands in for the proxy that a Lockstep server has before it."""
+"""Both clients over TLS: trusted and presented certificates, and the token.
+
+The fake server with a certificate stands in for the TLS proxy in front of a Lockstep server.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,7 @@ def behind_tls(certificates: Path, name: str, *, mutual: bool) -> Iterator[FakeS
 
 @pytest.fixture
 def secure(certificates: Path, mutual: bool) -> Iterator[FakeServer]:
-    """Its certificate does not name the address that it is at."""
+    """A server whose certificate does not name its address."""
     with behind_tls(certificates, "server", mutual=mutual) as fake:
         yield fake
 
@@ -84,7 +86,7 @@ def shown(certificates: Path) -> dict[str, Path]:
     return {"certificate": certificates / "client.pem", "key": certificates / "client.key"}
 
 
-def test_a_server_of_a_trusted_authority_is_spoken_to(secure, connect, certificates) -> None:
+def test_a_server_with_a_trusted_certificate_is_accepted(secure, connect, certificates) -> None:
     tls = lc.Tls(roots=certificates / "ca.pem", server_name=NAME, **shown(certificates))
     with connect(secure.address, tls=tls, token="secret") as client:
         assert client.classify("sentiment", "good")[0].best.name == "positive"
@@ -102,7 +104,7 @@ def test_certificates_may_be_bytes(secure, connect, certificates) -> None:
 @pytest.mark.parametrize(
     ("wrong", "mutual"), [("roots", False), ("roots", True), ("name", False), ("certificate", True)]
 )
-def test_what_does_not_fit_is_no_connection(secure, connect, certificates, mutual, wrong) -> None:
+def test_a_certificate_mismatch_prevents_the_connection(secure, connect, certificates, mutual, wrong) -> None:
     fits = {"roots": certificates / "ca.pem", "server_name": NAME, **shown(certificates)}
     wrongs = {
         "roots": {"roots": b""},
@@ -115,11 +117,11 @@ def test_what_does_not_fit_is_no_connection(secure, connect, certificates, mutua
     assert secure.requests == []
 
 
-def test_the_command_speaks_tls_too(lockstep, certificates, monkeypatch) -> None:
+def test_the_command_supports_tls(lockstep, certificates, monkeypatch) -> None:
     monkeypatch.setenv("LOCKSTEP_TOKEN", "secret")
     with behind_tls(certificates, "local", mutual=False) as fake:
-        asked = ("models", "--address", fake.address, "--tls", str(certificates / "ca.pem"))
-        code, lines, error = lockstep(*asked)
+        arguments = ("models", "--address", fake.address, "--tls", str(certificates / "ca.pem"))
+        code, lines, error = lockstep(*arguments)
         assert (code, len(lines), error) == (0, 3, "")
         assert fake.metadata[0]["authorization"] == "Bearer secret"
         code, _, error = lockstep("models", "--address", fake.address, "--tls", "system")
@@ -127,26 +129,28 @@ def test_the_command_speaks_tls_too(lockstep, certificates, monkeypatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--tls", "/nothing.pem"), "roots '/nothing.pem' cannot be read: No such file"),
-        (("--address", "example.org:1"), "token would go to example.org:1 unencrypted: give --tls"),
+        (("--address", "example.org:1"), "token would be sent to example.org:1 unencrypted: set --tls"),
     ],
 )
-def test_the_command_tells_of_wrong_encryption_in_one_line(lockstep, monkeypatch, arguments, told) -> None:
+def test_the_command_reports_invalid_tls_options_in_one_line(
+    lockstep, monkeypatch, arguments, message
+) -> None:
     monkeypatch.setenv("LOCKSTEP_TOKEN", "secret")
     code, lines, error = lockstep("models", *arguments)
     assert (code, lines, len(error.splitlines())) == (2, [], 1)
-    assert told in error
+    assert message in error
 
 
-def test_wrong_certificates_are_told_at_once(certificates, tmp_path) -> None:
+def test_invalid_certificates_raise_at_once(certificates, tmp_path) -> None:
     (tmp_path / "words").write_text("words")
-    for wrong, told in (
+    for wrong, message in (
         ({"roots": tmp_path / "nothing"}, "roots '.*nothing' cannot be read: No such file"),
         ({"roots": tmp_path / "words"}, "roots is not PEM"),
         ({"certificate": certificates / "client.pem"}, "key is missing"),
         ({"key": certificates / "client.key"}, "certificate is missing"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             lc.Tls(**wrong)

@@ -1,8 +1,8 @@
-"""What all verbs share: four options, a client, and errors that end in one line.
+"""What all verbs share: the connection options, the client, and one-line errors.
 
-a verb's function, which takes an `Asking` and its own options → `verb` → a command that has --address, --tls,
---timeout and --json too. A token comes from LOCKSTEP_TOKEN, where no list of processes shows it. Exit codes:
-1 refused or not serving, 2 wrong usage.
+verb function, which takes a `VerbContext` and its own options → `verb` → command that also has --address,
+--tls, --timeout and --json. The token comes from LOCKSTEP_TOKEN, because process lists show command lines.
+Exit codes: 1 request failed or server not serving, 2 usage error.
 """
 
 import inspect
@@ -30,29 +30,29 @@ TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class VerbContext:
-    """One verb at work: the client, and how to print what comes."""
+    """One execution of a verb: its client and its output format."""
 
     client: "Client"
     as_json: bool
     timeout_s: float | None
-    """None: not given, and the verb has no default."""
-    how: dict[str, Any]
-    """How to connect: what the client was made with, beside its address and deadline."""
+    """None: the option was not given, and the verb has no default."""
+    connection: dict[str, Any]
+    """The other connection arguments of the client."""
 
     def run(self, work: "Callable[[AsyncClient], Coroutine[Any, Any, R]]") -> "R":
-        """Do it with an AsyncClient, on an event loop that ends with it."""
+        """Run `work` with an AsyncClient on a new event loop."""
         import asyncio
 
         from lockstep_client import interrupts
         from lockstep_client.client import AsyncClient
 
-        async def worked() -> R:
+        async def run_work() -> R:
             timeout_s = self.timeout_s or math.inf
-            async with AsyncClient(self.client.address, timeout_s=timeout_s, **self.how) as client:
+            async with AsyncClient(self.client.address, timeout_s=timeout_s, **self.connection) as client:
                 return await work(client)
 
         with interrupts.raised():
-            return asyncio.run(worked())
+            return asyncio.run(run_work())
 
 
 def _checked_address(value: str) -> str:
@@ -64,14 +64,17 @@ def _checked_address(value: str) -> str:
 
 def _checked_timeout(value: float | None) -> float | None:
     if value is not None and not 0 < value < float("inf"):
-        raise typer.BadParameter(f"{value} is not a number of seconds above 0")
+        raise typer.BadParameter(f"{value} is not a finite number of seconds above 0")
     return value
 
 
 Address = Annotated[
     str,
     typer.Option(
-        envvar="LOCKSTEP_ADDRESS", metavar="HOST:PORT", callback=_checked_address, help="Where the server is."
+        envvar="LOCKSTEP_ADDRESS",
+        metavar="HOST:PORT",
+        callback=_checked_address,
+        help="Address of the server.",
     ),
 ]
 Encryption = Annotated[
@@ -80,35 +83,38 @@ Encryption = Annotated[
         "--tls",
         envvar="LOCKSTEP_TLS",
         metavar="system|CA.pem",
-        help="Encrypt, and whose certificates to trust. A token goes in LOCKSTEP_TOKEN.",
+        help="Use TLS and trust the system's certificates or CA.pem. Set LOCKSTEP_TOKEN to send a token.",
     ),
 ]
 Timeout = Annotated[
-    float | None, typer.Option(metavar="SECONDS", callback=_checked_timeout, help="Give up after this long.")
+    float | None, typer.Option(metavar="SECONDS", callback=_checked_timeout, help="Deadline of each request.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
-# Options that some verbs take, each meaning the same everywhere.
-Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="The model to ask.")]
-Version = Annotated[str, typer.Option(metavar="N", help="The model's version; the default one if not given.")]
+# Options that several verbs share.
+Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Name of the model.")]
+Version = Annotated[
+    str, typer.Option(metavar="N", help="Version of the model (default: the server's choice).")
+]
 Texts = Annotated[
-    list[str] | None, typer.Argument(metavar="TEXT", help="Texts; - or a pipe: one a line from stdin.")
+    list[str] | None,
+    typer.Argument(metavar="TEXT", help="Texts. With - or in a pipe: one text per line of stdin."),
 ]
 
 
 def verb(function: Callable[..., None], *, timeout_s: float | None = TIMEOUT_S) -> Callable[..., None]:
-    """A command of `function`, whose first parameter is the `Asking`; the others are its own options."""
-    own = list(inspect.signature(function).parameters.values())[1:]
+    """Make a command of `function`, whose first parameter is a `VerbContext` and whose others are options."""
+    options_of_verb = list(inspect.signature(function).parameters.values())[1:]
 
     def command(address: str, tls: str, timeout: float | None, as_json: bool, **options: Any) -> None:
-        with verb_context(address, timeout, as_json, tls) as one:
-            function(one, **options)
+        with verb_context(address, timeout, as_json, tls) as context:
+            function(context, **options)
 
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     command.__annotations__ = {}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own),
+            *(context.replace(kind=inspect.Parameter.KEYWORD_ONLY) for context in options_of_verb),
             _option("address", Address, addresses.DEFAULT),
             _option("tls", Encryption, ""),
             _option("timeout", Timeout, timeout_s),
@@ -126,50 +132,50 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def verb_context(
     address: str, timeout_s: float | None, as_json: bool, tls: str = ""
 ) -> Iterator[VerbContext]:
-    """A client for one verb; its errors end the command with one line and exit code 1."""
+    """The context of one verb. A LockstepError ends the command with one line and exit code 1."""
     from lockstep_client.client import Client
     from lockstep_client.errors import LockstepError
 
     try:
-        how = _how(tls)
-        client = Client(address, timeout_s=timeout_s or TIMEOUT_S, **how)
+        connection = _connection_options(tls)
+        client = Client(address, timeout_s=timeout_s or TIMEOUT_S, **connection)
     except ValueError as error:
-        raise typer.BadParameter(str(error).replace("give tls", "give --tls")) from None
+        raise typer.BadParameter(str(error).replace("set tls", "set --tls")) from None
     with client:
         try:
-            yield VerbContext(client, as_json, timeout_s, how)
+            yield VerbContext(client, as_json, timeout_s, connection)
         except LockstepError as error:
-            report_error(_explained(error, client), as_json, **_fields(error))
+            report_error(_message_for_terminal(error, client), as_json, **_json_fields(error))
             raise typer.Exit(1) from None
         except InputError as error:
             raise typer.BadParameter(str(error)) from None
 
 
-def _how(tls: str) -> dict[str, Any]:
+def _connection_options(tls: str) -> dict[str, Any]:
     from lockstep_client.tls import Tls
 
     encryption = Tls(roots=tls) if tls not in ("", "system") else tls == "system"
     return {"tls": encryption, "token": os.environ.get("LOCKSTEP_TOKEN", "")}
 
 
-def _explained(error: "LockstepError", client: "Client") -> str:
-    """The message, with what someone at a terminal can do about it."""
+def _message_for_terminal(error: "LockstepError", client: "Client") -> str:
+    """The error message, with the command-line option or step that fixes the problem."""
     from lockstep_client.errors import DeadlineExceeded, LockstepError, ModelNotFound, Unreachable
 
     if isinstance(error, Unreachable):
-        return f"no server at {client.address}: start one with `make serve` or give --address"
+        return f"no server at {client.address}: start one with `make serve` or set --address"
     if isinstance(error, DeadlineExceeded):
         return error.message.replace("timeout_s", "--timeout")
-    if isinstance(error, ModelNotFound) and "there are: " not in error.message:
+    if isinstance(error, ModelNotFound) and "available: " not in error.message:
         try:
             names = dict.fromkeys(state.name for state in client.models())
         except LockstepError:
             return error.message
-        return f"{error.message.rstrip('.')}; the server has {', '.join(names) or 'no models'}"
+        return f"{error.message.rstrip('.')}; available: {', '.join(names) or 'none'}"
     return error.message
 
 
-def _fields(error: "LockstepError") -> dict[str, Any]:
+def _json_fields(error: "LockstepError") -> dict[str, Any]:
     fields = {
         "code": error.code,
         "meaning": error.meaning,
@@ -180,7 +186,7 @@ def _fields(error: "LockstepError") -> dict[str, Any]:
 
 
 def report_error(message: str, as_json: bool, **fields: Any) -> None:
-    """An error: one line on stderr, or one JSON object on stdout."""
+    """Print an error as one line on stderr, or as one JSON object on stdout."""
     message = " ".join(message.split())
     if as_json:
         from lockstep_client import display

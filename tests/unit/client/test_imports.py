@@ -1,4 +1,4 @@
-"""One process with tritonclient; what an import costs and pulls in."""
+"""Imports: coexistence with tritonclient, and the modules that an import loads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize("order", [(OURS, THEIRS), (THEIRS, OURS)], ids=["ours first", "theirs first"])
-def test_tritonclient_lives_in_the_same_process(order):
+def test_tritonclient_works_in_the_same_process(order):
     python("; ".join([*order, SAME]))
 
 
@@ -34,5 +34,5 @@ def test_the_command_line_starts_without_grpc_and_numpy():
     assert not {"grpc", "numpy"} & set(loaded)
 
 
-def test_every_exported_name_is_there():
+def test_every_exported_name_exists():
     python("import lockstep_client as lc; [getattr(lc, name) for name in lc.__all__]")

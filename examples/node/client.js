@@ -1,8 +1,8 @@
-// Ask a Lockstep server from Node: labels, a text as it is made, predictions after each word, many texts.
+// A Node client for Lockstep: classify, generate, follow, and pipeline many texts.
 //
-//   npm install && node ask.js [HOST:PORT]
+//   npm install && node client.js [HOST:PORT]
 //
-// The messages are read from the .proto file when the script starts: nothing is generated.
+// The script reads the messages from the .proto file at startup, so there is no code generation.
 'use strict';
 
 const path = require('node:path');
@@ -14,8 +14,8 @@ const PROTOS = process.env.LOCKSTEP_PROTOS ?? path.join(__dirname, '..', '..', '
 
 const definition = protoLoader.loadSync('lockstep/v1/sequences.proto', {
   includeDirs: [PROTOS],
-  keepCase: true, // the names of the .proto file
-  longs: Number, // ids and positions as numbers: they are below 2^53
+  keepCase: true, // field names as in the .proto file
+  longs: Number, // ids and positions are below 2^53
   enums: String,
   defaults: true,
 });
@@ -23,7 +23,7 @@ const { Sequences } = grpc.loadPackageDefinition(definition).lockstep.v1;
 
 const client = new Sequences(ADDRESS, grpc.credentials.createInsecure(), {
   'grpc.max_receive_message_length': 64 << 20,
-  // Tried again: not there yet, and refused for now, after the time that the server says.
+  // Retry while the server is unavailable or overloaded, after the delay that it sends.
   'grpc.service_config': JSON.stringify({
     methodConfig: [{
       name: [{}],
@@ -54,11 +54,11 @@ async function main() {
     console.log(`${best.name} ${best.probability.toFixed(2)} ${texts[index]}`);
   });
 
-  const made = client.Generate(
+  const generated = client.Generate(
     { model: 'shakespeare-char-lstm', text: 'ROMEO:', max_tokens: 80, temperature: 0.8, seed: 7 },
     within(30),
   );
-  for await (const part of made) { // to leave the loop early: made.cancel()
+  for await (const part of generated) { // to leave the loop early: generated.cancel()
     process.stdout.write(part.text);
     if (part.reason !== 'STOP_REASON_UNSPECIFIED') console.log(`\n-- ended by ${part.reason}`);
   }
@@ -77,7 +77,7 @@ async function main() {
   many.end();
   let answered = 0;
   for await (const { outcomes } of many) {
-    for (const one of outcomes) { // by its number: 0 is the first text of the stream
+    for (const one of outcomes) { // by number: 0 is the first text of the stream
       if (one.outcome === 'failure') console.error(`text ${one.number}: ${one.failure.message}`);
       else answered += 1;
     }

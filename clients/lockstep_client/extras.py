@@ -1,0 +1,7 @@
+"""The error text for a missing optional dependency."""
+
+
+def missing(feature: str, packages: str, extra: str) -> str:
+    """States that `feature` needs `packages`, and how to install the extra that provides them."""
+    install = f"pip install '.[{extra}]' in a checkout of Lockstep"
+    return f"{feature} needs {packages}: install the extra with {install}"
