@@ -1,1 +1,1 @@
-"""Benchmarks: ratios of two things measured in one run, on one machine."""
+"""Benchmarks: each result is the ratio of two measurements made in one run on one machine."""

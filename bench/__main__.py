@@ -1,4 +1,4 @@
-"""`python -m bench [NAME …]`: run the scenarios, print a table, write results/latest.json."""
+"""`python -m bench [NAME …]`: runs benchmark scenarios, prints a table and writes results/latest.json."""
 
 from __future__ import annotations
 
@@ -21,13 +21,23 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios, each measured in one run.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(SCENARIOS)}")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; the median counts")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Run benchmark scenarios; each reports ratios measured in one run.",
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"scenarios to run (all if not given): {', '.join(SCENARIOS)}",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="number of interleaved rounds; medians are reported"
+    )
     arguments = parser.parse_args()
     for name in arguments.names:
         if name not in SCENARIOS:
-            parser.error(f"there is no scenario {name!r}; there are: {', '.join(SCENARIOS)}")
+            parser.error(f"unknown scenario {name!r}; available: {', '.join(SCENARIOS)}")
     results = run(arguments.names or list(SCENARIOS), arguments.rounds)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "latest.json").write_text(json.dumps([one.to_dict() for one in results], indent=1) + "\n")
@@ -35,7 +45,7 @@ def main() -> None:
 
 
 def run(names: list[str], rounds: int) -> list[Result]:
-    """All results of the scenarios named, on a repository made for the purpose."""
+    """The results of the named scenarios, on a temporary model repository."""
     console, results = Console(stderr=True), []
     with tempfile.TemporaryDirectory() as folder:
         models = make_repository(Path(folder) / "models")
@@ -43,13 +53,13 @@ def run(names: list[str], rounds: int) -> list[Result]:
             with console.status(f"measuring {name}"):
                 try:
                     results.extend(SCENARIOS[name](models, rounds))
-                except RuntimeError as error:  # the others are measured all the same
+                except RuntimeError as error:  # continue with the other scenarios
                     console.print(f"{name}: {error}")
     return results
 
 
 def show(results: list[Result]) -> None:
-    table = Table("what", "value", "baseline", "ratio", "target", "holds")
+    table = Table("benchmark", "value", "baseline", "ratio", "target", "met")
     for one in results:
         bound = f"{'≤' if one.at_most else '≥'} {one.target}" if one.target is not None else ""
         row = (f"{one.value:,.1f} {one.unit}", f"{one.baseline:,.1f}", _ratio(one), bound)

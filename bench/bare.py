@@ -1,7 +1,7 @@
-"""What one ONNX Runtime session does with nothing around it: the bound that the server is held to.
+"""A bare loop around one ONNX Runtime session: the baseline for one-shot serving.
 
-`python -m bench.bare MODEL.onnx LENGTHS.json` prints sequences/s one by one, and in batches sorted
-by length, as JSON. One session, one thread, spinning off.
+`python -m bench.bare MODEL.onnx LENGTHS` (a JSON list) prints sequences/s by batch size as JSON: unbatched,
+and in batches sorted by length. One session, one thread, spinning off.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def session(file: str) -> Any:
 
 
 def feeds(model: Any, lengths: Sequence[int], seed: int) -> dict[str, Any]:
-    """A padded batch with one row for each length, as the model's inputs want it."""
+    """The inputs of a padded batch with one row per length."""
     rows, longest = len(lengths), max(lengths)
     real = np.arange(longest) < np.array(lengths)[:, None]
     ids = np.where(real, np.random.default_rng(seed).integers(1, 8000, (rows, longest)), 0)
@@ -39,7 +39,7 @@ def feeds(model: Any, lengths: Sequence[int], seed: int) -> dict[str, Any]:
 
 
 def rate(model: Any, lengths: Sequence[int], batch: int) -> float:
-    """Sequences/s; sorted by length where they share batches."""
+    """Sequences per second; sorted by length if batched."""
     order = list(lengths) if batch == 1 else sorted(lengths)
     batches = [feeds(model, order[at : at + batch], at) for at in range(0, len(order), batch)]
     for one in batches[:: max(len(batches) // 8, 1)]:

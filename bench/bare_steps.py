@@ -1,6 +1,6 @@
-"""What one ONNX Runtime session does stepping with nothing around it: no sampling, no rows coming
-and going, no gRPC. Its states go from one step to the next.
+"""A bare loop of steps around one ONNX Runtime session: the baseline for step-wise serving.
 
+No sampling, no scheduling, no gRPC; the states of one step are the inputs of the next.
 `python -m bench.bare_steps STEP.onnx ROWS` prints {"rate": tokens/s} as JSON.
 """
 
@@ -28,7 +28,7 @@ def rate(file: str, rows: int) -> float:
     outputs = ["logits", *(name.replace("_in", "_out") for name in states)]
     steps, begun = 0, 0.0
     while True:
-        if steps == 100:  # warm
+        if steps == 100:  # warm-up is over
             begun = time.perf_counter()
         _, *new = model.run(outputs, {"token": token, **states})
         states = dict(zip(states, new, strict=True))

@@ -1,4 +1,4 @@
-"""The client library's pipelines on models that do nothing, against a bare echo and against single calls."""
+"""The client library's pipelines on no-op models, compared with a bare echo server and with single calls."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ max_queue_ms = 5000
 
 
 def many(models: Path, rounds: int) -> Iterator[Result]:
-    """Rows of 32 ids to classify_many and to single calls; the same numbers as tensors to infer_many."""
+    """Rows of 32 ids sent by classify_many and by single calls, and as tensors by infer_many."""
     _add_labels(models)
     rates: dict[str, list[float]] = {}
     for _ in range(rounds):
@@ -70,7 +70,7 @@ _SPECS = {
 def _rate(address: str, spec: dict[str, object]) -> float:
     found = processes.tool("many", json.dumps({"address": address, **spec}))
     if found["failed"]:
-        raise RuntimeError(f"{found['failed']} of {spec['count']} failed")
+        raise RuntimeError(f"{found['failed']} of {spec['count']} requests failed")
     rate: float = found["rate"]
     return rate
 
@@ -84,7 +84,7 @@ def _add_labels(models: Path) -> None:
 
 
 def _labels() -> onnx.ModelProto:
-    """tokens int64 [batch, words] -> logits float [batch, 2], always 0: padding cannot change them."""
+    """tokens int64 [batch, words] -> logits float [batch, 2], always 0, so that padding has no effect."""
     constants = {"first": [0], "next": [1], "axis": [1]}
     weights = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()]
     zeros = numpy_helper.from_array(np.zeros((1, 2), np.float32), "zeros")

@@ -1,5 +1,4 @@
-"""A load generator as light as gRPC in Python allows: requests are serialised beforehand, answers
-are counted and not parsed.
+"""A minimal load generator: requests are serialised in advance, replies are counted but not parsed.
 
 `python -m bench.drive '{"address": …, "model": …, "lengths": […], "inflight": 64, "mode": "unary"}'`
 prints {"rate", "p50_ms", "p99_ms", "failed"} as JSON.
@@ -22,7 +21,7 @@ PATH = "/inference.GRPCInferenceService/"
 
 
 def requests(model: str, lengths: list[int]) -> list[bytes]:
-    """One serialised ModelInfer request for each length; for the no-op model 32 numbers each."""
+    """One serialised ModelInfer request per length; the no-op model takes a length of 32."""
     rng = np.random.default_rng(0)
     return [_request(model, rng.integers(1, 8000, length)).SerializeToString() for length in lengths]
 
@@ -38,7 +37,7 @@ def _request(model: str, ids: Any) -> Any:
 
 
 class RequestTimes:
-    """Latencies of the answers, and how many failed."""
+    """Latencies of the answered requests, and the number of failures."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -50,7 +49,7 @@ class RequestTimes:
 
 
 async def unary(channel: Any, bodies: list[bytes], inflight: int) -> dict[str, float]:
-    """A closed loop: `inflight` calls at any time."""
+    """A closed loop with `inflight` calls in flight."""
     call, times, left = channel.unary_unary(PATH + "ModelInfer"), RequestTimes(), iter(bodies)
 
     async def worker() -> None:
@@ -69,7 +68,7 @@ async def unary(channel: Any, bodies: list[bytes], inflight: int) -> dict[str, f
 
 
 async def stream(channel: Any, bodies: list[bytes], inflight: int) -> dict[str, float]:
-    """One stream with `inflight` requests on it at any time."""
+    """One stream with `inflight` requests in flight."""
     call, times = channel.stream_stream(PATH + "ModelStreamInfer")(), RequestTimes()
     room = asyncio.Semaphore(inflight)
     begun = time.perf_counter()
@@ -82,7 +81,7 @@ async def stream(channel: Any, bodies: list[bytes], inflight: int) -> dict[str, 
 
     sender = asyncio.create_task(send())
     while (answer := await call.read()) is not grpc.aio.EOF:
-        # Field 1 of the answer is error_message: its tag comes first where there is one.
+        # error_message is field 1, so its tag comes first in a reply that has one.
         if answer[:1] == b"\x0a":
             times.failed += 1
         times.seconds.append(time.perf_counter() - begun)

@@ -1,7 +1,7 @@
-"""Bare grpc.aio servers that answer with a ready-made message: what gRPC in Python can do at best.
+"""A bare grpc.aio server that echoes its input tensor: an upper bound for gRPC in Python.
 
-`python -m bench.echo` listens on a free port, prints it, and serves the two calls of the tensor API
-under their own names: requests are parsed and answers serialised, as any server must.
+`python -m bench.echo` listens on a free port, prints it, and serves ModelInfer and ModelStreamInfer. Requests
+are parsed and replies serialised, as in any server.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""The step-wise engine with nothing before it: what a step costs outside the session, and what
-iteration-level scheduling brings against request-level batching.
+"""The step-wise engine without a front end: the cost of a step, and two scheduling policies.
 
-`python -m bench.engine_side step MODELS ROWS TOP_K TOP_P` prints {"session_us", "outside_us"}.
+`python -m bench.engine_side step MODELS ROWS TOP_K TOP_P` prints {"session_us", "outside_us"} of a step.
 `python -m bench.engine_side load MODELS RATE SECONDS POLICY` prints {"p50_ms", "p90_ms", "rate"} of a
-translator with Multi30k's lengths under Poisson arrivals; POLICY is `iteration`, or `request`, where
-a batch runs until its longest member ends. JSON, both.
+translator with Multi30k's lengths under Poisson arrivals. POLICY is `iteration` (sequences join between
+any two steps) or `request` (a batch runs until its longest sequence ends). Both print JSON.
 """
 
 from __future__ import annotations
@@ -37,41 +36,41 @@ SLOTS = 64
 
 
 def open_engine(models: str, name: str, report: Any) -> Any:
-    """The model's step-wise face, not started."""
+    """The step-wise form of a model, with its engine not started."""
     (found,) = repository.find_versions(Path(models), name)
-    faces = Loader(messages.EngineConfig(models), Path(models), "cpu", DeviceScheduler("cpu")).load(
+    loaded = Loader(messages.EngineConfig(models), Path(models), "cpu", DeviceScheduler("cpu")).load(
         found, report
     )
-    return faces[-1]
+    return loaded[-1]
 
 
 # --- a step -----------------------------------------------------------------------------------------
 
 
 def step(models: str, rows: int, top_k: int, top_p: float) -> dict[str, float]:
-    """Medians of the rounds, in the thread that runs the engine."""
-    said: list[messages.Events] = []
-    face = open_engine(models, "shakespeare-char-lstm", said.append)
-    engine: StepEngine = face.engine
+    """Time per step inside and outside the session in microseconds: medians over the rounds."""
+    updates: list[messages.Events] = []
+    model = open_engine(models, "shakespeare-char-lstm", updates.append)
+    engine: StepEngine = model.engine
     engine.set_flush_interval(0.02)  # as on a busy server
     for index in range(rows):
         how = messages.Decode(10**9, 0.8, top_k, top_p, seed=index)
-        submit = messages.Submit(index + 1, face.spec.name, 1, {}, accepted=time.monotonic(), how=how)
+        submit = messages.Submit(index + 1, model.spec.name, 1, {}, accepted=time.monotonic(), how=how)
         engine.submit(submit, {"ids": np.array([[5, 6, 7]])})
-    session = _timed(engine._session)
-    _steps(engine, said, 300)
+    session = SessionTimer(engine._session)
+    _steps(engine, updates, 300)
     outside, inside = [], []
     for _ in range(ROUNDS):
         session.seconds, begun = 0.0, time.perf_counter()
-        _steps(engine, said, STEPS)
+        _steps(engine, updates, STEPS)
         took = time.perf_counter() - begun
         inside.append(session.seconds / STEPS * 1e6)
         outside.append((took - session.seconds) / STEPS * 1e6)
     return {"session_us": float(np.median(inside)), "outside_us": float(np.median(outside))}
 
 
-class _timed:  # noqa: N801
-    """Counts what the session takes."""
+class SessionTimer:
+    """Adds up the time that a session's runs take."""
 
     def __init__(self, session: Any) -> None:
         self.seconds, self._run = 0.0, session.run
@@ -85,20 +84,20 @@ class _timed:  # noqa: N801
             self.seconds += time.perf_counter() - begun
 
 
-def _steps(engine: StepEngine, said: list[messages.Events], count: int) -> None:
+def _steps(engine: StepEngine, updates: list[messages.Events], count: int) -> None:
     for _ in range(count):
         engine._step()
-        for events in said:
+        for events in updates:
             for chunk in events.chunks:
                 engine._scheduler.credit(chunk.key, 1)
-        said.clear()
+        updates.clear()
 
 
 # --- a load -----------------------------------------------------------------------------------------
 
 
-class RequestLevel(Scheduler):
-    """Nobody joins until everybody has left, and everybody is answered then."""
+class RequestLevelScheduler(Scheduler):
+    """Admits sequences only when the previous batch has ended completely."""
 
     def _admit(self, now: float) -> tuple[GenerationSequence, ...]:
         return () if self._running else super()._admit(now)
@@ -107,32 +106,33 @@ class RequestLevel(Scheduler):
         return bool(self._running or self._ready or self._resuming or self._cancelled or self._waiting)
 
 
-def request_level(engine: StepEngine) -> None:
-    """What a server does that runs a batch to its end: its rows are all computed until then."""
-    engine._scheduler = RequestLevel(engine._scheduler.limits)
+def use_request_level_batching(engine: StepEngine) -> None:
+    """Make an engine run each batch to its end; all rows are computed until then."""
+    engine._scheduler = RequestLevelScheduler(engine._scheduler.limits)
     StepBatch.shrink = lambda *_: None  # type: ignore[method-assign]
 
 
 def load(models: str, rate: float, seconds: float, policy: str) -> dict[str, float]:
+    """Latency and throughput of a translator under Poisson arrivals."""
     ended: dict[int, float] = {}
     waiting: list[int] = []
 
     def report(events: messages.Events) -> None:
         now = time.monotonic()
         for chunk in events.chunks:
-            face.engine.credit(chunk.key, 1)
+            model.engine.credit(chunk.key, 1)
         waiting.extend(event.key for event in events.events)
         if policy == "iteration" or not events.sequences or not events.sequences.running:
             ended.update(dict.fromkeys(waiting, now))
             waiting.clear()
 
-    face = open_engine(models, "translate-en-fr", report)
-    engine: StepEngine = face.engine
+    model = open_engine(models, "translate-en-fr", report)
+    engine: StepEngine = model.engine
     limits = engine._scheduler.limits
-    open_door = type(limits)(SLOTS, 10**6, 10**6, limits.idle_timeout_s, limits.stalled_s)
-    engine._scheduler = Scheduler(open_door)
+    unlimited = type(limits)(SLOTS, 10**6, 10**6, limits.idle_timeout_s, limits.stalled_s)
+    engine._scheduler = Scheduler(unlimited)
     if policy == "request":
-        request_level(engine)
+        use_request_level_batching(engine)
     engine.set_flush_interval(0.02)
     engine.start()
     rng, draw = random.Random(1), np.random.default_rng(1)
@@ -144,7 +144,7 @@ def load(models: str, rate: float, seconds: float, policy: str) -> dict[str, flo
             time.sleep(wait)
         arrived[key] = due
         how = messages.Decode(target, 0.0)
-        submit = messages.Submit(key, face.spec.name, 1, {}, accepted=due, how=how)
+        submit = messages.Submit(key, model.spec.name, 1, {}, accepted=due, how=how)
         engine.submit(submit, {"ids": draw.integers(10, 3000, (1, source))})
     done = threading.Event()
     while len(ended) < len(arrived):

@@ -1,4 +1,4 @@
-"""Models made for the bench: a wide Transformer encoder, and a model that does nothing."""
+"""Models made for the benchmarks: a wide Transformer encoder and a no-op model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ max_queue_ms = 5000
 
 
 def make_repository(root: Path) -> Path:
-    """The shipped models and the bench's own, under `root`."""
+    """Create a repository at `root` with the shipped models and the benchmark models."""
     shutil.copytree(SHIPPED, root)
     _add(root, "bench-encoder", encoder(), _ENCODER_TOML)
     _add(root, "bench-noop", noop(), _NOOP_TOML)
@@ -66,7 +66,7 @@ def noop() -> onnx.ModelProto:
 
 
 class _Builder:
-    """Nodes and weights of a graph, as it grows."""
+    """Collects the nodes and weights of a graph."""
 
     def __init__(self, seed: int) -> None:
         self.nodes: list[Any] = []

@@ -24,7 +24,7 @@ _COMMAND = "from lockstep_client.cli import main; main()"
 def scenario_ratio(
     name: str, what: str, unit: str, served: tuple[str, Metric], against: tuple[str, Metric]
 ) -> Callable[[Path, int], Iterator[Result]]:
-    """The ratio of a metric of one run to a metric of another; both runs are named as in the scenario file."""
+    """The ratio of a metric of one run to a metric of another; both are named as in the scenario file."""
 
     def run(models: Path, rounds: int) -> Iterator[Result]:
         values, baselines = [], []

@@ -1,8 +1,8 @@
-"""The client library's own calls as a load: what a caller of it gets, answers parsed into results.
+"""A load from the client library's own calls, with replies parsed into results.
 
 `python -m bench.many '{"address": …, "model": …, "call": "classify_many", "count": 8000, "async": false}'`
-prints {"rate", "failed"} as JSON. `call` is classify_many or infer_many, or classify: single calls with
-64 in flight.
+prints {"rate", "failed"} as JSON. `call` is classify_many, infer_many, or classify (single calls, 64 in
+flight).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LENGTH = 32
 
 
 def rows(call: str, count: int) -> list[Any]:
-    """So many questions of 32 ids each."""
+    """`count` rows of 32 ids each."""
     ids = np.random.default_rng(0).integers(1, 8000, (count, LENGTH))
     return [{"x": row[None]} for row in ids] if call == "infer_many" else ids.tolist()
 

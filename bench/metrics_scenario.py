@@ -1,7 +1,7 @@
-"""What counting costs: two servers side by side, one of them with `--no-metrics`, driven in turn.
+"""The cost of metrics: two servers side by side, one with `--no-metrics`, are loaded in turn.
 
-The one that counts is scraped meanwhile, as OpenMetrics. Where other work on the machine moves a ratio of
-rates more than counting does, what counting a call takes says it: in units of the CPU of a call.
+The server with metrics is scraped meanwhile, as OpenMetrics. Other work on the machine may change the ratio
+of the rates more than metrics do; therefore the CPU time of the metrics of one call is measured directly too.
 """
 
 from __future__ import annotations
@@ -11,84 +11,105 @@ import threading
 import timeit
 import urllib.request
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import psutil
 
 from lockstep_server.metrics.families import Metrics, ModelMeters, length_bucket
 
-from . import pairs, processes
+from . import processes
 from .result import Result
 from .step_scenarios import MODEL, stream_load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 _PAIRS_A_ROUND = 6
 _REQUESTS = 1500
 _TOKENS = 160_000
 _WARM_TOKENS = 50
-"""What `streams.py` has each stream make before the clock begins."""
+"""Tokens that `streams.py` generates per stream before it starts measuring."""
 
-_TARGET, _MOST = 0.97, 0.03
+_TARGET, _MAX_METRICS_SHARE = 0.97, 0.03
 _SCRAPE_EVERY_S = 5.0
-_COUNTED = 20_000
+_METRIC_CALLS = 20_000
+_RESAMPLES = 10_000
+_PERCENTILES = (2.5, 97.5)
 
 
 def metrics(models: Path, rounds: int) -> Iterator[Result]:
-    """Requests that do nothing, where counting weighs most; and 64 streams. Beside the rate what CPU
-    each takes in the server's two processes: other work on the machine moves that less."""
+    """No-op requests, where the relative cost of metrics is highest, and 64 streams.
+
+    Besides the rate, the CPU time of the server's processes per request or token is compared, which other
+    work on the machine affects less.
+    """
     for name, model, drive in (
         ("no-op model, unary, 64 in flight", "bench-noop", _requests),
         (f"{MODEL}, 64 streams", MODEL, _tokens),
     ):
-        counting, silent = _measured(models, model, drive, rounds * _PAIRS_A_ROUND)
-        found, interval = pairs.ratio([one.rate for one in counting], [one.rate for one in silent])
-        base = statistics.median(one.rate for one in silent)
-        yield Result(f"metrics: {name}", found * base, "a second", base, _TARGET, interval=interval)
-        found, interval = pairs.ratio([one.cpu_us for one in counting], [one.cpu_us for one in silent])
-        base = statistics.median(one.cpu_us for one in silent)
+        with_metrics, without_metrics = _measured(models, model, drive, rounds * _PAIRS_A_ROUND)
+        found, interval = paired_ratio(
+            [one.rate for one in with_metrics], [one.rate for one in without_metrics]
+        )
+        base = statistics.median(one.rate for one in without_metrics)
+        yield Result(f"metrics: {name}", found * base, "per second", base, _TARGET, interval=interval)
+        found, interval = paired_ratio(
+            [one.cpu_us for one in with_metrics], [one.cpu_us for one in without_metrics]
+        )
+        base = statistics.median(one.cpu_us for one in without_metrics)
         title = f"metrics: {name}, CPU"
         yield Result(title, found * base, "us each", base, None, interval=interval)
         if model == "bench-noop":
-            title = "metrics: counting a call and its run"
-            yield Result(title, _counting_us(), "us", base, _MOST, at_most=True)
+            title = "metrics: CPU of the metrics of one call"
+            yield Result(title, _metrics_us(), "us", base, _MAX_METRICS_SHARE, at_most=True)
+
+
+def paired_ratio(values: Sequence[float], baselines: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The geometric mean of value / baseline over the pairs, with its 95% confidence interval.
+
+    The interval is a bootstrap over the pairs.
+    """
+    logs: np.ndarray[Any, Any] = np.log(np.divide(values, baselines))
+    drawn = np.random.default_rng(0).integers(0, len(logs), (_RESAMPLES, len(logs)))
+    low, high = np.exp(np.percentile(logs[drawn].mean(axis=1), _PERCENTILES))
+    return float(np.exp(logs.mean())), (float(low), float(high))
 
 
 class LoadBurst(NamedTuple):
-    """One load of one server."""
+    """The result of one load on one server."""
 
     rate: float
-    cpu_us: float  # of the server's processes, for each request or token
+    cpu_us: float  # CPU time of the server's processes per request or token
 
 
 def _measured(
     models: Path, model: str, drive: Callable[[str], tuple[float, int]], count: int
 ) -> tuple[list[LoadBurst], list[LoadBurst]]:
-    """With and without metrics, in pairs; who goes first alternates."""
-    counted: list[LoadBurst] = []
-    silent: list[LoadBurst] = []
-    page = processes.free_port()
+    """Measure with and without metrics in pairs; the order alternates."""
+    with_metrics: list[LoadBurst] = []
+    without_metrics: list[LoadBurst] = []
+    metrics_port = processes.free_port()
     with (
-        processes.server(models, "--only", model, "--metrics-port", str(page)) as counting,
-        processes.server(models, "--only", model, "--no-metrics") as not_counting,
-        _scraped(f"http://127.0.0.1:{page}/metrics"),
+        processes.server(models, "--only", model, "--metrics-port", str(metrics_port)) as metrics_address,
+        processes.server(models, "--only", model, "--no-metrics") as plain_address,
+        _scraped(f"http://127.0.0.1:{metrics_port}/metrics"),
     ):
-        ways = [(counting, counted), (not_counting, silent)]
-        for address, _ in ways:
+        servers = [(metrics_address, with_metrics), (plain_address, without_metrics)]
+        for address, _ in servers:
             drive(address)
         for _ in range(count):
-            for address, bursts in ways:
+            for address, bursts in servers:
                 before = _cpu_s(address)
-                rate, each = drive(address)
-                bursts.append(LoadBurst(rate, (_cpu_s(address) - before) / each * 1e6))
-            ways.reverse()
-    return counted, silent
+                rate, units = drive(address)
+                bursts.append(LoadBurst(rate, (_cpu_s(address) - before) / units * 1e6))
+            servers.reverse()
+    return with_metrics, without_metrics
 
 
-def _counting_us() -> float:
-    """Microseconds of all counting that one ModelInfer alone in its run makes, the least of a few tries."""
+def _metrics_us() -> float:
+    """Time of all metric updates of one unbatched ModelInfer in microseconds; the minimum of 7 tries."""
     metrics = Metrics()
     meters = ModelMeters(metrics, "m", 1, "cpu")
     labels = ("unary", "inference.GRPCInferenceService", "ModelInfer")
@@ -110,11 +131,11 @@ def _counting_us() -> float:
         meters.device_wait.observe(0.0)
         metrics.loop_lag.observe(0.001)
 
-    return min(timeit.repeat(count, number=_COUNTED, repeat=7)) / _COUNTED * 1e6
+    return min(timeit.repeat(count, number=_METRIC_CALLS, repeat=7)) / _METRIC_CALLS * 1e6
 
 
 def _cpu_s(address: str) -> float:
-    """Of the server that listens there, its engine process included."""
+    """CPU time of the server at `address`, including its engine process."""
     port = address.rpartition(":")[2]
     (server,) = (one for one in psutil.Process().children() if port in one.cmdline())
     times = [one.cpu_times() for one in (server, *server.children())]
@@ -122,7 +143,7 @@ def _cpu_s(address: str) -> float:
 
 
 def _requests(address: str) -> tuple[float, int]:
-    """The rate, and how many there were, with those before the clock began."""
+    """The rate, and the number of requests including the warm-up."""
     found = processes.drive(address, "bench-noop", [32] * _REQUESTS)
     return found["rate"], _REQUESTS + _REQUESTS // 10
 
@@ -134,14 +155,14 @@ def _tokens(address: str) -> tuple[float, int]:
 
 @contextmanager
 def _scraped(url: str) -> Iterator[None]:
-    """Meanwhile the page is read."""
+    """Scrape `url` periodically inside the context."""
     ended = threading.Event()
 
     def scrape() -> None:
         request = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text"})
         while not ended.wait(_SCRAPE_EVERY_S):
-            with urllib.request.urlopen(request, timeout=10) as page:
-                page.read()
+            with urllib.request.urlopen(request, timeout=10) as metrics_port:
+                metrics_port.read()
 
     thread = threading.Thread(target=scrape)
     thread.start()

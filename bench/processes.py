@@ -1,4 +1,4 @@
-"""The processes of a benchmark: servers that are started and always stopped, and tools that report JSON."""
+"""Processes of a benchmark: servers, and tools that print JSON."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def drive(
 
 @contextmanager
 def echo() -> Iterator[str]:
-    """A bare echo server; its address."""
+    """Run a bare echo server. Yields its address."""
     process = subprocess.Popen([sys.executable, "-m", "bench.echo"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -50,7 +50,7 @@ def echo() -> Iterator[str]:
 
 @contextmanager
 def server(models: Path, *flags: str) -> Iterator[str]:
-    """This server on `models`, once every model is ready; its address."""
+    """Run a Lockstep server on `models`. Yields its address once every model is ready."""
     port = free_port()
     command = [
         sys.executable, "-m", "lockstep_server", "--models", str(models), "--host", "127.0.0.1", "--port",
@@ -79,11 +79,11 @@ def _wait_ready(address: str, process: subprocess.Popen[bytes], within_s: float 
         health = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < end:
             if process.poll() is not None:
-                raise RuntimeError(f"the server ended with {process.returncode}")
+                raise RuntimeError(f"the server exited with code {process.returncode}")
             try:
                 if health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == 1:
                     return
             except grpc.RpcError:
                 pass
             time.sleep(0.1)
-    raise RuntimeError("the server did not get ready")
+    raise RuntimeError(f"the server was not ready after {within_s:g} s")

@@ -1,4 +1,4 @@
-"""One measured ratio."""
+"""The result of one benchmark: a measured ratio and its target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """A ratio, and whether it holds its target: "at least" unless `at_most`; none is only told."""
+    """A ratio and its target, a minimum unless `at_most`. Without a target the ratio is only reported."""
 
     name: str
     value: float
@@ -15,7 +15,7 @@ class Result:
     baseline: float
     target: float | None
     at_most: bool = False
-    interval: tuple[float, float] | None = None  # of the ratio, where pairs tell: 95% confidence
+    interval: tuple[float, float] | None = None  # 95% confidence interval of the ratio, from pairs
 
     @property
     def ratio(self) -> float:
@@ -26,7 +26,7 @@ class Result:
         if self.target is None:
             return None
         low, high = self.interval or (self.ratio, self.ratio)
-        if low < self.target < high:  # the pairs do not tell
+        if low < self.target < high:  # not resolved
             return None
         return high <= self.target if self.at_most else low >= self.target
 

@@ -1,4 +1,4 @@
-"""What is measured. Each scenario compares two things in interleaved rounds and reports the median."""
+"""The benchmark scenarios. Each compares two things in interleaved rounds and reports medians."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_RUN_MS = 20.0
-"""The server's default bound of a run while another model waits."""
+"""The server's default limit for a run while another model waits."""
 
 
 def throughput(model: str, count: int) -> Callable[[Path, int], Iterator[Result]]:
-    """64 in flight at real lengths against the best bare loop, and against no batching."""
+    """64 requests in flight with real lengths, against the best bare loop and against no batching."""
 
     def run(models: Path, rounds: int) -> Iterator[Result]:
         drawn = lengths.sst2(count)
@@ -42,7 +42,7 @@ def throughput(model: str, count: int) -> Callable[[Path, int], Iterator[Result]
 
 
 def one_in_flight(model: str) -> Callable[[Path, int], Iterator[Result]]:
-    """The median latency of a lone caller against a bare echo plus a bare run."""
+    """The median latency of one request in flight, against a bare echo plus a bare run."""
 
     def run(models: Path, rounds: int) -> Iterator[Result]:
         drawn = lengths.sst2(400)
@@ -60,7 +60,7 @@ def one_in_flight(model: str) -> Callable[[Path, int], Iterator[Result]]:
 
 
 def noop(mode: str, target: float, count: int) -> Callable[[Path, int], Iterator[Result]]:
-    """What serving itself costs: a model that does nothing against a bare echo of the same messages."""
+    """The overhead of the server: a no-op model, against a bare echo of the same messages."""
 
     def run(models: Path, rounds: int) -> Iterator[Result]:
         drawn = [32] * count
@@ -77,7 +77,7 @@ def noop(mode: str, target: float, count: int) -> Callable[[Path, int], Iterator
 
 
 def two_models(models: Path, rounds: int) -> Iterator[Result]:
-    """A short recurrent model beside a Transformer that never lets go: its p99 in units of max_run_ms."""
+    """The p99 of a short recurrent model beside a permanently busy Transformer, in units of max_run_ms."""
     long, short, p99 = [120, 200] * 4000, lengths.sst2(300), []
     for _ in range(rounds):
         with processes.server(models, "--only", "bench-encoder,sentiment-lstm") as address:
@@ -90,7 +90,9 @@ def two_models(models: Path, rounds: int) -> Iterator[Result]:
             }
             heavy = subprocess.Popen([sys.executable, "-m", "bench.drive", json.dumps(spec)])
             try:
-                processes.drive(address, "sentiment-lstm", short[:60], inflight=4)  # until both run
+                processes.drive(
+                    address, "sentiment-lstm", short[:60], inflight=4
+                )  # warm-up, until both models are loaded
                 p99.append(processes.drive(address, "sentiment-lstm", short, inflight=4)["p99_ms"])
             finally:
                 heavy.kill()

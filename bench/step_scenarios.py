@@ -1,4 +1,4 @@
-"""What is measured of step-wise serving. As `scenarios.py`: interleaved rounds, the median counts."""
+"""The scenarios of step-wise serving; like `scenarios.py`, they report medians of interleaved rounds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 MODEL, TRANSLATOR = "shakespeare-char-lstm", "translate-en-fr"
 TOKENS = 120_000
-"""Of all streams of a run together."""
+"""Total of all streams of a run."""
 
 LOAD_SECONDS = 6.0
 
 
 def streams(count: int, target: float) -> Callable[[Path, int], Iterator[Result]]:
-    """Tokens that reach a client process, against the bare loop of as many rows."""
+    """Tokens per second at a client process, against a bare loop with the same number of rows."""
 
     def run(models: Path, rounds: int) -> Iterator[Result]:
         bare, served = [], []
@@ -38,7 +38,7 @@ def streams(count: int, target: float) -> Callable[[Path, int], Iterator[Result]
 
 
 def round_trips(models: Path, rounds: int) -> Iterator[Result]:
-    """64 streams against 64 callers that step sequences of their own, a call a token."""
+    """64 streams against 64 client-driven sequences with one call per token."""
     served, stepped = [], []
     for _ in range(rounds):
         with processes.server(models, "--only", MODEL) as address:
@@ -49,25 +49,28 @@ def round_trips(models: Path, rounds: int) -> Iterator[Result]:
 
 
 def outside(models: Path, rounds: int) -> Iterator[Result]:
-    """What a step of 64 rows costs the engine's thread outside the session."""
-    ways: dict[str, tuple[str, str, float | None]] = {
+    """Time of the engine thread outside the session for a step of 64 rows."""
+    filters: dict[str, tuple[str, str, float | None]] = {
         "temperature 0.8": ("0", "1", 0.35),
-        "and top-k 20": ("20", "1", None),
-        "and top-p 0.9": ("0", "0.9", None),
-        "and both": ("20", "0.9", None),
+        "with top-k 20": ("20", "1", None),
+        "with top-p 0.9": ("0", "0.9", None),
+        "with both": ("20", "0.9", None),
     }
-    for way, (top_k, top_p, target) in ways.items():
+    for name, (top_k, top_p, target) in filters.items():
         found = [
             processes.tool("engine_side", "step", str(models), "64", top_k, top_p) for _ in range(rounds)
         ]
         value = statistics.median(one["outside_us"] for one in found)
         baseline = statistics.median(one["session_us"] for one in found)
-        yield Result(f"a step outside its session, {way}", value, "us", baseline, target, at_most=True)
+        yield Result(f"a step outside its session, {name}", value, "us", baseline, target, at_most=True)
 
 
 def iteration_level(models: Path, rounds: int) -> Iterator[Result]:
-    """A translator under Poisson arrivals of Multi30k's lengths: joining between any two steps against
-    a batch that runs until its longest member ends."""
+    """Iteration-level scheduling of a translator against request-level batching.
+
+    Poisson arrivals with Multi30k's lengths. Sequences join between any two steps, or only once the whole
+    batch has ended.
+    """
     folder = _endless(models)
     rates: dict[str, list[float]] = {"iteration": [], "request": []}
     for _ in range(rounds):
@@ -78,16 +81,15 @@ def iteration_level(models: Path, rounds: int) -> Iterator[Result]:
     near = 0.95 * most["request"]
     waits: dict[str, list[float]] = {"iteration": [], "request": []}
     for _ in range(rounds):
-        for policy, told in waits.items():
-            told.append(_load(folder, near, LOAD_SECONDS, policy)["p90_ms"])
+        for policy, p90s in waits.items():
+            p90s.append(_load(folder, near, LOAD_SECONDS, policy)["p90_ms"])
     value, baseline = (statistics.median(waits[policy]) for policy in ("iteration", "request"))
     name = f"p90 at {near:.0f}/s against request-level batching"
     yield Result(name, value, "ms", baseline, 0.5, at_most=True)
 
 
 def first_token(models: Path, rounds: int) -> Iterator[Result]:
-    """From a request decoded to its first token queued, while 63 streams run, against its prefill and
-    two steps."""
+    """Server-side time to the first token beside 63 streams, against its prefill plus two steps."""
     medians, tails, bounds = [], [], []
     for _ in range(rounds):
         with processes.server(models, "--only", MODEL) as address:
@@ -120,7 +122,7 @@ def _load(models: Path, rate: float, seconds: float, policy: str) -> dict[str, f
 
 
 def _endless(models: Path) -> Path:
-    """The translator without its end token: it makes as many tokens as it is asked for."""
+    """The translator without its end token, so that it generates max_tokens tokens."""
     folder = models.parent / "endless"
     shutil.copytree(models / TRANSLATOR, folder / TRANSLATOR)
     manifest = folder / TRANSLATOR / "model.toml"

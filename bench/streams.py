@@ -1,8 +1,9 @@
-"""The load of streams: a client process that reads tokens as fast as they come, and parses them.
+"""A load of streams: a client process that reads and parses tokens as fast as they arrive.
 
 `python -m bench.streams '{"address": …, "model": …, "streams": 64, "tokens": 400}'` prints
-{"rate": tokens/s, "messages", "first_ms": […]} as JSON. With `"mode": "round-trips"` each of as many
-callers steps a sequence of its own by ModelInfer, one call a token.
+{"rate": tokens/s, "messages", "first_ms": […]} as JSON. With `"mode": "round-trips"` the streams are
+client-driven sequences with one ModelInfer call per token; with `"mode": "probes"` short requests run beside
+the streams.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 async def streams(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """All streams from their first token until the first of them ends: none has fewer companions."""
+    """Measure from the time all streams have started until the first one ends, at constant batch size."""
     call = channel.unary_stream(
         _GENERATE,
         request_serializer=pb.GenerateRequest.SerializeToString,
@@ -85,7 +86,7 @@ async def round_trips(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 async def probes(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """Short requests, one after another, beside streams that go on; times are the server's own."""
+    """Short requests, one after another, beside long streams; times are those that the server reports."""
     call = channel.unary_stream(
         _GENERATE,
         request_serializer=pb.GenerateRequest.SerializeToString,
@@ -106,16 +107,16 @@ async def probes(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
     readers = [asyncio.create_task(drain(stream)) for stream in running]
     await asyncio.sleep(1.0)
-    begun, before, told = time.perf_counter(), made[0], []
+    begun, before, timings = time.perf_counter(), made[0], []
     for seed in range(200):
-        told += [reply.timings async for reply in call(request(3, seed)) if reply.reason]
+        timings += [reply.timings async for reply in call(request(3, seed)) if reply.reason]
     steps = (made[0] - before) / spec["streams"]
     step_ms = (time.perf_counter() - begun) / steps * 1000
     for stream in running:
         stream.cancel()
     await asyncio.gather(*readers, return_exceptions=True)
-    p50, p99 = np.percentile([one.first_token_seconds * 1000 for one in told], (50, 99))
-    prefill_ms = float(np.median([one.prefill_seconds for one in told])) * 1000
+    p50, p99 = np.percentile([one.first_token_seconds * 1000 for one in timings], (50, 99))
+    prefill_ms = float(np.median([one.prefill_seconds for one in timings])) * 1000
     return {"p50_ms": p50, "p99_ms": p99, "prefill_ms": prefill_ms, "step_ms": step_ms}
 
 
@@ -123,7 +124,7 @@ async def main(spec: dict[str, Any]) -> None:
     drive = {"round-trips": round_trips, "probes": probes}.get(spec.get("mode", ""), streams)
     async with grpc.aio.insecure_channel(spec["address"]) as channel:
         if drive is not probes:
-            await drive(channel, spec | {"tokens": min(spec["tokens"], 50)})  # warm
+            await drive(channel, spec | {"tokens": min(spec["tokens"], 50)})  # warm-up
         print(json.dumps(await drive(channel, spec)))
 
 
