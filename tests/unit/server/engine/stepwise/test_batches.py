@@ -100,18 +100,18 @@ def test_batching_changes_no_token(kind: str, padding_invariant: bool, data: Any
 # --- prompts ----------------------------------------------------------------------------------------
 
 
-def stepped_by_hand(model: StepModel, prompt: list[int], seed: int, count: int) -> list[int]:
+def generate_directly(model: StepModel, prompt: list[int], seed: int, count: int) -> list[int]:
     """Call the session directly: step the prompt, then each sampled token."""
     h = c = np.zeros((1, 1, 16), np.float32)
     ids: list[int] = []
     parameters = sampler.SamplingParameters.of(1)
     parameters.set(0)
-    spread = sampler.spread(np.array([seed], np.uint64))
+    seed_bits = sampler.spread(np.array([seed], np.uint64))
     inputs_left = list(prompt)
     while len(ids) < count:
         logits, h, c = model.session.run({"token": np.array([inputs_left.pop(0)]), "h_in": h, "c_in": c})
         if not inputs_left:
-            u = sampler.uniform(spread, np.array([len(ids)], np.uint64))
+            u = sampler.uniform(seed_bits, np.array([len(ids)], np.uint64))
             ids.append(int(sampler.sample(logits, u, parameters)[0]))
             inputs_left.append(ids[-1])
     return ids
@@ -120,8 +120,8 @@ def stepped_by_hand(model: StepModel, prompt: list[int], seed: int, count: int) 
 @pytest.mark.parametrize("prompt", [[1], [1, 5, 9], list(range(1, 20))])
 def test_a_prompt_without_prefill_is_forced_and_not_part_of_the_output(prompt: list[int]) -> None:
     model = open_model("forced")
-    made = unbatched(model, ready_sequence(model, prompt, seed=7, limit=10))
-    assert made == Generated(stepped_by_hand(model, prompt, 7, 10), "length")
+    output = unbatched(model, ready_sequence(model, prompt, seed=7, limit=10))
+    assert output == Generated(generate_directly(model, prompt, 7, 10), "length")
 
 
 def test_forced_prompts_of_different_lengths_share_steps() -> None:
@@ -132,7 +132,7 @@ def test_forced_prompts_of_different_lengths_share_steps() -> None:
         runner.add(sequence)
     runner.run()
     for i, (sequence, prompt) in enumerate(zip(sequences, prompts, strict=True)):
-        assert runner.generated[sequence].ids == stepped_by_hand(model, prompt, i, 8)
+        assert runner.generated[sequence].ids == generate_directly(model, prompt, i, 8)
 
 
 def test_a_pause_within_a_forced_prompt_forces_the_rest_after_resuming() -> None:
@@ -145,7 +145,7 @@ def test_a_pause_within_a_forced_prompt_forces_the_rest_after_resuming() -> None
     assert sequence.prompt == (9, 2, 4)
     runner.add(sequence)
     runner.run()
-    assert runner.generated[sequence].ids == stepped_by_hand(model, [1, 5, 9, 2, 4], 3, 6)
+    assert runner.generated[sequence].ids == generate_directly(model, [1, 5, 9, 2, 4], 3, 6)
 
 
 # --- ends -------------------------------------------------------------------------------------------
@@ -154,18 +154,18 @@ def test_a_pause_within_a_forced_prompt_forces_the_rest_after_resuming() -> None
 @pytest.mark.parametrize("limit", [1, 2, 7])
 def test_a_sequence_ends_at_its_limit(limit: int) -> None:
     model = open_model("forced")
-    made = unbatched(model, ready_sequence(model, [1, 2], seed=1, limit=limit))
-    assert (len(made.ids), made.reason) == (limit, "length")
+    output = unbatched(model, ready_sequence(model, [1, 2], seed=1, limit=limit))
+    assert (len(output.ids), output.reason) == (limit, "length")
 
 
 def test_the_end_token_ends_a_sequence_and_is_its_last_token() -> None:
     model = open_model("ending")
     reasons = set()
     for seed in range(20):
-        made = unbatched(model, ready_sequence(model, [3], seed=seed, limit=30))
-        reasons.add(made.reason)
-        assert (2 in made.ids) == (made.reason == "end")
-        assert 2 not in made.ids[:-1]
+        output = unbatched(model, ready_sequence(model, [3], seed=seed, limit=30))
+        reasons.add(output.reason)
+        assert (2 in output.ids) == (output.reason == "end")
+        assert 2 not in output.ids[:-1]
     assert reasons == {"end", "length"}
 
 
@@ -178,9 +178,9 @@ def test_an_end_token_in_a_prompt_does_not_end_the_sequence() -> None:
 def test_an_end_token_at_the_limit_counts_as_an_end() -> None:
     model = open_model("ending")
     seed, count = next(
-        (seed, len(made.ids))
+        (seed, len(output.ids))
         for seed in range(50)
-        if (made := unbatched(model, ready_sequence(model, [3], seed=seed, limit=30))).reason == "end"
+        if (output := unbatched(model, ready_sequence(model, [3], seed=seed, limit=30))).reason == "end"
     )
     assert unbatched(model, ready_sequence(model, [3], seed=seed, limit=count)).reason == "end"
 
@@ -197,8 +197,8 @@ def test_a_stop_string_ends_only_its_own_sequence() -> None:
     runner.add(stopped)
     runner.add(other)
     runner.run()
-    made = runner.generated[stopped]
-    assert made == Generated(unstopped[: letters.index(stop) + 2], "stop")
+    output = runner.generated[stopped]
+    assert output == Generated(unstopped[: letters.index(stop) + 2], "stop")
     assert stopped.pending.text == letters[: letters.index(stop)]
     assert runner.generated[other].ids == unstopped
 
@@ -229,8 +229,8 @@ def test_attention_rows_cover_the_sequences_source_and_sum_to_one() -> None:
         runner.add(sequence)
     runner.run()
     for sequence, n in zip(sequences, (1, 5, 14, 30), strict=True):
-        made = runner.generated[sequence]
-        assert len(sequence.pending.attention) == len(made.ids) - (made.reason == "end")
+        output = runner.generated[sequence]
+        assert len(sequence.pending.attention) == len(output.ids) - (output.reason == "end")
         for row in sequence.pending.attention:
             assert row.shape == (n,)
             assert row.sum() == pytest.approx(1, abs=1e-5)
@@ -356,8 +356,8 @@ def test_with_padding_invariance_all_lengths_share_a_run() -> None:
     assert [len(batch) for batch in runner.batches] == [5]
     runner.run()
     for sequence, n in zip(sequences, (2, 10, 30, 16, 17), strict=True):
-        made = unbatched(open_model("translator"), ready_sequence(model, [3] * n, seed=n, limit=5))
-        assert runner.generated[sequence] == made
+        output = unbatched(open_model("translator"), ready_sequence(model, [3] * n, seed=n, limit=5))
+        assert runner.generated[sequence] == output
 
 
 def test_a_block_shrinks_some_time_after_its_longest_sequence_is_removed() -> None:

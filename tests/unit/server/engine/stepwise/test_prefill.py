@@ -30,7 +30,7 @@ def prefill_spec(kind: str = "language", *, batched: bool = True, **batching: An
     )
 
 
-def waiting(*lengths: int) -> list[GenerationSequence]:
+def waiting_sequences(*lengths: int) -> list[GenerationSequence]:
     return [generation_sequence(prompt=(3,) * length) for length in lengths]
 
 
@@ -69,11 +69,11 @@ def test_batching_changes_no_prefill_output(kind: str, prompts: list[list[int]])
 def test_as_many_prompts_as_fit_are_chosen(
     batching: dict[str, int], lengths: tuple[int, ...], expected: int
 ) -> None:
-    assert choose_count(prefill_spec(**batching), waiting(*lengths)) == expected
+    assert choose_count(prefill_spec(**batching), waiting_sequences(*lengths)) == expected
 
 
 def test_an_unbatched_graph_takes_one_prompt_at_a_time() -> None:
-    assert choose_count(prefill_spec(batched=False), waiting(2, 2, 2)) == 1
+    assert choose_count(prefill_spec(batched=False), waiting_sequences(2, 2, 2)) == 1
 
 
 def test_max_run_s_bounds_a_run_by_the_measured_time_per_element() -> None:
@@ -81,8 +81,8 @@ def test_max_run_s_bounds_a_run_by_the_measured_time_per_element() -> None:
     session = open_model("language").prefill_session
     assert session is not None
     runner = PrefillRunner(prefill_spec(), session, clock)
-    runner.run(waiting(10), 0.0)  # 1 ms per element
-    many = waiting(*[10] * 8)
+    runner.run(waiting_sequences(10), 0.0)  # 1 ms per element
+    many = waiting_sequences(*[10] * 8)
     assert len(runner.choose(many, 0.035)) == 3
     assert len(runner.choose(many, 0.001)) == 1
     assert len(runner.choose(many, None)) == 8
@@ -92,7 +92,7 @@ def test_a_run_reports_its_time_and_its_padding() -> None:
     clock = itertools.count(5.0, 0.25).__next__
     session = open_model("language").prefill_session
     assert session is not None
-    sequences = waiting(3, 10)
+    sequences = waiting_sequences(3, 10)
     _, run = PrefillRunner(prefill_spec(), session, clock).run(sequences, 0.5)
     assert (run.rows, run.length, run.elements, run.padded_elements) == (2, 10, 13, 20)
     assert (run.compute_s, run.device_wait_s, run.mode) == (0.25, 0.5, "prefill")

@@ -45,18 +45,18 @@ def candidates(scores: Any, **params: Any) -> set[int]:
 def reference_probabilities(scores: Array, params: Params) -> Array:
     """The probability of each token after temperature, top-k and top-p, computed the slow way."""
     wide = scores.astype(np.float64) / params.temperature
-    chance = np.exp(wide - wide.max())
-    chance /= chance.sum()
-    best = sorted(range(len(chance)), key=lambda i: -chance[i])
+    probability = np.exp(wide - wide.max())
+    probability /= probability.sum()
+    best = sorted(range(len(probability)), key=lambda i: -probability[i])
     kept = best[: params.top_k] if params.top_k else best
-    total, nucleus = chance[kept].sum(), []
+    total, nucleus = probability[kept].sum(), []
     for token in kept:
         nucleus.append(token)
-        if params.top_p < 1 and chance[nucleus].sum() >= params.top_p * total:
+        if params.top_p < 1 and probability[nucleus].sum() >= params.top_p * total:
             break
-    outside = np.setdiff1d(np.arange(len(chance)), nucleus)
-    chance[outside] = 0
-    return chance / chance.sum()
+    outside = np.setdiff1d(np.arange(len(probability)), nucleus)
+    probability[outside] = 0
+    return probability / probability.sum()
 
 
 # --- one row ----------------------------------------------------------------------------------------
@@ -155,10 +155,10 @@ def test_it_samples_as_the_reference_does(scores: Array, u: float, params: Param
     if params.temperature == 0:
         assert token == scores.argmax()
         return
-    chance = reference_probabilities(scores, params)
-    assert chance[token] > 0
-    below = chance[:token].sum()
-    assert below - 1e-4 <= u <= below + chance[token] + 1e-4
+    probability = reference_probabilities(scores, params)
+    assert probability[token] > 0
+    below = probability[:token].sum()
+    assert below - 1e-4 <= u <= below + probability[token] + 1e-4
 
 
 # --- batching ---------------------------------------------------------------------------------------
@@ -209,8 +209,8 @@ def test_a_vacant_row_does_not_affect_the_others() -> None:
     parameters.clear(2)
     scores = np.array([SCORES] * 3, np.float32)
     for u in np.linspace(0, 0.99, 20):
-        made = sampler.sample(scores, np.full(3, u), parameters).tolist()
-        assert made[:2] == sample(scores[:2], [u, u], [Params(0.0), Params(0.7, 2)])
+        tokens = sampler.sample(scores, np.full(3, u), parameters).tolist()
+        assert tokens[:2] == sample(scores[:2], [u, u], [Params(0.0), Params(0.7, 2)])
 
 
 def test_parameters_move_with_their_rows() -> None:
@@ -238,9 +238,9 @@ uint64 = st.integers(0, 2**64 - 1)
 @given(st.lists(st.tuples(uint64, uint64), min_size=1, max_size=8))
 def test_a_number_is_in_the_unit_interval_and_depends_only_on_seed_and_step(pairs: list[Any]) -> None:
     seeds, steps = zip(*pairs, strict=True)
-    made = numbers(seeds, steps)
-    assert ((made >= 0) & (made < 1)).all()
-    assert made.tolist() == [numbers([seed], [step]).item() for seed, step in pairs]
+    drawn = numbers(seeds, steps)
+    assert ((drawn >= 0) & (drawn < 1)).all()
+    assert drawn.tolist() == [numbers([seed], [step]).item() for seed, step in pairs]
 
 
 @pytest.mark.parametrize(
@@ -250,10 +250,10 @@ def test_a_number_is_in_the_unit_interval_and_depends_only_on_seed_and_step(pair
 )
 def test_numbers_are_uniform(seeds: Any, steps: Any) -> None:
     """Chi-square over 64 bins, 63 degrees of freedom; 120 is far beyond chance."""
-    made = numbers(np.array(seeds), np.array(steps))
-    counts = np.histogram(made, 64, (0, 1))[0]
+    drawn = numbers(np.array(seeds), np.array(steps))
+    counts = np.histogram(drawn, 64, (0, 1))[0]
     assert ((counts - 64) ** 2 / 64).sum() < 120
-    assert len(set(made.tolist())) == 4096
+    assert len(set(drawn.tolist())) == 4096
 
 
 def test_adjacent_seeds_and_steps_are_uncorrelated() -> None:
@@ -278,11 +278,11 @@ def test_token_frequencies_match_the_reference() -> None:
 
 @given(hnp.arrays(np.float32, (3, 6), elements=st.floats(-50, 50, width=32)), st.integers(0, 5))
 def test_log_probabilities_are_those_of_the_model_itself(scores: Array, token: int) -> None:
-    made = sampler.log_probabilities(scores, np.array([token, 0, 5]))
+    computed = sampler.log_probabilities(scores, np.array([token, 0, 5]))
     for row, of in enumerate((token, 0, 5)):
         wide = [float(x) for x in scores[row]]
         expected = wide[of] - max(wide) - math.log(math.fsum(math.exp(x - max(wide)) for x in wide))
-        assert made[row] == pytest.approx(expected, abs=1e-9)
+        assert computed[row] == pytest.approx(expected, abs=1e-9)
 
 
 def test_probabilities_of_all_tokens_sum_to_one() -> None:

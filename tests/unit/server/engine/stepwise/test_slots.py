@@ -77,13 +77,13 @@ def draw_states(spec: ModelSpec, seed: int, **lengths: int) -> dict[str, Array]:
     return states
 
 
-def written(block: StateBlock, row: int, seed: int, **lengths: int) -> dict[str, Array]:
+def write_states(block: StateBlock, row: int, seed: int, **lengths: int) -> dict[str, Array]:
     states = draw_states(block.spec, seed, **lengths)
     block.write(row, states, lengths_of(block.spec, states))
     return states
 
 
-def same(one: dict[str, Array], other: dict[str, Array]) -> bool:
+def equal_states(one: dict[str, Array], other: dict[str, Array]) -> bool:
     return one.keys() == other.keys() and all(
         one[name].shape == other[name].shape and np.array_equal(one[name], other[name]) for name in one
     )
@@ -117,7 +117,7 @@ class Echo:
         return np.concatenate([given, new], axis)
 
 
-def stepped(block: StateBlock, session: Any = None, start: float = 0.0) -> dict[str, Array]:
+def step_block(block: StateBlock, session: Any = None, start: float = 0.0) -> dict[str, Array]:
     x = np.arange(start, start + block.rows, dtype=np.float32)[:, None]
     return block.step(session or Echo(block.spec), {"x": x})
 
@@ -182,8 +182,8 @@ def test_take_returns_what_was_written(what: str, length: int) -> None:
     spec = spec_of(STATES[what])
     lengths = {"source": length, "past": length - 1}
     block = StateBlock(spec, key_of(spec, lengths), 4)
-    put = [written(block, row, row, **lengths) for row in (0, 1, 2, 3)]
-    assert all(same(block.take(row), put[row]) for row in (0, 1, 2, 3))
+    put = [write_states(block, row, row, **lengths) for row in (0, 1, 2, 3)]
+    assert all(equal_states(block.take(row), put[row]) for row in (0, 1, 2, 3))
 
 
 @pytest.mark.parametrize("what", STATES)
@@ -191,36 +191,36 @@ def test_a_shorter_sequence_in_a_reused_row_sees_nothing_of_the_longer_one(what:
     """Elements beyond a sequence's own length are 0 in the session's inputs."""
     spec = spec_of(STATES[what])
     used, fresh = (StateBlock(spec, key_of(spec, {"source": 15, "past": 15}), 2) for _ in range(2))
-    written(used, 1, 1, source=15, past=15)
+    write_states(used, 1, 1, source=15, past=15)
     for block in (used, fresh):
-        written(block, 1, 2, source=3, past=3)
+        write_states(block, 1, 2, source=3, past=3)
     echoes = [
         Echo(ModelSpec("m", 1, spec.manifest, MASKS[:1], (), batched=True, states=spec.states))
         for _ in range(2)
     ]
     for block, echo in zip((used, fresh), echoes, strict=True):
-        stepped(block, echo)
-    assert same(*(echo.inputs for echo in echoes))
+        step_block(block, echo)
+    assert equal_states(*(echo.inputs for echo in echoes))
 
 
 def test_a_taken_state_is_a_copy() -> None:
     block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1)
-    written(block, 0, 1, source=3, past=3)
+    write_states(block, 0, 1, source=3, past=3)
     taken = block.take(0)
-    stepped(block)
+    step_block(block)
     block.clear(0)
-    assert same(taken, draw_states(SPEC, 1, source=3, past=3))
+    assert equal_states(taken, draw_states(SPEC, 1, source=3, past=3))
 
 
 def test_a_cleared_row_is_zero_and_has_one_real_element() -> None:
     echo = Echo()
     block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 2)
-    other = written(block, 0, 1, source=9, past=9)
-    written(block, 1, 2, source=9, past=9)
+    other = write_states(block, 0, 1, source=9, past=9)
+    write_states(block, 1, 2, source=9, past=9)
     block.clear(1)
     assert not any(array.any() for array in block.take(1).values())
-    assert same(block.take(0), other)
-    stepped(block, echo)
+    assert equal_states(block.take(0), other)
+    step_block(block, echo)
     assert (echo.inputs["mask"].sum(axis=1).tolist(), echo.inputs["sizes"].tolist()) == ([9, 1], [9, 1])
 
 
@@ -232,15 +232,15 @@ def test_resizing_rows_keeps_their_states(data: Any) -> None:
     new_rows = data.draw(st.sampled_from([n for n in (1, 2, 4, 8, 16) if n >= len(taken)]))
     lengths = {row: {"source": 1 + 3 * row % 16, "past": (5 * row) % 16} for row in taken}
     block = StateBlock(SPEC, (("past", 16), ("source", 16)), rows)
-    put = {row: written(block, row, row, **lengths[row]) for row in taken}
+    put = {row: write_states(block, row, row, **lengths[row]) for row in taken}
     new = block.resized(new_rows, taken)
     assert new.rows == new_rows
     for place, row in enumerate(taken):
-        assert same(new.take(place), put[row])
+        assert equal_states(new.take(place), put[row])
         assert new.lengths(place) == lengths[row]
     vacant, echo = range(len(taken), new_rows), Echo()
     assert not any(new.take(row)["flat"].any() for row in vacant)
-    stepped(new, echo)
+    step_block(new, echo)
     assert echo.inputs["mask"].sum(axis=1).tolist() == [lengths[row]["source"] for row in taken] + [1] * len(
         vacant
     )
@@ -249,12 +249,12 @@ def test_resizing_rows_keeps_their_states(data: Any) -> None:
 @pytest.mark.parametrize("size", [16, 32, 64])
 def test_resizing_to_other_lengths_keeps_the_states(size: int) -> None:
     block = StateBlock(SPEC, (("past", 32), ("source", 32)), 4)
-    put = [written(block, row, row, source=3 + 4 * row, past=2 + 4 * row) for row in range(4)]
+    put = [write_states(block, row, row, source=3 + 4 * row, past=2 + 4 * row) for row in range(4)]
     echo = Echo()
     new = block.resized(4, [3, 1], (("past", size), ("source", size)))
-    assert same(new.take(0), put[3])
-    assert same(new.take(1), put[1])
-    stepped(new, echo)
+    assert equal_states(new.take(0), put[3])
+    assert equal_states(new.take(1), put[1])
+    step_block(new, echo)
     assert echo.inputs["mask"].shape == (4, size)
     assert echo.inputs["mask"].sum(axis=1).tolist() == [15, 7, 1, 1]
 
@@ -262,7 +262,7 @@ def test_resizing_to_other_lengths_keeps_the_states(size: int) -> None:
 def test_the_needed_key_is_that_of_the_longest_row() -> None:
     block = StateBlock(SPEC, (("past", 64), ("source", 64)), 4)
     for row, (source, past) in enumerate([(3, 40), (20, 1), (60, 60)]):
-        written(block, row, row, source=source, past=past)
+        write_states(block, row, row, source=source, past=past)
     assert block.needed_key([0, 1]) == (("past", 64), ("source", 32))
     assert block.needed_key([1]) == (("past", 16), ("source", 32))
 
@@ -279,8 +279,8 @@ def test_widest_holds_both_keys() -> None:
 
 def test_a_step_returns_the_outputs_and_keeps_the_states() -> None:
     block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 2)
-    put = written(block, 0, 1, source=3, past=3)
-    assert list(stepped(block)) == ["y"]
+    put = write_states(block, 0, 1, source=3, past=3)
+    assert list(step_block(block)) == ["y"]
     after = block.take(0)
     for name in ("flat", "deep", "count"):
         np.testing.assert_array_equal(after[name], put[name] + 1)
@@ -299,17 +299,17 @@ def test_states_are_paired_by_name_whatever_the_order_of_the_graphs_outputs() ->
 
     blocks = [StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1) for _ in range(2)]
     for block, session in zip(blocks, (Echo(), Backwards()), strict=True):
-        written(block, 0, 1, source=3, past=3)
-        stepped(block, session)
-    assert same(blocks[0].take(0), blocks[1].take(0))
+        write_states(block, 0, 1, source=3, past=3)
+        step_block(block, session)
+    assert equal_states(blocks[0].take(0), blocks[1].take(0))
 
 
 def test_masks_and_lengths_mark_the_real_elements() -> None:
     echo = Echo()
     block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
     for row, (source, past) in enumerate([(4, 0), (16, 15), (1, 2)]):
-        written(block, row, row, source=source, past=past)
-    stepped(block, echo)
+        write_states(block, row, row, source=source, past=past)
+    step_block(block, echo)
     assert echo.inputs["mask"].tolist() == [[i < n for i in range(16)] for n in (4, 16, 1)]
     assert echo.inputs["holes"].tolist() == [[float(i >= n) for i in range(16)] for n in (0, 15, 2)]
     assert (echo.inputs["sizes"].tolist(), echo.inputs["sizes"].dtype) == ([4, 16, 1], np.int32)
@@ -322,9 +322,9 @@ def test_each_row_of_a_cache_grows_at_its_own_end(name: str) -> None:
     echo = Echo()
     block = StateBlock(SPEC, key_of(SPEC, {"source": 1, "past": 9}), 3)
     pasts = (0, 9, 13)
-    put = [written(block, row, row, source=1, past=past) for row, past in enumerate(pasts)]
+    put = [write_states(block, row, row, source=1, past=past) for row, past in enumerate(pasts)]
     for start in (100.0, 200.0):
-        stepped(block, echo, start)
+        step_block(block, echo, start)
     for row, past in enumerate(pasts):
         grown = np.moveaxis(block.take(row)[name], axis, 0)
         assert len(grown) == past + 2
@@ -339,10 +339,10 @@ def test_a_vacant_row_of_a_cache_never_outgrows_it() -> None:
     block = StateBlock(SPEC, key_of(SPEC, {"source": 1, "past": 0}), 2)
     for step in range(15):
         if step % 5 == 0:
-            written(block, 0, step, source=1, past=0)
-        stepped(block)
+            write_states(block, 0, step, source=1, past=0)
+        step_block(block)
     for _ in range(20):
-        stepped(block)
+        step_block(block)
     assert block.take(1)["cache"].shape == (1, 16, 2)
 
 
@@ -352,10 +352,10 @@ def test_a_step_that_fails_changes_no_state() -> None:
             raise RuntimeError("broken")
 
     block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1)
-    put = written(block, 0, 1, source=3, past=3)
+    put = write_states(block, 0, 1, source=3, past=3)
     with pytest.raises(RuntimeError, match="broken"):
-        stepped(block, Broken())
-    assert same(block.take(0), put)
+        step_block(block, Broken())
+    assert equal_states(block.take(0), put)
     assert block.lengths(0) == {"source": 3, "past": 3}
 
 
@@ -408,4 +408,4 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(kind: str, data: Any) -> No
         got = batched.step(model.session, inputs)
         for name, array in expected.items():
             np.testing.assert_array_equal(got[name][row : row + 1], array)
-        assert same(batched.take(row), unbatched.take(0))
+        assert equal_states(batched.take(row), unbatched.take(0))
