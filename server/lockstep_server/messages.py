@@ -1,8 +1,11 @@
-"""The seam between the gRPC side and the engines: plain data, fit to cross a process.
+"""The messages between the front end and the engine: plain data that can be sent to another process.
 
-In go `Submit`, `Read`, `Cancel`, `Credit`, `Leave`, `Pace`, `Inquire`, `Load` and `Unload`; out comes
-one `Events` for each batch or step, and a `ModelUpdate` whenever a model changes its state. Times
-are seconds of `time.monotonic()`, which all processes of one machine share.
+front end → engine: `Message`, which is `Submit`, `Tokenize`, `Cancel`, `Credit`, `EndSequence`,
+`SetFlushInterval`, `GetEngineStats`, `Load` or `Unload`.
+engine → front end: `EngineUpdate`, which is one `Events` per batch or step, a `ModelUpdate` when a model
+changes state, `LoadDone`, or `EngineStats`.
+
+Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -21,78 +24,78 @@ if TYPE_CHECKING:
 
 
 class Decode(NamedTuple):
-    """How an autoregressive sequence goes on: the server chooses each element and feeds it back."""
+    """Sampling parameters of a generation request: the server samples each token and feeds it back."""
 
-    max_tokens: int | None = None  # none: the model's own limit
+    max_tokens: int | None = None  # None: the model's limit
     temperature: float = 1.0  # 0: greedy
-    top_k: int = 0  # 0: all
+    top_k: int = 0  # 0: off
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
     log_probabilities: bool = False
-    attention: bool = False  # each token's row of attention, and the pieces of text
+    attention: bool = False  # return each token's attention row and text
 
 
 class Feed(NamedTuple):
-    """One step of a fed sequence: the caller sends each element."""
+    """One step of a client-driven sequence: the caller sends each element."""
 
     sequence: SequenceId
-    start: bool = False  # a live sequence of this id ends, and a new one begins
-    end: bool = False  # the sequence ends after this step
+    start: bool = False  # begin a new sequence; a live one with this id ends
+    end: bool = False  # end the sequence after this step
 
 
 SequenceId = int | str | tuple[str, int]
-"""As callers give it; a pair for those that the server gives itself."""
+"""A caller's sequence id; a pair if the server assigned it."""
 
 
 class Submit(NamedTuple):
-    """One request. Answered by exactly one `Event` with the same key, or ended by a `Cancel`.
+    """One inference request. It ends with exactly one `Event` of the same key, unless a `Cancel` ends it.
 
-    An autoregressive one gets `Chunk`s before its event.
+    A generation request gets `Chunk`s before its event.
     """
 
-    key: int  # unique for the sender, for ever
+    key: int  # never reused by the sender
     model: str
     version: int
-    inputs: Arrays  # as the client sent them, checked against the card; empty when there is text
+    inputs: Arrays  # from the client, checked against the spec; empty if `text` is set
     text: str | None = None
-    field: str = ""  # what the caller calls this input, for error messages
-    outputs: tuple[str, ...] = ()  # the outputs wanted; none means all
-    tokens: bool = False  # return the text's tokens too
-    priority: int = 0  # larger is sooner
-    accepted: float = 0.0
+    field: str = ""  # the caller's name for this input, used in error messages
+    outputs: tuple[str, ...] = ()  # names of the requested outputs; empty: all
+    tokens: bool = False  # return the tokens of `text` too
+    priority: int = 0  # larger runs sooner
+    accepted: float = 0.0  # when the front end accepted it
     deadline: float | None = None  # no run starts after it
-    caller: str = ""  # who shares the queue fairly with the other callers
-    measure: RequestSize | None = None  # of the inputs; None where they are text
-    how: Decode | Feed | None = None  # none: one-shot
+    caller: str = ""  # fair queueing is between callers
+    measure: RequestSize | None = None  # size of `inputs`; None for text
+    how: Decode | Feed | None = None  # None: one-shot
 
 
 class Tokenize(NamedTuple):
-    """Turn text into ids and tokens, or ids into tokens. Answered as a `Submit` is: ids in the outputs."""
+    """Convert text to ids and tokens, or ids to tokens. The `Event` has the ids as output "ids"."""
 
     key: int
     model: str
     version: int
-    text: str | None
+    text: str | None  # None: convert `ids`
     ids: tuple[int, ...] = ()
     field: str = ""
 
 
 class Cancel(NamedTuple):
-    """The caller has left. The request is skipped if it still waits, else its answer is dropped."""
+    """Skip the request if it is still queued; otherwise drop its answer. It gets no event."""
 
     key: int
 
 
 class Credit(NamedTuple):
-    """The reader took `n` chunks of a stream: flow control for step-wise answers."""
+    """The reader took `n` chunks of a stream (flow control)."""
 
     key: int
     n: int
 
 
 class EndSequence(NamedTuple):
-    """The caller of a fed sequence has gone: its slot is free."""
+    """End a client-driven sequence and free its slot, because its caller has disconnected."""
 
     model: str
     version: int
@@ -100,23 +103,23 @@ class EndSequence(NamedTuple):
 
 
 class SetFlushInterval(NamedTuple):
-    """How long chunks may be held back, in seconds; 0: not at all."""
+    """Set the maximum time in seconds for which chunks may be held back; 0 sends each at once."""
 
     flush_s: float
 
 
 class GetEngineStats(NamedTuple):
-    """How is the process? Answered by `Vitals`."""
+    """Get the statistics of the engine process. Answered by `EngineStats`."""
 
 
 class Load(NamedTuple):
-    """(Re)load a model from the repository."""
+    """Load or reload all versions of a model from the repository. Answered by `LoadDone`."""
 
     model: str
 
 
 class Unload(NamedTuple):
-    """Stop serving a model once what it holds has ended."""
+    """Stop serving a model after its queued and running requests have ended. Answered by `LoadDone`."""
 
     model: str
 
@@ -127,79 +130,79 @@ Message = (
 
 
 class SendPolicy(Enum):
-    """When a message crosses to the host, with those that were sent before it."""
+    """When a message is sent to the engine, together with all messages queued before it."""
 
     NOW = "now"
-    TURN = "turn"  # at the end of this turn of the event loop, which may be milliseconds away
-    COALESCE = "coalesce"  # once the loop has read what there is; in bounded time
+    TURN = "turn"  # at the end of this turn of the event loop, which may take milliseconds
+    COALESCE = "coalesce"  # when the loop has no more input to read; after 4 ms at the latest
 
 
 STREAM_CREDITS = 32
-"""Chunks that a stream may have on their way to its reader."""
+"""Initial credit of a stream: the most chunks in transit to its reader."""
 
 
 class RequestTimings(NamedTuple):
-    """Where the time of an answer went, in seconds."""
+    """How the time of a request was spent."""
 
-    queue_s: float  # accepted -> its first run starts
-    compute_s: float  # the whole of the runs it took part in
-    steps: int = 1
-    rows: float = 1.0  # rows in those runs, the mean
-    prefill_s: float = 0.0  # the run that took the prompt or the source in
-    first_token_s: float = 0.0  # accepted -> the first token
+    queue_s: float  # accepted → start of its first run
+    compute_s: float  # total duration of the runs that it was part of
+    steps: int = 1  # number of those runs
+    rows: float = 1.0  # mean number of rows of those runs
+    prefill_s: float = 0.0  # duration of the prefill run
+    first_token_s: float = 0.0  # accepted → first token
 
 
 NO_TIMINGS = RequestTimings(0.0, 0.0, 0, 0.0)
 
 
 class Event(NamedTuple):
-    """What became of a request: outputs, or an error. Nothing comes after it."""
+    """The final result of a request: outputs or an error."""
 
     key: int
     outputs: Arrays | None
     error: ServingError | None = None
     timings: RequestTimings = NO_TIMINGS
-    length: int = 0  # elements that the model read, or made
+    length: int = 0  # number of elements read by the model, or tokens generated
     tokens: tuple[str, ...] = ()
-    reason: str = ""  # why a decoding ended: "end", "length" or "stop"
+    reason: str = ""  # finish reason of a generation request: "end", "length" or "stop"
 
 
 class Chunk(NamedTuple):
-    """Every token of one stream that was ready."""
+    """The tokens of one stream that are ready to send."""
 
     key: int
     ids: Sequence[int]
     text: str
     log_probabilities: Sequence[float] = ()
-    attention: Sequence[Any] = ()  # a row of weights for each token
-    pieces: tuple[str, ...] = ()
-    source: tuple[str, ...] = ()  # what the attention is over; in the first chunk
+    attention: Sequence[Any] = ()  # one row of weights per token
+    pieces: tuple[str, ...] = ()  # the text of each token, if attention was requested
+    source: tuple[str, ...] = ()  # the tokens that attention is over; only in the first chunk
 
 
 class Run(NamedTuple):
-    """One run of a session, for the metrics, the statistics and the admission's cost model."""
+    """One run of a session, for metrics, statistics and the cost model of admission control."""
 
     rows: int
-    length: int  # longest, summed over the named lengths
-    elements: int  # real ones
-    padded_elements: int  # what the run paid for: rows x longest
+    length: int  # padded elements per row, summed over the named lengths
+    elements: int  # without padding
+    padded_elements: int  # rows x length
     input_s: float  # padding and stacking
-    compute_s: float  # the session
-    output_s: float  # cutting back
-    device_wait_s: float
-    mode: str = "oneshot"  # or "stepwise", or "prefill"
+    compute_s: float  # in the session
+    output_s: float  # splitting the outputs by request
+    device_wait_s: float  # waiting for the device lease
+    mode: str = "oneshot"  # or "stepwise" or "prefill"
 
 
 class SequenceCounts(NamedTuple):
-    """The sequences of a step-wise model."""
+    """Number of sequences of a step-wise model, by state."""
 
     running: int
     waiting: int
-    idle: int  # fed ones between two elements, and those whose reader has stopped
+    idle: int  # client-driven ones between two steps, and streams without credit
 
 
 class Events(NamedTuple):
-    """All that one batch or step has to say, in one crossing. Chunks come before events."""
+    """All results of one batch or step, sent as one message. Process `chunks` before `events`."""
 
     model: str
     version: int
@@ -207,71 +210,71 @@ class Events(NamedTuple):
     runs: Sequence[Run] = ()
     chunks: Sequence[Chunk] = ()
     sequences: SequenceCounts | None = None
-    sent: float = 0.0  # when the engine did; 0: it has not said
+    sent: float = 0.0  # when the engine sent it; 0: unknown
 
 
 class ModelUpdate(NamedTuple):
-    """A model's state, told after it is true. `card` and `costs` are there once it is ready."""
+    """A model's new state, sent after the change took effect."""
 
     model: str
     version: int
-    state: str  # of models/catalog.py's State
+    state: str  # the name of a frontend.versions.VersionState
     reason: str = ""
-    spec: ModelSpec | None = None
-    costs: Mapping[str, Any] | None = None
-    load_s: float = 0.0  # how long the loading took
+    spec: ModelSpec | None = None  # only if READY
+    costs: Mapping[str, Any] | None = None  # `CostModel.to_dict`; only if READY and one-shot
+    load_s: float = 0.0  # duration of loading
 
 
 class LoadDone(NamedTuple):
-    """A Load or Unload has ended; `reason` is empty when it went well."""
+    """The result of a `Load` or `Unload`."""
 
     model: str
-    verb: str
-    reason: str = ""
+    verb: str  # "load" or "unload"
+    reason: str = ""  # why it failed; empty: it succeeded
 
 
 class EngineStats(NamedTuple):
-    """How the engines' process is."""
+    """Statistics of the engine process."""
 
-    garbage: Sequence[Mapping[str, int]]  # `gc.get_stats()`: a mapping for each generation
+    garbage: Sequence[Mapping[str, int]]  # `gc.get_stats()`: one mapping per generation
 
 
 EngineUpdate = Events | ModelUpdate | LoadDone | EngineStats
 
 
 class EngineInfo(NamedTuple):
-    """What a host is."""
+    """Properties of an engine that are fixed when it starts."""
 
     device: str  # "cpu" or "cuda"
-    runtime: str  # ONNX Runtime's version
-    leases: int  # runs at one time from which the device gains
+    runtime: str  # version of ONNX Runtime
+    leases: int  # number of device leases: the most runs at a time
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What the engines' side needs to know; crosses a process as it is."""
+    """Configuration of the engine, sent to its process at startup."""
 
-    models: str
+    models: str  # path of the model repository
     device: str = "auto"
-    cache: str = ""
+    cache: str = ""  # folder for measured costs and self-test results; empty: none
     batching: bool = True
-    max_run_s: float = 0.020
+    max_run_s: float = 0.020  # bound on a run while several models use the device
     tokenizer_workers: int = 1
-    selected: tuple[str, ...] = field(default=())
-    stalled_s: float = 30.0  # a stream whose reader takes nothing for this long is ended
-    niceness: int = 0  # of the threads of one-shot models
+    selected: tuple[str, ...] = field(default=())  # names of the models to load; empty: all
+    stalled_s: float = 30.0  # timeout of a stream whose reader takes nothing
+    niceness: int = 0  # nice value of the threads of one-shot engines
 
 
 class Engine(Protocol):
-    """The engines' side of the port."""
+    """An engine as the transports in ipc/ use it; `engine.models.LoadedModels` implements it."""
 
     info: EngineInfo
 
     def start(self, report: Callable[[EngineUpdate], None]) -> None:
-        """Begin to load. `report` is called from the host's own threads."""
+        """Start loading the models. `report` is called from the engine's threads."""
 
     def receive(self, messages: Sequence[Message]) -> None:
-        """Take messages in, in order; never blocks, never raises for what is in a message."""
+        """Handle messages in order. Never blocks; never raises because of a message's content."""
 
     def stop(self, within_s: float) -> None:
-        """End what runs, fail what waits, join the threads."""
+        """Finish or fail all requests within `within_s` seconds, then join the threads."""

@@ -1,4 +1,4 @@
-"""The engine: the only folder that runs models. It imports neither gRPC nor asyncio.
+"""The engine: the only package that runs models. It imports neither gRPC nor asyncio.
 
-messages in → models.py routes them → oneshot/ or stepwise/ plans, runs and commits → `Events` out
+messages → models.py routes them → oneshot/ or stepwise/ plans, runs and commits → `EngineUpdate`s
 """

@@ -1,1 +1,1 @@
-"""Models on disk and in memory: manifests, sessions, what runs cost, who may run, what is served."""
+"""Data about a model that both processes read: manifest, spec, request sizes and cost model."""

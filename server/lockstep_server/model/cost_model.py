@@ -1,12 +1,12 @@
-"""What a run costs: (rows, length) -> seconds, for one model on one device.
+"""The duration of a run as a function of its rows and length, for one model on one device.
 
-Six cells measured alone are fitted by non-negative least squares to
+About six (rows, length, seconds) cells, measured on an idle device → non-negative least squares fit of
 
     seconds = a + b·rows + c·length + d·rows·length + e·rows·length²
 
-a recurrent model pays `c` for each step whatever its rows, a Transformer `e` for attention. Real
-runs then correct the fit where they happen: a table of ratios, one for each doubling of rows and
-of length.
+→ `estimate`. `c` is the cost per step of a recurrent model, `e` the cost of attention in a Transformer.
+Each real run then corrects the fit near its own size: `ratios` holds one correction factor per doubling
+of rows and of length.
 """
 
 from __future__ import annotations
@@ -23,55 +23,59 @@ if TYPE_CHECKING:
 
 _ROW_BUCKETS, _LENGTH_BUCKETS = 12, 20
 _LEARNING_RATE = 0.1
-_FURTHEST = 4.0  # a single run never moves a ratio as if it had been further off than this
-_LEAST_S = 1e-7
+_MAX_RATIO_CHANGE = 4.0  # a measurement is clipped to this factor around the current estimate
+_MIN_S = 1e-7
 
 
 class CostModel:
-    """Estimates, learns, and travels as plain data. Not locked: one writer, and readers that may
-    see a ratio one run late."""
+    """Estimates the duration of runs and learns from measured ones.
+
+    Not locked: one thread writes; readers may miss the latest update.
+    """
 
     def __init__(self, weights: Iterable[float] = (2e-4, 0, 0, 1e-5, 0), overhead_s: float = 1.5e-4) -> None:
         self.weights = [float(weight) for weight in weights]
-        self.overhead_s = overhead_s  # of planning, padding and answering, for each run
+        self.overhead_s = overhead_s  # per run: planning, padding and answering
         self.ratios = np.ones((_ROW_BUCKETS, _LENGTH_BUCKETS))
 
     @classmethod
     def fit(cls, cells: Iterable[tuple[int, int, float]]) -> CostModel:
-        """From measured (rows, length, seconds). Errors count relative to the cell's own time."""
+        """Fit the measured (rows, length, seconds) cells, minimizing the relative error."""
         rows, lengths, seconds = (np.array(column, float) for column in zip(*cells, strict=True))
         features = np.stack(_features(rows, lengths), axis=1) / seconds[:, None]
         return cls(_non_negative(features, np.ones(len(seconds))))
 
     def estimate(self, rows: float, length: float) -> float:
-        """Seconds that a run of `rows` x `length` takes in the session."""
+        """Estimated seconds in the session of a run of `rows` x `length`."""
         a, b, c, d, e = self.weights
         seconds = a + b * rows + length * (c + rows * (d + e * length))
         ratio: float = self.ratios.item(_bucket(rows, _ROW_BUCKETS), _bucket(length, _LENGTH_BUCKETS))
-        return max(seconds * ratio, _LEAST_S)
+        return max(seconds * ratio, _MIN_S)
 
     def estimates(self, rows: Array, lengths: Array) -> Array:
-        """`estimate` for arrays that broadcast, plus the overhead that each run adds."""
+        """`estimate` plus `overhead_s`, for arrays that broadcast."""
         a, b, c, d, e = self.weights
         seconds = a + b * rows + lengths * (c + rows * (d + e * lengths))
         ratios = self.ratios[_buckets(rows, _ROW_BUCKETS), _buckets(lengths, _LENGTH_BUCKETS)]
-        return np.maximum(seconds * ratios, _LEAST_S) + self.overhead_s
+        return np.maximum(seconds * ratios, _MIN_S) + self.overhead_s
 
     def per_row(self, length: float, max_rows: int) -> float:
-        """Seconds that a row of `length` takes where enough of its like wait: the best over row counts."""
+        """Estimated seconds per row of `length` at the best batch size, if enough such rows are queued."""
         candidates = [1 << k for k in range(max_rows.bit_length()) if 1 << k <= max_rows]
         return min((self.estimate(rows, length) + self.overhead_s) / rows for rows in candidates)
 
     def learn(self, rows: float, length: float, seconds: float) -> None:
-        """Take in what a real run took."""
+        """Correct the estimates near this size by the measured duration of a run."""
         a, b, c, d, e = self.weights
-        fitted = max(a + b * rows + length * (c + rows * (d + e * length)), _LEAST_S)
+        fitted = max(a + b * rows + length * (c + rows * (d + e * length)), _MIN_S)
         cell = _bucket(rows, _ROW_BUCKETS), _bucket(length, _LENGTH_BUCKETS)
-        seen = min(max(seconds / fitted, self.ratios[cell] / _FURTHEST), self.ratios[cell] * _FURTHEST)
-        self.ratios[cell] += _LEARNING_RATE * (seen - self.ratios[cell])
+        ratio = self.ratios[cell]
+        measured = min(max(seconds / fitted, ratio / _MAX_RATIO_CHANGE), ratio * _MAX_RATIO_CHANGE)
+        self.ratios[cell] += _LEARNING_RATE * (measured - ratio)
 
     def learn_overhead(self, seconds: float) -> None:
-        self.overhead_s += _LEARNING_RATE * (min(seconds, _FURTHEST * self.overhead_s) - self.overhead_s)
+        measured = min(seconds, _MAX_RATIO_CHANGE * self.overhead_s)
+        self.overhead_s += _LEARNING_RATE * (measured - self.overhead_s)
 
     def to_dict(self) -> dict[str, Any]:
         return {"weights": self.weights, "overhead_s": self.overhead_s}
@@ -86,10 +90,11 @@ def _features(rows: Array, lengths: Array) -> list[Array]:
 
 
 def _non_negative(features: Array, target: Array) -> Array:
-    """Least squares with weights of 0 or more: drop the most negative weight and fit again.
+    """Least squares with non-negative weights: drops the most negative weight and fits again.
 
-    Columns are scaled to one norm first, so that a tiny and a huge feature weigh alike.
+    Columns are scaled to unit norm first, so that the size of a feature does not matter.
     """
+
     scale = np.linalg.norm(features, axis=0)
     kept = list(range(features.shape[1]))
     weights = np.zeros(features.shape[1])

@@ -1,7 +1,7 @@
-"""The element types that the Open Inference Protocol carries: their names, ONNX's and numpy's.
+"""The tensor datatypes of the Open Inference Protocol and their names in ONNX and numpy.
 
-Source: https://github.com/kserve/open-inference-protocol, "Tensor Data Types"; ONNX Runtime's
-`NodeArg.type` spells a tensor's type `tensor(float)`.
+Source: https://github.com/kserve/open-inference-protocol, "Tensor Data Types". ONNX Runtime's
+`NodeArg.type` writes a tensor's type as `tensor(float)`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ INTEGERS = frozenset(name for name, dtype in NUMPY.items() if dtype.kind in "iu"
 def from_onnx(onnx_type: str) -> tuple[str, bool] | None:
     """`tensor(float)` -> ("FP32", False); `optional(tensor(float))` -> ("FP32", True).
 
-    None for what the protocol cannot carry: sequences, maps, complex and sub-byte types.
+    None if the protocol has no such datatype: sequences, maps, complex and sub-byte types.
+
     """
     optional = onnx_type.startswith("optional(")
     if optional:

@@ -1,7 +1,8 @@
-"""What a manifest says: a graph alone cannot tell which axes vary, what pads them, what a tensor is for.
+"""The content of `model.toml`: which axes vary, how they are padded, and the role of each tensor.
 
-Plain data. `model.toml` is read in `manifest_file.py`; what the manifest says of tensors is held
-against the graph in `card.py`.
+model.toml → engine/loading/manifest_file.py → `Manifest` → spec.py, which checks it against the graph
+
+Each class is one section of the file, and each field one key, described in docs/manifest.md.
 """
 
 from __future__ import annotations
@@ -15,37 +16,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextSection:
-    """`[text]`: which tokenizers turn text into ids and back; files relative to the manifest."""
+    """`[text]`: the tokenizers of the model. Paths are relative to the manifest."""
 
-    source: str = ""
-    target: str = ""
-    begin: int | None = None
-    end: int | None = None
+    source: str = ""  # tokenizer of the input
+    target: str = ""  # tokenizer of the generated text; empty: `source`
+    begin: int | None = None  # id that generation starts from
+    end: int | None = None  # id that ends a generated sequence
 
 
 @dataclass(frozen=True)
 class LengthSection:
-    """`[lengths.NAME]`: a length that several tensors share."""
+    """`[lengths.NAME]`: a named length, which several tensors may share."""
 
     max: int
 
 
 @dataclass(frozen=True)
 class TensorSection:
-    """`[inputs.NAME]` or `[outputs.NAME]`: which axes vary, and with what they are padded."""
+    """`[inputs.NAME]` or `[outputs.NAME]`: the tensor's dynamic axes and its padding."""
 
     batch_axis: int | None = None
     lengths: Mapping[int, str] = field(default_factory=dict)  # axis -> named length
     pad: float = 0
-    range: tuple[int, int] | None = None  # half-open
+    range: tuple[int, int] | None = None  # valid ids, half-open
     generated: str = ""  # "mask" or "lengths": filled in by the server
-    of: str = ""  # the named length that it tells of
-    real: float = 1  # what marks a real element in a mask
+    of: str = ""  # the named length of a generated input
+    real: float = 1  # the mask's value for elements that are not padding
 
 
 @dataclass(frozen=True)
 class RolesSection:
-    """`[roles]`: which tensor is what."""
+    """`[roles]`: the names of the tensors that the server interprets."""
 
     input: str = ""
     scores: str = ""
@@ -56,7 +57,7 @@ class RolesSection:
 
 @dataclass(frozen=True)
 class BatchingSection:
-    """`[batching]`: bounds of a run, and of the wait for one."""
+    """`[batching]`: the limits of a run and of the time in the queue."""
 
     max_rows: int = 64
     max_padded_elements: int = 4096
@@ -65,15 +66,15 @@ class BatchingSection:
 
 @dataclass(frozen=True)
 class InstancesSection:
-    """`[instances]`: how many runs of the model at one time, each with how many threads."""
+    """`[instances]`: concurrent runs of the model."""
 
-    count: int | None = None  # none: as many as pay on the device
-    threads: int = 1
+    count: int | None = None  # None: as many as raise throughput on the device
+    threads: int = 1  # per run
 
 
 @dataclass(frozen=True)
 class PrefillSection:
-    """`[prefill]`: the graph that takes a whole prompt or source in one run."""
+    """`[prefill]`: the graph that reads a whole prompt or source in one run."""
 
     graph: str
     inputs: Mapping[str, TensorSection] = field(default_factory=dict)
@@ -82,25 +83,25 @@ class PrefillSection:
 
 @dataclass(frozen=True)
 class StateSection:
-    """`[[stepwise.state]]`: a tensor carried from step to step, paired by these names alone."""
+    """`[[stepwise.state]]`: a tensor that is carried from one step to the next."""
 
     name: str
     input: str
-    output: str = ""  # empty: carried unchanged
-    prefill: str = ""  # the prefill graph's output that starts it
-    initial: float = 0.0  # what it starts as without one
+    output: str = ""  # the step graph's output with the next value; empty: unchanged
+    prefill: str = ""  # the prefill graph's output with the first value
+    initial: float = 0.0  # the first value without `prefill`
     batch_axis: int = 0
-    lengths: Mapping[int, str] = field(default_factory=dict)
-    grows: bool = False  # by one along its named length with each step
+    lengths: Mapping[int, str] = field(default_factory=dict)  # axis -> named length
+    grows: bool = False  # each step adds one element along its named length
 
 
 @dataclass(frozen=True)
 class StepwiseSection:
-    """`[stepwise]`: the model's step-wise form."""
+    """`[stepwise]`: the step-wise form of the model."""
 
     graph: str = "step.onnx"
     max_sequences: int = 256
-    max_tokens: int = 512  # that a decoding makes where the request does not say
+    max_tokens: int = 512  # of a generation request that sets no limit
     idle_timeout_s: float = 60.0
     inputs: Mapping[str, TensorSection] = field(default_factory=dict)
     outputs: Mapping[str, TensorSection] = field(default_factory=dict)
@@ -109,13 +110,13 @@ class StepwiseSection:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of `model.toml`. `Manifest()` is what a folder without one gets."""
+    """The whole `model.toml`. A model without one gets `Manifest()`."""
 
-    task: str = "tensor"
+    task: str = "tensor"  # or "classify", "encode", "generate", "translate"
     labels: tuple[str, ...] = ()
     default_version: int | None = None
     fixed_shape: bool = False
-    tolerance: float | None = None  # of the self-test; none: by the datatype
+    tolerance: float | None = None  # of the self-test; None: depends on the datatype
     text: TextSection | None = None
     lengths: Mapping[str, LengthSection] = field(default_factory=dict)
     inputs: Mapping[str, TensorSection] = field(default_factory=dict)
@@ -125,4 +126,4 @@ class Manifest:
     instances: InstancesSection = InstancesSection()
     prefill: PrefillSection | None = None
     stepwise: StepwiseSection | None = None
-    from_file: bool = False  # read from a model.toml, not the defaults
+    from_file: bool = False  # False: there is no model.toml

@@ -1,4 +1,4 @@
-"""How big a request is: its rows and its named lengths, and whether its tensors agree on them."""
+"""The size of a request: its rows and named lengths, measured from its tensors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 class RequestSize(NamedTuple):
     rows: int
-    lengths: tuple[int, ...]  # in the order of the card's length_names
-    size: int  # elements a row: what costs and padding count
+    lengths: tuple[int, ...]  # in the order of `ModelSpec.length_names`
+    size: int  # elements per row, which cost and padding depend on
 
     @property
     def elements(self) -> int:
@@ -23,12 +23,13 @@ class RequestSize(NamedTuple):
 
 
 def measure_request(spec: ModelSpec, inputs: Arrays) -> RequestSize:
-    """The rows and lengths of a request whose tensors fit the card one by one.
+    """Measure a request whose tensors each fit the spec.
 
-    Without named lengths a row's size is that of its largest tensor.
+    Without named lengths, the size of a row is that of its largest tensor.
 
     Raises:
-        ServingError: BAD_INPUT, tensors that disagree, no rows, or a length of 0 or above its max.
+        ServingError: BAD_INPUT: tensors disagree on a size, there are no rows, or a length is 0 or
+            above its maximum.
     """
     rows, lengths = -1, dict.fromkeys(spec.manifest.lengths, -1)
     found_in: dict[str, str] = {}
@@ -38,37 +39,41 @@ def measure_request(spec: ModelSpec, inputs: Arrays) -> RequestSize:
             continue
         section = tensor.spec
         if section.batch_axis is not None and section.batch_axis < array.ndim:
-            rows = _agree(rows, array.shape[section.batch_axis], tensor.name, section.batch_axis, "rows")
+            rows = _check_equal(
+                rows, array.shape[section.batch_axis], tensor.name, section.batch_axis, "rows"
+            )
         for axis, name in section.lengths.items():
-            lengths[name] = _agree(lengths[name], array.shape[axis], tensor.name, axis, name)
+            lengths[name] = _check_equal(lengths[name], array.shape[axis], tensor.name, axis, name)
             found_in.setdefault(name, tensor.name)
     if not lengths:
         return RequestSize(max(rows, 0) if rows >= 0 else 1, (), _largest_row(inputs, max(rows, 1)))
-    return _bounded(spec, 1 if rows < 0 else rows, lengths, found_in)
+    return _check_bounds(spec, 1 if rows < 0 else rows, lengths, found_in)
 
 
-def _agree(known: int, found: int, tensor: str, axis: int, what: str) -> int:
-    if known not in (-1, found):
+def _check_equal(known: int, size: int, tensor: str, axis: int, name: str) -> int:
+    if known not in (-1, size):
         raise bad_input(
-            tensor, f"axis {axis} has {found} {what} where another input has {known}; make them equal"
+            tensor, f"{size} {name} on axis {axis}, but another input has {known} {name}; make them equal"
         )
-    return found
+    return size
 
 
-def _bounded(spec: ModelSpec, rows: int, lengths: dict[str, int], found_in: dict[str, str]) -> RequestSize:
+def _check_bounds(
+    spec: ModelSpec, rows: int, lengths: dict[str, int], found_in: dict[str, str]
+) -> RequestSize:
     if rows == 0:
-        raise bad_input(spec.inputs[0].name, "it has no rows; send at least one")
+        raise bad_input(spec.inputs[0].name, "no rows; send at least one")
     for name, length in lengths.items():
         longest = spec.manifest.lengths[name].max
         if length == 0:
-            raise bad_input(found_in[name], f"it has no {name}; send at least one")
+            raise bad_input(found_in[name], f"no {name}; send at least one")
         if length > longest:
             raise bad_input(
                 found_in[name],
-                f"it has {length} elements, the model takes {longest} at most (of {name!r}); shorten it",
+                f"length {name!r} is {length}, more than the model's limit of {longest}; shorten the input",
             )
-    given = tuple(max(length, 0) for length in lengths.values())
-    return RequestSize(rows, given, max(sum(given), 1))
+    known_lengths = tuple(max(length, 0) for length in lengths.values())
+    return RequestSize(rows, known_lengths, max(sum(known_lengths), 1))
 
 
 def _largest_row(inputs: Arrays, rows: int) -> int:

@@ -1,6 +1,8 @@
-"""A model's card: its graph's tensors joined with what the manifest says of them.
+"""The spec of a model: the tensors of its graph joined with the sections of its manifest.
 
-Plain data. It is all that the gRPC side knows of a model, and all that padding and planning need.
+`GraphSignature` + `Manifest` → `make_spec` → `ModelSpec`
+
+Plain data: all that the front end knows about a model, and all that padding and planning need.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 Axis = int | str | None
-"""A fixed size, a symbol, or a size that the graph leaves open without a name."""
+"""An axis of a graph's tensor: its fixed size, its symbol, or None if it is dynamic without a symbol."""
 
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """A tensor as ONNX Runtime tells of it. `optional`: a run may leave it out."""
+    """A tensor as ONNX Runtime describes it. A run may leave out an `optional` one."""
 
     name: str
     onnx_type: str
@@ -37,7 +39,7 @@ class GraphSignature:
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """One input or output: `spec` is the manifest's part, empty without a manifest."""
+    """One input or output. `spec` is its section of the manifest, empty if it has none."""
 
     name: str
     datatype: str
@@ -47,17 +49,17 @@ class ModelTensor:
 
     @property
     def any_rank(self) -> bool:
-        """ONNX Runtime tells of a scalar and of a tensor of unknown rank alike."""
+        """The rank is unknown. ONNX Runtime describes scalars in the same way, so they count as unknown."""
         return not self.shape
 
     def wire_shape(self) -> list[int]:
-        """Sizes as the protocol writes them: -1 where any will do."""
+        """The shape in the Open Inference Protocol: -1 for a dynamic axis."""
         return [axis if isinstance(axis, int) else -1 for axis in self.shape]
 
 
 @dataclass(frozen=True)
 class StateTensor:
-    """A tensor carried from step to step: `spec` pairs the graph's tensors by name."""
+    """A tensor carried from step to step. `spec` names the graph's input and output for it."""
 
     datatype: str
     shape: tuple[Axis, ...]
@@ -65,30 +67,30 @@ class StateTensor:
 
     @property
     def dynamic_axis(self) -> tuple[int, str] | None:
-        """The axis that varies and the length that it varies with."""
+        """The dynamic axis and its named length; None if the shape is fixed."""
         return next(iter(self.spec.lengths.items()), None)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What one face of a model version takes and gives."""
+    """One mode of a model version: its inputs, its outputs and how it is served."""
 
     name: str
     version: int
     manifest: Manifest
     inputs: tuple[ModelTensor, ...]
     outputs: tuple[ModelTensor, ...]
-    batched: bool = False  # requests may share runs: a batch axis everywhere, and the self-test held
-    deterministic: bool = False  # and held bit for bit
-    notice: str = ""  # what callers should know of how it is served
+    batched: bool = False  # requests may share a run: the self-test passed
+    deterministic: bool = False  # batched and unbatched answers are bit-identical
+    notice: str = ""  # a warning for callers
     platform: str = "onnxruntime_onnx"
     provider: str = "CPUExecutionProvider"
     versions: tuple[int, ...] = ()
-    instances: int = 1  # runs at one time
-    mode: str = "oneshot"
-    model: str = ""  # whose face it is; `name` has a suffix where the model has two
+    instances: int = 1  # concurrent runs
+    mode: str = "oneshot"  # or "stepwise" or "prefill"
+    model: str = ""  # name in the repository; `name` adds a suffix to the step-wise mode if there are two
     states: tuple[StateTensor, ...] = ()
-    padding_invariant: bool = False  # however far a memory is padded, the bits are the same
+    padding_invariant: bool = False  # answers are bit-identical for every padding of the states
     prefill: ModelSpec | None = None
 
     def input(self, name: str) -> ModelTensor | None:
@@ -107,29 +109,30 @@ class ModelSpec:
 
     @property
     def batch_first(self) -> bool:
-        """Every tensor has its batch axis in front, as Triton's max_batch_size above 0 says."""
+        """The batch axis of every tensor is axis 0, as a Triton model with max_batch_size > 0 requires."""
         tensors = (*self.inputs, *self.outputs)
         return self.batched and all(tensor.spec.batch_axis == 0 for tensor in tensors)
 
     @property
     def text_input(self) -> str:
-        """The input that takes token ids: the role, else the only one that is not generated."""
+        """The input that takes token ids: `roles.input`, or the only required input that the server does
+        not generate. Empty if there is no such input or more than one."""
         if self.input(self.manifest.roles.input):
             return self.manifest.roles.input
-        given = [tensor.name for tensor in self.inputs if not (tensor.spec.generated or tensor.optional)]
-        return given[0] if len(given) == 1 else ""
+        required = [tensor.name for tensor in self.inputs if not (tensor.spec.generated or tensor.optional)]
+        return required[0] if len(required) == 1 else ""
 
 
 def make_spec(name: str, version: int, graph: GraphSignature, manifest: Manifest, file: str) -> ModelSpec:
-    """Join graph and manifest. `file` is named in errors.
+    """Join a one-shot graph with its manifest. `file` is the manifest's path for errors.
 
     Raises:
-        LoadError: a type that the protocol cannot carry, or a manifest that does not fit the graph.
+        LoadError: the protocol does not support a tensor's type, or the manifest does not match the graph.
     """
     inputs = tuple(bind_tensor(t, manifest.inputs, f"{file}: inputs") for t in graph.inputs)
     outputs = tuple(bind_tensor(t, manifest.outputs, f"{file}: outputs") for t in graph.outputs)
-    refuse_unknown_names(manifest.inputs, graph.inputs, f"{file}: inputs")
-    refuse_unknown_names(manifest.outputs, graph.outputs, f"{file}: outputs")
+    check_names(manifest.inputs, graph.inputs, f"{file}: inputs")
+    check_names(manifest.outputs, graph.outputs, f"{file}: outputs")
     if not manifest.from_file:
         inputs, outputs = infer_batch_axis(inputs, outputs)
     spec = ModelSpec(name, version, manifest, inputs, outputs, model=name)
@@ -138,30 +141,30 @@ def make_spec(name: str, version: int, graph: GraphSignature, manifest: Manifest
 
 
 def batchable(spec: ModelSpec) -> bool:
-    """Every tensor has a batch axis: whether rows are independent is the self-test's to say."""
+    """Every tensor has a batch axis. The self-test finds out whether the rows are independent."""
     tensors = (*spec.inputs, *spec.outputs)
     return bool(spec.inputs) and all(tensor.spec.batch_axis is not None for tensor in tensors)
 
 
-def bind_tensor(tensor: GraphTensor, section: Mapping[str, TensorSection], place: str) -> ModelTensor:
-    """A graph's tensor with what the manifest says of it. `place` is named in errors.
+def bind_tensor(tensor: GraphTensor, sections: Mapping[str, TensorSection], place: str) -> ModelTensor:
+    """Join a graph's tensor with its section of the manifest. `place` is the prefix of errors.
 
     Raises:
-        LoadError: its type cannot travel, or an axis is not as the manifest says.
+        LoadError: the protocol does not support its type, or an axis does not match the manifest.
     """
-    known = datatypes.from_onnx(tensor.onnx_type)
-    if known is None:
+    converted = datatypes.from_onnx(tensor.onnx_type)
+    if converted is None:
         raise LoadError(
-            f"{place}.{tensor.name}: {tensor.onnx_type} cannot travel over the Open Inference Protocol;"
-            " convert it to a tensor of a plain type inside the graph"
+            f"{place}.{tensor.name}: type {tensor.onnx_type} is not supported by the Open Inference Protocol;"
+            " convert it to a supported tensor type inside the graph"
         )
-    datatype, optional = known
+    datatype, optional = converted
     spec = ModelTensor(
         tensor.name,
         datatype,
         tensor.shape,
         optional or tensor.optional,
-        section.get(tensor.name, TensorSection()),
+        sections.get(tensor.name, TensorSection()),
     )
     _check_axes(spec, place)
     return spec
@@ -173,20 +176,25 @@ def _check_axes(tensor: ModelTensor, place: str) -> None:
     for axis in axes:
         if axis >= rank:
             raise LoadError(
-                f"{place}.{tensor.name}: axis {axis} is not there; the graph gives it {rank} axes"
+                f"{place}.{tensor.name}: axis {axis} does not exist; the tensor has {rank} axes in the graph"
             )
         if isinstance(tensor.shape[axis], int):
             raise LoadError(
                 f"{place}.{tensor.name}: axis {axis} is fixed to {tensor.shape[axis]} in the graph;"
-                " export it with a dynamic axis, or take it out of the manifest"
+                " export the model with a dynamic axis, or remove the axis from the manifest"
             )
 
 
-def refuse_unknown_names(section: Iterable[str], tensors: Sequence[GraphTensor], place: str) -> None:
+def check_names(section: Iterable[str], tensors: Sequence[GraphTensor], place: str) -> None:
+    """Check that the graph has every tensor that a section of the manifest names.
+
+    Raises:
+        LoadError: it has no such tensor.
+    """
     names = [tensor.name for tensor in tensors]
     for name in section:
         if name not in names:
-            raise LoadError(f"{place}.{name}: the graph has no such tensor; it has {', '.join(names)}")
+            raise LoadError(f"{place}.{name}: no such tensor in the graph; available: {', '.join(names)}")
 
 
 def _check_roles(spec: ModelSpec, file: str) -> None:
@@ -196,12 +204,13 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
         name = getattr(roles, role)
         if name and name not in outputs:
             raise LoadError(
-                f"{file}: roles.{role}: the graph has no output {name!r}; it has {', '.join(outputs)}"
+                f"{file}: roles.{role}: the graph has no output {name!r}; available: {', '.join(outputs)}"
             )
     if roles.input and spec.input(roles.input) is None:
-        raise LoadError(f"{file}: roles.input: the graph has no input {roles.input!r}")
+        inputs = ", ".join(tensor.name for tensor in spec.inputs)
+        raise LoadError(f"{file}: roles.input: the graph has no input {roles.input!r}; available: {inputs}")
     if spec.manifest.text and not spec.text_input:
-        raise LoadError(f"{file}: roles.input: is missing; name the input that takes the token ids")
+        raise LoadError(f"{file}: roles.input: missing; name the input that takes the token ids")
     _check_labels(spec, outputs, file)
 
 
@@ -213,19 +222,20 @@ def _check_labels(spec: ModelSpec, outputs: Mapping[str, ModelTensor], file: str
     binary = roles.activation == "sigmoid" and width == 1 and labels == 2
     if isinstance(width, int) and width != labels and not binary:
         raise LoadError(
-            f"{file}: labels: there are {labels}, but {roles.scores!r} gives {width} scores; make them equal"
+            f"{file}: labels: {labels} labels for the {width} scores of output {roles.scores!r};"
+            " list one label per score"
         )
 
 
 def infer_batch_axis(
     inputs: tuple[ModelTensor, ...], outputs: tuple[ModelTensor, ...]
 ) -> tuple[tuple[ModelTensor, ...], tuple[ModelTensor, ...]]:
-    """Axis 0 is a batch axis only where it is one and the same symbol on every tensor."""
-    fronts = {tensor.shape[0] if tensor.shape else None for tensor in (*inputs, *outputs)}
-    if len(fronts) != 1 or not isinstance(next(iter(fronts)), str):
+    """Make axis 0 the batch axis of all tensors if it has the same symbol on all of them."""
+    first_axes = {tensor.shape[0] if tensor.shape else None for tensor in (*inputs, *outputs)}
+    if len(first_axes) != 1 or not isinstance(next(iter(first_axes)), str):
         return inputs, outputs
-    first = TensorSection(batch_axis=0)
-    return _with_section(inputs, first), _with_section(outputs, first)
+    section = TensorSection(batch_axis=0)
+    return _with_section(inputs, section), _with_section(outputs, section)
 
 
 def _with_section(tensors: tuple[ModelTensor, ...], section: TensorSection) -> tuple[ModelTensor, ...]:

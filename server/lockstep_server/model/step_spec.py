@@ -1,7 +1,9 @@
-"""The card of a step-wise form: the step graph's tensors, its states taken out and paired by name.
+"""The spec of a step-wise model.
 
-step graph, prefill graph, manifest -> a `Card` whose inputs and outputs are those of one step, with
-its states beside them and the prefill graph's card, if any, inside.
+step graph + prefill graph (optional) + `Manifest` → `make_step_spec` → `ModelSpec`
+
+The graph's state tensors are in `states`; `inputs` and `outputs` hold the other tensors of a step, and
+`prefill` the spec of the prefill graph.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LoadError
 from .datatypes import from_onnx
-from .spec import GraphTensor, ModelSpec, StateTensor, bind_tensor, infer_batch_axis, refuse_unknown_names
+from .spec import GraphTensor, ModelSpec, StateTensor, bind_tensor, check_names, infer_batch_axis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,16 +30,15 @@ def make_step_spec(
     manifest: Manifest,
     file: str,
 ) -> ModelSpec:
-    """Join the graphs with the manifest's `[stepwise]` and `[prefill]`. `file` is named in errors.
+    """Join the graphs with the manifest's `[stepwise]` and `[prefill]`. `file` is its path for errors.
 
     Raises:
-        LoadError: a state that the graphs do not have as the manifest says, or a type or an axis
-            that does not fit.
+        LoadError: the manifest does not match the graphs: a tensor is missing, or its type or axes differ.
     """
     stepwise = manifest.stepwise
     assert stepwise is not None
-    first = _prefill_spec(name, version, prefill, manifest, file) if prefill else None
-    states = _states(graph, stepwise, first, file)
+    prefill_spec = _prefill_spec(name, version, prefill, manifest, file) if prefill else None
+    states = _states(graph, stepwise, prefill_spec, file)
     spec = ModelSpec(
         name,
         version,
@@ -47,7 +48,7 @@ def make_step_spec(
         mode="stepwise",
         model=name,
         states=states,
-        prefill=first,
+        prefill=prefill_spec,
     )
     spec = _with_tensors(spec, graph, stepwise, file)
     _check_roles(spec, file)
@@ -55,32 +56,32 @@ def make_step_spec(
 
 
 def _with_tensors(spec: ModelSpec, graph: GraphSignature, stepwise: StepwiseSection, file: str) -> ModelSpec:
-    """The step's own inputs and outputs: what is neither a state nor its successor."""
-    carried = {state.input for state in stepwise.state}
-    given = {state.output for state in stepwise.state if state.output}
-    inputs = [tensor for tensor in graph.inputs if tensor.name not in carried]
-    outputs = [tensor for tensor in graph.outputs if tensor.name not in given]
-    refuse_unknown_names(stepwise.inputs, inputs, f"{file}: stepwise.inputs")
-    refuse_unknown_names(stepwise.outputs, outputs, f"{file}: stepwise.outputs")
-    taken = tuple(bind_tensor(t, stepwise.inputs, f"{file}: stepwise.inputs") for t in inputs)
-    told = tuple(bind_tensor(t, stepwise.outputs, f"{file}: stepwise.outputs") for t in outputs)
+    """Add the inputs and outputs of a step that are not states."""
+    state_inputs = {state.input for state in stepwise.state}
+    state_outputs = {state.output for state in stepwise.state if state.output}
+    graph_inputs = [tensor for tensor in graph.inputs if tensor.name not in state_inputs]
+    graph_outputs = [tensor for tensor in graph.outputs if tensor.name not in state_outputs]
+    check_names(stepwise.inputs, graph_inputs, f"{file}: stepwise.inputs")
+    check_names(stepwise.outputs, graph_outputs, f"{file}: stepwise.outputs")
+    inputs = tuple(bind_tensor(t, stepwise.inputs, f"{file}: stepwise.inputs") for t in graph_inputs)
+    outputs = tuple(bind_tensor(t, stepwise.outputs, f"{file}: stepwise.outputs") for t in graph_outputs)
     if not stepwise.inputs and not stepwise.outputs:
-        taken, told = infer_batch_axis(taken, told)
-    carrying = {name for state in spec.states for name in state.spec.lengths.values()}
-    for tensor in taken:
-        if tensor.spec.of and tensor.spec.of not in carrying:
+        inputs, outputs = infer_batch_axis(inputs, outputs)
+    state_lengths = {name for state in spec.states for name in state.spec.lengths.values()}
+    for tensor in inputs:
+        if tensor.spec.of and tensor.spec.of not in state_lengths:
             raise LoadError(
                 f"{file}: stepwise.inputs.{tensor.name}.of: no state has the length {tensor.spec.of!r};"
-                f" name one of {', '.join(sorted(carrying)) or 'none'}"
+                f" available: {', '.join(sorted(state_lengths)) or 'none'}"
             )
-    return replace(spec, inputs=taken, outputs=told)
+    return replace(spec, inputs=inputs, outputs=outputs)
 
 
 def _prefill_spec(name: str, version: int, graph: GraphSignature, manifest: Manifest, file: str) -> ModelSpec:
     section = manifest.prefill
     assert section is not None
-    refuse_unknown_names(section.inputs, graph.inputs, f"{file}: prefill.inputs")
-    refuse_unknown_names(section.outputs, graph.outputs, f"{file}: prefill.outputs")
+    check_names(section.inputs, graph.inputs, f"{file}: prefill.inputs")
+    check_names(section.outputs, graph.outputs, f"{file}: prefill.outputs")
     spec = ModelSpec(
         name,
         version,
@@ -91,7 +92,9 @@ def _prefill_spec(name: str, version: int, graph: GraphSignature, manifest: Mani
         model=name,
     )
     if not spec.text_input:
-        raise LoadError(f"{file}: prefill.inputs: one must take the ids; mark the others as generated")
+        raise LoadError(
+            f"{file}: prefill.inputs: exactly one input must take the token ids; set generated for the others"
+        )
     return spec
 
 
@@ -101,7 +104,7 @@ def _states(
     inputs = {tensor.name: tensor for tensor in graph.inputs}
     outputs = {tensor.name: tensor for tensor in graph.outputs}
     if not stepwise.state:
-        raise LoadError(f"{file}: stepwise.state: there is none; add a [[stepwise.state]] for each state")
+        raise LoadError(f"{file}: stepwise.state: missing; add one [[stepwise.state]] per state")
     return tuple(_state(state, inputs, outputs, prefill, file) for state in stepwise.state)
 
 
@@ -115,60 +118,65 @@ def _state(
     place = f"{file}: stepwise.state[{section.name}]"
     if section.input not in inputs:
         raise LoadError(
-            f"{place}.input: the step graph has no input {section.input!r}; it has {_names(inputs)}"
+            f"{place}.input: the step graph has no input {section.input!r}; available: {_names(inputs)}"
         )
     if section.output and section.output not in outputs:
         raise LoadError(
-            f"{place}.output: the step graph has no output {section.output!r}; it has {_names(outputs)}"
+            f"{place}.output: the step graph has no output {section.output!r}; available: {_names(outputs)}"
         )
     tensor = inputs[section.input]
-    known = from_onnx(tensor.onnx_type)
-    if known is None or known[0] == "BYTES":
-        raise LoadError(f"{place}.input: a state of type {tensor.onnx_type} cannot be kept; make it a number")
+    converted = from_onnx(tensor.onnx_type)
+    if converted is None or converted[0] == "BYTES":
+        raise LoadError(
+            f"{place}.input: a state cannot have type {tensor.onnx_type}; use a numeric tensor in the graph"
+        )
+    datatype, _ = converted
     _check_axes(tensor, section, place)
     if section.output and outputs[section.output].onnx_type != tensor.onnx_type:
         raise LoadError(
-            f"{place}.output: it is {outputs[section.output].onnx_type} and the input {tensor.onnx_type};"
-            " make them equal in the graph"
+            f"{place}.output: output {section.output!r} has type {outputs[section.output].onnx_type},"
+            f" input {section.input!r} has {tensor.onnx_type}; make them equal in the graph"
         )
     if section.output:
-        _check_successor(tensor, outputs[section.output], section, place)
+        _check_output_shape(tensor, outputs[section.output], section, place)
     if section.prefill and prefill is not None:
-        _check_prefill(section, prefill, known[0], place)
-    return StateTensor(known[0], tensor.shape, section)
+        _check_prefill(section, prefill, datatype, place)
+    return StateTensor(datatype, tensor.shape, section)
 
 
 def _check_axes(tensor: GraphTensor, section: StateSection, place: str) -> None:
     rank = len(tensor.shape)
     for axis in (section.batch_axis, *section.lengths):
         if axis >= rank:
-            raise LoadError(f"{place}: axis {axis} is not there; the graph gives {tensor.name!r} {rank} axes")
+            raise LoadError(
+                f"{place}: axis {axis} does not exist; {tensor.name!r} has {rank} axes in the graph"
+            )
         if isinstance(tensor.shape[axis], int):
             raise LoadError(
                 f"{place}: axis {axis} of {tensor.name!r} is fixed to {tensor.shape[axis]} in the graph;"
-                " export it with a dynamic axis"
+                " export the model with a dynamic axis"
             )
     for axis, size in enumerate(tensor.shape):
         if not isinstance(size, int) and axis != section.batch_axis and axis not in section.lengths:
             raise LoadError(
-                f"{place}: axis {axis} of {tensor.name!r} is open; fix its size in the graph,"
-                " or name the length that it varies with"
+                f"{place}: axis {axis} of {tensor.name!r} is dynamic; fix its size in the graph,"
+                " or name its length in lengths"
             )
 
 
-def _check_successor(tensor: GraphTensor, successor: GraphTensor, section: StateSection, place: str) -> None:
-    """What comes out of a step must be what the next one takes, as far as the graph tells."""
-    for axis, (size, after) in enumerate(zip(tensor.shape, successor.shape, strict=False)):
-        varies = axis == section.batch_axis or axis in section.lengths
-        if not varies and isinstance(size, int) and isinstance(after, int) and size != after:
+def _check_output_shape(tensor: GraphTensor, output: GraphTensor, section: StateSection, place: str) -> None:
+    """Check that the shape after a step is that before it, as far as the graph fixes both."""
+    for axis, (size, output_size) in enumerate(zip(tensor.shape, output.shape, strict=False)):
+        dynamic = axis == section.batch_axis or axis in section.lengths
+        if not dynamic and isinstance(size, int) and isinstance(output_size, int) and size != output_size:
             raise LoadError(
-                f"{place}.output: axis {axis} of {section.output!r} is {after}, axis {axis} of the input"
-                f" {section.input!r} is {size}; make them equal in the graph"
+                f"{place}.output: axis {axis} of output {section.output!r} is {output_size}, axis {axis} of"
+                f" input {section.input!r} is {size}; make them equal in the graph"
             )
-    if len(tensor.shape) != len(successor.shape):
+    if len(tensor.shape) != len(output.shape):
         raise LoadError(
-            f"{place}.output: {section.output!r} has {len(successor.shape)} axes, the input {section.input!r}"
-            f" {len(tensor.shape)}; make them equal in the graph"
+            f"{place}.output: output {section.output!r} has {len(output.shape)} axes, input {section.input!r}"
+            f" has {len(tensor.shape)}; make them equal in the graph"
         )
 
 
@@ -177,28 +185,33 @@ def _check_prefill(section: StateSection, prefill: ModelSpec, datatype: str, pla
     if tensor is None:
         names = ", ".join(one.name for one in prefill.outputs)
         raise LoadError(
-            f"{place}.prefill: the prefill graph has no output {section.prefill!r}; it has {names}"
+            f"{place}.prefill: the prefill graph has no output {section.prefill!r}; available: {names}"
         )
     if tensor.datatype != datatype:
-        raise LoadError(f"{place}.prefill: it is {tensor.datatype}, the state is {datatype}; make them equal")
+        raise LoadError(
+            f"{place}.prefill: output {section.prefill!r} has datatype {tensor.datatype}, the state has"
+            f" {datatype}; make them equal in the graphs"
+        )
     if tensor.spec.batch_axis != section.batch_axis or dict(tensor.spec.lengths) != dict(section.lengths):
         raise LoadError(
-            f"{place}: its batch_axis and lengths differ from those of prefill.outputs.{section.prefill};"
-            " write the same in both"
+            f"{place}: batch_axis or lengths differ from those of prefill.outputs.{section.prefill};"
+            " write the same values in both"
         )
 
 
 def check_roles_without_oneshot(spec: ModelSpec, file: str) -> None:
-    """What a model without a one-shot graph needs: whatever `[roles]` names is in the step graph.
+    """Check that the step graph has every output named in `[roles]`, if there is no one-shot graph.
 
     Raises:
-        LoadError: it is not.
+        LoadError: it has no such output.
     """
     for role in ("scores", "vector", "attention"):
         name = getattr(spec.manifest.roles, role)
         if name and spec.output(name) is None:
-            there = ", ".join(tensor.name for tensor in spec.outputs)
-            raise LoadError(f"{file}: roles.{role}: the step graph has no output {name!r}; it has {there}")
+            names = ", ".join(tensor.name for tensor in spec.outputs)
+            raise LoadError(
+                f"{file}: roles.{role}: the step graph has no output {name!r}; available: {names}"
+            )
 
 
 def _check_roles(spec: ModelSpec, file: str) -> None:
@@ -206,24 +219,28 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
     if manifest.task in ("generate", "translate"):
         if spec.output(roles.scores) is None:
             names = ", ".join(tensor.name for tensor in spec.outputs)
-            raise LoadError(f"{file}: roles.scores: name the step graph's output of scores; it has {names}")
+            raise LoadError(
+                f"{file}: roles.scores: name the step graph's output with the scores; available: {names}"
+            )
         if not spec.text_input:
-            raise LoadError(f"{file}: roles.input: name the step graph's input that takes the token")
+            raise LoadError(f"{file}: roles.input: name the step graph's input that takes the token id")
         if roles.input and not any(one.input(roles.input) for one in (spec, spec.prefill) if one):
-            raise LoadError(f"{file}: roles.input: neither graph has an input {roles.input!r}")
+            raise LoadError(f"{file}: roles.input: no graph has an input {roles.input!r}; correct the name")
         if roles.attention and spec.output(roles.attention) is None:
-            raise LoadError(f"{file}: roles.attention: the step graph has no output {roles.attention!r}")
-    begins = manifest.text is not None and manifest.text.begin is not None
-    scored = spec.prefill is not None and spec.prefill.output(roles.scores) is not None
-    if manifest.task == "generate" and spec.prefill is not None and not (scored or begins):
+            raise LoadError(
+                f"{file}: roles.attention: the step graph has no output {roles.attention!r}; correct the name"
+            )
+    has_begin = manifest.text is not None and manifest.text.begin is not None
+    prefill_scores = spec.prefill is not None and spec.prefill.output(roles.scores) is not None
+    if manifest.task == "generate" and spec.prefill is not None and not (prefill_scores or has_begin):
         raise LoadError(
-            f"{file}: text.begin: is missing; the prefill graph gives no {roles.scores!r}, so name the id"
+            f"{file}: text.begin: missing; the prefill graph has no output {roles.scores!r}, so name the id"
             " that follows a prompt"
         )
     if manifest.task == "translate" and spec.prefill is None:
-        raise LoadError(f"{file}: prefill: is missing; a translator takes its source in through it")
-    if manifest.task == "translate" and not begins:
-        raise LoadError(f"{file}: text.begin: is missing; name the id that a translation starts from")
+        raise LoadError(f"{file}: prefill: missing; task translate needs a prefill graph for the source")
+    if manifest.task == "translate" and not has_begin:
+        raise LoadError(f"{file}: text.begin: missing; name the id that a translation starts from")
 
 
 def _names(tensors: Mapping[str, GraphTensor]) -> str:

@@ -1,4 +1,4 @@
-"""Cards, parts and requests for tests of the pure parts; no graph, no device."""
+"""Model specs, requests and parts for tests that need neither a graph nor a device."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from lockstep_server.model.sizes import measure_request
 from lockstep_server.model.spec import ModelSpec, ModelTensor
 
 
-def tensor(name: str, words: TensorSection, shape: tuple[Any, ...], datatype: str = "FP32") -> ModelTensor:
-    return ModelTensor(name, datatype, shape, False, words)
+def tensor(name: str, section: TensorSection, shape: tuple[Any, ...], datatype: str = "FP32") -> ModelTensor:
+    return ModelTensor(name, datatype, shape, False, section)
 
 
 def ragged(axis: int = 0, **batching: Any) -> ModelSpec:
-    """x, a mask, lengths -> y as long as x; `axis` is where the rows are on every tensor of two axes."""
-    words = TensorSection(axis, {1 - axis: "words"}, pad=-7)
+    """x, a mask, lengths -> y as long as x. `axis` is the batch axis of every tensor with two axes."""
+    section = TensorSection(axis, {1 - axis: "words"}, pad=-7)
     shape = ("b", "w") if axis == 0 else ("w", "b")
     manifest = Manifest(
         lengths={"words": LengthSection(1000)}, batching=BatchingSection(**batching), from_file=True
     )
     inputs = (
-        tensor("x", words, shape),
-        tensor("mask", replace(words, generated="mask", of="words", pad=0), shape, "BOOL"),
+        tensor("x", section, shape),
+        tensor("mask", replace(section, generated="mask", of="words", pad=0), shape, "BOOL"),
         tensor("sizes", TensorSection(0, generated="lengths", of="words"), ("b",), "INT64"),
     )
     outputs = (
-        tensor("y", words, shape),
-        tensor("m", words, shape, "BOOL"),
+        tensor("y", section, shape),
+        tensor("m", section, shape, "BOOL"),
         tensor("n", TensorSection(0), ("b",), "INT64"),
     )
     return ModelSpec("m", 1, manifest, inputs, outputs, batched=True)
 
 
 def two_lengths(**batching: Any) -> ModelSpec:
-    """x over source words, z over target words."""
+    """x with the length "source", z with the length "target"."""
     manifest = Manifest(
         lengths={"source": LengthSection(1000), "target": LengthSection(1000)},
         batching=BatchingSection(**batching),
@@ -51,7 +51,7 @@ def two_lengths(**batching: Any) -> ModelSpec:
 
 
 def plain(**batching: Any) -> ModelSpec:
-    """x -> y, rows in front and no named length."""
+    """x -> y, with batch axis 0 and no named length."""
     first = TensorSection(0)
     manifest = Manifest(batching=BatchingSection(**batching), from_file=True)
     return ModelSpec(
@@ -68,9 +68,9 @@ def parts(spec: ModelSpec, inputs: dict[str, Any], **more: Any) -> list[RequestP
 
 
 def part(length: int | tuple[int, ...] = 1, rows: int = 1, **more: Any) -> RequestPart:
-    """A part that waits; its tensors do not matter."""
+    """A queued part without tensors."""
     lengths = length if isinstance(length, tuple) else (length,)
-    group, turn = more.pop("group", None), more.pop("turn", 0.0)
+    group, start_tag = more.pop("group", None), more.pop("start_tag", 0.0)
     request = QueuedRequest(submit(**more), None)  # type: ignore[arg-type]
     return RequestPart(
         request,
@@ -80,5 +80,5 @@ def part(length: int | tuple[int, ...] = 1, rows: int = 1, **more: Any) -> Reque
         lengths,
         max(sum(lengths), 1),
         group,
-        turn=turn,
+        start_tag=start_tag,
     )

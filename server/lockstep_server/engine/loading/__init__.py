@@ -1,1 +1,1 @@
-"""From a folder of the repository to a model that is ready: find, read, open, self-test, measure."""
+"""Loads model versions from the repository: read the manifest, open the graphs, self-test, measure."""

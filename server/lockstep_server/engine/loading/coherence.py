@@ -1,4 +1,4 @@
-"""What must hold between the parts of one manifest."""
+"""Checks between the sections of a manifest, after each section has been checked by itself."""
 
 from __future__ import annotations
 
@@ -13,85 +13,85 @@ if TYPE_CHECKING:
 
 
 class Coherence:
-    """The checks on one manifest; each raises LoadError with file, key and remedy."""
+    """The checks of one manifest. Each raises LoadError with the file, the key and how to fix it."""
 
     def __init__(self, manifest: Manifest, file: str) -> None:
-        self.manifest, self.file = manifest, file
+        self._manifest, self._file = manifest, file
 
     def check(self) -> None:
-        manifest = self.manifest
-        self.tensors("inputs", manifest.inputs)
-        self.tensors("outputs", manifest.outputs, given=False)
-        for place, graph in (("prefill.", manifest.prefill), ("stepwise.", manifest.stepwise)):
+        manifest = self._manifest
+        self._check_tensors("inputs", manifest.inputs)
+        self._check_tensors("outputs", manifest.outputs, inputs=False)
+        for prefix, graph in (("prefill.", manifest.prefill), ("stepwise.", manifest.stepwise)):
             if graph is not None:
-                self.tensors(f"{place}inputs", graph.inputs)
-                self.tensors(f"{place}outputs", graph.outputs, given=False)
-        self.states()
-        self.task()
+                self._check_tensors(f"{prefix}inputs", graph.inputs)
+                self._check_tensors(f"{prefix}outputs", graph.outputs, inputs=False)
+        self._check_states()
+        self._check_task()
 
-    def fault(self, key: str, why: str) -> LoadError:
-        return LoadError(f"{self.file}: {key}: {why}")
+    def _error(self, key: str, why: str) -> LoadError:
+        return LoadError(f"{self._file}: {key}: {why}")
 
-    def named(self, key: str, length: str) -> None:
-        if length not in self.manifest.lengths:
-            raise self.fault(key, f"no length is named {length!r}; add [lengths.{length}] with its max")
+    def _check_length(self, key: str, length: str) -> None:
+        if length not in self._manifest.lengths:
+            raise self._error(key, f"unknown length {length!r}; add [lengths.{length}] with its max")
 
-    def tensors(self, place: str, tensors: Mapping[str, TensorSection], *, given: bool = True) -> None:
+    def _check_tensors(
+        self, prefix: str, tensors: Mapping[str, TensorSection], *, inputs: bool = True
+    ) -> None:
         for name, tensor in tensors.items():
-            key = f"{place}.{name}"
-            self.axes(key, tensor.batch_axis, tensor.lengths)
-            if tensor.generated and not given:
-                raise self.fault(f"{key}.generated", "only an input can be generated; remove it")
+            key = f"{prefix}.{name}"
+            self._check_axes(key, tensor.batch_axis, tensor.lengths)
+            if tensor.generated and not inputs:
+                raise self._error(f"{key}.generated", "only an input can be generated; remove this key")
             if tensor.generated and not tensor.of:
-                raise self.fault(f"{key}.of", "is missing; name the length that it tells of")
+                raise self._error(f"{key}.of", "missing; name the length that the input is generated from")
             if tensor.of:
-                self.named(f"{key}.of", tensor.of)
+                self._check_length(f"{key}.of", tensor.of)
 
-    def axes(self, key: str, batch_axis: int | None, lengths: Mapping[int, str]) -> None:
+    def _check_axes(self, key: str, batch_axis: int | None, lengths: Mapping[int, str]) -> None:
         for axis, length in lengths.items():
-            self.named(f"{key}.lengths", length)
+            self._check_length(f"{key}.lengths", length)
             if axis == batch_axis:
-                raise self.fault(f"{key}.lengths", f"axis {axis} is the batch axis already; name another")
+                raise self._error(f"{key}.lengths", f"axis {axis} is the batch axis; use another axis")
         if lengths and batch_axis is None:
-            raise self.fault(f"{key}.batch_axis", "is missing; a tensor with a named length needs one")
+            raise self._error(f"{key}.batch_axis", "missing; a tensor with a named length needs one")
 
-    def states(self) -> None:
-        stepwise, seen = self.manifest.stepwise, set()
+    def _check_states(self) -> None:
+        stepwise, seen = self._manifest.stepwise, set()
         for state in stepwise.state if stepwise else ():
             key = f"stepwise.state[{state.name}]"
-            self.axes(key, state.batch_axis, state.lengths)
-            for role, tensor in (("input", state.input), ("output", state.output), ("name", state.name)):
-                if tensor and (role, tensor) in seen:
-                    raise self.fault(
-                        f"{key}.{role}", f"{tensor!r} is another state's already; pair each once"
+            self._check_axes(key, state.batch_axis, state.lengths)
+            for field, name in (("input", state.input), ("output", state.output), ("name", state.name)):
+                if name and (field, name) in seen:
+                    raise self._error(
+                        f"{key}.{field}", f"another state has the same {field} {name!r}; use each only once"
                     )
-                seen.add((role, tensor))
-            if state.prefill and self.manifest.prefill is None:
-                raise self.fault(f"{key}.prefill", "there is no prefill graph; add [prefill] or remove this")
+                seen.add((field, name))
+            if state.prefill and self._manifest.prefill is None:
+                raise self._error(f"{key}.prefill", "no prefill graph; add [prefill] or remove this key")
             if len(state.lengths) > 1:
-                raise self.fault(f"{key}.lengths", "a state varies along one axis at most; name one")
+                raise self._error(f"{key}.lengths", "a state can vary along one axis at most; name one axis")
             if state.grows and not state.lengths:
-                raise self.fault(f"{key}.grows", "it has no named length to grow along; add lengths")
+                raise self._error(f"{key}.grows", "no named length to grow along; add lengths")
             if state.lengths and not state.grows and not state.prefill:
-                raise self.fault(
+                raise self._error(
                     f"{key}.prefill",
-                    "is missing; what has a named length begins in a prefill graph, or grows",
+                    "missing; a state with a named length needs prefill, or grows = true",
                 )
             if state.grows and not state.output:
-                raise self.fault(f"{key}.output", "is missing; what grows comes out of each step")
+                raise self._error(f"{key}.output", "missing; a state that grows needs an output")
 
-    def task(self) -> None:
-        manifest = self.manifest
+    def _check_task(self) -> None:
+        manifest = self._manifest
         if manifest.task == "classify":
             if not manifest.roles.scores:
-                raise self.fault("roles.scores", "is missing; name the output that holds the labels' scores")
+                raise self._error("roles.scores", "missing; name the output that holds the labels' scores")
             if not manifest.labels:
-                raise self.fault("labels", "is missing; list the labels in the order of the scores")
+                raise self._error("labels", "missing; list the labels in the order of the scores")
         if manifest.task == "encode" and not manifest.roles.vector:
-            raise self.fault("roles.vector", "is missing; name the output that holds the vector")
+            raise self._error("roles.vector", "missing; name the output that holds the vector")
         if manifest.task in ("generate", "translate") and manifest.stepwise is None:
-            raise self.fault(
-                "stepwise", f"is missing; a model that can {manifest.task} needs a step-wise form"
-            )
+            raise self._error("stepwise", f"missing; task {manifest.task} needs a step-wise form")
         if manifest.text is not None and not manifest.text.source:
-            raise self.fault("text.source", 'is missing; name the tokenizer: source = "tokenizer.json"')
+            raise self._error("text.source", 'missing; name the tokenizer: source = "tokenizer.json"')

@@ -1,6 +1,6 @@
-"""A model version on its way into service, step by step.
+"""Loads a model version.
 
-repository -> manifest -> session -> card -> tokenizer -> self-test -> costs -> engine.
+`RepositoryEntry` → manifest → session → spec → tokenizer → self-test → cost model → engine, not yet started
 """
 
 from __future__ import annotations
@@ -37,73 +37,69 @@ log = logging.getLogger(__name__)
 
 
 STEP_SUFFIX = ".step"
-"""A second face is a model of its own on the tensor API."""
+"""If a model has a one-shot and a step-wise graph, the tensor API serves the latter as `<name>.step`."""
 
 
 @dataclass(eq=False)
 class LoadedModel:
-    """One way to ask a model version that serves."""
+    """One mode of a loaded model version."""
 
     spec: ModelSpec
     engine: OneShotEngine | StepEngine
-    vocabulary: Vocabulary | None  # of what it reads
+    vocabulary: Vocabulary | None  # of the input
 
     def costs(self) -> dict[str, Any] | None:
         return self.engine.costs.to_dict() if isinstance(self.engine, OneShotEngine) else None
 
 
 class Loader:
-    """Prepares models of one repository for one device."""
+    """Loads the models of one repository for one device."""
 
     def __init__(
         self, config: messages.EngineConfig, root: Path, device: str, device_scheduler: DeviceScheduler
     ) -> None:
-        self._config, self._root, self._device, self._device_scheduler = (
-            config,
-            root,
-            device,
-            device_scheduler,
-        )
+        self._config, self._root, self._device = config, root, device
+        self._device_scheduler = device_scheduler
 
-    def prepare(self, found: RepositoryEntry, report: Callable[[messages.Events], None]) -> list[LoadedModel]:
-        """Everything up to engines that can be started: one for each face.
+    def load(self, entry: RepositoryEntry, report: Callable[[messages.Events], None]) -> list[LoadedModel]:
+        """Load a model version: one `LoadedModel` per mode, with an engine that is not started.
 
         Raises:
-            LoadError: the model cannot be served; names file, key and remedy.
+            LoadError: the model cannot be served. Names the file, the key and how to fix it.
         """
-        manifest = found.manifest()
-        versions = tuple(one.version for one in repository.find_model(self._root, found.name))
+        manifest = entry.manifest()
+        versions = tuple(other.version for other in repository.find_versions(self._root, entry.name))
         if manifest.default_version and manifest.default_version not in versions:
             raise LoadError(
-                f"{found.manifest_file}: default_version: there is no version {manifest.default_version};"
-                f" write one of {', '.join(map(str, versions))}"
+                f"{entry.manifest_path}: default_version: no version {manifest.default_version};"
+                f" available: {', '.join(map(str, versions))}"
             )
         loaded = []
-        if manifest.stepwise is None or found.has_oneshot():
-            loaded.append(self._oneshot(found, manifest, versions, report))
+        if manifest.stepwise is None or entry.has_oneshot():
+            loaded.append(self._load_oneshot(entry, manifest, versions, report))
         if manifest.stepwise is not None:
-            loaded.append(self._stepwise(found, manifest, versions, report, loaded[0] if loaded else None))
+            oneshot = loaded[0] if loaded else None
+            loaded.append(self._load_stepwise(entry, manifest, versions, report, oneshot))
         return loaded
 
-    def _oneshot(
+    def _load_oneshot(
         self,
-        found: RepositoryEntry,
+        entry: RepositoryEntry,
         manifest: Manifest,
         versions: tuple[int, ...],
         report: Callable[[messages.Events], None],
     ) -> LoadedModel:
-        file = found.graph_file()
-        session = self._session(file, manifest)
-        spec = make_spec(found.name, found.version, session.graph, manifest, str(found.manifest_file))
+        session = self._open_session(entry.graph_file(), manifest)
+        spec = make_spec(entry.name, entry.version, session.graph, manifest, str(entry.manifest_path))
         spec = replace(spec, provider=session.provider, versions=versions)
-        vocabulary = _vocabulary(found, spec)
-        account = DeviceAccount(f"{found.name}/{found.version} loading")
-        selftest_result, costs = self._judge(found, session, spec, account)
+        vocabulary = _input_vocabulary(entry, spec)
+        account = DeviceAccount(f"{entry.name}/{entry.version} loading")
+        selftest_result, costs = self._selftest_oneshot(entry, session, spec, account)
         spec = replace(
             spec,
             batched=selftest_result.batched,
             deterministic=selftest_result.deterministic,
-            notice=_told(spec, selftest_result),
+            notice=_notice(spec, selftest_result),
             instances=self._instances(spec, costs),
         )
         config = self._config
@@ -118,156 +114,163 @@ class Loader:
         )
         return LoadedModel(spec, engine, vocabulary)
 
-    def _stepwise(
+    def _load_stepwise(
         self,
-        found: RepositoryEntry,
+        entry: RepositoryEntry,
         manifest: Manifest,
         versions: tuple[int, ...],
         report: Callable[[messages.Events], None],
         oneshot: LoadedModel | None,
     ) -> LoadedModel:
         assert manifest.stepwise is not None
-        session = self._session(found.graph_file(manifest.stepwise.graph, "stepwise.graph"), manifest)
+        session = self._open_session(entry.graph_file(manifest.stepwise.graph, "stepwise.graph"), manifest)
         prefill = None
         if manifest.prefill is not None:
-            prefill = self._session(found.graph_file(manifest.prefill.graph, "prefill.graph"), manifest)
-        name = found.name + STEP_SUFFIX if oneshot else found.name
-        file = str(found.manifest_file)
+            prefill = self._open_session(entry.graph_file(manifest.prefill.graph, "prefill.graph"), manifest)
+        name = entry.name + STEP_SUFFIX if oneshot else entry.name
+        file = str(entry.manifest_path)
         graph = prefill.graph if prefill else None
-        spec = make_step_spec(name, found.version, session.graph, graph, manifest, file)
+        spec = make_step_spec(name, entry.version, session.graph, graph, manifest, file)
         if oneshot is None:
             check_roles_without_oneshot(spec, file)
-        spec = replace(spec, provider=session.provider, versions=versions, model=found.name)
-        reads = oneshot.vocabulary if oneshot else _vocabulary(found, spec)
-        makes = _target(found, spec) or reads
-        spec = selftest_steps.judged(spec, self._judge_steps(found, spec, session, prefill, oneshot))
+        spec = replace(spec, provider=session.provider, versions=versions, model=entry.name)
+        input_vocabulary = oneshot.vocabulary if oneshot else _input_vocabulary(entry, spec)
+        output_vocabulary = _output_vocabulary(entry, spec) or input_vocabulary
+        selftest_result = self._selftest_steps(entry, spec, session, prefill, oneshot)
+        spec = selftest_steps.apply_result(spec, selftest_result)
         engine = StepEngine(
-            spec, session, prefill, makes, self._device_scheduler, report,
+            spec, session, prefill, output_vocabulary, self._device_scheduler, report,
             stalled_s=self._config.stalled_s, batching=self._config.batching,
         )  # fmt: skip
-        return LoadedModel(spec, engine, reads)
+        return LoadedModel(spec, engine, input_vocabulary)
 
-    def _judge_steps(
+    def _selftest_steps(
         self,
-        found: RepositoryEntry,
+        entry: RepositoryEntry,
         spec: ModelSpec,
         session: OnnxSession,
         prefill: OnnxSession | None,
         oneshot: LoadedModel | None,
-    ) -> selftest_steps.Steps:
-        """As `_judge`."""
-        cache = _Cache(self._config.cache, found.digest(), self._device, "steps")
+    ) -> selftest_steps.StepSelfTestResult:
+        """Run the self-test, or read its result from the cache."""
+        cache = _Cache(self._config.cache, entry.digest(), self._device, "steps")
         with suppress(KeyError, TypeError):
-            return selftest_steps.Steps(**cache.read()["verdict"])
+            return selftest_steps.StepSelfTestResult(**cache.read()["selftest"])
         with self._device_scheduler.lease(DeviceAccount(f"{spec.name}/{spec.version} loading"), 0.0):
-            other = (oneshot.spec, self._session(found.graph_file(), spec.manifest)) if oneshot else None
-            selftest_result = selftest_steps.check(spec, session, prefill, other)
-        cache.write({"verdict": asdict(selftest_result)})
+            reference = None
+            if oneshot is not None:
+                reference = (oneshot.spec, self._open_session(entry.graph_file(), spec.manifest))
+            selftest_result = selftest_steps.check(spec, session, prefill, reference)
+        cache.write({"selftest": asdict(selftest_result)})
         return selftest_result
 
-    def _session(self, file: Path, manifest: Manifest) -> OnnxSession:
+    def _open_session(self, file: Path, manifest: Manifest) -> OnnxSession:
         return OnnxSession(file, self._device, manifest.instances.threads)
 
     def _instances(self, spec: ModelSpec, costs: CostModel) -> int:
-        """Runs of a one-shot model at one time: as the manifest has it, within what the gate lets run; or as
-        many as the device gains from where a run takes longer than what goes around it, which does not get
-        quicker in company."""
-        said = spec.manifest.instances
-        most = self._device_scheduler.max_leases(
+        """The number of concurrent runs of a one-shot model, within the device's leases.
+
+        Without `instances.count` it is as many as fit the device, but 1 if a typical run takes no longer
+        than the work around it, which concurrency does not speed up.
+        """
+        instances = spec.manifest.instances
+        max_leases = self._device_scheduler.max_leases(
             DeviceAccount(spec.name, yields_cpu=self._config.niceness > 0)
         )
-        if said.count is not None:
-            return min(said.count, most)
-        if selftest.usual_run_s(spec, costs) <= costs.overhead_s:
+        if instances.count is not None:
+            return min(instances.count, max_leases)
+        if selftest.typical_run_s(spec, costs) <= costs.overhead_s:
             return 1
-        return max(most // said.threads, 1)
+        return max(max_leases // instances.threads, 1)
 
-    def _judge(
-        self, found: RepositoryEntry, session: OnnxSession, spec: ModelSpec, account: DeviceAccount
+    def _selftest_oneshot(
+        self, entry: RepositoryEntry, session: OnnxSession, spec: ModelSpec, account: DeviceAccount
     ) -> tuple[selftest.SelfTestResult, CostModel]:
-        """Self-test and costs; from the cache where this very model was judged on this very device."""
-        cache = _Cache(self._config.cache, found.digest(), self._device, "oneshot")
+        """Run the self-test and measure the costs, or read both from the cache."""
+        cache = _Cache(self._config.cache, entry.digest(), self._device, "oneshot")
         with suppress(KeyError, TypeError, ValueError):
-            known = cache.read()
-            return selftest.SelfTestResult(**known["verdict"]), CostModel.from_dict(known["costs"])
+            cached = cache.read()
+            return selftest.SelfTestResult(**cached["selftest"]), CostModel.from_dict(cached["costs"])
         with self._device_scheduler.lease(account, 0.0):
             selftest_result = selftest.check(session, spec)
         costs = selftest.measure_costs(
             session, replace(spec, batched=selftest_result.batched), self._device_scheduler, account
         )
-        cache.write({"verdict": selftest_result.to_dict(), "costs": costs.to_dict()})
+        cache.write({"selftest": asdict(selftest_result), "costs": costs.to_dict()})
         return selftest_result, costs
 
 
-def _vocabulary(found: RepositoryEntry, spec: ModelSpec) -> Vocabulary | None:
-    """Of what the model reads: the source of a translator, the words of a classifier."""
+def _input_vocabulary(entry: RepositoryEntry, spec: ModelSpec) -> Vocabulary | None:
     text = spec.manifest.text
     if text is None:
         return None
-    vocabulary = _open(found, text.source, "text.source")
+    vocabulary = _open_vocabulary(entry, text.source, "text.source")
     spec = spec.prefill or spec
     tokens = spec.input(spec.text_input)
     if tokens and tokens.spec.range and vocabulary.size > tokens.spec.range[1]:
         raise LoadError(
-            f"{found.manifest_file}: text.source: the tokenizer knows {vocabulary.size} ids, but"
-            f" inputs.{tokens.name}.range ends at {tokens.spec.range[1]}; they must come from one training"
+            f"{entry.manifest_path}: text.source: the tokenizer has {vocabulary.size} ids, but"
+            f" inputs.{tokens.name}.range ends at {tokens.spec.range[1]}; use the tokenizer of the model's"
+            " training, or correct the range"
         )
     return vocabulary
 
 
-def _target(found: RepositoryEntry, spec: ModelSpec) -> Vocabulary | None:
-    """Of what the model makes, where that is another than what it reads."""
+def _output_vocabulary(entry: RepositoryEntry, spec: ModelSpec) -> Vocabulary | None:
+    """The vocabulary of the generated text; None if it is that of the input."""
     text = spec.manifest.text
-    return _open(found, text.target, "text.target") if text is not None and text.target else None
+    return _open_vocabulary(entry, text.target, "text.target") if text is not None and text.target else None
 
 
-def _open(found: RepositoryEntry, name: str, key: str) -> Vocabulary:
+def _open_vocabulary(entry: RepositoryEntry, name: str, key: str) -> Vocabulary:
     try:
-        return Vocabulary(found.beside_manifest(name, key))
+        return Vocabulary(entry.referenced_file(name, key))
     except LoadError as error:
-        raise LoadError(f"{found.manifest_file}: {key}: {error}") from error
+        raise LoadError(f"{entry.manifest_path}: {key}: {error}") from error
 
 
-def _told(spec: ModelSpec, selftest_result: selftest.SelfTestResult) -> str:
-    """What callers should know: a manifest asks for batching and the self-test found against it."""
+def _notice(spec: ModelSpec, selftest_result: selftest.SelfTestResult) -> str:
+    """A warning for callers if the model has a manifest and still cannot be batched."""
     return (
         f"not batched: {selftest_result.reason}" if selftest_result.reason and spec.manifest.from_file else ""
     )
 
 
-def described(spec: ModelSpec) -> str:
-    kind = "batched" if spec.batched else "one request a run"
-    kind = f"step by step, {kind}" if spec.is_stepwise else kind
-    return f" ({kind}{', bit for bit' if spec.deterministic else ''})" + (
-        f"; {spec.notice}" if spec.notice else ""
-    )
+def describe(spec: ModelSpec) -> str:
+    """How the model is served, for the log."""
+    parts = ["step-wise"] if spec.is_stepwise else []
+    parts.append("batched" if spec.batched else "unbatched")
+    parts += ["deterministic"] if spec.deterministic else []
+    return ", ".join(parts) + (f"; {spec.notice}" if spec.notice else "")
 
 
 class _Cache:
-    """What was found of a model on a device by this program and this runtime, in a folder that may be
-    absent or read-only."""
+    """The measurements of one model, valid for one device, runtime version and server version.
+
+    The folder may be missing or read-only.
+    """
 
     def __init__(self, folder: str, digest: str, device: str, kind: str) -> None:
         key = f"{digest[:32]}-{device}-{RUNTIME_VERSION}-{__version__}-{kind}.json"
         self._file = Path(folder) / key if folder else None
 
     def read(self) -> dict[str, Any]:
-        """Empty where there is nothing."""
+        """The cached document; empty if there is none."""
         if self._file is None:
             return {}
         try:
-            found = json.loads(self._file.read_text())
+            document = json.loads(self._file.read_text())
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return document if isinstance(document, dict) else {}
 
-    def write(self, found: dict[str, Any]) -> None:
+    def write(self, document: dict[str, Any]) -> None:
         if self._file is None:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            half = self._file.with_suffix(f".{os.getpid()}")
-            half.write_text(json.dumps(found))
-            half.replace(self._file)
+            partial = self._file.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(document))
+            partial.replace(self._file)
         except OSError as error:
-            log.debug("what was measured is not kept: %s", error)
+            log.debug("cannot write the cache: %s", error)

@@ -1,7 +1,7 @@
-"""`model.toml`, read and checked whole: bytes -> TOML -> `Manifest`.
+"""Reads `model.toml`: bytes → TOML → `Manifest`, checked.
 
-Every error names the file, the key and the remedy. The whole schema is here, also what no engine
-serves yet.
+There is one function per section; schema.py checks single values and coherence.py checks between sections.
+Every error names the file, the key and how to fix it.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ GENERATED = ("mask", "lengths")
 
 
 def read(path: Path) -> Manifest:
-    """The manifest in `path`.
+    """Read the manifest in the file `path`.
 
     Raises:
-        LoadError: the file is not TOML, or a key is unknown, missing, or of a wrong kind.
+        LoadError: the file is not valid TOML, or a key is unknown, missing or has an invalid value.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path}: not valid TOML: {error}; correct the line named") from error
+        raise LoadError(f"{path}: not valid TOML: {error}; correct the file") from error
     return parse(content, str(path))
 
 
 def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
-    """A manifest from parsed TOML; `file` is named in errors.
+    """Build a manifest from parsed TOML. `file` is its path for errors.
 
     Raises:
         LoadError: as `read`.
@@ -70,25 +70,25 @@ def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
         stepwise=top.table("stepwise", _stepwise),
         from_file=True,
     )
-    top.done()
+    top.reject_unknown_keys()
     Coherence(manifest, file).check()
     return manifest
 
 
-# --- one function a table -------------------------------------------------------------------------
+# --- one function per section ---------------------------------------------------------------------
 
 
 def _text(table: schema.TomlTable) -> TextSection:
     return TextSection(
-        source=table.get("source", schema.file, ""),
-        target=table.get("target", schema.file, ""),
+        source=table.get("source", schema.relative_path, ""),
+        target=table.get("target", schema.relative_path, ""),
         begin=table.optional("begin", schema.index),
         end=table.optional("end", schema.index),
     )
 
 
 def _length(table: schema.TomlTable) -> LengthSection:
-    return LengthSection(max=table.need("max", schema.count))
+    return LengthSection(max=table.require("max", schema.count))
 
 
 def _tensor(table: schema.TomlTable) -> TensorSection:
@@ -130,7 +130,7 @@ def _instances(table: schema.TomlTable) -> InstancesSection:
 
 def _prefill(table: schema.TomlTable) -> PrefillSection:
     return PrefillSection(
-        graph=table.get("graph", schema.file, "prefill.onnx"),
+        graph=table.get("graph", schema.relative_path, "prefill.onnx"),
         inputs=table.tables("inputs", _tensor),
         outputs=table.tables("outputs", _tensor),
     )
@@ -139,20 +139,20 @@ def _prefill(table: schema.TomlTable) -> PrefillSection:
 def _stepwise(table: schema.TomlTable) -> StepwiseSection:
     default = StepwiseSection()
     return StepwiseSection(
-        graph=table.get("graph", schema.file, default.graph),
+        graph=table.get("graph", schema.relative_path, default.graph),
         max_sequences=table.get("max_sequences", schema.count, default.max_sequences),
         max_tokens=table.get("max_tokens", schema.count, default.max_tokens),
         idle_timeout_s=table.get("idle_timeout_s", schema.positive, default.idle_timeout_s),
         inputs=table.tables("inputs", _tensor),
         outputs=table.tables("outputs", _tensor),
-        state=table.rows("state", _state),
+        state=table.array("state", _state),
     )
 
 
 def _state(table: schema.TomlTable) -> StateSection:
     return StateSection(
-        name=table.need("name", schema.string),
-        input=table.need("input", schema.string),
+        name=table.require("name", schema.string),
+        input=table.require("input", schema.string),
         output=table.get("output", schema.string, ""),
         prefill=table.get("prefill", schema.string, ""),
         initial=table.get("initial", schema.number, 0.0),

@@ -1,7 +1,9 @@
-"""The folder of models: Triton's layout, `<name>/<version>/model.onnx` with a `model.toml`.
+"""The model repository, a folder in Triton's layout: `<name>/<version>/model.onnx` with a `model.toml`.
 
-A model file is treated as code: nothing outside the repository is opened, through a link or a
-path in a manifest.
+folder → `find_models` → `RepositoryEntry` per version → paths of its graphs, manifest and tokenizers
+
+Model files are treated as code: nothing outside the repository is opened, neither through a link nor
+through a path in a manifest.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import LoadError
 from ...model.manifest import Manifest
-from .manifest_file import read
+from . import manifest_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,100 +25,99 @@ ONESHOT = "model.onnx"
 
 @dataclass(frozen=True)
 class RepositoryEntry:
-    """A model version on disk, nothing of it opened yet."""
+    """A model version on disk. Files are opened only by the methods."""
 
     name: str
     version: int
-    folder: Path  # the version's
-    root: Path  # the repository's
+    folder: Path  # of the version
+    root: Path  # of the repository
 
     @property
-    def manifest_file(self) -> Path:
-        """The version's own manifest where it has one, else the model's (which may be absent)."""
-        own = self.folder / MANIFEST
-        return own if own.exists() else self.folder.parent / MANIFEST
+    def manifest_path(self) -> Path:
+        """The manifest in the version's folder if it exists, else that of the model, which may not exist."""
+        of_version = self.folder / MANIFEST
+        return of_version if of_version.exists() else self.folder.parent / MANIFEST
 
     def manifest(self) -> Manifest:
-        """
+        """Read the manifest; the default one if there is no file.
+
         Raises:
-            LoadError: there is a manifest and it is not right.
+            LoadError: the manifest is invalid or lies outside the repository.
         """
-        file = self.manifest_file
-        return read(inside(file, self.root)) if file.exists() else Manifest()
+        file = self.manifest_path
+        return manifest_file.read(resolve_inside(file, self.root)) if file.exists() else Manifest()
 
     def has_oneshot(self) -> bool:
         return (self.folder / ONESHOT).exists()
 
     def graph_file(self, name: str = ONESHOT, key: str = "") -> Path:
-        """A graph in the version's folder; `key` of the manifest names it.
+        """The path of a graph in the version's folder. `key` is the manifest key that names it, if any.
 
         Raises:
-            LoadError: there is none, or it lies outside the repository.
+            LoadError: the file does not exist or lies outside the repository.
         """
         file = self.folder / name
         if not file.exists():
             if key:
                 raise LoadError(
-                    f"{self.manifest_file}: {key}: {file} is not there; add it or correct the name"
+                    f"{self.manifest_path}: {key}: {file} does not exist; add the file or correct the name"
                 )
             if (self.folder / "step.onnx").exists():
                 raise LoadError(
-                    f"{self.folder / 'step.onnx'}: a step graph alone does not tell its states; add a"
-                    " model.toml with a [[stepwise.state]] for each"
+                    f"{self.folder / 'step.onnx'}: a step graph needs a manifest; add a model.toml with one"
+                    " [[stepwise.state]] per state"
                 )
-            raise LoadError(
-                f"{file}: is not there; put the ONNX file in the version's folder under this name"
-            )
-        return inside(file, self.root)
+            raise LoadError(f"{file}: file does not exist; put the ONNX graph there under this name")
+        return resolve_inside(file, self.root)
 
-    def beside_manifest(self, name: str, key: str) -> Path:
-        """A file that the manifest names, relative to itself; `key` is named in errors.
+    def referenced_file(self, name: str, key: str) -> Path:
+        """The path of a file that the manifest names relative to itself, under `key`.
 
         Raises:
-            LoadError: it is not there, or lies outside the repository.
+            LoadError: the file does not exist or lies outside the repository.
         """
-        file = self.manifest_file.parent / name
+        file = self.manifest_path.parent / name
         if not file.exists():
             raise LoadError(
-                f"{self.manifest_file}: {key}: {name!r} is not there; correct the path or add the file"
+                f"{self.manifest_path}: {key}: {name!r} does not exist; correct the path or add the file"
             )
-        return inside(file, self.root)
+        return resolve_inside(file, self.root)
 
     def digest(self) -> str:
-        """A hash of all files of the version and of the manifest: what cached verdicts hang on."""
+        """A hash of the manifest and all files of the version. Cached self-test results are valid for it."""
         state = hashlib.sha256()
         for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             state.update(file.name.encode())
-            state.update(inside(file, self.root).read_bytes())
-        if self.manifest_file.exists():
-            state.update(self.manifest_file.read_bytes())
+            state.update(resolve_inside(file, self.root).read_bytes())
+        if self.manifest_path.exists():
+            state.update(self.manifest_path.read_bytes())
         return state.hexdigest()
 
 
-def find(root: Path) -> list[RepositoryEntry]:
-    """All model versions under `root`, by name, then version. Folders that hold none are passed over.
+def find_models(root: Path) -> list[RepositoryEntry]:
+    """All model versions under `root`, sorted by name and version. Other folders are skipped.
 
     Raises:
         LoadError: `root` is not a folder.
     """
     if not root.is_dir():
-        raise LoadError(f"{root}: no such folder; give --models the folder that holds the models")
+        raise LoadError(f"{root}: no such folder; set --models to the folder that contains the models")
     return [
-        found
+        entry
         for folder in sorted(root.iterdir())
         if folder.is_dir()
-        for found in find_model(root, folder.name)
+        for entry in find_versions(root, folder.name)
     ]
 
 
-def without_versions(root: Path) -> list[str]:
-    """Folders under `root` that `find` passes over, in which somebody may have meant to put a model."""
+def folders_without_versions(root: Path) -> list[str]:
+    """Visible folders under `root` that `find_models` skips: probably misplaced models."""
     folders = (child for child in sorted(root.iterdir()) if child.is_dir() and child.name[0] not in "._")
-    return [folder.name for folder in folders if not find_model(root, folder.name)]
+    return [folder.name for folder in folders if not find_versions(root, folder.name)]
 
 
-def find_model(root: Path, name: str) -> list[RepositoryEntry]:
-    """The versions of one model; none where there is no such folder."""
+def find_versions(root: Path, name: str) -> list[RepositoryEntry]:
+    """The versions of one model, ascending. Empty if there is no such model."""
     folder = root / name
     if name in ("", ".", "..") or "/" in name or "\\" in name or name.startswith(".") or not folder.is_dir():
         return []
@@ -131,13 +132,14 @@ def _is_version(name: str) -> bool:
     return name.isascii() and name.isdigit() and name == str(int(name)) and int(name) > 0
 
 
-def inside(file: Path, root: Path) -> Path:
-    """`file` with its links followed.
+def resolve_inside(file: Path, root: Path) -> Path:
+    """`file` with its links resolved.
 
     Raises:
-        LoadError: it leads out of `root`.
+        LoadError: it is outside `root`.
     """
     real = file.resolve()
     if not real.is_relative_to(root.resolve()):
-        raise LoadError(f"{file}: leads out of the model repository; copy the file into it")
+        raise LoadError(f"{file}: outside of the model repository; copy the file into it")
+
     return real

@@ -1,7 +1,7 @@
-"""Reading TOML by a schema: tables that hand out each key once, and the kinds of value they hold.
+"""Checked reading of TOML tables.
 
-Every error names the file, the key with its place, and the remedy. A kind is a function from what
-TOML gave to the value wanted; it raises ValueError with the remedy.
+A value type is a function that converts a TOML value, such as `count` or `boolean`; it raises ValueError
+with the values that it accepts. Every LoadError names the file, the full key and how to fix it.
 """
 
 from __future__ import annotations
@@ -18,105 +18,115 @@ T = TypeVar("T")
 
 
 class TomlTable:
-    """A TOML table that knows its place, hands out each key once, and refuses what is left over."""
+    """A TOML table that remembers which keys were read, to reject the others.
 
-    def __init__(self, content: Any, file: str, place: str) -> None:
-        self.file, self.place = file, place
+    `prefix` is the table's key in the file, with a trailing dot. All methods raise LoadError.
+    """
+
+    def __init__(self, content: Any, file: str, prefix: str) -> None:
+        self.file, self.prefix = file, prefix
         self.content: dict[str, Any] = content
         self.known: set[str] = set()
 
-    def fault(self, key: str, why: str) -> LoadError:
-        return LoadError(f"{self.file}: {self.place}{key}: {why}")
+    def error(self, key: str, why: str) -> LoadError:
+        return LoadError(f"{self.file}: {self.prefix}{key}: {why}")
 
-    def optional(self, key: str, kind: Callable[[Any], T]) -> T | None:
+    def optional(self, key: str, convert: Callable[[Any], T]) -> T | None:
         self.known.add(key)
         if key not in self.content:
             return None
         try:
-            return kind(self.content[key])
+            return convert(self.content[key])
         except ValueError as error:
-            raise self.fault(key, f"{self.content[key]!r} does not fit; {error}") from None
+            raise self.error(key, f"invalid value {self.content[key]!r}; {error}") from None
 
-    def get(self, key: str, kind: Callable[[Any], T], default: T) -> T:
-        value = self.optional(key, kind)
+    def get(self, key: str, convert: Callable[[Any], T], default: T) -> T:
+        value = self.optional(key, convert)
         return default if value is None else value
 
-    def need(self, key: str, kind: Callable[[Any], T]) -> T:
-        value = self.optional(key, kind)
+    def require(self, key: str, convert: Callable[[Any], T]) -> T:
+        value = self.optional(key, convert)
         if value is None:
-            raise self.fault(key, "is missing; add it")
+            raise self.error(key, "missing; add this key")
         return value
 
     def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
         value = self.get(key, string, default)
         if value not in choices and value != default:
-            raise self.fault(key, f"{value!r} is not known; write one of {', '.join(choices)}")
+            raise self.error(key, f"invalid value {value!r}; use one of {', '.join(choices)}")
         return value
 
     def strings(self, key: str) -> tuple[str, ...]:
         value: Any = self.optional(key, anything) or []
         if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            raise self.fault(key, 'write a list of strings: ["negative", "positive"]')
+            raise self.error(key, 'invalid value; use a list of strings: ["negative", "positive"]')
         return tuple(value)
 
     def table(self, key: str, build: Callable[[TomlTable], T]) -> T | None:
+        """Build the value of the table `[key]`; None if there is no such table."""
         self.known.add(key)
         return self._build(key, self.content[key], build) if key in self.content else None
 
     def tables(self, key: str, build: Callable[[TomlTable], T]) -> dict[str, T]:
-        def named(table: TomlTable) -> dict[str, T]:
+        """Build the value of every table `[key.NAME]`, by name."""
+
+        def build_all(table: TomlTable) -> dict[str, T]:
             table.known.update(table.content)
             return {name: table._build(name, value, build) for name, value in table.content.items()}
 
-        return self.table(key, named) or {}
+        return self.table(key, build_all) or {}
 
-    def rows(self, key: str, build: Callable[[TomlTable], T]) -> tuple[T, ...]:
+    def array(self, key: str, build: Callable[[TomlTable], T]) -> tuple[T, ...]:
+        """Build the value of every table of the array `[[key]]`."""
         self.known.add(key)
         items = self.content.get(key, [])
         if not isinstance(items, list):
-            raise self.fault(key, f"write [[{self.place}{key}]], once for each")
+            raise self.error(key, f"not an array of tables; write [[{self.prefix}{key}]] for each item")
         return tuple(self._build(f"{key}[{i}]", item, build) for i, item in enumerate(items))
 
     def _build(self, key: str, value: Any, build: Callable[[TomlTable], T]) -> T:
         if not isinstance(value, dict):
-            raise self.fault(key, f"{value!r} is not a table; write [{self.place}{key}]")
-        table = TomlTable(value, self.file, f"{self.place}{key}.")
+            raise self.error(key, f"{value!r} is not a table; write [{self.prefix}{key}]")
+        table = TomlTable(value, self.file, f"{self.prefix}{key}.")
         built = build(table)
-        table.done()
+        table.reject_unknown_keys()
         return built
 
-    def done(self) -> None:
+    def reject_unknown_keys(self) -> None:
+        """Raise LoadError if the table has a key that was never read."""
         for key in self.content:
             if key not in self.known:
                 close = difflib.get_close_matches(key, self.known, 1)
-                hint = (
-                    f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(self.known))}"
-                )
-                raise self.fault(key, f"unknown key; {hint}")
+                known = ", ".join(sorted(self.known))
+                hint = f"did you mean {close[0]!r}?" if close else f"available here: {known}"
+                raise self.error(key, f"unknown key; {hint}")
+
+
+# --- value types ------------------------------------------------------------------------------------
 
 
 def string(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("write a string that is not empty")
+        raise ValueError("use a non-empty string")
     return value
 
 
-def file(value: Any) -> str:
+def relative_path(value: Any) -> str:
     name = string(value)
     if name.startswith(("/", "\\")) or "://" in name:
-        raise ValueError("write a path relative to this file, inside the model repository")
+        raise ValueError("use a path relative to this file, inside the model repository")
     return name
 
 
 def boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("write true or false")  # noqa: TRY004
+        raise ValueError("use true or false")  # noqa: TRY004
     return value
 
 
-def integer(value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"write a whole number of {least} or more")
+def integer(value: Any, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"use a whole number of {minimum} or more")
     return value
 
 
@@ -130,33 +140,33 @@ def index(value: Any) -> int:
 
 def number(value: Any) -> float:
     if not isinstance(value, bool | int | float):
-        raise ValueError("write a number, true or false")  # noqa: TRY004
+        raise ValueError("use a number, true or false")  # noqa: TRY004
     return value
 
 
 def positive(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise ValueError("write a number above 0")
+        raise ValueError("use a number above 0")
     return float(value)
 
 
 def id_range(value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2 or not all(type(v) is int for v in value):
-        raise ValueError("write [FIRST, END], two whole numbers, END excluded")
+        raise ValueError("use [FIRST, END], two whole numbers, END excluded")
     if value[0] >= value[1]:
-        raise ValueError("write [FIRST, END] with FIRST below END")
+        raise ValueError("use [FIRST, END] with FIRST below END")
     return value[0], value[1]
 
 
 def axes(value: Any) -> dict[int, str]:
     if not isinstance(value, dict):
-        raise ValueError('write a table of axes and named lengths: {1 = "words"}')  # noqa: TRY004
-    axes = {}
+        raise ValueError('use a table from axis to named length: {1 = "words"}')  # noqa: TRY004
+    lengths = {}
     for axis, name in value.items():
         if not axis.isdigit():
-            raise ValueError(f'axis {axis!r} is not a number; write {{1 = "words"}}')
-        axes[int(axis)] = string(name)
-    return axes
+            raise ValueError(f'axis {axis!r} is not a number; use {{1 = "words"}}')
+        lengths[int(axis)] = string(name)
+    return lengths
 
 
 def anything(value: Any) -> Any:

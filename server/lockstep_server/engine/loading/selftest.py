@@ -1,14 +1,15 @@
-"""Promise 1, checked when a model loads: batched and padded equals solo, row by row.
+"""The self-test of a one-shot model: batched, padded answers must equal unbatched ones, row by row.
 
-random requests -> each alone, unpadded -> all together through the engine's own padding -> compare.
-A model that fails is served one request a run, and says so.
+random requests → one run each, unpadded → one run together, padded by the engine → compare the answers
+
+A model that fails is served unbatched, with a notice. `measure_costs` measures the runs for the cost model.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,48 +39,45 @@ _BATCHES: tuple[tuple[tuple[int, int], ...], ...] = (
     ((1, 1), (2, 17), (1, 6), (3, 2), (1, 29)),
     tuple((1, 1 + (5 * i) % 23) for i in range(8)),
 )
-"""Requests (rows, length) that share a run: even and ragged lengths, the shortest there is, several rows."""
+"""Batches of (rows, length): equal and ragged lengths, length 1, several rows."""
 
 _CELLS = ((1, 4), (1, 32), (1, 96), (4, 16), (16, 8), (16, 32))
-"""(rows, length) that are measured; those beyond a model's own bounds are left out."""
+"""The (rows, length) cells to measure, each reduced to the model's limits."""
 
-_USUAL = 32
-"""Elements of a row: what most sentences stay within."""
+_TYPICAL_LENGTH = 32
+"""Elements of a row: most sentences are shorter."""
 
 _CELL_RUNS, _CELL_BUDGET_S = 5, 0.15
-_FREE_AXIS = 3
-"""The size of an axis that the graph leaves open and the manifest does not name."""
+_DYNAMIC_AXIS_SIZE = 3
+"""The size of a dynamic axis that the manifest does not name."""
 
 
 @dataclass(frozen=True)
 class SelfTestResult:
-    """What the self-test found."""
+    """The result of the self-test of a one-shot model."""
 
-    batched: bool
-    deterministic: bool = False
-    furthest: float = 0.0  # largest difference, relative to max(1, |value|)
-    reason: str = ""  # why not batched; empty where there is nothing to tell
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    batched: bool  # batched and unbatched answers are equal within the tolerance
+    deterministic: bool = False  # they are bit-identical
+    max_difference: float = 0.0  # relative to max(1, |value|)
+    reason: str = ""  # why not batched; empty if batched
 
 
 def check(session: OnnxSession, spec: ModelSpec, seed: int = 0) -> SelfTestResult:
-    """Run the self-test. Never raises for what the model does."""
+    """Run the self-test. Never raises because of the model."""
     if not batchable(spec):
         return SelfTestResult(batched=False, reason=_why_not_batchable(spec))
     try:
         return _compare_all(session, spec, np.random.default_rng(seed))
-    except Exception as error:  # whatever the graph may do with random input
-        return SelfTestResult(batched=False, reason=f"the self-test could not run: {line(error)}")
+    except Exception as error:  # the graph may fail on random input
+        return SelfTestResult(batched=False, reason=f"the self-test could not run: {first_line(error)}")
 
 
 def measure_costs(
     session: OnnxSession, spec: ModelSpec, device_scheduler: DeviceScheduler, account: DeviceAccount
 ) -> CostModel:
-    """The model's costs from about six cells, each measured alone at the gate.
+    """Measure about six cells, each while no other model runs, and fit the cost model.
 
-    A model that takes no random input gets the default costs, and learns from real runs.
+    A model that fails on random input gets the default costs, which real runs correct.
     """
     rng = np.random.default_rng(1)
     try:
@@ -92,12 +90,12 @@ def measure_costs(
     return CostModel.fit(cells)
 
 
-def usual_run_s(spec: ModelSpec, costs: CostModel) -> float:
-    """Seconds of a run of one row, as long as sentences are."""
+def typical_run_s(spec: ModelSpec, costs: CostModel) -> float:
+    """Estimated seconds of a run with one row of typical length."""
     try:
-        size = _draw_part(spec, 1, _USUAL, np.random.default_rng(1)).size
-    except Exception:  # it takes no random input
-        size = _USUAL
+        size = _draw_part(spec, 1, _TYPICAL_LENGTH, np.random.default_rng(1)).size
+    except Exception:  # no random input can be drawn
+        size = _TYPICAL_LENGTH
     return costs.estimate(1, size)
 
 
@@ -105,29 +103,29 @@ def usual_run_s(spec: ModelSpec, costs: CostModel) -> float:
 
 
 def _compare_all(session: OnnxSession, spec: ModelSpec, rng: np.random.Generator) -> SelfTestResult:
-    furthest, same_bits = 0.0, True
+    max_difference, identical = 0.0, True
     for batch in _BATCHES:
         parts = [_draw_part(spec, rows, length, rng) for rows, length in batch]
-        solo = [_answers(session, spec, [part])[0] for part in parts]
-        together = _answers(session, spec, parts)
-        for alone, shared, part in zip(solo, together, parts, strict=True):
-            for name in alone:
-                apart, same = difference(alone[name], shared[name])
-                furthest, same_bits = max(furthest, apart), same_bits and same
-                if apart > tolerance(spec, alone[name]):
-                    return SelfTestResult(
-                        batched=False, furthest=furthest, reason=_told(name, apart, part, parts)
-                    )
-    return SelfTestResult(batched=True, deterministic=same_bits, furthest=furthest)
+        unbatched = [_run(session, spec, [part])[0] for part in parts]
+        batched = _run(session, spec, parts)
+        for expected, answer, part in zip(unbatched, batched, parts, strict=True):
+            for name in expected:
+                apart, equal = difference(expected[name], answer[name])
+                max_difference, identical = max(max_difference, apart), identical and equal
+                if apart > tolerance(spec, expected[name]):
+                    reason = _why_different(name, apart, part, parts)
+                    return SelfTestResult(batched=False, max_difference=max_difference, reason=reason)
+    return SelfTestResult(batched=True, deterministic=identical, max_difference=max_difference)
 
 
-def _answers(session: OnnxSession, spec: ModelSpec, parts: Sequence[RequestPart]) -> list[Arrays]:
+def _run(session: OnnxSession, spec: ModelSpec, parts: Sequence[RequestPart]) -> list[Arrays]:
+    """The answer of each part, from one run of all."""
     rows = sum(part.rows for part in parts)
     lengths = tuple(max(column) for column in zip(*(part.lengths for part in parts), strict=True))
     outputs = session.run(padding.stack(spec, parts, rows, lengths))
-    batched = dict(zip(session.output_names, outputs, strict=True))
-    _check_rows(spec, batched, rows)
-    return padding.cut(replace(spec, batched=True), batched, parts, lengths)
+    by_name = dict(zip(session.output_names, outputs, strict=True))
+    _check_rows(spec, by_name, rows)
+    return padding.cut(replace(spec, batched=True), by_name, parts, lengths)
 
 
 def _check_rows(spec: ModelSpec, outputs: Mapping[str, Array], rows: int) -> None:
@@ -138,12 +136,12 @@ def _check_rows(spec: ModelSpec, outputs: Mapping[str, Array], rows: int) -> Non
 
 
 def difference(one: Array, other: Array) -> tuple[float, bool]:
-    """The largest difference relative to max(1, |value|), and whether the bits are the same."""
+    """The largest difference relative to max(1, |value|), and whether the arrays are bit-identical."""
     if one.shape != other.shape:
         return math.inf, False
     if one.dtype.kind not in "fV":
-        same = bool(np.array_equal(one, other))
-        return (0.0 if same else math.inf), same
+        equal = bool(np.array_equal(one, other))
+        return (0.0 if equal else math.inf), equal
     if np.array_equal(one, other, equal_nan=True):
         return 0.0, True
     a, b = one.astype(np.float64), other.astype(np.float64)
@@ -159,64 +157,61 @@ def tolerance(spec: ModelSpec, array: Array) -> float:
     return 1e-4 if array.dtype.itemsize >= 4 else 2e-2
 
 
-def _told(name: str, difference: float, part: RequestPart, parts: Sequence[RequestPart]) -> str:
-    even = len({other.lengths for other in parts}) == 1
+def _why_different(name: str, difference: float, part: RequestPart, parts: Sequence[RequestPart]) -> str:
+    equal_lengths = len({other.lengths for other in parts}) == 1
     cause = (
-        "its rows are not independent"
-        if even
-        else "padding changes its answers (or its rows do one another's)"
+        "the rows of a batch are not independent"
+        if equal_lengths
+        else "padding, or the other rows of a batch, change the answer"
     )
     return (
-        f"{cause}: output {name!r} of a request of {part.rows} rows differs by {difference:.2g}"
-        f" in a run of {sum(other.rows for other in parts)}; it is served one request a run"
+        f"{cause}: output {name!r} of a request with {part.rows} rows differs by {difference:.2g}"
+        f" in a batch of {sum(other.rows for other in parts)} rows"
     )
 
 
 def _why_not_batchable(spec: ModelSpec) -> str:
-    without = [t.name for t in (*spec.inputs, *spec.outputs) if t.spec.batch_axis is None]
     if not spec.manifest.from_file:
-        return "axis 0 is not one symbol on every tensor; a model.toml that names the batch axes helps"
-    return f"no batch_axis in the manifest for {', '.join(without)}; it is served one request a run"
+        return (
+            "axis 0 does not have the same symbol on every tensor;"
+            " add a model.toml that sets batch_axis for each tensor"
+        )
+    without = [t.name for t in (*spec.inputs, *spec.outputs) if t.spec.batch_axis is None]
+    return f"the manifest sets no batch_axis for {', '.join(without)}"
 
 
-@dataclass(frozen=True)
-class NotBatchable:
-    """A graph that takes ids, asked for one row of them."""
-
-    spec: ModelSpec
-    session: OnnxSession
-
-    def answer(self, ids: Sequence[int]) -> Arrays:
-        name = self.spec.text_input
-        tensor = self.spec.input(name)
-        assert tensor is not None
-        inputs = {name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
-        found = measure_request(self.spec, inputs)
-        submit = Submit(0, self.spec.name, self.spec.version, inputs)
-        part = RequestPart(QueuedRequest(submit, found), 0, inputs, 1, found.lengths, found.size, None)
-        return _answers(self.session, self.spec, [part])[0]
+def run_ids(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> Arrays:
+    """The outputs of a graph for one row of token ids."""
+    name = spec.text_input
+    tensor = spec.input(name)
+    assert tensor is not None
+    inputs = {name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
+    size = measure_request(spec, inputs)
+    request = QueuedRequest(Submit(0, spec.name, spec.version, inputs), size)
+    return _run(session, spec, [RequestPart(request, 0, inputs, 1, size.lengths, size.size, None)])[0]
 
 
-# --- drawing ----------------------------------------------------------------------------------------
+# --- random inputs ----------------------------------------------------------------------------------
 
 
 def _draw_part(spec: ModelSpec, rows: int, length: int, rng: np.random.Generator) -> RequestPart:
-    lengths = tuple(min(length + k, spec.max) for k, spec in enumerate(spec.manifest.lengths.values()))
+    named = enumerate(spec.manifest.lengths.values())
+    lengths = tuple(min(length + k, section.max) for k, section in named)
     inputs = {
         tensor.name: draw(spec, tensor, rows, lengths, rng)
         for tensor in spec.inputs
         if not tensor.spec.generated and not tensor.optional
     }
     size = sum(lengths) or max((array.size // rows for array in inputs.values()), default=1)
-    measure_request = RequestSize(rows, lengths, size)
-    request = QueuedRequest(Submit(0, spec.name, spec.version, inputs), measure_request)
-    return RequestPart(request, 0, inputs, rows, measure_request.lengths, max(size, 1), None)
+    submit = Submit(0, spec.name, spec.version, inputs)
+    request = QueuedRequest(submit, RequestSize(rows, lengths, size))
+    return RequestPart(request, 0, inputs, rows, lengths, max(size, 1), None)
 
 
 def draw(
     spec: ModelSpec, tensor: ModelTensor, rows: int, lengths: tuple[int, ...], rng: np.random.Generator
 ) -> Array:
-    """A random array that fits `tensor`: ids inside its range, other numbers around 0."""
+    """A random array of the tensor's shape: ids within its range, other numbers around 0."""
     named = dict(zip(spec.length_names, lengths, strict=True))
     shape = []
     for axis, size in enumerate(tensor.shape):
@@ -225,7 +220,7 @@ def draw(
         elif axis in tensor.spec.lengths:
             shape.append(named[tensor.spec.lengths[axis]])
         else:
-            shape.append(size if isinstance(size, int) else _FREE_AXIS)
+            shape.append(size if isinstance(size, int) else _DYNAMIC_AXIS_SIZE)
     return _draw(tensor, shape, rng)
 
 
@@ -241,15 +236,15 @@ def _draw(tensor: ModelTensor, shape: list[int], rng: np.random.Generator) -> Ar
     return rng.standard_normal(shape).astype(dtype)
 
 
-# --- measuring --------------------------------------------------------------------------------------
+# --- costs ------------------------------------------------------------------------------------------
 
 
 def _cells(spec: ModelSpec) -> list[tuple[int, int]]:
-    bounds, lengths = spec.manifest.batching, spec.manifest.lengths
+    limits, lengths = spec.manifest.batching, spec.manifest.lengths
     longest = min((length.max for length in lengths.values()), default=1)
-    most = bounds.max_rows if spec.batched else 1
-    cells = {(min(rows, most), min(length, longest)) for rows, length in _CELLS}
-    cells = {(r, length) for r, length in cells if r == 1 or r * length <= bounds.max_padded_elements}
+    max_rows = limits.max_rows if spec.batched else 1
+    cells = {(min(rows, max_rows), min(length, longest)) for rows, length in _CELLS}
+    cells = {(r, length) for r, length in cells if r == 1 or r * length <= limits.max_padded_elements}
     return sorted(cells)
 
 
@@ -262,22 +257,23 @@ def _measure_cell(
     device_scheduler: DeviceScheduler,
     account: DeviceAccount,
 ) -> tuple[int, int, float]:
-    """The least of a few runs: what the device needs when nothing is in its way."""
+    """Rows, elements per row, and the shortest duration of a few runs on the idle device."""
     part = _draw_part(spec, rows, length, rng)
     feeds = padding.stack(spec, [part], rows, part.lengths)
-    least, begun = math.inf, time.monotonic()
+    shortest, begun = math.inf, time.monotonic()
     for run in range(_CELL_RUNS + 1):
         with device_scheduler.exclusive(account):
             started = time.perf_counter()
             session.run(feeds)
             took = time.perf_counter() - started
         if run:  # the first is a warm-up
-            least = min(least, took)
+            shortest = min(shortest, took)
         if run and time.monotonic() - begun > _CELL_BUDGET_S:
             break
-    return rows, part.size, least
+    return rows, part.size, shortest
 
 
-def line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+
     text = error.message if isinstance(error, ServingError) else str(error)
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -1,1 +1,1 @@
-"""One-shot serving: the whole sequence in, one answer out, many requests in one run."""
+"""One-shot serving: a whole sequence in, one answer out, many requests per run."""

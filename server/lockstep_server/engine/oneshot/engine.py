@@ -1,7 +1,8 @@
-"""The one-shot engine: a thread that takes a turn at the gate, plans, runs and commits.
+"""The one-shot engine: each of its threads acquires a device lease, plans, runs and commits.
 
-waiting parts -> Plan -> feeds -> session -> outputs -> one `Events`. It touches neither gRPC nor
-asyncio, and it may not die: what goes wrong in a run belongs to the requests in it.
+queued parts → `RunPlan` → padded inputs → session → outputs → one `Events`
+
+An error in a run fails the requests of that run; the thread goes on.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TERMINATE_S = 1.0
-"""How long a run may take to end once it has been told to."""
+"""How long a run may take to end after `terminate`."""
 
-_GONE = unavailable("the model is being unloaded, or the server is stopping")
+_STOPPED = unavailable("the model is being unloaded, or the server is stopping")
 
 
 class RunResult(NamedTuple):
-    """What a run gave: answers in the order of its parts, or the error that belongs to them all."""
+    """The result of a run: answers in the order of its parts, or one error for all of them."""
 
     plan: RunPlan
     answers: list[Arrays] | None
@@ -53,10 +54,10 @@ class RunResult(NamedTuple):
 
 
 class OneShotEngine:
-    """Serves one model version with a thread for each of its instances, all of them on one session: a
-    session takes any number of runs at one time.
+    """Serves one model version with one thread per instance. All threads share one session, which
+    supports concurrent runs.
 
-    `report` is called from those threads, once for each run.
+    `report` is called from those threads, once per run, and from `submit` and `stop`.
     """
 
     def __init__(
@@ -89,31 +90,31 @@ class OneShotEngine:
             thread.start()
 
     def submit(self, requests: Sequence[tuple[QueuedRequest, Arrays]]) -> None:
-        """Queue requests. Each ends in exactly one event, unless it is cancelled."""
+        """Queue requests. Each ends with exactly one event, unless it is cancelled."""
         parts: list[RequestPart] = []
         for request, inputs in requests:
             self._held[request.submit.key] = request
             parts.extend(split(request, self.spec, inputs))
         self._queue.put(parts)
-        if self._stopped:  # it came while the engine was going
-            self._end_all(_GONE)
+        if self._stopped:  # `stop` may have missed these requests
+            self._fail_all(_STOPPED)
 
     def cancel(self, key: int) -> bool:
-        """Skip the request if it still waits, drop its answer if not. False: it is not here."""
+        """Skip the request if it is still queued; otherwise drop its answer. False: unknown key."""
         request = self._held.pop(key, None)
         if request is not None:
             request.cancelled = True
         return request is not None
 
     def stop(self, within_s: float) -> None:
-        """Answer what waits, for `within_s` seconds at most, then fail the rest with UNAVAILABLE."""
+        """Answer queued requests for at most `within_s` seconds, then fail the rest as UNAVAILABLE."""
         self._queue.close()
         self._join(within_s)
         self._terminated = True
         self._session.terminate()
         self._join(_TERMINATE_S)
         self._stopped = True
-        self._end_all(_GONE)
+        self._fail_all(_STOPPED)
 
     def _join(self, within_s: float) -> None:
         end = self._clock() + within_s
@@ -121,121 +122,127 @@ class OneShotEngine:
             if thread.is_alive():
                 thread.join(max(end - self._clock(), 0.0))
 
-    # --- the thread ---------------------------------------------------------------------------------
+    # --- on the engine's threads --------------------------------------------------------------------
 
     def _work(self) -> None:
-        _let_others_first(self._niceness)
+        _lower_priority(self._niceness)
         while self._queue.wait():
             try:
                 self._step()
             except Exception:
-                log.exception("%s: a step failed; what it held ends as failed", self._account.name)
-                self._queue.take(lambda waiting: waiting)  # or the next step fails of the same
-                self._end_all(failed(self._account.name))
+                log.exception(
+                    "%s: scheduling step failed; failing all in-flight requests", self._account.name
+                )
+                self._queue.take(lambda waiting: waiting)  # or the next step fails on the same parts
+                self._fail_all(failed(self._account.name))
 
     def _step(self) -> None:
-        with self._device_scheduler.lease(self._account, self._queue.deadline()) as turn:
-            decided = self._plan(turn)
-            outcomes = self._run(decided, turn.waited_s)
-        self._commit(decided, outcomes)
+        with self._device_scheduler.lease(self._account, self._queue.deadline()) as lease:
+            run_plan = self._plan(lease)
+            results = self._run(run_plan, lease.waited_s)
+        self._commit(run_plan, results)
 
-    def _plan(self, turn: DeviceLease) -> RunPlan:
-        limits = replace(self._limits, max_run_s=turn.max_run_s)
-        decided: list[RunPlan] = []
+    def _plan(self, lease: DeviceLease) -> RunPlan:
+        limits = replace(self._limits, max_run_s=lease.max_run_s)
+        plans: list[RunPlan] = []
 
         def choose(waiting: list[RequestPart]) -> tuple[RequestPart, ...]:
-            decided.append(plan(waiting, self._clock(), self.costs, limits))
-            return decided[0].leaving
+            plans.append(plan(waiting, self._clock(), self.costs, limits))
+            return plans[0].removed
 
         self._queue.take(choose)
-        return decided[0]
+        return plans[0]
 
-    def _run(self, decided: RunPlan, device_wait_s: float) -> list[RunResult]:
-        """One outcome; where the run fails, one for each of its parts, run alone: a request that
-        breaks the session breaks it for itself only."""
-        if not decided.parts:
+    def _run(self, run_plan: RunPlan, device_wait_s: float) -> list[RunResult]:
+        """Execute the plan. If a batch fails, each of its parts is run again unbatched, so that a request
+        that breaks the session fails by itself."""
+        if not run_plan.parts:
             return []
-        outcome = self._attempt(decided, device_wait_s)
-        if outcome.error is None or len(decided.parts) == 1:
-            return [outcome]
-        return [self._attempt(_alone(part, decided), 0.0) for part in decided.parts]
+        result = self._execute(run_plan, device_wait_s)
+        if result.error is None or len(run_plan.parts) == 1:
+            return [result]
+        return [self._execute(_unbatched(part, run_plan), 0.0) for part in run_plan.parts]
 
-    def _attempt(self, decided: RunPlan, device_wait_s: float) -> RunResult:
-        begun = fed = ran = self._clock()
+    def _execute(self, run_plan: RunPlan, device_wait_s: float) -> RunResult:
+        begun = stacked = ran = self._clock()
         answers, error = None, None
         try:
-            feeds = padding.stack(self.spec, decided.parts, decided.rows, decided.lengths)
-            wanted = _wanted(self._session, decided.parts)
-            fed = self._clock()
-            outputs = self._session.run(feeds, wanted)
+            inputs = padding.stack(self.spec, run_plan.parts, run_plan.rows, run_plan.lengths)
+            names = _requested_outputs(self._session, run_plan.parts)
+            stacked = self._clock()
+            outputs = self._session.run(inputs, names)
             ran = self._clock()
-            answers = padding.cut(
-                self.spec, dict(zip(wanted, outputs, strict=True)), decided.parts, decided.lengths
-            )
-        except ServingError as refused:
-            error = refused
+            by_name = dict(zip(names, outputs, strict=True))
+            answers = padding.cut(self.spec, by_name, run_plan.parts, run_plan.lengths)
+        except ServingError as rejected:
+            error = rejected
         except Exception:
-            error = _GONE
+            error = _STOPPED
             if not self._terminated:
                 error = failed(self._account.name)
-                log.exception("%s: a run failed: %s", self._account.name, error.message)
+                log.exception("%s: run failed: %s", self._account.name, error.message)
         ended = self._clock()
-        elements = sum(part.rows * part.size for part in decided.parts)
         run = messages.Run(
-            decided.rows, decided.size, elements, decided.rows * decided.size,
-            fed - begun, max(ran - fed, 0.0), ended - max(ran, fed), device_wait_s,
-        )  # fmt: skip
-        return RunResult(decided, answers, error, begun, run)
+            rows=run_plan.rows,
+            length=run_plan.size,
+            elements=sum(part.rows * part.size for part in run_plan.parts),
+            padded_elements=run_plan.rows * run_plan.size,
+            input_s=stacked - begun,
+            compute_s=max(ran - stacked, 0.0),
+            output_s=ended - max(ran, stacked),
+            device_wait_s=device_wait_s,
+        )
+        return RunResult(run_plan, answers, error, begun, run)
 
-    def _commit(self, decided: RunPlan, outcomes: Sequence[RunResult]) -> None:
-        events = [event for part in decided.expired if (event := self._expire(part))]
-        for outcome in outcomes:
-            if outcome.error is None:
-                self.costs.learn(outcome.run.rows, outcome.run.length, outcome.run.compute_s)
-                self.costs.learn_overhead(self._clock() - outcome.begun - outcome.run.compute_s)
-            for index, part in enumerate(outcome.plan.parts):
-                if event := self._answer(part, outcome, index):
+    def _commit(self, run_plan: RunPlan, results: Sequence[RunResult]) -> None:
+        events = [event for part in run_plan.expired if (event := self._expire(part))]
+        for result in results:
+            if result.error is None:
+                self.costs.learn(result.run.rows, result.run.length, result.run.compute_s)
+                self.costs.learn_overhead(self._clock() - result.begun - result.run.compute_s)
+            for index, part in enumerate(result.plan.parts):
+                if event := self._answer(part, result, index):
                     events.append(event)
-        if events or outcomes:
-            runs = tuple(outcome.run for outcome in outcomes)
+        if events or results:
+            runs = tuple(result.run for result in results)
             self._report(messages.Events(self.spec.name, self.spec.version, events, runs, sent=self._clock()))
 
     def _expire(self, part: RequestPart) -> messages.Event | None:
         return self._end(part.request, error=deadline_passed("while the request waited in the queue"))
 
-    def _answer(self, part: RequestPart, outcome: RunResult, index: int) -> messages.Event | None:
-        """The request's event, once its last part is there or its first one has failed."""
+    def _answer(self, part: RequestPart, result: RunResult, index: int) -> messages.Event | None:
+        """The request's event if this was its last part or the first that failed, else None."""
         request = part.request
-        request.started = request.started or outcome.begun
-        request.compute_s += outcome.run.compute_s
-        request.rows_run += outcome.run.rows
+        request.started = request.started or result.begun
+        request.compute_s += result.run.compute_s
+        request.rows_run += result.run.rows
         request.runs += 1
-        if outcome.answers is None:
-            return self._end(request, error=outcome.error)
-        request.answers[part.index] = outcome.answers[index]
+        if result.answers is None:
+            return self._end(request, error=result.error)
+        request.answers[part.index] = result.answers[index]
         if len(request.answers) < request.parts:
             return None
-        wanted, outputs = request.submit.outputs, join(self.spec, request)
-        return self._end(request, {name: outputs[name] for name in wanted} if wanted else outputs)
+        names, outputs = request.submit.outputs, join(self.spec, request)
+        return self._end(request, {name: outputs[name] for name in names} if names else outputs)
 
     def _end(
         self, request: QueuedRequest, outputs: Arrays | None = None, error: ServingError | None = None
     ) -> messages.Event | None:
-        """The one event of a request; None where its caller has left or it has one already."""
+        """The event of a request; None if it was cancelled or has ended before."""
         request.done = True
         if self._held.pop(request.submit.key, None) is None:
             return None
-        waited_until = request.started or self._clock()
+        queued_until = request.started or self._clock()
         timings = messages.RequestTimings(
-            max(waited_until - request.submit.accepted, 0.0),
-            request.compute_s,
-            request.runs,
-            request.rows_run / request.runs if request.runs else 0.0,
+            queue_s=max(queued_until - request.submit.accepted, 0.0),
+            compute_s=request.compute_s,
+            steps=request.runs,
+            rows=request.rows_run / request.runs if request.runs else 0.0,
         )
         length = request.measure.size if request.measure.lengths else 0
         return messages.Event(request.submit.key, outputs, error, timings, length, request.tokens)
 
-    def _end_all(self, error: ServingError) -> None:
+    def _fail_all(self, error: ServingError) -> None:
         events = [
             event for request in list(self._held.values()) if (event := self._end(request, error=error))
         ]
@@ -243,38 +250,38 @@ class OneShotEngine:
             self._report(messages.Events(self.spec.name, self.spec.version, events))
 
 
-def _let_others_first(niceness: int) -> None:
-    """Lower this thread's priority by so much: what hands requests in goes before, and more of them share
-    a run (docs/decisions/0013). Only Linux has a priority for each thread."""
+def _lower_priority(niceness: int) -> None:
+    """Raise this thread's nice value, so that the threads that queue requests run first and batches grow
+    (docs/decisions/0013). Linux only: other systems have no nice value per thread."""
     if sys.platform == "linux" and niceness:
         thread = threading.get_native_id()
-        now = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, now + niceness)
+        nice = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, nice + niceness)
 
 
 def _limits(spec: ModelSpec, *, batching: bool) -> RunLimits:
-    bounds = spec.manifest.batching
+    section = spec.manifest.batching
     longest = tuple(length.max for length in spec.manifest.lengths.values())
     return RunLimits(
-        bounds.max_rows,
-        bounds.max_padded_elements,
-        patience_s=bounds.max_queue_ms / 2000,
+        section.max_rows,
+        section.max_padded_elements,
+        patience_s=section.max_queue_ms / 2000,
         batching=batching and spec.batched,
-        fixed=(bounds.max_rows, longest) if spec.manifest.fixed_shape and spec.batched else None,
+        fixed_shape=(section.max_rows, longest) if spec.manifest.fixed_shape and spec.batched else None,
     )
 
 
-def _alone(part: RequestPart, decided: RunPlan) -> RunPlan:
+def _unbatched(part: RequestPart, run_plan: RunPlan) -> RunPlan:
     return replace(
-        decided, parts=(part,), expired=(), dropped=(), rows=part.rows, lengths=part.lengths, size=part.size
+        run_plan, parts=(part,), expired=(), dropped=(), rows=part.rows, lengths=part.lengths, size=part.size
     )
 
 
-def _wanted(session: OnnxSession, parts: Sequence[RequestPart]) -> list[str]:
-    """Every output that some part asks for, in the graph's order."""
-    asked: set[str] = set()
+def _requested_outputs(session: OnnxSession, parts: Sequence[RequestPart]) -> list[str]:
+    """The outputs that any part requests, in the graph's order."""
+    requested: set[str] = set()
     for part in parts:
         if not part.request.submit.outputs:
             return session.output_names
-        asked.update(part.request.submit.outputs)
-    return [name for name in session.output_names if name in asked]
+        requested.update(part.request.submit.outputs)
+    return [name for name in session.output_names if name in requested]

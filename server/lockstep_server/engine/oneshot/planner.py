@@ -1,10 +1,13 @@
-"""What the next run holds. Pure: the waiting parts, the time and the costs in, a `Plan` out.
+"""Chooses the parts of the next run.
 
-The most urgent part always goes next, so that nobody is passed over. With it go those of its
-neighbours in length that make the run cheapest against running its parts one by one; alone is among
-the choices, so by its own costs a plan is never worse than no batching.
+queued parts + time + `CostModel` + `RunLimits` → `plan` → `RunPlan`. Pure.
 
-Urgent is: waiting beyond `patience_s`; then priority; then the caller's fair turn.
+The run always includes the most urgent part, so that none starves. It adds parts of similar length whenever
+that is faster than running them one by one; running the urgent part by itself is one of the choices, so the
+estimated time is never worse than without batching.
+
+Order of urgency: parts that have waited longer than `patience_s`, oldest first; then by priority; then by
+the fair-queueing tag.
 """
 
 from __future__ import annotations
@@ -24,57 +27,57 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 WINDOW = 128
-"""Parts that are weighed against one another: the most urgent ones."""
+"""The number of parts considered for a run: the most urgent ones."""
 
 
 @dataclass(frozen=True)
 class RunLimits:
-    """What bounds a run."""
+    """The limits of a run. A part that exceeds them runs by itself."""
 
     max_rows: int
     max_padded_elements: int
-    max_run_s: float | None = None  # while others want the device
-    patience_s: float = 0.25  # who waited longer goes first, whatever the priorities
+    max_run_s: float | None = None  # None: no other model uses the device
+    patience_s: float = 0.25  # parts that have waited longer precede all priorities
     batching: bool = True
-    fixed: tuple[int, tuple[int, ...]] | None = None  # rows and lengths of every run, where they are fixed
+    fixed_shape: tuple[int, tuple[int, ...]] | None = None  # rows and lengths of every run
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run, decided before it runs."""
+    """One run, and the parts to remove from the queue without a run."""
 
-    parts: tuple[RequestPart, ...]  # who takes part, in the order of the rows; empty: there is nothing to run
-    expired: tuple[RequestPart, ...]  # whose deadline passed while they waited
-    dropped: tuple[RequestPart, ...]  # whose caller has left, or whose request has failed already
-    rows: int  # of the run
-    lengths: tuple[int, ...]  # of the run: the longest of each named length
-    size: int  # elements a row, padded
-    seconds: float  # what the run should take in the session
+    parts: tuple[RequestPart, ...]  # in the order of the rows; empty: nothing to run
+    expired: tuple[RequestPart, ...]  # their deadline passed in the queue
+    dropped: tuple[RequestPart, ...]  # their request was cancelled or has failed already
+    rows: int
+    lengths: tuple[int, ...]  # the longest of each named length
+    size: int  # padded elements per row
+    estimated_s: float  # in the session
 
     @property
-    def leaving(self) -> tuple[RequestPart, ...]:
-        """Everybody who leaves the queue."""
+    def removed(self) -> tuple[RequestPart, ...]:
+        """All parts to remove from the queue."""
         return self.parts + self.expired + self.dropped
 
 
 def plan(waiting: Sequence[RequestPart], now: float, costs: CostModel, limits: RunLimits) -> RunPlan:
-    """Decide on the next run; the order of `waiting` does not matter."""
-    live, expired, dropped = _sift(waiting, now)
+    """Plan the next run. The order of `waiting` does not matter."""
+    live, expired, dropped = _partition(waiting, now)
     if not live:
         return RunPlan((), expired, dropped, 0, (), 0, 0.0)
     chosen = live if len(live) == 1 else _choose(live, now, costs, limits)
     rows = sum(part.rows for part in chosen)
     lengths = tuple(max(column) for column in zip(*(part.lengths for part in chosen), strict=True))
-    if limits.fixed and len(lengths) == len(limits.fixed[1]):
-        rows, lengths = max(limits.fixed[0], rows), limits.fixed[1]
+    if limits.fixed_shape and len(lengths) == len(limits.fixed_shape[1]):
+        rows, lengths = max(limits.fixed_shape[0], rows), limits.fixed_shape[1]
     size = sum(lengths) or max(part.size for part in chosen)
     return RunPlan(tuple(chosen), expired, dropped, rows, lengths, size, costs.estimate(rows, size))
 
 
-def _sift(
+def _partition(
     waiting: Sequence[RequestPart], now: float
 ) -> tuple[list[RequestPart], tuple[RequestPart, ...], tuple[RequestPart, ...]]:
-    """Who may run, whose deadline has passed, who is not wanted any more."""
+    """The parts that may run, those whose deadline has passed, and those to drop."""
     live, expired, dropped = [], [], []
     for part in waiting:
         if part.request.cancelled or part.request.done:
@@ -88,59 +91,62 @@ def _sift(
 
 def _choose(live: list[RequestPart], now: float, costs: CostModel, limits: RunLimits) -> list[RequestPart]:
     def urgency(part: RequestPart) -> tuple[bool, float, float, float]:
-        waits = now - part.accepted > limits.patience_s
+        overdue = now - part.accepted > limits.patience_s
         return (
-            not waits,
-            0 if waits else -part.priority,
-            part.accepted if waits else part.turn,
+            not overdue,
+            0 if overdue else -part.priority,
+            part.accepted if overdue else part.start_tag,
             part.accepted,
         )
 
-    first = min(live, key=urgency)
-    fellows = [part for part in live if part.group == first.group and part is not first]
-    if not limits.batching or not fellows or first.rows == 0:
-        return [first]
-    if len(fellows) >= WINDOW:
-        fellows = sorted(fellows, key=urgency)[: WINDOW - 1]
-    together = sorted((first, *fellows), key=attrgetter("size"))
-    start, end = _thriftiest_run(together, together.index(first), costs, limits)
-    return together[start:end]
+    urgent = min(live, key=urgency)
+    others = [part for part in live if part.group == urgent.group and part is not urgent]
+    if not limits.batching or not others or urgent.rows == 0:
+        return [urgent]
+    if len(others) >= WINDOW:
+        others = sorted(others, key=urgency)[: WINDOW - 1]
+    candidates = sorted((urgent, *others), key=attrgetter("size"))
+    start, end = _fastest_range(candidates, candidates.index(urgent), costs, limits)
+    return candidates[start:end]
 
 
-def _thriftiest_run(
-    together: Sequence[RequestPart], first: int, costs: CostModel, limits: RunLimits
+def _fastest_range(
+    candidates: Sequence[RequestPart], urgent: int, costs: CostModel, limits: RunLimits
 ) -> tuple[int, int]:
-    """[start, end) around `together[first]`: of all runs of neighbours in length that hold it, the one
-    that costs least against its parts run one by one. Alone costs 1, and alone is always allowed.
+    """The range [start, end) of `candidates`, sorted by size, that gains most from one common run.
 
-    Cell [i, j] is the run from the i-th part at or before `first` to the j-th at or after it.
+    Of all ranges that include `urgent` and fit the limits, it has the smallest ratio of the run's time to
+    the time of its parts run one by one. The ratio of `urgent` by itself is 1, and that is always allowed.
+
+    Cell [i, j] of the arrays is the range from `urgent - i` to `urgent + j`, both included.
     """
-    before, after = together[first::-1], together[first + 1 :]
-    solo = costs.estimates(_column(together, "rows"), _column(together, "size"))
-    rows = _grow(_column(before, "rows"), _column(after, "rows"))
-    sizes = _longest(before, after)
-    price = costs.estimates(rows, sizes)
-    account = price / _grow(solo[first::-1], solo[first + 1 :])
-    too_much = (rows > limits.max_rows) | (rows * sizes > limits.max_padded_elements)
+    before, after = candidates[urgent::-1], candidates[urgent + 1 :]
+    unbatched_s = costs.estimates(_column(candidates, "rows"), _column(candidates, "size"))
+    rows = _range_sums(_column(before, "rows"), _column(after, "rows"))
+    sizes = _range_sizes(before, after)
+    batched_s = costs.estimates(rows, sizes)
+    ratio = batched_s / _range_sums(unbatched_s[urgent::-1], unbatched_s[urgent + 1 :])
+    too_large = (rows > limits.max_rows) | (rows * sizes > limits.max_padded_elements)
     if limits.max_run_s is not None:
-        too_much |= price > limits.max_run_s
-    account[too_much] = np.inf
-    account[0, 0] = 1.0
-    i, j = divmod(int(account.argmin()), account.shape[1])
-    return first - i, first + j + 1
+        too_large |= batched_s > limits.max_run_s
+    ratio[too_large] = np.inf
+    ratio[0, 0] = 1.0
+    i, j = divmod(int(ratio.argmin()), ratio.shape[1])
+    return urgent - i, urgent + j + 1
 
 
 def _column(parts: Sequence[RequestPart], name: str) -> Array:
     return np.fromiter(map(attrgetter(name), parts), float, len(parts))
 
 
-def _grow(before: Array, after: Array) -> Array:
-    """[i, j] -> the sum over the run, of values of `before` (nearest first, `first` included) and `after`."""
+def _range_sums(before: Array, after: Array) -> Array:
+    """[i, j] -> the sum over the range. `before` starts with the urgent part and goes down in size."""
     return np.cumsum(before)[:, None] + np.concatenate(([0.0], np.cumsum(after)))
 
 
-def _longest(before: Sequence[RequestPart], after: Sequence[RequestPart]) -> Array:
-    """[i, j] -> elements a row in the run: each named length at its longest, summed."""
+def _range_sizes(before: Sequence[RequestPart], after: Sequence[RequestPart]) -> Array:
+    """[i, j] -> padded elements per row: the maximum of each named length over the range, summed."""
+
     parts, count = (*before, *after), len(before)
     columns = [*zip(*(part.lengths for part in parts), strict=True)] or [tuple(p.size for p in parts)]
     total: Array = np.zeros((count, len(after) + 1))

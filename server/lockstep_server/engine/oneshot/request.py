@@ -1,4 +1,7 @@
-"""A request as the engine sees it, and the queue in which it waits."""
+"""Requests in the one-shot engine, and the queue in which they wait.
+
+`Submit` → `QueuedRequest` → `split` → `RequestPart`s in the `WaitingQueue` → runs → `join` → the answer
+"""
 
 from __future__ import annotations
 
@@ -21,34 +24,34 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """A `Submit` on its way through the engine. It may be split into several `Part`s."""
+    """A `Submit` and its progress."""
 
     submit: Submit
     measure: RequestSize
     tokens: tuple[str, ...] = ()
     cancelled: bool = False
     done: bool = False
-    parts: int = 1
-    answers: dict[int, Arrays] = field(default_factory=dict)
-    started: float = 0.0
+    parts: int = 1  # number of parts
+    answers: dict[int, Arrays] = field(default_factory=dict)  # outputs by part index
+    started: float = 0.0  # start of the first run
     compute_s: float = 0.0
-    rows_run: int = 0
+    rows_run: int = 0  # total rows of its runs
     runs: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class RequestPart:
-    """Rows of one request that go through one run together."""
+    """Rows of one request that stay together in one run."""
 
     request: QueuedRequest
     index: int
     inputs: Arrays
     rows: int
     lengths: tuple[int, ...]
-    size: int  # elements a row
-    group: Hashable  # parts may share a run only within a group
-    turn: float = 0.0  # the caller's fair place: smaller is sooner
-    accepted: float = field(init=False)  # these three are the submit's, at hand for planning
+    size: int  # elements per row
+    group: Hashable  # only parts of the same group may share a run
+    start_tag: float = 0.0  # of fair queueing between callers: smaller is sooner
+    accepted: float = field(init=False)  # copies of the submit's fields, for fast planning
     deadline: float | None = field(init=False)
     priority: int = field(init=False)
 
@@ -58,19 +61,19 @@ class RequestPart:
 
 
 def split(request: QueuedRequest, spec: ModelSpec, inputs: Arrays) -> list[RequestPart]:
-    """The request as parts that each fit into a run; one part where the model does not batch."""
+    """Split a request into parts that each fit into a run; a single part if the model is not batched."""
     measure = request.measure
     group = group_of(spec, inputs)
     limits = spec.manifest.batching
-    most = min(limits.max_rows, max(limits.max_padded_elements // measure.size, 1))
-    starts = range(0, measure.rows, most) if spec.batched and measure.rows > most else (0,)
+    max_rows = min(limits.max_rows, max(limits.max_padded_elements // measure.size, 1))
+    starts = range(0, measure.rows, max_rows) if spec.batched and measure.rows > max_rows else (0,)
     request.parts = len(starts)
     return [
         RequestPart(
             request,
             index,
-            inputs if len(starts) == 1 else _rows(spec, inputs, start, start + most),
-            measure.rows if len(starts) == 1 else min(most, measure.rows - start),
+            inputs if len(starts) == 1 else _slice_rows(spec, inputs, start, start + max_rows),
+            measure.rows if len(starts) == 1 else min(max_rows, measure.rows - start),
             measure.lengths,
             measure.size,
             group,
@@ -79,36 +82,36 @@ def split(request: QueuedRequest, spec: ModelSpec, inputs: Arrays) -> list[Reque
     ]
 
 
-def _rows(spec: ModelSpec, inputs: Arrays, start: int, end: int) -> Arrays:
-    taken = {}
+def _slice_rows(spec: ModelSpec, inputs: Arrays, start: int, end: int) -> Arrays:
+    sliced = {}
     for name, array in inputs.items():
         tensor = spec.input(name)
         axis = tensor.spec.batch_axis if tensor else None
-        taken[name] = array if axis is None else array[(slice(None),) * axis + (slice(start, end),)]
-    return taken
+        sliced[name] = array if axis is None else array[(slice(None),) * axis + (slice(start, end),)]
+    return sliced
 
 
 def group_of(spec: ModelSpec, inputs: Arrays) -> Hashable:
-    """What two requests must have in common to share a run: the same inputs, and the same sizes on
-    every axis that is neither rows nor a named length."""
+    """The key that requests must share to share a run: the names of the inputs, and their sizes on every
+    axis that is neither the batch axis nor a named length."""
     if not spec.batched:
         return None
     key = []
     for tensor in spec.inputs:
         array = inputs.get(tensor.name)
         if array is not None:
-            free = tensor.spec
+            section = tensor.spec
             sizes = [
                 n
                 for axis, n in enumerate(array.shape)
-                if axis != free.batch_axis and axis not in free.lengths
+                if axis != section.batch_axis and axis not in section.lengths
             ]
             key.append((tensor.name, *sizes))
     return tuple(key)
 
 
 def join(spec: ModelSpec, request: QueuedRequest) -> Arrays:
-    """The outputs of all parts, in order, as one answer."""
+    """Concatenate the outputs of all parts into the answer of the request."""
     answers = [request.answers[index] for index in sorted(request.answers)]
     if len(answers) == 1:
         return answers[0]
@@ -117,22 +120,22 @@ def join(spec: ModelSpec, request: QueuedRequest) -> Arrays:
 
 
 class WaitingQueue:
-    """Where parts wait. Three verbs: `put`, `take`, `close`.
+    """The queue of a model's parts. Thread-safe.
 
-    Callers share it fairly by start-time fair queueing (Goyal, Vin, Cheng 1996): a part's turn is
-    its caller's last turn plus the elements it asks for, or the queue's own clock where the caller
-    has been away. A caller with a thousand requests does not hold up one with a single one.
+    Parts get tags of start-time fair queueing (Goyal, Vin, Cheng 1996), so that a caller with a thousand
+    requests does not delay a caller with one. A part's start tag is the finish tag of its caller's previous
+    part (start tag + elements), or the queue's virtual time if that is later.
     """
 
     def __init__(self) -> None:
         self._inbox: deque[RequestPart] = deque()
         self._waiting: list[RequestPart] = []
-        self._planning = threading.Lock()  # among the instances of the model
+        self._planning = threading.Lock()  # one instance plans at a time
         self._changed = threading.Condition()
         self._sleepers = 0
         self._closed = False
-        self._clock = 0.0
-        self._last_turns: dict[str, float] = {}
+        self._virtual_time = 0.0
+        self._finish_tags: dict[str, float] = {}  # of each caller's latest part
 
     def __len__(self) -> int:
         return len(self._inbox) + len(self._waiting)
@@ -142,13 +145,13 @@ class WaitingQueue:
         self._wake()
 
     def _wake(self) -> None:
-        """Who was woken takes what pays for one run, and wakes the next if there is more."""
+        """Wake one thread. It takes the parts of one run and wakes the next thread if parts are left."""
         with self._changed:
             if self._sleepers:
                 self._changed.notify()
 
     def wait(self) -> bool:
-        """Sleep until something waits. False once the queue is closed and empty."""
+        """Block until the queue has parts. False if it is closed and empty."""
         with self._changed:
             self._sleepers += 1
             self._changed.wait_for(lambda: self._inbox or self._waiting or self._closed)
@@ -156,37 +159,37 @@ class WaitingQueue:
         return bool(self._inbox or self._waiting)
 
     def take(self, choose: Callable[[list[RequestPart]], Iterable[RequestPart]]) -> None:
-        """Remove the parts that `choose` returns of those that wait."""
+        """Call `choose` with the queued parts and remove those that it returns."""
         with self._planning:
             while self._inbox:
-                self._waiting.append(self._place(self._inbox.popleft()))
+                self._waiting.append(self._tag(self._inbox.popleft()))
             chosen = set(choose(self._waiting))
             if chosen:
-                self._clock = max(self._clock, *(part.turn for part in chosen))
+                self._virtual_time = max(self._virtual_time, *(part.start_tag for part in chosen))
                 self._waiting = [part for part in self._waiting if part not in chosen]
             if not self._waiting:
-                self._last_turns.clear()
+                self._finish_tags.clear()
         if self._waiting:
             self._wake()
 
     def deadline(self) -> float:
-        """When the oldest part wants to run, for the gate; none means a second after it came."""
+        """The deadline of the oldest part, for the device scheduler; 1 s after acceptance if it has none."""
         for parts in (self._waiting, self._inbox):
             try:
                 first = parts[0]
-            except IndexError:  # it may have gone since: the event loop and other instances go on
+            except IndexError:  # other threads may change the queue meanwhile
                 continue
             return first.accepted + 1.0 if first.deadline is None else first.deadline
         return math.inf
 
     def close(self) -> None:
-        """Let `wait` end once nothing waits any more."""
+        """Make `wait` return False when the queue is empty."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _place(self, part: RequestPart) -> RequestPart:
+    def _tag(self, part: RequestPart) -> RequestPart:
         caller = part.request.submit.caller
-        part.turn = max(self._clock, self._last_turns.get(caller, 0.0))
-        self._last_turns[caller] = part.turn + part.rows * part.size
+        part.start_tag = max(self._virtual_time, self._finish_tags.get(caller, 0.0))
+        self._finish_tags[caller] = part.start_tag + part.rows * part.size
         return part

@@ -1,1 +1,1 @@
-"""What both engines run on: ONNX Runtime sessions, the device's scheduler, padding."""
+"""Shared by both engines: ONNX Runtime sessions, the device scheduler and padding."""

@@ -1,11 +1,11 @@
-"""Who may run on a device: a few permits, handed out fairly, so that one long run stalls nobody.
+"""Shares a device fairly between engines, so that one model with long runs does not stall the others.
 
-An engine takes a turn first and plans inside it, so a plan is never stale. Of those who wait, the
-one with the least device time lately goes first, then the earliest deadline. While others want the
-device too, an engine plans no run above `max_run_s`.
+An engine acquires a lease, plans a run while holding it, so that the plan is never stale, and runs. The
+waiting engine with the least recent device time goes first; ties go to the earliest deadline. While several
+engines use the device, no run longer than `max_run_s` is planned.
 
-Runs that let others go first may have every permit: the front end has its core all the same. Of those
-that do not, one permit is kept.
+If there are several leases, one is reserved for accounts with `yields_cpu`. All others together hold at
+most `leases - 1`, so that the front end has a core.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _HALF_LIFE_S = 1.0
-"""Device time counts half after this: "lately"."""
+"""Half-life of used device time in `recent_s`."""
 
 
 @dataclass(eq=False)
 class DeviceAccount:
-    """One engine's account at a gate."""
+    """The device time used by one engine."""
 
     name: str
-    yields_cpu: bool = False  # its runs yield the processor to the front end
-    used_s: float = 0.0  # device time, fading
-    charged: float = 0.0  # when it was last brought up to date
+    yields_cpu: bool = False  # its runs have a lower priority than the front end
+    used_s: float = 0.0  # decayed device time, as of `charged`
+    charged: float = 0.0  # time of the last `charge`
 
-    def used_lately(self, now: float) -> float:
+    def recent_s(self, now: float) -> float:
+        """Device time in seconds, decayed exponentially."""
         return self.used_s * math.exp2((self.charged - now) / _HALF_LIFE_S)
 
     def charge(self, seconds: float, now: float) -> None:
-        self.used_s = self.used_lately(now) + seconds
+        self.used_s = self.recent_s(now) + seconds
         self.charged = now
 
 
 @dataclass
 class DeviceLease:
-    """A permit, while it is held."""
+    """The right to run on the device, until its context ends."""
 
     waited_s: float
-    max_run_s: float | None  # no run above this may be planned; None: no bound
+    max_run_s: float | None  # the longest run that may be planned; None: no limit
 
 
 @dataclass(eq=False)
@@ -57,8 +58,8 @@ class _Waiter:
     granted: threading.Event = field(default_factory=threading.Event)
 
 
-class _Held:
-    """The context of a turn: a class, for a turn is taken at every step."""
+class _LeaseContext:
+    """The context manager of `lease`. A class, because a generator would be slower at every step."""
 
     __slots__ = ("_account", "_begun", "_deadline", "_device_scheduler")
 
@@ -67,12 +68,11 @@ class _Held:
 
     def __enter__(self) -> DeviceLease:
         device_scheduler, account = self._device_scheduler, self._account
-        asked = device_scheduler._clock()
+        requested = device_scheduler._clock()
         device_scheduler._acquire(account, self._deadline, 1)
         self._begun = begun = device_scheduler._clock()
-        return DeviceLease(
-            begun - asked, device_scheduler.max_run_s if device_scheduler._contended(account, begun) else None
-        )
+        contended = device_scheduler._is_contended(account, begun)
+        return DeviceLease(begun - requested, device_scheduler.max_run_s if contended else None)
 
     def __exit__(self, *_: object) -> None:
         device_scheduler = self._device_scheduler
@@ -80,7 +80,7 @@ class _Held:
 
 
 class DeviceScheduler:
-    """A device's permits. Thread-safe. Holding one while asking for another is not allowed."""
+    """Grants the leases of a device. Thread-safe. A thread must not request a lease while it holds one."""
 
     def __init__(
         self,
@@ -91,23 +91,23 @@ class DeviceScheduler:
     ) -> None:
         self.device, self.leases, self.max_run_s = device, leases, max_run_s
         self._free = leases
-        self._firm = 0  # runs at this moment that do not let others go first
+        self._not_yielding = 0  # running accounts without `yields_cpu`
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[_Waiter] = []
-        self._last_seen: dict[DeviceAccount, float] = {}
+        self._last_used: dict[DeviceAccount, float] = {}
 
     def max_leases(self, account: DeviceAccount) -> int:
-        """Runs at one time that the share's kind may have."""
+        """The most leases that accounts with the same `yields_cpu` may hold together."""
         return self.leases if account.yields_cpu else max(self.leases - 1, 1)
 
-    def lease(self, account: DeviceAccount, deadline: float) -> _Held:
-        """Wait for a permit, hold it, and be charged for the time."""
-        return _Held(self, account, deadline)
+    def lease(self, account: DeviceAccount, deadline: float) -> _LeaseContext:
+        """A context that waits for a lease, holds it, and charges the account for the time."""
+        return _LeaseContext(self, account, deadline)
 
     @contextmanager
     def exclusive(self, account: DeviceAccount) -> Iterator[None]:
-        """Hold every permit: for measuring."""
+        """A context that holds all leases, for measurements."""
         self._acquire(account, self._clock() + 1.0, self.leases)
         begun = self._clock()
         try:
@@ -121,9 +121,9 @@ class DeviceScheduler:
 
     def _acquire(self, account: DeviceAccount, deadline: float, leases: int) -> None:
         with self._lock:
-            self._last_seen[account] = self._clock()
-            if not self._waiting and self._fits(account, leases):
-                self._hold(account, leases)
+            self._last_used[account] = self._clock()
+            if not self._waiting and self._may_run(account, leases):
+                self._take(account, leases)
                 return
             waiter = _Waiter(account, deadline, leases)
             self._waiting.append(waiter)
@@ -134,36 +134,41 @@ class DeviceScheduler:
         with self._lock:
             now = self._clock()
             account.charge(seconds, now)
-            self._last_seen[account] = now
+            self._last_used[account] = now
             self._free += leases
-            self._firm -= not account.yields_cpu
+            self._not_yielding -= not account.yields_cpu
             self._grant()
 
     def _grant(self) -> None:
-        """Hand out what is free, in order. Who needs more permits than are free holds up the rest,
-        or it would never run; whose kind has all that it may waits for its kind only."""
+        """Grant the free leases, least recent device time first.
+
+        A waiter that needs more leases than are free blocks all after it, or it would never run. A waiter
+        that only lacks the right to the reserved lease blocks nobody.
+        """
         now = self._clock()
-        for waiter in sorted(self._waiting, key=lambda w: (w.account.used_lately(now), w.deadline)):
+        for waiter in sorted(self._waiting, key=lambda w: (w.account.recent_s(now), w.deadline)):
             if waiter.leases > self._free:
                 return
-            if self._fits(waiter.account, waiter.leases):
-                self._hold(waiter.account, waiter.leases)
+            if self._may_run(waiter.account, waiter.leases):
+                self._take(waiter.account, waiter.leases)
                 self._waiting.remove(waiter)
                 waiter.granted.set()
 
-    def _fits(self, account: DeviceAccount, leases: int) -> bool:
-        return leases <= self._free and (account.yields_cpu or self._firm < self.max_leases(account))
+    def _may_run(self, account: DeviceAccount, leases: int) -> bool:
+        if leases > self._free:
+            return False
+        return account.yields_cpu or self._not_yielding < self.max_leases(account)
 
-    def _hold(self, account: DeviceAccount, leases: int) -> None:
+    def _take(self, account: DeviceAccount, leases: int) -> None:
         self._free -= leases
-        self._firm += not account.yields_cpu
+        self._not_yielding += not account.yields_cpu
 
-    def _contended(self, account: DeviceAccount, now: float) -> bool:
-        """Another engine waits, or was here within a half-life and so may come back during a run."""
+    def _is_contended(self, account: DeviceAccount, now: float) -> bool:
+        """Whether another engine waits, or used the device within a half-life and so may return soon."""
         with self._lock:
-            if len(self._last_seen) == 1 and account in self._last_seen:
+            if len(self._last_used) == 1 and account in self._last_used:
                 return False
-            for other, seen in list(self._last_seen.items()):
-                if now - seen > _HALF_LIFE_S and all(waiter.account is not other for waiter in self._waiting):
-                    del self._last_seen[other]
-            return any(other is not account for other in self._last_seen)
+            for other, used in list(self._last_used.items()):
+                if now - used > _HALF_LIFE_S and all(waiter.account is not other for waiter in self._waiting):
+                    del self._last_used[other]
+            return any(other is not account for other in self._last_used)

@@ -1,6 +1,9 @@
-"""Many requests into one run and back, changing no answer: pad, stack, tell the real lengths; cut.
+"""Batches requests into one run and splits its outputs again.
 
-Pure. What is padded, and with what, is the manifest's to say; nothing is guessed.
+rows of several requests → `stack`: padded, concatenated, masks and lengths generated → the graph's inputs
+the graph's outputs → `cut`: split by request, padding removed → one answer per request
+
+Pure. The manifest defines what is padded and with which value.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RowGroup(Protocol):
-    """What goes through a run together: `rows` rows, all of the same named lengths."""
+    """`rows` rows of one request, all with the same named lengths."""
 
     @property
     def inputs(self) -> Arrays: ...
@@ -32,10 +35,10 @@ class RowGroup(Protocol):
 
 
 def stack(spec: ModelSpec, parts: Sequence[RowGroup], rows: int, lengths: tuple[int, ...]) -> Arrays:
-    """The feeds of a run of `rows` rows at `lengths`, the parts' rows in order.
+    """The inputs of a run of `rows` rows, padded to `lengths`, with the rows of `parts` in order.
 
-    Rows beyond the parts' own (a model of fixed shape) are the last part's first row again: real
-    data, so that no kernel meets a row of nothing but padding.
+    If `rows` exceeds the parts' rows (a model of fixed shape), the first row of the last part is repeated,
+    so that no row consists only of padding.
     """
     feeds = {}
     size = dict(zip(spec.length_names, lengths, strict=True))
@@ -51,24 +54,28 @@ def stack(spec: ModelSpec, parts: Sequence[RowGroup], rows: int, lengths: tuple[
 def cut(
     spec: ModelSpec, outputs: Mapping[str, Array], parts: Sequence[RowGroup], lengths: tuple[int, ...]
 ) -> list[Arrays]:
-    """Each part's own rows of every output, its named lengths cut back from the run's `lengths`."""
+    """The rows of each part in every output, with named lengths cut from the run's `lengths` to the part's.
+
+    Raises:
+        ValueError: an output does not have the run's length on an axis that the manifest names.
+    """
     if not spec.batched:
         return [dict(outputs)]
-    section = {tensor.name: tensor.spec for tensor in spec.outputs}
+    sections = {tensor.name: tensor.spec for tensor in spec.outputs}
     order = {name: index for index, name in enumerate(spec.length_names)}
     answers: list[Arrays] = [{} for _ in parts]
     for name, array in outputs.items():
-        axis = section[name].batch_axis or 0
-        varying = [(a, order[length]) for a, length in section[name].lengths.items()]
+        axis = sections[name].batch_axis or 0
+        dynamic = [(a, order[length]) for a, length in sections[name].lengths.items()]
         start = 0
         for part, answer in zip(parts, answers, strict=True):
             index = [slice(None)] * array.ndim
             index[axis] = slice(start, start + part.rows)
             start += part.rows
-            for a, length in varying:
+            for a, length in dynamic:
                 if array.shape[a] != lengths[length]:
                     raise ValueError(
-                        f"output {name}: axis {a} is {array.shape[a]} long in a run of {lengths[length]}"
+                        f"output {name}: axis {a} is {array.shape[a]} in a run of length {lengths[length]}"
                     )
                 index[a] = slice(part.lengths[length])
             answer[name] = array[tuple(index)]
@@ -84,22 +91,21 @@ def _stack(tensor: ModelTensor, arrays: list[Array], size: Mapping[str, int], sp
     shape = list(arrays[0].shape)
     for a, name in tensor.spec.lengths.items():
         shape[a] = size[name]
-    fits = all(array.shape[a] == shape[a] for array in arrays for a in tensor.spec.lengths)
-    if fits:
+    needs_no_padding = all(array.shape[a] == shape[a] for array in arrays for a in tensor.spec.lengths)
+    if needs_no_padding:
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
     shape[axis] = sum(array.shape[axis] for array in arrays)
-    whole = np.full(shape, _padding(tensor), arrays[0].dtype)
+    stacked = np.full(shape, _padding_value(tensor), arrays[0].dtype)
     start = 0
     for array in arrays:
         index = [slice(length) for length in array.shape]
         index[axis] = slice(start, start + array.shape[axis])
         start += array.shape[axis]
-        whole[tuple(index)] = array
-    return whole
+        stacked[tuple(index)] = array
+    return stacked
 
 
-def _padding(tensor: ModelTensor) -> Any:
-    """A mask is padded with what is not real."""
+def _padding_value(tensor: ModelTensor) -> Any:
     if tensor.spec.generated == "mask":
         return not tensor.spec.real
     return "" if tensor.datatype == "BYTES" else tensor.spec.pad
@@ -108,14 +114,15 @@ def _padding(tensor: ModelTensor) -> Any:
 def _generate(
     spec: ModelSpec, tensor: ModelTensor, parts: Sequence[RowGroup], size: Mapping[str, int], spare: int
 ) -> Array:
-    """Each row's real length [rows], or a mask [rows, longest] (or its transpose, by the axes)."""
+    """The length of each row [rows], or a mask [rows, padded length], transposed if rows are on axis 1."""
     section, dtype = tensor.spec, datatypes.NUMPY[tensor.datatype]
-    which = spec.length_names.index(section.of)
+    index = spec.length_names.index(section.of)
     counts = [part.rows for part in parts]
     counts[-1] += spare
-    real = np.repeat([part.lengths[which] for part in parts], counts)
+    lengths = np.repeat([part.lengths[index] for part in parts], counts)
     if section.generated == "lengths":
-        return real.astype(dtype)
-    mask = np.arange(size[section.of]) < real[:, None]
+        return lengths.astype(dtype)
+    mask = np.arange(size[section.of]) < lengths[:, None]
+
     mask = (mask == bool(section.real)).astype(dtype)
     return mask if section.batch_axis == 0 else np.ascontiguousarray(mask.T)

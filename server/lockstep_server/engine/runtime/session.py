@@ -1,6 +1,6 @@
-"""An ONNX Runtime session: the only place that runs a graph.
+"""A graph in an ONNX Runtime session. Only this module runs graphs.
 
-`run` releases the interpreter's lock while the graph runs; making a session does not.
+Running a graph releases Python's global interpreter lock; creating a session does not.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ RUNTIME_VERSION: str = ort.__version__
 
 
 def choose_device(wanted: str) -> str:
-    """ "cpu" or "cuda" for what the user wants ("auto": a GPU where there is one).
+    """The device, "cpu" or "cuda", for the setting "cpu", "cuda" or "auto" (CUDA if available).
 
     Raises:
-        LoadError: CUDA is wanted and this ONNX Runtime has none.
+        LoadError: the setting is "cuda" and this ONNX Runtime does not support CUDA.
     """
     has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
     if wanted == "cuda" and not has_cuda:
         raise LoadError(
-            "--device cuda: this ONNX Runtime has no CUDA; install the extra server-gpu, or give --device cpu"
+            "--device cuda: this ONNX Runtime does not support CUDA; install the extra server-gpu,"
+            " or use --device cpu"
         )
     if wanted == "cpu" or not has_cuda:
         return "cpu"
@@ -45,22 +46,22 @@ def choose_device(wanted: str) -> str:
 
 
 class OnnxSession:
-    """One loaded graph.
+    """One loaded graph. Its methods may be called from any thread, concurrently.
 
     Raises:
-        LoadError: the file is no ONNX graph that this ONNX Runtime can run.
+        LoadError: this ONNX Runtime cannot load the file.
     """
 
     def __init__(self, file: Path, device: str = "cpu", threads: int = 1) -> None:
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
-            # An exhaustive search for convolution algorithms would run again for every new shape.
+            # The default, an exhaustive search for convolution algorithms, repeats for every new shape.
             providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
         try:
             self._session = ort.InferenceSession(str(file), _options(threads), providers=providers)
         except Exception as error:
             raise LoadError(
-                f"{file}: ONNX Runtime cannot load it: {_first_line(error)}; export it again"
+                f"{file}: ONNX Runtime cannot load the graph: {_first_line(error)}; export the model again"
             ) from error
         self.provider: str = self._session.get_providers()[0]
         self.graph = _describe(self._session)
@@ -71,11 +72,11 @@ class OnnxSession:
         self.output_names = [tensor.name for tensor in self.graph.outputs]
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
-        """Run the graph once; arrays in the order of `outputs` (None: all).
+        """Run the graph once. Returns the arrays of `outputs`, in their order (None: all outputs).
 
         Raises:
-            ServingError: ONNX Runtime says that an input does not fit the graph.
-            Exception: whatever else ONNX Runtime raises.
+            ServingError: BAD_INPUT: ONNX Runtime rejects an input.
+            Exception: any other error of ONNX Runtime.
         """
         try:
             if self._bfloat16:
@@ -85,13 +86,13 @@ class OnnxSession:
             raise bad_input("inputs", _first_line(error)) from error
 
     def terminate(self) -> None:
-        """End the run that goes on, if any, at its next node, and every run after it."""
+        """Abort all current runs at their next node, and all later runs."""
         self._run_options.terminate = True
 
     def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None) -> list[Array]:
-        """numpy has no bfloat16 of its own, so tensors of it pass as bits."""
-        given = {name: _to_value(array) for name, array in feeds.items()}
-        values = self._session.run_with_ort_values(outputs, given, self._run_options)
+        """As `run`, for graphs with bfloat16 tensors, which ONNX Runtime cannot exchange with numpy."""
+        inputs = {name: _to_value(array) for name, array in feeds.items()}
+        values = self._session.run_with_ort_values(outputs, inputs, self._run_options)
         return [_from_value(value) for value in values]
 
 
@@ -99,8 +100,9 @@ def _options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong comes as an exception, and is told once
-    # A thread that spins takes a core from the front end.
+    options.log_severity_level = 4  # errors are raised as exceptions and logged by the engine
+    # A spinning thread would take a core from the front end.
+
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

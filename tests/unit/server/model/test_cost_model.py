@@ -1,4 +1,4 @@
-"""What a run costs: fitted from a few cells, then learned."""
+"""The cost model: fitted to measured cells, then corrected by real runs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CELLS = ((1, 4), (1, 32), (1, 96), (4, 16), (16, 8), (16, 32))
-LAWS: dict[str, Callable[[float, float], float]] = {
+FUNCTIONS: dict[str, Callable[[float, float], float]] = {
     "recurrent": lambda rows, length: 5e-5 + length * (4e-5 + rows * 5e-6),
     "transformer": lambda rows, length: 2e-4 + rows * length * (3e-5 + 4e-7 * length),
     "constant": lambda rows, length: 1e-3,
 }
 
 
-def fitted(law: Callable[[float, float], float]) -> CostModel:
-    return CostModel.fit([(rows, length, law(rows, length)) for rows, length in CELLS])
+def fitted(function: Callable[[float, float], float]) -> CostModel:
+    return CostModel.fit([(rows, length, function(rows, length)) for rows, length in CELLS])
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_a_fit_recovers_the_law(name: str) -> None:
-    costs, law = fitted(LAWS[name]), LAWS[name]
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_fit_recovers_the_function(name: str) -> None:
+    costs, function = fitted(FUNCTIONS[name]), FUNCTIONS[name]
     for rows, length in ((2, 8), (8, 64), (32, 32), (64, 60), (1, 512)):
-        assert costs.estimate(rows, length) == pytest.approx(law(rows, length), rel=0.05)
+        assert costs.estimate(rows, length) == pytest.approx(function(rows, length), rel=0.05)
 
 
-def test_a_recurrent_model_gains_from_batches_and_a_transformer_hardly() -> None:
-    gains = {n: fitted(law).estimate(1, 32) / (fitted(law).estimate(32, 32) / 32) for n, law in LAWS.items()}
+def test_a_recurrent_model_gains_more_from_batching_than_a_transformer() -> None:
+    gains = {
+        n: fitted(function).estimate(1, 32) / (fitted(function).estimate(32, 32) / 32)
+        for n, function in FUNCTIONS.items()
+    }
     assert gains["recurrent"] > 5
     assert gains["transformer"] < 2
 
@@ -46,14 +49,14 @@ cells = st.lists(
 
 
 @given(cells, st.integers(0, 1000), st.integers(0, 10**5))
-def test_an_estimate_is_above_zero_and_finite(measured: list, rows: int, length: int) -> None:
+def test_an_estimate_is_positive_and_finite(measured: list, rows: int, length: int) -> None:
     costs = CostModel.fit(measured)
     assert min(costs.weights) >= 0
     assert 0 < costs.estimate(rows, length) < np.inf
 
 
 @given(cells)
-def test_estimates_are_the_estimate_of_each_and_the_overhead(measured: list) -> None:
+def test_estimates_adds_the_overhead_to_each_estimate(measured: list) -> None:
     costs = CostModel.fit(measured)
     costs.learn(4, 30, 0.5)
     rows, lengths = np.array([[1], [4], [7]]), np.array([[1, 30, 300]])
@@ -61,29 +64,29 @@ def test_estimates_are_the_estimate_of_each_and_the_overhead(measured: list) -> 
     assert np.allclose(costs.estimates(rows, lengths), expected)
 
 
-def test_learning_moves_towards_what_was_seen_there_alone() -> None:
-    costs = fitted(LAWS["recurrent"])
-    here, there = costs.estimate(8, 32), costs.estimate(1, 4)
+def test_learning_changes_only_the_cell_of_the_run() -> None:
+    costs = fitted(FUNCTIONS["recurrent"])
+    learned, other = costs.estimate(8, 32), costs.estimate(1, 4)
     for _ in range(200):
-        costs.learn(8, 32, 3 * here)
-    assert costs.estimate(8, 32) == pytest.approx(3 * here, rel=0.05)
-    assert costs.estimate(1, 4) == there
+        costs.learn(8, 32, 3 * learned)
+    assert costs.estimate(8, 32) == pytest.approx(3 * learned, rel=0.05)
+    assert costs.estimate(1, 4) == other
 
 
-def test_one_odd_run_moves_little() -> None:
-    costs = fitted(LAWS["recurrent"])
+def test_one_outlier_changes_an_estimate_little() -> None:
+    costs = fitted(FUNCTIONS["recurrent"])
     before = costs.estimate(8, 32)
     costs.learn(8, 32, 1000 * before)
     assert before < costs.estimate(8, 32) < 1.5 * before
 
 
-def test_a_row_among_its_like_costs_no_more_than_alone() -> None:
-    for law in LAWS.values():
-        costs = fitted(law)
+def test_a_batched_row_costs_no_more_than_an_unbatched_one() -> None:
+    for function in FUNCTIONS.values():
+        costs = fitted(function)
         assert costs.per_row(32, 64) <= costs.estimate(1, 32) + costs.overhead_s
 
 
-def test_costs_travel_as_plain_data() -> None:
-    costs = fitted(LAWS["transformer"])
-    again = CostModel.from_dict(json.loads(json.dumps(costs.to_dict())))
-    assert again.estimate(3, 40) == costs.estimate(3, 40)
+def test_costs_survive_json() -> None:
+    costs = fitted(FUNCTIONS["transformer"])
+    copy = CostModel.from_dict(json.loads(json.dumps(costs.to_dict())))
+    assert copy.estimate(3, 40) == costs.estimate(3, 40)

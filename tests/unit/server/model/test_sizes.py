@@ -1,4 +1,4 @@
-"""Rows and lengths: what the tensors of a request agree on."""
+"""Measuring the rows and lengths of a request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_two_named_lengths_add_up() -> None:
     assert found.elements == 86
 
 
-def test_without_named_lengths_a_row_is_as_large_as_its_largest_tensor() -> None:
+def test_without_named_lengths_the_largest_tensor_sets_the_size() -> None:
     assert measure_request(sample_models.plain(), {"x": np.zeros((4, 5))}) == RequestSize(4, (), 5)
     assert measure_request(sample_models.plain(), {"x": np.zeros((0, 5))}).size == 1
 
@@ -37,7 +37,7 @@ def test_without_named_lengths_a_row_is_as_large_as_its_largest_tensor() -> None
         ({"x": (1, 2), "z": (1, 1001)}, "z"),
     ],
 )
-def test_what_does_not_agree_or_fit_is_told_of_its_tensor(shapes: dict, field: str) -> None:
+def test_an_invalid_size_is_reported_for_its_tensor(shapes: dict, field: str) -> None:
     with pytest.raises(ServingError) as caught:
         measure_request(
             sample_models.two_lengths(), {name: np.zeros(shape) for name, shape in shapes.items()}

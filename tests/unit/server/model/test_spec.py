@@ -1,4 +1,4 @@
-"""The card: the graph joined with the manifest, and what does not fit."""
+"""The spec: joining a graph with its manifest, and the errors if they do not match."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lockstep_server.errors import LoadError
 from lockstep_server.model.manifest import Manifest
 from lockstep_server.model.spec import GraphSignature, GraphTensor, ModelSpec, batchable, make_spec
 
-WORDS = "[lengths.words]\nmax = 9\n"
+LENGTHS = "[lengths.words]\nmax = 9\n"
 
 
 def graph(
@@ -31,7 +31,7 @@ def spec(shapes: GraphSignature, text: str | None = None) -> ModelSpec:
 X, Y = {"x": ("n", "m")}, {"y": ("n",)}
 
 
-def test_axis_0_is_the_batch_where_it_is_one_symbol_everywhere() -> None:
+def test_axis_0_is_the_batch_axis_if_it_has_one_symbol_on_every_tensor() -> None:
     assert batchable(spec(graph(X, Y)))
 
 
@@ -42,16 +42,16 @@ def test_axis_0_is_the_batch_where_it_is_one_symbol_everywhere() -> None:
         ({"x": (None,)}, {"y": (None,)}), ({"x": ("n",), "z": ("k",)}, Y), ({}, Y),
     ],
 )  # fmt: skip
-def test_otherwise_nothing_is_guessed(inputs: dict, outputs: dict) -> None:
+def test_otherwise_no_batch_axis_is_inferred(inputs: dict, outputs: dict) -> None:
     assert not batchable(spec(graph(inputs, outputs)))
 
 
-def test_a_manifest_is_not_guessed_beyond() -> None:
+def test_with_a_manifest_no_batch_axis_is_inferred() -> None:
     assert not batchable(spec(graph(X, Y), "[inputs.x]\nbatch_axis = 0"))
     assert batchable(spec(graph(X, Y), "[inputs.x]\nbatch_axis = 0\n[outputs.y]\nbatch_axis = 0"))
 
 
-def test_sizes_that_are_open_are_minus_one_on_the_wire() -> None:
+def test_dynamic_axes_are_minus_one_on_the_wire() -> None:
     (tensor,) = spec(graph({"x": ("n", None, 3)}, Y)).inputs
     assert tensor.wire_shape() == [-1, -1, 3]
 
@@ -61,48 +61,50 @@ def test_sizes_that_are_open_are_minus_one_on_the_wire() -> None:
     ["seq(tensor(float))", "map(int64,tensor(float))", "tensor(complex64)", "tensor(int4)",
      "optional(seq(tensor(float)))", "sparse_tensor(float)"],
 )  # fmt: skip
-def test_a_type_that_cannot_travel_is_told(onnx_type: str) -> None:
-    with pytest.raises(LoadError, match="cannot travel") as caught:
+def test_a_type_that_the_protocol_does_not_support_is_an_error(onnx_type: str) -> None:
+    with pytest.raises(LoadError, match="not supported") as caught:
         spec(graph(X, Y, onnx_type))
     assert "f: inputs.x" in str(caught.value)
     assert onnx_type in str(caught.value)
 
 
-def test_an_optional_type_may_be_left_out() -> None:
+def test_an_optional_type_makes_the_input_optional() -> None:
     (tensor,) = spec(graph(X, Y, "optional(tensor(float))")).inputs
     assert (tensor.datatype, tensor.optional) == ("FP32", True)
 
 
 WRONG: dict[str, tuple[str, str]] = {
     "[inputs.z]\nbatch_axis = 0": ("inputs.z", "no such tensor"),
-    "[outputs.x]\nbatch_axis = 0": ("outputs.x", "it has y"),
-    "[inputs.x]\nbatch_axis = 2": ("inputs.x", "axis 2 is not there"),
-    WORDS + '[inputs.x]\nbatch_axis = 0\nlengths = {3 = "words"}': ("inputs.x", "axis 3 is not there"),
+    "[outputs.x]\nbatch_axis = 0": ("outputs.x", "available: y"),
+    "[inputs.x]\nbatch_axis = 2": ("inputs.x", "axis 2 does not exist"),
+    LENGTHS + '[inputs.x]\nbatch_axis = 0\nlengths = {3 = "words"}': ("inputs.x", "axis 3 does not exist"),
     "[inputs.fixed]\nbatch_axis = 0": ("inputs.fixed", "fixed to 4"),
     '[roles]\nscores = "z"': ("roles.scores", "no output 'z'"),
     '[roles]\nvector = "x"': ("roles.vector", "no output 'x'"),
     '[roles]\nattention = "z"': ("roles.attention", "no output 'z'"),
     '[roles]\ninput = "y"': ("roles.input", "no input 'y'"),
-    '[text]\nsource = "t.json"': ("roles.input", "is missing"),
+    '[text]\nsource = "t.json"': ("roles.input", "missing"),
     'task = "classify"\nlabels = ["a", "b"]\n[roles]\nscores = "three"': ("labels", "3 scores"),
 }
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_a_manifest_that_does_not_fit_the_graph_is_told(text: str) -> None:
-    key, words = WRONG[text]
+def test_a_manifest_that_does_not_match_the_graph_is_an_error(text: str) -> None:
+    key, message = WRONG[text]
     shapes = graph({**X, "fixed": (4,)}, {**Y, "three": ("n", 3)})
     with pytest.raises(LoadError, match=f"^f: {key}: ") as caught:
         spec(shapes, text)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_one_score_is_enough_for_two_labels_of_a_sigmoid() -> None:
+def test_a_sigmoid_may_have_one_score_for_two_labels() -> None:
     text = 'task = "classify"\nlabels = ["a", "b"]\n[roles]\nscores = "y"\nactivation = "sigmoid"'
     assert spec(graph(X, {"y": ("n", 1)}), text).manifest.labels == ("a", "b")
 
 
-def test_text_goes_to_the_only_input_that_is_not_filled_in() -> None:
-    text = WORDS + '[inputs.mask]\nbatch_axis = 0\ngenerated = "mask"\nof = "words"\nlengths = {1 = "words"}'
+def test_the_text_input_is_the_only_one_that_is_not_generated() -> None:
+    text = (
+        LENGTHS + '[inputs.mask]\nbatch_axis = 0\ngenerated = "mask"\nof = "words"\nlengths = {1 = "words"}'
+    )
     assert spec(graph({**X, "mask": ("n", "m")}, Y), text).text_input == "x"
     assert spec(graph({**X, "mask": ("n", "m")}, Y)).text_input == ""

@@ -1,4 +1,4 @@
-"""How many runs of a model go on at one time."""
+"""The number of concurrent runs that the loader gives a model."""
 
 from __future__ import annotations
 
@@ -19,30 +19,25 @@ SLOW = CostModel((1e-5, 0, 0, 1e-5, 0), overhead_s=1e-4)  # 330 us
 
 
 @pytest.mark.parametrize(
-    ("costs", "said", "niceness", "leases", "expected"),
+    ("costs", "section", "niceness", "leases", "expected"),
     [
         (SLOW, InstancesSection(), 5, 4, 4),
-        (
-            QUICK,
-            InstancesSection(),
-            5,
-            4,
-            1,
-        ),  # what goes around its runs would only be shared by more threads
+        (QUICK, InstancesSection(), 5, 4, 1),  # the overhead of runs does not gain from concurrency
         (SLOW, InstancesSection(), 0, 4, 3),  # a core for the front end
         (SLOW, InstancesSection(threads=2), 5, 4, 2),
         (SLOW, InstancesSection(threads=8), 5, 4, 1),
         (SLOW, InstancesSection(count=1), 5, 4, 1),
         (QUICK, InstancesSection(count=3), 5, 4, 3),
-        (SLOW, InstancesSection(count=9), 5, 4, 4),  # the door counts on those that can run
+        (SLOW, InstancesSection(count=9), 5, 4, 4),  # limited to the leases: admission relies on it
         (SLOW, InstancesSection(), 5, 1, 1),
     ],
 )
-def test_instances_are_as_many_as_pay(
-    costs: CostModel, said: InstancesSection, niceness: int, leases: int, expected: int
+def test_the_number_of_instances_depends_on_costs_and_leases(
+    costs: CostModel, section: InstancesSection, niceness: int, leases: int, expected: int
 ) -> None:
     spec = sample_models.ragged()
-    spec = replace(spec, manifest=replace(spec.manifest, instances=said))
+    spec = replace(spec, manifest=replace(spec.manifest, instances=section))
+
     loader = Loader(
         messages.EngineConfig("models", niceness=niceness), Path(), "cpu", DeviceScheduler("cpu", leases)
     )

@@ -1,4 +1,4 @@
-"""`model.toml`: a whole one parses to exactly what it says; a wrong one names file, key and remedy."""
+"""`model.toml`: a valid file parses to its content; an error names the file, the key and the fix."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def parse(text: str) -> Manifest:
     return manifest_file.parse(tomllib.loads(text), "here/model.toml")
 
 
-def test_a_whole_manifest_parses_to_what_it_says() -> None:
+def test_a_manifest_with_every_key_parses_to_its_content() -> None:
     assert parse(WHOLE) == Manifest(
         task="translate",
         labels=("a", "b"),
@@ -149,16 +149,16 @@ def test_a_whole_manifest_parses_to_what_it_says() -> None:
     )
 
 
-def test_an_empty_manifest_is_the_defaults_and_was_written() -> None:
+def test_an_empty_file_gives_the_defaults() -> None:
     assert parse("") == Manifest(from_file=True)
     assert Manifest().from_file is False
 
 
 WRONG: dict[str, tuple[str, str, str]] = {
-    # what is wrong: (the text, the key that is named, words of the remedy)
+    # case: (the manifest, the key in the error, a part of its message)
     "unknown key": ("max_rows = 3", "max_rows", "unknown key"),
     "unknown key, close": ("[batching]\nmax_row = 3", "batching.max_row", "did you mean 'max_rows'?"),
-    "unknown key, far": ("[batching]\nzzz = 3", "batching.zzz", "known here: max_padded_elements"),
+    "unknown key, far": ("[batching]\nzzz = 3", "batching.zzz", "available here: max_padded_elements"),
     "unknown table": ("[batchin]\nmax_rows = 3", "batchin", "did you mean 'batching'?"),
     "unknown key of an input": ("[inputs.x]\npadding = 0", "inputs.x.padding", "unknown key"),
     "unknown key of a state": (
@@ -166,37 +166,41 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "stepwise.state[0].out",
         "output",
     ),
-    "task": ('task = "guess"', "task", "write one of tensor, classify"),
-    "empty task": ('task = ""', "task", "not empty"),
-    "labels of another kind": ('labels = ["a", 1]', "labels", "list of strings"),
+    "task": ('task = "guess"', "task", "use one of tensor, classify"),
+    "empty task": ('task = ""', "task", "non-empty string"),
+    "labels with a number": ('labels = ["a", 1]', "labels", "list of strings"),
     "labels as a string": ('labels = "negative"', "labels", "list"),
     "labels as a number": ("labels = 5", "labels", "list"),
     "default_version": ("default_version = 0", "default_version", "1 or more"),
-    "a version as text": ('default_version = "1"', "default_version", "whole number"),
+    "a version as a string": ('default_version = "1"', "default_version", "whole number"),
     "fixed_shape": ('fixed_shape = "no"', "fixed_shape", "true or false"),
     "tolerance": ("tolerance = 0", "tolerance", "above 0"),
-    "no source": ("[text]\nend = 3", "text.source", 'source = "tokenizer.json"'),
-    "an absolute file": ('[text]\nsource = "/etc/passwd"', "text.source", "relative"),
-    "an address as file": ('[text]\nsource = "https://x/y"', "text.source", "relative"),
+    "no tokenizer": ("[text]\nend = 3", "text.source", 'source = "tokenizer.json"'),
+    "an absolute path": ('[text]\nsource = "/etc/passwd"', "text.source", "relative"),
+    "a URL as path": ('[text]\nsource = "https://x/y"', "text.source", "relative"),
     "a negative id": ('[text]\nsource = "t"\nend = -1', "text.end", "0 or more"),
-    "no max": ("[lengths.words]", "lengths.words.max", "is missing"),
+    "no max": ("[lengths.words]", "lengths.words.max", "missing"),
     "a max of 0": ("[lengths.words]\nmax = 0", "lengths.words.max", "1 or more"),
-    "a length that is no table": ("lengths = 3", "lengths", "[lengths]"),
-    "no such length": (
+    "lengths is not a table": ("lengths = 3", "lengths", "[lengths]"),
+    "unknown length": (
         '[inputs.x]\nbatch_axis = 0\nlengths = {1 = "words"}',
         "inputs.x.lengths",
         "[lengths.words]",
     ),
-    "an axis that is no number": (
+    "an axis that is not a number": (
         '[inputs.x]\nlengths = {one = "words"}',
         "inputs.x.lengths",
         '{1 = "words"}',
     ),
-    "lengths that are no table": ('[inputs.x]\nlengths = "words"', "inputs.x.lengths", '{1 = "words"}'),
-    "one axis for two": (
+    "lengths of a tensor is not a table": (
+        '[inputs.x]\nlengths = "words"',
+        "inputs.x.lengths",
+        '{1 = "words"}',
+    ),
+    "batch axis with a named length": (
         '[lengths.w]\nmax = 3\n[inputs.x]\nbatch_axis = 1\nlengths = {1 = "w"}',
         "inputs.x.lengths",
-        "batch axis already",
+        "axis 1 is the batch axis",
     ),
     "no batch axis": (
         '[lengths.w]\nmax = 3\n[outputs.y]\nlengths = {1 = "w"}',
@@ -204,12 +208,12 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "missing",
     ),
     "a negative axis": ("[inputs.x]\nbatch_axis = -1", "inputs.x.batch_axis", "0 or more"),
-    "a range upside down": ("[inputs.x]\nrange = [5, 5]", "inputs.x.range", "FIRST below END"),
-    "a range of one": ("[inputs.x]\nrange = [5]", "inputs.x.range", "[FIRST, END]"),
-    "a padding that is text": ('[inputs.x]\npad = "0"', "inputs.x.pad", "write a number"),
+    "an empty range": ("[inputs.x]\nrange = [5, 5]", "inputs.x.range", "FIRST below END"),
+    "a range with one number": ("[inputs.x]\nrange = [5]", "inputs.x.range", "[FIRST, END]"),
+    "a padding that is a string": ('[inputs.x]\npad = "0"', "inputs.x.pad", "use a number"),
     "generated": ('[inputs.x]\ngenerated = "masks"', "inputs.x.generated", "mask, lengths"),
-    "generated of nothing": ('[inputs.x]\ngenerated = "mask"', "inputs.x.of", "is missing"),
-    "generated of an unknown length": (
+    "generated without a length": ('[inputs.x]\ngenerated = "mask"', "inputs.x.of", "missing"),
+    "generated from an unknown length": (
         '[inputs.x]\ngenerated = "mask"\nof = "w"',
         "inputs.x.of",
         "[lengths.w]",
@@ -221,27 +225,27 @@ WRONG: dict[str, tuple[str, str, str]] = {
     ),
     "activation": ('[roles]\nactivation = "tanh"', "roles.activation", "softmax, sigmoid, none"),
     "max_rows": ("[batching]\nmax_rows = 2.5", "batching.max_rows", "whole number"),
-    "true is no number": ("[batching]\nmax_rows = true", "batching.max_rows", "whole number"),
+    "true is not a number": ("[batching]\nmax_rows = true", "batching.max_rows", "whole number"),
     "max_queue_ms": ("[batching]\nmax_queue_ms = -1", "batching.max_queue_ms", "above 0"),
     "count": ("[instances]\ncount = 0", "instances.count", "1 or more"),
     "a state without a name": ('[[stepwise.state]]\ninput = "h"', "stepwise.state[0].name", "missing"),
-    "states that are no list": ('[stepwise.state]\nname = "h"', "stepwise.state", "[[stepwise.state]]"),
-    "two states of one name": (
+    "states that are not an array": ('[stepwise.state]\nname = "h"', "stepwise.state", "[[stepwise.state]]"),
+    "two states with one name": (
         '[[stepwise.state]]\nname="h"\ninput="a"\n[[stepwise.state]]\nname="h"\ninput="b"',
         "stepwise.state[h].name",
-        "pair each once",
+        "another state has the same name 'h'",
     ),
-    "two states of one input": (
+    "two states with one input": (
         '[[stepwise.state]]\nname="h"\ninput="a"\n[[stepwise.state]]\nname="c"\ninput="a"',
         "stepwise.state[c].input",
-        "pair each once",
+        "another state has the same input 'a'",
     ),
-    "a state of a prefill that is not there": (
+    "a state with prefill but no prefill graph": (
         '[[stepwise.state]]\nname="h"\ninput="a"\nprefill="p"',
         "stepwise.state[h].prefill",
         "add [prefill]",
     ),
-    "a state that grows along nothing": (
+    "a state that grows without a named length": (
         '[[stepwise.state]]\nname="h"\ninput="a"\ngrows=true',
         "stepwise.state[h].grows",
         "add lengths",
@@ -251,35 +255,35 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "stepwise.state[h].lengths",
         "one axis at most",
     ),
-    "a state of a length from nowhere": (
+    "a state with a named length that neither grows nor is prefilled": (
         '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a"}',
         "stepwise.state[h].prefill",
-        "begins in a prefill graph",
+        "needs prefill, or grows = true",
     ),
-    "a state that grows and is not given back": (
+    "a state that grows without an output": (
         '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a"}\ngrows=true',
         "stepwise.state[h].output",
-        "out of each step",
+        "needs an output",
     ),
-    "classify without scores": ('task = "classify"\nlabels = ["a"]', "roles.scores", "is missing"),
-    "classify without labels": ('task = "classify"\n[roles]\nscores = "y"', "labels", "is missing"),
-    "encode without a vector": ('task = "encode"', "roles.vector", "is missing"),
+    "classify without scores": ('task = "classify"\nlabels = ["a"]', "roles.scores", "missing"),
+    "classify without labels": ('task = "classify"\n[roles]\nscores = "y"', "labels", "missing"),
+    "encode without a vector": ('task = "encode"', "roles.vector", "missing"),
     "generate without steps": ('task = "generate"', "stepwise", "step-wise form"),
     "translate without steps": ('task = "translate"', "stepwise", "step-wise form"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_an_error_names_file_key_and_remedy(wrong: str) -> None:
-    text, key, remedy = WRONG[wrong]
+def test_an_error_names_the_file_the_key_and_the_fix(wrong: str) -> None:
+    text, key, message = WRONG[wrong]
     with pytest.raises(LoadError) as caught:
         parse(text)
     assert str(caught.value).startswith(f"here/model.toml: {key}: ")
-    assert remedy in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"task ? 1", b"\xff\xfe", b"a = 1\na = 2"])
-def test_what_is_no_toml_is_told_with_the_file(tmp_path: Path, content: bytes) -> None:
+def test_an_error_for_invalid_toml_names_the_file(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "model.toml"
     file.write_bytes(content)
     with pytest.raises(LoadError, match="not valid TOML") as caught:

@@ -1,4 +1,4 @@
-"""The self-test tells models whose rows are independent from those whose rows are not."""
+"""The self-test finds out whether a model can be batched and padded."""
 
 from __future__ import annotations
 
@@ -32,51 +32,55 @@ def selftest_result(folder: Path, graph: Any, text: str = "") -> selftest.SelfTe
 
 
 ROWS = "[inputs.x]\nbatch_axis = 0\n[outputs.y]\nbatch_axis = 0\n"
-REFUSED: dict[str, tuple[Any, str, str]] = {
+FAILING: dict[str, tuple[Any, str, str]] = {
     "a model that mixes its rows": (fakes.row_mixer(), "", "not independent"),
     "a time-major model without manifest": (fakes.time_major(), "", "not independent"),
-    "a time-major model whose manifest lies": (fakes.time_major(), ROWS, "not independent"),
-    "a mean over padding": (fakes.mean_over_padding(), fakes.MEAN_MANIFEST, "padding changes its answers"),
+    "a time-major model with the wrong batch axis": (fakes.time_major(), ROWS, "not independent"),
+    "a mean over padding": (
+        fakes.mean_over_padding(),
+        fakes.MEAN_MANIFEST,
+        "padding, or the other rows of a batch, change the answer",
+    ),
     "a mean over a mask of the wrong polarity": (
         fakes.masked_mean(),
         fakes.MASKED_MANIFEST + "real = false\n",
         "",
     ),
-    "axis 0 of another name": (
+    "axis 0 with different symbols": (
         fakes.model(
             [fakes.helper.make_node("Identity", ["x"], ["y"])],
             [fakes.tensor("x", shape=("n", "m"))],
             [fakes.tensor("y", shape=("k", "m"))],
         ),
         "",
-        "axis 0 is not one symbol",
+        "axis 0 does not have the same symbol",
     ),
     "an output without a batch axis": (
         fakes.identity(),
         "[inputs.x]\nbatch_axis = 0",
-        "no batch_axis in the manifest for y",
+        "the manifest sets no batch_axis for y",
     ),
-    "a model that fails on what is drawn": (fakes.breaks_on_zero(), "", "could not run"),
+    "a model that fails on random input": (fakes.breaks_on_zero(), "", "could not run"),
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_it_refuses(tmp_path: Path, what: str) -> None:
-    graph, text, why = REFUSED[what]
-    found = selftest_result(tmp_path, graph, text)
-    assert not found.batched
-    assert found.reason
-    assert why in found.reason
+@pytest.mark.parametrize("case", FAILING)
+def test_it_fails(tmp_path: Path, case: str) -> None:
+    graph, text, reason = FAILING[case]
+    result = selftest_result(tmp_path, graph, text)
+    assert not result.batched
+    assert result.reason
+    assert reason in result.reason
 
 
-ACCEPTED: dict[str, tuple[Any, str]] = {
+PASSING: dict[str, tuple[Any, str]] = {
     **{f"identity of {datatype}": (fakes.identity(datatype), "") for datatype in fakes.ONNX_TYPES},
-    "a mean over what is real": (fakes.masked_mean(), fakes.MASKED_MANIFEST),
-    "time-major with the truth told": (
+    "a masked mean": (fakes.masked_mean(), fakes.MASKED_MANIFEST),
+    "time-major with the right batch axis": (
         fakes.time_major(),
         "[inputs.x]\nbatch_axis = 1\n[outputs.y]\nbatch_axis = 1\n",
     ),
-    "ids inside their range": (
+    "ids within their range": (
         fakes.fragile(),
         ROWS.replace("0\n[outputs", "0\nrange = [0, 8]\n[outputs", 1),
     ),
@@ -91,35 +95,33 @@ ACCEPTED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", ACCEPTED)
-def test_it_accepts(tmp_path: Path, what: str) -> None:
-    found = selftest_result(tmp_path, *ACCEPTED[what])
-    assert found == selftest.SelfTestResult(
-        batched=True, deterministic=found.deterministic, furthest=found.furthest
+@pytest.mark.parametrize("case", PASSING)
+def test_it_passes(tmp_path: Path, case: str) -> None:
+    result = selftest_result(tmp_path, *PASSING[case])
+    assert result == selftest.SelfTestResult(
+        batched=True, deterministic=result.deterministic, max_difference=result.max_difference
     )
-    assert found.furthest <= 1e-4
+    assert result.max_difference <= 1e-4
 
 
-def test_a_model_that_holds_bit_for_bit_is_deterministic(tmp_path: Path) -> None:
+def test_a_model_with_bit_identical_answers_is_deterministic(tmp_path: Path) -> None:
     assert selftest_result(tmp_path, fakes.identity()).deterministic
-    assert selftest_result(tmp_path, fakes.identity()).furthest == 0
+    assert selftest_result(tmp_path, fakes.identity()).max_difference == 0
 
 
-def test_a_difference_within_the_manifests_tolerance_is_accepted_and_told(tmp_path: Path) -> None:
-    found = selftest_result(tmp_path, fakes.mean_over_padding(), "tolerance = 100\n" + fakes.MEAN_MANIFEST)
-    assert (found.batched, found.deterministic) == (True, False)
-    assert found.furthest > 1e-3
+def test_a_difference_within_the_manifests_tolerance_passes_and_is_reported(tmp_path: Path) -> None:
+    result = selftest_result(tmp_path, fakes.mean_over_padding(), "tolerance = 100\n" + fakes.MEAN_MANIFEST)
+    assert (result.batched, result.deterministic) == (True, False)
+    assert result.max_difference > 1e-3
 
 
-def test_costs_are_measured_and_grow_with_the_work(tmp_path: Path) -> None:
+def test_measured_costs_grow_with_the_size_of_a_run(tmp_path: Path) -> None:
     session, spec = opened(tmp_path, fakes.masked_mean(), fakes.MASKED_MANIFEST)
     costs = selftest.measure_costs(session, spec, DeviceScheduler("cpu"), DeviceAccount("test"))
     assert 0 < costs.estimate(1, 1) <= costs.estimate(64, 1000)
 
 
-def test_a_model_that_takes_no_random_input_gets_costs_to_start_from(tmp_path: Path) -> None:
+def test_a_model_that_fails_on_random_input_gets_default_costs(tmp_path: Path) -> None:
     session, spec = opened(tmp_path, fakes.breaks_on_zero())
-    assert (
-        selftest.measure_costs(session, spec, DeviceScheduler("cpu"), DeviceAccount("test")).estimate(1, 1)
-        > 0
-    )
+    costs = selftest.measure_costs(session, spec, DeviceScheduler("cpu"), DeviceAccount("test"))
+    assert costs.estimate(1, 1) > 0

@@ -1,4 +1,4 @@
-"""The self-test of step-wise faces: company changes nothing, and all ways in come to the same."""
+"""The self-test of step-wise models: batching changes no answer, and all graphs of a model agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unit.server.engine.stepwise.step_models import StepModel, open_folder, open
 
 from lockstep_server.engine.loading import selftest_steps
 from lockstep_server.engine.loading.manifest_file import parse
-from lockstep_server.engine.loading.selftest_steps import Steps
+from lockstep_server.engine.loading.selftest_steps import StepSelfTestResult
 from lockstep_server.engine.runtime.session import OnnxSession
 from lockstep_server.model.spec import make_spec
 from tests import fakes, steps
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from lockstep_server.model.spec import ModelSpec
 
 
-def checked(model: StepModel, oneshot: tuple[ModelSpec, OnnxSession] | None = None) -> Steps:
-    return selftest_steps.check(model.spec, model.session, model.first, oneshot)
+def checked(model: StepModel, oneshot: tuple[ModelSpec, OnnxSession] | None = None) -> StepSelfTestResult:
+    return selftest_steps.check(model.spec, model.session, model.prefill_session, oneshot)
 
 
 def written(manifest: str, **graphs: ModelProto) -> StepModel:
@@ -37,7 +37,7 @@ def written(manifest: str, **graphs: ModelProto) -> StepModel:
 
 
 def changed(graph: ModelProto, name: str, change: Any) -> ModelProto:
-    """The graph with one of its weights changed."""
+    """Change one weight of the graph."""
     for weight in graph.graph.initializer:
         if weight.name == name:
             weight.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weight)), name))
@@ -46,7 +46,7 @@ def changed(graph: ModelProto, name: str, change: Any) -> ModelProto:
 
 
 def summing(*nodes: Any, outputs: tuple[Any, ...] = ()) -> ModelProto:
-    """x, sum_in [n, 2] -> y, sum_out, by these nodes."""
+    """A step graph of these nodes: x, sum_in [n, 2] -> y, sum_out."""
     return fakes.model(
         nodes,
         [fakes.tensor("x", shape=("n", 2)), fakes.tensor("sum_in", shape=("n", 2))],
@@ -60,25 +60,25 @@ ADD = helper.make_node("Add", ["sum_in", "x"], ["sum_out"])
 MEAN = helper.make_node("ReduceMean", ["sum_out"], ["mean"], axes=[0], keepdims=1)
 
 
-# --- company ----------------------------------------------------------------------------------------
+# --- batched and unbatched --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["language", "forced", "translator", "cache", "adder"])
-def test_good_models_hold_bit_for_bit(kind: str) -> None:
+def test_correct_models_are_deterministic(kind: str) -> None:
     found = checked(open_model(kind))
     assert (found.batched, found.deterministic, found.reason, found.disagreement) == (True, True, "", "")
 
 
-def test_outputs_that_mix_rows_are_caught() -> None:
+def test_outputs_that_mix_rows_are_found() -> None:
     mixer = summing(ADD, MEAN, helper.make_node("Sub", ["sum_out", "mean"], ["y"]))
     found = checked(written(SUM, step=mixer))
     assert not found.batched
     assert "'y'" in found.reason
-    assert "in company" in found.reason
+    assert "in a batch" in found.reason
 
 
-def test_states_that_mix_rows_are_caught_by_what_they_come_to() -> None:
-    """The output of the first step is right still."""
+def test_states_that_mix_rows_are_found_in_later_steps() -> None:
+    """The output of the first step is still right."""
     mixer = summing(
         helper.make_node("Add", ["sum_in", "x"], ["y"]),
         helper.make_node("ReduceMean", ["y"], ["mean"], axes=[0], keepdims=1),
@@ -87,14 +87,14 @@ def test_states_that_mix_rows_are_caught_by_what_they_come_to() -> None:
     assert not checked(written(SUM, step=mixer)).batched
 
 
-def test_a_mask_of_the_wrong_polarity_is_caught() -> None:
+def test_a_mask_of_the_wrong_polarity_is_found() -> None:
     manifest = steps.TRANSLATE.replace('generated = "mask"', 'generated = "mask"\nreal = 0')
     found = checked(written(manifest, step=steps.translator_step(), prefill=steps.translator_prefill()))
     assert not found.batched
-    assert "padding changes its answers" in found.reason
+    assert "padding changes the answer" in found.reason
 
 
-def test_rounding_within_the_tolerance_is_accepted_and_is_not_deterministic() -> None:
+def test_a_model_that_differs_within_the_tolerance_is_batched_but_not_deterministic() -> None:
     mixer = summing(
         ADD,
         MEAN,
@@ -107,7 +107,7 @@ def test_rounding_within_the_tolerance_is_accepted_and_is_not_deterministic() ->
     assert (found.batched, found.deterministic) == (True, False)
 
 
-def test_what_names_no_batch_axis_steps_alone() -> None:
+def test_a_model_without_a_batch_axis_is_not_batched() -> None:
     single = summing(ADD, helper.make_node("ReduceSum", ["sum_out"], ["y"], keepdims=0), outputs=(
         fakes.tensor("y", shape=()), fakes.tensor("sum_out", shape=("n", 2)),
     ))  # fmt: skip
@@ -116,7 +116,7 @@ def test_what_names_no_batch_axis_steps_alone() -> None:
     assert "batch_axis" in found.reason
 
 
-def test_a_model_that_fails_on_what_is_drawn_is_told_and_does_not_raise() -> None:
+def test_a_model_that_fails_on_random_input_is_reported_and_raises_nothing() -> None:
     broken = summing(
         ADD,
         helper.make_node("Cast", ["x"], ["near"], to=7),
@@ -130,10 +130,10 @@ def test_a_model_that_fails_on_what_is_drawn_is_told_and_does_not_raise() -> Non
     assert "could not run" in found.reason
 
 
-# --- ways in ----------------------------------------------------------------------------------------
+# --- steps and whole sequences ----------------------------------------------------------------------
 
 
-def test_a_prefill_that_disagrees_with_the_steps_is_told() -> None:
+def test_a_prefill_graph_that_disagrees_with_the_steps_is_reported() -> None:
     worse = changed(steps.language_prefill(), "O", lambda weight: weight * 1.1)
     found = checked(written(steps.LANGUAGE + steps.PREFILL, step=steps.language_step(), prefill=worse))
     assert found.batched
@@ -141,13 +141,13 @@ def test_a_prefill_that_disagrees_with_the_steps_is_told() -> None:
     assert "'logits'" in found.disagreement
 
 
-def test_a_prefill_that_goes_wrong_only_after_the_first_element_is_told() -> None:
+def test_a_prefill_graph_that_disagrees_after_the_first_element_is_reported() -> None:
     worse = changed(steps.language_prefill(), "R", lambda weight: weight * 1.5)
     found = checked(written(steps.LANGUAGE + steps.PREFILL, step=steps.language_step(), prefill=worse))
     assert "the prefill graph differs from 2 steps" in found.disagreement
 
 
-def test_two_ways_in_are_compared_within_what_a_short_model_takes() -> None:
+def test_graphs_are_compared_within_the_limits_of_the_model() -> None:
     manifest = (steps.LANGUAGE + steps.PREFILL).replace("max = 64", "max = 8")
     model = written(manifest, step=steps.language_step(), prefill=steps.language_prefill())
     assert checked(model).disagreement == ""
@@ -183,13 +183,13 @@ def oneshot(folder: Path, graph: ModelProto) -> tuple[ModelSpec, OnnxSession]:
     return make_spec("m", 1, session.graph, parse(tomllib.loads(ONESHOT)), "model.toml"), session
 
 
-def test_a_oneshot_face_that_agrees_is_not_spoken_of(tmp_path: Path) -> None:
+def test_a_oneshot_graph_that_agrees_is_not_reported(tmp_path: Path) -> None:
     oneshot_model = oneshot(tmp_path, steps.language_prefill())
     found = checked(open_model("forced"), oneshot_model)
     assert (found.batched, found.deterministic, found.disagreement) == (True, True, "")
 
 
-def test_a_oneshot_face_that_disagrees_is_told(tmp_path: Path) -> None:
+def test_a_oneshot_graph_that_disagrees_is_reported(tmp_path: Path) -> None:
     oneshot_model = oneshot(
         tmp_path, changed(steps.language_prefill(), "E", lambda weight: weight[::-1].copy())
     )
@@ -198,31 +198,34 @@ def test_a_oneshot_face_that_disagrees_is_told(tmp_path: Path) -> None:
     assert "the one-shot graph differs" in found.disagreement
 
 
-def test_a_oneshot_face_that_cannot_run_is_told_and_does_not_raise(tmp_path: Path) -> None:
+def test_a_oneshot_graph_that_cannot_run_is_reported_and_raises_nothing(tmp_path: Path) -> None:
     oneshot_model = oneshot(tmp_path, changed(steps.language_prefill(), "E", lambda weight: weight[:1]))
     found = checked(open_model("forced"), oneshot_model)
     assert found.batched
     assert "could not be compared" in found.disagreement
 
 
-# --- what becomes of it -----------------------------------------------------------------------------
+# --- the spec with the result -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("found", "notice"),
     [
-        (Steps(batched=True, deterministic=True, padding_invariant=True), ""),
-        (Steps(batched=False, reason="they mix"), "sequences step alone: they mix"),
-        (Steps(batched=True, padding_invariant=True, disagreement="prefill differs"), "prefill differs"),
+        (StepSelfTestResult(batched=True, deterministic=True, padding_invariant=True), ""),
+        (StepSelfTestResult(batched=False, reason="they mix"), "sequences are not batched: they mix"),
         (
-            Steps(batched=False, reason="they mix", disagreement="it differs"),
-            "sequences step alone: they mix; it differs",
+            StepSelfTestResult(batched=True, padding_invariant=True, disagreement="prefill differs"),
+            "prefill differs",
+        ),
+        (
+            StepSelfTestResult(batched=False, reason="they mix", disagreement="it differs"),
+            "sequences are not batched: they mix; it differs",
         ),
     ],
 )
-def test_the_card_tells_what_was_found(found: Steps, notice: str) -> None:
+def test_the_result_is_applied_to_the_spec(found: StepSelfTestResult, notice: str) -> None:
     before = replace(open_model("language").spec, batched=False, deterministic=False)
-    spec = selftest_steps.judged(before, found)
+    spec = selftest_steps.apply_result(before, found)
     assert (spec.batched, spec.deterministic, spec.notice) == (found.batched, found.deterministic, notice)
     assert spec.padding_invariant is found.padding_invariant
     assert spec.prefill is not None

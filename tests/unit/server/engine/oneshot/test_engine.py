@@ -1,4 +1,4 @@
-"""One session, several runs at one time: as many as the model has instances and the gate has permits."""
+"""Concurrent runs on one session: as many as the model has instances and the device has leases."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 30.0
 
 
-class Meeting:
-    """A session whose runs end once so many of them go on at one time, or one has waited too long."""
+class MeetingSession:
+    """A session whose runs wait until `runs` of them are concurrent, or for `patience_s`."""
 
     output_names = ("y",)
 
@@ -45,13 +45,13 @@ class Meeting:
 def serve(
     session: Any, instances: int, device_scheduler: DeviceScheduler, requests: int, niceness: int = 1
 ) -> list[messages.Events]:
-    """What is told of requests that came together and share no run."""
+    """The reports of an unbatched model for requests submitted together."""
     spec = replace(sample_models.plain(), batched=False, instances=instances)
-    told: list[messages.Events] = []
+    reports: list[messages.Events] = []
     answered = threading.Semaphore(0)
 
     def report(events: messages.Events) -> None:
-        told.append(events)
+        reports.append(events)
         answered.release()
 
     engine = OneShotEngine(spec, session, CostModel(), device_scheduler, report, niceness=niceness)
@@ -62,20 +62,20 @@ def serve(
     for _ in range(requests):
         assert answered.acquire(timeout=PATIENCE_S)
     engine.stop(PATIENCE_S)
-    return told
+    return reports
 
 
-def test_requests_that_share_no_run_are_run_at_one_time() -> None:
-    """They came together, so the queue was told of them once: who takes one wakes the next."""
-    session = Meeting(3, PATIENCE_S)
-    told = serve(session, 3, DeviceScheduler("cpu", 3), 3)
+def test_unbatched_requests_run_concurrently() -> None:
+    """They are put into the queue at once, which wakes one thread: each thread must wake the next."""
+    session = MeetingSession(3, PATIENCE_S)
+    reports = serve(session, 3, DeviceScheduler("cpu", 3), 3)
     assert session.met == 3
-    assert sorted(event.key for events in told for event in events.events) == [0, 1, 2]
+    assert sorted(event.key for events in reports for event in events.events) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("instances", "leases", "niceness"), [(1, 3, 1), (3, 1, 1), (3, 2, 0)])
-def test_no_more_run_than_there_are_instances_and_permits(instances: int, leases: int, niceness: int) -> None:
-    session = Meeting(2, 0.05)
-    told = serve(session, instances, DeviceScheduler("cpu", leases), 3, niceness)
+def test_instances_and_leases_limit_concurrent_runs(instances: int, leases: int, niceness: int) -> None:
+    session = MeetingSession(2, 0.05)
+    reports = serve(session, instances, DeviceScheduler("cpu", leases), 3, niceness)
     assert session.met == 0
-    assert len(told) == 3
+    assert len(reports) == 3

@@ -1,4 +1,4 @@
-"""Requests are split and joined in order; callers share the queue fairly."""
+"""Splitting and joining requests; the queue and its fairness between callers."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ if TYPE_CHECKING:
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 40), st.integers(1, 60))
-def test_a_request_is_split_within_the_limits_and_joined_as_it_was(
-    rows: int, width: int, most: int, budget: int
+def test_a_request_is_split_within_the_limits_and_joined_in_order(
+    rows: int, width: int, max_rows: int, max_elements: int
 ) -> None:
-    spec = sample_models.plain(max_rows=most, max_padded_elements=budget)
+    spec = sample_models.plain(max_rows=max_rows, max_padded_elements=max_elements)
     sent = np.arange(rows * width, dtype=np.float32).reshape(rows, width)
     parts = sample_models.parts(spec, {"x": sent})
     request = parts[0].request
     assert request.parts == len(parts)
     for part in parts:
-        assert part.rows <= most
-        assert part.rows == 1 or part.rows * width <= budget
+        assert part.rows <= max_rows
+        assert part.rows == 1 or part.rows * width <= max_elements
         request.answers[part.index] = {"y": part.inputs["x"]}
     assert np.array_equal(join(spec, request)["y"], sent)
 
 
-def test_a_model_that_does_not_batch_is_never_split() -> None:
+def test_a_request_of_an_unbatched_model_is_not_split() -> None:
     from dataclasses import replace
 
     spec = replace(sample_models.plain(max_rows=2), batched=False)
     assert len(sample_models.parts(spec, {"x": np.ones((9, 1))})) == 1
 
 
-def test_what_differs_on_a_free_axis_does_not_share_a_run() -> None:
+def test_requests_with_different_sizes_on_an_unnamed_axis_share_no_run() -> None:
     spec = sample_models.plain()
     groups = [sample_models.parts(spec, {"x": np.ones(shape)})[0].group for shape in ((1, 2), (3, 2), (1, 3))]
     assert groups[0] == groups[1] != groups[2]
 
 
-def test_what_differs_in_a_named_length_shares_a_run() -> None:
+def test_requests_with_different_named_lengths_share_a_run() -> None:
     spec = sample_models.ragged()
     one, other = (sample_models.parts(spec, {"x": np.ones((1, n))})[0].group for n in (2, 5))
     assert one == other
 
 
-def test_who_sends_other_inputs_does_not_share_a_run() -> None:
+def test_requests_with_different_inputs_share_no_run() -> None:
     spec = sample_models.ragged()
     without = sample_models.parts(spec, {"x": np.ones((1, 2))})[0].group
     assert (
@@ -63,12 +63,12 @@ def test_who_sends_other_inputs_does_not_share_a_run() -> None:
 
 
 def served(queue: WaitingQueue) -> list[str]:
-    """The callers in the order of their turns."""
+    """The callers of the queued parts, in the order of the start tags."""
     order: list[str] = []
     while len(queue):
 
         def first(waiting: list[Any]) -> list[Any]:
-            chosen = min(waiting, key=lambda part: part.turn)
+            chosen = min(waiting, key=lambda part: part.start_tag)
             order.append(chosen.request.submit.caller)
             return [chosen]
 
@@ -76,14 +76,14 @@ def served(queue: WaitingQueue) -> list[str]:
     return order
 
 
-def test_one_of_a_thousand_does_not_hold_up_another_callers_only_one() -> None:
+def test_a_thousand_requests_of_one_caller_do_not_delay_another_caller() -> None:
     queue = WaitingQueue()
     queue.put([sample_models.part(10, caller="many") for _ in range(1000)])
     queue.put([sample_models.part(10, caller="single")])
     assert served(queue).index("single") <= 1
 
 
-def test_two_callers_take_turns_by_what_they_ask_for() -> None:
+def test_callers_alternate_in_proportion_to_their_elements() -> None:
     queue = WaitingQueue()
     queue.put([sample_models.part(10, caller="small") for _ in range(100)])
     queue.put([sample_models.part(100, caller="large") for _ in range(100)])
@@ -91,27 +91,27 @@ def test_two_callers_take_turns_by_what_they_ask_for() -> None:
     assert 3 <= order.count("large") <= 7
 
 
-def test_a_caller_that_was_away_gets_no_credit_for_it() -> None:
+def test_an_idle_caller_gains_no_credit() -> None:
     queue = WaitingQueue()
     queue.put([sample_models.part(1, caller="steady") for _ in range(50)])
     for _ in range(40):
-        queue.take(lambda waiting: [min(waiting, key=lambda part: part.turn)])
+        queue.take(lambda waiting: [min(waiting, key=lambda part: part.start_tag)])
     queue.put([sample_models.part(1, caller="back") for _ in range(10)])
     order = served(queue)
     assert order[:10].count("steady") >= 4
 
 
-def test_what_is_not_chosen_stays() -> None:
+def test_parts_that_are_not_chosen_stay_queued() -> None:
     queue, kept, taken = WaitingQueue(), sample_models.part(), sample_models.part()
     queue.put([kept, taken])
     queue.take(lambda waiting: [taken])
-    seen: list[Any] = []
-    queue.take(lambda waiting: seen.extend(waiting) or [])
-    assert seen == [kept]
+    left: list[Any] = []
+    queue.take(lambda waiting: left.extend(waiting) or [])
+    assert left == [kept]
     assert len(queue) == 1
 
 
-def test_a_planner_that_fails_loses_nothing() -> None:
+def test_a_failing_planner_loses_no_part() -> None:
     queue = WaitingQueue()
     queue.put([sample_models.part()])
     with pytest.raises(ZeroDivisionError):
@@ -119,7 +119,7 @@ def test_a_planner_that_fails_loses_nothing() -> None:
     assert len(queue) == 1
 
 
-def test_a_sleeper_is_woken_by_work_and_by_the_end() -> None:
+def test_waiting_ends_when_parts_arrive_or_the_queue_closes() -> None:
     queue, seen = WaitingQueue(), []
     taken = threading.Event()
 
@@ -138,7 +138,7 @@ def test_a_sleeper_is_woken_by_work_and_by_the_end() -> None:
     assert seen == ["end"]
 
 
-def test_a_closed_queue_is_emptied_first() -> None:
+def test_a_closed_queue_is_emptied_before_waiting_ends() -> None:
     queue = WaitingQueue()
     queue.put([sample_models.part()])
     queue.close()
@@ -147,7 +147,7 @@ def test_a_closed_queue_is_emptied_first() -> None:
     assert not queue.wait()
 
 
-def test_the_deadline_of_the_oldest_is_the_gates() -> None:
+def test_the_deadline_is_that_of_the_oldest_part() -> None:
     queue = WaitingQueue()
     assert queue.deadline() == float("inf")
     queue.put([sample_models.part(accepted=5.0)])
@@ -157,16 +157,16 @@ def test_the_deadline_of_the_oldest_is_the_gates() -> None:
     assert queue.deadline() == 5.5
 
 
-class _Changing(deque[RequestPart]):
-    """A deque that another thread always changes while it is walked."""
+class _ChangingDeque(deque[RequestPart]):
+    """A deque that another thread changes during every iteration."""
 
     def __iter__(self) -> Iterator[RequestPart]:
         raise RuntimeError("deque mutated during iteration")
 
 
-def test_the_queue_may_be_asked_while_others_put_into_it() -> None:
+def test_the_deadline_can_be_read_while_other_threads_put() -> None:
     queue = WaitingQueue()
-    queue._inbox = _Changing()
+    queue._inbox = _ChangingDeque()
     assert queue.deadline() == math.inf
     queue.put([sample_models.part(deadline=7.0)])
     assert queue.deadline() == 7.0

@@ -1,4 +1,4 @@
-"""The gate: permits, fairness by device time, and a bound while others want the device."""
+"""The device scheduler: leases, fairness by device time, and the limit of runs on a contended device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_S = 30.0
 
 
 class Clock:
-    """Moved by hand."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -40,34 +40,34 @@ def until(holds: Callable[[], bool]) -> None:
 def queue_up(
     device_scheduler: DeviceScheduler, order: list[str], waiters: list[tuple[DeviceAccount, float]]
 ) -> list[threading.Thread]:
-    """Threads that wait at the gate and note in which order they were let in."""
+    """Threads that wait for a lease and append their names to `order` when they get one."""
     threads = []
     for account, deadline in waiters:
 
-        def enter(account: DeviceAccount = account, deadline: float = deadline) -> None:
+        def acquire(account: DeviceAccount = account, deadline: float = deadline) -> None:
             with device_scheduler.lease(account, deadline):
                 order.append(account.name)
 
-        threads.append(threading.Thread(target=enter))
+        threads.append(threading.Thread(target=acquire))
         threads[-1].start()
         until(lambda: device_scheduler.waiting() == len(threads))
     return threads
 
 
 @pytest.mark.parametrize(("leases", "yields", "expected"), [(1, 0, 1), (1, 6, 1), (3, 6, 3), (3, 0, 2)])
-def test_no_more_run_at_once_than_there_are_permits(leases: int, yields: int, expected: int) -> None:
-    """One permit is kept of those whose runs do not let others go first."""
-    device_scheduler, running, most, lock = DeviceScheduler("cpu", leases), 0, 0, threading.Lock()
+def test_leases_limit_concurrent_runs(leases: int, yields: int, expected: int) -> None:
+    """Accounts that do not yield the CPU leave one lease free."""
+    device_scheduler, running, most_running, lock = DeviceScheduler("cpu", leases), 0, 0, threading.Lock()
     accounts = [DeviceAccount(str(i), yields_cpu=i < yields) for i in range(6)]
     assert {device_scheduler.max_leases(account) for account in accounts} == {expected}
 
     def work(account: DeviceAccount) -> None:
-        nonlocal running, most
+        nonlocal running, most_running
         for _ in range(50):
             with device_scheduler.lease(account, 0.0):
                 with lock:
                     running += 1
-                    most = max(most, running)
+                    most_running = max(most_running, running)
                 with lock:
                     running -= 1
 
@@ -76,11 +76,11 @@ def test_no_more_run_at_once_than_there_are_permits(leases: int, yields: int, ex
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
-    assert most <= expected
+    assert most_running <= expected
     assert device_scheduler.waiting() == 0
 
 
-def test_who_used_the_device_least_goes_first() -> None:
+def test_the_account_with_the_least_device_time_goes_first() -> None:
     clock = Clock()
     device_scheduler, order = DeviceScheduler("cpu", clock=clock), []
     greedy, modest = DeviceAccount("greedy"), DeviceAccount("modest")
@@ -93,7 +93,7 @@ def test_who_used_the_device_least_goes_first() -> None:
     assert order == ["modest", "greedy"]
 
 
-def test_among_equals_the_earliest_deadline_goes_first() -> None:
+def test_ties_go_to_the_earliest_deadline() -> None:
     device_scheduler, order = DeviceScheduler("cpu", clock=Clock()), []
     with device_scheduler.lease(DeviceAccount("holder"), 0.0):
         threads = queue_up(
@@ -106,21 +106,21 @@ def test_among_equals_the_earliest_deadline_goes_first() -> None:
     assert order == ["soon", "between", "late"]
 
 
-def test_device_time_fades() -> None:
+def test_device_time_decays() -> None:
     account = DeviceAccount("one")
     account.charge(8.0, now=0.0)
-    assert account.used_lately(3.0) == pytest.approx(1.0)
+    assert account.recent_s(3.0) == pytest.approx(1.0)
 
 
-def test_alone_there_is_no_bound_on_a_run() -> None:
+def test_runs_are_unlimited_while_one_engine_uses_the_device() -> None:
     clock = Clock()
     device_scheduler, account = DeviceScheduler("cpu", max_run_s=0.02, clock=clock), DeviceAccount("one")
     for _ in range(3):
-        with device_scheduler.lease(account, 0.0) as turn:
-            assert turn.max_run_s is None
+        with device_scheduler.lease(account, 0.0) as lease:
+            assert lease.max_run_s is None
 
 
-def test_while_another_wants_the_device_a_run_is_bounded() -> None:
+def test_runs_are_limited_while_another_engine_uses_the_device() -> None:
     clock = Clock()
     device_scheduler, one, other = (
         DeviceScheduler("cpu", max_run_s=0.02, clock=clock),
@@ -129,20 +129,20 @@ def test_while_another_wants_the_device_a_run_is_bounded() -> None:
     )
     with device_scheduler.lease(other, 0.0):
         pass
-    with device_scheduler.lease(one, 0.0) as turn:
-        assert turn.max_run_s == 0.02
+    with device_scheduler.lease(one, 0.0) as lease:
+        assert lease.max_run_s == 0.02
     clock.now += 10
-    with device_scheduler.lease(one, 0.0) as turn:
-        assert turn.max_run_s is None
+    with device_scheduler.lease(one, 0.0) as lease:
+        assert lease.max_run_s is None
 
 
-def test_a_turn_tells_how_long_it_was_waited_for() -> None:
+def test_a_lease_holds_the_waiting_time() -> None:
     clock = Clock()
     device_scheduler, waited = DeviceScheduler("cpu", clock=clock), []
 
     def wait() -> None:
-        with device_scheduler.lease(DeviceAccount("waiter"), 0.0) as turn:
-            waited.append(turn.waited_s)
+        with device_scheduler.lease(DeviceAccount("waiter"), 0.0) as lease:
+            waited.append(lease.waited_s)
 
     with device_scheduler.lease(DeviceAccount("holder"), 0.0):
         thread = threading.Thread(target=wait)
@@ -153,12 +153,12 @@ def test_a_turn_tells_how_long_it_was_waited_for() -> None:
     assert waited == [3]
 
 
-def test_alone_holds_every_permit_and_waits_for_all() -> None:
+def test_exclusive_waits_for_all_leases_and_holds_them() -> None:
     device_scheduler, order, entered = DeviceScheduler("cpu", leases=2), [], threading.Event()
 
     def measure() -> None:
         with device_scheduler.exclusive(DeviceAccount("measuring")):
-            order.append("alone")
+            order.append("exclusive")
             entered.set()
 
     with device_scheduler.lease(DeviceAccount("a"), 0.0), device_scheduler.lease(yielding("b"), 0.0):
@@ -169,12 +169,12 @@ def test_alone_holds_every_permit_and_waits_for_all() -> None:
     thread.join(PATIENCE_S)
     with device_scheduler.exclusive(DeviceAccount("again")):
         waiting = queue_up(device_scheduler, order, [(DeviceAccount("after"), 0.0)])
-        assert order == ["alone"]
+        assert order == ["exclusive"]
     waiting[0].join(PATIENCE_S)
-    assert order == ["alone", "after"]
+    assert order == ["exclusive", "after"]
 
 
-def test_a_run_that_fails_gives_its_permit_back() -> None:
+def test_a_failed_run_returns_its_lease() -> None:
     device_scheduler = DeviceScheduler("cpu")
     with pytest.raises(ZeroDivisionError), device_scheduler.lease(DeviceAccount("one"), 0.0):
         raise ZeroDivisionError
@@ -182,7 +182,7 @@ def test_a_run_that_fails_gives_its_permit_back() -> None:
         assert device_scheduler.waiting() == 0
 
 
-def test_whose_kind_has_all_that_it_may_holds_up_nobody_of_another() -> None:
+def test_a_waiter_for_an_unreserved_lease_does_not_block_yielding_accounts() -> None:
     device_scheduler, order = DeviceScheduler("cpu", leases=2), []
     first, second = (
         device_scheduler.lease(DeviceAccount("step"), 0.0),
@@ -190,7 +190,7 @@ def test_whose_kind_has_all_that_it_may_holds_up_nobody_of_another() -> None:
     )
     with first:
         waiting = queue_up(device_scheduler, order, [(DeviceAccount("another step"), 0.0)])
-        with second:  # though another waits, and waits longer
+        with second:  # although the other waiter came first
             assert device_scheduler.waiting() == 1
         assert order == []
     for thread in waiting:

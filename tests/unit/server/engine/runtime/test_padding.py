@@ -1,4 +1,4 @@
-"""Stacking, padding and cutting change nothing."""
+"""Stacking, padding and cutting change no answer."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from lockstep_server.engine.runtime import padding
 shapes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12)), min_size=1, max_size=6)
 
 
-def drawn(shapes_: list[tuple[int, int]], axis: int) -> list[Any]:
+def draw_parts(sizes: list[tuple[int, int]], axis: int) -> list[Any]:
     spec = sample_models.ragged(axis)
     rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal((r, n) if axis == 0 else (n, r)).astype(np.float32) for r, n in shapes_]
+    arrays = [rng.standard_normal((r, n) if axis == 0 else (n, r)).astype(np.float32) for r, n in sizes]
     return [sample_models.parts(spec, {"x": array})[0] for array in arrays]
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 @given(shapes=shapes, spare=st.integers(0, 3), longer=st.integers(0, 3))
-def test_what_an_identity_gives_back_is_what_went_in(
-    axis: int, shapes: list, spare: int, longer: int
-) -> None:
-    spec, parts = sample_models.ragged(axis), drawn(shapes, axis)
+def test_an_identity_returns_the_inputs(axis: int, shapes: list, spare: int, longer: int) -> None:
+    spec, parts = sample_models.ragged(axis), draw_parts(shapes, axis)
     rows = sum(r for r, _ in shapes) + spare
     longest = max(n for _, n in shapes) + longer
     feeds = padding.stack(spec, parts, rows, (longest,))
@@ -44,14 +42,14 @@ def test_what_an_identity_gives_back_is_what_went_in(
 
 @pytest.mark.parametrize("axis", [0, 1])
 @given(shapes=shapes)
-def test_padding_is_the_manifests_and_the_mask_says_where(axis: int, shapes: list) -> None:
-    spec, parts = sample_models.ragged(axis), drawn(shapes, axis)
+def test_padding_has_the_manifests_value_and_is_masked(axis: int, shapes: list) -> None:
+    spec, parts = sample_models.ragged(axis), draw_parts(shapes, axis)
     feeds = padding.stack(spec, parts, sum(r for r, _ in shapes), (max(n for _, n in shapes),))
     assert (feeds["x"][~feeds["mask"]] == -7).all()
     assert int(feeds["mask"].sum()) == sum(r * n for r, n in shapes)
 
 
-def test_a_mask_that_a_client_sends_is_padded_with_what_is_not_real() -> None:
+def test_a_mask_from_a_client_is_padded_with_its_padding_value() -> None:
     spec = sample_models.ragged()
     parts = [
         sample_models.parts(spec, {"x": np.ones((1, n), np.float32), "mask": np.ones((1, n), bool)})[0]
@@ -60,7 +58,7 @@ def test_a_mask_that_a_client_sends_is_padded_with_what_is_not_real() -> None:
     assert padding.stack(spec, parts, 2, (3,))["mask"].tolist() == [[True, False, False], [True, True, True]]
 
 
-def test_strings_are_padded_with_empty_ones() -> None:
+def test_strings_are_padded_with_empty_strings() -> None:
     from dataclasses import replace
 
     spec = sample_models.ragged()
@@ -69,14 +67,14 @@ def test_strings_are_padded_with_empty_ones() -> None:
     assert padding.stack(spec, parts, 2, (2,))["x"].tolist() == [["a", ""], ["a", "a"]]
 
 
-def test_an_output_of_another_length_is_a_fault_and_is_not_cut() -> None:
-    spec, parts = sample_models.ragged(), drawn([(1, 2), (1, 5)], 0)
-    with pytest.raises(ValueError, match="axis 1 is 4 long in a run of 5"):
+def test_an_output_of_another_length_is_an_error() -> None:
+    spec, parts = sample_models.ragged(), draw_parts([(1, 2), (1, 5)], 0)
+    with pytest.raises(ValueError, match="axis 1 is 4 in a run of length 5"):
         padding.cut(spec, {"y": np.zeros((2, 4))}, parts, (5,))
 
 
-def test_spare_rows_repeat_real_data() -> None:
-    spec, parts = sample_models.ragged(), drawn([(1, 3)], 0)
+def test_spare_rows_repeat_data() -> None:
+    spec, parts = sample_models.ragged(), draw_parts([(1, 3)], 0)
     feeds = padding.stack(spec, parts, 4, (3,))
     assert (feeds["x"] == parts[0].inputs["x"]).all()
     assert feeds["sizes"].tolist() == [3, 3, 3, 3]
