@@ -1,4 +1,4 @@
-"""The fixtures of a real server; see harness.py."""
+"""Fixtures that start real servers; see harness.py."""
 
 from integration.harness import serving, shipped
 

@@ -1,4 +1,4 @@
-"""A real server on a free port, its event loop on a thread beside the test; and how calls fail."""
+"""Runs a real server on a free port, with its event loop on another thread, and checks errors of calls."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ PATIENCE_S = 60.0
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """Until a condition holds; the bound is there to fail, not to measure."""
+    """Waits until a condition holds; fails after PATIENCE_S."""
     end = time.monotonic() + PATIENCE_S
     while not holds():
-        assert time.monotonic() < end, f"never: {what}"
+        assert time.monotonic() < end, f"timed out waiting for: {what}"
         time.sleep(0.002)
 
 
 class Stubs:
-    """The services at an address."""
+    """gRPC stubs of all services at an address."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -56,7 +56,7 @@ class Stubs:
         return reply.status == health_pb2.HealthCheckResponse.SERVING
 
     def wait_serving(self, *, serving: bool = True, timeout: float = PATIENCE_S) -> None:
-        """Until health says so; told by the server, not asked for."""
+        """Waits, with Health.Watch, until the server is SERVING or NOT_SERVING."""
         wanted = health_pb2.HealthCheckResponse
         watch = self.health.Watch(health_pb2.HealthCheckRequest(), timeout=timeout, wait_for_ready=True)
         for reply in watch:
@@ -66,7 +66,7 @@ class Stubs:
 
 
 class Served(Stubs):
-    """A server in this process, and what a test may look at inside it."""
+    """A server in this process, with access to its internals."""
 
     def __init__(self, settings: Settings, spans: Any = None) -> None:
         self._loop = asyncio.new_event_loop()
@@ -100,41 +100,45 @@ class Served(Stubs):
         self._loop.close()
 
     @property
-    def host(self) -> Any:
-        """The engines' side, where it is in this process."""
-        return self.transport._host
+    def loaded_models(self) -> Any:
+        """The engine side; only with `engine="thread"`."""
+        return self.transport._engine
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep the device: no run starts until this ends."""
-        with self.host._device_scheduler.exclusive(DeviceAccount("the test")):
+        """Holds the device: no run starts while the block runs."""
+        with self.loaded_models._device_scheduler.exclusive(DeviceAccount("the test")):
             yield
 
     def waiting(self, model: str, version: int = 1) -> int:
-        """Parts in the model's queue."""
-        return len(self.host._models[model, version].engine._queue)
+        """The number of parts in the model's queue."""
+        return len(self.loaded_models._models[model, version].engine._queue)
 
     def wait_waiting(self, model: str, count: int) -> None:
         wait_until(lambda: self.waiting(model) == count, f"{count} waiting, there are {self.waiting(model)}")
 
     def wait_held(self, model: str, count: int, version: int = 1) -> None:
-        """Until the model's engine holds so many requests: a cancel has reached it too."""
-        held = self.host._models[model, version].engine._held
+        """Waits until the model's engine holds `count` requests, that is, until cancels have reached it."""
+        held = self.loaded_models._models[model, version].engine._held
         wait_until(lambda: len(held) == count, f"{count} held, there are {len(held)}")
 
     def wait_idle(self) -> None:
-        """Until nothing is in flight and nothing is held anywhere."""
+        """Waits until no request is in flight and no engine holds one."""
         wait_until(lambda: len(self.app.requests) == 0, "no call in flight")
-        for face in list(self.host._models.values()):
-            engine = face.engine
-            if face.spec.is_stepwise:
-                wait_until(lambda one=engine: not one._scheduler.held() and not one._batches, "no leftovers")
+        for model in list(self.loaded_models._models.values()):
+            engine = model.engine
+            if model.spec.is_stepwise:
+                wait_until(
+                    lambda one=engine: not one._scheduler.open_keys() and not one._batches, "no leftovers"
+                )
             else:
                 wait_until(lambda one=engine: not one._held and not len(one._queue), "no leftovers")
-        wait_until(lambda: not self.host._engine_of and not self.host._reading, "no key left")
+        wait_until(
+            lambda: not self.loaded_models._engine_of and not self.loaded_models._tokenizing, "no key left"
+        )
 
     def samples(self, name: str, **labels: str) -> dict[tuple[str, ...], float]:
-        """A metric's samples by their remaining label values, as a scrape gives them."""
+        """Scrapes a metric. Returns its samples by the values of the labels that are not given."""
         url = f"http://127.0.0.1:{self.app.metrics_port}/metrics"
         with urllib.request.urlopen(url, timeout=PATIENCE_S) as page:
             families = list(text_string_to_metric_families(page.read().decode()))
@@ -164,8 +168,8 @@ def serve(models: Path, *, spans: Any = None, **more: Any) -> Iterator[Served]:
         server.close()
 
 
-def patient(models: Path, to: Path) -> Path:
-    """The same models with a door that waits as long as a test does: on a slow machine nobody is refused."""
+def with_long_queue_limit(models: Path, to: Path) -> Path:
+    """Copies the models with `max_queue_ms` as long as a test waits, so a slow machine rejects no request."""
     shutil.copytree(models, to)
     for manifest in to.glob("*/model.toml"):
         text = manifest.read_text()
@@ -178,14 +182,14 @@ def patient(models: Path, to: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The repository that ships; its door is `patient`."""
-    with serve(patient(REPOSITORY, tmp_path_factory.mktemp("shipped") / "models")) as server:
+    """The shipped repository, with a long queue limit."""
+    with serve(with_long_queue_limit(REPOSITORY, tmp_path_factory.mktemp("shipped") / "models")) as server:
         yield server
 
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Starts servers on `tmp_path`, and stops them."""
+    """Starts servers, by default on `tmp_path`, and stops them at the end of the test."""
     started: list[Any] = []
 
     def start(models: Path = tmp_path, **more: Any) -> Served:
@@ -199,7 +203,7 @@ def serving(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
 
 def details(error: grpc.RpcError) -> list[Any]:
-    """The google.rpc details of a failed call, unpacked."""
+    """The unpacked google.rpc details of a failed call."""
     found = []
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
@@ -217,7 +221,7 @@ def details(error: grpc.RpcError) -> list[Any]:
 
 
 def fields(error: grpc.RpcError) -> list[str]:
-    """The fields that a BadRequest names."""
+    """The fields named in the BadRequest details of a failed call."""
     return [
         violation.field
         for detail in details(error)
@@ -228,7 +232,7 @@ def fields(error: grpc.RpcError) -> list[str]:
 
 @contextmanager
 def refused(code: grpc.StatusCode, field: str | None = None, words: str = "") -> Iterator[Any]:
-    """The call fails with `code`, names `field`, and says `words`."""
+    """Expects the call to fail with `code`, to name `field`, and `words` in its message."""
     with pytest.raises(grpc.RpcError) as caught:
         yield caught
     error = caught.value

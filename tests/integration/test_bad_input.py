@@ -1,4 +1,4 @@
-"""Bad input: the status of the table, the field's name, and no harm to anybody else."""
+"""Invalid input: the call fails with the right status and field, and no other request is affected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ scores = "scores"
 
 
 def classifier() -> Any:
-    """Scores that tell a text's length only, whatever padding (id 0) there is."""
+    """A classifier whose scores depend on the text's length only; padding (id 0) does not count."""
     from onnx import TensorProto, helper
 
     return fakes.model(
@@ -77,30 +77,30 @@ def message(
     raw: bytes | None = b"\0\0\0\0",
     name: str = "x",
 ) -> pb.ModelInferRequest:
-    asked = pb.ModelInferRequest(model_name=model)
-    asked.inputs.add(name=name, datatype=datatype, shape=shape)
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name=name, datatype=datatype, shape=shape)
     if raw is not None:
-        asked.raw_input_contents.append(raw)
-    return asked
+        request.raw_input_contents.append(raw)
+    return request
 
 
 def twice() -> pb.ModelInferRequest:
-    asked = message()
-    asked.inputs.add(name="x", datatype="FP32", shape=[1, 1])
-    asked.raw_input_contents.append(b"\0\0\0\0")
-    return asked
+    request = message()
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+    request.raw_input_contents.append(b"\0\0\0\0")
+    return request
 
 
 def typed_and_raw() -> pb.ModelInferRequest:
-    asked = message()
-    asked.inputs[0].contents.fp32_contents.append(1)
-    return asked
+    request = message()
+    request.inputs[0].contents.fp32_contents.append(1)
+    return request
 
 
 def typed(model: str, field: str, values: list[Any], datatype: str, shape: Any) -> pb.ModelInferRequest:
-    asked = message(model, datatype, shape, None)
-    getattr(asked.inputs[0].contents, field).extend(values)
-    return asked
+    request = message(model, datatype, shape, None)
+    getattr(request.inputs[0].contents, field).extend(values)
+    return request
 
 
 def text_ids(ids: Any) -> pb.ModelInferRequest:
@@ -108,13 +108,13 @@ def text_ids(ids: Any) -> pb.ModelInferRequest:
 
 
 def shared_memory() -> pb.ModelInferRequest:
-    asked = message(raw=None)
-    asked.inputs[0].parameters["shared_memory_region"].string_param = "mine"
-    return asked
+    request = message(raw=None)
+    request.inputs[0].parameters["shared_memory_region"].string_param = "mine"
+    return request
 
 
 TENSORS: dict[str, tuple[Any, str, str]] = {
-    # what is wrong: (the request, the field that is named, what is said)
+    # case: (request, field named in the error, text in the error)
     "datatype": (message(datatype="FP64", raw=bytes(8)), "x", "takes FP32"),
     "no datatype": (message(datatype=""), "x", "takes FP32"),
     "rank too low": (message(shape=[1]), "x", "1 axes"),
@@ -157,11 +157,11 @@ TENSORS: dict[str, tuple[Any, str, str]] = {
         "x",
         "not UTF-8",
     ),
-    "BYTES that end inside a length": (message("words", "BYTES", [1, 1], b"\1\0"), "x", "inside a length"),
+    "BYTES that end inside a length": (message("words", "BYTES", [1, 1], b"\1\0"), "x", "length prefix"),
     "BYTES longer than what is there": (
         message("words", "BYTES", [1, 1], b"\xff\xff\xff\xffa"),
         "x",
-        "longer than",
+        "bytes follow",
     ),
     "more BYTES than its shape": (
         message("words", "BYTES", [1, 1], b"\1\0\0\0a\1\0\0\0b"),
@@ -171,7 +171,7 @@ TENSORS: dict[str, tuple[Any, str, str]] = {
     "shared memory": (shared_memory(), "x", "shared memory"),
     "ids below the range": (text_ids([[-1]]), "tokens", "id -1"),
     "ids above the range": (text_ids([[1, 6]]), "tokens", "id 6"),
-    "a sequence too long": (text_ids([[1] * 9]), "tokens", "9 elements"),
+    "a sequence too long": (text_ids([[1] * 9]), "tokens", "limit of 8"),
     "a sequence of nothing": (text_ids(np.zeros((1, 0))), "tokens", "no words"),
     "no rows": (text_ids(np.zeros((0, 1))), "tokens", "no rows"),
     "inputs of different lengths": (
@@ -198,31 +198,31 @@ TENSORS: dict[str, tuple[Any, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", TENSORS)
-def test_a_wrong_tensor_is_refused_with_its_name(server: Served, wrong: str) -> None:
-    asked, field, words = TENSORS[wrong]
+@pytest.mark.parametrize("case", TENSORS)
+def test_an_invalid_tensor_is_rejected_and_named(server: Served, case: str) -> None:
+    request, field, words = TENSORS[case]
     with refused(INVALID, field, words):
-        server.infer(asked)
+        server.infer(request)
 
 
-@pytest.mark.parametrize("wrong", TENSORS)
-def test_on_a_stream_a_wrong_tensor_is_told_and_the_stream_goes_on(server: Served, wrong: str) -> None:
-    asked, field, words = TENSORS[wrong]
+@pytest.mark.parametrize("case", TENSORS)
+def test_an_invalid_tensor_fails_its_request_and_the_stream_continues(server: Served, case: str) -> None:
+    request, field, words = TENSORS[case]
     replies = list(
         server.inference.ModelStreamInfer(
-            iter([asked, fakes.floats("same", [[5]], request_id="good")]), timeout=60
+            iter([request, fakes.floats("same", [[5]], request_id="good")]), timeout=60
         )
     )
-    told = {reply.infer_response.id: reply for reply in replies}
-    assert len(told) == len(replies) == 2
-    assert field in told[""].error_message
-    assert words in told[""].error_message
-    assert not told["good"].error_message
-    assert fakes.values(told["good"].infer_response, "y").item() == 5
+    by_id = {reply.infer_response.id: reply for reply in replies}
+    assert len(by_id) == len(replies) == 2
+    assert field in by_id[""].error_message
+    assert words in by_id[""].error_message
+    assert not by_id["good"].error_message
+    assert fakes.values(by_id["good"].infer_response, "y").item() == 5
 
 
 @pytest.mark.parametrize(("value", "datatype"), [(128, "INT8"), (2**15, "INT16"), (-(2**15) - 1, "INT16")])
-def test_a_typed_value_beyond_its_datatype_is_refused(
+def test_a_typed_value_outside_its_datatype_is_rejected(
     serving: Any, tmp_path: Any, value: int, datatype: str
 ) -> None:
     fakes.write_model(tmp_path, "small", fakes.identity(datatype))
@@ -236,11 +236,11 @@ def test_an_unknown_model_is_not_found(server: Served, name: str) -> None:
         server.infer(message(name))
 
 
-def test_what_is_not_found_is_named(server: Served) -> None:
+def test_not_found_errors_name_the_resource(server: Served) -> None:
     from google.rpc import error_details_pb2
     from integration.harness import details
 
-    with refused(NOT_FOUND, words="there is no model 'nobody'") as caught:
+    with refused(NOT_FOUND, words="unknown model 'nobody'") as caught:
         server.infer(message("nobody"))
     (resource,) = details(caught.value)
     assert isinstance(resource, error_details_pb2.ResourceInfo)
@@ -249,35 +249,35 @@ def test_what_is_not_found_is_named(server: Served) -> None:
 
 @pytest.mark.parametrize("version", ["2", "0", "99999999999999999999"])
 def test_an_unknown_version_is_not_found(server: Served, version: str) -> None:
-    asked = message()
-    asked.model_version = version
+    request = message()
+    request.model_version = version
     with refused(NOT_FOUND, words="has no version"):
-        server.infer(asked)
+        server.infer(request)
 
 
 @pytest.mark.parametrize("version", ["latest", "-1", "1.0", "²", " 1"])
-def test_a_version_that_is_no_number_is_refused(server: Served, version: str) -> None:
-    asked = message()
-    asked.model_version = version
-    with refused(INVALID, "version", "whole number"):
-        server.infer(asked)
+def test_a_version_that_is_not_an_integer_is_rejected(server: Served, version: str) -> None:
+    request = message()
+    request.model_version = version
+    with refused(INVALID, "version", "integer"):
+        server.infer(request)
 
 
-def test_a_version_of_many_digits_is_the_callers_mistake(server: Served) -> None:
-    asked = message()
-    asked.model_version = "9" * 5000
+def test_a_version_of_many_digits_is_a_client_error(server: Served) -> None:
+    request = message()
+    request.model_version = "9" * 5000
     with pytest.raises(grpc.RpcError) as caught:
-        server.infer(asked)
+        server.infer(request)
     assert caught.value.code() in (INVALID, NOT_FOUND)
 
 
-def test_a_huge_message_is_refused_and_the_limit_is_told(server: Served) -> None:
+def test_the_error_for_a_huge_message_names_the_limit(server: Served) -> None:
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="larger than max"):
         server.infer(fakes.floats("same", np.zeros((1, 300_000))))
     assert fakes.values(server.infer(fakes.floats("same", [[3]])), "y").item() == 3
 
 
-def test_bytes_that_are_no_message_are_refused(server: Served) -> None:
+def test_bytes_that_are_not_a_message_are_rejected(server: Served) -> None:
     call = server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     with pytest.raises(grpc.RpcError) as caught:
         call(b"\xff\xff\xff", timeout=60)
@@ -286,7 +286,7 @@ def test_bytes_that_are_no_message_are_refused(server: Served) -> None:
 
 
 SEQUENCES: dict[str, tuple[Any, str, str]] = {
-    "no texts": (spb.ClassifyRequest(model="text"), "texts", "not empty"),
+    "no texts": (spb.ClassifyRequest(model="text"), "texts", "neither texts nor ids"),
     "texts and ids": (
         spb.ClassifyRequest(model="text", texts=["good"], ids=[spb.Ids(ids=[1])]),
         "texts",
@@ -297,13 +297,13 @@ SEQUENCES: dict[str, tuple[Any, str, str]] = {
     "an over-long text": (
         spb.ClassifyRequest(model="text", texts=["good", "bad " * 9]),
         "texts[1]",
-        "9 elements",
+        "limit of 8",
     ),
     "no ids": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[1]), spb.Ids()]), "ids[1]", "empty"),
     "an id below the range": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[-1])]), "ids[0]", "id -1"),
     "an id above the range": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[6])]), "ids[0]", "id 6"),
-    "too many ids": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[1] * 9)]), "ids[0]", "9 elements"),
-    "too many texts": (spb.ClassifyRequest(model="text", texts=["good"] * 4097), "texts", "4096 at most"),
+    "too many ids": (spb.ClassifyRequest(model="text", ids=[spb.Ids(ids=[1] * 9)]), "ids[0]", "limit of 8"),
+    "too many texts": (spb.ClassifyRequest(model="text", texts=["good"] * 4097), "texts", "at most 4096"),
     "a negative timeout": (
         spb.ClassifyRequest(model="text", texts=["good"], queue_timeout_seconds=-1),
         "queue_timeout_seconds",
@@ -318,32 +318,32 @@ SEQUENCES: dict[str, tuple[Any, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", SEQUENCES)
-def test_a_wrong_text_is_refused_with_its_place(server: Served, wrong: str) -> None:
-    asked, field, words = SEQUENCES[wrong]
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_an_invalid_text_is_rejected_and_named(server: Served, case: str) -> None:
+    request, field, words = SEQUENCES[case]
     with refused(INVALID, field, words):
-        server.sequences.Classify(asked, timeout=60)
+        server.sequences.Classify(request, timeout=60)
     server.wait_idle()
 
 
-def test_encode_wants_a_vector(server: Served) -> None:
+def test_encode_needs_a_model_with_a_vector(server: Served) -> None:
     with refused(INVALID, "model", "roles.vector"):
         server.sequences.Encode(spb.EncodeRequest(model="text", texts=["good"]), timeout=60)
 
 
-def test_an_unknown_model_is_not_found_by_classify(server: Served) -> None:
+def test_classify_with_an_unknown_model_is_not_found(server: Served) -> None:
     with refused(NOT_FOUND):
         server.sequences.Classify(spb.ClassifyRequest(model="nobody", texts=["good"]), timeout=60)
 
 
-def test_the_rest_of_the_batch_answers(server: Served) -> None:
-    """Good requests wait; every wrong one comes and is refused; the good ones answer together."""
+def test_invalid_requests_do_not_affect_waiting_ones(server: Served) -> None:
+    """While valid requests wait, every invalid one is rejected; then the valid ones run as one batch."""
     with server.hold():
         good = [server.inference.ModelInfer.future(fakes.floats("same", [[i]])) for i in range(4)]
         server.wait_waiting("same", 4)
-        for asked, field, _ in TENSORS.values():
+        for request, field, _ in TENSORS.values():
             with pytest.raises(grpc.RpcError) as caught:
-                server.infer(asked)
+                server.infer(request)
             assert fields(caught.value) == [field]
         assert server.waiting("same") == 4
     for i, call in enumerate(good):
@@ -352,7 +352,7 @@ def test_the_rest_of_the_batch_answers(server: Served) -> None:
     server.wait_idle()
 
 
-def test_an_over_long_text_leaves_the_other_texts_alone(server: Served) -> None:
+def test_a_too_long_text_does_not_affect_other_requests(server: Served) -> None:
     with server.hold():
         good = server.sequences.Classify.future(spb.ClassifyRequest(model="text", texts=["good film"]))
         server.wait_waiting("text", 1)

@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 
 
 def draw(seed: int) -> list[Array]:
-    """Ids of 1 to 60 words; some requests have more rows than one."""
+    """Random ids of 1 to 60 words per row; some requests have several rows."""
     rng = np.random.default_rng(seed)
     shapes = [
         (1 if rng.random() < 0.8 else int(rng.integers(2, 6)), int(rng.integers(1, 61)))
@@ -30,7 +30,7 @@ def draw(seed: int) -> list[Array]:
 
 
 def solo(model: str) -> Callable[[Array], dict[str, Array]]:
-    """Each request alone and unpadded, by a bare session."""
+    """Runs each request unbatched and unpadded in an ONNX Runtime session."""
     session = onnxruntime.InferenceSession(
         str(REPOSITORY / model / "1" / "model.onnx"), providers=["CPUExecutionProvider"]
     )
@@ -51,17 +51,17 @@ def solo(model: str) -> Callable[[Array], dict[str, Array]]:
     return run
 
 
-def asked(model: str, ids: Array, index: int) -> Any:
+def request(model: str, ids: Array, index: int) -> Any:
     return fakes.request(model, {"tokens": ("INT64", ids)}, request_id=str(index))
 
 
 def unary(server: Served, model: str, sent: list[Array]) -> list[Any]:
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        return list(pool.map(lambda i: server.infer(asked(model, sent[i], i)), range(len(sent))))
+        return list(pool.map(lambda i: server.infer(request(model, sent[i], i)), range(len(sent))))
 
 
 def streamed(server: Served, model: str, sent: list[Array]) -> list[Any]:
-    requests = (asked(model, ids, i) for i, ids in enumerate(sent))
+    requests = (request(model, ids, i) for i, ids in enumerate(sent))
     replies = list(server.inference.ModelStreamInfer(requests, timeout=100))
     assert [reply.error_message for reply in replies if reply.error_message] == []
     return sorted((reply.infer_response for reply in replies), key=lambda reply: int(reply.id))
@@ -71,23 +71,23 @@ def streamed(server: Served, model: str, sent: list[Array]) -> list[Any]:
 @pytest.mark.parametrize("model", MODELS)
 def test_batched_equals_solo(shipped: Served, model: str, way: Any) -> None:
     sent = draw(seed=MODELS.index(model))
-    alone = solo(model)
+    unbatched = solo(model)
     replies = way(shipped, model, sent)
     assert [reply.id for reply in replies] == [str(i) for i in range(REQUESTS)]
     for ids, reply in zip(sent, replies, strict=True):
-        for name, expected in alone(ids).items():
+        for name, expected in unbatched(ids).items():
             got = fakes.values(reply, name)
             assert got.shape == expected.shape
             assert np.allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_waits_for_a_recurrent_model_runs_in_batches(shipped: Served) -> None:
+def test_queued_requests_of_a_recurrent_model_run_in_batches(shipped: Served) -> None:
     runs = shipped.metric("lockstep_batch_rows_count", model="sentiment-lstm")
     rows = shipped.metric("lockstep_batch_rows_sum", model="sentiment-lstm")
     sent = [np.full((1, 20), i + 1) for i in range(IN_FLIGHT)]
     with shipped.hold():
         calls = [
-            shipped.inference.ModelInfer.future(asked("sentiment-lstm", ids, i), timeout=60)
+            shipped.inference.ModelInfer.future(request("sentiment-lstm", ids, i), timeout=60)
             for i, ids in enumerate(sent)
         ]
         shipped.wait_waiting("sentiment-lstm", IN_FLIGHT)

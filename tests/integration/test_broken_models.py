@@ -1,4 +1,4 @@
-"""A model that is broken on disk is not served and says why; the others serve."""
+"""A model that is broken on disk is not served, with a reason in the index; the others are served."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ BROKEN: dict[str, list[str]] = {
     "toml": ["toml/model.toml", "not valid TOML", "line 2"],
     "unknown-key": ["unknown-key/model.toml", "batching.max_row", "did you mean 'max_rows'"],
     "wrong-kind": ["wrong-kind/model.toml", "batching.max_rows", "whole number"],
-    "no-such-input": ["no-such-input/model.toml", "inputs.z", "it has x"],
+    "no-such-input": ["no-such-input/model.toml", "inputs.z", "available: x"],
     "no-labels": ["no-labels/model.toml", "labels", "list the labels"],
     "no-such-version": ["no-such-version/model.toml", "default_version", "no version 3"],
     "not-onnx": ["not-onnx/1/model.onnx", "cannot load"],
     "empty-onnx": ["empty-onnx/1/model.onnx"],
-    "no-onnx": ["no-onnx/1/model.onnx", "is not there"],
-    "no-tokenizer": ["no-tokenizer/model.toml", "text.source", "is not there"],
+    "no-onnx": ["no-onnx/1/model.onnx", "does not exist"],
+    "no-tokenizer": ["no-tokenizer/model.toml", "text.source", "does not exist"],
     "not-a-tokenizer": ["not-a-tokenizer/tokenizer.json", "not a Hugging Face tokenizer"],
     "tokenizer-folder": ["tokenizer-folder", "text.source"],
     "other-tokenizer": ["other-tokenizer/model.toml", "text.source", "16 ids"],
-    "sequence": ["sequence", "outputs.y", "cannot travel"],
-    "link-graph": ["link-graph/1/model.onnx", "leads out"],
-    "link-manifest": ["link-manifest/model.toml", "leads out"],
-    "tokenizer-outside": ["leads out"],
+    "sequence": ["sequence", "outputs.y", "not supported"],
+    "link-graph": ["link-graph/1/model.onnx", "outside of the model repository"],
+    "link-manifest": ["link-manifest/model.toml", "outside of the model repository"],
+    "tokenizer-outside": ["outside of the model repository"],
 }
 
 
@@ -87,7 +87,7 @@ def index(server: Served) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_the_index_says_why(server: Served, name: str) -> None:
+def test_the_repository_index_gives_the_reason(server: Served, name: str) -> None:
     one = index(server)[name]
     assert (one.version, one.state) == ("1", "UNAVAILABLE")
     for words in BROKEN[name]:
@@ -95,7 +95,7 @@ def test_the_index_says_why(server: Served, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_it_is_not_served(server: Served, name: str) -> None:
+def test_a_broken_model_is_not_served(server: Served, name: str) -> None:
     with refused(grpc.StatusCode.NOT_FOUND, words="is not served"):
         server.infer(fakes.floats(name, [[1]]))
     assert not server.inference.ModelReady(pb.ModelReadyRequest(name=name)).ready
@@ -103,41 +103,41 @@ def test_it_is_not_served(server: Served, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a-good-one", "z-good-one"])
-def test_the_others_serve(server: Served, name: str) -> None:
+def test_the_other_models_are_served(server: Served, name: str) -> None:
     assert fakes.values(server.infer(fakes.floats(name, [[1]])), "y").item() == 1
     assert index(server)[name].state == "READY"
     assert server.serving(name)
 
 
-def test_the_server_is_ready_and_nothing_else_is_listed(server: Served) -> None:
+def test_the_server_is_ready_and_lists_every_model(server: Served) -> None:
     assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
     assert set(index(server)) == {*BROKEN, "a-good-one", "z-good-one"}
 
 
-def test_a_folder_without_a_version_is_told(
+def test_a_folder_without_a_version_is_logged(
     serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fakes.write_model(tmp_path, "same", fakes.identity())
     (tmp_path / "empty").mkdir()
     serving(tmp_path)
-    assert f"{tmp_path / 'empty'} holds no version" in caplog.text
+    assert f"{tmp_path / 'empty'} holds no model version" in caplog.text
 
 
 @pytest.mark.parametrize("role", ["scores", "vector", "attention"])
-def test_a_role_that_the_only_graph_does_not_have_is_told(serving: Any, tmp_path: Path, role: str) -> None:
+def test_a_role_without_an_output_is_a_load_error(serving: Any, tmp_path: Path, role: str) -> None:
     manifest = steps.adder(tmp_path).parent / "model.toml"
     manifest.write_text(f'[roles]\n{role} = "nothing"\n' + manifest.read_text())
     one = index(serving(tmp_path))["adder"]
     assert one.state == "UNAVAILABLE"
-    assert f"roles.{role}: the step graph has no output 'nothing'; it has y" in one.reason
+    assert f"roles.{role}: the step graph has no output 'nothing'; available: y" in one.reason
 
 
-def test_the_index_lists_what_is_ready_alone_when_asked(server: Served) -> None:
+def test_the_index_can_list_ready_models_only(server: Served) -> None:
     reply = server.inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))
     assert [one.name for one in reply.models] == ["a-good-one", "z-good-one"]
 
 
-def test_the_metrics_say_who_is_ready(server: Served) -> None:
+def test_the_ready_metric_is_set_for_ready_models_only(server: Served) -> None:
     assert server.metric("lockstep_model_ready", model="a-good-one") == 1
     assert server.metric("lockstep_model_ready", model="toml") == 0
 

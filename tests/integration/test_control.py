@@ -65,7 +65,7 @@ def test_a_server_with_models_is_live_ready_and_healthy(
     assert not ready(server, "add", "9")
 
 
-def test_an_empty_repository_is_ready_and_healthy_alike(tmp_path: Path) -> None:
+def test_a_server_with_an_empty_repository_is_ready_and_healthy(tmp_path: Path) -> None:
     server = Served(settings(tmp_path))
     try:
         wait_until(server.app.registry.ready, "it is ready")
@@ -74,7 +74,7 @@ def test_an_empty_repository_is_ready_and_healthy_alike(tmp_path: Path) -> None:
         server.close()
 
 
-def test_the_highest_version_answers_and_any_may_be_pinned(
+def test_the_highest_version_is_the_default_and_any_can_be_requested(
     tmp_path: Path, serving: Callable[..., Served]
 ) -> None:
     for version in (1, 2, 10):
@@ -83,18 +83,20 @@ def test_the_highest_version_answers_and_any_may_be_pinned(
     assert [answer(server, version) for version in ("", "1", "2", "10")] == [10, 1, 2, 10]
     metadata = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="add"))
     assert list(metadata.versions) == ["1", "2", "10"]
-    with refused(NOT_FOUND, words="it has: 1, 2, 10"):
+    with refused(NOT_FOUND, words="available: 1, 2, 10"):
         answer(server, "3")
 
 
-def test_default_version_is_what_answers(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_default_version_overrides_the_highest_version(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
     for version in (1, 2):
         fakes.write_model(tmp_path, "add", add(version), "default_version = 1", version=version)
     server = serving()
     assert [answer(server, version) for version in ("", "1", "2")] == [1, 1, 2]
 
 
-def test_a_broken_version_leaves_the_other_serving(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_a_broken_version_does_not_affect_the_other(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "add", add(1))
     fakes.write_model(tmp_path, "add", b"broken", version=2)
     server = serving()
@@ -104,7 +106,7 @@ def test_a_broken_version_leaves_the_other_serving(tmp_path: Path, serving: Call
     assert server.serving("add")
 
 
-def test_a_version_may_have_a_manifest_of_its_own(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_a_version_can_have_its_own_manifest(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "add", add(1), "[batching]\nmax_rows = 3\n")
     folder = fakes.write_model(tmp_path, "add", add(2), version=2)
     own = "[inputs.x]\nbatch_axis = 0\n[outputs.y]\nbatch_axis = 0\n[batching]\nmax_rows = 5\n"
@@ -116,7 +118,7 @@ def test_a_version_may_have_a_manifest_of_its_own(tmp_path: Path, serving: Calla
     assert [config.max_batch_size for config in configs] == [0, 5]
 
 
-def test_only_the_models_selected_are_served(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_only_selected_models_are_served(tmp_path: Path, serving: Callable[..., Served]) -> None:
     for name in ("a", "b", "c"):
         fakes.write_model(tmp_path, name, add(1))
     server = serving(only="a, c")
@@ -126,7 +128,7 @@ def test_only_the_models_selected_are_served(tmp_path: Path, serving: Callable[.
     ]
 
 
-def test_loading_is_off_unless_switched_on(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_model_control_is_off_by_default(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "add", add(1))
     server = serving()
     for change in (load, unload):
@@ -135,7 +137,7 @@ def test_loading_is_off_unless_switched_on(tmp_path: Path, serving: Callable[...
     assert answer(server) == 1
 
 
-def test_models_are_unloaded_and_loaded_again(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_models_can_be_unloaded_and_loaded_again(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "add", add(1))
     fakes.write_model(tmp_path, "other", add(5))
     server = serving(model_control="explicit")
@@ -154,7 +156,7 @@ def test_models_are_unloaded_and_loaded_again(tmp_path: Path, serving: Callable[
     assert answer(server, model="other") == 5
 
 
-def test_a_loaded_model_is_replaced_in_place(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_loading_replaces_a_loaded_model(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "add", add(1))
     server = serving(model_control="explicit")
     fakes.write_model(tmp_path, "add", add(2))
@@ -166,7 +168,7 @@ def test_a_loaded_model_is_replaced_in_place(tmp_path: Path, serving: Callable[.
 
 
 @pytest.mark.parametrize("name", ["nobody", "", "..", "../models", "a" * 300])
-def test_what_cannot_be_loaded_is_not_found(
+def test_loading_an_unknown_model_is_not_found(
     tmp_path: Path, serving: Callable[..., Served], name: str
 ) -> None:
     server = serving(model_control="explicit") if list(tmp_path.iterdir()) else _with_one(tmp_path, serving)
@@ -181,7 +183,7 @@ def _with_one(tmp_path: Path, serving: Callable[..., Served]) -> Served:
     return serving(model_control="explicit")
 
 
-def test_a_model_that_fails_to_load_says_so(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_a_model_that_fails_to_load_is_an_error(tmp_path: Path, serving: Callable[..., Served]) -> None:
     server = _with_one(tmp_path, serving)
     fakes.write_model(tmp_path, "add", b"broken")
     with refused(NOT_FOUND, words="no version of 'add'"):
@@ -189,7 +191,7 @@ def test_a_model_that_fails_to_load_says_so(tmp_path: Path, serving: Callable[..
     assert not ready(server, "add")
 
 
-def test_what_waits_when_a_model_unloads_still_answers(
+def test_waiting_requests_are_answered_before_a_model_unloads(
     tmp_path: Path, serving: Callable[..., Served]
 ) -> None:
     server = _with_one(tmp_path, serving)
@@ -208,12 +210,12 @@ def test_what_waits_when_a_model_unloads_still_answers(
 
 def services(server: Served) -> list[str]:
     stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
-    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    (reply,) = stub.ServerReflectionInfo(asked, timeout=60)
+    requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    (reply,) = stub.ServerReflectionInfo(requests, timeout=60)
     return sorted(one.name for one in reply.list_services_response.service)
 
 
-def test_reflection_tells_the_services(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_reflection_lists_the_services(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "add", add(1))
     assert services(serving()) == [
         "grpc.health.v1.Health",
@@ -223,26 +225,26 @@ def test_reflection_tells_the_services(tmp_path: Path, serving: Callable[..., Se
     ]
 
 
-def test_reflection_may_be_off(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_reflection_can_be_turned_off(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "add", add(1))
     with refused(grpc.StatusCode.UNIMPLEMENTED):
         services(serving(reflection=False))
 
 
-def test_a_model_is_told_what_it_cannot_do(shipped: Served) -> None:
+def test_generating_with_a_one_shot_model_is_an_error(shipped: Served) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise form"):
         list(shipped.sequences.Generate(spb.GenerateRequest(model="sentiment-bow"), timeout=60))
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise form"):
         list(shipped.sequences.Translate(spb.TranslateRequest(model="sentiment-bow"), timeout=60))
 
 
-def test_what_triton_has_and_we_have_not_is_unimplemented(shipped: Served) -> None:
+def test_unsupported_triton_rpcs_are_unimplemented(shipped: Served) -> None:
     call = shipped.channel.unary_unary("/inference.GRPCInferenceService/SystemSharedMemoryStatus")
     with refused(grpc.StatusCode.UNIMPLEMENTED):
         call(b"", timeout=60)
 
 
-def test_batching_may_be_switched_off(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_batching_can_be_turned_off(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "add", add(1))
     server = serving(batching=False)
     with server.hold():

@@ -1,4 +1,4 @@
-"""The engines in a process of their own: the same answers, and what becomes of a process that dies."""
+"""Engines in a separate process: the same answers as with threads, and restarts after a crash."""
 
 from __future__ import annotations
 
@@ -43,36 +43,40 @@ def kill(server: Served, number: int = signal.SIGKILL) -> int:
     return pid
 
 
-def test_answers_are_those_of_engines_on_threads(shipped: Served, serving: Callable[..., Served]) -> None:
-    apart = serving(REPOSITORY, engine="process", only="sentiment-lstm")
-    asked = pb.ClassifyRequest(model="sentiment-lstm", texts=TEXTS)
-    here, there = (one.sequences.Classify(asked, timeout=60) for one in (shipped, apart))
-    assert [one.labels[0].score for one in here.results] == [one.labels[0].score for one in there.results]
+def test_an_engine_process_gives_the_same_answers_as_threads(
+    shipped: Served, serving: Callable[..., Served]
+) -> None:
+    server = serving(REPOSITORY, engine="process", only="sentiment-lstm")
+    request = pb.ClassifyRequest(model="sentiment-lstm", texts=TEXTS)
+    threads, process = (one.sequences.Classify(request, timeout=60) for one in (shipped, server))
+    assert [one.labels[0].score for one in threads.results] == [
+        one.labels[0].score for one in process.results
+    ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
-def test_only_one_shot_engines_let_others_go_first(server: Served) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a nice value per thread")
+def test_only_one_shot_threads_have_a_lower_priority(server: Served) -> None:
     threads = Path(f"/proc/{server.transport.pid}/task").iterdir()
     priorities = sorted(os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads)
     lowered = [one for one in priorities if one != priorities[0]]
-    assert lowered == [priorities[0] + 5]  # of the one one-shot model
+    assert lowered == [priorities[0] + 5]  # the thread of the only one-shot model
 
 
-def test_large_tensors_cross_whole(server: Served) -> None:
+def test_large_tensors_cross_the_process_boundary_unchanged(server: Served) -> None:
     sent = np.random.default_rng(1).standard_normal((600, 1500)).astype(np.float32)
     reply = server.infer(fakes.request("identity", {"x": ("FP32", sent)}))
     assert np.array_equal(fakes.values(reply, "y"), sent)
 
 
-def test_a_process_that_dies_takes_what_it_held_and_is_started_again(server: Served) -> None:
+def test_a_dead_process_fails_its_requests_and_is_restarted(server: Served) -> None:
     calls = [endless(server) for _ in range(4)]
     for call in calls:
         next(call)
     first = kill(server)
     for call in calls:
-        with refused(grpc.StatusCode.UNAVAILABLE, words="started again"):
+        with refused(grpc.StatusCode.UNAVAILABLE, words="restarting"):
             list(call)
-    wait_until(lambda: not server.serving("lm") or server.transport.pid != first, "NOT_SERVING is told")
+    wait_until(lambda: not server.serving("lm") or server.transport.pid != first, "NOT_SERVING or restarted")
     server.wait_serving()
     assert server.serving("lm")
     assert server.transport.pid != first
@@ -83,7 +87,7 @@ def test_a_process_that_dies_takes_what_it_held_and_is_started_again(server: Ser
     assert server.metric("lockstep_engine_up") == 1
 
 
-def test_while_it_is_away_calls_are_told_to_come_back(server: Served) -> None:
+def test_calls_during_a_restart_are_unavailable(server: Served) -> None:
     kill(server)
     wait_until(lambda: not server.serving("lm"), "NOT_SERVING")
     with refused(grpc.StatusCode.UNAVAILABLE, words="loading"):
@@ -93,7 +97,7 @@ def test_while_it_is_away_calls_are_told_to_come_back(server: Served) -> None:
     server.wait_serving()
 
 
-def test_signals_meant_for_the_server_do_not_end_its_engines(server: Served) -> None:
+def test_the_engine_process_ignores_sigint_and_sigterm(server: Served) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         kill(server, number)
     call = endless(server)
@@ -101,7 +105,7 @@ def test_signals_meant_for_the_server_do_not_end_its_engines(server: Served) -> 
     call.cancel()
 
 
-def test_a_front_end_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_killing_the_front_end_leaves_no_engine_process(tmp_path: Path) -> None:
     steps.language(tmp_path)
     command = [sys.executable, "-m", "lockstep_server", "--models", str(tmp_path)]
     front = subprocess.Popen([*command, "--port", "0", "--metrics-port", "0", "--cache", ""])
@@ -131,6 +135,6 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_a_repository_that_is_not_there_is_told(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_a_missing_repository_is_an_error(tmp_path: Path, serving: Callable[..., Served]) -> None:
     with pytest.raises(LoadError, match="no such folder"):
         serving(tmp_path / "none", engine="process")

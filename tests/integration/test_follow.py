@@ -1,4 +1,4 @@
-"""Follow: a prediction after each element, on both kinds of model."""
+"""Follow: a prediction after each element, with step-wise and one-shot models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def start(model: str, **more: Any) -> pb.FollowRequest:
 
 
 def follow(server: Served, model: str, *parts: str | list[int] | bool, **more: Any) -> list[pb.FollowReply]:
-    """Each part: text, ids, or True for a flush."""
+    """Follows `parts`, each of which is text, ids, or True for a flush."""
 
     def requests() -> Iterator[pb.FollowRequest]:
         yield start(model, **more)
@@ -65,20 +65,20 @@ def test_the_last_prediction_of_a_recurrent_model_is_the_one_shot_answer(shipped
         assert followed.probability == pytest.approx(label.probability, abs=1e-4)
 
 
-def test_every_prediction_of_a_transformer_is_that_of_the_prefix_encoded_again(shipped: Served) -> None:
+def test_every_prediction_of_a_transformer_is_the_one_shot_answer_for_the_prefix(shipped: Served) -> None:
     replies = follow(shipped, "sentiment-transformer", TEXT)
     assert [reply.computed_elements for reply in replies] == list(range(1, len(replies) + 1))
     ids = [reply.id for reply in replies]
-    asked = pb.ClassifyRequest(
+    request = pb.ClassifyRequest(
         model="sentiment-transformer", ids=[pb.Ids(ids=ids[:n]) for n in range(1, len(ids) + 1)]
     )
-    answers = shipped.sequences.Classify(asked, timeout=60).results
+    answers = shipped.sequences.Classify(request, timeout=60).results
     for reply, answer in zip(replies, answers, strict=True):
         assert reply.labels[0].name == answer.labels[0].name
         assert reply.labels[0].probability == pytest.approx(answer.labels[0].probability, abs=1e-3)
 
 
-def test_pieces_of_text_and_the_whole_of_it_come_to_the_same(shipped: Served) -> None:
+def test_split_text_gives_the_same_predictions_as_whole_text(shipped: Served) -> None:
     whole = follow(shipped, "sentiment-lstm", TEXT)
     pieces = follow(shipped, "sentiment-lstm", "no", "t a go", "od film ,", " but I was happy to s", "ee it")
     assert [(one.id, one.labels[0].score) for one in pieces] == [
@@ -86,8 +86,8 @@ def test_pieces_of_text_and_the_whole_of_it_come_to_the_same(shipped: Served) ->
     ]
 
 
-def test_ids_are_elements_at_once_and_text_is_held_until_white_space_or_a_flush(server: Served) -> None:
-    """A stream that is still open: what has been said by then has been read."""
+def test_ids_are_read_at_once_and_text_at_white_space_or_a_flush(server: Served) -> None:
+    """The stream stays open, so replies do not depend on its end."""
     sent: list[pb.FollowRequest | None] = []
 
     def requests() -> Iterator[pb.FollowRequest]:
@@ -102,7 +102,7 @@ def test_ids_are_elements_at_once_and_text_is_held_until_white_space_or_a_flush(
     call = server.sequences.Follow(requests(), timeout=60)
     sent.append(pb.FollowRequest(ids=pb.Ids(ids=[2, 3])))
     assert [next(call).element for _ in range(2)] == ["a", "b"]
-    sent.append(pb.FollowRequest(text="cd"))  # held
+    sent.append(pb.FollowRequest(text="cd"))  # buffered
     sent.append(pb.FollowRequest(text="e f"))
     assert "".join(next(call).element for _ in range(4)) == "cde "
     sent.append(pb.FollowRequest(flush=True))
@@ -123,22 +123,22 @@ def test_a_language_model_predicts_tokens(server: Served) -> None:
     assert replies[-1].labels[0].index == made
 
 
-def test_many_streams_share_steps_and_answer_as_alone(server: Served) -> None:
+def test_batched_streams_give_the_same_predictions_as_single_ones(server: Served) -> None:
     texts = ["abcdefghij"[n % 7 :] * 3 for n in range(24)]
-    alone = [follow(server, "lm", text) for text in texts]
+    expected = [follow(server, "lm", text) for text in texts]
     with ThreadPoolExecutor(24) as pool:
-        together = list(pool.map(lambda text: follow(server, "lm", text), texts))
-    for one, other in zip(alone, together, strict=True):
+        batched = list(pool.map(lambda text: follow(server, "lm", text), texts))
+    for one, other in zip(expected, batched, strict=True):
         assert [reply.labels[0].score for reply in one] == [reply.labels[0].score for reply in other]
 
 
-def test_the_first_reply_says_who_answers(shipped: Served) -> None:
+def test_the_first_reply_names_the_model_and_version(shipped: Served) -> None:
     first, *others = follow(shipped, "sentiment-gru", "it is fun")
     assert (first.model, first.version) == ("sentiment-gru", "1")
     assert not any(reply.model or reply.version for reply in others)
 
 
-def test_an_empty_stream_ends_well(server: Served) -> None:
+def test_an_empty_stream_ends_without_an_error(server: Served) -> None:
     assert follow(server, "lm") == []
     assert follow(server, "lm", "", True) == []
 
@@ -148,26 +148,26 @@ BAD: dict[str, tuple[list[pb.FollowRequest], str, str]] = {
     "two starts": ([start("lm"), start("lm")], "start", "first message"),
     "an id outside": ([start("lm"), pb.FollowRequest(ids=pb.Ids(ids=[99]))], "ids", "99"),
     "a translator": ([start("translator")], "start.model", "Translate"),
-    "a model of numbers": ([start("adder")], "start.model", "predicts nothing"),
+    "a model of numbers": ([start("adder")], "start.model", "makes no predictions"),
 }
 
 
-async def test_a_client_that_is_still_writing_hears_why_it_is_refused(server: Served) -> None:
+async def test_a_client_that_is_still_writing_gets_the_error(server: Served) -> None:
     async with AsyncClient(server.address) as client:
         for _ in range(20):
             with pytest.raises(ModelNotFound):
                 await client.follow("nobody", [f"word{n} " for n in range(50)]).result()
 
 
-@pytest.mark.parametrize("wrong", BAD)
-def test_what_is_wrong_is_told(server: Served, wrong: str) -> None:
-    messages, field, words = BAD[wrong]
+@pytest.mark.parametrize("case", BAD)
+def test_invalid_messages_are_rejected(server: Served, case: str) -> None:
+    messages, field, words = BAD[case]
     with refused(grpc.StatusCode.INVALID_ARGUMENT, field, words):
         list(server.sequences.Follow(iter(messages), timeout=60))
 
 
 @pytest.mark.parametrize("model", ["sentiment-bow", "sentiment-rnn"])
-def test_past_the_longest_length_the_stream_ends(
+def test_a_stream_beyond_the_longest_length_ends_with_an_error(
     tmp_path: Path, serving: Callable[..., Served], model: str
 ) -> None:
     shutil.copytree(REPOSITORY / model, tmp_path / model)
@@ -181,7 +181,7 @@ def test_past_the_longest_length_the_stream_ends(
     assert len(replies) == 8
 
 
-def test_a_stream_that_is_left_gives_its_slot_back(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_a_cancelled_stream_frees_its_slot(tmp_path: Path, serving: Callable[..., Served]) -> None:
     folder = steps.language(tmp_path)
     manifest = folder.parent / "model.toml"
     manifest.write_text(manifest.read_text().replace("max_sequences = 64", "max_sequences = 1"))
@@ -192,5 +192,5 @@ def test_a_stream_that_is_left_gives_its_slot_back(tmp_path: Path, serving: Call
         call.cancel()
         assert len(follow(server, "lm", "abc")) == 3
     server.wait_idle()
-    scheduler = server.host._models["lm", 1].engine._scheduler
-    wait_until(lambda: scheduler.population() == (0, 0, 0), "no sequence left")
+    scheduler = server.loaded_models._models["lm", 1].engine._scheduler
+    wait_until(lambda: scheduler.counts() == (0, 0, 0), "no sequence left")

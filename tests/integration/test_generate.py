@@ -1,4 +1,4 @@
-"""Generate and Translate: streams that decode in lockstep, through a real server."""
+"""Generate and Translate through a real server, with sequences that are batched step by step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def translate(server: Served, text: str, **more: Any) -> list[pb.TranslateReply]
     return list(server.sequences.Translate(request, timeout=60))
 
 
-# --- what a stream says ---------------------------------------------------------------------------
+# --- output of a stream ---------------------------------------------------------------------------
 
 
 def test_the_last_message_has_the_reason_the_seed_and_the_timings(server: Served) -> None:
@@ -73,13 +73,13 @@ def test_the_last_message_has_the_reason_the_seed_and_the_timings(server: Served
     assert timings.first_token_seconds >= timings.queue_seconds
 
 
-def test_pieces_join_to_the_text_of_the_tokens(server: Served) -> None:
+def test_texts_of_all_messages_join_to_the_text_of_the_tokens(server: Served) -> None:
     replies = generate(server, max_tokens=40)
     assert len(tokens_of(replies)) == 40
     assert text_of(replies) == "".join(steps.TOKENS[token] for token in tokens_of(replies))
 
 
-def test_a_prompt_in_one_run_and_in_forced_steps_give_one_text(server: Served) -> None:
+def test_prefill_and_forced_steps_give_the_same_text(server: Served) -> None:
     for seed in range(5):
         for prompt in ("a", "abcdefgh", "a" * 40):
             assert text_of(generate(server, "lm", prompt, seed=seed)) == text_of(
@@ -87,20 +87,20 @@ def test_a_prompt_in_one_run_and_in_forced_steps_give_one_text(server: Served) -
             )
 
 
-def test_greedy_is_the_same_whatever_the_seed(server: Served) -> None:
+def test_greedy_output_does_not_depend_on_the_seed(server: Served) -> None:
     assert text_of(generate(server, temperature=0, seed=1)) == text_of(
         generate(server, temperature=0, seed=2)
     )
 
 
-def test_without_a_seed_one_is_drawn_and_told(server: Served) -> None:
+def test_without_a_seed_a_random_one_is_returned(server: Served) -> None:
     request = pb.GenerateRequest(model="lm", text="abc", max_tokens=30)
     drawn = list(server.sequences.Generate(request, timeout=60))
     again = generate(server, max_tokens=30, seed=drawn[-1].seed)
     assert text_of(again) == text_of(drawn)
 
 
-def test_ids_are_taken_as_they_are(server: Served) -> None:
+def test_a_prompt_can_be_ids(server: Served) -> None:
     ids = pb.Ids(ids=[steps.TOKENS.index(letter) for letter in "abc"])
     request = pb.GenerateRequest(model="lm", ids=ids, max_tokens=20, seed=1)
     assert text_of(list(server.sequences.Generate(request, timeout=60))) == text_of(generate(server))
@@ -114,22 +114,22 @@ def test_unknown_characters_are_read_as_the_unknown_token(server: Served) -> Non
     assert text_of(generate(server, text="aZb")) == text_of(generate(server, text="a?b"))
 
 
-def test_no_tokens_wanted_none_made(server: Served) -> None:
+def test_max_tokens_zero_generates_nothing(server: Served) -> None:
     (only,) = generate(server, max_tokens=0)
     assert (list(only.tokens), only.text, only.reason) == ([], "", pb.STOP_REASON_LENGTH)
 
 
-def test_one_token(server: Served) -> None:
+def test_max_tokens_one_generates_one_token(server: Served) -> None:
     replies = generate(server, max_tokens=1)
     assert len(tokens_of(replies)) == 1
 
 
-def test_the_models_own_limit_holds_where_the_request_has_none(server: Served) -> None:
+def test_without_max_tokens_the_limit_of_the_model_applies(server: Served) -> None:
     request = pb.GenerateRequest(model="lm", text="abc", seed=1)
     assert len(tokens_of(list(server.sequences.Generate(request, timeout=60)))) == 40
 
 
-def test_a_stop_string_ends_before_it_appears(server: Served) -> None:
+def test_generation_ends_before_a_stop_string(server: Served) -> None:
     whole = text_of(generate(server, max_tokens=40))
     stop = whole[15:18]
     replies = generate(server, max_tokens=40, stop=["never so", stop])
@@ -145,13 +145,13 @@ def test_log_probabilities_come_with_each_token(server: Served) -> None:
     assert min(chances) > -5  # the best of 21
 
 
-def test_a_cache_that_grows_is_full_at_its_longest(server: Served) -> None:
+def test_generation_ends_when_a_growing_cache_is_full(server: Served) -> None:
     replies = generate(server, "cached", "abc", max_tokens=100)
     assert replies[-1].reason == pb.STOP_REASON_LENGTH
     assert 36 <= len(tokens_of(replies)) <= 40
 
 
-def test_a_translation_brings_its_attention(server: Served) -> None:
+def test_a_translation_returns_attention_if_requested(server: Served) -> None:
     replies = translate(server, "abc def", attention=True)
     assert list(replies[0].source_tokens) == list("abc def")
     assert all(not reply.source_tokens for reply in replies[1:])
@@ -166,17 +166,17 @@ def test_a_translation_brings_its_attention(server: Served) -> None:
     assert not any(reply.attention or reply.pieces for reply in plain)
 
 
-_NARROW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
+_SMALL_WINDOWS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
 
 
-# --- company --------------------------------------------------------------------------------------
+# --- batching -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["lm", "forced", "cached"])
-def test_a_seed_gives_one_text_in_any_company(server: Served, model: str) -> None:
-    """64 at once, of several lengths, prompts and ways to sample; joining and leaving all the time."""
+def test_a_seed_gives_the_same_text_in_any_batch(server: Served, model: str) -> None:
+    """64 concurrent requests with different lengths, prompts and sampling parameters."""
     rng = random.Random(3)
-    asks = [
+    requests = [
         {
             "text": "".join(rng.choices("abcdefghij", k=rng.randint(1, 12))),
             "seed": seed,
@@ -188,51 +188,51 @@ def test_a_seed_gives_one_text_in_any_company(server: Served, model: str) -> Non
         }
         for seed in range(64)
     ]
-    alone = [tokens_of(generate(server, model, **ask)) for ask in asks]
+    expected = [tokens_of(generate(server, model, **request)) for request in requests]
     with ThreadPoolExecutor(64) as pool:
-        together = list(pool.map(lambda ask: generate(server, model, **ask), asks))
-    assert [tokens_of(replies) for replies in together] == alone
-    assert max(replies[-1].timings.batch_rows for replies in together) > 1
+        batched = list(pool.map(lambda request: generate(server, model, **request), requests))
+    assert [tokens_of(replies) for replies in batched] == expected
+    assert max(replies[-1].timings.batch_rows for replies in batched) > 1
 
 
-def test_translations_are_the_same_in_any_company(server: Served) -> None:
+def test_translations_are_the_same_in_any_batch(server: Served) -> None:
     rng = random.Random(4)
     sources = ["".join(rng.choices("abcdefghij ", k=rng.randint(1, 39))) + "a" for _ in range(48)]
-    alone = [translate(server, source, attention=True) for source in sources]
+    expected = [translate(server, source, attention=True) for source in sources]
     with ThreadPoolExecutor(48) as pool:
-        together = list(pool.map(lambda source: translate(server, source, attention=True), sources))
+        batched = list(pool.map(lambda source: translate(server, source, attention=True), sources))
 
-    def said(replies: list[pb.TranslateReply]) -> Any:
+    def output(replies: list[pb.TranslateReply]) -> Any:
         return tokens_of(replies), [list(row.weights) for reply in replies for row in reply.attention]
 
-    assert [said(one) for one in together] == [said(one) for one in alone]
+    assert [output(one) for one in batched] == [output(one) for one in expected]
 
 
-# --- trouble --------------------------------------------------------------------------------------
+# --- errors, cancels, deadlines, slow readers -----------------------------------------------------
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
-    "a prompt that is too long": ({"text": "a" * 65}, "prompt", "64 at most"),
+    "a prompt that is too long": ({"text": "a" * 65}, "prompt", "limit of 64"),
     "an id outside": ({"ids": pb.Ids(ids=[1, 99])}, "ids", "99"),
     "a negative temperature": ({"text": "a", "temperature": -1}, "temperature", "0 or more"),
     "no number for a temperature": ({"text": "a", "temperature": float("nan")}, "temperature", "0 or more"),
     "top_p above 1": ({"text": "a", "top_p": 1.5}, "top_p", "from 0 to 1"),
     "an empty stop string": ({"text": "a", "stop": [""]}, "stop[0]", "1 to 256"),
-    "too many stop strings": ({"text": "a", "stop": ["x"] * 17}, "stop", "16 at most"),
+    "too many stop strings": ({"text": "a", "stop": ["x"] * 17}, "stop", "at most 16"),
     "a model of another task": ({"text": "a", "model": "translator"}, "model", "'translate'"),
     "a model without text": ({"text": "a", "model": "adder"}, "model", "'tensor'"),
 }
 
 
-@pytest.mark.parametrize("wrong", BAD)
-def test_bad_input_names_the_field_and_the_remedy(server: Served, wrong: str) -> None:
-    fields, field, words = BAD[wrong]
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_names_the_field_and_the_remedy(server: Served, case: str) -> None:
+    fields, field, words = BAD[case]
     request = pb.GenerateRequest(**{"model": "lm", **fields})
     with refused(grpc.StatusCode.INVALID_ARGUMENT, field, words):
         list(server.sequences.Generate(request, timeout=60))
 
 
-def test_a_source_is_checked_too(server: Served) -> None:
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "source", "40 at most"):
+def test_an_invalid_source_is_rejected(server: Served) -> None:
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "source", "limit of 40"):
         translate(server, "a" * 41)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "text", "at least one word"):
         translate(server, "  ")
@@ -240,7 +240,7 @@ def test_a_source_is_checked_too(server: Served) -> None:
         list(server.sequences.Translate(pb.TranslateRequest(model="none", text="a"), timeout=60))
 
 
-def endless(server: Served, seed: int = 0, **more: Any) -> Any:
+def start_endless(server: Served, seed: int = 0, **more: Any) -> Any:
     request = pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000, seed=seed)
     return server.sequences.Generate(request, **{"timeout": 60, **more})
 
@@ -250,13 +250,13 @@ def running(server: Served, state: str = "running") -> float:
 
 
 def wait_gone(server: Served) -> None:
-    wait_until(lambda: len(server.app.calls) == 0, "no call in flight")
-    # The gauge is told with the next events of the engine.
+    wait_until(lambda: len(server.app.requests) == 0, "no call in flight")
+    # The gauge is updated with the next events of the engine.
     generate(server, max_tokens=1)
     wait_until(lambda: running(server) == 0, "no sequence running")
 
 
-def test_each_member_may_leave_and_the_others_go_on(server: Served) -> None:
+def test_a_cancelled_stream_does_not_affect_the_others(server: Served) -> None:
     expected = {seed: tokens_of(generate(server, seed=seed, max_tokens=300)) for seed in range(4)}
     for leaver in range(4):
         with ThreadPoolExecutor(4) as pool:
@@ -265,7 +265,7 @@ def test_each_member_may_leave_and_the_others_go_on(server: Served) -> None:
                 for seed in range(4)
                 if seed != leaver
             ]
-            call = endless(server, leaver)
+            call = start_endless(server, leaver)
             next(call)
             call.cancel()
             told = [tokens_of(one.result()) for one in stay]
@@ -274,13 +274,13 @@ def test_each_member_may_leave_and_the_others_go_on(server: Served) -> None:
 
 
 def test_a_deadline_ends_a_stream_between_two_steps(server: Served) -> None:
-    call = endless(server, timeout=0.3)
+    call = start_endless(server, timeout=0.3)
     with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
         list(call)
     wait_gone(server)
 
 
-def test_a_client_that_vanishes_leaves_nothing_behind(server: Served) -> None:
+def test_streams_of_a_closed_connection_leave_nothing(server: Served) -> None:
     channel = grpc.insecure_channel(server.address)
     calls = [
         channel.unary_stream(
@@ -296,10 +296,10 @@ def test_a_client_that_vanishes_leaves_nothing_behind(server: Served) -> None:
     wait_gone(server)
 
 
-def test_a_reader_that_stops_holds_up_nobody_and_goes_on_where_it_stopped(server: Served) -> None:
-    """gRPC's windows fill, no credit goes back, its sequence pauses; the others never notice."""
-    with narrow(server) as sequences:
-        call = sequences.Generate(wordy())
+def test_a_slow_reader_delays_no_other_stream_and_can_resume(server: Served) -> None:
+    """The gRPC windows fill, no credit returns, the sequence pauses; other streams are not affected."""
+    with small_windows(server) as sequences:
+        call = sequences.Generate(long_request())
         got = list(next(call).tokens)
         wait_paused(server)
         made = int(server.metric("lockstep_tokens_total", model="lm"))
@@ -313,27 +313,27 @@ def test_a_reader_that_stops_holds_up_nobody_and_goes_on_where_it_stopped(server
     wait_gone(server)
 
 
-def wordy() -> pb.GenerateRequest:
-    """A stream that fills a window soon."""
+def long_request() -> pb.GenerateRequest:
+    """A request whose stream soon fills the flow-control window."""
     return pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000, seed=5, log_probabilities=True)
 
 
 @contextmanager
-def narrow(server: Served) -> Iterator[Any]:
-    """A client whose windows do not grow: what it does not read stays at the server soon."""
-    with grpc.insecure_channel(server.address, _NARROW) as channel:
+def small_windows(server: Served) -> Iterator[Any]:
+    """A client with small fixed windows: unread output soon stays on the server."""
+    with grpc.insecure_channel(server.address, _SMALL_WINDOWS) as channel:
         yield sequences_pb2_grpc.SequencesStub(channel)
 
 
 def wait_paused(server: Served) -> None:
-    """Until the only sequence there is neither runs nor says anything."""
-    told = -1.0
-    while running(server, "idle") != 1 or told != server.metric("lockstep_tokens_total", model="lm"):
-        told = server.metric("lockstep_tokens_total", model="lm")
+    """Waits until the only sequence is paused and generates no more tokens."""
+    tokens = -1.0
+    while running(server, "idle") != 1 or tokens != server.metric("lockstep_tokens_total", model="lm"):
+        tokens = server.metric("lockstep_tokens_total", model="lm")
         time.sleep(0.2)
 
 
-def test_what_was_made_is_counted_and_what_was_accepted_has_ended(server: Served) -> None:
+def test_tokens_are_counted_and_accepted_requests_have_ended(server: Served) -> None:
     before = server.metric("lockstep_tokens_total", model="lm")
     made = len(tokens_of(generate(server, max_tokens=33)))
     assert server.metric("lockstep_tokens_total", model="lm") == before + made
@@ -344,8 +344,10 @@ def test_what_was_made_is_counted_and_what_was_accepted_has_ended(server: Served
     assert server.metric("lockstep_slots", model="lm") == 64
 
 
-def test_scores_that_are_no_numbers_fail_who_has_them(tmp_path: Path, serving: Callable[..., Served]) -> None:
-    """The letter b makes NaN of a state, and of all scores after it."""
+def test_scores_that_are_not_finite_fail_their_request_only(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    """The letter b turns the state, and all scores after it, into NaN."""
     folder = steps.language(tmp_path)
     for file in ("step.onnx", "prefill.onnx"):
         graph = onnx.load(folder / file)
@@ -362,22 +364,22 @@ def test_scores_that_are_no_numbers_fail_who_has_them(tmp_path: Path, serving: C
     server.wait_idle()
 
 
-def test_a_stop_with_streams_in_flight_is_no_fault(
+def test_stopping_with_streams_in_flight_logs_no_error(
     tmp_path: Path, serving: Callable[..., Served], caplog: pytest.LogCaptureFixture
 ) -> None:
     steps.language(tmp_path)
     server = serving(tmp_path)
-    calls = [endless(server, seed) for seed in range(4)]
+    calls = [start_endless(server, seed) for seed in range(4)]
     for call in calls:
         next(call)
-    server.host._models["lm", 1].engine.stop(0.0)
+    server.loaded_models._models["lm", 1].engine.stop(0.0)
     for call in calls:
         with refused(grpc.StatusCode.UNAVAILABLE):
             list(call)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_what_the_self_test_found_is_kept(
+def test_self_test_results_are_cached(
     tmp_path: Path, serving: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps.language(tmp_path / "models")
@@ -389,18 +391,16 @@ def test_what_the_self_test_found_is_kept(
     assert found.deterministic
 
 
-def test_a_model_that_is_to_be_served_and_is_not_there_is_told(
-    tmp_path: Path, serving: Callable[..., Served]
-) -> None:
+def test_selecting_an_unknown_model_is_an_error(tmp_path: Path, serving: Callable[..., Served]) -> None:
     steps.language(tmp_path)
-    with pytest.raises(LoadError, match=r"--only nobody: .* there are: lm"):
+    with pytest.raises(LoadError, match=r"--only nobody: unknown model in .*; available: lm"):
         serving(tmp_path, only="lm,nobody")
 
 
-# --- overload and ends ----------------------------------------------------------------------------
+# --- overload and shutdown ------------------------------------------------------------------------
 
 
-def test_more_streams_than_slots_wait_their_turn(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_streams_beyond_the_slots_wait_and_complete(tmp_path: Path, serving: Callable[..., Served]) -> None:
     steps.language(tmp_path, more="[batching]\nmax_queue_ms = 60000\n")
     server = serving(tmp_path)
     with ThreadPoolExecutor(100) as pool:
@@ -408,21 +408,21 @@ def test_more_streams_than_slots_wait_their_turn(tmp_path: Path, serving: Callab
     assert all(len(tokens_of(one)) == 200 for one in told)
 
 
-def test_past_the_bound_streams_are_refused_with_a_time_to_come_back(
+def test_streams_beyond_the_queue_limit_are_rejected_with_a_retry_delay(
     tmp_path: Path, serving: Callable[..., Served]
 ) -> None:
     folder = steps.language(tmp_path)
     manifest = folder.parent / "model.toml"
     manifest.write_text(manifest.read_text().replace("max_sequences = 64", "max_sequences = 2"))
     server = serving(tmp_path)
-    first = [endless(server, seed) for seed in range(2)]
+    first = [start_endless(server, seed) for seed in range(2)]
     for call in first:
         next(call)
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
-        list(endless(server))  # no slot comes free within max_queue_ms
+        list(start_endless(server))  # no slot is freed within max_queue_ms
     assert any(key == "grpc-retry-pushback-ms" for key, _ in caught.value.trailing_metadata())
     assert server.serving("lm")
-    waiting = [endless(server, timeout=0.2) for _ in range(6)]
+    waiting = [start_endless(server, timeout=0.2) for _ in range(6)]
     codes = []
     for call in waiting:
         with pytest.raises(grpc.RpcError) as failed:
@@ -434,14 +434,14 @@ def test_past_the_bound_streams_are_refused_with_a_time_to_come_back(
     assert len(tokens_of(generate(server))) == 20
 
 
-def test_a_reader_that_never_reads_again_is_ended(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_a_stream_whose_reader_stalls_is_ended(tmp_path: Path, serving: Callable[..., Served]) -> None:
     steps.language(tmp_path)
     server = serving(tmp_path, max_stall_s=0.3)
-    with narrow(server) as sequences:
-        call = sequences.Generate(wordy())
+    with small_windows(server) as sequences:
+        call = sequences.Generate(long_request())
         next(call)
-        wait_until(lambda: len(server.app.calls) == 0, "the stream is ended")
-        with refused(grpc.StatusCode.FAILED_PRECONDITION, words="reader"):
+        wait_until(lambda: len(server.app.requests) == 0, "the stream is ended")
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, words="read nothing"):
             list(call)
 
 
@@ -449,25 +449,25 @@ def test_a_thousand_cancelled_streams_leave_nothing(tmp_path: Path, serving: Cal
     steps.language(tmp_path)
     server = serving(tmp_path)
     for _ in range(20):
-        calls = [endless(server, seed) for seed in range(50)]
+        calls = [start_endless(server, seed) for seed in range(50)]
         for call in calls[::7]:
             next(call)
         for call in calls:
             call.cancel()
     server.wait_idle()
-    engine = server.host._models["lm", 1].engine
-    assert engine._scheduler.population() == (0, 0, 0)
-    assert engine._scheduler._held == 0
-    assert not engine._joining
+    engine = server.loaded_models._models["lm", 1].engine
+    assert engine._scheduler.counts() == (0, 0, 0)
+    assert engine._scheduler._slots_used == 0
+    assert not engine._awaiting_prefill
     assert len(tokens_of(generate(server))) == 20
 
 
 def test_unloading_ends_streams_with_unavailable(tmp_path: Path, serving: Callable[..., Served]) -> None:
     steps.language(tmp_path)
     server = serving(tmp_path)
-    call = endless(server)
+    call = start_endless(server)
     next(call)
-    stopper = threading.Thread(target=server.host._models["lm", 1].engine.stop, args=(0.05,))
+    stopper = threading.Thread(target=server.loaded_models._models["lm", 1].engine.stop, args=(0.05,))
     stopper.start()
     with refused(grpc.StatusCode.UNAVAILABLE):
         list(call)

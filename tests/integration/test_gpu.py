@@ -1,4 +1,4 @@
-"""On a GPU the shipped models answer as on the CPU, within what its arithmetic allows."""
+"""Shipped models give the same answers on a GPU as on the CPU, within the GPU's precision."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytestmark = [
 ]
 
 
-def test_the_shipped_models_answer_as_on_the_cpu() -> None:
+def test_shipped_models_give_the_same_answers_as_on_the_cpu() -> None:
     sent = draw(5)
     with serve(REPOSITORY, device="cuda") as server:
         for model in MODELS:
             assert server.app.registry.resolve(model).spec.provider == "CUDAExecutionProvider"
-            alone = solo(model)
+            unbatched = solo(model)
             for ids, reply in zip(sent, unary(server, model, sent), strict=True):
                 logits = fakes.values(reply, "logits")
-                np.testing.assert_allclose(logits, alone(ids)["logits"], rtol=1e-2, atol=1e-2)
+                np.testing.assert_allclose(logits, unbatched(ids)["logits"], rtol=1e-2, atol=1e-2)

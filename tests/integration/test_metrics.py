@@ -1,4 +1,4 @@
-"""What is counted adds up: with itself, and with what callers saw."""
+"""Metrics add up, with each other and with what callers saw."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SAMPLED = (("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),)
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 CLASSIFIER = "sentiment-gru"
-_LEAVING = 12
+_CANCELLED = 12
 BUSY = "[batching]\nmax_queue_ms = 1\n"
 
 
@@ -54,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _without_numbers(graph: Path) -> None:
-    """Scores by which no token can be chosen: every request of it fails."""
+    """Makes all scores of the model NaN, so that every request fails."""
     model = onnx.load(graph)
     for weight in model.graph.initializer:
         if weight.name == "O":
@@ -80,7 +80,7 @@ def scrape(server: Served, accept: str = "text/plain") -> str:
 
 
 class Callers:
-    """Many at one time; what they saw, by method and status."""
+    """Concurrent callers; counts the statuses that they see, by method."""
 
     def __init__(self, server: Served) -> None:
         self._server = server
@@ -88,8 +88,8 @@ class Callers:
         self.seen: Counter[tuple[str, str]] = Counter()
         self.tokens: Counter[str] = Counter()
 
-    def saw(self, method: str, call: Callable[[], Any]) -> Any:
-        """Make a call; its answer, or None."""
+    def record(self, method: str, call: Callable[[], Any]) -> Any:
+        """Makes a call and counts its status. Returns the answer, or None."""
         answer, code = None, grpc.StatusCode.OK
         try:
             answer = call()
@@ -100,28 +100,30 @@ class Callers:
         return answer
 
     def infer(self, request: Any, timeout: float = 60) -> None:
-        self.saw("ModelInfer", lambda: self._server.infer(request, timeout))
+        self.record("ModelInfer", lambda: self._server.infer(request, timeout))
 
     def classify(self, text: str, model: str = CLASSIFIER) -> None:
         request = pb.ClassifyRequest(model=model, texts=[text])
-        self.saw("Classify", lambda: self._server.sequences.Classify(request, timeout=60))
+        self.record("Classify", lambda: self._server.sequences.Classify(request, timeout=60))
 
     def generate(self, **more: Any) -> None:
         request = pb.GenerateRequest(**{"model": "lm", "text": "abc", "max_tokens": 25, **more})
-        replies = self.saw("Generate", lambda: list(self._server.sequences.Generate(request, timeout=60)))
+        replies = self.record("Generate", lambda: list(self._server.sequences.Generate(request, timeout=60)))
         self._made("lm", replies)
 
     def translate(self, text: str) -> None:
         request = pb.TranslateRequest(model="translator", text=text)
-        replies = self.saw("Translate", lambda: list(self._server.sequences.Translate(request, timeout=60)))
+        replies = self.record(
+            "Translate", lambda: list(self._server.sequences.Translate(request, timeout=60))
+        )
         self._made("translator", replies)
 
     def _made(self, model: str, replies: Any) -> None:
         with self._lock:
             self.tokens[model] += sum(len(reply.tokens) for reply in replies or ())
 
-    def leave(self, tokens: int) -> None:
-        """Take some of a stream's tokens, and go."""
+    def cancel_stream(self, tokens: int) -> None:
+        """Reads some tokens of a stream and cancels it."""
         stream = self._server.sequences.Generate(
             pb.GenerateRequest(model="left", text="abc", max_tokens=500), timeout=60
         )
@@ -133,11 +135,11 @@ class Callers:
             self.tokens["left"] += taken
 
 
-def crowd(server: Served) -> Callers:
-    """Answers, refusals, failures, passed deadlines, and callers that leave, all at one time."""
+def run_mixed_calls(server: Served) -> Callers:
+    """Makes calls that succeed, are rejected, fail, miss deadlines or are cancelled, concurrently."""
     callers = Callers(server)
     work: list[Callable[[], None]] = []
-    for n in range(_LEAVING):
+    for n in range(_CANCELLED):
         long = fakes.request("busy", {"x": ("FP32", [7]), "times": ("INT64", 60)})
         hasty = fakes.request("busy", {"x": ("FP32", [7]), "times": ("INT64", 60)}, timeout=2000)
         work += [
@@ -156,17 +158,17 @@ def crowd(server: Served) -> Callers:
             lambda: callers.generate(model="faulty"),
             lambda n=n: callers.translate("abc" * (n % 4 + 1)),
             lambda: callers.translate("x" * 400),
-            lambda n=n: callers.leave(n + 1),
+            lambda n=n: callers.cancel_stream(n + 1),
         ]
     with ThreadPoolExecutor(24) as pool:
         for done in [pool.submit(one) for one in work]:
             done.result()
-    wait_until(lambda: len(server.app.calls) == 0, "no call in flight")
+    wait_until(lambda: len(server.app.requests) == 0, "no call in flight")
     return callers
 
 
 def counted(server: Served, name: str, *labels: str) -> Counter[tuple[str, ...]]:
-    """Sums by some of the labels, by all models; what is 0 is left out."""
+    """Sums a metric by the given labels; omits zeros."""
     found: Counter[tuple[str, ...]] = Counter()
     for family in classic(scrape(server)):
         for sample in family.samples:
@@ -175,30 +177,30 @@ def counted(server: Served, name: str, *labels: str) -> Counter[tuple[str, ...]]
     return +found
 
 
-def test_sums_are_those_that_callers_saw(server: Served) -> None:
+def test_counters_match_what_callers_saw(server: Served) -> None:
     """Accepted is ended, for each model and method; ended and refused is what callers were told, for
     each method and status; and tokens counted are tokens taken."""
     one, told_by = ("model", "version", "method"), {"requests": "outcome", "refused": "code"}
 
-    def look() -> dict[str, Counter[tuple[str, ...]]]:
+    def read() -> dict[str, Counter[tuple[str, ...]]]:
         found = {name: counted(server, f"lockstep_{name}_total", *one) for name in ("accepted", "requests")}
         for name, label in told_by.items():
             found[label] = counted(server, f"lockstep_{name}_total", "method", label)
         found["tokens"] = counted(server, "lockstep_tokens_total", "model")
         return found
 
-    before = look()
-    callers = crowd(server)
-    since = {name: now - before[name] for name, now in look().items()}
+    before = read()
+    callers = run_mixed_calls(server)
+    since = {name: now - before[name] for name, now in read().items()}
 
     assert since["accepted"] == since["requests"]
-    told: Counter[tuple[str, str]] = Counter()
+    ended: Counter[tuple[str, str]] = Counter()
     for label in told_by.values():
         for (method, why), count in since[label].items():
-            told[method, "OK" if why == "ok" else CODES[ErrorCode(why)].name] += count
-    left = told.pop(("Generate", "CANCELLED"), 0)
-    told["Generate", "OK"] -= _LEAVING - left  # who left a stream that had just ended
-    assert +told == callers.seen
+            ended[method, "OK" if why == "ok" else CODES[ErrorCode(why)].name] += count
+    left = ended.pop(("Generate", "CANCELLED"), 0)
+    ended["Generate", "OK"] -= _CANCELLED - left  # who left a stream that had just ended
+    assert +ended == callers.seen
     assert {code for _, code in callers.seen} >= {
         "OK", "INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED",
     }  # fmt: skip
@@ -209,8 +211,8 @@ def test_sums_are_those_that_callers_saw(server: Served) -> None:
     assert made["left"] >= callers.tokens["left"]
 
 
-def test_what_has_ended_is_no_longer_in_any_level(server: Served) -> None:
-    crowd(server)
+def test_gauges_are_zero_once_all_requests_have_ended(server: Served) -> None:
+    run_mixed_calls(server)
     wait_until(lambda: server.metric("lockstep_sequences") == 0, "no sequence is alive")
     assert server.metric("lockstep_queue_depth") == 0
     assert server.metric("lockstep_estimated_wait_seconds") == 0
@@ -225,7 +227,7 @@ def test_what_has_ended_is_no_longer_in_any_level(server: Served) -> None:
     assert server.metric("lockstep_event_loop_lag_seconds_count") > 0
 
 
-def test_names_that_callers_make_up_are_no_labels(server: Served) -> None:
+def test_unknown_names_do_not_become_labels(server: Served) -> None:
     server.infer(fakes.floats("same", [[1.0]]))
     with refused(grpc.StatusCode.NOT_FOUND):
         server.infer(fakes.floats("made-up-0", [[1.0]]))
@@ -241,7 +243,7 @@ def test_names_that_callers_make_up_are_no_labels(server: Served) -> None:
     assert server.metric("lockstep_refused_total", model="", version="", code="not_found") >= 20
 
 
-def test_a_version_that_is_not_there_is_told_under_its_model(server: Served) -> None:
+def test_an_unknown_version_is_counted_under_its_model(server: Served) -> None:
     with refused(grpc.StatusCode.NOT_FOUND):
         server.infer(fakes.floats("same", [[1.0]], version="77"))
     assert server.metric("lockstep_refused_total", model="same", version="", code="not_found") >= 1
@@ -250,12 +252,12 @@ def test_a_version_that_is_not_there_is_told_under_its_model(server: Served) -> 
 # --- exemplars ------------------------------------------------------------------------------------
 
 
-def test_a_sampled_trace_is_an_exemplar_in_openmetrics_only(server: Served) -> None:
+def test_sampled_traces_are_exemplars_in_openmetrics_only(server: Served) -> None:
     server.sequences.Classify(
         pb.ClassifyRequest(model=CLASSIFIER, texts=["a film"]), metadata=SAMPLED, timeout=60
     )
-    asked = pb.GenerateRequest(model="lm", text="abc", max_tokens=3)
-    list(server.sequences.Generate(asked, metadata=SAMPLED, timeout=60))
+    request = pb.GenerateRequest(model="lm", text="abc", max_tokens=3)
+    list(server.sequences.Generate(request, metadata=SAMPLED, timeout=60))
     families = list(openmetrics(scrape(server, OPENMETRICS)))
     traced = {
         (sample.name, sample.labels["model"])
@@ -271,7 +273,7 @@ def test_a_sampled_trace_is_an_exemplar_in_openmetrics_only(server: Served) -> N
     assert TRACE not in scrape(server)
 
 
-def test_a_trace_that_is_not_sampled_leaves_nothing(server: Served) -> None:
+def test_unsampled_traces_are_not_exemplars(server: Served) -> None:
     other = "ab" * 16
     for header in (f"00-{other}-00f067aa0ba902b7-00", f"{other}", ""):
         server.sequences.Classify(
@@ -282,10 +284,10 @@ def test_a_trace_that_is_not_sampled_leaves_nothing(server: Served) -> None:
     assert other not in scrape(server, OPENMETRICS)
 
 
-# --- levels ---------------------------------------------------------------------------------------
+# --- gauges ---------------------------------------------------------------------------------------
 
 
-def test_every_known_version_is_ready_or_not(server: Served) -> None:
+def test_every_version_has_a_ready_gauge_and_a_state(server: Served) -> None:
     ready = server.samples("lockstep_model_ready")
     assert ready == {(name, "1"): float(name != "broken") for name, _ in ready}
     assert {name for name, _ in ready} == {
@@ -298,7 +300,7 @@ def test_every_known_version_is_ready_or_not(server: Served) -> None:
     assert len(server.samples("lockstep_model_state", model="broken")) == 4
 
 
-def test_limits_costs_and_slots_of_models(server: Served) -> None:
+def test_models_export_limits_costs_and_slots(server: Served) -> None:
     limits = server.samples("lockstep_queue_limit_seconds")
     assert limits["busy",] == 0.001
     assert limits.keys() == server.samples("lockstep_estimated_wait_seconds").keys()
@@ -309,7 +311,7 @@ def test_limits_costs_and_slots_of_models(server: Served) -> None:
     assert server.metric("lockstep_model_load_seconds", model=CLASSIFIER) > 0
 
 
-def test_the_server_says_what_it_is(server: Served) -> None:
+def test_the_server_exports_build_and_engine_gauges(server: Served) -> None:
     ((version, runtime),) = server.samples("lockstep_build_info")
     assert version
     assert runtime.split(".")[0].isdigit()
@@ -326,21 +328,21 @@ def test_the_server_says_what_it_is(server: Served) -> None:
     assert "lockstep_gpu" not in scrape(server)
 
 
-def test_every_family_of_ours_says_what_it_is(server: Served) -> None:
-    """A sentence, and the unit first: what a reader of the page needs."""
+def test_every_lockstep_family_has_a_help_text(server: Served) -> None:
+    """The help text is a sentence; for durations it begins with the unit."""
     for family in openmetrics(scrape(server, OPENMETRICS)):
         if family.name.startswith(("lockstep_engine_process_", "process_", "python_")):
-            continue  # the library's own
+            continue  # families of prometheus_client
         assert family.name.startswith(("lockstep_", "grpc_server_"))
         assert family.documentation.endswith("."), family.name
         if family.name.endswith("_seconds"):
             assert family.documentation.startswith("Seconds"), family.name
 
 
-# --- switched off ---------------------------------------------------------------------------------
+# --- turned off -----------------------------------------------------------------------------------
 
 
-def test_without_metrics_nothing_is_counted_and_health_is_told(tmp_path: Path) -> None:
+def test_without_metrics_nothing_is_counted_but_health_is_served(tmp_path: Path) -> None:
     fakes.write_model(tmp_path, "same", fakes.identity())
     with serve(tmp_path, metrics=False) as server:
         server.infer(fakes.floats("same", [[1.0]]))

@@ -1,4 +1,4 @@
-"""The server as a process: its command line, its ports, its end."""
+"""The server as a process: command line, ports, shutdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMMAND = [sys.executable, "-m", "lockstep_server"]
 
 
 class Process(Stubs):
-    """A server process whose log is read as it comes."""
+    """A server process whose log is read continuously."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -99,10 +99,10 @@ def slow(times: int) -> pb.ModelInferRequest:
     return fakes.request("slow", {"x": ("FP32", [7]), "times": ("INT64", times)})
 
 
-def test_sigterm_answers_what_is_in_flight_refuses_what_comes_and_ends(tmp_path: Path) -> None:
+def test_sigterm_drains_requests_in_flight_and_rejects_new_ones(tmp_path: Path) -> None:
     fakes.write_model(tmp_path, "slow", fakes.slow())
     with process("--models", str(tmp_path), "--drain-s", "50") as server:
-        flying = [server.inference.ModelInfer.future(slow(1500), timeout=100) for _ in range(3)]
+        in_flight = [server.inference.ModelInfer.future(slow(1500), timeout=100) for _ in range(3)]
         wait_until(lambda: server.metric('lockstep_queue_depth{model="slow"}') == 3, "three in flight")
         server.process.send_signal(signal.SIGTERM)
         server.wait_serving(serving=False)
@@ -110,24 +110,24 @@ def test_sigterm_answers_what_is_in_flight_refuses_what_comes_and_ends(tmp_path:
             server.infer(slow(1))
         assert server.serving("live")
         assert server.metric("lockstep_draining") == 1
-        assert [fakes.values(one.result(), "y").item() for one in flying] == [7, 7, 7]
+        assert [fakes.values(one.result(), "y").item() for one in in_flight] == [7, 7, 7]
         assert server.wait_end() == 0
 
 
-def test_what_does_not_end_in_time_is_told_so_and_the_server_ends(tmp_path: Path) -> None:
+def test_requests_that_outlast_the_drain_fail_and_the_server_exits(tmp_path: Path) -> None:
     fakes.write_model(tmp_path, "slow", fakes.slow())
     with process("--models", str(tmp_path), "--drain-s", "0") as server:
-        flying = [server.inference.ModelInfer.future(slow(40_000), timeout=100) for _ in range(3)]
+        in_flight = [server.inference.ModelInfer.future(slow(40_000), timeout=100) for _ in range(3)]
         wait_until(lambda: server.metric('lockstep_queue_depth{model="slow"}') == 3, "three in flight")
         server.process.send_signal(signal.SIGTERM)
-        for one in flying:
+        for one in in_flight:
             with refused(grpc.StatusCode.UNAVAILABLE):
                 one.result()
         assert server.wait_end() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_idle_server_ends_well(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_idle_server_exits_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     fakes.write_model(tmp_path, "same", fakes.identity())
     with process("--models", str(tmp_path)) as server:
         server.process.send_signal(number)
@@ -135,16 +135,18 @@ def test_an_idle_server_ends_well(tmp_path: Path, number: signal.Signals) -> Non
     assert not any("Traceback" in line for line in server.log)
 
 
-def test_both_processes_log_in_json_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_both_processes_log_in_json_if_configured(tmp_path: Path) -> None:
     fakes.write_model(tmp_path, "same", fakes.identity())
     flags = ("--log-format", "json", "--log-level", "debug")
     with process("--models", str(tmp_path), *flags) as server:
         server.infer(fakes.floats("same", [[1.0]]))
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_end() == 0
-    told = [json.loads(line) for line in server.log]
-    assert {"lockstep_server.lifecycle", "lockstep_server.engine.models"} <= {one["logger"] for one in told}
-    (ended,) = [one for one in told if one["message"] == "request ended"]
+    records = [json.loads(line) for line in server.log]
+    assert {"lockstep_server.lifecycle", "lockstep_server.engine.models"} <= {
+        one["logger"] for one in records
+    }
+    (ended,) = [one for one in records if one["message"] == "request ended"]
     assert ended["model"] == "same"
     assert ended["outcome"] == "ok"
 
@@ -161,7 +163,7 @@ def run(*arguments: str, **environment: str) -> Any:
 
 
 @pytest.mark.parametrize("which", ["port", "metrics-port"])
-def test_a_port_that_is_taken_is_told(tmp_path: Path, which: str) -> None:
+def test_a_port_in_use_is_an_error(tmp_path: Path, which: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -184,7 +186,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, which: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_repository_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_repository_is_an_error(tmp_path: Path) -> None:
     ended = run("--models", str(tmp_path / "nowhere"), "--port", "0", "--metrics-port", "0", "--cache", "")
     assert ended.returncode == 1
     assert "no such folder" in ended.stderr
@@ -192,7 +194,7 @@ def test_a_repository_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_settings_are_shown_with_their_sources_and_read_back(tmp_path: Path) -> None:
+def test_show_settings_prints_sources_and_can_be_read_back(tmp_path: Path) -> None:
     shown = run("--show-settings", "--port", "7001", LOCKSTEP_MAX_RUN_MS="5")
     assert shown.returncode == 0
     assert "port = 7001  # flag" in shown.stdout
@@ -205,7 +207,7 @@ def test_settings_are_shown_with_their_sources_and_read_back(tmp_path: Path) -> 
     assert "port = 7001  # file" in again.stdout
 
 
-def test_a_second_start_uses_what_the_first_has_measured(tmp_path: Path) -> None:
+def test_a_second_start_uses_the_cached_measurements(tmp_path: Path) -> None:
     fakes.write_model(tmp_path / "models", "same", fakes.identity())
     cache = tmp_path / "cache"
     for _ in range(2):

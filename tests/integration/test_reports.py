@@ -1,4 +1,4 @@
-"""What the server tells of itself: metadata, configuration, statistics, metrics."""
+"""Metadata, configuration, statistics and metrics of the server."""
 
 from __future__ import annotations
 
@@ -41,58 +41,58 @@ def statistics(server: Served, name: str = "same") -> Any:
 
 
 def test_the_server_names_itself_and_its_extensions(server: Served) -> None:
-    told = server.inference.ServerMetadata(pb.ServerMetadataRequest())
-    assert told.name == "lockstep"
-    assert told.version
-    assert {"model_repository", "model_configuration", "statistics"} <= set(told.extensions)
+    reply = server.inference.ServerMetadata(pb.ServerMetadataRequest())
+    assert reply.name == "lockstep"
+    assert reply.version
+    assert {"model_repository", "model_configuration", "statistics"} <= set(reply.extensions)
 
 
-def test_metadata_tells_names_types_and_shapes(server: Served) -> None:
-    told = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="same"))
-    assert (told.name, list(told.versions)) == ("same", ["1"])
-    assert [(t.name, t.datatype, list(t.shape)) for t in told.inputs] == [("x", "FP32", [-1, -1])]
-    assert [(t.name, t.datatype, list(t.shape)) for t in told.outputs] == [("y", "FP32", [-1, -1])]
+def test_metadata_contains_names_types_and_shapes(server: Served) -> None:
+    reply = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="same"))
+    assert (reply.name, list(reply.versions)) == ("same", ["1"])
+    assert [(t.name, t.datatype, list(t.shape)) for t in reply.inputs] == [("x", "FP32", [-1, -1])]
+    assert [(t.name, t.datatype, list(t.shape)) for t in reply.outputs] == [("y", "FP32", [-1, -1])]
 
 
-def test_metadata_leaves_out_what_the_server_fills_in(server: Served) -> None:
-    told = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="mean"))
-    assert [t.name for t in told.inputs] == ["x"]
+def test_metadata_omits_inputs_that_the_server_generates(server: Served) -> None:
+    reply = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="mean"))
+    assert [t.name for t in reply.inputs] == ["x"]
 
 
 def test_the_configuration_of_a_batched_model(server: Served) -> None:
-    told = config(server, "same")
-    assert told.max_batch_size == 64
-    assert told.HasField("dynamic_batching")
-    assert not told.model_transaction_policy.decoupled
-    assert [(t.name, list(t.dims), t.data_type) for t in told.input] == [
+    reply = config(server, "same")
+    assert reply.max_batch_size == 64
+    assert reply.HasField("dynamic_batching")
+    assert not reply.model_transaction_policy.decoupled
+    assert [(t.name, list(t.dims), t.data_type) for t in reply.input] == [
         ("x", [-1], model_config_pb2.TYPE_FP32)
     ]
-    assert [(t.name, list(t.dims)) for t in told.output] == [("y", [-1])]
+    assert [(t.name, list(t.dims)) for t in reply.output] == [("y", [-1])]
 
 
 def test_the_configuration_of_a_model_that_does_not_batch(server: Served) -> None:
-    told = config(server, "mixer")
-    assert told.max_batch_size == 0
-    assert not told.HasField("dynamic_batching")
-    assert [list(t.dims) for t in told.input] == [[-1, -1]]
+    reply = config(server, "mixer")
+    assert reply.max_batch_size == 0
+    assert not reply.HasField("dynamic_batching")
+    assert [list(t.dims) for t in reply.input] == [[-1, -1]]
 
 
-def test_the_configuration_tells_what_may_be_left_out(server: Served) -> None:
+def test_the_configuration_marks_optional_inputs(server: Served) -> None:
     assert {t.name: t.optional for t in config(server, "optional").input} == {"x": False, "bias": True}
 
 
 def test_metadata_and_configuration_of_an_unknown_model_are_not_found(server: Served) -> None:
     calls = server.inference
-    for call, asked in (
+    for call, request in (
         (calls.ModelMetadata, pb.ModelMetadataRequest(name="nobody")),
         (calls.ModelConfig, pb.ModelConfigRequest(name="nobody")),
         (calls.ModelStatistics, pb.ModelStatisticsRequest(name="nobody")),
     ):
         with refused(grpc.StatusCode.NOT_FOUND):
-            call(asked, timeout=60)
+            call(request, timeout=60)
 
 
-def test_a_model_that_fails_its_self_test_says_so_in_reply_and_metrics(server: Served) -> None:
+def test_a_failed_self_test_shows_in_replies_and_metrics(server: Served) -> None:
     reply = server.infer(fakes.floats("wrong-mean", [[1, 2, 3]]))
     assert fakes.values(reply, "y").tolist() == [2]
     assert "not batched" in reply.parameters["notice"].string_param
@@ -124,13 +124,13 @@ def test_statistics_count_failures(server: Served) -> None:
     assert statistics(server, "fragile").inference_stats.fail.count == before + 1
 
 
-def test_statistics_without_a_name_are_of_all_models(server: Served) -> None:
+def test_statistics_without_a_name_cover_all_models(server: Served) -> None:
     found = server.inference.ModelStatistics(pb.ModelStatisticsRequest()).model_stats
     assert {one.name for one in found} == {"same", "optional", "mixer", "mean", "wrong-mean", "fragile"}
 
 
-def test_what_was_accepted_is_what_ended(server: Served) -> None:
-    """After answers, failures, cancels and passed deadlines, on both ways in."""
+def test_every_accepted_request_has_ended_exactly_once(server: Served) -> None:
+    """After answers, failures, cancels and passed deadlines, with unary calls and streams."""
     for i in range(5):
         server.infer(fakes.floats("same", [[i]]))
     list(server.inference.ModelStreamInfer((fakes.floats("same", [[i]]) for i in range(7)), timeout=60))
@@ -143,7 +143,7 @@ def test_what_was_accepted_is_what_ended(server: Served) -> None:
             one.cancel()
         late = server.inference.ModelInfer.future(fakes.floats("same", [[1]], timeout=1), timeout=60)
         wait_until(lambda: late.done() or server.waiting("same") == 4, "it waits")
-        wait_until(lambda: len(server.app.calls) <= 1, "the cancels arrived")
+        wait_until(lambda: len(server.app.requests) <= 1, "the cancels arrived")
     with pytest.raises(grpc.RpcError):
         late.result()
     server.wait_idle()
@@ -179,7 +179,7 @@ def test_rpcs_are_counted_by_code(server: Served) -> None:
     )
 
 
-def test_padding_is_counted(server: Served) -> None:
+def test_padded_elements_are_counted(server: Served) -> None:
     def counted() -> tuple[float, float]:
         names = ("lockstep_elements_total", "lockstep_padded_elements_total")
         return tuple(server.metric(name, model="mean") for name in names)  # type: ignore[return-value]
@@ -196,7 +196,7 @@ def test_padding_is_counted(server: Served) -> None:
     assert paid == (8 if rows == [2, 2] else 7)
 
 
-def test_the_pages_beside_the_metrics(server: Served) -> None:
+def test_healthz_answers_and_other_paths_are_not_found(server: Served) -> None:
     base = f"http://127.0.0.1:{server.app.metrics_port}"
     with urllib.request.urlopen(f"{base}/healthz", timeout=60) as page:
         assert page.read() == b"ok\n"
@@ -206,6 +206,6 @@ def test_the_pages_beside_the_metrics(server: Served) -> None:
     caught.value.close()
 
 
-def test_the_provider_is_told(server: Served) -> None:
-    told = server.samples("lockstep_execution_provider_info", model="same")
-    assert told == {("CPUExecutionProvider",): 1}
+def test_the_execution_provider_is_exported(server: Served) -> None:
+    samples = server.samples("lockstep_execution_provider_info", model="same")
+    assert samples == {("CPUExecutionProvider",): 1}

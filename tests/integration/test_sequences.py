@@ -1,4 +1,4 @@
-"""Classify and Encode over the shipped models."""
+"""Classify and Encode with the shipped models."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_probabilities_add_up_and_the_most_probable_comes_first(shipped: Served,
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_texts_together_are_answered_as_each_alone(shipped: Served, model: str) -> None:
+def test_several_texts_get_the_answers_of_single_calls(shipped: Served, model: str) -> None:
     together = classify(shipped, model, texts=TEXTS).results
     for text, one in zip(TEXTS, together, strict=True):
-        (alone,) = classify(shipped, model, texts=[text]).results
-        assert alone.length == one.length
-        assert [label.index for label in alone.labels] == [label.index for label in one.labels]
+        (single,) = classify(shipped, model, texts=[text]).results
+        assert single.length == one.length
+        assert [label.index for label in single.labels] == [label.index for label in one.labels]
         assert [label.score for label in one.labels] == pytest.approx(
-            [label.score for label in alone.labels], rel=1e-3, abs=1e-4
+            [label.score for label in single.labels], rel=1e-3, abs=1e-4
         )
 
 
@@ -55,7 +55,7 @@ def test_top_k_keeps_the_most_probable(shipped: Served) -> None:
     assert [one.labels[0].name for one in first] == [one.labels[0].name for one in everything]
 
 
-def test_ids_are_answered_as_the_text_that_they_come_from(shipped: Served) -> None:
+def test_ids_get_the_same_answer_as_their_text(shipped: Served) -> None:
     from integration.harness import REPOSITORY
     from tokenizers import Tokenizer
 
@@ -68,7 +68,7 @@ def test_ids_are_answered_as_the_text_that_they_come_from(shipped: Served) -> No
         assert one.labels[0].score == pytest.approx(other.labels[0].score, rel=1e-3, abs=1e-4)
 
 
-def test_timings_tell_of_queue_compute_and_company(shipped: Served) -> None:
+def test_timings_contain_queue_compute_and_batch_rows(shipped: Served) -> None:
     for result in classify(shipped, "sentiment-lstm", texts=TEXTS).results:
         assert result.timings.steps == 1
         assert result.timings.compute_seconds > 0
@@ -76,7 +76,7 @@ def test_timings_tell_of_queue_compute_and_company(shipped: Served) -> None:
         assert result.timings.batch_rows >= 1
 
 
-def test_encode_gives_a_vector_for_each_text(shipped: Served) -> None:
+def test_encode_returns_a_vector_for_each_text(shipped: Served) -> None:
     reply = shipped.sequences.Encode(pb.EncodeRequest(model="sentiment-bilstm", texts=TEXTS), timeout=60)
     sizes = {len(one.vector) for one in reply.results}
     assert len(reply.results) == 3
@@ -85,9 +85,9 @@ def test_encode_gives_a_vector_for_each_text(shipped: Served) -> None:
     assert not any(one.HasField("attention") or one.tokens for one in reply.results)
 
 
-def test_attention_is_cut_to_each_text_and_its_rows_add_up(shipped: Served) -> None:
-    asked = pb.EncodeRequest(model="sentiment-transformer", texts=TEXTS, attention=True)
-    for one in shipped.sequences.Encode(asked, timeout=60).results:
+def test_attention_is_cut_to_each_text_and_its_rows_sum_to_one(shipped: Served) -> None:
+    request = pb.EncodeRequest(model="sentiment-transformer", texts=TEXTS, attention=True)
+    for one in shipped.sequences.Encode(request, timeout=60).results:
         *_, queries, keys = shape = list(one.attention.shape)
         assert len(shape) == 4
         assert queries == keys == one.length == len(one.tokens)
@@ -96,13 +96,13 @@ def test_attention_is_cut_to_each_text_and_its_rows_add_up(shipped: Served) -> N
         assert rows == pytest.approx([1.0] * len(rows), abs=1e-3)
 
 
-def test_a_model_without_attention_says_so(shipped: Served) -> None:
-    asked = pb.EncodeRequest(model="sentiment-lstm", texts=TEXTS, attention=True)
+def test_attention_from_a_model_without_it_is_an_error(shipped: Served) -> None:
+    request = pb.EncodeRequest(model="sentiment-lstm", texts=TEXTS, attention=True)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "roles.attention"):
-        shipped.sequences.Encode(asked, timeout=60)
+        shipped.sequences.Encode(request, timeout=60)
 
 
-def test_the_client_gets_what_the_server_says(shipped: Served) -> None:
+def test_the_client_returns_the_answers_of_the_server(shipped: Served) -> None:
     with Client(shipped.address) as client:
         results = client.classify("sentiment-lstm", list(TEXTS))
         assert [one.best.name for one in results] == [

@@ -1,4 +1,4 @@
-"""ModelStreamInfer: many requests in flight on one stream, each with one answer."""
+"""ModelStreamInfer: many requests in flight on one stream, each answered once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 class Stream:
-    """A stream that a test writes to when it likes."""
+    """A stream to which a test writes requests at any time."""
 
     def __init__(self, server: Served) -> None:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -56,41 +56,41 @@ def test_requests_on_a_stream_share_runs(server: Served) -> None:
     server.wait_idle()
 
 
-def test_more_than_may_be_in_flight_all_answer(server: Served) -> None:
+def test_requests_beyond_the_in_flight_limit_are_all_answered(server: Served) -> None:
     replies = list(server.inference.ModelStreamInfer((numbered(i) for i in range(200)), timeout=60))
     assert sorted(int(r.infer_response.id) for r in replies) == list(range(200))
     server.wait_idle()
 
 
-def test_the_reader_waits_past_the_limit(server: Served) -> None:
+def test_a_stream_is_not_read_beyond_the_in_flight_limit(server: Served) -> None:
     stream = Stream(server)
     with server.hold():
         stream.send(*(numbered(i) for i in range(40)))
         server.wait_waiting("same", 16)
-        for _ in range(20):  # round trips through the event loop: the reader has had its turns
+        for _ in range(20):  # round trips through the event loop, so the stream could have been read further
             assert server.serving()
         assert server.waiting("same") == 16
     stream.end()
     assert len(list(stream.replies)) == 40
 
 
-def test_an_error_is_told_in_its_place_and_the_stream_goes_on(server: Served) -> None:
-    asked = [
+def test_an_error_fails_its_request_and_the_stream_continues(server: Served) -> None:
+    requests = [
         numbered(1),
         fakes.floats("nobody", [[1]], request_id="unknown"),
         fakes.request("fragile", {"x": ("INT64", [99])}, request_id="broken"),
         numbered(2),
     ]
-    replies = {r.infer_response.id: r for r in server.inference.ModelStreamInfer(iter(asked), timeout=60)}
+    replies = {r.infer_response.id: r for r in server.inference.ModelStreamInfer(iter(requests), timeout=60)}
     assert set(replies) == {"1", "2", "unknown", "broken"}
-    assert "there is no model 'nobody'" in replies["unknown"].error_message
+    assert "unknown model 'nobody'" in replies["unknown"].error_message
     assert replies["broken"].error_message
     assert not replies["1"].error_message
     assert fakes.values(replies["2"].infer_response, "y").item() == 2
     server.wait_idle()
 
 
-def test_a_stream_that_is_cancelled_leaves_nothing_and_harms_nobody(server: Served) -> None:
+def test_a_cancelled_stream_leaves_nothing_and_affects_no_other_request(server: Served) -> None:
     stream = Stream(server)
     with server.hold():
         stream.send(*(numbered(i) for i in range(5)))
@@ -98,25 +98,25 @@ def test_a_stream_that_is_cancelled_leaves_nothing_and_harms_nobody(server: Serv
         other = server.inference.ModelInfer.future(numbered(7), timeout=60)
         server.wait_waiting("same", 6)
         stream.replies.cancel()
-        wait_until(lambda: len(server.app.calls) == 1, "the cancel arrived")
+        wait_until(lambda: len(server.app.requests) == 1, "the cancel arrived")
     stream.end()
     assert fakes.values(other.result(), "y").item() == 7
     server.wait_idle()
 
 
-def test_a_stream_whose_client_has_written_all_still_gets_its_answers(server: Served) -> None:
+def test_a_half_closed_stream_gets_all_its_answers(server: Served) -> None:
     with server.hold():
         replies = server.inference.ModelStreamInfer(iter([numbered(1), numbered(2)]), timeout=60)
         server.wait_waiting("same", 2)
     assert len(list(replies)) == 2
 
 
-def test_an_empty_stream_ends_well(server: Served) -> None:
+def test_an_empty_stream_ends_without_an_error(server: Served) -> None:
     assert list(server.inference.ModelStreamInfer(iter([]), timeout=60)) == []
 
 
-def test_a_final_response_is_not_announced_as_something_else(server: Served) -> None:
-    """A missing flag means true; false would have clients wait for more."""
+def test_triton_final_response_is_never_false(server: Served) -> None:
+    """A missing flag means true; with false, clients would wait for more responses."""
     (reply,) = server.inference.ModelStreamInfer(iter([numbered(1)]), timeout=60)
     parameters = reply.infer_response.parameters
     assert "triton_final_response" not in parameters or parameters["triton_final_response"].bool_param

@@ -1,4 +1,4 @@
-"""Tensors of every datatype and shape go in and come back, through a real server."""
+"""Tensors of every datatype and shape are returned unchanged by a real server."""
 
 from __future__ import annotations
 
@@ -52,26 +52,26 @@ def same(reply: Any, datatype: str, sent: Any) -> None:
 
 
 @pytest.mark.parametrize("datatype", SAMPLES)
-def test_raw_contents_come_back(server: Served, datatype: str) -> None:
+def test_raw_contents_are_returned_unchanged(server: Served, datatype: str) -> None:
     sent = SAMPLES[datatype]
     same(server.infer(fakes.request(f"same-{datatype}", {"x": (datatype, sent)})), datatype, sent)
 
 
 @pytest.mark.parametrize("datatype", fakes.TYPED)
-def test_typed_contents_come_back_raw(server: Served, datatype: str) -> None:
+def test_typed_contents_are_returned_as_raw_contents(server: Served, datatype: str) -> None:
     sent = SAMPLES[datatype]
     same(server.infer(fakes.request(f"same-{datatype}", {"x": (datatype, sent)}, typed=True)), datatype, sent)
 
 
 @pytest.mark.parametrize("datatype", SAMPLES)
-def test_a_scalar_comes_back(server: Served, datatype: str) -> None:
+def test_a_scalar_is_returned_unchanged(server: Served, datatype: str) -> None:
     sent = np.asarray(SAMPLES[datatype], object if datatype == "BYTES" else fakes.NUMPY[datatype])[0, 1]
     same(server.infer(fakes.request(f"scalar-{datatype}", {"x": (datatype, sent)})), datatype, sent)
 
 
 @pytest.mark.parametrize("datatype", SAMPLES)
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
-def test_a_tensor_of_no_elements_comes_back(server: Served, datatype: str, shape: tuple[int, int]) -> None:
+def test_an_empty_tensor_is_returned_unchanged(server: Served, datatype: str, shape: tuple[int, int]) -> None:
     sent = np.empty(shape, object if datatype == "BYTES" else fakes.NUMPY[datatype])
     same(server.infer(fakes.request(f"same-{datatype}", {"x": (datatype, sent)})), datatype, sent)
 
@@ -81,57 +81,57 @@ def test_strings_keep_every_character(server: Served) -> None:
     same(server.infer(fakes.request("same-BYTES", {"x": ("BYTES", sent)})), "BYTES", sent)
 
 
-def test_an_optional_input_may_be_left_out(server: Served) -> None:
+def test_an_optional_input_can_be_omitted(server: Served) -> None:
     reply = server.infer(fakes.floats("optional", [1, 2]))
     assert fakes.values(reply, "y").tolist() == [11, 12]
 
 
-def test_an_optional_input_may_be_sent(server: Served) -> None:
-    asked = fakes.request("optional", {"x": ("FP32", [1, 2]), "bias": ("FP32", [0.5])})
-    assert fakes.values(server.infer(asked), "y").tolist() == [1.5, 2.5]
+def test_an_optional_input_can_be_sent(server: Served) -> None:
+    request = fakes.request("optional", {"x": ("FP32", [1, 2]), "bias": ("FP32", [0.5])})
+    assert fakes.values(server.infer(request), "y").tolist() == [1.5, 2.5]
 
 
-def test_all_outputs_come_in_the_graphs_order(server: Served) -> None:
+def test_outputs_are_in_the_order_of_the_graph(server: Served) -> None:
     reply = server.infer(fakes.floats("several", [[-3]]))
     assert [output.name for output in reply.outputs] == ["same", "negative", "size"]
     assert [fakes.values(reply, name).item() for name in ("same", "negative", "size")] == [-3, 3, 3]
 
 
-def test_only_the_outputs_asked_for_come(server: Served) -> None:
+def test_only_requested_outputs_are_returned(server: Served) -> None:
     reply = server.infer(fakes.floats("several", [[-3]], outputs=["size"]))
     assert [output.name for output in reply.outputs] == ["size"]
     assert fakes.values(reply, "size").item() == 3
 
 
-def test_members_of_a_batch_get_the_outputs_that_each_asked_for(server: Served) -> None:
+def test_requests_in_one_batch_get_the_outputs_that_each_requested(server: Served) -> None:
     with server.hold():
-        asked = [
+        request = [
             server.inference.ModelInfer.future(fakes.floats("several", [[-i]], outputs=[name]))
             for i, name in enumerate(("same", "negative", "size"))
         ]
         server.wait_waiting("several", 3)
-    replies = [one.result() for one in asked]
+    replies = [one.result() for one in request]
     assert [[o.name for o in reply.outputs] for reply in replies] == [["same"], ["negative"], ["size"]]
     assert fakes.values(replies[1], "negative").item() == 1
     assert replies[0].parameters["batch_rows"].double_param == 3
 
 
-def test_the_id_is_echoed(server: Served) -> None:
+def test_the_request_id_is_returned(server: Served) -> None:
     assert server.infer(fakes.floats("same-FP32", [[1]], request_id="one")).id == "one"
 
 
-def test_a_reply_says_who_answered(server: Served) -> None:
+def test_a_reply_names_the_model_and_version(server: Served) -> None:
     reply = server.infer(fakes.floats("same-FP32", [[1]]))
     assert (reply.model_name, reply.model_version) == ("same-FP32", "1")
     assert reply.parameters["compute_seconds"].double_param > 0
 
 
 def test_unknown_parameters_are_accepted(server: Served) -> None:
-    asked = fakes.floats("same-FP32", [[1]], triton_enable_empty_final_response=True, mine="yes", n=1.5)
-    assert fakes.values(server.infer(asked), "y").item() == 1
+    request = fakes.floats("same-FP32", [[1]], triton_enable_empty_final_response=True, mine="yes", n=1.5)
+    assert fakes.values(server.infer(request), "y").item() == 1
 
 
-@pytest.mark.parametrize("nothing", [0, "", "0"])
-def test_sequence_id_zero_means_no_sequence(server: Served, nothing: Any) -> None:
-    asked = fakes.floats("same-FP32", [[1]], sequence_id=nothing, sequence_start=False)
-    assert fakes.values(server.infer(asked), "y").item() == 1
+@pytest.mark.parametrize("no_sequence", [0, "", "0"])
+def test_sequence_id_zero_means_no_sequence(server: Served, no_sequence: Any) -> None:
+    request = fakes.floats("same-FP32", [[1]], sequence_id=no_sequence, sequence_start=False)
+    assert fakes.values(server.infer(request), "y").item() == 1

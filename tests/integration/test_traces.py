@@ -1,4 +1,4 @@
-"""Spans: what a call and its requests went through, for who samples the trace; nothing for who does not."""
+"""Spans of calls and their requests, for sampled traces only."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ CLASSIFIER = "sentiment-gru"
 
 
 class Traced:
-    """A server whose spans are kept here."""
+    """A server with its in-memory span exporter."""
 
-    def __init__(self, server: Served, spans: Spans, kept: InMemorySpanExporter) -> None:
-        self.server, self._spans, self._kept = server, spans, kept
+    def __init__(self, server: Served, spans: Spans, exporter: InMemorySpanExporter) -> None:
+        self.server, self._spans, self._exporter = server, spans, exporter
 
     def spans(self, rpcs: int = 1) -> list[ReadableSpan]:
-        """Those that ended, once so many RPCs have; in the order of their beginnings."""
+        """Waits for `rpcs` ended RPCs. Returns and clears the ended spans, by start time."""
         wait_until(lambda: len(self._roots()) >= rpcs, f"{rpcs} RPCs ended")
-        found = sorted(self._kept.get_finished_spans(), key=lambda span: span.start_time or 0)
-        self._kept.clear()
+        found = sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
+        self._exporter.clear()
         return found
 
     def _roots(self) -> list[ReadableSpan]:
         self._spans._provider.force_flush()
-        return [span for span in self._kept.get_finished_spans() if span.kind is SpanKind.SERVER]
+        return [span for span in self._exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +65,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def started(root: Path) -> Iterator[Traced]:
-    kept = InMemorySpanExporter()
-    spans = Spans(kept, ratio=0.0)
+    exporter = InMemorySpanExporter()
+    spans = Spans(exporter, ratio=0.0)
     with serve(root, spans=spans) as server:
-        yield Traced(server, spans, kept)
+        yield Traced(server, spans, exporter)
 
 
 @pytest.fixture
 def traced(started: Traced) -> Traced:
     started._spans._provider.force_flush()
-    started._kept.clear()
+    started._exporter.clear()
     return started
 
 
@@ -87,7 +87,7 @@ def named(spans: list[ReadableSpan], name: str) -> list[ReadableSpan]:
 
 
 def check_tree(spans: list[ReadableSpan], path: str) -> ReadableSpan:
-    """One span of the RPC under the caller's; all others under it, within its time but for rounding."""
+    """Checks that the RPC span is a child of the caller's, and all others children of it, within its time."""
     (rpc,) = named(spans, path)
     assert rpc.context.trace_id == int(TRACE, 16)
     assert rpc.context.trace_state.get("vendor") == "1"
@@ -101,7 +101,7 @@ def check_tree(spans: list[ReadableSpan], path: str) -> ReadableSpan:
     return rpc
 
 
-def test_a_one_shot_call_waits_and_runs(traced: Traced) -> None:
+def test_a_one_shot_call_has_a_queue_and_a_batch_span(traced: Traced) -> None:
     request = pb.ClassifyRequest(model=CLASSIFIER, texts=["a fine film"])
     reply = traced.server.sequences.Classify(request, metadata=SAMPLED, timeout=60)
     spans = traced.spans()
@@ -114,14 +114,14 @@ def test_a_one_shot_call_waits_and_runs(traced: Traced) -> None:
     queue, batch = named(spans, "queue"), named(spans, "batch")
     assert (len(queue), len(batch), len(spans)) == (1, 1, 3)
     assert queue[0].end_time == batch[0].start_time
-    told = attributes(batch[0])
-    assert (told["lockstep.length"], told["lockstep.rows"], told["lockstep.runs"]) == (3, 1.0, 1)
+    values = attributes(batch[0])
+    assert (values["lockstep.length"], values["lockstep.rows"], values["lockstep.runs"]) == (3, 1.0, 1)
     took = (batch[0].end_time - batch[0].start_time) / 1e9
     assert took == pytest.approx(reply.results[0].timings.compute_seconds, abs=1e-6)
     assert all(span.status.status_code is StatusCode.UNSET for span in spans)
 
 
-def test_every_text_of_a_call_has_its_spans_up_to_a_bound(traced: Traced) -> None:
+def test_every_text_of_a_call_has_spans_up_to_a_limit(traced: Traced) -> None:
     request = pb.ClassifyRequest(model=CLASSIFIER, texts=["a film"] * 100)
     traced.server.sequences.Classify(request, metadata=SAMPLED, timeout=60)
     spans = traced.spans()
@@ -132,7 +132,7 @@ def test_every_text_of_a_call_has_its_spans_up_to_a_bound(traced: Traced) -> Non
     assert len({attributes(span)["lockstep.field"] for span in batches}) == 64
 
 
-def test_a_decoding_is_queue_prefill_and_one_range_of_steps(traced: Traced) -> None:
+def test_a_generation_has_queue_prefill_and_steps_spans(traced: Traced) -> None:
     request = pb.GenerateRequest(model="lm", text="abc", max_tokens=12)
     list(traced.server.sequences.Generate(request, metadata=SAMPLED, timeout=60))
     spans = traced.spans()
@@ -142,12 +142,12 @@ def test_a_decoding_is_queue_prefill_and_one_range_of_steps(traced: Traced) -> N
     ]  # fmt: skip
     (prefill,), (stepping,) = named(spans, "prefill"), named(spans, "steps")
     assert prefill.end_time == stepping.start_time
-    told = attributes(stepping)
-    assert (told["lockstep.steps"], told["lockstep.length"], told["lockstep.end"]) == (11, 12, "length")
-    assert told["lockstep.compute_seconds"] > 0
+    values = attributes(stepping)
+    assert (values["lockstep.steps"], values["lockstep.length"], values["lockstep.end"]) == (11, 12, "length")
+    assert values["lockstep.compute_seconds"] > 0
 
 
-def test_the_steps_that_a_caller_feeds_are_one_span(traced: Traced) -> None:
+def test_client_steps_are_one_span(traced: Traced) -> None:
     start = pb.FollowRequest(start=pb.FollowStart(model=CLASSIFIER))
     sent = [start, *(pb.FollowRequest(text=f"{word} ") for word in ["it", "is", "fun", ",", "not", "sad"])]
     assert len(list(traced.server.sequences.Follow(iter(sent), metadata=SAMPLED, timeout=60))) == 6
@@ -159,7 +159,7 @@ def test_the_steps_that_a_caller_feeds_are_one_span(traced: Traced) -> None:
     assert attributes(stepping)["lockstep.rows"] == 1.0
 
 
-def test_our_faults_are_errors_and_those_of_callers_are_told(traced: Traced) -> None:
+def test_server_errors_set_the_span_status_and_client_errors_do_not(traced: Traced) -> None:
     with refused(grpc.StatusCode.NOT_FOUND):
         traced.server.inference.ModelInfer(fakes.floats("nobody", [[1.0]]), metadata=SAMPLED, timeout=60)
     (rpc,) = traced.spans()
@@ -179,7 +179,7 @@ def test_our_faults_are_errors_and_those_of_callers_are_told(traced: Traced) -> 
     assert "deadline" in (queue.status.description or "")
 
 
-def test_who_leaves_ends_its_spans(traced: Traced) -> None:
+def test_a_cancelled_call_ends_its_spans(traced: Traced) -> None:
     with traced.server.hold():
         call = traced.server.inference.ModelInfer.future(
             fakes.floats("same", [[1.0]]), metadata=SAMPLED, timeout=60
@@ -192,7 +192,7 @@ def test_who_leaves_ends_its_spans(traced: Traced) -> None:
     assert attributes(queue)["lockstep.outcome"] == "cancelled"
 
 
-def test_who_does_not_sample_has_no_spans_and_health_has_none(traced: Traced) -> None:
+def test_unsampled_calls_and_health_checks_have_no_spans(traced: Traced) -> None:
     traced.server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=UNSAMPLED, timeout=60)
     traced.server.infer(fakes.floats("same", [[1.0]]))  # the ratio is 0
     assert traced.server.serving("same")
@@ -200,27 +200,27 @@ def test_who_does_not_sample_has_no_spans_and_health_has_none(traced: Traced) ->
     assert len(traced.spans()) == 3
 
 
-def test_the_ratio_samples_who_decides_nothing(root: Path) -> None:
-    kept = InMemorySpanExporter()
-    spans = Spans(kept, ratio=1.0)
+def test_the_ratio_applies_to_calls_without_a_traceparent(root: Path) -> None:
+    exporter = InMemorySpanExporter()
+    spans = Spans(exporter, ratio=1.0)
     with serve(root, spans=spans, only="same") as server:
         server.infer(fakes.floats("same", [[1.0]]))
         server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=UNSAMPLED, timeout=60)
-        (rpc,) = Traced(server, spans, kept)._roots()
+        (rpc,) = Traced(server, spans, exporter)._roots()
         assert rpc.parent is None
         exemplar = format(rpc.context.trace_id, "032x")
-        story = [
+        families = [
             one for one in server.app.metrics.registry.collect() if one.name == "lockstep_request_seconds"
         ]
-        ids = {sample.exemplar.labels["trace_id"] for sample in story[0].samples if sample.exemplar}
+        ids = {sample.exemplar.labels["trace_id"] for sample in families[0].samples if sample.exemplar}
         assert ids == {exemplar}
 
 
-# --- to a collector -------------------------------------------------------------------------------
+# --- export to a collector ------------------------------------------------------------------------
 
 
 class Collector(collector_grpc.TraceServiceServicer):
-    """Takes spans in as a collector does."""
+    """An OTLP collector that keeps the exports."""
 
     def __init__(self) -> None:
         self.exports: list[collector.ExportTraceServiceRequest] = []
@@ -251,23 +251,23 @@ def collecting() -> Iterator[tuple[Collector, int]]:
         server.stop(None).wait()
 
 
-def test_a_collector_has_every_span_once_the_server_has_ended(root: Path) -> None:
-    with collecting() as (taken, port):
+def test_all_spans_are_exported_before_the_server_exits(root: Path) -> None:
+    with collecting() as (collector_service, port):
         flags = ("--traces", "otlp", "--traces-endpoint", f"http://127.0.0.1:{port}")
         with process("--models", str(root), "--only", "same", *flags) as server:
             server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=SAMPLED, timeout=60)
             server.process.send_signal(signal.SIGTERM)
             assert server.wait_end() == 0
-        spans = taken.spans()
+        spans = collector_service.spans()
     assert sorted(span.name for span in spans) == [
         "batch", "inference.GRPCInferenceService/ModelInfer", "queue",
     ]  # fmt: skip
     assert {span.trace_id.hex() for span in spans} == {TRACE}
-    resource = taken.exports[0].resource_spans[0].resource
+    resource = collector_service.exports[0].resource_spans[0].resource
     assert {one.key: one.value.string_value for one in resource.attributes}["service.name"] == "lockstep"
 
 
-def test_without_a_collector_the_server_serves_and_ends(root: Path) -> None:
+def test_without_a_collector_the_server_serves_and_exits(root: Path) -> None:
     flags = ("--traces", "otlp", "--traces-endpoint", "http://127.0.0.1:1")
     with process("--models", str(root), "--only", "same", *flags) as server:
         for _ in range(20):
@@ -287,17 +287,17 @@ main()
 """
 
 
-def test_a_missing_package_is_told_with_its_extra(root: Path) -> None:
+def test_the_error_for_a_missing_package_names_the_extra(root: Path) -> None:
     command = [sys.executable, "-c", _WITHOUT_OPENTELEMETRY, "--models", str(root), "--port", "0"]
     ended = subprocess.run(
         [*command, "--metrics-port", "0", "--traces", "otlp"], capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 1
-    assert "lockstep-inference[traces]" in ended.stderr
+    assert "pip install '.[traces]' in a checkout of Lockstep" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_off_nothing_of_it_is_imported(root: Path) -> None:
+def test_without_traces_opentelemetry_is_not_imported(root: Path) -> None:
     program = f"""
 import asyncio, sys
 from lockstep_server.app import App

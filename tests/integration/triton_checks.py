@@ -1,6 +1,6 @@
-"""What a user of tritonclient does, in a process of its own: it defines `inference.*` too.
+"""Uses the server through tritonclient, in a separate process because it also defines `inference.*`.
 
-Run as `python triton_checks.py HOST:PORT`; prints {check: "" or what went wrong} as JSON.
+Run as `python triton_checks.py HOST:PORT`; prints {check: "" or the error} as JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
-CHECKS = ("infer", "strings", "asynchronous", "stream", "errors", "told", "statistics", "repository")
+CHECKS = (
+    "infer",
+    "strings",
+    "asynchronous",
+    "stream",
+    "errors",
+    "metadata_calls",
+    "statistics",
+    "repository",
+)
 
 
 def _inputs(rows: list[list[float]]) -> list[Any]:
@@ -91,7 +100,7 @@ def errors(client: InferenceServerClient) -> None:
             raise AssertionError(f"{model} answered")
 
 
-def told(client: InferenceServerClient) -> None:
+def metadata_calls(client: InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("same")

@@ -1,4 +1,4 @@
-"""Open Inference sequences: a request a step, by ModelInfer and ModelStreamInfer."""
+"""Client-driven sequences: one request per step, with ModelInfer and ModelStreamInfer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def value(reply: Any) -> float:
     return float(fakes.values(reply, "y").ravel()[0])
 
 
-def test_state_is_kept_from_the_start_to_the_end(server: Served) -> None:
+def test_state_is_kept_from_start_to_end(server: Served) -> None:
     answers = [
         value(server.infer(step(1, 7, start=True))),
         value(server.infer(step(2, 7))),
@@ -56,35 +56,35 @@ def test_state_is_kept_from_the_start_to_the_end(server: Served) -> None:
         server.infer(step(1, 7))
 
 
-def test_ids_may_be_text(server: Served) -> None:
+def test_sequence_ids_can_be_strings(server: Served) -> None:
     assert value(server.infer(step(1, "a", start=True))) == 1
     assert value(server.infer(step(1, "a", end=True))) == 2
 
 
-def test_a_start_on_a_live_id_begins_anew(server: Served) -> None:
+def test_a_start_on_a_live_id_begins_a_new_sequence(server: Served) -> None:
     assert value(server.infer(step(5, 8, start=True))) == 5
     assert value(server.infer(step(6, 8, start=True))) == 6
     assert value(server.infer(step(1, 8, end=True))) == 7
 
 
-def test_one_step_may_be_the_whole(server: Served) -> None:
+def test_a_sequence_can_have_a_single_step(server: Served) -> None:
     assert value(server.infer(step(5, 9, start=True, end=True))) == 5
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_id"):
         server.infer(step(1, 9))
 
 
 @pytest.mark.parametrize("sequence", [None, 0, ""])
-def test_a_step_without_a_sequence_is_told(server: Served, sequence: int | str | None) -> None:
+def test_a_step_without_a_sequence_id_is_an_error(server: Served, sequence: int | str | None) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_id", "send an id"):
         server.infer(step(1, sequence))
 
 
-def test_a_sequence_on_a_one_shot_model_is_told(server: Served) -> None:
+def test_a_sequence_on_a_one_shot_model_is_an_error(server: Served) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_id", "no step-wise form"):
         server.infer(step(1, 5, model="identity"))
 
 
-def test_several_rows_are_told(server: Served) -> None:
+def test_a_step_with_several_rows_is_an_error(server: Served) -> None:
     request = fakes.request("adder", {"x": ("FP32", np.ones((2, 2)))})
     request.parameters["sequence_id"].int64_param = 5
     request.parameters["sequence_start"].bool_param = True
@@ -92,7 +92,7 @@ def test_several_rows_are_told(server: Served) -> None:
         server.infer(request)
 
 
-def test_wrong_kinds_of_parameters_are_told(server: Served) -> None:
+def test_a_parameter_of_the_wrong_type_is_an_error(server: Served) -> None:
     request = step(1, 5)
     request.parameters["sequence_start"].int64_param = 1
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_start", "bool"):
@@ -100,30 +100,30 @@ def test_wrong_kinds_of_parameters_are_told(server: Served) -> None:
 
 
 def test_a_stream_pipelines_sequences_in_order(server: Served) -> None:
-    """64 sequences of 20 steps, all on one stream, none waiting for an answer."""
+    """64 sequences of 20 steps on one stream, sent without waiting for answers."""
     requests = []
     for index in range(20):
         for sequence in range(1, 65):
             request = step(sequence, 1000 + sequence, start=index == 0, end=index == 19)
             request.id = f"{sequence} {index}"
             requests.append(request)
-    told: dict[str, float] = {}
+    values: dict[str, float] = {}
     for reply in server.inference.ModelStreamInfer(iter(requests), timeout=60):
         assert not reply.error_message
-        told[reply.infer_response.id] = value(reply.infer_response)
-    assert told == {f"{s} {i}": s * (i + 1) for s in range(1, 65) for i in range(20)}
+        values[reply.infer_response.id] = value(reply.infer_response)
+    assert values == {f"{s} {i}": s * (i + 1) for s in range(1, 65) for i in range(20)}
     assert server.metric("lockstep_batch_rows_sum", model="adder") > server.metric(
         "lockstep_batch_rows_count", model="adder"
     )
 
 
-def test_an_error_in_a_stream_is_told_and_the_stream_goes_on(server: Served) -> None:
+def test_an_error_fails_its_step_and_the_stream_continues(server: Served) -> None:
     requests = [step(1, 20, start=True), step(1, 21), step(1, 20, end=True)]
     replies = list(server.inference.ModelStreamInfer(iter(requests), timeout=60))
     assert sorted(bool(reply.error_message) for reply in replies) == [False, False, True]
 
 
-def test_metadata_and_configuration_tell_of_a_step(server: Served) -> None:
+def test_metadata_and_configuration_describe_one_step(server: Served) -> None:
     metadata = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="adder"), timeout=60)
     assert [(one.name, list(one.shape)) for one in metadata.inputs] == [("x", [1, 2])]
     assert [(one.name, list(one.shape)) for one in metadata.outputs] == [("y", [1, 2])]
@@ -132,7 +132,7 @@ def test_metadata_and_configuration_tell_of_a_step(server: Served) -> None:
     assert (config.max_batch_size, config.default_model_filename) == (0, "step.onnx")
 
 
-def test_past_its_longest_a_cache_takes_no_more(server: Served) -> None:
+def test_a_step_beyond_the_longest_cache_is_an_error(server: Served) -> None:
     def token(*, start: bool = False) -> pb.ModelInferRequest:
         request = fakes.request("cached", {"token": ("INT64", [3])})
         request.parameters["sequence_id"].int64_param = 30
@@ -145,21 +145,21 @@ def test_past_its_longest_a_cache_takes_no_more(server: Served) -> None:
         server.infer(token())
 
 
-def test_an_idle_sequence_is_evicted_and_its_next_step_is_told(
+def test_the_next_step_of_an_evicted_sequence_is_an_error(
     tmp_path: Path, serving: Callable[..., Served]
 ) -> None:
     steps.adder(tmp_path, slots=2, idle_s=0.2)
     server = serving(tmp_path)
     server.infer(step(1, 1, start=True))
     server.infer(step(1, 2, start=True))
-    assert value(server.infer(step(1, 3, start=True))) == 1  # waited until a slot came free
+    assert value(server.infer(step(1, 3, start=True))) == 1  # waited for a free slot
     time.sleep(0.3)
     with refused(grpc.StatusCode.FAILED_PRECONDITION, words="start it again"):
         server.infer(step(1, 1))
     assert value(server.infer(step(1, 1, start=True))) == 1
 
 
-def test_a_cancelled_step_is_as_if_it_had_never_been(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_a_cancelled_step_does_not_change_the_state(tmp_path: Path, serving: Callable[..., Served]) -> None:
     steps.adder(tmp_path)
     server = serving(tmp_path)
     server.infer(step(1, 1, start=True))

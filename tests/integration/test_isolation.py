@@ -1,4 +1,4 @@
-"""A caller's trouble stays its own: cancels, deadlines, failures, overload."""
+"""Cancels, deadlines, errors and overload affect only their own requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lockstep_proto.v1 import sequences_pb2 as spb
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NARROW = """
+FOUR_ROWS = """
 [inputs.x]
 batch_axis = 0
 [outputs.y]
@@ -25,7 +25,7 @@ batch_axis = 0
 [batching]
 max_rows = 4
 """
-IMPATIENT = "[batching]\nmax_queue_ms = 1e-6\n"
+SHORT_QUEUE = "[batching]\nmax_queue_ms = 1e-6\n"
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     fakes.write_model(root, "same", fakes.identity())
     fakes.write_model(root, "fragile", fakes.fragile())
-    fakes.write_model(root, "narrow", fakes.identity(), NARROW)
+    fakes.write_model(root, "narrow", fakes.identity(), FOUR_ROWS)
     fakes.write_model(root, "mixer", fakes.row_mixer())
-    fakes.write_model(root, "impatient", fakes.identity(), IMPATIENT)
+    fakes.write_model(root, "impatient", fakes.identity(), SHORT_QUEUE)
     with serve(root) as running:
         yield running
 
@@ -48,47 +48,47 @@ def ids(given: list[int]) -> pb.ModelInferRequest:
     return fakes.request("fragile", {"x": ("INT64", given)})
 
 
-@pytest.mark.parametrize("leaver", range(4))
-def test_each_member_may_leave_and_the_others_answer(server: Served, leaver: int) -> None:
+@pytest.mark.parametrize("cancelled", range(4))
+def test_a_cancelled_request_does_not_affect_its_batch(server: Served, cancelled: int) -> None:
     with server.hold():
-        members = [send(server, "same", [[i, i]]) for i in range(4)]
+        calls = [send(server, "same", [[i, i]]) for i in range(4)]
         server.wait_waiting("same", 4)
-        members[leaver].cancel()
+        calls[cancelled].cancel()
         server.wait_held("same", 3)
-    for i, member in enumerate(members):
-        if i != leaver:
-            assert fakes.values(member.result(), "y").tolist() == [[i, i]]
-            assert member.result().parameters["batch_rows"].double_param == 3
+    for i, call in enumerate(calls):
+        if i != cancelled:
+            assert fakes.values(call.result(), "y").tolist() == [[i, i]]
+            assert call.result().parameters["batch_rows"].double_param == 3
     server.wait_idle()
 
 
-def test_all_members_may_leave(server: Served) -> None:
+def test_all_requests_of_a_batch_can_be_cancelled(server: Served) -> None:
     with server.hold():
-        members = [send(server, "same", [[i]]) for i in range(4)]
+        calls = [send(server, "same", [[i]]) for i in range(4)]
         server.wait_waiting("same", 4)
-        for member in members:
-            member.cancel()
-        wait_until(lambda: len(server.app.calls) == 0, "the cancels arrived")
+        for call in calls:
+            call.cancel()
+        wait_until(lambda: len(server.app.requests) == 0, "the cancels arrived")
     assert fakes.values(server.infer(fakes.floats("same", [[7]])), "y").item() == 7
     server.wait_idle()
 
 
-def test_a_text_whose_caller_left_leaves_nothing(shipped: Served) -> None:
+def test_cancelled_texts_leave_nothing(shipped: Served) -> None:
     model = "sentiment-bow"
     with shipped.hold():
         call = shipped.sequences.Classify.future(spb.ClassifyRequest(model=model, texts=["good"] * 8))
         shipped.wait_waiting(model, 8)
         call.cancel()
-        wait_until(lambda: len(shipped.app.calls) == 0, "the cancel arrived")
+        wait_until(lambda: len(shipped.app.requests) == 0, "the cancel arrived")
     shipped.wait_idle()
 
 
-def test_a_wait_that_passed_is_told_and_the_others_answer(server: Served) -> None:
+def test_a_queue_timeout_fails_its_request_only(server: Served) -> None:
     with server.hold():
         late = send(server, "same", [[1]], timeout=1000)
         others = [send(server, "same", [[i]]) for i in (2, 3)]
         server.wait_waiting("same", 3)
-        engine = server.host._models["same", 1].engine
+        engine = server.loaded_models._models["same", 1].engine
         deadline = min(one.submit.deadline for one in engine._held.values() if one.submit.deadline is not None
                        and one.submit.deadline - one.submit.accepted < 0.01)  # fmt: skip
         wait_until(lambda: engine._clock() > deadline, "the time passed")
@@ -98,8 +98,8 @@ def test_a_wait_that_passed_is_told_and_the_others_answer(server: Served) -> Non
     server.wait_idle()
 
 
-def test_a_call_whose_own_deadline_passed_ends_as_late_and_leaves_nothing(server: Served) -> None:
-    """To gRPC it is a call that was cancelled, as is one whose caller left; it is not counted so."""
+def test_a_passed_call_deadline_is_counted_as_deadline_and_leaves_nothing(server: Served) -> None:
+    """gRPC reports a passed deadline as a cancelled call; the metrics distinguish the two."""
     ended = ("deadline", "cancelled")
     before = [server.metric("lockstep_requests_total", model="same", outcome=outcome) for outcome in ended]
     with server.hold():
@@ -119,25 +119,21 @@ def test_a_call_whose_own_deadline_passed_ends_as_late_and_leaves_nothing(server
         assert server.metric("grpc_server_handled_total", grpc_method="ModelInfer", grpc_code=code) >= 1
 
 
-def test_an_engine_error_fails_its_own_member_alone(server: Served) -> None:
+def test_an_engine_error_fails_its_request_only(server: Served) -> None:
     with server.hold():
-        members = [
-            server.inference.ModelInfer.future(ids(given), timeout=60) for given in ([1], [99], [2, 3])
-        ]
+        calls = [server.inference.ModelInfer.future(ids(given), timeout=60) for given in ([1], [99], [2, 3])]
         server.wait_waiting("fragile", 3)
-    assert fakes.values(members[0].result(), "y").tolist() == [10]
-    assert fakes.values(members[2].result(), "y").tolist() == [20, 30]
+    assert fakes.values(calls[0].result(), "y").tolist() == [10]
+    assert fakes.values(calls[2].result(), "y").tolist() == [20, 30]
     with pytest.raises(grpc.RpcError) as caught:
-        members[1].result()
+        calls[1].result()
     assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL)
     assert fakes.values(server.infer(ids([4])), "y").tolist() == [40]
     server.wait_idle()
 
 
-def test_a_fault_of_the_session_is_internal_with_a_log_id_and_no_internals(
-    server: Served, monkeypatch: Any
-) -> None:
-    engine = server.host._models["mixer", 1].engine
+def test_a_session_error_is_internal_with_a_log_id_and_no_details(server: Served, monkeypatch: Any) -> None:
+    engine = server.loaded_models._models["mixer", 1].engine
 
     def broken(*_: Any) -> None:
         raise RuntimeError("secret internals")
@@ -151,7 +147,7 @@ def test_a_fault_of_the_session_is_internal_with_a_log_id_and_no_internals(
     assert fakes.values(server.infer(fakes.floats("mixer", [[1]])), "y").item() == 0
 
 
-def test_a_planner_that_fails_ends_its_requests_and_not_the_engine(server: Served, monkeypatch: Any) -> None:
+def test_a_planner_error_fails_its_requests_but_not_the_engine(server: Served, monkeypatch: Any) -> None:
     planned: list[int] = []
 
     def broken(waiting: list[Any], *_: Any) -> None:
@@ -162,14 +158,14 @@ def test_a_planner_that_fails_ends_its_requests_and_not_the_engine(server: Serve
     for _ in range(2):
         with refused(grpc.StatusCode.INTERNAL, words="log id"):
             server.infer(fakes.floats("same", [[1]]))
-    assert planned == [1, 1]  # what failed is not planned again
+    assert planned == [1, 1]  # failed requests are not planned again
     monkeypatch.undo()
     assert fakes.values(server.infer(fakes.floats("same", [[1]])), "y").item() == 1
     server.wait_idle()
 
 
 @pytest.mark.parametrize("rows", [5, 8, 13])
-def test_more_rows_than_a_run_takes_are_split_and_joined_in_order(server: Served, rows: int) -> None:
+def test_requests_above_max_rows_are_split_and_joined_in_order(server: Served, rows: int) -> None:
     sent = np.arange(3 * rows).reshape(rows, 3)
     before = server.metric("lockstep_batch_rows_bucket", model="narrow", le="4.0")
     everything = server.metric("lockstep_batch_rows_count", model="narrow")
@@ -181,35 +177,35 @@ def test_more_rows_than_a_run_takes_are_split_and_joined_in_order(server: Served
     assert server.metric("lockstep_batch_rows_bucket", model="narrow", le="4.0") - before == runs
 
 
-def test_a_split_request_that_is_cancelled_leaves_nothing(server: Served) -> None:
+def test_a_cancelled_split_request_leaves_nothing(server: Served) -> None:
     with server.hold():
         call = send(server, "narrow", np.ones((9, 1)))
         server.wait_waiting("narrow", 3)
         call.cancel()
-        wait_until(lambda: len(server.app.calls) == 0, "the cancel arrived")
+        wait_until(lambda: len(server.app.requests) == 0, "the cancel arrived")
     server.wait_idle()
 
 
-def test_a_model_that_mixes_its_rows_answers_each_request_alone(server: Served) -> None:
+def test_a_model_that_mixes_rows_is_served_unbatched(server: Served) -> None:
     with server.hold():
-        members = [send(server, "mixer", [[i], [i + 2]]) for i in range(3)]
+        calls = [send(server, "mixer", [[i], [i + 2]]) for i in range(3)]
         server.wait_waiting("mixer", 3)
-    for member in members:
-        assert fakes.values(member.result(), "y").tolist() == [[-1], [1]]
+    for call in calls:
+        assert fakes.values(call.result(), "y").tolist() == [[-1], [1]]
 
 
-def test_overload_is_refused_with_a_time_to_come_back_while_health_answers(server: Served) -> None:
+def test_overload_is_rejected_with_a_retry_delay_while_health_answers(server: Served) -> None:
     with server.hold():
         first = send(server, "impatient", [[1]])
         server.wait_waiting("impatient", 1)
-        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="the wait would be") as caught:
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="exceeds the limit") as caught:
             server.infer(fakes.floats("impatient", [[2]]))
         (retry,) = details(caught.value)
         assert isinstance(retry, error_details_pb2.RetryInfo)
-        told_ms = retry.retry_delay.ToMilliseconds()
-        assert told_ms > 0
+        delay_ms = retry.retry_delay.ToMilliseconds()
+        assert delay_ms > 0
         trailers = dict(caught.value.trailing_metadata())
-        assert int(trailers["grpc-retry-pushback-ms"]) == told_ms
+        assert int(trailers["grpc-retry-pushback-ms"]) == delay_ms
         assert server.serving()
         assert server.serving("impatient")
         assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
@@ -218,12 +214,12 @@ def test_overload_is_refused_with_a_time_to_come_back_while_health_answers(serve
     assert server.metric("lockstep_refused_total", model="impatient", code="overloaded") == 1
 
 
-def test_a_deadline_that_cannot_be_met_is_refused_at_once(server: Served) -> None:
+def test_a_request_that_cannot_meet_its_deadline_is_rejected_at_once(server: Served) -> None:
     with server.hold():
         first = send(server, "same", [[1]])
         server.wait_waiting("same", 1)
         admission = server.app.registry.get("same", 1).admission
-        admission.waiting_s += 0.4  # as if much were queued
+        admission.waiting_s += 0.4  # as if more work were queued
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="deadline") as caught:
             server.infer(fakes.floats("same", [[2]], timeout=100_000))
         assert any(isinstance(one, error_details_pb2.RetryInfo) for one in details(caught.value))
@@ -231,8 +227,8 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(server: Served) -> Non
     assert fakes.values(first.result(), "y").item() == 1
 
 
-def test_one_caller_of_many_does_not_hold_up_another(server: Served) -> None:
-    """Batches of four rows: the second caller's only request is in the first of 25 runs."""
+def test_a_caller_with_many_requests_does_not_delay_another(server: Served) -> None:
+    """With batches of four rows, the second caller's request is in one of the first 3 of 26 runs."""
     other = grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
     infer = other.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer",
@@ -244,7 +240,7 @@ def test_one_caller_of_many_does_not_hold_up_another(server: Served) -> None:
         server.wait_waiting("narrow", 25)
         single = infer.future(fakes.floats("narrow", [[2]] * 4), timeout=60)
         server.wait_waiting("narrow", 26)
-        runs: Any = server.host._models["narrow", 1].engine
+        runs: Any = server.loaded_models._models["narrow", 1].engine
         report = runs._report
 
         def note(events: Any) -> None:
