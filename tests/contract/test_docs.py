@@ -1,4 +1,4 @@
-"""What the documentation names is there: links, settings, keys of the manifest, verbs and flags."""
+"""What the documentation names exists: links, settings, metrics, manifest keys, verbs and flags."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def _blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+def test_links_within_the_project_resolve(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     broken = [
         link
         for link in links
-        if "://" not in link and not _leads_somewhere(page, link) and not link.startswith("mailto:")
+        if "://" not in link and not _resolves(page, link) and not link.startswith("mailto:")
     ]
     assert broken == []
 
 
-def _leads_somewhere(page: Path, link: str) -> bool:
+def _resolves(page: Path, link: str) -> bool:
     name, _, anchor = link.partition("#")
     target = (page.parent / name).resolve() if name else page
     if not target.exists():
@@ -67,28 +67,28 @@ def test_every_test_of_a_promise_exists() -> None:
     assert [file for file in files if not (ROOT / "tests" / file).is_file()] == []
 
 
-def test_every_setting_is_listed_with_its_default() -> None:
+def test_every_setting_is_documented_with_its_default() -> None:
     rows = re.findall(r"^\| (`[a-z_`, ]+`) \| ([^|]*) \|", SERVER.read_text(encoding="utf-8"), re.MULTILINE)
-    told = {
+    documented = {
         name: default.strip().strip('`"').lower()
         for names, defaults in rows
         for name, default in zip(
-            re.findall(r"`(\w+)`", names), _one_each(defaults, names.count("`") // 2), strict=True
+            re.findall(r"`(\w+)`", names), _defaults(defaults, names.count("`") // 2), strict=True
         )
     }
-    real = {one.name: _written(one.default) for one in fields(Settings)}
-    assert {name: told.get(name) for name in real} == real
+    real = {one.name: _format(one.default) for one in fields(Settings)}
+    assert {name: documented.get(name) for name in real} == real
 
 
-def _written(default: object) -> str:
+def _format(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default).lower()
 
 
-def _one_each(defaults: str, count: int) -> list[str]:
+def _defaults(defaults: str, count: int) -> list[str]:
     return defaults.split(", ") if count > 1 else [defaults]
 
 
-def test_every_metric_is_listed_and_no_other() -> None:
+def test_exactly_the_exported_metrics_are_documented() -> None:
     names = re.findall(r"`((?:lockstep|grpc_server)_\w+[a-z])`", METRICS.read_text(encoding="utf-8"))
     families = [*Metrics().registry.collect(), *Gpus(FakeNvml()).collect()]
     real = {
@@ -100,13 +100,13 @@ def test_every_metric_is_listed_and_no_other() -> None:
 
 
 class FakeNvml:
-    """A machine without GPUs: the families are there all the same."""
+    """A machine without GPUs, which exports the GPU families all the same."""
 
     def nvmlDeviceGetCount(self) -> int:
         return 0
 
 
-def test_the_page_of_the_manifest_has_every_key() -> None:
+def test_every_manifest_key_is_documented() -> None:
     text = MANIFEST.read_text(encoding="utf-8")
     tables = (
         manifest.Manifest, manifest.TextSection, manifest.LengthSection, manifest.TensorSection,
@@ -118,9 +118,9 @@ def test_the_page_of_the_manifest_has_every_key() -> None:
 
 
 @pytest.mark.parametrize("index", range(2))
-def test_the_manifests_shown_are_read(index: int) -> None:
-    shown = manifest_file.parse(tomllib.loads(_blocks(MANIFEST, "toml")[index]))
-    assert shown.task == ("classify", "translate")[index]
+def test_the_manifests_in_the_docs_are_valid(index: int) -> None:
+    parsed = manifest_file.parse(tomllib.loads(_blocks(MANIFEST, "toml")[index]))
+    assert parsed.task == ("classify", "translate")[index]
 
 
 PROGRAMS = {"lockstep": client_app, "lockstep-export": export_app}
@@ -135,15 +135,17 @@ def _commands() -> list[str]:
 
 
 @pytest.mark.parametrize("line", _commands())
-def test_every_command_shown_has_the_verbs_and_flags_that_it_names(line: str) -> None:
+def test_commands_in_the_docs_use_existing_verbs_and_flags(line: str) -> None:
     program, *words = shlex.split(line, comments=True)
     command = typer.main.get_command(PROGRAMS[program])
     while words and not words[0].startswith("-"):
         if command.name == "load" and not hasattr(command, "commands"):
-            command = typer.main.get_command(load_app)  # brought in when it is asked for
+            command = typer.main.get_command(load_app)  # imported only when it is used
         if not hasattr(command, "commands"):
             break
-        assert words[0] in command.commands, f"{words[0]} is no verb of: {', '.join(command.commands)}"
+        assert words[0] in command.commands, (
+            f"{words[0]} is not a verb; available: {', '.join(command.commands)}"
+        )
         command = command.commands[words.pop(0)]
     known = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)} | {
         "--help"
