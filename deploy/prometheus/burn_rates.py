@@ -103,7 +103,7 @@ def _alert(objective: Objective, alert: BurnRateAlert) -> Iterator[str]:
     yield "        annotations:"
     yield f"          summary: '{{{{ or $labels.model \"unknown model\" }}}}: {objective.summary}'"
     yield "          description: >-"
-    yield f"            The objective allows {objective.budget:.2g} of the requests. The error budget is"
-    yield '            spent {{ $value | printf "%.1f" }} times as fast as allowed; at this rate the 30-day'
-    yield f"            budget is exhausted {alert.exhausted}."
+    yield f"            The error budget is {objective.budget * 100:.2g} % of the requests. It is spent"
+    yield '            {{ $value | printf "%.1f" }} times as fast as allowed; at this rate the 30-day budget'
+    yield f"            is exhausted {alert.exhausted}."
     yield f"          runbook: {RUNBOOK}#{name.lower()}"
