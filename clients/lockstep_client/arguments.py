@@ -22,15 +22,15 @@ def model(name: str) -> str:
     return name
 
 
-def text(field: str, given: str) -> str:
+def text(field: str, value: str) -> str:
     """A string that can be encoded as UTF-8."""
-    if not isinstance(given, str):
-        raise invalid(field, f"expected str, got {type(given).__name__}")
+    if not isinstance(value, str):
+        raise invalid(field, f"expected str, got {type(value).__name__}")
     try:
-        given.encode()
+        value.encode()
     except UnicodeEncodeError as error:
         raise invalid(field, f"not valid Unicode: {error.reason}") from error
-    return given
+    return value
 
 
 def row(field: str, ids: Iterable[int]) -> pb.Ids:

@@ -151,13 +151,13 @@ def load_model(model: str, *, timeout_s: float | None = None) -> Call[None]:
     Raises Denied unless the server allows model control.
     """
     request = inference.RepositoryModelLoadRequest(model_name=arguments.model(model))
-    return Call(protocol.LOAD, request, replies.done, timeout_s)
+    return Call(protocol.LOAD, request, replies.empty, timeout_s)
 
 
 def unload_model(model: str, *, timeout_s: float | None = None) -> Call[None]:
     """Unload a model after its in-flight requests have finished. Raises Denied as `load_model` does."""
     request = inference.RepositoryModelUnloadRequest(model_name=arguments.model(model))
-    return Call(protocol.UNLOAD, request, replies.done, timeout_s)
+    return Call(protocol.UNLOAD, request, replies.empty, timeout_s)
 
 
 def metadata(model: str, *, version: str = "", timeout_s: float | None = None) -> Call[ModelMetadata]:
@@ -210,7 +210,7 @@ def _sequence(sequence_id: int | str, start: bool, end: bool) -> dict[str, infer
     }
 
 
-def _sequence_id(given: int | str) -> inference.InferParameter:
-    if isinstance(given, str):
-        return inference.InferParameter(string_param=arguments.text("sequence_id", given))
-    return inference.InferParameter(int64_param=arguments.count("sequence_id", given, below=1 << 63))
+def _sequence_id(value: int | str) -> inference.InferParameter:
+    if isinstance(value, str):
+        return inference.InferParameter(string_param=arguments.text("sequence_id", value))
+    return inference.InferParameter(int64_param=arguments.count("sequence_id", value, below=1 << 63))

@@ -83,20 +83,20 @@ class StreamedText:
             _line("")
 
 
-def prediction(one: Prediction) -> None:
+def prediction(item: Prediction) -> None:
     """Print a row for one element: position, element, label, probability, elements computed, milliseconds."""
-    best = one.labels[0] if one.labels else None
+    best = item.labels[0] if item.labels else None
     label, probability = (best.name, f"{best.probability:.4f}") if best else ("", "")
-    computed, took = str(one.computed_elements), f"{one.timings.compute_s * 1e3:.3f}"
+    computed, compute_ms = str(item.computed_elements), f"{item.timings.compute_s * 1e3:.3f}"
     if sys.stdout.isatty():
-        bar, element = "█" * round(20 * best.probability) if best else "", _printable(one.element)
+        bar, element = "█" * round(20 * best.probability) if best else "", _printable(item.element)
         _line(
-            f"{one.position:>5}  {element:<16} {_printable(label):<12} {probability:>6} {bar:<20}"
-            f"  computed {computed:>4} in {took} ms"
+            f"{item.position:>5}  {element:<16} {_printable(label):<12} {probability:>6} {bar:<20}"
+            f"  computed {computed:>4} in {compute_ms} ms"
         )
     else:
-        cells = (_printable(one.element), _printable(label), probability, computed, took)
-        _line("\t".join((str(one.position), *cells)))
+        cells = (_printable(item.element), _printable(label), probability, computed, compute_ms)
+        _line("\t".join((str(item.position), *cells)))
 
 
 def note(text: str) -> None:

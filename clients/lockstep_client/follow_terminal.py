@@ -39,7 +39,7 @@ class InputLine:
     """The typed text. White space sends the word before it; a sent word cannot be edited."""
 
     sent: str = ""
-    held: str = ""
+    pending: str = ""
     done: bool = False
     """Enter or Ctrl-D was pressed."""
     quitting: bool = False
@@ -51,15 +51,15 @@ class InputLine:
             self.done, self.quitting = True, key == _QUIT
             return self._send()
         if key in _BACK:
-            self.held = self.held[:-1]
+            self.pending = self.pending[:-1]
         elif key in _CLEAR:
-            self.held = ""
+            self.pending = ""
         elif key.isprintable() or key.isspace():
-            self.held += key
+            self.pending += key
         return self._send() if key.isspace() else ""
 
     def _send(self) -> str:
-        piece, self.held = self.held, ""
+        piece, self.pending = self.pending, ""
         self.sent += piece
         return piece
 
@@ -73,7 +73,7 @@ class FollowScreen:
 
     def __rich__(self) -> Group:
         cursor = "" if self.line.done else "▏"
-        typed = Text.assemble(("> ", "dim"), self.line.sent, (self.line.held + cursor, "bold"))
+        typed = Text.assemble(("> ", "dim"), self.line.sent, (self.line.pending + cursor, "bold"))
         return Group(typed, *self._labels())
 
     def _labels(self) -> Iterator[Text]:

@@ -39,7 +39,7 @@ _SHRINK_INTERVAL_S = 0.1
 @dataclass
 class _Item(Generic[G]):
     number: int
-    given: G
+    value: G
     prepared: Any
     size: int
 
@@ -77,15 +77,15 @@ class ItemTracker(Generic[G, R]):
         """Whether the source has ended and every item has its outcome."""
         return self.ended and self._taken - self._delivered == len(self._outcomes)
 
-    def take(self, given: G) -> None:
+    def take(self, value: G) -> None:
         """Add an item. An item that cannot be sent fails at once, as its outcome."""
         number = self._taken
         try:
-            prepared, size = self._call.prepare(given)
+            prepared, size = self._call.prepare(value)
             self._check(size)
-            self._to_send.append(_Item(number, given, prepared, size))
+            self._to_send.append(_Item(number, value, prepared, size))
         except LockstepError as error:
-            self._outcomes[number] = Outcome(number, given, error)
+            self._outcomes[number] = Outcome(number, value, error)
         self._taken += 1
 
     def message(self, now: float) -> Message | None:
@@ -154,12 +154,12 @@ class ItemTracker(Generic[G, R]):
     def _complete(self, item: _Item[G], result: R | LockstepError, now: float) -> None:
         self._answered, self._breaks = True, 0
         self._since = now if self._sent or self._to_send else None
-        number, given = item.number, item.given
+        number, value = item.number, item.value
         if isinstance(result, LockstepError):
-            self._outcomes[number] = Outcome(number, given, result)
+            self._outcomes[number] = Outcome(number, value, result)
         else:
             self._window = min(self._call.in_flight, self._window + 1 / self._window)
-            self._outcomes[number] = Outcome(number, given, None, result)
+            self._outcomes[number] = Outcome(number, value, None, result)
 
     def _fits(self, batch: list[_Item[G]], candidate: _Item[G]) -> bool:
         """Whether the window admits `candidate`, and the message `batch` can hold it."""

@@ -95,8 +95,8 @@ class Outcomes(_Pipeline[G, R], Closing):
     """One `Outcome` per item. Iterate once; sending starts with the iteration.
 
         with client.classify_many("sentiment-lstm", lines) as outcomes:
-            for one in outcomes:
-                print(one.number, one.error or one.answer.best.name)
+            for outcome in outcomes:
+                print(outcome.number, outcome.error or outcome.answer.best.name)
 
     Leaving the loop, by break or by an exception, cancels the items in flight. An exception raised by the
     source is raised here after the outcomes of all earlier items. An error of the whole stream is raised as
@@ -164,12 +164,12 @@ class Outcomes(_Pipeline[G, R], Closing):
         try:
             if isinstance(self._call.source, AsyncIterable):
                 raise arguments.invalid("given", "async iterables need an AsyncClient")
-            for given in self._call.source:
+            for item in self._call.source:
                 with self._changed:
                     self._changed.wait_for(lambda: self._tracker.has_room or self._closed)
                     if self._closed:
                         return
-                    self._tracker.take(given)
+                    self._tracker.take(item)
                     self._changed.notify_all()
         except Exception as error:
             self._failure = error
@@ -191,8 +191,8 @@ class AsyncOutcomes(_Pipeline[G, R], AsyncClosing):
     """One `Outcome` per item. Iterate once; sending starts with the iteration.
 
         async with client.classify_many("sentiment-lstm", lines) as outcomes:
-            async for one in outcomes:
-                print(one.number, one.error or one.answer.best.name)
+            async for outcome in outcomes:
+                print(outcome.number, outcome.error or outcome.answer.best.name)
 
     Leaving the loop, by break or by an exception, cancels the items in flight. An exception raised by the
     source is raised here after the outcomes of all earlier items. An error of the whole stream is raised as
@@ -255,22 +255,22 @@ class AsyncOutcomes(_Pipeline[G, R], AsyncClosing):
     async def _take_items(self) -> None:
         try:
             if isinstance(self._call.source, AsyncIterable):
-                async for given in self._call.source:
-                    await self._take(given)
+                async for item in self._call.source:
+                    await self._take(item)
             else:
-                for given in self._call.source:
-                    await self._take(given)
+                for item in self._call.source:
+                    await self._take(item)
         except Exception as error:
             self._failure = error
         finally:
             self._tracker.ended = True
             self._changed.set()
 
-    async def _take(self, given: G) -> None:
+    async def _take(self, item: G) -> None:
         while not self._tracker.has_room:
             self._room.clear()
             await self._room.wait()
-        self._tracker.take(given)
+        self._tracker.take(item)
         self._changed.set()
 
     async def close(self) -> None:

@@ -46,8 +46,8 @@ def classify_many(
 ) -> ManyCall[str | Sequence[int], Classification]:
     """Classify any number of texts, or sequences of token ids, over one stream: one `Outcome` each.
 
-        for one in client.classify_many("sentiment-lstm", open("reviews.txt")):
-            print(one.answer.best.name, one.given)
+        for outcome in client.classify_many("sentiment-lstm", open("reviews.txt")):
+            print(outcome.answer.best.name, outcome.given)
 
     Texts are read lazily, at most `in_flight` ahead of the outcomes that have been read; a Client reads them
     on a separate thread. Outcomes arrive in the order of the texts, or, with `ordered=False`, as soon as each
@@ -80,7 +80,7 @@ def encode_many(
 ) -> ManyCall[str | Sequence[int], Encoding]:
     """Encode any number of texts, or sequences of token ids, over one stream: one `Outcome` each.
 
-        vectors = [one.answer.vector for one in client.encode_many("sentiment-transformer", lines)]
+        vectors = [outcome.answer.vector for outcome in client.encode_many("sentiment-transformer", lines)]
 
     `attention` is as in `encode`, the other arguments are as in `classify_many`.
     """
@@ -110,8 +110,8 @@ def infer_many(
     """Run a model on any number of tensor requests over one stream: one `Outcome` each.
 
         rows = ({"tokens": np.array([ids])} for ids in sequences)
-        for one in client.infer_many("sentiment-lstm", rows, outputs=["logits"]):
-            print(one.answer["logits"])
+        for outcome in client.infer_many("sentiment-lstm", rows, outputs=["logits"]):
+            print(outcome.answer["logits"])
 
     Works with every server of the Open Inference Protocol that answers each request once. Tensors and
     `outputs` are as in `infer`, the other arguments are as in `classify_many`. Use `infer` for the steps of
@@ -157,21 +157,21 @@ def _of_texts(
     )
 
 
-def _check_many(field: str, given: object, item: type) -> None:
-    if isinstance(given, item) or not isinstance(given, Iterable | AsyncIterable):
-        raise arguments.invalid(field, f"expected an iterable of them, got {type(given).__name__}")
+def _check_many(field: str, value: object, item: type) -> None:
+    if isinstance(value, item) or not isinstance(value, Iterable | AsyncIterable):
+        raise arguments.invalid(field, f"expected an iterable of {field}, got {type(value).__name__}")
 
 
-def _in_flight(given: int) -> int:
-    if given < 1:
-        raise arguments.invalid("in_flight", f"{given} is too small: expected 1 or more")
-    return given
+def _in_flight(value: int) -> int:
+    if value < 1:
+        raise arguments.invalid("in_flight", f"{value} is too small: expected 1 or more")
+    return value
 
 
-def _text_or_row(given: str | Sequence[int]) -> tuple[str | pb.Ids, int]:
-    if isinstance(given, str):
-        return arguments.text("texts", given), 4 * len(given)
-    row = arguments.row("texts", given)
+def _text_or_row(item: str | Sequence[int]) -> tuple[str | pb.Ids, int]:
+    if isinstance(item, str):
+        return arguments.text("texts", item), 4 * len(item)
+    row = arguments.row("texts", item)
     return row, row.ByteSize()
 
 
@@ -182,15 +182,15 @@ def _prepared_tensors(
     return request, request.ByteSize()
 
 
-def _with_texts(template: Any, _: int, given: Sequence[str] | Sequence[pb.Ids]) -> Any:
+def _with_texts(template: Any, _: int, items: Sequence[str] | Sequence[pb.Ids]) -> Any:
     request = type(template)()
     request.CopyFrom(template)
-    (request.texts if isinstance(given[0], str) else request.ids).extend(given)
+    (request.texts if isinstance(items[0], str) else request.ids).extend(items)
     return request
 
 
-def _numbered(number: int, given: Sequence[inference.ModelInferRequest]) -> inference.ModelInferRequest:
-    [request] = given
+def _numbered(number: int, items: Sequence[inference.ModelInferRequest]) -> inference.ModelInferRequest:
+    [request] = items
     request.id = str(number)
     return request
 
@@ -205,7 +205,8 @@ def _outcomes(
 
 def _error(failure: pb.Failure) -> LockstepError:
     number = failure.HasField("retry_after_seconds")
-    field = failure.field.partition("[")[0]  # its place in a message says nothing to the caller
+    # Without the index, which counts the items of one message only.
+    field = failure.field.partition("[")[0]
     return errors.from_code(
         failure.code,
         failure.message.replace(failure.field, field, 1),

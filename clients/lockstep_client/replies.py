@@ -22,36 +22,36 @@ if TYPE_CHECKING:
 
 def classifications(reply: pb.ClassifyReply) -> list[results.Classification]:
     """One result per text, in the order of the request."""
-    return [classification(one, reply) for one in reply.results]
+    return [classification(message, reply) for message in reply.results]
 
 
 def encodings(reply: pb.EncodeReply) -> list[results.Encoding]:
     """One result per text, in the order of the request."""
-    return [encoding(one, reply) for one in reply.results]
+    return [encoding(message, reply) for message in reply.results]
 
 
 def classification(
-    one: pb.Classification, reply: pb.ClassifyReply | pb.ClassifyManyReply
+    message: pb.Classification, reply: pb.ClassifyReply | pb.ClassifyManyReply
 ) -> results.Classification:
     """The result of one text; `reply` holds the fields that all texts share."""
     return results.Classification(
-        labels=labels(one.labels),
-        length=one.length,
-        timings=timings(one.timings),
+        labels=labels(message.labels),
+        length=message.length,
+        timings=timings(message.timings),
         model=reply.model,
         version=reply.version,
         notice=reply.notice,
     )
 
 
-def encoding(one: pb.Encoding, reply: pb.EncodeReply | pb.EncodeManyReply) -> results.Encoding:
+def encoding(message: pb.Encoding, reply: pb.EncodeReply | pb.EncodeManyReply) -> results.Encoding:
     """The result of one text; `reply` holds the fields that all texts share."""
     return results.Encoding(
-        vector=np.array(one.vector, np.float32),
-        attention=_attention(one.attention) if one.HasField("attention") else None,
-        tokens=tuple(one.tokens),
-        length=one.length,
-        timings=timings(one.timings),
+        vector=np.array(message.vector, np.float32),
+        attention=_attention(message.attention) if message.HasField("attention") else None,
+        tokens=tuple(message.tokens),
+        length=message.length,
+        timings=timings(message.timings),
         model=reply.model,
         version=reply.version,
         notice=reply.notice,
@@ -97,50 +97,52 @@ def health(model: str, reply: health_pb2.HealthCheckResponse) -> results.Health:
 
 def model_statistics(reply: inference.ModelStatisticsResponse) -> list[results.ModelStatistics]:
     """One entry per version of each model, in the server's order."""
-    return [_statistics(one) for one in reply.model_stats]
+    return [_statistics(message) for message in reply.model_stats]
 
 
-def done(_reply: Message) -> None:
+def empty(_reply: Message) -> None:
     """For calls whose reply has no content."""
 
 
-def labels(given: Iterable[pb.Label]) -> tuple[results.Label, ...]:
+def labels(messages: Iterable[pb.Label]) -> tuple[results.Label, ...]:
     """Labels in the server's order, most probable first."""
-    return tuple(results.Label(one.name, one.index, one.probability, one.score) for one in given)
-
-
-def timings(given: pb.Timings) -> results.Timings:
-    """Convert seconds fields one to one."""
-    return results.Timings(
-        queue_s=given.queue_seconds,
-        compute_s=given.compute_seconds,
-        steps=given.steps,
-        batch_rows=given.batch_rows,
-        prefill_s=given.prefill_seconds,
-        first_token_s=given.first_token_seconds,
+    return tuple(
+        results.Label(message.name, message.index, message.probability, message.score) for message in messages
     )
 
 
-def _statistics(one: inference.ModelStatistics) -> results.ModelStatistics:
-    stats = one.inference_stats
+def timings(message: pb.Timings) -> results.Timings:
+    """The timings of a result, field by field."""
+    return results.Timings(
+        queue_s=message.queue_seconds,
+        compute_s=message.compute_seconds,
+        steps=message.steps,
+        batch_rows=message.batch_rows,
+        prefill_s=message.prefill_seconds,
+        first_token_s=message.first_token_seconds,
+    )
+
+
+def _statistics(message: inference.ModelStatistics) -> results.ModelStatistics:
+    stats = message.inference_stats
     return results.ModelStatistics(
-        name=one.name,
-        version=one.version,
-        last_inference_s=one.last_inference / 1e3,
-        rows=one.inference_count,
-        runs=one.execution_count,
+        name=message.name,
+        version=message.version,
+        last_inference_s=message.last_inference / 1e3,
+        rows=message.inference_count,
+        runs=message.execution_count,
         success=_duration(stats.success),
         fail=_duration(stats.fail),
         queue=_duration(stats.queue),
         compute_input=_duration(stats.compute_input),
         compute_infer=_duration(stats.compute_infer),
         compute_output=_duration(stats.compute_output),
-        runs_by_rows={batch.batch_size: _duration(batch.compute_infer) for batch in one.batch_stats},
+        runs_by_rows={batch.batch_size: _duration(batch.compute_infer) for batch in message.batch_stats},
     )
 
 
-def _duration(one: inference.StatisticDuration) -> results.Duration:
-    return results.Duration(one.count, one.ns / 1e9)
+def _duration(message: inference.StatisticDuration) -> results.Duration:
+    return results.Duration(message.count, message.ns / 1e9)
 
 
 def _attention(tensor: pb.Tensor) -> npt.NDArray[np.float32]:

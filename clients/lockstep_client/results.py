@@ -201,8 +201,8 @@ class Health:
 class Outcome(Generic[G, R]):
     """The result of one item of a pipelined call: an answer or an error.
 
-    for one in client.classify_many("sentiment-lstm", lines):
-        print(one.number, one.given, one.error or one.answer.best.name)
+    for outcome in client.classify_many("sentiment-lstm", lines):
+        print(outcome.number, outcome.given, outcome.error or outcome.answer.best.name)
     """
 
     number: int

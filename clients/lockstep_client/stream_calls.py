@@ -117,8 +117,8 @@ def follow(
 ) -> StreamCall[Prediction, list[Prediction]]:
     """Predict after each element of a sequence that is sent piece by piece.
 
-        for one in client.follow("sentiment-lstm", ["it is fun", "ny , not sad"]):
-            print(one.element, one.best.name, one.best.probability)
+        for prediction in client.follow("sentiment-lstm", ["it is fun", "ny , not sad"]):
+            print(prediction.element, prediction.best.name, prediction.best.probability)
 
     A piece is a text, a sequence of token ids (each is one element), or `FLUSH`. The server buffers the last
     word of a text until white space follows; `FLUSH` and the end of the pieces complete it. Pieces are read

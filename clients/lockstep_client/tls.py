@@ -55,13 +55,13 @@ class Tls:
         }
 
 
-def _pem(field: str, given: str | PathLike[str] | bytes) -> bytes | None:
-    if not given:
+def _pem(field: str, source: str | PathLike[str] | bytes) -> bytes | None:
+    if not source:
         return None
     try:
-        content = given if isinstance(given, bytes) else Path(given).read_bytes()
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
-        raise ValueError(f"tls: {field} {str(given)!r} cannot be read: {error.strerror}") from None
+        raise ValueError(f"tls: {field} {str(source)!r} cannot be read: {error.strerror}") from None
     if b"-----BEGIN " not in content:
         raise ValueError(f"tls: {field} is not PEM: no line starts with -----BEGIN")
     return content

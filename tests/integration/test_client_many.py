@@ -164,7 +164,7 @@ def test_invalid_arguments_raise_at_once(client: Any, wrong: dict[str, Any]) -> 
 
 
 def test_a_single_mapping_of_tensors_is_rejected(client: Any) -> None:
-    with pytest.raises(lc.InvalidRequest, match=r"^inputs: expected an iterable of them, got dict"):
+    with pytest.raises(lc.InvalidRequest, match=r"^inputs: expected an iterable of inputs, got dict"):
         client.infer_many(MODEL, {"tokens": np.array([[1]])})
 
 
