@@ -33,8 +33,8 @@ def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
     for (name, run), colour in zip(runs, COLOURS, strict=False):
         times = LatencyHistogram.decoded(run["histogram"])
         shown = [one for one in _CURVE if one < 100 and times.count * (100 - one) / 100 >= 1]
-        across = [1 / (1 - one / 100) for one in shown]
-        axes.plot(across, times.percentiles_ms(shown), color=colour, label=name)
+        x = [1 / (1 - one / 100) for one in shown]
+        axes.plot(x, times.percentiles_ms(shown), color=colour, label=name)
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 10, 100, 1000, 10000], ["0", "50", "90", "99", "99.9", "99.99"])
     _log_scale(axes)
@@ -97,9 +97,9 @@ def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) 
     ordered = sorted(
         (one for one in runs if one["latency_ms"]), key=lambda one: float(one["load"].get("rate", 0))
     )
-    across = [one["rates"]["ok"] for one in ordered]
+    x = [one["rates"]["ok"] for one in ordered]
     for name, colour, mark in zip(("p50", "p90", "p99"), COLOURS, MARKS, strict=False):
-        axes.plot(across, [one["latency_ms"][name] for one in ordered], color=colour, marker=mark, label=name)
+        axes.plot(x, [one["latency_ms"][name] for one in ordered], color=colour, marker=mark, label=name)
     for one in ordered:
         if not one["valid"]:
             axes.axvline(one["rates"]["ok"], color=INK, ls=":", alpha=0.6)
@@ -126,12 +126,12 @@ def batching(server: dict[str, Any]) -> str:
 
 def lines(
     title: str,
-    across: str,
+    x_label: str,
     y_label: str,
     series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
 ) -> str:
     """A log-log plot of named series, each with its x and y values."""
-    figure, axes = _new_plot(title, across, y_label)
+    figure, axes = _new_plot(title, x_label, y_label)
     for (name, xs, ys), colour, mark in zip(series, COLOURS, MARKS, strict=False):
         axes.plot(list(xs), list(ys), color=colour, marker=mark, label=name)
     axes.set_xscale("log")
@@ -143,13 +143,13 @@ def lines(
     return _svg(figure)
 
 
-def _new_plot(title: str, across: str, y_label: str) -> tuple[Figure, Axes]:
+def _new_plot(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = new_figure(WIDTH, HEIGHT)
-    return figure, _label_axes(new_axes(figure), title, across, y_label)
+    return figure, _label_axes(new_axes(figure), title, x_label, y_label)
 
 
-def _label_axes(axes: Axes, title: str, across: str, y_label: str) -> Axes:
-    axes.set(xlabel=across, ylabel=y_label)
+def _label_axes(axes: Axes, title: str, x_label: str, y_label: str) -> Axes:
+    axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_title(title, color=INK, fontsize=11)
     axes.grid(which="major", color=INK, alpha=0.25)
     return axes

@@ -117,9 +117,9 @@ class _RunSample:
         count, block_s = len(self), self.block_s
         starts = rng.integers(0, max(count, 1), (RESAMPLES, self.blocks))
         taken = (starts[:, :, None] + np.arange(block_s)).reshape(RESAMPLES, -1)[:, :count] % max(count, 1)
-        made = np.zeros((RESAMPLES, count))
-        np.add.at(made, (np.arange(RESAMPLES)[:, None], taken), 1.0)
-        return made
+        resampled = np.zeros((RESAMPLES, count))
+        np.add.at(resampled, (np.arange(RESAMPLES)[:, None], taken), 1.0)
+        return resampled
 
     def percentile(self, percent: float, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The percentile of each resample in milliseconds; 0 for a resample without answers."""
@@ -133,8 +133,8 @@ class _RunSample:
 
 def _rate(column: str) -> Callable[[_RunSample, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
     def metric(one: _RunSample, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        made: npt.NDArray[np.float64] = weights @ getattr(one, column) / max(len(one), 1)
-        return made
+        resampled: npt.NDArray[np.float64] = weights @ getattr(one, column) / max(len(one), 1)
+        return resampled
 
     return metric
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lockstep_load.documents import Document
 
-HEADER = ("mode", "elements", "load", "answers/s", "first ms", "next ms", "last ms", "p99 ms", "failed")
+HEADER = ("model", "elements", "load", "answers/s", "first ms", "next ms", "last ms", "p99 ms", "failed")
 
 
 def sections(document: Document) -> Iterator[ReportSection]:
@@ -79,14 +79,14 @@ def _plots(found: Sequence[ContrastPoint], concurrency: int, rate_length: int) -
 
 def _lines(
     title: str,
-    across: str,
-    up: str,
+    x_label: str,
+    y_label: str,
     found: Sequence[ContrastPoint],
     value: Callable[[ContrastPoint], float],
     at: Callable[[ContrastPoint], float] = lambda one: one.length,
 ) -> str:
     series = []
     for way in dict.fromkeys(one.way for one in found):
-        own = [one for one in found if one.way == way and 0 < value(one) < float("inf")]
-        series.append((way, [at(one) for one in own], [value(one) for one in own]))
-    return charts.lines(title, across, up, series)
+        points_of_way = [one for one in found if one.way == way and 0 < value(one) < float("inf")]
+        series.append((way, [at(one) for one in points_of_way], [value(one) for one in points_of_way]))
+    return charts.lines(title, x_label, y_label, series)

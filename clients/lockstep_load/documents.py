@@ -150,7 +150,7 @@ def _facts(load: LoadProfile, counts: RunCounts, *, partial: bool, max_lag_ms: f
 def _load(target: Target, workload: Workload, load: LoadProfile) -> Document:
     return {
         **_pattern(load),
-        "call": workload.kind,
+        "call": workload.call,
         "lengths": workload.lengths.name,
         "ids": list(workload.ids) if workload.ids else None,
         "rows": workload.rows,

@@ -80,24 +80,26 @@ class CommonOptions:
 
 def expand_options(function: Callable[..., None]) -> Callable[..., None]:
     """A command with the options of `function` in which each group is replaced by its fields."""
-    taken = inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
     groups: dict[str, Any] = {
-        name: one.annotation for name, one in taken.items() if is_dataclass(one.annotation)
+        name: one.annotation for name, one in parameters.items() if is_dataclass(one.annotation)
     }
-    own = [one for name, one in taken.items() if name not in groups]
-    shared = [one for group in groups.values() for one in inspect.signature(group).parameters.values()]
+    own_parameters = [one for name, one in parameters.items() if name not in groups]
+    group_parameters = [
+        one for group in groups.values() for one in inspect.signature(group).parameters.values()
+    ]
 
     @functools.wraps(function)
     def command(**given: Any) -> None:
-        made = {
+        group_values = {
             name: group(**{one.name: given.pop(one.name) for one in fields(group)})
             for name, group in groups.items()
         }
-        function(**made, **given)
+        function(**group_values, **given)
 
     command.__annotations__ = {}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *shared)]
+        [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own_parameters, *group_parameters)]
     )
     del command.__wrapped__
     return command

@@ -35,7 +35,7 @@ class Target:
 class Workload:
     """The requests that are sent."""
 
-    kind: CallKind
+    call: CallKind
     lengths: Lengths
     ids: tuple[int, int] | None = None
     """Range of token ids, end excluded; None to send texts if the call takes texts."""

@@ -40,11 +40,11 @@ class TensorOverrides:
 
 
 def prepare(
-    target: Target, workload: Workload, kind: CallKind | None, overrides: TensorOverrides, wait_s: float = 0.0
+    target: Target, workload: Workload, call: CallKind | None, overrides: TensorOverrides, wait_s: float = 0.0
 ) -> Workload:
     """Complete a workload with its call and its input tensors, after one successful request.
 
-    If `kind` is None, the first of classify, encode, generate, translate, infer and steps that the model
+    If `call` is None, the first of classify, encode, generate, translate, infer and steps that the model
     supports is used. Waits up to `wait_s` for the server to become ready.
 
     Raises:
@@ -53,8 +53,8 @@ def prepare(
     """
     with target_client.client(target, max(target.timeout_s, 5.0)) as client:
         _await_ready(client, target, wait_s)
-        if kind:
-            return _check_call(client, target, replace(workload, kind=kind), overrides)
+        if call:
+            return _check_call(client, target, replace(workload, call=call), overrides)
         return _first_answered_call(client, target, workload, overrides)
 
 
@@ -84,22 +84,22 @@ def _await_ready(client: Client, target: Target, wait_s: float) -> None:
 def _first_answered_call(
     client: Client, target: Target, workload: Workload, overrides: TensorOverrides
 ) -> Workload:
-    refused: dict[CallKind, LockstepError] = {}
-    for kind in _CALL_ORDER:
+    errors: dict[CallKind, LockstepError] = {}
+    for call in _CALL_ORDER:
         try:
-            return _check_call(client, target, replace(workload, kind=kind), overrides)
+            return _check_call(client, target, replace(workload, call=call), overrides)
         except (InvalidRequest, Unsupported) as error:
-            refused[kind] = error
-    raise refused["infer"]  # every model should support infer
+            errors[call] = error
+    raise errors["infer"]  # every model should support infer
 
 
 def _check_call(client: Client, target: Target, workload: Workload, overrides: TensorOverrides) -> Workload:
-    """Send one small request of the workload's kind. A rejection for overload counts as an answer."""
-    if workload.kind in ("infer", "steps"):
+    """Send one small request of the workload's call. A rejection for overload counts as an answer."""
+    if workload.call in ("infer", "steps"):
         metadata = client.metadata(target.model, version=target.version)
-        stepped = workload.kind == "steps"
-        made = tensors.inputs(metadata, overrides.shapes, overrides.fills, rows=not stepped)
-        workload = replace(workload, inputs=made)
+        step_wise = workload.call == "steps"
+        inputs = tensors.inputs(metadata, overrides.shapes, overrides.fills, rows=not step_wise)
+        workload = replace(workload, inputs=inputs)
     elif overrides.shapes or overrides.fills:
         raise InvalidRequest("--shape and --fill require --call infer or steps")
     with suppress(Overloaded):
@@ -110,7 +110,7 @@ def _check_call(client: Client, target: Target, workload: Workload, overrides: T
 def _send_one(client: Client, target: Target, workload: Workload) -> None:
     model, version = target.model, target.version
     low = workload.ids[0] if workload.ids else None
-    match workload.kind:
+    match workload.call:
         case "classify":
             client.classify(model, **_row("texts", low, nested=True), version=version)
         case "encode":
@@ -126,13 +126,13 @@ def _send_one(client: Client, target: Target, workload: Workload) -> None:
 
 
 def _send_tensors(client: Client, target: Target, workload: Workload) -> None:
-    stepped = workload.kind == "steps"
-    length = 1 if stepped else int(workload.lengths.draw(np.random.default_rng(0), 1)[0])
-    made = tensors.arrays(workload.inputs, 1, length, workload.ids, np.random.default_rng(0))
+    step_wise = workload.call == "steps"
+    length = 1 if step_wise else int(workload.lengths.draw(np.random.default_rng(0), 1)[0])
+    inputs = tensors.arrays(workload.inputs, 1, length, workload.ids, np.random.default_rng(0))
     sequence: dict[str, Any] = {}
-    if stepped:
+    if step_wise:
         sequence = {"sequence_id": 1 << 61, "sequence_start": True, "sequence_end": True}
-    client.infer(target.model, made, version=target.version, **sequence)
+    client.infer(target.model, inputs, version=target.version, **sequence)
 
 
 def _row(field_name: str, low: int | None, *, nested: bool = False) -> dict[str, Any]:

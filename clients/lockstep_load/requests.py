@@ -40,7 +40,7 @@ class PreparedRequest:
 def request_pool(job: WorkerJob, count: int = POOL_SIZE) -> list[PreparedRequest]:
     """The requests of a worker process; equal for equal seed and index."""
     rng = np.random.default_rng([job.load.seed, job.index, 0])
-    make = _MAKERS[job.workload.kind]
+    make = _MAKERS[job.workload.call]
     return [make(job, drawn) for drawn in _draw_requests(job.workload, rng, count)]
 
 
@@ -122,10 +122,10 @@ def _translate(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
 
 
 def _follow(job: WorkerJob, drawn: DrawnRequest) -> PreparedRequest:
-    [piece] = _single_row(job, drawn).values()
-    call = stream_calls.follow(job.target.model, [piece], top_k=1, version=job.target.version)
+    [row] = _single_row(job, drawn).values()
+    call = stream_calls.follow(job.target.model, [row], top_k=1, version=job.target.version)
     assert call.pieces is not None
-    pieces = [[one] for one in piece] if job.workload.one_by_one else [piece]
+    pieces = [[one] for one in row] if job.workload.one_by_one else [row]
     later_bodies = tuple(call.pieces.write(one).SerializeToString() for one in pieces)
     return PreparedRequest(call.request.SerializeToString(), drawn.length, later_bodies)
 

@@ -39,13 +39,13 @@ NOT_WRITTEN = 1
 class Runner:
     """Makes runs one after another. Use it as a context manager."""
 
-    def __init__(self, common: CommonOptions, processes: int) -> None:
-        self._place = common
+    def __init__(self, options: CommonOptions, processes: int) -> None:
+        self._options = options
         self._stack = ExitStack()
-        self._watchers: list[LiveView | ProgressLines] = [LiveView(quiet=common.quiet)]
-        if common.jsonl:
-            self._watchers.append(self._stack.enter_context(ProgressLines(common.jsonl)))
-        self._session = self._stack.enter_context(LoadSession(processes, self._watchers, common.max_lag_ms))
+        self._observers: list[LiveView | ProgressLines] = [LiveView(quiet=options.quiet)]
+        if options.jsonl:
+            self._observers.append(self._stack.enter_context(ProgressLines(options.jsonl)))
+        self._session = self._stack.enter_context(LoadSession(processes, self._observers, options.max_lag_ms))
 
     @property
     def interrupted(self) -> bool:
@@ -54,11 +54,11 @@ class Runner:
 
     def run(self, name: str, target: Target, workload: Workload, load: LoadProfile) -> Document:
         """Make one run; the document includes its name and the server's metrics."""
-        for one in self._watchers:
+        for one in self._observers:
             one.title = name
-        if not self._place.metrics:
+        if not self._options.metrics:
             return {**self._session.run(target, workload, load), "name": name}
-        with Scraper(self._place.metrics, target.model) as scraper:
+        with Scraper(self._options.metrics, target.model) as scraper:
             document = self._session.run(target, workload, load, scraper.observe)
         return {**document, "name": name, "server_metrics": scraper.result()}
 

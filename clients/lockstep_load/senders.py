@@ -64,11 +64,11 @@ def sender(
     channel: grpc.aio.Channel, target: Target, workload: Workload
 ) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
     """A function that sends one request and fills its `ReplyTimes`. It raises grpc.aio.AioRpcError."""
-    if workload.kind in _UNARY:
-        return _unary(channel, _UNARY[workload.kind].path, target_client.call_options(target))
-    if workload.kind in _TOKEN_STREAMS:
-        return _token_stream(channel, _TOKEN_STREAMS[workload.kind], target_client.call_options(target))
-    if workload.kind == "follow":
+    if workload.call in _UNARY:
+        return _unary(channel, _UNARY[workload.call].path, target_client.call_options(target))
+    if workload.call in _TOKEN_STREAMS:
+        return _token_stream(channel, _TOKEN_STREAMS[workload.call], target_client.call_options(target))
+    if workload.call == "follow":
         follow = _follow_one_by_one if workload.one_by_one else _follow
         return follow(channel, target_client.call_options(target))
     return _steps(channel, target)

@@ -58,10 +58,10 @@ def inputs(
         if name not in known:
             names = ", ".join(sorted(known)) or "none in the model's metadata"
             raise ValueError(f"unknown input {name!r}; available: {names}")
-    made = tuple(_input(spec, fills.get(spec.name, ""), rows=rows) for spec in metadata.inputs)
+    result = tuple(_input(spec, fills.get(spec.name, ""), rows=rows) for spec in metadata.inputs)
     return tuple(
         replace(one, dimensions=_shape(one.name, shapes[one.name])) if one.name in shapes else one
-        for one in made
+        for one in result
     )
 
 
@@ -126,9 +126,9 @@ def _array(
     one: TensorInput, shape: list[int], length: int, ids: tuple[int, int] | None, rng: np.random.Generator
 ) -> npt.NDArray[Any]:
     if one.datatype == "BYTES":
-        made = np.empty(int(np.prod(shape)), object)
-        made[:] = [sample_text(length, rng) for _ in range(made.size)]
-        return made.reshape(shape)
+        result = np.empty(int(np.prod(shape)), object)
+        result[:] = [sample_text(length, rng) for _ in range(result.size)]
+        return result.reshape(shape)
     dtype = DTYPES[one.datatype]
     if one.fill != "random":
         return np.full(shape, {"zeros": 0, "ones": 1, "length": length}[one.fill], dtype)

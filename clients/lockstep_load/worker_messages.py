@@ -84,7 +84,7 @@ class RecordLog:
     gaps: list[float] = field(default_factory=list)
     tokens: dict[int, int] = field(default_factory=dict)
     examples: dict[RequestOutcome, str] = field(default_factory=dict)
-    known: set[RequestOutcome] = field(default_factory=set)
+    seen: set[RequestOutcome] = field(default_factory=set)
 
     def count_tokens(self, at_s: float, tokens: int) -> None:
         """Count tokens that arrived `at_s` seconds after the start of the measured part."""
@@ -94,13 +94,13 @@ class RecordLog:
 
     def add_example(self, outcome: RequestOutcome, why: str) -> None:
         """Keep the server's message for the first request with this outcome."""
-        if outcome not in self.known:
-            self.known.add(outcome)
+        if outcome not in self.seen:
+            self.seen.add(outcome)
             self.examples[outcome] = why
 
     def batch(self, index: int, at_s: float, in_flight: int, cpu_s: float) -> RecordBatch:
         """Return everything recorded as a batch, and start a new one."""
-        made = RecordBatch(
+        batch = RecordBatch(
             index,
             at_s,
             np.array(self.records, RECORD).tobytes(),
@@ -111,4 +111,4 @@ class RecordLog:
             self.examples,
         )
         self.records, self.gaps, self.tokens, self.examples = [], [], {}, {}
-        return made
+        return batch

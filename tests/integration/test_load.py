@@ -328,7 +328,7 @@ def test_preflight_finds_the_call_that_a_model_supports(shipped: Served) -> None
     }  # fmt: skip
     for model, kind in expected.items():
         target = Target(shipped.address, model)
-        assert preflight.prepare(target, Workload("infer", drawn), None, TensorOverrides()).kind == kind
+        assert preflight.prepare(target, Workload("infer", drawn), None, TensorOverrides()).call == kind
 
 
 def chromium(page: Path, folder: Path, *what: str) -> str:

@@ -105,7 +105,7 @@ def test_only_streams_are_run_one_by_one() -> None:
     asked: list[tuple[str, bool, str]] = []
 
     def noted(name: str, target: Target, workload: Workload, load: LoadProfile) -> Document:
-        asked.append((workload.kind, workload.one_by_one, name))
+        asked.append((workload.call, workload.one_by_one, name))
         return {**sample_runs.steady(6, 5.0), "name": name}
 
     ways = (ReadingMode(STEPWISE, "m", "follow"), ReadingMode(FUSED, "m", "classify"))
