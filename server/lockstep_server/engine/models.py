@@ -60,7 +60,7 @@ class LoadedModels:
         self._root = Path(config.models)
         device = choose_device(config.device)
         self.info = messages.EngineInfo(device, RUNTIME_VERSION, _leases(device))
-        self._device_scheduler = DeviceScheduler(device, self.info.leases, config.max_run_s)
+        self._device_scheduler = DeviceScheduler(self.info.leases, config.max_run_s)
         self._loader = Loader(config, self._root, device, self._device_scheduler)
         self._models: dict[tuple[str, int], LoadedModel] = {}
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}

@@ -259,12 +259,12 @@ def _measure_cell(
 ) -> tuple[int, int, float]:
     """Rows, elements per row, and the shortest duration of a few runs on the idle device."""
     part = _draw_part(spec, rows, length, rng)
-    feeds = padding.stack(spec, [part], rows, part.lengths)
+    inputs = padding.stack(spec, [part], rows, part.lengths)
     shortest, begun = math.inf, time.monotonic()
     for run in range(_CELL_RUNS + 1):
         with device_scheduler.exclusive(account):
             started = time.perf_counter()
-            session.run(feeds)
+            session.run(inputs)
             took = time.perf_counter() - started
         if run:  # the first is a warm-up
             shortest = min(shortest, took)

@@ -99,12 +99,11 @@ class OneShotEngine:
         if self._stopped:  # `stop` may have missed these requests
             self._fail_all(_STOPPED)
 
-    def cancel(self, key: int) -> bool:
-        """Skip the request if it is still queued; otherwise drop its answer. False: unknown key."""
+    def cancel(self, key: int) -> None:
+        """Skip the request if it is still queued; otherwise drop its answer."""
         request = self._held.pop(key, None)
         if request is not None:
             request.cancelled = True
-        return request is not None
 
     def stop(self, within_s: float) -> None:
         """Answer queued requests for at most `within_s` seconds, then fail the rest as UNAVAILABLE."""

@@ -83,13 +83,9 @@ class DeviceScheduler:
     """Grants the leases of a device. Thread-safe. A thread must not request a lease while it holds one."""
 
     def __init__(
-        self,
-        device: str,
-        leases: int = 1,
-        max_run_s: float = 0.020,
-        clock: Callable[[], float] = time.monotonic,
+        self, leases: int = 1, max_run_s: float = 0.020, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.device, self.leases, self.max_run_s = device, leases, max_run_s
+        self.leases, self.max_run_s = leases, max_run_s
         self._free = leases
         self._not_yielding = 0  # running accounts without `yields_cpu`
         self._clock = clock

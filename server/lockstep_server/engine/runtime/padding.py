@@ -40,15 +40,15 @@ def stack(spec: ModelSpec, parts: Sequence[RowGroup], rows: int, lengths: tuple[
     If `rows` exceeds the parts' rows (a model of fixed shape), the first row of the last part is repeated,
     so that no row consists only of padding.
     """
-    feeds = {}
+    inputs = {}
     size = dict(zip(spec.length_names, lengths, strict=True))
     spare = rows - sum(part.rows for part in parts)
     for tensor in spec.inputs:
         if tensor.name in parts[0].inputs:
-            feeds[tensor.name] = _stack(tensor, [part.inputs[tensor.name] for part in parts], size, spare)
+            inputs[tensor.name] = _stack(tensor, [part.inputs[tensor.name] for part in parts], size, spare)
         elif tensor.spec.generated:
-            feeds[tensor.name] = _generate(spec, tensor, parts, size, spare)
-    return feeds
+            inputs[tensor.name] = _generate(spec, tensor, parts, size, spare)
+    return inputs
 
 
 def cut(

@@ -71,7 +71,7 @@ class OnnxSession:
         )
         self.output_names = [tensor.name for tensor in self.graph.outputs]
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
         """Run the graph once. Returns the arrays of `outputs`, in their order (None: all outputs).
 
         Raises:
@@ -80,8 +80,8 @@ class OnnxSession:
         """
         try:
             if self._bfloat16:
-                return self._run_values(feeds, outputs)
-            return self._session.run(outputs, feeds, self._run_options)  # type: ignore[no-any-return]
+                return self._run_values(inputs, outputs)
+            return self._session.run(outputs, inputs, self._run_options)  # type: ignore[no-any-return]
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise bad_input("inputs", _first_line(error)) from error
 
@@ -89,11 +89,11 @@ class OnnxSession:
         """Abort all current runs at their next node, and all later runs."""
         self._run_options.terminate = True
 
-    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None) -> list[Array]:
+    def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> list[Array]:
         """As `run`, for graphs with bfloat16 tensors, which ONNX Runtime cannot exchange with numpy."""
-        inputs = {name: _to_value(array) for name, array in feeds.items()}
-        values = self._session.run_with_ort_values(outputs, inputs, self._run_options)
-        return [_from_value(value) for value in values]
+        values = {name: _to_value(array) for name, array in inputs.items()}
+        results = self._session.run_with_ort_values(outputs, values, self._run_options)
+        return [_from_value(value) for value in results]
 
 
 def _options(threads: int) -> ort.SessionOptions:

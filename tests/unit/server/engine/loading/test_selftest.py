@@ -117,11 +117,11 @@ def test_a_difference_within_the_manifests_tolerance_passes_and_is_reported(tmp_
 
 def test_measured_costs_grow_with_the_size_of_a_run(tmp_path: Path) -> None:
     session, spec = opened(tmp_path, fakes.masked_mean(), fakes.MASKED_MANIFEST)
-    costs = selftest.measure_costs(session, spec, DeviceScheduler("cpu"), DeviceAccount("test"))
+    costs = selftest.measure_costs(session, spec, DeviceScheduler(), DeviceAccount("test"))
     assert 0 < costs.estimate(1, 1) <= costs.estimate(64, 1000)
 
 
 def test_a_model_that_fails_on_random_input_gets_default_costs(tmp_path: Path) -> None:
     session, spec = opened(tmp_path, fakes.breaks_on_zero())
-    costs = selftest.measure_costs(session, spec, DeviceScheduler("cpu"), DeviceAccount("test"))
+    costs = selftest.measure_costs(session, spec, DeviceScheduler(), DeviceAccount("test"))
     assert costs.estimate(1, 1) > 0

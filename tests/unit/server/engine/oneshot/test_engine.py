@@ -31,13 +31,13 @@ class MeetingSession:
         self._patience_s = patience_s
         self.met = 0
 
-    def run(self, feeds: Any, outputs: Any = None) -> list[Any]:
+    def run(self, inputs: Any, outputs: Any = None) -> list[Any]:
         try:
             self._barrier.wait(self._patience_s)
             self.met += 1
         except threading.BrokenBarrierError:
             pass
-        return [feeds["x"]]
+        return [inputs["x"]]
 
     def terminate(self) -> None: ...
 
@@ -68,7 +68,7 @@ def serve(
 def test_unbatched_requests_run_concurrently() -> None:
     """They are put into the queue at once, which wakes one thread: each thread must wake the next."""
     session = MeetingSession(3, PATIENCE_S)
-    reports = serve(session, 3, DeviceScheduler("cpu", 3), 3)
+    reports = serve(session, 3, DeviceScheduler(3), 3)
     assert session.met == 3
     assert sorted(event.key for events in reports for event in events.events) == [0, 1, 2]
 
@@ -76,6 +76,6 @@ def test_unbatched_requests_run_concurrently() -> None:
 @pytest.mark.parametrize(("instances", "leases", "niceness"), [(1, 3, 1), (3, 1, 1), (3, 2, 0)])
 def test_instances_and_leases_limit_concurrent_runs(instances: int, leases: int, niceness: int) -> None:
     session = MeetingSession(2, 0.05)
-    reports = serve(session, instances, DeviceScheduler("cpu", leases), 3, niceness)
+    reports = serve(session, instances, DeviceScheduler(leases), 3, niceness)
     assert session.met == 0
     assert len(reports) == 3

@@ -57,7 +57,7 @@ def queue_up(
 @pytest.mark.parametrize(("leases", "yields", "expected"), [(1, 0, 1), (1, 6, 1), (3, 6, 3), (3, 0, 2)])
 def test_leases_limit_concurrent_runs(leases: int, yields: int, expected: int) -> None:
     """Accounts that do not yield the CPU leave one lease free."""
-    device_scheduler, running, most_running, lock = DeviceScheduler("cpu", leases), 0, 0, threading.Lock()
+    device_scheduler, running, most_running, lock = DeviceScheduler(leases), 0, 0, threading.Lock()
     accounts = [DeviceAccount(str(i), yields_cpu=i < yields) for i in range(6)]
     assert {device_scheduler.max_leases(account) for account in accounts} == {expected}
 
@@ -82,7 +82,7 @@ def test_leases_limit_concurrent_runs(leases: int, yields: int, expected: int) -
 
 def test_the_account_with_the_least_device_time_goes_first() -> None:
     clock = Clock()
-    device_scheduler, order = DeviceScheduler("cpu", clock=clock), []
+    device_scheduler, order = DeviceScheduler(clock=clock), []
     greedy, modest = DeviceAccount("greedy"), DeviceAccount("modest")
     with device_scheduler.lease(greedy, 0.0):
         clock.now += 5
@@ -94,7 +94,7 @@ def test_the_account_with_the_least_device_time_goes_first() -> None:
 
 
 def test_ties_go_to_the_earliest_deadline() -> None:
-    device_scheduler, order = DeviceScheduler("cpu", clock=Clock()), []
+    device_scheduler, order = DeviceScheduler(clock=Clock()), []
     with device_scheduler.lease(DeviceAccount("holder"), 0.0):
         threads = queue_up(
             device_scheduler,
@@ -114,7 +114,7 @@ def test_device_time_decays() -> None:
 
 def test_runs_are_unlimited_while_one_engine_uses_the_device() -> None:
     clock = Clock()
-    device_scheduler, account = DeviceScheduler("cpu", max_run_s=0.02, clock=clock), DeviceAccount("one")
+    device_scheduler, account = DeviceScheduler(max_run_s=0.02, clock=clock), DeviceAccount("one")
     for _ in range(3):
         with device_scheduler.lease(account, 0.0) as lease:
             assert lease.max_run_s is None
@@ -123,7 +123,7 @@ def test_runs_are_unlimited_while_one_engine_uses_the_device() -> None:
 def test_runs_are_limited_while_another_engine_uses_the_device() -> None:
     clock = Clock()
     device_scheduler, one, other = (
-        DeviceScheduler("cpu", max_run_s=0.02, clock=clock),
+        DeviceScheduler(max_run_s=0.02, clock=clock),
         DeviceAccount("one"),
         DeviceAccount("other"),
     )
@@ -138,7 +138,7 @@ def test_runs_are_limited_while_another_engine_uses_the_device() -> None:
 
 def test_a_lease_holds_the_waiting_time() -> None:
     clock = Clock()
-    device_scheduler, waited = DeviceScheduler("cpu", clock=clock), []
+    device_scheduler, waited = DeviceScheduler(clock=clock), []
 
     def wait() -> None:
         with device_scheduler.lease(DeviceAccount("waiter"), 0.0) as lease:
@@ -154,7 +154,7 @@ def test_a_lease_holds_the_waiting_time() -> None:
 
 
 def test_exclusive_waits_for_all_leases_and_holds_them() -> None:
-    device_scheduler, order, entered = DeviceScheduler("cpu", leases=2), [], threading.Event()
+    device_scheduler, order, entered = DeviceScheduler(leases=2), [], threading.Event()
 
     def measure() -> None:
         with device_scheduler.exclusive(DeviceAccount("measuring")):
@@ -175,7 +175,7 @@ def test_exclusive_waits_for_all_leases_and_holds_them() -> None:
 
 
 def test_a_failed_run_returns_its_lease() -> None:
-    device_scheduler = DeviceScheduler("cpu")
+    device_scheduler = DeviceScheduler()
     with pytest.raises(ZeroDivisionError), device_scheduler.lease(DeviceAccount("one"), 0.0):
         raise ZeroDivisionError
     with device_scheduler.exclusive(DeviceAccount("other")):
@@ -183,7 +183,7 @@ def test_a_failed_run_returns_its_lease() -> None:
 
 
 def test_a_waiter_for_an_unreserved_lease_does_not_block_yielding_accounts() -> None:
-    device_scheduler, order = DeviceScheduler("cpu", leases=2), []
+    device_scheduler, order = DeviceScheduler(leases=2), []
     first, second = (
         device_scheduler.lease(DeviceAccount("step"), 0.0),
         device_scheduler.lease(yielding("one-shot"), 0.0),

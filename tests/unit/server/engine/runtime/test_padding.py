@@ -28,9 +28,9 @@ def test_an_identity_returns_the_inputs(axis: int, shapes: list, spare: int, lon
     spec, parts = sample_models.ragged(axis), draw_parts(shapes, axis)
     rows = sum(r for r, _ in shapes) + spare
     longest = max(n for _, n in shapes) + longer
-    feeds = padding.stack(spec, parts, rows, (longest,))
-    assert feeds["x"].shape == feeds["mask"].shape == ((rows, longest) if axis == 0 else (longest, rows))
-    outputs = {"y": feeds["x"], "m": feeds["mask"], "n": feeds["sizes"]}
+    inputs = padding.stack(spec, parts, rows, (longest,))
+    assert inputs["x"].shape == inputs["mask"].shape == ((rows, longest) if axis == 0 else (longest, rows))
+    outputs = {"y": inputs["x"], "m": inputs["mask"], "n": inputs["sizes"]}
     for part, answer, (r, n) in zip(
         parts, padding.cut(spec, outputs, parts, (longest,)), shapes, strict=True
     ):
@@ -44,9 +44,9 @@ def test_an_identity_returns_the_inputs(axis: int, shapes: list, spare: int, lon
 @given(shapes=shapes)
 def test_padding_has_the_manifests_value_and_is_masked(axis: int, shapes: list) -> None:
     spec, parts = sample_models.ragged(axis), draw_parts(shapes, axis)
-    feeds = padding.stack(spec, parts, sum(r for r, _ in shapes), (max(n for _, n in shapes),))
-    assert (feeds["x"][~feeds["mask"]] == -7).all()
-    assert int(feeds["mask"].sum()) == sum(r * n for r, n in shapes)
+    inputs = padding.stack(spec, parts, sum(r for r, _ in shapes), (max(n for _, n in shapes),))
+    assert (inputs["x"][~inputs["mask"]] == -7).all()
+    assert int(inputs["mask"].sum()) == sum(r * n for r, n in shapes)
 
 
 def test_a_mask_from_a_client_is_padded_with_its_padding_value() -> None:
@@ -75,6 +75,6 @@ def test_an_output_of_another_length_is_an_error() -> None:
 
 def test_spare_rows_repeat_data() -> None:
     spec, parts = sample_models.ragged(), draw_parts([(1, 3)], 0)
-    feeds = padding.stack(spec, parts, 4, (3,))
-    assert (feeds["x"] == parts[0].inputs["x"]).all()
-    assert feeds["sizes"].tolist() == [3, 3, 3, 3]
+    inputs = padding.stack(spec, parts, 4, (3,))
+    assert (inputs["x"] == parts[0].inputs["x"]).all()
+    assert inputs["sizes"].tolist() == [3, 3, 3, 3]

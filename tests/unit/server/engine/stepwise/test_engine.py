@@ -70,7 +70,7 @@ class EngineDriver:
             session or model.session,
             prefill_session or model.prefill_session,
             model.vocabulary,
-            DeviceScheduler("cpu"),
+            DeviceScheduler(),
             self._report,
             clock=lambda: self.now,
             **more,
