@@ -107,12 +107,13 @@ def search(
         typer.Option(min=1, max=99.99, metavar="P", help="Percentile of all requests that must meet it."),
     ] = 99.0,
     seconds: options.Seconds = 5.0,
-    start: options.Rate = None,
+    start: options.StartRate = None,
     within: Annotated[
-        float, typer.Option(min=0.005, max=1, help="Precision of the result, as a fraction.")
+        float, typer.Option(min=0.005, max=1, metavar="F", help="Precision of the result, as a fraction.")
     ] = 0.05,
     confirmations: Annotated[
-        int, typer.Option(min=0, max=20, help="Number of repeat runs that must confirm the result.")
+        int,
+        typer.Option(min=0, max=20, metavar="N", help="Number of repeat runs that must confirm the result."),
     ] = 2,
 ) -> None:
     """Find the highest rate of Poisson arrivals that meets a latency bound: MLPerf's server scenario.
@@ -145,7 +146,8 @@ def scenario(
         ),
     ],
     seconds: Annotated[
-        float | None, typer.Option(metavar="S", min=0.001, help="Length of each run; overrides the file.")
+        float | None,
+        typer.Option(metavar="S", min=0.001, help="Length of each run in seconds; overrides the file."),
     ] = None,
 ) -> None:
     """Run a scenario file; `list` shows the bundled scenarios."""

@@ -80,7 +80,7 @@ Encryption = Annotated[
         "--tls",
         envvar="LOCKSTEP_TLS",
         metavar="system|CA.pem",
-        help="Use TLS with the system's certificates or those in CA.pem; LOCKSTEP_TOKEN is the token.",
+        help="Use TLS with the system's certificates or those in CA.pem; the token is LOCKSTEP_TOKEN.",
     ),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Name of the model.")]
@@ -102,12 +102,22 @@ Rate = Annotated[
         help="Open loop: send R requests per second whether or not earlier ones have been answered.",
     ),
 ]
+StartRate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="R",
+        callback=_above_zero("rate"),
+        help="Rate of the first probe in requests per second; estimated if not given.",
+    ),
+]
 Concurrency = Annotated[
     int | None, typer.Option(metavar="N", min=1, max=100_000, help="Closed loop: keep N requests in flight.")
 ]
 Seconds = Annotated[
     float,
-    typer.Option(metavar="S", callback=_above_zero("number of seconds"), help="Length of the measured part."),
+    typer.Option(
+        metavar="S", callback=_above_zero("number of seconds"), help="Length of the measured part in seconds."
+    ),
 ]
 Arrivals = Annotated[ArrivalProcess, typer.Option(help="Arrival process of an open loop.")]
 LengthsGiven = Annotated[
@@ -147,11 +157,14 @@ Fills = Annotated[
 Warmup = Annotated[
     float,
     typer.Option(
-        metavar="S", callback=_zero_or_more, help="Warm-up: the same load, excluded from all results."
+        metavar="S",
+        callback=_zero_or_more,
+        help="Seconds of the same load before the measured part, excluded from all results.",
     ),
 ]
 Timeout = Annotated[
-    float, typer.Option(metavar="S", callback=_above_zero("timeout"), help="Deadline of each request.")
+    float,
+    typer.Option(metavar="S", callback=_above_zero("timeout"), help="Deadline of each request in seconds."),
 ]
 Processes = Annotated[
     int | None,
@@ -166,7 +179,7 @@ MaxLag = Annotated[
     typer.Option(
         metavar="MS",
         callback=_above_zero("bound"),
-        help="Maximum p99 of the send lag; a run above it is invalid.",
+        help="Maximum p99 of the send lag in milliseconds; a run above it is invalid.",
     ),
 ]
 MaxInFlight = Annotated[
@@ -174,7 +187,7 @@ MaxInFlight = Annotated[
 ]
 Wait = Annotated[
     float,
-    typer.Option(metavar="S", callback=_zero_or_more, help="Time to wait for the server to become ready."),
+    typer.Option(metavar="S", callback=_zero_or_more, help="Seconds to wait for the server to become ready."),
 ]
 Metrics = Annotated[
     str,

@@ -2,7 +2,7 @@
 
 Prometheus text → `samples` → two `Scrape`s, after the warm-up and at the end → `difference`, the part of the
 counters that the measured part added. Only Lockstep's families are read. If the server lacks them or was
-restarted during the run, the result is a note that says so.
+restarted during the run, the result is a note with the reason.
 """
 
 from __future__ import annotations

@@ -102,20 +102,20 @@ def test_an_unmeasured_cost_of_one_more_element_gives_no_finding(
 
 
 def test_only_streams_are_run_one_by_one() -> None:
-    asked: list[tuple[str, bool, str]] = []
+    made_runs: list[tuple[str, bool, str]] = []
 
-    def noted(name: str, target: Target, workload: Workload, load: LoadProfile) -> Document:
-        asked.append((workload.call, workload.one_by_one, name))
+    def record_run(name: str, target: Target, workload: Workload, load: LoadProfile) -> Document:
+        made_runs.append((workload.call, workload.one_by_one, name))
         return {**sample_runs.steady(6, 5.0), "name": name}
 
     ways = (ReadingMode(STEPWISE, "m", "follow"), ReadingMode(FUSED, "m", "classify"))
     Contrast(ways, (1, 8), (), 8, 2, (1, 9)).run(
-        noted, Target("localhost:1", "m"), LoadProfile(ClosedLoop(2), 1.0)
+        record_run, Target("localhost:1", "m"), LoadProfile(ClosedLoop(2), 1.0)
     )
-    assert [(kind, name) for kind, one_by_one, name in asked if one_by_one] == [
+    assert [(kind, name) for kind, one_by_one, name in made_runs if one_by_one] == [
         ("follow", f"{STEPWISE}, 8 elements, one by one")
     ]
-    assert len({name for *_, name in asked}) == len(asked) == 9
+    assert len({name for *_, name in made_runs}) == len(made_runs) == 9
 
 
 def test_points_are_medians_of_valid_rounds() -> None:
