@@ -76,7 +76,7 @@ def run(studies: Iterable[AnyStudy], out: Path, settings: StudySettings) -> None
         typer.echo(f"\n{out / study.name}.svg, {out / study.name}.json, {out / 'README.md'}")
 
 
-def _verb(study: AnyStudy) -> Callable[..., None]:
+def _subcommand(study: AnyStudy) -> Callable[..., None]:
     def verb(out: Out = OUT, models: Models = MODELS, seed: Seed = 1, quick: Quick = False) -> None:
         run([study], out, StudySettings(models, seed, quick))
 
@@ -84,4 +84,4 @@ def _verb(study: AnyStudy) -> Callable[..., None]:
 
 
 for _study in STUDIES.values():
-    app.command(_study.name, help=_study.question)(_verb(_study))
+    app.command(_study.name, help=_study.question)(_subcommand(_study))

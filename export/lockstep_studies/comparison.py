@@ -130,13 +130,13 @@ def _row(score: Score, sizes: dict[str, int], calls: dict[tuple[str, int], list[
         score.train_seconds,
         list(mine),
         [found[0].elements for found in mine.values()],
-        [_rounded(median(taken)) for taken in waits],
-        [_rounded(quantiles(taken, n=10)[-1]) for taken in waits],
-        [_rounded(median(call.compute_s for call in found)) for found in mine.values()],
+        [_round(median(taken)) for taken in waits],
+        [_round(quantiles(taken, n=10)[-1]) for taken in waits],
+        [_round(median(call.compute_s for call in found)) for found in mine.values()],
     )
 
 
-def _rounded(seconds: float) -> float:
+def _round(seconds: float) -> float:
     return float(f"{seconds:.4g}")
 
 
@@ -154,7 +154,7 @@ def _accuracy(rows: Sequence[ComparisonRow]) -> str:
         text += f"; the difference to {many} of the other {len(rows) - 1} is within sampling error"
     else:
         text += f"; the difference to each of the other {len(rows) - 1} exceeds sampling error"
-    return f"{text}{_floor(rows, best)}."
+    return f"{text}{_against_bag_of_words(rows, best)}."
 
 
 def _by_chance(one: ComparisonRow, other: ComparisonRow) -> bool:
@@ -162,7 +162,7 @@ def _by_chance(one: ComparisonRow, other: ComparisonRow) -> bool:
     return abs(one.test - other.test) <= LIKELY * math.hypot(one.error, other.error)
 
 
-def _floor(rows: Sequence[ComparisonRow], best: ComparisonRow) -> str:
+def _against_bag_of_words(rows: Sequence[ComparisonRow], best: ComparisonRow) -> str:
     """The best model against the bag of words."""
     floor = next((row for row in rows if row.model == FLOOR), None)
     if floor is None:
@@ -199,7 +199,7 @@ def table(rows: Sequence[ComparisonRow]) -> StudyTable:
     columns = (
         "model", "test", "dev", "parameters", "training, s", *(f"{words} words, ms" for words in lengths),
     )  # fmt: skip
-    return StudyTable(columns, [_cells(row, lengths) for row in _ranked(rows)])
+    return StudyTable(columns, [_cells(row, lengths) for row in _by_accuracy(rows)])
 
 
 def _cells(row: ComparisonRow, lengths: Sequence[int]) -> tuple[str, ...]:
@@ -214,13 +214,13 @@ def _cells(row: ComparisonRow, lengths: Sequence[int]) -> tuple[str, ...]:
     return (row.model, *quality, f"{row.parameters:,}", f"{row.train_seconds:,.0f}", *text)
 
 
-def _ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+def _by_accuracy(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     return sorted(rows, key=lambda row: row.test, reverse=True)
 
 
 def panels(rows: Sequence[ComparisonRow]) -> list[StudyPanel]:
     """Accuracy, and latency by length."""
-    ranked = _ranked(rows)
+    ranked = _by_accuracy(rows)
     accuracy = tuple(Bar(row.name, row.test * 100, LIKELY * row.error * 100) for row in ranked)
     lowest = min(bar.value for bar in accuracy)
     waits = tuple(LineSeries(row.name, row.words, [wait * 1e3 for wait in row.median_s]) for row in ranked)

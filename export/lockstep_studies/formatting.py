@@ -34,7 +34,7 @@ def size(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def listed(parts: Sequence[str], joint: str = "and") -> str:
+def join_list(parts: Sequence[str], joint: str = "and") -> str:
     """a; a and b; a, b and c."""
     if len(parts) < 2:
         return "".join(parts)

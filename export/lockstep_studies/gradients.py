@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lockstep_studies.encoders import KEEP, Attentive, Recurrent
-from lockstep_studies.formatting import figures, listed
+from lockstep_studies.formatting import figures, join_list
 from lockstep_studies.study import LineSeries, ReportProgress, Study, StudyPanel, StudySettings, StudyTable
 
 PLAIN, KEEPING = "as drawn", "gates keep"
@@ -151,8 +151,8 @@ def _vanishing(rows: Sequence[GradientsRow]) -> str:
     drawn = [row for row in rows if row.start == PLAIN]
     lost = [row for row in drawn if row.far < VANISHED]
     held = [row for row in drawn if row.far >= VANISHED]
-    text = [f"shrinks to {_shares(lost)} of what it was"] if lost else []
-    text += [f"stays at {_shares(held)}"] if held else []
+    text = [f"shrinks to {_ratios(lost)} of what it was"] if lost else []
+    text += [f"stays at {_ratios(held)}"] if held else []
     fate = " and ".join(text)
     return f"From 1 to {len(rows[0].gradient) - 1} steps back the gradient {fate}; {_gates(rows, lost)}."
 
@@ -161,13 +161,13 @@ def _gates(rows: Sequence[GradientsRow], lost: Sequence[GradientsRow]) -> str:
     keeping = [row for row in rows if row.start == KEEPING]
     gated = [row.layer for row in lost if row.layer != "RNN"]
     drawn = (
-        f"the {listed(gated)} lost it in spite of gates"
+        f"the {join_list(gated)} lost it in spite of gates"
         if gated
         else "gates held it without special settings"
     )
     held = all(row.far >= VANISHED for row in keeping)
     joint = "but" if held == bool(gated) else "and"
-    return f"{drawn}, {joint} gates set to keep {'hold' if held else 'do not hold'} it: {_shares(keeping)}"
+    return f"{drawn}, {joint} gates set to keep {'hold' if held else 'do not hold'} it: {_ratios(keeping)}"
 
 
 def _exploding(rows: Sequence[GradientsRow]) -> str:
@@ -176,9 +176,9 @@ def _exploding(rows: Sequence[GradientsRow]) -> str:
     calm = [row for row in large if row.far < EXPLODED]
     start = f"With recurrent {large[0].start} it"
     if not burst:
-        return f"{start} explodes in no layer, {_shares(large)}, so clipping has no effect to show."
-    grown = listed([f"{figures(row.far, 2)} times in the {row.layer}" for row in burst])
-    spared = f" but not in the {listed([row.layer for row in calm])}" if calm else ""
+        return f"{start} explodes in no layer, {_ratios(large)}, so clipping has no effect to show."
+    grown = join_list([f"{figures(row.far, 2)} times in the {row.layer}" for row in burst])
+    spared = f" but not in the {join_list([row.layer for row in calm])}" if calm else ""
     worst = max(burst, key=lambda row: row.whole)
     return (
         f"{start} grows {grown}{spared}; clipping takes the whole gradient of the {worst.layer} from "
@@ -187,8 +187,8 @@ def _exploding(rows: Sequence[GradientsRow]) -> str:
     )
 
 
-def _shares(rows: Sequence[GradientsRow]) -> str:
-    return listed([f"{figures(row.far, 2)} ({row.layer})" for row in rows])
+def _ratios(rows: Sequence[GradientsRow]) -> str:
+    return join_list([f"{figures(row.far, 2)} ({row.layer})" for row in rows])
 
 
 def table(rows: Sequence[GradientsRow]) -> StudyTable:

@@ -26,7 +26,7 @@ class FusedLayer(nn.Module):
 
     def __init__(self, layer: Recurrent) -> None:
         super().__init__()
-        self.node = OnnxSequence(packed(layer))
+        self.node = OnnxSequence(to_packed(layer))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         length = torch.full((1,), x.shape[1])
@@ -38,7 +38,7 @@ class RecurrentStep(nn.Module):
 
     def __init__(self, layer: Recurrent) -> None:
         super().__init__()
-        self.cell = Cell(packed(layer))
+        self.cell = Cell(to_packed(layer))
 
     def forward(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
         return {"states": self.cell(self.cell.project(x), (h,))[0]}
@@ -69,7 +69,7 @@ def export_step(layer: Recurrent, width: int, path: Path) -> None:
     export_onnx([GraphSpec(path.name, RecurrentStep(layer), example, axes, ("states",))], path.parent)
 
 
-def packed(layer: Recurrent) -> Packed:
+def to_packed(layer: Recurrent) -> Packed:
     """The same weights in the exporter's layer type."""
     kind, width = cast("Kind", layer.layer.mode.removesuffix("_TANH")), layer.layer.hidden_size
     twin = Packed(kind, width, width)

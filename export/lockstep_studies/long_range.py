@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lockstep_studies.encoders import KEEP, KERNELS, Attentive, Pooled, Recurrent, Stacked
-from lockstep_studies.formatting import listed
+from lockstep_studies.formatting import join_list
 from lockstep_studies.study import Grid, ReportProgress, Study, StudyPanel, StudySettings, StudyTable
 
 SIGNALS = NOISE = 8  # symbols of each kind
@@ -145,7 +145,7 @@ def _solved_distances(rows: Sequence[LongRangeRow]) -> str:
     if not reaches:
         return f"No layer repeats the signal {SOLVED:.0%} of the time at any distance."
     text = [
-        f"up to {reach} positions by {listed([name for name, far in able.items() if far == reach])}"
+        f"up to {reach} positions by {join_list([name for name, far in able.items() if far == reach])}"
         for reach in reaches
     ]
     return f"Within this budget the signal is repeated at least {SOLVED:.0%} of the time {'; '.join(text)}."
@@ -157,7 +157,7 @@ def _failures(rows: Sequence[LongRangeRow]) -> str:
     guessing = [name for name, accuracy in far.items() if accuracy <= GUESSED]
     if not guessing:
         return f"At {longest} positions no layer is near the {1 / SIGNALS:.1%} of guessing."
-    text = listed([f"{name} ({far[name]:.1%})" for name in guessing])
+    text = join_list([f"{name} ({far[name]:.1%})" for name in guessing])
     return (
         f"At {longest} positions {text} only guess ({1 / SIGNALS:.1%} is chance){_gates(far)}{_window(rows)}."
     )
@@ -168,9 +168,11 @@ def _gates(far: Mapping[str, float]) -> str:
     freed = [name for name in GATED if far[name] <= GUESSED and far[f"{KEEPING}{name}"] >= SOLVED]
     free = [name for name in GATED if far[name] >= SOLVED]
     if freed:
-        return f"; the {listed(freed)} reach that far only if their gates are initialised to keep the state"
+        return (
+            f"; the {join_list(freed)} reach that far only if their gates are initialised to keep the state"
+        )
     if free:
-        return f"; the gates of the {listed(free)} learned to carry the signal that far"
+        return f"; the gates of the {join_list(free)} learned to carry the signal that far"
     return ""
 
 
@@ -202,14 +204,14 @@ def table(rows: Sequence[LongRangeRow]) -> StudyTable:
     """One row per layer: the mean accuracy at each distance, and the lowest if the networks differ."""
     distances = sorted({row.distance for row in rows})
     cells = [
-        (name, *(_formatted(row) for row in mine), f"{sum(row.seconds for row in mine):,.0f}")
+        (name, *(_format(row) for row in mine), f"{sum(row.seconds for row in mine):,.0f}")
         for name in _names(rows)
         if (mine := [row for row in rows if row.layer == name])
     ]
     return StudyTable(("layer", *(f"{distance} positions" for distance in distances), "processor, s"), cells)
 
 
-def _formatted(row: LongRangeRow) -> str:
+def _format(row: LongRangeRow) -> str:
     least = min(row.accuracies)
     spread = f" ({least:.0%})" if max(row.accuracies) - least >= 0.05 else ""
     return f"{row.accuracy:.1%}{spread}"

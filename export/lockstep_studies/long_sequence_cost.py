@@ -19,7 +19,7 @@ import torch
 from lockstep_export.errors import ExportError
 from lockstep_studies import measure_memory
 from lockstep_studies.encoders import Attentive, Recurrent, Stacked
-from lockstep_studies.formatting import duration, figures, listed, size
+from lockstep_studies.formatting import duration, figures, join_list, size
 from lockstep_studies.graphs import export_whole
 from lockstep_studies.study import LineSeries, ReportProgress, Study, StudyPanel, StudySettings, StudyTable
 
@@ -106,62 +106,62 @@ def finding(rows: Sequence[LongSequenceCostRow]) -> str:
 
 
 def _time(rows: Sequence[LongSequenceCostRow]) -> str:
-    half, full = _ends(rows)
-    seconds = {name: _of(rows, name, "seconds") for name in LAYERS}
+    half, full = _last_two_lengths(rows)
+    seconds = {name: _by_length(rows, name, "seconds") for name in LAYERS}
     grown = {name: taken[full] / taken[half] for name, taken in seconds.items()}
-    least, last = (min(LAYERS, key=lambda name: seconds[name][length]) for length in (_first(rows), full))
+    least, last = (min(LAYERS, key=lambda name: seconds[name][length]) for length in (_shortest(rows), full))
     quickest = (
-        f"the fastest was the {_plain(least)} at {_first(rows):,} and at {full:,}"
+        f"the fastest was the {_name(least)} at {_shortest(rows):,} and at {full:,}"
         if least == last
-        else f"the fastest was the {_plain(least)} at {_first(rows):,} and the {_plain(last)} at {full:,}"
+        else f"the fastest was the {_name(least)} at {_shortest(rows):,} and the {_name(last)} at {full:,}"
     )
     return (
-        f"From {half:,} to {full:,} positions the time grew {_each(grown)}{_beyond(grown, full / half)}; "
-        f"{quickest} ({duration(seconds[last][full])} for {full:,})."
+        f"From {half:,} to {full:,} positions the time grew {_ratios(grown)}"
+        f"{_superlinear(grown, full / half)}; {quickest} ({duration(seconds[last][full])} for {full:,})."
     )
 
 
 def _memory(rows: Sequence[LongSequenceCostRow]) -> str:
-    half, full = _ends(rows)
-    held = {name: _of(rows, name, "bytes") for name in LAYERS}
-    grown = {name: taken[full] / max(taken[half], 1) for name, taken in held.items()}
-    ranked = sorted(LAYERS, key=lambda name: held[name][full])
+    half, full = _last_two_lengths(rows)
+    used = {name: _by_length(rows, name, "bytes") for name in LAYERS}
+    grown = {name: taken[full] / max(taken[half], 1) for name, taken in used.items()}
+    ranked = sorted(LAYERS, key=lambda name: used[name][full])
     light, heavy = ranked[0], ranked[-1]
     return (
-        f"Peak memory grew {_each(grown)}{_beyond(grown, full / half, PAIRS)}; at {full:,} the "
-        f"{_plain(heavy)} used {size(held[heavy][full])} and the {_plain(light)} {size(held[light][full])}."
+        f"Peak memory grew {_ratios(grown)}{_superlinear(grown, full / half, PAIRS)}; at {full:,} the "
+        f"{_name(heavy)} used {size(used[heavy][full])} and the {_name(light)} {size(used[light][full])}."
     )
 
 
-def _beyond(grown: Mapping[str, float], linear: float, why: str = "") -> str:
+def _superlinear(grown: Mapping[str, float], linear: float, why: str = "") -> str:
     """The layers that grow faster than the length."""
-    beyond = [name for name, ratio in grown.items() if ratio > MORE_THAN_LINEAR * linear]
-    if not beyond:
+    faster = [name for name, ratio in grown.items() if ratio > MORE_THAN_LINEAR * linear]
+    if not faster:
         return ", none of them faster than the length"
-    if beyond == [TRANSFORMER]:
+    if faster == [TRANSFORMER]:
         return f": only the Transformer{why} grew faster than the length"
-    return f": the {listed([_plain(name) for name in beyond])} grew faster than the length"
+    return f": the {join_list([_name(name) for name in faster])} grew faster than the length"
 
 
-def _each(ratios: Mapping[str, float]) -> str:
-    return listed([f"{figures(ratio)} times ({name})" for name, ratio in ratios.items()])
+def _ratios(ratios: Mapping[str, float]) -> str:
+    return join_list([f"{figures(ratio)} times ({name})" for name, ratio in ratios.items()])
 
 
-def _plain(name: str) -> str:
+def _name(name: str) -> str:
     return "stack of convolutions" if name == CONVOLUTIONS else name
 
 
-def _first(rows: Sequence[LongSequenceCostRow]) -> int:
+def _shortest(rows: Sequence[LongSequenceCostRow]) -> int:
     return min(row.length for row in rows)
 
 
-def _ends(rows: Sequence[LongSequenceCostRow]) -> tuple[int, int]:
+def _last_two_lengths(rows: Sequence[LongSequenceCostRow]) -> tuple[int, int]:
     """The last two lengths."""
     *_, half, full = sorted({row.length for row in rows})
     return half, full
 
 
-def _of(rows: Sequence[LongSequenceCostRow], layer: str, what: str) -> dict[int, float]:
+def _by_length(rows: Sequence[LongSequenceCostRow], layer: str, what: str) -> dict[int, float]:
     return {row.length: getattr(row, what) for row in rows if row.layer == layer}
 
 
@@ -173,8 +173,8 @@ def table(rows: Sequence[LongSequenceCostRow]) -> StudyTable:
 
 
 def _cells(rows: Sequence[LongSequenceCostRow], length: int) -> tuple[str, ...]:
-    times = (duration(_of(rows, name, "seconds")[length]) for name in LAYERS)
-    return (f"{length:,}", *times, *(size(_of(rows, name, "bytes")[length]) for name in LAYERS))
+    times = (duration(_by_length(rows, name, "seconds")[length]) for name in LAYERS)
+    return (f"{length:,}", *times, *(size(_by_length(rows, name, "bytes")[length]) for name in LAYERS))
 
 
 def panels(rows: Sequence[LongSequenceCostRow]) -> list[StudyPanel]:
@@ -188,7 +188,7 @@ def panels(rows: Sequence[LongSequenceCostRow]) -> list[StudyPanel]:
             tuple(
                 LineSeries(name, list(found), [value * unit for value in found.values()])
                 for name in LAYERS
-                if (found := _of(rows, name, what))
+                if (found := _by_length(rows, name, what))
             ),
             log_x=True,
             log_y=True,

@@ -19,7 +19,7 @@ from onnx import helper
 from onnxruntime import InferenceSession, SessionOptions
 
 from lockstep_export.errors import ExportError
-from lockstep_studies.formatting import figures, listed
+from lockstep_studies.formatting import figures, join_list
 from lockstep_studies.study import LineSeries, ReportProgress, Study, StudyPanel, StudySettings, StudyTable
 
 Array = np.ndarray[Any, Any]
@@ -144,9 +144,9 @@ def open_states(path: Path, subject: ProbedModel) -> InferenceSession:
 
 def _states(session: InferenceSession, subject: ProbedModel, ids: Array) -> Array:
     """Returns the states at each word [texts, positions, width]."""
-    given = {"tokens": ids, "lengths": np.full(len(ids), ids.shape[1]), "mask": np.ones(ids.shape, bool)}
-    wanted = {one.name: given[one.name] for one in session.get_inputs()}
-    parts = [_in_front(np.asarray(part), subject, ids) for part in session.run(None, wanted)]
+    available = {"tokens": ids, "lengths": np.full(len(ids), ids.shape[1]), "mask": np.ones(ids.shape, bool)}
+    inputs = {one.name: available[one.name] for one in session.get_inputs()}
+    parts = [_in_front(np.asarray(part), subject, ids) for part in session.run(None, inputs)]
     return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
 
 
@@ -170,43 +170,42 @@ def compare_states(model: str, states: Array, changed: Array) -> ReceptiveFieldR
 def finding(rows: Sequence[ReceptiveFieldRow]) -> str:
     """The windows of the models that have one; the reach and strength of a change in the others."""
     windowed = [row for row in rows if row.windowed]
-    return f"{_windows(windowed)} {_without([row for row in rows if not row.windowed])}"
+    return f"{_windows(windowed)} {_reaching_an_end([row for row in rows if not row.windowed])}"
 
 
 def _windows(rows: Sequence[ReceptiveFieldRow]) -> str:
     if not rows:
         return "A changed word reaches an end of the text in every model here: none of them has a window."
     text = [f"from {row.before} words before it to {row.after} after it in {row.model}" for row in rows]
-    widths = listed([str(row.before + row.after + 1) for row in rows])
+    widths = join_list([str(row.before + row.after + 1) for row in rows])
     windows = f"windows of {widths} words" if len(rows) > 1 else f"a window of {widths} words"
-    return f"A changed word moves the states {listed(text)}: {windows}, with no change outside."
+    return f"A changed word moves the states {join_list(text)}: {windows}, with no change outside."
 
 
-def _without(rows: Sequence[ReceptiveFieldRow]) -> str:
+def _reaching_an_end(rows: Sequence[ReceptiveFieldRow]) -> str:
     one_way = [row for row in rows if not row.before]
     both_ways = [row for row in rows if row.before]
     parts = []
     if one_way:
-        parts.append(
-            f"{_names(one_way)} {_verb(one_way)} it to the end of the text and never back, {_fading(one_way)}"
-        )
+        carriers = f"{_names(one_way)} {_carry(one_way)}"
+        parts.append(f"{carriers} it to the end of the text and never back, {_fading(one_way)}")
     if both_ways:
-        parts.append(f"{_names(both_ways)} {_verb(both_ways)} it to both ends, {_fading(both_ways)}")
+        parts.append(f"{_names(both_ways)} {_carry(both_ways)} it to both ends, {_fading(both_ways)}")
     return f"{'; '.join(parts)}." if parts else "In no model here does it reach an end of the text."
 
 
 def _names(rows: Sequence[ReceptiveFieldRow]) -> str:
-    return listed([row.model for row in rows])
+    return join_list([row.model for row in rows])
 
 
-def _verb(rows: Sequence[ReceptiveFieldRow]) -> str:
+def _carry(rows: Sequence[ReceptiveFieldRow]) -> str:
     return "carry" if len(rows) > 1 else "carries"
 
 
 def _fading(rows: Sequence[ReceptiveFieldRow]) -> str:
     """The change at the next word and at the far end."""
     edge = rows[0].edge
-    near, far = (listed([_share(row.at(offset)) for row in rows]) for offset in (1, edge))
+    near, far = (join_list([_share(row.at(offset)) for row in rows]) for offset in (1, edge))
     return f"changing {near} of the state at the next word and {far} at the {edge}th word"
 
 

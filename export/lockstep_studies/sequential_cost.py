@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_studies.encoders import Attentive, Recurrent
-from lockstep_studies.formatting import duration, figures, listed
+from lockstep_studies.formatting import duration, figures, join_list
 from lockstep_studies.graphs import export_step, export_whole
 from lockstep_studies.interleaved import Run, median_seconds
 from lockstep_studies.study import LineSeries, ReportProgress, Study, StudyPanel, StudySettings, StudyTable
@@ -129,7 +129,7 @@ def run_whole(graph: OnnxGraph, x: Tensor) -> Array:
 
 def finding(rows: Sequence[SequentialCostRow]) -> str:
     """Whether the loop's time is linear in the length, and where the Transformer is faster."""
-    return f"{_growth(rows)} {_race(rows)}"
+    return f"{_growth(rows)} {_faster(rows)}"
 
 
 def _growth(rows: Sequence[SequentialCostRow]) -> str:
@@ -140,7 +140,7 @@ def _growth(rows: Sequence[SequentialCostRow]) -> str:
     tenfold = {name: taken[half] / taken[tenth] for name, taken in looped.items()}
     return (
         f"Going from {half:,} to {full:,} positions multiplied the time of the looped RNN by "
-        f"{_each(doubled)}, and {half:,} took {_each(tenfold)} times as long as {tenth:,}: "
+        f"{_ratios(doubled)}, and {half:,} took {_ratios(tenfold)} times as long as {tenth:,}: "
         f"{_linearity(doubled, full / half, tenfold, half / tenth)}."
     )
 
@@ -153,12 +153,12 @@ def _linearity(doubled: Ratios, linear: float, tenfold: Ratios, linear_over_ten:
     return f"a cost linear in the length would give {linear:.3g} and {linear_over_ten:.3g}"
 
 
-def _race(rows: Sequence[SequentialCostRow]) -> str:
-    text = [f"in {name} {_quicker(rows, name)}" for name in RUNTIMES]
-    return f"On one thread, without parallel hardware, {listed(text)}."
+def _faster(rows: Sequence[SequentialCostRow]) -> str:
+    text = [f"in {name} {_compare(rows, name)}" for name in RUNTIMES]
+    return f"On one thread, without parallel hardware, {join_list(text)}."
 
 
-def _quicker(rows: Sequence[SequentialCostRow], runtime: str) -> str:
+def _compare(rows: Sequence[SequentialCostRow], runtime: str) -> str:
     """The lengths at which the Transformer is faster than the loop and than the fused operator."""
     looped, fused, encoder = (_seconds(rows, runtime, name) for name in CONTENDERS)
     lengths = sorted(encoder)
@@ -166,13 +166,13 @@ def _quicker(rows: Sequence[SequentialCostRow], runtime: str) -> str:
     over_fused = [length for length in lengths if encoder[length] < fused[length]]
     last = lengths[-1]
     return (
-        f"the Transformer beat the looped RNN {_where(over_loop, lengths)} and the fused one "
-        f"{_where(over_fused, lengths)} (at {last:,}: {duration(encoder[last])} against "
+        f"the Transformer beat the looped RNN {_format_lengths(over_loop, lengths)} and the fused one "
+        f"{_format_lengths(over_fused, lengths)} (at {last:,}: {duration(encoder[last])} against "
         f"{duration(looped[last])} looped, {duration(fused[last])} fused)"
     )
 
 
-def _where(lengths: Sequence[int], every: Sequence[int]) -> str:
+def _format_lengths(lengths: Sequence[int], every: Sequence[int]) -> str:
     """The lengths as text; consecutive ones as a range."""
     if not lengths:
         return "at no length"
@@ -181,11 +181,11 @@ def _where(lengths: Sequence[int], every: Sequence[int]) -> str:
     first, last = every.index(lengths[0]), every.index(lengths[-1])
     if len(lengths) > 1 and lengths == every[first : last + 1]:
         return f"from {lengths[0]:,} to {lengths[-1]:,}"
-    return f"at {listed([f'{length:,}' for length in lengths])}"
+    return f"at {join_list([f'{length:,}' for length in lengths])}"
 
 
-def _each(ratios: Ratios) -> str:
-    return listed([f"{figures(ratio)} ({name})" for name, ratio in ratios.items()])
+def _ratios(ratios: Ratios) -> str:
+    return join_list([f"{figures(ratio)} ({name})" for name, ratio in ratios.items()])
 
 
 def _seconds(rows: Sequence[SequentialCostRow], runtime: str, contender: str) -> dict[int, float]:

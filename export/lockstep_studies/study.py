@@ -122,7 +122,7 @@ class StudyResult:
     @property
     def method(self) -> str:
         """How it was measured."""
-        return self.study.method.format(**{name: _formatted(value) for name, value in self.settings.items()})
+        return self.study.method.format(**{name: _format(value) for name, value in self.settings.items()})
 
     @property
     def table(self) -> StudyTable:
@@ -162,7 +162,7 @@ class StudyRecord:
         }
 
 
-def _formatted(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(_formatted(part) for part in value)
+        return ", ".join(_format(part) for part in value)
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -60,14 +60,14 @@ def unary(server: Served, model: str, sent: list[Array]) -> list[Any]:
         return list(pool.map(lambda i: server.infer(request(model, sent[i], i)), range(len(sent))))
 
 
-def streamed(server: Served, model: str, sent: list[Array]) -> list[Any]:
+def stream(server: Served, model: str, sent: list[Array]) -> list[Any]:
     requests = (request(model, ids, i) for i, ids in enumerate(sent))
     replies = list(server.inference.ModelStreamInfer(requests, timeout=100))
     assert [reply.error_message for reply in replies if reply.error_message] == []
     return sorted((reply.infer_response for reply in replies), key=lambda reply: int(reply.id))
 
 
-@pytest.mark.parametrize("way", [unary, streamed])
+@pytest.mark.parametrize("way", [unary, stream])
 @pytest.mark.parametrize("model", MODELS)
 def test_batched_equals_solo(shipped: Served, model: str, way: Any) -> None:
     sent = draw(seed=MODELS.index(model))

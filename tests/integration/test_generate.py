@@ -66,7 +66,7 @@ def test_the_last_message_has_the_reason_the_seed_and_the_timings(server: Served
     assert (last.model, last.version) == ("lm", "1")
     assert not any(reply.model or reply.version for reply in before)
     timings = last.timings
-    assert timings.steps == 11  # the first token came with the prompt
+    assert timings.steps == 11  # the prefill run gives the first token
     assert timings.prefill_seconds > 0
     assert timings.batch_rows == 1
     assert 0 < timings.prefill_seconds <= timings.compute_seconds
@@ -258,18 +258,18 @@ def wait_gone(server: Served) -> None:
 
 def test_a_cancelled_stream_does_not_affect_the_others(server: Served) -> None:
     expected = {seed: tokens_of(generate(server, seed=seed, max_tokens=300)) for seed in range(4)}
-    for leaver in range(4):
+    for cancelled in range(4):
         with ThreadPoolExecutor(4) as pool:
-            stay = [
+            others = [
                 pool.submit(generate, server, seed=seed, max_tokens=300)
                 for seed in range(4)
-                if seed != leaver
+                if seed != cancelled
             ]
-            call = start_endless(server, leaver)
+            call = start_endless(server, cancelled)
             next(call)
             call.cancel()
-            told = [tokens_of(one.result()) for one in stay]
-        assert told == [expected[seed] for seed in range(4) if seed != leaver]
+            streams = [tokens_of(one.result()) for one in others]
+        assert streams == [expected[seed] for seed in range(4) if seed != cancelled]
     wait_gone(server)
 
 
@@ -302,10 +302,10 @@ def test_a_slow_reader_delays_no_other_stream_and_can_resume(server: Served) -> 
         call = sequences.Generate(long_request())
         got = list(next(call).tokens)
         wait_paused(server)
-        made = int(server.metric("lockstep_tokens_total", model="lm"))
+        tokens = int(server.metric("lockstep_tokens_total", model="lm"))
         assert len(tokens_of(generate(server, seed=3, max_tokens=500))) == 500
-        assert server.metric("lockstep_tokens_total", model="lm") == made + 500
-        while len(got) < made + 1000:
+        assert server.metric("lockstep_tokens_total", model="lm") == tokens + 500
+        while len(got) < tokens + 1000:
             got += next(call).tokens
         call.cancel()
     request = pb.GenerateRequest(model="lm", text="a", max_tokens=len(got), seed=5)
@@ -335,8 +335,8 @@ def wait_paused(server: Served) -> None:
 
 def test_tokens_are_counted_and_accepted_requests_have_ended(server: Served) -> None:
     before = server.metric("lockstep_tokens_total", model="lm")
-    made = len(tokens_of(generate(server, max_tokens=33)))
-    assert server.metric("lockstep_tokens_total", model="lm") == before + made
+    tokens = len(tokens_of(generate(server, max_tokens=33)))
+    assert server.metric("lockstep_tokens_total", model="lm") == before + tokens
     accepted = server.metric("lockstep_accepted_total", model="lm")
     assert accepted == server.metric("lockstep_requests_total", model="lm")
     assert server.metric("lockstep_first_token_seconds_count", model="lm") > 0
@@ -404,8 +404,8 @@ def test_streams_beyond_the_slots_wait_and_complete(tmp_path: Path, serving: Cal
     steps.language(tmp_path, more="[batching]\nmax_queue_ms = 60000\n")
     server = serving(tmp_path)
     with ThreadPoolExecutor(100) as pool:
-        told = list(pool.map(lambda seed: generate(server, seed=seed, max_tokens=200), range(100)))
-    assert all(len(tokens_of(one)) == 200 for one in told)
+        streams = list(pool.map(lambda seed: generate(server, seed=seed, max_tokens=200), range(100)))
+    assert all(len(tokens_of(one)) == 200 for one in streams)
 
 
 def test_streams_beyond_the_queue_limit_are_rejected_with_a_retry_delay(

@@ -18,7 +18,7 @@ MODEL = "sentiment-lstm"
 TEXTS = [f"a film of {'very ' * (n % 11)}good" for n in range(200)]
 
 
-def classified(served: Served, *requests: pb.ClassifyRequest) -> dict[int, Any]:
+def classify_many(served: Served, *requests: pb.ClassifyRequest) -> dict[int, Any]:
     """The outcomes of a stream by number; checks that each number occurs once."""
     outcomes: dict[int, Any] = {}
     for reply in served.sequences.ClassifyMany(iter(requests), timeout=PATIENCE_S):
@@ -35,7 +35,7 @@ def request(*texts: str, model: str = MODEL, **more: Any) -> pb.ClassifyRequest:
 
 
 def test_each_text_gets_the_answer_of_a_single_call(shipped: Served) -> None:
-    found = classified(shipped, request(*TEXTS[:120], top_k=1), *(request(text) for text in TEXTS[120:]))
+    found = classify_many(shipped, request(*TEXTS[:120], top_k=1), *(request(text) for text in TEXTS[120:]))
     assert sorted(found) == list(range(200))
     for number in (0, 7, 119, 120, 199):
         [single] = shipped.sequences.Classify(request(TEXTS[number])).results
@@ -48,7 +48,7 @@ def test_each_text_gets_the_answer_of_a_single_call(shipped: Served) -> None:
 
 def test_an_invalid_text_fails_by_itself_and_names_its_field(shipped: Served) -> None:
     ids = pb.ClassifyRequest(model=MODEL, ids=[pb.Ids(ids=[5, 6]), pb.Ids(ids=[10**9]), pb.Ids()])
-    found = classified(shipped, request("good", " ", "long " * 9000), ids, request("dull"))
+    found = classify_many(shipped, request("good", " ", "long " * 9000), ids, request("dull"))
     failures = {n: one.failure for n, one in sorted(found.items()) if one.HasField("failure")}
     wrong = {1: "texts[1]", 2: "texts[2]", 4: "ids[1]", 5: "ids[2]"}
     assert {n: failure.field for n, failure in failures.items()} == wrong, failures
@@ -59,7 +59,7 @@ def test_an_invalid_text_fails_by_itself_and_names_its_field(shipped: Served) ->
 
 
 def test_an_unknown_model_fails_its_texts_only(shipped: Served) -> None:
-    found = classified(shipped, request("a"), request("a", "b", model="nobody"), request("b"))
+    found = classify_many(shipped, request("a"), request("a", "b", model="nobody"), request("b"))
     assert found[0].HasField("classification")
     assert found[3].HasField("classification")
     for number in (1, 2):
@@ -69,14 +69,14 @@ def test_an_unknown_model_fails_its_texts_only(shipped: Served) -> None:
 
 def test_texts_that_wait_too_long_are_rejected(shipped: Served) -> None:
     hurried = request(*["many words of it " * 40] * 400, queue_timeout_seconds=1e-6)
-    codes = {one.failure.code for one in classified(shipped, hurried).values() if one.HasField("failure")}
+    codes = {one.failure.code for one in classify_many(shipped, hurried).values() if one.HasField("failure")}
     assert codes <= {grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], grpc.StatusCode.DEADLINE_EXCEEDED.value[0]}
     assert codes
 
 
 def test_a_message_without_texts_ends_the_stream(shipped: Served) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "texts"):
-        classified(shipped, request("good"), pb.ClassifyRequest(model=MODEL))
+        classify_many(shipped, request("good"), pb.ClassifyRequest(model=MODEL))
 
 
 def test_encode_many_returns_vectors_and_attention(shipped: Served) -> None:
@@ -95,7 +95,7 @@ def test_texts_beyond_the_in_flight_limit_wait_and_complete(serving: Any) -> Non
     from integration.harness import REPOSITORY
 
     served = serving(REPOSITORY, only="sentiment-bow", max_stream_inflight=4)
-    found = classified(served, *(request(text, model="sentiment-bow") for text in TEXTS))
+    found = classify_many(served, *(request(text, model="sentiment-bow") for text in TEXTS))
     assert sorted(found) == list(range(200))
     assert all(one.HasField("classification") for one in found.values())
 
@@ -108,11 +108,11 @@ def test_a_cancelled_stream_cancels_its_waiting_texts(shipped: Served) -> None:
 
 
 def test_every_text_of_a_rejected_message_is_counted(shipped: Served) -> None:
-    def counted() -> float:
+    def count() -> float:
         named = {"method": "ClassifyMany", "code": "bad_input"}
         return shipped.metric("lockstep_refused_total", model=MODEL, version="1", **named)
 
-    before = counted()
-    found = classified(shipped, request(*TEXTS[:5], queue_timeout_seconds=-1))
+    before = count()
+    found = classify_many(shipped, request(*TEXTS[:5], queue_timeout_seconds=-1))
     assert [one.HasField("failure") for one in found.values()] == [True] * 5
-    assert counted() - before == 5
+    assert count() - before == 5

@@ -109,16 +109,16 @@ class Callers:
     def generate(self, **more: Any) -> None:
         request = pb.GenerateRequest(**{"model": "lm", "text": "abc", "max_tokens": 25, **more})
         replies = self.record("Generate", lambda: list(self._server.sequences.Generate(request, timeout=60)))
-        self._made("lm", replies)
+        self._count_tokens("lm", replies)
 
     def translate(self, text: str) -> None:
         request = pb.TranslateRequest(model="translator", text=text)
         replies = self.record(
             "Translate", lambda: list(self._server.sequences.Translate(request, timeout=60))
         )
-        self._made("translator", replies)
+        self._count_tokens("translator", replies)
 
-    def _made(self, model: str, replies: Any) -> None:
+    def _count_tokens(self, model: str, replies: Any) -> None:
         with self._lock:
             self.tokens[model] += sum(len(reply.tokens) for reply in replies or ())
 
@@ -167,7 +167,7 @@ def run_mixed_calls(server: Served) -> Callers:
     return callers
 
 
-def counted(server: Served, name: str, *labels: str) -> Counter[tuple[str, ...]]:
+def sum_by(server: Served, name: str, *labels: str) -> Counter[tuple[str, ...]]:
     """Sums a metric by the given labels; omits zeros."""
     found: Counter[tuple[str, ...]] = Counter()
     for family in classic(scrape(server)):
@@ -183,10 +183,10 @@ def test_counters_match_what_callers_saw(server: Served) -> None:
     one, told_by = ("model", "version", "method"), {"requests": "outcome", "refused": "code"}
 
     def read() -> dict[str, Counter[tuple[str, ...]]]:
-        found = {name: counted(server, f"lockstep_{name}_total", *one) for name in ("accepted", "requests")}
+        found = {name: sum_by(server, f"lockstep_{name}_total", *one) for name in ("accepted", "requests")}
         for name, label in told_by.items():
-            found[label] = counted(server, f"lockstep_{name}_total", "method", label)
-        found["tokens"] = counted(server, "lockstep_tokens_total", "model")
+            found[label] = sum_by(server, f"lockstep_{name}_total", "method", label)
+        found["tokens"] = sum_by(server, "lockstep_tokens_total", "model")
         return found
 
     before = read()
@@ -199,16 +199,16 @@ def test_counters_match_what_callers_saw(server: Served) -> None:
         for (method, why), count in since[label].items():
             ended[method, "OK" if why == "ok" else CODES[ErrorCode(why)].name] += count
     left = ended.pop(("Generate", "CANCELLED"), 0)
-    ended["Generate", "OK"] -= _CANCELLED - left  # who left a stream that had just ended
+    ended["Generate", "OK"] -= _CANCELLED - left  # cancelled just after the stream had ended
     assert +ended == callers.seen
     assert {code for _, code in callers.seen} >= {
         "OK", "INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED",
     }  # fmt: skip
 
-    made = {model: count for (model,), count in since["tokens"].items()}
+    tokens = {model: count for (model,), count in since["tokens"].items()}
     for model in ("lm", "translator"):
-        assert made[model] == callers.tokens[model] > 0
-    assert made["left"] >= callers.tokens["left"]
+        assert tokens[model] == callers.tokens[model] > 0
+    assert tokens["left"] >= callers.tokens["left"]
 
 
 def test_gauges_are_zero_once_all_requests_have_ended(server: Served) -> None:
@@ -220,8 +220,8 @@ def test_gauges_are_zero_once_all_requests_have_ended(server: Served) -> None:
     assert seconds == server.metric("lockstep_accepted_total") == server.metric("lockstep_requests_total")
     for name in ("first_token", "inter_token"):
         assert 0 < server.metric(f"lockstep_{name}_seconds_count") <= server.metric("lockstep_tokens_total")
-    runs = counted(server, "lockstep_batch_rows_count", "model", "mode")
-    assert runs == counted(server, "lockstep_run_seconds_count", "model", "mode")
+    runs = sum_by(server, "lockstep_batch_rows_count", "model", "mode")
+    assert runs == sum_by(server, "lockstep_run_seconds_count", "model", "mode")
     assert runs["lm", "stepwise"] > 0
     assert runs["lm", "prefill"] > 0
     assert server.metric("lockstep_event_loop_lag_seconds_count") > 0
@@ -294,7 +294,7 @@ def test_every_version_has_a_ready_gauge_and_a_state(server: Served) -> None:
         CLASSIFIER, f"{CLASSIFIER}.step", "lm", "left", "translator", "adder", "same", "fragile", "busy",
         "broken", "faulty",
     }  # fmt: skip
-    states = counted(server, "lockstep_model_state", "model", "state")
+    states = sum_by(server, "lockstep_model_state", "model", "state")
     assert {state for model, state in states if model == "broken"} == {"unavailable"}
     assert states["same", "ready"] == 1
     assert len(server.samples("lockstep_model_state", model="broken")) == 4
@@ -322,7 +322,9 @@ def test_the_server_exports_build_and_engine_gauges(server: Served) -> None:
     if server.app.settings.engine == "process":
         assert server.metric("lockstep_engine_process_resident_memory_bytes") > 1e6
         assert server.metric("lockstep_engine_process_cpu_seconds_total") > 0
-        wait_until(lambda: len(server.samples("lockstep_engine_gc_collections_total")) == 3, "it told")
+        wait_until(
+            lambda: len(server.samples("lockstep_engine_gc_collections_total")) == 3, "GC counts reported"
+        )
     else:
         assert "lockstep_engine_process" not in scrape(server)
     assert "lockstep_gpu" not in scrape(server)

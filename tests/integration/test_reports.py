@@ -170,28 +170,28 @@ def test_rpcs_are_counted_by_code(server: Served) -> None:
     with pytest.raises(grpc.RpcError):
         server.infer(fakes.floats("nobody", [[1]]))
 
-    def counted(code: str) -> float:
+    def count(code: str) -> float:
         return server.metric("grpc_server_handled_total", **labels, grpc_code=code) - before[code]
 
-    wait_until(lambda: counted("OK") == 1 and counted("NOT_FOUND") == 1, "both were counted")
+    wait_until(lambda: count("OK") == 1 and count("NOT_FOUND") == 1, "both were counted")
     assert server.metric("grpc_server_started_total", **labels) == server.metric(
         "grpc_server_handled_total", **labels
     )
 
 
 def test_padded_elements_are_counted(server: Served) -> None:
-    def counted() -> tuple[float, float]:
+    def count() -> tuple[float, float]:
         names = ("lockstep_elements_total", "lockstep_padded_elements_total")
         return tuple(server.metric(name, model="mean") for name in names)  # type: ignore[return-value]
 
-    real, paid = counted()
+    real, paid = count()
     with server.hold():
         calls = [
             server.inference.ModelInfer.future(fakes.floats("mean", [[1] * n]), timeout=60) for n in (3, 4)
         ]
         server.wait_waiting("mean", 2)
     rows = [call.result().parameters["batch_rows"].double_param for call in calls]
-    real, paid = counted()[0] - real, counted()[1] - paid
+    real, paid = count()[0] - real, count()[1] - paid
     assert real == 7
     assert paid == (8 if rows == [2, 2] else 7)
 

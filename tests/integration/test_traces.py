@@ -86,7 +86,7 @@ def named(spans: list[ReadableSpan], name: str) -> list[ReadableSpan]:
     return [span for span in spans if span.name == name]
 
 
-def check_tree(spans: list[ReadableSpan], path: str) -> ReadableSpan:
+def check_parents(spans: list[ReadableSpan], path: str) -> ReadableSpan:
     """Checks that the RPC span is a child of the caller's, and all others children of it, within its time."""
     (rpc,) = named(spans, path)
     assert rpc.context.trace_id == int(TRACE, 16)
@@ -105,7 +105,7 @@ def test_a_one_shot_call_has_a_queue_and_a_batch_span(traced: Traced) -> None:
     request = pb.ClassifyRequest(model=CLASSIFIER, texts=["a fine film"])
     reply = traced.server.sequences.Classify(request, metadata=SAMPLED, timeout=60)
     spans = traced.spans()
-    rpc = check_tree(spans, "lockstep.v1.Sequences/Classify")
+    rpc = check_parents(spans, "lockstep.v1.Sequences/Classify")
     assert attributes(rpc) == {
         "rpc.system": "grpc", "rpc.service": "lockstep.v1.Sequences", "rpc.method": "Classify",
         "rpc.grpc.status_code": 0, "lockstep.model.name": CLASSIFIER, "lockstep.model.version": "1",
@@ -125,7 +125,7 @@ def test_every_text_of_a_call_has_spans_up_to_a_limit(traced: Traced) -> None:
     request = pb.ClassifyRequest(model=CLASSIFIER, texts=["a film"] * 100)
     traced.server.sequences.Classify(request, metadata=SAMPLED, timeout=60)
     spans = traced.spans()
-    rpc = check_tree(spans, "lockstep.v1.Sequences/Classify")
+    rpc = check_parents(spans, "lockstep.v1.Sequences/Classify")
     assert attributes(rpc)["lockstep.requests"] == 100
     batches = named(spans, "batch")
     assert len(batches) == 64
@@ -136,7 +136,7 @@ def test_a_generation_has_queue_prefill_and_steps_spans(traced: Traced) -> None:
     request = pb.GenerateRequest(model="lm", text="abc", max_tokens=12)
     list(traced.server.sequences.Generate(request, metadata=SAMPLED, timeout=60))
     spans = traced.spans()
-    check_tree(spans, "lockstep.v1.Sequences/Generate")
+    check_parents(spans, "lockstep.v1.Sequences/Generate")
     assert sorted(span.name for span in spans) == [
         "lockstep.v1.Sequences/Generate", "prefill", "queue", "steps",
     ]  # fmt: skip
@@ -152,7 +152,7 @@ def test_client_steps_are_one_span(traced: Traced) -> None:
     sent = [start, *(pb.FollowRequest(text=f"{word} ") for word in ["it", "is", "fun", ",", "not", "sad"])]
     assert len(list(traced.server.sequences.Follow(iter(sent), metadata=SAMPLED, timeout=60))) == 6
     spans = traced.spans()
-    check_tree(spans, "lockstep.v1.Sequences/Follow")
+    check_parents(spans, "lockstep.v1.Sequences/Follow")
     (stepping,) = named(spans, "steps")
     assert len(spans) == 2
     assert attributes(stepping)["lockstep.steps"] == 6
@@ -240,7 +240,7 @@ class Collector(collector_grpc.TraceServiceServicer):
 
 
 @contextmanager
-def collecting() -> Iterator[tuple[Collector, int]]:
+def running_collector() -> Iterator[tuple[Collector, int]]:
     server, servicer = grpc.server(futures.ThreadPoolExecutor(2)), Collector()
     collector_grpc.add_TraceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -252,7 +252,7 @@ def collecting() -> Iterator[tuple[Collector, int]]:
 
 
 def test_all_spans_are_exported_before_the_server_exits(root: Path) -> None:
-    with collecting() as (collector_service, port):
+    with running_collector() as (collector_service, port):
         flags = ("--traces", "otlp", "--traces-endpoint", f"http://127.0.0.1:{port}")
         with process("--models", str(root), "--only", "same", *flags) as server:
             server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=SAMPLED, timeout=60)

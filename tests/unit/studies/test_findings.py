@@ -18,7 +18,7 @@ from lockstep_studies.sequential_cost import FUSED, LOOPED, ONNX, RUNTIMES, TRAN
 LENGTHS = (10, 100, 1_000, 2_000)
 
 
-def costs(
+def cost_rows_by_length(
     looped: float, fixed: float, fused: float, encoder: float
 ) -> list[sequential_cost.SequentialCostRow]:
     """Rows from seconds per position, and a fixed cost for the loop."""
@@ -34,20 +34,20 @@ def costs(
 
 
 def test_a_loop_that_is_linear_is_called_linear() -> None:
-    text = sequential_cost.finding(costs(1e-5, 0.0, 1e-6, 2e-6))
+    text = sequential_cost.finding(cost_rows_by_length(1e-5, 0.0, 1e-6, 2e-6))
     assert "multiplied the time of the looped RNN by 2.00 (PyTorch) and 2.00 (ONNX Runtime)" in text
     assert "1,000 took 10.0 (PyTorch) and 10.0 (ONNX Runtime) times as long as 100" in text
     assert "linear in the length, as the textbook has it" in text
 
 
 def test_a_loop_with_a_fixed_cost_is_not_called_linear() -> None:
-    text = sequential_cost.finding(costs(1e-5, 0.01, 1e-6, 2e-6))
+    text = sequential_cost.finding(cost_rows_by_length(1e-5, 0.01, 1e-6, 2e-6))
     assert "as the textbook has it" not in text
     assert "a cost linear in the length would give 2 and 10" in text
 
 
 def test_the_faster_layer_is_reported_by_runtime_and_length() -> None:
-    rows = costs(1e-5, 0.0, 1e-6, 2e-6)
+    rows = cost_rows_by_length(1e-5, 0.0, 1e-6, 2e-6)
     assert (
         "in PyTorch the Transformer beat the looped RNN at every length and the fused one at no length"
         in (sequential_cost.finding(rows))
@@ -65,7 +65,7 @@ def test_the_faster_layer_is_reported_by_runtime_and_length() -> None:
     assert "in PyTorch the Transformer beat the looped RNN at every length and the fused one at no" in text
 
 
-def layer(name: str, start: str, far: float, whole: float = 1.0) -> gradients.GradientsRow:
+def gradient_row(name: str, start: str, far: float, whole: float = 1.0) -> gradients.GradientsRow:
     curve = [1.0, 0.5, 0.5 * far]
     clipped = min(whole, 5.0)
     return gradients.GradientsRow(
@@ -73,19 +73,19 @@ def layer(name: str, start: str, far: float, whole: float = 1.0) -> gradients.Gr
     )
 
 
-def starts(**far: float) -> list[gradients.GradientsRow]:
+def gradient_rows(**far: float) -> list[gradients.GradientsRow]:
     return [
-        layer("RNN", gradients.PLAIN, far["rnn"]),
-        layer("LSTM", gradients.PLAIN, far["lstm"]),
-        layer("Transformer", gradients.PLAIN, 0.8),
-        layer("LSTM", gradients.KEEPING, far["keeping"]),
-        layer("RNN", "weights × 4", far["large"], 1e6),
-        layer("LSTM", "weights × 4", 1e-5),
+        gradient_row("RNN", gradients.PLAIN, far["rnn"]),
+        gradient_row("LSTM", gradients.PLAIN, far["lstm"]),
+        gradient_row("Transformer", gradients.PLAIN, 0.8),
+        gradient_row("LSTM", gradients.KEEPING, far["keeping"]),
+        gradient_row("RNN", "weights × 4", far["large"], 1e6),
+        gradient_row("LSTM", "weights × 4", 1e-5),
     ]
 
 
 def test_gates_that_lose_the_gradient_are_reported() -> None:
-    text = gradients.finding(starts(rnn=1e-30, lstm=1e-20, keeping=0.5, large=1e6))
+    text = gradients.finding(gradient_rows(rnn=1e-30, lstm=1e-20, keeping=0.5, large=1e6))
     assert (
         "shrinks to 1.0 × 10⁻³⁰ (RNN) and 1.0 × 10⁻²⁰ (LSTM) of what it was and stays at 0.80 (Trans" in text
     )
@@ -100,18 +100,18 @@ def test_gates_that_lose_the_gradient_are_reported() -> None:
 
 
 def test_gates_that_hold_the_gradient_are_reported() -> None:
-    text = gradients.finding(starts(rnn=1e-30, lstm=0.3, keeping=0.5, large=0.1))
+    text = gradients.finding(gradient_rows(rnn=1e-30, lstm=0.3, keeping=0.5, large=0.1))
     assert "gates held it without special settings, and gates set to keep hold it" in text
     assert "explodes in no layer" in text
     assert "clipping has no effect to show" in text
 
 
 def test_keeping_gates_that_lose_the_gradient_are_reported() -> None:
-    text = gradients.finding(starts(rnn=1e-30, lstm=1e-20, keeping=1e-9, large=0.1))
+    text = gradients.finding(gradient_rows(rnn=1e-30, lstm=1e-20, keeping=1e-9, large=0.1))
     assert "in spite of gates, and gates set to keep do not hold it" in text
 
 
-def repeats(**far: float) -> list[long_range.LongRangeRow]:
+def accuracy_rows(**far: float) -> list[long_range.LongRangeRow]:
     """Rows with the given accuracies at 200 positions, and 100% at 10."""
     names = {
         "rnn": "RNN", "gru": "GRU", "lstm": "LSTM", "keeping_gru": "keeping GRU",
@@ -126,7 +126,7 @@ def repeats(**far: float) -> list[long_range.LongRangeRow]:
 
 def test_solved_distances_and_guessing_layers_are_reported() -> None:
     far = {"rnn": 0.12, "gru": 0.13, "lstm": 0.12, "keeping_gru": 1.0, "keeping_lstm": 1.0, "conv": 0.12}
-    text = long_range.finding(repeats(**far, encoder=1.0))
+    text = long_range.finding(accuracy_rows(**far, encoder=1.0))
     assert (
         "200 positions by keeping GRU, keeping LSTM and Transformer; up to 10 positions by RNN, GRU" in text
     )
@@ -139,18 +139,18 @@ def test_solved_distances_and_guessing_layers_are_reported() -> None:
 
 def test_gates_that_learn_to_keep_are_reported() -> None:
     far = {"rnn": 0.12, "gru": 1.0, "lstm": 0.99, "keeping_gru": 1.0, "keeping_lstm": 1.0, "conv": 1.0}
-    text = long_range.finding(repeats(**far, encoder=1.0))
+    text = long_range.finding(accuracy_rows(**far, encoder=1.0))
     assert "the gates of the GRU and LSTM learned to carry the signal that far" in text
     assert "not one more" not in text
 
 
 def test_no_layer_is_reported_as_guessing_if_none_does() -> None:
     far = {"rnn": 1.0, "gru": 1.0, "lstm": 1.0, "keeping_gru": 1.0, "keeping_lstm": 1.0, "conv": 0.5}
-    text = long_range.finding(repeats(**far))
+    text = long_range.finding(accuracy_rows(**far))
     assert "no layer is near the 12.5% of guessing" in text
 
 
-def reach(model: str, before: int, after: int, change: float) -> receptive_field.ReceptiveFieldRow:
+def reach_row(model: str, before: int, after: int, change: float) -> receptive_field.ReceptiveFieldRow:
     offsets = list(range(-20, 21))
     moved = [change if -before <= offset <= after else 0.0 for offset in offsets]
     return receptive_field.ReceptiveFieldRow(model, offsets, moved, before, after)
@@ -159,10 +159,10 @@ def reach(model: str, before: int, after: int, change: float) -> receptive_field
 def test_windows_and_reaches_are_reported() -> None:
     text = receptive_field.finding(
         [
-            reach("a-cnn", 3, 0, 0.5),
-            reach("b-cnn", 0, 2, 0.5),
-            reach("an-rnn", 0, 20, 0.1),
-            reach("a-bi", 20, 20, 0.2),
+            reach_row("a-cnn", 3, 0, 0.5),
+            reach_row("b-cnn", 0, 2, 0.5),
+            reach_row("an-rnn", 0, 20, 0.1),
+            reach_row("a-bi", 20, 20, 0.2),
         ]
     )
     assert "from 3 words before it to 0 after it in a-cnn and from 0 words before it to 2 after it" in text
@@ -173,11 +173,11 @@ def test_windows_and_reaches_are_reported() -> None:
 
 
 def test_results_without_windows_or_with_windows_only_are_reported() -> None:
-    assert "none of them has a window" in receptive_field.finding([reach("an-rnn", 0, 20, 0.1)])
-    assert "In no model here does it reach an end" in receptive_field.finding([reach("a-cnn", 3, 0, 0.1)])
+    assert "none of them has a window" in receptive_field.finding([reach_row("an-rnn", 0, 20, 0.1)])
+    assert "In no model here does it reach an end" in receptive_field.finding([reach_row("a-cnn", 3, 0, 0.1)])
 
 
-def long(growth: dict[str, float]) -> list[long_sequence_cost.LongSequenceCostRow]:
+def cost_rows(growth: dict[str, float]) -> list[long_sequence_cost.LongSequenceCostRow]:
     """Rows whose time and memory grow by the given factors from 1,000 to 2,000 positions."""
     return [
         long_sequence_cost.LongSequenceCostRow(name, length, 1e-3 * factor, int(1e6 * factor))
@@ -188,7 +188,7 @@ def long(growth: dict[str, float]) -> list[long_sequence_cost.LongSequenceCostRo
 
 def test_quadratic_growth_is_distinguished_from_linear_growth() -> None:
     text = long_sequence_cost.finding(
-        long({"three convolutions": 1.9, "RNN": 2.0, "LSTM": 2.1, "Transformer": 3.9})
+        cost_rows({"three convolutions": 1.9, "RNN": 2.0, "LSTM": 2.1, "Transformer": 3.9})
     )
     assert (
         "3.90 times (Transformer): only the Transformer grew faster than the length; the fastest was" in text
@@ -199,9 +199,9 @@ def test_quadratic_growth_is_distinguished_from_linear_growth() -> None:
 
 
 def test_linear_growth_and_another_fast_growing_layer_are_reported() -> None:
-    even = long({"three convolutions": 2.0, "RNN": 2.0, "LSTM": 2.0, "Transformer": 2.0})
+    even = cost_rows({"three convolutions": 2.0, "RNN": 2.0, "LSTM": 2.0, "Transformer": 2.0})
     assert "none of them faster than the length" in long_sequence_cost.finding(even)
-    other = long({"three convolutions": 2.0, "RNN": 4.0, "LSTM": 2.0, "Transformer": 2.0})
+    other = cost_rows({"three convolutions": 2.0, "RNN": 4.0, "LSTM": 2.0, "Transformer": 2.0})
     assert ": the RNN grew faster than the length" in long_sequence_cost.finding(other)
 
 

@@ -51,7 +51,7 @@ def test_an_exported_graph_equals_its_layer_at_any_length(layer: nn.Module, tmp_
         assert np.allclose(run_whole(OnnxGraph(tmp_path / "whole.onnx"), x), layer(x), atol=1e-5)
 
 
-def moved(layer: nn.Module, at: int) -> list[int]:
+def changed_positions(layer: nn.Module, at: int) -> list[int]:
     """The positions, of 40, whose state changes when the input at `at` changes."""
     x = torch.randn(1, 40, WIDTH)
     changed = x.clone()
@@ -63,14 +63,14 @@ def moved(layer: nn.Module, at: int) -> list[int]:
 
 def test_stacked_convolutions_see_six_positions_on_either_side_or_twelve_back() -> None:
     torch.manual_seed(1)
-    assert moved(Stacked(WIDTH), 20) == list(range(14, 27))
-    assert moved(Stacked(WIDTH, causal=True), 20) == list(range(20, 33))
+    assert changed_positions(Stacked(WIDTH), 20) == list(range(14, 27))
+    assert changed_positions(Stacked(WIDTH, causal=True), 20) == list(range(20, 33))
 
 
 def test_layers_without_a_window_reach_the_end() -> None:
     torch.manual_seed(1)
-    assert moved(Recurrent("RNN", WIDTH), 20) == list(range(20, 40))
-    assert moved(Attentive(WIDTH, 40), 20) == list(range(40))
+    assert changed_positions(Recurrent("RNN", WIDTH), 20) == list(range(20, 40))
+    assert changed_positions(Attentive(WIDTH, 40), 20) == list(range(40))
     assert len(set(Pooled(WIDTH)(torch.randn(1, 9, WIDTH))[0, :, 0].tolist())) == 1
 
 
@@ -166,8 +166,8 @@ def test_the_states_of_every_shipped_model_have_one_row_per_text(
     assert states.shape[:2] == (3, 7)
     changed = ids.copy()
     changed[1] += 1
-    moved = receptive_field._states(session, subject, changed) != states
-    assert moved.any(axis=(1, 2)).tolist() == [False, True, False]
+    changed_positions = receptive_field._states(session, subject, changed) != states
+    assert changed_positions.any(axis=(1, 2)).tolist() == [False, True, False]
 
 
 def test_a_process_measures_its_peak_memory(tmp_path: Path) -> None:
