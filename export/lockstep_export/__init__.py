@@ -1,10 +1,10 @@
-"""Exports sequence models from PyTorch to ONNX with proven parity: the zoo's, and anybody's own.
+"""Exports sequence models from PyTorch to ONNX and compares the results of both before publishing.
 
-The path of a model of the zoo: data → tokenizers → lesson → train → onnx → parity → manifest. What a task
-does its own way lies in its folder (`classify`, `generate`, `translate`), behind the verbs of `trade`; the
-rest is the same for all. A module of one's own comes in by `export_oneshot` or `export_stepwise` (`own`) and
-goes through the same tracers, parity and manifest. What comes out is a folder
-`<name>/{model.toml, *.json, 1/*.onnx}` that the server loads; the two sides share nothing else.
+module, example, options → parse_spec → checks → tracing → onnx → proof → manifest → publication
+
+`export_oneshot` and `export_stepwise` export any module. The models of lockstep_zoo have their own tasks and
+comparisons and share the tracers, the ONNX files, parity and the manifest. The output is a folder
+`<name>/{model.toml, *.json, 1/*.onnx}`, the only interface to the server.
 """
 
 from lockstep_export.oneshot import export_oneshot

@@ -1,7 +1,8 @@
-"""The command line: `lockstep-export zoo list | train NAME | export NAME | check NAME | all`, and beside the
-zoo `study NAME` and `variant FOLDER`.
+"""The command line: `lockstep-export zoo list | train NAME | export NAME | check NAME | all`,
+`study NAME` and `variant FOLDER`.
 
-The zoo's verbs stand beside `zoo` too: `lockstep-export train NAME` is `lockstep-export zoo train NAME`.
+The commands of `zoo` also exist at the top level: `lockstep-export train NAME` is
+`lockstep-export zoo train NAME`.
 """
 
 import sys
@@ -24,27 +25,30 @@ from lockstep_zoo.quality import quality
 from lockstep_zoo.scores import table
 
 app = typer.Typer(
-    help="Train the zoo's sequence models, export them to ONNX and prove them equal.",
+    help="Train the zoo's sequence models, export them to ONNX and check that the results are equal.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-zoo = typer.Typer(help="The models that ship: list them, or any verb below.", no_args_is_help=True)
+zoo = typer.Typer(
+    help="The shipped models: list them, or run one of the commands below.", no_args_is_help=True
+)
 app.add_typer(zoo, name="zoo")
 app.add_typer(studies, name="study")
 
-Name = Annotated[str, typer.Argument(help="A name of `zoo list`.")]
-Data = Annotated[Path, typer.Option(help="Folder with the data sets; models/README.md says which.")]
+Name = Annotated[str, typer.Argument(help="A model of `zoo list`.")]
+Data = Annotated[Path, typer.Option(help="Folder with the data sets that models/README.md lists.")]
 Out = Annotated[
-    Path | None, typer.Option(help="The model repository; models, or with --quick WORK/quick/models.")
+    Path | None, typer.Option(help="Model repository; default: models, or WORK/quick/models with --quick.")
 ]
-Work = Annotated[Path, typer.Option(help="Checkpoints and drafts; training resumes from here.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Little data, one epoch: a trial run, not for serving.")]
+Work = Annotated[Path, typer.Option(help="Folder for checkpoints and drafts; training resumes from it.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Little data, one epoch: a test run, not for serving.")]
 Only = Annotated[
-    list[str] | None, typer.Option(help="This model only, the others as recorded; may be given again.")
+    list[str] | None,
+    typer.Option(help="Build only this model and keep the recorded figures of the others; repeatable."),
 ]
 Jobs = Annotated[
-    int, typer.Option(min=1, help="Models that are made side by side, a process of one thread each.")
+    int, typer.Option(min=1, help="Models built in parallel, each in a process with one thread.")
 ]
 
 REPOSITORY, WORK = Path("models"), Path("build/export")
@@ -52,7 +56,7 @@ REPOSITORY, WORK = Path("models"), Path("build/export")
 
 @zoo.command("list")
 def list_zoo() -> None:
-    """Names every model and what it is."""
+    """Lists the models, each with a description."""
     for recipe in ZOO.values():
         typer.echo(f"{recipe.name:<24} {recipe.about}")
 
@@ -60,23 +64,23 @@ def list_zoo() -> None:
 @zoo.command()
 @app.command()
 def train(name: Name, data: Data, out: Out = None, work: Work = WORK, quick: Quick = False) -> None:
-    """Trains one model, or goes on from its last finished epoch."""
-    workshop = _workshop(out, work, quick)
-    workshop.train(name, workshop.prepare(data, name))
+    """Trains one model, or resumes after its last finished epoch."""
+    pipeline = _pipeline(out, work, quick)
+    pipeline.train(name, pipeline.prepare(data, name))
 
 
 @zoo.command()
 @app.command()
 def export(name: Name, out: Out = None, work: Work = WORK, quick: Quick = False) -> None:
-    """Exports one trained model and publishes it if parity holds."""
-    _workshop(out, work, quick).export(name)
+    """Exports one trained model and publishes it if its results equal PyTorch's."""
+    _pipeline(out, work, quick).export(name)
 
 
 @zoo.command()
 @app.command()
 def check(name: Name, out: Out = None, work: Work = WORK, quick: Quick = False) -> None:
-    """Proves a published model again."""
-    _workshop(out, work, quick).check(name)
+    """Checks a published model again."""
+    _pipeline(out, work, quick).check(name)
 
 
 @zoo.command("all")
@@ -89,35 +93,34 @@ def everything(
     work: Work = WORK,
     quick: Quick = False,
 ) -> None:
-    """Trains, exports, proves and measures every model, and writes the accuracy table and the cards."""
-    record = build_all(_workshop(out, work, quick), data, only or (), jobs)
+    """Trains, exports, checks and measures every model, and writes the accuracy table and the model cards."""
+    record = build_all(_pipeline(out, work, quick), data, only or (), jobs)
     typer.echo(table(list(record.scores.values())))
 
 
 @app.command("variant")
 def variant(
-    model: Annotated[Path, typer.Argument(help="The folder of a model: models/NAME.")],
+    model: Annotated[Path, typer.Argument(help="Folder of the model: models/NAME.")],
     kind: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")],
-    out: Annotated[Path, typer.Option(help="The model repository that the variant goes to.")] = Path(
-        "models"
-    ),
-    version: Annotated[int, typer.Option(help="Which version to make it of.")] = 1,
+    out: Annotated[Path, typer.Option(help="Model repository for the variant.")] = Path("models"),
+    version: Annotated[int, typer.Option(help="Version to convert.")] = 1,
     data: Annotated[
-        Path | None, typer.Option(help="The folder of the data of a model of the zoo: measures both on it.")
+        Path | None,
+        typer.Option(help="Folder with the data sets; measures a model of the zoo and its variant on them."),
     ] = None,
 ) -> None:
-    """Makes a variant of a model in fp16 or int8, and tells its agreement and speed beside the original; of
-    a model of the zoo its quality too."""
+    """Makes an fp16 or int8 variant of a model and reports its agreement and speed relative to the original,
+    and with --data the quality of both."""
     measure = None if data is None else partial(quality, data=data)
     for known in KINDS:
         if known == kind:
             make_variant(model, known, out, version, measure=measure)
             return
-    raise ExportError(f"--kind: there is no {kind!r}; there are {', '.join(KINDS)}")
+    raise ExportError(f"--kind: unknown kind {kind!r}; available: {', '.join(KINDS)}")
 
 
 def main() -> None:
-    """The console script: an expected error is one message on stderr and exit status 1."""
+    """The console script: an ExportError is one line on stderr and exit status 1."""
     try:
         app()
     except ExportError as error:
@@ -125,9 +128,9 @@ def main() -> None:
         sys.exit(1)
 
 
-def _workshop(out: Path | None, work: Path, quick: bool) -> Pipeline:
-    torch.set_num_threads(1)  # small tensors gain nothing from more, and one thread repeats its sums exactly
-    if quick:  # a trial run must not take the place of real models
+def _pipeline(out: Path | None, work: Path, quick: bool) -> Pipeline:
+    torch.set_num_threads(1)  # more gain nothing on small tensors, and one thread makes sums reproducible
+    if quick:  # a test run must not replace real models
         work = work / "quick"
     return Pipeline(
         out or (work / "models" if quick else REPOSITORY), work, typer.echo, quick, terminal_progress

@@ -1,7 +1,7 @@
 """The notation for axes: "batch words 128" names each axis of a tensor, in order.
 
-batch      the rows: of any number, and independent of one another
-words      any other name: an axis that varies; the same name is the same length in every tensor
+batch      the batch axis: any number of rows, independent of each other
+words      any other name: an axis that varies; equal names have equal lengths in all tensors
 128  or _  an axis of fixed size
 """
 
@@ -11,32 +11,32 @@ from dataclasses import dataclass
 from lockstep_export.errors import DescriptionError
 
 BATCH, FIXED = "batch", "_"
-NOTATION = 'write one word for each axis, as in "batch words" or "batch words 128"'
+NOTATION = 'write one word per axis, as in "batch words" or "batch words 128"'
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The axes of one tensor as its module has them: a name for each that varies, "" for a fixed one."""
+    """The axes of one tensor in the module's order: a name for each that varies, "" for a fixed one."""
 
     names: tuple[str, ...]
 
     @property
     def batch(self) -> int:
-        """Which axis holds the rows."""
+        """The index of the batch axis."""
         return self.names.index(BATCH)
 
     @property
     def lengths(self) -> dict[int, str]:
-        """The axes that vary with a named length."""
+        """The axes that vary with a named length: index → name."""
         return {axis: name for axis, name in enumerate(self.names) if name not in ("", BATCH)}
 
     @property
-    def in_front(self) -> tuple[str, ...]:
-        """The same names with the rows in front, as the graph has them."""
+    def graph_axes(self) -> tuple[str, ...]:
+        """The names with the batch axis first, as in the graph."""
         return (BATCH, *(name for name in self.names if name != BATCH))
 
     def swapped(self) -> "Axes":
-        """The first two axes for one another."""
+        """The same axes with the first two exchanged."""
         first, second, *rest = self.names
         return Axes((second, first, *rest))
 
@@ -45,25 +45,27 @@ class Axes:
 
 
 def read_axes(text: str, shape: Sequence[int], tensor: str) -> Axes:
-    """The axes that `text` names, held against the shape of an example.
+    """Parses axes and checks them against the shape of an example.
 
     Raises:
-        DescriptionError: another number of axes, another fixed size, no or two axes of rows.
+        DescriptionError: the number of axes or a fixed size differs, or there is not exactly one batch axis.
     """
     words = text.split()
     if len(words) != len(shape):
         raise DescriptionError(
-            f"axes of {tensor!r}: {text!r} names {len(words)}, the example has {len(shape)}"
+            f"axes of {tensor!r}: {text!r} names {len(words)}, but the example has {len(shape)}"
             f" ({list(shape)}); {NOTATION}"
         )
     for word, size in zip(words, shape, strict=True):
         if word.isdigit() and int(word) != size:
-            raise DescriptionError(f"axes of {tensor!r}: {text!r} says {word}, the example has {size} there")
+            raise DescriptionError(
+                f"axes of {tensor!r}: {text!r} has size {word} where the example has {size}"
+            )
         if not (word.isdigit() or word == FIXED or word.isidentifier()):
-            raise DescriptionError(f"axes of {tensor!r}: {word!r} is no name; {NOTATION}")
+            raise DescriptionError(f"axes of {tensor!r}: {word!r} is not a valid name; {NOTATION}")
     if words.count(BATCH) != 1:
         raise DescriptionError(
-            f"axes of {tensor!r}: {text!r} has {words.count(BATCH)} axes named {BATCH!r}; name the one that"
-            " holds the rows"
+            f"axes of {tensor!r}: {text!r} has {words.count(BATCH)} axes named {BATCH!r}; name exactly one,"
+            " the one with the rows"
         )
     return Axes(tuple("" if word.isdigit() or word == FIXED else word for word in words))

@@ -1,7 +1,7 @@
-"""A variant beside its original, graph by graph: how far its answers lie, how often they agree, how fast.
+"""Compares a variant with its original, graph by graph: differences, agreement of the best score, speed.
 
-Inputs are made up from what the manifest says of them. That two graphs agree on made-up rows is not how
-accurate they are on real ones: a data set tells that.
+Inputs are generated from the manifest. Agreement on generated rows does not measure accuracy on real ones:
+`quality` does, on a data set.
 """
 
 import time
@@ -25,64 +25,64 @@ TYPES = {
     "tensor(float16)": np.float16,
 }
 
-Words = Mapping[str, Any]  # what a manifest says of a face
+Spec = Mapping[str, Any]  # the manifest, or one of its sections
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One graph of a variant beside the same of the original."""
+    """One graph of a variant compared with the same graph of the original."""
 
     graph: str
-    largest: float  # difference, of the largest value where that is above one
-    agreeing: float | None  # share of rows with the same best score; none where there are no scores
-    one_row_us: tuple[float, float]  # of the original, of the variant
+    largest: float  # difference, divided by the largest value where that is above 1
+    agreeing: float | None  # share of rows with the same best score; None for models without scores
+    one_row_us: tuple[float, float]  # original, variant
     many_rows_us: tuple[float, float]
 
 
-def compare(name: str, original: OnnxGraph, variant: OnnxGraph, words: Words, roles: Words) -> Comparison:
-    """Runs both on the same rows; times are the medians of alternating runs."""
-    chance = np.random.default_rng(7)
-    many, one = (made_up(original, words, rows, chance) for rows in (ROWS, 1))
-    expected, found = _run(original, many), _run(variant, many)
-    gaps = [gap(found[key].astype(np.float32), expected[key].astype(np.float32)) for key in expected]
+def compare(name: str, original: OnnxGraph, variant: OnnxGraph, spec: Spec, roles: Spec) -> Comparison:
+    """Runs both graphs on the same rows; times are medians of alternating runs."""
+    rng = np.random.default_rng(7)
+    many, one = (sample_inputs(original, spec, rows, rng) for rows in (ROWS, 1))
+    expected, results = _run(original, many), _run(variant, many)
+    gaps = [gap(results[key].astype(np.float32), expected[key].astype(np.float32)) for key in expected]
     scores = roles.get("scores", "")
-    agreeing = _agreeing(expected[scores], found[scores]) if scores in expected else None
+    agreeing = _agreeing(expected[scores], results[scores]) if scores in expected else None
     return Comparison(
         name, float(np.max(gaps)), agreeing, _times(original, variant, one), _times(original, variant, many)
     )
 
 
-def made_up(graph: OnnxGraph, words: Words, rows: int, chance: np.random.Generator) -> Arrays:
-    """Rows of one length that fit `words`: ids in their range, masks of all, numbers around 0."""
-    said = {**words.get("inputs", {}), **{state["input"]: state for state in words.get("state", [])}}
+def sample_inputs(graph: OnnxGraph, spec: Spec, rows: int, rng: np.random.Generator) -> Arrays:
+    """Generated inputs of equal length that match `spec`: ids in range, full masks, numbers around 0."""
+    specs = {**spec.get("inputs", {}), **{state["input"]: state for state in spec.get("state", [])}}
     feeds = {}
     for tensor in graph.session.get_inputs():
-        about = said.get(tensor.name, {})
+        tensor_spec = specs.get(tensor.name, {})
         shape = [
-            size if isinstance(size, int) else rows if axis == about.get("batch_axis", 0) else LENGTH
+            size if isinstance(size, int) else rows if axis == tensor_spec.get("batch_axis", 0) else LENGTH
             for axis, size in enumerate(tensor.shape)
         ]
-        feeds[tensor.name] = _values(about, shape, np.dtype(TYPES[tensor.type]), chance)
+        feeds[tensor.name] = _values(tensor_spec, shape, np.dtype(TYPES[tensor.type]), rng)
     return feeds
 
 
-def _values(about: Words, shape: list[int], dtype: Any, chance: np.random.Generator) -> np.ndarray[Any, Any]:
-    if about.get("generated") == "lengths":
+def _values(spec: Spec, shape: list[int], dtype: Any, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    if spec.get("generated") == "lengths":
         return np.full(shape, LENGTH, dtype)
-    if about.get("generated") == "mask":
-        return np.full(shape, about.get("real", True), dtype)
+    if spec.get("generated") == "mask":
+        return np.full(shape, spec.get("real", True), dtype)
     if dtype.kind in "iu":
-        first, end = about.get("range", (0, 2))
-        return chance.integers(first, end, shape).astype(dtype)
+        first, end = spec.get("range", (0, 2))
+        return rng.integers(first, end, shape).astype(dtype)
     if dtype.kind == "b":
-        return chance.random(shape) < 0.5
-    return (0.5 * chance.standard_normal(shape)).astype(dtype)
+        return rng.random(shape) < 0.5
+    return (0.5 * rng.standard_normal(shape)).astype(dtype)
 
 
-def _agreeing(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
+def _agreeing(expected: np.ndarray[Any, Any], results: np.ndarray[Any, Any]) -> float:
     if expected.shape[-1] == 1:
-        return float(((expected > 0) == (found > 0)).mean())
-    return float((expected.argmax(-1) == found.argmax(-1)).mean())
+        return float(((expected > 0) == (results > 0)).mean())
+    return float((expected.argmax(-1) == results.argmax(-1)).mean())
 
 
 def _run(graph: OnnxGraph, feeds: Arrays) -> Arrays:
@@ -90,10 +90,10 @@ def _run(graph: OnnxGraph, feeds: Arrays) -> Arrays:
 
 
 def _times(original: OnnxGraph, variant: OnnxGraph, feeds: Arrays) -> tuple[float, float]:
-    taken: tuple[list[float], list[float]] = ([], [])
+    times_s: tuple[list[float], list[float]] = ([], [])
     for _ in range(RUNS):
-        for graph, times in zip((original, variant), taken, strict=True):
+        for graph, times in zip((original, variant), times_s, strict=True):
             started = time.perf_counter()
             graph.session.run(graph.outputs, feeds)
             times.append(time.perf_counter() - started)
-    return median(taken[0]) * 1e6, median(taken[1]) * 1e6
+    return median(times_s[0]) * 1e6, median(times_s[1]) * 1e6

@@ -1,4 +1,4 @@
-"""All that is known of what a module takes, as reading.py has put it together."""
+"""The inputs of a module as parse_spec.py has collected them from the declaration and the example."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Example = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class GeneratedInput:
-    """What the server fills an input with: "lengths" or "mask", of a named length."""
+    """An input that the server generates: the "lengths" or the "mask" of a named length."""
 
     kind: str
     of: str
@@ -32,40 +32,40 @@ class ModuleInput:
     axes: Axes
     pad: float = 0
     ids: int | None = None
-    filled: GeneratedInput | None = None
+    generated: GeneratedInput | None = None
 
 
 @dataclass(frozen=True)
 class InputContract:
-    """All that is known of what a module takes."""
+    """The inputs of a module, the export options and the outputs to keep."""
 
     inputs: tuple[ModuleInput, ...]
-    by_name: bool  # the module takes them as keywords
-    longest: Mapping[str, int]  # by named length
-    choices: ExportOptions
-    outputs: tuple[str, ...] = ()  # names, or a choice of the names that the module gives
+    by_name: bool  # the module is called with keyword arguments
+    max_lengths: Mapping[str, int]  # the largest size of each named length
+    options: ExportOptions
+    outputs: tuple[str, ...] = ()  # names for the outputs, or the ones to keep of a dict
 
     @property
-    def given(self) -> tuple[ModuleInput, ...]:
-        """What a caller sends: all that the server does not fill in."""
-        return tuple(one for one in self.inputs if one.filled is None)
+    def client_inputs(self) -> tuple[ModuleInput, ...]:
+        """The inputs that a client sends: all that the server does not generate."""
+        return tuple(input_ for input_ in self.inputs if input_.generated is None)
 
     @property
     def padded(self) -> bool:
-        """Whether rows of different lengths may share a run."""
-        return bool(self.longest) and self.choices.max_rows > 1
+        """Whether rows of different lengths may share a batch."""
+        return bool(self.max_lengths) and self.options.max_rows > 1
 
 
 @torch.no_grad()
 def call(module: nn.Module, inputs: Mapping[str, Tensor], by_name: bool) -> Any:
-    """What the module gives.
+    """The return value of the module.
 
     Raises:
-        DescriptionError: it does not take these inputs.
+        DescriptionError: the module raised an exception for these inputs.
     """
     try:
         return module(**inputs) if by_name else module(*inputs.values())
-    except Exception as error:  # a module may raise whatever it likes
+    except Exception as error:  # a module may raise anything
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
         why = " ".join(str(error).split())[:200]
         raise DescriptionError(

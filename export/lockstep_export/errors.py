@@ -1,29 +1,29 @@
-"""What can go wrong, in words for the person at the keyboard. Imports nothing."""
+"""The errors of an export. Imports nothing."""
 
 
 class ExportError(Exception):
-    """Base of every error that the command line tells in one message and without a traceback."""
+    """Base class of the errors that the command line prints without a traceback."""
 
 
 class DataError(ExportError):
-    """The data folder is not there, lacks a file, or holds a line that cannot be read."""
+    """The data folder does not exist, lacks a file, or holds a line that cannot be read."""
 
 
 class DescriptionError(ExportError):
-    """What was said of a module (axes, names, labels, states) does not fit the module, or itself."""
+    """The declaration of a module (axes, names, labels, states) does not match the module, or itself."""
 
 
 class ModuleError(ExportError):
-    """A module that cannot be served as it is: no description of it would help."""
+    """A module that cannot be served as it is, whatever is declared."""
 
 
 class FrozenError(ModuleError):
-    """What varies with the input would be fixed in the graph: an axis, or the way that an `if` takes."""
+    """Something that depends on the input would be constant in the graph: an axis, or a branch taken."""
 
 
 class ParityError(ExportError):
-    """The exported graph does not answer as the PyTorch module does, or padding changes an answer."""
+    """The exported graph's results differ from the PyTorch module's, or padding changes a result."""
 
 
 class NotTrainedError(ExportError):
-    """A step was asked for that needs trained weights or an exported graph which is not there."""
+    """The command needs trained weights or an exported graph that do not exist."""

@@ -1,6 +1,6 @@
-"""A module as its graph shows it: tensors in a fixed order, rows in front, everything by name.
+"""Wraps a module the way its graph presents it: tensors in a fixed order, batch axis first, all by name.
 
-The module itself keeps its own order of axes: a face turns tensors on the way in and out.
+The module keeps its own order of axes: GraphModule transposes on the way in and out.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from lockstep_export.onnx_graph import Arrays
 
 @dataclass(frozen=True)
 class ModuleOutput:
-    """One output of a module: its axes as the module has them, and the sizes of the fixed ones."""
+    """One output of a module: its axes in the module's order, and the sizes of the fixed ones."""
 
     name: str
     axes: Axes
@@ -27,12 +27,12 @@ class ModuleOutput:
 
     @property
     def width(self) -> int | None:
-        """The last axis, where its size is fixed."""
+        """The size of the last axis; None if it varies."""
         return None if self.axes.names[-1] else self.shape[-1]
 
 
 class GraphModule(nn.Module):
-    """Inputs in the contract's order, rows in front → outputs in order, rows in front."""
+    """Inputs in the contract's order, batch axis first → outputs in order, batch axis first."""
 
     def __init__(self, module: nn.Module, contract: InputContract, outputs: tuple[ModuleOutput, ...]) -> None:
         super().__init__()
@@ -40,50 +40,56 @@ class GraphModule(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         inputs = {
-            one.name: tensor.movedim(0, one.axes.batch)
-            for one, tensor in zip(self.contract.inputs, tensors, strict=True)
+            input_.name: tensor.movedim(0, input_.axes.batch)
+            for input_, tensor in zip(self.contract.inputs, tensors, strict=True)
         }
-        given = self.module(**inputs) if self.contract.by_name else self.module(*inputs.values())
-        named = by_name(given, self.contract)
-        return tuple(named[one.name].movedim(one.axes.batch, 0) for one in self.outputs)
+        returned = self.module(**inputs) if self.contract.by_name else self.module(*inputs.values())
+        named = by_name(returned, self.contract)
+        return tuple(named[output.name].movedim(output.axes.batch, 0) for output in self.outputs)
 
     @torch.no_grad()
     def answer(self, inputs: Mapping[str, Tensor]) -> Arrays:
-        """What the module gives, by name."""
-        given = self(*(inputs[one.name] for one in self.contract.inputs))
-        return {one.name: tensor.numpy() for one, tensor in zip(self.outputs, given, strict=True)}
+        """Runs the module; the outputs by name."""
+        returned = self(*(inputs[input_.name] for input_ in self.contract.inputs))
+        return {output.name: tensor.numpy() for output, tensor in zip(self.outputs, returned, strict=True)}
 
 
-def by_name(given: Any, contract: InputContract) -> dict[str, Tensor]:
-    """What a module gave, by name; what is called as an input is gets `_out` behind it.
+def by_name(returned: Any, contract: InputContract) -> dict[str, Tensor]:
+    """A module's return value by name; an output with the name of an input gets the suffix `_out`.
 
     Raises:
-        DescriptionError: it gave no tensors, or several without names.
+        DescriptionError: it holds no tensors, or several without names.
     """
-    named = _chosen(given, contract) if isinstance(given, Mapping) else _counted(given, contract)
-    inputs = [one.name for one in contract.inputs]
+    named = (
+        _select_by_name(returned, contract)
+        if isinstance(returned, Mapping)
+        else _name_by_position(returned, contract)
+    )
+    inputs = [input_.name for input_ in contract.inputs]
     return {name + "_out" if name in inputs else name: tensor for name, tensor in named.items()}
 
 
-def _chosen(given: Mapping[Any, Any], contract: InputContract) -> dict[str, Tensor]:
-    named = {str(name): value for name, value in given.items() if isinstance(value, Tensor)}
+def _select_by_name(returned: Mapping[Any, Any], contract: InputContract) -> dict[str, Tensor]:
+    named = {str(name): value for name, value in returned.items() if isinstance(value, Tensor)}
     missing = [name for name in contract.outputs if name not in named]
     if missing or not named:
         lacking = ", ".join(missing) or "at all"
-        raise DescriptionError(f"outputs: the module gives no tensor {lacking}; it gives {', '.join(given)}")
+        raise DescriptionError(
+            f"outputs: the module returns no tensor {lacking}; it returns {', '.join(returned)}"
+        )
     return {name: named[name] for name in contract.outputs} if contract.outputs else named
 
 
-def _counted(given: Any, contract: InputContract) -> dict[str, Tensor]:
-    tensors = _pytree.tree_leaves(given)
+def _name_by_position(returned: Any, contract: InputContract) -> dict[str, Tensor]:
+    tensors = _pytree.tree_leaves(returned)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise DescriptionError(
-            f"the module gives a {type(given).__name__}; have it give a tensor, a tuple or a dict of tensors"
+            f"the module returns a {type(returned).__name__}; return a tensor, a tuple or a dict of tensors"
         )
-    names = contract.outputs or ((contract.choices.task.main,) if len(tensors) == 1 else ())
+    names = contract.outputs or ((contract.options.task.main,) if len(tensors) == 1 else ())
     if len(names) != len(tensors):
         raise DescriptionError(
-            f"outputs: the module gives {len(tensors)} tensors without names and there are {len(names)};"
-            ' name all in their order: outputs=("logits", …)'
+            f"outputs: the module returns {len(tensors)} tensors without names, but {len(names)} names are"
+            ' given; name all in their order: outputs=("logits", …)'
         )
     return dict(zip(names, tensors, strict=True))

@@ -1,4 +1,4 @@
-"""A graph that is to be traced: all that the tracer knows of a model."""
+"""The description of a graph for the tracer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A module that gives tensors, by name or in the order of `outputs`, and an example of what it takes.
+    """A module, an example of its inputs, and the names and axes of its inputs and outputs.
 
-    It takes its inputs by name, or where `positional` says so in their order.
+    The module returns a dict, or tensors in the order of `outputs`. It is called with keyword arguments, or
+    with positional ones if `positional`.
     """
 
     file: str
     module: nn.Module
     inputs: dict[str, Tensor]
-    axes: dict[str, tuple[str, ...]]  # of each input: a name for an axis of any size, "" for a fixed one
+    axes: dict[str, tuple[str, ...]]  # of each input: a name for an axis that varies, "" for a fixed one
     outputs: tuple[str, ...]
-    output_axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # where they are known
+    output_axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # where known
     positional: bool = False

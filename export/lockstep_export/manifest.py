@@ -1,7 +1,7 @@
-"""Writes model.toml: how the server feeds the graphs and what their outputs mean.
+"""Writes model.toml: the tensors of the graphs and their roles.
 
-The manifest and the files beside it are all that the server knows of this package. A trade puts it together
-from plain tables; this file gives them names and writes them down.
+The server knows only the manifest and the files beside it. Tables are built by model_toml.py and by the tasks
+of the zoo; this module names their parts and formats them as TOML.
 """
 
 import json
@@ -16,29 +16,29 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys that need no quotes
 
 
 def tensor(*lengths: tuple[int, str], batch_axis: int = 0, **more: Any) -> Table:
-    """One input or output: the axis of the rows, and the axes that grow with a named length."""
+    """One input or output: its batch axis, and the axes that vary with a named length."""
     axes: Table = {"lengths": dict(lengths)} if lengths else {}
     return {"batch_axis": batch_axis, **axes, **more}
 
 
 def ids(vocabulary: int, *lengths: tuple[int, str]) -> Table:
-    """An input of token ids in [0, vocabulary), padded with 0 where it grows."""
+    """An input of token ids in [0, vocabulary); axes that vary are padded with 0."""
     padding: Table = {"pad": 0} if lengths else {}
     return tensor(*lengths, **padding, range=[0, vocabulary])
 
 
 def lengths_of(name: str) -> Table:
-    """The input that tells how long each row is; the server fills it in."""
+    """The input [rows] with the length of each row; the server generates it."""
     return tensor(generated="lengths", of=name)
 
 
 def mask_of(name: str) -> Table:
-    """The input [rows, name] that is true on real elements; the server fills it in."""
+    """The input [rows, name] that is true for real elements; the server generates it."""
     return tensor((1, name), generated="mask", of=name, real=True)
 
 
 def write(about: str, table: Mapping[str, Any]) -> str:
-    """The whole file; `about` becomes one line."""
+    """The whole file; `about` becomes its first line."""
     return f"# {' '.join(about.split())}. Written by lockstep-export.\n{_body(table)}{_tables(table, '')}"
 
 
@@ -60,7 +60,7 @@ def _body(table: Mapping[str, Any]) -> str:
 
 
 def _is_table(value: Any) -> bool:
-    """A mapping of axes to lengths is none: it is written within its tensor's line."""
+    """False for a mapping of axes to lengths, which is written inline."""
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
@@ -72,7 +72,7 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_key(key)} = {_value(part)}" for key, part in value.items()) + "}"
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # inf, -inf, nan: JSON has other words for them
+        return str(value)  # inf, -inf, nan: JSON spells them differently
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,6 +1,6 @@
-"""One face: a whole sequence in, its answer out.
+"""Exports the one-shot form of a module: a whole sequence in, its result out.
 
-module → contract → examination → tracer → graph, proven against the module → publication
+module → parse_spec → checks → tracer → graph, compared with the module → publication
 """
 
 import copy
@@ -17,7 +17,7 @@ from lockstep_export.contract import Example, InputContract
 from lockstep_export.errors import DescriptionError, ModuleError
 from lockstep_export.graph_module import GraphModule
 from lockstep_export.graph_spec import GraphSpec
-from lockstep_export.model_toml import table
+from lockstep_export.model_toml import oneshot_table
 from lockstep_export.onnx import export_onnx
 from lockstep_export.options import ServingOptions
 from lockstep_export.parity import Difference, Parity
@@ -26,7 +26,7 @@ from lockstep_export.proof import prove
 from lockstep_export.publication import drafting, publish
 from lockstep_export.samples import draw, stack
 from lockstep_export.tasks import Generate
-from lockstep_export.tracer_fallback import opened, proven, traced
+from lockstep_export.tracer_fallback import open_graph, prove_with_fallback, traceable
 from lockstep_export.tracing import Tracer
 
 ONESHOT = "model.onnx"
@@ -42,84 +42,84 @@ def export_oneshot(
     outputs: str | Sequence[str] = (),
     **serving: Unpack[ServingOptions],
 ) -> Parity:
-    """Exports `module` as the model `folder` names, proves it and publishes it: `folder`/1/model.onnx and
-    `folder`/model.toml. The module itself is left as it is.
+    """Exports `module` as the model `folder`, proves it and publishes it: `folder`/1/model.onnx and
+    `folder`/model.toml. `module` is not modified.
 
-    `example` is what its forward takes: a tensor, several in order, or tensors by name. `axes` names the
-    axes of each: "batch words" (see own/axes.py). `outputs` names what forward gives, where it gives no
-    dict, or chooses from a dict. What else may be said of it is in `Serving`.
+    `example` is what forward takes: a tensor, several in order, or tensors by name. `axes` names the axes of
+    each input: "batch words" (see axes.py). `outputs` names what forward returns if it is not a dict, or
+    selects from a dict. `serving` takes the fields of `ServingOptions`.
 
     Raises:
-        DescriptionError: what is said does not fit the module.
-        ModuleError: the module cannot be served, with the remedy.
-        ParityError: the graph does not answer as the module does. Nothing is published.
+        DescriptionError: the declaration does not match the module.
+        ModuleError: the module cannot be served; the message names the remedy.
+        ParityError: the graph's results differ from the module's. Nothing is published.
     """
-    twin = evaluated(module)
-    contract = parse_spec(twin, example, axes, outputs, serving)
-    if isinstance(contract.choices.task, Generate):
-        raise DescriptionError("task: a model that generates goes step by step: use export_stepwise")
-    return publish_oneshot(twin, contract, Path(folder))
+    copied = evaluation_copy(module)
+    contract = parse_spec(copied, example, axes, outputs, serving)
+    if isinstance(contract.options.task, Generate):
+        raise DescriptionError("task: a model that generates needs a step-wise form; use export_stepwise")
+    return publish_oneshot(copied, contract, Path(folder))
 
 
 def publish_oneshot(module: nn.Module, contract: InputContract, folder: Path) -> Parity:
-    """As `export_oneshot`, for a contract that has been read."""
-    face = GraphModule(module, contract, check_module(module, contract))
+    """As `export_oneshot`, for a parsed contract."""
+    graph_module = GraphModule(module, contract, check_module(module, contract))
 
     def attempt(draft: Path, tracer: Tracer) -> list[Difference]:
-        export_onnx([graph_spec(traced(face, tracer))], draft, tracer)
-        return prove(contract, face.outputs, opened(draft / ONESHOT).run, face.answer)
+        export_onnx([graph_spec(traceable(graph_module, tracer))], draft, tracer)
+        return prove(contract, graph_module.outputs, open_graph(draft / ONESHOT).run, graph_module.answer)
 
-    choices = contract.choices
+    options = contract.options
     with drafting(folder) as draft:
-        parity = proven(folder.name, module, draft, attempt)
-        text = manifest.write(about(module, contract), table(contract, face.outputs))
-        publish(draft, folder, choices.version, text, choices.tokenizer)
-    return tell(parity, contract, folder)
+        parity = prove_with_fallback(folder.name, module, draft, attempt)
+        text = manifest.write(manifest_title(module, contract), oneshot_table(contract, graph_module.outputs))
+        publish(draft, folder, options.version, text, options.tokenizer)
+    return report_parity(parity, contract, folder)
 
 
-def evaluated(module: nn.Module) -> nn.Module:
-    """A copy for evaluation on the CPU, in float32 where its numbers are halves: `variant` makes halves of a
-    graph that was proven.
+def evaluation_copy(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode on the CPU, in float32 if its weights are float16 or bfloat16 (`variant`
+    makes float16 graphs from proven ones).
 
     Raises:
         ModuleError: it cannot be copied.
     """
     try:
-        twin = copy.deepcopy(module).cpu().eval()
-        halves = any(weight.dtype in (torch.float16, torch.bfloat16) for weight in twin.parameters())
-        return twin.float() if halves else twin
-    except Exception as error:  # of whatever the module holds
+        copied = copy.deepcopy(module).cpu().eval()
+        halves = any(weight.dtype in (torch.float16, torch.bfloat16) for weight in copied.parameters())
+        return copied.float() if halves else copied
+    except Exception as error:  # depends on what the module holds
         raise ModuleError(
-            f"{type(module).__name__} cannot be copied: {error}; keep what it computes out of its attributes"
+            f"{type(module).__name__} cannot be copied: {error}; do not keep computed tensors as attributes"
         ) from error
 
 
-def about(module: nn.Module, contract: InputContract) -> str:
+def manifest_title(module: nn.Module, contract: InputContract) -> str:
     """The manifest's first line."""
-    return contract.choices.about or f"{type(module).__name__}"
+    return contract.options.about or f"{type(module).__name__}"
 
 
-def tell(parity: Parity, contract: InputContract, folder: Path) -> Parity:
-    """Says what was proven."""
+def report_parity(parity: Parity, contract: InputContract, folder: Path) -> Parity:
+    """Reports a successful proof."""
     compared = f"{len(parity.differences)} comparisons, worst {parity.worst:.1e}"
-    contract.choices.report(f"{folder}/{contract.choices.version}: parity holds: {compared}")
+    contract.options.report(f"{folder}/{contract.options.version}: parity holds: {compared}")
     return parity
 
 
-def graph_spec(face: GraphModule) -> GraphSpec:
-    """The one-shot graph of a face."""
-    contract = face.contract
-    chance = torch.Generator().manual_seed(1)
+def graph_spec(graph_module: GraphModule) -> GraphSpec:
+    """The one-shot graph of a module."""
+    contract = graph_module.contract
+    rng = torch.Generator().manual_seed(1)
     lengths = {
-        name: min(EXAMPLE_LENGTH + 2 * k, most) for k, (name, most) in enumerate(contract.longest.items())
+        name: min(EXAMPLE_LENGTH + 2 * k, most) for k, (name, most) in enumerate(contract.max_lengths.items())
     }
-    rows = [draw(contract, lengths, chance) for _ in range(EXAMPLE_ROWS)]
+    rows = [draw(contract, lengths, rng) for _ in range(EXAMPLE_ROWS)]
     return GraphSpec(
         ONESHOT,
-        face,
+        graph_module,
         stack(contract, rows),
-        {one.name: one.axes.in_front for one in contract.inputs},
-        tuple(one.name for one in face.outputs),
-        {one.name: one.axes.in_front for one in face.outputs},
+        {input_.name: input_.axes.graph_axes for input_ in contract.inputs},
+        tuple(output.name for output in graph_module.outputs),
+        {output.name: output.axes.graph_axes for output in graph_module.outputs},
         positional=True,
     )

@@ -1,9 +1,9 @@
-"""A module to ONNX files: traced, stripped, and stored in as few bytes as lose nothing.
+"""Converts modules to ONNX files: traced, stripped, stored compactly without loss.
 
-graph_spec → a tracer of torch's → names and traces of the tracer off
-       → constants whose values are all float16 numbers kept as float16, with a Cast that ONNX Runtime
-         folds when it loads the file, so computing stays float32 throughout
-       → where a model has several graphs, what they hold in common moved to one file beside them
+graph spec → torch's tracer → tracer names and stack traces removed
+           → constants that are exactly representable in float16 stored as float16, with a Cast that ONNX
+             Runtime folds when it loads the file, so that all computation stays float32
+           → weights that several graphs of one model share moved to one file beside them
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def export_onnx(graph_specs: Sequence[GraphSpec], folder: Path, tracer: Tracer =
 
 
 def save(models: Mapping[str, Any], folder: Path) -> None:
-    """Writes graphs by the names of their files; several of one model share their weights."""
+    """Writes graphs, by file name; several graphs of one model share their weights."""
     folder.mkdir(parents=True, exist_ok=True)
     if len(models) > 1:
         share_weights(list(models.values()), folder)
@@ -43,12 +43,12 @@ def _model(graph_spec: GraphSpec, tracer: Tracer) -> Any:
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise ModuleError(f"torch wrote no valid graph of the module: {error}") from error
+        raise ModuleError(f"torch wrote an invalid graph of the module: {error}") from error
     return model
 
 
 def _strip(model: Any) -> None:
-    """Takes off what the tracer notes for debugging: stack traces, file names, intermediate shapes."""
+    """Removes the tracer's debug information: stack traces, file names, intermediate shapes."""
     model.producer_name, model.producer_version, model.doc_string = "lockstep-export", "", ""
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
@@ -59,7 +59,7 @@ def _strip(model: Any) -> None:
 
 
 def store_halves(model: Any) -> None:
-    """Large float32 constants whose values are all float16 numbers are kept as these, with a Cast."""
+    """Stores large float32 constants that are exactly representable in float16 as float16, with a Cast."""
     casts = []
     for constant in model.graph.initializer:
         values = numpy_helper.to_array(constant)

@@ -1,4 +1,4 @@
-"""An exported file, run as the server will run it: ONNX Runtime on one CPU thread, without spinning."""
+"""Runs an exported file as the server does: ONNX Runtime on one CPU thread, without spinning."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ LOG_ERRORS = 3
 
 
 class OnnxGraph:
-    """One ONNX file, ready to run."""
+    """A loaded ONNX file."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -28,11 +28,11 @@ class OnnxGraph:
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
-        """All outputs by name."""
+        """Runs the graph; all outputs by name."""
         values = self.session.run(self.outputs, {name: tensor.numpy() for name, tensor in inputs.items()})
         return dict(zip(self.outputs, values, strict=True))
 
     def width(self, name: str) -> int:
-        """The last axis of an input."""
+        """The size of the last axis of an input."""
         shapes = {tensor.name: tensor.shape for tensor in self.session.get_inputs()}
         return int(shapes[name][-1])

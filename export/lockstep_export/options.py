@@ -1,4 +1,4 @@
-"""What may be said of a model beside the axes of its inputs."""
+"""The options of an export beside the axes of the inputs."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,27 +15,27 @@ LONGEST = 512
 
 
 class ServingOptions(TypedDict, total=False):
-    """What may be said of a model beside its axes; `Choices` has the defaults."""
+    """The options of `export_oneshot` and `export_stepwise`; `ExportOptions` has the defaults."""
 
     task: Task  # Classify(labels), Encode(), Generate(), Tensors()
     tokenizer: Path | str | Any  # a tokenizer.json, a `tokenizers.Tokenizer`, or a fast one of transformers
-    lengths: str | Sequence[str]  # the input [batch] that tells how long each row is: the server fills it in
-    mask: str | Sequence[str]  # the input that is true, or 1, on real elements: likewise
-    padding_mask: str | Sequence[str]  # the input that is true, or 1, on padding: likewise
-    pad: float | Mapping[str, float]  # what an input is padded with
-    ids: Mapping[str, int]  # of an input of ids: one past the largest; where no nn.Embedding tells
-    longest: int | Mapping[str, int]  # the largest of each length; more is refused
-    max_rows: int  # rows that share a run
-    max_padded_elements: int  # rows x longest of a run
+    lengths: str | Sequence[str]  # the input [batch] with the length of each row; the server generates it
+    mask: str | Sequence[str]  # the input that is true, or 1, for real elements; the server generates it
+    padding_mask: str | Sequence[str]  # the input that is true, or 1, for padding; the server generates it
+    pad: float | Mapping[str, float]  # the padding value of an input
+    ids: Mapping[str, int]  # number of ids of an input, if no nn.Embedding takes it directly
+    longest: int | Mapping[str, int]  # the largest size of each length; the server rejects longer rows
+    max_rows: int  # rows in a batch
+    max_padded_elements: int  # rows x longest of a batch
     version: int
-    tolerance: float  # largest difference, of the largest value where that is above one
-    about: str  # one line for the manifest
+    tolerance: float  # largest difference, divided by the largest value where that is above 1
+    about: str  # the first line of the manifest
     report: Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What was said, with defaults for what was not."""
+    """The options with defaults."""
 
     task: Task = field(default_factory=Tensors)
     tokenizer: Any = None
@@ -48,37 +48,35 @@ class ExportOptions:
     max_rows: int = 64
     max_padded_elements: int = 4096
     version: int = 1
-    tolerance: float = 1e-4  # what the server's own self-test allows
+    tolerance: float = 1e-4  # as in the server's self-test
     about: str = ""
     report: Callable[[str], None] = print
 
 
 def parse_options(serving: Mapping[str, Any]) -> ExportOptions:
-    """What was said, with defaults.
+    """The options with defaults.
 
     Raises:
-        DescriptionError: a name or a number that does not fit.
+        DescriptionError: an unknown name, or a number out of range.
     """
-    known = [one.name for one in fields(ExportOptions)]
+    known = [option.name for option in fields(ExportOptions)]
     for name in serving:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-            raise DescriptionError(f"{name!r} is not known; {hint}")
-    choices = ExportOptions(**serving)
-    if choices.version < 1 or choices.max_rows < 1:
-        raise DescriptionError("version and max_rows are whole numbers of 1 or more")
-    return choices
+            hint = f"did you mean {close[0]!r}?" if close else f"available: {', '.join(known)}"
+            raise DescriptionError(f"unknown option {name!r}; {hint}")
+    options = ExportOptions(**serving)
+    if options.version < 1 or options.max_rows < 1:
+        raise DescriptionError("version and max_rows must be integers of at least 1")
+    return options
 
 
 def open_tokenizer(given: Any) -> Tokenizer:
-    """A tokenizer from a file, from transformers, or as it is."""
+    """The tokenizer from a file, from a transformers tokenizer, or as given."""
     given = getattr(given, "backend_tokenizer", given)
     if isinstance(given, Tokenizer):
         return given
     try:
         return Tokenizer.from_file(str(given))
     except Exception as error:  # `tokenizers` raises nothing narrower
-        raise DescriptionError(
-            f"tokenizer: {given} cannot be read: {error}; save it with tokenizers"
-        ) from error
+        raise DescriptionError(f"tokenizer: cannot read {given}: {error}; save it with tokenizers") from error

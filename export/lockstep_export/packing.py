@@ -1,7 +1,7 @@
-"""Packed sequences that a tracer need not follow: padded as they are, with their lengths beside them.
+"""Replaces packed sequences, which a tracer cannot follow, by padded ones with their lengths.
 
-Within `packed_as_they_are`, torch's `pack_padded_sequence` and `pad_packed_sequence` are these here, wherever
-the parts of a module find them: by their names in the files of its classes, or as torch's own.
+Within `without_packing`, the functions below replace `pack_padded_sequence` and `pad_packed_sequence`
+wherever the parts of a module find them: in the globals of their files, or in torch.nn.utils.rnn.
 """
 
 import inspect
@@ -16,31 +16,31 @@ from torch.nn.utils import rnn
 
 @dataclass(frozen=True)
 class Ragged:
-    """What stands where a PackedSequence would: x [words, batch, inputs], lengths [batch]."""
+    """Stands in for a PackedSequence: x [words, batch, inputs], lengths [batch]."""
 
     x: Tensor
     lengths: Tensor
 
 
 def pack(x: Tensor, lengths: Tensor, batch_first: bool = False, *_: Any, **__: Any) -> Ragged:
-    """As `pack_padded_sequence`."""
+    """Replaces `pack_padded_sequence`."""
     return Ragged(x.transpose(0, 1) if batch_first else x, lengths)
 
 
 def pad(sequence: Ragged, batch_first: bool = False, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-    """As `pad_packed_sequence`."""
+    """Replaces `pad_packed_sequence`."""
     return (sequence.x.transpose(0, 1) if batch_first else sequence.x), sequence.lengths
 
 
-STANDS_FOR = ((rnn.pack_padded_sequence, pack), (rnn.pad_packed_sequence, pad))
+REPLACEMENTS = ((rnn.pack_padded_sequence, pack), (rnn.pad_packed_sequence, pad))
 
 
 @contextmanager
-def packed_as_they_are(module: nn.Module) -> Iterator[None]:
-    """Within, the parts of `module` pack nothing."""
+def without_packing(module: nn.Module) -> Iterator[None]:
+    """Within this context, `module` packs nothing."""
     kept = []
     for names in _namespaces(module):
-        for original, ours in STANDS_FOR:
+        for original, ours in REPLACEMENTS:
             for name in [name for name, value in names.items() if value is original]:
                 kept.append((names, name, original))
                 names[name] = ours

@@ -1,12 +1,12 @@
-"""The same graph with narrower numbers.
+"""Converts a graph to narrower numbers.
 
-fp16           halves throughout, float32 at its ends; recurrent layers keep float32 arithmetic, for which
-               ONNX Runtime has kernels everywhere, with weights that are halves
-int8           weights of 8 bits with a scale for each of their rows, made float32 again when the graph is
+fp16           float16 weights and arithmetic, float32 inputs and outputs; recurrent layers keep float32
+               arithmetic, for which ONNX Runtime has kernels everywhere, with weights rounded to float16
+int8           8-bit weights with one scale per row of the weight, converted to float32 when the graph is
                loaded: a quarter of the bytes, the same arithmetic, and rows as independent as before
-int8-dynamic   products of 8 bits, values scaled at each run: one scale for all rows of a run, so that a
-               row's answer depends on its company, and a run must hold one row. The weights have 7 bits:
-               without VNNI, x86 adds products of 8 by 8 bits in 16, which overflow to other answers
+int8-dynamic   8-bit products; activations are scaled at each run with one scale for all rows of the batch, so
+               that a row's result depends on the other rows and a batch must hold one row. Weights have 7
+               bits: without VNNI, x86 accumulates products of 8 by 8 bits in 16 bits, which can overflow
 """
 
 import logging
@@ -26,36 +26,36 @@ Kind = Literal["fp16", "int8", "int8-dynamic"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LARGEST_HALF = 65504
-INFINITE = 1e9  # from here on, a mask means minus infinity, and is cut to what fits
-SMALLEST = 1024  # elements of a weight that is made narrower
+INFINITE = 1e9  # from here on, a mask means minus infinity, and is clipped to the float16 range
+SMALLEST = 1024  # elements of a weight that is converted
 RECURRENT = ("LSTM", "GRU", "RNN")
 
 Array = np.ndarray[Any, Any]
 
 
 def narrowed(model: Any, kind: Kind) -> Any:
-    """`model` in another precision; it is taken apart.
+    """`model` in another precision; `model` itself is modified.
 
     Raises:
-        ModuleError: a graph that ONNX Runtime's converters cannot follow.
+        ModuleError: ONNX Runtime's converters cannot handle the graph.
     """
     widen(model)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of numbers that are cut to what fits
+            warnings.simplefilter("ignore")  # about clipped values
             result = {"fp16": _halved, "int8": _packed, "int8-dynamic": _dynamic}[kind](model)
     except ModuleError:
         raise
-    except Exception as error:  # what a converter raises has no one type
+    except Exception as error:  # converters raise various types
         why = " ".join(str(error).split())[:200]
-        raise ModuleError(f"ONNX Runtime's converter cannot make {kind} of the graph: {why}") from error
+        raise ModuleError(f"ONNX Runtime's converter cannot convert the graph to {kind}: {why}") from error
     store_halves(result)
     return result
 
 
 def widen(model: Any) -> None:
-    """Constants that are stored as halves, with a Cast behind them, become float32 again."""
-    constants = {one.name: one for one in model.graph.initializer}
+    """Converts constants that are stored as float16 with a Cast back to float32."""
+    constants = {constant.name: constant for constant in model.graph.initializer}
     kept = []
     for node in model.graph.node:
         half = constants.get(node.input[0]) if node.op_type == "Cast" else None
@@ -72,14 +72,18 @@ def _halved(model: Any) -> Any:
     from onnxruntime.transformers import float16
 
     kept = {name for node in model.graph.node if node.op_type in RECURRENT for name in node.input[1:4]}
-    for one in model.graph.initializer:
-        values = numpy_helper.to_array(one)
+    for constant in model.graph.initializer:
+        values = numpy_helper.to_array(constant)
         sizes = np.abs(values) if values.dtype == np.float32 else np.zeros(1)
         if ((sizes > LARGEST_HALF) & (sizes < INFINITE)).any():
-            raise ModuleError(f"{one.name!r} has values above {LARGEST_HALF:,}, which a half cannot hold")
-        if one.name in kept:
-            one.CopyFrom(numpy_helper.from_array(values.astype(np.float16).astype(np.float32), one.name))
-    # What a recurrent layer gives, transposed in halves: ONNX Runtime 1.31 dies of it on a CPU, in loading.
+            raise ModuleError(
+                f"{constant.name!r} has values above {LARGEST_HALF:,}, the largest float16 number"
+            )
+        if constant.name in kept:
+            constant.CopyFrom(
+                numpy_helper.from_array(values.astype(np.float16).astype(np.float32), constant.name)
+            )
+    # ONNX Runtime 1.31 crashes while loading a float16 Transpose after a recurrent layer on a CPU.
     blocked = [*RECURRENT, "Transpose"] if kept else []
     halves = float16.convert_float_to_float16(
         model,
@@ -92,7 +96,7 @@ def _halved(model: Any) -> Any:
 
 
 def _drop_repeated(model: Any) -> None:
-    """A cast that two states ask for is written twice, under one name."""
+    """The converter writes a Cast that two states need twice, under one name."""
     seen, kept = set(), []
     for node in model.graph.node:
         if node.output[0] not in seen:
@@ -103,8 +107,8 @@ def _drop_repeated(model: Any) -> None:
 
 
 def _constant_nodes(model: Any) -> list[str]:
-    """The nodes that ONNX Runtime computes when it loads the graph: on a CPU it fails on some in halves."""
-    known, found = {one.name for one in model.graph.initializer} | {""}, []
+    """The nodes that ONNX Runtime folds when it loads the graph; on a CPU it fails on some in float16."""
+    known, found = {constant.name for constant in model.graph.initializer} | {""}, []
     for index, node in enumerate(model.graph.node):
         if node.op_type != "Constant" and known.issuperset(node.input):
             node.name = node.name or f"constant_{index}"
@@ -116,15 +120,15 @@ def _constant_nodes(model: Any) -> list[str]:
 
 def _packed(model: Any) -> Any:
     unpacking = []
-    for one in list(model.graph.initializer):
-        values = numpy_helper.to_array(one)
+    for constant in list(model.graph.initializer):
+        values = numpy_helper.to_array(constant)
         if values.dtype != np.float32 or values.ndim < 2 or values.size < SMALLEST:
             continue
-        if not np.isfinite(values).all():  # a mask: no scale holds it
+        if not np.isfinite(values).all():  # a mask: no scale can represent it
             continue
         whole, scale = quantized(values)
-        name = one.name
-        one.CopyFrom(numpy_helper.from_array(whole, name + ".int8"))
+        name = constant.name
+        constant.CopyFrom(numpy_helper.from_array(whole, name + ".int8"))
         model.graph.initializer.append(numpy_helper.from_array(scale, name + ".scale"))
         unpacking += [
             helper.make_node("Cast", [name + ".int8"], [name + ".whole"], to=TensorProto.FLOAT),
@@ -137,8 +141,7 @@ def _packed(model: Any) -> Any:
 
 
 def quantized(values: Array) -> tuple[Array, Array]:
-    """Whole numbers of 8 bits and the scales that they are to be multiplied by: along the axis that loses
-    least, one scale for each of its rows."""
+    """8-bit integers and their scales: one scale for each row along the axis that loses least."""
     tries = [_along(values, axis) for axis in range(values.ndim) if values.shape[axis] > 1]
     losses = [float(np.square(whole * scale - values).mean()) for whole, scale in tries]
     return tries[int(np.argmin(losses))]
@@ -155,10 +158,10 @@ def _dynamic(model: Any) -> Any:
     from onnxruntime import quantization
 
     constant = _constant_nodes(model)
-    constant += [f"{name}_MatMul" for name in constant]  # what it makes of a Gemm
+    constant += [f"{name}_MatMul" for name in constant]  # the converter's name for a Gemm
     logs = logging.getLogger()
     level = logs.level
-    logs.setLevel(logging.ERROR)  # it advises on preparations that change nothing here
+    logs.setLevel(logging.ERROR)  # it recommends preprocessing that changes nothing here
     try:
         with tempfile.TemporaryDirectory() as folder:
             plain, narrow = Path(folder) / "plain.onnx", Path(folder) / "narrow.onnx"

@@ -1,11 +1,11 @@
-"""Proves that a face answers each row as it would alone: before export of the module, then of the graph.
+"""Compares batched results with unbatched ones: of the module before export, then of the graph.
 
-    in company   rows of one length in one run, against each of them alone
-    padded       ragged rows in one run, padded to the longest and further, against each alone and unpadded
-    as PyTorch   the same run through the graph and through the module
+    batched      rows of equal length in one batch, against each of them alone
+    padded       rows of different lengths in one batch, padded to the longest and further, against each alone
+    as PyTorch   the same batch through the graph and through the module
 
-The first two hold a graph against the module alone with the row, so that an exporter's fault shows there
-too; the third tells whose fault it is.
+The first two compare a graph with the module on one unpadded row, so that they find errors of the exporter
+too; the third shows whether the exporter or the module is at fault.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from lockstep_export.onnx_graph import Arrays
 from lockstep_export.parity import Difference, failed_run, gaps
 from lockstep_export.samples import SampleRow, batches, stack
 
-COMPANY, PADDED, PYTORCH = "in company", "padded", "as PyTorch"
+BATCHED, PADDED, PYTORCH = "batched", "padded", "as PyTorch"
 EXTRA_PADDING = 5
 
 Answer = Callable[[Mapping[str, Tensor]], Arrays]
@@ -30,15 +30,15 @@ Array = np.ndarray[Any, Any]
 def prove(
     contract: InputContract, outputs: Sequence[ModuleOutput], found: Answer, module: Answer
 ) -> list[Difference]:
-    """Compares `found` with the module; `found` may be the module's own answer."""
+    """Compares `found` with the module; `found` may be the module's own `answer`."""
     differences = []
     for rows in batches(contract):
-        alone = [module(stack(contract, [row])) for row in rows]
+        unbatched = [module(stack(contract, [row])) for row in rows]
         for extra in (0, EXTRA_PADDING) if contract.padded else (0,):
             try:
-                differences += _compare(contract, outputs, found, module, rows, extra, alone)
-            except Exception as error:  # what ONNX Runtime raises has no one type
-                differences.append(failed_run(len(rows), error, told(rows)))
+                differences += _compare(contract, outputs, found, module, rows, extra, unbatched)
+            except Exception as error:  # ONNX Runtime raises various types
+                differences.append(failed_run(len(rows), error, describe_lengths(rows)))
     return differences
 
 
@@ -49,46 +49,46 @@ def _compare(
     module: Answer,
     rows: Sequence[SampleRow],
     extra: int,
-    alone: Sequence[Arrays],
+    unbatched: Sequence[Arrays],
 ) -> list[Difference]:
-    run = stack(contract, rows, extra)
-    together = found(run)
+    batch = stack(contract, rows, extra)
+    batched = found(batch)
     even = all(row.lengths == rows[0].lengths for row in rows)
-    what = PADDED if extra or not even else COMPANY
-    where, allowed = told(rows, extra), contract.choices.tolerance
-    differences = gaps(what, len(rows), _alone(outputs, rows, together, alone), allowed, where)
+    comparison = PADDED if extra or not even else BATCHED
+    note, allowed = describe_lengths(rows, extra), contract.options.tolerance
+    differences = gaps(comparison, len(rows), _pairs(outputs, rows, batched, unbatched), allowed, note)
     if found != module:
-        expected = module(run)
+        expected = module(batch)
         parts = [cut(outputs, expected, index, row) for index, row in enumerate(rows)]
-        differences += gaps(PYTORCH, len(rows), _alone(outputs, rows, together, parts), allowed, where)
+        differences += gaps(PYTORCH, len(rows), _pairs(outputs, rows, batched, parts), allowed, note)
     return differences
 
 
-def _alone(
-    outputs: Sequence[ModuleOutput], rows: Sequence[SampleRow], together: Arrays, alone: Sequence[Arrays]
+def _pairs(
+    outputs: Sequence[ModuleOutput], rows: Sequence[SampleRow], batched: Arrays, unbatched: Sequence[Arrays]
 ) -> Iterator[tuple[str, Array, Array]]:
-    for index, (row, expected) in enumerate(zip(rows, alone, strict=True)):
-        part = cut(outputs, together, index, row)
-        for one in outputs:
-            yield one.name, part[one.name], expected[one.name]
+    for index, (row, expected) in enumerate(zip(rows, unbatched, strict=True)):
+        part = cut(outputs, batched, index, row)
+        for output in outputs:
+            yield output.name, part[output.name], expected[output.name]
 
 
 def cut(outputs: Sequence[ModuleOutput], arrays: Arrays, index: int, row: SampleRow) -> Arrays:
-    """One row of what a run gave, cut back to its own lengths."""
+    """One row of a batch's results, cut to its own lengths."""
     parts = {}
-    for one in outputs:
-        part = arrays[one.name][index : index + 1]
-        for axis, name in enumerate(one.axes.in_front):
+    for output in outputs:
+        part = arrays[output.name][index : index + 1]
+        for axis, name in enumerate(output.axes.graph_axes):
             if axis and name:
                 part = part.take(range(min(row.lengths[name], part.shape[axis])), axis=axis)
-        parts[one.name] = part
+        parts[output.name] = part
     return parts
 
 
-def told(rows: Sequence[SampleRow], extra: int = 0) -> str:
-    """The lengths of a run's rows, for a report."""
+def describe_lengths(rows: Sequence[SampleRow], extra: int = 0) -> str:
+    """The lengths of a batch's rows, for a report."""
     parts = []
     for name in rows[0].lengths:
         sizes = sorted({row.lengths[name] for row in rows})
         parts.append(f"{name} {sizes[0]}" + (f" to {sizes[-1]}" if len(sizes) > 1 else ""))
-    return ", ".join(parts) + (f", {extra} more padding" if extra else "")
+    return ", ".join(parts) + (f", {extra} extra padding" if extra else "")

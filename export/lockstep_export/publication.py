@@ -1,9 +1,9 @@
-"""From a draft that nobody serves to a version that a server loads: all of it, or none of it.
+"""Publishes a version as a whole or not at all.
 
-folder's parent/.name-…/  graphs are written and proven here → folder/<version>/ and folder/model.toml
+`folder`'s parent/.name-…/ (graphs are written and proven here) → folder/<version>/ and folder/model.toml
 
-What is there stays as it was until the new version is proven. A further version has a manifest and a
-tokenizer of its own, in its folder: it may take other inputs than the first.
+An existing version stays as it is until the new one is proven. Further versions have their own manifest and
+tokenizer in their folders, because their inputs may differ from the first one's.
 """
 
 import shutil
@@ -13,19 +13,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lockstep_export.errors import DescriptionError
-from lockstep_export.folders import require_writable
+from lockstep_export.errors import DescriptionError, ExportError
 from lockstep_export.options import open_tokenizer
 from lockstep_export.text import save_tokenizer
 
 MANIFEST, TOKENIZER = "model.toml", "tokenizer.json"
 
 
+def require_writable(folder: Path) -> None:
+    """Creates `folder` if it does not exist; raises ExportError if nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ExportError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
 @contextmanager
 def drafting(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` for what is not proven; gone afterwards, whatever happens."""
+    """A temporary folder beside `folder` for files that are not yet proven; always removed."""
     if folder.name in ("", ".", "..") or folder.name.startswith("."):
-        raise DescriptionError(f"folder: {folder} names no model; give models/NAME")
+        raise DescriptionError(f"folder: {folder} names no model; use models/NAME")
     require_writable(folder.parent)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -35,16 +43,16 @@ def drafting(folder: Path) -> Iterator[Path]:
 
 
 def publish(draft: Path, folder: Path, version: int, manifest: str, tokenizer: Any = None) -> Path:
-    """Makes the files of `draft` the model's version, in place of one that there is; returns its folder."""
+    """Makes the files of `draft` the given version, replacing an existing one; returns its folder."""
     graphs = draft / str(version)
     graphs.mkdir()
     for file in [file for file in draft.iterdir() if file.is_file()]:
         file.rename(graphs / file.name)
     graphs.chmod(0o755)
-    own = graphs if _versions(folder) - {version} else draft
-    (own / MANIFEST).write_text(manifest, encoding="utf-8")
+    manifest_folder = graphs if _versions(folder) - {version} else draft
+    (manifest_folder / MANIFEST).write_text(manifest, encoding="utf-8")
     if tokenizer is not None:
-        save_tokenizer(open_tokenizer(tokenizer), own / TOKENIZER)
+        save_tokenizer(open_tokenizer(tokenizer), manifest_folder / TOKENIZER)
     _replace(graphs, folder / str(version), draft)
     for file in [file for file in draft.iterdir() if file.is_file()]:
         file.replace(folder / file.name)

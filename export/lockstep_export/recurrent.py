@@ -1,15 +1,15 @@
-"""Recurrence over ragged batches and step by step, once for PyTorch and once for ONNX.
+"""Recurrent layers over padded batches and step by step, for PyTorch and for ONNX.
 
-`Packed` is what trains: time-major x [words, batch, inputs] with lengths [batch] in, every state
+`Packed` is the layer for training: time-major x [words, batch, inputs] with lengths [batch] in, every state
 [words, batch, directions × hidden] (zero in the padding) and the last real state [directions, batch, hidden]
-out. The forward direction ends, and the backward one starts, at each row's own last word.
+out. The forward direction ends, and the backward one starts, at the last real word of each row.
 
-Its twins for export hold the same weights, in ONNX's order of gates:
+For export there are two forms with the same weights, in ONNX's order of gates:
 
-    OnnxSequence   the same whole sequence as one ONNX node with `sequence_lens`, which torch's tracer
-                   cannot write by itself: it cannot follow packed sequences
-    Cell           one element of the forward direction as plain products and gates: over one element
-                   they are faster than the node, and each row's bits stay its own
+    OnnxSequence   the whole sequence as one ONNX node with `sequence_lens`, which torch's tracer cannot
+                   write because it cannot follow packed sequences
+    Cell           one element of the forward direction as plain products and gates: for one element they
+                   are faster than the node, and the bits of a row do not depend on the batch
 """
 
 import copy
@@ -23,12 +23,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 Kind = Literal["RNN", "GRU", "LSTM"]
 States = tuple[Tensor, ...]  # h, and for an LSTM c: each [directions, batch, hidden]
 
-# Where ONNX's gates lie in torch's stack. torch: reset, update, new · input, forget, cell, output
+# Position of ONNX's gates in torch's order. torch: reset, update, new · input, forget, cell, output
 ONNX_GATES: dict[Kind, tuple[int, ...]] = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}
 
 
 class Packed(nn.Module):
-    """One recurrent layer; W, R and b are each gate's own, and torch keeps b in two parts.
+    """One recurrent layer; each gate has its own W, R and b, and torch keeps b in two parts.
 
     RNN    h_t = tanh(W x_t + R h_{t-1} + b)
     GRU    r, z = σ(W x_t + R h_{t-1} + b)   n = tanh(W x_t + b + r·(R h_{t-1} + b'))
@@ -52,7 +52,7 @@ class Packed(nn.Module):
 
 
 class OnnxSequence(nn.Module):
-    """A whole sequence as one ONNX node; it can be exported and not run."""
+    """A whole sequence as one ONNX node; it can be exported but not run."""
 
     w: Tensor  # [directions, gates × hidden, inputs]
     r: Tensor  # [directions, gates × hidden, hidden]
@@ -99,8 +99,8 @@ class Cell(nn.Module):
             self.register_buffer(name, tensor)
 
     def project(self, x: Tensor) -> Tensor:
-        """W x + b [rows, gates × hidden] of x [rows, inputs]. Of a whole embedding it is a constant, which
-        the runtime computes once, when it loads the graph."""
+        """W x + b [rows, gates × hidden] of x [rows, inputs]. For a whole embedding it is a constant that
+        ONNX Runtime computes once, when it loads the graph."""
         return functional.linear(x, self.w, self.b.chunk(2)[0])
 
     def forward(self, projected: Tensor, states: States) -> States:
@@ -125,16 +125,16 @@ def _lstm(x: Tensor, kept: Tensor, states: States) -> States:
 
 
 def with_onnx_recurrence(module: nn.Module) -> nn.Module:
-    """A copy of `module`, ready for export: each Packed has become its ONNX twin."""
-    twin = copy.deepcopy(module).eval()
-    for name, layer in list(twin.named_modules()):
+    """A copy of `module` for export: each Packed is replaced by an OnnxSequence."""
+    exportable = copy.deepcopy(module).eval()
+    for name, layer in list(exportable.named_modules()):
         if isinstance(layer, Packed):
-            twin.set_submodule(name, OnnxSequence(layer))
-    return twin
+            exportable.set_submodule(name, OnnxSequence(layer))
+    return exportable
 
 
 def weights(packed: Packed, suffix: str = "") -> tuple[Tensor, Tensor, Tensor]:
-    """W, R and b of one direction in ONNX's order of gates; b holds the input's, then the state's."""
+    """W, R and b of one direction in ONNX's order of gates; b holds the input's biases, then the state's."""
 
     def gates(name: str) -> Tensor:
         order = ONNX_GATES[packed.kind]

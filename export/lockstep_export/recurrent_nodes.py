@@ -1,8 +1,8 @@
-"""Whole sequences through nn.RNN, nn.GRU and nn.LSTM as ONNX has them: a node for each layer.
+"""Replaces nn.RNN, nn.GRU and nn.LSTM by ONNX nodes, one for each layer.
 
-dynamo takes these layers apart and freezes their time, and cannot follow packed sequences. In a copy of the
-module that is to be traced, each layer becomes nodes with `sequence_lens`, and packing passes the lengths on
-to them. The copy can be exported and not run; what comes out is proven against the module itself.
+dynamo decomposes these layers into a fixed number of steps and cannot follow packed sequences. In a copy of
+the module, each layer becomes nodes with `sequence_lens`, to which packing passes the lengths. The copy can
+be exported but not run; the graph is compared with the original module.
 """
 
 import copy
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from lockstep_export.contract import InputContract
 from lockstep_export.graph_module import GraphModule, ModuleOutput
-from lockstep_export.packing import Ragged, packed_as_they_are
+from lockstep_export.packing import Ragged, without_packing
 from lockstep_export.recurrent import Kind, OnnxSequence, Packed, States
 
 KINDS: dict[str, Kind] = {"RNN_TANH": "RNN", "RNN_RELU": "RNN", "GRU": "GRU", "LSTM": "LSTM"}
 
 
-class Node(OnnxSequence):
-    """One layer, from given states where there are some."""
+class OnnxRecurrentLayer(OnnxSequence):
+    """One layer, optionally with initial states."""
 
     def __init__(self, layer: Packed, mode: str) -> None:
         super().__init__(layer)
@@ -43,8 +43,8 @@ class Node(OnnxSequence):
         return states.transpose(1, 2).flatten(2), tuple(last)
 
 
-class Twin(nn.Module):
-    """Stands where an nn.RNN, nn.GRU or nn.LSTM did, and tells of itself what that told."""
+class RecurrentReplacement(nn.Module):
+    """Stands in for an nn.RNN, nn.GRU or nn.LSTM, with the same attributes."""
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()
@@ -54,27 +54,27 @@ class Twin(nn.Module):
         self.bias, self.dropout = layer.bias, layer.dropout
 
     def flatten_parameters(self) -> None:
-        """Its parameters lie as they lie."""
+        """Does nothing: there are no flattened parameters."""
 
 
-class Nodes(Twin):
+class OnnxRecurrentStack(RecurrentReplacement):
     """All layers of one nn.RNN, nn.GRU or nn.LSTM."""
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__(layer)
         self.layers = nn.ModuleList(
-            Node(single(layer, index), layer.mode) for index in range(layer.num_layers)
+            OnnxRecurrentLayer(single_layer(layer, index), layer.mode) for index in range(layer.num_layers)
         )
 
     def forward(self, x: Tensor | Ragged, hx: Any = None) -> tuple[Tensor | Ragged, Any]:
         states = x.x if isinstance(x, Ragged) else x.transpose(0, 1) if self.batch_first else x
-        given = () if hx is None else hx if self.lstm else (hx,)
+        initial = () if hx is None else hx if self.lstm else (hx,)
         ends = []
         for index, layer in enumerate(self.layers):
-            assert isinstance(layer, Node)
+            assert isinstance(layer, OnnxRecurrentLayer)
             own = slice(index * layer.directions, (index + 1) * layer.directions)
             lengths = x.lengths if isinstance(x, Ragged) else None
-            states, last = layer.sequence(states, lengths, [state[own] for state in given])
+            states, last = layer.sequence(states, lengths, [state[own] for state in initial])
             ends.append(last)
         whole = tuple(torch.cat(parts) for parts in zip(*ends, strict=True))
         last_of_all = whole if self.lstm else whole[0]
@@ -84,31 +84,31 @@ class Nodes(Twin):
 
 
 class NodesGraphModule(GraphModule):
-    """A face whose recurrent layers are nodes."""
+    """A GraphModule whose recurrent layers are ONNX nodes."""
 
     def __init__(self, module: nn.Module, contract: InputContract, outputs: tuple[ModuleOutput, ...]) -> None:
-        twin = copy.deepcopy(module)
-        for name, layer in recurrent(twin):
-            twin.set_submodule(name, Nodes(layer))
-        super().__init__(twin, contract, outputs)
+        exportable = copy.deepcopy(module)
+        for name, layer in recurrent_layers(exportable):
+            exportable.set_submodule(name, OnnxRecurrentStack(layer))
+        super().__init__(exportable, contract, outputs)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with packed_as_they_are(self.module):
+        with without_packing(self.module):
             return super().forward(*tensors)
 
 
-def recurrent(module: nn.Module) -> list[tuple[str, nn.RNNBase]]:
-    """The nn.RNN, nn.GRU and nn.LSTM of a module, by their names in it."""
+def recurrent_layers(module: nn.Module) -> list[tuple[str, nn.RNNBase]]:
+    """The nn.RNN, nn.GRU and nn.LSTM of a module, with their names."""
     return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.RNNBase)]
 
 
-def single(layer: nn.RNNBase, index: int) -> Packed:
-    """One layer of a stack by itself."""
+def single_layer(layer: nn.RNNBase, index: int) -> Packed:
+    """One layer of a stack as a Packed."""
     directions = 2 if layer.bidirectional else 1
     inputs = layer.input_size if index == 0 else directions * layer.hidden_size
-    alone = Packed(KINDS[layer.mode], inputs, layer.hidden_size, layer.bidirectional)
+    packed = Packed(KINDS[layer.mode], inputs, layer.hidden_size, layer.bidirectional)
     with torch.no_grad():
-        for name, weight in alone.layer.named_parameters():
+        for name, weight in packed.layer.named_parameters():
             own = getattr(layer, name.replace("_l0", f"_l{index}"), None)
             weight.copy_(torch.zeros_like(weight) if own is None else own)
-    return alone
+    return packed

@@ -1,6 +1,6 @@
-"""Made-up rows that fit a contract, and how the server would put them into one run.
+"""Generates rows for a contract and batches them as the server does.
 
-Everything here is as the graph takes it: rows in front.
+All tensors are as the graph takes them: batch axis first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,85 +12,86 @@ from torch import Tensor
 from lockstep_export.axes import BATCH
 from lockstep_export.contract import InputContract, ModuleInput
 
-EVEN, RAGGED = 4, (1, 2, 3, 8, 17)  # rows of a run
+EVEN, RAGGED = 4, (1, 2, 3, 8, 17)  # rows of a batch
 TYPICAL, LONG = 40, 300  # elements of a row
-LONG_AMONG = 2  # rows in a run with the long one: enough to pad another to its length
+LONG_AMONG = 2  # rows in the batch with the long one: enough to pad another row to its length
 
 
 @dataclass(frozen=True)
 class SampleRow:
-    """What a caller sends of one sequence, each tensor [1, …], and its named lengths."""
+    """The client's inputs of one sequence, each tensor [1, …], and its named lengths."""
 
     inputs: Mapping[str, Tensor]
     lengths: Mapping[str, int]
 
 
-def draw(contract: InputContract, lengths: Mapping[str, int], chance: torch.Generator) -> SampleRow:
-    """A row by chance: ids other than the padding's, numbers around 0."""
+def draw(contract: InputContract, lengths: Mapping[str, int], rng: torch.Generator) -> SampleRow:
+    """A random row: ids other than the padding value, numbers around 0."""
     return SampleRow(
-        {one.name: _draw(one, shape(one, 1, lengths), chance) for one in contract.given}, lengths
+        {input_.name: _draw(input_, shape(input_, 1, lengths), rng) for input_ in contract.client_inputs},
+        lengths,
     )
 
 
 def batches(contract: InputContract, seed: int = 7) -> Iterator[list[SampleRow]]:
-    """Rows of one length, then ragged ones: a batch of each size, one of them with a long row in it."""
-    chance = torch.Generator().manual_seed(seed)
-    if contract.choices.max_rows == 1:
+    """Batches of each size, first of equal, then of different lengths; one of them has a long row."""
+    rng = torch.Generator().manual_seed(seed)
+    if contract.options.max_rows == 1:
         for length in (1, 2, 7, TYPICAL, LONG):
-            yield [draw(contract, _lengths(contract, length), chance)]
+            yield [draw(contract, _lengths(contract, length), rng)]
         return
-    yield [draw(contract, _lengths(contract, 6), chance) for _ in range(EVEN)]
+    yield [draw(contract, _lengths(contract, 6), rng) for _ in range(EVEN)]
     for rows in RAGGED:
-        sizes = torch.randint(1, TYPICAL, (rows,), generator=chance).tolist()
+        sizes = torch.randint(1, TYPICAL, (rows,), generator=rng).tolist()
         if rows == LONG_AMONG:
             sizes[0] = LONG
-        yield [draw(contract, _lengths(contract, size), chance) for size in sizes]
+        yield [draw(contract, _lengths(contract, size), rng) for size in sizes]
 
 
 def stack(contract: InputContract, rows: Sequence[SampleRow], extra: int = 0) -> dict[str, Tensor]:
-    """One run of `rows`, padded to the longest of each length and `extra` more, filled in as served."""
+    """One batch of `rows`, padded to the longest of each length plus `extra`, with generated inputs."""
     longest = {
         name: min(max(row.lengths[name] for row in rows) + extra, most)
-        for name, most in contract.longest.items()
+        for name, most in contract.max_lengths.items()
     }
-    return {one.name: _stack(one, rows, longest) for one in contract.inputs}
+    return {input_.name: _stack(input_, rows, longest) for input_ in contract.inputs}
 
 
-def shape(one: ModuleInput, rows: int, lengths: Mapping[str, int]) -> list[int]:
-    """The graph's shape of an input."""
-    fixed = one.example.movedim(one.axes.batch, 0).shape
+def shape(input_: ModuleInput, rows: int, lengths: Mapping[str, int]) -> list[int]:
+    """The shape of an input in the graph."""
+    fixed = input_.example.movedim(input_.axes.batch, 0).shape
     known = {BATCH: rows, **lengths}
-    return [known.get(name, size) for name, size in zip(one.axes.in_front, fixed, strict=True)]
+    return [known.get(name, size) for name, size in zip(input_.axes.graph_axes, fixed, strict=True)]
 
 
 def _lengths(contract: InputContract, size: int) -> dict[str, int]:
-    """Every named length has one of its own, so that none is taken for another."""
-    return {name: min(size + k, most) for k, (name, most) in enumerate(contract.longest.items())}
+    """A different size for each named length, so that they cannot be confused."""
+    return {name: min(size + k, most) for k, (name, most) in enumerate(contract.max_lengths.items())}
 
 
-def _draw(one: ModuleInput, sizes: list[int], chance: torch.Generator) -> Tensor:
-    if one.ids is not None:
-        drawn = torch.randint(one.ids, sizes, generator=chance)
-        other = 1 if one.pad == 0 else 0
-        return torch.where(drawn == one.pad, min(other, one.ids - 1), drawn).to(one.example.dtype)
-    if one.example.dtype == torch.bool:
-        return torch.rand(sizes, generator=chance) < 0.5
-    return torch.randn(sizes, generator=chance).to(one.example.dtype)
+def _draw(input_: ModuleInput, sizes: list[int], rng: torch.Generator) -> Tensor:
+    if input_.ids is not None:
+        drawn = torch.randint(input_.ids, sizes, generator=rng)
+        other = 1 if input_.pad == 0 else 0
+        return torch.where(drawn == input_.pad, min(other, input_.ids - 1), drawn).to(input_.example.dtype)
+    if input_.example.dtype == torch.bool:
+        return torch.rand(sizes, generator=rng) < 0.5
+    return torch.randn(sizes, generator=rng).to(input_.example.dtype)
 
 
-def _stack(one: ModuleInput, rows: Sequence[SampleRow], longest: Mapping[str, int]) -> Tensor:
-    if one.filled is not None:
-        return _fill(one, torch.tensor([row.lengths[one.filled.of] for row in rows]), longest)
-    whole = torch.full(shape(one, len(rows), longest), one.pad, dtype=one.example.dtype)
+def _stack(input_: ModuleInput, rows: Sequence[SampleRow], longest: Mapping[str, int]) -> Tensor:
+    if input_.generated is not None:
+        return _fill(input_, torch.tensor([row.lengths[input_.generated.of] for row in rows]), longest)
+    whole = torch.full(shape(input_, len(rows), longest), input_.pad, dtype=input_.example.dtype)
     for index, row in enumerate(rows):
-        tensor = row.inputs[one.name]
+        tensor = row.inputs[input_.name]
         whole[(slice(index, index + 1), *(slice(size) for size in tensor.shape[1:]))] = tensor
     return whole
 
 
-def _fill(one: ModuleInput, lengths: Tensor, longest: Mapping[str, int]) -> Tensor:
-    assert one.filled is not None
-    if one.filled.kind == "lengths":
-        return lengths.to(one.example.dtype)
-    real = torch.arange(longest[one.filled.of]) < lengths[:, None]
-    return (real if one.filled.real else ~real).to(one.example.dtype)
+def _fill(input_: ModuleInput, lengths: Tensor, longest: Mapping[str, int]) -> Tensor:
+    assert input_.generated is not None
+    if input_.generated.kind == "lengths":
+        return lengths.to(input_.example.dtype)
+    real = torch.arange(longest[input_.generated.of]) < lengths[:, None]
+    return (real if input_.generated.real else ~real).to(input_.example.dtype)

@@ -1,7 +1,7 @@
-"""The weights that the graphs of one model have in common, in one file beside them.
+"""Moves the weights that several graphs of one model share into one file beside them.
 
-ONNX calls it external data: a constant says in which file, where and how long its bytes are. What is
-equal byte for byte is written once, whatever each graph calls it and whichever axes it gives it.
+ONNX calls this external data: a constant names the file, offset and length of its bytes. Equal bytes are
+written once, whatever the name and shape of the constants that hold them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from onnx.external_data_helper import set_external_data
 
 WEIGHTS = "weights.bin"
 SMALLEST = 1024  # bytes; smaller constants stay in the graph
-ALIGNMENT = 4096  # of a page, so that the file can be mapped into memory
+ALIGNMENT = 4096  # page size, so that the file can be mapped into memory
 
 
 def share_weights(models: Sequence[Any], folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""What every step-wise face has, whether its author wrote it or it was derived: elements, states, outputs.
+"""The interface of a step-wise module, written by its author or derived: elements, states, outputs.
 
-A face takes what its inputs and then its states say, in their order, and gives outputs, then states.
+It takes `inputs`, then `states`, in their order, and returns `outputs`, then states.
 """
 
 from abc import ABC, abstractmethod
@@ -25,23 +25,23 @@ EXAMPLE_ROWS = 3
 
 @dataclass(frozen=True)
 class StepState:
-    """A tensor that is carried from step to step, with the axes of its module."""
+    """A tensor that is carried from step to step, with the axes of the module."""
 
     name: str
     input: str
     output: str
     batch_axis: int
-    shape: tuple[int, ...]  # of one row or of several
+    shape: tuple[int, ...]  # with any number of rows
     dtype: torch.dtype = torch.float32
     initial: float = 0.0
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Its rows are named, all else is fixed."""
+        """The batch axis is named, all others are fixed."""
         return tuple(BATCH if axis == self.batch_axis else "" for axis in range(len(self.shape)))
 
     def start(self, rows: int) -> Tensor:
-        """What it is before anything was read."""
+        """The initial state of `rows` rows."""
         sizes = [rows if axis == self.batch_axis else size for axis, size in enumerate(self.shape)]
         return torch.full(sizes, self.initial, dtype=self.dtype)
 
@@ -59,8 +59,8 @@ class StepState:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """An output of a step: rows in front, all other axes fixed. `follows` is the axis of the one-shot output
-    along which its elements lie, where it has one."""
+    """An output of a step: batch axis first, all other axes fixed. `follows` is the axis of the one-shot
+    output along which its elements lie; None if the one-shot output has no such axis."""
 
     name: str
     rank: int
@@ -68,7 +68,7 @@ class StepOutput:
 
 
 class StepModule(nn.Module, ABC):
-    """A module that steps."""
+    """Base class of modules that take one element at a time."""
 
     inputs: tuple[ModuleInput, ...]  # of one element
     states: tuple[StepState, ...]
@@ -76,48 +76,48 @@ class StepModule(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Elements, rows in front, and states → outputs, rows in front, and states."""
+        """Elements and states → outputs and states; elements and outputs have the batch axis first."""
 
     @torch.no_grad()
     def answer(self, inputs: Mapping[str, Tensor]) -> Arrays:
-        """What a step gives, by name."""
-        names = [*(one.name for one in self.inputs), *(state.input for state in self.states)]
-        given = [*(one.name for one in self.outputs), *(state.output for state in self.states)]
-        tensors = self(*(inputs[name] for name in names))
-        return {name: tensor.numpy() for name, tensor in zip(given, tensors, strict=True)}
+        """Runs one step; outputs and states by name."""
+        input_names = [*(input_.name for input_ in self.inputs), *(state.input for state in self.states)]
+        output_names = [*(output.name for output in self.outputs), *(state.output for state in self.states)]
+        tensors = self(*(inputs[name] for name in input_names))
+        return {name: tensor.numpy() for name, tensor in zip(output_names, tensors, strict=True)}
 
     def graph_spec(self, example: Mapping[str, Tensor]) -> GraphSpec:
-        """Its graph; `example` holds an element of a few rows."""
-        axes = {one.name: (BATCH, *[""] * (example[one.name].dim() - 1)) for one in self.inputs}
-        given = {one.name: (BATCH, *[""] * (one.rank - 1)) for one in self.outputs}
+        """The step graph; `example` holds one element of several rows, and states."""
+        axes = {input_.name: (BATCH, *[""] * (example[input_.name].dim() - 1)) for input_ in self.inputs}
+        outputs = {output.name: (BATCH, *[""] * (output.rank - 1)) for output in self.outputs}
         states = {state.input: state.axes for state in self.states}
-        after = {state.output: state.axes for state in self.states}
+        next_states = {state.output: state.axes for state in self.states}
         return GraphSpec(
             STEP,
             self,
             dict(example),
             axes | states,
-            (*given, *after),
-            given | after,
+            (*outputs, *next_states),
+            outputs | next_states,
             positional=True,
         )
 
     def start(self, rows: int) -> dict[str, Tensor]:
-        """All states before anything was read."""
+        """The initial states of `rows` rows."""
         return {state.input: state.start(rows) for state in self.states}
 
-    def table(self, choices: ExportOptions) -> Table:
+    def table(self, options: ExportOptions) -> Table:
         """[stepwise]"""
-        task = choices.task
+        task = options.task
         most: Table = {"max_tokens": task.max_tokens} if isinstance(task, Generate) else {}
         return {
             "graph": STEP,
             **most,
-            "inputs": {one.name: manifest.tensor(**_ids(one)) for one in self.inputs},
-            "outputs": {one.name: manifest.tensor() for one in self.outputs},
+            "inputs": {input_.name: manifest.tensor(**_ids(input_)) for input_ in self.inputs},
+            "outputs": {output.name: manifest.tensor() for output in self.outputs},
             "state": [state.table() for state in self.states],
         }
 
 
-def _ids(one: ModuleInput) -> Table:
-    return {} if one.ids is None else {"range": [0, one.ids]}
+def _ids(input_: ModuleInput) -> Table:
+    return {} if input_.ids is None else {"range": [0, input_.ids]}

@@ -1,4 +1,4 @@
-"""What a served model does, and which of its outputs is what: the manifest's task, labels and roles."""
+"""The tasks of a model, with the roles of its outputs: task, labels and roles of the manifest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from lockstep_export.manifest import Table
 
 @dataclass(frozen=True)
 class Tensors:
-    """Tensors in, tensors out: nothing but the tensor API."""
+    """Tensors in, tensors out: served by the tensor API only."""
 
     name = "tensor"
-    main = "output"  # what its only output is called where the module gives no names
+    main = "output"  # the name of a single unnamed output
 
     def roles(self) -> Table:
-        """No output has a role."""
+        """None."""
         return {}
 
     def check(self, widths: dict[str, int | None]) -> None:
-        """Any output will do."""
+        """Accepts any outputs."""
 
 
 @dataclass(frozen=True)
 class Classify:
-    """Texts or ids in, labels out. `labels` in the order of the scores."""
+    """Texts or ids in, labels out. `labels` are in the order of the scores."""
 
     labels: Sequence[str]
     scores: str = "logits"
@@ -38,24 +38,24 @@ class Classify:
         return self.scores
 
     def roles(self) -> Table:
-        """What turns the scores into probabilities belongs to them."""
+        """The scores, and the activation that turns them into probabilities."""
         return {"scores": self.scores, "activation": self.activation}
 
     def check(self, widths: dict[str, int | None]) -> None:
-        """One score for each label; of two labels, one score will do with a sigmoid."""
+        """One score per label; with a sigmoid, one score for two labels is accepted."""
         _require(self.scores, "scores", widths)
         width, labels = widths[self.scores], len(self.labels)
-        alone = self.activation == "sigmoid" and width == 1 and labels == 2
-        if width != labels and not alone:
+        single_score = self.activation == "sigmoid" and width == 1 and labels == 2
+        if width != labels and not single_score:
             raise DescriptionError(
-                f"labels: there are {labels}, but {self.scores!r} gives {width} scores a row; make them equal"
-                ' (or of two labels give one score, with activation="sigmoid")'
+                f"labels: {labels} given, but {self.scores!r} has {width} scores per row; make them equal (or"
+                ' return one score for two labels, with activation="sigmoid")'
             )
 
 
 @dataclass(frozen=True)
 class Encode:
-    """Texts or ids in, a vector out, and on request what it attended to."""
+    """Texts or ids in, a vector out, and attention weights on request."""
 
     vector: str = "vector"
     attention: str = ""
@@ -67,11 +67,11 @@ class Encode:
         return self.vector
 
     def roles(self) -> Table:
-        """Attention only where there is some."""
+        """The vector, and the attention if the model has one."""
         return {"vector": self.vector} | ({"attention": self.attention} if self.attention else {})
 
     def check(self, widths: dict[str, int | None]) -> None:
-        """Both are there."""
+        """The outputs exist."""
         _require(self.vector, "vector", widths)
         if self.attention:
             _require(self.attention, "attention", widths)
@@ -79,12 +79,13 @@ class Encode:
 
 @dataclass(frozen=True)
 class Generate:
-    """A prompt in, a text out, step by step. `begin` starts an empty prompt and `end` ends a text: ids."""
+    """A prompt in, a text out, step by step. `begin` is the id that an empty prompt starts from, `end` the id
+    that ends a text."""
 
     scores: str = "logits"
     begin: int | None = None
     end: int | None = None
-    max_tokens: int = 512  # where a request does not say
+    max_tokens: int = 512  # if the request sets none
     name = "generate"
 
     @property
@@ -93,11 +94,11 @@ class Generate:
         return self.scores
 
     def roles(self) -> Table:
-        """What scores the next token."""
+        """The scores."""
         return {"scores": self.scores}
 
     def check(self, widths: dict[str, int | None]) -> None:
-        """Scores are there."""
+        """The scores exist."""
         _require(self.scores, "scores", widths)
 
 
@@ -107,6 +108,6 @@ Task = Tensors | Classify | Encode | Generate
 def _require(output: str, role: str, widths: dict[str, int | None]) -> None:
     if output not in widths:
         raise DescriptionError(
-            f"{role}: the module gives no {output!r}, but {', '.join(widths)}; name one of these"
-            f' ({role}="{next(iter(widths))}"), or name what it gives with outputs=(...)'
+            f"{role}: the module returns no {output!r}; it returns {', '.join(widths)}; use one of these"
+            f' ({role}="{next(iter(widths))}"), or name the outputs with outputs=(...)'
         )

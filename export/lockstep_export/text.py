@@ -1,4 +1,4 @@
-"""Text and tokenizer files: read, with words for what is missing or cannot be read, and written."""
+"""Reads text files and writes tokenizer files; errors name the missing or unreadable file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from lockstep_export.errors import DataError
 
 
 def require(folder: Path, names: Sequence[str], layout: str) -> None:
-    """Raises DataError that names the folder, or every file in it, that is not there."""
+    """Raises DataError if `folder` or any of the files is missing; `layout` describes what is expected."""
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: {layout}")
     missing = [name for name in names if not (folder / name).is_file()]
@@ -18,7 +18,7 @@ def require(folder: Path, names: Sequence[str], layout: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The whole file, or DataError where it is not UTF-8."""
+    """The whole file; DataError if it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -26,10 +26,10 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The sentences of a file, one a line, or DataError where one is missing."""
+    """The sentences of a file, one per line; DataError for an empty line or file."""
     text = read_text(path).rstrip("\n")
     if not text:
-        raise DataError(f"{path} is empty: expected a sentence a line")
+        raise DataError(f"{path} is empty: expected one sentence per line")
     lines = [line.strip() for line in text.split("\n")]
     empty = [number for number, line in enumerate(lines, start=1) if not line]
     if empty:
@@ -38,6 +38,6 @@ def read_lines(path: Path) -> list[str]:
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes the shortest tokenizer.json that Hugging Face `tokenizers` reads back."""
+    """Writes the tokenizer as compact JSON that Hugging Face `tokenizers` can read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tokenizer.to_str(pretty=False), encoding="utf-8")

@@ -1,11 +1,11 @@
-"""torch's two tracers, their quarrels told in words of the module.
+"""Runs one of torch's two tracers and turns its errors into errors about the module.
 
-    dynamo   torch.export: sees every size, so that an axis which the module's code fixes is named. It
-             freezes nn.RNN and stacked layers, and fails on packed sequences: give it nodes (own/nodes.py)
-    script   the older one, quick: follows recurrent layers and most packed sequences, but runs the code once
-             and freezes what the code makes of sizes and values, with a warning at best
+    dynamo   torch.export: tracks every size, so that it can name an axis which the module's code fixes. It
+             freezes nn.RNN and stacked layers and fails on packed sequences; give it recurrent_nodes
+    script   the older, faster one: follows recurrent layers and most packed sequences, but runs the code once
+             and freezes sizes and values that the code converts to Python, at best with a warning
 
-Neither is believed: what comes out is looked at here, for axes that have become fixed, and proven later.
+Neither is trusted: frozen axes are detected here, and the graph is compared with the module afterwards.
 """
 
 import io
@@ -38,17 +38,17 @@ COLOURS = re.compile(r"\x1b\[\d*m")
 
 
 def trace(graph_spec: GraphSpec, tracer: Tracer) -> Any:
-    """The graph of `graph_spec`, an ONNX model whose axes vary as the graph_spec says.
+    """The graph of `graph_spec` as an ONNX model, with the axes that vary.
 
     Raises:
-        FrozenError: an axis that is to vary is fixed in the graph.
-        ModuleError: an operator that ONNX lacks, or code that the tracer cannot follow.
+        FrozenError: an axis that should vary is fixed in the graph.
+        ModuleError: ONNX lacks an operator, or the tracer cannot follow the code.
     """
     with _quiet():
         try:
             model = (_dynamo if tracer == "dynamo" else _script)(graph_spec)
-        except Exception as error:  # what a tracer raises has no one type
-            raise _told(error, graph_spec) from error
+        except Exception as error:  # tracers raise various types
+            raise _translate_error(error, graph_spec) from error
     _check_axes(model, graph_spec)
     return model
 
@@ -76,8 +76,8 @@ def _dynamo(graph_spec: GraphSpec) -> Any:
 def _script(graph_spec: GraphSpec) -> Any:
     named = {**graph_spec.axes, **graph_spec.output_axes}
     dynamic = {name: {i: axis for i, axis in enumerate(axes) if axis} for name, axes in named.items()}
-    file: Any = io.BytesIO()  # it takes files too, and says otherwise
-    with warnings.catch_warnings(record=True) as told:
+    file: Any = io.BytesIO()  # accepted, although the annotation does not include it
+    with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
         torch.onnx.export(
             graph_spec.module.eval(),
@@ -90,22 +90,22 @@ def _script(graph_spec: GraphSpec) -> Any:
             dynamo=False,
             verbose=False,
         )
-    own = [warning for warning in told if _of_the_module(warning)]
-    if own:
-        why = str(own[0].message).split(".")[0]
-        raise FrozenError(f"{Path(own[0].filename).name}, line {own[0].lineno}: {why}")
+    warned = [warning for warning in recorded if _is_from_module(warning)]
+    if warned:
+        why = str(warned[0].message).split(".")[0]
+        raise FrozenError(f"{Path(warned[0].filename).name}, line {warned[0].lineno}: {why}")
     return onnx.load_from_string(file.getvalue())
 
 
-def _of_the_module(warning: warnings.WarningMessage) -> bool:
-    """That the module's code, not torch's, makes a Python value of a tensor."""
+def _is_from_module(warning: warnings.WarningMessage) -> bool:
+    """Whether the module's code, not torch's, converts a tensor to a Python value."""
     return issubclass(warning.category, TracerWarning) and TORCH not in warning.filename
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A tracer warns of its own internals and of optional packages, and prints what it could not do, some of
-    it past Python; what of it concerns the caller is in what it raises."""
+    """Silences the tracers: they print and warn about their own internals and optional packages, partly from
+    native code. Whatever concerns the caller is in the exception."""
     logs = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.fx", "onnxscript")]
     levels = [log.level for log in logs]
     for log in logs:
@@ -133,48 +133,48 @@ def _check_axes(model: Any, graph_spec: GraphSpec) -> None:
     }
     for name, axes in {**graph_spec.axes, **graph_spec.output_axes}.items():
         if name not in tensors:
-            raise ModuleError(f"{name!r} is not in the graph: the module does not use it; leave it out")
+            raise ModuleError(f"{name!r} is not in the graph: the module does not use it; remove the input")
         for index, axis in enumerate(axes):
             if axis and not tensors[name][index].dim_param and tensors[name][index].dim_value:
                 raise frozen(axis, name, tensors[name][index].dim_value)
 
 
 def frozen(axis: str, tensor: str, size: int) -> FrozenError:
-    """An axis that is to vary, and does not."""
+    """The error for an axis that should vary but is constant."""
     return FrozenError(
-        f"the axis {axis!r} of {tensor!r} is frozen at {size} in the graph: the module's code makes a Python"
-        " number of it (a loop over its elements, len(x), int(x.shape[...]), a reshape to a constant, a layer"
-        " of one input size). Let tensor operations do it: nn.GRU instead of a loop over nn.GRUCell,"
-        " x.shape[1] or -1 as it is in reshapes, pooling instead of a flattened text"
+        f"the axis {axis!r} of {tensor!r} is frozen at {size} in the graph: the module's code converts it to"
+        " a Python number (a loop over its elements, len(x), int(x.shape[...]), a reshape to a constant, a"
+        " layer of fixed input size). Use tensor operations: nn.GRU instead of a loop over nn.GRUCell,"
+        " x.shape[1] or -1 directly in reshapes, pooling instead of flattened input"
     )
 
 
-def _told(error: Exception, graph_spec: GraphSpec) -> ModuleError:
+def _translate_error(error: Exception, graph_spec: GraphSpec) -> ModuleError:
     text = COLOURS.sub("", str(error))
     if found := STATIC.search(text):
         size, name, index, axis = found.groups()
         tensor = list(graph_spec.inputs)[int(index)] if index else name
         return frozen(graph_spec.axes[tensor][int(axis)], tensor, int(size))
     if found := NO_OPERATOR.search(text):
-        return no_operator(found.group(1) or found.group(2))
+        return missing_operator(found.group(1) or found.group(2))
     if "data-dependent" in text:
         return FrozenError(
-            "the module's code decides by the values of a tensor (an `if`, a loop, .item()), and a graph"
-            " would keep what it decided for the example: use torch.where, or masks. torch says:"
+            "the module's code branches on the values of a tensor (an `if`, a loop, .item()), and the graph"
+            " would keep the branch taken for the example; use torch.where, or masks. torch reports:"
             f" {_last_cause(text)}"
         )
     return ModuleError(f"torch cannot trace the module: {_last_cause(text)}")
 
 
-def no_operator(name: str) -> ModuleError:
-    """An operation of the module that cannot be run by the server."""
+def missing_operator(name: str) -> ModuleError:
+    """The error for an operation that the server cannot run."""
     return ModuleError(
-        f"no operator of ONNX Runtime does what {name} does: write that part of the module with other"
-        " operations, or compute it before the model and give the result as an input"
+        f"ONNX Runtime has no operator for {name}: write that part of the module with other operations, or"
+        " compute it before the model and pass the result as an input"
     )
 
 
 def _last_cause(text: str) -> str:
-    """The line that names the innermost cause; dynamo wraps it in advice on torch itself."""
+    """The line with the innermost cause; dynamo wraps it in advice about torch itself."""
     causes = re.findall(r"<class '[\w.]+'>: (.+)", text)
-    return (causes[0] if causes else text.strip().split("\n")[0] or "it gives no reason")[:300]
+    return (causes[0] if causes else text.strip().split("\n")[0] or "no reason given")[:300]

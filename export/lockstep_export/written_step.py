@@ -1,4 +1,4 @@
-"""A step that its author wrote: which of its inputs and outputs are states, and that its rows are its own."""
+"""Wraps a step written by its author: separates states from inputs and outputs and checks both."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from lockstep_export.step_module import StepModule, StepOutput, StepState
 
 
 class WrittenStep(StepModule):
-    """The module as it is, its states told apart. `contract` holds all but the states."""
+    """The module with its states separated; `contract` has the other inputs only."""
 
     def __init__(
         self,
@@ -26,55 +26,58 @@ class WrittenStep(StepModule):
         carried = {state.input for state in states}
         self.module, self.order = module, contract
         self.contract = replace(
-            contract, inputs=tuple(one for one in contract.inputs if one.name not in carried)
+            contract, inputs=tuple(input_ for input_ in contract.inputs if input_.name not in carried)
         )
         self.inputs, self.states = self.contract.inputs, states
-        given = {state.output for state in states}
-        self.axes = {one.name: one.axes.batch for one in outputs}
-        self.outputs = tuple(StepOutput(one.name, len(one.shape)) for one in outputs if one.name not in given)
+        next_states = {state.output for state in states}
+        self.axes = {output.name: output.axes.batch for output in outputs}
+        self.outputs = tuple(
+            StepOutput(output.name, len(output.shape)) for output in outputs if output.name not in next_states
+        )
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         elements = {
-            one.name: tensor.movedim(0, one.axes.batch)
-            for one, tensor in zip(self.inputs, tensors, strict=False)
+            input_.name: tensor.movedim(0, input_.axes.batch)
+            for input_, tensor in zip(self.inputs, tensors, strict=False)
         }
         states = dict(zip((state.input for state in self.states), tensors[len(self.inputs) :], strict=True))
         named = elements | states
-        inputs = {one.name: named[one.name] for one in self.order.inputs}
-        given = self.module(**inputs) if self.order.by_name else self.module(*inputs.values())
-        found = by_name(given, self.order)
-        front = (found[one.name].movedim(self.axes[one.name], 0) for one in self.outputs)
+        inputs = {input_.name: named[input_.name] for input_ in self.order.inputs}
+        returned = self.module(**inputs) if self.order.by_name else self.module(*inputs.values())
+        found = by_name(returned, self.order)
+        front = (found[output.name].movedim(self.axes[output.name], 0) for output in self.outputs)
         return (*front, *(found[state.output] for state in self.states))
 
 
 def written_step(
     module: nn.Module, contract: InputContract, states: Mapping[str, str], initial: Mapping[str, float]
 ) -> WrittenStep:
-    """The step-wise face that `module` is.
+    """`module` as a step with the given states.
 
     Raises:
-        DescriptionError: a state that it does not have, or that comes out otherwise than it goes in.
-        ModuleError: as `examine`.
+        DescriptionError: a state does not exist, or its next value has another shape.
+        ModuleError: as `check_module`.
     """
-    inputs = {one.name: one for one in contract.inputs}
+    inputs = {input_.name: input_ for input_ in contract.inputs}
     for name in (*states, *initial):
         if name not in inputs:
-            raise DescriptionError(f"states: the module takes no {name!r}; it takes {', '.join(inputs)}")
-    for one in contract.inputs:
-        if one.axes.lengths:
+            raise DescriptionError(f"states: unknown input {name!r}; available: {', '.join(inputs)}")
+    for input_ in contract.inputs:
+        if input_.axes.lengths:
             raise DescriptionError(
-                f"axes of {one.name!r}: {str(one.axes)!r} varies; a step takes one element, and a state of"
-                " fixed size. (A cache that grows is described by hand: docs/manifest.md.)"
+                f"axes of {input_.name!r}: {str(input_.axes)!r} has an axis that varies; a step takes one"
+                " element and states of fixed size. (For a cache that grows, write the manifest:"
+                " docs/manifest.md.)"
             )
-        if one.filled:
-            raise DescriptionError(f"{one.name!r}: a step has no padding to tell of; leave it out")
+        if input_.generated:
+            raise DescriptionError(f"{input_.name!r}: a step has no padding; omit lengths= and mask=")
     if not states:
-        raise DescriptionError('states: name what is carried: states={"h": "h_next"}')
+        raise DescriptionError('states: empty; name the states: states={"h": "h_next"}')
     if len(states) == len(inputs):
-        raise DescriptionError("states: every input is a state; a step also takes an element")
+        raise DescriptionError("states: every input is a state; a step also needs an element as input")
     outputs = check_module(module, contract)
     carried = tuple(
-        _state(name, after, contract, {one.name: one for one in outputs}, initial)
+        _state(name, after, contract, {output.name: output for output in outputs}, initial)
         for name, after in states.items()
     )
     return WrittenStep(module, contract, carried, outputs)
@@ -87,20 +90,20 @@ def _state(
     outputs: Mapping[str, ModuleOutput],
     initial: Mapping[str, float],
 ) -> StepState:
-    one = next(one for one in contract.inputs if one.name == name)
+    input_ = next(input_ for input_ in contract.inputs if input_.name == name)
     after = after + "_out" if after + "_out" in outputs else after
     if after not in outputs:
         raise DescriptionError(
-            f"states: the module gives no {after!r} to follow {name!r}; it gives {', '.join(outputs)}"
+            f"states: unknown output {after!r} for {name!r}; available: {', '.join(outputs)}"
         )
-    next_, batch = outputs[after], one.axes.batch
-    fixed = [size for axis, size in enumerate(one.example.shape) if axis != batch]
-    given = [size for axis, size in enumerate(next_.shape) if axis != next_.axes.batch]
-    if next_.axes.batch != batch or fixed != given:
+    next_, batch = outputs[after], input_.axes.batch
+    fixed = [size for axis, size in enumerate(input_.example.shape) if axis != batch]
+    fixed_after = [size for axis, size in enumerate(next_.shape) if axis != next_.axes.batch]
+    if next_.axes.batch != batch or fixed != fixed_after:
         raise DescriptionError(
-            f"states: {name!r} {list(one.example.shape)} becomes {after!r} {list(next_.shape)}: what a step"
-            " gives must be what the next one takes, axis by axis"
+            f"states: {name!r} {list(input_.example.shape)} becomes {after!r} {list(next_.shape)}; a state"
+            " must have the same shape and batch axis in every step"
         )
     return StepState(
-        name, name, after, batch, tuple(one.example.shape), one.example.dtype, initial.get(name, 0.0)
+        name, name, after, batch, tuple(input_.example.shape), input_.example.dtype, initial.get(name, 0.0)
     )

@@ -1,5 +1,5 @@
-"""The models that ship: their definitions, their data, and how they are trained, exported and measured.
+"""The shipped models: their definitions, data, training, export and measurement.
 
-data → tokenizers and batches (a task of `classify`, `language`, `shakespeare`, `captions`, `translate`)
-→ train.py → pipeline.py exports and proves → models/<name>/, its card, and the tables of models/README.md
+data → tokenizers and batches (the tasks in `classify`, `language`, `shakespeare`, `captions`, `translate`)
+→ train.py → pipeline.py exports and compares → models/<name>/, its model card, the tables of models/README.md
 """

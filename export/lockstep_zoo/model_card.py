@@ -1,4 +1,4 @@
-"""The card of a shipped model, `models/<name>/README.md`: measured figures, and a few words of the recipe.
+"""Writes the model card of a shipped model, `models/<name>/README.md`.
 
 recipe, score, manifest, graphs → Markdown
 """
@@ -12,16 +12,16 @@ import onnx
 
 from lockstep_export.manifest import Table
 from lockstep_zoo.recipe import Recipe
-from lockstep_zoo.scores import Score, told
+from lockstep_zoo.scores import Score, format_score
 from lockstep_zoo.sources import LIMITS, SOURCES
 
 CARD = "README.md"
-FACES = {
+MODES = {
     "model.onnx": "one-shot: a whole text in one run",
-    "prefill.onnx": "what a prompt or source leaves, in one run",
-    "step.onnx": "step-wise: one element of each row, and the states so far",
+    "prefill.onnx": "prefill: a whole prompt or source in one run; returns the initial states",
+    "step.onnx": "step-wise: one element of each row and the previous states",
 }
-ASK = {
+COMMANDS = {
     "classify": '`lockstep classify --model {name} "a fine film"`',
     "generate": '`lockstep generate --model {name} --prompt "{prompt}"`',
     "translate": '`lockstep translate --model {name} "A man is riding a red bicycle ."`',
@@ -32,43 +32,43 @@ CARD_TEXT = """# {name}
 
 {about}.
 
-Ask it: {ask}
+Try it: {command}
 
 | | |
 |---|---|
 {facts}
 
-One seed; the part `dev` chose the epoch and the settings, so it flatters a little. `test` chose
-nothing, though its scores were seen while settings were tried.
-Measured on these files with ONNX Runtime. Weights are float16 numbers, computed with in float32.
+Trained with one seed. The epoch and the settings were selected on `dev`, so its figure is slightly
+optimistic. `test` was not used for selection, but its scores were known while settings were tried.
+Measured on these files with ONNX Runtime. Weights are stored as float16 numbers; computation is in float32.
 
-## What goes in and comes out
+## Inputs and outputs
 
-{faces}
+{graphs}
 
-Axes of any size have names. The server fills in lengths and masks, and keeps the states.
+Axes that vary have names. The server generates lengths and masks and keeps the states.
 
 ## Known limits
 
 {limits}
 
-## Data and its terms
+## Data and terms of use
 
 {source}
 
-Nothing of it is part of this project.
+The data is not part of this project.
 """
 
 
 def model_card(recipe: Recipe, score: Score, manifest: Table, version: Path) -> str:
-    """The whole card; `version` is the folder of the graphs."""
-    ask = ASK[score.task].format(name=recipe.name, prompt=PROMPTS.get(recipe.corpus, ""))
+    """The text of the card; `version` is the folder of the graphs."""
+    command = COMMANDS[score.task].format(name=recipe.name, prompt=PROMPTS.get(recipe.corpus, ""))
     return CARD_TEXT.format(
         name=recipe.name,
         about=recipe.about,
-        ask=ask,
+        command=command,
         facts="\n".join(f"| {what} | {value} |" for what, value in _facts(score, manifest)),
-        faces="\n\n".join(_face(version / file) for file in FACES if (version / file).is_file()),
+        graphs="\n\n".join(_graph(version / file) for file in MODES if (version / file).is_file()),
         limits="\n".join(_item(limit) for limit in (*recipe.limits, *LIMITS[recipe.corpus])),
         source=SOURCES[recipe.corpus],
     )
@@ -82,23 +82,26 @@ def _facts(score: Score, manifest: Table) -> Iterator[tuple[str, str]]:
     yield "task", score.task
     if labels := manifest.get("labels"):
         yield "labels", ", ".join(labels)
-    yield score.measure, f"dev {told(score.measure, score.dev)}, test {told(score.measure, score.test)}"
+    yield (
+        score.measure,
+        f"dev {format_score(score.measure, score.dev)}, test {format_score(score.measure, score.test)}",
+    )
     yield "parameters", f"{score.parameters:,}"
-    yield "files of the version", f"{score.bytes / 1e6:.2f} MB"
-    yield "training", f"best of epoch {score.best_epoch}, {score.train_seconds:.0f} s of one thread"
-    for name, words in manifest.get("lengths", {}).items():
-        yield f"longest {name}", f"{words['max']:,} tokens"
+    yield "size of the version", f"{score.bytes / 1e6:.2f} MB"
+    yield "training", f"best epoch {score.best_epoch}, {score.train_seconds:.0f} s on one thread"
+    for name, length in manifest.get("lengths", {}).items():
+        yield f"maximum {name}", f"{length['max']:,} tokens"
 
 
-def _face(file: Path) -> str:
+def _graph(file: Path) -> str:
     graph = onnx.load(file, load_external_data=False).graph
     rows = [_row("in", value) for value in graph.input] + [_row("out", value) for value in graph.output]
-    head = f"`1/{file.name}`, {FACES[file.name]}:"
+    head = f"`1/{file.name}`, {MODES[file.name]}:"
     return "\n".join([head, "", "| | tensor | type | shape |", "|---|---|---|---|", *rows])
 
 
-def _row(way: str, value: Any) -> str:
+def _row(direction: str, value: Any) -> str:
     tensor = value.type.tensor_type
     kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     shape = ", ".join(axis.dim_param or str(axis.dim_value) for axis in tensor.shape.dim)
-    return f"| {way} | `{value.name}` | {kind} | [{shape}] |"
+    return f"| {direction} | `{value.name}` | {kind} | [{shape}] |"

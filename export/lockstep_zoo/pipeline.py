@@ -1,8 +1,8 @@
-"""Where a model is made: from the data folder to a proven folder of the repository.
+"""Builds a model: from the data folder to a proven model in the repository.
 
-work/<corpus>/*.json, work/<name>.pt   what training leaves: resumed from, exported from
-work/<name>/*.onnx                   exported, not yet proven
-out/<name>/{model.toml, *.json, 1/}  proven, what the server loads
+work/<corpus>/*.json, work/<name>.pt  tokenizers and checkpoint: read by the export and by a resumed training
+work/<name>/*.onnx                    exported, not yet proven
+out/<name>/{model.toml, *.json, 1/}   proven; the server loads it
 """
 
 import hashlib
@@ -15,27 +15,26 @@ from typing import Any
 from torch import nn
 
 from lockstep_export.errors import ExportError, NotTrainedError
-from lockstep_export.folders import require_writable
 from lockstep_export.manifest import Table, write
 from lockstep_export.onnx import export_onnx
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import Parity
-from lockstep_export.publication import drafting, publish
+from lockstep_export.publication import drafting, publish, require_writable
 from lockstep_zoo.captions.task import CaptionsTask
 from lockstep_zoo.checkpoint import TrainingJob, load_trained
 from lockstep_zoo.classify.task import ClassifyTask
 from lockstep_zoo.models import ZOO, Recipe
-from lockstep_zoo.progress import Bars, no_progress
+from lockstep_zoo.progress import ShowProgress, no_progress
 from lockstep_zoo.scores import Score
 from lockstep_zoo.shakespeare.task import ShakespeareTask
-from lockstep_zoo.task import AnyTrade, Graphs
+from lockstep_zoo.task import AnyTask, Graphs
 from lockstep_zoo.train import train
 from lockstep_zoo.translate.task import TranslateTask
 
 VERSION = "1"
 QUICK_EPOCHS = 1
-TRADES: dict[str, AnyTrade] = {
-    trade.corpus: trade for trade in (ClassifyTask(), ShakespeareTask(), CaptionsTask(), TranslateTask())
+TASKS: dict[str, AnyTask] = {
+    task.corpus: task for task in (ClassifyTask(), ShakespeareTask(), CaptionsTask(), TranslateTask())
 }
 
 Corpora = Mapping[str, Any]  # by name
@@ -43,42 +42,42 @@ Corpora = Mapping[str, Any]  # by name
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The verbs of the command line, for one repository `out` and one folder `work` of unfinished things."""
+    """The command line's commands, for the repository `out` and the folder `work` of unfinished files."""
 
     out: Path
     work: Path
     report: Callable[[str], None]
-    quick: bool = False  # a little of the data, one epoch: to see that everything runs, not to serve
-    bars: Bars = no_progress
+    quick: bool = False  # little data and one epoch, for a test run
+    show_progress: ShowProgress = no_progress
 
     def recipe(self, name: str) -> Recipe:
-        """The recipe of that name, or ExportError with the names there are."""
+        """The recipe of that name; ExportError with the available names if there is none."""
         if name not in ZOO:
-            raise ExportError(f"no model {name!r} in the zoo; there are: {', '.join(ZOO)}")
+            raise ExportError(f"unknown model {name!r}; available: {', '.join(ZOO)}")
         recipe = ZOO[name]
         if not self.quick:
             return recipe
         return replace(recipe, training=replace(recipe.training, epochs=QUICK_EPOCHS))
 
     def prepare(self, data: Path, *names: str) -> Corpora:
-        """What the named models learn from: all of it is read before anything is learnt."""
-        trades = {recipe.corpus: task_of(recipe) for recipe in map(self.recipe, names)}
-        texts = {corpus: trade.read(data) for corpus, trade in trades.items()}
+        """The corpora of the named models. All data is read before any tokenizer is trained."""
+        tasks = {recipe.corpus: task_of(recipe) for recipe in map(self.recipe, names)}
+        texts = {corpus: task.read(data) for corpus, task in tasks.items()}
         for folder in (self.work, self.out):
             require_writable(folder)
         return {
-            corpus: trade.prepare(texts[corpus], self.work / corpus, self.quick)
-            for corpus, trade in trades.items()
+            corpus: task.prepare(texts[corpus], self.work / corpus, self.quick)
+            for corpus, task in tasks.items()
         }
 
     def train(self, name: str, corpora: Corpora) -> None:
-        """Trains, or goes on from the last finished epoch."""
+        """Trains, or resumes after the last finished epoch."""
         job = self._job(name)
-        lesson = task_of(job.recipe).lesson(job.recipe, corpora[job.recipe.corpus])
-        train(job, lesson, self.report, self.bars)
+        training_task = task_of(job.recipe).training_task(job.recipe, corpora[job.recipe.corpus])
+        train(job, training_task, self.report, self.show_progress)
 
     def export(self, name: str) -> Parity:
-        """Exports the trained weights; nothing reaches `out` that has not been proven equal."""
+        """Exports the trained weights and publishes the graphs in `out` if their results equal PyTorch's."""
         job = self._job(name)
         module, _ = load_trained(job)
         require_writable(self.out)
@@ -90,20 +89,20 @@ class Pipeline:
         return parity
 
     def check(self, name: str) -> Parity:
-        """Proves the published graphs again, against PyTorch where the weights are at hand."""
+        """Checks the published graphs again, against PyTorch if trained weights are available."""
         recipe = self.recipe(name)
         return self._prove(recipe, self.out / name, self.version(name), self._trained(name))
 
     def score(self, name: str, corpora: Corpora) -> Score:
         """Measures the published graphs on dev and test."""
         job = self._job(name)
-        trade = task_of(job.recipe)
+        task = task_of(job.recipe)
         module, progress = load_trained(job)
-        figures = trade.figures(job.recipe, corpora[trade.corpus], graphs_in(self.version(name)))
+        figures = task.figures(job.recipe, corpora[task.corpus], graphs_in(self.version(name)))
         return Score(
             model=name,
-            task=trade.task,
-            corpus=trade.corpus,
+            task=task.name,
+            corpus=task.corpus,
             parameters=sum(weight.numel() for weight in module.parameters()),
             bytes=sum(file.stat().st_size for file in self.version(name).iterdir()),
             measure=figures.measure,
@@ -115,19 +114,19 @@ class Pipeline:
         )
 
     def make(self, name: str, corpora: Corpora) -> Score:
-        """Trains, exports, proves and measures one model."""
+        """Trains, exports, checks and measures one model."""
         self.train(name, corpora)
         self.export(name)
         return self.score(name, corpora)
 
     def manifest(self, name: str) -> Table:
-        """What the published model's manifest says."""
+        """The manifest of the published model."""
         recipe = self.recipe(name)
-        trade = task_of(recipe)
-        return trade.manifest(recipe, trade.load(self.out / name))
+        task = task_of(recipe)
+        return task.manifest(recipe, task.load(self.out / name))
 
     def version(self, name: str) -> Path:
-        """Where the published graphs lie."""
+        """The folder of the published graphs."""
         return self.out / name / VERSION
 
     def _tokenizer_folder(self, recipe: Recipe) -> Path:
@@ -135,26 +134,26 @@ class Pipeline:
 
     def _job(self, name: str) -> TrainingJob:
         recipe = self.recipe(name)
-        trade, folder = task_of(recipe), self._tokenizer_folder(recipe)
-        files = [folder / file for file in trade.tokenizers]
+        task, folder = task_of(recipe), self._tokenizer_folder(recipe)
+        files = [folder / file for file in task.tokenizers]
         for file in files:
             if not file.is_file():
                 raise NotTrainedError(f"no {file}: run `lockstep-export train {name} --data DIR` first")
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-        sizes = tuple(tokenizer.get_vocab_size() for tokenizer in trade.load(folder))
+        sizes = tuple(tokenizer.get_vocab_size() for tokenizer in task.load(folder))
         return TrainingJob(recipe, sizes, digest, self.work / f"{name}.pt")
 
     def _trained(self, name: str) -> nn.Module | None:
         try:
             return load_trained(self._job(name))[0]
         except NotTrainedError:
-            self.report(f"{name}  no trained weights in {self.work}: the graphs are held against themselves")
+            self.report(f"{name}  no trained weights in {self.work}: comparing the graphs with themselves")
             return None
 
     def _prove(self, recipe: Recipe, tokenizers: Path, folder: Path, module: nn.Module | None) -> Parity:
-        trade = task_of(recipe)
+        task = task_of(recipe)
         graphs = graphs_in(folder)
-        differences = trade.compare(recipe, trade.load(tokenizers), graphs, module)
+        differences = task.compare(recipe, task.load(tokenizers), graphs, module)
         parity = Parity(recipe.name, differences)
         parity.require()
         compared = f"{len(parity.differences)} comparisons, worst {parity.worst:.1e}"
@@ -162,24 +161,24 @@ class Pipeline:
         return parity
 
     def _publish(self, recipe: Recipe, draft: Path) -> None:
-        trade, tokenizers = task_of(recipe), self._tokenizer_folder(recipe)
-        text = write(recipe.about, trade.manifest(recipe, trade.load(tokenizers)))
+        task, tokenizers = task_of(recipe), self._tokenizer_folder(recipe)
+        text = write(recipe.about, task.manifest(recipe, task.load(tokenizers)))
         folder = self.out / recipe.name
         with drafting(folder) as whole:
             shutil.copytree(draft, whole, dirs_exist_ok=True)
             publish(whole, folder, int(VERSION), text)
-        for file in trade.tokenizers:
+        for file in task.tokenizers:
             shutil.copyfile(tokenizers / file, folder / file)
 
 
 def graphs_in(folder: Path) -> Graphs:
-    """Every graph of a version by its file's name, or NotTrainedError where there is none."""
+    """The graphs of a version by file name; NotTrainedError if there are none."""
     files = sorted(folder.glob("*.onnx"))
     if not files:
         raise NotTrainedError(f"no exported model in {folder}: run `lockstep-export export NAME`")
     return {file.name: OnnxGraph(file) for file in files}
 
 
-def task_of(recipe: Recipe) -> AnyTrade:
-    """The trade of what `recipe` learns from."""
-    return TRADES[recipe.corpus]
+def task_of(recipe: Recipe) -> AnyTask:
+    """The task for the corpus of `recipe`."""
+    return TASKS[recipe.corpus]

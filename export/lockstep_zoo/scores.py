@@ -1,6 +1,6 @@
-"""What each model measures, kept in accuracy.json and shown as tables in the repository's README.
+"""The figures of each model, kept in accuracy.json and shown as tables in the repository's README.
 
-The measures are those of the exported files under ONNX Runtime, not of the modules they came from.
+All are measured on the exported files with ONNX Runtime, not on the PyTorch modules.
 """
 
 import json
@@ -39,13 +39,13 @@ Sizes = Mapping[str, Mapping[str, int]]  # examples by corpus and part
 
 @dataclass(frozen=True)
 class ScoreRecord:
-    """All that was measured of a repository."""
+    """The figures of a repository."""
 
     scores: dict[str, Score]  # by model
     sizes: Sizes
 
     def updated(self, scores: list[Score], sizes: Sizes, order: Iterable[str]) -> "ScoreRecord":
-        """This with newer scores in it, those of `order` in that order."""
+        """A copy with `scores` and `sizes` added, in the given order of names."""
         known = self.scores | {score.model: score for score in scores}
         all_sizes = {**self.sizes, **sizes}
         return ScoreRecord(
@@ -55,18 +55,16 @@ class ScoreRecord:
 
 
 def read_record(out: Path) -> ScoreRecord:
-    """What accuracy.json in `out` holds; nothing where there is none."""
+    """The content of accuracy.json in `out`; empty if there is none."""
     file = out / RECORD
     if not file.is_file():
         return ScoreRecord({}, {})
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        scores = [Score(**row) for row in told["models"]]
+        record = json.loads(file.read_text(encoding="utf-8"))
+        scores = [Score(**row) for row in record["models"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"{file} cannot be read ({error}): remove it, and measure every model again"
-        ) from error
-    return ScoreRecord({score.model: score for score in scores}, told["sizes"])
+        raise ExportError(f"cannot read {file} ({error}): delete it and measure every model again") from error
+    return ScoreRecord({score.model: score for score in scores}, record["sizes"])
 
 
 def write_record(out: Path, record: ScoreRecord, pairs: str) -> None:
@@ -77,13 +75,13 @@ def write_record(out: Path, record: ScoreRecord, pairs: str) -> None:
 
 
 def page(record: ScoreRecord, pairs: str = "") -> str:
-    """The repository's README: a table for each corpus, and what was measured how."""
+    """The repository's README: one table per corpus, and how the figures were measured."""
     scores = list(record.scores.values())
     parts = []
     for corpus in record.sizes:
-        own = [score for score in scores if score.corpus == corpus]
-        notes = {"note": own[-1].note if own else "", "pairs": pairs}
-        parts.append(SECTIONS[corpus].format(table=table(own), **record.sizes[corpus], **notes))
+        corpus_scores = [score for score in scores if score.corpus == corpus]
+        notes = {"note": corpus_scores[-1].note if corpus_scores else "", "pairs": pairs}
+        parts.append(SECTIONS[corpus].format(table=table(corpus_scores), **record.sizes[corpus], **notes))
     return PAGE_TEXT.format(sections="\n".join(parts), sources="\n\n".join(DATA))
 
 
@@ -92,8 +90,8 @@ def table(scores: list[Score]) -> str:
     return "\n".join([COLUMNS, RULE, *(_row(score) for score in scores)])
 
 
-def told(measure: str, value: float) -> str:
-    """A value of a measure as its readers know it; nats beside bits, which training is told in."""
+def format_score(measure: str, value: float) -> str:
+    """A value in the usual unit of its measure; bits also as nats, which training reports."""
     return {
         "accuracy": f"{value:.1%}",
         "bits per character": f"{value:.3f} bits ({value * math.log(2):.3f} nats)",
@@ -104,5 +102,5 @@ def told(measure: str, value: float) -> str:
 
 def _row(score: Score) -> str:
     size = f"{score.parameters:,} | {score.bytes / 1e6:.2f}"
-    quality = f"{told(score.measure, score.dev)} | {told(score.measure, score.test)}"
+    quality = f"{format_score(score.measure, score.dev)} | {format_score(score.measure, score.test)}"
     return f"| `{score.model}` | {size} | {quality} | {score.best_epoch} | {score.train_seconds:.0f} |"

@@ -1,6 +1,6 @@
-"""What the workshop needs to know of a task on a corpus: what a recipe names by its `corpus`.
+"""The interface of a task on a corpus; recipes select one by their `corpus`.
 
-data folder → texts → tokenizers and ids → lesson (train.py) → graph_specs of graphs (onnx.py)
+data folder → texts → tokenizers and ids → training task (train.py) → graph specs (onnx.py)
             → differences (parity.py), manifest (manifest.py), figures (scores.py)
 """
 
@@ -21,15 +21,15 @@ from lockstep_zoo.recipe import Recipe
 from lockstep_zoo.training_task import TrainingTask
 
 R = TypeVar("R", bound=Recipe)
-T = TypeVar("T")  # the texts, as they are in the data folder
-C = TypeVar("C")  # the corpus: the same as ids
+T = TypeVar("T")  # the texts of the data folder
+C = TypeVar("C")  # the corpus: the texts as ids
 
 Graphs = Mapping[str, OnnxGraph]  # by file name
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a trade measures of an exported model."""
+    """The figures of an exported model."""
 
     measure: str
     dev: float
@@ -38,27 +38,27 @@ class Figures:
 
 
 class Task(ABC, Generic[R, T, C]):
-    """One task on one corpus. Everything takes the folder in which its tokenizers lie."""
+    """One task on one corpus."""
 
-    task: str
-    corpus: str  # what recipes name
-    tokenizers: tuple[str, ...]  # the files that ship beside the manifest
+    name: str  # the task of the manifest
+    corpus: str  # the name in recipes
+    tokenizers: tuple[str, ...]  # file names; the files ship beside the manifest
 
     @abstractmethod
     def read(self, data: Path) -> T:
-        """The texts under `data`, or DataError that says what is missing; quick beside any training."""
+        """The texts under `data`; DataError if anything is missing. Quick compared with training."""
 
     @abstractmethod
     def prepare(self, texts: T, folder: Path, quick: bool) -> C:
-        """Learns the tokenizers into `folder` and turns the texts to ids; `quick` takes a few of them."""
+        """Trains the tokenizers into `folder` and encodes the texts; `quick` uses only a few of them."""
 
     @abstractmethod
     def sizes(self, corpus: C) -> dict[str, int]:
-        """How many examples each part holds, for the record."""
+        """The number of examples in each part, for the record."""
 
     @abstractmethod
-    def lesson(self, recipe: R, corpus: C) -> TrainingTask:
-        """What `recipe` learns from `corpus`."""
+    def training_task(self, recipe: R, corpus: C) -> TrainingTask:
+        """The training task of `recipe` on `corpus`."""
 
     @abstractmethod
     def graph_specs(self, recipe: R, module: nn.Module) -> list[GraphSpec]:
@@ -72,15 +72,15 @@ class Task(ABC, Generic[R, T, C]):
     def compare(
         self, recipe: R, tokenizers: list[Tokenizer], graphs: Graphs, module: nn.Module | None
     ) -> list[Difference]:
-        """Every comparison that proves `graphs`, against `module` where there is one."""
+        """All comparisons of `graphs` with each other, and with `module` if it is given."""
 
     @abstractmethod
     def figures(self, recipe: R, corpus: C, graphs: Graphs) -> Figures:
-        """How good the exported graphs are."""
+        """Measures the exported graphs."""
 
     def load(self, folder: Path) -> list[Tokenizer]:
         """The tokenizers in `folder`."""
         return [Tokenizer.from_file(str(folder / name)) for name in self.tokenizers]
 
 
-AnyTrade = Task[Any, Any, Any]
+AnyTask = Task[Any, Any, Any]

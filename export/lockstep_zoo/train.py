@@ -1,7 +1,7 @@
-"""Fits one recipe to one lesson: seeded, stopped by the dev part, resumed where it was interrupted.
+"""Trains one recipe on one task: seeded, with early stopping on the dev part, resumed after an interruption.
 
-What is kept is the running mean of the weights at the epoch with the best dev part, rounded to float16
-numbers (still computed with in float32): the shipped file then holds exactly the weights that were measured.
+The result is the running mean of the weights at the best epoch, rounded to float16 numbers (computation stays
+in float32), so that the shipped file holds exactly the weights that were measured.
 """
 
 import math
@@ -14,24 +14,24 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lockstep_zoo.checkpoint import Progress, TrainingJob, load, save
-from lockstep_zoo.progress import Bars, Watch, no_progress, unwatched
+from lockstep_zoo.progress import ProgressUpdate, ShowProgress, ignore_progress, no_progress
 from lockstep_zoo.recipe import Recipe, Training
 from lockstep_zoo.training_task import TrainingTask
 
-LOWEST_RATE = 0.02  # of the highest, where the rate declines
+LOWEST_RATE = 0.02  # of the highest, if the rate declines
 
 Report = Callable[[str], None]
 
 
 class Fit:
-    """One model being trained; `run_epoch` is the unit of work between two checkpoints."""
+    """A model in training; `run_epoch` is the unit of work between two checkpoints."""
 
-    def __init__(self, job: TrainingJob, lesson: TrainingTask) -> None:
+    def __init__(self, job: TrainingJob, task: TrainingTask) -> None:
         self.plan = job.recipe.training
         torch.manual_seed(self.plan.seed)
         self.job = job
         self.module = job.build()
-        lesson.begin(self.module)
+        task.begin(self.module)
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(),
             lr=self.plan.learning_rate,
@@ -40,20 +40,20 @@ class Fit:
         )
         decay = get_ema_multi_avg_fn(self.plan.averaging)  # type: ignore[no-untyped-call]
         self.mean = AveragedModel(self.module, multi_avg_fn=decay)
-        self.chance = torch.Generator().manual_seed(self.plan.seed)
+        self.rng = torch.Generator().manual_seed(self.plan.seed)
 
-    def run_epoch(self, lesson: TrainingTask, done: int, watch: Watch = unwatched) -> float:
-        """One pass after `done` others; returns the mean loss."""
+    def run_epoch(self, task: TrainingTask, done: int, update: ProgressUpdate = ignore_progress) -> float:
+        """One pass over the data after `done` others; returns the mean loss."""
         self.module.train()
-        total, count = 0.0, lesson.count()
-        for index, batch in enumerate(lesson.batches(self.chance)):
+        total, count = 0.0, task.count()
+        for index, batch in enumerate(task.batches(self.rng)):
             self._set_rate(done + index / count)
-            total += self._step(lesson, batch)
-            watch((index + 1) / count, total / (index + 1))
+            total += self._step(task, batch)
+            update((index + 1) / count, total / (index + 1))
         return total / count
 
     def rounded(self) -> nn.Module:
-        """A copy of the running mean whose weights are float16 numbers."""
+        """A copy of the running mean with its weights rounded to float16 numbers."""
         module = self.job.build()
         module.load_state_dict(self.mean.module.state_dict())
         with torch.no_grad():
@@ -67,22 +67,22 @@ class Fit:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "mean": self.mean.state_dict(),
-            "chance": self.chance.get_state(),
+            "chance": self.rng.get_state(),
             "torch": torch.get_rng_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where `state` was taken."""
+        """Restores the state that `state` returned."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.mean.load_state_dict(state["mean"])
-        self.chance.set_state(state["chance"])
+        self.rng.set_state(state["chance"])
         torch.set_rng_state(state["torch"])
 
-    def _step(self, lesson: TrainingTask, batch: Any) -> float:
+    def _step(self, task: TrainingTask, batch: Any) -> float:
         half = self.plan.bfloat16 and _has_bfloat16()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss = lesson.loss(self.module, batch, self.chance)
+            loss = task.loss(self.module, batch, self.rng)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), self.plan.clip)
@@ -105,24 +105,28 @@ def rate(plan: Training, epoch: float) -> float:
     return LOWEST_RATE + (1 - LOWEST_RATE) * (1 + math.cos(math.pi * along)) / 2
 
 
-def train(job: TrainingJob, lesson: TrainingTask, report: Report, bars: Bars = no_progress) -> Progress:
-    """Trains until the lesson's quality gets no better, and leaves a checkpoint after every epoch."""
-    fit = Fit(job, lesson)
-    progress = _resume(job, fit, lesson, report)
+def train(
+    job: TrainingJob, task: TrainingTask, report: Report, show_progress: ShowProgress = no_progress
+) -> Progress:
+    """Trains until the dev figure stops improving; writes a checkpoint after every epoch."""
+    fit = Fit(job, task)
+    progress = _resume(job, fit, task, report)
     while not progress.finished(fit.plan):
-        with bars(_head(job.recipe, progress, lesson)) as watch:
-            advance(fit, progress, lesson, watch)
+        with show_progress(_head(job.recipe, progress, task)) as update:
+            advance(fit, progress, task, update)
         save(job, fit.state(), progress)
-        report(_line(job.recipe, progress, lesson))
+        report(_line(job.recipe, progress, task))
     return progress
 
 
-def advance(fit: Fit, progress: Progress, lesson: TrainingTask, watch: Watch = unwatched) -> None:
-    """One more epoch, measured and remembered if it is the best so far."""
+def advance(
+    fit: Fit, progress: Progress, task: TrainingTask, update: ProgressUpdate = ignore_progress
+) -> None:
+    """Runs and measures one more epoch, and keeps its weights if it is the best so far."""
     started = time.process_time()
-    progress.loss = fit.run_epoch(lesson, progress.epoch, watch)
+    progress.loss = fit.run_epoch(task, progress.epoch, update)
     module = fit.rounded()
-    progress.quality = lesson.quality(module)
+    progress.quality = task.quality(module)
     progress.epoch += 1
     progress.seconds += time.process_time() - started
     if progress.quality > progress.best_quality or not progress.best:
@@ -134,25 +138,25 @@ def _has_bfloat16() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def _line(recipe: Recipe, progress: Progress, lesson: TrainingTask) -> str:
-    now, best = lesson.tell(progress.quality), lesson.tell(progress.best_quality)
+def _line(recipe: Recipe, progress: Progress, task: TrainingTask) -> str:
+    now, best = task.format_quality(progress.quality), task.format_quality(progress.best_quality)
     return (
         f"{recipe.name}  epoch {progress.epoch}/{recipe.training.epochs}  loss {progress.loss:.3f}  "
         f"dev {now} (best {best})  {progress.seconds:.0f} s"
     )
 
 
-def _head(recipe: Recipe, progress: Progress, lesson: TrainingTask) -> str:
-    dev = f"  dev {lesson.tell(progress.quality)}" if progress.epoch else ""
+def _head(recipe: Recipe, progress: Progress, task: TrainingTask) -> str:
+    dev = f"  dev {task.format_quality(progress.quality)}" if progress.epoch else ""
     return f"{recipe.name}  epoch {progress.epoch + 1}/{recipe.training.epochs}{dev}"
 
 
-def _resume(job: TrainingJob, fit: Fit, lesson: TrainingTask, report: Report) -> Progress:
+def _resume(job: TrainingJob, fit: Fit, task: TrainingTask, report: Report) -> Progress:
     saved = load(job)
     if saved is None:
         return Progress()
     fit.restore(saved["fit"])
     progress = Progress(**saved["progress"])
-    best = lesson.tell(progress.best_quality)
-    report(f"{job.recipe.name}  {progress.epoch} epochs were done before, best dev {best}")
+    best = task.format_quality(progress.best_quality)
+    report(f"{job.recipe.name}  resuming after {progress.epoch} epochs, best dev {best}")
     return progress

@@ -1,4 +1,4 @@
-"""What a module learns from, and how well it has learnt: all that the trainer knows of a task."""
+"""The interface between the trainer and a task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,27 +9,27 @@ from torch import Tensor, nn
 
 
 class TrainingTask(ABC):
-    """What a module learns from, and how well it has learnt."""
+    """The batches, the loss and the dev figure of a task."""
 
     def begin(self, module: nn.Module) -> None:  # noqa: B027
-        """Gives a new module what it takes from the data without fitting: nothing, for most."""
+        """Initialises weights that are computed from the data, not trained; does nothing by default."""
 
     @abstractmethod
-    def batches(self, chance: torch.Generator) -> Iterator[Any]:
-        """One epoch."""
+    def batches(self, rng: torch.Generator) -> Iterator[Any]:
+        """The batches of one epoch."""
 
     @abstractmethod
     def count(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches in an epoch."""
 
     @abstractmethod
-    def loss(self, module: nn.Module, batch: Any, chance: torch.Generator) -> Tensor:
+    def loss(self, module: nn.Module, batch: Any, rng: torch.Generator) -> Tensor:
         """The mean loss of a batch, a scalar."""
 
     @abstractmethod
     def quality(self, module: nn.Module) -> float:
-        """How well `module` does on the dev part: more is better."""
+        """The figure of `module` on the dev part: higher is better."""
 
     @abstractmethod
-    def tell(self, quality: float) -> str:
-        """`quality` in a reader's words."""
+    def format_quality(self, quality: float) -> str:
+        """`quality` with its unit, for the log."""

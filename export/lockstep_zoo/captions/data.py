@@ -1,6 +1,6 @@
-"""Reads captions: `multi30k/{train,val,test_2016_flickr}.en` in the data folder, one a line.
+"""Reads captions: `multi30k/{train,val,test_2016_flickr}.en` in the data folder, one per line.
 
-They are the English side of what the translator learns from (Multi30k: Elliott et al. 2016).
+They are the English side of the translator's data (Multi30k: Elliott et al. 2016).
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from lockstep_export.text import read_lines, require
 
 PARTS = ("train", "val", "test_2016_flickr")
 FILES = tuple(f"{part}.en" for part in PARTS)
-LAYOUT = f"expected multi30k/{{{','.join(PARTS)}}}.en (models/README.md names their source)"
+LAYOUT = f"expected multi30k/{{{','.join(PARTS)}}}.en (models/README.md names the source)"
 
 
 @dataclass(frozen=True)
 class Captions:
-    """The three parts: fit on `train`, stop by `dev`, report `test`."""
+    """The three parts: train on `train`, select by `dev`, report `test`."""
 
     train: list[str]
     dev: list[str]
@@ -27,7 +27,7 @@ class Captions:
 
 
 def read_captions(data: Path) -> Captions:
-    """Reads all three parts under `data`/multi30k, or raises DataError that names what is missing."""
+    """Reads all three parts under `data`/multi30k; DataError names missing files."""
     folder = data / "multi30k"
     require(folder, FILES, LAYOUT)
     return Captions(*(read_lines(folder / file) for file in FILES))

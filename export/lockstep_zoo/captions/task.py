@@ -1,4 +1,4 @@
-"""The trade of captions: one sentence each, a token a word."""
+"""The task of caption language models: one sentence per text, one token per word."""
 
 import math
 from itertools import chain
@@ -15,7 +15,7 @@ from lockstep_export.text import save_tokenizer
 from lockstep_zoo.captions.data import Captions, read_captions
 from lockstep_zoo.captions.tokenizer import END_ID, SPECIAL, UNKNOWN_ID, VOCABULARY, encode, word_tokenizer
 from lockstep_zoo.captions.training import EVALUATION_ROWS, CaptionsCorpus, NextWordTraining, Rows, batch_of
-from lockstep_zoo.language.parity import STEP, following, zeros
+from lockstep_zoo.language.parity import STEP, initial_states, next_states
 from lockstep_zoo.language.task import LanguageTask
 from lockstep_zoo.recipe import LanguageModelRecipe
 from lockstep_zoo.task import Figures, Graphs
@@ -24,7 +24,7 @@ QUICK_CAPTIONS, QUICK_VOCABULARY = 200, 400
 
 
 class CaptionsTask(LanguageTask[Captions, CaptionsCorpus]):
-    """What word follows."""
+    """The next word of a caption."""
 
     corpus = "captions"
 
@@ -40,7 +40,7 @@ class CaptionsTask(LanguageTask[Captions, CaptionsCorpus]):
     def sizes(self, corpus: CaptionsCorpus) -> dict[str, int]:
         return {part: len(getattr(corpus, part)) for part in ("train", "dev", "test")}
 
-    def lesson(self, recipe: LanguageModelRecipe, corpus: CaptionsCorpus) -> NextWordTraining:
+    def training_task(self, recipe: LanguageModelRecipe, corpus: CaptionsCorpus) -> NextWordTraining:
         return NextWordTraining(recipe, corpus)
 
     def ends(self, tokenizer: Tokenizer) -> Table:
@@ -53,17 +53,17 @@ class CaptionsTask(LanguageTask[Captions, CaptionsCorpus]):
 
 
 def bits(recipe: LanguageModelRecipe, step: OnnxGraph, rows: Rows) -> float:
-    """Bits a word of captions read by the step graph from their beginning, their ends counted as words;
-    words that are not in the vocabulary are read as unknown and not counted."""
+    """Bits per word of captions, computed by the step graph from their beginning; their ends count as words.
+    Words that are not in the vocabulary are replaced by the unknown word and not counted."""
     total, count = 0.0, 0
     for chosen in by_length(len(rows), EVALUATION_ROWS, lambda at: len(rows[at])):
         batch = batch_of([rows[at] for at in chosen])
-        states = zeros(recipe, step, len(chosen))
+        states = initial_states(recipe, step, len(chosen))
         for tokens, wanted in zip(batch.tokens.T, batch.following.T.numpy(), strict=True):
-            given = step.run({"token": tokens.contiguous(), **states})
-            states = following(recipe, given)
+            outputs = step.run({"token": tokens.contiguous(), **states})
+            states = next_states(recipe, outputs)
             known = wanted != UNKNOWN_ID
-            logits = torch.from_numpy(given["logits"][known]).double()
+            logits = torch.from_numpy(outputs["logits"][known]).double()
             nats = logits.logsumexp(dim=1).numpy() - logits.numpy()[np.arange(len(logits)), wanted[known]]
             total, count = total + float(nats.sum()), count + int(known.sum())
     return total / count / math.log(2)

@@ -1,11 +1,11 @@
-r"""One token for each word, and readable text back: a word's token begins with the space before it.
+r"""A tokenizer with one token per word; a token includes the space before its word, so that text is restored.
 
-    normalise   composed accents, plain apostrophes, lower case, one space in front and none before a stop
+    normalise   composed accents, plain apostrophes, lower case, one space at the start and none before a stop
     split       words and signs, each with the space before it: " a", " man", "'", "s", " hat", "."
-    vocabulary  the most frequent of the training part; every other word is the unknown one
-    decode      the tokens joined with nothing between them: what goes on from a prompt begins with its space
+    vocabulary  the most frequent words of the training part; all others are the unknown word
+    decode      tokens are joined without separator: the continuation of a prompt begins with its space
 
-Id 0 is an unknown word and id 1 what ends a caption, and begins one where there is no prompt.
+Id 0 is the unknown word; id 1 ends a caption, and begins it if there is no prompt.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ WORD = r" ?\w+| ?[^\w\s]"
 
 
 def word_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Tokenizer:
-    """The tokenizer of at most `vocabulary` words; the same texts give the same one."""
+    """A tokenizer of at most `vocabulary` words; equal texts give equal tokenizers."""
     counts = Counter(_words(_splitter({}), texts))
     kept = sorted(counts, key=lambda word: (-counts[word], word))[: vocabulary - len(SPECIAL)]
     return _splitter({word: len(SPECIAL) + at for at, word in enumerate(kept)})

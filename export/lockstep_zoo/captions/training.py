@@ -1,7 +1,7 @@
-"""What a language model of captions learns: the next word of each caption, and where it ends.
+"""Trains caption language models: the next word of each caption, and its end.
 
-A caption is read from its beginning; half of the batches are read without what stands for the beginning, as
-a prompt is. A word outside of the vocabulary is read as unknown, and nothing is learnt of what it was.
+A caption is read from its beginning; in half of the batches the begin token is left out, as in a prompt. A
+word that is not in the vocabulary is read as unknown, and its loss is ignored.
 """
 
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ class CaptionsCorpus:
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """tokens [rows, words], how long each row is [rows], and what follows each word [rows, words]:
-    UNKNOWN_ID in the padding and where the word is not in the vocabulary."""
+    """tokens [rows, words], lengths [rows], and the next word of each word [rows, words]: UNKNOWN_ID in the
+    padding and where the next word is not in the vocabulary."""
 
     tokens: Tensor
     lengths: Tensor
@@ -41,22 +41,22 @@ class CaptionBatch:
 
 
 class NextWordTraining(TrainingTask):
-    """Cross entropy on the training part, and on the dev part without dropout."""
+    """Cross entropy on the training part; on the dev part without dropout."""
 
     def __init__(self, recipe: LanguageModelRecipe, corpus: CaptionsCorpus) -> None:
         self.recipe, self.corpus = recipe, corpus
 
-    def batches(self, chance: torch.Generator) -> Iterator[CaptionBatch]:
+    def batches(self, rng: torch.Generator) -> Iterator[CaptionBatch]:
         rows = self.corpus.train
-        for chosen in shuffled(len(rows), self.recipe.training.rows, lambda at: len(rows[at]), chance):
-            begun = bool(torch.rand((), generator=chance) < 0.5)
-            yield batch_of([rows[at] for at in chosen], begun)
+        for chosen in shuffled(len(rows), self.recipe.training.rows, lambda at: len(rows[at]), rng):
+            with_begin = bool(torch.rand((), generator=rng) < 0.5)
+            yield batch_of([rows[at] for at in chosen], with_begin)
 
     def count(self) -> int:
         return -(-len(self.corpus.train) // self.recipe.training.rows)
 
-    def loss(self, module: nn.Module, batch: CaptionBatch, chance: torch.Generator) -> Tensor:
-        dropped = torch.rand(batch.tokens.shape, generator=chance) < self.recipe.training.word_dropout
+    def loss(self, module: nn.Module, batch: CaptionBatch, rng: torch.Generator) -> Tensor:
+        dropped = torch.rand(batch.tokens.shape, generator=rng) < self.recipe.training.word_dropout
         logits, _ = module(batch.tokens.masked_fill(dropped, UNKNOWN_ID), batch.lengths)
         return functional.cross_entropy(
             logits.flatten(0, 1), batch.following.T.flatten(), ignore_index=UNKNOWN_ID
@@ -65,20 +65,20 @@ class NextWordTraining(TrainingTask):
     def quality(self, module: nn.Module) -> float:
         return -mean_loss(module, self.corpus.dev)
 
-    def tell(self, quality: float) -> str:
-        return f"{-quality:.3f} nats a word"
+    def format_quality(self, quality: float) -> str:
+        return f"{-quality:.3f} nats per word"
 
 
-def batch_of(rows: Rows, begun: bool = True) -> CaptionBatch:
-    """Captions side by side; `begun` puts before each what stands for its beginning."""
-    tokens, lengths = padded([[END_ID, *row] for row in rows] if begun else rows)
-    following, _ = padded([([*row] if begun else row[1:]) + [END_ID] for row in rows])
+def batch_of(rows: Rows, with_begin: bool = True) -> CaptionBatch:
+    """Captions as one batch; with `begun`, each starts with the begin token."""
+    tokens, lengths = padded([[END_ID, *row] for row in rows] if with_begin else rows)
+    following, _ = padded([([*row] if with_begin else row[1:]) + [END_ID] for row in rows])
     return CaptionBatch(tokens, lengths, following)
 
 
 @torch.no_grad()
 def mean_loss(module: nn.Module, rows: Rows) -> float:
-    """Nats a word of captions read from their beginning, their ends counted as words."""
+    """Nats per word of captions from their beginning; their ends count as words."""
     total, count = 0.0, 0
     for chosen in by_length(len(rows), EVALUATION_ROWS, lambda at: len(rows[at])):
         batch = batch_of([rows[at] for at in chosen])

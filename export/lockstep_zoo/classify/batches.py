@@ -1,5 +1,5 @@
-"""A classifier's batch is what its graph takes: tokens [batch, words] padded with id 0, and beside it the
-lengths [batch] or the mask [batch, words] that the recipe asks for.
+"""Batches of a classifier: tokens [batch, words] padded with id 0, and the lengths [batch] or the mask
+[batch, words] if the recipe needs one.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from lockstep_zoo.recipe import ClassifierRecipe
 
 @dataclass(frozen=True)
 class EncodedSentences:
-    """Sentences as ids with their labels."""
+    """Sentences as ids, with their labels."""
 
     ids: list[list[int]]
     labels: list[int]
 
     def length(self, index: int) -> int:
-        """Words of one sentence."""
+        """The number of words of one sentence."""
         return len(self.ids[index])
 
 
@@ -33,7 +33,7 @@ class ClassifierCorpus:
 
 
 def inputs_for(recipe: ClassifierRecipe, rows: list[list[int]], extra: int = 0) -> dict[str, Tensor]:
-    """The graph's inputs for `rows`, padded to the longest of them plus `extra`."""
+    """The graph's inputs for `rows`, padded to the longest plus `extra`."""
     tokens, lengths = padded(rows, extra, PAD_ID)
     inputs = {"tokens": tokens}
     if recipe.companion == "lengths":

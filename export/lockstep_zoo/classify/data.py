@@ -1,8 +1,8 @@
-"""Reads the sentiment data: lines of text in, plain sentences and labels out.
+"""Reads the sentiment data: sentences and labels from lines of text.
 
-A data folder holds `sst2/{train,dev,test}.txt`, one sentence a line: `LABEL<space>tokenised sentence`,
-label 0 negative and 1 positive (Stanford Sentiment Treebank, binary, sentence level: Socher et al. 2013).
-Everything is read and checked before any time is spent on training.
+A data folder holds `sst2/{train,dev,test}.txt`, one sentence per line: `LABEL<space>tokenised sentence`,
+label 0 for negative and 1 for positive (Stanford Sentiment Treebank, binary, sentence level: Socher et al.
+2013). All files are read and checked before training starts.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lockstep_export.errors import DataError
 from lockstep_export.text import read_text, require
 
 SPLITS = ("train", "dev", "test")
-LAYOUT = "expected sst2/train.txt, sst2/dev.txt and sst2/test.txt (see models/README.md for their source)"
+LAYOUT = "expected sst2/train.txt, sst2/dev.txt and sst2/test.txt (models/README.md names the source)"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Sst2:
-    """The three parts: fit on `train`, stop by `dev`, report `test`."""
+    """The three parts: train on `train`, select by `dev`, report `test`."""
 
     train: Split
     dev: Split
@@ -41,7 +41,7 @@ class Sst2:
 
 
 def read_sst2(data: Path) -> Sst2:
-    """Reads all three parts under `data`/sst2, or raises DataError that names what is missing."""
+    """Reads all three parts under `data`/sst2; DataError names missing files."""
     folder = data / "sst2"
     require(folder, [f"{split}.txt" for split in SPLITS], LAYOUT)
     return Sst2(*(_read_split(folder / f"{split}.txt") for split in SPLITS))
@@ -53,7 +53,7 @@ def _read_split(path: Path) -> Split:
     labels = [label for label, _ in rows]
     if set(labels) != {0, 1}:
         raise DataError(
-            f"{path} holds {len(rows)} sentences with labels {sorted(set(labels))}; both 0 and 1 are needed"
+            f"{path} has {len(rows)} sentences with labels {sorted(set(labels))}; both 0 and 1 are needed"
         )
     return Split([text for _, text in rows], labels)
 

@@ -1,4 +1,4 @@
-"""Minimal pairs: what each shipped classifier makes of texts that differ in one thing, for the record."""
+"""Minimal pairs: the results of each shipped classifier for texts that differ in one thing."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +21,15 @@ PAIRS = (
 
 
 def table(recipes: Mapping[str, ClassifierRecipe], out: Path) -> str:
-    """P(positive) of both texts of each pair by every classifier in `out`, in Markdown."""
+    """P(positive) of both texts of each pair for every classifier in `out`, as a Markdown table."""
     heads = [f"{one} / {other}" for one, other in PAIRS]
-    rows = [f"| `{name}` | {' | '.join(_told(recipe, out / name))} |" for name, recipe in recipes.items()]
+    rows = [
+        f"| `{name}` | {' | '.join(_probabilities(recipe, out / name))} |" for name, recipe in recipes.items()
+    ]
     return "\n".join([f"| model | {' | '.join(heads)} |", "|---|" + "---:|" * len(PAIRS), *rows])
 
 
-def _told(recipe: ClassifierRecipe, folder: Path) -> list[str]:
+def _probabilities(recipe: ClassifierRecipe, folder: Path) -> list[str]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     graph = OnnxGraph(folder / "1" / ONESHOT)
     return [" / ".join(f"{_positive(recipe, graph, tokenizer, text):.0%}" for text in pair) for pair in PAIRS]

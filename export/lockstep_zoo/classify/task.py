@@ -1,6 +1,6 @@
-"""The trade of classifiers: sentences of SST-2, one tokenizer for all, a one-shot graph and a step graph.
+"""The task of classifiers: sentences of SST-2, one shared tokenizer, a one-shot graph and a step graph.
 
-Both faces answer under the same names, so that a role names one tensor in either.
+Both graphs use the same output names, so that a role names the same output in each.
 """
 
 from pathlib import Path
@@ -20,19 +20,19 @@ from lockstep_zoo.classify.data import Split, Sst2, read_sst2
 from lockstep_zoo.classify.parity import ONESHOT, STEP, check_oneshot, check_steps
 from lockstep_zoo.classify.tokenizer import VOCABULARY, encode, train_tokenizer
 from lockstep_zoo.classify.training import SentimentTraining, accuracy
-from lockstep_zoo.models.reader import HIDDEN
+from lockstep_zoo.models.recurrent_classifier import HIDDEN
 from lockstep_zoo.recipe import ClassifierRecipe, Outputs, RecipeOutput
 from lockstep_zoo.task import Figures, Graphs, Task
 
 QUICK_SENTENCES, QUICK_VOCABULARY = 200, 400
-LONGEST = 1024  # words of a training sentence; no model of the zoo takes fewer
-EXAMPLE = [[3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]  # any ids will do: both axes are dynamic
+LONGEST = 1024  # words of a training sentence; every model of the zoo accepts as many
+EXAMPLE = [[3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]  # any ids: both axes are dynamic
 
 
 class ClassifyTask(Task[ClassifierRecipe, Sst2, ClassifierCorpus]):
     """Sentiment of one sentence."""
 
-    task = "classify"
+    name = "classify"
     corpus = "sst2"
     tokenizers = ("tokenizer.json",)
 
@@ -52,7 +52,7 @@ class ClassifyTask(Task[ClassifierRecipe, Sst2, ClassifierCorpus]):
     def sizes(self, corpus: ClassifierCorpus) -> dict[str, int]:
         return {part: len(getattr(corpus, part).ids) for part in ("train", "dev", "test")}
 
-    def lesson(self, recipe: ClassifierRecipe, corpus: ClassifierCorpus) -> SentimentTraining:
+    def training_task(self, recipe: ClassifierRecipe, corpus: ClassifierCorpus) -> SentimentTraining:
         return SentimentTraining(recipe, corpus)
 
     def graph_specs(self, recipe: ClassifierRecipe, module: nn.Module) -> list[GraphSpec]:
@@ -65,7 +65,7 @@ class ClassifyTask(Task[ClassifierRecipe, Sst2, ClassifierCorpus]):
     def manifest(self, recipe: ClassifierRecipe, tokenizers: list[Tokenizer]) -> Table:
         vocabulary = tokenizers[0].get_vocab_size()
         table: Table = {
-            "task": self.task,
+            "task": self.name,
             "labels": list(recipe.labels),
             "text": {"source": self.tokenizers[0]},
             "lengths": {"words": {"max": recipe.max_words}},
@@ -86,13 +86,13 @@ class ClassifyTask(Task[ClassifierRecipe, Sst2, ClassifierCorpus]):
         return differences
 
     def figures(self, recipe: ClassifierRecipe, corpus: ClassifierCorpus, graphs: Graphs) -> Figures:
-        module = _Runs(graphs[ONESHOT])
+        module = _GraphAsModule(graphs[ONESHOT])
         dev, test = accuracy(recipe, module, corpus.dev), accuracy(recipe, module, corpus.test)
         return Figures("accuracy", dev, test)
 
 
-class _Runs(nn.Module):
-    """An exported graph where a module is asked for."""
+class _GraphAsModule(nn.Module):
+    """An exported graph with the interface of a module."""
 
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()

@@ -1,15 +1,15 @@
-r"""One tokenizer for every sentiment model: raw text in, word piece ids out.
+r"""One tokenizer for all sentiment models: raw text in, word piece ids out.
 
-SST-2 is tokenised in the Penn Treebank's way ("ca n't", "it 's", "-lrb-", "`` good ''"); people write
-"can't", "it's", "(" and '"'. Both are brought to the same pieces:
+SST-2 uses Penn Treebank tokens ("ca n't", "it 's", "-lrb-", "`` good ''"); users write "can't", "it's", "("
+and '"'. Both give the same pieces:
 
-    normalise   accents off, lower case, typographic and Treebank signs to plain ones,
+    normalise   no accents, lower case, typographic and Treebank signs to plain ones,
                 a hyphen inside a word to a space, every other run of dashes to "--"
     split       contractions ("ca" + "n't", "it" + "'s"), words, "...", single punctuation marks
-    pieces      WordPiece, 8,000 of them, trained on the training part only
+    pieces      8,000 WordPiece tokens, trained on the training part only
 
-Id 0 is padding and id 1 an unknown word; no special tokens are added, and neither padding nor truncation is
-configured: both belong to the server's batcher.
+Id 0 is padding and id 1 an unknown word. There are no special tokens, and neither padding nor truncation is
+configured: the server's batcher does both.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ PIECE_OF_TEXT = r"n't(?!\w)|'(?:s|re|ve|ll|d|m)(?!\w)|\w+?(?=n't(?!\w))|\w+|\.\.
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Tokenizer:
-    """Learns at most `vocabulary` pieces from `texts`; the same texts give the same tokenizer."""
+    """Trains at most `vocabulary` pieces on `texts`; equal texts give equal tokenizers."""
     learner = _splitter(models.WordPiece(unk_token=UNKNOWN))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary,
@@ -50,7 +50,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Token
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], max_words: int) -> list[list[int]]:
-    """The ids of each text, cut at `max_words`; a text without any word becomes one unknown word."""
+    """The ids of each text, cut at `max_words`; a text without words becomes one unknown word."""
     return [encoding.ids[:max_words] or [UNKNOWN_ID] for encoding in tokenizer.encode_batch(texts)]
 
 
@@ -64,8 +64,8 @@ def _splitter(model: models.Model) -> Tokenizer:
 def _inner_letters(splitter: Tokenizer, texts: Sequence[str]) -> list[str]:
     """The pieces of one letter inside a word, in order.
 
-    The trainer numbers them as it comes upon them in a hash map, and breaks ties by number: two trainings
-    would differ. Naming them beforehand fixes their numbers.
+    The trainer numbers them in the order of a hash map and breaks ties by number, so that two trainings would
+    differ. Passing them as special tokens fixes their numbers.
     """
     letters = {letter for text in texts for word in _words(splitter, text) for letter in word[1:]}
     return [f"##{letter}" for letter in sorted(letters)]

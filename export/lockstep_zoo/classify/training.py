@@ -1,4 +1,4 @@
-"""What a classifier learns: the labels of sentences, in batches of similar length."""
+"""Trains classifiers on labelled sentences, in batches of similar length."""
 
 from collections.abc import Iterator
 
@@ -25,28 +25,28 @@ class SentimentTraining(TrainingTask):
         if self.recipe.counts:
             self.recipe.counts(module, self.corpus.train.ids)
 
-    def batches(self, chance: torch.Generator) -> Iterator[list[int]]:
+    def batches(self, rng: torch.Generator) -> Iterator[list[int]]:
         train = self.corpus.train
-        return shuffled(len(train.ids), self.recipe.training.rows, train.length, chance)
+        return shuffled(len(train.ids), self.recipe.training.rows, train.length, rng)
 
     def count(self) -> int:
         return -(-len(self.corpus.train.ids) // self.recipe.training.rows)
 
-    def loss(self, module: nn.Module, batch: list[int], chance: torch.Generator) -> Tensor:
+    def loss(self, module: nn.Module, batch: list[int], rng: torch.Generator) -> Tensor:
         train = self.corpus.train
         inputs = inputs_for(self.recipe, [train.ids[index] for index in batch])
-        inputs["tokens"] = self._drop_words(inputs["tokens"], chance)
+        inputs["tokens"] = self._drop_words(inputs["tokens"], rng)
         labels = torch.tensor([train.labels[index] for index in batch])
         return loss_of(module(**inputs)["logits"], labels)
 
     def quality(self, module: nn.Module) -> float:
         return accuracy(self.recipe, module, self.corpus.dev)
 
-    def tell(self, quality: float) -> str:
+    def format_quality(self, quality: float) -> str:
         return f"{quality:.1%}"
 
-    def _drop_words(self, tokens: Tensor, chance: torch.Generator) -> Tensor:
-        chosen = torch.rand(tokens.shape, generator=chance) < self.recipe.training.word_dropout
+    def _drop_words(self, tokens: Tensor, rng: torch.Generator) -> Tensor:
+        chosen = torch.rand(tokens.shape, generator=rng) < self.recipe.training.word_dropout
         return torch.where(chosen & (tokens != 0), UNKNOWN_ID, tokens)
 
 
@@ -64,7 +64,7 @@ def predicted(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def accuracy(recipe: ClassifierRecipe, module: nn.Module, part: EncodedSentences) -> float:
-    """The share of `part` that `module` labels rightly."""
+    """The share of `part` that `module` labels correctly."""
     right = 0
     for indices in by_length(len(part.ids), EVALUATION_ROWS, part.length):
         logits = module(**inputs_for(recipe, [part.ids[index] for index in indices]))["logits"]

@@ -1,1 +1,1 @@
-"""Language models: a text in, what may follow it out. What they learn from lies in `plays` and `captions`."""
+"""Language models: a text in, its continuation out. Their data is in `shakespeare` and `captions`."""

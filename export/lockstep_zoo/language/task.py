@@ -1,6 +1,6 @@
-"""What the trades of language models share: a graph for prompts, one for steps, and their proof.
+"""The common part of the language model tasks: a prefill graph, a step graph, and their comparisons.
 
-A trade for each corpus (`plays`, `captions`) adds how it is read, what a token is, and how it is measured.
+The task of each corpus (`shakespeare`, `captions`) adds the data, the tokenizer and the measure.
 """
 
 from abc import abstractmethod
@@ -18,23 +18,23 @@ from lockstep_zoo.language.parity import ONESHOT, PREFILL, STEP, check, check_on
 from lockstep_zoo.recipe import LanguageModelRecipe
 from lockstep_zoo.task import Graphs, Task
 
-T = TypeVar("T")  # the texts, as they are in the data folder
-C = TypeVar("C")  # the corpus: the same as ids
+T = TypeVar("T")  # the texts of the data folder
+C = TypeVar("C")  # the corpus: the texts as ids
 
-EXAMPLE = [[3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]  # any ids will do: both axes are dynamic
-MOST_PLACES = 1024  # of a run that scores every word at each of them
-PROMPT = (1, "prompt")  # the axis that grows, and its length
+EXAMPLE = [[3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]  # any ids: both axes are dynamic
+MAX_POSITIONS = 1024  # of a batch with a score for every word at each of them
+PROMPT = (1, "prompt")  # the axis that varies, and its length
 
 
 class LanguageTask(Task[LanguageModelRecipe, T, C]):
-    """What follows a text."""
+    """The continuation of a text."""
 
-    task = "generate"
+    name = "generate"
     tokenizers = ("tokenizer.json",)
 
     @abstractmethod
     def ends(self, tokenizer: Tokenizer) -> Table:
-        """`begin`, the id that a text starts from where there is no prompt; `end`, the one that ends it."""
+        """`begin`, the id that a text without a prompt starts from; `end`, the id that ends a text."""
 
     def graph_specs(self, recipe: LanguageModelRecipe, module: nn.Module) -> list[GraphSpec]:
         tokens, lengths = padded(EXAMPLE)
@@ -52,8 +52,8 @@ class LanguageTask(Task[LanguageModelRecipe, T, C]):
         graph_specs = []
         if recipe.prefill:
             inputs, axes = {"tokens": tokens, "lengths": lengths}, {**texts, "lengths": ("batch",)}
-            left = tuple(f"{name}0" for name in names)
-            graph_specs.append(GraphSpec(PREFILL, recipe.prefill(module), inputs, axes, ("logits", *left)))
+            outputs = ("logits", *(f"{name}0" for name in names))
+            graph_specs.append(GraphSpec(PREFILL, recipe.prefill(module), inputs, axes, outputs))
         if recipe.oneshot:
             graph_specs.append(
                 GraphSpec(ONESHOT, recipe.oneshot(module), {"tokens": tokens}, texts, ("logits",))
@@ -64,7 +64,7 @@ class LanguageTask(Task[LanguageModelRecipe, T, C]):
         vocabulary = tokenizers[0].get_vocab_size()
         limit = {} if recipe.max_tokens is None else {"max_tokens": recipe.max_tokens}
         text = {"source": self.tokenizers[0], **self.ends(tokenizers[0])}
-        table: Table = {"task": self.task, "text": text}
+        table: Table = {"task": self.name, "text": text}
         if recipe.prefill or recipe.oneshot:
             table["lengths"] = {"prompt": {"max": recipe.max_prompt}}
         if recipe.oneshot:
@@ -96,20 +96,20 @@ class LanguageTask(Task[LanguageModelRecipe, T, C]):
 
 
 def _oneshot(vocabulary: int) -> Table:
-    """A score for every word at every place is much: few places share a run."""
+    """Outputs have a score for every word at every position and are large: few positions share a batch."""
     return {
         "inputs": {"tokens": ids(vocabulary, PROMPT)},
         "outputs": {"logits": tensor(PROMPT)},
-        "batching": {"max_padded_elements": MOST_PLACES},
+        "batching": {"max_padded_elements": MAX_POSITIONS},
     }
 
 
 def _prefill(recipe: LanguageModelRecipe, vocabulary: int) -> Table:
-    left = {f"{name}0": tensor(batch_axis=1) for name in recipe.states}
+    states = {f"{name}0": tensor(batch_axis=1) for name in recipe.states}
     return {
         "graph": PREFILL,
         "inputs": {"tokens": ids(vocabulary, PROMPT), "lengths": lengths_of("prompt")},
-        "outputs": {"logits": tensor(), **left},
+        "outputs": {"logits": tensor(), **states},
     }
 
 

@@ -1,4 +1,4 @@
-"""The registry: every model that can be trained and exported, by its name in the repository."""
+"""All recipes, by the name of the model in the repository."""
 
 from lockstep_zoo.models import (
     attention,

@@ -1,9 +1,9 @@
-"""Bag of words with logistic regression: the floor that every network must beat or explain.
+"""Bag of words with logistic regression: the baseline for every network.
 
     logits = Σ_t W[token_t] + b        W [vocabulary, 2], b [2]
 
-An embedding bag of width one per class: each word votes for each class, whatever its place. The row of the
-padding id is zero and stays zero, so padding adds nothing and the graph needs neither lengths nor mask.
+An embedding bag with one column per class: each word votes for each class, independently of its position. The
+row of the padding id is zero and stays zero, so padding adds nothing and the graph needs no lengths or mask.
 """
 
 import torch
@@ -33,8 +33,7 @@ RECIPE = ClassifierRecipe(
     training=Training(learning_rate=0.01, word_dropout=0.1),
     activation="softmax",
     limits=(
-        "It knows which words there are and not their order: any order of the same words has the same "
-        "answer.",
-        "It cannot see what is negated: “not” votes alike, wherever it stands.",
+        "It knows which words occur but not their order: any order of the same words gives the same result.",
+        "It cannot see what a negation refers to: “not” has the same weight everywhere.",
     ),
 )

@@ -1,12 +1,12 @@
-"""Character language model: two LSTM layers that guess the next character.
+"""Character language model: two LSTM layers that predict the next character.
 
     e_t = E[token_t]                                   E [characters, 128]
     h¹_t, c¹_t = LSTM(e_t, h¹_{t-1}, c¹_{t-1})         formulas in lockstep_export.recurrent
     h²_t, c²_t = LSTM(h¹_t, h²_{t-1}, c²_{t-1})        each [128]
     logits = W h²_t + b                                P(next character) = softmax(logits)
 
-Dropout 0.2 between the layers and before the last one. `Prefill` reads a whole prompt, `Step` one character
-of each row; both hold the weights of the one trained module.
+Dropout 0.2 between the layers and before the last one. `CharLSTMPrefill` reads a whole prompt, `CharLSTMStep`
+one character of each row; both share the weights of the trained module.
 """
 
 import torch
@@ -18,7 +18,7 @@ from lockstep_zoo.recipe import LanguageModelRecipe, Outputs, Training
 from lockstep_zoo.shakespeare.tokenizer import UNKNOWN_ID
 
 WIDTH, LAYERS, DROPOUT = 128, 2, 0.2
-UNWRITABLE = -50.0  # the unknown character may be read and is never written
+UNWRITABLE = -50.0  # bias of the unknown character: it may be read but is never generated
 
 
 class CharLSTM(nn.Module):
@@ -64,7 +64,7 @@ class CharLSTMStep(nn.Module):
 
 class CharLSTMPrefill(nn.Module):
     """tokens [batch, prompt], lengths [batch] → logits [batch, vocabulary] after the last real character,
-    h0 and c0 [2, batch, 128]. It can be exported and not run."""
+    h0 and c0 [2, batch, 128]. It can be exported but not run."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
@@ -98,5 +98,5 @@ RECIPE = LanguageModelRecipe(
     step=CharLSTMStep,
     prefill=CharLSTMPrefill,
     states={"h": (LAYERS, WIDTH), "c": (LAYERS, WIDTH)},
-    limits=("It writes words and lines that look like Shakespeare’s and mean little.",),
+    limits=("It writes words and lines that look like Shakespeare’s but mean little.",),
 )

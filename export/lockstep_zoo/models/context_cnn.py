@@ -1,11 +1,11 @@
-"""Context CNN: guesses the next word from the last three, and from nothing before them.
+"""Context CNN: predicts the next word from the last three words.
 
     e_t = E[word_t]                                  E [vocabulary, 160]; zero before the first word
     x_t = tanh(W₀ e_{t-2} + W₁ e_{t-1} + W₂ e_t + b) one Conv1d over three words, [160]
-    logits_t = E x_t + b'                            P(next word) = softmax(logits); E writes what it reads
+    logits_t = E x_t + b'                            P(next word) = softmax(logits); E is input and output
 
-Order matters inside of the window ("dog bites man", "man bites dog") and nothing reaches past it. One word
-at a time, the last two embeddings are all that there is to carry: `Step` keeps them as its state.
+Order matters within the window ("dog bites man", "man bites dog"), and nothing before it has an effect. In
+steps, the last two embeddings are the state of `ContextCNNStep`.
 """
 
 import torch
@@ -18,7 +18,7 @@ from lockstep_zoo.recipe import LanguageModelRecipe, Outputs, Training
 
 WIDTH, WINDOW, DROPOUT = 160, 3, 0.25
 KEPT = WINDOW - 1
-UNWRITABLE = -50.0  # the unknown word may be read and is never written
+UNWRITABLE = -50.0  # bias of the unknown word: it may be read but is never generated
 
 
 class ContextCNN(nn.Module):
@@ -41,7 +41,7 @@ class ContextCNN(nn.Module):
         return self.score(self.dropout(self.look(x))), (self.window(x, lengths),)
 
     def look(self, x: Tensor) -> Tensor:
-        """[2 + words, batch, 160] → what the filters find at each word [words, batch, 160]."""
+        """[2 + words, batch, 160] → output of the filters at each word [words, batch, 160]."""
         return torch.tanh(self.filters(x.permute(1, 2, 0))).permute(2, 0, 1)
 
     def window(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -55,9 +55,9 @@ class ContextCNN(nn.Module):
 
 
 class Window(nn.Module):
-    """The filters over one window as one product, whose rows keep their bits in any company.
+    """The filters over one window as one product; the bits of a row do not depend on the batch.
 
-    Conv1d's weight [160, 160, 3] is held as [160, 3 × 160]: every graph holds it alike, and so once."""
+    Conv1d's weight [160, 160, 3] is stored as [160, 3 × 160] in every graph, so that the graphs share it."""
 
     weight: Tensor
 
@@ -76,8 +76,8 @@ class Window(nn.Module):
 
 
 class ContextCNNOneShot(nn.Module):
-    """tokens [batch, prompt] → logits [batch, prompt, vocabulary] after each word. A window looks back
-    only, so that padding behind a text reaches none of its words."""
+    """tokens [batch, prompt] → logits [batch, prompt, vocabulary] after each word. Windows look back only,
+    so that padding after a text affects none of its words."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ContextCNNOneShot(nn.Module):
 
 class ContextCNNPrefill(nn.Module):
     """tokens [batch, prompt], lengths [batch] → logits [batch, vocabulary] after the last real word,
-    window0 [2, batch, 160]. Of a prompt only the last three words count."""
+    window0 [2, batch, 160]. Only the last three words of a prompt have an effect."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
@@ -138,7 +138,5 @@ RECIPE = LanguageModelRecipe(
     states={"window": (KEPT, WIDTH)},
     oneshot=ContextCNNOneShot,
     max_tokens=60,
-    limits=(
-        "The last three words are all that it knows: what it wrote before them it repeats or contradicts.",
-    ),
+    limits=("It knows only the last three words: it repeats or contradicts what it wrote before them.",),
 )

@@ -1,7 +1,7 @@
-"""GRU: an LSTM with one state instead of two, and three quarters of its recurrent weights.
+"""GRU: one state instead of the LSTM's two, and three quarters of its recurrent weights.
 
     e_t = E[token_t]                       E [vocabulary, 128]
-    r, z = σ(W [h_{t-1}, e_t] + b)         what of the past is used, and how much of it stays
+    r, z = σ(W [h_{t-1}, e_t] + b)         r: how much of the past is used, z: how much of it is kept
     n = tanh(W e_t + r·(R h_{t-1}) + b)    r weighs R h, not h: the form that fused kernels compute
     h_t = z·h_{t-1} + (1 − z)·n            h [64]
     logit = w · relu(V h_T + b) + b'       V [32, 64], T the row's own length
@@ -11,12 +11,12 @@ One logit: P(positive) = σ(logit).
 
 from torch import nn
 
-from lockstep_zoo.models.reader import RecurrentClassifier, RecurrentClassifierStep, dense
+from lockstep_zoo.models.recurrent_classifier import RecurrentClassifier, RecurrentClassifierStep, dense
 from lockstep_zoo.recipe import ClassifierRecipe, RecipeOutput, Training
 
 
 def build(vocabulary: int) -> nn.Module:
-    """A Reader with a GRU in it."""
+    """A RecurrentClassifier with a GRU."""
     return RecurrentClassifier("GRU", vocabulary, dense)
 
 
@@ -30,5 +30,5 @@ RECIPE = ClassifierRecipe(
     outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
     step=RecurrentClassifierStep,
     states=("h",),
-    limits=("It reads one way: what is said of a word before its sense is known stays in the state.",),
+    limits=("It reads from left to right: a word is interpreted without its right-hand context.",),
 )

@@ -1,11 +1,11 @@
-"""Mean of embeddings: each word has a meaning of its own, and a text is their middle.
+"""Mean of embeddings: each word has a vector, and a text is the mean of its words' vectors.
 
     e_t = E[token_t]                    E [vocabulary, 50]
     vector = Σ_t e_t / T                over the T real words, [50]
     logits = W vector + b               W [2, 50]
 
-16 texts of 10 words are [16, 10, 50] before the mean and [16, 50] after it. Where a word stands is lost,
-and one "not" among ten words moves the mean by a tenth: "I am happy" and "I am not happy" come out alike.
+16 texts of 10 words are [16, 10, 50] before the mean and [16, 50] after it. Positions are lost, and one "not"
+among ten words changes the mean by a tenth: "I am happy" and "I am not happy" give similar results.
 """
 
 import torch
@@ -42,9 +42,8 @@ RECIPE = ClassifierRecipe(
     companion="mask",
     outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
     limits=(
-        "It knows which words there are and not their order: any order of the same words has the same "
-        "answer.",
-        "One word among ten moves the mean by a tenth: “I am happy” and “I am not happy” come out "
-        "nearly alike.",
+        "It knows which words occur but not their order: any order of the same words gives the same result.",
+        "One word among ten changes the mean by a tenth: “I am happy” and “I am not happy” give "
+        "similar results.",
     ),
 )

@@ -1,20 +1,20 @@
-"""Elman RNN that guesses the next word: "a man is sitting on the ___".
+"""Elman RNN that predicts the next word: "a man is sitting on the ___".
 
     e_t = E[word_t]                        E [vocabulary, 160]
     h_t = tanh(W e_t + R h_{t-1} + b)      h [160]
-    logits = E h_t + b'                    P(next word) = softmax(logits); E writes what it reads
+    logits = E h_t + b'                    P(next word) = softmax(logits); E is input and output
 
-One state and no gates: what it read is overwritten a little with every word.
+One state and no gates: every word overwrites a part of what was read before.
 """
 
 from torch import nn
 
-from lockstep_zoo.models.writer import WIDTH, WordLanguageModel, WordLanguageModelStep
+from lockstep_zoo.models.word_language_model import WIDTH, WordLanguageModel, WordLanguageModelStep
 from lockstep_zoo.recipe import LanguageModelRecipe, Training
 
 
 def build(vocabulary: int) -> nn.Module:
-    """A Writer with an Elman RNN in it."""
+    """A WordLanguageModel with an Elman RNN."""
     return WordLanguageModel("RNN", vocabulary)
 
 
@@ -33,9 +33,9 @@ RECIPE = LanguageModelRecipe(
         bfloat16=True,
     ),
     corpus="captions",
-    # No prefill: in ONNX Runtime's RNN node a row's bits depend on the batch.
+    # No prefill: in ONNX Runtime's RNN node the bits of a row depend on the batch.
     step=WordLanguageModelStep,
     states={"h": (1, WIDTH)},
     max_tokens=60,
-    limits=("One state without gates: the poorest memory of the three recurrent ones.",),
+    limits=("One state without gates: the weakest memory of the three recurrent ones.",),
 )

@@ -1,15 +1,15 @@
-"""GRU that guesses the next word: as the Elman RNN does, with gates for what it keeps.
+"""GRU that predicts the next word: like the Elman RNN, with gates for what the state keeps.
 
 e_t = E[word_t]                        E [vocabulary, 160]
-r, z = σ(W [h_{t-1}, e_t] + b)         what of the past is used, and how much of it stays
+r, z = σ(W [h_{t-1}, e_t] + b)         r: how much of the past is used, z: how much of it is kept
 n = tanh(W e_t + r·(R h_{t-1}) + b)
 h_t = z·h_{t-1} + (1 − z)·n            h [160]
-logits = E h_t + b'                    P(next word) = softmax(logits); E writes what it reads
+logits = E h_t + b'                    P(next word) = softmax(logits); E is input and output
 """
 
 from torch import nn
 
-from lockstep_zoo.models.writer import (
+from lockstep_zoo.models.word_language_model import (
     WIDTH,
     WordLanguageModel,
     WordLanguageModelPrefill,
@@ -19,7 +19,7 @@ from lockstep_zoo.recipe import LanguageModelRecipe, Training
 
 
 def build(vocabulary: int) -> nn.Module:
-    """A Writer with a GRU in it."""
+    """A WordLanguageModel with a GRU."""
     return WordLanguageModel("GRU", vocabulary)
 
 

@@ -1,13 +1,13 @@
-"""LSTM that guesses the next word: as the GRU does, with a second state that gates guard.
+"""LSTM that predicts the next word: like the GRU, with a second, gated state.
 
 e_t = E[word_t]                        E [vocabulary, 160]
 h_t, c_t = LSTM(e_t, h_{t-1}, c_{t-1}) h, c [160], formulas in lockstep_export.recurrent
-logits = E h_t + b'                    P(next word) = softmax(logits); E writes what it reads
+logits = E h_t + b'                    P(next word) = softmax(logits); E is input and output
 """
 
 from torch import nn
 
-from lockstep_zoo.models.writer import (
+from lockstep_zoo.models.word_language_model import (
     WIDTH,
     WordLanguageModel,
     WordLanguageModelPrefill,
@@ -17,7 +17,7 @@ from lockstep_zoo.recipe import LanguageModelRecipe, Training
 
 
 def build(vocabulary: int) -> nn.Module:
-    """A Writer with an LSTM in it."""
+    """A WordLanguageModel with an LSTM."""
     return WordLanguageModel("LSTM", vocabulary)
 
 

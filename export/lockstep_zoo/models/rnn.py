@@ -1,20 +1,20 @@
-"""Elman RNN: the plainest recurrence, one tanh of what was and what comes.
+"""Elman RNN: the simplest recurrence, one tanh of the previous state and the next word.
 
     e_t = E[token_t]                       E [vocabulary, 128]
     h_t = tanh(W e_t + R h_{t-1} + b)      h [64]
     logit = w · h_T + b'                   T the row's own length, not the padded one
 
-Nothing guards its memory: what it read long ago fades with every step. One logit: P(positive) = σ(logit).
+There are no gates: the effect of a word fades with every step. One logit: P(positive) = σ(logit).
 """
 
 from torch import nn
 
-from lockstep_zoo.models.reader import RecurrentClassifier, RecurrentClassifierStep, plain
+from lockstep_zoo.models.recurrent_classifier import RecurrentClassifier, RecurrentClassifierStep, plain
 from lockstep_zoo.recipe import ClassifierRecipe, RecipeOutput, Training
 
 
 def build(vocabulary: int) -> nn.Module:
-    """A Reader with an Elman RNN in it."""
+    """A RecurrentClassifier with an Elman RNN."""
     return RecurrentClassifier("RNN", vocabulary, plain)
 
 
@@ -29,7 +29,7 @@ RECIPE = ClassifierRecipe(
     step=RecurrentClassifierStep,
     states=("h",),
     limits=(
-        "It answers from its last state, and what stood far before the end has faded: the least accurate of "
-        "the zoo, and the one that stays under the bag of words (81.5%) by more than chance.",
+        "It classifies by its last state, in which early words have faded: the least accurate model of the "
+        "zoo, and the only one that is significantly below the bag of words (81.5%).",
     ),
 )

@@ -1,12 +1,12 @@
-"""TextCNN: filters that each look for one phrase of two, three or four words, wherever it stands.
+"""TextCNN: filters that each detect one phrase of two, three or four words at any position.
 
-    e_t = E[token_t]                                      E [vocabulary, 100]; zero past the end of the text
+    e_t = E[token_t]                                      E [vocabulary, 100]; zero after the end of the text
     c_t = relu(W [e_t, …, e_{t+k-1}] + b)                 64 filters for each k of 2, 3 and 4
     vector = [max_t c_t for each filter of each k]        t over the real words, [192]
     logits = W' vector + b'                               W' [2, 192]
 
-A filter starts at every real word; what it covers past the last one is zero. So a text of one word has an
-answer, padding reaches none, and a text is answered in company as alone. (Kim 2014, random start.)
+A filter starts at every real word, and words after the last one count as zero. So a text of one word has a
+result, padding has no effect, and batched results equal unbatched ones. (Kim 2014, random vectors.)
 """
 
 import torch
@@ -50,11 +50,11 @@ RECIPE = ClassifierRecipe(
     companion="mask",
     outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
     limits=(
-        "A filter sees four words at most, and of each filter only its highest value counts: where a "
-        "phrase stands is lost.",
-        "Seeds 2 and 3 come to 80.5% and 79.2% of dev, so that its own figure there was lucky too; "
+        "A filter covers four words at most, and only its highest value counts: the position of a phrase "
+        "is lost.",
+        "Seeds 2 and 3 reach 80.5% and 79.2% on dev, so that the dev figure above is partly luck; "
         "longer averaging, other dropouts and a declining rate did no better.",
-        "It stays under the 82.7 published for a CNN from random vectors, which also trained on "
-        "labelled phrases; this saw 6,920 whole sentences.",
+        "Below the 82.7 published for a CNN with random vectors, which was also trained on labelled phrases; "
+        "this one was trained on 6,920 whole sentences.",
     ),
 )

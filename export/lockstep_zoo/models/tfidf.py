@@ -1,12 +1,12 @@
-"""Bag of words on TF-IDF: what is in every text counts little, what is long is read thinner.
+"""Bag of words with TF-IDF: words that occur in many texts count less, and so do the words of long texts.
 
     tf(w) = count of w in the text / length of the text
-    idf(w) = ln(N / texts with w)                          N training texts; counted, not fitted
+    idf(w) = ln(N / texts with w)                          N training texts; counted, not trained
     logits = Σ_w tf(w) idf(w) W[w] + b                     W [vocabulary, 2], b [2]
            = Σ_t idf[token_t] W[token_t] / length + b      the same, word by word
 
-All of it is computed inside the graph, so that it takes what every other classifier takes. The padding id
-has no weight and no length.
+All of it is computed in the graph, which has the same input as the other classifiers. The padding id has no
+weight and does not count in the length.
 """
 
 import math
@@ -39,7 +39,7 @@ class TfIdf(nn.Module):
 
 
 def count_documents(module: nn.Module, texts: Sequence[Sequence[int]]) -> None:
-    """Writes ln(N / texts with the word) into `module`; a word that no text has counts as if one had it."""
+    """Writes ln(N / texts with the word) into `module`; words without a text count as if they had one."""
     assert isinstance(module, TfIdf)
     found = torch.zeros(len(module.idf))
     for text in texts:
@@ -55,10 +55,8 @@ RECIPE = ClassifierRecipe(
     activation="softmax",
     counts=count_documents,
     limits=(
-        "It knows which words there are and not their order: any order of the same words has the same "
-        "answer.",
-        "A long text is read thinner: the same word weighs less in it.",
-        "On texts of one sentence rarity adds nothing to a learnt vote: it does no better than the bag "
-        "of words.",
+        "It knows which words occur but not their order: any order of the same words gives the same result.",
+        "A word has less weight in a longer text.",
+        "On single sentences, IDF adds nothing to trained weights: it is no better than the bag of words.",
     ),
 )

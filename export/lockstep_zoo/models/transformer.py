@@ -1,4 +1,4 @@
-"""Transformer encoder: every word looks at every other word, four times.
+"""Transformer encoder: every word attends to all words, in four layers.
 
     x_t = √d E[token_t] + P[t]                             E [vocabulary, 128]; P sinusoids, [1024, 128]
     A = softmax(Q Kᵀ / √32 + m),  m = −10⁹ on padding      4 heads of 32; Q, K, V linear in norm(x)
@@ -7,8 +7,8 @@
     vector = mean of norm(x) over the real words
     logits = W vector + b                                  W [2, 128]
 
-The layers' last matrices (O, W₂) start at zero: the model begins as a mean of embeddings and learns to look
-around from there, which 6,920 sentences can carry. P[t, 2i] = sin(t / 10000^(2i/d)), P[t, 2i+1] = cos(same).
+The last matrices of the layers (O, W₂) start at zero: training starts from a mean of embeddings, for which
+6,920 sentences suffice. P[t, 2i] = sin(t / 10000^(2i/d)), P[t, 2i+1] = cos(same).
 """
 
 import math
@@ -20,7 +20,7 @@ from lockstep_zoo.recipe import ClassifierRecipe, Outputs, RecipeOutput, Trainin
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_WORDS = 128, 4, 4, 512, 1024
 DROPOUT = 0.2
-START = 0.02  # spread of new embeddings: small, so that words seen once add little noise to the mean
+START = 0.02  # standard deviation of new embeddings: small, so that rare words add little noise to the mean
 
 
 class TransformerClassifier(nn.Module):
@@ -74,7 +74,7 @@ class EncoderLayer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention that also returns what it looked at."""
+    """Multi-head attention that also returns its weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def split_heads(x: Tensor) -> Tensor:
 
 
 def zeroed(linear: nn.Linear) -> nn.Linear:
-    """A linear layer that starts by giving nothing."""
+    """A linear layer that returns zero before training."""
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
@@ -118,7 +118,7 @@ RECIPE = ClassifierRecipe(
     max_words=MAX_WORDS,
     max_padded_elements=1024,
     limits=(
-        "Four layers are much for 6,920 sentences: it does not beat the bag of words.",
+        "Four layers are many for 6,920 sentences: it is not better than the bag of words.",
         "1,024 tokens at most.",
     ),
 )

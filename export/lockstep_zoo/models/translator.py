@@ -1,18 +1,18 @@
-"""Translator with additive attention: reads the source in both directions, writes one piece at a time.
+"""Translator with additive attention: reads the source in both directions, writes one token at a time.
 
     e_j = E_s[source_j]                                        E_s [source vocabulary, 256]
     m_j = [→h_j, ←h_j] = LSTM(e)  192 in each direction        the memory, [384]
     k_j = U m_j + b                                            the keys, [192]
-    h_0, c_0 = tanh(W_h [→h_S, ←h_1]), W_c [→h_S, ←h_1]        [320]; ←h starts at the last real piece
+    h_0, c_0 = tanh(W_h [→h_S, ←h_1]), W_c [→h_S, ←h_1]        [320]; ←h starts at the last real token
 
-    a_j = softmax_j(v · tanh(W h_{t-1} + k_j))                 over the real pieces, exactly 0 in the padding
+    a_j = softmax_j(v · tanh(W h_{t-1} + k_j))                 over the real tokens, exactly 0 in the padding
     x_t = Σ_j a_j m_j                                          the context, [384]
     h_t, c_t = LSTM([E_t[y_{t-1}], x_t], h_{t-1}, c_{t-1})     E_t [target vocabulary, 256]
-    logits = E_t (O [h_t, x_t, E_t[y_{t-1}]] + o) + b'         O [256, 960]; E_t writes what it reads
+    logits = E_t (O [h_t, x_t, E_t[y_{t-1}]] + o) + b'         O [256, 960]; E_t is input and output
 
-Additive attention after Bahdanau, Cho and Bengio 2015. The true pieces are fed throughout training: what is
-lost to that is less than what the plain loop over its own pieces costs. `Prefill` reads whole sources, `Step`
-writes one piece of each row; both hold the weights of the one trained module.
+Additive attention after Bahdanau, Cho and Bengio 2015. Training uses teacher forcing throughout: it costs
+less quality than a plain loop over generated tokens would cost time. `TranslatorPrefill` reads whole sources,
+`TranslatorStep` writes one token of each row; both share the weights of the trained module.
 """
 
 import torch
@@ -33,7 +33,7 @@ Written = tuple[Tensor, Tensor, Tensor, Tensor]  # logits, attention, h, c
 
 
 class Translator(nn.Module):
-    """`encode` reads a batch of sources, `step` writes one piece of each; `forward` is the lesson."""
+    """`encode` reads a batch of sources, `step` writes one token of each; `forward` is for training."""
 
     def __init__(self, source_vocabulary: int, target_vocabulary: int) -> None:
         super().__init__()
@@ -59,13 +59,16 @@ class Translator(nn.Module):
         states, (last, _) = self.reader(self.spread(self.source(source.T)), lengths)
         memory = self.blur(states.transpose(0, 1))  # [batch, source, 384]
         ends = last.transpose(0, 1).flatten(1)  # [batch, 384]
-        h, c = self.start_h(ends).tanh(), self.start_c(ends).float()  # the cell sums up: never in bfloat16
+        h, c = (
+            self.start_h(ends).tanh(),
+            self.start_c(ends).float(),
+        )  # the cell accumulates: never in bfloat16
         return self.key(memory), memory, h[None], c[None]
 
     def step(
         self, token: Tensor, h: Tensor, c: Tensor, keys: Tensor, memory: Tensor, mask: Tensor
     ) -> Written:
-        """token [batch], h and c [1, batch, 320], keys, memory, mask [batch, source] (true on real pieces)
+        """token [batch], h and c [1, batch, 320], keys, memory, mask [batch, source] (true on real tokens)
         → logits [batch, target vocabulary], attention [batch, source], h, c."""
         embedded = self.target(token)  # [batch, 256]
         weights, context = self.look(h[0], keys, memory, mask)
@@ -84,10 +87,10 @@ class Translator(nn.Module):
         return functional.linear(self.thin(narrow), self.target.weight, self.bias)
 
     def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-        """The logits [pieces, batch, target vocabulary] after each of target [batch, pieces], all given."""
+        """The logits [tokens, batch, target vocabulary] after each token of target [batch, tokens]."""
         keys, memory, h, c = self.encode(source, lengths)
         mask = real(lengths, source.shape[1])
-        embedded = self.spread(self.target(target.T))  # [pieces, batch, 256]
+        embedded = self.spread(self.target(target.T))  # [tokens, batch, 256]
         states, contexts = [], []
         state, cell = h[0], c[0]
         for word in embedded:
@@ -99,7 +102,7 @@ class Translator(nn.Module):
 
 
 class TranslatorPrefill(nn.Module):
-    """source [batch, source], lengths [batch] → what `encode` gives. It can be exported and not run."""
+    """source [batch, source], lengths [batch] → the results of `encode`. It can be exported but not run."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
@@ -116,16 +119,16 @@ class TranslatorPrefill(nn.Module):
 
 
 class TranslatorStep(nn.Module):
-    """What `step` takes → what it gives. What only depends on the piece is a table: a constant that the
-    runtime computes once, when it loads the graph."""
+    """`Translator.step` with the products that depend on the token alone as a table: a constant that ONNX
+    Runtime computes once, when it loads the graph."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
         assert isinstance(trained, Translator)
         self.trained, self.writer = trained, trained.writer
-        fed = self.writer.weight_ih.detach()  # [4 × 320, 256 + 384]
-        self.of_piece = nn.Parameter(fed[:, :EMBEDDING].clone())
-        self.of_context = nn.Parameter(fed[:, EMBEDDING:].clone())
+        weight = self.writer.weight_ih.detach()  # [4 × 320, 256 + 384]
+        self.of_piece = nn.Parameter(weight[:, :EMBEDDING].clone())
+        self.of_context = nn.Parameter(weight[:, EMBEDDING:].clone())
 
     def forward(
         self, token: Tensor, h_in: Tensor, c_in: Tensor, keys: Tensor, memory: Tensor, mask: Tensor
@@ -159,7 +162,7 @@ RECIPE = TranslatorRecipe(
     step=TranslatorStep,
     prefill=TranslatorPrefill,
     limits=(
-        "A word that it does not know is spelt out or replaced by one that it does; nothing marks that.",
-        "256 pieces of a source at most.",
+        "An unknown word is spelt out or replaced by a known one; the result does not mark this.",
+        "Sources have at most 256 tokens.",
     ),
 )

@@ -1,4 +1,4 @@
-"""The trade of plays: one running text, a token a character."""
+"""The task of Shakespeare language models: one running text, one token per character."""
 
 import math
 from itertools import pairwise
@@ -12,7 +12,7 @@ from torch import Tensor
 from lockstep_export.manifest import Table
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.text import save_tokenizer
-from lockstep_zoo.language.parity import STEP, following, zeros
+from lockstep_zoo.language.parity import STEP, initial_states, next_states
 from lockstep_zoo.language.task import LanguageTask
 from lockstep_zoo.recipe import LanguageModelRecipe
 from lockstep_zoo.shakespeare.data import ShakespeareText, read_shakespeare
@@ -21,11 +21,11 @@ from lockstep_zoo.shakespeare.training import NextCharacterTraining, Shakespeare
 from lockstep_zoo.task import Figures, Graphs
 
 QUICK_CHARACTERS = 8_000
-BEGIN = "\n"  # what an empty prompt starts from: a new line
+BEGIN = "\n"  # an empty prompt starts from a new line
 
 
 class ShakespeareTask(LanguageTask[ShakespeareText, ShakespeareCorpus]):
-    """What character follows."""
+    """The next character of a text."""
 
     corpus = "tinyshakespeare"
 
@@ -45,7 +45,7 @@ class ShakespeareTask(LanguageTask[ShakespeareText, ShakespeareCorpus]):
     def sizes(self, corpus: ShakespeareCorpus) -> dict[str, int]:
         return {part: len(getattr(corpus, part)) for part in ("train", "dev", "test")}
 
-    def lesson(self, recipe: LanguageModelRecipe, corpus: ShakespeareCorpus) -> NextCharacterTraining:
+    def training_task(self, recipe: LanguageModelRecipe, corpus: ShakespeareCorpus) -> NextCharacterTraining:
         return NextCharacterTraining(recipe, corpus)
 
     def ends(self, tokenizer: Tokenizer) -> Table:
@@ -58,11 +58,11 @@ class ShakespeareTask(LanguageTask[ShakespeareText, ShakespeareCorpus]):
 
 
 def bits(recipe: LanguageModelRecipe, step: OnnxGraph, text: Tensor) -> float:
-    """Bits a character of `text` [characters], read by the step graph from end to end as one stream."""
-    states, total = zeros(recipe, step, 1), 0.0
+    """Bits per character of `text` [characters], computed by the step graph over one stream."""
+    states, total = initial_states(recipe, step, 1), 0.0
     for token, after in pairwise(text):
-        given = step.run({"token": token[None], **states})
-        states = following(recipe, given)
-        logits = given["logits"][0].astype(np.float64)
+        outputs = step.run({"token": token[None], **states})
+        states = next_states(recipe, outputs)
+        logits = outputs["logits"][0].astype(np.float64)
         total += float(np.logaddexp.reduce(logits) - logits[after])
     return total / (len(text) - 1) / math.log(2)

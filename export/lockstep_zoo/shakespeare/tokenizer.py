@@ -1,9 +1,9 @@
-"""One token for each character, and the same text back.
+"""A tokenizer with one token per character, so that text is restored exactly.
 
-    split     after every character, white space and newline included
-    decode    the pieces joined with nothing between them
+    split     after every character, including white space and newlines
+    decode    tokens are joined without separator
 
-Id 0 is a character that the text does not hold; the others follow in order.
+Id 0 is a character that is not in the training text; the others follow in order.
 """
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -12,7 +12,7 @@ UNKNOWN, UNKNOWN_ID = "[UNK]", 0
 
 
 def character_tokenizer(text: str) -> Tokenizer:
-    """The tokenizer of the characters in `text`."""
+    """A tokenizer of the characters in `text`."""
     characters = sorted(set(text))
     vocabulary = {UNKNOWN: UNKNOWN_ID} | {character: 1 + at for at, character in enumerate(characters)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))

@@ -1,8 +1,8 @@
-"""What a language model learns: the next character of a text that is read from end to end.
+"""Trains character language models: the next character of a text that is read from end to end.
 
-The text is cut into as many streams as a step has rows; each step takes the next stretch of every stream
-and goes on with the states that the last one left, so the model hears more than a stretch. Where the
-streams begin is drawn for each epoch.
+The text is cut into as many streams as a step has rows. Each step takes the next stretch of every stream and
+starts from the states of the last step, so that the model sees more than one stretch. The start of the
+streams is random in each epoch.
 """
 
 from collections.abc import Iterator
@@ -34,31 +34,31 @@ class ShakespeareCorpus:
 
 @dataclass(frozen=True)
 class Stretch:
-    """The next characters of every stream: tokens and what follows each of them, [rows, characters]."""
+    """The next characters of every stream: tokens and the next character of each, [rows, characters]."""
 
     tokens: Tensor
     following: Tensor
-    first: bool  # nothing came before: the states start at zero
+    first: bool  # whether the streams begin here: the states start at zero
 
 
 class NextCharacterTraining(TrainingTask):
-    """Cross entropy on the training part, and on the dev part without dropout."""
+    """Cross entropy on the training part; on the dev part without dropout."""
 
     def __init__(self, recipe: LanguageModelRecipe, corpus: ShakespeareCorpus) -> None:
         self.recipe, self.corpus = recipe, corpus
         self.states: States = ()
 
-    def batches(self, chance: torch.Generator) -> Iterator[Stretch]:
+    def batches(self, rng: torch.Generator) -> Iterator[Stretch]:
         spare = len(self.corpus.train) - self._used()
-        start = int(torch.randint(max(1, spare), (1,), generator=chance))
+        start = int(torch.randint(max(1, spare), (1,), generator=rng))
         part = self.corpus.train[start : start + self._used()]
         return stretches(part, self._rows(), self.recipe.stretch)
 
     def count(self) -> int:
         return max(1, (len(self.corpus.train) - 1) // (self._rows() * self.recipe.stretch) - 1)
 
-    def loss(self, module: nn.Module, batch: Stretch, chance: torch.Generator) -> Tensor:
-        unknown = torch.rand(batch.tokens.shape, generator=chance) < self.recipe.training.word_dropout
+    def loss(self, module: nn.Module, batch: Stretch, rng: torch.Generator) -> Tensor:
+        unknown = torch.rand(batch.tokens.shape, generator=rng) < self.recipe.training.word_dropout
         tokens = batch.tokens.masked_fill(unknown, UNKNOWN_ID)
         before = () if batch.first else self.states
         logits, after = module(tokens, _full(tokens), before)
@@ -68,8 +68,8 @@ class NextCharacterTraining(TrainingTask):
     def quality(self, module: nn.Module) -> float:
         return -mean_loss(module, self.corpus.dev, self.recipe.stretch)
 
-    def tell(self, quality: float) -> str:
-        return f"{-quality:.3f} nats a character"
+    def format_quality(self, quality: float) -> str:
+        return f"{-quality:.3f} nats per character"
 
     def _rows(self) -> int:
         return min(self.recipe.training.rows, len(self.corpus.train) // (3 * self.recipe.stretch))
@@ -79,7 +79,7 @@ class NextCharacterTraining(TrainingTask):
 
 
 def stretches(text: Tensor, rows: int, length: int) -> Iterator[Stretch]:
-    """`text` [characters] as `rows` streams side by side, `length` characters of each at a time."""
+    """`text` [characters] as `rows` parallel streams, `length` characters of each at a time."""
     width = (len(text) - 1) // rows
     tokens = text[: rows * width].reshape(rows, width)
     following = text[1 : rows * width + 1].reshape(rows, width)
@@ -90,7 +90,7 @@ def stretches(text: Tensor, rows: int, length: int) -> Iterator[Stretch]:
 
 @torch.no_grad()
 def mean_loss(module: nn.Module, text: Tensor, length: int) -> float:
-    """Nats a character of `text`, read as a few streams."""
+    """Nats per character of `text`, read as several streams."""
     total, count, states = 0.0, 0, ()
     for part in stretches(text, DEV_ROWS, length):
         logits, states = module(part.tokens, _full(part.tokens), states)

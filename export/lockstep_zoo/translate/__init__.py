@@ -1,1 +1,1 @@
-"""Translators: a sentence in one language in, the same in another out."""
+"""Translators: a sentence in one language in, its translation out."""

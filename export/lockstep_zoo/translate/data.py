@@ -1,6 +1,6 @@
 """Reads sentence pairs: `multi30k/{train,val,test_2016_flickr}.{en,fr}` in the data folder.
 
-Line i of the English file translates to line i of the French one (Multi30k: Elliott et al. 2016, 2017).
+Line i of the French file translates line i of the English one (Multi30k: Elliott et al. 2016, 2017).
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,7 @@ from lockstep_export.text import read_lines, require
 SOURCE, TARGET = "en", "fr"
 PARTS = ("train", "val", "test_2016_flickr")
 FILES = tuple(f"{part}.{language}" for part in PARTS for language in (SOURCE, TARGET))
-LAYOUT = (
-    f"expected multi30k/{{{','.join(PARTS)}}}.{{{SOURCE},{TARGET}}} (models/README.md names their source)"
-)
+LAYOUT = f"expected multi30k/{{{','.join(PARTS)}}}.{{{SOURCE},{TARGET}}} (models/README.md names the source)"
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Multi30k:
-    """The three parts: fit on `train`, stop by `dev`, report `test`."""
+    """The three parts: train on `train`, select by `dev`, report `test`."""
 
     train: Pairs
     dev: Pairs
@@ -43,7 +41,7 @@ class Multi30k:
 
 
 def read_multi30k(data: Path) -> Multi30k:
-    """Reads all three parts under `data`/multi30k, or raises DataError that names what is missing."""
+    """Reads all three parts under `data`/multi30k; DataError names missing files."""
     folder = data / "multi30k"
     require(folder, FILES, LAYOUT)
     return Multi30k(*(_read_pairs(folder, part) for part in PARTS))

@@ -1,4 +1,4 @@
-"""Greedy translation: the likeliest piece each time, until the end or a limit. PyTorch and ONNX alike."""
+"""Greedy translation: the most likely token each time, until the end token or a limit; PyTorch or ONNX."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,21 +15,21 @@ ROWS = 64
 
 
 class Translates(Protocol):
-    """What a trained module and its graphs have in common."""
+    """The common interface of a trained module and its graphs."""
 
     def encode(self, source: Tensor, lengths: Tensor) -> Encoded:
-        """See Translator."""
+        """As `Translator.encode`."""
         ...
 
     def step(
         self, token: Tensor, h: Tensor, c: Tensor, keys: Tensor, memory: Tensor, mask: Tensor
     ) -> Written:
-        """See Translator."""
+        """As `Translator.step`."""
         ...
 
 
 class Exported:
-    """The two graphs, called as the module is."""
+    """The two graphs with the interface of the module."""
 
     def __init__(self, prefill: OnnxGraph, step: OnnxGraph) -> None:
         self.prefill, self.one = prefill, step
@@ -49,7 +49,7 @@ class Exported:
 
 
 def translate(translator: Translates, sources: Sequence[Sequence[int]], longest: int) -> list[list[int]]:
-    """The pieces of each source's translation, without the end, at most `longest` of them."""
+    """The tokens of each source's translation, without the end token, at most `longest` of them."""
     found: dict[int, list[int]] = {}
     for batch in by_length(len(sources), ROWS, lambda index: len(sources[index])):
         written = _write(translator, [sources[index] for index in batch], longest)

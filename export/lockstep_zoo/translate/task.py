@@ -1,7 +1,7 @@
-"""The trade of translators: sentence pairs, a tokenizer a language, a graph that reads and one that writes.
+"""The task of translators: sentence pairs, one tokenizer per language, a prefill graph and a step graph.
 
-The memory that the reading graph leaves (keys, memory) is carried unchanged through the steps, padded along
-the length `source` and masked.
+The prefill graph's memory (keys, memory) is carried unchanged through the steps, padded along the length
+`source` and masked.
 """
 
 from pathlib import Path
@@ -20,22 +20,21 @@ from lockstep_zoo.recipe import TranslatorRecipe
 from lockstep_zoo.task import Figures, Graphs, Task
 from lockstep_zoo.translate.data import Multi30k, Pairs, read_multi30k
 from lockstep_zoo.translate.greedy import Exported
-from lockstep_zoo.translate.parity import PREFILL, STEP, check
-from lockstep_zoo.translate.sentences import sentences
+from lockstep_zoo.translate.parity import PREFILL, STEP, check, sample_sentences
 from lockstep_zoo.translate.tokenizer import BEGIN_ID, END_ID, VOCABULARY, encode, train_tokenizer
 from lockstep_zoo.translate.training import EncodedPairs, NextTokenTraining, TranslationCorpus, bleu
 
 QUICK_PAIRS, QUICK_VOCABULARY = 200, 400
-LONGEST = 256  # pieces of a training sentence; none has more
-EXAMPLE = [[4, 5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15]]  # any ids will do: both axes are dynamic
-SOURCE = (1, "source")  # the axis that grows, and its length
-MAX_TOKENS = 100  # where a request names no limit: the longest translation of the data has 44
+LONGEST = 256  # tokens of a training sentence; none has more
+EXAMPLE = [[4, 5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15]]  # any ids: both axes are dynamic
+SOURCE = (1, "source")  # the axis that varies, and its length
+MAX_TOKENS = 100  # if a request sets no limit: the longest translation of the data has 44
 
 
 class TranslateTask(Task[TranslatorRecipe, Multi30k, TranslationCorpus]):
     """One sentence in another language."""
 
-    task = "translate"
+    name = "translate"
     corpus = "multi30k"
     tokenizers = ("source.json", "target.json")
 
@@ -59,7 +58,7 @@ class TranslateTask(Task[TranslatorRecipe, Multi30k, TranslationCorpus]):
     def sizes(self, corpus: TranslationCorpus) -> dict[str, int]:
         return {part: len(getattr(corpus, part).sources) for part in ("train", "dev", "test")}
 
-    def lesson(self, recipe: TranslatorRecipe, corpus: TranslationCorpus) -> NextTokenTraining:
+    def training_task(self, recipe: TranslatorRecipe, corpus: TranslationCorpus) -> NextTokenTraining:
         return NextTokenTraining(recipe, corpus)
 
     def graph_specs(self, recipe: TranslatorRecipe, module: nn.Module) -> list[GraphSpec]:
@@ -97,7 +96,7 @@ class TranslateTask(Task[TranslatorRecipe, Multi30k, TranslationCorpus]):
         source, target = (tokenizer.get_vocab_size() for tokenizer in tokenizers)
         files = dict(zip(("source", "target"), self.tokenizers, strict=True))
         return {
-            "task": self.task,
+            "task": self.name,
             "text": files | {"begin": BEGIN_ID, "end": END_ID},
             "lengths": {"source": {"max": recipe.max_source}},
             "roles": {"scores": "logits", "attention": "attention"},
@@ -124,7 +123,7 @@ class TranslateTask(Task[TranslatorRecipe, Multi30k, TranslationCorpus]):
         self, recipe: TranslatorRecipe, tokenizers: list[Tokenizer], graphs: Graphs, module: nn.Module | None
     ) -> list[Difference]:
         source, target = tokenizers
-        texts = encode(source, sentences(), recipe.max_source)
+        texts = encode(source, sample_sentences(), recipe.max_source)
         sizes = (source.get_vocab_size(), target.get_vocab_size())
         return check(recipe, sizes, Exported(graphs[PREFILL], graphs[STEP]), module, texts)
 
@@ -140,5 +139,5 @@ def _state(name: str) -> Table:
 
 
 def _carried(name: str) -> Table:
-    """Memory: what the reading graph gave, unchanged from step to step."""
+    """A part of the memory: an output of the prefill graph, carried unchanged from step to step."""
     return {"name": name, "input": name, "prefill": name} | tensor(SOURCE)

@@ -1,12 +1,12 @@
-"""Subword pieces of each language: byte pair encoding over words and signs, spaces kept as part of a piece.
+"""A subword tokenizer for each language: byte pair encoding over words and signs, with spaces in the tokens.
 
-    normalise   composed accents, plain apostrophes, single spaces; the source also in lower case, so that
-                it does not matter how a caller writes it
+    normalise   composed accents, plain apostrophes, single spaces; the source also in lower case, so that the
+                case of a request has no effect
     split       at spaces ("▁" marks one), after an elision's apostrophe ("▁l'" + "homme"), around signs
-    pieces      4,000, learnt from the training part only
-    decode      the pieces joined, "▁" to a space
+    tokens      4,000, trained on the training part only
+    decode      tokens are joined, "▁" becomes a space
 
-Ids 0 to 3 are padding, an unknown character, the beginning and the end of a translation.
+Ids 0 to 3 are padding, the unknown character, and the beginning and end of a translation.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ PIECE = r"▁?\w+'?|▁?[^\w▁]|▁"
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY, *, cased: bool = True) -> Tokenizer:
-    """Learns at most `vocabulary` pieces from `texts`; the same texts give the same tokenizer."""
+    """Trains at most `vocabulary` tokens on `texts`; equal texts give equal tokenizers."""
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNKNOWN_ID]))
     tokenizer.normalizer = _normalizer(cased)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -38,7 +38,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY, *, cased
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> list[list[int]]:
-    """The ids of each text, cut at `longest`; an empty text becomes one unknown piece."""
+    """The ids of each text, cut at `longest`; an empty text becomes one unknown token."""
     return [encoding.ids[:longest] or [UNKNOWN_ID] for encoding in tokenizer.encode_batch(texts)]
 
 

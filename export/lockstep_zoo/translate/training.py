@@ -1,4 +1,4 @@
-"""What a translator learns: the next piece of each translation, with all the true ones before it."""
+"""Trains translators with teacher forcing: the next token of each translation, given all before it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from lockstep_zoo.translate.tokenizer import BEGIN_ID, END_ID, PAD_ID, SPECIAL, 
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """Sources and targets as ids; `references` are the targets as they stand in the file."""
+    """Sources and targets as ids; `references` are the target texts."""
 
     sources: list[list[int]]
     targets: list[list[int]]
@@ -28,7 +28,7 @@ class EncodedPairs:
 
 @dataclass(frozen=True)
 class TranslationCorpus:
-    """The data as ids, and what turns a target's ids to text."""
+    """The pairs as ids, and the tokenizer that decodes targets."""
 
     train: EncodedPairs
     dev: EncodedPairs
@@ -42,23 +42,23 @@ class NextTokenTraining(TrainingTask):
     def __init__(self, recipe: TranslatorRecipe, corpus: TranslationCorpus) -> None:
         self.recipe, self.corpus = recipe, corpus
 
-    def batches(self, chance: torch.Generator) -> Iterator[list[int]]:
+    def batches(self, rng: torch.Generator) -> Iterator[list[int]]:
         train = self.corpus.train
 
         def lengths(index: int) -> tuple[int, int]:
             return len(train.targets[index]), len(train.sources[index])
 
-        return shuffled(len(train.sources), self.recipe.training.rows, lengths, chance)
+        return shuffled(len(train.sources), self.recipe.training.rows, lengths, rng)
 
     def count(self) -> int:
         return -(-len(self.corpus.train.sources) // self.recipe.training.rows)
 
-    def loss(self, module: nn.Module, batch: list[int], chance: torch.Generator) -> Tensor:
+    def loss(self, module: nn.Module, batch: list[int], rng: torch.Generator) -> Tensor:
         train = self.corpus.train
         source, lengths = padded([train.sources[index] for index in batch])
         before, _ = padded([[BEGIN_ID, *train.targets[index]] for index in batch])
         after, _ = padded([[*train.targets[index], END_ID] for index in batch])
-        logits = module(self._drop_words(source, chance), lengths, self._drop_words(before, chance))
+        logits = module(self._drop_words(source, rng), lengths, self._drop_words(before, rng))
         return functional.cross_entropy(
             logits.flatten(0, 1),
             after.T.flatten(),
@@ -69,25 +69,25 @@ class NextTokenTraining(TrainingTask):
     def quality(self, module: nn.Module) -> float:
         return bleu(self.recipe, cast("Translates", module), self.corpus.dev, self.corpus.target).score
 
-    def tell(self, quality: float) -> str:
+    def format_quality(self, quality: float) -> str:
         return f"BLEU {quality:.1f}"
 
-    def _drop_words(self, ids: Tensor, chance: torch.Generator) -> Tensor:
-        chosen = torch.rand(ids.shape, generator=chance) < self.recipe.training.word_dropout
+    def _drop_words(self, ids: Tensor, rng: torch.Generator) -> Tensor:
+        chosen = torch.rand(ids.shape, generator=rng) < self.recipe.training.word_dropout
         return torch.where(chosen & (ids >= len(SPECIAL)), UNKNOWN_ID, ids)
 
 
 @dataclass(frozen=True)
 class Bleu:
-    """A corpus' BLEU, 0 to 100, and how sacrebleu took it."""
+    """The BLEU of a corpus, 0 to 100, and sacrebleu's signature."""
 
     score: float
     signature: str
 
 
 def bleu(recipe: TranslatorRecipe, translator: Translates, part: EncodedPairs, target: Tokenizer) -> Bleu:
-    """Of greedy translations, cased and detokenized, against one reference each."""
+    """BLEU of greedy translations, cased and detokenized, against one reference each."""
     metric = sacrebleu.BLEU()
-    written = decode(target, translate(translator, part.sources, recipe.max_pieces))
+    written = decode(target, translate(translator, part.sources, recipe.max_target))
     score = metric.corpus_score(written, [part.references]).score
     return Bleu(score, str(metric.get_signature()))

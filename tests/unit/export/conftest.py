@@ -1,4 +1,4 @@
-"""Small tensors gain nothing from more threads, and lose much where cores are shared."""
+"""Runs torch on one thread: more gain nothing on small tensors and cost much on shared cores."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Modules as people write them, right and wrong."""
+"""Sample modules in the styles that users write, correct and incorrect."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ class Reader(nn.Module):
 
 
 class Pooled(nn.Module):
-    """`how` makes one vector of all words, whether they are real or not."""
+    """Pools all words, including padding, into one vector with `how`."""
 
     def __init__(self, how: Any, recurrent: bool = False) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class MaskedMean(nn.Module):
 
 
 class Last(nn.Module):
-    """Reads time first, and answers from the state at the end."""
+    """Time-first input; the result is computed from the final state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Last(nn.Module):
 
 
 class Loop(nn.Module):
-    """A recurrence in Python: what a tracer sees has as many steps as its example."""
+    """A recurrence in Python: a tracer unrolls as many steps as its example has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Loop(nn.Module):
 
 
 class LastState(Reader):
-    """Packs, and takes the last state of the layer: with one layer, the older tracer fails on it."""
+    """Packs and uses the layer's last state: with one layer, the older tracer fails on it."""
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         x = pack_padded_sequence(
@@ -111,7 +111,7 @@ class LastState(Reader):
 
 
 class Counted(Reader):
-    """Counts its rows in Python: the older tracer freezes their number without a word."""
+    """Converts the number of rows to Python: the older tracer freezes it without a warning."""
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         states, _ = self.recurrence(self.embedding(tokens))
@@ -119,7 +119,7 @@ class Counted(Reader):
 
 
 class Language(nn.Module):
-    """Scores of the next token at each place; two recurrent layers, one time first and one without biases."""
+    """Scores of the next token at each position; two recurrent layers, one time-first, one without biases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Language(nn.Module):
 
 
 class Step(nn.Module):
-    """One step of an LSTM, as its author wrote it."""
+    """One step of an LSTM, written by its author."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ STEP: dict[str, Any] = {
 
 
 class Careless(nn.Module):
-    """Draws by chance in evaluation too."""
+    """Random in evaluation mode too."""
 
     def __init__(self) -> None:
         super().__init__()

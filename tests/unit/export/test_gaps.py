@@ -1,4 +1,4 @@
-"""How far two answers lie apart."""
+"""The difference between two results."""
 
 import numpy as np
 import pytest
@@ -6,18 +6,18 @@ import pytest
 from lockstep_export.parity import gap, gaps
 
 
-def test_whole_numbers_that_differ_by_one_differ() -> None:
+def test_integers_differ_by_their_plain_difference() -> None:
     ids = np.array([29_999, 7])
     assert gap(ids, ids) == 0
     assert gap(ids, ids - [1, 0]) == 1
 
 
-def test_of_large_values_a_share_counts_and_of_small_ones_the_gap_itself() -> None:
+def test_large_values_are_compared_relatively_and_small_ones_absolutely() -> None:
     assert gap(np.float32([200, 1]), np.float32([201, 1])) == pytest.approx(1 / 201)
     assert gap(np.float32([0.2]), np.float32([0.1])) == pytest.approx(0.1)
 
 
-def test_what_is_no_number_and_another_shape_are_never_near() -> None:
+def test_nan_and_another_shape_always_differ() -> None:
     assert not gap(np.float32([np.nan]), np.float32([0])) <= 1e9
     assert gap(np.zeros((2, 1)), np.zeros(2)) == np.inf
 
@@ -30,8 +30,8 @@ def test_equal_infinities_do_not_differ_and_others_do() -> None:
     assert gap(np.float32([0, 1, 2]), banned) == np.inf
 
 
-def test_of_an_output_whose_values_are_all_tiny_their_share_counts_too() -> None:
-    """A hundred times what is allowed, of the largest: or zeros would be near to probabilities."""
+def test_an_output_with_tiny_values_is_compared_relatively_too() -> None:
+    """With a hundred times the tolerance, or zeros would pass for probabilities."""
     expected = np.float32([4e-5, 2e-5])
     assert gap(np.zeros(2, np.float32), expected, 4e-5) == pytest.approx(1e-2)
     assert gap(expected * np.float32(1.001), expected, 4e-5) == pytest.approx(1e-5, rel=1e-2)
@@ -39,7 +39,7 @@ def test_of_an_output_whose_values_are_all_tiny_their_share_counts_too() -> None
     assert not found.within
 
 
-def test_a_small_row_of_an_output_that_is_not_small_is_held_to_the_gap_itself() -> None:
+def test_a_row_of_tiny_values_in_another_output_is_compared_absolutely() -> None:
     pairs = [
         ("y", np.float32([[3.0]]), np.float32([[3.0]])),
         ("y", np.float32([[1.01e-6]]), np.float32([[1e-6]])),

@@ -1,4 +1,4 @@
-"""model.toml parses and says what the graphs really take and give."""
+"""model.toml parses and describes the inputs and outputs of the graphs."""
 
 import math
 import tomllib
@@ -16,17 +16,17 @@ H = {"name": "h", "input": "h_in", "output": "h_out", "batch_axis": 1}
 C = {"name": "c", "input": "c_in", "output": "c_out", "batch_axis": 1}
 
 
-def written(name: str, vocabulary: int = 10) -> dict[str, Any]:
+def parsed_manifest(name: str, vocabulary: int = 10) -> dict[str, Any]:
     words = {"\n": 0} | {str(index): index for index in range(1, vocabulary)}
     recipe = ZOO[name]
-    trade = task_of(recipe)
-    tokenizers = [Tokenizer(models.WordLevel(words, unk_token="1"))] * len(trade.tokenizers)
-    return tomllib.loads(write(recipe.about, trade.manifest(recipe, tokenizers)))
+    task = task_of(recipe)
+    tokenizers = [Tokenizer(models.WordLevel(words, unk_token="1"))] * len(task.tokenizers)
+    return tomllib.loads(write(recipe.about, task.manifest(recipe, tokenizers)))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_common_parts_of_classifiers(name: str) -> None:
-    text = written(name, 8000)
+def test_keys_common_to_all_classifiers(name: str) -> None:
+    text = parsed_manifest(name, 8000)
     assert text["task"] == "classify"
     assert text["labels"] == ["negative", "positive"]
     assert text["text"] == {"source": "tokenizer.json"}
@@ -42,20 +42,20 @@ def test_common_parts_of_classifiers(name: str) -> None:
     assert ("stepwise" in text) is (name in STEPWISE)
 
 
-def test_bag_of_words_needs_no_second_input() -> None:
-    text = written("sentiment-bow")
+def test_bag_of_words_has_one_input() -> None:
+    text = parsed_manifest("sentiment-bow")
     assert set(text["inputs"]) == {"tokens"}
     assert text["roles"] == {"scores": "logits", "activation": "softmax"}
 
 
-def test_lstm_is_given_lengths() -> None:
-    text = written("sentiment-lstm")
+def test_lstm_gets_generated_lengths() -> None:
+    text = parsed_manifest("sentiment-lstm")
     assert text["inputs"]["lengths"] == {"batch_axis": 0, "generated": "lengths", "of": "words"}
     assert text["roles"] == {"scores": "logits", "activation": "sigmoid", "vector": "vector"}
 
 
-def test_transformer_is_given_a_mask_and_returns_attention() -> None:
-    text = written("sentiment-transformer")
+def test_transformer_gets_a_generated_mask_and_returns_attention() -> None:
+    text = parsed_manifest("sentiment-transformer")
     mask = {"batch_axis": 0, "lengths": {"1": "words"}, "generated": "mask", "of": "words", "real": True}
     assert text["inputs"]["mask"] == mask
     assert text["outputs"]["attention"] == {"batch_axis": 0, "lengths": {"3": "words", "4": "words"}}
@@ -65,16 +65,16 @@ def test_transformer_is_given_a_mask_and_returns_attention() -> None:
 @pytest.mark.parametrize(
     ("name", "states"), [("sentiment-rnn", [H]), ("sentiment-gru", [H]), ("sentiment-lstm", [H, C])]
 )
-def test_step_faces_pair_their_states(name: str, states: list[dict[str, Any]]) -> None:
-    stepwise = written(name)["stepwise"]
+def test_step_graphs_pair_their_states(name: str, states: list[dict[str, Any]]) -> None:
+    stepwise = parsed_manifest(name)["stepwise"]
     assert stepwise["graph"] == "step.onnx"
     assert stepwise["inputs"] == {"token": {"batch_axis": 0, "range": [0, 10]}}
     assert stepwise["outputs"] == {"logits": {"batch_axis": 0}, "vector": {"batch_axis": 0}}
     assert stepwise["state"] == states
 
 
-def test_the_language_model_starts_from_a_new_line_and_its_prefill() -> None:
-    text = written(SHAKESPEARE)
+def test_the_language_model_starts_from_a_new_line_and_has_a_prefill() -> None:
+    text = parsed_manifest(SHAKESPEARE)
     assert text["task"] == "generate"
     assert text["text"] == {"source": "tokenizer.json", "begin": 0}
     assert text["lengths"] == {"prompt": {"max": 4096}}
@@ -85,7 +85,7 @@ def test_the_language_model_starts_from_a_new_line_and_its_prefill() -> None:
 
 
 def test_the_translator_carries_its_memory() -> None:
-    text = written(TRANSLATOR)
+    text = parsed_manifest(TRANSLATOR)
     assert text["text"] == {"source": "source.json", "target": "target.json", "begin": 2, "end": 3}
     ragged = {"batch_axis": 0, "lengths": {"1": "source"}}
     assert text["prefill"]["outputs"]["memory"] == ragged
@@ -97,7 +97,7 @@ def test_the_translator_carries_its_memory() -> None:
     assert text["roles"] == {"scores": "logits", "attention": "attention"}
 
 
-def test_whatever_a_module_and_its_author_call_things_is_read_back() -> None:
+def test_any_names_and_values_survive_a_round_trip() -> None:
     table = {
         "labels": ["😀", 'a "quoted" one', "\x7f"],
         "lengths": {"wörter": {"max": 9}},

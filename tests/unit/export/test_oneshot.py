@@ -1,4 +1,4 @@
-"""Modules as they are become models that answer alike, and nothing else is published."""
+"""export_oneshot publishes models with the module's results, or nothing."""
 
 import tomllib
 from pathlib import Path
@@ -41,7 +41,7 @@ def axes(file: Path) -> dict[str, list[str | int]]:
     "more",
     [{"kind": "GRU", "layers": 2}, {"kind": "LSTM", "packed": True, "bidirectional": True}],
 )
-def test_recurrent_modules_export_as_they_are(more: dict[str, Any], tmp_path: Path) -> None:
+def test_recurrent_modules_are_exported_unchanged(more: dict[str, Any], tmp_path: Path) -> None:
     module = Reader(**more)
     parity = export_oneshot(module, (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     assert parity.worst < 1e-5
@@ -66,27 +66,27 @@ def test_recurrent_modules_export_as_they_are(more: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_module_of_halves_is_published_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_half_precision_module_is_published_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     export_oneshot(Reader().to(dtype), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     (scores,) = onnx.load(tmp_path / "mine/1/model.onnx").graph.output
     assert scores.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
-def test_a_module_that_takes_its_rows_second_gets_them_first(tmp_path: Path) -> None:
+def test_a_module_with_its_batch_axis_second_gets_a_graph_with_it_first(tmp_path: Path) -> None:
     export_oneshot(Last(), TOKENS, tmp_path / "mine", **{**WITHOUT, "axes": "words batch"}, max_rows=1)
     assert axes(tmp_path / "mine/1/model.onnx")["tokens"] == ["batch", "words"]
     assert manifest(tmp_path / "mine")["batching"]["max_rows"] == 1
 
 
 class Described(MaskedMean):
-    """Gives several tensors by name, one of them an element for each word, from a padding mask."""
+    """Returns several tensors by name, one of them with an element per word; takes a padding mask."""
 
     def forward(self, tokens: Tensor, padding: Tensor) -> dict[str, Tensor | None]:  # type: ignore[override]
         vector = super().forward(tokens, ~padding)
         return {"vector": vector, "words": self.embedding(tokens), "nothing": None, "tokens": tokens}
 
 
-def test_outputs_keep_their_names_and_their_axes_are_found(tmp_path: Path) -> None:
+def test_outputs_keep_their_names_and_their_axes_are_inferred(tmp_path: Path) -> None:
     export_oneshot(
         Described(),
         {"tokens": TOKENS, "padding": TOKENS == 0},
@@ -117,7 +117,7 @@ class Tagged(nn.Module):
         return self.words(words) + self.tags(tags)
 
 
-def test_examples_cut_from_one_tensor_are_told_apart(tmp_path: Path) -> None:
+def test_examples_that_share_storage_are_distinguished(tmp_path: Path) -> None:
     words, tags = torch.zeros(2, 3, 5, dtype=torch.int64)
     axes = ("batch words", "batch words")
     export_oneshot(Tagged(), (words, tags), tmp_path / "mine", axes=axes, report=lambda _: None)
@@ -125,32 +125,32 @@ def test_examples_cut_from_one_tensor_are_told_apart(tmp_path: Path) -> None:
     assert ranges == {"words": [0, 40], "tags": [0, 10]}
 
 
-class Unwritable(nn.Module):
-    """Singular values: no operator of ONNX."""
+class Unsupported(nn.Module):
+    """Singular values: ONNX has no operator for them."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.linalg.svdvals(x[:, :, None] * x[:, None, :])
 
 
-def test_an_operator_that_is_not_there_is_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ModuleError, match=r"no operator of ONNX Runtime does what aten\._linalg_svd does"):
-        export_oneshot(Unwritable(), torch.randn(3, 4), tmp_path / "mine", axes="batch 4")
+def test_a_missing_operator_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModuleError, match=r"ONNX Runtime has no operator for aten\._linalg_svd"):
+        export_oneshot(Unsupported(), torch.randn(3, 4), tmp_path / "mine", axes="batch 4")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loop_over_the_words_is_told_as_a_frozen_axis(tmp_path: Path) -> None:
+def test_a_loop_over_the_words_is_reported_as_a_frozen_axis(tmp_path: Path) -> None:
     with pytest.raises(FrozenError, match="the axis 'words' of 'tokens' is frozen at 7"):
         export_oneshot(Loop(), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_one_tracer_gets_wrong_the_other_gets_right(tmp_path: Path) -> None:
+def test_the_second_tracer_is_used_when_the_first_is_wrong(tmp_path: Path) -> None:
     module = LastState("RNN", bidirectional=True, nonlinearity="relu")
     parity = export_oneshot(module, (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     assert parity.worst < 1e-5
 
 
-def test_what_is_frozen_silently_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_silently_frozen_axis_is_reported_and_the_published_version_stays(tmp_path: Path) -> None:
     export_oneshot(Reader(), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(FrozenError, match="the axis 'batch' of 'tokens' is frozen at 3"):
@@ -159,22 +159,22 @@ def test_what_is_frozen_silently_is_told_and_leaves_what_was_there(tmp_path: Pat
 
 
 class Deciding(MaskedMean):
-    """Decides by a value."""
+    """Branches on a value."""
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         scores = super().forward(tokens, mask)
         return scores if bool(tokens.max() >= 0) else -scores
 
 
-def test_an_if_on_values_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FrozenError, match=r"decides by the values of a tensor .* use torch\.where"):
+def test_a_branch_on_values_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(FrozenError, match=r"branches on the values of a tensor .* use torch\.where"):
         export_oneshot(
             Deciding(), (TOKENS, TOKENS > 0), tmp_path / "mine", axes=("batch words",) * 2, mask="mask"
         )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_that_differs_is_refused_with_a_table(
+def test_a_graph_with_different_results_is_rejected_with_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def shifted(model: Any) -> None:
@@ -185,15 +185,15 @@ def test_a_graph_that_differs_is_refused_with_a_table(
     with pytest.raises(ParityError) as caught:
         export_oneshot(Reader(), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     title, header, *rows = str(caught.value).split("\n")
-    assert title == "mine: the exported graph is refused, 24 of 24 comparisons differ by more than they may"
+    assert title == "mine: the exported graph is rejected, 24 of 24 comparisons exceed their tolerance"
     assert header.split() == ["comparison", "output", "rows", "largest", "allowed", "at"]
     assert all("logits" in row and "1.0e-02  1e-04    DIFFERS  words " in row for row in rows[:12])
     assert rows[12].strip() == "and 12 more"
-    assert rows[13].startswith("The graph does not do what the module does")
+    assert rows[13].startswith("The graph is wrong at sizes other than")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_version_takes_the_place_of_its_like_and_a_further_one_has_its_own_manifest(tmp_path: Path) -> None:
+def test_a_version_replaces_itself_and_a_further_one_has_its_own_manifest(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     export_oneshot(Reader("LSTM"), (TOKENS, LENGTHS), folder, **WITH_LENGTHS)
     export_oneshot(Reader("GRU"), (TOKENS, LENGTHS), folder, **WITH_LENGTHS)

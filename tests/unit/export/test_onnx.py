@@ -1,4 +1,4 @@
-"""The exported files: named axes, no notes of the tracer, small weights that lose nothing."""
+"""The exported files: named axes, no debug information, small weights without loss."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from lockstep_export.sharing import WEIGHTS
 from lockstep_zoo.classify.parity import ONESHOT, STEP
 from lockstep_zoo.models import ZOO
 
-BAGS = ("sentiment-bow", "sentiment-tfidf")  # a vote or two for each word: nothing in them is large
+BAGS = ("sentiment-bow", "sentiment-tfidf")  # one or two weights per word: no large constants
 
 
 @pytest.fixture(scope="module", params=list(ZOO))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A model's name, and its graphs with weights that are float16 numbers."""
+    """A model's name and the folder of its graphs, with weights that are float16 numbers."""
     module = built(request.param)
     with torch.no_grad():
         for weight in module.parameters():
@@ -56,14 +56,14 @@ def test_a_step_takes_one_token_and_the_states(folder: tuple[str, Path]) -> None
     assert shapes == {"token": ["batch"], "logits": ["batch", 1], "vector": ["batch", 64]}
 
 
-def test_nothing_of_the_machine_is_left(folder: tuple[str, Path]) -> None:
+def test_no_paths_of_the_machine_are_left(folder: tuple[str, Path]) -> None:
     for file in folder[1].iterdir():
         raw = file.read_bytes()
         for trace in (b".py", b"site-packages", str(Path.cwd()).encode(), b"pkg.torch"):
             assert trace not in raw
 
 
-def test_large_weights_are_stored_as_halves_and_used_as_floats(folder: tuple[str, Path]) -> None:
+def test_large_weights_are_stored_as_float16(folder: tuple[str, Path]) -> None:
     name, path = folder
     for file in path.glob("*.onnx"):
         constants = onnx.load(file).graph.initializer
@@ -72,7 +72,7 @@ def test_large_weights_are_stored_as_halves_and_used_as_floats(folder: tuple[str
         assert bool(large) is (name not in BAGS)
 
 
-def test_several_graphs_hold_their_weights_once(folder: tuple[str, Path]) -> None:
+def test_several_graphs_store_their_weights_once(folder: tuple[str, Path]) -> None:
     name, path = folder
     graphs = list(path.glob("*.onnx"))
     assert (path / WEIGHTS).exists() is (len(graphs) > 1)
@@ -82,7 +82,7 @@ def test_several_graphs_hold_their_weights_once(folder: tuple[str, Path]) -> Non
         assert all(file.stat().st_size < 25_000 for file in graphs)
 
 
-def test_weights_that_are_no_halves_stay_floats(tmp_path: Path) -> None:
+def test_weights_that_are_not_float16_numbers_stay_float32(tmp_path: Path) -> None:
     recipe = classifier("sentiment-lstm")
     exported(recipe, recipe.build(300), tmp_path)
     constants = onnx.load(tmp_path / ONESHOT).graph.initializer

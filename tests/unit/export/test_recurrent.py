@@ -1,4 +1,4 @@
-"""A cell fed word by word gives what the whole sequence gives."""
+"""A cell stepped word by word gives the states of the whole sequence."""
 
 from typing import get_args
 
@@ -30,7 +30,7 @@ def test_steps_equal_the_sequence(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_a_sequence_goes_on_from_given_states(kind: Kind) -> None:
+def test_a_sequence_continues_from_given_states(kind: Kind) -> None:
     torch.manual_seed(2)
     packed, x = Packed(kind, INPUTS, HIDDEN), torch.randn(WORDS, ROWS, INPUTS)
     whole, ends = packed(x, torch.full((ROWS,), WORDS))

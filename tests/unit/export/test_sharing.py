@@ -1,4 +1,4 @@
-"""Equal weights are written once, whatever each graph calls them."""
+"""Equal weights are written once, whatever their names in the graphs."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def model(name: str, weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) 
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def test_two_graphs_share_one_file_and_answer_as_before(tmp_path: Path) -> None:
+def test_two_graphs_share_one_file_and_give_the_same_results(tmp_path: Path) -> None:
     models = {"a": model("w", LARGE), "b": model("other", LARGE), "c": model("w", LARGE + 1)}
     share_weights(list(models.values()), tmp_path)
     for name, one in models.items():

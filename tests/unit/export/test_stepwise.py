@@ -1,4 +1,4 @@
-"""A step-wise face from a module's own forward, and steps that their authors wrote."""
+"""Step-wise models derived from a module's own forward, and steps written by their authors."""
 
 import math
 import tomllib
@@ -17,10 +17,10 @@ from lockstep_export import Generate, export_stepwise
 from lockstep_export.checks import check_module
 from lockstep_export.derive_step import derive
 from lockstep_export.onnx_graph import OnnxGraph
-from lockstep_export.packing import packed_as_they_are
+from lockstep_export.packing import without_packing
 from lockstep_export.parse_spec import parse_spec
 from lockstep_export.ragged import padded
-from lockstep_zoo.models.reader import RecurrentClassifierStep
+from lockstep_zoo.models.recurrent_classifier import RecurrentClassifierStep
 
 
 def stepwise(folder: Path) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def stepwise(folder: Path) -> dict[str, Any]:
     return dict(tomllib.loads(text)["stepwise"])
 
 
-def test_a_face_is_derived_with_its_states_by_name(tmp_path: Path) -> None:
+def test_a_step_is_derived_with_named_states(tmp_path: Path) -> None:
     module = Reader("LSTM", 2)
     parity = export_stepwise(module, (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     assert parity.worst < 1e-5
@@ -61,13 +61,13 @@ def test_large_weights_are_stored_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [{"packed": True}, {"nonlinearity": "relu", "bias": False}])
-def test_other_ways_to_write_a_layer_are_derived_too(more: dict[str, Any], tmp_path: Path) -> None:
+def test_packed_and_relu_layers_are_derived_too(more: dict[str, Any], tmp_path: Path) -> None:
     kind = "RNN" if "nonlinearity" in more else "GRU"
     parity = export_stepwise(Reader(kind, **more), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     assert parity.worst < 1e-5
 
 
-def test_several_layers_name_their_states_and_places_become_steps(tmp_path: Path) -> None:
+def test_several_layers_name_their_states_and_positions_become_steps(tmp_path: Path) -> None:
     task = Generate(max_tokens=9)
     silent = {"report": lambda _: None}
     export_stepwise(Language(), TOKENS, tmp_path / "mine", axes="batch words", task=task, **silent)
@@ -79,7 +79,7 @@ def test_several_layers_name_their_states_and_places_become_steps(tmp_path: Path
 
 
 class Started(Reader):
-    """Starts from halves."""
+    """Starts from states of 0.5."""
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         start = torch.full((1, tokens.shape[0], 8), 0.5)
@@ -87,14 +87,14 @@ class Started(Reader):
         return self.head(states[torch.arange(tokens.shape[0]), lengths - 1])
 
 
-def test_a_start_that_is_one_number_goes_into_the_manifest(tmp_path: Path) -> None:
+def test_a_constant_initial_state_goes_into_the_manifest(tmp_path: Path) -> None:
     export_stepwise(Started("GRU"), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     (state,) = stepwise(tmp_path / "mine")["state"]
     assert state["initial"] == 0.5
 
 
 class PackedByPosition(Reader):
-    """Names none of what it gives torch to pack."""
+    """Calls torch's packing with positional arguments."""
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         packed = rnn.pack_padded_sequence(self.embedding(tokens), lengths.cpu(), True, False)
@@ -102,7 +102,7 @@ class PackedByPosition(Reader):
         return self.head(last[-1])
 
 
-def test_packing_takes_what_torchs_own_takes(tmp_path: Path) -> None:
+def test_packing_accepts_torchs_positional_arguments(tmp_path: Path) -> None:
     export_stepwise(PackedByPosition("GRU"), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     assert [state["name"] for state in stepwise(tmp_path / "mine")["state"]] == ["h"]
 
@@ -129,9 +129,9 @@ def test_a_state_may_start_from_minus_infinity(tmp_path: Path) -> None:
     assert state["initial"] == -math.inf
 
 
-def test_a_step_that_its_author_wrote_keeps_its_names(tmp_path: Path) -> None:
-    said = {name: value for name, value in STEP.items() if name != "example"}
-    export_stepwise(Step(), STEP["example"], tmp_path / "mine", **said, initial={"c": 0.5})
+def test_a_step_written_by_its_author_keeps_its_names(tmp_path: Path) -> None:
+    options = {name: value for name, value in STEP.items() if name != "example"}
+    export_stepwise(Step(), STEP["example"], tmp_path / "mine", **options, initial={"c": 0.5})
     assert stepwise(tmp_path / "mine")["state"] == [
         {"name": "h", "input": "h", "output": "h_next", "batch_axis": 0},
         {"name": "c", "input": "c", "output": "c_out", "initial": 0.5, "batch_axis": 0},
@@ -139,8 +139,8 @@ def test_a_step_that_its_author_wrote_keeps_its_names(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine/1").iterdir()] == ["step.onnx"]
 
 
-def test_what_is_derived_of_a_shipped_model_is_its_own_step() -> None:
-    """The zoo writes its steps by hand, projecting whole embeddings beforehand: the answers are the same."""
+def test_the_derived_step_of_a_shipped_model_equals_its_written_one() -> None:
+    """The zoo's steps are written by hand and project whole embeddings; the results are the same."""
     module = built("sentiment-lstm")
     tokens, lengths = padded([[3, 4, 5, 6], [7, 8]])
     example = {"tokens": tokens, "lengths": lengths}
@@ -156,10 +156,10 @@ def test_what_is_derived_of_a_shipped_model_is_its_own_step() -> None:
     assert all(torch.allclose(torch.from_numpy(found[name]), expected[name], atol=1e-6) for name in found)
 
 
-def test_packing_is_torchs_own_again() -> None:
+def test_packing_is_restored_afterwards() -> None:
     original = rnn.pack_padded_sequence
     try:
-        with packed_as_they_are(Reader(packed=True)):
+        with without_packing(Reader(packed=True)):
             assert sample_modules.pack_padded_sequence is rnn.pack_padded_sequence is not original
             raise ZeroDivisionError
     except ZeroDivisionError:

@@ -1,4 +1,4 @@
-"""Variants: narrower numbers, the same names, and what they cost told."""
+"""Variants: narrower numbers, the same names, and a report of the cost."""
 
 import shutil
 import tomllib
@@ -31,7 +31,7 @@ FILES = ["model.onnx", "step.onnx"]
 
 
 def wide(kind: str = "LSTM") -> Reader:
-    """A module with weights that are worth making narrower."""
+    """A module with weights that are large enough to be converted."""
     torch.manual_seed(6)
     module = Reader(kind)
     module.recurrence = getattr(nn, kind)(6, 48, batch_first=True)
@@ -54,25 +54,25 @@ def size(folder: Path) -> int:
 
 
 @pytest.mark.parametrize(("kind", "share"), [("fp16", 0.85), ("int8", 0.7), ("int8-dynamic", 0.85)])
-def test_a_variant_answers_under_the_same_names_in_fewer_bytes(
+def test_a_variant_has_the_same_names_and_fewer_bytes(
     model: Path, tmp_path: Path, kind: str, share: float
 ) -> None:
-    told: list[str] = []
-    comparisons = make_variant(model, kind, tmp_path, report=told.append)  # type: ignore[arg-type]
+    lines: list[str] = []
+    comparisons = make_variant(model, kind, tmp_path, report=lines.append)  # type: ignore[arg-type]
     folder = tmp_path / f"mine-{kind}"
     assert size(folder) < share * size(model)
     assert [one.graph for one in comparisons] == FILES
     assert all(0 < one.largest < 0.1 and one.agreeing is not None for one in comparisons)
-    assert told[0].startswith(f"{folder / '1'}: ")
-    assert [line.split()[0] for line in told[1:]] == FILES
-    assert all("of best scores agree, largest difference" in line and "fp32" in line for line in told[1:])
+    assert lines[0].startswith(f"{folder / '1'}: ")
+    assert [line.split()[0] for line in lines[1:]] == FILES
+    assert all("of best scores agree, largest difference" in line and "fp32" in line for line in lines[1:])
     found, expected = (OnnxGraph(path / "1/model.onnx").run(ROWS)["logits"] for path in (folder, model))
     assert found.dtype == expected.dtype
     assert np.allclose(found, expected, atol=0.1)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
-def test_products_of_8_bits_cannot_overflow_where_they_are_added_in_16(model: Path, tmp_path: Path) -> None:
+def test_8_bit_products_cannot_overflow_16_bit_sums(model: Path, tmp_path: Path) -> None:
     """Without VNNI two products are added in 16 bits: 255 x 64 x 2 fits, 255 x 127 x 2 does not."""
     make_variant(model, "int8-dynamic", tmp_path, report=lambda _: None)
     for file in FILES:
@@ -94,37 +94,37 @@ KNOWN = SimpleNamespace(
     prepare=learn,
     figures=lambda recipe, corpus, graphs: Figures("accuracy", len(corpus) / 100, len(corpus) / 200),
 )
-"""A trade whose figures tell how much there was to learn from."""
+"""A task whose figures depend on the length of its corpus."""
 
 
-def test_a_model_of_the_zoo_is_measured_on_what_it_learnt_from(
+def test_a_model_of_the_zoo_is_measured_on_its_data(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quality, "ZOO", {"mine": None})
     monkeypatch.setattr(quality, "task_of", lambda recipe: KNOWN)
-    mine, data, told = tmp_path / "mine", tmp_path / "data", []
+    mine, data, lines = tmp_path / "mine", tmp_path / "data", []
     shutil.copytree(model, mine)
     data.mkdir()
     for text in (data / "text", mine / "tokenizer.json"):
         text.write_text("x" * 80)
-    make_variant(mine, "fp16", tmp_path, report=told.append, measure=partial(quality.quality, data=data))
+    make_variant(mine, "fp16", tmp_path, report=lines.append, measure=partial(quality.quality, data=data))
     measured = "accuracy dev 80.0%, test 40.0% (fp32: dev 80.0%, test 40.0%)"
-    assert told[-1] == f"  {measured}"
+    assert lines[-1] == f"  {measured}"
     assert measured in (tmp_path / "mine-fp16/model.toml").read_text()
     (data / "text").write_text("other")
-    with pytest.raises(ExportError, match=r"not what 'mine' learnt from: its tokenizer\.json"):
-        make_variant(mine, "int8", tmp_path, report=told.append, measure=partial(quality.quality, data=data))
+    with pytest.raises(ExportError, match=r"not the data of 'mine': its tokenizer\.json"):
+        make_variant(mine, "int8", tmp_path, report=lines.append, measure=partial(quality.quality, data=data))
     assert not (tmp_path / "mine-int8").exists()
 
 
-def test_what_is_not_of_the_zoo_is_measured_by_whom_knows_it(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="'mine' is no model of the zoo"):
+def test_a_model_outside_the_zoo_cannot_be_measured(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="'mine' is not a model of the zoo"):
         make_variant(
             model, "fp16", tmp_path, report=lambda _: None, measure=partial(quality.quality, data=tmp_path)
         )
 
 
-def test_the_manifest_is_the_originals_but_for_what_the_numbers_ask_for(model: Path, tmp_path: Path) -> None:
+def test_the_manifest_changes_only_where_the_kind_needs_it(model: Path, tmp_path: Path) -> None:
     original = tomllib.loads((model / "model.toml").read_text())
     for kind in ("fp16", "int8", "int8-dynamic"):
         make_variant(model, kind, tmp_path, report=lambda _: None)  # type: ignore[arg-type]
@@ -137,7 +137,7 @@ def test_the_manifest_is_the_originals_but_for_what_the_numbers_ask_for(model: P
     assert dynamic == original | {"batching": original["batching"] | {"max_rows": 1}}
 
 
-def test_rows_of_weights_in_int8_stay_independent(model: Path, tmp_path: Path) -> None:
+def test_rows_stay_independent_with_int8_weights(model: Path, tmp_path: Path) -> None:
     make_variant(model, "int8", tmp_path, report=lambda _: None)
     graph = OnnxGraph(tmp_path / "mine-int8/1/model.onnx")
     together = graph.run(ROWS)["logits"]
@@ -148,15 +148,15 @@ def test_rows_of_weights_in_int8_stay_independent(model: Path, tmp_path: Path) -
 
 
 @given(st.integers(0, 1000), st.integers(2, 20), st.integers(2, 20))
-def test_whole_numbers_lose_half_a_step_at_most(seed: int, rows: int, columns: int) -> None:
-    chance = np.random.default_rng(seed)
-    values = chance.standard_normal((rows, columns)) * chance.exponential(1, (rows, 1))
+def test_quantized_integers_lose_half_a_step_at_most(seed: int, rows: int, columns: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((rows, columns)) * rng.exponential(1, (rows, 1))
     whole, scale = quantized(values.astype(np.float32))
     assert whole.dtype == np.int8
     assert np.abs(whole * scale - values).max() <= scale.max() * 0.51
 
 
-def test_values_too_large_for_halves_are_told_and_nothing_is_left(tmp_path: Path, model: Path) -> None:
+def test_values_out_of_range_are_reported_and_nothing_is_left(tmp_path: Path, model: Path) -> None:
     for file in (model / "1").iterdir():
         (tmp_path / "large/1").mkdir(parents=True, exist_ok=True)
         (tmp_path / "large/1" / file.name).write_bytes(file.read_bytes())
@@ -170,7 +170,7 @@ def test_values_too_large_for_halves_are_told_and_nothing_is_left(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["large"]
 
 
-def test_a_mask_of_minus_infinity_stays_as_it_is() -> None:
+def test_a_mask_of_minus_infinity_is_unchanged() -> None:
     mask = np.triu(np.full((40, 40), -np.inf, np.float32), 1)
     floats = onnx.TensorProto.FLOAT
     x, y = (onnx.helper.make_tensor_value_info(name, floats, [40, 40]) for name in "xy")
@@ -180,7 +180,7 @@ def test_a_mask_of_minus_infinity_stays_as_it_is() -> None:
     assert np.array_equal(onnx.numpy_helper.to_array(kept), mask)
 
 
-def test_a_variant_of_the_folder_that_one_is_in_has_its_name(
+def test_a_variant_of_the_current_folder_gets_the_folders_name(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(model)
@@ -205,22 +205,22 @@ def roots(second: str) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
-def test_an_output_that_is_no_number_is_seen_behind_others_that_are(tmp_path: Path) -> None:
+def test_an_output_with_nan_is_detected_after_finite_ones(tmp_path: Path) -> None:
     for second in ("size", "minus"):
         onnx.save(roots(second), tmp_path / f"{second}.onnx")
     original, variant_of_it = (OnnxGraph(tmp_path / f"{second}.onnx") for second in ("size", "minus"))
     assert not np.isfinite(compare("roots", original, variant_of_it, {}, {}).largest)
 
 
-def test_a_variant_takes_the_place_of_its_like_and_is_for_others_to_read(model: Path, tmp_path: Path) -> None:
+def test_a_variant_replaces_an_older_one_and_is_readable_by_others(model: Path, tmp_path: Path) -> None:
     for _ in range(2):
         make_variant(model, "int8", tmp_path, report=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["mine-int8"]
     assert (tmp_path / "mine-int8").stat().st_mode & 0o777 == 0o755
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"give the folder that holds model\.toml and 1/"):
+def test_a_missing_model_and_an_unknown_kind_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"pass the folder that holds model\.toml and 1/"):
         make_variant(tmp_path / "none", "int8", tmp_path)
-    with pytest.raises(ExportError, match="--kind: there is no 'int4'; there are fp16, int8, int8-dynamic"):
+    with pytest.raises(ExportError, match="--kind: unknown kind 'int4'; available: fp16, int8, int8-dynamic"):
         variant(tmp_path / "none", "int4", tmp_path)

@@ -1,4 +1,4 @@
-"""Made-up data and models, so that no test needs the real ones."""
+"""Generated data and models, so that no test needs the real ones."""
 
 from functools import cache
 from itertools import cycle, islice
@@ -32,7 +32,7 @@ PAIRS = (
 
 
 def sentences(count: int) -> list[str]:
-    """Lines as in the sentiment files: labels in turn, lengths from 5 to 13 words."""
+    """Lines as in the sentiment files: alternating labels, 5 to 13 words."""
     lines = []
     for index in range(count):
         label = index % 2
@@ -43,7 +43,7 @@ def sentences(count: int) -> list[str]:
 
 
 def write_data(folder: Path) -> None:
-    """A data folder with a little of everything."""
+    """Writes a data folder with a small part for every corpus."""
     for split, count in (("train", 60), ("dev", 20), ("test", 20)):
         _write(folder / "sst2" / f"{split}.txt", "\n".join(sentences(count)) + "\n")
     for part, count in (("train", 60), ("val", 20), ("test_2016_flickr", 20)):
@@ -59,7 +59,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def built(name: str) -> nn.Module:
-    """A module with weights that matter: freshly built ones have zeros that would hide faults."""
+    """A module with non-zero weights: new ones have zeros that would hide errors."""
     torch.manual_seed(3)
     recipe = ZOO[name]
     module = recipe.build(*[VOCABULARY] * (2 if isinstance(recipe, TranslatorRecipe) else 1)).eval()
@@ -80,7 +80,7 @@ def exported(recipe: Recipe, module: nn.Module, folder: Path) -> dict[str, OnnxG
 
 
 def as_built(name: str, folder: Path) -> dict[str, OnnxGraph]:
-    """The graphs of `built(name)` in `folder`, which may be changed there. A process exports them once."""
+    """The graphs of `built(name)`, written into `folder`; exported once per process."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in _files(name).items():
         (folder / file).write_bytes(content)
@@ -95,14 +95,14 @@ def _files(name: str) -> dict[str, bytes]:
 
 
 def language_model(name: str = SHAKESPEARE) -> LanguageModelRecipe:
-    """The recipe of one language model."""
+    """The recipe of a language model."""
     recipe = ZOO[name]
     assert isinstance(recipe, LanguageModelRecipe)
     return recipe
 
 
 def classifier(name: str) -> ClassifierRecipe:
-    """The recipe of one classifier."""
+    """The recipe of a classifier."""
     recipe = ZOO[name]
     assert isinstance(recipe, ClassifierRecipe)
     return recipe

@@ -1,4 +1,4 @@
-"""A card says what was measured, what goes in and out, and what to beware of."""
+"""A model card lists figures, inputs and outputs, and known limits."""
 
 from pathlib import Path
 
@@ -13,40 +13,40 @@ SCORE = Score("a-model", "classify", "sst2", 1234, 5678, "accuracy", 0.805, 0.81
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> str:
+def card(tmp_path: Path) -> str:
     recipe = ZOO["sentiment-gru"]
     as_built(recipe.name, tmp_path)
     manifest = {"labels": ["bad", "good"], "lengths": {"words": {"max": 4096}}}
     return model_card(recipe, SCORE, manifest, tmp_path)
 
 
-def test_says_what_was_measured(written: str) -> None:
+def test_lists_the_figures(card: str) -> None:
     for row in ("| accuracy | dev 80.5%, test 81.2% |", "| parameters | 1,234 |", "| labels | bad, good |"):
-        assert row in written
-    assert "best of epoch 3, 21 s of one thread" in written
-    assert 'lockstep classify --model sentiment-gru "a fine film"' in written
+        assert row in card
+    assert "best epoch 3, 21 s on one thread" in card
+    assert 'lockstep classify --model sentiment-gru "a fine film"' in card
 
 
-def test_names_every_tensor_of_every_face(written: str) -> None:
+def test_lists_every_tensor_of_every_graph(card: str) -> None:
     for row in (
         "| in | `tokens` | int64 | [batch, words] |",
         "| out | `logits` | float | [batch, 1] |",
         "| in | `h_in` | float | [1, batch, 64] |",
         "| out | `h_out` | float | [1, batch, 64] |",
     ):
-        assert row in written
+        assert row in card
 
 
-def test_lines_stay_short(written: str) -> None:
-    assert max(map(len, written.splitlines())) <= 110
+def test_lines_stay_short(card: str) -> None:
+    assert max(map(len, card.splitlines())) <= 110
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_every_corpus_has_its_terms_and_every_model_a_limit(name: str) -> None:
+def test_every_corpus_has_terms_of_use_and_every_model_a_limit(name: str) -> None:
     recipe = ZOO[name]
     assert recipe.corpus in SOURCES
     assert recipe.limits + LIMITS[recipe.corpus]
 
 
-def test_every_classifier_tells_a_limit_of_its_own() -> None:
+def test_every_classifier_has_a_specific_limit() -> None:
     assert all(ZOO[name].limits for name in CLASSIFIERS)

@@ -1,4 +1,4 @@
-"""The files in the repository: each whole, and each right in company, padding and steps."""
+"""The files in the repository are complete, consistent, and correct when batched, padded and stepped."""
 
 import json
 import tomllib
@@ -25,7 +25,7 @@ from lockstep_zoo.classify.batches import inputs_for
 from lockstep_zoo.classify.pairs import table
 from lockstep_zoo.classify.parity import ONESHOT
 from lockstep_zoo.classify.training import predicted
-from lockstep_zoo.language.parity import walk
+from lockstep_zoo.language.parity import run_steps
 from lockstep_zoo.model_card import model_card
 from lockstep_zoo.models import ZOO
 from lockstep_zoo.pipeline import Pipeline, graphs_in, task_of
@@ -48,27 +48,27 @@ def manifest_of(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_the_graphs_hold_against_themselves(name: str, tmp_path: Path) -> None:
+def test_the_graphs_agree_with_themselves(name: str, tmp_path: Path) -> None:
     Pipeline(MODELS, tmp_path, lambda _: None).check(name)
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_the_manifest_is_the_recipes(name: str) -> None:
+def test_the_manifest_matches_the_recipe(name: str) -> None:
     recipe = ZOO[name]
-    trade = task_of(recipe)
+    task = task_of(recipe)
     text = (MODELS / name / "model.toml").read_text(encoding="utf-8")
-    assert text == write(recipe.about, trade.manifest(recipe, trade.load(MODELS / name)))
+    assert text == write(recipe.about, task.manifest(recipe, task.load(MODELS / name)))
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_the_manifest_names_what_the_graphs_take_and_give(name: str) -> None:
+def test_the_manifest_names_the_inputs_and_outputs_of_the_graphs(name: str) -> None:
     parsed = manifest_of(name)
-    for face in (parsed | {"graph": ONESHOT}, parsed.get("prefill"), parsed.get("stepwise")):
-        if face and "inputs" in face:
-            graph = onnx.load(MODELS / name / "1" / face["graph"], load_external_data=False).graph
-            states = face.get("state", [])
-            inputs = {*face["inputs"], *(state["input"] for state in states)}
-            outputs = {*face["outputs"], *(state["output"] for state in states if "output" in state)}
+    for section in (parsed | {"graph": ONESHOT}, parsed.get("prefill"), parsed.get("stepwise")):
+        if section and "inputs" in section:
+            graph = onnx.load(MODELS / name / "1" / section["graph"], load_external_data=False).graph
+            states = section.get("state", [])
+            inputs = {*section["inputs"], *(state["input"] for state in states)}
+            outputs = {*section["outputs"], *(state["output"] for state in states if "output" in state)}
             assert inputs == {value.name for value in graph.input}
             assert outputs == {value.name for value in graph.output}
 
@@ -81,7 +81,7 @@ def test_classifiers_share_one_tokenizer(name: str) -> None:
     assert manifest_of(name)["inputs"]["tokens"]["range"] == [0, tokenizer.get_vocab_size()]
 
 
-def test_the_record_names_the_shipped_files() -> None:
+def test_the_record_matches_the_shipped_files() -> None:
     page = (MODELS / "README.md").read_text(encoding="utf-8")
     for score in RECORD["models"]:
         files = list((MODELS / score["model"] / "1").iterdir())
@@ -102,45 +102,45 @@ def test_the_shipped_files_stay_small() -> None:
     assert sum(size for path, size in sizes.items() if TRANSLATOR in path.parts) < LARGEST_TRANSLATOR
 
 
-def answers(name: str, text: str) -> bool:
-    """True where the shipped model calls `text` positive."""
+def is_positive(name: str, text: str) -> bool:
+    """Whether the shipped model classifies `text` as positive."""
     ids = Tokenizer.from_file(str(MODELS / name / "tokenizer.json")).encode(text).ids
     logits = OnnxGraph(MODELS / name / "1" / ONESHOT).run(inputs_for(classifier(name), [ids]))["logits"]
     return bool(predicted(from_numpy(logits))[0])
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_plain_praise_and_plain_blame(name: str) -> None:
-    assert answers(name, "A moving, beautifully acted and very funny film.")
-    assert not answers(name, "A dull, pointless and badly written mess of a movie.")
+def test_clear_praise_and_clear_criticism(name: str) -> None:
+    assert is_positive(name, "A moving, beautifully acted and very funny film.")
+    assert not is_positive(name, "A dull, pointless and badly written mess of a movie.")
 
 
-def likeliest(name: str, prompt: str) -> str:
-    """The text of the token that the shipped model would put after `prompt`."""
+def most_likely(name: str, prompt: str) -> str:
+    """The text of the most likely token after `prompt`."""
     tokenizer = Tokenizer.from_file(str(MODELS / name / "tokenizer.json"))
     step = graphs_in(MODELS / name / "1")["step.onnx"]
-    last = walk(language_model(name), step, [tokenizer.encode(prompt).ids])[-1]
+    last = run_steps(language_model(name), step, [tokenizer.encode(prompt).ids])[-1]
     return tokenizer.decode([int(last["logits"][0].argmax())])
 
 
-def test_the_language_model_of_characters_ends_a_word() -> None:
-    assert likeliest(SHAKESPEARE, "First Citize") == "n"
+def test_the_character_model_completes_a_word() -> None:
+    assert most_likely(SHAKESPEARE, "First Citize") == "n"
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != SHAKESPEARE])
-def test_the_language_models_of_words_fill_the_gap(name: str) -> None:
-    assert likeliest(name, "A man is sitting on the") in {f" {place}" for place in PLACES}
-    assert likeliest(name, "two dogs are running through the") in {" grass", " snow", " water", " field"}
+def test_the_word_models_continue_a_caption(name: str) -> None:
+    assert most_likely(name, "A man is sitting on the") in {f" {place}" for place in PLACES}
+    assert most_likely(name, "two dogs are running through the") in {" grass", " snow", " water", " field"}
 
 
-def test_every_card_is_what_was_measured() -> None:
-    record, workshop = read_record(MODELS), Pipeline(MODELS, MODELS, lambda _: None)
+def test_every_model_card_matches_the_record() -> None:
+    record, pipeline = read_record(MODELS), Pipeline(MODELS, MODELS, lambda _: None)
     for name, score in record.scores.items():
-        text = model_card(ZOO[name], score, workshop.manifest(name), workshop.version(name))
+        text = model_card(ZOO[name], score, pipeline.manifest(name), pipeline.version(name))
         assert (MODELS / name / "README.md").read_text(encoding="utf-8") == text
 
 
-def test_the_page_is_made_of_the_record() -> None:
+def test_the_readme_matches_the_record() -> None:
     classifiers = {name: recipe for name, recipe in ZOO.items() if isinstance(recipe, ClassifierRecipe)}
     text = page(read_record(MODELS), table(classifiers, MODELS))
     assert (MODELS / "README.md").read_text(encoding="utf-8") == text

@@ -1,5 +1,6 @@
-"""Training learns, repeats, stops, and goes on where it was interrupted."""
+"""Training lowers the loss, is reproducible, stops early, and resumes after an interruption."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_padding_row_stays_zero(tmp_path: Path) -> None:
     assert not module.get_parameter("votes.weight")[0].any()
 
 
-def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, parts = job(tmp_path / "whole", "sentiment-lstm"), job(tmp_path / "parts", "sentiment-lstm")
     fit(whole)
 
@@ -63,12 +64,12 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) ->
         fit(parts, interrupt)
     lines: list[str] = []
     fit(parts, lines.append)
-    assert "1 epochs were done before" in lines[0]
+    assert "resuming after 1 epochs" in lines[0]
     saved = [torch.load(one.checkpoint)["fit"]["module"] for one in (whole, parts)]
     assert all(torch.equal(weight, saved[1][name]) for name, weight in saved[0].items())
 
 
-def test_stops_when_dev_no_longer_rises(tmp_path: Path) -> None:
+def test_stops_when_dev_no_longer_improves(tmp_path: Path) -> None:
     plan = job(tmp_path, epochs=50)
     progress = fit(plan)
     assert progress.epoch == progress.best_epoch + plan.recipe.training.patience < 50
@@ -82,6 +83,12 @@ def other_tokenizer(one: TrainingJob) -> TrainingJob:
     return replace(one, tokenizers="another")
 
 
+def test_the_settings_cover_the_code_of_the_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = job(tmp_path).settings()["code"]
+    monkeypatch.setattr(inspect, "getsource", lambda module: f"edited {module.__name__}")
+    assert job(tmp_path).settings()["code"] != before
+
+
 @pytest.mark.parametrize("other", [other_code, other_tokenizer])
 def test_weights_of_other_settings_are_not_used(
     tmp_path: Path, other: Callable[[TrainingJob], TrainingJob]
@@ -91,11 +98,11 @@ def test_weights_of_other_settings_are_not_used(
         load_trained(other(job(tmp_path)))
 
 
-def test_a_rate_stays_unless_it_declines() -> None:
+def test_a_rate_is_constant_unless_it_declines() -> None:
     assert [rate(Training(0.1), epoch) for epoch in (0, 3.5, 99)] == [1, 1, 1]
 
 
-def test_a_declining_rate_rises_for_an_epoch_and_falls_to_the_end() -> None:
+def test_a_declining_rate_rises_for_one_epoch_and_then_falls() -> None:
     plan = Training(0.1, epochs=11, declines=True)
     assert [rate(plan, epoch) for epoch in (0, 0.5, 1)] == [0.01, 0.5, 1]
     assert rate(plan, 6) == pytest.approx(0.51)

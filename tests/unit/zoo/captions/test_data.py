@@ -1,4 +1,4 @@
-"""The captions are there, one a line, and only the English side is asked for."""
+"""Captions are read one per line, and only the English files are needed."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from lockstep_export.errors import DataError
 from lockstep_zoo.captions.data import read_captions
 
 
-def test_reads_the_english_side_alone(data: Path) -> None:
+def test_reads_the_english_files_only(data: Path) -> None:
     for file in (data / "multi30k").glob("*.fr"):
         file.unlink()
     captions = read_captions(data)
@@ -23,9 +23,9 @@ def test_names_the_missing_file(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("", "is empty"), ("A man.\n\nA dog.\n", "2: expected a sentence")]
+    ("content", "message"), [("", "is empty"), ("A man.\n\nA dog.\n", "2: expected a sentence")]
 )
-def test_refuses_a_file_with_holes(data: Path, content: str, told: str) -> None:
+def test_rejects_empty_files_and_lines(data: Path, content: str, message: str) -> None:
     (data / "multi30k" / "train.en").write_text(content)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_captions(data)

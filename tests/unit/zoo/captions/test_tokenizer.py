@@ -1,4 +1,4 @@
-"""One token a word, each with its space: pieces join to the text, and a prompt goes on with a space."""
+"""One token per word, including its space: tokens join to the text, and a continuation joins its prompt."""
 
 from itertools import chain
 
@@ -14,31 +14,31 @@ WORDS = (" a", " man", " dogs", " in", " the", " snow", ".", ",")
 
 
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12))
-def test_any_known_text_comes_back(words: list[str]) -> None:
+def test_known_text_is_restored(words: list[str]) -> None:
     text = "".join(words)
     back = TOKENIZER.decode(TOKENIZER.encode(text).ids)
     assert back.lstrip() == text.lstrip()
 
 
 @given(st.integers(1, 6))
-def test_what_follows_a_prompt_joins_to_it(count: int) -> None:
+def test_a_continuation_joins_its_prompt(count: int) -> None:
     ids = TOKENIZER.encode("A man sleeps in the snow.").ids
     before, after = TOKENIZER.decode(ids[:count]), TOKENIZER.decode(ids[count:])
     assert before + after == " a man sleeps in the snow."
 
 
-def test_it_does_not_matter_how_a_caller_writes() -> None:
+def test_case_and_white_space_have_no_effect() -> None:
     plain = TOKENIZER.encode("a man's dog").ids
     assert TOKENIZER.encode("  A MAN’S\n dog ").ids == plain
     assert UNKNOWN_ID not in plain
 
 
-def test_a_text_in_parts_is_the_text() -> None:
+def test_parts_of_a_text_encode_to_the_whole() -> None:
     parts = [TOKENIZER.encode(part).ids for part in ("a man ", "sleeps ", "in the ", "snow .")]
     assert list(chain.from_iterable(parts)) == TOKENIZER.encode("a man sleeps in the snow.").ids
 
 
-def test_rare_words_give_way() -> None:
+def test_rare_words_are_left_out() -> None:
     small = word_tokenizer(CAPTIONS, 5)
     assert small.get_vocab_size() == 5
     assert small.encode("a dog sleeps.").ids[1:3] == [UNKNOWN_ID, UNKNOWN_ID]
@@ -48,7 +48,7 @@ def test_an_empty_text_is_one_unknown_word() -> None:
     assert encode(TOKENIZER, ["", " a man"]) == [[UNKNOWN_ID], TOKENIZER.encode("a man").ids]
 
 
-def test_what_is_no_word_has_no_text() -> None:
+def test_special_tokens_have_no_text() -> None:
     assert [TOKENIZER.token_to_id(word) for word in SPECIAL] == [UNKNOWN_ID, END_ID]
     assert TOKENIZER.decode([END_ID, UNKNOWN_ID]) == ""
 

@@ -1,4 +1,4 @@
-"""What follows what, with and without a beginning; and a loss that learning lowers."""
+"""Targets are the next words, with and without a begin token; training lowers the loss."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,29 +28,29 @@ def recipe(name: str, epochs: int) -> LanguageModelRecipe:
     return replace(language_model(name), training=plan)
 
 
-def test_a_begun_batch_starts_from_the_end_of_nothing() -> None:
+def test_a_batch_with_begin_tokens() -> None:
     batch = batch_of([[5, 6, 7], [8]])
     assert batch.tokens.tolist() == [[1, 5, 6, 7], [1, 8, 0, 0]]
     assert batch.following.tolist() == [[5, 6, 7, 1], [8, 1, 0, 0]]
     assert batch.lengths.tolist() == [4, 2]
 
 
-def test_a_batch_may_start_as_a_prompt_does() -> None:
-    batch = batch_of([[5, 6, 7], [8]], begun=False)
+def test_a_batch_without_begin_tokens() -> None:
+    batch = batch_of([[5, 6, 7], [8]], with_begin=False)
     assert batch.tokens.tolist() == [[5, 6, 7], [8, 0, 0]]
     assert batch.following.tolist() == [[6, 7, 1], [1, 0, 0]]
     assert batch.lengths.tolist() == [3, 1]
 
 
 def test_an_epoch_reads_every_caption_once() -> None:
-    lesson = NextWordTraining(recipe("captions-next-word", 1), CORPUS)
-    batches = list(lesson.batches(torch.Generator().manual_seed(1)))
-    assert len(batches) == lesson.count()
+    training_task = NextWordTraining(recipe("captions-next-word", 1), CORPUS)
+    batches = list(training_task.batches(torch.Generator().manual_seed(1)))
+    assert len(batches) == training_task.count()
     assert sum(len(batch.lengths) for batch in batches) == len(ROWS)
 
 
 @pytest.mark.parametrize("name", CAPTION_WRITERS)
-def test_learns_and_its_steps_measure_the_same(tmp_path: Path, name: str) -> None:
+def test_learns_and_its_step_graph_gives_the_same_figure(tmp_path: Path, name: str) -> None:
     one = recipe(name, 4)
     job = TrainingJob(one, (TOKENIZER.get_vocab_size(),), "digest", tmp_path / "weights.pt")
     lines: list[str] = []
@@ -63,5 +63,5 @@ def test_learns_and_its_steps_measure_the_same(tmp_path: Path, name: str) -> Non
     assert bits(one, graphs["step.onnx"], CORPUS.dev) == pytest.approx(nats / 0.693147, rel=1e-4)
 
 
-def test_unknown_words_are_counted_apart() -> None:
+def test_unknown_words_are_counted() -> None:
     assert unknown([[0, 5, 6], [7]]) == 0.25

@@ -1,4 +1,4 @@
-"""What is wrong with a data folder is told by name, before any training."""
+"""Errors in a data folder are reported by file and line, before any training."""
 
 from pathlib import Path
 
@@ -28,20 +28,20 @@ def test_names_every_missing_file_of_half_a_set(data: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["2 a film", "good film", "1", "1  "])
-def test_names_the_line_that_cannot_be_read(data: Path, line: str) -> None:
+def test_names_the_invalid_line(data: Path, line: str) -> None:
     (data / "sst2" / "dev.txt").write_text(f"0 a film\n{line}\n")
     with pytest.raises(DataError, match=r"dev.txt:2: expected '0 sentence' or '1 sentence'"):
         read_sst2(data)
 
 
 @pytest.mark.parametrize(("text", "found"), [("", "0 sentences"), ("1 good\n1 better\n", r"labels \[1\]")])
-def test_refuses_a_part_without_both_labels(data: Path, text: str, found: str) -> None:
+def test_rejects_a_part_without_both_labels(data: Path, text: str, found: str) -> None:
     (data / "sst2" / "test.txt").write_text(text)
     with pytest.raises(DataError, match=found):
         read_sst2(data)
 
 
-def test_refuses_text_that_is_not_utf8(data: Path) -> None:
+def test_rejects_text_that_is_not_utf8(data: Path) -> None:
     (data / "sst2" / "train.txt").write_bytes(b"0 caf\xe9\n")
     with pytest.raises(DataError, match="not UTF-8"):
         read_sst2(data)

@@ -1,4 +1,4 @@
-"""A good export passes; every known way of getting padding or steps wrong is refused."""
+"""A correct export passes; known errors with padding or steps are rejected."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from unit.zoo.sample_data import CLASSIFIERS, STEPWISE, VOCABULARY, as_built, bu
 from lockstep_export.errors import NotTrainedError, ParityError
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import TOLERANCE, Difference, Parity
-from lockstep_zoo.classify.parity import ONESHOT, STEP, check_oneshot, check_steps, texts
+from lockstep_zoo.classify.parity import ONESHOT, STEP, check_oneshot, check_steps, sample_texts
 from lockstep_zoo.models.transformer import TransformerClassifier
 from lockstep_zoo.recipe import Outputs
 
@@ -30,17 +30,17 @@ def require(differences: list[Difference]) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_classifier_is_equal(name: str, tmp_path: Path) -> None:
+def test_every_classifier_passes(name: str, tmp_path: Path) -> None:
     recipe, module = classifier(name), built(name)
     graph = as_built(name, tmp_path)[ONESHOT]
     parity = Parity(name, check_oneshot(recipe, VOCABULARY, graph, module))
     parity.require()
     assert parity.worst <= TOLERANCE
-    assert {gap.comparison for gap in parity.differences} == {"alone", "as PyTorch"}
+    assert {gap.comparison for gap in parity.differences} == {"unbatched", "as PyTorch"}
 
 
 @pytest.mark.parametrize("name", STEPWISE)
-def test_both_faces_are_equal_after_every_word(name: str, tmp_path: Path) -> None:
+def test_one_shot_and_step_graphs_agree_after_every_word(name: str, tmp_path: Path) -> None:
     recipe, module = classifier(name), built(name)
     graphs = as_built(name, tmp_path)
     differences = check_steps(recipe, VOCABULARY, graphs[STEP], graphs[ONESHOT], module)
@@ -49,7 +49,7 @@ def test_both_faces_are_equal_after_every_word(name: str, tmp_path: Path) -> Non
     assert {gap.output for gap in differences} == {"logits", "vector"}
 
 
-def test_refuses_a_step_graph_of_other_weights(tmp_path: Path) -> None:
+def test_rejects_a_step_graph_of_other_weights(tmp_path: Path) -> None:
     recipe = classifier("sentiment-gru")
     oneshot = as_built(recipe.name, tmp_path / "one")[ONESHOT]
     step = exported(recipe, recipe.build(VOCABULARY).eval(), tmp_path / "other")[STEP]
@@ -57,7 +57,7 @@ def test_refuses_a_step_graph_of_other_weights(tmp_path: Path) -> None:
         require(check_steps(recipe, VOCABULARY, step, oneshot))
 
 
-def test_refuses_a_step_graph_that_swaps_its_states(tmp_path: Path) -> None:
+def test_rejects_a_step_graph_that_swaps_its_states(tmp_path: Path) -> None:
     recipe = classifier("sentiment-lstm")
     graphs = as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / STEP)
@@ -69,7 +69,7 @@ def test_refuses_a_step_graph_that_swaps_its_states(tmp_path: Path) -> None:
         require(check_steps(recipe, VOCABULARY, OnnxGraph(tmp_path / "swapped.onnx"), graphs[ONESHOT]))
 
 
-def test_refuses_a_backward_direction_that_starts_in_the_padding(tmp_path: Path) -> None:
+def test_rejects_a_backward_direction_that_starts_in_the_padding(tmp_path: Path) -> None:
     recipe, module = classifier("sentiment-bilstm"), built("sentiment-bilstm")
     as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / ONESHOT)
@@ -77,30 +77,30 @@ def test_refuses_a_backward_direction_that_starts_in_the_padding(tmp_path: Path)
         if node.op_type == "LSTM":
             node.input[4] = ""  # sequence_lens
     onnx.save(model, tmp_path / ONESHOT)
-    with pytest.raises(ParityError, match="the exported graph is refused"):
+    with pytest.raises(ParityError, match="the exported graph is rejected"):
         require(check_oneshot(recipe, VOCABULARY, OnnxGraph(tmp_path / ONESHOT), module))
-    with pytest.raises(ParityError, match="alone"):
+    with pytest.raises(ParityError, match="unbatched"):
         require(check_oneshot(recipe, VOCABULARY, OnnxGraph(tmp_path / ONESHOT)))
 
 
-def test_refuses_a_mean_over_padding_although_torch_does_the_same(tmp_path: Path) -> None:
+def test_rejects_a_mean_over_padding_although_torch_does_the_same(tmp_path: Path) -> None:
     recipe = classifier("sentiment-transformer")
     module = MeanOverPadding(VOCABULARY).eval()
     graph = exported(recipe, module, tmp_path)[ONESHOT]
     differences = check_oneshot(recipe, VOCABULARY, graph, module)
     assert all(gap.within for gap in differences if gap.comparison == "as PyTorch")
-    with pytest.raises(ParityError, match=r"alone +logits .* DIFFERS"):
+    with pytest.raises(ParityError, match=r"unbatched +logits .* DIFFERS"):
         require(differences)
 
 
-def test_refuses_other_weights(tmp_path: Path) -> None:
+def test_rejects_other_weights(tmp_path: Path) -> None:
     recipe = classifier("sentiment-bow")
     graph = as_built(recipe.name, tmp_path)[ONESHOT]
     with pytest.raises(ParityError, match="as PyTorch"):
         require(check_oneshot(recipe, VOCABULARY, graph, recipe.build(VOCABULARY).eval()))
 
 
-def test_a_frozen_axis_is_told_and_not_raised(tmp_path: Path) -> None:
+def test_a_frozen_axis_is_reported_as_a_failed_run(tmp_path: Path) -> None:
     recipe = classifier("sentiment-bow")
     as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / ONESHOT)
@@ -110,18 +110,18 @@ def test_a_frozen_axis_is_told_and_not_raised(tmp_path: Path) -> None:
         require(check_oneshot(recipe, VOCABULARY, OnnxGraph(tmp_path / ONESHOT)))
 
 
-def test_not_a_number_is_not_equal() -> None:
-    assert not Difference("alone", "logits", 1, float("nan")).within
+def test_nan_is_not_equal() -> None:
+    assert not Difference("unbatched", "logits", 1, float("nan")).within
 
 
-def test_batches_are_ragged_and_one_is_long() -> None:
-    batches = list(texts(VOCABULARY, 4096))
+def test_batches_have_rows_of_different_lengths_and_one_long_row() -> None:
+    batches = list(sample_texts(VOCABULARY, 4096))
     assert [len(rows) for rows in batches] == [1, 2, 3, 8, 17]
     assert max(len(row) for row in batches[-1]) == 300
     assert len({len(row) for row in batches[-1]}) > 5
     assert all(0 < token < VOCABULARY for rows in batches for row in rows for token in row)
 
 
-def test_a_missing_graph_is_told(tmp_path: Path) -> None:
+def test_a_missing_graph_is_reported(tmp_path: Path) -> None:
     with pytest.raises(NotTrainedError, match="no exported model at"):
         OnnxGraph(tmp_path / "model.onnx")

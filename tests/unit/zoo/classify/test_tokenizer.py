@@ -1,4 +1,4 @@
-"""Raw text and the Treebank's way of writing come to the same pieces."""
+"""Raw text and Treebank style give the same pieces."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def tokenizer() -> Tokenizer:
         ("  good\tfilm\n", "good film"),
     ],
 )
-def test_raw_text_equals_the_treebanks_style(tokenizer: Tokenizer, raw: str, treebank: str) -> None:
+def test_raw_text_equals_treebank_style(tokenizer: Tokenizer, raw: str, treebank: str) -> None:
     assert tokenizer.encode(raw).tokens == tokenizer.encode(treebank).tokens
 
 
@@ -45,7 +45,7 @@ def test_contractions_are_whole_pieces(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("It's").tokens == ["it", "'s"]
 
 
-def test_fixed_ids_and_nothing_configured(tokenizer: Tokenizer) -> None:
+def test_fixed_ids_without_padding_and_truncation(tokenizer: Tokenizer) -> None:
     assert (tokenizer.token_to_id("[PAD]"), tokenizer.token_to_id("[UNK]")) == (PAD_ID, UNKNOWN_ID) == (0, 1)
     assert tokenizer.padding is None
     assert tokenizer.truncation is None
@@ -57,7 +57,7 @@ def test_any_text_stays_in_range(tokenizer: Tokenizer) -> None:
         assert all(0 < token < tokenizer.get_vocab_size() for token in tokenizer.encode(text).ids)
 
 
-def test_the_same_texts_give_the_same_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_equal_texts_give_equal_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
     save_tokenizer(tokenizer, tmp_path / "a.json")
     save_tokenizer(train_tokenizer(CORPUS, vocabulary=200), tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -65,6 +65,6 @@ def test_the_same_texts_give_the_same_file(tokenizer: Tokenizer, tmp_path: Path)
     assert json.loads((tmp_path / "a.json").read_text())["padding"] is None
 
 
-def test_encode_cuts_and_never_gives_an_empty_row(tokenizer: Tokenizer) -> None:
+def test_encode_truncates_and_never_gives_an_empty_row(tokenizer: Tokenizer) -> None:
     assert encode(tokenizer, ["good film good film", ""], max_words=3)[1] == [UNKNOWN_ID]
     assert len(encode(tokenizer, ["good film good film"], max_words=3)[0]) == 3

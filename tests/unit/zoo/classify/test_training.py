@@ -1,4 +1,4 @@
-"""Labels, batches and what they are padded with."""
+"""Labels, batches and padding."""
 
 import torch
 from unit.zoo.sample_data import classifier
@@ -10,7 +10,7 @@ from lockstep_zoo.classify.training import SentimentTraining, loss_of, predicted
 ROWS = EncodedSentences([[2, 4 + index % 5] * (1 + index % 3) for index in range(80)], [0, 1] * 40)
 
 
-def test_one_logit_and_two_agree() -> None:
+def test_one_logit_and_two_logits_agree() -> None:
     logit, labels = torch.tensor([[1.5], [-0.5]]), torch.tensor([1, 0])
     both = torch.cat((torch.zeros(2, 1), logit), dim=1)
     assert torch.allclose(loss_of(logit, labels), loss_of(both, labels))
@@ -18,17 +18,17 @@ def test_one_logit_and_two_agree() -> None:
 
 
 def test_batches_cover_every_sentence_once() -> None:
-    chance = torch.Generator().manual_seed(0)
-    for batches in (by_length(80, 7, ROWS.length), shuffled(80, 7, ROWS.length, chance)):
+    rng = torch.Generator().manual_seed(0)
+    for batches in (by_length(80, 7, ROWS.length), shuffled(80, 7, ROWS.length, rng)):
         assert sorted(index for batch in batches for index in batch) == list(range(80))
 
 
-def test_an_epoch_has_as_many_batches_as_it_says() -> None:
-    lesson = SentimentTraining(classifier("sentiment-bow"), ClassifierCorpus(ROWS, ROWS, ROWS))
-    assert len(list(lesson.batches(torch.Generator()))) == lesson.count() == 3
+def test_an_epoch_has_count_batches() -> None:
+    training_task = SentimentTraining(classifier("sentiment-bow"), ClassifierCorpus(ROWS, ROWS, ROWS))
+    assert len(list(training_task.batches(torch.Generator()))) == training_task.count() == 3
 
 
-def test_inputs_are_padded_with_their_companion() -> None:
+def test_inputs_are_padded_and_have_lengths_or_a_mask() -> None:
     lengths = inputs_for(classifier("sentiment-lstm"), [[5], [6, 7]], extra=1)
     assert lengths["tokens"].tolist() == [[5, 0, 0], [6, 7, 0]]
     assert lengths["lengths"].tolist() == [1, 2]
@@ -37,7 +37,7 @@ def test_inputs_are_padded_with_their_companion() -> None:
     assert list(inputs_for(classifier("sentiment-bow"), [[5]])) == ["tokens"]
 
 
-def test_a_mask_marks_what_padding_left() -> None:
+def test_a_mask_is_true_for_real_elements() -> None:
     ids, lengths = padded([[1], [2, 3, 4]], extra=1)
     assert ids.tolist() == [[1, 0, 0, 0], [2, 3, 4, 0]]
     assert real(lengths, 4).tolist() == [[True, False, False, False], [True, True, True, False]]

@@ -1,4 +1,4 @@
-"""A good pair of graphs passes; one that cheats on padding, states or company is refused."""
+"""A correct pair of graphs passes; one that depends on padding, other rows or the future is rejected."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_prompts_and_steps_are_equal(tmp_path: Path, name: str) -> None:
     assert all(gap.largest == 0.0 for gap in differences if gap.comparison == "rows")
 
 
-def test_refuses_a_prefill_that_reads_the_padding(tmp_path: Path) -> None:
+def test_rejects_a_prefill_that_reads_the_padding(tmp_path: Path) -> None:
     recipe = language_model()
     graphs = as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / PREFILL)
@@ -44,15 +44,15 @@ def test_refuses_a_prefill_that_reads_the_padding(tmp_path: Path) -> None:
         Parity(recipe.name, differences).require()
 
 
-def test_refuses_a_step_of_other_weights(tmp_path: Path) -> None:
+def test_rejects_a_step_of_other_weights(tmp_path: Path) -> None:
     recipe, module = language_model(), built(SHAKESPEARE)
     prefill = as_built(SHAKESPEARE, tmp_path / "one")[PREFILL]
     step = exported(recipe, recipe.build(VOCABULARY), tmp_path / "other")[STEP]
-    with pytest.raises(ParityError, match="refused"):
+    with pytest.raises(ParityError, match="rejected"):
         Parity(recipe.name, check(recipe, VOCABULARY, prefill, step, module)).require()
 
 
-def test_refuses_rows_that_depend_on_their_company(tmp_path: Path) -> None:
+def test_rejects_rows_that_depend_on_other_rows(tmp_path: Path) -> None:
     recipe = language_model()
     as_built(SHAKESPEARE, tmp_path)
     model = onnx.load(tmp_path / STEP)
@@ -66,7 +66,7 @@ def test_refuses_rows_that_depend_on_their_company(tmp_path: Path) -> None:
 
 
 class LooksAhead(nn.Module):
-    """Every place takes up the word after it."""
+    """Every position reads the word after it."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
@@ -76,14 +76,14 @@ class LooksAhead(nn.Module):
         return self.honest(torch.cat((tokens[:, 1:], tokens[:, :1]), dim=1))
 
 
-def test_every_place_at_once_is_step_by_step(tmp_path: Path) -> None:
+def test_all_positions_in_one_run_equal_the_steps(tmp_path: Path) -> None:
     recipe = language_model(CONTEXT)
     graphs = as_built(CONTEXT, tmp_path)
     Parity(CONTEXT, check_oneshot(recipe, VOCABULARY, graphs[ONESHOT], graphs[STEP])).require()
 
 
-def test_refuses_a_place_that_looks_ahead(tmp_path: Path) -> None:
+def test_rejects_a_position_that_looks_ahead(tmp_path: Path) -> None:
     recipe = replace(language_model(CONTEXT), oneshot=LooksAhead)
     graphs = exported(recipe, built(CONTEXT), tmp_path)
-    with pytest.raises(ParityError, match=r"at once +logits"):
+    with pytest.raises(ParityError, match=r"one-shot +logits"):
         Parity(CONTEXT, check_oneshot(recipe, VOCABULARY, graphs[ONESHOT], graphs[STEP])).require()

@@ -1,4 +1,4 @@
-"""What each architecture can see and what it cannot, whatever its weights are."""
+"""Which word orders each architecture can distinguish, independently of its weights."""
 
 from itertools import permutations
 
@@ -12,8 +12,8 @@ from lockstep_zoo.models.context_cnn import WINDOW
 from lockstep_zoo.models.tfidf import TfIdf, count_documents
 
 DOG, BITES, MAN = 5, 6, 7
-BLIND = ["bow", "tfidf", "mean", "attention"]
-SEEING = ["rnn", "gru", "lstm", "bilstm", "textcnn", "cnn2d", "transformer"]
+UNORDERED = ["bow", "tfidf", "mean", "attention"]
+ORDERED = ["rnn", "gru", "lstm", "bilstm", "textcnn", "cnn2d", "transformer"]
 
 
 @torch.no_grad()
@@ -21,16 +21,16 @@ def logits(name: str, module: nn.Module, rows: list[list[int]]) -> Tensor:
     return module(**inputs_for(classifier(name), rows))["logits"]
 
 
-@pytest.mark.parametrize("kind", BLIND)
-def test_words_in_any_order_are_one_text(kind: str) -> None:
+@pytest.mark.parametrize("kind", UNORDERED)
+def test_word_order_has_no_effect(kind: str) -> None:
     name = f"sentiment-{kind}"
     orders = [list(order) for order in permutations((DOG, BITES, MAN))]
     found = logits(name, built(name), orders)
     assert torch.allclose(found, found[:1].expand_as(found), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", SEEING)
-def test_who_bites_whom_is_told_apart(kind: str) -> None:
+@pytest.mark.parametrize("kind", ORDERED)
+def test_word_order_has_an_effect(kind: str) -> None:
     name = f"sentiment-{kind}"
     one, other = logits(name, built(name), [[DOG, BITES, MAN], [MAN, BITES, DOG]])
     assert (one - other).abs().max() > 1e-4
@@ -38,15 +38,15 @@ def test_who_bites_whom_is_told_apart(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["textcnn", "cnn2d"])
 @pytest.mark.parametrize("words", [1, 2, 3])
-def test_a_text_shorter_than_a_filter_has_the_answer_that_it_has_in_company(kind: str, words: int) -> None:
+def test_a_text_shorter_than_a_filter_has_the_same_result_batched(kind: str, words: int) -> None:
     name = f"sentiment-{kind}"
     module, short = built(name), list(range(2, 2 + words))
-    alone = logits(name, module, [short])
-    beside = logits(name, module, [short, list(range(10, 40))])
-    assert torch.allclose(alone[0], beside[0], atol=1e-6)
+    unbatched = logits(name, module, [short])
+    batched = logits(name, module, [short, list(range(10, 40))])
+    assert torch.allclose(unbatched[0], batched[0], atol=1e-6)
 
 
-def test_the_context_cnn_sees_its_window_and_nothing_before() -> None:
+def test_the_context_cnn_reads_its_window_only() -> None:
     module = built("captions-context-cnn")
     text = torch.arange(2, 12)[None]
     changed = text.clone()
@@ -54,7 +54,7 @@ def test_the_context_cnn_sees_its_window_and_nothing_before() -> None:
     with torch.no_grad():
         one, other = (module(tokens, torch.tensor([10]))[0][:, 0] for tokens in (text, changed))
     differs = (one != other).any(dim=1).tolist()
-    assert differs == [2 <= place < 2 + WINDOW for place in range(10)]
+    assert differs == [2 <= position < 2 + WINDOW for position in range(10)]
 
 
 def test_idf_is_counted_over_texts() -> None:

@@ -1,4 +1,4 @@
-"""One token a character, and exactly the same text back."""
+"""One token per character; text is restored exactly."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,19 +12,19 @@ KNOWN = "".join(sorted(set(PLAY)))
 
 
 @given(st.text(alphabet=KNOWN, max_size=60))
-def test_any_known_text_comes_back(text: str) -> None:
+def test_known_text_is_restored(text: str) -> None:
     ids = TOKENIZER.encode(text).ids
     assert len(ids) == len(text)
     assert TOKENIZER.decode(ids) == text
 
 
 @given(st.lists(st.text(alphabet=KNOWN, max_size=9), max_size=6))
-def test_pieces_join_to_the_whole(parts: list[str]) -> None:
-    pieces = [TOKENIZER.decode([token]) for part in parts for token in TOKENIZER.encode(part).ids]
-    assert "".join(pieces) == "".join(parts)
+def test_token_texts_join_to_the_whole(parts: list[str]) -> None:
+    texts = [TOKENIZER.decode([token]) for part in parts for token in TOKENIZER.encode(part).ids]
+    assert "".join(texts) == "".join(parts)
 
 
-def test_a_strange_character_is_unknown() -> None:
+def test_a_new_character_is_unknown() -> None:
     assert TOKENIZER.encode("K☃K").ids[1] == UNKNOWN_ID
 
 

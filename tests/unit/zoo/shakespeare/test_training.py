@@ -1,4 +1,4 @@
-"""Streams that go on where the last stretch ended, and a loss that learning lowers."""
+"""Streams continue where the last stretch ended, and training lowers the loss."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +22,17 @@ def recipe(epochs: int) -> LanguageModelRecipe:
     return replace(language_model(), training=plan, stretch=20)
 
 
-def test_each_stretch_goes_on_from_the_last() -> None:
+def test_each_stretch_continues_the_last() -> None:
     parts = list(stretches(torch.arange(31), rows=3, length=4))
     assert torch.cat([part.tokens for part in parts], dim=1).tolist() == torch.arange(30).view(3, 10).tolist()
     assert all(torch.equal(part.following, part.tokens + 1) for part in parts)
     assert [part.first for part in parts] == [True, False, False]
 
 
-def test_an_epoch_has_as_many_batches_as_it_says() -> None:
-    lesson = NextCharacterTraining(recipe(1), CORPUS)
-    batches = list(lesson.batches(torch.Generator()))
-    assert len(batches) == lesson.count() > 1
+def test_an_epoch_has_count_batches() -> None:
+    training_task = NextCharacterTraining(recipe(1), CORPUS)
+    batches = list(training_task.batches(torch.Generator()))
+    assert len(batches) == training_task.count() > 1
     assert {tuple(batch.tokens.shape) for batch in batches} == {(4, 20)}
 
 
@@ -40,6 +40,6 @@ def test_learns(tmp_path: Path) -> None:
     job = TrainingJob(recipe(3), (TOKENIZER.get_vocab_size(),), "digest", tmp_path / "weights.pt")
     lines: list[str] = []
     train(job, NextCharacterTraining(recipe(3), CORPUS), lines.append)
-    assert "nats a character" in lines[0]
+    assert "nats per character" in lines[0]
     dev = [float(line.split("dev ")[1].split()[0]) for line in lines]
     assert dev[-1] < dev[0]

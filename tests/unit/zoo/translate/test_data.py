@@ -1,4 +1,4 @@
-"""Pairs stay pairs, and what is missing is told by name."""
+"""Pairs stay aligned, and missing files are named."""
 
 from pathlib import Path
 
@@ -21,14 +21,14 @@ def test_names_every_missing_file(data: Path) -> None:
         read_multi30k(data)
 
 
-def test_refuses_halves_of_unequal_length(data: Path) -> None:
+def test_rejects_files_of_unequal_length(data: Path) -> None:
     path = data / "multi30k" / "train.fr"
     path.write_text("\n".join(path.read_text().splitlines()[:-3]) + "\n")
     with pytest.raises(DataError, match="60 lines of en and 57 of fr"):
         read_multi30k(data)
 
 
-def test_refuses_an_empty_line(data: Path) -> None:
+def test_rejects_an_empty_line(data: Path) -> None:
     path = data / "multi30k" / "val.en"
     path.write_text(path.read_text().replace("A man sleeps.", "", 1))
     with pytest.raises(DataError, match=r"val.en:1: expected a sentence"):

@@ -1,4 +1,4 @@
-"""A good pair of graphs passes; one that looks at padding or forgets is refused."""
+"""A correct pair of graphs passes; one that attends to padding or has other weights is rejected."""
 
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import Parity
 from lockstep_zoo.models.translator import Encoded, Translator, Written
 from lockstep_zoo.translate.greedy import Exported, translate
-from lockstep_zoo.translate.parity import PREFILL, STEP, check
-from lockstep_zoo.translate.sentences import sentences
+from lockstep_zoo.translate.parity import PREFILL, STEP, check, sample_sentences
 from lockstep_zoo.translate.tokenizer import END_ID
 
 SIZES = (VOCABULARY, VOCABULARY)
@@ -23,8 +22,8 @@ TEXTS = [[5, 6, 7], [8, 9], [10] * 9]
 
 
 def graphs(folder: Path) -> Exported:
-    made = as_built(TRANSLATOR, folder)
-    return Exported(made[PREFILL], made[STEP])
+    exported = as_built(TRANSLATOR, folder)
+    return Exported(exported[PREFILL], exported[STEP])
 
 
 def test_sources_steps_and_whole_translations_are_equal(tmp_path: Path) -> None:
@@ -46,7 +45,7 @@ def test_sources_steps_and_whole_translations_are_equal(tmp_path: Path) -> None:
     }
 
 
-def test_refuses_attention_on_padding(tmp_path: Path) -> None:
+def test_rejects_attention_on_padding(tmp_path: Path) -> None:
     graphs(tmp_path)
     model = onnx.load(tmp_path / STEP)
     for constant in model.graph.initializer:
@@ -59,14 +58,14 @@ def test_refuses_attention_on_padding(tmp_path: Path) -> None:
     assert "padding" in {gap.comparison for gap in differences if not gap.within}
 
 
-def test_refuses_a_step_of_other_weights(tmp_path: Path) -> None:
+def test_rejects_a_step_of_other_weights(tmp_path: Path) -> None:
     other = Translator(*SIZES).eval()
     with pytest.raises(ParityError, match=r"step +logits"):
         Parity(TRANSLATOR, check(translation(), SIZES, graphs(tmp_path), other)).require()
 
 
 class Scripted:
-    """Writes each source's own first id so many times, then the end."""
+    """Repeats each source's first id, as many times as the source is long, then ends."""
 
     def encode(self, source: Tensor, lengths: Tensor) -> Encoded:
         rows = torch.zeros(1, len(source), 1)
@@ -79,10 +78,10 @@ class Scripted:
         return torch.nn.functional.one_hot(chosen, VOCABULARY).float(), mask, h + 1, c
 
 
-def test_greedy_ends_each_row_where_it_ends() -> None:
+def test_greedy_ends_each_row_separately() -> None:
     rows = [[7] * 3, [9], [8] * 12]
     assert translate(Scripted(), rows, 10) == [[7] * 3, [9], [8] * 10]
 
 
-def test_there_are_a_few_dozen_plain_sentences() -> None:
-    assert len(set(sentences())) == 36
+def test_sample_sentences_are_distinct() -> None:
+    assert len(set(sample_sentences())) == 36

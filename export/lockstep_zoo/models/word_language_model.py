@@ -1,9 +1,9 @@
-"""What the recurrent language models of words share: read from left to right, guess the next word.
+"""The common part of the recurrent word language models: left to right, predicts the next word.
 
-    tokens → embedding → recurrence → the embedding again, as what scores each word → logits
+    tokens → embedding → recurrence → the transposed embedding → logits
 
-`Writer` takes whole texts. `WriterPrefill` reads a prompt and `WriterStep` one word of each row; both hold
-the weights of the one trained module.
+`WordLanguageModel` takes whole texts, `WordLanguageModelPrefill` a prompt and `WordLanguageModelStep` one
+word of each row; all share the weights of the trained module.
 """
 
 import torch
@@ -15,7 +15,7 @@ from lockstep_zoo.captions.tokenizer import UNKNOWN_ID
 from lockstep_zoo.recipe import Outputs
 
 WIDTH, DROPOUT = 160, 0.25
-UNWRITABLE = -50.0  # the unknown word may be read and is never written
+UNWRITABLE = -50.0  # bias of the unknown word: it may be read but is never generated
 
 
 class WordLanguageModel(nn.Module):
@@ -60,7 +60,7 @@ class WordLanguageModelStep(nn.Module):
 
 class WordLanguageModelPrefill(nn.Module):
     """tokens [batch, prompt], lengths [batch] → logits [batch, vocabulary] after the last real word,
-    h0 (and of an LSTM c0) [1, batch, 160]. It can be exported and not run."""
+    h0 (and of an LSTM c0) [1, batch, 160]. It can be exported but not run."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""What the one-directional readers share: read from left to right, answer from the last real state.
+"""The common part of the one-directional classifiers: left to right, classified by the last real state.
 
     tokens → embedding → recurrence → last state → head → logits
 
-`Reader` takes a whole text. `ReaderStep` holds the same weights and takes one word of each row: after any
-number of words it answers as `Reader` does of that beginning.
+`RecurrentClassifier` takes a whole text. `RecurrentClassifierStep` shares its weights and takes one word of
+each row; after any number of words its result is that of `RecurrentClassifier` on the same prefix.
 """
 
 from collections.abc import Callable
@@ -39,11 +39,11 @@ class RecurrentClassifierStep(nn.Module):
     """token [batch], h_in (and of an LSTM c_in) [1, batch, 64]
     → logits [batch, 1], vector [batch, 64], h_out (and c_out)."""
 
-    def __init__(self, reader: nn.Module) -> None:
+    def __init__(self, trained: nn.Module) -> None:
         super().__init__()
-        assert isinstance(reader, RecurrentClassifier)
-        self.embedding, self.head = reader.embedding, reader.head
-        self.cell = Cell(reader.recurrence)
+        assert isinstance(trained, RecurrentClassifier)
+        self.embedding, self.head = trained.embedding, trained.head
+        self.cell = Cell(trained.recurrence)
 
     def forward(self, token: Tensor, h_in: Tensor, c_in: Tensor | None = None) -> Outputs:
         before = (h_in[0],) if c_in is None else (h_in[0], c_in[0])
@@ -53,7 +53,7 @@ class RecurrentClassifierStep(nn.Module):
 
 
 def dense() -> nn.Module:
-    """vector [batch, 64] → logits [batch, 1] through one more layer."""
+    """vector [batch, 64] → logits [batch, 1] through a hidden layer."""
     return nn.Sequential(nn.Dropout(0.2), nn.Linear(HIDDEN, DENSE), nn.ReLU(), nn.Linear(DENSE, 1))
 
 
