@@ -1,4 +1,4 @@
-"""`lockstep-export all --quick` leaves a repository that loads, and says what it measured."""
+"""`lockstep-export all --quick` writes a repository that loads, with its figures."""
 
 import json
 import subprocess
@@ -23,12 +23,12 @@ NAMES = (
 )
 ROWS, ELEMENTS = 3, 5
 
-pytestmark = pytest.mark.timeout(300)  # 40 s of one core, which others may want
+pytestmark = pytest.mark.timeout(300)  # 40 s of one core
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command leaves of a little made-up data."""
+    """The repository that the command writes from a little generated data."""
     folder = tmp_path_factory.mktemp("export")
     write_data(folder / "data")
     command = [sys.executable, "-W", "error", "-m", "lockstep_export", "all", "--quick"]
@@ -40,35 +40,38 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models"
 
 
-def faces(repository: Path, name: str) -> dict[str, dict[str, Any]]:
-    """What the manifest says of each graph, by its file."""
+def graph_sections(repository: Path, name: str) -> dict[str, dict[str, Any]]:
+    """The section of the manifest for each graph, by file name."""
     manifest = tomllib.loads((repository / name / "model.toml").read_text(encoding="utf-8"))
     parts = [manifest | {"graph": "model.onnx"}, manifest.get("prefill", {}), manifest.get("stepwise", {})]
     return {part["graph"]: part for part in parts if "inputs" in part}
 
 
-def feed(tensor: onnxruntime.NodeArg, words: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """Something that fits an input: ids, lengths, a mask of all, or states of zero."""
+def sample_input(tensor: onnxruntime.NodeArg, spec: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """A valid value of an input: ids, lengths, a full mask, or zero states."""
     shape = [{"batch": ROWS}.get(axis, ELEMENTS) if isinstance(axis, str) else axis for axis in tensor.shape]
-    if words.get("generated") == "lengths":
+    if spec.get("generated") == "lengths":
         return np.full(shape, ELEMENTS)
     kinds = {"tensor(int64)": np.int64, "tensor(bool)": np.bool_, "tensor(float)": np.float32}
-    return np.zeros(shape, kinds[tensor.type]) + (words.get("generated") == "mask")
+    return np.zeros(shape, kinds[tensor.type]) + (spec.get("generated") == "mask")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_face_answers_by_the_names_of_its_manifest(repository: Path, name: str) -> None:
-    found = faces(repository, name)
-    assert found
-    for file, face in found.items():
+def test_every_graph_runs_with_the_names_of_its_manifest(repository: Path, name: str) -> None:
+    sections = graph_sections(repository, name)
+    assert sections
+    for file, section in sections.items():
         session = onnxruntime.InferenceSession(repository / name / "1" / file)
-        feeds = {one.name: feed(one, face["inputs"].get(one.name, {})) for one in session.get_inputs()}
-        answers = session.run(list(face["outputs"]), feeds)
-        assert all(np.isfinite(answer).all() for answer in answers)
+        inputs = {
+            tensor.name: sample_input(tensor, section["inputs"].get(tensor.name, {}))
+            for tensor in session.get_inputs()
+        }
+        outputs = session.run(list(section["outputs"]), inputs)
+        assert all(np.isfinite(output).all() for output in outputs)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_tokenizer_that_a_manifest_names_is_there(repository: Path, name: str) -> None:
+def test_every_tokenizer_of_a_manifest_exists(repository: Path, name: str) -> None:
     manifest = tomllib.loads((repository / name / "model.toml").read_text(encoding="utf-8"))
     files = [manifest["text"][side] for side in ("source", "target") if side in manifest["text"]]
     assert files
@@ -87,7 +90,7 @@ def test_the_tables_are_written(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_model_has_a_card(repository: Path, name: str) -> None:
-    spec = (repository / name / "README.md").read_text(encoding="utf-8")
-    assert spec.startswith(f"# {name}\n")
-    assert all(f"`1/{file.name}`" in spec for file in (repository / name / "1").glob("*.onnx"))
+def test_every_model_has_a_model_card(repository: Path, name: str) -> None:
+    card = (repository / name / "README.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# {name}\n")
+    assert all(f"`1/{file.name}`" in card for file in (repository / name / "1").glob("*.onnx"))

@@ -1,4 +1,4 @@
-"""Modules of one's own, exported and served by a real server: whole, step by step, and as they write."""
+"""Exports of user modules on a real server: one-shot, step by step, and generating."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ TEXTS = [[3, 9, 27, 1, 5, 14, 2], [8], [39, 38, 37, 36]]
 
 
 def silent(_: str) -> None:
-    """Nobody reads it."""
+    """A report function without output."""
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def server(modules: dict[str, Reader], tmp_path_factory: pytest.TempPathFactory)
         export_stepwise(module, (TOKENS, LENGTHS), root / name, **WITH_LENGTHS)
     task = Generate()
     export_stepwise(Language(), TOKENS, root / "language", axes="batch words", task=task, report=silent)
-    said = {name: value for name, value in STEP.items() if name != "example"}
-    export_stepwise(Step(), STEP["example"], root / "step", **said)
+    options = {name: value for name, value in STEP.items() if name != "example"}
+    export_stepwise(Step(), STEP["example"], root / "step", **options)
     export_oneshot(
         Last(), TOKENS, root / "second", axes="words batch", max_rows=1, task=Tensors(), report=silent
     )
@@ -46,42 +46,42 @@ def server(modules: dict[str, Reader], tmp_path_factory: pytest.TempPathFactory)
         yield started
 
 
-def asked(
+def infer(
     server: Served, model: str, output: str, sequence: tuple[int, int, int] | None = None, **ids: Any
 ) -> Any:
-    """One output of a request, or of a step: (sequence id, place, of so many)."""
+    """One output of a request; `sequence` makes it a step: (sequence id, position, number of steps)."""
     request = fakes.request(model, {name: ("INT64", np.array(value)) for name, value in ids.items()})
     if sequence is not None:
-        number, place, count = sequence
+        number, position, count = sequence
         request.parameters["sequence_id"].int64_param = number
-        request.parameters["sequence_start"].bool_param = place == 0
-        request.parameters["sequence_end"].bool_param = place == count - 1
+        request.parameters["sequence_start"].bool_param = position == 0
+        request.parameters["sequence_end"].bool_param = position == count - 1
     return fakes.values(server.infer(request), output)
 
 
 def test_every_model_is_batched_bit_for_bit(server: Served) -> None:
-    cards = {name: face.spec for (name, _), face in server.host._models.items()}
-    assert len(cards) == 2 * len(RECURRENT) + 4
-    assert [name for name, spec in cards.items() if not spec.batched] == ["second"]
-    assert [name for name, spec in cards.items() if spec.notice] == ["second"]
+    specs = {name: loaded.spec for (name, _), loaded in server.loaded_models._models.items()}
+    assert len(specs) == 2 * len(RECURRENT) + 4
+    assert [name for name, spec in specs.items() if not spec.batched] == ["second"]
+    assert [name for name, spec in specs.items() if spec.notice] == ["second"]
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_a_derived_face_steps_to_what_the_module_says_of_every_beginning(
+def test_a_derived_step_gives_the_modules_result_for_every_prefix(
     server: Served, modules: dict[str, Reader], name: str
 ) -> None:
     for number, text in enumerate(TEXTS, start=1):
-        for place, token in enumerate(text):
-            found = asked(server, f"{name}.step", "logits", (number, place, len(text)), tokens=[token])
-            beginning = torch.tensor([text[: place + 1]])
+        for position, token in enumerate(text):
+            found = infer(server, f"{name}.step", "logits", (number, position, len(text)), tokens=[token])
+            prefix = torch.tensor([text[: position + 1]])
             with torch.no_grad():
-                expected = modules[name](beginning, torch.tensor([place + 1]))
+                expected = modules[name](prefix, torch.tensor([position + 1]))
             assert np.allclose(found, expected.numpy(), atol=1e-5)
-        assert np.allclose(asked(server, name, "logits", tokens=[text]), found, atol=1e-5)
+        assert np.allclose(infer(server, name, "logits", tokens=[text]), found, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_follow_ends_with_the_one_shot_answer(server: Served, name: str) -> None:
+def test_follow_ends_with_the_one_shot_result(server: Served, name: str) -> None:
     (ids,) = [pb.Ids(ids=TEXTS[0])]
     requests = [pb.FollowRequest(start=pb.FollowStart(model=name)), pb.FollowRequest(ids=ids)]
     replies = list(server.sequences.Follow(iter(requests), timeout=60))
@@ -91,20 +91,20 @@ def test_follow_ends_with_the_one_shot_answer(server: Served, name: str) -> None
     assert replies[-1].labels[0].probability == pytest.approx(whole.labels[0].probability, abs=1e-5)
 
 
-def test_a_language_model_writes(server: Served) -> None:
+def test_a_language_model_generates(server: Served) -> None:
     request = pb.GenerateRequest(model="language", ids=pb.Ids(ids=[3, 4]), max_tokens=12, seed=3)
     parts = list(server.sequences.Generate(request, timeout=60))
     assert sum(len(part.tokens) for part in parts) == 12
 
 
-def test_a_step_that_its_author_wrote_keeps_its_states(server: Served) -> None:
+def test_a_step_written_by_its_author_keeps_its_states(server: Served) -> None:
     module = Step().eval()
-    first = asked(server, "step", "logits", (1, 0, 2), token=[5])
-    second = asked(server, "step", "logits", (1, 1, 2), token=[5])
+    first = infer(server, "step", "logits", (1, 0, 2), token=[5])
+    second = infer(server, "step", "logits", (1, 1, 2), token=[5])
     assert not np.allclose(first, second)
     assert first.shape == (1, module.head.out_features)
 
 
-def test_a_module_that_takes_its_rows_second_is_asked_with_rows_first(server: Served) -> None:
-    one, other = (asked(server, "second", "output", tokens=[text]) for text in (TEXTS[0], TEXTS[2]))
+def test_a_module_with_its_batch_axis_second_is_served_with_it_first(server: Served) -> None:
+    one, other = (infer(server, "second", "output", tokens=[text]) for text in (TEXTS[0], TEXTS[2]))
     assert one.shape == other.shape == (1, 2)

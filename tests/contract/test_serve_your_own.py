@@ -1,6 +1,6 @@
-"""docs/serve-your-own.md, followed to the letter: its files are written, its commands run, in its order.
+"""Writes the files of docs/serve-your-own.md and runs its commands, in order.
 
-What a reader would have to change is changed: the server's ports, to free ones.
+Only the server's ports are changed, to free ones.
 """
 
 import os
@@ -23,13 +23,13 @@ SERVE = "lockstep-serve"
 PORT = "8001"
 
 
-class Reader:
-    """Someone with an empty folder and two terminals."""
+class PageRunner:
+    """Runs the blocks of a page in an empty folder; the server runs in the background."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.server = folder, None
         port, metrics_port = _free_ports()
-        self.port, self.said = str(port), {}
+        self.port, self.outputs = str(port), {}
         self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "LOCKSTEP_PORT": self.port,
@@ -41,7 +41,7 @@ class Reader:
         }
 
     def follow(self, page: str) -> None:
-        """Every block, in order."""
+        """Writes or runs every block, in order."""
         for language, block in BLOCK.findall(page):
             if language == "python":
                 (name,) = re.findall(r"^# (\w+\.py)$", block.split("\n")[0])
@@ -51,14 +51,14 @@ class Reader:
                     self._run(command)
 
     def close(self) -> None:
-        """Ctrl-C in the server's terminal."""
+        """Stops the server with SIGINT."""
         if self.server is not None:
             self.server.send_signal(signal.SIGINT)
             self.server.wait(30)
 
     def _run(self, command: str) -> None:
         if command.startswith("pip install"):
-            return  # this environment has it
+            return  # already installed
         if command.startswith(SERVE):
             self.close()
             self.server = subprocess.Popen(command.split(), cwd=self.folder, env=self.environment)
@@ -70,7 +70,7 @@ class Reader:
             text=True, timeout=100, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        self.said[command] = done.stdout
+        self.outputs[command] = done.stdout
 
 
 def _free_ports() -> tuple[int, int]:
@@ -79,63 +79,63 @@ def _free_ports() -> tuple[int, int]:
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    reader = Reader(tmp_path_factory.mktemp("page"))
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageRunner]:
+    runner = PageRunner(tmp_path_factory.mktemp("page"))
     try:
-        reader.follow(PAGE.read_text(encoding="utf-8"))
-        yield reader
+        runner.follow(PAGE.read_text(encoding="utf-8"))
+        yield runner
     finally:
-        reader.close()
+        runner.close()
 
 
-def said(followed: Reader, command: str) -> str:
-    """What the one command that begins so said."""
-    (found,) = [text for line, text in followed.said.items() if line.startswith(command)]
+def output(followed: PageRunner, command: str) -> str:
+    """The output of the one command that starts with `command`."""
+    (found,) = [text for line, text in followed.outputs.items() if line.startswith(command)]
     return found
 
 
 @pytest.mark.timeout(240)
-def test_the_page_is_followed_to_its_end(followed: Reader) -> None:
-    assert "models/reviews/1: parity holds" in said(followed, "python reviews.py")
+def test_all_blocks_of_the_page_run(followed: PageRunner) -> None:
+    assert "models/reviews/1: parity holds" in output(followed, "python reviews.py")
     files = {str(path.relative_to(followed.folder)) for path in followed.folder.glob("models/reviews/**/*.*")}
     listed, *_ = [block for language, block in BLOCK.findall(PAGE.read_text()) if language == "text"]
     assert files == {line.split()[0] for line in listed.splitlines()}
 
 
-def test_texts_are_labelled_at_once_and_word_by_word(followed: Reader) -> None:
-    fine, dull = said(followed, "lockstep classify --model reviews").splitlines()
+def test_texts_are_classified_one_shot_and_word_by_word(followed: PageRunner) -> None:
+    fine, dull = output(followed, "lockstep classify --model reviews").splitlines()
     assert fine.split("\t")[0] == "positive"
     assert dull.split("\t")[0] == "negative"
-    assert len(said(followed, "lockstep follow --model reviews").splitlines()) == 6
+    assert len(output(followed, "lockstep follow --model reviews").splitlines()) == 6
 
 
-def test_a_variant_is_told_beside_its_original(followed: Reader) -> None:
-    first, *graphs = said(followed, "lockstep-export variant").splitlines()
+def test_a_variant_is_reported_with_its_original(followed: PageRunner) -> None:
+    first, *graphs = output(followed, "lockstep-export variant").splitlines()
     assert first.startswith("models/reviews-int8/1: ")
     assert [line.split()[0] for line in graphs] == ["model.onnx", "step.onnx"]
 
 
-def test_a_text_is_made(followed: Reader) -> None:
-    text = said(followed, "lockstep generate --model letters")
+def test_a_text_is_generated(followed: PageRunner) -> None:
+    text = output(followed, "lockstep generate --model letters")
     assert len(text.rstrip("\n")) == 30
     assert "not to be" in text
 
 
-def test_a_step_of_ones_own_keeps_its_state(followed: Reader) -> None:
-    last = said(followed, "python ask_average.py").splitlines()[-1]
+def test_a_written_step_keeps_its_state(followed: PageRunner) -> None:
+    last = output(followed, "python ask_average.py").splitlines()[-1]
     assert last == "[[3. 3. 3.]]"
 
 
-def test_an_encoder_gives_each_text_the_vector_that_it_would_get_alone(followed: Reader) -> None:
-    lines = said(followed, "lockstep encode --model encoder").splitlines()
+def test_an_encoder_gives_batched_texts_their_unbatched_vectors(followed: PageRunner) -> None:
+    lines = output(followed, "lockstep encode --model encoder").splitlines()
     vectors = [[float(number) for number in line.split("\t")[0].split()] for line in lines]
     assert [len(vector) for vector in vectors] == [32, 32]
     texts = ["a fine film", "a dull plot", "fine", "a film , a fine film , a dull plot"] * 3
     with Client(f"localhost:{followed.port}") as client:
         (served,) = [model for model in client.models() if model.name == "encoder"]
-        together = client.encode("encoder", texts)
-        for text, one in zip(texts, together, strict=True):
-            (alone,) = client.encode("encoder", text)
-            assert np.allclose(one.vector, alone.vector, atol=1e-5)
+        batched = client.encode("encoder", texts)
+        for text, one in zip(texts, batched, strict=True):
+            (unbatched,) = client.encode("encoder", text)
+            assert np.allclose(one.vector, unbatched.vector, atol=1e-5)
     assert served.state == "READY"
-    assert np.allclose(vectors[0], together[0].vector, rtol=1e-4, atol=1e-5)
+    assert np.allclose(vectors[0], batched[0].vector, rtol=1e-4, atol=1e-5)
