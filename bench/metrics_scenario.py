@@ -90,20 +90,19 @@ def _measured(
     """Measure with and without metrics in pairs; the order alternates."""
     with_metrics: list[LoadBurst] = []
     without_metrics: list[LoadBurst] = []
-    metrics_port = processes.free_port()
     with (
-        processes.server(models, "--only", model, "--metrics-port", str(metrics_port)) as metrics_address,
-        processes.server(models, "--only", model, "--no-metrics") as plain_address,
-        _scraped(f"http://127.0.0.1:{metrics_port}/metrics"),
+        processes.server_process(models, "--only", model) as measured,
+        processes.server_process(models, "--only", model, "--no-metrics") as plain,
+        _scraped(f"http://{measured.metrics_address}/metrics"),
     ):
-        servers = [(metrics_address, with_metrics), (plain_address, without_metrics)]
-        for address, _ in servers:
-            drive(address)
+        servers = [(measured, with_metrics), (plain, without_metrics)]
+        for server, _ in servers:
+            drive(server.address)
         for _ in range(count):
-            for address, bursts in servers:
-                before = _cpu_s(address)
-                rate, units = drive(address)
-                bursts.append(LoadBurst(rate, (_cpu_s(address) - before) / units * 1e6))
+            for server, bursts in servers:
+                before = _cpu_s(server.process.pid)
+                rate, units = drive(server.address)
+                bursts.append(LoadBurst(rate, (_cpu_s(server.process.pid) - before) / units * 1e6))
             servers.reverse()
     return with_metrics, without_metrics
 
@@ -134,10 +133,9 @@ def _metrics_us() -> float:
     return min(timeit.repeat(count, number=_METRIC_CALLS, repeat=7)) / _METRIC_CALLS * 1e6
 
 
-def _cpu_s(address: str) -> float:
-    """CPU time of the server at `address`, including its engine process."""
-    port = address.rpartition(":")[2]
-    (server,) = (one for one in psutil.Process().children() if port in one.cmdline())
+def _cpu_s(pid: int) -> float:
+    """CPU time of the server process `pid`, including its engine process."""
+    server = psutil.Process(pid)
     times = [one.cpu_times() for one in (server, *server.children())]
     return sum(one.user + one.system for one in times)
 

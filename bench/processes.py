@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from lockstep_client.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,41 +46,21 @@ def echo() -> Iterator[str]:
 
 
 @contextmanager
+def server_process(models: Path, *flags: str) -> Iterator[ServerProcess]:
+    """Run a Lockstep server on `models`, ready with every model. Prints its warnings at the end."""
+    cache = str(models.parent / "cache")
+    with ServerProcess("--models", str(models), "--cache", cache, *flags, stop_timeout_s=60.0) as running:
+        running.wait_ready()
+        try:
+            yield running
+        finally:
+            running.stop()
+            lines = running.log_text().splitlines(keepends=True)
+            sys.stderr.writelines(line for line in lines if " INFO " not in line)
+
+
+@contextmanager
 def server(models: Path, *flags: str) -> Iterator[str]:
     """Run a Lockstep server on `models`. Yields its address once every model is ready."""
-    port = free_port()
-    command = [
-        sys.executable, "-m", "lockstep_server", "--models", str(models), "--host", "127.0.0.1", "--port",
-        str(port), "--metrics-port", "0", "--cache", str(models.parent / "cache"), "--log-level",
-        "warning", *flags,
-    ]  # fmt: skip
-    process = subprocess.Popen(command)
-    try:
-        address = f"127.0.0.1:{port}"
-        _wait_ready(address, process)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_ready(address: str, process: subprocess.Popen[bytes], within_s: float = 120.0) -> None:
-    end = time.monotonic() + within_s
-    with grpc.insecure_channel(address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        while time.monotonic() < end:
-            if process.poll() is not None:
-                raise RuntimeError(f"the server exited with code {process.returncode}")
-            try:
-                if health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == 1:
-                    return
-            except grpc.RpcError:
-                pass
-            time.sleep(0.1)
-    raise RuntimeError(f"the server was not ready after {within_s:g} s")
+    with server_process(models, *flags) as running:
+        yield running.address

@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from lockstep_client.server_process import ProcessError
+
 from . import grafana, traffic
 from .dashboard_picture import draw_dashboard
 from .processes import ROOT, has_prometheus, load, rehearsal
@@ -45,5 +47,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except RuntimeError as error:  # a process did not start, or died
+    except ProcessError as error:
         sys.exit(f"python -m deploy.rehearsal: {error}")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lockstep_client.server_process import LoggedProcess, ServerProcess
 
 from .prometheus import Prometheus
 
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "prometheus"
 SCRAPE_S = 1
-_START_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -48,32 +45,24 @@ def rehearsal(folder: Path, models: Sequence[str] = ()) -> Iterator[Rehearsal]:
         models: names of the models to serve. Empty: all.
 
     Raises:
-        RuntimeError: a process died before it was ready. The message contains its log.
+        ProcessError: a process exited, or was not ready in time. The message contains its log.
     """
-    with ExitStack() as stack:
-        port, metrics_port = stack.enter_context(_server(models, folder / "cache"))
-        metrics = f"127.0.0.1:{metrics_port}"
-        prometheus = stack.enter_context(_prometheus(folder, metrics))
-        _wait_healthy(f"http://{metrics}/healthz")
-        yield Rehearsal(f"127.0.0.1:{port}", metrics, prometheus)
+    flags = ("--models", str(ROOT / "models"), "--only", ",".join(models), "--cache", str(folder / "cache"))
+    with ServerProcess(*flags, stop_timeout_s=_STOP_TIMEOUT_S) as server:
+        server.wait_listening()
+        with _prometheus(folder, server.metrics_address) as prometheus:
+            server.wait_ready()
+            yield Rehearsal(server.address, server.metrics_address, prometheus)
+        server.check_running()
 
 
 @contextmanager
 def load(address: str) -> Iterator[None]:
     """Send requests of every kind to the server until the context ends. See traffic.py."""
-    with _process([sys.executable, "-m", "deploy.rehearsal.traffic", address], r"(sending)"):
+    with _process("load", [sys.executable, "-m", "deploy.rehearsal.traffic", address]) as traffic:
+        traffic.wait_for_log("sending")
         yield
-
-
-@contextmanager
-def _server(models: Sequence[str], cache: Path) -> Iterator[tuple[str, str]]:
-    command = [
-        sys.executable, "-m", "lockstep_server", "--models", str(ROOT / "models"), "--only", ",".join(models),
-        "--host", "127.0.0.1", "--port", "0", "--metrics-port", "0", "--device", "auto",
-        "--cache", str(cache),
-    ]  # fmt: skip
-    with _process(command, r"serving .* on .*:(\d+), metrics on (\d+)") as (port, metrics_port):
-        yield port, metrics_port
+        traffic.check_running()
 
 
 @contextmanager
@@ -92,85 +81,11 @@ def _prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
         "prometheus", f"--config.file={config / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
         "--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage",
     ]  # fmt: skip
-    with _process(command, r'msg="Listening on".* address=127.0.0.1:(\d+)') as (port,):
+    with _process("Prometheus", command) as prometheus:
+        (port,) = prometheus.wait_for_log(r'msg="Listening on".* address=127.0.0.1:(\d+)\s')
         yield Prometheus(f"http://127.0.0.1:{port}")
+        prometheus.check_running()
 
 
-def _wait_healthy(url: str) -> None:
-    """
-    Raises:
-        RuntimeError: the server was not healthy within two minutes.
-    """
-    end = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(url, timeout=10):
-                return
-        except urllib.error.HTTPError as error:  # 503: models are loading
-            error.close()
-            time.sleep(0.2)
-    raise RuntimeError(f"{url} was not healthy within {_START_TIMEOUT_S:g} s")
-
-
-@contextmanager
-def _process(command: list[str], ready: str) -> Iterator[tuple[str, ...]]:
-    """Run a process until the context ends. Yields the groups of the first log line that matches `ready`.
-
-    Raises:
-        RuntimeError: the process died.
-    """
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-    )
-    log = _ProcessLog(process, ready)
-    try:
-        yield log.wait()
-        if process.poll() is not None:
-            raise RuntimeError(f"{' '.join(command[:3])} died:\n{log.last_lines()}")
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        log.close()
-
-
-class _ProcessLog:
-    """Reads the log of a process on a thread, so that the process never blocks on a full pipe."""
-
-    def __init__(self, process: subprocess.Popen[str], ready: str) -> None:
-        self._process, self._ready = process, re.compile(ready)
-        self._lines: list[str] = []
-        self._groups: tuple[str, ...] | None = None
-        self._done = threading.Event()  # a line matched, or the log ended
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def wait(self) -> tuple[str, ...]:
-        """
-        Raises:
-            RuntimeError: the process died, or no line matched within two minutes.
-        """
-        self._done.wait(_START_TIMEOUT_S)
-        if self._groups is None:
-            raise RuntimeError(f"the process did not start:\n{self.last_lines()}")
-        return self._groups
-
-    def last_lines(self) -> str:
-        return "".join(self._lines[-20:])
-
-    def close(self) -> None:
-        self._thread.join()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._lines.append(line)
-            if self._groups is None and (match := self._ready.search(line)):
-                self._groups = match.groups()
-                self._done.set()
-        self._done.set()
+def _process(name: str, command: list[str]) -> LoggedProcess:
+    return LoggedProcess(f"{name} process", command, folder=ROOT, stop_timeout_s=_STOP_TIMEOUT_S)

@@ -4,12 +4,6 @@ lockstep_server (another package, used only through its command and the proto) �
 → Classify, one call in flight → seconds of the call, and the timings in the reply
 """
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from lockstep_client.server_process import ProcessError, ServerProcess
 from lockstep_export.errors import ExportError
 from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
 
 NEEDED = ("lockstep_server", "onnxruntime", "tokenizers", "click", "prometheus_client")
-START_S, CALL_S, STOP_S, LOOK_S = 120.0, 30.0, 10.0, 0.05
+CALL_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,6 @@ class StudyServer:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._classify = sequences_pb2_grpc.SequencesStub(channel).Classify  # type: ignore[no-untyped-call]
-        self._check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
 
     def classify(self, model: str, text: str) -> StudyCall:
         """Makes one call. Raises ExportError if it fails."""
@@ -66,76 +59,21 @@ class StudyServer:
         [result] = reply.results
         return StudyCall(seconds, result.timings.compute_seconds, result.length)
 
-    def ready(self, model: str) -> bool:
-        """Whether the model is serving."""
-        try:
-            reply = self._check(health_pb2.HealthCheckRequest(service=model), timeout=CALL_S)
-        except grpc.RpcError:
-            return False  # not listening yet, or the model is not known yet
-        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
-
 
 @contextmanager
 def study_server(models: Path, names: Sequence[str]) -> Iterator[StudyServer]:
-    """Serves these models while the block runs. The process has always ended when the block has."""
-    port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="lockstep-study-") as folder:
-        log = Path(folder) / "server.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                _command(models, names, port), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                start_new_session=True,  # a Ctrl-C at the terminal reaches this process, which then stops it
-            )  # fmt: skip
+    """Serves these models while the block runs. The process has always ended when the block has.
+
+    Raises ExportError if the server exits or is not ready in time; the message has the end of its log.
+    """
+    flags = ("--models", str(models), "--only", ",".join(names), "--device", "cpu", "--drain-s", "1")
+    with ServerProcess(*flags) as server:
         try:
-            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                connection = StudyServer(channel)
-                _wait(connection, names, process, log)
-                yield connection
-        finally:
-            _stop(process)
-
-
-def _command(models: Path, names: Sequence[str], port: int) -> list[str]:
-    flags = {
-        "--models": models, "--only": ",".join(names), "--device": "cpu", "--host": "127.0.0.1",
-        "--port": port, "--metrics-port": 0, "--drain-s": 1, "--log-level": "warning",
-    }  # fmt: skip
-    return [sys.executable, "-m", "lockstep_server", *(str(part) for pair in flags.items() for part in pair)]
-
-
-def _wait(
-    connection: StudyServer, names: Sequence[str], process: "subprocess.Popen[bytes]", log: Path
-) -> None:
-    """Waits until every model is serving. Raises ExportError after START_S or if the server exits."""
-    end = time.monotonic() + START_S
-    missing = list(names)
-    while missing:
-        if process.poll() is not None:
-            raise ExportError(f"the server exited with code {process.returncode}{_log(log)}")
-        if time.monotonic() > end:
-            raise ExportError(f"{', '.join(missing)} not ready after {START_S:.0f} s{_log(log)}")
-        missing = [name for name in missing if not connection.ready(name)]
-        time.sleep(LOOK_S if missing else 0)
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _log(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
-    return "".join(f"\n  server: {line}" for line in lines)
+            server.wait_ready(names)
+        except ProcessError as error:
+            raise ExportError(str(error)) from None
+        with grpc.insecure_channel(server.address) as channel:
+            yield StudyServer(channel)
 
 
 def _describe(error: grpc.RpcError) -> str:

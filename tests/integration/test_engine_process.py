@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
+from lockstep_client.server_process import ServerProcess
 from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_server.errors import LoadError
 from tests import fakes, steps
@@ -107,21 +106,11 @@ def test_the_engine_process_ignores_sigint_and_sigterm(server: Served) -> None:
 
 def test_killing_the_front_end_leaves_no_engine_process(tmp_path: Path) -> None:
     steps.language(tmp_path)
-    command = [sys.executable, "-m", "lockstep_server", "--models", str(tmp_path)]
-    front = subprocess.Popen([*command, "--port", "0", "--metrics-port", "0", "--cache", ""])
-    try:
-        found: list[int] = []
-
-        def child() -> bool:
-            found[:] = _children(front.pid)
-            return bool(found)
-
-        wait_until(child, "an engine process")
-        time.sleep(0.5)
-    finally:
-        front.kill()
-        front.wait()
-    wait_until(lambda: not _alive(found[0]), "the engine process has ended")
+    with ServerProcess("--models", str(tmp_path), "--cache", "") as server:
+        server.wait_listening()
+        (engine,) = _children(server.process.pid)
+        server.process.kill()
+    wait_until(lambda: not _alive(engine), "the engine process has ended")
 
 
 def _children(pid: int) -> list[int]:

@@ -59,6 +59,7 @@ async def _until_signalled(options: argparse.Namespace) -> int:
 def run(arguments: Sequence[str]) -> int:
     """Run the demo and return its exit code."""
     from lockstep_client.errors import LockstepError
+    from lockstep_client.server_process import ProcessError
 
     options = _options(arguments)
     try:
@@ -68,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (DemoError, LockstepError, OSError) as error:
+    except (DemoError, LockstepError, ProcessError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before the server started

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from lockstep_client.demo import DemoError
 from lockstep_client.demo.models import DemoModels, demo_models
 from lockstep_client.demo.output import emit
-from lockstep_client.demo.server import DemoServer, server
+from lockstep_client.demo.server import ready, server
 
 if TYPE_CHECKING:
     import argparse
 
     from lockstep_client import AsyncClient
+    from lockstep_client.server_process import ServerProcess
 
 
 async def show(options: argparse.Namespace) -> None:
@@ -30,19 +31,19 @@ async def show(options: argparse.Namespace) -> None:
     emit("Done. `make serve` keeps one running; `.venv/bin/lockstep --help` shows how to use it.")
 
 
-async def _wait_for_models(client: AsyncClient, running: DemoServer, requested: DemoModels) -> DemoModels:
+async def _wait_for_models(client: AsyncClient, running: ServerProcess, requested: DemoModels) -> DemoModels:
     """Wait until each model is ready or has failed. Returns the models that are ready."""
     absent = set()
     last_s = 0.0
     for name in requested.names:
-        ready = await running.ready(client, name)
-        if isinstance(ready, str):
+        found = await ready(running, client, name)
+        if isinstance(found, str):
             absent.add(name)
-            emit(f"  {name} is not served: {ready}")
+            emit(f"  {name} is not served: {found}")
         else:
-            last_s = max(last_s, ready)
+            last_s = max(last_s, found)
             if name == requested.names[0]:
-                emit(f"  {name} is ready after {ready:.1f} s")
+                emit(f"  {name} is ready after {found:.1f} s")
     served = requested.without(absent)
     emit(f"  {len(served.names)} models are ready after {last_s:.1f} s")
     if not served.classifiers:
