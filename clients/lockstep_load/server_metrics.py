@@ -1,67 +1,27 @@
 """Reads the server's /metrics during a run: rows per run, queueing and compute times, padding, rejections.
 
-Prometheus text → `samples` → two `Scrape`s, after the warm-up and at the end → `difference`, the part of the
+/metrics → two `Scrape`s, after the warm-up and at the end → `difference`, the part of the
 counters that the measured part added. Only Lockstep's families are read. If the server lacks them or was
 restarted during the run, the result is a note with the reason.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-import urllib.request
-from contextlib import suppress
-from dataclasses import dataclass
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
+from lockstep_client.metrics_text import Scrape, scrape
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
     from lockstep_load.counts import RunCounts
 
 EVERY_S, TICK_S, TIMEOUT_S = 1.0, 0.02, 2.0
-_SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)")
-_LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
-
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def samples(text: str) -> Samples:
-    """Parse the Prometheus text format: (name, labels) → value."""
-    result: Samples = {}
-    for line in text.splitlines():
-        if matched := _SAMPLE.match(line):
-            name, labels, value = matched.groups()
-            with suppress(ValueError):
-                result[name, frozenset(_LABEL.findall(labels or ""))] = float(value)
-    return result
-
-
-@dataclass(frozen=True)
-class Scrape:
-    """The samples of one scrape."""
-
-    samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
-
-    def total(self, name: str, **labels: str) -> float:
-        """The sum of the samples of `name` that have these labels."""
-        wanted = set(labels.items())
-        return sum(value for (one, has), value in self.samples.items() if one == name and wanted <= has)
-
-    def values(self, name: str, label: str, **labels: str) -> set[str]:
-        """The values of a label in a family."""
-        wanted = set(labels.items())
-        return {
-            dict(has)[label]
-            for (one, has) in self.samples
-            if one == name and wanted <= has and label in dict(has)
-        }
 
 
 def difference(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
@@ -93,8 +53,7 @@ def difference(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
 
 def restarted(before: Scrape, after: Scrape, model: str) -> bool:
     """Whether the server restarted between the scrapes: its start time changed, or a counter decreased."""
-    started = ("process_start_time_seconds", frozenset[tuple[str, str]]())
-    if before.samples.get(started) != after.samples.get(started):
+    if before.total("process_start_time_seconds") != after.total("process_start_time_seconds"):
         return True
     of_model = ("model", model.removesuffix(".step"))
     return any(
@@ -113,7 +72,7 @@ class Scraper:
     """Scrapes the metrics at the start and end of a run's measured part and every second, in a thread."""
 
     def __init__(self, address: str, model: str) -> None:
-        self._url = f"http://{address}/metrics"
+        self._address, self._url = address, f"http://{address}/metrics"
         self._model = model.removesuffix(".step")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -176,7 +135,6 @@ class Scraper:
 
     def _scrape(self) -> Scrape | None:
         try:
-            with _DIRECT.open(self._url, timeout=TIMEOUT_S) as answer:
-                return Scrape(samples(answer.read().decode("utf-8", "replace")))
+            return scrape(self._address, TIMEOUT_S)
         except (OSError, ValueError, HTTPException):  # the port may speak another protocol
             return None

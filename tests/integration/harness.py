@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import threading
 import time
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client.parser import text_string_to_metric_families
 
+from lockstep_client.metrics_text import scrape
 from lockstep_proto import open_inference_pb2_grpc
 from lockstep_proto.v1 import sequences_pb2_grpc
 from lockstep_server.app import App
@@ -139,14 +138,10 @@ class Served(Stubs):
 
     def samples(self, name: str, **labels: str) -> dict[tuple[str, ...], float]:
         """Scrapes a metric. Returns its samples by the values of the labels that are not given."""
-        url = f"http://127.0.0.1:{self.app.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=PATIENCE_S) as page:
-            families = list(text_string_to_metric_families(page.read().decode()))
+        page = scrape(f"127.0.0.1:{self.app.metrics_port}", PATIENCE_S)
         return {
-            tuple(v for k, v in sample.labels.items() if k not in labels): sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == name and all(sample.labels.get(k) == v for k, v in labels.items())
+            tuple(v for k, v in has.items() if k not in labels): value
+            for has, value in page.select(name, **labels)
         }
 
     def metric(self, name: str, **labels: str) -> float:

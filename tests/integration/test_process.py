@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import queue
-import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import tomllib
-import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import fakes
 import grpc
 import pytest
-from integration.harness import Stubs, refused, wait_until
+from integration.harness import PATIENCE_S, Stubs, refused, wait_until
+
+from lockstep_client.metrics_text import scrape
+from lockstep_client.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,68 +30,32 @@ COMMAND = [sys.executable, "-m", "lockstep_server"]
 
 
 class Process(Stubs):
-    """A server process whose log is read continuously."""
+    """Stubs, metrics and log of a server process."""
 
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [
-                *COMMAND,
-                "--host",
-                "127.0.0.1",
-                "--port",
-                "0",
-                "--metrics-port",
-                "0",
-                "--cache",
-                "",
-                *arguments,
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.log: list[str] = []
-        self._ports: queue.Queue[tuple[str, str]] = queue.Queue()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        port, self.metrics_port = self._ports.get(timeout=60)
-        super().__init__(f"127.0.0.1:{port}")
+    def __init__(self, running: ServerProcess) -> None:
+        super().__init__(running.address)
+        self.running, self.process = running, running.process
 
-    def _read(self) -> None:
-        for line in self.process.stderr or ():
-            self.log.append(line)
-            if found := re.search(r"serving .* on .*:(\d+), metrics on (\d+)", line):
-                self._ports.put((found[1], found[2]))
-        self._ports.put(("0", "0"))
-
-    def metric(self, sample: str) -> float:
-        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=60) as page:
-            found = re.findall(rf"^{re.escape(sample)} (\S+)$", page.read().decode(), re.MULTILINE)
-        return float(found[0]) if found else 0.0
+    def metric(self, name: str, **labels: str) -> float:
+        return scrape(self.running.metrics_address, PATIENCE_S).total(name, **labels)
 
     def wait_end(self) -> int:
-        code = self.process.wait(60)
-        self._reader.join()
-        return code
+        return self.process.wait(60)
 
-    def close(self) -> None:
-        self.channel.close()
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        if self.process.stderr:
-            self.process.stderr.close()
+    @property
+    def log(self) -> list[str]:
+        return self.running.log_text().splitlines()
 
 
 @contextmanager
 def process(*arguments: str) -> Iterator[Process]:
-    running = Process(*arguments)
-    try:
-        running.wait_serving()
-        yield running
-    finally:
-        running.close()
+    with ServerProcess("--cache", "", *arguments) as running:
+        running.wait_ready()
+        server = Process(running)
+        try:
+            yield server
+        finally:
+            server.channel.close()
 
 
 def slow(times: int) -> pb.ModelInferRequest:
@@ -103,7 +66,7 @@ def test_sigterm_drains_requests_in_flight_and_rejects_new_ones(tmp_path: Path) 
     fakes.write_model(tmp_path, "slow", fakes.slow())
     with process("--models", str(tmp_path), "--drain-s", "50") as server:
         in_flight = [server.inference.ModelInfer.future(slow(1500), timeout=100) for _ in range(3)]
-        wait_until(lambda: server.metric('lockstep_queue_depth{model="slow"}') == 3, "three in flight")
+        wait_until(lambda: server.metric("lockstep_queue_depth", model="slow") == 3, "three in flight")
         server.process.send_signal(signal.SIGTERM)
         server.wait_serving(serving=False)
         with refused(grpc.StatusCode.UNAVAILABLE, words="stopping"):
@@ -118,7 +81,7 @@ def test_requests_that_outlast_the_drain_fail_and_the_server_exits(tmp_path: Pat
     fakes.write_model(tmp_path, "slow", fakes.slow())
     with process("--models", str(tmp_path), "--drain-s", "0") as server:
         in_flight = [server.inference.ModelInfer.future(slow(40_000), timeout=100) for _ in range(3)]
-        wait_until(lambda: server.metric('lockstep_queue_depth{model="slow"}') == 3, "three in flight")
+        wait_until(lambda: server.metric("lockstep_queue_depth", model="slow") == 3, "three in flight")
         server.process.send_signal(signal.SIGTERM)
         for one in in_flight:
             with refused(grpc.StatusCode.UNAVAILABLE):
@@ -132,7 +95,7 @@ def test_an_idle_server_exits_cleanly(tmp_path: Path, number: signal.Signals) ->
     with process("--models", str(tmp_path)) as server:
         server.process.send_signal(number)
         assert server.wait_end() == 0
-    assert not any("Traceback" in line for line in server.log)
+        assert not any("Traceback" in line for line in server.log)
 
 
 def test_both_processes_log_in_json_if_configured(tmp_path: Path) -> None:
@@ -142,7 +105,7 @@ def test_both_processes_log_in_json_if_configured(tmp_path: Path) -> None:
         server.infer(fakes.floats("same", [[1.0]]))
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_end() == 0
-    records = [json.loads(line) for line in server.log]
+        records = [json.loads(line) for line in server.log]
     assert {"lockstep_server.lifecycle", "lockstep_server.engine.models"} <= {
         one["logger"] for one in records
     }

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
-from urllib.request import ProxyHandler, build_opener
 
 from lockstep_client.demo.output import emit, ms, quantile
+from lockstep_client.metrics_text import scrape
 from lockstep_client.tables import table
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ HEADER = (
     "model", "sent", "runs", "rows/run", "padding", "req/s",
     "p50 ms", "p99 ms", "queue ms", "compute ms",
 )  # fmt: skip
-_SAMPLE = re.compile(r'^(lockstep_\w+)\{[^}]*model="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -93,18 +91,22 @@ async def burst(client: AsyncClient, model: str, metrics_port: int) -> BurstResu
             answers.extend(await client.classify(model, text))
             latencies.append(time.perf_counter() - start)
 
-    before, start = await counters(metrics_port, model), time.perf_counter()
+    address = f"127.0.0.1:{metrics_port}"
+    before, start = await asyncio.to_thread(scrape, address), time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
-    wall_s, after = time.perf_counter() - start, await counters(metrics_port, model)
-    increase = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    wall_s, after = time.perf_counter() - start, await asyncio.to_thread(scrape, address)
+
+    def increase(name: str) -> float:
+        return after.total(name, model=model) - before.total(name, model=model)
+
     return BurstResult(
         latencies,
         answers,
         wall_s,
-        runs=increase["lockstep_batch_rows_count"],
-        rows=increase["lockstep_batch_rows_sum"],
-        elements=increase["lockstep_elements_total"],
-        padded_elements=increase["lockstep_padded_elements_total"],
+        runs=increase("lockstep_batch_rows_count"),
+        rows=increase("lockstep_batch_rows_sum"),
+        elements=increase("lockstep_elements_total"),
+        padded_elements=increase("lockstep_padded_elements_total"),
     )
 
 
@@ -125,20 +127,3 @@ def mixed_texts(count: int) -> list[str]:
     return [
         " ".join(islice(cycle(words), start, start + n)) for start, n in zip(starts, lengths, strict=True)
     ]
-
-
-async def counters(metrics_port: int, model: str) -> dict[str, float]:
-    """The model's samples at /metrics by name, summed over the other labels."""
-    text = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{metrics_port}/metrics")
-    found: dict[str, float] = {}
-    for name, sample_model, value in _SAMPLE.findall(text):
-        if sample_model == model:
-            found[name] = found.get(name, 0.0) + float(value)
-    return found
-
-
-def _fetch(url: str) -> str:
-    # No proxy: an HTTP proxy cannot reach the loopback interface of this machine.
-    with build_opener(ProxyHandler({})).open(url, timeout=5) as response:
-        text: str = response.read().decode()
-    return text

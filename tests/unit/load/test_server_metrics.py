@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lockstep_client.metrics_text import Scrape, samples
 from lockstep_load.counts import RunCounts
 from lockstep_load.plan import ClosedLoop, LoadProfile
-from lockstep_load.server_metrics import Scrape, Scraper, difference, restarted, samples
+from lockstep_load.server_metrics import Scraper, difference, restarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,12 +51,6 @@ def test_a_step_model_uses_the_metrics_of_its_base_name() -> None:
 
 def test_a_server_without_lockstep_metrics_gives_an_empty_result() -> None:
     assert difference(Scrape({}), Scrape(samples("up 1\n")), "m") == {}
-
-
-def test_label_values_may_contain_escaped_characters() -> None:
-    [(name, labels)] = samples('odd{label="a \\"b\\", c=\\"d"} 3')
-    assert name == "odd"
-    assert dict(labels) == {"label": 'a \\"b\\", c=\\"d'}
 
 
 def test_a_port_with_another_protocol_has_no_metrics() -> None:
