@@ -1,4 +1,4 @@
-"""Plots with matplotlib (the extra `plot`), readable on light and dark backgrounds."""
+"""The plots of the verbs: the attention of a translation, the times of a race."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lockstep_client import extras
+from lockstep_client.figures import (
+    draw_colour_bar,
+    draw_grid,
+    draw_legend_below,
+    new_axes,
+    new_figure,
+    series_styles,
+)
 from lockstep_client.texts import InputError
 
 if TYPE_CHECKING:
@@ -18,17 +26,8 @@ if TYPE_CHECKING:
     from lockstep_client.race import RaceResult
     from lockstep_client.stream_results import Translation
 
-INK = "#808080"
-"""Colour of text and lines: mid-grey, because the background is transparent."""
-
-_LINES = {
-    "step-wise": ("#1f9e89", "o"),
-    "fused": ("#d95f02", "s"),
-    "one-shot": ("#7570b3", "^"),
-    "re-encoding": ("#d6418b", "D"),
-}
-"""Colour and marker of each way of a race. The colours have equal brightness; the markers help colour-blind
-readers."""
+_STYLES = dict(zip(("step-wise", "fused", "one-shot", "re-encoding"), series_styles(), strict=False))
+"""Colour and marker of each way of a race."""
 
 
 def checked_path(path: Path | None) -> Path | None:
@@ -56,16 +55,12 @@ def attention(path: Path, source: str, translation: Translation) -> None:
     assert weights is not None
     rows, columns = weights.shape
     figure = new_figure(2.5 + 0.45 * columns, 2.2 + 0.32 * rows)
-    axes = new_axes(figure)
+    title = f"Attention of each token over the source\n{_short(source)}"
+    axes = new_axes(figure, title=title, x_label="source", y_label="translation")
     image = axes.imshow(weights, vmin=0, vmax=1, cmap="magma", aspect="auto")
     axes.set_xticks(range(columns), translation.source_tokens, rotation=45, ha="right")
     axes.set_yticks(range(rows), translation.pieces)
-    axes.set_xlabel("source")
-    axes.set_ylabel("translation")
-    axes.set_title(f"Attention of each token over the source\n{_short(source)}", color=INK, fontsize=11)
-    bar = figure.colorbar(image, ax=axes)
-    bar.set_label("weight", color=INK)
-    bar.ax.tick_params(colors=INK)
+    draw_colour_bar(axes, image, "weight")
     save(figure, path)
 
 
@@ -77,7 +72,7 @@ def race(path: Path, results: Sequence[RaceResult]) -> None:
     for contender in dict.fromkeys(result.contender for result in results if result.time):
         measured = [(r.words, r.time) for r in results if r.contender == contender and r.time]
         words, name = [words for words, _ in measured], f"{contender.way} {contender.model}"
-        colour, mark = _LINES[contender.way]
+        colour, mark = _STYLES[contender.way]
         if contender.follows:
             first_ms = [time.first_s * 1e3 for _, time in measured]
             waiting.plot(
@@ -86,37 +81,16 @@ def race(path: Path, results: Sequence[RaceResult]) -> None:
         last_ms = [time.last_s * 1e3 for _, time in measured]
         waiting.plot(words, last_ms, color=colour, marker=mark, label=f"{name}: whole text read")
         compute.plot(words, [time.compute_s * 1e3 for _, time in measured], color=colour, marker=mark)
-    figure.legend(
-        loc="outside lower center", ncols=2, fontsize=9, labelcolor=INK, facecolor="none", edgecolor="none"
-    )
+    draw_legend_below(figure, 2)
     save(figure, path)
 
 
 def _by_words(figure: Figure, at: int, title: str) -> Axes:
-    axes = new_axes(figure, 1, 2, at)
-    axes.set(xscale="log", yscale="log", xlabel="words", ylabel="milliseconds")
-    axes.set_title(title, color=INK, fontsize=11)
-    axes.grid(which="major", color=INK, alpha=0.25)
+    axes = new_axes(figure, 1, 2, at, title=title, x_label="words", y_label="milliseconds")
+    axes.set(xscale="log", yscale="log")
+    draw_grid(axes)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")
-    return axes
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty, transparent figure; `width` and `height` are in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure((width, height), layout="constrained", facecolor="none")
-
-
-def new_axes(figure: Figure, rows: int = 1, columns: int = 1, at: int = 1) -> Axes:
-    """Axes with labels and lines that are readable on any background."""
-    axes: Axes = figure.add_subplot(rows, columns, at, facecolor="none")
-    axes.tick_params(colors=INK, which="both")
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    for side in axes.spines.values():
-        side.set_color(INK)
     return axes
 
 

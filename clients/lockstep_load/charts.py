@@ -8,7 +8,18 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from lockstep_client.plots import INK, new_axes, new_figure
+from lockstep_client.figures import (
+    COLOURS,
+    INK,
+    draw_grid,
+    draw_legend,
+    log_ticks,
+    log_x_at,
+    new_axes,
+    new_figure,
+    series_styles,
+    svg_settings,
+)
 from lockstep_load import summary
 from lockstep_load.histogram import LatencyHistogram
 
@@ -20,8 +31,6 @@ if TYPE_CHECKING:
 
     from lockstep_load.documents import Document
 
-COLOURS = ("#1f9e89", "#d95f02", "#7570b3", "#d6418b", "#4c8dd6", "#8a9a3b")
-MARKS = ("o", "s", "^", "D", "v", "P")
 WIDTH, HEIGHT = 6.4, 3.6
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
@@ -38,18 +47,20 @@ def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 10, 100, 1000, 10000], ["0", "50", "90", "99", "99.9", "99.99"])
     _log_scale(axes)
-    _legend(axes, len(runs))
+    draw_legend(axes)
     return _svg(figure)
 
 
 def over_time(run: Document) -> str:
     """p50 and p99 latency of the requests due in each second; answers per second below."""
     figure = new_figure(WIDTH, HEIGHT + 1.2)
-    latency = _label_axes(new_axes(figure, 2, 1, 1), "Latency by second due", "", "ms")
-    counts = _label_axes(new_axes(figure, 2, 1, 2), "", "second", "per second")
+    latency = new_axes(figure, 2, 1, 1, title="Latency by second due", y_label="ms")
+    counts = new_axes(figure, 2, 1, 2, x_label="second", y_label="per second")
+    draw_grid(latency)
+    draw_grid(counts)
     seconds = run["seconds"]
     at = [one["second"] for one in seconds]
-    for name, colour, mark in zip(("p50_ms", "p99_ms"), COLOURS, MARKS, strict=False):
+    for name, (colour, mark) in zip(("p50_ms", "p99_ms"), series_styles(), strict=False):
         latency.plot(at, [_nan_if_none(one[name]) for one in seconds], color=colour, marker=mark, ms=3,
                      label=name.removesuffix("_ms"))  # fmt: skip
     _log_scale(latency)
@@ -58,8 +69,8 @@ def over_time(run: Document) -> str:
     if any(failed):
         counts.plot(at, failed, color=COLOURS[1], ls="--", label="not ok")
     counts.plot(at, [one["in_flight"] for one in seconds], color=INK, ls=":", label="in flight")
-    _legend(latency, 2)
-    _legend(counts, 3)
+    draw_legend(latency)
+    draw_legend(counts)
     return _svg(figure)
 
 
@@ -68,13 +79,11 @@ def by_length(run: Document) -> str:
     figure, axes = _new_plot("Latency by length", "elements per request", "ms")
     rows = run["by_length"]
     at = [row["to"] for row in rows]
-    for name, colour, mark in zip(("p50", "p90", "p99"), COLOURS, MARKS, strict=False):
+    for name, (colour, mark) in zip(("p50", "p90", "p99"), series_styles(), strict=False):
         axes.plot(at, [row[name] for row in rows], color=colour, marker=mark, label=name)
-    axes.set_xscale("log")
     _log_scale(axes)
-    axes.set_xticks(at, [f"≤ {row['to']}" for row in rows])
-    axes.xaxis.minorticks_off()
-    _legend(axes, 3)
+    log_x_at(axes, at, [f"≤ {row['to']}" for row in rows])
+    draw_legend(axes)
     return _svg(figure)
 
 
@@ -83,11 +92,11 @@ def streams(run: Document) -> str:
     figure, axes = _new_plot("Tokens", "percentile", "ms")
     shown = [(key, name) for key, name in summary.TIMES.items() if key != "latency_ms"]
     names = summary.PERCENTILES
-    for (key, label), colour, mark in zip(shown, COLOURS, MARKS, strict=False):
+    for (key, label), (colour, mark) in zip(shown, series_styles(), strict=False):
         if run[key]:
             axes.plot(names, [run[key][name] for name in names], color=colour, marker=mark, label=label)
     _log_scale(axes)
-    _legend(axes, 3)
+    draw_legend(axes)
     return _svg(figure)
 
 
@@ -98,7 +107,7 @@ def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) 
         (one for one in runs if one["latency_ms"]), key=lambda one: float(one["load"].get("rate", 0))
     )
     x = [one["rates"]["ok"] for one in ordered]
-    for name, colour, mark in zip(("p50", "p90", "p99"), COLOURS, MARKS, strict=False):
+    for name, (colour, mark) in zip(("p50", "p90", "p99"), series_styles(), strict=False):
         axes.plot(x, [one["latency_ms"][name] for one in ordered], color=colour, marker=mark, label=name)
     for one in ordered:
         if not one["valid"]:
@@ -106,7 +115,7 @@ def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) 
     if bound_ms:
         axes.axhline(bound_ms, color=INK, ls="--", label=f"bound, {bound_ms:g} ms")
     _log_scale(axes)
-    _legend(axes, 4)
+    draw_legend(axes)
     return _svg(figure)
 
 
@@ -120,7 +129,7 @@ def batching(server: dict[str, Any]) -> str:
     ):
         axes.plot(at, [one[key] for one in server["seconds"]], color=colour, marker=mark, ms=3, label=label)
     axes.set_ylim(bottom=0)
-    _legend(axes, 2)
+    draw_legend(axes)
     return _svg(figure)
 
 
@@ -132,55 +141,35 @@ def lines(
 ) -> str:
     """A log-log plot of named series, each with its x and y values."""
     figure, axes = _new_plot(title, x_label, y_label)
-    for (name, xs, ys), colour, mark in zip(series, COLOURS, MARKS, strict=False):
+    for (name, xs, ys), (colour, mark) in zip(series, series_styles(), strict=False):
         axes.plot(list(xs), list(ys), color=colour, marker=mark, label=name)
-    axes.set_xscale("log")
     _log_scale(axes)
-    ticks = sorted({x for _, xs, _ in series for x in xs})
-    axes.set_xticks(ticks, [f"{x:,g}" for x in ticks])
-    axes.xaxis.minorticks_off()
-    _legend(axes, len(series))
+    log_x_at(axes, sorted({x for _, xs, _ in series for x in xs}))
+    draw_legend(axes)
     return _svg(figure)
 
 
 def _new_plot(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = new_figure(WIDTH, HEIGHT)
-    return figure, _label_axes(new_axes(figure), title, x_label, y_label)
-
-
-def _label_axes(axes: Axes, title: str, x_label: str, y_label: str) -> Axes:
-    axes.set(xlabel=x_label, ylabel=y_label)
-    axes.set_title(title, color=INK, fontsize=11)
-    axes.grid(which="major", color=INK, alpha=0.25)
-    return axes
+    axes = new_axes(figure, title=title, x_label=x_label, y_label=y_label)
+    draw_grid(axes)
+    return figure, axes
 
 
 def _log_scale(axes: Axes) -> None:
-    """A logarithmic y axis with ticks at 1, 2 and 5, written as plain numbers."""
-    from matplotlib.ticker import LogLocator
-
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:,g}")
-    axes.yaxis.minorticks_off()
+    log_ticks(axes.yaxis)
 
 
 def _nan_if_none(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _legend(axes: Axes, count: int) -> None:
-    if count > 1 or axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=9, labelcolor=INK, facecolor="none", edgecolor="none")
-
-
 def _svg(figure: Figure) -> str:
     """The figure's SVG element. Text stays text; ids are unique within the page."""
-    from matplotlib import rc_context
-
     titles = [axes.get_title() for axes in figure.axes]
     out = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{titles}{id(figure)}"}):
+    with svg_settings(f"{titles}{id(figure)}"):
         figure.savefig(out, format="svg", metadata=_NO_METADATA)
     text = out.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 
+from lockstep_client import extras
 from lockstep_client.server_process import ProcessError, ServerProcess
 from lockstep_export.errors import ExportError
 from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
@@ -34,10 +35,7 @@ def check_server() -> None:
     """Raises ExportError if a package that the server needs is missing."""
     missing = [name for name in NEEDED if not find_spec(name)]
     if missing:
-        raise ExportError(
-            f"measuring served models needs {', '.join(missing)}: install the extra with"
-            " pip install '.[server-cpu]' in a checkout of Lockstep"
-        )
+        raise ExportError(extras.missing("measuring served models", ", ".join(missing), "server-cpu"))
 
 
 class StudyServer:
