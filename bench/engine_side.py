@@ -98,10 +98,10 @@ class RequestLevelScheduler(Scheduler):
     """Admits sequences only when the previous batch has ended completely."""
 
     def _admit(self, now: float) -> tuple[GenerationSequence, ...]:
-        return () if self._running else super()._admit(now)
+        return () if self.generation.running else super()._admit(now)
 
     def has_work(self) -> bool:
-        return bool(self._running or self._ready or self._resuming or self._cancelled or self._waiting)
+        return super().has_work() or bool(self.pool.waiting)
 
 
 def use_request_level_batching(engine: StepEngine) -> None:

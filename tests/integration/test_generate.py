@@ -457,7 +457,7 @@ def test_a_thousand_cancelled_streams_leave_nothing(tmp_path: Path, serving: Cal
     server.wait_idle()
     engine = server.loaded_models._models["lm", 1].engine
     assert engine._scheduler.counts() == (0, 0, 0)
-    assert engine._scheduler._slots_used == 0
+    assert engine._scheduler.pool.used == 0
     assert not engine._awaiting_prefill
     assert len(tokens_of(generate(server))) == 20
 

@@ -219,7 +219,8 @@ class StepEngine:
     ) -> ServingError | None:
         if self._closing and options.start:
             return _UNAVAILABLE
-        return self._scheduler.add_step(make_step_request(submit, options, inputs), options, self._clock())
+        request = make_step_request(submit, options, inputs)
+        return self._scheduler.add_step(request, start=options.start, end=options.end, now=self._clock())
 
     # --- steps --------------------------------------------------------------------------------------
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
 
 if TYPE_CHECKING:
+    from ...errors import ServingError
     from ...messages import SequenceId
     from ...model.datatypes import Arrays
     from ...text.detokenizer import TextStream
@@ -80,6 +81,10 @@ class StepRequest:
     sequence: ClientSequence
     dropped: bool = False  # cancelled or past its deadline: it will not run
 
+    @property
+    def has_slot(self) -> bool:
+        return self.sequence.has_slot
+
 
 @dataclass(slots=True, eq=False)
 class ClientSequence(Sequence):
@@ -91,3 +96,10 @@ class ClientSequence(Sequence):
     closing: bool = False  # it ends once its waiting steps have run
     states: Arrays | None = None
     steps: int = 0
+
+
+class FailedSequence(NamedTuple):
+    """A request that ends with an error."""
+
+    request: GenerationSequence | StepRequest
+    error: ServingError

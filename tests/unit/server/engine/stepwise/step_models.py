@@ -26,6 +26,7 @@ from tests import steps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from lockstep_server.messages import SequenceId
     from lockstep_server.model.spec import ModelSpec
 
 Array = np.ndarray[Any, Any]
@@ -43,11 +44,13 @@ def step_request(
     *,
     accepted: float = 0.0,
     deadline: float | None = None,
+    sequence: SequenceId = "s",
     **more: Any,
 ) -> StepRequest:
     key = key or next(_keys)
-    sequence = ClientSequence(key, accepted, None, more.get("priority", 0), more.get("caller", ""))
-    return StepRequest(key, inputs or {}, (), accepted, deadline, sequence)
+    return StepRequest(
+        key, inputs or {}, (), accepted, deadline, ClientSequence(key, accepted, id=sequence, **more)
+    )
 
 
 # --- models -----------------------------------------------------------------------------------------

@@ -361,7 +361,7 @@ def test_a_paused_stream_generates_nothing_so_its_memory_is_bounded() -> None:
     driver.engine.credit(other, 10_000)
     driver.drain()
     assert len(driver.received[other].ids) == 600
-    paused = driver.engine._scheduler._requests[key]
+    paused = driver.engine._scheduler._requests.get(key)
     assert isinstance(paused, GenerationSequence)
     assert paused.generated <= messages.STREAM_CREDITS + 2
 
@@ -700,17 +700,17 @@ def test_a_thousand_cancelled_streams_leak_nothing() -> None:
 
 def never_removed(scheduler: Scheduler, key: int) -> None:
     """A `cancel` that frees the slot, but leaves the sequence in its row."""
-    request = scheduler._requests.pop(key, None)
+    request = scheduler._requests.pop(key)
     if isinstance(request, GenerationSequence):
-        scheduler._remove(request)
+        scheduler.generation.remove(request)
 
 
 def never_freed(scheduler: Scheduler, key: int) -> None:
     """A `cancel` that frees the row, but not the slot."""
-    request = scheduler._requests.pop(key, None)
+    request = scheduler._requests.pop(key)
     if isinstance(request, GenerationSequence) and request.has_slot:
-        scheduler._running.pop(request, None)
-        scheduler._cancelled.append(request)
+        scheduler.generation._running.pop(request, None)
+        scheduler.generation._cancelled.append(request)
 
 
 @pytest.mark.parametrize("leak", [never_removed, never_freed])

@@ -12,7 +12,6 @@ from unit.server.engine.stepwise.step_models import generation_sequence, step_re
 
 from lockstep_server.engine.stepwise.scheduler import Scheduler, SequenceLimits
 from lockstep_server.engine.stepwise.sequence import GenerationSequence
-from lockstep_server.messages import Feed
 
 if TYPE_CHECKING:
     from lockstep_server.engine.stepwise.scheduler import StepPlan
@@ -61,8 +60,9 @@ class Callers(RuleBasedStateMachine):
             next(self.keys),
             accepted=self.now,
             deadline=None if deadline is None else self.now + deadline,
+            sequence=sequence,
         )
-        if self.scheduler.add_step(request, Feed(sequence, start, end), self.now) is None:
+        if self.scheduler.add_step(request, start=start, end=end, now=self.now) is None:
             self.open[request.key] = request
             if request.sequence not in self.all_sequences:
                 self.all_sequences.append(request.sequence)

@@ -1,0 +1,173 @@
+"""The client-driven sequences of one model, and the steps that their clients have requested.
+
+add → (slot) → start → ready → next_steps → finish → ready or idle → … → end. A sequence is live from its
+first step until its end is requested; then its waiting steps run, and it ends. A sequence that is idle for
+too long is evicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from ...errors import ErrorCode, ServingError, bad_input
+
+if TYPE_CHECKING:
+    from ...messages import SequenceId
+    from .sequence import ClientSequence, StepRequest
+    from .slot_pool import SlotPool
+
+_MAX_EVICTED_IDS = 4096
+"""Evicted ids to remember, so that their next step gets SEQUENCE_LOST instead of BAD_INPUT."""
+
+
+class ClientQueue:
+    """Which client sequences exist, and which have a step to run. Not thread-safe.
+
+    `idle_timeout_s`: a sequence without a step for this long is evicted.
+    """
+
+    def __init__(self, pool: SlotPool, idle_timeout_s: float) -> None:
+        self._pool, self._idle_timeout_s = pool, idle_timeout_s
+        self._live: dict[SequenceId, ClientSequence] = {}  # accept steps
+        self._ready: dict[ClientSequence, None] = {}  # have a slot and a step to run
+        self._idle: OrderedDict[ClientSequence, None] = OrderedDict()  # have a slot; longest idle first
+        self._evicted: OrderedDict[SequenceId, None] = OrderedDict()
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def add(self, step: StepRequest, *, start: bool, end: bool, now: float) -> ServingError | None:
+        """Queue one step, and set `step.sequence` to the live sequence with its id. Returns the error if
+        the step is rejected."""
+        live = self._live.get(step.sequence.id)
+        if start:
+            if error := self._pool.add(step.sequence, step.deadline, now):
+                return error
+            if live is not None:
+                self._close(live)
+            live = self._live[step.sequence.id] = step.sequence
+            self._evicted.pop(live.id, None)
+        elif live is None:
+            return self._unknown_sequence_error(step.sequence.id)
+        step.sequence = live
+        live.waiting.append(step)
+        if live.has_slot:
+            self._idle.pop(live, None)
+            self._ready[live] = None
+        if end:
+            self._close(live)
+        return None
+
+    def _unknown_sequence_error(self, sequence_id: SequenceId) -> ServingError:
+        if sequence_id in self._evicted:
+            idle_s = self._idle_timeout_s
+            why = f"sequence {sequence_id!r} was evicted after {idle_s:g} s without a step; start it again"
+            return ServingError(ErrorCode.SEQUENCE_LOST, why)
+        why = f"unknown sequence {sequence_id!r}; start it with sequence_start"
+        return bad_input("parameters.sequence_id", why)
+
+    def drop(self, step: StepRequest) -> None:
+        """Drop a step. A sequence that loses its only steps while it waits for a slot ends."""
+        step.dropped = True
+        sequence = step.sequence
+        if sequence.has_slot:
+            _discard_dropped(sequence)
+            if not sequence.waiting and sequence in self._ready:
+                self._after_step(sequence, sequence.since)
+        if not sequence.has_slot and all(other.dropped for other in sequence.waiting):
+            sequence.waiting.clear()
+            self._close(sequence)
+
+    def end(self, sequence_id: SequenceId) -> list[StepRequest]:
+        """End a sequence whose client has gone. Returns its waiting steps, which are dropped."""
+        live = self._live.get(sequence_id)
+        if live is None:
+            return []
+        dropped = list(live.waiting)
+        for step in dropped:
+            step.dropped = True
+        live.waiting.clear()
+        self._close(live)
+        return dropped
+
+    # --- steps --------------------------------------------------------------------------------------
+
+    def start(self, sequence: ClientSequence) -> None:
+        """Make a sequence that got a slot ready."""
+        self._ready[sequence] = None
+
+    def next_steps(self) -> tuple[StepRequest, ...]:
+        """Take one step of each ready sequence."""
+        steps = []
+        for sequence in list(self._ready):
+            _discard_dropped(sequence)
+            if sequence.waiting:
+                steps.append(sequence.waiting.popleft())
+            else:
+                self._after_step(sequence, sequence.since)
+        return tuple(steps)
+
+    def finish(self, step: StepRequest, now: float) -> None:
+        """Record that a step has been answered."""
+        self._after_step(step.sequence, now)
+
+    def evict(self, now: float) -> None:
+        """End the sequences that have been idle for `idle_timeout_s`."""
+        while self.due() <= now:
+            first = next(iter(self._idle))
+            self._evicted[first.id] = None
+            if len(self._evicted) > _MAX_EVICTED_IDS:
+                self._evicted.popitem(last=False)
+            self._close(first)
+
+    # --- states of a sequence -----------------------------------------------------------------------
+
+    def _after_step(self, sequence: ClientSequence, now: float) -> None:
+        """Make a sequence ready for its next step, or idle, or end it if it is closing."""
+        if not sequence.has_slot:
+            return
+        if sequence.waiting:
+            self._ready[sequence] = None
+            return
+        self._ready.pop(sequence, None)
+        if sequence.closing:
+            self._release(sequence)
+        else:
+            sequence.since = now
+            self._idle[sequence] = None
+            self._idle.move_to_end(sequence)
+
+    def _close(self, sequence: ClientSequence) -> None:
+        """Accept no more steps for a sequence; it ends once its waiting steps have run."""
+        sequence.closing = True
+        if self._live.get(sequence.id) is sequence:
+            del self._live[sequence.id]
+        if not sequence.waiting and sequence not in self._ready:
+            self._release(sequence)
+
+    def _release(self, sequence: ClientSequence) -> None:
+        self._idle.pop(sequence, None)
+        self._ready.pop(sequence, None)
+        sequence.states = None
+        self._pool.release(sequence)
+
+    # --- state --------------------------------------------------------------------------------------
+
+    def due(self) -> float:
+        """When the next idle sequence is evicted; infinity if none is idle."""
+        return next(iter(self._idle)).since + self._idle_timeout_s if self._idle else math.inf
+
+    @property
+    def ready(self) -> int:
+        """The number of sequences that have a slot and a step to run."""
+        return len(self._ready)
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+
+def _discard_dropped(sequence: ClientSequence) -> None:
+    while sequence.waiting and sequence.waiting[0].dropped:
+        sequence.waiting.popleft()

@@ -1,0 +1,211 @@
+"""The slot pool: rejections, the order of admission and the use of slots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from unit.server.engine.stepwise.step_models import generation_sequence
+
+from lockstep_server.engine.stepwise.sequence import ClientSequence, GenerationSequence, Sequence
+from lockstep_server.engine.stepwise.slot_pool import SlotPool
+from lockstep_server.errors import ErrorCode
+
+
+def full_pool(slots: int = 1, max_waiting: int = 100, max_queue_s: float = 10.0) -> SlotPool:
+    """A pool whose slots are all in use."""
+    pool = SlotPool(slots, max_waiting, max_queue_s)
+    for _ in range(slots):
+        pool.add(generation_sequence(), None, 0.0)
+    pool.admit(0.0)
+    return pool
+
+
+def add(pool: SlotPool, count: int = 1, **more: Any) -> list[GenerationSequence]:
+    """Add sequences to the pool, which accepts them."""
+    sequences = [generation_sequence(**more) for _ in range(count)]
+    for sequence in sequences:
+        assert pool.add(sequence, None, sequence.accepted) is None
+    return sequences
+
+
+def next_admitted(pool: SlotPool, now: float) -> Sequence:
+    """Free a slot, and return the sequence that gets it."""
+    pool.used -= 1
+    (sequence,) = pool.admit(now)
+    return sequence
+
+
+# --- slots ------------------------------------------------------------------------------------------
+
+
+def test_an_empty_pool_admits_nothing() -> None:
+    pool = SlotPool(2, 2, 10.0)
+    assert (pool.can_admit(), pool.admit(0.0)) == (False, [])
+
+
+def test_sequences_of_both_kinds_share_the_slots() -> None:
+    pool, generation, client = SlotPool(2, 2, 10.0), generation_sequence(), ClientSequence(1, 0.0)
+    pool.add(generation, None, 0.0)
+    pool.add(client, None, 0.0)
+    (late,) = add(pool)
+    assert pool.admit(5.0) == [generation, client]
+    assert [sequence.has_slot for sequence in (generation, client, late)] == [True, True, False]
+    assert generation.since == client.since == 5.0
+    assert (pool.used, pool.waiting, pool.can_admit()) == (2, [late], False)
+
+
+def test_a_released_slot_is_admitted_again() -> None:
+    pool, sequence = SlotPool(1, 2, 10.0), generation_sequence()
+    pool.add(sequence, None, 0.0)
+    pool.admit(0.0)
+    (late,) = add(pool)
+    pool.release(sequence)
+    assert not sequence.has_slot
+    assert pool.can_admit()
+    assert pool.admit(1.0) == [late]
+
+
+def test_releasing_a_waiting_sequence_ends_its_wait() -> None:
+    pool = full_pool()
+    first, second = add(pool, 2)
+    pool.release(first)
+    assert (pool.used, pool.waiting) == (1, [second])
+
+
+def test_releasing_twice_frees_one_slot() -> None:
+    pool, sequence = full_pool(2), generation_sequence()
+    pool.add(sequence, None, 0.0)
+    assert next_admitted(pool, 0.0) is sequence
+    pool.release(sequence)
+    pool.release(sequence)
+    assert pool.used == 1
+
+
+# --- rejections -------------------------------------------------------------------------------------
+
+
+def test_too_many_waiting_sequences_are_rejected_with_a_retry_time() -> None:
+    pool = full_pool(2, max_waiting=2)
+    waiting = add(pool, 2)
+    error = pool.add(generation_sequence(), None, 0.0)
+    assert error is not None
+    assert error.code is ErrorCode.OVERLOADED
+    assert error.retry_after_s is not None
+    assert error.retry_after_s > 0
+    assert "2 of 2 in use, 2 waiting" in error.message
+    assert pool.waiting == waiting
+
+
+def test_sequences_that_wait_for_a_free_slot_are_not_counted_as_waiting() -> None:
+    pool = SlotPool(3, 0, 10.0)
+    add(pool, 3)
+    assert pool.add(generation_sequence(), None, 0.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("waiting", "max_queue_s", "deadline", "retry_s"),
+    [
+        (0, 10.0, None, None),
+        (1, 10.0, None, None),
+        (2, 10.0, None, 12.0),  # longer than max_queue_s
+        (0, 10.0, 3.0, 4.0),  # longer than until the deadline
+        (0, 10.0, 5.0, None),
+        (0, 3.9, None, 4.0),
+        (99, 1e4, None, None),
+        (99, 399.0, None, 60.0),  # the retry time is at most a minute
+    ],
+)
+def test_the_expected_wait_decides_whether_a_sequence_is_rejected(
+    waiting: int, max_queue_s: float, deadline: float | None, retry_s: float | None
+) -> None:
+    pool = full_pool(max_queue_s=max_queue_s)
+    add(pool, waiting)
+    pool.slot_time_s = 4.0
+    error = pool.add(generation_sequence(), deadline, 0.0)
+    assert (error is None) == (retry_s is None)
+    if error is not None:
+        assert error.code is ErrorCode.OVERLOADED
+        assert error.retry_after_s == pytest.approx(retry_s)
+
+
+def test_several_slots_shorten_the_expected_wait() -> None:
+    pool = full_pool(4)
+    pool.slot_time_s = 12.0
+    assert pool.add(generation_sequence(), 3.0, 0.0) is None
+    assert pool.add(generation_sequence(), 5.9, 0.0) is not None
+
+
+def test_the_slot_time_is_a_moving_average_that_starts_at_the_first_value() -> None:
+    pool = SlotPool(1, 1, 10.0)
+    pool.learn_slot_time(4.0)
+    assert pool.slot_time_s == 4.0
+    pool.learn_slot_time(14.0)
+    assert pool.slot_time_s == 5.0
+
+
+def test_waiting_too_long_is_an_overload_error() -> None:
+    error = SlotPool(1, 1, 2.5).timeout_error()
+    assert (error.code, error.retry_after_s) == (ErrorCode.OVERLOADED, 1.0)
+    assert "2.5 s" in error.message
+
+
+# --- order of admission -----------------------------------------------------------------------------
+
+
+def test_a_larger_priority_is_admitted_first() -> None:
+    pool = full_pool()
+    add(pool, priority=0)
+    (high,) = add(pool, priority=3)
+    assert next_admitted(pool, 1.0) is high
+
+
+def test_callers_take_turns() -> None:
+    """A caller with many waiting sequences does not delay one with few."""
+    pool = full_pool()
+    add(pool, 6, caller="many")
+    add(pool, 2, caller="few")
+    order = [next_admitted(pool, 1.0).caller for _ in range(8)]
+    assert order[:4].count("few") == 2
+    assert order[4:] == ["many"] * 4
+
+
+def test_sequences_of_one_caller_are_admitted_in_order() -> None:
+    pool = full_pool()
+    waiting = add(pool, 5, caller="a")
+    assert [next_admitted(pool, 1.0) for _ in waiting] == waiting
+
+
+def test_a_caller_that_did_not_wait_gains_no_credit() -> None:
+    pool = full_pool()
+    add(pool, 6, caller="steady")
+    for _ in range(3):
+        next_admitted(pool, 1.0)
+    add(pool, 3, caller="back")
+    order = [next_admitted(pool, 1.0).caller for _ in range(4)]
+    assert order.count("steady") == 2
+
+
+def test_a_sequence_that_waited_half_of_max_queue_s_precedes_every_priority() -> None:
+    pool = full_pool()
+    (old,) = add(pool, accepted=0.0)
+    add(pool, accepted=4.0, priority=9)
+    assert next_admitted(pool, 5.5) is old
+
+
+def test_sequences_that_waited_half_of_max_queue_s_are_admitted_oldest_first() -> None:
+    pool = full_pool()
+    (later,) = add(pool, accepted=0.5, priority=9)
+    (oldest,) = add(pool, accepted=0.0)
+    assert [next_admitted(pool, 6.0), next_admitted(pool, 6.0)] == [oldest, later]
+
+
+def test_a_flood_of_other_callers_starves_nobody() -> None:
+    pool = full_pool(max_waiting=1000)
+    (meek,) = add(pool, caller="meek")
+    now, admitted = 0.0, None
+    while admitted is not meek:
+        now += 0.5
+        assert now < 10.0
+        add(pool, 3, accepted=now, caller="flood", priority=5)
+        admitted = next_admitted(pool, now)
