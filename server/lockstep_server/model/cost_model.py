@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .moving_average import moving_average
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -71,11 +73,11 @@ class CostModel:
         cell = _bucket(rows, _ROW_BUCKETS), _bucket(length, _LENGTH_BUCKETS)
         ratio = self.ratios[cell]
         measured = min(max(seconds / fitted, ratio / _MAX_RATIO_CHANGE), ratio * _MAX_RATIO_CHANGE)
-        self.ratios[cell] += _LEARNING_RATE * (measured - ratio)
+        self.ratios[cell] = moving_average(ratio, measured, _LEARNING_RATE)
 
     def learn_overhead(self, seconds: float) -> None:
         measured = min(seconds, _MAX_RATIO_CHANGE * self.overhead_s)
-        self.overhead_s += _LEARNING_RATE * (measured - self.overhead_s)
+        self.overhead_s = moving_average(self.overhead_s, measured, _LEARNING_RATE)
 
     def to_dict(self) -> dict[str, Any]:
         return {"weights": self.weights, "overhead_s": self.overhead_s}

@@ -6,8 +6,7 @@ The run always includes the most urgent part, so that none starves. It adds part
 that is faster than running them one by one; running the urgent part by itself is one of the choices, so the
 estimated time is never worse than without batching.
 
-Order of urgency: parts that have waited longer than `patience_s`, oldest first; then by priority; then by
-the fair-queueing tag.
+The order of urgency is that of `runtime/fair_queueing.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..runtime.fair_queueing import by_urgency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,15 +91,7 @@ def _partition(
 
 
 def _choose(live: list[RequestPart], now: float, costs: CostModel, limits: RunLimits) -> list[RequestPart]:
-    def urgency(part: RequestPart) -> tuple[bool, float, float, float]:
-        overdue = now - part.accepted > limits.patience_s
-        return (
-            not overdue,
-            0 if overdue else -part.priority,
-            part.accepted if overdue else part.start_tag,
-            part.accepted,
-        )
-
+    urgency = by_urgency(now, limits.patience_s)
     urgent = min(live, key=urgency)
     others = [part for part in live if part.group == urgent.group and part is not urgent]
     if not limits.batching or not others or urgent.rows == 0:

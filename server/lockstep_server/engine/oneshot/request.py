@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..runtime.fair_queueing import FairQueueing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
@@ -50,7 +52,7 @@ class RequestPart:
     lengths: tuple[int, ...]
     size: int  # elements per row
     group: Hashable  # only parts of the same group may share a run
-    start_tag: float = 0.0  # of fair queueing between callers: smaller is sooner
+    start_tag: float = 0.0  # of fair queueing among callers: smaller is sooner
     accepted: float = field(init=False)  # copies of the submit's fields, for fast planning
     deadline: float | None = field(init=False)
     priority: int = field(init=False)
@@ -120,12 +122,7 @@ def join(spec: ModelSpec, request: QueuedRequest) -> Arrays:
 
 
 class WaitingQueue:
-    """The queue of a model's parts. Thread-safe.
-
-    Parts get tags of start-time fair queueing (Goyal, Vin, Cheng 1996), so that a caller with a thousand
-    requests does not delay a caller with one. A part's start tag is the finish tag of its caller's previous
-    part (start tag + elements), or the queue's virtual time if that is later.
-    """
+    """The queue of a model's parts, fair among callers by elements. Thread-safe."""
 
     def __init__(self) -> None:
         self._inbox: deque[RequestPart] = deque()
@@ -134,8 +131,7 @@ class WaitingQueue:
         self._changed = threading.Condition()
         self._sleepers = 0
         self._closed = False
-        self._virtual_time = 0.0
-        self._finish_tags: dict[str, float] = {}  # of each caller's latest part
+        self._fair_queueing = FairQueueing()
 
     def __len__(self) -> int:
         return len(self._inbox) + len(self._waiting)
@@ -162,13 +158,16 @@ class WaitingQueue:
         """Call `choose` with the queued parts and remove those that it returns."""
         with self._planning:
             while self._inbox:
-                self._waiting.append(self._tag(self._inbox.popleft()))
+                part = self._inbox.popleft()
+                caller, elements = part.request.submit.caller, part.rows * part.size
+                part.start_tag = self._fair_queueing.start_tag(caller, elements)
+                self._waiting.append(part)
             chosen = set(choose(self._waiting))
             if chosen:
-                self._virtual_time = max(self._virtual_time, *(part.start_tag for part in chosen))
+                self._fair_queueing.serve(max(part.start_tag for part in chosen))
                 self._waiting = [part for part in self._waiting if part not in chosen]
             if not self._waiting:
-                self._finish_tags.clear()
+                self._fair_queueing.forget_callers()
         if self._waiting:
             self._wake()
 
@@ -187,9 +186,3 @@ class WaitingQueue:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def _tag(self, part: RequestPart) -> RequestPart:
-        caller = part.request.submit.caller
-        part.start_tag = max(self._virtual_time, self._finish_tags.get(caller, 0.0))
-        self._finish_tags[caller] = part.start_tag + part.rows * part.size
-        return part

@@ -9,6 +9,7 @@ import numpy as np
 
 from ... import messages
 from ...model import datatypes
+from ...model.moving_average import moving_average
 from ...model.sizes import measure_request
 from ..runtime import padding
 
@@ -112,9 +113,7 @@ class PrefillRunner:
         longest = max(prompt.size for prompt in prompts)
         padded = longest * len(prompts)
         measured = took / padded
-        self._s_per_element += (
-            _LEARNING_RATE * (measured - self._s_per_element) if self._s_per_element else measured
-        )
+        self._s_per_element = moving_average(self._s_per_element or measured, measured, _LEARNING_RATE)
         for sequence in chosen:
             sequence.first_run_at, sequence.prefill_s = begun, took
         elements = sum(prompt.size for prompt in prompts)

@@ -25,7 +25,7 @@ class Sequence:
     deadline: float | None = None
     priority: int = 0
     caller: str = ""
-    virtual_start: float = 0.0  # fair queueing among callers: smaller is admitted sooner
+    start_tag: float = 0.0  # of fair queueing among callers: smaller is sooner
     has_slot: bool = False
     since: float = 0.0  # when it got its slot, or when a client sequence was last stepped
 

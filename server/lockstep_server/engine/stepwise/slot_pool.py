@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import overloaded
+from ...model.moving_average import moving_average
+from ..runtime.fair_queueing import FairQueueing, by_urgency
 
 if TYPE_CHECKING:
     from ...errors import ServingError
@@ -20,9 +22,7 @@ _LEARNING_RATE = 0.1
 class SlotPool:
     """A number of slots, shared by all kinds of sequences. Not thread-safe.
 
-    Admission order: sequences that have waited for more than half of `max_queue_s` come first, oldest
-    first; the others by priority, then by start-time fair queueing among callers, so that a caller with
-    many waiting sequences does not delay the others.
+    Sequences are admitted by urgency and fair among callers; the patience is half of `max_queue_s`.
     """
 
     def __init__(self, slots: int, max_waiting: int, max_queue_s: float) -> None:
@@ -30,15 +30,13 @@ class SlotPool:
         self.used = 0
         self.slot_time_s = 0.0  # moving average of how long a generation sequence holds its slot
         self.waiting: list[Sequence] = []
-        self._virtual_time = 0.0
-        self._virtual_starts: dict[str, float] = {}
+        self._fair_queueing = FairQueueing()
 
     def add(self, sequence: Sequence, deadline: float | None, now: float) -> ServingError | None:
         """Queue a sequence for a slot. Returns the error if it is rejected."""
         if error := self._rejection(deadline, now):
             return error
-        sequence.virtual_start = max(self._virtual_time, self._virtual_starts.get(sequence.caller, 0.0))
-        self._virtual_starts[sequence.caller] = sequence.virtual_start + 1
+        sequence.start_tag = self._fair_queueing.start_tag(sequence.caller, 1)
         self.waiting.append(sequence)
         return None
 
@@ -64,22 +62,15 @@ class SlotPool:
         """Give the free slots to waiting sequences. Returns those that got one."""
         if not self.can_admit():
             return []
-        patience_s = self.max_queue_s / 2
-
-        def urgency(sequence: Sequence) -> tuple[float, float, float, float]:
-            if now - sequence.accepted > patience_s:
-                return (0, sequence.accepted, 0, 0)
-            return (1, -sequence.priority, sequence.virtual_start, sequence.accepted)
-
-        self.waiting.sort(key=urgency)
+        self.waiting.sort(key=by_urgency(now, self.max_queue_s / 2))
         free = self.slots - self.used
         admitted, self.waiting = self.waiting[:free], self.waiting[free:]
         for sequence in admitted:
             sequence.has_slot, sequence.since = True, now
-            self._virtual_time = max(self._virtual_time, sequence.virtual_start)
+            self._fair_queueing.serve(sequence.start_tag)
         self.used += len(admitted)
         if not self.waiting:
-            self._virtual_starts.clear()
+            self._fair_queueing.forget_callers()
         return admitted
 
     def release(self, sequence: Sequence) -> None:
@@ -91,7 +82,7 @@ class SlotPool:
             self.waiting.remove(sequence)
 
     def learn_slot_time(self, seconds: float) -> None:
-        self.slot_time_s += _LEARNING_RATE * (seconds - self.slot_time_s) if self.slot_time_s else seconds
+        self.slot_time_s = moving_average(self.slot_time_s or seconds, seconds, _LEARNING_RATE)
 
     def timeout_error(self) -> ServingError:
         """The error of a request that has waited for a slot for `max_queue_s`."""
