@@ -143,7 +143,7 @@ def test_a_session_error_is_internal_with_a_log_id_and_no_details(server: Served
         server.infer(fakes.floats("mixer", [[1]]))
     monkeypatch.undo()
     assert "secret" not in caught.value.details()
-    assert all(thread.is_alive() for thread in engine._threads)
+    assert engine._threads.alive() == engine.spec.instances
     assert fakes.values(server.infer(fakes.floats("mixer", [[1]])), "y").item() == 0
 
 

@@ -7,18 +7,15 @@ An error in a run fails the requests of that run; the thread goes on.
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
-from ...errors import ServingError, deadline_passed, failed, unavailable
+from ...errors import ServingError, deadline_passed
 from ..runtime import padding
 from ..runtime.device_scheduler import DeviceAccount
+from ..runtime.engine_threads import STOPPED, EngineThreads
 from .planner import RunLimits, RunPlan, plan
 from .request import QueuedRequest, RequestPart, WaitingQueue, join, split
 
@@ -34,13 +31,6 @@ if TYPE_CHECKING:
     from ..runtime.session import OnnxSession
 
     Array = np.ndarray[Any, Any]
-
-log = logging.getLogger(__name__)
-
-_TERMINATE_S = 1.0
-"""How long a run may take to end after `terminate`."""
-
-_STOPPED = unavailable("the model is being unloaded, or the server is stopping")
 
 
 class RunResult(NamedTuple):
@@ -76,18 +66,21 @@ class OneShotEngine:
         self._device_scheduler, self._report, self._clock = device_scheduler, report, clock
         self._queue = WaitingQueue()
         self._held: dict[int, QueuedRequest] = {}
-        self._stopped = self._terminated = False
-        self._session, self._niceness = session, niceness
+        self._session = session
         self._limits = _limits(spec, batching=batching)
         self._account = DeviceAccount(f"{spec.name}/{spec.version}", yields_cpu=niceness > 0)
-        self._threads = [
-            threading.Thread(target=self._work, name=f"engine-{spec.name}-{i}", daemon=True)
-            for i in range(spec.instances)
-        ]
+        self._threads = EngineThreads(
+            self._account.name,
+            wait=self._queue.wait,
+            step=self._step,
+            fail_requests=self._fail_queued,
+            sessions=[session],
+            count=spec.instances,
+            niceness=niceness,
+        )
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._threads.start()
 
     def submit(self, requests: Sequence[tuple[QueuedRequest, Arrays]]) -> None:
         """Queue requests. Each ends with exactly one event, unless it is cancelled."""
@@ -96,8 +89,8 @@ class OneShotEngine:
             self._held[request.submit.key] = request
             parts.extend(split(request, self.spec, inputs))
         self._queue.put(parts)
-        if self._stopped:  # `stop` may have missed these requests
-            self._fail_all(_STOPPED)
+        if self._threads.stopped:  # `stop` may have missed these requests
+            self._fail_all(STOPPED)
 
     def cancel(self, key: int) -> None:
         """Skip the request if it is still queued; otherwise drop its answer."""
@@ -107,33 +100,10 @@ class OneShotEngine:
 
     def stop(self, within_s: float) -> None:
         """Answer queued requests for at most `within_s` seconds, then fail the rest as UNAVAILABLE."""
-        self._queue.close()
-        self._join(within_s)
-        self._terminated = True
-        self._session.terminate()
-        self._join(_TERMINATE_S)
-        self._stopped = True
-        self._fail_all(_STOPPED)
-
-    def _join(self, within_s: float) -> None:
-        end = self._clock() + within_s
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(max(end - self._clock(), 0.0))
+        self._threads.stop(within_s, self._queue.close)
+        self._fail_all(STOPPED)
 
     # --- on the engine's threads --------------------------------------------------------------------
-
-    def _work(self) -> None:
-        _lower_priority(self._niceness)
-        while self._queue.wait():
-            try:
-                self._step()
-            except Exception:
-                log.exception(
-                    "%s: scheduling step failed; failing all in-flight requests", self._account.name
-                )
-                self._queue.take(lambda waiting: waiting)  # or the next step fails on the same parts
-                self._fail_all(failed(self._account.name))
 
     def _step(self) -> None:
         with self._device_scheduler.lease(self._account, self._queue.deadline()) as lease:
@@ -173,13 +143,8 @@ class OneShotEngine:
             ran = self._clock()
             by_name = dict(zip(names, outputs, strict=True))
             answers = padding.cut(self.spec, by_name, run_plan.parts, run_plan.lengths)
-        except ServingError as rejected:
-            error = rejected
-        except Exception:
-            error = _STOPPED
-            if not self._terminated:
-                error = failed(self._account.name)
-                log.exception("%s: run failed: %s", self._account.name, error.message)
+        except Exception as failure:
+            error = self._threads.to_serving_error(failure)
         ended = self._clock()
         run = messages.Run(
             rows=run_plan.rows,
@@ -241,21 +206,17 @@ class OneShotEngine:
         length = request.measure.size if request.measure.lengths else 0
         return messages.Event(request.submit.key, outputs, error, timings, length, request.tokens)
 
+    def _fail_queued(self, error: ServingError) -> None:
+        """Fail all requests, and empty the queue: the next step might fail on the same parts."""
+        self._queue.take(lambda waiting: waiting)
+        self._fail_all(error)
+
     def _fail_all(self, error: ServingError) -> None:
         events = [
             event for request in list(self._held.values()) if (event := self._end(request, error=error))
         ]
         if events:
             self._report(messages.Events(self.spec.name, self.spec.version, events))
-
-
-def _lower_priority(niceness: int) -> None:
-    """Raise this thread's nice value, so that the threads that queue requests run first and batches grow
-    (docs/decisions/0013). Linux only: other systems have no nice value per thread."""
-    if sys.platform == "linux" and niceness:
-        thread = threading.get_native_id()
-        nice = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, nice + niceness)
 
 
 def _limits(spec: ModelSpec, *, batching: bool) -> RunLimits:

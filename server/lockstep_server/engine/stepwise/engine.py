@@ -7,16 +7,16 @@ sequences in it.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
-from ...errors import ServingError, failed, in_field, unavailable
+from ...errors import ServingError, in_field
 from ...text.detokenizer import Detokenizer, TextStream
 from ..runtime.device_scheduler import DeviceAccount
+from ..runtime.engine_threads import STOPPED, EngineThreads
 from . import client_steps
 from .batch import sample_first_token
 from .batches import StepBatches, StepOutcome
@@ -35,11 +35,6 @@ if TYPE_CHECKING:
     from ...text.tokenizer import Vocabulary
     from ..runtime.device_scheduler import DeviceLease, DeviceScheduler
     from ..runtime.session import OnnxSession
-
-log = logging.getLogger(__name__)
-
-_TERMINATE_S = 1.0
-_UNAVAILABLE = unavailable("the model is being unloaded, or the server is stopping")
 
 
 class StepResult(NamedTuple):
@@ -69,7 +64,6 @@ class StepEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
-        self._sessions = [each for each in (session, prefill_session) if each is not None]
         self._session = session
         self._prefill = (
             PrefillRunner(spec.prefill, prefill_session, clock) if spec.prefill and prefill_session else None
@@ -84,14 +78,20 @@ class StepEngine:
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._changed = threading.Condition()
         self._sleeping = self._woken = False
-        self._closing = self._terminated = self._stopped = False
+        self._closing = False
         self._account = DeviceAccount(f"{spec.name}/{spec.version}")
-        self._thread = threading.Thread(target=self._serve, name=f"engine-{spec.name}", daemon=True)
+        self._threads = EngineThreads(
+            self._account.name,
+            wait=self._wait,
+            step=self._step,
+            fail_requests=self._end_all,
+            sessions=[each for each in (session, prefill_session) if each is not None],
+        )
 
     # --- from other threads -------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._thread.start()
+        self._threads.start()
 
     def submit(self, submit: messages.Submit, inputs: Arrays, tokens: tuple[str, ...] = ()) -> None:
         """Queue a request. It gets exactly one event, unless it is cancelled."""
@@ -114,27 +114,21 @@ class StepEngine:
 
     def stop(self, within_s: float) -> None:
         """Serve for at most `within_s` seconds more, then fail all open requests with UNAVAILABLE."""
-        self._closing = True
-        self._wake()
-        if self._thread.is_alive():
-            self._thread.join(within_s)
-        self._terminated = True
-        for session in self._sessions:
-            session.terminate()
-        self._wake()
-        if self._thread.is_alive():
-            self._thread.join(_TERMINATE_S)
-        self._stopped = True
+        self._threads.stop(within_s, self._close)
         self._drain()
-        self._end_all(_UNAVAILABLE)
+        self._end_all(STOPPED)
 
     def _post(self, verb: Callable[..., None], *args: Any) -> None:
         self._inbox.append((verb, args))
         if self._sleeping:
             self._wake()
-        if self._stopped:  # posted while the engine stopped
+        if self._threads.stopped:  # posted while the engine stopped
             self._drain()
-            self._end_all(_UNAVAILABLE)
+            self._end_all(STOPPED)
+
+    def _close(self) -> None:
+        self._closing = True
+        self._wake()
 
     def _wake(self) -> None:
         with self._changed:
@@ -143,21 +137,10 @@ class StepEngine:
 
     # --- the thread ---------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        while self._wait():
-            try:
-                self._step()
-            except Exception:
-                log.exception(
-                    "%s: scheduling step failed; failing all in-flight requests of this model",
-                    self._account.name,
-                )
-                self._end_all(failed(self._account.name))
-
     def _wait(self) -> bool:
         """Sleep until there is work; False if the thread should end."""
         while not (self._inbox or self._awaiting_prefill or self._scheduler.has_work()):
-            if self._terminated or (self._closing and not self._scheduler.open_keys()):
+            if self._threads.terminated or (self._closing and not self._scheduler.open_keys()):
                 return False
             due = self._scheduler.due()
             timeout = None if due is None else due - self._clock()
@@ -168,7 +151,7 @@ class StepEngine:
                 if not (self._inbox or self._woken):
                     self._changed.wait(timeout)
                 self._sleeping = self._woken = False
-        return not self._terminated
+        return not self._threads.terminated
 
     def _step(self) -> None:
         self._drain()
@@ -192,10 +175,8 @@ class StepEngine:
             else:
                 assert submit.how is not None  # checked by admission control
                 error = self._accept_step(submit, submit.how, inputs)
-        except ServingError as rejection:
-            error = rejection
         except Exception as fault:  # fails only this request
-            error = self._to_serving_error(fault)
+            error = self._threads.to_serving_error(fault)
         if error is not None:
             self._output_processor.emit_rejected(submit.key, in_field(error, submit.field))
             self._flush()
@@ -204,7 +185,7 @@ class StepEngine:
         self, submit: messages.Submit, params: messages.Decode, inputs: Arrays, tokens: tuple[str, ...]
     ) -> ServingError | None:
         if self._closing:
-            return _UNAVAILABLE
+            return STOPPED
         sequence = make_generation_sequence(self.spec, submit, params, inputs, tokens)
         if sequence.limit == 0:
             self._output_processor.emit_empty(submit.key)
@@ -218,7 +199,7 @@ class StepEngine:
         self, submit: messages.Submit, options: messages.Feed, inputs: Arrays
     ) -> ServingError | None:
         if self._closing and options.start:
-            return _UNAVAILABLE
+            return STOPPED
         request = make_step_request(submit, options, inputs)
         return self._scheduler.add_step(request, start=options.start, end=options.end, now=self._clock())
 
@@ -271,7 +252,7 @@ class StepEngine:
             if outputs is not None:
                 self._output_processor.emit_outputs(step, outputs, timings)
             elif error is not None:
-                self._output_processor.emit_failed(step, self._to_serving_error(error))
+                self._output_processor.emit_failed(step, self._threads.to_serving_error(error))
         self._scheduler.finish((), [answer.step for answer in answers], now)
 
     # --- prefill ------------------------------------------------------------------------------------
@@ -335,17 +316,8 @@ class StepEngine:
         self._scheduler.finish((sequence,), (), self._clock())
 
     def _fail(self, sequence: GenerationSequence, error: Exception) -> None:
-        self._output_processor.emit_failed(sequence, self._to_serving_error(error))
+        self._output_processor.emit_failed(sequence, self._threads.to_serving_error(error))
         self._scheduler.finish((sequence,), (), self._clock())
-
-    def _to_serving_error(self, error: Exception) -> ServingError:
-        if isinstance(error, ServingError):
-            return error
-        if self._terminated:
-            return _UNAVAILABLE
-        failure = failed(self._account.name)
-        log.error("%s: a run failed: %s", self._account.name, failure.message, exc_info=error)
-        return failure
 
     def _end_all(self, error: ServingError) -> None:
         for key in self._scheduler.open_keys():

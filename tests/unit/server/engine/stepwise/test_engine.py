@@ -584,7 +584,7 @@ def test_stopping_ends_every_request_with_unavailable_exactly_once() -> None:
     driver.until(lambda: bool(driver.received[keys[0]].chunks))
     driver.engine.stop(0.0)
     assert {driver.received[key].code for key in (*keys, paused)} == {ErrorCode.UNAVAILABLE}
-    assert not driver.engine._thread.is_alive()
+    assert driver.engine._threads.alive() == 0
 
 
 def test_a_request_after_the_stop_gets_unavailable() -> None:

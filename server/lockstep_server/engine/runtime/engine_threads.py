@@ -1,0 +1,129 @@
+"""The threads of an engine: start → wait, step, wait, step, … → stop.
+
+A thread must not die: an error in a step fails the engine's requests, and the thread goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from ...errors import ServingError, failed, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+log = logging.getLogger(__name__)
+
+_TERMINATE_S = 1.0
+"""How long a run may take to end after its session was terminated."""
+
+STOPPED = unavailable("the model is being unloaded, or the server is stopping")
+"""The error of requests that a stopped engine has not answered."""
+
+
+class Session(Protocol):
+    """The part of a session that stops its runs."""
+
+    def terminate(self) -> None: ...
+
+
+class EngineThreads:
+    """Threads that run an engine's steps.
+
+    Args:
+        name: of the model, for logs.
+        wait: blocks until there is work; False if the thread should end.
+        step: one plan, run and commit.
+        fail_requests: fails all requests after a step has raised.
+        sessions: to terminate when the time to stop is over.
+        niceness: is added to the nice value of the threads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        wait: Callable[[], bool],
+        step: Callable[[], None],
+        fail_requests: Callable[[ServingError], None],
+        sessions: Iterable[Session],
+        count: int = 1,
+        niceness: int = 0,
+    ) -> None:
+        self._name, self._sessions, self._niceness = name, sessions, niceness
+        self.terminated = False  # the sessions end their runs
+        self.stopped = False  # no thread will answer a request any more
+        work = wait, step, fail_requests  # a thread forgets its arguments when it ends, and frees the engine
+        self._threads = [
+            threading.Thread(target=self._work, args=work, name=f"engine-{name}-{i}", daemon=True)
+            for i in range(count)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, within_s: float, close: Callable[[], None]) -> None:
+        """Wait for the threads to finish their work for at most `within_s` seconds, then terminate the
+        sessions. The caller fails the requests that are left.
+
+        Args:
+            close: makes `wait` return False once there is no work left; the second call, once `terminated`
+                is true.
+        """
+        close()
+        self._join(within_s)
+        self.terminated = True
+        for session in self._sessions:
+            session.terminate()
+        close()
+        self._join(_TERMINATE_S)
+        self.stopped = True
+
+    def alive(self) -> int:
+        """The number of threads that run."""
+        return sum(thread.is_alive() for thread in self._threads)
+
+    def to_serving_error(self, error: Exception) -> ServingError:
+        """The error to report to the requests of a failed run. An unexpected one is logged."""
+        if isinstance(error, ServingError):
+            return error
+        if self.terminated:
+            return STOPPED
+        failure = failed(self._name)
+        log.error("%s: run failed: %s", self._name, failure.message, exc_info=error)
+        return failure
+
+    def _join(self, within_s: float) -> None:
+        end = time.monotonic() + within_s
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(end - time.monotonic(), 0.0))
+
+    def _work(
+        self,
+        wait: Callable[[], bool],
+        step: Callable[[], None],
+        fail_requests: Callable[[ServingError], None],
+    ) -> None:
+        _lower_priority(self._niceness)
+        while wait():
+            try:
+                step()
+            except Exception:
+                log.exception("%s: scheduling step failed; failing all in-flight requests", self._name)
+                fail_requests(failed(self._name))
+
+
+def _lower_priority(niceness: int) -> None:
+    """Raise this thread's nice value, so that the threads that queue requests run first and batches grow
+    (docs/decisions/0013). Linux only: other systems have no nice value per thread."""
+    if sys.platform == "linux" and niceness:
+        thread = threading.get_native_id()
+        nice = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, nice + niceness)
