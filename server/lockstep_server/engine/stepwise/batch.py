@@ -1,4 +1,4 @@
-"""Generation sequences that step together: a block of states, and columns with their sampling data.
+"""Generation sequences that step together: a block of states, columns with their sampling data, and a log.
 
 token column → block step → scores → sampler → token column. Each step writes the sampled tokens as
 one column of a log; tokens are collected from the log only when they are reported. A step does no work
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ErrorCode, ServingError
 from ...model import datatypes
 from . import sampler
+from .columns import RowColumns, TokenLog
 from .slots import StateBlock, bucket, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
@@ -27,18 +27,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_LOG_STEPS = 256
-"""Capacity of the token log: after this many steps all rows must be collected."""
-
-_DRAW_STEPS = 16
-"""Steps that random numbers are drawn for at once."""
-
 _SHRINK_AFTER_STEPS = 32
 """Steps that shorter rows must have sufficed for before the block shrinks to them."""
-
-_NO_LIMIT = np.iinfo(np.int64).max
-NO_TOKEN = ServingError(ErrorCode.FAILED, "the model's scores are not finite; no next token can be sampled")
-_SEED_BITS = 2**64 - 1
 
 
 class StepBatch:
@@ -57,7 +47,7 @@ class StepBatch:
         self._scores, self._attention = spec.manifest.roles.scores, spec.manifest.roles.attention
         self._oversized_steps = 0
         self._grows = any(state.spec.grows for state in spec.states)
-        self._make_columns(rows)
+        self._columns, self._log = RowColumns(rows), TokenLog(rows)
         # prompt ids that still have to be stepped (no prefill graph), by row, in reverse order
         self._forced: dict[int, list[int]] = {}
         self._inspected: dict[int, GenerationSequence] = {}
@@ -65,27 +55,14 @@ class StepBatch:
         self.without_token: list[GenerationSequence] = []
         self.steps, self.compute_s, self.rows_run = 0, 0.0, 0
 
-    def _make_columns(self, rows: int) -> None:
-        self.rows = rows
-        self._token = np.zeros(rows, np.int64)
-        self._seed = np.zeros(rows, np.uint64)  # from `sampler.spread`
-        self._generated = np.zeros(rows, np.int64)
-        self._limit = np.full(rows, _NO_LIMIT)
-        self._used = np.zeros(rows, bool)
-        self._sampling = sampler.SamplingParameters.of(rows, vacant=True)
-        self._log = np.zeros((rows, _LOG_STEPS), np.int64)
-        self._collected = np.zeros(rows, np.int64)  # log columns already collected, by row
-        self._column = 0
-        self._draws, self._drawn = np.zeros((rows, 1)), _DRAW_STEPS
-
-    def _arrays(self) -> tuple[Array, ...]:
-        """All columns but the sampling parameters."""
-        columns = self._token, self._seed, self._generated, self._limit, self._used
-        return (*columns, self._log, self._collected)
-
     @property
     def key(self) -> Key:
         return self.block.key
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, including vacant ones."""
+        return self.block.rows
 
     def __len__(self) -> int:
         return len(self.row_of)
@@ -103,36 +80,27 @@ class StepBatch:
         self.block.write(row, sequence.states, lengths)
         sequence.states = None
         self.row_of[sequence] = row
-        self._fill_columns(sequence, row)
+        self._columns.fill(row, sequence)
+        self._log.skip(row)
+        if sequence.prompt:
+            self._forced[row] = list(sequence.prompt[::-1])
+            sequence.prompt = ()
+        if sequence.inspects_tokens:
+            self._inspected[row] = sequence
         if not sequence.reported:
             self._unreported.add(sequence)
         sequence.steps -= self.steps
         sequence.compute_s -= self.compute_s
         sequence.total_rows -= self.rows_run
 
-    def _fill_columns(self, sequence: GenerationSequence, row: int) -> None:
-        params = sequence.params
-        self._token[row], self._generated[row] = sequence.token, sequence.generated
-        self._limit[row] = sequence.limit
-        self._seed[row : row + 1] = sampler.spread(np.array([params.seed & _SEED_BITS], np.uint64))
-        self._used[row] = True
-        self._drawn = _DRAW_STEPS
-        self._sampling.set(row, params.temperature, params.top_k, params.top_p)
-        self._collected[row] = self._column
-        if sequence.prompt:
-            self._forced[row] = list(sequence.prompt[::-1])
-            sequence.prompt = ()
-        if sequence.inspects_tokens:
-            self._inspected[row] = sequence
-
     def remove(self, sequence: GenerationSequence, *, keep_states: bool = False) -> None:
         """Free the row of a sequence and collect its tokens; `keep_states` copies its states into it."""
         row = self.row_of.pop(sequence)
-        self._collect(sequence, row)
+        sequence.pending.ids += self._log.take(row)
         sequence.steps += self.steps
         sequence.compute_s += self.compute_s
         sequence.total_rows += self.rows_run
-        sequence.token, sequence.generated = int(self._token[row]), int(self._generated[row])
+        sequence.token, sequence.generated = int(self._columns.token[row]), int(self._columns.generated[row])
         if keep_states:
             sequence.states = self.block.take(row)
             sequence.prompt = tuple(self._forced.get(row, ())[::-1])
@@ -140,8 +108,7 @@ class StepBatch:
         self._inspected.pop(row, None)
         self._unreported.discard(sequence)
         self.block.clear(row)
-        self._token[row], self._limit[row], self._used[row] = 0, _NO_LIMIT, False
-        self._sampling.clear(row)
+        self._columns.clear(row)
         self._vacant.append(row)
 
     def shrink(self) -> None:
@@ -163,19 +130,13 @@ class StepBatch:
         kept = sorted(self.row_of.items(), key=lambda item: item[1])
         old_rows = [row for _, row in kept]
         self.block = self.block.resized(rows, old_rows, key)
-        before = self._arrays()
-        sampling, column = self._sampling, self._column
-        self._make_columns(rows)
-        self._column, count = column, len(kept)
-        after = self._arrays()
-        for new, old in zip(after, before, strict=True):
-            new[:count] = old[old_rows]
-        self._sampling.take(sampling, old_rows)
+        self._columns = self._columns.resized(rows, old_rows)
+        self._log = self._log.resized(rows, old_rows)
         moved = {old: new for new, old in enumerate(old_rows)}
         self._forced = {moved[row]: ids for row, ids in self._forced.items()}
         self._inspected = {moved[row]: sequence for row, sequence in self._inspected.items()}
         self.row_of = {sequence: new for new, (sequence, _) in enumerate(kept)}
-        self._vacant = list(range(count, rows))[::-1]
+        self._vacant = list(range(len(kept), rows))[::-1]
 
     # --- step ---------------------------------------------------------------------------------------
 
@@ -186,8 +147,8 @@ class StepBatch:
             Exception: whatever the session raises; nothing has changed then.
         """
         for row, ids in self._forced.items():
-            self._token[row] = ids[-1]
-        token = self._token if self._dtype == np.int64 else self._token.astype(self._dtype)
+            self._columns.token[row] = ids[-1]
+        token = self._columns.token.astype(self._dtype, copy=False)
         return self.block.step(session, {self._input: token})
 
     def sample_tokens(self, outputs: Arrays, compute_s: float) -> list[tuple[GenerationSequence, str]]:
@@ -196,12 +157,9 @@ class StepBatch:
         self.compute_s += compute_s
         self.rows_run += len(self.row_of)
         scores = outputs[self._scores].reshape(self.rows, -1)
-        u = self._draw() if self._sampling.sampled else self._draws[:, 0]
-        self._token = tokens = sampler.sample(scores, u, self._sampling)
+        tokens = self._columns.sample(scores, redraw=bool(self._forced))
         self.without_token = self._find_without_token(tokens) if tokens.min() < 0 else []
-        self._generated += 1
-        self._log[:, self._column] = tokens
-        self._column += 1
+        self._log.add(tokens)
         if self._forced:
             self._force()
         ended = self._ended(tokens)
@@ -215,31 +173,18 @@ class StepBatch:
         tokens[none] = 0  # the next input; of a vacant row it is only required to be in range
         return [sequence for sequence, row in self.row_of.items() if none[row]]
 
-    def _draw(self) -> Array:
-        """The random number of each row, [rows]. They are drawn for several steps at once, until the
-        rows change."""
-        if self._drawn == _DRAW_STEPS or self._forced:
-            ahead = np.arange(_DRAW_STEPS, dtype=np.uint64)
-            steps = self._generated.view(np.uint64)[:, None] + ahead
-            self._draws = sampler.uniform(self._seed[:, None], steps)
-            self._drawn = 0
-        self._drawn += 1
-        return self._draws[:, self._drawn - 1]
-
     def _force(self) -> None:
         """Advance forced prompts by one id. Their rows generated nothing, unless the prompt just ended."""
         for row, ids in list(self._forced.items()):
             ids.pop()
             if ids:
-                self._generated[row] -= 1
-                self._collected[row] = self._column
+                self._columns.generated[row] -= 1
+                self._log.skip(row)
             else:
                 del self._forced[row]
 
     def _ended(self, tokens: Array) -> list[tuple[GenerationSequence, str]]:
-        done = self._generated >= self._limit
-        if self._end_token >= 0:
-            done |= (tokens == self._end_token) & self._used
+        done = self._columns.ended(self._end_token)
         if not done.any():
             return []
         rows = set(np.flatnonzero(done).tolist()) - self._forced.keys()
@@ -292,7 +237,7 @@ class StepBatch:
 
     def log_is_full(self) -> bool:
         """Whether `collect_all` must be called before the next step."""
-        return self._column >= _LOG_STEPS
+        return self._log.is_full()
 
     def take_first_tokens(self) -> list[GenerationSequence]:
         """Sequences that have generated their first tokens and not been returned here before."""
@@ -305,49 +250,11 @@ class StepBatch:
     def collect_all(self, emit: Callable[[GenerationSequence], None]) -> None:
         """Collect the tokens of all rows, and `emit` each sequence that has pending output."""
         for sequence, row in list(self.row_of.items()):
-            self._collect(sequence, row)
+            sequence.pending.ids += self._log.take(row)
             if sequence.pending.ids:
                 emit(sequence)
-        self._column = 0
-        self._collected[:] = 0
+        self._log.clear()
 
     def collect(self, sequence: GenerationSequence) -> None:
         """Move a sequence's tokens from the log to its pending output."""
-        self._collect(sequence, self.row_of[sequence])
-
-    def _collect(self, sequence: GenerationSequence, row: int) -> None:
-        start = self._collected[row]
-        if start < self._column:
-            sequence.pending.ids += self._log[row, start : self._column].tolist()
-            self._collected[row] = self._column
-
-
-def sample_first_token(sequence: GenerationSequence, scores: Array, end: int | None) -> str:
-    """Sample the token that follows a prompt, from the prefill's scores [1, tokens].
-
-    Returns the reason if the sequence ends with it, else "".
-
-    Raises:
-        ServingError: FAILED, the scores are not finite.
-    """
-    params = sequence.params
-    sampling = sampler.SamplingParameters.of(1)
-    sampling.set(0, params.temperature, params.top_k, params.top_p)
-    seed = sampler.spread(np.array([params.seed & _SEED_BITS], np.uint64))
-    tokens = sampler.sample(scores, sampler.uniform(seed, np.zeros(1, np.uint64)), sampling)
-    token = sequence.token = int(tokens[0])
-    if token < 0:
-        raise NO_TOKEN
-    sequence.generated = 1
-    sequence.pending.ids.append(token)
-    if token == end:
-        return "end"
-    if params.log_probabilities:
-        sequence.pending.log_probabilities.append(float(sampler.log_probabilities(scores, tokens)[0]))
-    if params.attention:
-        sequence.pending.attention.append(np.zeros(0, np.float32))  # prefill graphs have no attention output
-    if params.stop and sequence.text is not None:
-        sequence.pending.text += sequence.text.add((token,))
-        if sequence.text.stopped:
-            return "stop"
-    return "length" if sequence.generated >= sequence.limit else ""
+        sequence.pending.ids += self._log.take(self.row_of[sequence])

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ... import messages
-from .batch import NO_TOKEN, StepBatch
+from .batch import StepBatch
+from .sampler import NO_TOKEN
 from .slots import is_full, key_of, lengths_of
 
 if TYPE_CHECKING:

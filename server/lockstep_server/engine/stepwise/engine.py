@@ -18,11 +18,10 @@ from ...text.detokenizer import Detokenizer, TextStream
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads
 from . import client_steps
-from .batch import sample_first_token
 from .batches import StepBatches, StepOutcome
 from .intake import make_generation_sequence, make_step_request
 from .output import OutputProcessor
-from .prefill import PrefillRunner
+from .prefill import PrefillRunner, sample_first_token
 from .scheduler import Scheduler, SequenceLimits, StepPlan
 from .sequence import GenerationSequence
 from .slots import initial_states

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ...model import datatypes
 from ...model.moving_average import moving_average
 from ...model.sizes import measure_request
 from ..runtime import padding
+from . import sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..runtime.session import OnnxSession
     from .sequence import GenerationSequence
 
+    Array = np.ndarray[Any, Any]
 
 _LEARNING_RATE = 0.1
 
@@ -120,3 +122,34 @@ class PrefillRunner:
         return outputs, messages.Run(
             len(prompts), longest, elements, padded, 0.0, took, 0.0, waited_s, "prefill"
         )
+
+
+def sample_first_token(sequence: GenerationSequence, scores: Array, end: int | None) -> str:
+    """Sample the token that follows a prompt, from the prefill's scores [1, tokens].
+
+    Returns the reason if the sequence ends with it, else "".
+
+    Raises:
+        ServingError: FAILED, the scores are not finite.
+    """
+    params = sequence.params
+    sampling = sampler.SamplingParameters.of(1)
+    sampling.set(0, params.temperature, params.top_k, params.top_p)
+    u = sampler.uniform(sampler.spread_one(params.seed), np.zeros(1, np.uint64))
+    tokens = sampler.sample(scores, u, sampling)
+    token = sequence.token = int(tokens[0])
+    if token < 0:
+        raise sampler.NO_TOKEN
+    sequence.generated = 1
+    sequence.pending.ids.append(token)
+    if token == end:
+        return "end"
+    if params.log_probabilities:
+        sequence.pending.log_probabilities.append(float(sampler.log_probabilities(scores, tokens)[0]))
+    if params.attention:
+        sequence.pending.attention.append(np.zeros(0, np.float32))  # prefill graphs have no attention output
+    if params.stop and sequence.text is not None:
+        sequence.pending.text += sequence.text.add((token,))
+        if sequence.text.stopped:
+            return "stop"
+    return "length" if sequence.generated >= sequence.limit else ""

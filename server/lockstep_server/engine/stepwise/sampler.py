@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import ErrorCode, ServingError
+
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
+NO_TOKEN = ServingError(ErrorCode.FAILED, "the model's scores are not finite; no next token can be sampled")
+
+_SEED_BITS = 2**64 - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT_30, _SHIFT_27, _SHIFT_31, _SHIFT_12 = (np.uint64(n) for n in (30, 27, 31, 12))
@@ -85,6 +90,11 @@ class SamplingParameters:
 def spread(seed: Array) -> Array:
     """Mix seeds, uint64 [rows], for `uniform`, so that adjacent seeds give unrelated numbers."""
     return _mixed(seed + _GOLDEN)
+
+
+def spread_one(seed: int) -> Array:
+    """`spread` of one seed, uint64 [1]; of a negative or large seed the lowest 64 bits count."""
+    return spread(np.array([seed & _SEED_BITS], np.uint64))
 
 
 def uniform(spread_seed: Array, step: Array) -> Array:

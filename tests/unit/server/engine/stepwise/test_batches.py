@@ -106,7 +106,7 @@ def generate_directly(model: StepModel, prompt: list[int], seed: int, count: int
     ids: list[int] = []
     parameters = sampler.SamplingParameters.of(1)
     parameters.set(0)
-    seed_bits = sampler.spread(np.array([seed], np.uint64))
+    seed_bits = sampler.spread_one(seed)
     inputs_left = list(prompt)
     while len(ids) < count:
         logits, h, c = model.session.run({"token": np.array([inputs_left.pop(0)]), "h_in": h, "c_in": c})

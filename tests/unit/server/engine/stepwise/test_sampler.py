@@ -243,6 +243,11 @@ def test_a_number_is_in_the_unit_interval_and_depends_only_on_seed_and_step(pair
     assert drawn.tolist() == [numbers([seed], [step]).item() for seed, step in pairs]
 
 
+@pytest.mark.parametrize(("seed", "bits"), [(0, 0), (5, 5), (-1, 2**64 - 1), (2**64 + 5, 5)])
+def test_the_lowest_64_bits_of_a_seed_count(seed: int, bits: int) -> None:
+    assert sampler.spread_one(seed).tolist() == sampler.spread(np.array([bits], np.uint64)).tolist()
+
+
 @pytest.mark.parametrize(
     ("seeds", "steps"),
     [(5, range(4096)), (range(4096), 0), (range(4096), 7), (range(4096), range(4096))],
