@@ -52,9 +52,19 @@ def step(models: str, rows: int, top_k: int, top_p: float) -> dict[str, float]:
     engine: StepEngine = model.engine
     engine.set_flush_interval(0.02)  # as on a busy server
     for index in range(rows):
-        how = messages.Decode(10**9, 0.8, top_k, top_p, seed=index)
-        submit = messages.Submit(index + 1, model.spec.name, 1, {}, accepted=time.monotonic(), how=how)
-        engine.submit(submit, {"ids": np.array([[5, 6, 7]])})
+        request = messages.Generate(
+            key=index + 1,
+            model=model.spec.name,
+            version=1,
+            prompt=(5, 6, 7),
+            accepted=time.monotonic(),
+            max_tokens=10**9,
+            temperature=0.8,
+            top_k=top_k,
+            top_p=top_p,
+            seed=index,
+        )
+        engine.submit(request)
     session = SessionTimer(engine._session)
     _steps(engine, updates, 300)
     outside, inside = [], []
@@ -141,9 +151,17 @@ def load(models: str, rate: float, seconds: float, policy: str) -> dict[str, flo
         while (wait := due - time.monotonic()) > 0:
             time.sleep(wait)
         arrived[key] = due
-        how = messages.Decode(target, 0.0)
-        submit = messages.Submit(key, model.spec.name, 1, {}, accepted=due, how=how)
-        engine.submit(submit, {"ids": draw.integers(10, 3000, (1, source))})
+        prompt = tuple(draw.integers(10, 3000, source).tolist())
+        request = messages.Generate(
+            key=key,
+            model=model.spec.name,
+            version=1,
+            prompt=prompt,
+            accepted=due,
+            max_tokens=target,
+            temperature=0.0,
+        )
+        engine.submit(request)
     done = threading.Event()
     while len(ended) < len(arrived):
         done.wait(0.005)

@@ -20,6 +20,7 @@ from .frontend.gauges import GaugeReader
 from .frontend.registry import ModelRegistry
 from .frontend.request_log import RequestLog
 from .frontend.requests import InFlightRequests
+from .frontend.tokenization import Tokenizers
 from .frontend.tracing import begin
 from .ipc.engine_process import EngineProcess
 from .ipc.in_process import InProcess
@@ -52,7 +53,8 @@ class App:
         self._transport = _transport(settings, self._engine_lost)
         self._health = HealthPublisher()
         request_log = RequestLog(texts=settings.log_texts)
-        self.registry = ModelRegistry(self.metrics, self._health.update, request_log)
+        self._tokenizers = Tokenizers(settings.tokenizer_workers)
+        self.registry = ModelRegistry(self.metrics, self._health.update, request_log, self._tokenizers)
         self.requests = InFlightRequests(
             self._transport.send, self.registry, request_log, self.metrics.loop_lag.observe
         )
@@ -68,7 +70,7 @@ class App:
             self._spans.begin if self._spans is not None else begin,
         )
         self._endpoints: HttpEndpoints | None = None
-        self._engine_stats = messages.EngineStats(())
+        self._engine_stats = messages.EngineStats([])
         self.port = 0
         self.metrics_port = 0
 
@@ -135,6 +137,7 @@ class App:
             )
         await self._transport.stop(within_s=1.0 if drained else 0.0)
         await self._server.stop(grace_s=1.0)
+        self._tokenizers.close()
         if self._endpoints is not None:
             self._endpoints.stop()
         if self._spans is not None:
@@ -146,6 +149,8 @@ class App:
                 self.requests.deliver(update)
             case messages.ModelUpdate():
                 self.registry.update(update)
+            case messages.Costs():
+                self.registry.set_costs(update)
             case messages.LoadDone():
                 self.registry.load_done(update)
             case messages.EngineStats():
@@ -193,7 +198,6 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
         cache=str(Path(settings.cache).expanduser()) if settings.cache else "",
         batching=settings.batching,
         max_run_s=settings.max_run_ms / 1000,
-        tokenizer_workers=settings.tokenizer_workers,
         stalled_s=settings.max_stall_s,
         niceness=settings.engine_nice if settings.engine == "process" and sys.platform == "linux" else 0,
         selected=tuple(name.strip() for name in settings.only.split(",") if name.strip()),

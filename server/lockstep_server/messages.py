@@ -1,31 +1,69 @@
-"""The messages between the front end and the engine: plain data that can be sent to another process.
+"""The messages between the front end and the engine: flat, typed data that can be sent to another process.
 
-front end → engine: `Message`, which is `Submit`, `Tokenize`, `Cancel`, `Credit`, `EndSequence`,
+front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`, `EndSequence`,
 `SetFlushInterval`, `GetEngineStats`, `Load` or `Unload`.
-engine → front end: `EngineUpdate`, which is one `Events` per batch or step, a `ModelUpdate` when a model
-changes state, `LoadDone`, or `EngineStats`.
+engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
+state, `Costs` when the learned costs of a model have changed, `LoadDone`, or `EngineStats`.
 
-Times are seconds of `time.monotonic()`, which all processes of a machine share.
+`ipc/frames.py` encodes them. Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+import msgspec
+import numpy as np
 
-    from .errors import ServingError
-    from .model.datatypes import Arrays
-    from .model.sizes import RequestSize
-    from .model.spec import ModelSpec
+from .errors import ServingError
+from .model.datatypes import Arrays
+from .model.sizes import RequestSize
+from .model.spec import ModelSpec
+
+VERSION = 1
+"""Increased when a message changes, so that two processes of different versions never misread each other."""
+
+SequenceId = int | str | tuple[str, int]
+"""A caller's sequence id; a pair if the server assigned it."""
 
 
-class Decode(NamedTuple):
-    """Sampling parameters of a generation request: the server samples each token and feeds it back."""
+class _Struct(msgspec.Struct, array_like=True, gc=False):
+    """Encoded as an array of its fields. Not changed once it is made."""
 
+
+class Infer(_Struct, tag="infer", kw_only=True):
+    """One one-shot request. It ends with exactly one `Event` of the same key, unless a `Cancel` ends it."""
+
+    key: int  # never reused by the sender
+    model: str
+    version: int
+    inputs: Arrays  # checked against the spec
+    size: RequestSize  # of `inputs`
+    outputs: tuple[str, ...] = ()  # names of the requested outputs; empty: all
+    field: str = ""  # the caller's name for this input, used in error messages
+    priority: int = 0  # larger runs sooner
+    accepted: float = 0.0  # when the front end accepted it
+    deadline: float | None = None  # no run starts after it
+    caller: str = ""  # fair queueing is between callers
+
+
+class Generate(_Struct, tag="generate", kw_only=True):
+    """One generation request: the engine samples each token and feeds it back.
+
+    It gets `Chunk`s, then ends as an `Infer` does.
+    """
+
+    key: int
+    model: str
+    version: int
+    prompt: tuple[int, ...]  # ids; of a source, for a translator
+    field: str = ""
+    priority: int = 0
+    accepted: float = 0.0
+    deadline: float | None = None
+    caller: str = ""
     max_tokens: int | None = None  # None: the model's limit
     temperature: float = 1.0  # 0: greedy
     top_k: int = 0  # 0: off
@@ -35,66 +73,47 @@ class Decode(NamedTuple):
     log_probabilities: bool = False
     attention: bool = False  # return each token's attention row and text
 
-
-class Feed(NamedTuple):
-    """One step of a client-driven sequence: the caller sends each element."""
-
-    sequence: SequenceId
-    start: bool = False  # begin a new sequence; a live one with this id ends
-    end: bool = False  # end the sequence after this step
+    @property
+    def inspects_tokens(self) -> bool:
+        """Each token must be looked at when it is made, not only when it is sent."""
+        return bool(self.stop or self.log_probabilities or self.attention)
 
 
-SequenceId = int | str | tuple[str, int]
-"""A caller's sequence id; a pair if the server assigned it."""
-
-
-class Submit(NamedTuple):
-    """One inference request. It ends with exactly one `Event` of the same key, unless a `Cancel` ends it.
-
-    A generation request gets `Chunk`s before its event.
-    """
-
-    key: int  # never reused by the sender
-    model: str
-    version: int
-    inputs: Arrays  # from the client, checked against the spec; empty if `text` is set
-    text: str | None = None
-    field: str = ""  # the caller's name for this input, used in error messages
-    outputs: tuple[str, ...] = ()  # names of the requested outputs; empty: all
-    tokens: bool = False  # return the tokens of `text` too
-    priority: int = 0  # larger runs sooner
-    accepted: float = 0.0  # when the front end accepted it
-    deadline: float | None = None  # no run starts after it
-    caller: str = ""  # fair queueing is between callers
-    measure: RequestSize | None = None  # size of `inputs`; None for text
-    how: Decode | Feed | None = None  # None: one-shot
-
-
-class Tokenize(NamedTuple):
-    """Convert text to ids and tokens, or ids to tokens. The `Event` has the ids as output "ids"."""
+class Step(_Struct, tag="step", kw_only=True):
+    """One step of a client-driven sequence: the caller sends each element. It ends as an `Infer` does."""
 
     key: int
     model: str
     version: int
-    text: str | None  # None: convert `ids`
-    ids: tuple[int, ...] = ()
+    sequence: SequenceId
+    inputs: Arrays
+    start: bool = False  # begin a new sequence; a live one with this id ends
+    end: bool = False  # end the sequence after this step
+    outputs: tuple[str, ...] = ()
     field: str = ""
+    priority: int = 0
+    accepted: float = 0.0
+    deadline: float | None = None
+    caller: str = ""
 
 
-class Cancel(NamedTuple):
+Request = Infer | Generate | Step
+
+
+class Cancel(_Struct, tag="cancel"):
     """Skip the request if it is still queued; otherwise drop its answer. It gets no event."""
 
     key: int
 
 
-class Credit(NamedTuple):
+class Credit(_Struct, tag="credit"):
     """The reader took `n` chunks of a stream (flow control)."""
 
     key: int
     n: int
 
 
-class EndSequence(NamedTuple):
+class EndSequence(_Struct, tag="end_sequence"):
     """End a client-driven sequence and free its slot, because its caller has disconnected."""
 
     model: str
@@ -102,31 +121,29 @@ class EndSequence(NamedTuple):
     sequence: SequenceId
 
 
-class SetFlushInterval(NamedTuple):
+class SetFlushInterval(_Struct, tag="set_flush_interval"):
     """Set the maximum time in seconds for which chunks may be held back; 0 sends each at once."""
 
     flush_s: float
 
 
-class GetEngineStats(NamedTuple):
-    """Get the statistics of the engine process. Answered by `EngineStats`."""
+class GetEngineStats(_Struct, tag="get_engine_stats"):
+    """Request statistics of the engine process. Answered by `EngineStats`."""
 
 
-class Load(NamedTuple):
+class Load(_Struct, tag="load"):
     """Load or reload all versions of a model from the repository. Answered by `LoadDone`."""
 
     model: str
 
 
-class Unload(NamedTuple):
+class Unload(_Struct, tag="unload"):
     """Stop serving a model after its queued and running requests have ended. Answered by `LoadDone`."""
 
     model: str
 
 
-Message = (
-    Submit | Tokenize | Cancel | Credit | EndSequence | SetFlushInterval | GetEngineStats | Load | Unload
-)
+Message = Request | Cancel | Credit | EndSequence | SetFlushInterval | GetEngineStats | Load | Unload
 
 
 class SendPolicy(Enum):
@@ -155,42 +172,53 @@ class RequestTimings(NamedTuple):
 NO_TIMINGS = RequestTimings(0.0, 0.0, 0, 0.0)
 
 
-class Event(NamedTuple):
+class Event(_Struct, kw_only=True):
     """The final result of a request: outputs or an error."""
 
     key: int
-    outputs: Arrays | None
+    outputs: Arrays | None = None
     error: ServingError | None = None
     timings: RequestTimings = NO_TIMINGS
     length: int = 0  # number of elements read by the model, or tokens generated
-    tokens: tuple[str, ...] = ()
     reason: str = ""  # finish reason of a generation request: "end", "length" or "stop"
 
 
-class Chunk(NamedTuple):
+class Chunk(_Struct, kw_only=True):
     """The tokens of one stream that are ready to send."""
 
     key: int
-    ids: Sequence[int]
+    ids: list[int]
     text: str
-    log_probabilities: Sequence[float] = ()
-    attention: Sequence[Any] = ()  # one row of weights per token
-    pieces: tuple[str, ...] = ()  # the text of each token, if attention was requested
-    source: tuple[str, ...] = ()  # the tokens that attention is over; only in the first chunk
+    log_probabilities: list[float] = []
+    attention: list[np.ndarray] = []  # one row of weights per token
+    token_texts: list[str] = []  # the text of each token, if attention was requested
 
 
-class Run(NamedTuple):
-    """One run of a session, for metrics, statistics and the cost model of admission control."""
+class Run(_Struct, kw_only=True):
+    """One run of a session, for metrics and statistics."""
 
     rows: int
     length: int  # padded elements per row, summed over the named lengths
     elements: int  # without padding
     padded_elements: int  # rows x length
-    input_s: float  # padding and stacking
     compute_s: float  # in the session
-    output_s: float  # splitting the outputs by request
-    device_wait_s: float  # waiting for the device lease
+    input_s: float = 0.0  # padding and stacking
+    output_s: float = 0.0  # splitting the outputs by request
+    device_wait_s: float = 0.0  # waiting for the device lease
     mode: str = "oneshot"  # or "stepwise" or "prefill"
+
+    @classmethod
+    def of_step(cls, rows: int, padded_rows: int, compute_s: float, device_wait_s: float) -> Run:
+        """The run of a step: one element per row."""
+        return cls(
+            rows=rows,
+            length=1,
+            elements=rows,
+            padded_elements=padded_rows,
+            compute_s=compute_s,
+            device_wait_s=device_wait_s,
+            mode="stepwise",
+        )
 
 
 class SequenceCounts(NamedTuple):
@@ -201,19 +229,27 @@ class SequenceCounts(NamedTuple):
     idle: int  # client-driven ones between two steps, and streams without credit
 
 
-class Events(NamedTuple):
+class Events(_Struct, tag="events", kw_only=True):
     """All results of one batch or step, sent as one message. Process `chunks` before `events`."""
 
     model: str
     version: int
-    events: Sequence[Event]
+    events: Sequence[Event] = ()
     runs: Sequence[Run] = ()
     chunks: Sequence[Chunk] = ()
     sequences: SequenceCounts | None = None
     sent: float = 0.0  # when the engine sent it; 0: unknown
 
 
-class ModelUpdate(NamedTuple):
+class Costs(_Struct, tag="costs"):
+    """What runs of a model cost now, as the engine has learned it: `CostModel.to_dict`."""
+
+    model: str
+    version: int
+    costs: Mapping[str, Any]
+
+
+class ModelUpdate(_Struct, tag="model", kw_only=True):
     """A model's new state, sent after the change took effect."""
 
     model: str
@@ -222,10 +258,11 @@ class ModelUpdate(NamedTuple):
     reason: str = ""
     spec: ModelSpec | None = None  # only if READY
     costs: Mapping[str, Any] | None = None  # `CostModel.to_dict`; only if READY and one-shot
+    tokenizer: bytes = b""  # the content of the tokenizer's file; empty: the model has none
     load_s: float = 0.0  # duration of loading
 
 
-class LoadDone(NamedTuple):
+class LoadDone(_Struct, tag="load_done"):
     """The result of a `Load` or `Unload`."""
 
     model: str
@@ -233,16 +270,16 @@ class LoadDone(NamedTuple):
     reason: str = ""  # why it failed; empty: it succeeded
 
 
-class EngineStats(NamedTuple):
+class EngineStats(_Struct, tag="engine_stats"):
     """Statistics of the engine process."""
 
-    garbage: Sequence[Mapping[str, int]]  # `gc.get_stats()`: one mapping per generation
+    garbage: list[dict[str, int]]  # `gc.get_stats()`: one mapping per generation
 
 
-EngineUpdate = Events | ModelUpdate | LoadDone | EngineStats
+EngineUpdate = Events | Costs | ModelUpdate | LoadDone | EngineStats
 
 
-class EngineInfo(NamedTuple):
+class EngineInfo(_Struct):
     """Properties of an engine that are fixed when it starts."""
 
     device: str  # "cpu" or "cuda"
@@ -250,8 +287,7 @@ class EngineInfo(NamedTuple):
     leases: int  # number of device leases: the most runs at a time
 
 
-@dataclass(frozen=True)
-class EngineConfig:
+class EngineConfig(_Struct, tag="config", kw_only=True):
     """Configuration of the engine, sent to its process at startup."""
 
     models: str  # path of the model repository
@@ -259,10 +295,27 @@ class EngineConfig:
     cache: str = ""  # folder for measured costs and self-test results; empty: none
     batching: bool = True
     max_run_s: float = 0.020  # bound on a run while several models use the device
-    tokenizer_workers: int = 1
-    selected: tuple[str, ...] = field(default=())  # names of the models to load; empty: all
+    selected: tuple[str, ...] = ()  # names of the models to load; empty: all
     stalled_s: float = 30.0  # timeout of a stream whose reader takes nothing
     niceness: int = 0  # nice value of the threads of one-shot engines
+
+
+class StopEngine(_Struct, tag="stop"):
+    """To an engine process: stop within `within_s` seconds and send no updates after that."""
+
+    within_s: float
+
+
+class EngineStarted(_Struct, tag="started"):
+    """From an engine process: it runs, and all models of the repository have been reported."""
+
+    info: EngineInfo
+
+
+class EngineFailed(_Struct, tag="failed"):
+    """From an engine process: it could not start."""
+
+    reason: str
 
 
 class Engine(Protocol):

@@ -132,9 +132,7 @@ class Served(Stubs):
                 )
             else:
                 wait_until(lambda one=engine: not one._held and not len(one._queue), "no leftovers")
-        wait_until(
-            lambda: not self.loaded_models._engine_of and not self.loaded_models._tokenizing, "no key left"
-        )
+        wait_until(lambda: not self.loaded_models._engine_of, "no key left")
 
     def samples(self, name: str, **labels: str) -> dict[tuple[str, ...], float]:
         """Scrapes a metric. Returns its samples by the values of the labels that are not given."""

@@ -89,8 +89,8 @@ def test_a_queue_timeout_fails_its_request_only(server: Served) -> None:
         others = [send(server, "same", [[i]]) for i in (2, 3)]
         server.wait_waiting("same", 3)
         engine = server.loaded_models._models["same", 1].engine
-        deadline = min(one.submit.deadline for one in engine._held.values() if one.submit.deadline is not None
-                       and one.submit.deadline - one.submit.accepted < 0.01)  # fmt: skip
+        deadline = min(one.infer.deadline for one in engine._held.values() if one.infer.deadline is not None
+                       and one.infer.deadline - one.infer.accepted < 0.01)  # fmt: skip
         wait_until(lambda: engine._clock() > deadline, "the time passed")
     with refused(grpc.StatusCode.DEADLINE_EXCEEDED, words="queue"):
         late.result()

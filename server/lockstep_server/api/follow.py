@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -21,13 +21,17 @@ from .. import messages
 from ..errors import ServingError, bad_input
 from ..frontend.requests import InferenceRequest
 from ..model import datatypes
+from ..model.sizes import measure_request
 from . import tensors
 from .inflight import drain_reads
 from .replies import labels, timings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..frontend.registry import ModelRegistry, ServedModel
     from ..frontend.requests import InFlightRequests
+    from ..model.datatypes import Arrays
     from ..model.spec import ModelTensor
     from .instrumentation import Context
 
@@ -147,9 +151,8 @@ class Follow:
             assert self._served is not None
             if self._served.spec.manifest.text is None:
                 raise bad_input("text", f"model {self._served.spec.model!r} has no tokenizer; send ids")
-            event = await self._requests.tokenize(self._served, words, (), "text")
-            assert event.outputs is not None
-            await self._start_steps(event.outputs["ids"].tolist(), event.tokens)
+            encoded = await self._requests.tokenize(self._served, words, "text")
+            await self._start_steps(encoded.ids, encoded.tokens)
 
     def _spaces_count(self) -> bool:
         """Whether white space alone is an element: on models that generate text."""
@@ -159,10 +162,9 @@ class Follow:
         served = self._served
         assert served is not None
         tensors.check_ids(_input(served), np.array(ids, np.int64), "ids")
-        event = await self._requests.tokenize(served, None, ids, "ids")
-        await self._start_steps(ids, event.tokens)
+        await self._start_steps(ids, await self._requests.token_names(served, ids))
 
-    async def _start_steps(self, ids: tuple[int, ...] | list[int], names: tuple[str, ...]) -> None:
+    async def _start_steps(self, ids: Sequence[int], names: Sequence[str]) -> None:
         for token, name in zip(ids, names, strict=True):
             while len(self._steps) >= self._ahead:
                 self._room.clear()
@@ -177,24 +179,28 @@ class Follow:
         self._check_length(served)
         self._prefix.append(token)
         tensor = _input(served)
-        how = None
-        ids = self._prefix
-        if served.spec.is_stepwise:
-            how, ids = messages.Feed(self._sequence, start=len(self._prefix) == 1), [token]
+        ids = [token] if served.spec.is_stepwise else self._prefix
         shape = (1,) * (len(tensor.shape) - 1) + (len(ids),) if len(tensor.shape) > 1 else (1,)
-        inference = InferenceRequest(
-            served,
-            "Follow",
-            {tensor.name: np.array(ids, datatypes.NUMPY[tensor.datatype]).reshape(shape)},
-            field="text",
-            outputs=(served.spec.manifest.roles.scores,),
-            remaining_s=self._context.time_remaining(),
-            caller=self._context.peer(),
-            how=how,
-        )
+        inputs = {tensor.name: np.array(ids, datatypes.NUMPY[tensor.datatype]).reshape(shape)}
+        message = self._message(served, inputs)
+        inference = InferenceRequest(served, "Follow", message, remaining_s=self._context.time_remaining())
         task = asyncio.ensure_future(self._requests.infer(inference))
         self._steps.append(_Step(len(self._prefix), token, name, len(ids), task))
         self._updates.set()
+
+    def _message(self, served: ServedModel, inputs: Arrays) -> messages.Infer | messages.Step:
+        common: dict[str, Any] = {
+            "key": 0,
+            "model": served.spec.name,
+            "version": served.spec.version,
+            "inputs": inputs,
+            "outputs": (served.spec.manifest.roles.scores,),
+            "field": "text",
+            "caller": self._context.peer(),
+        }
+        if served.spec.is_stepwise:
+            return messages.Step(**common, sequence=self._sequence, start=len(self._prefix) == 1)
+        return messages.Infer(**common, size=measure_request(served.spec, inputs))
 
     def _check_length(self, served: ServedModel) -> None:
         """The step-wise form is limited to the one-shot form's maximum length."""
@@ -244,8 +250,8 @@ class Follow:
         """Name the labels by their tokens: a language model predicts tokens."""
         unknown = tuple(label.index for label in ranked if label.index not in self._names)
         if unknown:
-            event = await self._requests.tokenize(served, None, unknown, "")
-            self._names.update(zip(unknown, event.tokens, strict=True))
+            names = await self._requests.token_names(served, unknown)
+            self._names.update(zip(unknown, names, strict=True))
         for label in ranked:
             label.name = self._names[label.index]
 

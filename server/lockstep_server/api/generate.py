@@ -14,13 +14,11 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from .. import messages
 from ..errors import bad_input
 from ..frontend.requests import InferenceRequest
-from ..model import datatypes
 from . import tensors
 from .replies import timings
 
 if TYPE_CHECKING:
     from ..frontend.registry import ServedModel
-    from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec
     from .instrumentation import Context
 
@@ -42,8 +40,8 @@ def generate_request(served: ServedModel, request: pb.GenerateRequest, context: 
     """
     _check_task(served.spec, "generate")
     top_p = _in_range("top_p", request.top_p, 1.0)
-    how = messages.Decode(
-        max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
+    message = messages.Generate(
+        **_common(served.spec, request, "prompt", context),
         temperature=_in_range("temperature", request.temperature) if request.HasField("temperature") else 1.0,
         top_k=request.top_k,
         top_p=top_p or 1.0,
@@ -51,7 +49,7 @@ def generate_request(served: ServedModel, request: pb.GenerateRequest, context: 
         stop=_stops(request),
         log_probabilities=request.log_probabilities,
     )
-    return _inference_request(served, "Generate", request, "prompt", how, context)
+    return _inference_request(served, "Generate", message, request, "prompt", context)
 
 
 def translate_request(
@@ -67,18 +65,17 @@ def translate_request(
             "attention",
             f"model {served.spec.name!r} returns no attention: its manifest has no roles.attention",
         )
-    how = messages.Decode(
-        max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
-        temperature=0.0,
-        attention=request.attention,
+    message = messages.Generate(
+        **_common(served.spec, request, "source", context), temperature=0.0, attention=request.attention
     )
-    return _inference_request(served, "Translate", request, "source", how, context)
+    return _inference_request(served, "Translate", message, request, "source", context)
 
 
 def generate_replies(inference: InferenceRequest) -> MakeReply:
     """A function that makes a Generate reply from a chunk, the final event, or both."""
     spec = inference.served.spec
-    seed = inference.how.seed if isinstance(inference.how, messages.Decode) else 0
+    assert isinstance(inference.message, messages.Generate)
+    seed = inference.message.seed
 
     def make_reply(chunk: messages.Chunk | None, event: messages.Event | None) -> pb.GenerateReply:
         reply = pb.GenerateReply()
@@ -96,10 +93,16 @@ def generate_replies(inference: InferenceRequest) -> MakeReply:
 
 
 def translate_replies(inference: InferenceRequest) -> MakeReply:
-    """A function that makes a Translate reply from a chunk, the final event, or both."""
+    """A function that makes a Translate reply from a chunk, the final event, or both.
+
+    With attention, the first reply has the source's tokens.
+    """
     spec = inference.served.spec
+    assert isinstance(inference.message, messages.Generate)
+    attention, first = inference.message.attention, True
 
     def make_reply(chunk: messages.Chunk | None, event: messages.Event | None) -> pb.TranslateReply:
+        nonlocal first
         reply = pb.TranslateReply()
         if chunk is not None:
             rows = [pb.AttentionRow(weights=row) for row in chunk.attention]
@@ -107,9 +110,10 @@ def translate_replies(inference: InferenceRequest) -> MakeReply:
                 tokens=chunk.ids,
                 text=chunk.text,
                 attention=rows,
-                pieces=chunk.pieces,
-                source_tokens=chunk.source,
+                pieces=chunk.token_texts,
+                source_tokens=(inference.tokens or []) if first and attention else [],
             )
+            first = False
         if event is not None:
             reply.reason, reply.notice = _REASONS[event.reason], spec.notice
             reply.model, reply.version = spec.model, str(spec.version)
@@ -124,30 +128,40 @@ def _check_task(spec: ModelSpec, task: str) -> None:
         raise bad_input("model", f"model {spec.model!r} cannot {task}: its task is {spec.manifest.task!r}")
 
 
+def _common(spec: ModelSpec, request: Any, field: str, context: Context) -> dict[str, Any]:
+    """The fields of `messages.Generate` that both RPCs set. The front end sets the key and the times."""
+    return {
+        "key": 0,
+        "model": spec.name,
+        "version": spec.version,
+        "prompt": _ids(spec, request, field),
+        "field": field,
+        "priority": request.priority,
+        "caller": context.peer(),
+        "max_tokens": request.max_tokens if request.HasField("max_tokens") else None,
+    }
+
+
 def _inference_request(
-    served: ServedModel, method: str, request: Any, field: str, how: messages.Decode, context: Context
+    served: ServedModel, method: str, message: messages.Generate, request: Any, field: str, context: Context
 ) -> InferenceRequest:
-    inputs, text = _inputs(served.spec, request, field)
-    return InferenceRequest(
-        served, method, inputs, text, field, (), how.attention, request.priority, 0.0,
-        context.time_remaining(), context.peer(), how,
-    )  # fmt: skip
+    text = request.text if request.WhichOneof(field) == "text" else None
+    return InferenceRequest(served, method, message, text, remaining_s=context.time_remaining())
 
 
-def _inputs(spec: ModelSpec, request: Any, field: str) -> tuple[Arrays, str | None]:
-    """(input arrays, None) for ids, or ({}, text)."""
+def _ids(spec: ModelSpec, request: Any, field: str) -> tuple[int, ...]:
+    """The ids of the request; none if it has a text, which is tokenized later."""
     if request.WhichOneof(field) == "ids":
         first = spec.prefill or spec
         tensor = first.input(first.text_input)
         assert tensor is not None
-        array = np.array([request.ids.ids], np.int64)
-        tensors.check_ids(tensor, array, "ids")
-        return {spec.text_input: array.astype(datatypes.NUMPY[tensor.datatype])}, None
+        tensors.check_ids(tensor, np.array([request.ids.ids], np.int64), "ids")
+        return tuple(request.ids.ids)
     if spec.manifest.text is None:
         raise bad_input("text", f"model {spec.model!r} has no tokenizer; send ids")
     if field == "source" and not request.text.strip():
         raise bad_input("text", "the text is empty; send at least one word")
-    return {}, request.text
+    return ()
 
 
 def _in_range(field: str, value: float, maximum: float = math.inf) -> float:

@@ -103,11 +103,10 @@ def join(chunks: Sequence[messages.Chunk]) -> messages.Chunk | None:
     if len(chunks) < 2:
         return chunks[0] if chunks else None
     return messages.Chunk(
-        chunks[0].key,
-        [token for chunk in chunks for token in chunk.ids],
-        "".join(chunk.text for chunk in chunks),
-        [one for chunk in chunks for one in chunk.log_probabilities],
-        [row for chunk in chunks for row in chunk.attention],
-        tuple(piece for chunk in chunks for piece in chunk.pieces),
-        chunks[0].source,
+        key=chunks[0].key,
+        ids=[token for chunk in chunks for token in chunk.ids],
+        text="".join(chunk.text for chunk in chunks),
+        log_probabilities=[one for chunk in chunks for one in chunk.log_probabilities],
+        attention=[row for chunk in chunks for row in chunk.attention],
+        token_texts=[text for chunk in chunks for text in chunk.token_texts],
     )

@@ -40,14 +40,14 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
         served = self._registry.resolve(request.model, request.version, "Classify")
-        events = await self._infer_texts(served, "Classify", request, context, texts.classify_outputs)
-        results = [texts.classification(served.spec, request, event) for event in events]
+        answered = await self._infer_texts(served, "Classify", request, context, texts.classify_outputs)
+        results = [texts.classification(served.spec, request, event) for _, event in answered]
         return pb.ClassifyReply(results=results, **texts.model_fields(served.spec))
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeReply:
         served = self._registry.resolve(request.model, request.version, "Encode")
-        events = await self._infer_texts(served, "Encode", request, context, texts.encode_outputs)
-        results = [texts.encoding(served.spec, request, event) for event in events]
+        answered = await self._infer_texts(served, "Encode", request, context, texts.encode_outputs)
+        results = [texts.encoding(served.spec, request, event, text.tokens) for text, event in answered]
         return pb.EncodeReply(results=results, **texts.model_fields(served.spec))
 
     async def ClassifyMany(self, requests: Any, context: Context) -> None:
@@ -92,15 +92,15 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         request: pb.ClassifyRequest | pb.EncodeRequest,
         context: Context,
         outputs_of: texts.OutputsOf,
-    ) -> list[messages.Event]:
-        """Send one request per text. Returns the events in order; the first error ends the call."""
+    ) -> list[tuple[InferenceRequest, messages.Event]]:
+        """Send one request per text. Returns requests and events in order; the first error ends the call."""
         text_requests = texts.TextRequests(served, method, request, context, outputs_of)
         inferences = [text_requests.inference(index) for index in range(len(text_requests))]
         if len(inferences) == 1:
-            return [await self._requests.infer(inferences[0])]
+            return [(inferences[0], await self._requests.infer(inferences[0]))]
         tasks = [asyncio.ensure_future(self._requests.infer(inference)) for inference in inferences]
         try:
-            return list(await asyncio.gather(*tasks))
+            return list(zip(inferences, await asyncio.gather(*tasks), strict=True))
         finally:
             for task in tasks:
                 task.cancel()

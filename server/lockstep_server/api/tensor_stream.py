@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..frontend.registry import ModelRegistry
-    from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec
 
 _INT64_MAX = 2**63 - 1
@@ -59,21 +58,25 @@ def make_inference_request(
     served = registry.resolve(request.model_name, request.model_version, method)
     try:
         priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
-        step = _step(served.spec, request.parameters)
-        inputs = tensors.decode(served.spec, request)
-        if step is not None:
-            _check_one_row(served.spec, inputs)
-        return InferenceRequest(
-            served,
-            method,
-            inputs,
-            outputs=tensors.requested_outputs(served.spec, request) if request.outputs else (),
-            priority=priority,
-            queue_timeout_s=timeout_s,
-            remaining_s=remaining_s,
-            caller=caller,
-            how=step,
-        )
+        spec = served.spec
+        step = _step(spec, request.parameters)
+        inputs = tensors.decode(spec, request)
+        size = measure_request(spec, inputs)
+        common: dict[str, Any] = {
+            "key": 0,
+            "model": spec.name,
+            "version": spec.version,
+            "inputs": inputs,
+            "outputs": tensors.requested_outputs(spec, request) if request.outputs else (),
+            "priority": priority,
+            "caller": caller,
+        }
+        if step is None:
+            message: messages.Request = messages.Infer(**common, size=size)
+        else:
+            _check_one_row(spec, size.rows)
+            message = messages.Step(**common, **step)
+        return InferenceRequest(served, method, message, queue_timeout_s=timeout_s, remaining_s=remaining_s)
     except ServingError as error:
         served.record_refusal(method, error)
         raise
@@ -89,9 +92,9 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float
     return priority, timeout_us / 1e6
 
 
-def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> messages.Feed | None:
-    """The sequence step of a request; None on a one-shot model. As in Triton, a `sequence_id` that is 0, ""
-    or missing means no sequence.
+def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any] | None:
+    """The fields of `messages.Step` that say which step it is; None on a one-shot model. As in Triton, a
+    `sequence_id` that is 0, "" or missing means no sequence.
 
     Raises:
         ServingError: BAD_INPUT, a sequence on a one-shot model, or no sequence on a step-wise one.
@@ -117,7 +120,11 @@ def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> messa
             "parameters.sequence_id",
             f"missing: model {spec.name!r} is step-wise; send an id, and sequence_start with the first step",
         )
-    return messages.Feed(sequence, sent.get("sequence_start", False), sent.get("sequence_end", False))
+    return {
+        "sequence": sequence,
+        "start": sent.get("sequence_start", False),
+        "end": sent.get("sequence_end", False),
+    }
 
 
 def _no_steps(spec: ModelSpec) -> str:
@@ -126,8 +133,7 @@ def _no_steps(spec: ModelSpec) -> str:
     return f"model {spec.name!r} has no step-wise form; omit this parameter"
 
 
-def _check_one_row(spec: ModelSpec, inputs: Arrays) -> None:
-    rows = measure_request(spec, inputs).rows
+def _check_one_row(spec: ModelSpec, rows: int) -> None:
     if rows != 1:
         raise bad_input(spec.inputs[0].name, f"the request has {rows} rows; send one row per step")
 

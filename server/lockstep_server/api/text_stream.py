@@ -17,6 +17,7 @@ from . import status, texts
 from .inflight import PipelinedStream
 
 if TYPE_CHECKING:
+    from ..frontend.requests import InferenceRequest
     from ..model.spec import ModelSpec
 
 Q = TypeVar("Q", pb.ClassifyRequest, pb.EncodeRequest)
@@ -32,6 +33,7 @@ class _TextResult(NamedTuple):
     request: Any
     number: int
     event: messages.Event | ServingError
+    inference: InferenceRequest | None = None  # None: the text was refused
 
 
 class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
@@ -44,7 +46,7 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
     _count = 0
 
     @abstractmethod
-    def _success(self, spec: ModelSpec, request: Q, event: Any) -> dict[str, Any]:
+    def _success(self, spec: ModelSpec, result: _TextResult) -> dict[str, Any]:
         """The outcome's field for a successful text."""
 
     def _begin(self, request: Q) -> None:
@@ -73,7 +75,9 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
         spec = text_requests.served.spec
         try:
             inference = text_requests.inference(index)
-            self._start(inference, lambda event: self._queue(_TextResult(spec, request, number, event)))
+            self._start(
+                inference, lambda event: self._queue(_TextResult(spec, request, number, event, inference))
+            )
         except ServingError as error:
             self._queue(_TextResult(spec, request, number, error))
 
@@ -91,7 +95,7 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
         if error is not None:
             return self.outcome(number=result.number, failure=_failure(error))
         assert result.spec is not None
-        return self.outcome(number=result.number, **self._success(result.spec, result.request, result.event))
+        return self.outcome(number=result.number, **self._success(result.spec, result))
 
 
 class ClassifyMany(_ManyStream[pb.ClassifyRequest]):
@@ -100,8 +104,9 @@ class ClassifyMany(_ManyStream[pb.ClassifyRequest]):
     method, reply, outcome = "ClassifyMany", pb.ClassifyManyReply, pb.ClassifyOutcome
     outputs_of = staticmethod(texts.classify_outputs)
 
-    def _success(self, spec: ModelSpec, request: pb.ClassifyRequest, event: Any) -> dict[str, Any]:
-        return {"classification": texts.classification(spec, request, event)}
+    def _success(self, spec: ModelSpec, result: _TextResult) -> dict[str, Any]:
+        assert isinstance(result.event, messages.Event)
+        return {"classification": texts.classification(spec, result.request, result.event)}
 
 
 class EncodeMany(_ManyStream[pb.EncodeRequest]):
@@ -110,8 +115,10 @@ class EncodeMany(_ManyStream[pb.EncodeRequest]):
     method, reply, outcome = "EncodeMany", pb.EncodeManyReply, pb.EncodeOutcome
     outputs_of = staticmethod(texts.encode_outputs)
 
-    def _success(self, spec: ModelSpec, request: pb.EncodeRequest, event: Any) -> dict[str, Any]:
-        return {"encoding": texts.encoding(spec, request, event)}
+    def _success(self, spec: ModelSpec, result: _TextResult) -> dict[str, Any]:
+        assert isinstance(result.event, messages.Event)
+        assert result.inference is not None
+        return {"encoding": texts.encoding(spec, result.request, result.event, result.inference.tokens)}
 
 
 def _failure(error: ServingError) -> pb.Failure:

@@ -13,13 +13,14 @@ import numpy as np
 
 from lockstep_proto.v1 import sequences_pb2 as pb
 
-from ..errors import ServingError, bad_input
-from ..frontend.requests import InferenceRequest
+from .. import messages
+from ..errors import ServingError, bad_input, in_field
+from ..frontend.requests import UNMEASURED, InferenceRequest, text_inputs
+from ..model.sizes import RequestSize, measure_request
 from . import tensors
 from .replies import labels, timings
 
 if TYPE_CHECKING:
-    from .. import messages
     from ..frontend.registry import ServedModel
     from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec
@@ -75,7 +76,6 @@ class TextRequests:
         except ServingError as error:
             served.record_refusal(method, error, requests)
             raise
-        self._tokens = getattr(request, "attention", False)
         self._remaining_s, self._peer = context.time_remaining(), context.peer()
 
     def __len__(self) -> int:
@@ -97,30 +97,51 @@ class TextRequests:
             ServingError: BAD_INPUT, that text or row is invalid. It is recorded as refused.
         """
         try:
-            inputs, text, field = self._text(index) if self._request.texts else self._ids(index)
+            return self._text(index) if self._request.texts else self._ids(index)
         except ServingError as error:
             self.served.record_refusal(self._method, error)
             raise
-        return InferenceRequest(
-            self.served, self._method, inputs, text, field, self._outputs, self._tokens,
-            self._request.priority, self._request.queue_timeout_seconds, self._remaining_s, self._peer,
-        )  # fmt: skip
 
-    def _text(self, index: int) -> tuple[Arrays, str | None, str]:
+    def _text(self, index: int) -> InferenceRequest:
         text, field = self._request.texts[index], f"texts[{index}]"
         if not text.strip():
             raise bad_input(field, "the text is empty; send at least one word")
-        return {}, text, field
+        return self._make(field, {}, UNMEASURED, text)
 
-    def _ids(self, index: int) -> tuple[Arrays, str | None, str]:
+    def _ids(self, index: int) -> InferenceRequest:
         row, field = self._request.ids[index], f"ids[{index}]"
         tensor = self._tensor
         assert tensor is not None
         if not row.ids:
             raise bad_input(field, "the row of ids is empty; send at least one id")
-        array = np.array([row.ids], np.int64)
-        tensors.check_ids(tensor, array, field)
-        return {tensor.name: array.astype(np.int32) if tensor.datatype == "INT32" else array}, None, field
+        tensors.check_ids(tensor, np.array([row.ids], np.int64), field)
+        inputs = text_inputs(self.served.spec, row.ids)
+        try:
+            size = measure_request(self.served.spec, inputs)
+        except ServingError as error:
+            raise in_field(error, field) from None
+        return self._make(field, inputs, size, None)
+
+    def _make(self, field: str, inputs: Arrays, size: RequestSize, text: str | None) -> InferenceRequest:
+        message = messages.Infer(
+            key=0,
+            model=self.served.spec.name,
+            version=self.served.spec.version,
+            inputs=inputs,
+            size=size,
+            outputs=self._outputs,
+            field=field,
+            priority=self._request.priority,
+            caller=self._peer,
+        )
+        return InferenceRequest(
+            self.served,
+            self._method,
+            message,
+            text,
+            queue_timeout_s=self._request.queue_timeout_seconds,
+            remaining_s=self._remaining_s,
+        )
 
 
 def classify_outputs(spec: ModelSpec, _: pb.ClassifyRequest) -> tuple[str, ...]:
@@ -147,8 +168,10 @@ def classification(spec: ModelSpec, request: pb.ClassifyRequest, event: messages
     return pb.Classification(labels=ranked, length=event.length, timings=timings(event))
 
 
-def encoding(spec: ModelSpec, request: pb.EncodeRequest, event: messages.Event) -> pb.Encoding:
-    """One text's vector, and its attention if requested."""
+def encoding(
+    spec: ModelSpec, request: pb.EncodeRequest, event: messages.Event, tokens: list[str] | None
+) -> pb.Encoding:
+    """One text's vector, and its attention and tokens if requested. None: it was sent as ids."""
     roles = spec.manifest.roles
     result = pb.Encoding(
         vector=_output(event, roles.vector).ravel().astype(np.float32),
@@ -158,7 +181,7 @@ def encoding(spec: ModelSpec, request: pb.EncodeRequest, event: messages.Event) 
     if request.attention:
         weights = _output(event, roles.attention)[0].astype(np.float32)
         result.attention.CopyFrom(pb.Tensor(shape=weights.shape, values=weights.ravel()))
-        result.tokens.extend(event.tokens)
+        result.tokens.extend(tokens or [])
     return result
 
 

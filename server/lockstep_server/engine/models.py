@@ -16,16 +16,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .. import messages
-from ..errors import LoadError, ServingError, bad_input, in_field, unavailable
-from ..model.sizes import measure_request
-from ..text.tokenizer import EncodedText, TextEncoder, TokenizerPool
+from ..errors import LoadError, unavailable
 from .loading import repository
 from .loading.loader import STEP_SUFFIX, Loader, describe
 from .oneshot.engine import OneShotEngine
-from .oneshot.request import QueuedRequest
 from .runtime.device_scheduler import DeviceScheduler
 from .runtime.session import RUNTIME_VERSION, choose_device
 from .stepwise.engine import StepEngine
@@ -33,29 +28,23 @@ from .stepwise.engine import StepEngine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..model.datatypes import Arrays
+    from ..errors import ServingError
     from .loading.loader import LoadedModel
     from .loading.repository import RepositoryEntry
 
 log = logging.getLogger(__name__)
 
-AcceptedRequests = dict[OneShotEngine, list[tuple[QueuedRequest, "Arrays"]]]
+AcceptedRequests = dict[OneShotEngine, list[messages.Infer]]
 """One-shot requests that are about to be queued, by engine."""
-
-_SHORT_TEXT = 512
-"""Characters. Tokenizing a shorter text costs less than passing it to another thread."""
 
 _UNLOAD_S = 10.0
 """How long a model that is being unloaded may take to answer its requests."""
 
 
 class LoadedModels:
-    """Implements `messages.Engine`. `receive` is called by one thread at a time; loading has another.
+    """Implements `messages.Engine`. `receive` is called by one thread at a time; loading has another."""
 
-    `tokenize_inline`: the thread that calls `receive` runs no event loop, so it may tokenize short texts.
-    """
-
-    def __init__(self, config: messages.EngineConfig, *, tokenize_inline: bool = False) -> None:
+    def __init__(self, config: messages.EngineConfig) -> None:
         self._config = config
         self._root = Path(config.models)
         device = choose_device(config.device)
@@ -64,9 +53,6 @@ class LoadedModels:
         self._loader = Loader(config, self._root, device, self._device_scheduler)
         self._models: dict[tuple[str, int], LoadedModel] = {}
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
-        self._tokenizing: set[int] = set()  # keys of the requests whose text is being tokenized
-        self._pool = TokenizerPool(config.tokenizer_workers)
-        self._inline_encoder = TextEncoder() if tokenize_inline else None
         self._loading_thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._report: Callable[[messages.EngineUpdate], None] = lambda _: None
         self._stopping = threading.Event()
@@ -102,8 +88,8 @@ class LoadedModels:
         accepted: AcceptedRequests = {}
         for message in batch:
             match message:
-                case messages.Submit():
-                    self._submit(message, accepted)
+                case messages.Infer() | messages.Generate() | messages.Step():
+                    self._accept(message, accepted)
                 case messages.Cancel(key):
                     self._queue(accepted)
                     self._cancel(key)
@@ -111,8 +97,6 @@ class LoadedModels:
                     self._report_when_done(self._loading_thread.submit(self._reload, name), name, "load")
                 case messages.Unload(name):
                     self._report_when_done(self._loading_thread.submit(self._unload, name), name, "unload")
-                case messages.Tokenize():
-                    self._tokenize(message)
                 case messages.Credit(key, n):
                     if isinstance(engine := self._engine_of.get(key), StepEngine):
                         engine.credit(key, n)
@@ -132,95 +116,22 @@ class LoadedModels:
         self._loading_thread.shutdown(wait=False, cancel_futures=True)
         for loaded in list(self._models.values()):
             loaded.engine.stop(within_s)
-        self._pool.close()
 
     # --- requests -----------------------------------------------------------------------------------
 
-    def _submit(self, submit: messages.Submit, accepted: AcceptedRequests) -> None:
-        loaded = self._models.get((submit.model, submit.version))
-        if loaded is None:
-            self._reject(submit, unavailable(f"model {submit.model!r} is being unloaded"))
-        elif submit.text is None:
-            self._accept(submit, loaded, submit.inputs, (), accepted)
-        else:
-            self._encode(submit, loaded, lambda encoded: self._accept_encoded(submit, loaded, encoded))
-
-    def _encode(
-        self,
-        message: messages.Submit | messages.Tokenize,
-        loaded: LoadedModel,
-        done: Callable[[EncodedText], None],
-    ) -> None:
-        """Tokenize the message's text. `done` is called on this thread or a tokenizer thread, unless the
-        request is cancelled or tokenizing fails."""
-        if loaded.vocabulary is None:
-            why = f"model {message.model!r} has no tokenizer; send ids"
-            self._reject(message, bad_input(message.field, why))
-            return
-
-        def finish(encoded: EncodedText | Exception) -> None:
-            try:
-                self._tokenizing.remove(message.key)
-            except KeyError:  # cancelled meanwhile
-                return
-            if isinstance(encoded, Exception):
-                self._reject(message, bad_input(message.field, f"the text cannot be tokenized: {encoded}"))
-            else:
-                done(encoded)
-
-        assert message.text is not None
-        self._tokenizing.add(message.key)
-        if self._inline_encoder is not None and len(message.text) <= _SHORT_TEXT:
-            finish(self._inline_encoder.encode(loaded.vocabulary, message.text))
-            return
-        self._pool.encode(loaded.vocabulary, message.text, finish)
-
-    def _accept_encoded(self, submit: messages.Submit, loaded: LoadedModel, encoded: EncodedText) -> None:
-        may_be_empty = loaded.spec.is_stepwise and loaded.spec.manifest.task == "generate"
-        if not encoded.ids and not may_be_empty:
-            self._reject(submit, bad_input(submit.field, "the text has no tokens; send at least one word"))
-            return
-        inputs = {loaded.spec.text_input: np.array([encoded.ids], np.int64)}
-        accepted: AcceptedRequests = {}
-        self._accept(submit, loaded, inputs, tuple(encoded.tokens) if submit.tokens else (), accepted)
-        self._queue(accepted)
-
-    def _tokenize(self, message: messages.Tokenize) -> None:
-        loaded = self._models.get((message.model, message.version))
-        if loaded is None:
-            self._reject(message, unavailable(f"model {message.model!r} is being unloaded"))
-        elif message.text is not None:
-            self._encode(message, loaded, lambda encoded: self._report_encoded(message, encoded))
-        else:
-            names = loaded.vocabulary.names(message.ids) if loaded.vocabulary else [""] * len(message.ids)
-            self._report_encoded(message, EncodedText(list(message.ids), names))
-
-    def _report_encoded(self, message: messages.Tokenize, encoded: EncodedText) -> None:
-        ids = {"ids": np.array(encoded.ids, np.int64)}
-        event = messages.Event(message.key, ids, tokens=tuple(encoded.tokens))
-        self._report(messages.Events(message.model, message.version, [event]))
-
-    def _accept(
-        self,
-        submit: messages.Submit,
-        loaded: LoadedModel,
-        inputs: Arrays,
-        tokens: tuple[str, ...],
-        accepted: AcceptedRequests,
-    ) -> None:
+    def _accept(self, request: messages.Request, accepted: AcceptedRequests) -> None:
         """Submit the request to its step-wise engine, add it to `accepted`, or reject it."""
-        engine = loaded.engine
-        if isinstance(engine, StepEngine):
-            self._engine_of[submit.key] = engine
-            engine.submit(submit, inputs, tokens)
+        loaded = self._models.get((request.model, request.version))
+        if loaded is None:
+            self._reject(request, unavailable(f"model {request.model!r} is being unloaded"))
             return
-        try:
-            request = QueuedRequest(submit, submit.measure or measure_request(loaded.spec, inputs), tokens)
-        except ServingError as error:
-            self._reject(submit, in_field(error, submit.field))
-            return
-        self._engine_of[submit.key] = engine
-        accepted.setdefault(engine, []).append((request, inputs))
+        self._engine_of[request.key] = loaded.engine
+        if isinstance(request, messages.Infer):
+            assert isinstance(loaded.engine, OneShotEngine)  # the front end checked it against the spec
+            accepted.setdefault(loaded.engine, []).append(request)
+        else:
+            assert isinstance(loaded.engine, StepEngine)
+            loaded.engine.submit(request)
 
     def _queue(self, accepted: AcceptedRequests) -> None:
         """Submit all accepted requests, with one call per engine, which wakes it once."""
@@ -233,32 +144,34 @@ class LoadedModels:
         if loaded is not None and isinstance(loaded.engine, StepEngine):
             loaded.engine.end_sequence(sequence)
 
-    def _reject(self, request: messages.Submit | messages.Tokenize, error: ServingError) -> None:
-        event = messages.Event(request.key, None, error)
-        self._report(messages.Events(request.model, request.version, [event]))
+    def _reject(self, request: messages.Request, error: ServingError) -> None:
+        rejected = messages.Event(key=request.key, error=error)
+        self._report(messages.Events(model=request.model, version=request.version, events=[rejected]))
 
     def _cancel(self, key: int) -> None:
-        self._tokenizing.discard(key)
         engine = self._engine_of.pop(key, None)
         if engine is not None:
             engine.cancel(key)
 
-    def _report_events(self, events: messages.Events) -> None:
-        for event in events.events:
-            self._engine_of.pop(event.key, None)
-        self._report(events)
+    def _report_results(self, update: messages.Events | messages.Costs) -> None:
+        if isinstance(update, messages.Events):
+            for event in update.events:
+                self._engine_of.pop(event.key, None)
+        self._report(update)
 
     # --- loading ------------------------------------------------------------------------------------
 
     def _report_state(self, entry: RepositoryEntry, state: str, reason: str = "") -> None:
-        self._report(messages.ModelUpdate(entry.name, entry.version, state, reason))
+        self._report(
+            messages.ModelUpdate(model=entry.name, version=entry.version, state=state, reason=reason)
+        )
 
     def _load(self, entry: RepositoryEntry) -> None:
         if self._stopping.is_set():
             return
         begun = time.monotonic()
         try:
-            loaded_models = self._loader.load(entry, self._report_events)
+            loaded_models = self._loader.load(entry, self._report_results)
         except LoadError as error:
             log.error("model %s/%d failed to load: %s", entry.name, entry.version, error)
             self._report_state(entry, "UNAVAILABLE", str(error))
@@ -277,7 +190,16 @@ class LoadedModels:
         self._models[spec.name, spec.version] = loaded
         level = logging.WARNING if spec.notice else logging.INFO
         log.log(level, "model %s/%d is ready (%s)", spec.name, spec.version, describe(spec))
-        self._report(messages.ModelUpdate(spec.name, spec.version, "READY", "", spec, loaded.costs(), load_s))
+        ready = messages.ModelUpdate(
+            model=spec.name,
+            version=spec.version,
+            state="READY",
+            spec=spec,
+            costs=loaded.costs(),
+            tokenizer=loaded.vocabulary.content if loaded.vocabulary else b"",
+            load_s=load_s,
+        )
+        self._report(ready)
 
     def _reload(self, name: str) -> None:
         entries = repository.find_versions(self._root, name)
@@ -302,10 +224,13 @@ class LoadedModels:
         keys = [key for key in ((name + STEP_SUFFIX, version), (name, version)) if key in self._models]
         loaded_models = [self._models.pop(key) for key in keys if self._models[key].spec.model == name]
         for loaded in loaded_models:
-            self._report(messages.ModelUpdate(loaded.spec.name, version, "UNLOADING"))
+            self._report(messages.ModelUpdate(model=loaded.spec.name, version=version, state="UNLOADING"))
         for loaded in loaded_models:
             loaded.engine.stop(_UNLOAD_S)
-            self._report(messages.ModelUpdate(loaded.spec.name, version, "UNAVAILABLE", "unloaded"))
+            unloaded = messages.ModelUpdate(
+                model=loaded.spec.name, version=version, state="UNAVAILABLE", reason="unloaded"
+            )
+            self._report(unloaded)
 
     def _report_when_done(self, done: Future[None], name: str, verb: str) -> None:
         def report(future: Future[None]) -> None:

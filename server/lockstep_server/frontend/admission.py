@@ -6,7 +6,6 @@ corrected by how long earlier requests really waited -> accept or refuse.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from ..errors import overloaded
@@ -16,24 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from ..messages import Event, Run
+    from ..messages import Event
     from ..model.spec import ModelSpec
 
 _LEARNING_RATE = 0.05
-_RUNS_PER_PRICE = 64
-"""Runs after which prices are recomputed from the learned costs."""
-
 _DEADLINE_SKEW_S = 0.02
 """A client's deadline may pass this much before the server's: its clock started before the call arrived."""
 
 _MIN_ESTIMATE_S = 0.005
 """Estimates below this are too small to learn the pace from."""
-
-_CHARACTERS_PER_TOKEN = 4
-"""Used to price a text before it is tokenized."""
-
-_MAX_CHARACTERS_PER_TOKEN = 8
-"""A text that fits its model only with more than this per token is expected to be refused by the engine."""
 
 
 class AdmissionController:
@@ -44,11 +34,8 @@ class AdmissionController:
         self._max_rows = spec.manifest.batching.max_rows if spec.batched else 1
         self._max_elements = spec.manifest.batching.max_padded_elements
         self._instances = spec.instances
-        lengths = spec.manifest.lengths.values()
-        self._longest = sum(length.max for length in lengths) or sys.maxsize
         self.max_queue_s = spec.manifest.batching.max_queue_ms / 1000
         self._prices: dict[int, float] = {}
-        self._runs = 0
         self.waiting_s = 0.0
         self.requests = 0
         self.pace = 1.0  # real seconds per estimated one: other models on the device, padding, noise
@@ -61,16 +48,6 @@ class AdmissionController:
             rows_fit = min(self._max_rows, max(self._max_elements // bucket, 1))
             price = self._prices[bucket] = self._costs.per_row(bucket, rows_fit) / bucket
         return price * rows * size
-
-    def price_text(self, text: str) -> float:
-        """Device seconds for a text that is not tokenized yet, capped at the model's longest input.
-
-        A text that is certainly too long costs 0: it never runs, so it must not cause other requests to be
-        refused.
-        """
-        if len(text) > self._longest * _MAX_CHARACTERS_PER_TOKEN:
-            return 0.0
-        return self.price(1, min(len(text) // _CHARACTERS_PER_TOKEN + 1, self._longest))
 
     def fits(self, rows: int, length: int) -> bool:
         """Whether the planner may run a batch of `rows` x `length`."""
@@ -122,12 +99,10 @@ class AdmissionController:
             seen = min(max(event.timings.queue_s / before_s, 0.25), 16.0)
             self.pace += _LEARNING_RATE * (seen - self.pace)
 
-    def learn_run(self, run: Run) -> None:
-        if run.compute_s:
-            self._costs.learn(run.rows, run.length, run.compute_s)
-            self._runs += 1
-            if self._runs % _RUNS_PER_PRICE == 0:
-                self._prices.clear()
+    def set_costs(self, costs: Mapping[str, Any]) -> None:
+        """Take over what the engine has learned."""
+        self._costs = CostModel.from_dict(costs)
+        self._prices.clear()
 
 
 def is_past(remaining_s: float | None) -> bool:

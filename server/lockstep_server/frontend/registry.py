@@ -17,12 +17,14 @@ from ..errors import ServingError, bad_input, not_found
 from ..metrics.families import Metrics, ModelMeters, length_bucket
 from .admission import AdmissionController
 from .request_log import RequestLog
+from .tokenization import Tokenizers
 from .versions import VersionState, VersionTable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..model.spec import ModelSpec
+    from .tokenization import OpenVocabulary
     from .versions import ModelVersion
 
 
@@ -78,6 +80,7 @@ class ServedModel:
     meters: ModelMeters
     request_log: RequestLog = field(default_factory=RequestLog)
     statistics: ModelStatisticsCounters = field(default_factory=ModelStatisticsCounters)
+    vocabulary: OpenVocabulary | None = None  # None: the model has no tokenizer
     load_s: float = 0.0
     sequence_counts: messages.SequenceCounts = _NO_SEQUENCES
     step_costs: dict[int, float] = field(default_factory=dict)
@@ -95,13 +98,11 @@ class ServedModel:
         self.request_log.refused(self.spec.model, str(self.spec.version), method, error)
 
     def record_runs(self, events: messages.Events) -> None:
-        """Add the runs of an engine update to the metrics, the statistics and the learned costs."""
+        """Add the runs of an engine update to the metrics and the statistics."""
         if events.sequences is not None:
             self.sequence_counts = events.sequences
         for run in events.runs:
-            if not self.spec.is_stepwise:
-                self.admission.learn_run(run)
-            elif run.mode == "stepwise":
+            if run.mode == "stepwise":
                 self._learn_step(run)
             self.statistics.add_run(run)
             self.meters.record_run(run.mode, run.rows, run.compute_s)
@@ -129,8 +130,10 @@ class ModelRegistry:
         metrics: Metrics,
         on_change: Callable[[ModelRegistry], Awaitable[None]],
         request_log: RequestLog | None = None,
+        tokenizers: Tokenizers | None = None,
     ) -> None:
         self.versions = VersionTable()
+        self.tokenizers = tokenizers or Tokenizers()
         self.device = "cpu"
         self._request_log = request_log or RequestLog()
         self._metrics, self._on_change = metrics, on_change
@@ -235,7 +238,10 @@ class ModelRegistry:
         assert spec is not None
         meters = ModelMeters(self._metrics, spec.model, entry.version, self.device, spec.mode, _methods(spec))
         admission = AdmissionController(spec, update.costs or {})
-        served = ServedModel(spec, admission, meters, self._request_log, load_s=update.load_s)
+        vocabulary = self.tokenizers.open(update.tokenizer) if update.tokenizer else None
+        served = ServedModel(
+            spec, admission, meters, self._request_log, vocabulary=vocabulary, load_s=update.load_s
+        )
         self._served[entry.name, entry.version] = served
 
     def engine_lost(self) -> None:
@@ -244,10 +250,14 @@ class ModelRegistry:
             if entry.spec is not None and entry.spec.model != entry.name:
                 self.versions.remove(entry)
             else:
-                self.update(messages.ModelUpdate(entry.name, entry.version, VersionState.LOADING.name))
+                self.update(loading(entry))
         self._served.clear()
         for name, verb in list(self._loads):
             self.load_done(messages.LoadDone(name, verb, "the engine process ended; retry"))
+
+    def set_costs(self, update: messages.Costs) -> None:
+        if (served := self.get(update.model, update.version)) is not None:
+            served.admission.set_costs(update.costs)
 
     def load_done(self, update: messages.LoadDone) -> None:
         for future in self._loads.pop((update.model, update.verb), []):
@@ -264,6 +274,10 @@ class ModelRegistry:
         self._loads.setdefault((name, verb), []).append(future)
         if reason := await future:
             raise not_found(name, reason)
+
+
+def loading(entry: ModelVersion) -> messages.ModelUpdate:
+    return messages.ModelUpdate(model=entry.name, version=entry.version, state=VersionState.LOADING.name)
 
 
 def _methods(spec: ModelSpec) -> list[str]:

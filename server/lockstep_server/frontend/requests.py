@@ -1,7 +1,8 @@
 """Requests in flight: each accepted request ends exactly once.
 
-InferenceRequest -> admission -> Submit to the engine -> Chunks and one Event -> the caller's callback,
-metrics, request log and trace. Futures and callbacks stay in the front end; the engine knows keys only.
+InferenceRequest -> its text tokenized -> admission -> a message to the engine -> Chunks and one Event ->
+the caller's callback, metrics, request log and trace. Futures and callbacks stay in the front end; the
+engine knows keys only.
 """
 
 from __future__ import annotations
@@ -10,22 +11,33 @@ import asyncio
 import itertools
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from msgspec.structs import replace
 
 from .. import messages
 from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, unavailable
-from ..model.sizes import measure_request
+from ..model import datatypes
+from ..model.sizes import RequestSize, measure_request
 from .admission import deadline_of, is_past
 from .request_log import RequestLog
 from .tracing import RequestSummary, Trace, current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..model.datatypes import Arrays
+    from ..model.spec import ModelSpec
+    from ..text.tokenizer import EncodedText
     from .registry import ModelRegistry, ServedModel
+    from .tokenization import Tokenizers
 
 log = logging.getLogger(__name__)
+
+UNMEASURED = RequestSize(0, (), 0)
+"""The size of a request whose text is not tokenized yet."""
 
 _STEPWISE_CALLS = "call Generate, Translate or Follow, or ModelInfer with a sequence_id"
 
@@ -38,21 +50,25 @@ class Send(Protocol):
     ) -> None: ...
 
 
-class InferenceRequest(NamedTuple):
-    """A validated request for one model version."""
+@dataclass(slots=True, eq=False)
+class InferenceRequest:
+    """A checked request for one model version.
+
+    `message` is the request as the engine gets it, except its key, times, and what comes from `text`.
+    """
 
     served: ServedModel
     method: str  # the RPC, for metrics and log
-    inputs: Arrays
+    message: messages.Request
     text: str | None = None
-    field: str = ""
-    outputs: tuple[str, ...] = ()
-    tokens: bool = False
-    priority: int = 0
+    tokens: list[str] | None = None  # of `text`, once it is tokenized
     queue_timeout_s: float = 0.0  # 0: no queue timeout
     remaining_s: float | None = None  # until the call's deadline
-    caller: str = ""
-    how: messages.Decode | messages.Feed | None = None  # None: one-shot
+
+    @property
+    def field(self) -> str:
+        """The caller's name for the input."""
+        return self.message.field
 
 
 class _InFlight(NamedTuple):
@@ -78,19 +94,21 @@ class InFlightRequests:
         request_log: RequestLog | None = None,
         observe_lag: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        tokenizers: Tokenizers | None = None,
     ) -> None:
         self._send, self._registry, self._clock = send, registry, clock
         self._request_log = request_log or RequestLog()
+        self._tokenizers = tokenizers or registry.tokenizers
         self._observe_lag = observe_lag
         self._keys = itertools.count(1)
         self._in_flight: dict[int, _InFlight] = {}
-        self._tokenizing: dict[int, asyncio.Future[messages.Event]] = {}
+        self._tokenizing: set[int] = set()  # keys of requests that wait for their text's ids
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
 
     def __len__(self) -> int:
-        return len(self._in_flight)
+        return len(self._in_flight) + len(self._tokenizing)
 
     def start(
         self,
@@ -98,60 +116,104 @@ class InFlightRequests:
         on_event: Callable[[messages.Event], None],
         on_chunk: Callable[[messages.Chunk, float], None] | None = None,
     ) -> int:
-        """Accept a request and send it to the engine. Returns its key.
+        """Tokenize a request's text, accept the request and send it to the engine. Returns its key.
 
         Args:
-            on_event: called once with the request's event, unless the request is cancelled.
+            on_event: called once with the request's event, unless the request is cancelled. A request with a
+                long text may be refused after this returns: its event is that refusal.
             on_chunk: called with each chunk and the time the engine sent it, before the event.
 
         Raises:
             ServingError: the request is refused, and recorded as such.
         """
-        try:
-            return self._start(request, on_event, on_chunk)
-        except ServingError as error:
-            request.served.record_refusal(request.method, error)
-            raise in_field(error, request.field) from None
-
-    def _start(
-        self,
-        request: InferenceRequest,
-        on_event: Callable[[messages.Event], None],
-        on_chunk: Callable[[messages.Chunk, float], None] | None,
-    ) -> int:
-        if self.draining:
-            raise unavailable("the server is stopping; send to another server")
-        served = request.served
-        if served.spec.is_stepwise and request.how is None:
-            raise bad_input("model", f"model {served.spec.model!r} has no one-shot form; {_STEPWISE_CALLS}")
-        measured, price_s = None, 0.0  # the engine decides whether a sequence gets a slot in time
-        if request.how is None:
-            if request.text is None:
-                measured = measure_request(served.spec, request.inputs)
-                price_s = served.admission.price(measured.rows, measured.size)
-            else:
-                price_s = served.admission.price_text(request.text)
-        now = self._clock()
-        deadline = deadline_of(now, request.remaining_s, request.queue_timeout_s)
-        before_s = served.admission.enter(price_s, now, deadline)
-        key = next(self._keys)
-        self._in_flight[key] = _InFlight(request, now, price_s, before_s, on_event, on_chunk, current.get())
+        self._check(request)
+        key, arrived, trace = next(self._keys), self._clock(), current.get()
+        if request.text is None:
+            self._accept(key, request, arrived, trace, on_event, on_chunk)
+            return key
+        self._tokenizing.add(key)
         self._idle.clear()
-        served.meters.record_accepted(request.method)
-        spec = served.spec
-        submit = messages.Submit(
-            key, spec.name, spec.version, request.inputs, request.text, request.field, request.outputs,
-            request.tokens, request.priority, now, deadline, request.caller, measured, request.how,
-        )  # fmt: skip
-        self._send(submit, self._send_policy(request))
+        refusal: list[ServingError] = []
+        returned = False
+
+        def encoded(result: EncodedText | ServingError) -> None:
+            if key not in self._tokenizing:  # cancelled
+                return
+            self._tokenizing.discard(key)
+            try:
+                self._check(request)  # the server may have begun to stop meanwhile
+                self._take_ids(request, result)
+                self._accept(key, request, arrived, trace, on_event, on_chunk)
+            except ServingError as error:
+                self._set_idle()
+                if returned:
+                    on_event(messages.Event(key=key, error=error))
+                else:
+                    refusal.append(error)
+
+        vocabulary = request.served.vocabulary
+        assert vocabulary is not None  # the API refuses texts for a model without a tokenizer
+        self._tokenizers.encode(vocabulary, request.text, request.field, encoded)
+        returned = True
+        if refusal:
+            raise refusal[0]
         return key
 
-    def _send_policy(self, request: InferenceRequest) -> messages.SendPolicy:
-        """Generation requests and a model's only request are sent at once. Other one-shot requests are
-        coalesced, so that they can share a batch."""
-        if isinstance(request.how, messages.Decode) or request.served.admission.requests == 1:
-            return messages.SendPolicy.NOW
-        return messages.SendPolicy.COALESCE if request.how is None else messages.SendPolicy.TURN
+    def _take_ids(self, request: InferenceRequest, encoded: EncodedText | ServingError) -> None:
+        """Complete the request's message with the ids of its text.
+
+        Raises:
+            ServingError: BAD_INPUT, the text cannot be tokenized, or it has no ids, or too many.
+        """
+        spec, message = request.served.spec, request.message
+        try:
+            if isinstance(encoded, ServingError):
+                raise encoded
+            request.tokens = encoded.tokens
+            if not encoded.ids and spec.manifest.task != "generate":
+                raise bad_input(request.field, "the text has no tokens; send at least one word")
+            if isinstance(message, messages.Generate):
+                request.message = replace(message, prompt=tuple(encoded.ids))
+            else:
+                inputs = text_inputs(spec, encoded.ids)
+                size = measure_request(spec, inputs)
+                request.message = replace(message, inputs=inputs, size=size)
+        except ServingError as error:
+            self._refuse(request, error)
+
+    def _refuse(self, request: InferenceRequest, error: ServingError) -> None:
+        request.served.record_refusal(request.method, error)
+        raise in_field(error, request.field) from None
+
+    def _check(self, request: InferenceRequest) -> None:
+        if self.draining:
+            self._refuse(request, unavailable("the server is stopping; send to another server"))
+        spec = request.served.spec
+        if spec.is_stepwise and isinstance(request.message, messages.Infer):
+            why = f"model {spec.model!r} has no one-shot form; {_STEPWISE_CALLS}"
+            self._refuse(request, bad_input("model", why))
+
+    def _accept(
+        self,
+        key: int,
+        request: InferenceRequest,
+        arrived: float,
+        trace: Trace | None,
+        on_event: Callable[[messages.Event], None],
+        on_chunk: Callable[[messages.Chunk, float], None] | None,
+    ) -> None:
+        served, message = request.served, request.message
+        deadline = deadline_of(arrived, request.remaining_s, request.queue_timeout_s)
+        price_s = _price(served, message)
+        try:
+            before_s = served.admission.enter(price_s, self._clock(), deadline)
+        except ServingError as error:
+            self._refuse(request, error)
+        self._in_flight[key] = _InFlight(request, arrived, price_s, before_s, on_event, on_chunk, trace)
+        self._idle.clear()
+        served.meters.record_accepted(request.method)
+        message = request.message = replace(message, key=key, accepted=arrived, deadline=deadline)
+        self._send(message, _send_policy(served, message))
 
     async def infer(self, request: InferenceRequest) -> messages.Event:
         """Send a request and wait for its event. Cancelling the wait cancels the request.
@@ -180,12 +242,16 @@ class InFlightRequests:
 
         gRPC also cancels a call at its deadline. Such a request is recorded as `deadline`, not `cancelled`.
         """
+        if key in self._tokenizing:  # not accepted yet
+            self._tokenizing.discard(key)
+            self._set_idle()
+            return
         entry = self._in_flight.get(key)
         if entry is None:
             return
         event, remaining_s = None, entry.request.remaining_s
         if remaining_s is not None and is_past(remaining_s - (self._clock() - entry.accepted)):
-            event = messages.Event(key, None, deadline_passed("before the answer"))
+            event = messages.Event(key=key, error=deadline_passed("before the answer"))
         seconds = self._end(key, entry, event)
         if event is not None:
             entry.request.served.record_end(event, seconds)
@@ -203,8 +269,6 @@ class InFlightRequests:
         for event in events.events:
             entry = self._in_flight.get(event.key)
             if entry is None:
-                if (tokenizing := self._tokenizing.get(event.key)) is not None and not tokenizing.done():
-                    tokenizing.set_result(event)
                 continue
             seconds = self._end(event.key, entry, event)
             entry.request.served.admission.learn_wait(entry.before_s, event)
@@ -223,26 +287,30 @@ class InFlightRequests:
         except Exception:  # as in `deliver`
             log.exception("request %d: processing a chunk failed", chunk.key)
 
-    async def tokenize(
-        self, served: ServedModel, text: str | None, ids: tuple[int, ...], field: str
-    ) -> messages.Event:
-        """Tokenize a text, or name ids. The event has the ids as output `ids`, and the tokens.
+    async def tokenize(self, served: ServedModel, text: str, field: str) -> EncodedText:
+        """The ids and tokens of a text.
 
         Raises:
             ServingError: BAD_INPUT, the text cannot be tokenized.
         """
-        future: asyncio.Future[messages.Event] = asyncio.get_running_loop().create_future()
-        key = next(self._keys)
-        self._tokenizing[key] = future
-        self._send(messages.Tokenize(key, served.spec.name, served.spec.version, text, ids, field))
-        try:
-            event = await future
-        finally:
-            if self._tokenizing.pop(key, None) is not None and not future.done():
-                self._send(messages.Cancel(key))
-        if event.error is not None:
-            raise event.error
-        return event
+        future: asyncio.Future[EncodedText | ServingError] = asyncio.get_running_loop().create_future()
+
+        def resolve(result: EncodedText | ServingError) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        assert served.vocabulary is not None
+        self._tokenizers.encode(served.vocabulary, text, field, resolve)
+        result = await future
+        if isinstance(result, ServingError):
+            raise result
+        return result
+
+    async def token_names(self, served: ServedModel, ids: Sequence[int]) -> list[str]:
+        """The tokens of ids; "" for an unknown one, and for all if the model has no tokenizer."""
+        if served.vocabulary is None:
+            return [""] * len(ids)
+        return (await asyncio.shield(served.vocabulary)).names(ids)
 
     def send(self, message: messages.Message) -> None:
         """Send the engine a message that has no reply."""
@@ -250,12 +318,10 @@ class InFlightRequests:
 
     def fail_all(self, error: ServingError) -> None:
         """End all requests in flight with `error`, after the engine process was lost."""
-        for key, future in list(self._tokenizing.items()):
-            if not future.done():  # its task may not have run yet
-                future.set_result(messages.Event(key, None, error))
         for key, entry in list(self._in_flight.items()):
             spec = entry.request.served.spec
-            self.deliver(messages.Events(spec.name, spec.version, [messages.Event(key, None, error)]))
+            event = messages.Event(key=key, error=error)
+            self.deliver(messages.Events(model=spec.name, version=spec.version, events=[event]))
 
     def _end(self, key: int, entry: _InFlight, event: messages.Event | None) -> float:
         """Record a request's end. Returns the seconds since it was accepted. No event: it was cancelled."""
@@ -266,15 +332,26 @@ class InFlightRequests:
         served.meters.record_ended(request.method, outcome, seconds, trace.id if trace is not None else "")
         if trace is not None or self._request_log.is_enabled_for(outcome):
             summary = RequestSummary(
-                served.spec, request.method, request.field, request.text, entry.on_chunk is not None,
-                entry.accepted, seconds, outcome, event, isinstance(request.how, messages.Feed),
-            )  # fmt: skip
+                spec=served.spec,
+                method=request.method,
+                field=request.field,
+                text=request.text,
+                streams=entry.on_chunk is not None,
+                accepted=entry.accepted,
+                seconds=seconds,
+                outcome=outcome,
+                event=event,
+                client_driven=isinstance(request.message, messages.Step),
+            )
             self._request_log.ended(summary, trace)
             if trace is not None:
                 trace.request_ended(summary)
-        if not self._in_flight:
-            self._idle.set()
+        self._set_idle()
         return seconds
+
+    def _set_idle(self) -> None:
+        if not self._in_flight and not self._tokenizing:
+            self._idle.set()
 
     async def drain(self, within_s: float) -> bool:
         """Refuse new requests and wait for those in flight. False if some are left after `within_s`."""
@@ -284,6 +361,28 @@ class InFlightRequests:
         except TimeoutError:
             return False
         return True
+
+
+def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:
+    """Token ids as the model's text input, one row."""
+    tensor = spec.input(spec.text_input)
+    assert tensor is not None
+    return {tensor.name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
+
+
+def _price(served: ServedModel, message: messages.Request) -> float:
+    """Device seconds of a one-shot request. 0 for a sequence, which the engine gives a slot or refuses."""
+    if not isinstance(message, messages.Infer):
+        return 0.0
+    return served.admission.price(message.size.rows, message.size.size)
+
+
+def _send_policy(served: ServedModel, message: messages.Request) -> messages.SendPolicy:
+    """Generation requests and a model's only request are sent at once. Other one-shot requests are
+    coalesced, so that they can share a batch."""
+    if isinstance(message, messages.Generate) or served.admission.requests == 1:
+        return messages.SendPolicy.NOW
+    return messages.SendPolicy.COALESCE if isinstance(message, messages.Infer) else messages.SendPolicy.TURN
 
 
 def _outcome(event: messages.Event | None) -> str:

@@ -36,7 +36,7 @@ class _FrameWriter:
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+        self._connection, self._encoder = connection, frames.Encoder()
         self._queue: SimpleQueue[Any] = SimpleQueue()
         self._lock = threading.Lock()
         self._queued = 0
@@ -72,7 +72,7 @@ class _FrameWriter:
 
     def _write(self, batch: list[Any]) -> None:
         try:
-            for part in frames.encode(batch):
+            for part in self._encoder.encode(batch):
                 self._connection.sendall(part)
         except OSError:
             log.debug("connection to the front end closed")
@@ -98,20 +98,20 @@ def serve(connection: socket.socket) -> int:
     from ..engine.models import LoadedModels
 
     try:
-        engine = LoadedModels(config, tokenize_inline=True)
+        engine = LoadedModels(config)
         engine.start(writer.put)
     except LoadError as error:
-        writer.put(frames.EngineFailed(str(error)))
+        writer.put(messages.EngineFailed(str(error)))
         writer.close()
         return 1
-    writer.put(frames.EngineStarted(engine.info))
+    writer.put(messages.EngineStarted(engine.info))
     within_s = 0.0
     batch: list[messages.Message] = []
     for message in inbox:
         if message is _END_OF_FRAME:
             engine.receive(batch)
             batch = []
-        elif isinstance(message, frames.StopEngine):
+        elif isinstance(message, messages.StopEngine):
             within_s = message.within_s
             break
         else:

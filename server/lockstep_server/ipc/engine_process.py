@@ -57,7 +57,7 @@ class EngineProcess:
         self._deliver: Callable[[messages.EngineUpdate], None] = lambda _: None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._decoder = frames.Decoder()
+        self._encoder, self._decoder = frames.Encoder(), frames.Decoder()
         self._buffer = memoryview(bytearray(frames.READ_BYTES))
         self._coalescer = MessageCoalescer(self._send_batch)
         self._unsent: deque[memoryview] = deque()
@@ -122,16 +122,17 @@ class EngineProcess:
         """Answer a message with UNAVAILABLE while no process is running."""
         error = unavailable("the engine process is restarting")
         match message:
-            case messages.Submit(key, model, version) | messages.Tokenize(key, model, version):
-                self._deliver(messages.Events(model, version, [messages.Event(key, None, error)]))
-            case messages.Load(model):
-                self._deliver(messages.LoadDone(model, "load", error.message))
-            case messages.Unload(model):
-                self._deliver(messages.LoadDone(model, "unload", error.message))
+            case messages.Infer() | messages.Generate() | messages.Step():
+                ended = messages.Event(key=message.key, error=error)
+                self._deliver(messages.Events(model=message.model, version=message.version, events=[ended]))
+            case messages.Load():
+                self._deliver(messages.LoadDone(message.model, "load", error.message))
+            case messages.Unload():
+                self._deliver(messages.LoadDone(message.model, "unload", error.message))
 
     def _write(self, batch: list[Any]) -> None:
         blocked = bool(self._unsent)
-        self._unsent.extend(memoryview(part).cast("B") for part in frames.encode(batch))
+        self._unsent.extend(memoryview(part).cast("B") for part in self._encoder.encode(batch))
         if not blocked:
             self._write_unsent()
 
@@ -173,12 +174,12 @@ class EngineProcess:
 
     def _receive(self, message: Any) -> None:
         match message:
-            case frames.EngineStarted(info):
+            case messages.EngineStarted():
                 if self._started is not None and not self._started.done():
-                    self._started.set_result(info)
-            case frames.EngineFailed(reason):
+                    self._started.set_result(message.info)
+            case messages.EngineFailed():
                 if self._started is not None and not self._started.done():
-                    self._started.set_exception(LoadError(reason))
+                    self._started.set_exception(LoadError(message.reason))
             case _:
                 self._deliver(message)
 
@@ -225,7 +226,7 @@ class EngineProcess:
             with suppress(asyncio.CancelledError):
                 await self._restart
         if self._socket is not None and self._ended is not None:
-            self._write([frames.StopEngine(within_s)])
+            self._write([messages.StopEngine(within_s)])
             try:
                 await asyncio.wait_for(asyncio.shield(self._ended), within_s + _STOP_GRACE_S)
             except TimeoutError:

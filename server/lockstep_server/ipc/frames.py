@@ -1,17 +1,23 @@
 """Encodes lists of messages as frames for the socket between the server's two processes.
 
-    u32 pickle length · u32 number of buffers · u64 length of each buffer · pickle · buffers
+    u32 version · u32 body length · u32 number of arrays · u64 length of each array · body · arrays
 
-Unpickling is safe here: both ends are this program, and the socket pair has no name, so no other process can
-write to it. Large arrays are sent as buffers after the pickle, without a copy.
+The body is MessagePack (msgspec), one tagged array per message. Arrays of at least 32 KiB follow the body,
+without a copy; smaller ones are part of it.
 """
 
 from __future__ import annotations
 
-import pickle
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from .. import messages
+from ..errors import ErrorCode, ServingError
+from ..model import datatypes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,56 +25,92 @@ if TYPE_CHECKING:
 READ_BYTES = 256 * 1024
 """Bytes per read. Readers reuse one buffer, because allocating this size costs more than a small frame."""
 
-_HEAD = struct.Struct("<II")
+_HEAD = struct.Struct("<III")
 _SIZE = struct.Struct("<Q")
 _OUT_OF_BAND_BYTES = 32 * 1024
-"""Arrays of at least this size are sent after the pickle instead of inside it."""
+"""Arrays of at least this size are sent after the body instead of inside it."""
+
+_NAMES = {dtype: name for name, dtype in datatypes.NUMPY.items()}
+
+Sent = (
+    messages.EngineConfig
+    | messages.Infer
+    | messages.Generate
+    | messages.Step
+    | messages.Cancel
+    | messages.Credit
+    | messages.EndSequence
+    | messages.SetFlushInterval
+    | messages.GetEngineStats
+    | messages.Load
+    | messages.Unload
+    | messages.StopEngine
+    | messages.Events
+    | messages.Costs
+    | messages.ModelUpdate
+    | messages.LoadDone
+    | messages.EngineStats
+    | messages.EngineStarted
+    | messages.EngineFailed
+)
+"""Every message that is sent on its own."""
 
 
-class StopEngine(NamedTuple):
-    """To the engine: stop within `within_s` seconds and send no updates after that."""
+class Encoder:
+    """Encodes frames. One thread at a time."""
 
-    within_s: float
+    def __init__(self) -> None:
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._plain)
+        self._arrays: list[memoryview] = []
 
+    def encode(self, batch: list[Any]) -> list[bytes | memoryview]:
+        """Encode messages as one frame: the parts to write, in order."""
+        arrays: list[memoryview] = []
+        self._arrays = arrays
+        body = self._encoder.encode(batch)
+        head = _HEAD.pack(messages.VERSION, len(body), len(arrays))
+        if not arrays:
+            return [head + body]
+        return [head + b"".join(_SIZE.pack(one.nbytes) for one in arrays) + body, *arrays]
 
-class EngineStarted(NamedTuple):
-    """From the engine: it runs, and all models of the repository have been reported."""
+    def _plain(self, value: Any) -> Any:
+        """A value of a type that MessagePack does not have."""
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if isinstance(value, ServingError):
+            return (value.code.value, value.message, value.field, value.resource, value.retry_after_s)
+        if isinstance(value, np.generic):
+            return value.item()
+        raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
-    info: Any  # messages.EngineInfo
-
-
-class EngineFailed(NamedTuple):
-    """From the engine: it could not start."""
-
-    reason: str
-
-
-def encode(messages: list[Any]) -> list[bytes | memoryview]:
-    """Encode messages as one frame: the parts to write, in order."""
-    buffers: list[memoryview] = []
-
-    def is_small(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < _OUT_OF_BAND_BYTES:
-            return True
-        buffers.append(raw)
-        return False
-
-    body = pickle.dumps(messages, protocol=5, buffer_callback=is_small)
-    head = _HEAD.pack(len(body), len(buffers)) + b"".join(_SIZE.pack(one.nbytes) for one in buffers)
-    return [head + body, *buffers]
+    def _array(self, array: np.ndarray[Any, Any]) -> tuple[str, tuple[int, ...], Any]:
+        """(datatype, shape, content): elements of BYTES, bytes, or the index of an array after the body."""
+        name = _NAMES[array.dtype]
+        if name == "BYTES":
+            return name, array.shape, array.ravel().tolist()
+        if array.nbytes < _OUT_OF_BAND_BYTES:
+            return name, array.shape, array.tobytes()
+        flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._arrays.append(memoryview(flat))
+        return name, array.shape, len(self._arrays) - 1
 
 
 class Decoder:
     """Decodes frames from a byte stream that arrives in arbitrary chunks."""
 
     def __init__(self) -> None:
+        self._decoder = msgspec.msgpack.Decoder(list[Sent], dec_hook=self._typed)
+        self._arrays: list[memoryview] = []
         self._chunks: deque[bytes] = deque()
         self._received = 0  # bytes in `_chunks`
         self._needed = _HEAD.size  # bytes before the next frame can be decoded
 
     def feed(self, data: bytes) -> Iterator[list[Any]]:
-        """Add bytes, and yield the messages of each frame that is now complete."""
+        """Add bytes, and yield the messages of each frame that is now complete.
+
+        Raises:
+            ValueError: a frame of another version, or one that holds something else than messages.
+        """
         self._chunks.append(data)
         self._received += len(data)
         if self._received < self._needed:
@@ -76,7 +118,7 @@ class Decoder:
         joined = bytearray().join(self._chunks)
         start = 0
         while (end := self._frame_end(joined, start)) <= len(joined):
-            yield _decode(joined, start)
+            yield self._decode(joined, start)
             start = end
         rest = bytes(memoryview(joined)[start:])
         self._chunks.clear()
@@ -90,25 +132,42 @@ class Decoder:
         end = start + _HEAD.size
         if len(data) < end:
             return end
+        version: int
         body: int
         count: int
-        body, count = _HEAD.unpack_from(data, start)
+        version, body, count = _HEAD.unpack_from(data, start)
+        if version != messages.VERSION:
+            raise ValueError(f"frame version {version} instead of {messages.VERSION}")
         end += count * _SIZE.size
         if len(data) < end:
             return end
         sizes: tuple[int, ...] = struct.unpack_from(f"<{count}Q", data, start + _HEAD.size)
         return sum(sizes, end + body)
 
+    def _decode(self, data: bytearray, start: int) -> list[Any]:
+        _, body, count = _HEAD.unpack_from(data, start)
+        sizes = struct.unpack_from(f"<{count}Q", data, start + _HEAD.size)
+        begin = start + _HEAD.size + count * _SIZE.size
+        view = memoryview(data)
+        offset, self._arrays = begin + body, []
+        for size in sizes:
+            self._arrays.append(view[offset : offset + size])
+            offset += size
+        decoded: list[Any] = self._decoder.decode(view[begin : begin + body])
+        return decoded
 
-def _decode(data: bytearray, start: int) -> list[Any]:
-    body, count = _HEAD.unpack_from(data, start)
-    pickled = start + _HEAD.size + count * _SIZE.size
-    view = memoryview(data)
-    buffers: list[memoryview] = []
-    offset = pickled + body
-    for index in range(count):
-        (size,) = _SIZE.unpack_from(data, start + _HEAD.size + index * _SIZE.size)
-        buffers.append(view[offset : offset + size])
-        offset += size
-    messages: list[Any] = pickle.loads(view[pickled : pickled + body], buffers=buffers)
-    return messages
+    def _typed(self, kind: Any, value: Any) -> Any:
+        if kind is ServingError:
+            code, message, field, resource, retry_after_s = value
+            return ServingError(
+                ErrorCode(code), message, field=field, resource=resource, retry_after_s=retry_after_s
+            )
+        name, shape, content = value
+        dtype = datatypes.NUMPY[name]
+        if name == "BYTES":
+            array = np.empty(len(content), np.object_)
+            array[:] = content
+            return array.reshape(shape)
+        # The arrays after the body are writable, so the ones inside it are too.
+        content = self._arrays[content] if isinstance(content, int) else bytearray(content)
+        return np.frombuffer(content, dtype).reshape(shape)

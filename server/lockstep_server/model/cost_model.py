@@ -80,11 +80,13 @@ class CostModel:
         self.overhead_s = moving_average(self.overhead_s, measured, _LEARNING_RATE)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"weights": self.weights, "overhead_s": self.overhead_s}
+        return {"weights": self.weights, "overhead_s": self.overhead_s, "ratios": self.ratios.tolist()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CostModel:
-        return cls(data["weights"], data["overhead_s"])
+        costs = cls(data["weights"], data["overhead_s"])
+        costs.ratios[:] = data["ratios"]
+        return costs
 
 
 def _features(rows: Array, lengths: Array) -> list[Array]:

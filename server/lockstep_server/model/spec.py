@@ -7,15 +7,12 @@ Plain data: all that the front end knows about a model, and all that padding and
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import LoadError
 from . import datatypes
 from .manifest import Manifest, StateSection, TensorSection
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 Axis = int | str | None
 """An axis of a graph's tensor: its fixed size, its symbol, or None if it is dynamic without a symbol."""

@@ -33,7 +33,7 @@ class Detokenizer:
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._tokenizer = vocabulary.open()
+        self._tokenizer = vocabulary.tokenizer
         self._texts = _token_texts(self._tokenizer)
 
     def stream(self) -> _IdDecoder:

@@ -1,26 +1,17 @@
-"""Tokenizes texts on a pool of threads, each with its own tokenizers.
+"""Tokenizers: text to ids and tokens, with Hugging Face's `tokenizer.json`.
 
-text -> job queue -> worker -> ids and tokens, or an exception -> `done`. A tokenizer is configured once,
-when it is loaded: changing it while another thread encodes raises "Already borrowed".
+A tokenizer is configured once, when it is opened: changing it while another thread encodes raises "Already
+borrowed". Encoding changes nothing, so all threads share it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import threading
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenizers import Tokenizer
 
-from ..errors import LoadError
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
-
-log = logging.getLogger(__name__)
+    from collections.abc import Iterable
 
 
 class EncodedText(NamedTuple):
@@ -28,87 +19,48 @@ class EncodedText(NamedTuple):
     tokens: list[str]
 
 
+class TokenizerError(Exception):
+    """The content is not a tokenizer, or a text cannot be tokenized."""
+
+
 class Vocabulary:
-    """A `tokenizer.json`, checked when it is read. Workers share one tokenizer among equal files.
+    """An open tokenizer, without the padding and truncation that its file may set.
+
+    Args:
+        content: the content of a `tokenizer.json`.
 
     Raises:
-        LoadError: the file is not a Hugging Face tokenizer.
+        TokenizerError: the content is not a Hugging Face tokenizer.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
         try:
-            self.content = file.read_bytes()
-            self.digest = hashlib.sha256(self.content).hexdigest()
-            self._tokenizer = self.open()
-            self.size: int = self._tokenizer.get_vocab_size()
-        except Exception as error:
-            raise LoadError(
-                f"{file}: not a Hugging Face tokenizer ({error}); save it with the tokenizers library"
-            ) from error
+            self.tokenizer = Tokenizer.from_buffer(content)
+        except BaseException as error:  # the library's panics are no `Exception`
+            raise _tokenizer_error(error) from error
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.size: int = self.tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> EncodedText:
+        """
+        Raises:
+            TokenizerError: the library cannot tokenize this text.
+        """
+        try:
+            # Unlike `encode`, this releases the interpreter lock.
+            encoding = self.tokenizer.encode_batch([text])[0]
+        except BaseException as error:
+            raise _tokenizer_error(error) from error
+        return EncodedText(encoding.ids, encoding.tokens)
 
     def names(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids; "" for an unknown id."""
-        return [self._tokenizer.id_to_token(id) or "" for id in ids]  # noqa: A001
-
-    def open(self) -> Tokenizer:
-        """A new tokenizer, without the padding and truncation set in the file."""
-        tokenizer = Tokenizer.from_buffer(self.content)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
+        return [self.tokenizer.id_to_token(id) or "" for id in ids]  # noqa: A001
 
 
-class _Job(NamedTuple):
-    vocabulary: Vocabulary
-    text: str
-    done: Callable[[EncodedText | Exception], None]
-
-
-class TokenizerPool:
-    """Encodes texts on `workers` threads. `done` is called on a worker thread, and should not raise."""
-
-    def __init__(self, workers: int = 1) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"tokenizer-{i}", daemon=True) for i in range(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def encode(
-        self, vocabulary: Vocabulary, text: str, done: Callable[[EncodedText | Exception], None]
-    ) -> None:
-        self._jobs.put(_Job(vocabulary, text, done))
-
-    def close(self) -> None:
-        """Finish the jobs queued so far, then end the workers."""
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self) -> None:
-        encoder = TextEncoder()
-        while (job := self._jobs.get()) is not None:
-            try:
-                job.done(encoder.encode(job.vocabulary, job.text))
-            except Exception:
-                log.exception("processing an encoded text failed")
-
-
-class TextEncoder:
-    """Encodes texts with one tokenizer per vocabulary. Not thread-safe."""
-
-    def __init__(self) -> None:
-        self._tokenizers: dict[str, Tokenizer] = {}
-
-    def encode(self, vocabulary: Vocabulary, text: str) -> EncodedText | Exception:
-        """Encode a text. Returns the exception, rather than raising it, so that it ends this text only."""
-        try:
-            tokenizer = self._tokenizers.get(vocabulary.digest)
-            if tokenizer is None:
-                tokenizer = self._tokenizers[vocabulary.digest] = vocabulary.open()
-            encoding = tokenizer.encode(text)
-        except Exception as error:
-            return error
-        return EncodedText(encoding.ids, encoding.tokens)
+def _tokenizer_error(error: BaseException) -> TokenizerError:
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    return TokenizerError(str(error))

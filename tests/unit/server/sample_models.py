@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from lockstep_server.engine.oneshot.request import QueuedRequest, RequestPart, split
-from lockstep_server.messages import Submit
+from lockstep_server.messages import Infer
 from lockstep_server.model.manifest import BatchingSection, LengthSection, Manifest, TensorSection
-from lockstep_server.model.sizes import measure_request
+from lockstep_server.model.sizes import RequestSize, measure_request
 from lockstep_server.model.spec import ModelSpec, ModelTensor
 
 
@@ -36,6 +36,13 @@ def ragged(axis: int = 0, **batching: Any) -> ModelSpec:
     return ModelSpec("m", 1, manifest, inputs, outputs, batched=True)
 
 
+def words() -> ModelSpec:
+    """x: up to 1,000 ids of type INT32 -> y."""
+    manifest = Manifest(lengths={"words": LengthSection(1000)}, from_file=True)
+    ids = tensor("x", TensorSection(0, {1: "words"}), ("b", "w"), "INT32")
+    return ModelSpec("m", 1, manifest, (ids,), (tensor("y", TensorSection(0), ("b",)),), batched=True)
+
+
 def two_lengths(**batching: Any) -> ModelSpec:
     """x with the length "source", z with the length "target"."""
     manifest = Manifest(
@@ -59,19 +66,22 @@ def plain(**batching: Any) -> ModelSpec:
     )
 
 
-def submit(key: int = 1, **more: Any) -> Submit:
-    return Submit(key, "m", 1, more.pop("inputs", {}), **more)
+ONE_ROW = RequestSize(1, (), 1)
+
+
+def infer(key: int = 1, size: RequestSize = ONE_ROW, **more: Any) -> Infer:
+    return Infer(key=key, model="m", version=1, inputs=more.pop("inputs", {}), size=size, **more)
 
 
 def parts(spec: ModelSpec, inputs: dict[str, Any], **more: Any) -> list[RequestPart]:
-    return split(QueuedRequest(submit(inputs=inputs, **more), measure_request(spec, inputs)), spec, inputs)
+    return split(QueuedRequest(infer(inputs=inputs, size=measure_request(spec, inputs), **more)), spec)
 
 
 def part(length: int | tuple[int, ...] = 1, rows: int = 1, **more: Any) -> RequestPart:
     """A queued part without tensors."""
     lengths = length if isinstance(length, tuple) else (length,)
     group, start_tag = more.pop("group", None), more.pop("start_tag", 0.0)
-    request = QueuedRequest(submit(**more), None)  # type: ignore[arg-type]
+    request = QueuedRequest(infer(**more))
     return RequestPart(
         request,
         0,

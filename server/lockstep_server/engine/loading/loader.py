@@ -18,7 +18,7 @@ from ...errors import LoadError
 from ...model.cost_model import CostModel
 from ...model.spec import make_spec
 from ...model.step_spec import check_roles_without_oneshot, make_step_spec
-from ...text.tokenizer import Vocabulary
+from ...text.tokenizer import TokenizerError, Vocabulary
 from ..oneshot.engine import OneShotEngine
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.session import RUNTIME_VERSION, OnnxSession
@@ -61,7 +61,9 @@ class Loader:
         self._config, self._root, self._device = config, root, device
         self._device_scheduler = device_scheduler
 
-    def load(self, entry: RepositoryEntry, report: Callable[[messages.Events], None]) -> list[LoadedModel]:
+    def load(
+        self, entry: RepositoryEntry, report: Callable[[messages.Events | messages.Costs], None]
+    ) -> list[LoadedModel]:
         """Load a model version: one `LoadedModel` per mode, with an engine that is not started.
 
         Raises:
@@ -87,7 +89,7 @@ class Loader:
         entry: RepositoryEntry,
         manifest: Manifest,
         versions: tuple[int, ...],
-        report: Callable[[messages.Events], None],
+        report: Callable[[messages.Events | messages.Costs], None],
     ) -> LoadedModel:
         session = self._open_session(entry.graph_file(), manifest)
         spec = make_spec(entry.name, entry.version, session.graph, manifest, str(entry.manifest_path))
@@ -119,7 +121,7 @@ class Loader:
         entry: RepositoryEntry,
         manifest: Manifest,
         versions: tuple[int, ...],
-        report: Callable[[messages.Events], None],
+        report: Callable[[messages.Events | messages.Costs], None],
         oneshot: LoadedModel | None,
     ) -> LoadedModel:
         assert manifest.stepwise is not None
@@ -224,9 +226,15 @@ def _output_vocabulary(entry: RepositoryEntry, spec: ModelSpec) -> Vocabulary | 
 
 def _open_vocabulary(entry: RepositoryEntry, name: str, key: str) -> Vocabulary:
     try:
-        return Vocabulary(entry.referenced_file(name, key))
-    except LoadError as error:
+        file = entry.referenced_file(name, key)
+        return Vocabulary(file.read_bytes())
+    except (LoadError, OSError) as error:
         raise LoadError(f"{entry.manifest_path}: {key}: {error}") from error
+    except TokenizerError as error:
+        raise LoadError(
+            f"{entry.manifest_path}: {key}: {file}: not a Hugging Face tokenizer ({error}); save it with the"
+            " tokenizers library"
+        ) from error
 
 
 def _notice(spec: ModelSpec, selftest_result: selftest.SelfTestResult) -> str:

@@ -141,7 +141,7 @@ def index(value: Any) -> int:
 def number(value: Any) -> float:
     if not isinstance(value, bool | int | float):
         raise ValueError("use a number, true or false")  # noqa: TRY004
-    return value
+    return float(value)
 
 
 def positive(value: Any) -> float:

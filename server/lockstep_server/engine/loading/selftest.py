@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ServingError
-from ...messages import Submit
+from ...messages import Infer
 from ...model import datatypes
 from ...model.cost_model import CostModel
 from ...model.sizes import RequestSize, measure_request
@@ -187,7 +187,7 @@ def run_ids(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> Arrays
     assert tensor is not None
     inputs = {name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
     size = measure_request(spec, inputs)
-    request = QueuedRequest(Submit(0, spec.name, spec.version, inputs), size)
+    request = _queued(spec, inputs, size)
     return _run(session, spec, [RequestPart(request, 0, inputs, 1, size.lengths, size.size, None)])[0]
 
 
@@ -203,9 +203,12 @@ def _draw_part(spec: ModelSpec, rows: int, length: int, rng: np.random.Generator
         if not tensor.spec.generated and not tensor.optional
     }
     size = sum(lengths) or max((array.size // rows for array in inputs.values()), default=1)
-    submit = Submit(0, spec.name, spec.version, inputs)
-    request = QueuedRequest(submit, RequestSize(rows, lengths, size))
+    request = _queued(spec, inputs, RequestSize(rows, lengths, size))
     return RequestPart(request, 0, inputs, rows, lengths, max(size, 1), None)
+
+
+def _queued(spec: ModelSpec, inputs: Arrays, size: RequestSize) -> QueuedRequest:
+    return QueuedRequest(Infer(key=0, model=spec.name, version=spec.version, inputs=inputs, size=size))
 
 
 def draw(

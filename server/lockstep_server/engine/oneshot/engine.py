@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+_RUNS_PER_COSTS = 64
+"""Runs after which the front end gets the learned costs."""
+
 
 class RunResult(NamedTuple):
     """The result of a run: answers in the order of its parts, or one error for all of them."""
@@ -56,7 +59,7 @@ class OneShotEngine:
         session: OnnxSession,
         costs: CostModel,
         device_scheduler: DeviceScheduler,
-        report: Callable[[messages.Events], None],
+        report: Callable[[messages.Events | messages.Costs], None],
         *,
         batching: bool = True,
         niceness: int = 0,
@@ -66,6 +69,7 @@ class OneShotEngine:
         self._device_scheduler, self._report, self._clock = device_scheduler, report, clock
         self._queue = WaitingQueue()
         self._held: dict[int, QueuedRequest] = {}
+        self._learned = 0  # runs since the costs were reported
         self._session = session
         self._limits = _limits(spec, batching=batching)
         self._account = DeviceAccount(f"{spec.name}/{spec.version}", yields_cpu=niceness > 0)
@@ -82,12 +86,12 @@ class OneShotEngine:
     def start(self) -> None:
         self._threads.start()
 
-    def submit(self, requests: Sequence[tuple[QueuedRequest, Arrays]]) -> None:
+    def submit(self, requests: Sequence[messages.Infer]) -> None:
         """Queue requests. Each ends with exactly one event, unless it is cancelled."""
         parts: list[RequestPart] = []
-        for request, inputs in requests:
-            self._held[request.submit.key] = request
-            parts.extend(split(request, self.spec, inputs))
+        for infer in requests:
+            request = self._held[infer.key] = QueuedRequest(infer)
+            parts.extend(split(request, self.spec))
         self._queue.put(parts)
         if self._threads.stopped:  # `stop` may have missed these requests
             self._fail_all(STOPPED)
@@ -164,12 +168,25 @@ class OneShotEngine:
             if result.error is None:
                 self.costs.learn(result.run.rows, result.run.length, result.run.compute_s)
                 self.costs.learn_overhead(self._clock() - result.begun - result.run.compute_s)
+                self._learned += 1
             for index, part in enumerate(result.plan.parts):
                 if event := self._answer(part, result, index):
                     events.append(event)
         if events or results:
             runs = tuple(result.run for result in results)
-            self._report(messages.Events(self.spec.name, self.spec.version, events, runs, sent=self._clock()))
+            self._report(
+                messages.Events(
+                    model=self.spec.name,
+                    version=self.spec.version,
+                    events=events,
+                    runs=runs,
+                    sent=self._clock(),
+                )
+            )
+        if self._learned >= _RUNS_PER_COSTS:
+            self._learned = 0
+            learned = messages.Costs(self.spec.name, self.spec.version, self.costs.to_dict())
+            self._report(learned)
 
     def _expire(self, part: RequestPart) -> messages.Event | None:
         return self._end(part.request, error=deadline_passed("while the request waited in the queue"))
@@ -186,7 +203,7 @@ class OneShotEngine:
         request.answers[part.index] = result.answers[index]
         if len(request.answers) < request.parts:
             return None
-        names, outputs = request.submit.outputs, join(self.spec, request)
+        names, outputs = request.infer.outputs, join(self.spec, request)
         return self._end(request, {name: outputs[name] for name in names} if names else outputs)
 
     def _end(
@@ -194,17 +211,20 @@ class OneShotEngine:
     ) -> messages.Event | None:
         """The event of a request; None if it was cancelled or has ended before."""
         request.done = True
-        if self._held.pop(request.submit.key, None) is None:
+        if self._held.pop(request.infer.key, None) is None:
             return None
         queued_until = request.started or self._clock()
         timings = messages.RequestTimings(
-            queue_s=max(queued_until - request.submit.accepted, 0.0),
+            queue_s=max(queued_until - request.infer.accepted, 0.0),
             compute_s=request.compute_s,
             steps=request.runs,
             rows=request.rows_run / request.runs if request.runs else 0.0,
         )
-        length = request.measure.size if request.measure.lengths else 0
-        return messages.Event(request.submit.key, outputs, error, timings, length, request.tokens)
+        size = request.infer.size
+        length = size.size if size.lengths else 0
+        return messages.Event(
+            key=request.infer.key, outputs=outputs, error=error, timings=timings, length=length
+        )
 
     def _fail_queued(self, error: ServingError) -> None:
         """Fail all requests, and empty the queue: the next step might fail on the same parts."""
@@ -216,7 +236,7 @@ class OneShotEngine:
             event for request in list(self._held.values()) if (event := self._end(request, error=error))
         ]
         if events:
-            self._report(messages.Events(self.spec.name, self.spec.version, events))
+            self._report(messages.Events(model=self.spec.name, version=self.spec.version, events=events))
 
 
 def _limits(spec: ModelSpec, *, batching: bool) -> RunLimits:
@@ -241,7 +261,7 @@ def _requested_outputs(session: OnnxSession, parts: Sequence[RequestPart]) -> li
     """The outputs that any part requests, in the graph's order."""
     requested: set[str] = set()
     for part in parts:
-        if not part.request.submit.outputs:
+        if not part.request.infer.outputs:
             return session.output_names
-        requested.update(part.request.submit.outputs)
+        requested.update(part.request.infer.outputs)
     return [name for name in session.output_names if name in requested]

@@ -1,6 +1,6 @@
 """Requests in the one-shot engine, and the queue in which they wait.
 
-`Submit` → `QueuedRequest` → `split` → `RequestPart`s in the `WaitingQueue` → runs → `join` → the answer
+`Infer` → `QueuedRequest` → `split` → `RequestPart`s in the `WaitingQueue` → runs → `join` → the answer
 """
 
 from __future__ import annotations
@@ -18,19 +18,16 @@ from ..runtime.fair_queueing import FairQueueing
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
-    from ...messages import Submit
+    from ...messages import Infer
     from ...model.datatypes import Arrays
-    from ...model.sizes import RequestSize
     from ...model.spec import ModelSpec
 
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """A `Submit` and its progress."""
+    """An `Infer` message and its progress."""
 
-    submit: Submit
-    measure: RequestSize
-    tokens: tuple[str, ...] = ()
+    infer: Infer
     cancelled: bool = False
     done: bool = False
     parts: int = 1  # number of parts
@@ -53,31 +50,31 @@ class RequestPart:
     size: int  # elements per row
     group: Hashable  # only parts of the same group may share a run
     start_tag: float = 0.0  # of fair queueing among callers: smaller is sooner
-    accepted: float = field(init=False)  # copies of the submit's fields, for fast planning
+    accepted: float = field(init=False)  # copies of the message's fields, for fast planning
     deadline: float | None = field(init=False)
     priority: int = field(init=False)
 
     def __post_init__(self) -> None:
-        submit = self.request.submit
-        self.accepted, self.deadline, self.priority = submit.accepted, submit.deadline, submit.priority
+        infer = self.request.infer
+        self.accepted, self.deadline, self.priority = infer.accepted, infer.deadline, infer.priority
 
 
-def split(request: QueuedRequest, spec: ModelSpec, inputs: Arrays) -> list[RequestPart]:
+def split(request: QueuedRequest, spec: ModelSpec) -> list[RequestPart]:
     """Split a request into parts that each fit into a run; a single part if the model is not batched."""
-    measure = request.measure
+    inputs, size = request.infer.inputs, request.infer.size
     group = group_of(spec, inputs)
     limits = spec.manifest.batching
-    max_rows = min(limits.max_rows, max(limits.max_padded_elements // measure.size, 1))
-    starts = range(0, measure.rows, max_rows) if spec.batched and measure.rows > max_rows else (0,)
+    max_rows = min(limits.max_rows, max(limits.max_padded_elements // size.size, 1))
+    starts = range(0, size.rows, max_rows) if spec.batched and size.rows > max_rows else (0,)
     request.parts = len(starts)
     return [
         RequestPart(
             request,
             index,
             inputs if len(starts) == 1 else _slice_rows(spec, inputs, start, start + max_rows),
-            measure.rows if len(starts) == 1 else min(max_rows, measure.rows - start),
-            measure.lengths,
-            measure.size,
+            size.rows if len(starts) == 1 else min(max_rows, size.rows - start),
+            size.lengths,
+            size.size,
             group,
         )
         for index, start in enumerate(starts)
@@ -159,7 +156,7 @@ class WaitingQueue:
         with self._planning:
             while self._inbox:
                 part = self._inbox.popleft()
-                caller, elements = part.request.submit.caller, part.rows * part.size
+                caller, elements = part.request.infer.caller, part.rows * part.size
                 part.start_tag = self._fair_queueing.start_tag(caller, elements)
                 self._waiting.append(part)
             chosen = set(choose(self._waiting))

@@ -86,7 +86,7 @@ class StepBatches:
             self._split(batch, error, outcome)
             return
         rows = len(batch)
-        outcome.runs.append(messages.Run(rows, 1, rows, batch.rows, 0.0, took, 0.0, waited_s, "stepwise"))
+        outcome.runs.append(messages.Run.of_step(rows, batch.rows, took, waited_s))
         outcome.failed.extend((sequence, NO_TOKEN) for sequence in batch.without_token)
         outcome.ended.extend(item for item in ended if item[0] not in batch.without_token)
         for sequence in {*batch.without_token, *(sequence for sequence, _ in ended)}:

@@ -64,7 +64,7 @@ def run_steps(
                 answers.append(StepAnswer(group[0], None, error, messages.NO_TIMINGS))
             continue
         took = clock() - begun
-        runs.append(messages.Run(rows, 1, rows, bucket(rows), 0.0, took, 0.0, waited_s, "stepwise"))
+        runs.append(messages.Run.of_step(rows, bucket(rows), took, waited_s))
         for step, step_outputs, state in zip(group, outputs, states, strict=True):
             step.sequence.states = state
             step.sequence.steps += 1

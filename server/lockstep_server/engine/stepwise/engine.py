@@ -92,9 +92,9 @@ class StepEngine:
     def start(self) -> None:
         self._threads.start()
 
-    def submit(self, submit: messages.Submit, inputs: Arrays, tokens: tuple[str, ...] = ()) -> None:
+    def submit(self, request: messages.Generate | messages.Step) -> None:
         """Queue a request. It gets exactly one event, unless it is cancelled."""
-        self._post(self._accept, submit, inputs, tokens)
+        self._post(self._accept, request)
 
     def cancel(self, key: int) -> None:
         """Cancel a request: its row is free in the next step."""
@@ -166,41 +166,36 @@ class StepEngine:
 
     # --- requests -----------------------------------------------------------------------------------
 
-    def _accept(self, submit: messages.Submit, inputs: Arrays, tokens: tuple[str, ...]) -> None:
+    def _accept(self, request: messages.Generate | messages.Step) -> None:
         error: ServingError | None
         try:
-            if isinstance(submit.how, messages.Decode):
-                error = self._accept_generation(submit, submit.how, inputs, tokens)
+            if isinstance(request, messages.Generate):
+                error = self._accept_generation(request)
             else:
-                assert submit.how is not None  # checked by admission control
-                error = self._accept_step(submit, submit.how, inputs)
+                error = self._accept_step(request)
         except Exception as fault:  # fails only this request
             error = self._threads.to_serving_error(fault)
         if error is not None:
-            self._output_processor.emit_rejected(submit.key, in_field(error, submit.field))
+            self._output_processor.emit_rejected(request.key, in_field(error, request.field))
             self._flush()
 
-    def _accept_generation(
-        self, submit: messages.Submit, params: messages.Decode, inputs: Arrays, tokens: tuple[str, ...]
-    ) -> ServingError | None:
+    def _accept_generation(self, request: messages.Generate) -> ServingError | None:
         if self._closing:
             return STOPPED
-        sequence = make_generation_sequence(self.spec, submit, params, inputs, tokens)
+        sequence = make_generation_sequence(self.spec, request)
         if sequence.limit == 0:
-            self._output_processor.emit_empty(submit.key)
+            self._output_processor.emit_empty(request.key)
             self._flush()
             return None
         if self._detokenizer is not None:
-            sequence.text = TextStream(self._detokenizer.stream(), params.stop)
+            sequence.text = TextStream(self._detokenizer.stream(), request.stop)
         return self._scheduler.add_generation(sequence, self._clock())
 
-    def _accept_step(
-        self, submit: messages.Submit, options: messages.Feed, inputs: Arrays
-    ) -> ServingError | None:
-        if self._closing and options.start:
+    def _accept_step(self, request: messages.Step) -> ServingError | None:
+        if self._closing and request.start:
             return STOPPED
-        request = make_step_request(submit, options, inputs)
-        return self._scheduler.add_step(request, start=options.start, end=options.end, now=self._clock())
+        step = make_step_request(request)
+        return self._scheduler.add_step(step, start=request.start, end=request.end, now=self._clock())
 
     # --- steps --------------------------------------------------------------------------------------
 

@@ -61,19 +61,17 @@ class OutputProcessor:
             return
         if not sequence.reported:
             sequence.first_token_at = self._clock()
-        token_texts: tuple[str, ...] = ()
+        token_texts: list[str] = []
         if sequence.params.attention and self._detokenizer is not None:
-            token_texts = tuple(map(self._detokenizer.token, pending.ids))
-        source = () if sequence.reported else sequence.source_tokens
+            token_texts = list(map(self._detokenizer.token, pending.ids))
         self._chunks.append(
             messages.Chunk(
-                sequence.key,
-                pending.ids,
-                text,
-                pending.log_probabilities,
-                pending.attention,
-                token_texts,
-                source,
+                key=sequence.key,
+                ids=pending.ids,
+                text=text,
+                log_probabilities=pending.log_probabilities,
+                attention=pending.attention,
+                token_texts=token_texts,
             )
         )
         sequence.pending = PendingOutput()
@@ -95,7 +93,7 @@ class OutputProcessor:
         self.emit_chunk(sequence, last=True)
         self._events.append(
             messages.Event(
-                sequence.key, None, None, self._timings(sequence), sequence.generated, reason=reason
+                key=sequence.key, timings=self._timings(sequence), length=sequence.generated, reason=reason
             )
         )
 
@@ -105,19 +103,21 @@ class OutputProcessor:
         if isinstance(request, GenerationSequence):
             self.emit_chunk(request)
             timings = self._timings(request)
-        self._events.append(messages.Event(request.key, None, error, timings))
+        self._events.append(messages.Event(key=request.key, error=error, timings=timings))
 
     def emit_rejected(self, key: int, error: ServingError) -> None:
-        self._events.append(messages.Event(key, None, error))
+        self._events.append(messages.Event(key=key, error=error))
 
     def emit_empty(self, key: int) -> None:
         """Emit the final event of a request for 0 tokens."""
-        self._events.append(messages.Event(key, None, reason="length"))
+        self._events.append(messages.Event(key=key, reason="length"))
 
     def emit_outputs(self, step: StepRequest, outputs: Arrays, timings: messages.RequestTimings) -> None:
         if step.outputs:
             outputs = {name: outputs[name] for name in step.outputs}
-        self._events.append(messages.Event(step.key, outputs, None, timings, step.sequence.steps))
+        self._events.append(
+            messages.Event(key=step.key, outputs=outputs, timings=timings, length=step.sequence.steps)
+        )
 
     def _timings(self, sequence: GenerationSequence) -> messages.RequestTimings:
         started = sequence.first_run_at or self._clock()
@@ -161,6 +161,14 @@ class OutputProcessor:
             return
         self._counts = counts
         model, version, now = self._spec.name, self._spec.version, self._clock()
-        events = messages.Events(model, version, self._events, self._runs, self._chunks, counts, now)
+        events = messages.Events(
+            model=model,
+            version=version,
+            events=self._events,
+            runs=self._runs,
+            chunks=self._chunks,
+            sequences=counts,
+            sent=now,
+        )
         self._clear()
         self._report(events)

@@ -120,7 +120,13 @@ class PrefillRunner:
             sequence.first_run_at, sequence.prefill_s = begun, took
         elements = sum(prompt.size for prompt in prompts)
         return outputs, messages.Run(
-            len(prompts), longest, elements, padded, 0.0, took, 0.0, waited_s, "prefill"
+            rows=len(prompts),
+            length=longest,
+            elements=elements,
+            padded_elements=padded,
+            compute_s=took,
+            device_wait_s=waited_s,
+            mode="prefill",
         )
 
 

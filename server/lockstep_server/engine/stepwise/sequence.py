@@ -34,12 +34,11 @@ class Sequence:
 class GenerationSequence(Sequence):
     """An autoregressive sequence (Generate, Translate): prefill `prompt`, then generate tokens."""
 
+    params: messages.Generate = field(kw_only=True)  # the request, for its sampling parameters
     prompt: tuple[int, ...] = ()
-    params: messages.Decode = field(default_factory=messages.Decode)
     limit: int = 0  # most tokens to generate
     credits: int = messages.STREAM_CREDITS
     paused_at: float = 0.0  # when its reader ran out of credit
-    source_tokens: tuple[str, ...] = ()  # the prompt's tokens, if attention was requested
     text: TextStream | None = None
     states: Arrays | None = None  # while it has no row
     token: int = 0  # input of its next step
@@ -56,7 +55,7 @@ class GenerationSequence(Sequence):
     @property
     def inspects_tokens(self) -> bool:
         """Whether each token must be processed when it is generated, not when it is reported."""
-        return bool(self.params.stop or self.params.log_probabilities or self.params.attention)
+        return self.params.inspects_tokens
 
 
 @dataclass(slots=True, eq=False)

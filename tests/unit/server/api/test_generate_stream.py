@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from unit.server import sample_models
 
 from lockstep_server.api.generate_stream import TokenStream, join
@@ -16,7 +17,7 @@ from lockstep_server.frontend.admission import AdmissionController
 from lockstep_server.frontend.flush_control import FlushController
 from lockstep_server.frontend.registry import ServedModel
 from lockstep_server.frontend.requests import InferenceRequest, InFlightRequests
-from lockstep_server.messages import Chunk, Decode, Events
+from lockstep_server.messages import Chunk, Events, Generate
 from lockstep_server.metrics.families import Metrics, ModelMeters
 from lockstep_server.model.cost_model import CostModel
 
@@ -27,15 +28,14 @@ chunks_ = st.lists(
 )
 
 
-def chunk(tokens: list[tuple[int, str]], source: tuple[str, ...] = ()) -> Chunk:
+def chunk(tokens: list[tuple[int, str]], key: int = 7) -> Chunk:
     return Chunk(
-        7,
-        [token for token, _ in tokens],
-        "".join(text for _, text in tokens),
-        [-float(token) for token, _ in tokens],
-        [np.full(3, token) for token, _ in tokens],
-        tuple(text for _, text in tokens),
-        source,
+        key=key,
+        ids=[token for token, _ in tokens],
+        text="".join(text for _, text in tokens),
+        log_probabilities=[-float(token) for token, _ in tokens],
+        attention=[np.full(3, token) for token, _ in tokens],
+        token_texts=[text for _, text in tokens],
     )
 
 
@@ -45,11 +45,10 @@ def test_joining_no_chunks_returns_none() -> None:
 
 @given(chunks_)
 def test_joined_chunks_equal_one_chunk_of_all_tokens(parts: list[list[tuple[int, str]]]) -> None:
-    source = ("the", "source")
-    joined = join([chunk(part, source if i == 0 else ()) for i, part in enumerate(parts)])
-    whole = chunk([token for part in parts for token in part], source)
+    joined = join([chunk(part) for part in parts])
+    whole = chunk([token for part in parts for token in part])
     assert joined is not None
-    assert joined._replace(attention=()) == whole._replace(attention=())
+    assert replace(joined, attention=[]) == replace(whole, attention=[])
     np.testing.assert_array_equal(joined.attention, whole.attention)
 
 
@@ -71,6 +70,8 @@ async def test_tokens_are_counted_if_the_client_cancels_during_the_write() -> No
     served = ServedModel(spec, AdmissionController(spec, CostModel().to_dict()), meters)
 
     class Registry:
+        tokenizers = None
+
         def get(self, model: str, version: int) -> ServedModel:
             return served
 
@@ -78,12 +79,12 @@ async def test_tokens_are_counted_if_the_client_cancels_during_the_write() -> No
     stream = TokenStream(
         requests,
         FlushController(lambda message: None, 0.02),
-        InferenceRequest(served, "Generate", {}, how=Decode()),
+        InferenceRequest(served, "Generate", Generate(key=0, model="m", version=1, prompt=(1,))),
     )
     context = _CancellingContext()
     writing = asyncio.ensure_future(stream.write_all(context, lambda chunk, event: chunk))
     await asyncio.sleep(0)
-    requests.deliver(Events("m", 1, [], chunks=[chunk([(1, "a"), (2, "b")])._replace(key=1)]))
+    requests.deliver(Events(model="m", version=1, chunks=[chunk([(1, "a"), (2, "b")], key=1)]))
     await context.taken.wait()
     writing.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -115,7 +115,7 @@ def test_strings_survive_a_round_trip(texts: list[str]) -> None:
     )
     arrays = tensors.decode(spec, fakes.request("m", {"x": ("BYTES", np.array(texts, object))}))
     assert arrays["x"].tolist() == texts
-    reply = tensors.encode(spec, messages.Event(1, arrays), "id")
+    reply = tensors.encode(spec, messages.Event(key=1, outputs=arrays), "id")
     assert fakes.values(reply, "x").tolist() == texts
 
 

@@ -46,7 +46,7 @@ def lines() -> Iterator[list[logging.LogRecord]]:
 
 
 def ended(error: ServingError | None = None, outcome: str = "") -> RequestSummary:
-    event = messages.Event(1, None, error, TIMINGS, 12)
+    event = messages.Event(key=1, error=error, timings=TIMINGS, length=12)
     outcome = outcome or (error.code.value if error else "ok")
     return RequestSummary(SPEC, "Classify", "texts[0]", SECRET, False, 0.0, 1.0, outcome, event)
 

@@ -34,29 +34,30 @@ def crashes_now(folder: Path) -> bool:
 
 
 def send(connection: socket.socket, message: Any) -> None:
-    for part in frames.encode([message]):
+    for part in frames.Encoder().encode([message]):
         connection.sendall(part)
 
 
 def handle(connection: socket.socket, message: Any) -> None:
     match message:
         case messages.EngineConfig(models="nowhere"):
-            send(connection, frames.EngineFailed("nowhere: no such folder"))
+            send(connection, messages.EngineFailed("nowhere: no such folder"))
             os._exit(1)
         case messages.EngineConfig(models=folder) if crashes_now(Path(folder)):
             os._exit(7)
         case messages.EngineConfig():
             send(connection, messages.LoadDone("first", "load"))
-            send(connection, frames.EngineStarted(messages.EngineInfo("puppet", "0", 1)))
+            send(connection, messages.EngineStarted(messages.EngineInfo("puppet", "0", 1)))
         case messages.Load("die"):
             os._exit(3)
         case messages.Load("doze"):
             time.sleep(0.3)
         case messages.Load("deaf"):
             time.sleep(600)
-        case messages.Submit():
-            send(connection, messages.Events("m", 1, [messages.Event(message.key, message.inputs)]))
-        case frames.StopEngine():
+        case messages.Infer():
+            event = messages.Event(key=message.key, outputs=message.inputs)
+            send(connection, messages.Events(model="m", version=1, events=[event]))
+        case messages.StopEngine():
             send(connection, messages.LoadDone("last", "load"))
             os._exit(0)
         case _:

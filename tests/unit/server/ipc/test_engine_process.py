@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from unit.server import sample_models
 
 from lockstep_server import messages
 from lockstep_server.errors import ErrorCode, LoadError
@@ -36,7 +37,7 @@ class FrontEnd:
         self.updates: list[Any] = []
         self.losses: list[str] = []
         self._changed = asyncio.Event()
-        self.transport = EngineProcess(messages.EngineConfig(models), self._lost)
+        self.transport = EngineProcess(messages.EngineConfig(models=models), self._lost)
 
     def _lost(self, reason: str) -> None:
         self.losses.append(reason)
@@ -102,7 +103,7 @@ async def test_messages_larger_than_the_socket_buffers_are_sent_without_blocking
     front.transport.send(messages.Load("doze"))  # reads nothing for 0.3 s
     arrays = [np.full(1 << 20, key, np.float64) for key in range(3)]
     for key, array in enumerate(arrays):
-        front.transport.send(messages.Submit(key, "m", 1, {"x": array}))
+        front.transport.send(sample_models.infer(key, inputs={"x": array}))
     await front.wait_until(lambda: len(front.updates) == 4)
     for key, events in enumerate(front.updates[1:]):
         (event,) = events.events
@@ -153,8 +154,8 @@ async def test_messages_sent_while_no_process_runs_are_answered_unavailable() ->
     front.transport.send(messages.Load("die"))
     await front.wait_until(lambda: bool(front.losses))
     for message in (
-        messages.Submit(1, "m", 1, {}),
-        messages.Tokenize(2, "m", 1, "text"),
+        sample_models.infer(1),
+        messages.Generate(key=2, model="m", version=1, prompt=(3,)),
         messages.Load("m"),
         messages.Unload("m"),
     ):

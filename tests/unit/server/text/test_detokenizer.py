@@ -67,7 +67,7 @@ def detokenizer_for(kind: str) -> tuple[Tokenizer, Detokenizer]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"
         tokenizer.save(str(file))
-        return tokenizer, Detokenizer(Vocabulary(file))
+        return tokenizer, Detokenizer(Vocabulary(file.read_bytes()))
 
 
 def splits(ids: Sequence[int], data: Any) -> list[Sequence[int]]:

@@ -39,6 +39,6 @@ def test_the_number_of_instances_depends_on_costs_and_leases(
     spec = replace(spec, manifest=replace(spec.manifest, instances=section))
 
     loader = Loader(
-        messages.EngineConfig("models", niceness=niceness), Path(), "cpu", DeviceScheduler(leases)
+        messages.EngineConfig(models="models", niceness=niceness), Path(), "cpu", DeviceScheduler(leases)
     )
     assert loader._instances(spec, costs) == expected

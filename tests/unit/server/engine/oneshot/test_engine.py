@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 from unit.server import sample_models
 
+from lockstep_server import messages
 from lockstep_server.engine.oneshot.engine import OneShotEngine
-from lockstep_server.engine.oneshot.request import QueuedRequest
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
 from lockstep_server.model.cost_model import CostModel
-
-if TYPE_CHECKING:
-    from lockstep_server import messages
+from lockstep_server.model.sizes import measure_request
 
 PATIENCE_S = 30.0
 
@@ -50,14 +48,15 @@ def serve(
     reports: list[messages.Events] = []
     answered = threading.Semaphore(0)
 
-    def report(events: messages.Events) -> None:
-        reports.append(events)
+    def report(update: messages.Events | messages.Costs) -> None:
+        assert isinstance(update, messages.Events)
+        reports.append(update)
         answered.release()
 
     engine = OneShotEngine(spec, session, CostModel(), device_scheduler, report, niceness=niceness)
     x = np.ones((1, 2), np.float32)
-    parts = [sample_models.parts(spec, {"x": x}, key=key) for key in range(requests)]
-    engine.submit([(QueuedRequest(part.request.submit, part.request.measure), {"x": x}) for [part] in parts])
+    size = measure_request(spec, {"x": x})
+    engine.submit([sample_models.infer(key, size, inputs={"x": x}) for key in range(requests)])
     engine.start()
     for _ in range(requests):
         assert answered.acquire(timeout=PATIENCE_S)

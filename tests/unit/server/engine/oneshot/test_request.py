@@ -69,7 +69,7 @@ def served(queue: WaitingQueue) -> list[str]:
 
         def first(waiting: list[Any]) -> list[Any]:
             chosen = min(waiting, key=lambda part: part.start_tag)
-            order.append(chosen.request.submit.caller)
+            order.append(chosen.request.infer.caller)
             return [chosen]
 
         queue.take(first)

@@ -35,7 +35,11 @@ _keys = itertools.count(1)
 
 
 def generation_sequence(key: int = 0, *, accepted: float = 0.0, **more: Any) -> GenerationSequence:
-    return GenerationSequence(key or next(_keys), accepted, limit=more.pop("limit", 1000), **more)
+    params = more.pop("params", {})
+    request = messages.Generate(key=0, model="m", version=1, prompt=(), **params)
+    return GenerationSequence(
+        key or next(_keys), accepted, params=request, limit=more.pop("limit", 1000), **more
+    )
 
 
 def step_request(
@@ -76,7 +80,7 @@ def open_folder(folder: Path) -> StepModel:
     )
     prefill_spec = replace(spec.prefill, batched=True) if spec.prefill else None
     tokenizer = folder.parent / "tokenizer.json"
-    vocabulary = Vocabulary(tokenizer) if tokenizer.exists() else None
+    vocabulary = Vocabulary(tokenizer.read_bytes()) if tokenizer.exists() else None
     return StepModel(replace(spec, batched=True, prefill=prefill_spec), session, prefill_session, vocabulary)
 
 
@@ -113,7 +117,7 @@ def _with_end(folder: Path) -> Path:
 def ready_sequence(model: StepModel, ids: Sequence[int], **params: Any) -> GenerationSequence:
     """A sequence that can be added to a batch: prefilled, or with a prompt to force."""
     more = {"limit": params.pop("limit", 20)}
-    sequence = generation_sequence(prompt=tuple(ids), params=messages.Decode(**params), **more)
+    sequence = generation_sequence(prompt=tuple(ids), params=params, **more)
     spec = model.spec
     if model.vocabulary is not None:
         sequence.text = TextStream(Detokenizer(model.vocabulary).stream(), sequence.params.stop)

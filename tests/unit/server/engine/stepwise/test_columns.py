@@ -8,7 +8,6 @@ from unit.server.engine.stepwise.step_models import generation_sequence
 
 from lockstep_server.engine.stepwise import sampler
 from lockstep_server.engine.stepwise.columns import RowColumns, TokenLog
-from lockstep_server.messages import Decode
 
 FLAT = np.zeros((4, 50), np.float32)
 """Scores by which all 50 tokens are equally likely, for 4 rows."""
@@ -32,7 +31,7 @@ def sampled(columns: RowColumns, count: int) -> list[list[int]]:
 
 def test_a_row_continues_where_its_sequence_stands() -> None:
     columns = RowColumns(4)
-    columns.fill(2, generation_sequence(token=7, generated=5, params=Decode(seed=3)))
+    columns.fill(2, generation_sequence(token=7, generated=5, params={"seed": 3}))
     assert columns.token.tolist() == [0, 0, 7, 0]
     assert sampled(columns, 40)[2] == column_of(3, 40, generated=5)
     assert columns.generated[2] == 45
@@ -41,7 +40,7 @@ def test_a_row_continues_where_its_sequence_stands() -> None:
 def test_filling_a_row_changes_no_number_of_the_others() -> None:
     columns, rows = RowColumns(4), []
     for row in range(4):
-        columns.fill(row, generation_sequence(params=Decode(seed=row)))
+        columns.fill(row, generation_sequence(params={"seed": row}))
         rows.append(sampled(columns, 3))
     assert [token for step in rows for token in step[0]] == column_of(0, 12)
     assert rows[3][3] == column_of(3, 3)
@@ -49,7 +48,7 @@ def test_filling_a_row_changes_no_number_of_the_others() -> None:
 
 def test_a_redraw_follows_a_changed_number_of_tokens() -> None:
     columns = RowColumns(4)
-    columns.fill(0, generation_sequence(params=Decode(seed=1)))
+    columns.fill(0, generation_sequence(params={"seed": 1}))
     columns.sample(FLAT, redraw=True)
     columns.generated[0] -= 1
     assert columns.sample(FLAT, redraw=True)[0] == column_of(1, 1)[0]
@@ -58,7 +57,7 @@ def test_a_redraw_follows_a_changed_number_of_tokens() -> None:
 def test_greedy_rows_take_the_best_token() -> None:
     columns = RowColumns(4)
     for row in range(4):
-        columns.fill(row, generation_sequence(params=Decode(temperature=0)))
+        columns.fill(row, generation_sequence(params={"temperature": 0}))
     assert columns.sample(np.eye(4, 50, k=5, dtype=np.float32), redraw=False).tolist() == [5, 6, 7, 8]
 
 
@@ -68,7 +67,7 @@ def test_greedy_rows_take_the_best_token() -> None:
 )
 def test_a_row_ends_at_its_limit_or_its_end_token(limit: int, token: int, end: int, ended: bool) -> None:
     columns = RowColumns(4)
-    columns.fill(1, generation_sequence(limit=limit, params=Decode(temperature=0)))
+    columns.fill(1, generation_sequence(limit=limit, params={"temperature": 0}))
     columns.sample(np.eye(4, 50, k=token - 1, dtype=np.float32), redraw=False)
     assert columns.ended(end).tolist() == [False, ended, False, False]
 
@@ -85,7 +84,7 @@ def test_a_vacant_row_never_ends() -> None:
 def test_kept_rows_move_to_the_front_and_go_on() -> None:
     columns = RowColumns(4)
     for row in range(4):
-        columns.fill(row, generation_sequence(limit=3 + row, params=Decode(seed=row)))
+        columns.fill(row, generation_sequence(limit=3 + row, params={"seed": row}))
     sampled(columns, 2)
     resized = columns.resized(4, [1, 3])
     assert resized.token[:2].tolist() == columns.token[[1, 3]].tolist()

@@ -89,24 +89,24 @@ class EngineDriver:
 
     # --- clients ------------------------------------------------------------------------------------
 
-    def _send(self, inputs: dict[str, Array], **more: Any) -> int:
-        key = next(self._keys)
+    def _send(self, kind: type[messages.Generate] | type[messages.Step], **fields: Any) -> int:
+        key = fields.pop("key", None) or next(self._keys)
         self.received[key] = Received()
-        submit = messages.Submit(key, "m", 1, inputs, accepted=self.now, field="text", **more)
-        self.engine.submit(submit, inputs)
+        common = {"key": key, "model": "m", "version": 1, "accepted": self.now, "field": "text"}
+        self.engine.submit(kind(**common, **fields))
         return key
 
-    def generate(self, *prompt: int, deadline: float | None = None, **params: Any) -> int:
-        inputs = {"tokens": np.array([prompt], np.int64)} if prompt else {}
-        return self._send(
-            inputs, deadline=deadline, how=messages.Decode(**{"max_tokens": 12, "seed": 1, **params})
-        )
+    def generate(self, *prompt: int, **params: Any) -> int:
+        return self._send(messages.Generate, prompt=prompt, **{"max_tokens": 12, "seed": 1, **params})
 
     def step_sequence(
         self, sequence: Any, *x: float, start: bool = False, end: bool = False, **more: Any
     ) -> int:
         inputs = {"x": np.array([x], np.float32)}
-        return self._send(inputs, how=messages.Feed(sequence, start, end), **more)
+        return self.step_with(sequence, inputs, start=start, end=end, **more)
+
+    def step_with(self, sequence: Any, inputs: dict[str, Array], **more: Any) -> int:
+        return self._send(messages.Step, sequence=sequence, inputs=inputs, **more)
 
     # --- steps, without the engine's thread ---------------------------------------------------------
 
@@ -231,19 +231,14 @@ def test_more_steps_than_the_log_holds_lose_no_token(kind: str) -> None:
         assert received.ids == expected_ids(open_model("forced"), 1, 3, limit=700)
 
 
-def test_attention_has_one_row_and_one_text_per_token_and_the_source_once() -> None:
+def test_attention_has_one_row_and_one_text_per_token() -> None:
     driver = EngineDriver("translator")
-    submit = messages.Submit(
-        1, "m", 1, {"source": np.array([[3, 4, 5]])}, how=messages.Decode(6, seed=1, attention=True)
-    )
-    driver.received[1] = Received()
-    driver.engine.submit(submit, submit.inputs, ("b", "c", "d"))
+    driver.generate(3, 4, 5, max_tokens=6, attention=True)
     driver.drain()
     chunks = driver.received[1].chunks
     assert chunks
-    assert [chunk.source for chunk in chunks] == [("b", "c", "d"), *[()] * (len(chunks) - 1)]
     for chunk in chunks:
-        assert len(chunk.attention) == len(chunk.pieces) == len(chunk.ids)
+        assert len(chunk.attention) == len(chunk.token_texts) == len(chunk.ids)
         assert all(row.shape == (3,) for row in chunk.attention)
 
 
@@ -442,11 +437,7 @@ def test_only_the_step_that_breaks_a_run_fails_and_its_sequence_continues_unchan
 def test_a_client_sequence_with_a_cache_accepts_as_many_steps_as_the_manifest_allows() -> None:
     driver = EngineDriver("cache")
     for key in range(101, 146):
-        submit = messages.Submit(
-            key, "m", 1, {"token": np.array([3])}, how=messages.Feed("f", start=key == 101)
-        )
-        driver.received[key] = Received()
-        driver.engine.submit(submit, submit.inputs)
+        driver.step_with("f", {"token": np.array([3])}, start=key == 101, key=key)
     driver.drain()
     assert [key for key, received in driver.received.items() if received.event.error is None] == list(
         range(101, 141)
@@ -470,11 +461,7 @@ def test_generation_and_client_sequences_share_an_engine() -> None:
     key = driver.generate(1, 3, max_tokens=20)
     h = c = np.zeros((1, 1, 16), np.float32)
     for i, token in enumerate((1, 5, 9)):
-        submit = messages.Submit(
-            100 + i, "m", 1, {"token": np.array([token])}, how=messages.Feed("f", start=i == 0)
-        )
-        driver.received[100 + i] = Received()
-        driver.engine.submit(submit, submit.inputs)
+        driver.step_with("f", {"token": np.array([token])}, start=i == 0, key=100 + i)
         driver.step(2)
         expected, h, c = driver.model.session.run({"token": np.array([token]), "h_in": h, "c_in": c})
         outputs = driver.received[100 + i].event.outputs
