@@ -144,6 +144,13 @@ class App:
             await self._spans.stop(_SPAN_EXPORT_S)
 
     def _deliver(self, update: messages.EngineUpdate) -> None:
+        """Process an update of the engine. An error concerns this update only."""
+        try:
+            self._process(update)
+        except Exception:
+            log.exception("processing a %s of the engine failed", type(update).__name__)
+
+    def _process(self, update: messages.EngineUpdate) -> None:
         match update:
             case messages.Events():
                 self.requests.deliver(update)

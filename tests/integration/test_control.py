@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import fakes
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from integration.harness import Served, refused, settings, wait_until
+from integration.harness import REPOSITORY, Served, refused, settings, wait_until
 from onnx import helper
 
 from lockstep_proto import open_inference_pb2 as pb
@@ -165,6 +166,17 @@ def test_loading_replaces_a_loaded_model(tmp_path: Path, serving: Callable[..., 
     load(server, "fresh")
     assert answer(server) == 2
     assert answer(server, model="fresh") == 3
+
+
+def test_a_model_with_two_forms_can_be_loaded_again(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    shutil.copytree(REPOSITORY / "sentiment-rnn", tmp_path / "two")
+    fakes.write_model(tmp_path, "other", add(5))
+    server = serving(model_control="explicit")
+    for _ in range(2):
+        load(server, "two")
+        assert ready(server, "two")
+        assert ready(server, "two.step")
+    assert answer(server, model="other") == 5
 
 
 @pytest.mark.parametrize("name", ["nobody", "", "..", "../models", "a" * 300])

@@ -222,7 +222,8 @@ class ModelRegistry:
         """Apply a model's new state."""
         state = VersionState[update.state]
         entry = self.versions.get(update.model, update.version)
-        if entry is None or state is VersionState.LOADING:
+        if entry is None or state is VersionState.LOADING or state < entry.state:
+            # Loaded again. A step-wise form has no LOADING of its own: it begins with READY.
             entry = self.versions.begin(update.model, update.version)
         entry.advance(state, update.reason, update.spec)
         if state is VersionState.READY and update.spec is not None:
