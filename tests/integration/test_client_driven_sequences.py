@@ -52,8 +52,10 @@ def test_state_is_kept_from_start_to_end(server: Served) -> None:
         value(server.infer(step(4, 7, end=True))),
     ]
     assert answers == [1, 3, 7]
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_id", "sequence_start"):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words="has ended"):
         server.infer(step(1, 7))
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_id", "sequence_start"):
+        server.infer(step(1, 77))
 
 
 def test_sequence_ids_can_be_strings(server: Served) -> None:
@@ -69,7 +71,7 @@ def test_a_start_on_a_live_id_begins_a_new_sequence(server: Served) -> None:
 
 def test_a_sequence_can_have_a_single_step(server: Served) -> None:
     assert value(server.infer(step(5, 9, start=True, end=True))) == 5
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_id"):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words="has ended"):
         server.infer(step(1, 9))
 
 

@@ -66,7 +66,12 @@ class _StreamDecoder:
         texts = []
         for id in ids:  # noqa: A001
             self._held.append(id)
-            if text := self._decoder.step(self._tokenizer, id):
+            try:
+                text = self._decoder.step(self._tokenizer, id)
+            except Exception:  # a stray byte: the bytes before it would no longer be what they were
+                self._decoder = DecodeStream(skip_special_tokens=True)
+                text = self._tokenizer.decode(self._held)
+            if text:
                 texts.append(text)
                 self._last, self._held = self._held, []
         return "".join(texts)
@@ -92,8 +97,8 @@ def _token_texts(tokenizer: Tokenizer) -> _TokenTexts | None:
     if decoder is None or decoder.get("type") != "Fuse":
         return None
     special = {token["id"] for token in described.get("added_tokens", ()) if token.get("special")}
-    size = tokenizer.get_vocab_size()
-    return _TokenTexts((id, tokenizer.id_to_token(id) or "") for id in range(size) if id not in special)  # noqa: A001
+    ids = tokenizer.get_vocab(with_added_tokens=True).items()  # they may have gaps
+    return _TokenTexts((id, token) for token, id in ids if id not in special)  # noqa: A001
 
 
 class TextStream:

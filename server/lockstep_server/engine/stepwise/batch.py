@@ -164,7 +164,8 @@ class StepBatch:
             self._force()
         ended = self._ended(tokens)
         if self._inspected:
-            ended.extend(self._inspect(scores, outputs, tokens, ended))
+            stopped = self._inspect(scores, outputs, tokens, ended)
+            ended = [one for one in ended if one[0] not in stopped] + [(one, "stop") for one in stopped]
         return ended
 
     def _find_without_token(self, tokens: Array) -> list[GenerationSequence]:
@@ -196,11 +197,11 @@ class StepBatch:
 
     def _inspect(
         self, scores: Array, outputs: Arrays, tokens: Array, ended: Iterable[tuple[GenerationSequence, str]]
-    ) -> list[tuple[GenerationSequence, str]]:
+    ) -> list[GenerationSequence]:
         """Collect log-probabilities, attention and text of single rows. Returns the sequences that a stop
-        string ends."""
+        string ends, also those that reach their limit with it."""
         reasons = dict(ended)
-        stopped: list[tuple[GenerationSequence, str]] = []
+        stopped: list[GenerationSequence] = []
         log_probabilities = None
         for row, sequence in self._inspected.items():
             if row in self._forced or reasons.get(sequence) == "end":
@@ -215,8 +216,8 @@ class StepBatch:
             if params.stop:
                 assert sequence.text is not None
                 pending.text += sequence.text.add((int(tokens[row]),))
-                if sequence.text.stopped and sequence not in reasons:
-                    stopped.append((sequence, "stop"))
+                if sequence.text.stopped:
+                    stopped.append(sequence)
         return stopped
 
     def _attention_row(self, outputs: Arrays, row: int) -> Array:

@@ -2,7 +2,7 @@
 
 add → (slot) → start → ready → next_steps → finish → ready or idle → … → end. A sequence is live from its
 first step until its end is requested; then its waiting steps run, and it ends. A sequence that is idle for
-too long is evicted.
+too long is evicted. Ended ids are remembered for a while.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .sequence import ClientSequence, StepRequest
     from .slot_pool import SlotPool
 
-_MAX_EVICTED_IDS = 4096
-"""Evicted ids to remember, so that their next step gets SEQUENCE_LOST instead of BAD_INPUT."""
+_MAX_ENDED_IDS = 4096
+"""Ids of ended sequences to remember, so that their next step gets SEQUENCE_LOST instead of BAD_INPUT."""
 
 
 class ClientQueue:
@@ -33,7 +33,7 @@ class ClientQueue:
         self._live: dict[SequenceId, ClientSequence] = {}  # accept steps
         self._ready: dict[ClientSequence, None] = {}  # have a slot and a step to run
         self._idle: OrderedDict[ClientSequence, None] = OrderedDict()  # have a slot; longest idle first
-        self._evicted: OrderedDict[SequenceId, None] = OrderedDict()
+        self._ended: OrderedDict[SequenceId, str] = OrderedDict()  # why, for the caller
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -47,7 +47,7 @@ class ClientQueue:
             if live is not None:
                 self._close(live)
             live = self._live[step.sequence.id] = step.sequence
-            self._evicted.pop(live.id, None)
+            self._ended.pop(live.id, None)
         elif live is None:
             return self._unknown_sequence_error(step.sequence.id)
         step.sequence = live
@@ -60,10 +60,9 @@ class ClientQueue:
         return None
 
     def _unknown_sequence_error(self, sequence_id: SequenceId) -> ServingError:
-        if sequence_id in self._evicted:
-            idle_s = self._idle_timeout_s
-            why = f"sequence {sequence_id!r} was evicted after {idle_s:g} s without a step; start it again"
-            return ServingError(ErrorCode.SEQUENCE_LOST, why)
+        if why := self._ended.get(sequence_id):
+            message = f"sequence {sequence_id!r} {why}; start it again"
+            return ServingError(ErrorCode.SEQUENCE_LOST, message)
         why = f"unknown sequence {sequence_id!r}; start it with sequence_start"
         return bad_input("parameters.sequence_id", why)
 
@@ -116,10 +115,7 @@ class ClientQueue:
         """End the sequences that have been idle for `idle_timeout_s`."""
         while self.due() <= now:
             first = next(iter(self._idle))
-            self._evicted[first.id] = None
-            if len(self._evicted) > _MAX_EVICTED_IDS:
-                self._evicted.popitem(last=False)
-            self._close(first)
+            self._close(first, f"was evicted after {self._idle_timeout_s:g} s without a step")
 
     # --- states of a sequence -----------------------------------------------------------------------
 
@@ -138,11 +134,14 @@ class ClientQueue:
             self._idle[sequence] = None
             self._idle.move_to_end(sequence)
 
-    def _close(self, sequence: ClientSequence) -> None:
+    def _close(self, sequence: ClientSequence, why: str = "has ended") -> None:
         """Accept no more steps for a sequence; it ends once its waiting steps have run."""
         sequence.closing = True
         if self._live.get(sequence.id) is sequence:
             del self._live[sequence.id]
+            self._ended[sequence.id] = why
+            if len(self._ended) > _MAX_ENDED_IDS:
+                self._ended.popitem(last=False)
         if not sequence.waiting and sequence not in self._ready:
             self._release(sequence)
 

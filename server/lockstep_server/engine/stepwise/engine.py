@@ -233,6 +233,9 @@ class StepEngine:
         for sequence in self._batches.tidy():
             self._finish(sequence, "length")
         out_of_credit = self._output_processor.emit_step(self._batches, now, self._scheduler.counts)
+        for sequence, error in self._output_processor.take_broken():
+            self._batches.remove(sequence)
+            self._fail(sequence, error)
         for sequence in out_of_credit:
             self._batches.remove(sequence, keep_states=True)
             self._scheduler.pause(sequence, now)
@@ -306,7 +309,12 @@ class StepEngine:
     # --- ends ---------------------------------------------------------------------------------------
 
     def _finish(self, sequence: GenerationSequence, reason: str) -> None:
-        self._output_processor.emit_finished(sequence, reason)
+        try:
+            self._output_processor.emit_finished(sequence, reason)
+        except Exception as error:  # concerns this sequence only
+            sequence.text = None
+            self._fail(sequence, error)
+            return
         self._scheduler.finish((sequence,), (), self._clock())
 
     def _fail(self, sequence: GenerationSequence, error: Exception) -> None:

@@ -39,6 +39,7 @@ class OutputProcessor:
         self.flush_interval_s = 0.0
         self._flushed = 0.0
         self._counts = messages.SequenceCounts(0, 0, 0)
+        self._broken: list[tuple[GenerationSequence, Exception]] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -51,8 +52,16 @@ class OutputProcessor:
     def add_runs(self, runs: Iterable[messages.Run]) -> None:
         self._runs.extend(runs)
 
-    def emit_chunk(self, sequence: GenerationSequence, *, last: bool = False) -> None:
-        """Emit the pending output as a chunk, if the stream has credit; the last chunk needs none."""
+    def emit_chunk(self, sequence: GenerationSequence) -> None:
+        """Emit the pending output as a chunk, if the stream has credit. `take_broken` has the errors."""
+        try:
+            self._add_chunk(sequence)
+        except Exception as error:
+            sequence.text = None
+            self._broken.append((sequence, error))
+
+    def _add_chunk(self, sequence: GenerationSequence, *, last: bool = False) -> None:
+        """The last chunk needs no credit."""
         pending = sequence.pending
         if sequence.credits <= 0 and not last:
             return
@@ -78,6 +87,11 @@ class OutputProcessor:
         sequence.credits -= 1
         sequence.reported = True
 
+    def take_broken(self) -> list[tuple[GenerationSequence, Exception]]:
+        """The sequences whose output could not be made, and why."""
+        broken, self._broken = self._broken, []
+        return broken
+
     def _text(self, sequence: GenerationSequence, *, last: bool) -> str:
         """Text of the pending tokens; with stop strings it was decoded token by token."""
         if sequence.text is None:
@@ -86,11 +100,15 @@ class OutputProcessor:
         return text + sequence.text.finish() if last else text
 
     def emit_finished(self, sequence: GenerationSequence, reason: str) -> None:
-        """Emit the last chunk and the final event of a sequence that was removed from its batch."""
+        """Emit the last chunk and the final event of a sequence that was removed from its batch.
+
+        Raises:
+            Exception: its output cannot be made; nothing was emitted.
+        """
         if reason == "end":
             sequence.pending.ids.pop()  # the end token is not part of the text
             sequence.generated -= 1
-        self.emit_chunk(sequence, last=True)
+        self._add_chunk(sequence, last=True)
         self._events.append(
             messages.Event(
                 key=sequence.key, timings=self._timings(sequence), length=sequence.generated, reason=reason
@@ -101,7 +119,9 @@ class OutputProcessor:
         """Emit the error, after a chunk with what was generated before it."""
         timings = messages.NO_TIMINGS
         if isinstance(request, GenerationSequence):
-            self.emit_chunk(request)
+            if request.text is not None or self._detokenizer is None:
+                self.emit_chunk(request)
+            self._broken = [one for one in self._broken if one[0] is not request]  # it fails anyway
             timings = self._timings(request)
         self._events.append(messages.Event(key=request.key, error=error, timings=timings))
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 NO_TOKEN = ServingError(ErrorCode.FAILED, "the model's scores are not finite; no next token can be sampled")
 
+_MIN_TEMPERATURE = 1e-6
+"""A lower temperature is greedy: its inverse would overflow in float32."""
+
 _SEED_BITS = 2**64 - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -57,6 +60,7 @@ class SamplingParameters:
         )
 
     def set(self, row: int, temperature: float = 1, top_k: int = 0, top_p: float = 1) -> None:
+        temperature = temperature if temperature >= _MIN_TEMPERATURE else 0
         self.temperature[row], self.top_k[row], self.top_p[row] = temperature, top_k, top_p
         self.vacant[row] = False
         self._update_flags()

@@ -214,3 +214,24 @@ def test_a_possible_start_of_a_stop_string_is_held(
 def test_no_text_after_a_stop_string() -> None:
     text = TextStream(Letters(), ("b",))
     assert outputs(text, [[97, 98, 99], [100], [101]]) == ["a", "", "", ""]
+
+
+def test_a_stray_byte_becomes_a_replacement_character_and_the_text_goes_on() -> None:
+    """Decoded as a whole, the bytes before it would no longer be a character; they have been sent."""
+    names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "x"]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {name: index for index, name in enumerate(names)}, [], unk_token="<unk>", byte_fallback=True
+        )
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    detokenizer = Detokenizer(Vocabulary(tokenizer.to_str().encode()))
+    ids = [tokenizer.token_to_id(name) for name in ("x", "<0xEC>", "<0x84>", "<0xAC>", "<0xBB>", "a", "a")]
+    assert "".join(outputs(TextStream(detokenizer.stream()), [[one] for one in ids])) == "x\uc12c\ufffdaa"
+
+
+def test_a_vocabulary_with_gaps_loses_no_text() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 7}, unk_token="a"))
+    tokenizer.decoder = decoders.Fuse()
+    detokenizer = Detokenizer(Vocabulary(tokenizer.to_str().encode()))
+    assert outputs(TextStream(detokenizer.stream()), [[0, 7, 3, 7]]) == ["abb", ""]

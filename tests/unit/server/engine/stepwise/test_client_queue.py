@@ -127,7 +127,7 @@ def test_dropping_all_steps_of_a_waiting_sequence_ends_it() -> None:
     assert driver.state() == (0, 0, 1, 1)
     driver.queue.drop(second)
     assert driver.state() == (0, 0, 1, 0)
-    assert driver.rejection("s").code is ErrorCode.BAD_INPUT
+    assert driver.rejection("s").code is ErrorCode.SEQUENCE_LOST
 
 
 # --- start and end ----------------------------------------------------------------------------------
@@ -187,13 +187,6 @@ def test_an_end_frees_the_slot_after_its_step() -> None:
     assert driver.state() == (0, 0, 0, 0)
 
 
-def test_after_its_end_an_id_is_unknown() -> None:
-    driver = ClientQueueDriver()
-    driver.add(1, start=True)
-    driver.add(2, end=True)
-    assert driver.rejection("s").code is ErrorCode.BAD_INPUT
-
-
 def test_a_step_with_start_and_end_keeps_nothing() -> None:
     driver = ClientQueueDriver()
     only = driver.add(1, start=True, end=True)
@@ -228,7 +221,7 @@ def test_ending_a_sequence_frees_its_slot_and_drops_its_steps_in_every_state(sta
     assert all(step.dropped for step in dropped)
     assert driver.run() == ()
     assert driver.state() == (0, 0, int(waiting), 0)
-    assert driver.rejection("s").code is ErrorCode.BAD_INPUT
+    assert driver.rejection("s").code is ErrorCode.SEQUENCE_LOST
 
 
 def test_ending_an_unknown_sequence_is_ignored() -> None:
@@ -269,7 +262,7 @@ def test_an_evicted_id_can_start_again() -> None:
     started = driver.add(2, start=True, now=61.0)
     assert driver.run(61.0) == (started,)
     driver.add(3, end=True, now=62.0)
-    assert driver.rejection("s").code is ErrorCode.BAD_INPUT  # ended, not evicted
+    assert "has ended" in driver.rejection("s").message  # not evicted
 
 
 def test_each_step_restarts_the_idle_timeout() -> None:
@@ -298,3 +291,15 @@ def test_evicted_ids_are_remembered_up_to_a_bound() -> None:
         driver.queue.evict(float(i * 100 + 60))
     assert driver.rejection(5999).code is ErrorCode.SEQUENCE_LOST
     assert driver.rejection(0).code is ErrorCode.BAD_INPUT
+
+
+def test_a_step_after_the_end_is_a_lost_sequence_and_an_unknown_id_is_bad_input() -> None:
+    driver = ClientQueueDriver()
+    driver.add(1, "s", start=True, end=True)
+    driver.run()
+    error = driver.rejection("s")
+    assert error.code is ErrorCode.SEQUENCE_LOST
+    assert "has ended" in error.message
+    assert driver.rejection("never started").code is ErrorCode.BAD_INPUT
+    driver.add(2, "s", start=True)  # the id can be used again
+    assert len(driver.run()) == 1

@@ -706,3 +706,35 @@ def test_the_leak_check_detects_leaks(monkeypatch: pytest.MonkeyPatch, leak: Any
     driver = EngineDriver("forced")
     with pytest.raises((AssertionError, KeyError)):
         check_nothing_leaks(driver)
+
+
+def test_text_that_cannot_be_made_ends_its_own_sequence_only() -> None:
+    driver = EngineDriver("forced")
+    broken, whole = driver.generate(1, 3, max_tokens=9), driver.generate(1, 3, max_tokens=9)
+    driver.step()
+
+    class BrokenText:
+        stopped = False
+
+        def add(self, ids: Any) -> str:
+            raise ValueError("a decoder's error")
+
+        finish = add
+
+    (sequence,) = (one for batch in driver.engine._batches for one in batch.row_of if one.key == broken)
+    sequence.text = BrokenText()  # type: ignore[assignment]
+    driver.drain()
+    assert driver.received[broken].code is ErrorCode.FAILED
+    assert len(driver.received[broken].events) == 1
+    assert driver.received[whole].event.reason == "length"
+
+
+def test_a_stop_string_that_ends_with_the_last_allowed_token_is_the_reason() -> None:
+    driver = EngineDriver("forced")
+    key = driver.generate(1, 3, max_tokens=6)
+    driver.drain()
+    text = driver.received[key].text
+    stopped = driver.generate(1, 3, max_tokens=6, stop=(text[-2:],))
+    driver.drain()
+    assert driver.received[stopped].event.reason == "stop"
+    assert driver.received[stopped].text == text[:-2]

@@ -293,3 +293,11 @@ def test_log_probabilities_are_those_of_the_model_itself(scores: Array, token: i
 def test_probabilities_of_all_tokens_sum_to_one() -> None:
     scores = np.tile(np.array(SCORES, np.float32), (5, 1))
     assert np.exp(sampler.log_probabilities(scores, np.arange(5))).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-40, 1e-7])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
+    parameters = sampler.SamplingParameters.of(2)
+    parameters.set(0, temperature)
+    scores = np.array([[0.1, 0.3, 0.2], [0.1, 0.3, 0.2]], np.float32)
+    assert sampler.sample(scores, np.full(2, 0.99), parameters).tolist() == [1, 2]

@@ -275,7 +275,7 @@ def test_cancelling_the_only_step_of_a_waiting_sequence_removes_it() -> None:
     assert scheduler.counts().waiting == 0
     scheduler.finish(running, (), 1.0)
     assert scheduler.plan(1.0).client_steps == ()
-    assert rejection(scheduler, "s", 1.0).code is ErrorCode.BAD_INPUT
+    assert rejection(scheduler, "s", 1.0).code is ErrorCode.SEQUENCE_LOST
 
 
 # --- client sequences -------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_ending_a_sequence_frees_its_slot_in_every_state(state: str) -> None:
     assert (plan.client_steps, plan.failed) == ((), ())
     assert scheduler.counts() == SequenceCounts(len(running), 0, 0)
     assert scheduler.open_keys() == keys(running)
-    assert rejection(scheduler, "s").code is ErrorCode.BAD_INPUT
+    assert rejection(scheduler, "s").code is ErrorCode.SEQUENCE_LOST
 
 
 def test_a_client_sequence_that_waits_too_long_for_a_slot_fails_as_overloaded() -> None:
@@ -366,4 +366,4 @@ def test_a_client_sequence_that_waits_too_long_for_a_slot_fails_as_overloaded() 
     add_step(scheduler, 7, start=True)
     assert failures(scheduler.plan(10.0)) == [(7, ErrorCode.OVERLOADED)]
     assert scheduler.counts().waiting == 0
-    assert rejection(scheduler, "s").code is ErrorCode.BAD_INPUT
+    assert rejection(scheduler, "s").code is ErrorCode.SEQUENCE_LOST
