@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import fakes
@@ -168,6 +169,64 @@ def test_loading_replaces_a_loaded_model(tmp_path: Path, serving: Callable[..., 
     assert answer(server, model="fresh") == 3
 
 
+@pytest.mark.parametrize("broken", ["1/model.onnx", "model.toml"])
+def test_a_load_that_fails_leaves_the_loaded_version_serving(
+    tmp_path: Path, serving: Callable[..., Served], broken: str
+) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = serving(model_control="explicit")
+    (tmp_path / "add" / broken).write_bytes(b"half")
+    with refused(NOT_FOUND, words="failed to load"):
+        load(server, "add")
+    assert ready(server, "add")
+    assert server.serving("add")
+    assert answer(server) == 1
+
+
+def test_a_corrupt_version_beside_a_good_one_is_named(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = serving(model_control="explicit")
+    (tmp_path / "add/2").mkdir()
+    (tmp_path / "add/2/model.onnx").write_bytes(b"half")
+    with refused(NOT_FOUND, words="version 2 failed to load"):
+        load(server, "add")
+    assert answer(server) == 1
+
+
+def test_a_version_that_left_the_repository_is_gone_after_a_load(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    fakes.write_model(tmp_path, "add", add(2), version=2)
+    server = serving(model_control="explicit")
+    shutil.rmtree(tmp_path / "add/2")
+    load(server, "add")
+    assert not ready(server, "add", "2")
+    assert answer(server) == 1
+
+
+def test_the_server_stays_ready_and_answers_while_a_model_is_loaded_again(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = serving(model_control="explicit")
+    with ThreadPoolExecutor(1) as loads:
+        loading = loads.submit(lambda: [load(server, "add") for _ in range(3)])
+        while not loading.done():
+            assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
+            assert answer(server) == 1
+        loading.result()
+
+
+def test_overrides_of_a_load_are_refused_by_name(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = serving(model_control="explicit")
+    request = pb.RepositoryModelLoadRequest(model_name="add")
+    request.parameters["config"].string_param = "{}"
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.config"):
+        server.inference.RepositoryModelLoad(request, timeout=60)
+
+
 def test_a_model_with_two_forms_can_be_loaded_again(tmp_path: Path, serving: Callable[..., Served]) -> None:
     shutil.copytree(REPOSITORY / "sentiment-rnn", tmp_path / "two")
     fakes.write_model(tmp_path, "other", add(5))
@@ -197,10 +256,12 @@ def _with_one(tmp_path: Path, serving: Callable[..., Served]) -> Served:
 
 def test_a_model_that_fails_to_load_is_an_error(tmp_path: Path, serving: Callable[..., Served]) -> None:
     server = _with_one(tmp_path, serving)
-    fakes.write_model(tmp_path, "add", b"broken")
-    with refused(NOT_FOUND, words="no version of 'add'"):
-        load(server, "add")
-    assert not ready(server, "add")
+    for name in ("new", "add"):
+        fakes.write_model(tmp_path, name, b"broken")
+        with refused(NOT_FOUND, words="Protobuf parsing failed"):
+            load(server, name)
+    assert not ready(server, "new")
+    assert answer(server) == 1
 
 
 def test_waiting_requests_are_answered_before_a_model_unloads(

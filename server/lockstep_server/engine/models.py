@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from .. import messages
 from ..errors import LoadError, unavailable
 from .loading import repository
-from .loading.loader import STEP_SUFFIX, Loader, describe
+from .loading.loader import Loader, describe
 from .oneshot.engine import OneShotEngine
 from .runtime.device_scheduler import DeviceScheduler
 from .runtime.session import RUNTIME_VERSION, choose_device
@@ -166,21 +166,42 @@ class LoadedModels:
             messages.ModelUpdate(model=entry.name, version=entry.version, state=state, reason=reason)
         )
 
-    def _load(self, entry: RepositoryEntry) -> None:
+    def _load(self, entry: RepositoryEntry) -> str:
+        """Load a version, and only then replace what serves as that version.
+
+        Returns:
+            Why it failed; "" if it is served. After a failure the version goes on as it was.
+        """
         if self._stopping.is_set():
-            return
+            return "the server is stopping"
         begun = time.monotonic()
         try:
             loaded_models = self._loader.load(entry, self._report_results)
         except LoadError as error:
             log.error("model %s/%d failed to load: %s", entry.name, entry.version, error)
-            self._report_state(entry, "UNAVAILABLE", str(error))
+            reason = str(error)
         except Exception as error:
             log.exception("model %s/%d failed to load", entry.name, entry.version)
-            self._report_state(entry, "UNAVAILABLE", f"{type(error).__name__}; see the server's log")
+            reason = f"{type(error).__name__}; see the server's log"
         else:
-            for loaded in loaded_models:
-                self._serve(loaded, time.monotonic() - begun)
+            self._replace(entry, loaded_models, time.monotonic() - begun)
+            return ""
+        if (entry.name, entry.version) in self._models:
+            log.warning("model %s/%d: the one loaded before goes on serving", entry.name, entry.version)
+        else:
+            self._report_state(entry, "UNAVAILABLE", reason)
+        return reason
+
+    def _replace(self, entry: RepositoryEntry, loaded_models: list[LoadedModel], load_s: float) -> None:
+        """Serve a version's modes, then answer what their predecessors hold."""
+        before = self._modes_of(entry.name, entry.version)
+        for loaded in loaded_models:
+            self._serve(loaded, load_s)
+        for old in before:
+            if self._models[old.spec.name, entry.version] is old:  # the new one has no such mode
+                self._take_out(old)
+        for old in before:
+            old.engine.stop(_UNLOAD_S)
 
     def _serve(self, loaded: LoadedModel, load_s: float) -> None:
         spec = loaded.spec
@@ -202,18 +223,27 @@ class LoadedModels:
         self._report(ready)
 
     def _reload(self, name: str) -> None:
+        """
+        Raises:
+            LoadError: a version could not be loaded, and why. The others are served.
+        """
         entries = repository.find_versions(self._root, name)
         if not entries:
             raise LoadError(f"{self._root / name}: no model of this name in the repository")
+        failures = []
         for entry in entries:
-            self._retire(entry.name, entry.version)
-            self._report_state(entry, "LOADING")
-            self._load(entry)
-        if not any((entry.name, entry.version) in self._models for entry in entries):
-            raise LoadError(f"no version of {name!r} could be loaded; the repository index lists the reasons")
+            if (entry.name, entry.version) not in self._models:
+                self._report_state(entry, "LOADING")
+            if reason := self._load(entry):
+                failures.append(f"version {entry.version} failed to load: {reason}")
+        found = {entry.version for entry in entries}
+        for version in self._versions_of(name) - found:
+            self._retire(name, version)
+        if failures:
+            raise LoadError("; ".join(failures))
 
     def _unload(self, name: str) -> None:
-        versions = [version for model, version in list(self._models) if model == name]
+        versions = self._versions_of(name)
         if not versions:
             raise LoadError(f"model {name!r} is not loaded")
         for version in versions:
@@ -221,16 +251,31 @@ class LoadedModels:
 
     def _retire(self, name: str, version: int) -> None:
         """Take both modes of a version out of service, then answer or fail their requests."""
-        keys = [key for key in ((name + STEP_SUFFIX, version), (name, version)) if key in self._models]
-        loaded_models = [self._models.pop(key) for key in keys if self._models[key].spec.model == name]
-        for loaded in loaded_models:
-            self._report(messages.ModelUpdate(model=loaded.spec.name, version=version, state="UNLOADING"))
-        for loaded in loaded_models:
+        modes = self._modes_of(name, version)
+        for loaded in modes:
+            self._take_out(loaded)
+        for loaded in modes:
             loaded.engine.stop(_UNLOAD_S)
             unloaded = messages.ModelUpdate(
                 model=loaded.spec.name, version=version, state="UNAVAILABLE", reason="unloaded"
             )
             self._report(unloaded)
+
+    def _versions_of(self, name: str) -> set[int]:
+        return {loaded.spec.version for loaded in list(self._models.values()) if loaded.spec.model == name}
+
+    def _modes_of(self, name: str, version: int) -> list[LoadedModel]:
+        return [
+            loaded
+            for loaded in list(self._models.values())
+            if (loaded.spec.model, loaded.spec.version) == (name, version)
+        ]
+
+    def _take_out(self, loaded: LoadedModel) -> None:
+        """Give a mode no more requests."""
+        spec = loaded.spec
+        del self._models[spec.name, spec.version]
+        self._report(messages.ModelUpdate(model=spec.name, version=spec.version, state="UNLOADING"))
 
     def _report_when_done(self, done: Future[None], name: str, verb: str) -> None:
         def report(future: Future[None]) -> None:

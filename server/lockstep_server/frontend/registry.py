@@ -222,8 +222,11 @@ class ModelRegistry:
         """Apply a model's new state."""
         state = VersionState[update.state]
         entry = self.versions.get(update.model, update.version)
-        if entry is None or state is VersionState.LOADING or state < entry.state:
-            # Loaded again. A step-wise form has no LOADING of its own: it begins with READY.
+        ready_again = (
+            state is VersionState.READY and entry is not None and entry.state is not VersionState.LOADING
+        )
+        if entry is None or state is VersionState.LOADING or ready_again:
+            # A version that is loaded again is READY in place of the one that served until now.
             entry = self.versions.begin(update.model, update.version)
         entry.advance(state, update.reason, update.spec)
         if state is VersionState.READY and update.spec is not None:

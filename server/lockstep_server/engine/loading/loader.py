@@ -21,7 +21,7 @@ from ...model.step_spec import check_roles_without_oneshot, make_step_spec
 from ...text.tokenizer import TokenizerError, Vocabulary
 from ..oneshot.engine import OneShotEngine
 from ..runtime.device_scheduler import DeviceAccount
-from ..runtime.session import RUNTIME_VERSION, OnnxSession
+from ..runtime.session import RUNTIME_VERSION, LeasedSession, OnnxSession
 from ..stepwise.engine import StepEngine
 from . import repository, selftest, selftest_steps
 
@@ -158,11 +158,17 @@ class Loader:
         cache = _Cache(self._config.cache, entry.digest(), self._device, "steps")
         with suppress(KeyError, TypeError):
             return selftest_steps.StepSelfTestResult(**cache.read()["selftest"])
-        with self._device_scheduler.lease(DeviceAccount(f"{spec.name}/{spec.version} loading"), 0.0):
-            reference = None
-            if oneshot is not None:
-                reference = (oneshot.spec, self._open_session(entry.graph_file(), spec.manifest))
-            selftest_result = selftest_steps.check(spec, session, prefill, reference)
+        account = DeviceAccount(f"{spec.name}/{spec.version} loading")
+
+        def leased(opened: OnnxSession) -> OnnxSession:
+            return LeasedSession(opened, self._device_scheduler, account)
+
+        reference = None
+        if oneshot is not None:
+            reference = (oneshot.spec, leased(self._open_session(entry.graph_file(), spec.manifest)))
+        selftest_result = selftest_steps.check(
+            spec, leased(session), leased(prefill) if prefill else None, reference
+        )
         cache.write({"selftest": asdict(selftest_result)})
         return selftest_result
 
@@ -193,8 +199,7 @@ class Loader:
         with suppress(KeyError, TypeError, ValueError):
             cached = cache.read()
             return selftest.SelfTestResult(**cached["selftest"]), CostModel.from_dict(cached["costs"])
-        with self._device_scheduler.lease(account, 0.0):
-            selftest_result = selftest.check(session, spec)
+        selftest_result = selftest.check(LeasedSession(session, self._device_scheduler, account), spec)
         costs = selftest.measure_costs(
             session, replace(spec, batched=selftest_result.batched), self._device_scheduler, account
         )

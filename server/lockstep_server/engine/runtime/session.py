@@ -6,6 +6,7 @@ Running a graph releases Python's global interpreter lock; creating a session do
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -18,6 +19,8 @@ from ...model.spec import GraphSignature, GraphTensor
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from .device_scheduler import DeviceAccount, DeviceScheduler
 
     Array = np.ndarray[Any, Any]
 
@@ -94,6 +97,21 @@ class OnnxSession:
         values = {name: _to_value(array) for name, array in inputs.items()}
         results = self._session.run_with_ort_values(outputs, values, self._run_options)
         return [_from_value(value) for value in results]
+
+
+class LeasedSession(OnnxSession):
+    """An open session whose runs each take a lease of the device, so that loading a model delays the runs of
+    other models by one run at most."""
+
+    def __init__(
+        self, session: OnnxSession, device_scheduler: DeviceScheduler, account: DeviceAccount
+    ) -> None:
+        self.__dict__.update(session.__dict__)  # the same open session
+        self._device_scheduler, self._account = device_scheduler, account
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
+        with self._device_scheduler.lease(self._account, math.inf):
+            return super().run(inputs, outputs)
 
 
 def _options(threads: int) -> ort.SessionOptions:
