@@ -23,6 +23,8 @@ CHECKS = (
     "metadata_calls",
     "statistics",
     "repository",
+    "classes",
+    "final_response",
 )
 
 
@@ -70,6 +72,24 @@ def asynchronous(client: InferenceServerClient) -> None:
     found = [answers.get(timeout=60) for _ in range(20)]
     assert all(error is None for _, error in found)
     assert {r.get_response().id: r.as_numpy("y").item() for r, _ in found} == {str(i): i for i in range(20)}
+
+
+def classes(client: InferenceServerClient) -> None:
+    from tritonclient import grpc as triton
+
+    best = triton.InferRequestedOutput("y", class_count=1)
+    got = client.infer("same", _inputs([[1, 5], [7, 2]]), outputs=[best]).as_numpy("y")
+    assert [[element.decode() for element in row] for row in got] == [["5.000000:1"], ["7.000000:0"]]
+
+
+def final_response(client: InferenceServerClient) -> None:
+    answers: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    client.async_stream_infer("same", _inputs([[1, 2]]), enable_empty_final_response=True)
+    result, error = answers.get(timeout=60)
+    client.stop_stream()
+    assert error is None
+    assert result.get_response().parameters["triton_final_response"].bool_param
 
 
 def stream(client: InferenceServerClient) -> None:

@@ -8,7 +8,7 @@ from lockstep_proto import open_inference_pb2 as pb
 from lockstep_proto import open_inference_pb2_grpc
 
 from .. import __version__, messages
-from ..errors import ErrorCode, ServingError
+from ..errors import ErrorCode, ServingError, bad_input
 from . import metadata, tensors
 from .tensor_stream import TensorStream, make_inference_request
 
@@ -85,6 +85,10 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
         self._check_control()
+        for name in request.parameters:
+            raise bad_input(
+                f"parameters.{name}", "a load takes no overrides; change the files in the repository instead"
+            )
         self._send(messages.Load(request.model_name))
         await self._registry.wait_for(request.model_name, "load")
         return pb.RepositoryModelLoadResponse()
@@ -101,7 +105,7 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         remaining_s, caller = context.time_remaining(), context.peer()
         inference = make_inference_request(self._registry, request, "ModelInfer", remaining_s, caller)
         event = await self._requests.infer(inference)
-        return tensors.encode(inference.served.spec, event, request.id)
+        return tensors.encode(inference.served.spec, event, request)
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
         await TensorStream(self._registry, self._requests, context, self._max_inflight).run()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _INT64_MAX = 2**63 - 1
 _SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
+_FINAL_RESPONSE = "triton_enable_empty_final_response"
+_KNOWN = frozenset((*_SEQUENCE_PARAMETERS, "priority", "timeout", _FINAL_RESPONSE))
 
 
 class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse]]):
@@ -34,9 +36,9 @@ class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse]]):
                 self._registry, request, "ModelStreamInfer", remaining_s, self._peer
             )
             spec = inference.served.spec
-            self._start(inference, lambda event: self._queue(lambda: _stream_reply(spec, event, request.id)))
+            self._start(inference, lambda event: self._queue(lambda: _stream_reply(spec, event, request)))
         except ServingError as error:
-            refusal = _stream_error(error, request.id)
+            refusal = _stream_error(error, request)
             self._queue(lambda: refusal)
 
     def _next_message(self) -> pb.ModelStreamInferResponse:
@@ -83,13 +85,19 @@ def make_inference_request(
 
 
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float]:
-    """(priority, queue timeout in seconds). Unknown parameters are ignored.
+    """(priority, queue timeout in seconds).
+
+    In Triton's protocol 1 is the highest priority, and 0 the default, here the lowest; in the engine a larger
+    number runs sooner.
 
     Raises:
-        ServingError: BAD_INPUT.
+        ServingError: BAD_INPUT, an invalid or unknown parameter.
     """
+    for name in parameters:
+        if name not in _KNOWN:
+            raise bad_input(f"parameters.{name}", f"unknown parameter; known: {', '.join(sorted(_KNOWN))}")
     priority, timeout_us = (_integer(parameters, name) for name in ("priority", "timeout"))
-    return priority, timeout_us / 1e6
+    return _INT64_MAX - priority if priority else 0, timeout_us / 1e6
 
 
 def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any] | None:
@@ -152,14 +160,24 @@ def _value(parameter: pb.InferParameter) -> Any:
     return getattr(parameter, kind) if kind else None
 
 
-def _stream_reply(spec: ModelSpec, event: messages.Event, request_id: str) -> pb.ModelStreamInferResponse:
+def _stream_reply(
+    spec: ModelSpec, event: messages.Event, request: pb.ModelInferRequest
+) -> pb.ModelStreamInferResponse:
     if event.error is not None:
-        return _stream_error(event.error, request_id)
-    return pb.ModelStreamInferResponse(infer_response=tensors.encode(spec, event, request_id))
+        return _stream_error(event.error, request)
+    return _final(pb.ModelStreamInferResponse(infer_response=tensors.encode(spec, event, request)), request)
 
 
-def _stream_error(error: ServingError, request_id: str) -> pb.ModelStreamInferResponse:
+def _stream_error(error: ServingError, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
     message = f"{error.code.value}: {error.message}"
-    return pb.ModelStreamInferResponse(
-        error_message=message, infer_response=pb.ModelInferResponse(id=request_id)
+    reply = pb.ModelStreamInferResponse(
+        error_message=message, infer_response=pb.ModelInferResponse(id=request.id)
     )
+    return _final(reply, request)
+
+
+def _final(reply: pb.ModelStreamInferResponse, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+    """Mark the reply as the request's last if the request asks for it. A request has one reply."""
+    if request.parameters and request.parameters[_FINAL_RESPONSE].bool_param:
+        reply.infer_response.parameters["triton_final_response"].bool_param = True
+    return reply

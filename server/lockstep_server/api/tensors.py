@@ -88,7 +88,18 @@ def requested_outputs(spec: ModelSpec, request: pb.ModelInferRequest) -> tuple[s
                 f"the model has no output {_quoted(output.name)}; available: {', '.join(sorted(names))}",
             )
         _no_shared_memory(f"outputs.{output.name}", output.parameters)
+        _check_class_count(spec, output, f"outputs[{index}].parameters.classification")
     return tuple(output.name for output in request.outputs)
+
+
+def _check_class_count(spec: ModelSpec, output: Any, field: str) -> None:
+    if "classification" not in output.parameters:
+        return
+    if output.parameters["classification"].int64_param < 1:
+        raise bad_input(field, "the number of classes must be at least 1; send it as int64_param")
+    tensor = spec.output(output.name)
+    if tensor is not None and tensor.datatype in ("BYTES", "BOOL"):
+        raise bad_input(field, f"output {output.name!r} is {tensor.datatype}, which has no order; omit it")
 
 
 def check_ids(tensor: ModelTensor, array: Array, field: str = "") -> None:
@@ -226,15 +237,24 @@ def _no_shared_memory(name: str, parameters: Any) -> None:
         raise bad_input(name, "shared memory is not supported; send raw_input_contents")
 
 
-def encode(spec: ModelSpec, event: Event, request_id: str) -> pb.ModelInferResponse:
+def encode(spec: ModelSpec, event: Event, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
     """Encode the response: outputs as raw contents; timings and the model's notice as parameters."""
-    reply = pb.ModelInferResponse(model_name=spec.name, model_version=str(spec.version), id=request_id)
+    reply = pb.ModelInferResponse(model_name=spec.name, model_version=str(spec.version), id=request.id)
     outputs = event.outputs or {}
+    classes = {
+        output.name: output.parameters["classification"].int64_param
+        for output in request.outputs
+        if "classification" in output.parameters
+    }
     for tensor in spec.outputs:
         array = outputs.get(tensor.name)
-        if array is not None:
-            reply.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
-            reply.raw_output_contents.append(_to_raw(tensor, array))
+        if array is None:
+            continue
+        datatype = tensor.datatype
+        if tensor.name in classes:
+            array, datatype = _best_classes(spec, tensor, array, classes[tensor.name]), "BYTES"
+        reply.outputs.add(name=tensor.name, datatype=datatype, shape=array.shape)
+        reply.raw_output_contents.append(_to_raw(datatype, array))
     parameters = reply.parameters
     parameters["queue_seconds"].double_param = event.timings.queue_s
     parameters["compute_seconds"].double_param = event.timings.compute_s
@@ -244,8 +264,28 @@ def encode(spec: ModelSpec, event: Event, request_id: str) -> pb.ModelInferRespo
     return reply
 
 
-def _to_raw(tensor: ModelTensor, array: Array) -> bytes:
-    if tensor.datatype != "BYTES":
+def _best_classes(spec: ModelSpec, tensor: ModelTensor, array: Array, count: int) -> Array:
+    """The `count` largest elements of each row, as Triton's classification extension writes them:
+    `value:index`, and `:label` if the manifest names one.
+
+    Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
+    """
+    is_batch = tensor.spec.batch_axis == 0
+    rows = array.reshape(array.shape[0] if is_batch else 1, -1)
+    labels = spec.manifest.labels if tensor.name == spec.manifest.roles.scores else ()
+    best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
+    written = np.empty(best.shape, object)
+    for row, ids in enumerate(best):
+        for place, index in enumerate(ids):
+            value = rows[row, index]
+            number = str(value) if value.dtype.kind in "iu" else f"{float(value):f}"
+            label = f":{labels[index]}" if index < len(labels) else ""
+            written[row, place] = f"{number}:{index}{label}"
+    return written if is_batch else written[0]
+
+
+def _to_raw(datatype: str, array: Array) -> bytes:
+    if datatype != "BYTES":
         return array.tobytes()
     encoded = [str(element).encode("utf-8") for element in array.ravel()]
     return b"".join(_LENGTH_PREFIX.pack(len(element)) + element for element in encoded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import fakes
@@ -16,7 +17,7 @@ from lockstep_proto import open_inference_pb2 as pb
 from lockstep_server import messages
 from lockstep_server.api import tensors
 from lockstep_server.errors import ErrorCode, ServingError
-from lockstep_server.model.manifest import Manifest, TensorSection
+from lockstep_server.model.manifest import Manifest, RolesSection, TensorSection
 from lockstep_server.model.spec import ModelSpec
 
 INPUTS = tuple(
@@ -115,7 +116,7 @@ def test_strings_survive_a_round_trip(texts: list[str]) -> None:
     )
     arrays = tensors.decode(spec, fakes.request("m", {"x": ("BYTES", np.array(texts, object))}))
     assert arrays["x"].tolist() == texts
-    reply = tensors.encode(spec, messages.Event(key=1, outputs=arrays), "id")
+    reply = tensors.encode(spec, messages.Event(key=1, outputs=arrays), pb.ModelInferRequest(id="id"))
     assert fakes.values(reply, "x").tolist() == texts
 
 
@@ -135,3 +136,25 @@ def test_nothing_is_allocated_for_a_shape_without_data() -> None:
     request.inputs.add(name="FP64", datatype="FP64", shape=[2**50, 2])
     with pytest.raises(ServingError, match="0 bytes"):
         tensors.decode(spec_of("FP64"), request)
+
+
+def test_class_counts_are_written_as_tritons_extension_writes_them() -> None:
+    spec = sample_models.plain()
+    manifest = replace(spec.manifest, labels=("no", "yes", "maybe"), roles=RolesSection(scores="y"))
+    request = pb.ModelInferRequest()
+    request.outputs.add(name="y").parameters["classification"].int64_param = 2
+    scores = np.array([[1, 5, 2], [7.5, 0, 7.5]], np.float32)
+    reply = tensors.encode(
+        replace(spec, manifest=manifest), messages.Event(key=1, outputs={"y": scores}), request
+    )
+    assert (reply.outputs[0].datatype, list(reply.outputs[0].shape)) == ("BYTES", [2, 2])
+    assert tensors._unpack("y", reply.raw_output_contents[0]) == [
+        b"5.000000:1:yes", b"2.000000:2:maybe", b"7.500000:0:no", b"7.500000:2:maybe",
+    ]  # fmt: skip
+
+
+def test_a_class_count_below_one_is_refused() -> None:
+    request = pb.ModelInferRequest()
+    request.outputs.add(name="y").parameters["classification"].int64_param = 0
+    with pytest.raises(ServingError, match="at least 1"):
+        tensors.requested_outputs(sample_models.plain(), request)
