@@ -1,14 +1,19 @@
-"""Runs the bundled scenarios of `lockstep load` and reports the ratio of two of their runs."""
+"""Runs the bundled scenarios of `lockstep load` and reports the ratio of two of their runs.
+
+The command writes a JSON document → typed results → one metric of each of two runs.
+"""
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lockstep_load import documents
+from lockstep_load.results import RunDocument, ScenarioDocument, SearchDocument, SweepDocument
 
 from . import processes
 from .result import Result
@@ -16,7 +21,8 @@ from .result import Result
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Metric = Callable[[dict[str, Any]], float]
+    Entry = RunDocument | SearchDocument | SweepDocument
+    Metric = Callable[[Entry], float]
 
 _COMMAND = "from lockstep_client.cli import main; main()"
 
@@ -37,37 +43,42 @@ def scenario_ratio(
     return run
 
 
-def _runs(models: Path, name: str) -> dict[str, dict[str, Any]]:
+def _runs(models: Path, name: str) -> dict[str, Entry]:
     """Run a scenario on a new server. Returns its runs by name."""
     with processes.server(models) as address, TemporaryDirectory() as folder:
         file = Path(folder) / "scenario.json"
         arguments = ["load", "scenario", name, "--address", address, "--json", str(file), "--quiet"]
         subprocess.run([sys.executable, "-c", _COMMAND, *arguments], check=False, stdout=subprocess.DEVNULL)
-        return {one["name"]: one for one in json.loads(file.read_text())["runs"]}
+        document = documents.read(file)
+        assert isinstance(document, ScenarioDocument)
+        return {one.name: one for one in document.runs}
 
 
-def _metric(runs: dict[str, dict[str, Any]], name: str, metric: Metric) -> float:
+def _metric(runs: dict[str, Entry], name: str, metric: Metric) -> float:
     """A metric of the named run. Raises RuntimeError if the run is invalid."""
     one = runs[name]
-    if not one.get("valid", True):
-        raise RuntimeError(f"{name} is invalid: {one['reasons'][0]}")
+    if isinstance(one, RunDocument) and not one.valid:
+        raise RuntimeError(f"{name} is invalid: {one.reasons[0]}")
     return metric(one)
 
 
-def _search_rate(run: dict[str, Any]) -> float:
+def _search_rate(entry: Entry) -> float:
     """The rate that a search found. Raises RuntimeError if it found none."""
-    rate = run["search"]["rate"]
-    if rate is None:
-        raise RuntimeError(f"{run['name']}: no rate meets the bound")
-    return float(rate)
+    assert isinstance(entry, SearchDocument)
+    if entry.search.rate is None:
+        raise RuntimeError(f"{entry.name}: no rate meets the bound")
+    return entry.search.rate
 
 
-def _result(run: dict[str, Any]) -> float:
-    return float(run["result"]["value"])
+def _result(entry: Entry) -> float:
+    assert isinstance(entry, RunDocument)
+    assert entry.result
+    return entry.result.value
 
 
-def _tokens(run: dict[str, Any]) -> float:
-    return float(run["rates"]["tokens"])
+def _tokens(entry: Entry) -> float:
+    assert isinstance(entry, RunDocument)
+    return entry.rates.tokens
 
 
 SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {

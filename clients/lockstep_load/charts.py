@@ -6,7 +6,7 @@ Documents → one Matplotlib figure each → SVG text. Series differ in colour a
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lockstep_client.figures import (
     COLOURS,
@@ -20,8 +20,8 @@ from lockstep_client.figures import (
     series_styles,
     svg_settings,
 )
-from lockstep_load import summary
 from lockstep_load.histogram import LatencyHistogram
+from lockstep_load.results import PERCENTILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lockstep_load.documents import Document
+    from lockstep_load.results import RunDocument, ServerSecond
 
 WIDTH, HEIGHT = 6.4, 3.6
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
 
 
-def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
+def by_percentile(runs: Sequence[tuple[str, RunDocument]]) -> str:
     """Latency by percentile, on an axis that stretches the tail."""
     figure, axes = _new_plot("Latency by percentile", "percentile", "ms")
     for (name, run), colour in zip(runs, COLOURS, strict=False):
-        times = LatencyHistogram.decoded(run["histogram"])
+        times = LatencyHistogram.decoded(run.histogram)
         shown = [one for one in _CURVE if one < 100 and times.count * (100 - one) / 100 >= 1]
         x = [1 / (1 - one / 100) for one in shown]
         axes.plot(x, times.percentiles_ms(shown), color=colour, label=name)
@@ -51,67 +51,65 @@ def by_percentile(runs: Sequence[tuple[str, Document]]) -> str:
     return _svg(figure)
 
 
-def over_time(run: Document) -> str:
+def over_time(run: RunDocument) -> str:
     """p50 and p99 latency of the requests due in each second; answers per second below."""
     figure = new_figure(WIDTH, HEIGHT + 1.2)
     latency = new_axes(figure, 2, 1, 1, title="Latency by second due", y_label="ms")
     counts = new_axes(figure, 2, 1, 2, x_label="second", y_label="per second")
     draw_grid(latency)
     draw_grid(counts)
-    seconds = run["seconds"]
-    at = [one["second"] for one in seconds]
-    for name, (colour, mark) in zip(("p50_ms", "p99_ms"), series_styles(), strict=False):
-        latency.plot(at, [_nan_if_none(one[name]) for one in seconds], color=colour, marker=mark, ms=3,
-                     label=name.removesuffix("_ms"))  # fmt: skip
+    seconds = run.seconds
+    at = [one.second for one in seconds]
+    shown = {"p50": [one.p50_ms for one in seconds], "p99": [one.p99_ms for one in seconds]}
+    for (name, values), (colour, mark) in zip(shown.items(), series_styles(), strict=False):
+        times = [_nan_if_none(one) for one in values]
+        latency.plot(at, times, color=colour, marker=mark, ms=3, label=name)
     _log_scale(latency)
-    counts.plot(at, [one["ended"].get("ok", 0) for one in seconds], color=COLOURS[0], label="ok")
-    failed = [sum(n for outcome, n in one["ended"].items() if outcome != "ok") for one in seconds]
+    counts.plot(at, [one.ok for one in seconds], color=COLOURS[0], label="ok")
+    failed = [sum(one.ended.values()) - one.ok for one in seconds]
     if any(failed):
         counts.plot(at, failed, color=COLOURS[1], ls="--", label="not ok")
-    counts.plot(at, [one["in_flight"] for one in seconds], color=INK, ls=":", label="in flight")
+    counts.plot(at, [one.in_flight for one in seconds], color=INK, ls=":", label="in flight")
     draw_legend(latency)
     draw_legend(counts)
     return _svg(figure)
 
 
-def by_length(run: Document) -> str:
+def by_length(run: RunDocument) -> str:
     """Latency by request length."""
     figure, axes = _new_plot("Latency by length", "elements per request", "ms")
-    rows = run["by_length"]
-    at = [row["to"] for row in rows]
+    rows = run.by_length
+    at = [row.most for row in rows]
     for name, (colour, mark) in zip(("p50", "p90", "p99"), series_styles(), strict=False):
-        axes.plot(at, [row[name] for row in rows], color=colour, marker=mark, label=name)
+        axes.plot(at, [getattr(row, name) for row in rows], color=colour, marker=mark, label=name)
     _log_scale(axes)
-    log_x_at(axes, at, [f"≤ {row['to']}" for row in rows])
+    log_x_at(axes, at, [f"≤ {row.most}" for row in rows])
     draw_legend(axes)
     return _svg(figure)
 
 
-def streams(run: Document) -> str:
+def streams(run: RunDocument) -> str:
     """Time to the first token, between tokens and between messages."""
     figure, axes = _new_plot("Tokens", "percentile", "ms")
-    shown = [(key, name) for key, name in summary.TIMES.items() if key != "latency_ms"]
-    names = summary.PERCENTILES
-    for (key, label), (colour, mark) in zip(shown, series_styles(), strict=False):
-        if run[key]:
-            axes.plot(names, [run[key][name] for name in names], color=colour, marker=mark, label=label)
+    shown = [named for named in run.times if named[0] != "latency"]
+    for (name, times), (colour, mark) in zip(shown, series_styles(), strict=False):
+        axes.plot(PERCENTILES, times.percentiles, color=colour, marker=mark, label=name)
     _log_scale(axes)
     draw_legend(axes)
     return _svg(figure)
 
 
-def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) -> str:
+def throughput_latency(runs: Sequence[RunDocument], bound_ms: float | None = None) -> str:
     """Latency against answers per second, one point per rate."""
     figure, axes = _new_plot("Throughput against latency", "answers per second", "ms")
-    ordered = sorted(
-        (one for one in runs if one["latency_ms"]), key=lambda one: float(one["load"].get("rate", 0))
-    )
-    x = [one["rates"]["ok"] for one in ordered]
+    answered = [(one, one.latency_ms) for one in runs if one.latency_ms]
+    ordered = sorted(answered, key=lambda pair: pair[0].load.rate or 0.0)
+    x = [one.rates.ok for one, _ in ordered]
     for name, (colour, mark) in zip(("p50", "p90", "p99"), series_styles(), strict=False):
-        axes.plot(x, [one["latency_ms"][name] for one in ordered], color=colour, marker=mark, label=name)
-    for one in ordered:
-        if not one["valid"]:
-            axes.axvline(one["rates"]["ok"], color=INK, ls=":", alpha=0.6)
+        axes.plot(x, [getattr(times, name) for _, times in ordered], color=colour, marker=mark, label=name)
+    for one, _ in ordered:
+        if not one.valid:
+            axes.axvline(one.rates.ok, color=INK, ls=":", alpha=0.6)
     if bound_ms:
         axes.axhline(bound_ms, color=INK, ls="--", label=f"bound, {bound_ms:g} ms")
     _log_scale(axes)
@@ -119,15 +117,13 @@ def throughput_latency(runs: Sequence[Document], bound_ms: float | None = None) 
     return _svg(figure)
 
 
-def batching(server: dict[str, Any]) -> str:
+def batching(seconds: Sequence[ServerSecond]) -> str:
     """Rows per run and requests in flight over time, from the server's metrics."""
     figure, axes = _new_plot("Server metrics", "second", "")
-    at = [one["at_s"] for one in server["seconds"]]
-    for key, label, colour, mark in (
-        ("rows_per_run", "rows per run", COLOURS[0], "o"),
-        ("queue_depth", "requests in flight", COLOURS[1], "s"),
-    ):
-        axes.plot(at, [one[key] for one in server["seconds"]], color=colour, marker=mark, ms=3, label=label)
+    at = [one.at_s for one in seconds]
+    rows, depth = [one.rows_per_run for one in seconds], [one.queue_depth for one in seconds]
+    axes.plot(at, rows, color=COLOURS[0], marker="o", ms=3, label="rows per run")
+    axes.plot(at, depth, color=COLOURS[1], marker="s", ms=3, label="requests in flight")
     axes.set_ylim(bottom=0)
     draw_legend(axes)
     return _svg(figure)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Annotated
 
 import typer
+from msgspec import structs
 
 from lockstep_client.tables import table
 from lockstep_load import contrast as contrasts
@@ -18,6 +19,7 @@ from lockstep_load.arrivals import ArrivalProcess
 from lockstep_load.experiments import Experiment
 from lockstep_load.option_groups import CommonOptions, LoadOptions, TargetOptions, expand_options
 from lockstep_load.plan import ClosedLoop, LoadPattern, OpenLoop, Target
+from lockstep_load.results import ReadingMode
 from lockstep_load.runner import Runner, report_errors, write_results
 from lockstep_load.search import LatencyBound, SearchPlan
 
@@ -66,8 +68,8 @@ def run(
         server = preflight.server_info(target)
         with Runner(common, load.processes) as runner:
             document = runner.run(target.model, target, workload, load)
-    document["target"]["server"] = server
-    write_results(document, common)
+    reached = structs.replace(document.target, server=server)
+    write_results(structs.replace(document, target=reached), common)
 
 
 @app.command()
@@ -198,9 +200,9 @@ def contrast(
     minutes with the defaults.
     """
     ways = (
-        contrasts.ReadingMode(contrasts.STEPWISE, stepwise, "follow"),
-        contrasts.ReadingMode(contrasts.FUSED, fused, "classify"),
-        contrasts.ReadingMode(contrasts.ONE_SHOT, oneshot, "classify"),
+        ReadingMode(contrasts.STEPWISE, stepwise, "follow"),
+        ReadingMode(contrasts.FUSED, fused, "classify"),
+        ReadingMode(contrasts.ONE_SHOT, oneshot, "classify"),
     )
     sizes = tuple(options.whole_numbers("--lengths", lengths))
     planned = contrasts.Contrast(

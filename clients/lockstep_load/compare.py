@@ -11,19 +11,19 @@ Pure: two documents → rows. The same seed gives the same intervals.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lockstep_load.histogram import LatencyHistogram, values_ms
+from lockstep_load.results import MetricComparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
-    from lockstep_load.documents import Document
+    from lockstep_load.results import LatencySummary, RunDocument, Verdict
 
     Resampled = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
@@ -32,29 +32,8 @@ _NORMAL = 1.96  # quantile of the normal distribution for CONFIDENCE
 MIN_SECONDS = 5
 """A shorter run has too few seconds to resample."""
 
-Verdict = Literal["better", "worse", "same", "unsure"]
 
-
-@dataclass(frozen=True)
-class MetricComparison:
-    """One metric of both runs."""
-
-    name: str
-    unit: str
-    first: float
-    second: float
-    ratio: float
-    """Second to first."""
-    low: float | None
-    """Interval of the ratio; None if a run is too short or the metric is not known by second."""
-    high: float | None
-    verdict: Verdict
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def compare_runs(first: Document, second: Document, seed: int = 0) -> list[MetricComparison]:
+def compare_runs(first: RunDocument, second: RunDocument, seed: int = 0) -> list[MetricComparison]:
     """The metrics that both runs have. If the second run has no answers, its rates are 0."""
     samples = (_RunSample(first), _RunSample(second))
     rng = np.random.default_rng(seed)
@@ -81,13 +60,13 @@ def regressions(rows: Sequence[MetricComparison]) -> list[MetricComparison]:
 class _RunSample:
     """A run's seconds as matrices with one row per second."""
 
-    def __init__(self, document: Document) -> None:
-        seconds = document["seconds"]
-        self.ok = np.array([one["ended"].get("ok", 0) for one in seconds], float)
-        self.elements = np.array([one["elements"] for one in seconds], float)
-        self.tokens = np.array([one["tokens"] for one in seconds], float)
+    def __init__(self, document: RunDocument) -> None:
+        seconds = document.seconds
+        self.ok = np.array([one.ok for one in seconds], float)
+        self.elements = np.array([one.elements for one in seconds], float)
+        self.tokens = np.array([one.tokens for one in seconds], float)
         held = [
-            LatencyHistogram.decoded(one["histogram"]) if one["histogram"] else LatencyHistogram()
+            LatencyHistogram.decoded(one.histogram) if one.histogram else LatencyHistogram()
             for one in seconds
         ]
         there = np.flatnonzero(sum(one.counts for one in held))
@@ -188,12 +167,19 @@ def _verdict(low: float | None, high: float | None, higher_is_better: bool) -> V
     return "better" if (low > 1) == higher_is_better else "worse"
 
 
-def _whole_run_metrics(first: Document, second: Document) -> list[MetricComparison]:
+def _whole_run_metrics(first: RunDocument, second: RunDocument) -> list[MetricComparison]:
     """Ratios of metrics that are known for whole runs only; they have no interval."""
     rows = []
-    for key, name in (("first_token_ms", "first token"), ("per_token_ms", "between tokens")):
+    for name, pair in (
+        ("first token", (first.first_token_ms, second.first_token_ms)),
+        ("between tokens", (first.per_token_ms, second.per_token_ms)),
+    ):
         for percentile in ("p50", "p99"):
-            values = [float((one.get(key) or {}).get(percentile, 0)) for one in (first, second)]
+            values = [_value(one, percentile) for one in pair]
             if min(values) > 0:
                 rows.append(_row(f"{name} {percentile}", "ms", values, None, higher_is_better=False))
     return rows
+
+
+def _value(summary: LatencySummary | None, percentile: str) -> float:
+    return float(getattr(summary, percentile)) if summary else 0.0

@@ -13,20 +13,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
-from lockstep_load.documents import FORMAT, Document
+from msgspec import structs
+
 from lockstep_load.lengths import parse
-from lockstep_load.plan import CallKind, ClosedLoop, LoadProfile, OpenLoop, Target, Workload
+from lockstep_load.plan import ClosedLoop, LoadProfile, OpenLoop, Target, Workload
+from lockstep_load.results import FORMAT, ContrastDocument, ContrastMode, ReadingMode, RunDocument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lockstep_load.plan import LoadPattern
-
-ContrastMode = Literal["lone", "next", "full", "rate"]
-"""The load: `lone` is one caller, `full` many callers, `rate` an open loop, and `next` one caller that sends
-an element when the previous one has been answered (streams only)."""
+    from lockstep_load.results import LatencySummary
 
 CONTRAST_MODES: tuple[ContrastMode, ...] = get_args(ContrastMode)
 STEPWISE, FUSED, ONE_SHOT = "step-wise RNN", "fused RNN", "one-shot Transformer"
@@ -35,15 +34,6 @@ TIE_RATIO = 1.05
 
 LATE_MS = 50.0
 """A rate whose p99 is higher is reported as not sustained."""
-
-
-@dataclass(frozen=True)
-class ReadingMode:
-    """One way to read a text."""
-
-    name: str
-    model: str
-    kind: CallKind
 
 
 @dataclass(frozen=True)
@@ -60,10 +50,13 @@ class Contrast:
     """Repetitions of all runs; medians are reported."""
 
     def run(
-        self, run: Callable[[str, Target, Workload, LoadProfile], Document], target: Target, load: LoadProfile
-    ) -> Document:
+        self,
+        run: Callable[[str, Target, Workload, LoadProfile], RunDocument],
+        target: Target,
+        load: LoadProfile,
+    ) -> ContrastDocument:
         """Make all runs, stopping after an interrupted one."""
-        runs: list[Document] = []
+        runs: list[RunDocument] = []
         for mode, pattern, length in list(self._plan()) * self.rounds:
             for way in self.ways:
                 if mode == "next" and way.kind != "follow":
@@ -74,8 +67,8 @@ class Contrast:
                     replace(self.workload(way, length), one_by_one=mode == "next"),
                     replace(load, pattern=pattern),
                 )
-                runs.append({**made, "way": way.name, "mode": mode, "length": length})
-                if made["partial"]:
+                runs.append(structs.replace(made, way=way.name, mode=mode, length=length))
+                if made.partial:
                     return self._document(runs)
         return self._document(runs)
 
@@ -94,20 +87,19 @@ class Contrast:
         assert lengths is not None
         return Workload(way.kind, lengths, self.ids)
 
-    def _document(self, runs: list[Document]) -> Document:
-        return {
-            "format": FORMAT,
-            "kind": "contrast",
-            "started_at": runs[0]["started_at"],
-            "target": runs[0]["target"],
-            "partial": any(one["partial"] for one in runs),
-            "ways": [vars(way) for way in self.ways],
-            "concurrency": self.concurrency,
-            "rate_length": self.rate_length,
-            "rounds": self.rounds,
-            "finding": findings(points(runs), self.concurrency),
-            "runs": runs,
-        }
+    def _document(self, runs: list[RunDocument]) -> ContrastDocument:
+        return ContrastDocument(
+            format=FORMAT,
+            started_at=runs[0].started_at,
+            target=runs[0].target,
+            partial=any(one.partial for one in runs),
+            ways=list(self.ways),
+            concurrency=self.concurrency,
+            rate_length=self.rate_length,
+            rounds=self.rounds,
+            finding=findings(points(runs), self.concurrency),
+            runs=runs,
+        )
 
 
 def _load_name(mode: ContrastMode, pattern: LoadPattern) -> str:
@@ -139,40 +131,42 @@ class ContrastPoint:
     """Requests that were not answered."""
 
 
-def point(run: Document) -> ContrastPoint:
+def point(run: RunDocument) -> ContrastPoint:
     """The metrics of one run; times are infinite if nothing was answered."""
-    latency: dict[str, Any] = run["latency_ms"] or {}
-    never = float("inf")
+    assert run.mode is not None
+    latency, never = run.latency_ms, math.inf
+    first = run.first_token_ms or latency
+    one_more = _next_element_times(run)
     return ContrastPoint(
-        run["way"],
-        run["mode"],
-        run["length"],
-        run["load"].get("rate", 0.0),
-        (run["first_token_ms"] or latency).get("p50", never),
-        latency.get("p50", never),
-        _next_element_times(run).get("p50", never),
-        latency.get("p99", never),
-        run["rates"]["ok"],
-        sum(run["outcomes"].values()) - run["outcomes"]["ok"],
+        run.way,
+        run.mode,
+        run.length,
+        run.load.rate or 0.0,
+        first.p50 if first else never,
+        latency.p50 if latency else never,
+        one_more.p50 if one_more else never,
+        latency.p99 if latency else never,
+        run.rates.ok,
+        run.lost,
     )
 
 
-def _next_element_times(run: Document) -> dict[str, Any]:
-    """Times to a prediction after one more element; empty if this run does not measure them."""
-    if not run["first_token_ms"]:
-        return run["latency_ms"] or {}
-    return (run["gap_ms"] or {}) if run["mode"] == "next" else {}
+def _next_element_times(run: RunDocument) -> LatencySummary | None:
+    """Times to a prediction after one more element; None if this run does not measure them."""
+    if not run.first_token_ms:
+        return run.latency_ms
+    return run.gap_ms if run.mode == "next" else None
 
 
-def points(runs: Sequence[Document]) -> list[ContrastPoint]:
+def points(runs: Sequence[RunDocument]) -> list[ContrastPoint]:
     """Medians over the rounds for each way, mode, length and rate. Invalid runs are excluded.
 
     The times of `next` runs are reported as `next_ms` of the `lone` points.
     """
     rounds: dict[tuple[str, ContrastMode, int, float], list[ContrastPoint]] = {}
-    for one in (point(run) for run in runs if run["valid"]):
+    for one in (point(run) for run in runs if run.valid):
         rounds.setdefault((one.way, one.mode, one.length, one.rate), []).append(one)
-    ways = list(dict.fromkeys(run["way"] for run in runs))
+    ways = list(dict.fromkeys(run.way for run in runs))
     made = [
         ContrastPoint(
             *key,
@@ -201,10 +195,10 @@ def _with_next_times(made: Sequence[ContrastPoint]) -> Iterator[ContrastPoint]:
             yield one
 
 
-def is_complete(runs: Sequence[Document]) -> bool:
+def is_complete(runs: Sequence[RunDocument]) -> bool:
     """Whether every combination has at least one valid round."""
-    planned = [(run["way"], run["mode"], run["length"], run["load"].get("rate", 0.0)) for run in runs]
-    return set(planned) == {one for one, run in zip(planned, runs, strict=True) if run["valid"]}
+    planned = [(run.way, run.mode, run.length, run.load.rate or 0.0) for run in runs]
+    return set(planned) == {one for one, run in zip(planned, runs, strict=True) if run.valid}
 
 
 def findings(points: Sequence[ContrastPoint], concurrency: int) -> list[str]:

@@ -14,33 +14,33 @@ from lockstep_load.report_model import ReportSection, ReportTable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from lockstep_load.documents import Document
+    from lockstep_load.results import ContrastDocument
 
 HEADER = ("model", "elements", "load", "answers/s", "first ms", "next ms", "last ms", "p99 ms", "failed")
 
 
-def sections(document: Document) -> Iterator[ReportSection]:
+def sections(document: ContrastDocument) -> Iterator[ReportSection]:
     """The findings, then their data. Invalid runs are excluded and listed with their reasons."""
-    found = points(document["runs"])
-    ways = [f"{way['name']}: {way['kind']} of {way['model']}" for way in document["ways"]]
-    invalid = [f"{run['name']}: {reason}" for run in document["runs"] for reason in run["reasons"]]
+    found = points(document.runs)
+    ways = [f"{way.name}: {way.kind} of {way.model}" for way in document.ways]
+    invalid = [f"{run.name}: {reason}" for run in document.runs for reason in run.reasons]
     yield ReportSection(
         "Findings",
-        [*document["finding"], "\n".join(ways)],
+        [*document.finding, "\n".join(ways)],
         invalid,
-        plots=list(_plots(found, document["concurrency"], document["rate_length"])),
+        plots=list(_plots(found, document.concurrency, document.rate_length)),
         tables=[ReportTable(HEADER, rows(found))],
     )
 
 
-def show(document: Document) -> None:
+def show(document: ContrastDocument) -> None:
     """Print the same to stdout."""
-    table(HEADER, rows(points(document["runs"])))
-    for sentence in document["finding"]:
+    table(HEADER, rows(points(document.runs)))
+    for sentence in document.finding:
         print(f"\n{sentence}")
-    for run in document["runs"]:
-        for reason in run["reasons"]:
-            print(f"INVALID: {run['name']}: {reason}")
+    for run in document.runs:
+        for reason in run.reasons:
+            print(f"INVALID: {run.name}: {reason}")
 
 
 def rows(found: Sequence[ContrastPoint]) -> list[tuple[str, ...]]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
+from lockstep_load.results import LatencySummary
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -78,19 +80,15 @@ class LatencyHistogram:
         """One percentile; 0 if empty."""
         return self.percentiles_ms([percentile])[0]
 
-    def summary(self) -> dict[str, float] | None:
+    def summary(self) -> LatencySummary | None:
         """Count, minimum, mean, percentiles and maximum in milliseconds; None if empty."""
         if not self.count:
             return None
-        least, *shown, most = self.percentiles_ms([0.0, *REPORTED.values(), 100.0])
+        least, p50, p90, p99, p99_9, most = self.percentiles_ms([0.0, *REPORTED.values(), 100.0])
         mean = round(float(self.counts @ values_ms()) / self.count, 4)
-        return {
-            "count": self.count,
-            "min": least,
-            "mean": mean,
-            **dict(zip(REPORTED, shown, strict=True)),
-            "max": most,
-        }
+        return LatencySummary(
+            count=self.count, min=least, mean=mean, p50=p50, p90=p90, p99=p99, p99_9=p99_9, max=most
+        )
 
 
 @cache

@@ -58,7 +58,7 @@ def prepare(
         return _first_answered_call(client, target, workload, overrides)
 
 
-def server_info(target: Target) -> dict[str, Any]:
+def server_info(target: Target) -> dict[str, str]:
     """Name and version of the server; empty if it does not report them."""
     with target_client.client(target, 5.0) as client:
         try:

@@ -55,7 +55,7 @@ class ProgressLines:
         if self._failed:
             return
         assert self._counts is not None
-        line = documents.second_document(number, self._counts.second(number))
+        line = documents.to_json(documents.second_result(number, self._counts.second(number)))
         line.pop("histogram")
         try:
             self._file.write(json.dumps({"run": self.title, **line}) + "\n")

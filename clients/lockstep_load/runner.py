@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import typer
 
 from lockstep_client.errors import LockstepError
@@ -19,6 +20,15 @@ from lockstep_client.tables import table
 from lockstep_load import contrast, contrast_report, documents, report, summary
 from lockstep_load.live_view import LiveView
 from lockstep_load.progress import ProgressLines
+from lockstep_load.results import (
+    ContrastDocument,
+    Document,
+    RunDocument,
+    ScenarioDocument,
+    SearchDocument,
+    SweepDocument,
+    iter_runs,
+)
 from lockstep_load.server_metrics import Scraper
 from lockstep_load.session import LoadSession
 
@@ -28,7 +38,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from lockstep_load.documents import Document
     from lockstep_load.option_groups import CommonOptions
     from lockstep_load.plan import LoadProfile, Target, Workload
 
@@ -52,15 +61,15 @@ class Runner:
         """Whether an interrupt was received, so that no more runs should be made."""
         return self._session.interrupted
 
-    def run(self, name: str, target: Target, workload: Workload, load: LoadProfile) -> Document:
+    def run(self, name: str, target: Target, workload: Workload, load: LoadProfile) -> RunDocument:
         """Make one run; the document includes its name and the server's metrics."""
         for one in self._observers:
             one.title = name
         if not self._options.metrics:
-            return {**self._session.run(target, workload, load), "name": name}
+            return msgspec.structs.replace(self._session.run(target, workload, load), name=name)
         with Scraper(self._options.metrics, target.model) as scraper:
             document = self._session.run(target, workload, load, scraper.observe)
-        return {**document, "name": name, "server_metrics": scraper.result()}
+        return msgspec.structs.replace(document, name=name, server_metrics=scraper.result())
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +102,7 @@ def write_results(document: Document, common: CommonOptions) -> None:
     files = ((None if to_stdout else common.json_file, documents.write), (common.html, report.write))
     written = {path: try_write(path, write, document) for path, write in files if path}
     if to_stdout:
-        print(json.dumps(document))
+        print(json.dumps(documents.to_json(document)))
     elif str(common.jsonl) != "-":
         show(document)
         for path in (common.json_file, common.jsonl, common.html):
@@ -102,7 +111,7 @@ def write_results(document: Document, common: CommonOptions) -> None:
     raise typer.Exit(exit_code(document) if all(written.values()) else NOT_WRITTEN)
 
 
-def try_write(path: Path, write: Callable[[Path, Document], None], document: Document) -> bool:
+def try_write(path: Path, write: Callable[[Path, Any], None], document: Any) -> bool:
     """Write a file. On error, print it to stderr and return False."""
     try:
         write(path, document)
@@ -114,16 +123,15 @@ def try_write(path: Path, write: Callable[[Path, Document], None], document: Doc
 
 def show(document: Document) -> None:
     """Print the summary of any document."""
-    kind = document["kind"]
-    if kind == "run":
+    if isinstance(document, RunDocument):
         summary.show(document)
-    elif kind == "contrast":
+    elif isinstance(document, ContrastDocument):
         contrast_report.show(document)
-    elif kind == "search":
-        _show_table(document["runs"])
-        print(f"\n{summary.search_sentence(document)}")
-    elif kind == "sweep":
-        _show_runs(document["runs"])
+    elif isinstance(document, SearchDocument):
+        _show_table(document.runs)
+        print(f"\n{summary.search_sentence(document.search)}")
+    elif isinstance(document, SweepDocument):
+        _show_runs(document.runs)
     else:
         _show_runs(list(iter_runs(document)))
         print()
@@ -134,48 +142,39 @@ def show(document: Document) -> None:
 def exit_code(document: Document) -> int:
     """The exit code for a document: 0 if it is a valid measurement."""
     runs = list(iter_runs(document))
-    if document["partial"]:
+    if document.partial:
         return INTERRUPTED
-    if not any(one["outcomes"]["ok"] or one["rates"]["ok"] for one in runs):
+    if not any(one.ok or one.rates.ok for one in runs):
         return NOT_MEASURED
     return 0 if is_valid(document) else INVALID
 
 
 def is_valid(document: Document) -> bool:
     """Whether the document measures the server and not the generator."""
-    if document["kind"] == "contrast":
+    if isinstance(document, ContrastDocument):
         return contrast.is_complete(list(iter_runs(document)))
     # A search goes to the limit, where the generator may fall behind: its probes do not count.
-    return all(one["valid"] for one in iter_runs(document, searched=False))
+    return all(one.valid for one in iter_runs(document, searched=False))
 
 
-def iter_runs(document: Document, *, searched: bool = True) -> Iterator[Document]:
-    """All runs in a document; without those of searches unless `searched`."""
-    if document["kind"] == "run":
-        yield document
-    elif searched or document["kind"] != "search":
-        for one in document["runs"]:
-            yield from iter_runs(one, searched=searched)
-
-
-def result_lines(document: Document) -> Iterator[str]:
+def result_lines(document: ScenarioDocument) -> Iterator[str]:
     """The result of each entry of a scenario."""
-    for one in document["runs"]:
-        if one["kind"] == "search":
-            yield f"{one['name']}: {summary.search_sentence(one)}"
-        elif "result" in one:
-            yield f"{one['name']}: {summary.result_line(one['result'])}"
-        if one.get("drift"):
-            yield from (f"{one['name']}: {line}" for line in summary.drift_lines(one["drift"]))
+    for one in document.runs:
+        if isinstance(one, SearchDocument):
+            yield f"{one.name}: {summary.search_sentence(one.search)}"
+        elif isinstance(one, RunDocument) and one.result:
+            yield f"{one.name}: {summary.result_line(one.result)}"
+            if one.drift:
+                yield from (f"{one.name}: {line}" for line in summary.drift_lines(one.drift))
 
 
-def _show_table(runs: Sequence[Document]) -> None:
+def _show_table(runs: Sequence[RunDocument]) -> None:
     shown = report.runs_table(runs)
     table(shown.header, shown.rows, left=2)
 
 
-def _show_runs(runs: Sequence[Document]) -> None:
+def _show_runs(runs: Sequence[RunDocument]) -> None:
     _show_table(runs)
     for one in runs:
-        for reason in one["reasons"]:
-            print(f"INVALID: {one['name']}: {reason}")
+        for reason in one.reasons:
+            print(f"INVALID: {one.name}: {reason}")

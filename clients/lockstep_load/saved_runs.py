@@ -9,6 +9,7 @@ import typer
 
 from lockstep_load import compare as comparison
 from lockstep_load import documents, options, report, runner, summary
+from lockstep_load.results import Document, RunDocument, iter_runs
 
 
 def compare(
@@ -26,11 +27,10 @@ def compare(
         both = documents.read(first), documents.read(second)
         pairs = _pairs(*both)
     rows = {name: comparison.compare_runs(a, b) for name, a, b in pairs}
-    document = {name: [one.as_json() for one in some] for name, some in rows.items()}
     to_stdout = str(json_file) == "-"
-    kept = not json_file or to_stdout or runner.try_write(json_file, documents.write, document)
+    kept = not json_file or to_stdout or runner.try_write(json_file, documents.write, rows)
     if to_stdout:
-        print(json.dumps(document))
+        print(json.dumps(documents.to_json(rows)))
     else:
         for name, some in rows.items():
             print(name)
@@ -39,7 +39,7 @@ def compare(
             print(f"note: {note}")
     if not kept:
         raise typer.Exit(runner.NOT_WRITTEN)
-    sound = [name for name, a, b in pairs if a["valid"] and b["valid"]]
+    sound = [name for name, a, b in pairs if a.valid and b.valid]
     if any(comparison.regressions(rows[name]) for name in sound):
         raise typer.Exit(runner.WORSE)
     raise typer.Exit(0 if all(runner.is_valid(one) for one in both) else runner.INVALID)
@@ -60,31 +60,28 @@ def show_report(
         runner.show(both)
 
 
-def _pairs(
-    first: documents.Document, second: documents.Document
-) -> list[tuple[str, documents.Document, documents.Document]]:
+def _pairs(first: Document, second: Document) -> list[tuple[str, RunDocument, RunDocument]]:
     """Pair the runs by name; two single runs are a pair regardless of their names."""
-    if first["kind"] == second["kind"] == "run":
+    if isinstance(first, RunDocument) and isinstance(second, RunDocument):
         return [(f"{_run_name(first)} → {_run_name(second)}", first, second)]
-    named = {one["name"]: one for one in runner.iter_runs(second)}
-    pairs = [
-        (one["name"], one, named[one["name"]]) for one in runner.iter_runs(first) if one["name"] in named
-    ]
+    named = {one.name: one for one in iter_runs(second)}
+    pairs = [(one.name, one, named[one.name]) for one in iter_runs(first) if one.name in named]
     if not pairs:
         raise ValueError("the two documents have no run name in common")
     return pairs
 
 
-def _run_name(run: documents.Document) -> str:
-    return f"{run['target']['model']} {run['started_at']}"
+def _run_name(run: RunDocument) -> str:
+    return f"{run.target.model} {run.started_at}"
 
 
-def _differences(pairs: list[tuple[str, documents.Document, documents.Document]]) -> Iterator[str]:
+def _differences(pairs: list[tuple[str, RunDocument, RunDocument]]) -> Iterator[str]:
     """Differences other than the server: load settings and validity."""
     for name, a, b in pairs:
-        for key in a["load"]:
-            if a["load"][key] != b["load"].get(key) and key != "seed":
-                yield f"{name}: {key} was {a['load'][key]}, then {b['load'].get(key)}"
+        after = b.load.settings()
+        for key, value in a.load.settings().items():
+            if value != after.get(key) and key != "seed":
+                yield f"{name}: {key} was {value}, then {after.get(key)}"
         for which, one in (("first", a), ("second", b)):
-            if not one["valid"]:
-                yield f"{name}: the {which} run is invalid: {one['reasons'][0]}"
+            if not one.valid:
+                yield f"{name}: the {which} run is invalid: {one.reasons[0]}"

@@ -17,7 +17,7 @@ from lockstep_load.histogram import LatencyHistogram
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lockstep_load.documents import Document
+    from lockstep_load.results import Probe, RunDocument
 
 MAX_PROBES = 40
 
@@ -43,15 +43,6 @@ class SearchPlan:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The result of one run at one rate."""
-
-    rate: float
-    holds: bool
-    confirming: bool = False
-
-
-@dataclass(frozen=True)
 class SearchStep:
     """The next rate to run."""
 
@@ -59,16 +50,14 @@ class SearchStep:
     confirming: bool
 
 
-def holds(document: Document, bound: LatencyBound) -> bool:
+def holds(run: RunDocument, bound: LatencyBound) -> bool:
     """Whether a run is valid and met the bound."""
-    if not document["valid"]:
+    if not run.valid:
         return False
-    requests = document["requests"]
-    total, ok = requests["sent"] + requests["unsent"], document["outcomes"]["ok"]
-    of_answered = bound.percentile * total / ok
+    of_answered = bound.percentile * (run.requests.sent + run.requests.unsent) / run.ok
     if of_answered > 100.0:
         return False
-    return LatencyHistogram.decoded(document["histogram"]).percentile_ms(of_answered) <= bound.latency_ms
+    return LatencyHistogram.decoded(run.histogram).percentile_ms(of_answered) <= bound.latency_ms
 
 
 def next_step(search: SearchPlan, probes: Sequence[Probe]) -> SearchStep | None:

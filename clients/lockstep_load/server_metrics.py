@@ -10,9 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from lockstep_client.metrics_text import Scrape, scrape
+from lockstep_load.results import ModeMetrics, ServerMetrics, ServerSecond
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 EVERY_S, TICK_S, TIMEOUT_S = 1.0, 0.02, 2.0
 
 
-def difference(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
-    """What a run added to a model's counters; empty if the server has no Lockstep metrics of the model."""
+def difference(before: Scrape, after: Scrape, model: str) -> ServerMetrics:
+    """What a run added to a model's counters; no `faces` if the server has no metrics of the model."""
     name = model.removesuffix(".step")
 
     def added(family: str, **labels: str) -> float:
@@ -35,20 +38,18 @@ def difference(before: Scrape, after: Scrape, model: str) -> dict[str, Any]:
     for mode in sorted(after.values("lockstep_batch_rows_count", "mode", model=name)):
         runs = added("lockstep_batch_rows_count", mode=mode)
         if runs > 0:
-            modes[mode] = {
-                "runs": runs,
-                "rows_per_run": round(added("lockstep_batch_rows_sum", mode=mode) / runs, 3),
-            }
+            rows = added("lockstep_batch_rows_sum", mode=mode)
+            modes[mode] = ModeMetrics(runs=runs, rows_per_run=round(rows / runs, 3))
     if not modes:
-        return {}
+        return ServerMetrics()
     padded = added("lockstep_padded_elements_total")
-    return {
-        "faces": modes,
-        "queue_ms": _mean_ms(added, "lockstep_queue_seconds"),
-        "compute_ms": _mean_ms(added, "lockstep_compute_seconds"),
-        "padding": round(1 - added("lockstep_elements_total") / padded, 4) if padded else None,
-        "refused": added("lockstep_refused_total"),
-    }
+    return ServerMetrics(
+        faces=modes,
+        queue_ms=_mean_ms(added, "lockstep_queue_seconds"),
+        compute_ms=_mean_ms(added, "lockstep_compute_seconds"),
+        padding=round(1 - added("lockstep_elements_total") / padded, 4) if padded else None,
+        refused=added("lockstep_refused_total"),
+    )
 
 
 def restarted(before: Scrape, after: Scrape, model: str) -> bool:
@@ -78,7 +79,7 @@ class Scraper:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._first = self._last = self._scrape()
         self._counts: RunCounts | None = None
-        self.per_second: list[dict[str, float]] = []
+        self.per_second: list[ServerSecond] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -94,17 +95,17 @@ class Scraper:
         """Attach the counts of the run; the measured part begins when their time reaches 0."""
         self._counts = counts
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> ServerMetrics:
         """What the run added after its warm-up, and the queue by second; or a note why that is unknown."""
         if self._first is None or self._last is None:
-            return {"note": f"no metrics at {self._url}"}
+            return ServerMetrics(note=f"no metrics at {self._url}")
         last = self._scrape() or self._last
         if restarted(self._first, last, self._model):
-            return {"note": "the server was restarted during the run: its counters were reset"}
+            return ServerMetrics(note="the server was restarted during the run: its counters were reset")
         added = difference(self._first, last, self._model)
-        if not added:
-            return {"note": f"{self._url} has no Lockstep metrics for runs of {self._model}"}
-        return {**added, "seconds": self.per_second}
+        if not added.faces:
+            return ServerMetrics(note=f"{self._url} has no Lockstep metrics for runs of {self._model}")
+        return structs.replace(added, seconds=self.per_second)
 
     def _run(self) -> None:
         begun, last = self._wait_for_warmup(), self._first
@@ -123,15 +124,14 @@ class Scraper:
         self._first = self._last = self._scrape() or self._first
         return time.monotonic()
 
-    def _second(self, last: Scrape, now: Scrape, at_s: float) -> dict[str, float]:
-        added = difference(last, now, self._model)
-        runs = added.get("faces", {}).values()
-        rows = sum(one["rows_per_run"] * one["runs"] for one in runs)
-        return {
-            "at_s": round(at_s, 2),
-            "queue_depth": now.total("lockstep_queue_depth", model=self._model),
-            "rows_per_run": round(rows / sum(one["runs"] for one in runs), 3) if runs else 0.0,
-        }
+    def _second(self, last: Scrape, now: Scrape, at_s: float) -> ServerSecond:
+        modes = difference(last, now, self._model).faces.values()
+        runs, rows = sum(one.runs for one in modes), sum(one.rows_per_run * one.runs for one in modes)
+        return ServerSecond(
+            at_s=round(at_s, 2),
+            queue_depth=now.total("lockstep_queue_depth", model=self._model),
+            rows_per_run=round(rows / runs, 3) if runs else 0.0,
+        )
 
     def _scrape(self) -> Scrape | None:
         try:

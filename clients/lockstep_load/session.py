@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Protocol, Self
 
-    from lockstep_load.documents import Document
     from lockstep_load.plan import LoadProfile, Target, Workload
+    from lockstep_load.results import RunDocument
 
     class RunObserver(Protocol):
         """Follows a run while it is made."""
@@ -57,8 +57,8 @@ class LoadSession:
         workload: Workload,
         load: LoadProfile,
         on_counts: Callable[[RunCounts], None] = lambda _: None,
-    ) -> Document:
-        """Make one run. Its document has "valid" and "partial".
+    ) -> RunDocument:
+        """Make one run. Its document has no name.
 
         `on_counts` receives the run's counts before it starts.
         """

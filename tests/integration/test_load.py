@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from unit.load.fake_server import MODEL, FakeServer, fake_server
 
 from lockstep_client import cli
-from lockstep_load import preflight, report
+from lockstep_load import documents, preflight, report
 from lockstep_load.experiments import Experiment
 from lockstep_load.lengths import parse
 from lockstep_load.plan import ClosedLoop, LoadProfile, Offline, OpenLoop, Target, Workload
 from lockstep_load.preflight import TensorOverrides
+from lockstep_load.results import RunDocument
 from lockstep_load.search import LatencyBound, SearchPlan
 from lockstep_load.session import LoadSession
 
@@ -52,7 +54,7 @@ def drive(
     seconds: float,
     lengths: str = "10",
     **how: Any,
-) -> dict[str, Any]:
+) -> RunDocument:
     drawn = parse(lengths)
     assert drawn is not None
     target = Target(server.address, MODEL, timeout_s=how.pop("timeout_s", 10.0))
@@ -70,8 +72,8 @@ def test_any_open_inference_server_receives_tensors_of_the_requested_lengths(ses
     with fake_server() as server:
         made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, "uniform:3,6", processes=2)
         sent = server.servicer.requests[1:]  # without the preflight request
-    assert made["outcomes"] == {"ok": 100}
-    assert made["load"]["call"] == "infer"
+    assert made.outcomes == {"ok": 100}
+    assert made.load.call == "infer"
     shapes = {one.name: set() for one in sent[0].inputs}
     for request in sent:
         for one, raw in zip(request.inputs, request.raw_input_contents, strict=True):
@@ -87,9 +89,9 @@ def test_any_open_inference_server_receives_tensors_of_the_requested_lengths(ses
 def test_a_known_delay_is_measured(session: LoadSession) -> None:
     with fake_server(service_s=0.1) as server:
         made = drive(session, server, OpenLoop(50.0), 2.0)
-    assert made["latency_ms"]["min"] >= 100
-    assert 100 <= made["latency_ms"]["p50"] < 300
-    assert made["requests"]["unsent"] == 0
+    assert made.latency_ms.min >= 100
+    assert 100 <= made.latency_ms.p50 < 300
+    assert made.requests.unsent == 0
 
 
 def test_an_open_loop_measures_a_stall_as_independent_callers_see_it(session: LoadSession) -> None:
@@ -98,12 +100,12 @@ def test_an_open_loop_measures_a_stall_as_independent_callers_see_it(session: Lo
         stall = later(1.4, lambda: server.stall(1.0))
         made = drive(session, server, OpenLoop(200.0, "constant"), 3.0)
         stall.join()
-    latency = made["latency_ms"]
-    assert made["outcomes"] == {"ok": 600}
-    assert latency["p50"] < 500
-    assert latency["p90"] > 500  # the slowest tenth
-    assert 850 < latency["p99"] < 3000
-    assert max(one["p99_ms"] or 0 for one in made["seconds"]) > 850
+    latency = made.latency_ms
+    assert made.outcomes == {"ok": 600}
+    assert latency.p50 < 500
+    assert latency.p90 > 500  # the slowest tenth
+    assert 850 < latency.p99 < 3000
+    assert max(one.p99_ms or 0 for one in made.seconds) > 850
 
 
 def test_in_a_closed_loop_few_requests_meet_a_stall_and_the_report_notes_it(session: LoadSession) -> None:
@@ -111,18 +113,18 @@ def test_in_a_closed_loop_few_requests_meet_a_stall_and_the_report_notes_it(sess
         stall = later(1.2, lambda: server.stall(1.0))
         made = drive(session, server, ClosedLoop(4), 2.5)
         stall.join()
-    assert made["latency_ms"]["max"] > 800
-    assert made["latency_ms"]["p90"] < 500  # hides the stall
-    assert any("closed loop" in note for note in made["notes"])
+    assert made.latency_ms.max > 800
+    assert made.latency_ms.p90 < 500  # hides the stall
+    assert any("closed loop" in note for note in made.notes)
 
 
 def test_rejections_are_counted_as_overloaded(session: LoadSession) -> None:
     with fake_server() as server:
         server.servicer.reject_every = 4
         made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, warmup_s=0)
-    assert made["outcomes"]["overloaded"] == 25
-    assert made["outcomes"]["ok"] == 75
-    assert made["examples"] == {"overloaded": "the queue is full"}
+    assert made.outcomes["overloaded"] == 25
+    assert made.ok == 75
+    assert made.examples == {"overloaded": "the queue is full"}
 
 
 def test_timeouts_are_counted_and_every_request_has_an_outcome(session: LoadSession) -> None:
@@ -130,7 +132,7 @@ def test_timeouts_are_counted_and_every_request_has_an_outcome(session: LoadSess
         later(0.5, lambda: server.stall(30.0))
         made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, timeout_s=0.3)
         server.servicer.stalled_until = 0.0
-    assert made["outcomes"]["ok"] + made["outcomes"]["deadline"] == 100
+    assert made.ok + made.outcomes["deadline"] == 100
 
 
 def test_the_load_continues_after_a_server_restart(session: LoadSession) -> None:
@@ -139,19 +141,19 @@ def test_the_load_continues_after_a_server_restart(session: LoadSession) -> None
         made = drive(session, server, OpenLoop(50.0, "constant"), 5.0)
         for timer in timers:
             timer.join()
-    assert made["outcomes"]["unavailable"] > 5
-    assert sum(made["outcomes"].values()) == 250
-    assert made["seconds"][0]["ended"].get("ok", 0) > 20
-    assert made["seconds"][4]["ended"].get("ok", 0) > 20
+    assert made.outcomes["unavailable"] > 5
+    assert sum(made.outcomes.values()) == 250
+    assert made.seconds[0].ok > 20
+    assert made.seconds[4].ok > 20
 
 
 def test_offline_answers_every_sample_once(session: LoadSession) -> None:
     with fake_server(service_s=0.01) as server:
         made = drive(session, server, Offline(300, 20), 60.0, warmup_s=0, processes=2)
         assert len(server.servicer.requests) == 301
-    assert made["outcomes"] == {"ok": 300}
-    assert made["valid"]
-    assert made["rates"]["ok"] == pytest.approx(300 / made["measured_s"], rel=0.02)
+    assert made.outcomes == {"ok": 300}
+    assert made.valid
+    assert made.rates.ok == pytest.approx(300 / made.measured_s, rel=0.02)
 
 
 def test_the_search_finds_a_known_capacity(session: LoadSession) -> None:
@@ -161,12 +163,14 @@ def test_the_search_finds_a_known_capacity(session: LoadSession) -> None:
         assert drawn is not None
         target = Target(server.address, MODEL, timeout_s=2.0)
         workload = preflight.prepare(target, Workload("infer", drawn), None, TensorOverrides())
-        experiment = Experiment(lambda name, *what: {**session.run(*what), "name": name}, target, workload)
+        experiment = Experiment(
+            lambda name, *what: structs.replace(session.run(*what), name=name), target, workload
+        )
         load = LoadProfile(OpenLoop(1.0), 1.0, warmup_s=0.1)
         made = experiment.search(load, SearchPlan(LatencyBound(200.0, 80.0), 60.0, 0.3, 1))
-    assert made["search"]["rate"] is None or 25 < made["search"]["rate"] < 115
-    assert any(one["probe"]["holds"] for one in made["runs"])
-    assert any(not one["probe"]["holds"] and one["probe"]["rate"] < 400 for one in made["runs"])
+    assert made.search.rate is None or 25 < made.search.rate < 115
+    assert any(one.probe.holds for one in made.runs)
+    assert any(not one.probe.holds and one.probe.rate < 400 for one in made.runs)
 
 
 def test_a_rate_above_the_generators_capacity_is_invalid_and_unsent_requests_are_counted(
@@ -174,9 +178,9 @@ def test_a_rate_above_the_generators_capacity_is_invalid_and_unsent_requests_are
 ) -> None:
     with fake_server() as server:
         made = drive(session, server, OpenLoop(200_000.0), 0.3, warmup_s=0, max_in_flight=100, timeout_s=5.0)
-    assert not made["valid"]
-    assert made["requests"]["unsent"] > 10_000
-    assert made["requests"]["sent"] == sum(made["outcomes"].values())
+    assert not made.valid
+    assert made.requests.unsent > 10_000
+    assert made.requests.sent == sum(made.outcomes.values())
 
 
 def test_a_worker_that_dies_is_reported_and_the_others_continue() -> None:
@@ -184,9 +188,9 @@ def test_a_worker_that_dies_is_reported_and_the_others_continue() -> None:
         death = later(1.0, session._workers._processes[0].kill)
         made = drive(session, server, OpenLoop(100.0, "constant"), 2.0, processes=2)
         death.join()
-    assert not made["valid"]
-    assert "a worker process failed" in made["reasons"][0]
-    assert made["outcomes"]["ok"] >= 100
+    assert not made.valid
+    assert "a worker process failed" in made.reasons[0]
+    assert made.ok >= 100
 
 
 def command(*arguments: str, **how: Any) -> subprocess.Popen[str]:
@@ -209,11 +213,12 @@ def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int)
         out, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in error
-    made = json.loads(file.read_text())
-    assert made["partial"] is True
-    assert made["outcomes"]["ok"] > 10
-    assert 1 <= made["measured_s"] < 60
-    assert made["valid"] or "fell behind" in made["reasons"][0]
+    made = documents.read(file)
+    assert isinstance(made, RunDocument)
+    assert made.partial is True
+    assert made.ok > 10
+    assert 1 <= made.measured_s < 60
+    assert made.valid or "fell behind" in made.reasons[0]
     assert "partial" in out
 
 
@@ -225,19 +230,19 @@ def test_a_signal_between_two_runs_ends_an_experiment_with_a_partial_document(nu
         target = Target(server.address, MODEL)
         workload = preflight.prepare(target, Workload("infer", drawn, (5, 9)), None, TensorOverrides())
 
-        def run(name: str, *what: Any) -> dict[str, Any]:
+        def run(name: str, *what: Any) -> RunDocument:
             made = session.run(*what)
             if not session.interrupted:
                 os.kill(os.getpid(), number)
-            return {**made, "name": name}
+            return structs.replace(made, name=name)
 
         made = Experiment(run, target, workload).sweep(
             LoadProfile(OpenLoop(1.0), 0.5, warmup_s=0), [50.0, 60.0, 70.0]
         )
-    first, second = made["runs"]
-    assert (made["partial"], first["partial"], second["partial"]) == (True, False, True)
-    assert first["outcomes"]["ok"] > 0
-    assert second["outcomes"]["ok"] == 0
+    first, second = made.runs
+    assert (made.partial, first.partial, second.partial) == (True, False, True)
+    assert first.ok > 0
+    assert second.ok == 0
 
 
 def test_a_closed_reader_of_progress_lines_does_not_end_the_run(tmp_path: Path) -> None:
@@ -296,11 +301,11 @@ def test_every_kind_of_call_can_be_measured(session: LoadSession, shipped: Serve
         arguments = Workload("infer", drawn, (1, 60), tokens=tokens)
         workload = preflight.prepare(target, arguments, kind, TensorOverrides())  # type: ignore[arg-type]
         made = session.run(target, workload, LoadProfile(ClosedLoop(2), 0.4, warmup_s=0))
-        assert set(made["outcomes"]) == {"ok"}, (kind, made["examples"])
-        assert made["outcomes"]["ok"] > 0
+        assert set(made.outcomes) == {"ok"}, (kind, made.examples)
+        assert made.ok > 0
         streamed = kind in ("generate", "translate", "follow", "steps")
-        assert (made["first_token_ms"] is not None) == streamed, kind
-        assert (made["rates"]["tokens"] > 0) == streamed, kind
+        assert (made.first_token_ms is not None) == streamed, kind
+        assert (made.rates.tokens > 0) == streamed, kind
 
 
 def test_one_by_one_every_element_is_answered(session: LoadSession, shipped: Served) -> None:
@@ -309,14 +314,14 @@ def test_one_by_one_every_element_is_answered(session: LoadSession, shipped: Ser
     workload = Workload("follow", drawn, (1, 60), one_by_one=True)
     target = Target(shipped.address, "sentiment-lstm")
     made = session.run(target, workload, LoadProfile(ClosedLoop(1), 0.4, warmup_s=0))
-    assert set(made["outcomes"]) == {"ok"}, made["examples"]
-    assert made["gap_ms"]["count"] == 5 * made["outcomes"]["ok"]
-    assert made["per_token_ms"]["p50"] < made["latency_ms"]["p50"]
+    assert set(made.outcomes) == {"ok"}, made.examples
+    assert made.gap_ms.count == 5 * made.ok
+    assert made.per_token_ms.p50 < made.latency_ms.p50
     refused = session.run(
         Target(shipped.address, "nosuch"), workload, LoadProfile(ClosedLoop(1), 0.4, warmup_s=0)
     )
-    assert set(refused["outcomes"]) == {"ok", "not_found"}
-    assert refused["outcomes"]["ok"] == 0
+    assert set(refused.outcomes) == {"ok", "not_found"}
+    assert refused.ok == 0
 
 
 def test_preflight_finds_the_call_that_a_model_supports(shipped: Served) -> None:

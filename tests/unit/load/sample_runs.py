@@ -11,6 +11,7 @@ from lockstep_load.counts import RunCounts
 from lockstep_load.lengths import parse
 from lockstep_load.outcome import RequestOutcome
 from lockstep_load.plan import LoadProfile, OpenLoop, Target, Workload
+from lockstep_load.results import LatencySummary, RunDocument
 from lockstep_load.worker_messages import RECORD, RecordBatch, WorkerDone
 
 Record = tuple[float, float, float, float, float, int, int, int]
@@ -39,7 +40,7 @@ def counts(records: list[Record], seconds: float) -> RunCounts:
     return made
 
 
-def run(records: list[Record], seconds: float, **how: Any) -> documents.Document:
+def run(records: list[Record], seconds: float, **how: Any) -> RunDocument:
     lengths = parse("10")
     assert lengths is not None
     return documents.run_document(
@@ -54,8 +55,13 @@ def run(records: list[Record], seconds: float, **how: Any) -> documents.Document
     )
 
 
-def steady(seconds: int, latency_ms: float, rate: int = 100, seed: int = 0) -> documents.Document:
+def steady(seconds: int, latency_ms: float, rate: int = 100, seed: int = 0) -> RunDocument:
     """`rate` requests per second with a latency that varies a little."""
     rng = np.random.default_rng(seed)
     took = latency_ms / 1e3 * rng.lognormal(0, 0.2, seconds * rate)
     return run([record(at / rate, float(one)) for at, one in enumerate(took)], seconds)
+
+
+def times(ms: float, count: int = 9) -> LatencySummary:
+    """A summary in which all times are equal."""
+    return LatencySummary(count=count, min=ms, mean=ms, p50=ms, p90=ms, p99=ms, p99_9=ms, max=ms)

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 from unit.load import sample_runs
 
 from lockstep_client import cli
@@ -101,12 +102,8 @@ def test_compare_exits_with_4_if_the_second_run_is_worse(lockstep, files: tuple[
 def test_compare_ends_with_3_where_a_run_says_nothing_of_its_server(
     lockstep, files: tuple[str, str], tmp_path: Path, which: int, partial: bool
 ) -> None:
-    late = {
-        **sample_runs.steady(10, 30.0),
-        "partial": partial,
-        "valid": False,
-        "reasons": ["the generator fell behind"],
-    }
+    run = sample_runs.steady(10, 30.0)
+    late = structs.replace(run, partial=partial, valid=False, reasons=["the generator fell behind"])
     documents.write(tmp_path / "late.json", late)
     pair = [files[0], str(tmp_path / "late.json")]
     code, out, _ = lockstep("load", "compare", *(reversed(pair) if which == 0 else pair))

@@ -76,8 +76,8 @@ def test_compared_percentiles_equal_the_reported_ones() -> None:
     a, b = sample_runs.steady(10, 20.0, seed=1), sample_runs.steady(10, 25.0, seed=2)
     rows = compare_runs(a, b)
     for name in ("p50", "p90", "p99"):
-        assert row(rows, f"latency {name}").first == pytest.approx(a["latency_ms"][name])
-        assert row(rows, f"latency {name}").second == pytest.approx(b["latency_ms"][name])
+        assert row(rows, f"latency {name}").first == pytest.approx(getattr(a.latency_ms, name))
+        assert row(rows, f"latency {name}").second == pytest.approx(getattr(b.latency_ms, name))
 
 
 def test_the_same_seed_gives_the_same_intervals() -> None:

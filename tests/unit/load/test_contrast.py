@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from msgspec import structs
 from unit.load import sample_runs
 
 from lockstep_load.contrast import (
@@ -14,16 +15,13 @@ from lockstep_load.contrast import (
     STEPWISE,
     Contrast,
     ContrastPoint,
-    ReadingMode,
     findings,
     is_complete,
     points,
 )
 from lockstep_load.contrast_report import rows
 from lockstep_load.plan import ClosedLoop, LoadProfile, Target, Workload
-
-if TYPE_CHECKING:
-    from lockstep_load.documents import Document
+from lockstep_load.results import ReadingMode, RunDocument
 
 
 def lone(way: str, length: int, first: float, last: float, step: float | None = None) -> ContrastPoint:
@@ -66,17 +64,16 @@ def test_no_points_give_no_findings() -> None:
     assert findings([], 16) == []
 
 
-def run(way: str, ms: float, *, valid: bool = True, **more: Any) -> Document:
-    return {
-        "way": way, "mode": "lone", "length": 8, "valid": valid, "load": {}, "outcomes": {"ok": 9},
-        "latency_ms": {"p50": ms, "p99": ms}, "first_token_ms": None, "per_token_ms": None, "gap_ms": None,
-        "rates": {"ok": 100.0}, **more,
-    }  # fmt: skip
+def run(way: str, ms: float, **more: Any) -> RunDocument:
+    base = sample_runs.run([sample_runs.record(0.0, 0.01)] * 9, 1.0)
+    load = structs.replace(base.load, rate=None)
+    here = {"way": way, "mode": "lone", "length": 8, "load": load, "latency_ms": sample_runs.times(ms)}
+    return structs.replace(base, **{**here, **more})
 
 
-def streamed(ms: float, gap_ms: float, **more: Any) -> Document:
-    times = {"first_token_ms": {"p50": 1.0}, "per_token_ms": {"p50": gap_ms}, "gap_ms": {"p50": gap_ms}}
-    return run(STEPWISE, ms, **times, **more)
+def streamed(ms: float, gap_ms: float, **more: Any) -> RunDocument:
+    first, gap = sample_runs.times(1.0), sample_runs.times(gap_ms)
+    return run(STEPWISE, ms, **{"first_token_ms": first, "per_token_ms": gap, "gap_ms": gap, **more})
 
 
 def test_the_cost_of_one_more_element_comes_from_one_by_one_runs() -> None:
@@ -92,7 +89,7 @@ def test_the_cost_of_one_more_element_comes_from_one_by_one_runs() -> None:
 
 @pytest.mark.parametrize("one_by_one", [[], [streamed(9.0, 0.7, mode="next", valid=False)]])
 def test_an_unmeasured_cost_of_one_more_element_gives_no_finding(
-    one_by_one: list[Document],
+    one_by_one: list[RunDocument],
 ) -> None:
     runs = [streamed(4.0, 0.1), *one_by_one, run(FUSED, 1.3)]
     assert math.isinf(points(runs)[0].next_ms)
@@ -104,9 +101,9 @@ def test_an_unmeasured_cost_of_one_more_element_gives_no_finding(
 def test_only_streams_are_run_one_by_one() -> None:
     made_runs: list[tuple[str, bool, str]] = []
 
-    def record_run(name: str, target: Target, workload: Workload, load: LoadProfile) -> Document:
+    def record_run(name: str, target: Target, workload: Workload, load: LoadProfile) -> RunDocument:
         made_runs.append((workload.call, workload.one_by_one, name))
-        return {**sample_runs.steady(6, 5.0), "name": name}
+        return structs.replace(sample_runs.steady(6, 5.0), name=name)
 
     ways = (ReadingMode(STEPWISE, "m", "follow"), ReadingMode(FUSED, "m", "classify"))
     Contrast(ways, (1, 8), (), 8, 2, (1, 9)).run(
@@ -125,7 +122,7 @@ def test_points_are_medians_of_valid_rounds() -> None:
 
 
 def test_a_failure_in_one_of_two_rounds_is_reported() -> None:
-    lost = {**run(FUSED, 1.0), "outcomes": {"ok": 9, "overloaded": 1}}
+    lost = run(FUSED, 1.0, outcomes={"ok": 9, "overloaded": 1})
     [fused] = points([run(FUSED, 1.0), lost])
     assert fused.lost == 1
 

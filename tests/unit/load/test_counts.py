@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.load import sample_runs
 
+from lockstep_load import documents
 from lockstep_load.counts import bucket
 from lockstep_load.outcome import RequestOutcome
+from lockstep_load.results import RequestCounts
 
 
 def test_latency_counts_in_the_second_due_and_answers_in_the_second_of_arrival() -> None:
@@ -32,24 +34,26 @@ def test_the_warm_up_is_excluded_from_latency_and_outcomes() -> None:
 def test_failures_are_counted_by_outcome_and_excluded_from_latency() -> None:
     refused = sample_runs.record(0.1, 0.001, outcome=RequestOutcome.OVERLOADED)
     document = sample_runs.run([sample_runs.record(0.2, 0.02), refused, refused], 1.0)
-    assert document["outcomes"] == {"ok": 1, "overloaded": 2}
-    assert document["latency_ms"]["count"] == 1
-    assert document["latency_ms"]["p50"] == pytest.approx(20, rel=1e-2)
+    assert document.outcomes == {"ok": 1, "overloaded": 2}
+    assert document.latency_ms
+    assert document.latency_ms.count == 1
+    assert document.latency_ms.p50 == pytest.approx(20, rel=1e-2)
 
 
 def test_answers_after_the_end_are_excluded_from_throughput() -> None:
     document = sample_runs.run([sample_runs.record(0.9, 0.5), sample_runs.record(0.1, 0.1)], 1.0)
-    assert document["rates"]["ok"] == 1.0
-    assert document["outcomes"]["ok"] == 2
+    assert document.rates.ok == 1.0
+    assert document.ok == 2
 
 
 def test_a_document_has_every_percentile_in_milliseconds() -> None:
     document = sample_runs.steady(5, 20.0)
-    assert {"p50", "p90", "p99", "p99.9", "max"} <= set(document["latency_ms"])
-    assert document["latency_ms"]["p50"] == pytest.approx(20, rel=0.05)
-    assert document["valid"] is True
-    assert document["requests"] == {"sent": 500, "unsent": 0, "warmup": 0}
-    assert [one["second"] for one in document["seconds"]] == [0, 1, 2, 3, 4]
+    assert document.latency_ms
+    assert {"p50", "p90", "p99", "p99.9", "max"} <= set(documents.to_json(document.latency_ms))
+    assert document.latency_ms.p50 == pytest.approx(20, rel=0.05)
+    assert document.valid is True
+    assert document.requests == RequestCounts(sent=500, unsent=0, warmup=0)
+    assert [one.second for one in document.seconds] == [0, 1, 2, 3, 4]
 
 
 @given(st.integers(1, 1_000_000))

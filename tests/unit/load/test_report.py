@@ -5,42 +5,56 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 from unit.load import sample_runs
 
 from lockstep_load import report, runner
 from lockstep_load.contrast import FUSED, STEPWISE
+from lockstep_load.results import (
+    ContrastDocument,
+    Document,
+    Probe,
+    ReadingMode,
+    RunDocument,
+    ScenarioDocument,
+    SearchDocument,
+    SearchResult,
+    SweepDocument,
+)
 
 
-def named(name: str, latency_ms: float, **more: Any) -> dict[str, Any]:
-    return {**sample_runs.steady(6, latency_ms), "name": name, **more}
+def named(name: str, latency_ms: float, **more: Any) -> RunDocument:
+    return structs.replace(sample_runs.steady(6, latency_ms), name=name, **more)
 
 
-def experiment_document(kind: str, runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    head = {key: runs[0][key] for key in ("format", "started_at", "target", "partial")}
-    return {**head, "kind": kind, "name": f"the {kind}", "runs": runs, **more}
+def experiment_document(kind: type, runs: list[Any], **more: Any) -> Any:
+    head = {key: getattr(runs[0], key) for key in ("format", "started_at", "target", "partial")}
+    return kind(**head, runs=runs, **more)
 
 
-SWEEP = experiment_document("sweep", [named("10/s", 5.0), named("20/s", 9.0)])
-SEARCH = experiment_document(
-    "search",
-    [named("10/s", 5.0, probe={"rate": 10.0, "holds": True, "confirming": False})],
-    search={
-        "rate": 10.0, "percentile": 99.0, "bound_ms": 50.0, "confirmations": 2, "within": 0.05, "probes": 3,
-        "limit": "the bound",
-    },
-)  # fmt: skip
-SCENARIO = experiment_document("scenario", [named("one", 5.0), SWEEP, SEARCH], about="all kinds")
-LONE = {"mode": "lone", "length": 8}
+def search_document(runs: list[RunDocument]) -> SearchDocument:
+    found = SearchResult(
+        rate=10.0, percentile=99.0, bound_ms=50.0, confirmed=True, confirmations=2, within=0.05, probes=3,
+        limit="the bound",
+    )  # fmt: skip
+    made: SearchDocument = experiment_document(SearchDocument, runs, name="the search", search=found)
+    return made
+
+
+SWEEP = experiment_document(SweepDocument, [named("10/s", 5.0), named("20/s", 9.0)], name="the sweep")
+SEARCH = search_document([named("10/s", 5.0, probe=Probe(10.0, True, False))])
+SCENARIO = experiment_document(
+    ScenarioDocument, [named("one", 5.0), SWEEP, SEARCH], name="the scenario", about="all kinds"
+)
+LONE: dict[str, Any] = {"mode": "lone", "length": 8}
 CONTRAST = experiment_document(
-    "contrast",
+    ContrastDocument,
     [named("a", 5.0, way=STEPWISE, **LONE), named("b", 7.0, way=FUSED, **LONE)],
-    ways=[
-        {"name": STEPWISE, "model": "m", "kind": "follow"},
-        {"name": FUSED, "model": "m", "kind": "classify"},
-    ],
+    ways=[ReadingMode(STEPWISE, "m", "follow"), ReadingMode(FUSED, "m", "classify")],
     finding=["It was so."],
     concurrency=16,
     rate_length=32,
+    rounds=1,
 )
 
 
@@ -56,7 +70,7 @@ CONTRAST = experiment_document(
     ids=["run", "sweep", "search", "scenario", "contrast"],
 )
 def test_every_document_has_a_page_and_a_summary(
-    document: dict[str, Any], plots: int, text: str, capsys: pytest.CaptureFixture[str]
+    document: Document, plots: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = report.page(document)
     assert page.count("<svg") == plots
@@ -68,22 +82,21 @@ def test_every_document_has_a_page_and_a_summary(
 
 
 def test_the_page_of_a_run_without_answers_gives_the_reason() -> None:
-    nothing = {**sample_runs.run([], 2.0), "name": "nothing"}
+    nothing = structs.replace(sample_runs.run([], 2.0), name="nothing")
     page = report.page(nothing)
     assert "no request in the measured part was answered" in page
     assert runner.exit_code(nothing) == 1
 
 
 def test_server_messages_are_escaped() -> None:
-    run = {**named("one", 5.0), "examples": {"failed": "<b>boom</b>"}}
+    run = named("one", 5.0, examples={"failed": "<b>boom</b>"})
     assert "<b>boom</b>" not in report.page(run)
 
 
 def test_exit_codes_depend_on_validity_and_interruption() -> None:
     run = named("one", 5.0)
     assert runner.exit_code(run) == 0
-    assert runner.exit_code({**run, "valid": False}) == 3
-    assert runner.exit_code({**run, "partial": True}) == 130
-    assert (
-        runner.exit_code(experiment_document("search", [{**run, "valid": False}])) == 0
-    )  # a search goes to the limit
+    assert runner.exit_code(structs.replace(run, valid=False)) == 3
+    assert runner.exit_code(structs.replace(run, partial=True)) == 130
+    # A search goes to the limit, so its invalid probes do not count.
+    assert runner.exit_code(search_document([structs.replace(run, valid=False)])) == 0

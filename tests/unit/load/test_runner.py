@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import typer
+from msgspec import structs
 from unit.load import sample_runs
 
 from lockstep_load import documents, runner, session
 from lockstep_load.option_groups import CommonOptions
 from lockstep_load.plan import LoadProfile, OpenLoop
 from lockstep_load.progress import ProgressLines
+from lockstep_load.results import FORMAT, RunDocument
 from lockstep_load.session import LoadSession
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 def exit_code_of(output_options: CommonOptions) -> int:
     with pytest.raises(typer.Exit) as ended:
-        runner.write_results({**sample_runs.steady(10, 20.0), "name": "one"}, output_options)
+        runner.write_results(structs.replace(sample_runs.steady(10, 20.0), name="one"), output_options)
     return ended.value.exit_code
 
 
@@ -42,7 +44,7 @@ def test_a_named_pipe_is_written_directly(tmp_path: Path) -> None:
     reader.start()
     documents.write(pipe, sample_runs.steady(10, 20.0))
     reader.join(30)
-    assert json.loads(read[0])["format"] == documents.FORMAT
+    assert json.loads(read[0])["format"] == FORMAT
     assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]
 
@@ -56,14 +58,14 @@ def test_a_file_descriptor_path_is_written_directly(tmp_path: Path) -> None:
     """As with `--json /dev/fd/4 4> run.json` or `--json >(tool)` in a shell."""
     with (tmp_path / "run.json").open("w") as file:
         documents.write(Path(f"/dev/fd/{file.fileno()}"), sample_runs.steady(10, 20.0))
-    assert documents.read(tmp_path / "run.json")["kind"] == "run"
+    assert isinstance(documents.read(tmp_path / "run.json"), RunDocument)
 
 
 def test_a_symlink_is_followed_and_kept(tmp_path: Path) -> None:
     (tmp_path / "latest.json").symlink_to(tmp_path / "run.json")
     documents.write(tmp_path / "latest.json", sample_runs.steady(10, 20.0))
     assert (tmp_path / "latest.json").is_symlink()
-    assert documents.read(tmp_path / "run.json")["kind"] == "run"
+    assert isinstance(documents.read(tmp_path / "run.json"), RunDocument)
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_no_partial_file(
@@ -79,7 +81,7 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_no_partial_file(
     monkeypatch.setattr(Path, "write_text", full)
     assert exit_code_of(CommonOptions(json_file=before)) == runner.NOT_WRITTEN
     assert capsys.readouterr().err == f"lockstep: cannot write {before}: No space left on device\n"
-    assert documents.read(before)["kind"] == "run"
+    assert isinstance(documents.read(before), RunDocument)
     assert list(tmp_path.iterdir()) == [before]
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
+from unit.load import sample_runs
 
-from lockstep_load.histogram import LatencyHistogram
-from lockstep_load.search import LatencyBound, Probe, SearchPlan, confirmed_rate, holds, next_step
+from lockstep_load.outcome import RequestOutcome
+from lockstep_load.results import Probe, RunDocument
+from lockstep_load.search import LatencyBound, SearchPlan, confirmed_rate, holds, next_step
 
 BOUND = LatencyBound(50.0)
 
@@ -50,15 +53,10 @@ def test_a_search_ends_even_if_no_confirmation_holds() -> None:
         assert len(probes) < 100
 
 
-def run(latencies_ms: list[float], *, lost: int = 0, valid: bool = True) -> dict:
-    times = LatencyHistogram()
-    times.record_all(ms / 1e3 for ms in latencies_ms)
-    return {
-        "valid": valid,
-        "requests": {"sent": len(latencies_ms) + lost, "unsent": 0},
-        "outcomes": {"ok": len(latencies_ms), "overloaded": lost},
-        "histogram": times.encoded,
-    }
+def run(latencies_ms: list[float], *, lost: int = 0, valid: bool = True) -> RunDocument:
+    refused = sample_runs.record(0.0, 0.001, outcome=RequestOutcome.OVERLOADED)
+    answered = [sample_runs.record(0.0, ms / 1e3) for ms in latencies_ms]
+    return structs.replace(sample_runs.run([*answered, *[refused] * lost], 1.0), valid=valid)
 
 
 @pytest.mark.parametrize(
@@ -73,5 +71,5 @@ def run(latencies_ms: list[float], *, lost: int = 0, valid: bool = True) -> dict
         (run([10.0] * 100, valid=False), False),
     ],
 )
-def test_a_bound_applies_to_a_share_of_all_requests(made: dict, expected: bool) -> None:
+def test_a_bound_applies_to_a_share_of_all_requests(made: RunDocument, expected: bool) -> None:
     assert holds(made, BOUND) is expected

@@ -14,6 +14,7 @@ import pytest
 from lockstep_client.metrics_text import Scrape, samples
 from lockstep_load.counts import RunCounts
 from lockstep_load.plan import ClosedLoop, LoadProfile
+from lockstep_load.results import ModeMetrics, ServerMetrics
 from lockstep_load.server_metrics import Scraper, difference, restarted
 
 if TYPE_CHECKING:
@@ -40,17 +41,17 @@ def scrape(runs: float, rows: float, padded: float) -> Scrape:
 
 def test_a_run_gets_the_difference_of_the_counters() -> None:
     added = difference(scrape(10, 20, 30), scrape(20, 60, 80), "m")
-    assert added["faces"] == {"oneshot": {"runs": 10, "rows_per_run": 4.0}}
-    assert added["padding"] == 0.2  # 40 real elements of 50
-    assert added["queue_ms"] == 0.0
+    assert added.faces == {"oneshot": ModeMetrics(runs=10, rows_per_run=4.0)}
+    assert added.padding == 0.2  # 40 real elements of 50
+    assert added.queue_ms == 0.0
 
 
 def test_a_step_model_uses_the_metrics_of_its_base_name() -> None:
-    assert difference(scrape(10, 20, 30), scrape(20, 60, 80), "m.step")["faces"]
+    assert difference(scrape(10, 20, 30), scrape(20, 60, 80), "m.step").faces
 
 
 def test_a_server_without_lockstep_metrics_gives_an_empty_result() -> None:
-    assert difference(Scrape({}), Scrape(samples("up 1\n")), "m") == {}
+    assert difference(Scrape({}), Scrape(samples("up 1\n")), "m") == ServerMetrics()
 
 
 def test_a_port_with_another_protocol_has_no_metrics() -> None:
@@ -65,7 +66,7 @@ def test_a_port_with_another_protocol_has_no_metrics() -> None:
         answering = threading.Thread(target=settle)
         answering.start()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        assert Scraper(address, "m").result() == {"note": f"no metrics at http://{address}/metrics"}
+        assert Scraper(address, "m").result() == ServerMetrics(note=f"no metrics at http://{address}/metrics")
         answering.join()
 
 
@@ -132,7 +133,7 @@ def test_a_restarted_server_gives_a_note_instead_of_numbers() -> None:
         metrics_server(text(1000, 8000), text(1500, 3000, started=9.0)) as address,
         Scraper(address, "m") as scraper,
     ):
-        assert "restarted" in scraper.result()["note"]
+        assert "restarted" in scraper.result().note
 
 
 def test_the_warm_up_is_excluded() -> None:
@@ -146,7 +147,7 @@ def test_the_warm_up_is_excluded() -> None:
         first = scraper._first
         counts.now_s = 0.0
         until(lambda: scraper._first is not first)
-        assert scraper.result()["faces"] == {"oneshot": {"runs": 20, "rows_per_run": 4.0}}
+        assert scraper.result().faces == {"oneshot": ModeMetrics(runs=20, rows_per_run=4.0)}
 
 
 def until(holds: Callable[[], bool]) -> None:
