@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import deque
 from contextlib import suppress
 from itertools import cycle
@@ -26,8 +25,9 @@ from lockstep_load.plan import OpenLoop
 from lockstep_load.senders import ReplyTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
+    from lockstep_load.clock import Clock
     from lockstep_load.plan import WorkerJob
     from lockstep_load.requests import PreparedRequest
     from lockstep_load.worker_messages import RecordLog
@@ -37,7 +37,7 @@ FAILURE_PAUSE_S = 0.1
 
 
 class Driver:
-    """Sends the requests of one job. The measured part starts at `begin`, a time.perf_counter()."""
+    """Sends the requests of one job. The measured part starts at `begin`, a time of the clock."""
 
     def __init__(
         self,
@@ -46,14 +46,18 @@ class Driver:
         requests: Sequence[PreparedRequest],
         log: RecordLog,
         begin: float,
+        clock: Clock,
     ) -> None:
-        self._job, self._send_request, self._log, self._begin = job, send, log, begin
+        self._job, self._send_request, self._log = job, send, log
+        self._begin, self._clock = begin, clock
         self._requests = cycle(requests)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._deferred: deque[float] = deque()
         self._pacer: Pacer | None = None
         self._remaining = math.inf if job.samples is None else job.samples
-        self._stopped = asyncio.Event()
+        self._stopped = False
+        self._idle = asyncio.Event()
+        """Set when the last task has ended, and by `stop`."""
         self.in_flight = 0
         self.capped = False
 
@@ -66,7 +70,7 @@ class Driver:
     @property
     def now_s(self) -> float:
         """Seconds after the start of the measured part; negative during the warm-up."""
-        return time.perf_counter() - self._begin
+        return self._clock.now() - self._begin
 
     async def run(self) -> None:
         """Send all requests and wait until each has ended."""
@@ -74,15 +78,17 @@ class Driver:
             await self._run_open_loop(self._job.load.pattern)
         else:
             await self._run_closed_loop()
-        while self._tasks and not self._stopped.is_set():
-            await asyncio.wait(self._tasks, timeout=0.1)
+        self._idle.clear()
+        if self._tasks and not self._stopped:
+            await self._idle.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks)
 
     def stop(self) -> None:
         """Send no more requests and cancel those in flight."""
-        self._stopped.set()
+        self._stopped = True
+        self._idle.set()
         self._remaining = 0
         if self._pacer:
             self._pacer.stop()
@@ -98,7 +104,7 @@ class Driver:
             index=self._job.index,
             of=load.processes,
         )
-        self._pacer = Pacer(schedule, self._begin, load.seconds)
+        self._pacer = Pacer(schedule, self._begin, load.seconds, self._clock)
         await self._pacer.run(self._send_all)
 
     def _send_all(self, dues: list[float]) -> None:
@@ -111,23 +117,30 @@ class Driver:
             self._deferred.append(due)
             return
         self.in_flight += 1
-        task = asyncio.create_task(self._run_request(due))
-        self._tasks.add(task)
-        task.add_done_callback(self._on_done)
+        self._start(self._run_request(due)).add_done_callback(self._on_answer)
 
-    def _on_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+    def _on_answer(self, task: asyncio.Task[Any]) -> None:
         self.in_flight -= 1
-        if self._deferred and not self._stopped.is_set() and self.now_s < self._job.load.seconds:
+        if self._deferred and not self._stopped and self.now_s < self._job.load.seconds:
             self._send(self._deferred.popleft())
+        self._on_end(task)
 
     async def _run_closed_loop(self) -> None:
         wait_s = -self._job.load.warmup_s - self.now_s
-        await asyncio.sleep(max(0.0, wait_s))
-        callers = {asyncio.create_task(self._run_caller()) for _ in range(self._job.concurrency)}
-        while callers and not self._stopped.is_set():
-            _, callers = await asyncio.wait(callers, timeout=0.1)
-        self._tasks |= callers
+        if wait_s > 0:
+            await self._clock.pause(wait_s)
+        for _ in range(self._job.concurrency):
+            self._start(self._run_caller()).add_done_callback(self._on_end)
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        return task
+
+    def _on_end(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._idle.set()
 
     async def _run_caller(self) -> None:
         while self._remaining > 0 and (now_s := self.now_s) < self._job.load.seconds:
@@ -139,12 +152,12 @@ class Driver:
                 self.in_flight -= 1
             if outcome is not RequestOutcome.OK:
                 with suppress(asyncio.CancelledError):  # only stop() cancels callers
-                    await asyncio.sleep(FAILURE_PAUSE_S)
+                    await self._clock.pause(FAILURE_PAUSE_S)
 
     async def _run_request(self, due: float | None) -> RequestOutcome:
         """Send one request and record it. Cancellation is an outcome too."""
         request, sent = next(self._requests), self.now_s
-        times = ReplyTimes(self._on_tokens)
+        times = ReplyTimes(self._on_tokens, self._clock.now)
         outcome = RequestOutcome.OK
         try:
             await self._send_request(request, times)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from lockstep_load.clock import Clock
 
 GRACE_S = 0.25
 """Time after the end of the schedule in which requests due just before it are still sent."""
@@ -23,12 +24,13 @@ _SLICE_S = 0.05
 
 
 class Pacer:
-    """Runs through one schedule once. All times are seconds after `begin`, a time.perf_counter()."""
+    """Runs through one schedule once. All times are seconds after `begin`, a time of the clock."""
 
-    def __init__(self, dues: Iterator[float], begin: float, end_s: float) -> None:
+    def __init__(self, dues: Iterator[float], begin: float, end_s: float, clock: Clock) -> None:
         self._dues = dues
         self._begin = begin
         self._end_s = end_s
+        self._clock = clock
         self._stopped = False
         self.unsent = 0
         """Due times of the measured part that were never delivered because the loop was too far behind."""
@@ -70,11 +72,11 @@ class Pacer:
     def _sleep_until(self, due: float) -> bool:
         """Sleep until `due`. Returns False if the schedule was stopped before."""
         while (wait_s := due - self._now()) > 0 and not self._stopped:
-            time.sleep(min(wait_s, _SLICE_S))
+            self._clock.sleep(min(wait_s, _SLICE_S))
         return not self._stopped or due <= self._now()
 
     def _count_unsent(self, held: list[float]) -> None:
         self.unsent += sum(due >= 0 for due in chain(held, self._dues))
 
     def _now(self) -> float:
-        return time.perf_counter() - self._begin
+        return self._clock.now() - self._begin

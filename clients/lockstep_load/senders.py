@@ -38,9 +38,10 @@ _TOKEN_STREAMS: dict[str, protocol.Method[Any]] = {
 
 @dataclass
 class ReplyTimes:
-    """Times and token counts of one stream's messages, in seconds of time.perf_counter()."""
+    """Times and token counts of one stream's messages, in seconds of `now`."""
 
     on_tokens: Callable[[float, int], None]
+    now: Callable[[], float] = time.perf_counter
     first: float = 0.0
     last: float = 0.0
     tokens: int = 0
@@ -50,7 +51,7 @@ class ReplyTimes:
         """Record a message that carries `tokens` tokens."""
         if not tokens:
             return
-        now = time.perf_counter()
+        now = self.now()
         if self.tokens:
             self.gaps.append(now - self.last)  # type: ignore[union-attr]
         else:

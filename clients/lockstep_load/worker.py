@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lockstep_load import target_client
+from lockstep_load.clock import SystemClock
 from lockstep_load.driver import Driver
 from lockstep_load.plan import WorkerJob
 from lockstep_load.requests import request_pool
@@ -92,7 +93,8 @@ async def run_job(job: WorkerJob, received: asyncio.Queue[Any], emit: Callable[[
         command = await received.get()
         if isinstance(command, StartRun):
             log, send = RecordLog(), sender(channel, job.target, job.workload)
-            driver = Driver(job, send, requests, log, time.perf_counter() + command.after_s)
+            clock = SystemClock()
+            driver = Driver(job, send, requests, log, clock.now() + command.after_s, clock)
             await _drive(job, driver, log, received, emit)
         else:
             if command is None:  # the pipe has closed; _serve ends on None

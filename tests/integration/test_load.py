@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from lockstep_load.search import LatencyBound, SearchPlan
 from lockstep_load.session import LoadSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from integration.harness import Served
@@ -62,12 +61,6 @@ def drive(
     return session.run(target, workload, LoadProfile(pattern, seconds, **{"warmup_s": 0.2, **how}))
 
 
-def later(seconds: float, act: Callable[[], None]) -> threading.Timer:
-    timer = threading.Timer(seconds, act)
-    timer.start()
-    return timer
-
-
 def test_any_open_inference_server_receives_tensors_of_the_requested_lengths(session: LoadSession) -> None:
     with fake_server() as server:
         made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, "uniform:3,6", processes=2)
@@ -97,7 +90,7 @@ def test_a_known_delay_is_measured(session: LoadSession) -> None:
 def test_an_open_loop_measures_a_stall_as_independent_callers_see_it(session: LoadSession) -> None:
     """Requests due in 1 of 3 s wait for the end of the stall: a third of all, for 1 s at most."""
     with fake_server() as server:
-        stall = later(1.4, lambda: server.stall(1.0))
+        stall = server.on_request(1 + 40 + 200, lambda: server.stall(1.0))  # after a second
         made = drive(session, server, OpenLoop(200.0, "constant"), 3.0)
         stall.join()
     latency = made.latency_ms
@@ -110,7 +103,7 @@ def test_an_open_loop_measures_a_stall_as_independent_callers_see_it(session: Lo
 
 def test_in_a_closed_loop_few_requests_meet_a_stall_and_the_report_notes_it(session: LoadSession) -> None:
     with fake_server(service_s=0.02) as server:
-        stall = later(1.2, lambda: server.stall(1.0))
+        stall = server.on_request(1 + 100, lambda: server.stall(1.0))
         made = drive(session, server, ClosedLoop(4), 2.5)
         stall.join()
     assert made.latency_ms.max > 800
@@ -129,7 +122,7 @@ def test_rejections_are_counted_as_overloaded(session: LoadSession) -> None:
 
 def test_timeouts_are_counted_and_every_request_has_an_outcome(session: LoadSession) -> None:
     with fake_server() as server:
-        later(0.5, lambda: server.stall(30.0))
+        server.on_request(1 + 20 + 30, lambda: server.stall(30.0))
         made = drive(session, server, OpenLoop(100.0, "constant"), 1.0, timeout_s=0.3)
         server.servicer.stalled_until = 0.0
     assert made.ok + made.outcomes["deadline"] == 100
@@ -137,10 +130,15 @@ def test_timeouts_are_counted_and_every_request_has_an_outcome(session: LoadSess
 
 def test_the_load_continues_after_a_server_restart(session: LoadSession) -> None:
     with fake_server() as server:
-        timers = [later(1.3, server.stop), later(2.3, server.start)]
+
+        def restart() -> None:
+            server.stop()
+            time.sleep(1.0)  # the outage
+            server.start()
+
+        restarted = server.on_request(1 + 10 + 50, restart)  # after a second
         made = drive(session, server, OpenLoop(50.0, "constant"), 5.0)
-        for timer in timers:
-            timer.join()
+        restarted.join()
     assert made.outcomes["unavailable"] > 5
     assert sum(made.outcomes.values()) == 250
     assert made.seconds[0].ok > 20
@@ -185,7 +183,7 @@ def test_a_rate_above_the_generators_capacity_is_invalid_and_unsent_requests_are
 
 def test_a_worker_that_dies_is_reported_and_the_others_continue() -> None:
     with fake_server() as server, LoadSession(2, [], max_lag_ms=10_000) as session:
-        death = later(1.0, session._workers._processes[0].kill)
+        death = server.on_request(1 + 20 + 80, session._workers._processes[0].kill)
         made = drive(session, server, OpenLoop(100.0, "constant"), 2.0, processes=2)
         death.join()
     assert not made.valid
@@ -204,13 +202,12 @@ def test_an_interrupted_run_leaves_a_partial_report(tmp_path: Path, number: int)
     file, lines = tmp_path / "run.json", tmp_path / "run.jsonl"
     with fake_server() as server:
         arguments = ("--rate", "50", "--seconds", "600", "--warmup", "0", "--address", server.address)
+        os.mkfifo(lines)
         process = command(*arguments, "--json", str(file), "--jsonl", str(lines))
-        end = time.monotonic() + 60
-        while not (lines.exists() and lines.read_text().count("\n")):
-            assert time.monotonic() < end, "never a second"
-            time.sleep(0.05)
-        process.send_signal(number)
-        out, error = process.communicate(timeout=60)
+        with lines.open(encoding="utf-8") as progress:
+            assert json.loads(progress.readline())["second"] == 0
+            process.send_signal(number)
+            out, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in error
     made = documents.read(file)

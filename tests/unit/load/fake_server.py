@@ -20,7 +20,7 @@ from lockstep_proto import open_inference_pb2 as pb
 from lockstep_proto import open_inference_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MODEL = "bert"
 
@@ -36,6 +36,8 @@ class Servicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self.reject_every = 0
         """Every n-th request is rejected with RESOURCE_EXHAUSTED; 0 for none."""
         self.requests: list[Any] = []
+        self.actions: dict[int, threading.Thread] = {}
+        """Started when this many requests have arrived."""
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
         if request.name != MODEL:
@@ -48,6 +50,8 @@ class Servicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         self.requests.append(request)
+        if action := self.actions.get(len(self.requests)):
+            action.start()
         if self.reject_every and len(self.requests) % self.reject_every == 0:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
         async with self.concurrency:
@@ -83,6 +87,11 @@ class FakeServer:
 
     def stall(self, seconds: float) -> None:
         self.servicer.stalled_until = time.monotonic() + seconds
+
+    def on_request(self, number: int, act: Callable[[], object]) -> threading.Thread:
+        """Call `act` in a thread when this request arrives. The request of the preflight is number 1."""
+        self.servicer.actions[number] = threading.Thread(target=act)
+        return self.servicer.actions[number]
 
     def close(self) -> None:
         self.stop()

@@ -39,16 +39,16 @@ def test_a_blocked_terminal_does_not_block_the_caller() -> None:
 
 
 def test_only_the_latest_frame_is_written_after_the_terminal_unblocks() -> None:
-    stuck, written = threading.Event(), []
+    stuck, taking, written = threading.Event(), threading.Event(), []
 
     def write(frame: str) -> None:
         written.append(frame)
+        taking.set()
         stuck.wait(10)
 
     writer = TerminalWriter(write)
     writer.show("first")
-    while not written:
-        time.sleep(0.001)
+    assert taking.wait(10)
     for frame in ("second", "third"):
         writer.show(frame)
     stuck.set()
@@ -96,6 +96,16 @@ def test_a_frame_shows_rates_latency_and_failures() -> None:
 
 
 class Terminal(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if "p50" in text:
+            self.shown.set()
+        return written
+
     def isatty(self) -> bool:
         return True
 
@@ -107,8 +117,7 @@ def test_a_terminal_shows_one_frame_at_a_time_and_is_cleared_at_the_end(monkeypa
     view = LiveView(out=out)
     view.begin(LOAD, counts)
     view.update()
-    while "p50" not in out.getvalue():
-        time.sleep(0.001)
+    assert out.shown.wait(10)
     view.end()
     output = out.getvalue()
     frames, wiped = output.rsplit("p99", 1)

@@ -1,29 +1,23 @@
-"""How worker processes end: stopped, failed before the start, or abandoned by the parent."""
+"""How worker processes end: failed before the start, or abandoned by the parent."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from lockstep_load import worker
-from lockstep_load.driver import Driver
 from lockstep_load.lengths import parse
-from lockstep_load.outcome import RequestOutcome
 from lockstep_load.plan import (
-    ClosedLoop,
     LoadPattern,
     LoadProfile,
-    Offline,
     OpenLoop,
     Target,
     WorkerJob,
     Workload,
     worker_jobs,
 )
-from lockstep_load.requests import PreparedRequest, request_pool
-from lockstep_load.worker_messages import RecordLog, WorkerDone, WorkerFailed, WorkerReady
+from lockstep_load.worker_messages import WorkerDone, WorkerFailed, WorkerReady
 from lockstep_load.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -36,33 +30,6 @@ def job(pattern: LoadPattern, tls: str = "", seconds: float = 10.0) -> WorkerJob
     load = LoadProfile(pattern, seconds, warmup_s=0.0)
     (made,) = worker_jobs(Target("localhost:1", "m", tls=tls), Workload("classify", lengths), load)
     return made
-
-
-async def test_a_closed_loop_can_be_stopped_while_its_callers_pause() -> None:
-    """A caller whose request failed pauses, and is cancelled in its pause."""
-    refused = asyncio.Event()
-
-    async def send(request: PreparedRequest, times: Any) -> None:
-        refused.set()
-        raise RuntimeError("refused")
-
-    worker_job, log = job(ClosedLoop(2)), RecordLog()
-    driver = Driver(worker_job, send, request_pool(worker_job), log, time.perf_counter())
-    running = asyncio.create_task(driver.run())
-    await refused.wait()
-    driver.stop()
-    await running
-    assert {code for *_, code in log.records} == {RequestOutcome.FAILED}
-
-
-async def test_offline_samples_left_when_time_runs_out_count_as_unsent() -> None:
-    async def send(request: PreparedRequest, times: Any) -> None:
-        await asyncio.sleep(0.05)
-
-    worker_job = job(Offline(samples=50, concurrency=1), seconds=0.2)
-    driver = Driver(worker_job, send, request_pool(worker_job), log := RecordLog(), time.perf_counter())
-    await driver.run()
-    assert 0 < len(log.records) == 50 - driver.unsent
 
 
 async def test_a_worker_whose_parent_exits_before_the_start_ends(
