@@ -1,7 +1,7 @@
-"""A minimal load generator: requests are serialised in advance, replies are counted but not parsed.
+"""Requests as fast as a server answers them: serialised in advance, replies are counted but not parsed.
 
 `python -m bench.drive '{"address": …, "model": …, "lengths": […], "inflight": 64, "mode": "unary"}'`
-prints {"rate", "p50_ms", "p99_ms", "failed"} as JSON.
+prints {"rate", "p50_ms", "p99_ms", "failed"} as JSON. Unary calls are sent by the load generator's driver.
 """
 
 from __future__ import annotations
@@ -15,87 +15,74 @@ from typing import Any
 import grpc
 import numpy as np
 
+from lockstep_client import protocol
+from lockstep_load.in_process import send_all
+from lockstep_load.requests import PreparedRequest
+from lockstep_load.senders import unary
 from lockstep_proto import open_inference_pb2 as pb
 
-PATH = "/inference.GRPCInferenceService/"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
-def requests(model: str, lengths: list[int]) -> list[bytes]:
-    """One serialised ModelInfer request per length; the no-op model takes a length of 32."""
+def requests(model: str, lengths: list[int]) -> list[PreparedRequest]:
+    """One ModelInfer request per length; the no-op model takes a length of 32."""
     rng = np.random.default_rng(0)
-    return [_request(model, rng.integers(1, 8000, length)).SerializeToString() for length in lengths]
+    return [_request(model, rng.integers(1, 8000, length)) for length in lengths]
 
 
-def _request(model: str, ids: Any) -> Any:
+def _request(model: str, ids: Any) -> PreparedRequest:
     noop = model == "bench-noop"
     request = pb.ModelInferRequest(model_name=model, id="1")
     request.inputs.add(name="x" if noop else "tokens", datatype="INT64", shape=[1, len(ids)])
     request.raw_input_contents.append(ids.astype(np.int64).tobytes())
     if not noop:
         request.outputs.add(name="vector" if model == "bench-encoder" else "logits")
-    return request
+    return PreparedRequest(request.SerializeToString(), len(ids))
 
 
-class RequestTimes:
-    """Latencies of the answered requests, and the number of failures."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.failed = 0
-
-    def report(self, wall_s: float) -> dict[str, float]:
-        p50, p99 = np.percentile(self.seconds, (50, 99)) * 1000
-        return {"rate": len(self.seconds) / wall_s, "p50_ms": p50, "p99_ms": p99, "failed": self.failed}
-
-
-async def unary(channel: Any, bodies: list[bytes], inflight: int) -> dict[str, float]:
+async def closed_loop(channel: Any, made: list[PreparedRequest], inflight: int) -> dict[str, float]:
     """A closed loop with `inflight` calls in flight."""
-    call, times, left = channel.unary_unary(PATH + "ModelInfer"), RequestTimes(), iter(bodies)
-
-    async def worker() -> None:
-        for body in left:
-            begun = time.perf_counter()
-            try:
-                await call(body)
-            except grpc.aio.AioRpcError:
-                times.failed += 1
-            else:
-                times.seconds.append(time.perf_counter() - begun)
-
-    begun = time.perf_counter()
-    await asyncio.gather(*(worker() for _ in range(inflight)))
-    return times.report(time.perf_counter() - begun)
+    found = await send_all(made, unary(channel, protocol.INFER.path, {}), inflight)
+    return _report(found.seconds, found.failed, found.wall_s)
 
 
-async def stream(channel: Any, bodies: list[bytes], inflight: int) -> dict[str, float]:
-    """One stream with `inflight` requests in flight."""
-    call, times = channel.stream_stream(PATH + "ModelStreamInfer")(), RequestTimes()
+async def stream(channel: Any, made: list[PreparedRequest], inflight: int) -> dict[str, float]:
+    """One stream with `inflight` requests in flight; latencies count from the start.
+
+    A loop of its own: requests on one stream are written without waiting for a reply to each, and replies
+    are not matched to requests, whereas the load generator's driver awaits the end of each request.
+    """
+    call, seconds, failed = channel.stream_stream(STREAM)(), list[float](), 0
     room = asyncio.Semaphore(inflight)
     begun = time.perf_counter()
 
     async def send() -> None:
-        for body in bodies:
+        for one in made:
             await room.acquire()
-            await call.write(body)
+            await call.write(one.body)
         await call.done_writing()
 
     sender = asyncio.create_task(send())
     while (answer := await call.read()) is not grpc.aio.EOF:
         # error_message is field 1, so its tag comes first in a reply that has one.
-        if answer[:1] == b"\x0a":
-            times.failed += 1
-        times.seconds.append(time.perf_counter() - begun)
+        failed += answer[:1] == b"\x0a"
+        seconds.append(time.perf_counter() - begun)
         room.release()
     await sender
-    return times.report(time.perf_counter() - begun)
+    return _report(seconds, failed, time.perf_counter() - begun)
+
+
+def _report(seconds: Any, failed: int, wall_s: float) -> dict[str, float]:
+    p50, p99 = np.percentile(seconds, (50, 99)) * 1000
+    return {"rate": len(seconds) / wall_s, "p50_ms": p50, "p99_ms": p99, "failed": failed}
 
 
 async def main(spec: dict[str, Any]) -> None:
-    bodies = requests(spec["model"], spec["lengths"])
-    drive = stream if spec.get("mode") == "stream" else unary
+    made, inflight = requests(spec["model"], spec["lengths"]), spec["inflight"]
+    drive = stream if spec.get("mode") == "stream" else closed_loop
     async with grpc.aio.insecure_channel(spec["address"]) as channel:
-        await drive(channel, bodies[: max(len(bodies) // 10, spec["inflight"])], spec["inflight"])
-        print(json.dumps(await drive(channel, bodies, spec["inflight"])))
+        await drive(channel, made[: max(len(made) // 10, inflight)], inflight)
+        print(json.dumps(await drive(channel, made, inflight)))
 
 
 if __name__ == "__main__":

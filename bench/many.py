@@ -2,7 +2,8 @@
 
 `python -m bench.many '{"address": …, "model": …, "call": "classify_many", "count": 8000, "async": false}'`
 prints {"rate", "failed"} as JSON. `call` is classify_many, infer_many, or classify (single calls, 64 in
-flight).
+flight, sent by the load generator's driver). The pipelines of classify_many and infer_many keep their own
+number of requests in flight, which is what is measured, so nothing drives them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ import asyncio
 import json
 import sys
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lockstep_client import AsyncClient, Client
+from lockstep_load.in_process import send_all
+
+if TYPE_CHECKING:
+    from lockstep_load.senders import ReplyTimes
 
 LENGTH = 32
 
@@ -34,20 +40,29 @@ def blocking(spec: dict[str, Any], given: list[Any]) -> int:
 async def awaited(spec: dict[str, Any], given: list[Any]) -> int:
     async with AsyncClient(spec["address"]) as client:
         if spec["call"] == "classify":
-            await single(client, spec["model"], given)
-            return 0
+            return await single(client, spec["model"], given)
         outcomes = getattr(client, spec["call"])(spec["model"], given)
         return sum([one.error is not None async for one in outcomes])
 
 
-async def single(client: AsyncClient, model: str, given: list[Any]) -> None:
-    left = iter(given)
+@dataclass(frozen=True)
+class Row:
+    """The ids of one text."""
 
-    async def worker() -> None:
-        for row in left:
-            await client.classify(model, ids=[row])
+    ids: list[int]
 
-    await asyncio.gather(*(worker() for _ in range(64)))
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+async def single(client: AsyncClient, model: str, given: list[list[int]]) -> int:
+    """Classify each row by a call of its own. Returns the number of failures."""
+
+    async def send(row: Row, _: ReplyTimes) -> None:
+        await client.classify(model, ids=[row.ids])
+
+    return (await send_all([Row(ids) for ids in given], send, 64)).failed
 
 
 def main(spec: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 `python -m bench.streams '{"address": …, "model": …, "streams": 64, "tokens": 400}'` prints
 {"rate": tokens/s, "messages", "first_ms": […]} as JSON. With `"mode": "round-trips"` the streams are
 client-driven sequences with one ModelInfer call per token; with `"mode": "probes"` short requests run beside
-the streams.
+the streams. All are sent by the load generator's driver.
 """
 
 from __future__ import annotations
@@ -12,109 +12,117 @@ import asyncio
 import json
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 
+from lockstep_client import protocol
+from lockstep_load.in_process import Recording, new_driver, send_all
+from lockstep_load.requests import PreparedRequest
+from lockstep_load.senders import token_stream
+from lockstep_load.worker_messages import RecordLog
 from lockstep_proto import open_inference_pb2 as oip
 from lockstep_proto.v1 import sequences_pb2 as pb
 
-_GENERATE = "/lockstep.v1.Sequences/Generate"
-_INFER = "/inference.GRPCInferenceService/ModelInfer"
+if TYPE_CHECKING:
+    from lockstep_load.senders import ReplyTimes
+
+
+class TokenLog(RecordLog):
+    """Keeps when each message arrived, and its tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[tuple[float, int]] = []
+
+    def count_tokens(self, at_s: float, tokens: int) -> None:
+        self.messages.append((at_s, tokens))
+
+
+def prompts(spec: dict[str, Any], count: int, tokens: int) -> list[PreparedRequest]:
+    """One Generate request per seed."""
+    return [
+        PreparedRequest(
+            pb.GenerateRequest(
+                model=spec["model"],
+                text="ROMEO:\n",
+                max_tokens=tokens,
+                seed=seed,
+                temperature=0.8,
+                top_k=spec.get("top_k", 0),
+                top_p=spec.get("top_p", 0),
+            ).SerializeToString(),
+            length=1,
+        )
+        for seed in range(count)
+    ]
 
 
 async def streams(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
     """Measure from the time all streams have started until the first one ends, at constant batch size."""
-    call = channel.unary_stream(
-        _GENERATE,
-        request_serializer=pb.GenerateRequest.SerializeToString,
-        response_deserializer=pb.GenerateReply.FromString,
-    )
-    made: list[tuple[float, int]] = []
-    firsts: list[float] = []
-
-    async def one(index: int) -> None:
-        request = pb.GenerateRequest(
-            model=spec["model"],
-            text="ROMEO:\n",
-            max_tokens=spec["tokens"],
-            seed=index,
-            temperature=0.8,
-            top_k=spec.get("top_k", 0),
-            top_p=spec.get("top_p", 0),
-        )
-        begun, first = time.perf_counter(), True
-        async for reply in call(request):
-            now = time.perf_counter()
-            if first:
-                firsts.append((now - begun) * 1000)
-                first = False
-            made.append((now, len(reply.tokens)))
-        ends.append(time.perf_counter())
-
-    ends: list[float] = []
-    await asyncio.gather(*(one(index) for index in range(spec["streams"])))
-    begin, end = sorted(at for at, _ in made)[: spec["streams"] + 1][-1], min(ends)
-    counted = [n for at, n in made if begin < at <= end]
-    return {"rate": sum(counted) / max(end - begin, 1e-9), "messages": len(counted), "first_ms": firsts}
+    count, log = spec["streams"], TokenLog()
+    send = token_stream(channel, protocol.GENERATE, {})
+    records = _answered(await send_all(prompts(spec, count, spec["tokens"]), send, count, log))
+    begin, end = sorted(at for at, _ in log.messages)[: count + 1][-1], min(records["due"] + records["took"])
+    counted = [n for at, n in log.messages if begin < at <= end]
+    return {
+        "rate": sum(counted) / max(end - begin, 1e-9),
+        "messages": len(counted),
+        "first_ms": (records["first"] * 1000.0).tolist(),
+    }
 
 
 async def round_trips(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    call = channel.unary_unary(
-        _INFER,
-        request_serializer=oip.ModelInferRequest.SerializeToString,
-        response_deserializer=oip.ModelInferResponse.FromString,
-    )
+    """Each sequence sends the most probable token of the last reply."""
+    call = channel.unary_unary(protocol.INFER.path, response_deserializer=oip.ModelInferResponse.FromString)
+    sequences = iter(range(1, spec["streams"] + 1))
 
-    async def one(index: int) -> None:
-        token = 1
-        for step in range(spec["tokens"]):
+    async def send(prepared: PreparedRequest, _: ReplyTimes) -> None:
+        token, sequence = 1, next(sequences)
+        for step in range(prepared.length):
             request = oip.ModelInferRequest(model_name=spec["model"])
-            request.parameters["sequence_id"].int64_param = index + 1
+            request.parameters["sequence_id"].int64_param = sequence
             request.parameters["sequence_start"].bool_param = step == 0
-            request.parameters["sequence_end"].bool_param = step == spec["tokens"] - 1
+            request.parameters["sequence_end"].bool_param = step == prepared.length - 1
             request.inputs.add(name="token", datatype="INT64", shape=[1])
             request.raw_input_contents.append(np.array([token], np.int64).tobytes())
             request.outputs.add(name="logits")
-            reply = await call(request)
+            reply = await call(request.SerializeToString())
             token = int(np.frombuffer(reply.raw_output_contents[0], np.float32).argmax())
 
-    begun = time.perf_counter()
-    await asyncio.gather(*(one(index) for index in range(spec["streams"])))
-    return {"rate": spec["streams"] * spec["tokens"] / (time.perf_counter() - begun)}
+    found = await send_all([PreparedRequest(b"", spec["tokens"])] * spec["streams"], send, spec["streams"])
+    return {"rate": _answered(found)["length"].sum() / found.wall_s}
+
+
+def _answered(found: Recording) -> Any:
+    """The records of a load that may not fail."""
+    if found.failed:
+        raise RuntimeError(f"{found.failed} of {len(found.records)} streams failed: {found.first_error}")
+    return found.records
 
 
 async def probes(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
     """Short requests, one after another, beside long streams; times are those that the server reports."""
-    call = channel.unary_stream(
-        _GENERATE,
-        request_serializer=pb.GenerateRequest.SerializeToString,
-        response_deserializer=pb.GenerateReply.FromString,
+    log, timings = TokenLog(), list[Any]()
+    long, send_long = (
+        prompts(spec, spec["streams"], spec["tokens"]),
+        token_stream(channel, protocol.GENERATE, {}),
     )
+    call = channel.unary_stream(protocol.GENERATE.path, response_deserializer=pb.GenerateReply.FromString)
 
-    def request(tokens: int, seed: int) -> Any:
-        return pb.GenerateRequest(
-            model=spec["model"], text="ROMEO:\n", max_tokens=tokens, seed=seed, temperature=0.8
-        )
+    async def send(request: PreparedRequest, _: ReplyTimes) -> None:
+        timings.extend([reply.timings async for reply in call(request.body) if reply.reason])
 
-    running = [call(request(spec["tokens"], seed)) for seed in range(spec["streams"])]
-    made = [0]
-
-    async def drain(stream: Any) -> None:
-        async for reply in stream:
-            made[0] += len(reply.tokens)
-
-    readers = [asyncio.create_task(drain(stream)) for stream in running]
+    beside = new_driver(long, send_long, spec["streams"], log)
+    running = asyncio.create_task(beside.run())
     await asyncio.sleep(1.0)
-    begun, before, timings = time.perf_counter(), made[0], []
-    for seed in range(200):
-        timings += [reply.timings async for reply in call(request(3, seed)) if reply.reason]
-    steps = (made[0] - before) / spec["streams"]
+    begun, before = time.perf_counter(), len(log.messages)
+    _answered(await send_all(prompts(spec, 200, 3), send, 1))
+    steps = sum(tokens for _, tokens in log.messages[before:]) / spec["streams"]
     step_ms = (time.perf_counter() - begun) / steps * 1000
-    for stream in running:
-        stream.cancel()
-    await asyncio.gather(*readers, return_exceptions=True)
+    beside.stop()
+    await running
     p50, p99 = np.percentile([one.first_token_seconds * 1000 for one in timings], (50, 99))
     prefill_ms = float(np.median([one.prefill_seconds for one in timings])) * 1000
     return {"p50_ms": p50, "p99_ms": p99, "prefill_ms": prefill_ms, "step_ms": step_ms}

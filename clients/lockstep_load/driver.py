@@ -12,7 +12,7 @@ import math
 from collections import deque
 from contextlib import suppress
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -28,33 +28,46 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from lockstep_load.clock import Clock
-    from lockstep_load.plan import WorkerJob
-    from lockstep_load.requests import PreparedRequest
+    from lockstep_load.plan import LoadShare
     from lockstep_load.worker_messages import RecordLog
 
 FAILURE_PAUSE_S = 0.1
 """Pause of a closed loop's caller after a failed request, so that rejections do not become a busy loop."""
 
 
-class Driver:
-    """Sends the requests of one job. The measured part starts at `begin`, a time of the clock."""
+class SentRequest(Protocol):
+    """What the driver needs to know of a request; the rest is between its maker and its sender."""
+
+    @property
+    def length(self) -> int:
+        """Elements in all rows."""
+
+
+Request = TypeVar("Request", bound=SentRequest)
+
+
+class Driver(Generic[Request]):
+    """Sends the requests of one share of a load, in turn.
+
+    The measured part starts at `begin`, a time of the clock.
+    """
 
     def __init__(
         self,
-        job: WorkerJob,
-        send: Callable[[PreparedRequest, ReplyTimes], Awaitable[None]],
-        requests: Sequence[PreparedRequest],
+        share: LoadShare,
+        send: Callable[[Request, ReplyTimes], Awaitable[None]],
+        requests: Sequence[Request],
         log: RecordLog,
         begin: float,
         clock: Clock,
     ) -> None:
-        self._job, self._send_request, self._log = job, send, log
+        self._share, self._send_request, self._log = share, send, log
         self._begin, self._clock = begin, clock
         self._requests = cycle(requests)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._deferred: deque[float] = deque()
         self._pacer: Pacer | None = None
-        self._remaining = math.inf if job.samples is None else job.samples
+        self._remaining = math.inf if share.samples is None else share.samples
         self._stopped = False
         self._idle = asyncio.Event()
         """Set when the last task has ended, and by `stop`."""
@@ -73,17 +86,22 @@ class Driver:
         return self._clock.now() - self._begin
 
     async def run(self) -> None:
-        """Send all requests and wait until each has ended."""
-        if isinstance(self._job.load.pattern, OpenLoop):
-            await self._run_open_loop(self._job.load.pattern)
-        else:
-            await self._run_closed_loop()
-        self._idle.clear()
-        if self._tasks and not self._stopped:
-            await self._idle.wait()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks)
+        """Send all requests and wait until each has ended. Cancelling it cancels the requests in flight."""
+        try:
+            if isinstance(self._share.load.pattern, OpenLoop):
+                await self._run_open_loop(self._share.load.pattern)
+            else:
+                await self._run_closed_loop()
+            self._idle.clear()
+            if self._tasks and not self._stopped:
+                await self._idle.wait()
+        except asyncio.CancelledError:
+            self.stop()
+            raise
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks)
 
     def stop(self) -> None:
         """Send no more requests and cancel those in flight."""
@@ -94,14 +112,14 @@ class Driver:
             self._pacer.stop()
 
     async def _run_open_loop(self, pattern: OpenLoop) -> None:
-        load = self._job.load
+        load = self._share.load
         schedule = arrivals(
             pattern.arrivals,
             pattern.rate,
             -load.warmup_s,
             load.seconds,
             seed=load.seed,
-            index=self._job.index,
+            index=self._share.index,
             of=load.processes,
         )
         self._pacer = Pacer(schedule, self._begin, load.seconds, self._clock)
@@ -112,7 +130,7 @@ class Driver:
             self._send(due)
 
     def _send(self, due: float) -> None:
-        if self.in_flight >= self._job.max_in_flight:
+        if self.in_flight >= self._share.max_in_flight:
             self.capped = True
             self._deferred.append(due)
             return
@@ -121,15 +139,15 @@ class Driver:
 
     def _on_answer(self, task: asyncio.Task[Any]) -> None:
         self.in_flight -= 1
-        if self._deferred and not self._stopped and self.now_s < self._job.load.seconds:
+        if self._deferred and not self._stopped and self.now_s < self._share.load.seconds:
             self._send(self._deferred.popleft())
         self._on_end(task)
 
     async def _run_closed_loop(self) -> None:
-        wait_s = -self._job.load.warmup_s - self.now_s
+        wait_s = -self._share.load.warmup_s - self.now_s
         if wait_s > 0:
             await self._clock.pause(wait_s)
-        for _ in range(self._job.concurrency):
+        for _ in range(self._share.concurrency):
             self._start(self._run_caller()).add_done_callback(self._on_end)
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -143,7 +161,7 @@ class Driver:
             self._idle.set()
 
     async def _run_caller(self) -> None:
-        while self._remaining > 0 and (now_s := self.now_s) < self._job.load.seconds:
+        while self._remaining > 0 and (now_s := self.now_s) < self._share.load.seconds:
             self._remaining -= now_s >= 0
             self.in_flight += 1
             try:
@@ -178,7 +196,7 @@ class Driver:
         return outcome
 
     def _record(
-        self, due: float, sent: float, request: PreparedRequest, times: ReplyTimes, outcome: RequestOutcome
+        self, due: float, sent: float, request: Request, times: ReplyTimes, outcome: RequestOutcome
     ) -> None:
         first = per_token = math.nan
         if times.tokens:

@@ -91,11 +91,9 @@ class LoadProfile:
 
 
 @dataclass(frozen=True)
-class WorkerJob:
-    """The part of a run that one worker process does."""
+class LoadShare:
+    """The part of a load that one process sends."""
 
-    target: Target
-    workload: Workload
     load: LoadProfile
     index: int = 0
 
@@ -118,6 +116,20 @@ class WorkerJob:
     @property
     def max_in_flight(self) -> int:
         return max(1, self.load.max_in_flight // self.load.processes)
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """The part of a run that one worker process does."""
+
+    target: Target
+    workload: Workload
+    load: LoadProfile
+    index: int = 0
+
+    @property
+    def share(self) -> LoadShare:
+        return LoadShare(self.load, self.index)
 
 
 def worker_jobs(target: Target, workload: Workload, load: LoadProfile) -> list[WorkerJob]:

@@ -66,18 +66,19 @@ def sender(
 ) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
     """A function that sends one request and fills its `ReplyTimes`. It raises grpc.aio.AioRpcError."""
     if workload.call in _UNARY:
-        return _unary(channel, _UNARY[workload.call].path, target_client.call_options(target))
+        return unary(channel, _UNARY[workload.call].path, target_client.call_options(target))
     if workload.call in _TOKEN_STREAMS:
-        return _token_stream(channel, _TOKEN_STREAMS[workload.call], target_client.call_options(target))
+        return token_stream(channel, _TOKEN_STREAMS[workload.call], target_client.call_options(target))
     if workload.call == "follow":
         follow = _follow_one_by_one if workload.one_by_one else _follow
         return follow(channel, target_client.call_options(target))
     return _steps(channel, target)
 
 
-def _unary(
+def unary(
     channel: grpc.aio.Channel, path: str, call_options: dict[str, Any]
 ) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
+    """Send the request's body and drop the reply, which is not parsed."""
     call: Any = channel.unary_unary(path)
 
     async def send(request: PreparedRequest, _: ReplyTimes) -> None:
@@ -86,9 +87,10 @@ def _unary(
     return send
 
 
-def _token_stream(
+def token_stream(
     channel: grpc.aio.Channel, method: protocol.Method[Any], call_options: dict[str, Any]
 ) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
+    """Send the request's body, and count the tokens of the reply messages."""
     call: Any = channel.unary_stream(method.path, response_deserializer=method.reply.FromString)
 
     async def send(request: PreparedRequest, times: ReplyTimes) -> None:

@@ -94,7 +94,7 @@ async def run_job(job: WorkerJob, received: asyncio.Queue[Any], emit: Callable[[
         if isinstance(command, StartRun):
             log, send = RecordLog(), sender(channel, job.target, job.workload)
             clock = SystemClock()
-            driver = Driver(job, send, requests, log, clock.now() + command.after_s, clock)
+            driver = Driver(job.share, send, requests, log, clock.now() + command.after_s, clock)
             await _drive(job, driver, log, received, emit)
         else:
             if command is None:  # the pipe has closed; _serve ends on None
@@ -104,7 +104,11 @@ async def run_job(job: WorkerJob, received: asyncio.Queue[Any], emit: Callable[[
 
 
 async def _drive(
-    job: WorkerJob, driver: Driver, log: RecordLog, received: asyncio.Queue[Any], emit: Callable[[Any], None]
+    job: WorkerJob,
+    driver: Driver[Any],
+    log: RecordLog,
+    received: asyncio.Queue[Any],
+    emit: Callable[[Any], None],
 ) -> None:
     meter = CpuMeter(driver)
     running = asyncio.create_task(driver.run())
@@ -128,7 +132,7 @@ async def _drive(
 class CpuMeter:
     """Measures this process's CPU time in the measured part."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver[Any]) -> None:
         self._driver = driver
         self._began: tuple[float, float] | None = None
         self.cpu_s = 0.0

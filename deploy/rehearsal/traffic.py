@@ -1,7 +1,8 @@
 """`python -m deploy.rehearsal.traffic ADDRESS`: sends requests of every kind until SIGINT or SIGTERM.
 
 Includes invalid requests, missed deadlines, cancelled streams and overload, so that the dashboards show every
-error code.
+error code. It has loops of its own instead of the load generator's driver because it measures nothing: its
+senders pause along a wave, and most of its failures are wanted.
 """
 
 from __future__ import annotations

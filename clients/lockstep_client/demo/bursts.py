@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
+from lockstep_client.demo import DemoError
 from lockstep_client.demo.output import emit, ms, quantile
 from lockstep_client.metrics_text import scrape
 from lockstep_client.tables import table
@@ -33,6 +34,18 @@ HEADER = (
     "model", "sent", "runs", "rows/run", "padding", "req/s",
     "p50 ms", "p99 ms", "queue ms", "compute ms",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BurstText:
+    """A request of the burst."""
+
+    text: str
+
+    @property
+    def length(self) -> int:
+        """Its words."""
+        return len(self.text.split())
 
 
 @dataclass(frozen=True)
@@ -82,27 +95,33 @@ async def show(client: AsyncClient, names: Sequence[str], metrics_port: int) -> 
 
 
 async def burst(client: AsyncClient, model: str, metrics_port: int) -> BurstResult:
-    """Send the burst with `IN_FLIGHT` requests in flight; reads the server's counters before and after."""
-    texts, latencies, answers = iter(mixed_texts(REQUESTS)), list[float](), list["Classification"]()
+    """Send the burst with `IN_FLIGHT` requests in flight; reads the server's counters before and after.
 
-    async def worker() -> None:
-        for text in texts:
-            start = time.perf_counter()
-            answers.extend(await client.classify(model, text))
-            latencies.append(time.perf_counter() - start)
+    Raises:
+        DemoError: a request failed.
+    """
+    # The load generator; this part of it needs none of the packages of its extra.
+    from lockstep_load.in_process import send_all
+
+    answers: list[Classification] = []
+
+    async def send(text: BurstText, _: object) -> None:
+        answers.extend(await client.classify(model, text.text))
 
     address = f"127.0.0.1:{metrics_port}"
-    before, start = await asyncio.to_thread(scrape, address), time.perf_counter()
-    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
-    wall_s, after = time.perf_counter() - start, await asyncio.to_thread(scrape, address)
+    before = await asyncio.to_thread(scrape, address)
+    sent = await send_all([BurstText(text) for text in mixed_texts(REQUESTS)], send, IN_FLIGHT)
+    after = await asyncio.to_thread(scrape, address)
+    if sent.failed:
+        raise DemoError(f"{sent.failed} of {REQUESTS} requests to {model} failed: {sent.first_error}")
 
     def increase(name: str) -> float:
         return after.total(name, model=model) - before.total(name, model=model)
 
     return BurstResult(
-        latencies,
+        sent.seconds.tolist(),
         answers,
-        wall_s,
+        sent.wall_s,
         runs=increase("lockstep_batch_rows_count"),
         rows=increase("lockstep_batch_rows_sum"),
         elements=increase("lockstep_elements_total"),

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 def driver(
     pattern: LoadPattern, seconds: float, send: Send, clock: FakeClock, begin: float = 0.0, **how: Any
-) -> tuple[Driver, RecordLog]:
+) -> tuple[Driver[PreparedRequest], RecordLog]:
     lengths = parse("3")
     assert lengths is not None
     load = LoadProfile(pattern, seconds, **{"warmup_s": 0.0, **how})
     (job,) = worker_jobs(Target("localhost:1", "m"), Workload("classify", lengths), load)
     log = RecordLog()
-    return Driver(job, send, request_pool(job, 4), log, begin, clock), log
+    return Driver(job.share, send, request_pool(job, 4), log, begin, clock), log
 
 
 def answer_after(clock: FakeClock, seconds: float) -> Send:
@@ -108,6 +108,25 @@ async def test_a_stopped_run_cancels_the_requests_in_flight() -> None:
     made.stop()
     await running
     assert [code for *_, code in log.records] == [RequestOutcome.CANCELLED]
+
+
+async def test_a_cancelled_run_cancels_the_requests_in_flight_and_sends_no_more() -> None:
+    sent: list[PreparedRequest] = []
+    sending = asyncio.Event()
+
+    async def send(request: PreparedRequest, times: ReplyTimes) -> None:
+        sent.append(request)
+        sending.set()
+        await asyncio.Event().wait()
+
+    made, log = driver(Offline(50, 1), 10.0, send, FakeClock())
+    running = asyncio.create_task(made.run())
+    await sending.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [code for *_, code in log.records] == [RequestOutcome.CANCELLED]
+    assert len(sent) == 1
 
 
 async def test_offline_samples_left_when_time_runs_out_count_as_unsent() -> None:
