@@ -1,19 +1,16 @@
-"""Measures four ways to read the same text: step-wise, fused, one-shot and re-encoding.
+"""A race: every way to read a text (reading.py) at one length, timed in turn.
 
-text and lengths → timed runs of the contenders, in turn (reading_time.py) → median per contender →
-`RaceResult`. A recurrent model runs in two ways with the same weights: one step per element (Follow), or
-the whole text in one fused run (Classify). A Transformer encodes the whole text in one run (Classify), or
-every prefix anew (Follow).
+text and lengths → a warm-up and timed runs of each contender → median per contender → `RaceResult`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from lockstep_client import reading_time
+from lockstep_client import reading
 from lockstep_client.errors import InvalidRequest, Overloaded
+from lockstep_client.reading import REENCODING, STEPWISE, Contender, ReadingTime, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,29 +24,6 @@ TEXT = (
 LONGEST_REENCODED = 200
 """Longest text, in words, that is re-encoded after each word: its cost is quadratic in the length."""
 
-STEPWISE, FUSED, ONE_SHOT, REENCODING = "step-wise", "fused", "one-shot", "re-encoding"
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A way to read a text, and the model for it."""
-
-    way: str
-    model: str
-
-    async def measure(
-        self, client: AsyncClient, text: str, on_prediction: Callable[[int], None] | None = None
-    ) -> reading_time.ReadingTime:
-        """Read `text` once, and time it."""
-        return await reading_time.measure(
-            client, self.model, text, follow=self.follows, on_prediction=on_prediction
-        )
-
-    @property
-    def follows(self) -> bool:
-        """Whether it predicts after each element."""
-        return self.way in (STEPWISE, REENCODING)
-
 
 @dataclass(frozen=True)
 class RaceResult:
@@ -57,13 +31,18 @@ class RaceResult:
 
     contender: Contender
     words: int
-    time: reading_time.ReadingTime | None
+    time: ReadingTime | None
     runs: int
     note: str
 
     def as_json(self) -> dict[str, Any]:
         """A flat JSON object; `possible` is false if the contender was not timed."""
-        fields = {**vars(self.contender), "words": self.words, "possible": self.time is not None}
+        fields = {
+            "way": self.contender.way,
+            "model": self.contender.model,
+            "words": self.words,
+            "possible": self.time is not None,
+        }
         if self.time is None:
             return {**fields, "note": self.note}
         return {
@@ -72,17 +51,6 @@ class RaceResult:
             "compute_per_step_s": self.time.compute_per_step_s,
             "laps": self.runs,
         }
-
-
-def contenders(stepwise: str, fused: str, one_shot: str) -> tuple[Contender, ...]:
-    """The contenders with the given models; an empty name omits its contenders."""
-    ways = ((STEPWISE, stepwise), (FUSED, fused), (ONE_SHOT, one_shot), (REENCODING, one_shot))
-    return tuple(Contender(way, model) for way, model in ways if model)
-
-
-def repeated(text: str, words: int) -> str:
-    """The text, truncated or repeated to the given number of words."""
-    return " ".join(islice(cycle(text.split()), words))
 
 
 @dataclass(frozen=True)
@@ -97,15 +65,12 @@ class Race:
     """Called during the untimed warm-up run of each contender with: contender, words, predictions so far."""
 
     async def results(self, words: int) -> list[RaceResult]:
-        """The results of all contenders at one length. Contenders alternate, so a temporary slowdown of the
-        machine affects all of them."""
+        """The results of all contenders at one length."""
         text = repeated(self.text, words)
         notes = {contender: await self._warm_up(contender, text, words) for contender in self.contenders}
-        times: dict[Contender, list[reading_time.ReadingTime]] = {
-            contender: [] for contender in self.contenders
-        }
-        for _ in range(self.repeat):
-            for contender in self.contenders:
+        times: dict[Contender, list[ReadingTime]] = {contender: [] for contender in self.contenders}
+        for order in reading.turns(self.contenders, self.repeat):
+            for contender in order:
                 measured = notes[contender] or await self._measure(contender, text)
                 if isinstance(measured, str):
                     notes[contender] = measured
@@ -115,7 +80,7 @@ class Race:
             RaceResult(
                 contender,
                 words,
-                reading_time.median_reading(times[contender]),
+                reading.median_reading(times[contender]),
                 len(times[contender]),
                 notes[contender],
             )
@@ -127,9 +92,8 @@ class Race:
         if contender.way == REENCODING and words > LONGEST_REENCODED:
             every = words * (words + 1) // 2
             return f"skipped above {LONGEST_REENCODED} words: the prefixes add up to {every:,} elements"
-        probe = await contender.measure(
-            self.client, repeated(text, 2)
-        )  # fails if the model cannot read texts
+        # Fails if the model cannot read texts.
+        probe = await reading.measure(self.client, contender, repeated(text, 2))
         if contender.way == STEPWISE and probe.computed_elements > probe.steps:
             return "skipped: the model has no step-wise form, so the server re-encodes each prefix"
         watched = await self._measure(contender, text, lambda step: self.on_progress(contender, words, step))
@@ -137,9 +101,9 @@ class Race:
 
     async def _measure(
         self, contender: Contender, text: str, on_prediction: Callable[[int], None] | None = None
-    ) -> reading_time.ReadingTime | str:
+    ) -> ReadingTime | str:
         """The time of one run, or why the server rejected it."""
         try:
-            return await contender.measure(self.client, text, on_prediction)
+            return await reading.measure(self.client, contender, text, on_prediction)
         except (InvalidRequest, Overloaded) as error:
             return f"not possible at this length: {error.message}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from lockstep_client.race import FUSED, ONE_SHOT, REENCODING, STEPWISE
+from lockstep_client.reading import FUSED, ONE_SHOT, REENCODING, STEPWISE
 from lockstep_client.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lockstep_client.race import Contender, RaceResult
-    from lockstep_client.reading_time import ReadingTime
+    from lockstep_client.race import RaceResult
+    from lockstep_client.reading import Contender, ReadingTime
 
 HEADER = (
     "way", "model", "words", "first ms", "last ms", "compute ms", "per step", "steps", "computed", "answer",

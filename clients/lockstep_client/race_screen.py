@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from lockstep_client.race import Contender
+    from lockstep_client.reading import Contender
 
 WIDTH, EVERY_S = 40, 0.04
 

@@ -19,7 +19,6 @@ from lockstep_load.arrivals import ArrivalProcess
 from lockstep_load.experiments import Experiment
 from lockstep_load.option_groups import CommonOptions, LoadOptions, TargetOptions, expand_options
 from lockstep_load.plan import ClosedLoop, LoadPattern, OpenLoop, Target
-from lockstep_load.results import ReadingMode
 from lockstep_load.runner import Runner, report_errors, write_results
 from lockstep_load.search import LatencyBound, SearchPlan
 
@@ -199,11 +198,7 @@ def contrast(
     Measures each at every length (one caller, and full load) and every rate, in turn. Takes about three
     minutes with the defaults.
     """
-    ways = (
-        ReadingMode(contrasts.STEPWISE, stepwise, "follow"),
-        ReadingMode(contrasts.FUSED, fused, "classify"),
-        ReadingMode(contrasts.ONE_SHOT, oneshot, "classify"),
-    )
+    ways = contrasts.reading_modes(stepwise, fused, oneshot)
     sizes = tuple(options.whole_numbers("--lengths", lengths))
     planned = contrasts.Contrast(
         ways,

@@ -1,9 +1,10 @@
 """Measures which way of reading a text is fastest at which length and rate.
 
-Three ways are compared: recurrent weights step by step (Follow), the same weights in one fused run
-(Classify), and a Transformer in one run. Each is measured with one caller, with many callers, and in an open
-loop. One caller also sends single elements, each after the reply to the one before: this measures the cost of
-one more element. The three take turns, so that a temporary slowdown of the machine affects all of them.
+Three of the ways of `lockstep race` are compared (lockstep_client/reading.py): recurrent weights step by step
+(Follow), the same weights in one fused run (Classify), and a Transformer in one run. Each is measured with
+one caller, with many callers, and in an open loop. One caller also sends single elements, each after the
+reply to the one before: this measures the cost of one more element. The three take turns, so that a temporary
+slowdown of the machine affects all of them.
 
 Run documents → `ContrastPoint`s → `findings`, sentences computed from the numbers.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, get_args
 
 from msgspec import structs
 
+from lockstep_client import reading
 from lockstep_load.lengths import parse
 from lockstep_load.plan import ClosedLoop, LoadProfile, OpenLoop, Target, Workload
 from lockstep_load.results import FORMAT, ContrastDocument, ContrastMode, ReadingMode, RunDocument
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from lockstep_load.results import LatencySummary
 
 CONTRAST_MODES: tuple[ContrastMode, ...] = get_args(ContrastMode)
-STEPWISE, FUSED, ONE_SHOT = "step-wise RNN", "fused RNN", "one-shot Transformer"
+STEPWISE, FUSED = f"{reading.STEPWISE} RNN", f"{reading.FUSED} RNN"
+ONE_SHOT = f"{reading.ONE_SHOT} Transformer"
 TIE_RATIO = 1.05
 """Numbers up to this ratio apart are reported as equal."""
 
@@ -57,10 +60,8 @@ class Contrast:
     ) -> ContrastDocument:
         """Make all runs, stopping after an interrupted one."""
         runs: list[RunDocument] = []
-        for mode, pattern, length in list(self._plan()) * self.rounds:
-            for way in self.ways:
-                if mode == "next" and way.kind != "follow":
-                    continue
+        for order in reading.turns(list(self._plan()), self.rounds):
+            for mode, pattern, length, way in order:
                 made = run(
                     f"{way.name}, {length} elements, {_load_name(mode, pattern)}",
                     replace(target, model=way.model),
@@ -72,7 +73,13 @@ class Contrast:
                     return self._document(runs)
         return self._document(runs)
 
-    def _plan(self) -> Iterator[tuple[ContrastMode, LoadPattern, int]]:
+    def _plan(self) -> Iterator[tuple[ContrastMode, LoadPattern, int, ReadingMode]]:
+        for mode, pattern, length in self._loads():
+            for way in self.ways:
+                if mode != "next" or way.kind == "follow":
+                    yield mode, pattern, length, way
+
+    def _loads(self) -> Iterator[tuple[ContrastMode, LoadPattern, int]]:
         for length in self.lengths:
             yield "lone", ClosedLoop(1), length
             if length > 1 and self.ids:
@@ -100,6 +107,13 @@ class Contrast:
             finding=findings(points(runs), self.concurrency),
             runs=runs,
         )
+
+
+def reading_modes(stepwise: str, fused: str, one_shot: str) -> tuple[ReadingMode, ...]:
+    """The three ways with the given models."""
+    ways = ((STEPWISE, reading.STEPWISE, stepwise), (FUSED, reading.FUSED, fused),
+            (ONE_SHOT, reading.ONE_SHOT, one_shot))  # fmt: skip
+    return tuple(ReadingMode(name, model, reading.Contender(way, model).call) for name, way, model in ways)
 
 
 def _load_name(mode: ContrastMode, pattern: LoadPattern) -> str:
@@ -168,16 +182,11 @@ def points(runs: Sequence[RunDocument]) -> list[ContrastPoint]:
         rounds.setdefault((one.way, one.mode, one.length, one.rate), []).append(one)
     ways = list(dict.fromkeys(run.way for run in runs))
     made = [
-        ContrastPoint(
-            *key,
-            first_ms=median(one.first_ms for one in some),
-            last_ms=median(one.last_ms for one in some),
-            next_ms=median(one.next_ms for one in some),
-            p99_ms=median(one.p99_ms for one in some),
-            sequences=median(one.sequences for one in some),
+        replace(
+            reading.medians(some, "first_ms", "last_ms", "next_ms", "p99_ms", "sequences"),
             lost=math.ceil(median(one.lost for one in some)),
         )
-        for key, some in rounds.items()
+        for some in rounds.values()
     ]
     return sorted(
         _with_next_times(made),

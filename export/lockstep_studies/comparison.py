@@ -8,14 +8,15 @@ import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice, product
+from itertools import product
 from pathlib import Path
 from random import Random
 from statistics import median, quantiles
 
+from lockstep_client.reading import ReadingTime, repeated, turns
 from lockstep_export.errors import ExportError
 from lockstep_studies.formatting import duration, figures
-from lockstep_studies.serving import StudyCall, StudyServer, check_server, study_server
+from lockstep_studies.serving import StudyServer, check_server, study_server
 from lockstep_studies.study import (
     Bar,
     LineSeries,
@@ -83,19 +84,19 @@ def measure(plan: ComparisonPlan, settings: StudySettings, progress: ReportProgr
     ]
     progress(0, plan.rounds, f"starting a server on {len(scores)} models")
     rng = Random(settings.seed)
-    calls: dict[tuple[str, int], list[StudyCall]] = {cell: [] for cell in cells}
+    calls: dict[tuple[str, int], list[ReadingTime]] = {cell: [] for cell in cells}
     with study_server(settings.models, [score.model for score in scores]) as server:
-        for done in range(plan.rounds):
+        for done, order in enumerate(turns(cells, plan.rounds, rng)):
             progress(done, plan.rounds, "rounds")
-            for cell in rng.sample(cells, len(cells)):  # another predecessor each time
+            for cell in order:
                 _classify(server, *cell)  # warm-up: the previous model has left its own data in the caches
                 calls[cell].append(_classify(server, *cell))
     return [_row(score, sizes, calls) for score in scores]
 
 
-def _classify(server: StudyServer, model: str, words: int) -> StudyCall:
+def _classify(server: StudyServer, model: str, words: int) -> ReadingTime:
     """One call with a text of `words` words."""
-    return server.classify(model, " ".join(islice(cycle(TEXT.split()), words)))
+    return server.classify(model, repeated(TEXT, words))
 
 
 def _scores(models: Path) -> tuple[list[Score], dict[str, int]]:
@@ -118,9 +119,11 @@ def limit(folder: Path) -> float:
     return longest
 
 
-def _row(score: Score, sizes: dict[str, int], calls: dict[tuple[str, int], list[StudyCall]]) -> ComparisonRow:
+def _row(
+    score: Score, sizes: dict[str, int], calls: dict[tuple[str, int], list[ReadingTime]]
+) -> ComparisonRow:
     mine = {words: found for (model, words), found in calls.items() if model == score.model}
-    waits = [[call.seconds for call in found] for found in mine.values()]
+    waits = [[call.last_s for call in found] for found in mine.values()]
     return ComparisonRow(
         score.model,
         score.parameters,
@@ -129,7 +132,7 @@ def _row(score: Score, sizes: dict[str, int], calls: dict[tuple[str, int], list[
         sizes[score.corpus],
         score.train_seconds,
         list(mine),
-        [found[0].elements for found in mine.values()],
+        [found[0].computed_elements for found in mine.values()],
         [_round(median(taken)) for taken in waits],
         [_round(quantiles(taken, n=10)[-1]) for taken in waits],
         [_round(median(call.compute_s for call in found)) for found in mine.values()],

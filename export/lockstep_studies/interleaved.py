@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 from statistics import median
 
+from lockstep_client.reading import turns
+
 Run = Callable[[], object]
 
 
@@ -23,8 +25,9 @@ def median_seconds(
     """
     seconds: list[list[float]] = [[] for _ in contenders]
     rng = Random(0)
-    for done in range(1, rounds + 1):
-        for run, taken in rng.sample([*zip(contenders, seconds, strict=True)], len(contenders)):
+    runs = [*zip(contenders, seconds, strict=True)]
+    for done, order in enumerate(turns(runs, rounds, rng), start=1):
+        for run, taken in order:
             run()
             started = time.thread_time()
             run()

@@ -1,34 +1,21 @@
 """Runs a server for a study, as a child process on a free port, and calls it.
 
-lockstep_server (another package, used only through its command and the proto) → wait for each model
-→ Classify, one call in flight → seconds of the call, and the timings in the reply
+lockstep_server (another package, used only through its command and the client) → wait for each model
+→ Classify, one call in flight, by the client library → `ReadingTime`
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import grpc
-
-from lockstep_client import extras
+from lockstep_client import Client, LockstepError, extras
+from lockstep_client.reading import ReadingTime, measure_whole
 from lockstep_client.server_process import ProcessError, ServerProcess
 from lockstep_export.errors import ExportError
-from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
 
 NEEDED = ("lockstep_server", "onnxruntime", "tokenizers", "click", "prometheus_client")
 CALL_S = 30.0
-
-
-@dataclass(frozen=True)
-class StudyCall:
-    """The timings of one answer."""
-
-    seconds: float  # latency at the client
-    compute_s: float  # in the session
-    elements: int  # that the model read
 
 
 def check_server() -> None:
@@ -41,21 +28,17 @@ def check_server() -> None:
 class StudyServer:
     """A connection to a running server."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._classify = sequences_pb2_grpc.SequencesStub(channel).Classify  # type: ignore[no-untyped-call]
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
-    def classify(self, model: str, text: str) -> StudyCall:
+    def classify(self, model: str, text: str) -> ReadingTime:
         """Makes one call. Raises ExportError if it fails."""
-        request = sequences_pb2.ClassifyRequest(model=model, texts=[text])
-        started = time.perf_counter()
         try:
-            reply = self._classify(request, timeout=CALL_S)
-        except grpc.RpcError as error:
+            return measure_whole(self._client, model, text)
+        except LockstepError as error:
             words = len(text.split())
-            raise ExportError(f"{model} failed on a text of {words} words: {_describe(error)}") from error
-        seconds = time.perf_counter() - started
-        [result] = reply.results
-        return StudyCall(seconds, result.timings.compute_seconds, result.length)
+            why = f"{error.code}: {error.message}"
+            raise ExportError(f"{model} failed on a text of {words} words: {why}") from error
 
 
 @contextmanager
@@ -70,9 +53,5 @@ def study_server(models: Path, names: Sequence[str]) -> Iterator[StudyServer]:
             server.wait_ready(names)
         except ProcessError as error:
             raise ExportError(str(error)) from None
-        with grpc.insecure_channel(server.address) as channel:
-            yield StudyServer(channel)
-
-
-def _describe(error: grpc.RpcError) -> str:
-    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+        with Client(server.address, timeout_s=CALL_S, retries=0) as client:
+            yield StudyServer(client)

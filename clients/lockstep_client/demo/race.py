@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from lockstep_client import race_report
 from lockstep_client.demo.output import emit
-from lockstep_client.race import TEXT, Race, contenders
+from lockstep_client.race import TEXT, Race
+from lockstep_client.reading import contenders
 
 if TYPE_CHECKING:
     from lockstep_client import AsyncClient

@@ -11,7 +11,8 @@ from lockstep_client.verbs.context import VerbContext
 
 if TYPE_CHECKING:
     from lockstep_client.client import AsyncClient
-    from lockstep_client.race import Contender, RaceResult
+    from lockstep_client.race import RaceResult
+    from lockstep_client.reading import Contender
 
 
 def _lengths(value: str) -> str:
@@ -52,7 +53,8 @@ def race(
     could be timed.
     """
     from lockstep_client import display, plots, race_report
-    from lockstep_client.race import TEXT, contenders
+    from lockstep_client.race import TEXT
+    from lockstep_client.reading import contenders
 
     plot = plots.checked_path(plot)
     if text is not None and not text.strip():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from random import Random
 
 import grpc
 import pytest
@@ -12,19 +13,20 @@ from unit.client.command import process
 
 import lockstep_client as lc
 from lockstep_client import plots, race_report
-from lockstep_client.race import (
+from lockstep_client.race import LONGEST_REENCODED, Race, RaceResult
+from lockstep_client.reading import (
     FUSED,
-    LONGEST_REENCODED,
     ONE_SHOT,
     REENCODING,
     STEPWISE,
     Contender,
-    Race,
-    RaceResult,
+    ReadingTime,
     contenders,
+    measure_whole,
+    median_reading,
     repeated,
+    turns,
 )
-from lockstep_client.reading_time import ReadingTime, median_reading
 
 RNN, TRANSFORMER = "sentiment", "other"
 RUNNERS = contenders(RNN, RNN, TRANSFORMER)
@@ -109,6 +111,21 @@ def test_the_median_is_taken_of_each_time():
     ]
     assert median_reading(laps) == ReadingTime(2.0, 5.0, 6.0, 2, 2, label)
     assert median_reading([]) is None
+
+
+def test_a_blocking_client_measures_a_whole_text(server):
+    with lc.Client(server.address) as client:
+        found = measure_whole(client, RNN, "a b c d")
+    assert (found.steps, found.computed_elements) == (1, 4)
+    assert found.compute_s == pytest.approx(0.25 / 3)
+    assert 0 < found.first_s == found.last_s
+
+
+def test_contenders_take_turns():
+    assert list(turns("abc", 2)) == [["a", "b", "c"]] * 2
+    orders = list(turns("abc", 8, Random(0)))
+    assert len({tuple(order) for order in orders}) > 1
+    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
 
 
 def test_an_empty_name_omits_its_contender():

@@ -198,7 +198,7 @@ def test_the_error_for_a_server_that_exits_contains_its_log(models: Path) -> Non
 
 def interrupted(models: Path) -> None:
     with serving.study_server(models, ["sentiment-bow"]) as server:
-        assert server.classify("sentiment-bow", "a fine film").elements == 3
+        assert server.classify("sentiment-bow", "a fine film").computed_elements == 3
         raise KeyboardInterrupt
 
 
