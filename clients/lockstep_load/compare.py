@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lockstep_load.results import LatencySummary, RunDocument, Verdict
+    from lockstep_load.results import LatencySummary, RunDocument, SecondResult, Verdict
 
     Resampled = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
@@ -65,10 +65,7 @@ class _RunSample:
         self.ok = np.array([one.ok for one in seconds], float)
         self.elements = np.array([one.elements for one in seconds], float)
         self.tokens = np.array([one.tokens for one in seconds], float)
-        held = [
-            LatencyHistogram.decoded(one.histogram) if one.histogram else LatencyHistogram()
-            for one in seconds
-        ]
+        held = [_latency(one) for one in seconds]
         there = np.flatnonzero(sum(one.counts for one in held))
         self.ms = values_ms()[there]
         self.counts = np.array([one.counts[there] for one in held], float)
@@ -108,6 +105,14 @@ class _RunSample:
         at = (summed < summed[:, -1:] * percent / 100 - 1e-9).sum(axis=1)
         found: npt.NDArray[np.float64] = self.ms[np.minimum(at, len(self.ms) - 1)]
         return np.where(summed[:, -1] > 0, found, 0.0)
+
+
+def _latency(second: SecondResult) -> LatencyHistogram:
+    """The latency of one second. Raises ValueError if it is damaged."""
+    try:
+        return LatencyHistogram.decoded(second.histogram) if second.histogram else LatencyHistogram()
+    except ValueError as error:
+        raise ValueError(f"histogram of second {second.second}: {error}") from None
 
 
 def _rate(column: str) -> Callable[[_RunSample, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:

@@ -26,7 +26,7 @@ def compare(
     with runner.report_errors():
         both = documents.read(first), documents.read(second)
         pairs = _pairs(*both)
-    rows = {name: comparison.compare_runs(a, b) for name, a, b in pairs}
+        rows = {name: comparison.compare_runs(a, b) for name, a, b in pairs}
     to_stdout = str(json_file) == "-"
     kept = not json_file or to_stdout or runner.try_write(json_file, documents.write, rows)
     if to_stdout:

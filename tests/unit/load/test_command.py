@@ -134,6 +134,15 @@ def test_a_file_that_is_not_a_report_is_wrong_usage(lockstep, files: tuple[str, 
         assert wrong in out + error
 
 
+def test_a_damaged_histogram_is_wrong_usage(lockstep, files: tuple[str, str], tmp_path: Path) -> None:
+    run = sample_runs.steady(6, 20.0)
+    seconds = [structs.replace(one, histogram="no histogram") for one in run.seconds]
+    documents.write(tmp_path / "damaged.json", structs.replace(run, seconds=seconds))
+    code, out, error = lockstep("load", "compare", files[0], str(tmp_path / "damaged.json"))
+    assert code == 2
+    assert "histogram of second 0: not an HDR histogram" in " ".join((out + error).replace("│", " ").split())
+
+
 def test_report_prints_a_summary_and_renders_html(lockstep, files: tuple[str, str], tmp_path: Path) -> None:
     code, out, _ = lockstep("load", "report", files[0])
     assert code == 0
