@@ -105,16 +105,13 @@ def _answered(found: Recording) -> Any:
 async def probes(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
     """Short requests, one after another, beside long streams; times are those that the server reports."""
     log, timings = TokenLog(), list[Any]()
-    long, send_long = (
-        prompts(spec, spec["streams"], spec["tokens"]),
-        token_stream(channel, protocol.GENERATE, {}),
-    )
+    long = prompts(spec, spec["streams"], spec["tokens"])
     call = channel.unary_stream(protocol.GENERATE.path, response_deserializer=pb.GenerateReply.FromString)
 
     async def send(request: PreparedRequest, _: ReplyTimes) -> None:
         timings.extend([reply.timings async for reply in call(request.body) if reply.reason])
 
-    beside = new_driver(long, send_long, spec["streams"], log)
+    beside = new_driver(long, token_stream(channel, protocol.GENERATE, {}), spec["streams"], log)
     running = asyncio.create_task(beside.run())
     await asyncio.sleep(1.0)
     begun, before = time.perf_counter(), len(log.messages)

@@ -101,7 +101,8 @@ class Driver(Generic[Request]):
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks)
+            if self._tasks:  # not gather, which raises if a task was cancelled before its first step
+                await asyncio.wait(self._tasks)
 
     def stop(self) -> None:
         """Send no more requests and cancel those in flight."""
@@ -127,7 +128,8 @@ class Driver(Generic[Request]):
 
     def _send_all(self, dues: list[float]) -> None:
         for due in dues:
-            self._send(due)
+            if not self._stopped:
+                self._send(due)
 
     def _send(self, due: float) -> None:
         if self.in_flight >= self._share.max_in_flight:
