@@ -7,6 +7,7 @@ prints {"rate", "p50_ms", "p99_ms", "failed"} as JSON. Unary calls are sent by t
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -79,6 +80,8 @@ def _report(seconds: Any, failed: int, wall_s: float) -> dict[str, float]:
 
 async def main(spec: dict[str, Any]) -> None:
     made, inflight = requests(spec["model"], spec["lengths"]), spec["inflight"]
+    gc.collect()
+    gc.freeze()  # keeps the requests out of collections, as the load generator's workers do
     drive = stream if spec.get("mode") == "stream" else closed_loop
     async with grpc.aio.insecure_channel(spec["address"]) as channel:
         await drive(channel, made[: max(len(made) // 10, inflight)], inflight)
