@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from fakes import constant, model, tensor
 from onnx import helper
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-
-from tests.fakes import constant, model, tensor
 
 if TYPE_CHECKING:
     from pathlib import Path

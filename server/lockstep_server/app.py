@@ -50,21 +50,21 @@ class App:
         self.settings = settings
         self._spans = spans or _spans(settings)
         self.metrics = metrics or Metrics(enabled=settings.metrics)
-        self._transport = _transport(settings, self._engine_lost)
+        self.transport = _transport(settings, self._engine_lost)
         self._health = HealthPublisher()
         request_log = RequestLog(texts=settings.log_texts)
         self._tokenizers = Tokenizers(settings.tokenizer_workers)
         self.registry = ModelRegistry(self.metrics, self._health.update, request_log, self._tokenizers)
         self.requests = InFlightRequests(
-            self._transport.send, self.registry, request_log, self.metrics.loop_lag.observe
+            self.transport.send, self.registry, request_log, self.metrics.loop_lag.observe
         )
-        self._flush_control = FlushController(self._transport.send, settings.max_flush_ms / 1000)
+        self._flush_control = FlushController(self.transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
             settings,
             self.metrics,
             self.registry,
             self.requests,
-            self._transport.send,
+            self.transport.send,
             self._flush_control,
             self._health,
             self._spans.begin if self._spans is not None else begin,
@@ -86,7 +86,7 @@ class App:
         self.port = await self._server.start()
         self._endpoints = self._start_http()
         self.metrics_port = self._endpoints.port
-        engine = await self._transport.start(self._deliver)
+        engine = await self.transport.start(self._deliver)
         self.registry.device = engine.device
         self._register_gauges(engine)
         await self.registry.mark_listed()
@@ -96,7 +96,7 @@ class App:
 
         def request_engine_stats() -> None:
             """The reply arrives after this scrape and is shown by the next one."""
-            loop.call_soon_threadsafe(self._transport.send, messages.GetEngineStats())
+            loop.call_soon_threadsafe(self.transport.send, messages.GetEngineStats())
 
         before_scrape = request_engine_stats if settings.engine == "process" else lambda: None
         registry = self.metrics.registry if settings.metrics else None
@@ -113,11 +113,11 @@ class App:
         metrics.leases.read = lambda: [((engine.device,), float(engine.leases))]
         metrics.draining.read = lambda: [((), float(self.requests.draining))]
         metrics.flush_interval.read = lambda: [((), self._flush_control.interval_s)]
-        metrics.engine_up.read = lambda: [((), float(self._transport.up))]
+        metrics.engine_up.read = lambda: [((), float(self.transport.up))]
         for key, family in metrics.engine_gc.items():
             family.read = partial(self._engine_gc, key)
         if self.settings.engine == "process":
-            metrics.watch_engine(lambda: self._transport.pid)
+            metrics.watch_engine(lambda: self.transport.pid)
         if self.settings.device != "cpu" and (found := gpus.open_gpus()) is not None:
             metrics.registry.register(found)
 
@@ -135,7 +135,7 @@ class App:
             log.warning(
                 "drain timed out after %g s: %d requests in flight", settings.drain_s, len(self.requests)
             )
-        await self._transport.stop(within_s=1.0 if drained else 0.0)
+        await self.transport.stop(within_s=1.0 if drained else 0.0)
         await self._server.stop(grace_s=1.0)
         self._tokenizers.close()
         if self._endpoints is not None:

@@ -19,6 +19,7 @@ from contract.deployed import (
     exported,
     selectors,
 )
+from patience import PATIENCE_S
 
 from deploy.prometheus import objectives
 from deploy.prometheus.burn_rates import WINDOWS
@@ -45,7 +46,9 @@ each_alert = pytest.mark.parametrize("alert", ALERTS.values(), ids=ALERTS)
 
 
 def promtool(*arguments: str) -> None:
-    ended = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        ["promtool", *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 

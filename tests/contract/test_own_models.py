@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
+from integration.harness import Served, serve
+from patience import PATIENCE_S
 from unit.export.sample_modules import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Language, Last, Reader, Step
 
 from lockstep_export import Generate, Tensors, export_oneshot, export_stepwise
 from lockstep_proto.v1 import sequences_pb2 as pb
-from tests import fakes
-from tests.integration.harness import Served, serve
 
 RECURRENT = [f"{kind}-{layers}" for kind in ("RNN", "GRU", "LSTM") for layers in (1, 2)]
 TEXTS = [[3, 9, 27, 1, 5, 14, 2], [8], [39, 38, 37, 36]]
@@ -60,7 +61,7 @@ def infer(
 
 
 def test_every_model_is_batched_bit_for_bit(server: Served) -> None:
-    specs = {name: loaded.spec for (name, _), loaded in server.loaded_models._models.items()}
+    specs = {name: server.loaded_models.get(name, one).spec for name, one in server.loaded_models.names()}
     assert len(specs) == 2 * len(RECURRENT) + 4
     assert [name for name, spec in specs.items() if not spec.batched] == ["second"]
     assert [name for name, spec in specs.items() if spec.notice] == ["second"]
@@ -84,8 +85,10 @@ def test_a_derived_step_gives_the_modules_result_for_every_prefix(
 def test_follow_ends_with_the_one_shot_result(server: Served, name: str) -> None:
     (ids,) = [pb.Ids(ids=TEXTS[0])]
     requests = [pb.FollowRequest(start=pb.FollowStart(model=name)), pb.FollowRequest(ids=ids)]
-    replies = list(server.sequences.Follow(iter(requests), timeout=60))
-    whole = server.sequences.Classify(pb.ClassifyRequest(model=name, ids=[ids]), timeout=60).results[0]
+    replies = list(server.sequences.Follow(iter(requests), timeout=PATIENCE_S))
+    whole = server.sequences.Classify(pb.ClassifyRequest(model=name, ids=[ids]), timeout=PATIENCE_S).results[
+        0
+    ]
     assert [reply.computed_elements for reply in replies] == [1] * len(TEXTS[0])
     assert replies[-1].labels[0].name == whole.labels[0].name
     assert replies[-1].labels[0].probability == pytest.approx(whole.labels[0].probability, abs=1e-5)
@@ -93,7 +96,7 @@ def test_follow_ends_with_the_one_shot_result(server: Served, name: str) -> None
 
 def test_a_language_model_generates(server: Served) -> None:
     request = pb.GenerateRequest(model="language", ids=pb.Ids(ids=[3, 4]), max_tokens=12, seed=3)
-    parts = list(server.sequences.Generate(request, timeout=60))
+    parts = list(server.sequences.Generate(request, timeout=PATIENCE_S))
     assert sum(len(part.tokens) for part in parts) == 12
 
 

@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S, limit_s, wait_until
 
-from lockstep_client import Client
+from lockstep_client import Client, LockstepError
 
 PAGE = Path(__file__).parents[2] / "docs/serve-your-own.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -27,9 +29,11 @@ class PageRunner:
     """Runs the blocks of a page in an empty folder; the server runs in the background."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.server = folder, None
+        self.folder = folder
+        self.server: subprocess.Popen[bytes] | None = None
+        self.outputs: dict[str, str] = {}
         port, metrics_port = _free_ports()
-        self.port, self.outputs = str(port), {}
+        self.port = str(port)
         self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "LOCKSTEP_PORT": self.port,
@@ -54,7 +58,12 @@ class PageRunner:
         """Stops the server with SIGINT."""
         if self.server is not None:
             self.server.send_signal(signal.SIGINT)
-            self.server.wait(30)
+            self.server.wait(PATIENCE_S)
+
+    def _is_ready(self) -> bool:
+        with Client(f"localhost:{self.port}", retries=0) as client, suppress(LockstepError):
+            return client.health(timeout_s=PATIENCE_S).serving
+        return False
 
     def _run(self, command: str) -> None:
         if command.startswith("pip install"):
@@ -64,10 +73,10 @@ class PageRunner:
             self.server = subprocess.Popen(command.split(), cwd=self.folder, env=self.environment)
             return
         if command == "lockstep health":
-            command = "for i in $(seq 200); do lockstep health && break; sleep 0.1; done"
+            wait_until(self._is_ready, "the server is ready")
         done = subprocess.run(
             ["bash", "-c", command], cwd=self.folder, env=self.environment, capture_output=True,
-            text=True, timeout=100, check=False,
+            text=True, timeout=limit_s(100), check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         self.outputs[command] = done.stdout
@@ -94,7 +103,6 @@ def output(followed: PageRunner, command: str) -> str:
     return found
 
 
-@pytest.mark.timeout(240)
 def test_all_blocks_of_the_page_run(followed: PageRunner) -> None:
     assert "models/reviews/1: parity holds" in output(followed, "python reviews.py")
     files = {str(path.relative_to(followed.folder)) for path in followed.folder.glob("models/reviews/**/*.*")}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import limit_s
 
 PROTO = Path(__file__).parents[2] / "proto"
 SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", ".binpb")
@@ -31,7 +32,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=limit_s(100),
     )
     assert result.returncode == 0, result.stderr
     return stubs(folder)

@@ -15,6 +15,7 @@ import grpc
 import pytest
 from google.protobuf import json_format, message_factory
 from grpc_health.v1 import health_pb2
+from patience import PATIENCE_S, limit_s
 
 from lockstep_proto import open_inference_pb2
 from lockstep_proto.v1 import sequences_pb2
@@ -58,15 +59,12 @@ def called(served: Served, line: Line) -> list[Any]:
     """The replies; only the first one of a Watch, which does not end."""
     method = SERVICES[line.service].methods_by_name[line.method]
     kinds = [message_factory.GetMessageClass(kind) for kind in (method.input_type, method.output_type)]
-    requests = [json_format.ParseDict(one, kinds[0]()) for one in line.messages]
-    if not method.client_streaming:
-        [requests] = requests
-    else:
-        requests = iter(requests)
+    messages = [json_format.ParseDict(one, kinds[0]()) for one in line.messages]
+    request = iter(messages) if method.client_streaming else messages[0]
     shape = f"{kind(method.client_streaming)}_{kind(method.server_streaming)}"
     call = getattr(served.channel, shape)(
         f"/{line.service}/{line.method}", kinds[0].SerializeToString, kinds[1].FromString
-    )(requests, timeout=60)
+    )(request, timeout=PATIENCE_S)
     if not method.server_streaming:
         return [call]
     if line.method == "Watch":
@@ -127,7 +125,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / "examples" / "node" / name, folder)
     install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=0"]
     try:
-        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=limit_s(100))
     except subprocess.TimeoutExpired:
         pytest.skip("the packages of the example cannot be installed here: npm took more than 100 s")
     if done.returncode:
@@ -142,7 +140,7 @@ def test_the_node_example_works(shipped: Served, node: Path) -> None:
         env={**os.environ, "LOCKSTEP_PROTOS": str(ROOT / "proto")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     for pattern in (

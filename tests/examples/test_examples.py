@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import limit_s
 
 if TYPE_CHECKING:
     from integration.harness import Served
@@ -48,7 +49,7 @@ def test_an_example_prints_the_expected_output(shipped: Served, name: str) -> No
         input=lines,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=limit_s(100),
     )
     assert ended.returncode == 0, ended.stderr
     errors = "line 2: texts: the text is empty; send at least one word\n" if name == "many_texts" else ""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import os
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from patience import PATIENCE_S, wait_until
 
 from lockstep_client.metrics_text import scrape
 from lockstep_proto import open_inference_pb2_grpc
@@ -25,16 +25,9 @@ from lockstep_server.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lockstep_server.engine.models import LoadedModels
+
 REPOSITORY = Path(__file__).parents[2] / "models"
-PATIENCE_S = 60.0
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """Waits until a condition holds; fails after PATIENCE_S."""
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, f"timed out waiting for: {what}"
-        time.sleep(0.002)
 
 
 class Stubs:
@@ -45,7 +38,7 @@ class Stubs:
         self.channel = grpc.insecure_channel(address, [("grpc.enable_retries", 0)])
         self.inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.sequences = sequences_pb2_grpc.SequencesStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)
 
     def infer(self, request: Any, timeout: float = PATIENCE_S) -> Any:
         return self.inference.ModelInfer(request, timeout=timeout)
@@ -77,7 +70,7 @@ class Served(Stubs):
             self._end_loop()
             raise
         super().__init__(f"127.0.0.1:{self.app.port}")
-        self.transport: Any = self.app._transport
+        self.transport: Any = self.app.transport
 
     @staticmethod
     async def _start(settings: Settings, spans: Any) -> App:
@@ -99,40 +92,38 @@ class Served(Stubs):
         self._loop.close()
 
     @property
-    def loaded_models(self) -> Any:
+    def loaded_models(self) -> LoadedModels:
         """The engine side; only with `engine="thread"`."""
-        return self.transport._engine
+        loaded: LoadedModels = self.transport.engine
+        return loaded
+
+    def engine(self, model: str, version: int = 1) -> Any:
+        """The engine of a model; only with `engine="thread"`."""
+        return self.loaded_models.get(model, version).engine
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Holds the device: no run starts while the block runs."""
-        with self.loaded_models._device_scheduler.exclusive(DeviceAccount("the test")):
+        with self.loaded_models.device_scheduler.exclusive(DeviceAccount("the test")):
             yield
 
-    def waiting(self, model: str, version: int = 1) -> int:
+    def waiting(self, model: str) -> int:
         """The number of parts in the model's queue."""
-        return len(self.loaded_models._models[model, version].engine._queue)
+        parts: int = self.engine(model).waiting()
+        return parts
 
     def wait_waiting(self, model: str, count: int) -> None:
-        wait_until(lambda: self.waiting(model) == count, f"{count} waiting, there are {self.waiting(model)}")
+        wait_until(lambda: self.waiting(model) == count, f"{count} waiting parts of {model}")
 
-    def wait_held(self, model: str, count: int, version: int = 1) -> None:
+    def wait_held(self, model: str, count: int) -> None:
         """Waits until the model's engine holds `count` requests, that is, until cancels have reached it."""
-        held = self.loaded_models._models[model, version].engine._held
-        wait_until(lambda: len(held) == count, f"{count} held, there are {len(held)}")
+        engine = self.engine(model)
+        wait_until(lambda: engine.in_flight() == count, f"{count} requests held by {model}")
 
     def wait_idle(self) -> None:
         """Waits until no request is in flight and no engine holds one."""
-        wait_until(lambda: len(self.app.requests) == 0, "no call in flight")
-        for model in list(self.loaded_models._models.values()):
-            engine = model.engine
-            if model.spec.is_stepwise:
-                wait_until(
-                    lambda one=engine: not one._scheduler.open_keys() and not one._batches, "no leftovers"
-                )
-            else:
-                wait_until(lambda one=engine: not one._held and not len(one._queue), "no leftovers")
-        wait_until(lambda: not self.loaded_models._engine_of, "no key left")
+        wait_until(lambda: len(self.app.requests) == 0, "no request in flight")
+        wait_until(lambda: self.loaded_models.in_flight() == 0, "no request held by an engine")
 
     def samples(self, name: str, **labels: str) -> dict[tuple[str, ...], float]:
         """Scrapes a metric. Returns its samples by the values of the labels that are not given."""
@@ -161,22 +152,10 @@ def serve(models: Path, *, spans: Any = None, **more: Any) -> Iterator[Served]:
         server.close()
 
 
-def with_long_queue_limit(models: Path, to: Path) -> Path:
-    """Copies the models with `max_queue_ms` as long as a test waits, so a slow machine rejects no request."""
-    shutil.copytree(models, to)
-    for manifest in to.glob("*/model.toml"):
-        text = manifest.read_text()
-        assert "max_queue_ms" not in text
-        table = "" if "[batching]" in text else "\n[batching]\n"
-        limit = f"[batching]\nmax_queue_ms = {PATIENCE_S * 1000}\n"
-        manifest.write_text((text + table).replace("[batching]\n", limit))
-    return to
-
-
 @pytest.fixture(scope="session")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The shipped repository, with a long queue limit."""
-    with serve(with_long_queue_limit(REPOSITORY, tmp_path_factory.mktemp("shipped") / "models")) as server:
+def shipped() -> Iterator[Served]:
+    """The shipped repository, with its limits: many requests at once are rejected on a slow machine."""
+    with serve(REPOSITORY, cache=os.environ["LOCKSTEP_CACHE"]) as server:
         yield server
 
 
@@ -197,8 +176,9 @@ def serving(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
 def details(error: grpc.RpcError) -> list[Any]:
     """The unpacked google.rpc details of a failed call."""
-    found = []
-    for key, value in error.trailing_metadata() or ():
+    found: list[Any] = []
+    metadata: Any = error.trailing_metadata()
+    for key, value in metadata or ():
         if key == "grpc-status-details-bin":
             for packed in status_pb2.Status.FromString(value).details:
                 for kind in (
@@ -206,8 +186,8 @@ def details(error: grpc.RpcError) -> list[Any]:
                     error_details_pb2.RetryInfo,
                     error_details_pb2.ResourceInfo,
                 ):
-                    if packed.Is(kind.DESCRIPTOR):
-                        detail = kind()
+                    detail: Any = kind()
+                    if packed.Is(detail.DESCRIPTOR):
                         packed.Unpack(detail)
                         found.append(detail)
     return found
@@ -230,6 +210,6 @@ def refused(code: grpc.StatusCode, field: str | None = None, words: str = "") ->
         yield caught
     error = caught.value
     assert error.code() is code, error.details()
-    assert words in error.details()
+    assert words in (error.details() or "")
     if field is not None:
         assert fields(error) == [field], error.details()

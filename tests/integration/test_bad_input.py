@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from integration.harness import Served, fields, refused, serve
+from patience import PATIENCE_S
 
 from lockstep_proto import open_inference_pb2 as pb
 from lockstep_proto.v1 import sequences_pb2 as spb
@@ -210,7 +211,7 @@ def test_an_invalid_tensor_fails_its_request_and_the_stream_continues(server: Se
     request, field, words = TENSORS[case]
     replies = list(
         server.inference.ModelStreamInfer(
-            iter([request, fakes.floats("same", [[5]], request_id="good")]), timeout=60
+            iter([request, fakes.floats("same", [[5]], request_id="good")]), timeout=PATIENCE_S
         )
     )
     by_id = {reply.infer_response.id: reply for reply in replies}
@@ -266,9 +267,8 @@ def test_a_version_that_is_not_an_integer_is_rejected(server: Served, version: s
 def test_a_version_of_many_digits_is_a_client_error(server: Served) -> None:
     request = message()
     request.model_version = "9" * 5000
-    with pytest.raises(grpc.RpcError) as caught:
+    with refused(NOT_FOUND, words="has no version"):
         server.infer(request)
-    assert caught.value.code() in (INVALID, NOT_FOUND)
 
 
 def test_the_error_for_a_huge_message_names_the_limit(server: Served) -> None:
@@ -278,9 +278,9 @@ def test_the_error_for_a_huge_message_names_the_limit(server: Served) -> None:
 
 
 def test_bytes_that_are_not_a_message_are_rejected(server: Served) -> None:
-    call = server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    call: Any = server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     with pytest.raises(grpc.RpcError) as caught:
-        call(b"\xff\xff\xff", timeout=60)
+        call(b"\xff\xff\xff", timeout=PATIENCE_S)
     assert caught.value.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
     assert fakes.values(server.infer(fakes.floats("same", [[3]])), "y").item() == 3
 
@@ -322,18 +322,18 @@ SEQUENCES: dict[str, tuple[Any, str, str]] = {
 def test_an_invalid_text_is_rejected_and_named(server: Served, case: str) -> None:
     request, field, words = SEQUENCES[case]
     with refused(INVALID, field, words):
-        server.sequences.Classify(request, timeout=60)
+        server.sequences.Classify(request, timeout=PATIENCE_S)
     server.wait_idle()
 
 
 def test_encode_needs_a_model_with_a_vector(server: Served) -> None:
     with refused(INVALID, "model", "roles.vector"):
-        server.sequences.Encode(spb.EncodeRequest(model="text", texts=["good"]), timeout=60)
+        server.sequences.Encode(spb.EncodeRequest(model="text", texts=["good"]), timeout=PATIENCE_S)
 
 
 def test_classify_with_an_unknown_model_is_not_found(server: Served) -> None:
     with refused(NOT_FOUND):
-        server.sequences.Classify(spb.ClassifyRequest(model="nobody", texts=["good"]), timeout=60)
+        server.sequences.Classify(spb.ClassifyRequest(model="nobody", texts=["good"]), timeout=PATIENCE_S)
 
 
 def test_invalid_requests_do_not_affect_waiting_ones(server: Served) -> None:
@@ -357,5 +357,7 @@ def test_a_too_long_text_does_not_affect_other_requests(server: Served) -> None:
         good = server.sequences.Classify.future(spb.ClassifyRequest(model="text", texts=["good film"]))
         server.wait_waiting("text", 1)
         with refused(INVALID, "texts[0]"):
-            server.sequences.Classify(spb.ClassifyRequest(model="text", texts=["bad " * 9]), timeout=60)
+            server.sequences.Classify(
+                spb.ClassifyRequest(model="text", texts=["bad " * 9]), timeout=PATIENCE_S
+            )
     assert good.result().results[0].length == 2

@@ -11,6 +11,7 @@ import pytest
 import steps
 from integration.harness import Served, refused, serve
 from integration.test_bad_input import TEXT_MANIFEST, classifier
+from patience import PATIENCE_S
 
 from lockstep_proto import open_inference_pb2 as pb
 
@@ -82,7 +83,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def index(server: Served) -> dict[str, Any]:
-    reply = server.inference.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=60)
+    reply = server.inference.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=PATIENCE_S)
     return {one.name: one for one in reply.models}
 
 

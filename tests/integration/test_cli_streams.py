@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.harness import wait_until
+from patience import PATIENCE_S, wait_until
 
 from lockstep_client import cli
 
@@ -174,7 +174,7 @@ def test_ctrl_c_cancels_generation_on_the_server(shipped: Served) -> None:
         assert running.stdout is not None
         assert running.stdout.read(1)
         running.send_signal(signal.SIGINT)
-        _, error = running.communicate(timeout=30)
+        _, error = running.communicate(timeout=PATIENCE_S)
     assert (running.returncode, error) == (130, "")
     wait_until(lambda: len(shipped.app.requests) == 0, "the stream has left the server")
     shipped.wait_idle()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
+import fakes
 import grpc
 import numpy as np
 import pytest
+import steps
+from integration.harness import Served, refused, serve
+from patience import PATIENCE_S, wait_until
 
 from lockstep_proto import open_inference_pb2 as pb
-from tests import fakes, steps
-from tests.integration.harness import Served, refused, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,7 +111,7 @@ def test_a_stream_pipelines_sequences_in_order(server: Served) -> None:
             request.id = f"{sequence} {index}"
             requests.append(request)
     values: dict[str, float] = {}
-    for reply in server.inference.ModelStreamInfer(iter(requests), timeout=60):
+    for reply in server.inference.ModelStreamInfer(iter(requests), timeout=PATIENCE_S):
         assert not reply.error_message
         values[reply.infer_response.id] = value(reply.infer_response)
     assert values == {f"{s} {i}": s * (i + 1) for s in range(1, 65) for i in range(20)}
@@ -121,15 +122,15 @@ def test_a_stream_pipelines_sequences_in_order(server: Served) -> None:
 
 def test_an_error_fails_its_step_and_the_stream_continues(server: Served) -> None:
     requests = [step(1, 20, start=True), step(1, 21), step(1, 20, end=True)]
-    replies = list(server.inference.ModelStreamInfer(iter(requests), timeout=60))
+    replies = list(server.inference.ModelStreamInfer(iter(requests), timeout=PATIENCE_S))
     assert sorted(bool(reply.error_message) for reply in replies) == [False, False, True]
 
 
 def test_metadata_and_configuration_describe_one_step(server: Served) -> None:
-    metadata = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="adder"), timeout=60)
+    metadata = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="adder"), timeout=PATIENCE_S)
     assert [(one.name, list(one.shape)) for one in metadata.inputs] == [("x", [1, 2])]
     assert [(one.name, list(one.shape)) for one in metadata.outputs] == [("y", [1, 2])]
-    config = server.inference.ModelConfig(pb.ModelConfigRequest(name="adder"), timeout=60).config
+    config = server.inference.ModelConfig(pb.ModelConfigRequest(name="adder"), timeout=PATIENCE_S).config
     assert config.WhichOneof("scheduling_choice") == "sequence_batching"
     assert (config.max_batch_size, config.default_model_filename) == (0, "step.onnx")
 
@@ -155,7 +156,6 @@ def test_the_next_step_of_an_evicted_sequence_is_an_error(
     server.infer(step(1, 1, start=True))
     server.infer(step(1, 2, start=True))
     assert value(server.infer(step(1, 3, start=True))) == 1  # waited for a free slot
-    time.sleep(0.3)
     with refused(grpc.StatusCode.FAILED_PRECONDITION, words="start it again"):
         server.infer(step(1, 1))
     assert value(server.infer(step(1, 1, start=True))) == 1
@@ -166,9 +166,12 @@ def test_a_cancelled_step_does_not_change_the_state(tmp_path: Path, serving: Cal
     server = serving(tmp_path)
     server.infer(step(1, 1, start=True))
     with server.hold():
-        calls = [server.inference.ModelInfer.future(step(v, 1), timeout=60) for v in (10, 100)]
-        time.sleep(0.2)
+        # With the engine waiting for the device, the steps and the cancel are read together after that.
+        other = server.inference.ModelInfer.future(step(7, 2, start=True), timeout=PATIENCE_S)
+        wait_until(lambda: server.loaded_models.device_scheduler.waiting() == 1, "the engine waits")
+        calls = [server.inference.ModelInfer.future(step(v, 1), timeout=PATIENCE_S) for v in (10, 100)]
+        wait_until(lambda: len(server.app.requests) == 3, "the steps have arrived")
         calls[0].cancel()
-        time.sleep(0.2)
-    # The first may have been planned before the device was held.
-    assert value(calls[1].result()) in (101, 111)
+        wait_until(lambda: len(server.app.requests) == 2, "the cancel has arrived")
+    assert value(calls[1].result()) == 101
+    assert value(other.result()) == 7

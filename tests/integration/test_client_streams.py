@@ -6,11 +6,11 @@ import asyncio
 import itertools
 import queue
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from integration.harness import wait_until
+from patience import wait_until
 
 import lockstep_client as lc
 
@@ -31,8 +31,8 @@ def client(shipped: Served) -> Iterator[lc.Client]:
         yield client
 
 
-def text(client: lc.Client, seed: int = 7, **more: object) -> lc.Generation:
-    options = {"max_tokens": 60, "temperature": 0.8, **more}
+def text(client: lc.Client, seed: int = 7, **more: Any) -> lc.Generation:
+    options: dict[str, Any] = {"max_tokens": 60, "temperature": 0.8, **more}
     return client.generate(WRITER, "ROMEO:", seed=seed, **options).result()
 
 
@@ -119,7 +119,7 @@ def test_a_deadline_ends_generation(client: lc.Client) -> None:
         ({"ids": [10_000]}, "ids"),
     ],
 )
-def test_an_invalid_argument_names_its_field(client: lc.Client, wrong: dict[str, object], field: str) -> None:
+def test_an_invalid_argument_names_its_field(client: lc.Client, wrong: dict[str, Any], field: str) -> None:
     with pytest.raises(lc.InvalidRequest) as caught:
         client.generate(WRITER, **wrong).result()
     assert any(field in violation.field for violation in caught.value.violations)
@@ -182,7 +182,7 @@ def test_a_transformer_re_encodes_every_prefix(client: lc.Client) -> None:
 def test_pieces_make_the_same_sequence_however_they_are_cut(client: lc.Client) -> None:
     whole = client.follow("sentiment-lstm", SENTENCE).result()
     ids = [one.id for one in whole]
-    cuts = (
+    cuts: tuple[list[Any], ...] = (
         list(SENTENCE),
         [word + " " for word in SENTENCE.split()],
         [ids[:3], ids[3:]],

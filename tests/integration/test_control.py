@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from integration.harness import REPOSITORY, Served, refused, settings, wait_until
+from integration.harness import REPOSITORY, Served, refused, settings
 from onnx import helper
+from patience import PATIENCE_S, wait_until
 
 from lockstep_proto import open_inference_pb2 as pb
 from lockstep_proto.v1 import sequences_pb2 as spb
@@ -41,11 +42,13 @@ def ready(server: Served, name: str, version: str = "") -> bool:
 
 
 def load(server: Served, name: str) -> None:
-    server.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name), timeout=60)
+    server.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name), timeout=PATIENCE_S)
 
 
 def unload(server: Served, name: str) -> None:
-    server.inference.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=name), timeout=60)
+    server.inference.RepositoryModelUnload(
+        pb.RepositoryModelUnloadRequest(model_name=name), timeout=PATIENCE_S
+    )
 
 
 def test_a_server_with_models_is_live_ready_and_healthy(
@@ -71,7 +74,7 @@ def test_a_server_with_an_empty_repository_is_ready_and_healthy(tmp_path: Path) 
     server = Served(settings(tmp_path))
     try:
         wait_until(server.app.registry.ready, "it is ready")
-        server.wait_serving(timeout=10)
+        server.wait_serving(timeout=PATIENCE_S)
     finally:
         server.close()
 
@@ -270,11 +273,12 @@ def test_waiting_requests_are_answered_before_a_model_unloads(
     server = _with_one(tmp_path, serving)
     with server.hold():
         waiting = [
-            server.inference.ModelInfer.future(fakes.floats("add", [[i]]), timeout=60) for i in range(3)
+            server.inference.ModelInfer.future(fakes.floats("add", [[i]]), timeout=PATIENCE_S)
+            for i in range(3)
         ]
         server.wait_waiting("add", 3)
         going = server.inference.RepositoryModelUnload.future(
-            pb.RepositoryModelUnloadRequest(model_name="add"), timeout=60
+            pb.RepositoryModelUnloadRequest(model_name="add"), timeout=PATIENCE_S
         )
     assert [fakes.values(one.result(), "y").item() for one in waiting] == [1, 2, 3]
     going.result()
@@ -282,9 +286,9 @@ def test_waiting_requests_are_answered_before_a_model_unloads(
 
 
 def services(server: Served) -> list[str]:
-    stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(server.channel)
     requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    (reply,) = stub.ServerReflectionInfo(requests, timeout=60)
+    (reply,) = stub.ServerReflectionInfo(requests, timeout=PATIENCE_S)
     return sorted(one.name for one in reply.list_services_response.service)
 
 
@@ -306,22 +310,25 @@ def test_reflection_can_be_turned_off(tmp_path: Path, serving: Callable[..., Ser
 
 def test_generating_with_a_one_shot_model_is_an_error(shipped: Served) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise form"):
-        list(shipped.sequences.Generate(spb.GenerateRequest(model="sentiment-bow"), timeout=60))
+        list(shipped.sequences.Generate(spb.GenerateRequest(model="sentiment-bow"), timeout=PATIENCE_S))
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "no step-wise form"):
-        list(shipped.sequences.Translate(spb.TranslateRequest(model="sentiment-bow"), timeout=60))
+        list(shipped.sequences.Translate(spb.TranslateRequest(model="sentiment-bow"), timeout=PATIENCE_S))
 
 
 def test_unsupported_triton_rpcs_are_unimplemented(shipped: Served) -> None:
-    call = shipped.channel.unary_unary("/inference.GRPCInferenceService/SystemSharedMemoryStatus")
+    call: Any = shipped.channel.unary_unary("/inference.GRPCInferenceService/SystemSharedMemoryStatus")
     with refused(grpc.StatusCode.UNIMPLEMENTED):
-        call(b"", timeout=60)
+        call(b"", timeout=PATIENCE_S)
 
 
 def test_batching_can_be_turned_off(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "add", add(1))
     server = serving(batching=False)
     with server.hold():
-        calls = [server.inference.ModelInfer.future(fakes.floats("add", [[i]]), timeout=60) for i in range(4)]
+        calls = [
+            server.inference.ModelInfer.future(fakes.floats("add", [[i]]), timeout=PATIENCE_S)
+            for i in range(4)
+        ]
         server.wait_waiting("add", 4)
     assert [fakes.values(one.result(), "y").item() for one in calls] == [1, 2, 3, 4]
     assert server.metric("lockstep_batch_rows_count", model="add") == 4

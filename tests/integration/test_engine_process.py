@@ -6,17 +6,19 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import fakes
 import grpc
 import numpy as np
 import pytest
+import steps
+from integration.harness import REPOSITORY, Served, refused
+from patience import PATIENCE_S, wait_until
 
 from lockstep_client.server_process import ServerProcess
 from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_server.errors import LoadError
-from tests import fakes, steps
-from tests.integration.harness import PATIENCE_S, REPOSITORY, Served, refused, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +33,7 @@ def server(tmp_path: Path, serving: Callable[..., Served]) -> Served:
     return serving(tmp_path, engine="process")
 
 
-def endless(server: Served) -> grpc.Call:
+def endless(server: Served) -> Any:
     request = pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000)
     return server.sequences.Generate(request, timeout=PATIENCE_S)
 
@@ -47,7 +49,7 @@ def test_an_engine_process_gives_the_same_answers_as_threads(
 ) -> None:
     server = serving(REPOSITORY, engine="process", only="sentiment-lstm")
     request = pb.ClassifyRequest(model="sentiment-lstm", texts=TEXTS)
-    threads, process = (one.sequences.Classify(request, timeout=60) for one in (shipped, server))
+    threads, process = (one.sequences.Classify(request, timeout=PATIENCE_S) for one in (shipped, server))
     assert [one.labels[0].score for one in threads.results] == [
         one.labels[0].score for one in process.results
     ]
@@ -80,7 +82,7 @@ def test_a_dead_process_fails_its_requests_and_is_restarted(server: Served) -> N
     assert server.serving("lm")
     assert server.transport.pid != first
     request = pb.GenerateRequest(model="lm", text="a", max_tokens=5)
-    assert sum(len(one.tokens) for one in server.sequences.Generate(request, timeout=60)) == 5
+    assert sum(len(one.tokens) for one in server.sequences.Generate(request, timeout=PATIENCE_S)) == 5
     assert server.metric("lockstep_accepted_total") == server.metric("lockstep_requests_total")
     assert server.metric("lockstep_engine_restarts_total") == 1
     assert server.metric("lockstep_engine_up") == 1
@@ -107,7 +109,7 @@ def test_the_engine_process_ignores_sigint_and_sigterm(server: Served) -> None:
 def test_killing_the_front_end_leaves_no_engine_process(tmp_path: Path) -> None:
     steps.language(tmp_path)
     with ServerProcess("--models", str(tmp_path), "--cache", "") as server:
-        server.wait_listening()
+        server.wait_listening(PATIENCE_S)
         (engine,) = _children(server.process.pid)
         server.process.kill()
     wait_until(lambda: not _alive(engine), "the engine process has ended")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import steps
+from integration.harness import REPOSITORY, Served, refused, serve
+from patience import PATIENCE_S, wait_until
 
 from lockstep_client import AsyncClient
 from lockstep_client.errors import ModelNotFound
 from lockstep_proto.v1 import sequences_pb2 as pb
-from tests import steps
-from tests.integration.harness import REPOSITORY, Served, refused, serve, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,13 +51,15 @@ def follow(server: Served, model: str, *parts: str | list[int] | bool, **more: A
             else:
                 yield pb.FollowRequest(ids=pb.Ids(ids=part))
 
-    return list(server.sequences.Follow(requests(), timeout=60))
+    return list(server.sequences.Follow(requests(), timeout=PATIENCE_S))
 
 
 @pytest.mark.parametrize("model", ["sentiment-lstm", "sentiment-gru", "sentiment-rnn"])
 def test_the_last_prediction_of_a_recurrent_model_is_the_one_shot_answer(shipped: Served, model: str) -> None:
     replies = follow(shipped, model, TEXT)
-    (whole,) = shipped.sequences.Classify(pb.ClassifyRequest(model=model, texts=[TEXT]), timeout=60).results
+    (whole,) = shipped.sequences.Classify(
+        pb.ClassifyRequest(model=model, texts=[TEXT]), timeout=PATIENCE_S
+    ).results
     assert len(replies) == whole.length
     assert [reply.position for reply in replies] == list(range(1, whole.length + 1))
     assert all(reply.computed_elements == reply.timings.steps == 1 for reply in replies)
@@ -72,7 +75,7 @@ def test_every_prediction_of_a_transformer_is_the_one_shot_answer_for_the_prefix
     request = pb.ClassifyRequest(
         model="sentiment-transformer", ids=[pb.Ids(ids=ids[:n]) for n in range(1, len(ids) + 1)]
     )
-    answers = shipped.sequences.Classify(request, timeout=60).results
+    answers = shipped.sequences.Classify(request, timeout=PATIENCE_S).results
     for reply, answer in zip(replies, answers, strict=True):
         assert reply.labels[0].name == answer.labels[0].name
         assert reply.labels[0].probability == pytest.approx(answer.labels[0].probability, abs=1e-3)
@@ -99,7 +102,7 @@ def test_ids_are_read_at_once_and_text_at_white_space_or_a_flush(server: Served)
                 return
             yield message
 
-    call = server.sequences.Follow(requests(), timeout=60)
+    call = server.sequences.Follow(requests(), timeout=PATIENCE_S)
     sent.append(pb.FollowRequest(ids=pb.Ids(ids=[2, 3])))
     assert [next(call).element for _ in range(2)] == ["a", "b"]
     sent.append(pb.FollowRequest(text="cd"))  # buffered
@@ -119,7 +122,9 @@ def test_a_language_model_predicts_tokens(server: Served) -> None:
         assert len(reply.labels) == 3
         assert [label.name for label in reply.labels] == [steps.TOKENS[label.index] for label in reply.labels]
     request = pb.GenerateRequest(model="lm", text="abc", temperature=0, max_tokens=1)
-    (made,) = [token for one in server.sequences.Generate(request, timeout=60) for token in one.tokens]
+    (made,) = [
+        token for one in server.sequences.Generate(request, timeout=PATIENCE_S) for token in one.tokens
+    ]
     assert replies[-1].labels[0].index == made
 
 
@@ -163,7 +168,7 @@ async def test_a_client_that_is_still_writing_gets_the_error(server: Served) -> 
 def test_invalid_messages_are_rejected(server: Served, case: str) -> None:
     messages, field, words = BAD[case]
     with refused(grpc.StatusCode.INVALID_ARGUMENT, field, words):
-        list(server.sequences.Follow(iter(messages), timeout=60))
+        list(server.sequences.Follow(iter(messages), timeout=PATIENCE_S))
 
 
 @pytest.mark.parametrize("model", ["sentiment-bow", "sentiment-rnn"])
@@ -187,10 +192,10 @@ def test_a_cancelled_stream_frees_its_slot(tmp_path: Path, serving: Callable[...
     manifest.write_text(manifest.read_text().replace("max_sequences = 64", "max_sequences = 1"))
     server = serving(tmp_path)
     for _ in range(5):
-        call = server.sequences.Follow(iter([start("lm"), pb.FollowRequest(text="a b ")]), timeout=60)
+        call = server.sequences.Follow(iter([start("lm"), pb.FollowRequest(text="a b ")]), timeout=PATIENCE_S)
         next(call)
         call.cancel()
         assert len(follow(server, "lm", "abc")) == 3
     server.wait_idle()
-    scheduler = server.loaded_models._models["lm", 1].engine._scheduler
-    wait_until(lambda: scheduler.counts() == (0, 0, 0), "no sequence left")
+    for state in ("running", "waiting", "idle"):
+        assert server.metric("lockstep_sequences", model="lm", state=state) == 0

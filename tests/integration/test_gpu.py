@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fakes
 import numpy as np
 import onnxruntime
 import pytest
@@ -25,5 +24,5 @@ def test_shipped_models_give_the_same_answers_as_on_the_cpu() -> None:
             assert server.app.registry.resolve(model).spec.provider == "CUDAExecutionProvider"
             unbatched = solo(model)
             for ids, reply in zip(sent, unary(server, model, sent), strict=True):
-                logits = fakes.values(reply, "logits")
+                logits = reply["logits"]
                 np.testing.assert_allclose(logits, unbatched(ids)["logits"], rtol=1e-2, atol=1e-2)

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import fakes
@@ -16,8 +17,9 @@ import numpy as np
 import onnx
 import pytest
 import steps
-from integration.harness import REPOSITORY, Served, refused, serve, wait_until
+from integration.harness import REPOSITORY, Served, refused, serve
 from onnx import numpy_helper
+from patience import PATIENCE_S, wait_until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as classic
 
@@ -71,7 +73,9 @@ def server(models: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
 
 def scrape(server: Served, accept: str = "text/plain") -> str:
     url = f"http://127.0.0.1:{server.app.metrics_port}/metrics"
-    with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept}), timeout=60) as page:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers={"Accept": accept}), timeout=PATIENCE_S
+    ) as page:
         text: str = page.read().decode()
     return text
 
@@ -104,17 +108,19 @@ class Callers:
 
     def classify(self, text: str, model: str = CLASSIFIER) -> None:
         request = pb.ClassifyRequest(model=model, texts=[text])
-        self.record("Classify", lambda: self._server.sequences.Classify(request, timeout=60))
+        self.record("Classify", lambda: self._server.sequences.Classify(request, timeout=PATIENCE_S))
 
     def generate(self, **more: Any) -> None:
         request = pb.GenerateRequest(**{"model": "lm", "text": "abc", "max_tokens": 25, **more})
-        replies = self.record("Generate", lambda: list(self._server.sequences.Generate(request, timeout=60)))
+        replies = self.record(
+            "Generate", lambda: list(self._server.sequences.Generate(request, timeout=PATIENCE_S))
+        )
         self._count_tokens("lm", replies)
 
     def translate(self, text: str) -> None:
         request = pb.TranslateRequest(model="translator", text=text)
         replies = self.record(
-            "Translate", lambda: list(self._server.sequences.Translate(request, timeout=60))
+            "Translate", lambda: list(self._server.sequences.Translate(request, timeout=PATIENCE_S))
         )
         self._count_tokens("translator", replies)
 
@@ -125,7 +131,7 @@ class Callers:
     def cancel_stream(self, tokens: int) -> None:
         """Reads some tokens of a stream and cancels it."""
         stream = self._server.sequences.Generate(
-            pb.GenerateRequest(model="left", text="abc", max_tokens=500), timeout=60
+            pb.GenerateRequest(model="left", text="abc", max_tokens=500), timeout=PATIENCE_S
         )
         taken = 0
         while taken < tokens:
@@ -144,21 +150,21 @@ def run_mixed_calls(server: Served) -> Callers:
         hasty = fakes.request("busy", {"x": ("FP32", [7]), "times": ("INT64", 60)}, timeout=2000)
         work += [
             lambda: callers.infer(fakes.floats("same", [[1.0, 2.0]])),
-            lambda n=n: callers.infer(fakes.request("fragile", {"x": ("INT64", [n])})),  # fails from 8 on
+            partial(callers.infer, fakes.request("fragile", {"x": ("INT64", [n])})),  # fails from 8 on
             lambda: callers.infer(fakes.floats("same", [[1.0]], version="9")),
             lambda: callers.infer(fakes.floats("nobody", [[1.0]])),
             lambda: callers.infer(fakes.floats("broken", [[1.0]])),
-            lambda long=long: callers.infer(long),
-            lambda hasty=hasty: callers.infer(hasty),
-            lambda n=n: callers.classify("a fine film " * (n + 1)),
+            partial(callers.infer, long),
+            partial(callers.infer, hasty),
+            partial(callers.classify, "a fine film " * (n + 1)),
             lambda: callers.classify(" "),
             lambda: callers.classify("a fine film", model="same"),
-            lambda n=n: callers.generate(max_tokens=5 * n, stop=["zz"] if n % 2 else []),
+            partial(callers.generate, max_tokens=5 * n, stop=["zz"] if n % 2 else []),
             lambda: callers.generate(top_p=7.0),
             lambda: callers.generate(model="faulty"),
-            lambda n=n: callers.translate("abc" * (n % 4 + 1)),
+            partial(callers.translate, "abc" * (n % 4 + 1)),
             lambda: callers.translate("x" * 400),
-            lambda n=n: callers.cancel_stream(n + 1),
+            partial(callers.cancel_stream, n + 1),
         ]
     with ThreadPoolExecutor(24) as pool:
         for done in [pool.submit(one) for one in work]:
@@ -236,7 +242,8 @@ def test_unknown_names_do_not_become_labels(server: Served) -> None:
         with refused(grpc.StatusCode.NOT_FOUND):
             server.infer(fakes.floats(f"made-up-{n}", [[1.0]], version=str(n)))
         with refused(grpc.StatusCode.UNIMPLEMENTED):
-            server.channel.unary_unary(f"/lockstep.v1.Sequences/Made{n}")(b"", timeout=60)
+            call: Any = server.channel.unary_unary(f"/lockstep.v1.Sequences/Made{n}")
+            call(b"", timeout=PATIENCE_S)
     text = scrape(server)
     assert len(text.splitlines()) == before
     assert "made-up" not in text
@@ -254,10 +261,10 @@ def test_an_unknown_version_is_counted_under_its_model(server: Served) -> None:
 
 def test_sampled_traces_are_exemplars_in_openmetrics_only(server: Served) -> None:
     server.sequences.Classify(
-        pb.ClassifyRequest(model=CLASSIFIER, texts=["a film"]), metadata=SAMPLED, timeout=60
+        pb.ClassifyRequest(model=CLASSIFIER, texts=["a film"]), metadata=SAMPLED, timeout=PATIENCE_S
     )
     request = pb.GenerateRequest(model="lm", text="abc", max_tokens=3)
-    list(server.sequences.Generate(request, metadata=SAMPLED, timeout=60))
+    list(server.sequences.Generate(request, metadata=SAMPLED, timeout=PATIENCE_S))
     families = list(openmetrics(scrape(server, OPENMETRICS)))
     traced = {
         (sample.name, sample.labels["model"])
@@ -279,7 +286,7 @@ def test_unsampled_traces_are_not_exemplars(server: Served) -> None:
         server.sequences.Classify(
             pb.ClassifyRequest(model=CLASSIFIER, texts=["a film"]),
             metadata=(("traceparent", header),),
-            timeout=60,
+            timeout=PATIENCE_S,
         )
     assert other not in scrape(server, OPENMETRICS)
 
@@ -350,10 +357,10 @@ def test_without_metrics_nothing_is_counted_but_health_is_served(tmp_path: Path)
         server.infer(fakes.floats("same", [[1.0]]))
         base = f"http://127.0.0.1:{server.app.metrics_port}"
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(f"{base}/metrics", timeout=60)
+            urllib.request.urlopen(f"{base}/metrics", timeout=PATIENCE_S)
         assert caught.value.code == 404
         assert b"--metrics" in caught.value.read()
         caught.value.close()
-        with urllib.request.urlopen(f"{base}/healthz", timeout=60) as page:
+        with urllib.request.urlopen(f"{base}/healthz", timeout=PATIENCE_S) as page:
             assert page.read() == b"ok\n"
         assert server.app.metrics.registry.get_sample_value("lockstep_queue_depth", {"model": "same"}) == 0

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import fakes
 import grpc
 import pytest
-from integration.harness import PATIENCE_S, Stubs, refused, wait_until
+from integration.harness import Stubs, refused
+from patience import PATIENCE_S, limit_s, wait_until
 
 from lockstep_client.metrics_text import scrape
 from lockstep_client.server_process import ServerProcess
@@ -40,7 +41,7 @@ class Process(Stubs):
         return scrape(self.running.metrics_address, PATIENCE_S).total(name, **labels)
 
     def wait_end(self) -> int:
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE_S)
 
     @property
     def log(self) -> list[str]:
@@ -50,7 +51,7 @@ class Process(Stubs):
 @contextmanager
 def process(*arguments: str) -> Iterator[Process]:
     with ServerProcess("--cache", "", *arguments) as running:
-        running.wait_ready()
+        running.wait_ready(timeout_s=limit_s(120))
         server = Process(running)
         try:
             yield server
@@ -65,7 +66,7 @@ def slow(times: int) -> pb.ModelInferRequest:
 def test_sigterm_drains_requests_in_flight_and_rejects_new_ones(tmp_path: Path) -> None:
     fakes.write_model(tmp_path, "slow", fakes.slow())
     with process("--models", str(tmp_path), "--drain-s", "50") as server:
-        in_flight = [server.inference.ModelInfer.future(slow(1500), timeout=100) for _ in range(3)]
+        in_flight = [server.inference.ModelInfer.future(slow(1500), timeout=limit_s(100)) for _ in range(3)]
         wait_until(lambda: server.metric("lockstep_queue_depth", model="slow") == 3, "three in flight")
         server.process.send_signal(signal.SIGTERM)
         server.wait_serving(serving=False)
@@ -80,7 +81,7 @@ def test_sigterm_drains_requests_in_flight_and_rejects_new_ones(tmp_path: Path) 
 def test_requests_that_outlast_the_drain_fail_and_the_server_exits(tmp_path: Path) -> None:
     fakes.write_model(tmp_path, "slow", fakes.slow())
     with process("--models", str(tmp_path), "--drain-s", "0") as server:
-        in_flight = [server.inference.ModelInfer.future(slow(40_000), timeout=100) for _ in range(3)]
+        in_flight = [server.inference.ModelInfer.future(slow(40_000), timeout=limit_s(100)) for _ in range(3)]
         wait_until(lambda: server.metric("lockstep_queue_depth", model="slow") == 3, "three in flight")
         server.process.send_signal(signal.SIGTERM)
         for one in in_flight:
@@ -119,7 +120,7 @@ def run(*arguments: str, **environment: str) -> Any:
         [*COMMAND, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={**os.environ, **environment},
         check=False,
     )

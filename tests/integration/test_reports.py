@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import fakes
 import grpc
 import pytest
-from integration.harness import Served, refused, serve, wait_until
+from integration.harness import Served, refused, serve
+from patience import PATIENCE_S, wait_until
 
 from lockstep_proto import model_config_pb2
 from lockstep_proto import open_inference_pb2 as pb
@@ -89,7 +90,7 @@ def test_metadata_and_configuration_of_an_unknown_model_are_not_found(server: Se
         (calls.ModelStatistics, pb.ModelStatisticsRequest(name="nobody")),
     ):
         with refused(grpc.StatusCode.NOT_FOUND):
-            call(request, timeout=60)
+            call(request, timeout=PATIENCE_S)
 
 
 def test_a_failed_self_test_shows_in_replies_and_metrics(server: Served) -> None:
@@ -133,7 +134,9 @@ def test_every_accepted_request_has_ended_exactly_once(server: Served) -> None:
     """After answers, failures, cancels and passed deadlines, with unary calls and streams."""
     for i in range(5):
         server.infer(fakes.floats("same", [[i]]))
-    list(server.inference.ModelStreamInfer((fakes.floats("same", [[i]]) for i in range(7)), timeout=60))
+    list(
+        server.inference.ModelStreamInfer((fakes.floats("same", [[i]]) for i in range(7)), timeout=PATIENCE_S)
+    )
     with pytest.raises(grpc.RpcError):
         server.infer(fakes.request("fragile", {"x": ("INT64", [99])}))
     with server.hold():
@@ -141,7 +144,7 @@ def test_every_accepted_request_has_ended_exactly_once(server: Served) -> None:
         server.wait_waiting("same", 3)
         for one in leaving:
             one.cancel()
-        late = server.inference.ModelInfer.future(fakes.floats("same", [[1]], timeout=1), timeout=60)
+        late = server.inference.ModelInfer.future(fakes.floats("same", [[1]], timeout=1), timeout=PATIENCE_S)
         wait_until(lambda: late.done() or server.waiting("same") == 4, "it waits")
         wait_until(lambda: len(server.app.requests) <= 1, "the cancels arrived")
     with pytest.raises(grpc.RpcError):
@@ -187,7 +190,8 @@ def test_padded_elements_are_counted(server: Served) -> None:
     real, paid = count()
     with server.hold():
         calls = [
-            server.inference.ModelInfer.future(fakes.floats("mean", [[1] * n]), timeout=60) for n in (3, 4)
+            server.inference.ModelInfer.future(fakes.floats("mean", [[1] * n]), timeout=PATIENCE_S)
+            for n in (3, 4)
         ]
         server.wait_waiting("mean", 2)
     rows = [call.result().parameters["batch_rows"].double_param for call in calls]
@@ -198,10 +202,10 @@ def test_padded_elements_are_counted(server: Served) -> None:
 
 def test_healthz_answers_and_other_paths_are_not_found(server: Served) -> None:
     base = f"http://127.0.0.1:{server.app.metrics_port}"
-    with urllib.request.urlopen(f"{base}/healthz", timeout=60) as page:
+    with urllib.request.urlopen(f"{base}/healthz", timeout=PATIENCE_S) as page:
         assert page.read() == b"ok\n"
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(f"{base}/nothing", timeout=60)
+        urllib.request.urlopen(f"{base}/nothing", timeout=PATIENCE_S)
     assert caught.value.code == 404
     caught.value.close()
 

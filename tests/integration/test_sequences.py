@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
 from integration.harness import Served, refused
+from patience import PATIENCE_S
 
 from lockstep_client import Client
 from lockstep_proto.v1 import sequences_pb2 as pb
@@ -13,8 +16,8 @@ TEXTS = ("a lovely , moving film .", "dull", "it is too long and too loud , and 
 MODELS = ("sentiment-bow", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer")
 
 
-def classify(server: Served, model: str, **more: object) -> pb.ClassifyReply:
-    return server.sequences.Classify(pb.ClassifyRequest(model=model, **more), timeout=60)
+def classify(server: Served, model: str, **more: Any) -> pb.ClassifyReply:
+    return server.sequences.Classify(pb.ClassifyRequest(model=model, **more), timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -77,7 +80,9 @@ def test_timings_contain_queue_compute_and_batch_rows(shipped: Served) -> None:
 
 
 def test_encode_returns_a_vector_for_each_text(shipped: Served) -> None:
-    reply = shipped.sequences.Encode(pb.EncodeRequest(model="sentiment-bilstm", texts=TEXTS), timeout=60)
+    reply = shipped.sequences.Encode(
+        pb.EncodeRequest(model="sentiment-bilstm", texts=TEXTS), timeout=PATIENCE_S
+    )
     sizes = {len(one.vector) for one in reply.results}
     assert len(reply.results) == 3
     assert len(sizes) == 1
@@ -87,7 +92,7 @@ def test_encode_returns_a_vector_for_each_text(shipped: Served) -> None:
 
 def test_attention_is_cut_to_each_text_and_its_rows_sum_to_one(shipped: Served) -> None:
     request = pb.EncodeRequest(model="sentiment-transformer", texts=TEXTS, attention=True)
-    for one in shipped.sequences.Encode(request, timeout=60).results:
+    for one in shipped.sequences.Encode(request, timeout=PATIENCE_S).results:
         *_, queries, keys = shape = list(one.attention.shape)
         assert len(shape) == 4
         assert queries == keys == one.length == len(one.tokens)
@@ -99,7 +104,7 @@ def test_attention_is_cut_to_each_text_and_its_rows_sum_to_one(shipped: Served) 
 def test_attention_from_a_model_without_it_is_an_error(shipped: Served) -> None:
     request = pb.EncodeRequest(model="sentiment-lstm", texts=TEXTS, attention=True)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "model", "roles.attention"):
-        shipped.sequences.Encode(request, timeout=60)
+        shipped.sequences.Encode(request, timeout=PATIENCE_S)
 
 
 def test_the_client_returns_the_answers_of_the_server(shipped: Served) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import fakes
 import pytest
-from integration.harness import Served, serve, wait_until
+from integration.harness import Served, serve
+from patience import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ class Stream:
 
     def __init__(self, server: Served) -> None:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.replies = server.inference.ModelStreamInfer(iter(self._requests.get, None), timeout=60)
+        self.replies = server.inference.ModelStreamInfer(iter(self._requests.get, None), timeout=PATIENCE_S)
 
     def send(self, *requests: Any) -> None:
         for one in requests:
@@ -57,7 +58,7 @@ def test_requests_on_a_stream_share_runs(server: Served) -> None:
 
 
 def test_requests_beyond_the_in_flight_limit_are_all_answered(server: Served) -> None:
-    replies = list(server.inference.ModelStreamInfer((numbered(i) for i in range(200)), timeout=60))
+    replies = list(server.inference.ModelStreamInfer((numbered(i) for i in range(200)), timeout=PATIENCE_S))
     assert sorted(int(r.infer_response.id) for r in replies) == list(range(200))
     server.wait_idle()
 
@@ -81,7 +82,9 @@ def test_an_error_fails_its_request_and_the_stream_continues(server: Served) -> 
         fakes.request("fragile", {"x": ("INT64", [99])}, request_id="broken"),
         numbered(2),
     ]
-    replies = {r.infer_response.id: r for r in server.inference.ModelStreamInfer(iter(requests), timeout=60)}
+    replies = {
+        r.infer_response.id: r for r in server.inference.ModelStreamInfer(iter(requests), timeout=PATIENCE_S)
+    }
     assert set(replies) == {"1", "2", "unknown", "broken"}
     assert "unknown model 'nobody'" in replies["unknown"].error_message
     assert replies["broken"].error_message
@@ -95,7 +98,7 @@ def test_a_cancelled_stream_leaves_nothing_and_affects_no_other_request(server: 
     with server.hold():
         stream.send(*(numbered(i) for i in range(5)))
         server.wait_waiting("same", 5)
-        other = server.inference.ModelInfer.future(numbered(7), timeout=60)
+        other = server.inference.ModelInfer.future(numbered(7), timeout=PATIENCE_S)
         server.wait_waiting("same", 6)
         stream.replies.cancel()
         wait_until(lambda: len(server.app.requests) == 1, "the cancel arrived")
@@ -106,18 +109,18 @@ def test_a_cancelled_stream_leaves_nothing_and_affects_no_other_request(server: 
 
 def test_a_half_closed_stream_gets_all_its_answers(server: Served) -> None:
     with server.hold():
-        replies = server.inference.ModelStreamInfer(iter([numbered(1), numbered(2)]), timeout=60)
+        replies = server.inference.ModelStreamInfer(iter([numbered(1), numbered(2)]), timeout=PATIENCE_S)
         server.wait_waiting("same", 2)
     assert len(list(replies)) == 2
 
 
 def test_an_empty_stream_ends_without_an_error(server: Served) -> None:
-    assert list(server.inference.ModelStreamInfer(iter([]), timeout=60)) == []
+    assert list(server.inference.ModelStreamInfer(iter([]), timeout=PATIENCE_S)) == []
 
 
 def test_triton_final_response_is_never_false(server: Served) -> None:
     """A missing flag means true; with false, clients would wait for more responses."""
-    (reply,) = server.inference.ModelStreamInfer(iter([numbered(1)]), timeout=60)
+    (reply,) = server.inference.ModelStreamInfer(iter([numbered(1)]), timeout=PATIENCE_S)
     parameters = reply.infer_response.parameters
     assert "triton_final_response" not in parameters or parameters["triton_final_response"].bool_param
 
@@ -127,7 +130,9 @@ def test_the_messages_of_a_stream_are_counted(server: Served) -> None:
     received = server.metric("grpc_server_msg_received_total", **labels)
     sent = server.metric("grpc_server_msg_sent_total", **labels)
     ended = server.metric("grpc_server_handled_total", **labels, grpc_code="OK")
-    assert len(list(server.inference.ModelStreamInfer((numbered(i) for i in range(3)), timeout=60))) == 3
+    assert (
+        len(list(server.inference.ModelStreamInfer((numbered(i) for i in range(3)), timeout=PATIENCE_S))) == 3
+    )
     wait_until(
         lambda: server.metric("grpc_server_handled_total", **labels, grpc_code="OK") == ended + 1,
         "it was counted",

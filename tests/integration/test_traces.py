@@ -14,12 +14,13 @@ import fakes
 import grpc
 import pytest
 import steps
-from integration.harness import REPOSITORY, Served, refused, serve, wait_until
+from integration.harness import REPOSITORY, Served, refused, serve
 from integration.test_process import process
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collector
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as collector_grpc
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from patience import PATIENCE_S, wait_until
 
 from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_server.frontend.spans import Spans
@@ -86,6 +87,13 @@ def named(spans: list[ReadableSpan], name: str) -> list[ReadableSpan]:
     return [span for span in spans if span.name == name]
 
 
+def times(span: ReadableSpan) -> tuple[int, int]:
+    """Start and end in nanoseconds."""
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return span.start_time, span.end_time
+
+
 def check_parents(spans: list[ReadableSpan], path: str) -> ReadableSpan:
     """Checks that the RPC span is a child of the caller's, and all others children of it, within its time."""
     (rpc,) = named(spans, path)
@@ -93,17 +101,19 @@ def check_parents(spans: list[ReadableSpan], path: str) -> ReadableSpan:
     assert rpc.context.trace_state.get("vendor") == "1"
     assert rpc.parent is not None
     assert rpc.parent.span_id == int(PARENT, 16)
+    begun, ended = times(rpc)
     for span in spans:
         if span is not rpc:
             assert span.parent is not None
             assert span.parent.span_id == rpc.context.span_id
-            assert rpc.start_time - 2e6 <= span.start_time <= span.end_time <= rpc.end_time + 2e6
+            start, end = times(span)
+            assert begun - 2e6 <= start <= end <= ended + 2e6
     return rpc
 
 
 def test_a_one_shot_call_has_a_queue_and_a_batch_span(traced: Traced) -> None:
     request = pb.ClassifyRequest(model=CLASSIFIER, texts=["a fine film"])
-    reply = traced.server.sequences.Classify(request, metadata=SAMPLED, timeout=60)
+    reply = traced.server.sequences.Classify(request, metadata=SAMPLED, timeout=PATIENCE_S)
     spans = traced.spans()
     rpc = check_parents(spans, "lockstep.v1.Sequences/Classify")
     assert attributes(rpc) == {
@@ -116,14 +126,15 @@ def test_a_one_shot_call_has_a_queue_and_a_batch_span(traced: Traced) -> None:
     assert queue[0].end_time == batch[0].start_time
     values = attributes(batch[0])
     assert (values["lockstep.length"], values["lockstep.rows"], values["lockstep.runs"]) == (3, 1.0, 1)
-    took = (batch[0].end_time - batch[0].start_time) / 1e9
+    start, end = times(batch[0])
+    took = (end - start) / 1e9
     assert took == pytest.approx(reply.results[0].timings.compute_seconds, abs=1e-6)
     assert all(span.status.status_code is StatusCode.UNSET for span in spans)
 
 
 def test_every_text_of_a_call_has_spans_up_to_a_limit(traced: Traced) -> None:
     request = pb.ClassifyRequest(model=CLASSIFIER, texts=["a film"] * 100)
-    traced.server.sequences.Classify(request, metadata=SAMPLED, timeout=60)
+    traced.server.sequences.Classify(request, metadata=SAMPLED, timeout=PATIENCE_S)
     spans = traced.spans()
     rpc = check_parents(spans, "lockstep.v1.Sequences/Classify")
     assert attributes(rpc)["lockstep.requests"] == 100
@@ -134,7 +145,7 @@ def test_every_text_of_a_call_has_spans_up_to_a_limit(traced: Traced) -> None:
 
 def test_a_generation_has_queue_prefill_and_steps_spans(traced: Traced) -> None:
     request = pb.GenerateRequest(model="lm", text="abc", max_tokens=12)
-    list(traced.server.sequences.Generate(request, metadata=SAMPLED, timeout=60))
+    list(traced.server.sequences.Generate(request, metadata=SAMPLED, timeout=PATIENCE_S))
     spans = traced.spans()
     check_parents(spans, "lockstep.v1.Sequences/Generate")
     assert sorted(span.name for span in spans) == [
@@ -150,7 +161,7 @@ def test_a_generation_has_queue_prefill_and_steps_spans(traced: Traced) -> None:
 def test_client_steps_are_one_span(traced: Traced) -> None:
     start = pb.FollowRequest(start=pb.FollowStart(model=CLASSIFIER))
     sent = [start, *(pb.FollowRequest(text=f"{word} ") for word in ["it", "is", "fun", ",", "not", "sad"])]
-    assert len(list(traced.server.sequences.Follow(iter(sent), metadata=SAMPLED, timeout=60))) == 6
+    assert len(list(traced.server.sequences.Follow(iter(sent), metadata=SAMPLED, timeout=PATIENCE_S))) == 6
     spans = traced.spans()
     check_parents(spans, "lockstep.v1.Sequences/Follow")
     (stepping,) = named(spans, "steps")
@@ -161,7 +172,9 @@ def test_client_steps_are_one_span(traced: Traced) -> None:
 
 def test_server_errors_set_the_span_status_and_client_errors_do_not(traced: Traced) -> None:
     with refused(grpc.StatusCode.NOT_FOUND):
-        traced.server.inference.ModelInfer(fakes.floats("nobody", [[1.0]]), metadata=SAMPLED, timeout=60)
+        traced.server.inference.ModelInfer(
+            fakes.floats("nobody", [[1.0]]), metadata=SAMPLED, timeout=PATIENCE_S
+        )
     (rpc,) = traced.spans()
     assert rpc.status.status_code is StatusCode.UNSET
     assert attributes(rpc)["error.type"] == "NOT_FOUND"
@@ -169,7 +182,7 @@ def test_server_errors_set_the_span_status_and_client_errors_do_not(traced: Trac
 
     with traced.server.hold():
         late = fakes.floats("same", [[1.0]], timeout=1)
-        call = traced.server.inference.ModelInfer.future(late, metadata=SAMPLED, timeout=60)
+        call = traced.server.inference.ModelInfer.future(late, metadata=SAMPLED, timeout=PATIENCE_S)
         wait_until(lambda: call.done() or traced.server.waiting("same") == 1, "it waits")
     with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
         call.result()
@@ -182,7 +195,7 @@ def test_server_errors_set_the_span_status_and_client_errors_do_not(traced: Trac
 def test_a_cancelled_call_ends_its_spans(traced: Traced) -> None:
     with traced.server.hold():
         call = traced.server.inference.ModelInfer.future(
-            fakes.floats("same", [[1.0]]), metadata=SAMPLED, timeout=60
+            fakes.floats("same", [[1.0]]), metadata=SAMPLED, timeout=PATIENCE_S
         )
         traced.server.wait_waiting("same", 1)
         call.cancel()
@@ -193,10 +206,10 @@ def test_a_cancelled_call_ends_its_spans(traced: Traced) -> None:
 
 
 def test_unsampled_calls_and_health_checks_have_no_spans(traced: Traced) -> None:
-    traced.server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=UNSAMPLED, timeout=60)
+    traced.server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=UNSAMPLED, timeout=PATIENCE_S)
     traced.server.infer(fakes.floats("same", [[1.0]]))  # the ratio is 0
     assert traced.server.serving("same")
-    traced.server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=SAMPLED, timeout=60)
+    traced.server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=SAMPLED, timeout=PATIENCE_S)
     assert len(traced.spans()) == 3
 
 
@@ -205,7 +218,7 @@ def test_the_ratio_applies_to_calls_without_a_traceparent(root: Path) -> None:
     spans = Spans(exporter, ratio=1.0)
     with serve(root, spans=spans, only="same") as server:
         server.infer(fakes.floats("same", [[1.0]]))
-        server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=UNSAMPLED, timeout=60)
+        server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=UNSAMPLED, timeout=PATIENCE_S)
         (rpc,) = Traced(server, spans, exporter)._roots()
         assert rpc.parent is None
         exemplar = format(rpc.context.trace_id, "032x")
@@ -255,7 +268,7 @@ def test_all_spans_are_exported_before_the_server_exits(root: Path) -> None:
     with running_collector() as (collector_service, port):
         flags = ("--traces", "otlp", "--traces-endpoint", f"http://127.0.0.1:{port}")
         with process("--models", str(root), "--only", "same", *flags) as server:
-            server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=SAMPLED, timeout=60)
+            server.inference.ModelInfer(fakes.floats("same", [[1.0]]), metadata=SAMPLED, timeout=PATIENCE_S)
             server.process.send_signal(signal.SIGTERM)
             assert server.wait_end() == 0
         spans = collector_service.spans()
@@ -290,7 +303,10 @@ main()
 def test_the_error_for_a_missing_package_names_the_extra(root: Path) -> None:
     command = [sys.executable, "-c", _WITHOUT_OPENTELEMETRY, "--models", str(root), "--port", "0"]
     ended = subprocess.run(
-        [*command, "--metrics-port", "0", "--traces", "otlp"], capture_output=True, text=True, timeout=60
+        [*command, "--metrics-port", "0", "--traces", "otlp"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     assert ended.returncode == 1
     assert "pip install '.[traces]' in a checkout of Lockstep" in ended.stderr
@@ -309,4 +325,4 @@ async def main():
 asyncio.run(main())
 assert not any(name.startswith("opentelemetry") for name in sys.modules)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_S)

@@ -11,6 +11,7 @@ import fakes
 import pytest
 from integration.harness import serve
 from integration.triton_checks import CHECKS
+from patience import limit_s
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with serve(root) as server:
         ended = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("triton_checks.py")), server.address],
-            capture_output=True, text=True, timeout=100, check=False,
+            capture_output=True, text=True, timeout=limit_s(100), check=False,
         )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])

@@ -49,8 +49,8 @@ class LoadedModels:
         self._root = Path(config.models)
         device = choose_device(config.device)
         self.info = messages.EngineInfo(device, RUNTIME_VERSION, _leases(device))
-        self._device_scheduler = DeviceScheduler(self.info.leases, config.max_run_s)
-        self._loader = Loader(config, self._root, device, self._device_scheduler)
+        self.device_scheduler = DeviceScheduler(self.info.leases, config.max_run_s)
+        self._loader = Loader(config, self._root, device, self.device_scheduler)
         self._models: dict[tuple[str, int], LoadedModel] = {}
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
         self._loading_thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -116,6 +116,25 @@ class LoadedModels:
         self._loading_thread.shutdown(wait=False, cancel_futures=True)
         for loaded in list(self._models.values()):
             loaded.engine.stop(within_s)
+
+    # --- inspection ---------------------------------------------------------------------------------
+
+    def get(self, name: str, version: int) -> LoadedModel:
+        """The model in service with this name; a step-wise form beside a one-shot form is `name.step`.
+
+        Raises:
+            KeyError: no such model is in service.
+        """
+        return self._models[name, version]
+
+    def names(self) -> list[tuple[str, int]]:
+        """The names and versions of all models in service."""
+        return list(self._models)
+
+    def in_flight(self) -> int:
+        """The number of requests that are routed to an engine or held by one."""
+        engines = [loaded.engine for loaded in list(self._models.values())]
+        return max(sum(engine.in_flight() for engine in engines), len(self._engine_of))
 
     # --- requests -----------------------------------------------------------------------------------
 

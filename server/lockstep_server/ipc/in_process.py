@@ -18,7 +18,7 @@ class InProcess:
 
     def __init__(self, make_engine: Callable[[], messages.Engine]) -> None:
         self._make_engine = make_engine
-        self._engine: messages.Engine | None = None
+        self.engine: messages.Engine | None = None  # since `start`
         self._coalescer = MessageCoalescer(self._send_batch)
         self._inbox: deque[messages.EngineUpdate] = deque()
         self._wakeup_scheduled = False
@@ -40,7 +40,7 @@ class InProcess:
 
     @property
     def up(self) -> bool:
-        return self._engine is not None
+        return self.engine is not None
 
     async def start(self, deliver: Callable[[messages.EngineUpdate], None]) -> messages.EngineInfo:
         loop = asyncio.get_running_loop()
@@ -57,7 +57,7 @@ class InProcess:
                 self._wakeup_scheduled = True
                 loop.call_soon_threadsafe(drain)
 
-        self._engine = engine = self._make_engine()
+        self.engine = engine = self._make_engine()
         engine.start(report)
         drain()
         return engine.info
@@ -66,12 +66,12 @@ class InProcess:
         self._coalescer.put(message, when)
 
     def _send_batch(self, batch: list[messages.Message]) -> None:
-        if self._engine is not None:
-            self._engine.receive(batch)
+        if self.engine is not None:
+            self.engine.receive(batch)
 
     async def stop(self, within_s: float) -> None:
         # In a thread, so that the event loop can still deliver the last updates.
         self._coalescer.flush()
-        if self._engine is not None:
-            await asyncio.to_thread(self._engine.stop, within_s)
+        if self.engine is not None:
+            await asyncio.to_thread(self.engine.stop, within_s)
         await asyncio.sleep(0)

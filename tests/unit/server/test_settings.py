@@ -26,7 +26,8 @@ def write(folder: Path, text: str) -> str:
     return str(file)
 
 
-def test_the_defaults() -> None:
+def test_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCKSTEP_CACHE")  # set for the servers of tests
     assert invoke()[1] == Settings()
     assert (Settings().port, Settings().metrics_port, Settings().model_control) == (8001, 8002, "none")
 

@@ -102,6 +102,14 @@ class OneShotEngine:
         if request is not None:
             request.cancelled = True
 
+    def in_flight(self) -> int:
+        """The number of requests that have neither ended nor been cancelled."""
+        return len(self._held)
+
+    def waiting(self) -> int:
+        """The number of queued parts of requests."""
+        return len(self._queue)
+
     def stop(self, within_s: float) -> None:
         """Answer queued requests for at most `within_s` seconds, then fail the rest as UNAVAILABLE."""
         self._threads.stop(within_s, self._queue.close)

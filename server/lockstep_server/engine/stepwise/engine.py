@@ -111,6 +111,10 @@ class StepEngine:
         """Hold tokens back for at most this long before they are reported."""
         self._output_processor.flush_interval_s = flush_interval_s
 
+    def in_flight(self) -> int:
+        """The number of requests that the engine thread has accepted and that have not ended."""
+        return len(self._scheduler.open_keys())
+
     def stop(self, within_s: float) -> None:
         """Serve for at most `within_s` seconds more, then fail all open requests with UNAVAILABLE."""
         self._threads.stop(within_s, self._close)

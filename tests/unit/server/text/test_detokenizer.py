@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import steps
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lockstep_server.text.detokenizer import Detokenizer, TextStream
 from lockstep_server.text.tokenizer import Vocabulary
-from tests import steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

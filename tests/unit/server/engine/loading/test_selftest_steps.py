@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fakes
 import numpy as np
 import pytest
+import steps
 from onnx import helper, numpy_helper
 from unit.server.engine.stepwise.step_models import StepModel, open_folder, open_model
 
@@ -18,7 +20,6 @@ from lockstep_server.engine.loading.manifest_file import parse
 from lockstep_server.engine.loading.selftest_steps import StepSelfTestResult
 from lockstep_server.engine.runtime.session import OnnxSession
 from lockstep_server.model.spec import make_spec
-from tests import fakes, steps
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import steps
 
 from lockstep_server import messages
 from lockstep_server.engine.loading import manifest_file
@@ -21,7 +22,6 @@ from lockstep_server.engine.stepwise.slots import initial_states
 from lockstep_server.model.step_spec import make_step_spec
 from lockstep_server.text.detokenizer import Detokenizer, TextStream
 from lockstep_server.text.tokenizer import Vocabulary
-from tests import steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
