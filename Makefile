@@ -10,7 +10,8 @@ ARGS ?=
 ONLY ?=
 DATA ?=
 JOBS ?= 2
-TESTERS ?= auto
+TESTERS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1))
+DURATIONS ?=
 EXTRA ?= server-cpu
 
 PACKAGES := lockstep_server lockstep_client lockstep_load lockstep_export lockstep_zoo lockstep_studies deploy
@@ -34,11 +35,11 @@ demo: $(SERVES) ## Start a server, classify, fire a burst, generate, translate, 
 serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cuda, until Ctrl-C
 	@exec $(BIN)/lockstep-serve --port $(PORT) --metrics-port $(METRICS_PORT) --models "$(MODELS)" --device $(DEVICE) $(ARGS)
 
-# Two passes: what computes for minutes is not beside what serves, whose callers have deadlines.
-test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest, which runs them one by one then
+# More workers than cores, as many tests wait; the folders that take longest first, so that no worker ends alone.
+test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest, which then runs them in one process
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile tests/unit tests/contract
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile tests/integration tests/examples tests/observability
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(addprefix --durations=,$(DURATIONS)) \
+	  tests/contract tests/integration tests/examples tests/observability tests/unit
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

@@ -69,12 +69,14 @@ def load(address: str) -> Iterator[None]:
 def _prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     """Run Prometheus with the shipped configuration, except for targets/lockstep.yml, which users edit.
 
-    Long windows use the interval of the short ones, so that their first values do not take two minutes.
+    Rules, those of long windows too, are evaluated as often as metrics are scraped: they soon have values.
     """
     config = folder / "config"
     shutil.copytree(SHIPPED, config)
     rules = config / "rules" / "objectives.yml"
     rules.write_text(re.sub(r"\n    interval: .*", "", rules.read_text()))
+    main = config / "prometheus.yml"
+    main.write_text(main.read_text().replace("evaluation_interval: 15s", f"evaluation_interval: {SCRAPE_S}s"))
     labels = f'{{__scrape_interval__: "{SCRAPE_S}s", __scrape_timeout__: "{SCRAPE_S}s"}}'
     (config / "targets" / "lockstep.yml").write_text(f"- targets: [{target!r}]\n  labels: {labels}\n")
     command = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import PATIENCE_S, limit_s
 
 from deploy.rehearsal import processes, traffic
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from deploy.rehearsal.prometheus import Prometheus
 
-_MIN_LOAD_S = 15.0
+_MIN_LOAD_S = 8.0
 """Long enough for every kind of request, and for a rate over four scrapes."""
 
 _MAX_LOAD_S = 75.0
@@ -43,13 +44,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         since = time.time()
         with processes.load(running.address):
             _wait_for_rules(running.prometheus, since)
-            metrics = urllib.request.urlopen(f"http://{running.metrics}/metrics", timeout=30).read().decode()
+            metrics = (
+                urllib.request.urlopen(f"http://{running.metrics}/metrics", timeout=PATIENCE_S)
+                .read()
+                .decode()
+            )
             yield Run(running.prometheus, metrics, since)
 
 
 def _wait_for_rules(prometheus: Prometheus, since: float) -> None:
-    """Wait until every recording rule, evaluated every 15 seconds, has a value under load."""
-    while time.time() < since + _MAX_LOAD_S:
+    """Wait until every recording rule has a value under load."""
+    while time.time() < since + limit_s(_MAX_LOAD_S):
         rules = [rule for rule in prometheus.rules() if rule["type"] == "recording"]
         if time.time() > since + _MIN_LOAD_S and all(prometheus.now(rule["name"]) for rule in rules):
             return

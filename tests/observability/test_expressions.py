@@ -1,7 +1,7 @@
 """Every shipped expression returns data from a real Prometheus, without errors.
 
-Differences to the shipped configuration: the target (targets/lockstep.yml, which users edit), a scrape
-interval of one second, and long windows evaluated as often as short ones.
+Differences to the shipped configuration: the target (targets/lockstep.yml, which users edit), and scrape and
+evaluation intervals of one second, for long windows too.
 """
 
 from __future__ import annotations

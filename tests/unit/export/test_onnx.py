@@ -5,27 +5,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto
-from unit.zoo.sample_data import CLASSIFIERS, STEPWISE, built, classifier, exported
+from unit.zoo.sample_data import CLASSIFIERS, STEPWISE, classifier, exported, quick_build, quick_pipeline
 
 from lockstep_export.sharing import WEIGHTS
 from lockstep_zoo.classify.parity import ONESHOT, STEP
 from lockstep_zoo.models import ZOO
+from lockstep_zoo.scores import read_record
 
 BAGS = ("sentiment-bow", "sentiment-tfidf")  # one or two weights per word: no large constants
 
 
-@pytest.fixture(scope="module", params=list(ZOO))
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A model's name and the folder of its graphs, with weights that are float16 numbers."""
-    module = built(request.param)
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.copy_(weight.half().float())
-    path = tmp_path_factory.mktemp("onnx")
-    exported(ZOO[request.param], module, path)
-    return request.param, path
+@pytest.fixture(params=list(ZOO))
+def folder(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """A model's name and the folder of its graphs; trained weights are float16 numbers."""
+    return request.param, quick_pipeline().version(request.param)
 
 
 def axes(path: Path) -> dict[str, list[str | int]]:
@@ -77,7 +71,7 @@ def test_several_graphs_store_their_weights_once(folder: tuple[str, Path]) -> No
     graphs = list(path.glob("*.onnx"))
     assert (path / WEIGHTS).exists() is (len(graphs) > 1)
     if len(graphs) > 1:
-        parameters = sum(weight.numel() for weight in built(name).parameters())
+        parameters = read_record(quick_build() / "models").scores[name].parameters
         assert sum(file.stat().st_size for file in path.iterdir()) < 2 * parameters + 80_000
         assert all(file.stat().st_size < 25_000 for file in graphs)
 

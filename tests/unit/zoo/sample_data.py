@@ -1,22 +1,28 @@
 """Generated data and models, so that no test needs the real ones."""
 
-from functools import cache
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import onnx
 import torch
+from made_once import made_once
+from onnx import numpy_helper
+from patience import limit_s
 from torch import nn
 
 from lockstep_export.onnx import export_onnx
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_zoo.models import ZOO, Recipe
-from lockstep_zoo.pipeline import graphs_in, task_of
+from lockstep_zoo.pipeline import Pipeline, graphs_in, task_of
 from lockstep_zoo.recipe import ClassifierRecipe, LanguageModelRecipe, TranslatorRecipe
 
 VOCABULARY = 60
 CLASSIFIERS = [name for name, recipe in ZOO.items() if isinstance(recipe, ClassifierRecipe)]
-STEPWISE = [name for name in CLASSIFIERS if ZOO[name].step]
+STEPWISE = [name for name, recipe in ZOO.items() if isinstance(recipe, ClassifierRecipe) and recipe.step]
 WRITERS = [name for name, recipe in ZOO.items() if isinstance(recipe, LanguageModelRecipe)]
 SHAKESPEARE, TRANSLATOR = "shakespeare-char-lstm", "translate-en-fr"
 
@@ -59,13 +65,13 @@ def _write(path: Path, text: str) -> None:
 
 
 def built(name: str) -> nn.Module:
-    """A module with non-zero weights: new ones have zeros that would hide errors."""
+    """A module with non-zero weights, as zeros would hide errors, and float16 ones, as after training."""
     torch.manual_seed(3)
     recipe = ZOO[name]
     module = recipe.build(*[VOCABULARY] * (2 if isinstance(recipe, TranslatorRecipe) else 1)).eval()
     with torch.no_grad():
         for weight in module.parameters():
-            weight.add_(torch.randn_like(weight) * 0.1)
+            weight.copy_((weight + torch.randn_like(weight) * 0.1).half().float())
         if isinstance(recipe, ClassifierRecipe):
             for layer in module.modules():
                 if isinstance(layer, nn.Embedding):
@@ -79,19 +85,59 @@ def exported(recipe: Recipe, module: nn.Module, folder: Path) -> dict[str, OnnxG
     return dict(graphs_in(folder))
 
 
-def as_built(name: str, folder: Path) -> dict[str, OnnxGraph]:
-    """The graphs of `built(name)`, written into `folder`; exported once per process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, content in _files(name).items():
-        (folder / file).write_bytes(content)
+def as_built(name: str, folder: Path | None = None) -> dict[str, OnnxGraph]:
+    """The graphs of `built(name)`, exported once per run; in a copy, `folder`, for tests that change them."""
+    shared = built_folder(name)
+    if folder is None:
+        return dict(graphs_in(shared))
+    shutil.copytree(shared, folder, dirs_exist_ok=True)
     return dict(graphs_in(folder))
 
 
-@cache
-def _files(name: str) -> dict[str, bytes]:
-    with TemporaryDirectory() as folder:
-        exported(ZOO[name], built(name), Path(folder))
-        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+def built_folder(name: str) -> Path:
+    """The folder of the graphs of `built(name)`. It is shared: read it, do not change it."""
+    return made_once(f"built-{name}", lambda folder: _export(name, folder))
+
+
+def _export(name: str, folder: Path) -> None:
+    exported(ZOO[name], built(name), folder)
+
+
+def with_other_weights(name: str, folder: Path) -> dict[str, OnnxGraph]:
+    """The graphs of `built(name)` in `folder`, with all floating-point constants scaled."""
+    for file in built_folder(name).glob("*.onnx"):
+        model = onnx.load(file)
+        for constant in model.graph.initializer:
+            values = numpy_helper.to_array(constant)
+            if values.dtype.kind == "f":
+                constant.CopyFrom(numpy_helper.from_array(values * values.dtype.type(0.75), constant.name))
+        folder.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, folder / file.name)
+    return dict(graphs_in(folder))
+
+
+def quick_build() -> Path:
+    """What `lockstep-export all --quick` leaves: folders data, models and quick (the work), file stdout.
+
+    The command is run once per test run and the folder is shared: read it, do not change it.
+    """
+    return made_once("quick-build", _quick_build)
+
+
+def quick_pipeline(report: Callable[[str], None] = lambda _: None) -> Pipeline:
+    """The pipeline of the quick build, for commands that write nothing."""
+    return Pipeline(quick_build() / "models", quick_build() / "quick", report, quick=True)
+
+
+def _quick_build(folder: Path) -> None:
+    write_data(folder / "data")
+    command = [sys.executable, "-W", "error", "-m", "lockstep_export", "all", "--quick", "--jobs", "2"]
+    places = ["--data", "data", "--out", "models", "--work", "."]
+    done = subprocess.run(
+        [*command, *places], cwd=folder, capture_output=True, text=True, timeout=limit_s(280), check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    (folder / "stdout").write_text(done.stdout, encoding="utf-8")
 
 
 def language_model(name: str = SHAKESPEARE) -> LanguageModelRecipe:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.zoo.sample_data import quick_build
 
 from lockstep_export.__main__ import main
 from lockstep_zoo.pipeline import Pipeline
@@ -118,35 +119,37 @@ def test_export_before_training_is_reported(
 
 
 @pytest.mark.parametrize("name", ["sentiment-rnn", "shakespeare-char-lstm", "translate-en-fr"])
-def test_train_export_check_one_model(data: Path, tmp_path: Path, name: str) -> None:
+def test_train_export_check_one_model(tmp_path: Path, name: str) -> None:
+    made = quick_build()
+    output = (made / "stdout").read_text(encoding="utf-8").splitlines()
+    trained, exported = (line for line in output if line.startswith(f"{name}  "))
+    assert trained.startswith(f"{name}  epoch 1/1  loss ")
     lines: list[str] = []
-    pipeline = Pipeline(tmp_path / "models", tmp_path / "work", lines.append, quick=True)
-    pipeline.train(name, pipeline.prepare(data, name))
-    pipeline.export(name)
-    pipeline.check(name)
-    assert lines[0].startswith(f"{name}  epoch 1/1  loss ")
-    assert lines[1] == lines[2]
-    (tmp_path / "work" / f"{name}.pt").unlink()
-    pipeline.check(name)
-    assert "comparing the graphs with themselves" in lines[3]
+    Pipeline(made / "models", made / "quick", lines.append, quick=True).check(name)
+    assert lines == [exported]
+    Pipeline(made / "models", tmp_path, lines.append, quick=True).check(name)
+    assert "comparing the graphs with themselves" in lines[1]
 
 
-def test_files_of_an_older_version_are_removed(data: Path, tmp_path: Path) -> None:
-    pipeline = Pipeline(tmp_path / "models", tmp_path / "work", lambda _: None, quick=True)
-    old = tmp_path / "models" / "sentiment-bow" / "1" / "step.onnx"
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    """A pipeline with the trained weights of the quick build, and nothing exported."""
+    shutil.copytree(quick_build() / "quick", tmp_path / "work")
+    return Pipeline(tmp_path / "models", tmp_path / "work", lambda _: None, quick=True)
+
+
+def test_files_of_an_older_version_are_removed(pipeline: Pipeline) -> None:
+    old = pipeline.out / "sentiment-bow" / "1" / "step.onnx"
     old.parent.mkdir(parents=True)
     old.write_text("of another recipe")
-    pipeline.train("sentiment-bow", pipeline.prepare(data, "sentiment-bow"))
     pipeline.export("sentiment-bow")
     assert [file.name for file in old.parent.iterdir()] == ["model.onnx"]
 
 
 def test_a_failed_copy_leaves_the_published_version(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = Pipeline(tmp_path / "models", tmp_path / "work", lambda _: None, quick=True)
-    pipeline.train("sentiment-bow", pipeline.prepare(data, "sentiment-bow"))
-    pipeline.export("sentiment-bow")
+    shutil.copytree(quick_build() / "models", pipeline.out)
     before = {file: file.read_bytes() for file in pipeline.out.rglob("*") if file.is_file()}
 
     def full(*_: Any, **__: Any) -> None:

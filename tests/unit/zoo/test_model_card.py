@@ -1,9 +1,7 @@
 """A model card lists figures, inputs and outputs, and known limits."""
 
-from pathlib import Path
-
 import pytest
-from unit.zoo.sample_data import CLASSIFIERS, ZOO, as_built
+from unit.zoo.sample_data import CLASSIFIERS, ZOO, built_folder
 
 from lockstep_zoo.model_card import model_card
 from lockstep_zoo.scores import Score
@@ -13,11 +11,10 @@ SCORE = Score("a-model", "classify", "sst2", 1234, 5678, "accuracy", 0.805, 0.81
 
 
 @pytest.fixture
-def card(tmp_path: Path) -> str:
+def card() -> str:
     recipe = ZOO["sentiment-gru"]
-    as_built(recipe.name, tmp_path)
     manifest = {"labels": ["bad", "good"], "lengths": {"words": {"max": 4096}}}
-    return model_card(recipe, SCORE, manifest, tmp_path)
+    return model_card(recipe, SCORE, manifest, built_folder(recipe.name))
 
 
 def test_lists_the_figures(card: str) -> None:
