@@ -52,6 +52,7 @@ lint: $(DEVELOPS) ## Check style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
+	$(BIN)/mypy tests bench
 	$(BIN)/lint-imports
 
 bench: $(DEVELOPS) ## Measure speed against bare loops; ONLY=name runs one

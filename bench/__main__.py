@@ -6,7 +6,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -46,7 +46,8 @@ def main() -> None:
 
 def run(names: list[str], rounds: int) -> list[Result]:
     """The results of the named scenarios, on a temporary model repository."""
-    console, results = Console(stderr=True), []
+    console = Console(stderr=True)
+    results: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
         models = make_repository(Path(folder) / "models")
         for name in names:

@@ -38,7 +38,8 @@ SLOTS = 64
 def open_engine(models: str, name: str, report: Any) -> Any:
     """The step-wise form of a model, with its engine not started."""
     (found,) = repository.find_versions(Path(models), name)
-    loaded = Loader(messages.EngineConfig(models), Path(models), "cpu", DeviceScheduler()).load(found, report)
+    config = messages.EngineConfig(models=models)
+    loaded = Loader(config, Path(models), "cpu", DeviceScheduler()).load(found, report)
     return loaded[-1]
 
 

@@ -137,7 +137,7 @@ def _cpu_s(pid: int) -> float:
     """CPU time of the server process `pid`, including its engine process."""
     server = psutil.Process(pid)
     times = [one.cpu_times() for one in (server, *server.children())]
-    return sum(one.user + one.system for one in times)
+    return float(sum(one.user + one.system for one in times))
 
 
 def _requests(address: str) -> tuple[float, int]:

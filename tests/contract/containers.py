@@ -24,7 +24,7 @@ def stages() -> dict[str, list[tuple[str, str]]]:
     name = ""
     for instruction, argument in _instructions():
         if instruction == "FROM":
-            base, name = re.fullmatch(r"(\S+) AS (\S+)", argument).groups()  # type: ignore[union-attr]
+            base, name = re.fullmatch(r"(\S+) AS (\S+)", argument).groups()
             result[name] = list(result.get(base, []))
         result[name].append((instruction, argument))
     return result
@@ -47,7 +47,7 @@ def command(stage: str, instruction: str) -> list[str]:
 
 def seconds(written: str) -> float:
     """Parse a compose duration with a single unit."""
-    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", written).groups()  # type: ignore[union-attr]
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", written).groups()
     return int(number) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit]
 
 

@@ -31,6 +31,7 @@ from contract.containers import (
     stages,
     with_defaults,
 )
+from patience import PATIENCE_S
 
 from deploy.__main__ import generated
 from lockstep_client import cli
@@ -220,7 +221,7 @@ def test_the_image_health_check_is_a_verb_of_the_client() -> None:
 @pytest.mark.parametrize("name", ["load", "load-streams"])
 def test_each_load_command_is_valid(name: str) -> None:
     verb, *words = [with_defaults(str(word)) for word in SERVICES[name]["command"]]
-    assert verb in {one.name or one.callback.__name__ for one in cli.app.registered_commands}  # type: ignore[union-attr]
+    assert verb in {one.name or one.callback.__name__ for one in cli.app.registered_commands}
     assert parses(load_app, words)
     assert (ROOT / "models" / words[words.index("--model") + 1] / "model.toml").exists()
     host, port = SERVICES[name]["environment"]["LOCKSTEP_ADDRESS"].split(":")
@@ -276,14 +277,16 @@ def test_the_prometheus_configuration_and_rules_are_mounted() -> None:
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 def test_the_prometheus_flags_exist() -> None:
-    help_ = subprocess.run(["prometheus", "--help"], capture_output=True, text=True, timeout=30, check=False)
+    help_ = subprocess.run(
+        ["prometheus", "--help"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     for word in SERVICES["prometheus"]["command"]:
         assert word.split("=")[0] in help_.stdout + help_.stderr
 
 
 def test_the_grafana_data_source_is_the_prometheus_of_compose() -> None:
     [source] = provisioned("datasources")
-    host, port = re.fullmatch(r"http://([^:]+):(\d+)", source["url"]).groups()  # type: ignore[union-attr]
+    host, port = re.fullmatch(r"http://([^:]+):(\d+)", source["url"]).groups()
     assert host in SERVICES
     assert port == port_of(host)
     assert source["uid"] == "lockstep-prometheus"

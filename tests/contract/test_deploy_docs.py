@@ -31,7 +31,7 @@ def rows(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
-def test_each_dashboard_has_a_section_with_its_question_picture_and_panels(dashboard: dict) -> None:  # type: ignore[type-arg]
+def test_each_dashboard_has_a_section_with_its_question_picture_and_panels(dashboard: dict) -> None:
     name = dashboard["uid"].removeprefix("lockstep-")
     text = section(dashboard["title"].removeprefix("Lockstep / "))
     assert f"*{dashboard['description']}*" in text

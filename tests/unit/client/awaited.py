@@ -53,7 +53,7 @@ class AwaitedStream:
         self._runner, self._stream = runner, stream
 
     def __iter__(self) -> Iterator[Any]:
-        parts = aiter(self._stream)
+        parts: Any = aiter(self._stream)
 
         async def next_part() -> Any:
             return await anext(parts)

@@ -13,6 +13,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
+from patience import PATIENCE_S
 from unit.client.awaited import Awaited
 from unit.client.fake_streams import Streams
 
@@ -64,7 +65,7 @@ class FakeServer:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         self.request_received.set()
-        self.answers.wait(10)
+        self.answers.wait(PATIENCE_S)
         if self.failures:
             self.failures.pop(0).end(context)
 
@@ -78,7 +79,7 @@ class FakeServer:
         lengths = [len(t.split()) for t in request.texts] + [len(row.ids) for row in request.ids]
         labels = [pb.Label(name="positive", index=1, probability=0.75, score=1.5)]
         labels += [pb.Label(name="negative", index=0, probability=0.25, score=-1.5)]
-        one = {"labels": labels[: request.top_k or None]}
+        one: dict[str, Any] = {"labels": labels[: request.top_k or None]}
         one["timings"] = pb.Timings(queue_seconds=0.5, compute_seconds=0.25, steps=1, batch_rows=3)
         results = [pb.Classification(length=n, **one) for n in lengths]
         return pb.ClassifyReply(model=request.model, version="2", results=results, notice=self.notice)

@@ -21,7 +21,9 @@ LAST = pb.Timings(
 GENERATED = (
     pb.GenerateReply(tokens=[4, 5], text="ab", log_probabilities=[-0.5, -0.25], notice="unbatched"),
     pb.GenerateReply(tokens=[6], text="\nc", log_probabilities=[-1]),
-    pb.GenerateReply(tokens=[7], text="d", log_probabilities=[-2], reason=2, timings=LAST, seed=11),
+    pb.GenerateReply(
+        tokens=[7], text="d", log_probabilities=[-2], reason=pb.STOP_REASON_LENGTH, timings=LAST, seed=11
+    ),
 )
 TRANSLATED = (
     pb.TranslateReply(
@@ -36,7 +38,7 @@ TRANSLATED = (
         text=" homme",
         pieces=["homme", "</s>"],
         attention=[pb.AttentionRow(weights=[0.25, 0.75]), pb.AttentionRow(weights=[0.5, 0.5])],
-        reason=1,
+        reason=pb.STOP_REASON_END,
         timings=LAST,
     ),
 )
@@ -76,7 +78,11 @@ class Streams:
 
     def _play(self, script: list[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         # gRPC has no public API for this: a cancelled stream may still have ended with a status.
-        context.add_callback(lambda: context._state.client == "cancelled" and self.left.set())  # type: ignore[attr-defined]
+        def note() -> None:
+            if context._state.client == "cancelled":  # type: ignore[attr-defined]
+                self.left.set()
+
+        context.add_callback(note)
         for one in script:
             if isinstance(one, threading.Event):
                 while context.is_active() and not one.wait(0.01):

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from types import SimpleNamespace
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from patience import PATIENCE_S
 from typer.testing import CliRunner
 from unit.client.command import process, started
 
@@ -155,13 +155,13 @@ def test_help_and_version():
     assert runner.invoke(cli.app, []).output == shown.output
     assert runner.invoke(cli.app, ["--version"]).output == f"lockstep {version('lockstep-inference')}\n"
     for verb in verbs:
-        shown = runner.invoke(cli.app, [verb, "--help"]).output
-        assert all(option in shown for option in ("--address", "--timeout", "--json"))
+        output = runner.invoke(cli.app, [verb, "--help"]).output
+        assert all(option in output for option in ("--address", "--timeout", "--json"))
 
 
 def test_no_server_is_one_line_and_no_traceback(nowhere):
     ended = process("classify", "--model", "m", "text", "--address", nowhere)
-    out, error = ended.communicate(timeout=30)
+    out, error = ended.communicate(timeout=PATIENCE_S)
     assert (ended.returncode, out) == (1, "")
     assert error == f"lockstep: no server at {nowhere}: start one with `make serve` or set --address\n"
 
@@ -169,11 +169,9 @@ def test_no_server_is_one_line_and_no_traceback(nowhere):
 def test_ctrl_c_ends_with_130_and_no_traceback(server):
     server.answers.clear()
     running = process("models", "--address", server.address)
-    limit = time.monotonic() + 20
-    while not server.requests and time.monotonic() < limit:
-        time.sleep(0.05)
+    assert server.request_received.wait(PATIENCE_S)
     running.send_signal(signal.SIGINT)
-    out, error = running.communicate(timeout=30)
+    out, error = running.communicate(timeout=PATIENCE_S)
     assert (running.returncode, out, error) == (130, "", "")
 
 
@@ -189,7 +187,7 @@ from lockstep_client.__main__ import main
 main()
 """
     ended = started(code, "models")
-    out, error = ended.communicate(timeout=60)
+    out, error = ended.communicate(timeout=PATIENCE_S)
     assert (ended.returncode, out, error) == (130, "", "")
 
 
@@ -202,7 +200,7 @@ signal.raise_signal(signal.SIGINT)
 main()
 """
     ended = started(code, "classify", "-m", "sentiment", "x", "--address", server.address)
-    out, error = ended.communicate(timeout=60)
+    out, error = ended.communicate(timeout=PATIENCE_S)
     assert (ended.returncode, out, error) == (0, "positive\t0.7500\tx\n", "")
 
 
@@ -212,7 +210,7 @@ def test_unencodable_text_is_escaped(server, json_too, expected):
     ended = process(
         "classify", "-m", "sentiment", "é", "--address", server.address, *json_too, env=environment
     )
-    out, error = ended.communicate(timeout=30)
+    out, error = ended.communicate(timeout=PATIENCE_S)
     assert (ended.returncode, error) == (0, "")
     assert expected in out
 
@@ -223,7 +221,7 @@ def test_lines_are_answered_as_they_arrive(server):
         running.stdin.write(f"{text}\n")
         running.stdin.flush()
         assert running.stdout.readline() == f"positive\t0.7500\t{text}\n"
-    _, error = running.communicate(timeout=30)
+    _, error = running.communicate(timeout=PATIENCE_S)
     assert (running.returncode, error) == (0, "")
 
 
@@ -232,7 +230,7 @@ def test_a_closed_pipe_is_no_error(server):
     running = process("classify", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
     running.stdout.close()
     running.stdout = None
-    _, error = running.communicate("\n".join(texts), timeout=30)
+    _, error = running.communicate("\n".join(texts), timeout=PATIENCE_S)
     assert "Traceback" not in error
     assert "Exception ignored" not in error
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 
 import grpc
 import pytest
+from patience import PATIENCE_S
 from unit.client.command import CODE, process, started
 
 from lockstep_proto.v1 import sequences_pb2 as pb
@@ -60,9 +61,9 @@ def test_generate_prints_the_exact_text(lockstep):
 def test_generate_prints_text_as_it_arrives(server, stuck):
     running = process("generate", "-m", "sentiment", "--prompt", "x", "--address", server.address)
     assert running.stdout.read(2) == "ab"
-    server.streams.generated += [pb.GenerateReply(text="d\n", reason=1)]
+    server.streams.generated += [pb.GenerateReply(text="d\n", reason=pb.STOP_REASON_END)]
     stuck.set()
-    assert running.communicate(timeout=30) == ("d\n", "lockstep: unbatched\n")
+    assert running.communicate(timeout=PATIENCE_S) == ("d\n", "lockstep: unbatched\n")
     assert running.returncode == 0
 
 
@@ -196,7 +197,7 @@ def test_follow_predicts_while_the_pipe_is_open(server):
         running.stdin.write(f"{word} ")
         running.stdin.flush()
         assert running.stdout.readline().startswith(f"{position}\t{word}\t")
-    out, error = running.communicate("film", timeout=30)
+    out, error = running.communicate("film", timeout=PATIENCE_S)
     assert (running.returncode, error) == (0, "")
     assert out.startswith("3\tfilm\t")
 
@@ -204,7 +205,7 @@ def test_follow_predicts_while_the_pipe_is_open(server):
 def test_a_server_error_ends_the_command_while_the_pipe_is_open(server, failure):
     server.streams.followed = [failure(grpc.StatusCode.FAILED_PRECONDITION, "evicted")]
     running = process("follow", "-m", "sentiment", "--address", server.address, stdin=subprocess.PIPE)
-    running.wait(30)
+    running.wait(PATIENCE_S)
     assert (running.returncode, running.stderr.read()) == (1, "lockstep: evicted\n")
     running.communicate()
 
@@ -228,14 +229,14 @@ class Terminal:
 
     def wait_for(self, *texts):
         """Wait until all texts have been shown."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while not all(one in self.shown for one in texts):
             assert select.select([self._end], [], [], until - time.monotonic())[0], self.shown
             self.shown += os.read(self._end, 1 << 16).decode()
 
     def end(self):
         """The exit code. Asserts that the terminal and its cursor are restored."""
-        code = self.process.wait(20)
+        code = self.process.wait(PATIENCE_S)
         with suppress(OSError):  # the other end is closed
             while more := os.read(self._end, 1 << 16):
                 self.shown += more.decode()
@@ -275,7 +276,7 @@ def test_ctrl_c_on_a_terminal_cancels_and_restores_the_terminal(server, typist):
     typist.wait_for("1 read")
     typist.process.send_signal(signal.SIGINT)
     assert typist.end() == 130
-    assert server.streams.left.wait(10)
+    assert server.streams.left.wait(PATIENCE_S)
     assert "Traceback" not in typist.shown
 
 
@@ -349,11 +350,11 @@ def test_a_deadline_error_names_the_option(lockstep, stuck, verb):
 @pytest.mark.parametrize("verb", VERBS)
 def test_ctrl_c_cancels_on_the_server(server, stuck, verb):
     running = process(*VERBS[verb], "-m", "other", "--address", server.address)
-    assert server.request_received.wait(20)
+    assert server.request_received.wait(PATIENCE_S)
     running.send_signal(signal.SIGINT)
-    _, error = running.communicate(timeout=30)
+    _, error = running.communicate(timeout=PATIENCE_S)
     assert (running.returncode, error) == (130, "")
-    assert server.streams.left.wait(10)
+    assert server.streams.left.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -375,7 +376,7 @@ threading.Condition = Condition
 main()
 """
     ended = started(code, *VERBS[verb], "-m", "other", "--address", server.address)
-    out, error = ended.communicate(timeout=60)
+    out, error = ended.communicate(timeout=PATIENCE_S)
     assert (ended.returncode, out, error) == (130, "", "")
 
 
@@ -385,9 +386,9 @@ def test_a_closed_pipe_cancels_on_the_server(server):
     running.stdout.read(10)
     running.stdout.close()
     error = running.stderr.read()
-    assert running.wait(30) == 1
+    assert running.wait(PATIENCE_S) == 1
     assert error == ""
-    assert server.streams.left.wait(10)
+    assert server.streams.left.wait(PATIENCE_S)
     running.stderr.close()
 
 

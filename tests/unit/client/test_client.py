@@ -9,10 +9,12 @@ import textwrap
 import threading
 import time
 from importlib.resources import files
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from patience import PATIENCE_S, wait_until
 
 import lockstep_client as lc
 from lockstep_client import calls, many_calls, stream_calls
@@ -271,10 +273,10 @@ async def test_async_calls_run_concurrently_and_are_cancelled_separately(server)
     async with lc.AsyncClient(server.address) as client:
         server.answers.clear()
         tasks = [asyncio.create_task(client.classify("sentiment", "good")) for _ in range(3)]
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(wait_until, lambda: len(server.requests) == 3, "three calls have arrived")
         tasks[1].cancel()
         server.answers.set()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        ends: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(ends[1], asyncio.CancelledError)
     assert ends[0][0].best.name == ends[2][0].best.name == "positive"
 
@@ -286,7 +288,7 @@ async def test_closing_an_async_client_cancels_calls_in_flight(server):
         asyncio.create_task(client.classify("sentiment", "good")),
         asyncio.create_task(client.generate("sentiment", "x").result()),
     ]
-    assert await asyncio.to_thread(server.request_received.wait, 10)
+    assert await asyncio.to_thread(server.request_received.wait, PATIENCE_S)
     await client.close()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(end) for end in ends] == [lc.Cancelled, lc.Cancelled]

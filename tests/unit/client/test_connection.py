@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from lockstep_server.settings import Settings
 
 
 def connection(**more) -> Connection:
-    usual = {
+    usual: dict[str, Any] = {
         "address": "localhost:1", "timeout_s": 1.0, "retries": 3, "tls": False, "token": "",
         "plaintext_token": False, "metadata": (), "max_message_bytes": 1000, "keepalive_s": KEEPALIVE_S,
         "channel_options": (),

@@ -6,6 +6,8 @@ import io
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from matplotlib.colors import to_rgba
+
 from lockstep_client import figures
 
 if TYPE_CHECKING:
@@ -35,11 +37,11 @@ def test_thirty_series_differ_in_colour_or_marker():
 def test_text_and_lines_are_grey_on_a_transparent_background():
     figure = two_plots()
     for axes in figure.axes:
-        assert axes.get_facecolor()[3] == 0
+        assert to_rgba(axes.get_facecolor())[3] == 0
         assert {axes.title.get_color(), axes.xaxis.label.get_color(), axes.yaxis.label.get_color()} == {
             figures.INK
         }
-    assert figure.get_facecolor()[3] == 0
+    assert to_rgba(figure.get_facecolor())[3] == 0
 
 
 def test_a_label_shared_by_several_axes_is_in_the_legend_once():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 
 OURS = "import lockstep_client.client, lockstep_client.inference as ours; m = ours.ModelInferRequest(id='a')"
 THEIRS = "import tritonclient.grpc.service_pb2 as theirs; t = theirs.ModelInferRequest(id='a')"
@@ -14,7 +15,7 @@ SAME = "assert m.SerializeToString() == t.SerializeToString(); assert type(m) is
 
 def python(code: str) -> str:
     return subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=PATIENCE_S
     ).stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,10 @@ def check(size):
         raise errors.InvalidRequest("too large")
 
 
+def write(number: int, texts: Any) -> Any:
+    return number, list(texts)
+
+
 def make_tracker(*, ordered=True, in_flight=4, most=3, retries=True):
     """Messages are (number of the first, texts); replies are lists of (number, answer)."""
     call = protocol.ManyCall(
@@ -32,7 +37,7 @@ def make_tracker(*, ordered=True, in_flight=4, most=3, retries=True):
         (),
         prepare=prepare,
         group=str.islower,
-        write=lambda number, texts: (number, list(texts)),
+        write=write,
         read=lambda reply: reply,
         most_in_message=most,
         in_flight=in_flight,
@@ -194,7 +199,9 @@ def test_a_result_for_an_unknown_number_is_a_server_failure():
 )
 def test_every_item_has_exactly_one_outcome(texts, fates, ordered, in_flight):
     tracker, rest, fates_ = make_tracker(ordered=ordered, in_flight=in_flight), iter(texts), iter(fates)
-    now, flying, seen = NOW, [], []
+    now = NOW
+    flying: list[Any] = []
+    seen: list[Any] = []
     while not tracker.finished or flying:
         while tracker.has_room and not tracker.ended:
             given = next(rest, None)

@@ -35,7 +35,9 @@ def test_close_while_the_server_is_away_opens_no_more_streams() -> None:
         return Away()
 
     call = many_calls.classify_many("m", iter("texts"))
-    outcomes = Outcomes(call, open_, lambda _: None, lambda _: errors.Unavailable("gone"), retries=True)
+    outcomes: Outcomes[Any, Any] = Outcomes(
+        call, open_, lambda _: None, lambda _: errors.Unavailable("gone"), retries=True
+    )
 
     def leave() -> None:
         opened.acquire()

@@ -9,6 +9,7 @@ from random import Random
 
 import grpc
 import pytest
+from patience import PATIENCE_S
 from unit.client.command import process
 
 import lockstep_client as lc
@@ -276,9 +277,9 @@ def test_ctrl_c_cancels_on_the_server(server):
     held = threading.Event()
     server.streams.followed = [held]
     running = process("race", *MODELS, "--address", server.address)
-    assert server.request_received.wait(20)
+    assert server.request_received.wait(PATIENCE_S)
     running.send_signal(signal.SIGINT)
-    _, error = running.communicate(timeout=30)
+    _, error = running.communicate(timeout=PATIENCE_S)
     assert (running.returncode, error) == (130, "")
-    assert server.streams.left.wait(10)
+    assert server.streams.left.wait(PATIENCE_S)
     held.set()

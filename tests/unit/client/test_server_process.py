@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from patience import PATIENCE_S, wait_until
 
 from lockstep_client.server_process import LoggedProcess, ProcessError, ServerProcess
 
@@ -22,7 +23,7 @@ STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 
 
-def python(code: str, **options: float) -> LoggedProcess:
+def python(code: str, **options: Any) -> LoggedProcess:
     return LoggedProcess("program", [sys.executable, "-c", code], **options)
 
 
@@ -39,13 +40,6 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 def ended(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # --- start ----------------------------------------------------------------------------------------
@@ -119,7 +113,7 @@ def test_children_of_a_killed_process_are_killed_too():
     )
     with python(code, stop_timeout_s=0.1) as child:
         (pid,) = child.wait_for_log(r"child (\d+)\n")
-    until(lambda: ended(int(pid)))
+    wait_until(lambda: ended(int(pid)), "the process has ended")
 
 
 def test_stopping_twice_returns_the_same_exit_code():
@@ -155,7 +149,7 @@ def test_a_signal_to_the_parent_ends_the_child(number):
     with parent:
         child = int(parent.stdout.readline())
         parent.send_signal(number)
-        assert parent.wait(30) in (-number, 128 + number)
+        assert parent.wait(PATIENCE_S) in (-number, 128 + number)
     assert ended(child)
 
 
@@ -170,7 +164,7 @@ def test_a_second_signal_while_stopping_kills_the_child():
         parent.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         parent.send_signal(signal.SIGTERM)
-        parent.wait(30)
+        parent.wait(PATIENCE_S)
     assert time.monotonic() - begun < 9
     assert ended(child)
 
@@ -196,5 +190,5 @@ def test_a_thread_may_run_a_process():
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(30)
+    thread.join(PATIENCE_S)
     assert codes == [-signal.SIGTERM]

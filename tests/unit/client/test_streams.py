@@ -11,6 +11,7 @@ import threading
 import grpc
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 from unit.client.fake_streams import GENERATED
 
 import lockstep_client as lc
@@ -72,7 +73,7 @@ def test_translate_joins_text_and_attention(server, client):
 
 
 def test_a_translation_without_attention_has_none(server, client):
-    server.streams.translated = [pb.TranslateReply(text="un", tokens=[8], reason=1)]
+    server.streams.translated = [pb.TranslateReply(text="un", tokens=[8], reason=pb.STOP_REASON_END)]
     whole = client.translate("sentiment", ids=[1, 2], max_tokens=4).result()
     assert (whole.text, whole.attention, whole.source_tokens) == ("un", None, ())
     assert server.requests[0] == pb.TranslateRequest(model="sentiment", ids=pb.Ids(ids=[1, 2]), max_tokens=4)
@@ -138,7 +139,7 @@ def test_a_break_cancels_on_the_server(server, client, stuck):
     for part in stream:
         assert part.text == "ab"
         break
-    assert server.streams.left.wait(10)
+    assert server.streams.left.wait(PATIENCE_S)
     with pytest.raises(lc.Cancelled, match="closed before its end"):
         stream.result()
 
@@ -147,20 +148,20 @@ def test_an_exception_in_the_loop_cancels_on_the_server(server, client, stuck):
     stream = client.generate("sentiment", "x")
     with pytest.raises(ZeroDivisionError):
         [1 / 0 for _ in stream]
-    assert server.streams.left.wait(10)
+    assert server.streams.left.wait(PATIENCE_S)
 
 
 def test_the_end_of_a_with_cancels_on_the_server(server, client, stuck):
     with client.generate("sentiment", "x"):
-        assert server.request_received.wait(10)
-    assert server.streams.left.wait(10)
+        assert server.request_received.wait(PATIENCE_S)
+    assert server.streams.left.wait(PATIENCE_S)
 
 
 def test_close_cancels_on_the_server(server, client, stuck):
     stream = client.generate("sentiment", "x")
-    assert server.request_received.wait(10)
+    assert server.request_received.wait(PATIENCE_S)
     stream.close()
-    assert server.streams.left.wait(10)
+    assert server.streams.left.wait(PATIENCE_S)
     with pytest.raises(lc.Cancelled):
         list(stream)
 
@@ -171,16 +172,16 @@ def test_dropping_the_stream_cancels_on_the_server(server, connect, stuck):
             next(parts)
         del parts
         gc.collect()
-        assert server.streams.left.wait(10)
+        assert server.streams.left.wait(PATIENCE_S)
 
 
 def test_dropping_the_stream_cancels_while_it_waits_for_pieces(server):
     words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     with lc.Client(server.address) as client:
         stream = client.follow("sentiment", iter(words.get, None))
-        assert server.request_received.wait(10)
+        assert server.request_received.wait(PATIENCE_S)
         del stream
-        assert server.streams.left.wait(10)
+        assert server.streams.left.wait(PATIENCE_S)
         words.put(None)
 
 
@@ -202,7 +203,7 @@ def test_close_from_another_thread_ends_the_reader(server, stuck):
 async def test_close_from_another_task_ends_the_reader(server, stuck):
     async with lc.AsyncClient(server.address) as client, client.generate("sentiment", "x") as stream:
         reading = asyncio.create_task(stream.result())
-        await asyncio.to_thread(server.request_received.wait, 10)
+        await asyncio.to_thread(server.request_received.wait, PATIENCE_S)
         await stream.close()
         with pytest.raises(lc.Cancelled, match="closed before"):
             await reading
@@ -215,24 +216,24 @@ async def test_an_async_break_cancels_on_the_server(server, stuck, held):
         async for part in stream or client.generate("sentiment", "x"):
             assert part.text == "ab"
             break
-        assert await asyncio.to_thread(server.streams.left.wait, 10)
+        assert await asyncio.to_thread(server.streams.left.wait, PATIENCE_S)
 
 
 async def test_an_exception_in_an_async_loop_cancels_on_the_server(server, stuck):
     async with lc.AsyncClient(server.address) as client:
         with pytest.raises(ZeroDivisionError):
             [1 / 0 async for _ in client.generate("sentiment", "x")]
-        assert await asyncio.to_thread(server.streams.left.wait, 10)
+        assert await asyncio.to_thread(server.streams.left.wait, PATIENCE_S)
 
 
 async def test_cancelling_the_reader_cancels_on_the_server(server, stuck):
     async with lc.AsyncClient(server.address) as client:
         reading = asyncio.create_task(client.generate("sentiment", "x").result())
-        assert await asyncio.to_thread(server.request_received.wait, 10)
+        assert await asyncio.to_thread(server.request_received.wait, PATIENCE_S)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        assert await asyncio.to_thread(server.streams.left.wait, 10)
+        assert await asyncio.to_thread(server.streams.left.wait, PATIENCE_S)
 
 
 def test_closing_the_client_ends_its_streams(server, stuck):
@@ -252,7 +253,7 @@ def test_closing_the_client_ends_its_streams(server, stuck):
 def test_an_error_is_raised_after_the_parts_before_it(server, client, failure):
     server.streams.generated[1:] = [failure(grpc.StatusCode.FAILED_PRECONDITION, "evicted")]
     stream = client.generate("sentiment", "x")
-    seen = []
+    seen: list[str] = []
     with pytest.raises(lc.SequenceLost, match="evicted"):
         seen.extend(part.text for part in stream)
     assert seen == ["ab"]
@@ -338,13 +339,13 @@ def test_a_stream_without_a_last_part_is_a_server_failure(server, client):
 
 def test_ragged_attention_is_a_server_failure(server, client):
     rows = [pb.AttentionRow(weights=[1]), pb.AttentionRow(weights=[0.5, 0.5])]
-    server.streams.translated = [pb.TranslateReply(attention=rows, reason=1)]
+    server.streams.translated = [pb.TranslateReply(attention=rows, reason=pb.STOP_REASON_END)]
     with pytest.raises(lc.ServerFailure, match="unequal"):
         client.translate("sentiment", "x", attention=True).result()
 
 
 def test_an_unknown_stop_reason_still_ends_the_stream(server, client):
-    server.streams.generated = [pb.GenerateReply(reason=9)]
+    server.streams.generated = [pb.GenerateReply(reason=9)]  # type: ignore[arg-type]
     assert client.generate("sentiment", "x").result().reason == "UNKNOWN"
 
 

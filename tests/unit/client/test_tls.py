@@ -9,10 +9,11 @@ import shutil
 import subprocess
 from concurrent import futures
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from patience import PATIENCE_S
 from unit.client.conftest import FakeServer
 
 import lockstep_client as lc
@@ -26,7 +27,7 @@ NAME = "lockstep.test"
 
 
 def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=PATIENCE_S)
 
 
 def signed(folder: Path, name: str, subject: str) -> None:
@@ -106,7 +107,7 @@ def test_certificates_may_be_bytes(secure, connect, certificates) -> None:
 )
 def test_a_certificate_mismatch_prevents_the_connection(secure, connect, certificates, mutual, wrong) -> None:
     fits = {"roots": certificates / "ca.pem", "server_name": NAME, **shown(certificates)}
-    wrongs = {
+    wrongs: dict[str, dict[str, Any]] = {
         "roots": {"roots": b""},
         "name": {"server_name": ""},
         "certificate": {"certificate": b"", "key": b""},

@@ -30,7 +30,7 @@ class Reader(nn.Module):
         self.embedding = nn.Embedding(VOCABULARY, 6)
         self.recurrence = getattr(nn, kind)(6, HIDDEN, layers, batch_first=True, **more)
         directions = 2 if self.recurrence.bidirectional else 1
-        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(directions * HIDDEN, 2))
+        self.head: nn.Module = nn.Sequential(nn.Dropout(0.5), nn.Linear(directions * HIDDEN, 2))
         self.packed = packed
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -229,7 +229,7 @@ def test_a_second_batch_axis_is_reported_with_one_row_per_batch_too(tmp_path: Pa
             self.embedding, self.recurrence = nn.Embedding(20, 6), nn.GRU(6, 5)
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return self.recurrence(self.embedding(tokens))[0]  # type: ignore[no-any-return]
+            return self.recurrence(self.embedding(tokens))[0]
 
     message = rejection(TimeFirst(), TOKENS, tmp_path, axes="batch words", max_rows=1)
     assert "the module's batch axis is its second" in message
@@ -242,7 +242,7 @@ def test_a_module_with_a_fixed_size_is_reported(tmp_path: Path) -> None:
             self.embedding, self.head = nn.Embedding(40, 6), nn.Linear(6 * TOKENS.shape[1], 2)
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return self.head(self.embedding(tokens).flatten(1))  # type: ignore[no-any-return]
+            return self.head(self.embedding(tokens).flatten(1))
 
     message = rejection(Flat(), TOKENS, tmp_path, **WORDS)
     assert "accepts only the sizes of its example" in message
@@ -271,7 +271,7 @@ def test_padding_that_changes_probabilities_over_many_words_is_reported(tmp_path
             self.embedding, self.head = nn.Embedding(40, 64), nn.Linear(64, 20_000)
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return self.head(self.embedding(tokens).mean(1)).softmax(-1)  # type: ignore[no-any-return]
+            return self.head(self.embedding(tokens).mean(1)).softmax(-1)
 
     assert "padding changes results" in rejection(Many(), TOKENS, tmp_path, **WORDS)
 

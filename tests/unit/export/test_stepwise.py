@@ -69,8 +69,9 @@ def test_packed_and_relu_layers_are_derived_too(more: dict[str, Any], tmp_path: 
 
 def test_several_layers_name_their_states_and_positions_become_steps(tmp_path: Path) -> None:
     task = Generate(max_tokens=9)
-    silent = {"report": lambda _: None}
-    export_stepwise(Language(), TOKENS, tmp_path / "mine", axes="batch words", task=task, **silent)
+    export_stepwise(
+        Language(), TOKENS, tmp_path / "mine", axes="batch words", task=task, report=lambda _: None
+    )
     found = stepwise(tmp_path / "mine")
     assert found["max_tokens"] == 9
     assert [state["name"] for state in found["state"]] == ["lower_h", "upper_h", "upper_c"]

@@ -102,7 +102,8 @@ def test_a_model_of_the_zoo_is_measured_on_its_data(
 ) -> None:
     monkeypatch.setattr(quality, "ZOO", {"mine": None})
     monkeypatch.setattr(quality, "task_of", lambda recipe: KNOWN)
-    mine, data, lines = tmp_path / "mine", tmp_path / "data", []
+    mine, data = tmp_path / "mine", tmp_path / "data"
+    lines: list[str] = []
     shutil.copytree(model, mine)
     data.mkdir()
     for text in (data / "text", mine / "tokenizer.json"):
@@ -127,7 +128,7 @@ def test_a_model_outside_the_zoo_cannot_be_measured(model: Path, tmp_path: Path)
 def test_the_manifest_changes_only_where_the_kind_needs_it(model: Path, tmp_path: Path) -> None:
     original = tomllib.loads((model / "model.toml").read_text())
     for kind in ("fp16", "int8", "int8-dynamic"):
-        make_variant(model, kind, tmp_path, report=lambda _: None)  # type: ignore[arg-type]
+        make_variant(model, kind, tmp_path, report=lambda _: None)
     halves, weights, dynamic = (
         tomllib.loads((tmp_path / f"mine-{kind}/model.toml").read_text())
         for kind in ("fp16", "int8", "int8-dynamic")

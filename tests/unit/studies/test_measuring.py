@@ -23,6 +23,7 @@ from lockstep_studies.graphs import export_step, export_whole
 from lockstep_studies.interleaved import median_seconds
 from lockstep_studies.long_range import EXAMINED
 from lockstep_studies.sequential_cost import cell_of, loop, run_steps, run_whole
+from lockstep_studies.study import StudySettings
 from lockstep_zoo.models.textcnn import TextCNN
 
 WIDTH = 8
@@ -121,7 +122,7 @@ def test_the_states_of_a_text_cnn_have_a_window_of_four_words(tmp_path: Path) ->
     graph_spec = GraphSpec("model.onnx", TextCNN(50).eval(), example, axes, ("logits", "vector"))
     export_onnx([graph_spec], folder / "1")
     (folder / "model.toml").write_text("[inputs.tokens]\nrange = [0, 50]\n")
-    settings = receptive_field.StudySettings(tmp_path)
+    settings = StudySettings(tmp_path)
     plan = receptive_field.ReceptiveFieldPlan(positions=31, texts=20)
     [row] = receptive_field.measure(plan, settings, lambda *_: None)
     assert (row.before, row.after) == (3, 0)
@@ -224,7 +225,7 @@ def test_texts_above_a_model_limit_are_omitted(models: Path) -> None:
     manifest = models / "sentiment-rnn" / "model.toml"
     manifest.write_text(manifest.read_text().replace("max = 4096", "max = 10"))
     plan = comparison.ComparisonPlan(words=(5, 20), rounds=2)
-    rows = comparison.measure(plan, comparison.StudySettings(models), lambda *_: None)
+    rows = comparison.measure(plan, StudySettings(models), lambda *_: None)
     assert {row.model: row.words for row in rows} == {"sentiment-bow": [5, 20], "sentiment-rnn": [5]}
     assert all(row.elements == row.words for row in rows)
     assert all(0 < wait <= high for row in rows for wait, high in zip(row.median_s, row.p90_s, strict=True))
