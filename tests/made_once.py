@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +15,17 @@ RUN_FOLDER = "LOCKSTEP_TEST_RUN"
 
 
 def made_once(name: str, fill: Callable[[Path], None]) -> Path:
-    """A read-only folder, filled by the first process that asks for `name`; others wait for it."""
+    """A read-only folder, filled by the first process that asks for `name`; others wait for it.
+
+    Raises:
+        AssertionError: an earlier attempt failed. It is not repeated for each test.
+    """
     folder = Path(os.environ[RUN_FOLDER]) / name
+    partial = folder.with_name(f"{name}.partial")
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            partial = folder.with_name(f"{name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that failed
+            assert not partial.exists(), f"{name} could not be made; see the first test that failed"
             partial.mkdir()
             fill(partial)
             partial.rename(folder)
