@@ -213,8 +213,13 @@ def test_the_server_stays_ready_and_answers_while_a_model_is_loaded_again(
 ) -> None:
     fakes.write_model(tmp_path, "add", add(1))
     server = serving(model_control="explicit")
+
+    def load_repeatedly() -> None:
+        for _ in range(3):
+            load(server, "add")
+
     with ThreadPoolExecutor(1) as loads:
-        loading = loads.submit(lambda: [load(server, "add") for _ in range(3)])
+        loading = loads.submit(load_repeatedly)
         while not loading.done():
             assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
             assert answer(server) == 1

@@ -67,7 +67,7 @@ def test_any_open_inference_server_receives_tensors_of_the_requested_lengths(ses
         sent = server.servicer.requests[1:]  # without the preflight request
     assert made.outcomes == {"ok": 100}
     assert made.load.call == "infer"
-    shapes = {one.name: set() for one in sent[0].inputs}
+    shapes: dict[str, set[tuple[int, ...]]] = {one.name: set() for one in sent[0].inputs}
     for request in sent:
         for one, raw in zip(request.inputs, request.raw_input_contents, strict=True):
             shapes[one.name].add(tuple(one.shape))

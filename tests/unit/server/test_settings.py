@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 def invoke(*arguments: str, **environment: str) -> tuple[Any, Settings | None]:
     got: list[Settings] = []
-    result = CliRunner().invoke(command(lambda s: got.append(s) or 0, "1"), arguments, env=environment)
+
+    def run(settings: Settings) -> int:
+        got.append(settings)
+        return 0
+
+    result = CliRunner().invoke(command(run, "1"), arguments, env=environment)
     return result, got[0] if got else None
 
 

@@ -35,7 +35,7 @@ class _CancellingContext:
 
 class _Details:
     method = METHOD
-    invocation_metadata = ()
+    invocation_metadata: tuple[tuple[str, str | bytes], ...] = ()
 
 
 async def _writes(request: Any, context: Any) -> None:

@@ -20,10 +20,13 @@ def test_overload_is_never_unavailable() -> None:
 
 def test_details_name_the_field_the_resource_and_the_retry_delay() -> None:
     (bad,) = status.details(bad_input("x", "why"))
+    assert isinstance(bad, error_details_pb2.BadRequest)
     assert [(v.field, v.description) for v in bad.field_violations] == [("x", "why")]
     (missing,) = status.details(not_found("m/1", "why"))
+    assert isinstance(missing, error_details_pb2.ResourceInfo)
     assert missing.resource_name == "m/1"
     (retry,) = status.details(overloaded("why", 0.25))
+    assert isinstance(retry, error_details_pb2.RetryInfo)
     assert retry.retry_delay.ToMilliseconds() == 250
     assert status.details(ServingError(ErrorCode.FAILED, "why")) == []
 
@@ -36,6 +39,7 @@ def test_pushback_is_minus_one_if_the_deadline_is_earlier(remaining_s: float | N
 @pytest.mark.parametrize("code", ErrorCode)
 def test_trailers_have_the_code_and_message_of_the_error(code: ErrorCode) -> None:
     content = dict(status.trailers(ServingError(code, "naïve", field="x"), None))["grpc-status-details-bin"]
+    assert isinstance(content, bytes)
     decoded = status_pb2.Status.FromString(content)
     assert (decoded.code, decoded.message) == (status.CODES[code].value[0], "naïve")
-    assert decoded.details[0].Is(error_details_pb2.BadRequest.DESCRIPTOR)
+    assert decoded.details[0].TypeName() == error_details_pb2.BadRequest.DESCRIPTOR.full_name

@@ -23,7 +23,7 @@ class Recorder:
         for _ in range(times):
             self.flush_control.record_written(age_s)
         assert all(isinstance(one, messages.SetFlushInterval) for one in self.messages)
-        return [one.flush_s for one in self.messages[before:]]  # type: ignore[union-attr]
+        return [one.flush_s for one in self.messages[before:]]
 
 
 def test_young_messages_keep_the_interval_at_zero() -> None:

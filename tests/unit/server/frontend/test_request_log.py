@@ -19,7 +19,7 @@ from lockstep_server.model.spec import ModelSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SPEC = ModelSpec("lm.step", 3, (), (), Manifest(), model="lm")
+SPEC = ModelSpec("lm.step", 3, Manifest(), (), (), model="lm")
 TIMINGS = messages.RequestTimings(0.25, 0.5, 3, 8.0)
 SECRET = "private text"
 

@@ -28,8 +28,9 @@ def crashes_now(folder: Path) -> bool:
     file = folder / "crashes"
     if not file.exists():
         return False
-    mark, *rest = file.read_text()
-    file.write_text("".join(rest) or ".")
+    marks = file.read_text()
+    mark, rest = marks[0], marks[1:]
+    file.write_text(rest or ".")
     return mark == "x"
 
 

@@ -47,7 +47,7 @@ class FrontEnd:
         self.updates.append(update)
         self._changed.set()
 
-    async def start(self) -> str:
+    async def start(self) -> messages.EngineInfo:
         return await self.transport.start(self._deliver)
 
     async def wait_until(self, met: Callable[[], bool]) -> None:

@@ -76,7 +76,11 @@ def test_messages_decode_however_the_bytes_are_split(batches: list[list[Any]], d
 
 
 def test_messages_decode_byte_by_byte() -> None:
-    batches = [[messages.Cancel(1), infer_of(np.arange(5000.0))], [], [messages.Load("m")]]
+    batches: list[list[messages.Message]] = [
+        [messages.Cancel(1), infer_of(np.arange(5000.0))],
+        [],
+        [messages.Load("m")],
+    ]
     stream = bytes_of(*batches)
     assert equal(decoded(stream[i : i + 1] for i in range(len(stream))), batches)
 

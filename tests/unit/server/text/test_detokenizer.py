@@ -28,6 +28,12 @@ SENTENCES = [
 ]
 
 
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    assert found is not None
+    return found
+
+
 def byte_level() -> Tokenizer:
     """A byte-level BPE: a character may span several tokens, and a token may end within a character."""
     tokenizer = Tokenizer(models.BPE())
@@ -103,7 +109,7 @@ def test_outputs_of_random_ids_are_a_prefix_of_the_decoded_text(ids: list[int]) 
 
 def test_a_partial_character_is_held_until_it_is_complete() -> None:
     tokenizer, detokenizer = detokenizer_for("bytes")
-    ids = [tokenizer.token_to_id(one) for one in pre_tokenizers.ByteLevel().pre_tokenize_str("é")[0][0]]
+    ids = [id_of(tokenizer, one) for one in pre_tokenizers.ByteLevel().pre_tokenize_str("é")[0][0]]
     text = TextStream(detokenizer.stream())
     assert [text.add([one]) for one in ids][-2:] == ["", "é"]
 
@@ -146,7 +152,7 @@ def test_special_tokens_have_no_text(kind: str) -> None:
 
 def test_token_returns_the_vocabularys_spelling() -> None:
     tokenizer, detokenizer = detokenizer_for("words")
-    assert detokenizer.token(tokenizer.token_to_id("café")) == "café"
+    assert detokenizer.token(id_of(tokenizer, "café")) == "café"
     assert detokenizer.token(10_000) == ""
 
 
@@ -226,7 +232,7 @@ def test_a_stray_byte_becomes_a_replacement_character_and_the_text_goes_on() -> 
     )
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     detokenizer = Detokenizer(Vocabulary(tokenizer.to_str().encode()))
-    ids = [tokenizer.token_to_id(name) for name in ("x", "<0xEC>", "<0x84>", "<0xAC>", "<0xBB>", "a", "a")]
+    ids = [id_of(tokenizer, name) for name in ("x", "<0xEC>", "<0x84>", "<0xAC>", "<0xBB>", "a", "a")]
     assert "".join(outputs(TextStream(detokenizer.stream()), [[one] for one in ids])) == "x\uc12c\ufffdaa"
 
 

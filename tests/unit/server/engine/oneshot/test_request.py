@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pytest
@@ -105,8 +105,13 @@ def test_parts_that_are_not_chosen_stay_queued() -> None:
     queue, kept, taken = WaitingQueue(), sample_models.part(), sample_models.part()
     queue.put([kept, taken])
     queue.take(lambda waiting: [taken])
-    left: list[Any] = []
-    queue.take(lambda waiting: left.extend(waiting) or [])
+    left: list[RequestPart] = []
+
+    def choose_none(waiting: list[RequestPart]) -> list[RequestPart]:
+        left.extend(waiting)
+        return []
+
+    queue.take(choose_none)
     assert left == [kept]
     assert len(queue) == 1
 
@@ -114,8 +119,12 @@ def test_parts_that_are_not_chosen_stay_queued() -> None:
 def test_a_failing_planner_loses_no_part() -> None:
     queue = WaitingQueue()
     queue.put([sample_models.part()])
+
+    def fail(waiting: list[RequestPart]) -> NoReturn:
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        queue.take(lambda waiting: 1 / 0)  # type: ignore[arg-type]
+        queue.take(fail)
     assert len(queue) == 1
 
 

@@ -82,7 +82,8 @@ def test_leases_limit_concurrent_runs(leases: int, yields: int, expected: int) -
 
 def test_the_account_with_the_least_device_time_goes_first() -> None:
     clock = Clock()
-    device_scheduler, order = DeviceScheduler(clock=clock), []
+    device_scheduler = DeviceScheduler(clock=clock)
+    order: list[str] = []
     greedy, modest = DeviceAccount("greedy"), DeviceAccount("modest")
     with device_scheduler.lease(greedy, 0.0):
         clock.now += 5
@@ -94,7 +95,8 @@ def test_the_account_with_the_least_device_time_goes_first() -> None:
 
 
 def test_ties_go_to_the_earliest_deadline() -> None:
-    device_scheduler, order = DeviceScheduler(clock=Clock()), []
+    device_scheduler = DeviceScheduler(clock=Clock())
+    order: list[str] = []
     with device_scheduler.lease(DeviceAccount("holder"), 0.0):
         threads = queue_up(
             device_scheduler,
@@ -183,7 +185,8 @@ def test_a_failed_run_returns_its_lease() -> None:
 
 
 def test_a_waiter_for_an_unreserved_lease_does_not_block_yielding_accounts() -> None:
-    device_scheduler, order = DeviceScheduler(leases=2), []
+    device_scheduler = DeviceScheduler(leases=2)
+    order: list[str] = []
     first, second = (
         device_scheduler.lease(DeviceAccount("step"), 0.0),
         device_scheduler.lease(yielding("one-shot"), 0.0),

@@ -128,7 +128,7 @@ class Callers(RuleBasedStateMachine):
             self.step_dropped |= not isinstance(request, GenerationSequence)
             for row in (self.running, self.paused):
                 if request in row:
-                    row.remove(request)  # type: ignore[arg-type]
+                    row.remove(request)
         for request in plan.cancelled:
             assert request.key not in self.open
 
@@ -155,7 +155,8 @@ class Callers(RuleBasedStateMachine):
     def _commit(self, plan: StepPlan, data: Any) -> None:
         ended = self._some(self.running, data)
         self.scheduler.finish(ended, plan.client_steps, self.now)
-        for request in (*ended, *plan.client_steps):
+        finished: list[GenerationSequence | StepRequest] = [*ended, *plan.client_steps]
+        for request in finished:
             del self.open[request.key]
         self.running = [sequence for sequence in self.running if sequence not in ended]
         for sequence in self._some(self.running, data):
@@ -184,8 +185,8 @@ class Callers(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """All requests end without the clock advancing, and every slot becomes free again."""
-        for sequence in ("a", "b", "c", "d"):
-            self.end_sequence(sequence)
+        for sequence_id in ("a", "b", "c", "d"):
+            self.end_sequence(sequence_id)
         for sequence in list(self.paused):
             sequence.credits = 0
             self.scheduler.credit(sequence.key, 1)
@@ -195,7 +196,8 @@ class Callers(RuleBasedStateMachine):
             self._check_generation(plan)
             self._check_client_steps(plan)
             self.scheduler.finish(self.running, plan.client_steps, self.now)
-            for request in (*self.running, *plan.client_steps):
+            finished: list[GenerationSequence | StepRequest] = [*self.running, *plan.client_steps]
+            for request in finished:
                 del self.open[request.key]
             self.running = []
             if not self.scheduler.has_work():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +22,9 @@ from lockstep_server.engine.stepwise.slots import (
 )
 from lockstep_server.model.manifest import LengthSection, Manifest, StateSection, TensorSection
 from lockstep_server.model.spec import ModelSpec, StateTensor
+
+if TYPE_CHECKING:
+    from lockstep_server.engine.runtime.session import OnnxSession
 
 Array = np.ndarray[Any, Any]
 
@@ -69,9 +72,11 @@ def draw_states(spec: ModelSpec, seed: int, **lengths: int) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     states = {}
     for state in spec.states:
-        sizes = {**dict(enumerate(state.shape)), state.spec.batch_axis: 1}
+        sizes = {axis: size for axis, size in enumerate(state.shape) if isinstance(size, int)}
+        sizes[state.spec.batch_axis] = 1
         sizes |= {axis: lengths[name] for axis, name in state.spec.lengths.items()}
-        states[state.spec.name] = np.round(rng.standard_normal([*sizes.values()]) * 100).astype(  # type: ignore[arg-type]
+        shape = [sizes[axis] for axis in range(len(state.shape))]
+        states[state.spec.name] = np.round(rng.standard_normal(shape) * 100).astype(
             np.int64 if state.datatype == "INT64" else np.float32
         )
     return states
@@ -119,7 +124,8 @@ class Echo:
 
 def step_block(block: StateBlock, session: Any = None, start: float = 0.0) -> dict[str, Array]:
     x = np.arange(start, start + block.rows, dtype=np.float32)[:, None]
-    return block.step(session or Echo(block.spec), {"x": x})
+    # Fake sessions have only what a block uses of a session.
+    return block.step(cast("OnnxSession", session or Echo(block.spec)), {"x": x})
 
 
 # --- buckets ----------------------------------------------------------------------------------------
