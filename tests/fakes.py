@@ -128,6 +128,20 @@ def row_mixer() -> ModelProto:
     )
 
 
+def row_dropper() -> ModelProto:
+    """y = x without the rows that begin with 10 or more."""
+    return model(
+        [
+            helper.make_node("Gather", ["x", "first"], ["head"], axis=1),
+            helper.make_node("Less", ["head", "ten"], ["keep"]),
+            helper.make_node("Compress", ["x", "keep"], ["y"], axis=0),
+        ],
+        [tensor("x")],
+        [tensor("y")],
+        [constant("first", 0, np.int64), constant("ten", 10, np.float32)],
+    )
+
+
 def time_major() -> ModelProto:
     """y = the running sum of x along axis 0, which is time but looks like a batch axis."""
     return model(

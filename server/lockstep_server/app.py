@@ -158,6 +158,8 @@ class App:
                 self.registry.update(update)
             case messages.Costs():
                 self.registry.set_costs(update)
+            case messages.BatchingOff():
+                self.registry.batching_off(update)
             case messages.LoadDone():
                 self.registry.load_done(update)
             case messages.EngineStats():

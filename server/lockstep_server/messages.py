@@ -3,7 +3,7 @@
 front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`, `EndSequence`,
 `SetFlushInterval`, `GetEngineStats`, `Load` or `Unload`.
 engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
-state, `Costs` when the learned costs of a model have changed, `LoadDone`, or `EngineStats`.
+state, `Costs` when the learned costs of a model have changed, `BatchingOff`, `LoadDone`, or `EngineStats`.
 
 `ipc/frames.py` encodes them. Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
@@ -249,6 +249,14 @@ class Costs(_Struct, tag="costs"):
     costs: Mapping[str, Any]
 
 
+class BatchingOff(_Struct, tag="batching_off"):
+    """A run showed that requests of this model must not share a run: each runs alone until it is reloaded."""
+
+    model: str
+    version: int
+    reason: str
+
+
 class ModelUpdate(_Struct, tag="model", kw_only=True):
     """A model's new state, sent after the change took effect."""
 
@@ -276,7 +284,7 @@ class EngineStats(_Struct, tag="engine_stats"):
     garbage: list[dict[str, int]]  # `gc.get_stats()`: one mapping per generation
 
 
-EngineUpdate = Events | Costs | ModelUpdate | LoadDone | EngineStats
+EngineUpdate = Events | Costs | BatchingOff | ModelUpdate | LoadDone | EngineStats
 
 
 class EngineInfo(_Struct):

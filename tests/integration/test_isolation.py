@@ -19,6 +19,7 @@ from lockstep_proto.v1 import sequences_pb2 as spb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 FOUR_ROWS = """
 [inputs.x]
@@ -53,6 +54,28 @@ def engine_threads(model: str) -> set[threading.Thread]:
 
 def ids(given: list[int]) -> pb.ModelInferRequest:
     return fakes.request("fragile", {"x": ("INT64", given)})
+
+
+def test_a_model_that_drops_rows_gives_nobody_the_row_of_another(tmp_path: Path) -> None:
+    """The self-test sees small numbers only, so that only a real run can show that rows are missing."""
+    fakes.write_model(tmp_path, "dropper", fakes.row_dropper())
+    fakes.write_model(tmp_path, "same", fakes.identity())
+    with serve(tmp_path) as server:
+        assert server.metric("lockstep_model_batched", model="dropper") == 1
+        for _ in range(2):
+            with server.hold():
+                calls = [send(server, "dropper", [[value, value]]) for value in (50, 1, 60, 2)]
+                server.wait_waiting("dropper", 4)
+            answers = [fakes.values(call.result(), "y").tolist() for call in calls]
+            assert answers == [[], [[1, 1]], [], [[2, 2]]]
+            assert all(call.result().parameters["batch_rows"].double_param == 1 for call in calls)
+        rows = send(server, "dropper", [[value] for value in (50, 1, 60, 2)]).result()
+        assert fakes.values(rows, "y").tolist() == [[1], [2]]
+        assert server.metric("lockstep_model_batched", model="dropper") == 0
+        assert server.metric("lockstep_batch_mismatch_total", model="dropper") == 1
+        assert server.metric("lockstep_model_batched", model="same") == 1
+        metadata = server.inference.ModelConfig(pb.ModelConfigRequest(name="dropper"))
+        assert metadata.config.max_batch_size == 0
 
 
 @pytest.mark.parametrize("cancelled", range(4))

@@ -1,6 +1,6 @@
 """The loaded models: loads and unloads them, and routes messages to their engines.
 
-`Submit` → tokenizers (if it has text) → the model's engine → `Events`
+`Infer`, `Generate` or `Step` → the model's engine → `Events`
 
 An error while loading a model makes that model UNAVAILABLE; the others keep serving.
 """
@@ -172,10 +172,15 @@ class LoadedModels:
         if engine is not None:
             engine.cancel(key)
 
-    def _report_results(self, update: messages.Events | messages.Costs) -> None:
+    def _report_results(self, update: messages.EngineUpdate) -> None:
         if isinstance(update, messages.Events):
             for event in update.events:
                 self._engine_of.pop(event.key, None)
+        elif isinstance(update, messages.BatchingOff):
+            model, version, reason = update.model, update.version, update.reason
+            log.error(
+                "model %s/%d is not batched any more: %s; each request runs alone", model, version, reason
+            )
         self._report(update)
 
     # --- loading ------------------------------------------------------------------------------------

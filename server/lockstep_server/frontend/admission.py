@@ -40,6 +40,11 @@ class AdmissionController:
         self.requests = 0
         self.pace = 1.0  # real seconds per estimated one: other models on the device, padding, noise
 
+    def batching_off(self) -> None:
+        """Each request runs alone from now on, and is priced so."""
+        self._max_rows = 1
+        self._prices.clear()
+
     def price(self, rows: int, size: int) -> float:
         """Device seconds for `rows` rows of `size` elements each, as a share of a full batch."""
         bucket = 1 << max(size - 1, 0).bit_length()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .. import messages
@@ -262,6 +262,14 @@ class ModelRegistry:
     def set_costs(self, update: messages.Costs) -> None:
         if (served := self.get(update.model, update.version)) is not None:
             served.admission.set_costs(update.costs)
+
+    def batching_off(self, update: messages.BatchingOff) -> None:
+        if (served := self.get(update.model, update.version)) is not None:
+            served.spec = replace(served.spec, batched=False, notice=f"not batched: {update.reason}")
+            served.admission.batching_off()
+            served.meters.batch_mismatch.inc()
+            if (entry := self.versions.get(update.model, update.version)) is not None:
+                entry.spec = served.spec
 
     def load_done(self, update: messages.LoadDone) -> None:
         for future in self._loads.pop((update.model, update.verb), []):

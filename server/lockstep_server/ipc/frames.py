@@ -47,6 +47,7 @@ Sent = (
     | messages.StopEngine
     | messages.Events
     | messages.Costs
+    | messages.BatchingOff
     | messages.ModelUpdate
     | messages.LoadDone
     | messages.EngineStats

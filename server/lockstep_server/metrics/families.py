@@ -172,7 +172,12 @@ class Metrics:
             *one,
         )
         self.batched = factory.scraped(
-            "lockstep_model_batched", "1 if the self-test allows batching, else 0.", *one
+            "lockstep_model_batched", "1 if requests may share a run, else 0.", *one
+        )
+        self.batch_mismatch = factory.counter(
+            "lockstep_batch_mismatch_total",
+            "Times that a run showed that requests of the model must not share a run.",
+            *one,
         )
         self.provider = factory.scraped(
             "lockstep_execution_provider_info",
@@ -275,7 +280,7 @@ class ModelMeters:
         self.padded = metrics.padded.labels(model)
         self.depth = metrics.queue_depth.labels(model)
         self.device_wait = metrics.device_wait.labels(device)
-
+        self.batch_mismatch = metrics.batch_mismatch.labels(*self._labels)
         if {"Generate", "Translate"} & set(methods):
             self._tokens = metrics.tokens.labels(model)
             self._first_token = metrics.first_token_seconds.labels(model)

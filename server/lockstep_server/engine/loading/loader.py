@@ -62,7 +62,7 @@ class Loader:
         self._device_scheduler = device_scheduler
 
     def load(
-        self, entry: RepositoryEntry, report: Callable[[messages.Events | messages.Costs], None]
+        self, entry: RepositoryEntry, report: Callable[[messages.EngineUpdate], None]
     ) -> list[LoadedModel]:
         """Load a model version: one `LoadedModel` per mode, with an engine that is not started.
 
@@ -89,7 +89,7 @@ class Loader:
         entry: RepositoryEntry,
         manifest: Manifest,
         versions: tuple[int, ...],
-        report: Callable[[messages.Events | messages.Costs], None],
+        report: Callable[[messages.EngineUpdate], None],
     ) -> LoadedModel:
         session = self._open_session(entry.graph_file(), manifest)
         spec = make_spec(entry.name, entry.version, session.graph, manifest, str(entry.manifest_path))
@@ -121,7 +121,7 @@ class Loader:
         entry: RepositoryEntry,
         manifest: Manifest,
         versions: tuple[int, ...],
-        report: Callable[[messages.Events | messages.Costs], None],
+        report: Callable[[messages.EngineUpdate], None],
         oneshot: LoadedModel | None,
     ) -> LoadedModel:
         assert manifest.stepwise is not None

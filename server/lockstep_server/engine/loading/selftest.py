@@ -24,7 +24,7 @@ from ..oneshot.request import QueuedRequest, RequestPart
 from ..runtime import padding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor
@@ -124,15 +124,7 @@ def _run(session: OnnxSession, spec: ModelSpec, parts: Sequence[RequestPart]) ->
     lengths = tuple(max(column) for column in zip(*(part.lengths for part in parts), strict=True))
     outputs = session.run(padding.stack(spec, parts, rows, lengths))
     by_name = dict(zip(session.output_names, outputs, strict=True))
-    _check_rows(spec, by_name, rows)
     return padding.cut(replace(spec, batched=True), by_name, parts, lengths)
-
-
-def _check_rows(spec: ModelSpec, outputs: Mapping[str, Array], rows: int) -> None:
-    for tensor in spec.outputs:
-        shape, axis = outputs[tensor.name].shape, tensor.spec.batch_axis or 0
-        if axis >= len(shape) or shape[axis] != rows:
-            raise ValueError(f"output {tensor.name!r} has shape {list(shape)} for {rows} rows")
 
 
 def difference(one: Array, other: Array) -> tuple[float, bool]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ... import messages
 from ...errors import ServingError, deadline_passed
 from ..runtime import padding
+from ..runtime.batching import Batching, RowMismatch
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads
 from .planner import RunLimits, RunPlan, plan
@@ -59,7 +60,7 @@ class OneShotEngine:
         session: OnnxSession,
         costs: CostModel,
         device_scheduler: DeviceScheduler,
-        report: Callable[[messages.Events | messages.Costs], None],
+        report: Callable[[messages.EngineUpdate], None],
         *,
         batching: bool = True,
         niceness: int = 0,
@@ -71,6 +72,7 @@ class OneShotEngine:
         self._held: dict[int, QueuedRequest] = {}
         self._learned = 0  # runs since the costs were reported
         self._session = session
+        self._batching = Batching(spec.manifest.batching.max_rows, self._withdrawn, allowed=batching)
         self._limits = _limits(spec, batching=batching)
         self._account = DeviceAccount(f"{spec.name}/{spec.version}", yields_cpu=niceness > 0)
         self._threads = EngineThreads(
@@ -136,15 +138,26 @@ class OneShotEngine:
 
     def _run(self, run_plan: RunPlan, device_wait_s: float) -> list[RunResult]:
         """Execute the plan. If a batch fails, each of its parts is run again unbatched, so that a request
-        that breaks the session fails by itself."""
+        that breaks the session fails by itself. If the run has other rows than it was given, so do all
+        later runs of the model: each request gets what the graph returns for it alone."""
         if not run_plan.parts:
             return []
-        result = self._execute(run_plan, device_wait_s)
-        if result.error is None or len(run_plan.parts) == 1:
-            return [result]
+        try:
+            result = self._execute(run_plan, device_wait_s)
+        except RowMismatch as mismatch:
+            self.spec = replace(self.spec, batched=False)
+            self._limits = _limits(self.spec, batching=False)
+            self._batching.withdraw(mismatch)
+        else:
+            if result.error is None or len(run_plan.parts) == 1:
+                return [result]
         return [self._execute(_unbatched(part, run_plan), 0.0) for part in run_plan.parts]
 
     def _execute(self, run_plan: RunPlan, device_wait_s: float) -> RunResult:
+        """
+        Raises:
+            RowMismatch: the model is batched, and an output does not have the run's rows.
+        """
         begun = stacked = ran = self._clock()
         answers, error = None, None
         try:
@@ -154,7 +167,9 @@ class OneShotEngine:
             outputs = self._session.run(inputs, names)
             ran = self._clock()
             by_name = dict(zip(names, outputs, strict=True))
-            answers = padding.cut(self.spec, by_name, run_plan.parts, run_plan.lengths)
+            answers = padding.cut(self.spec, by_name, run_plan.parts, run_plan.lengths, run_plan.rows)
+        except RowMismatch:
+            raise
         except Exception as failure:
             error = self._threads.to_serving_error(failure)
         ended = self._clock()
@@ -195,6 +210,9 @@ class OneShotEngine:
             self._learned = 0
             learned = messages.Costs(self.spec.name, self.spec.version, self.costs.to_dict())
             self._report(learned)
+
+    def _withdrawn(self, reason: str) -> None:
+        self._report(messages.BatchingOff(self.spec.name, self.spec.version, reason))
 
     def _expire(self, part: RequestPart) -> messages.Event | None:
         return self._end(part.request, error=deadline_passed("while the request waited in the queue"))

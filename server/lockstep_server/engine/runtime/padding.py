@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ...model import datatypes
+from .batching import check_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,11 +53,19 @@ def stack(spec: ModelSpec, parts: Sequence[RowGroup], rows: int, lengths: tuple[
 
 
 def cut(
-    spec: ModelSpec, outputs: Mapping[str, Array], parts: Sequence[RowGroup], lengths: tuple[int, ...]
+    spec: ModelSpec,
+    outputs: Mapping[str, Array],
+    parts: Sequence[RowGroup],
+    lengths: tuple[int, ...],
+    rows: int | None = None,
 ) -> list[Arrays]:
     """The rows of each part in every output, with named lengths cut from the run's `lengths` to the part's.
 
+    Args:
+        rows: of the run; None is the sum of the parts' rows.
+
     Raises:
+        RowMismatch: an output does not have the run's rows.
         ValueError: an output does not have the run's length on an axis that the manifest names.
     """
     if not spec.batched:
@@ -64,8 +73,10 @@ def cut(
     sections = {tensor.name: tensor.spec for tensor in spec.outputs}
     order = {name: index for index, name in enumerate(spec.length_names)}
     answers: list[Arrays] = [{} for _ in parts]
+    rows = sum(part.rows for part in parts) if rows is None else rows
     for name, array in outputs.items():
         axis = sections[name].batch_axis or 0
+        check_rows(name, array, axis, rows)
         dynamic = [(a, order[length]) for a, length in sections[name].lengths.items()]
         start = 0
         for part, answer in zip(parts, answers, strict=True):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ... import messages
+from ..runtime.batching import RowMismatch
 from .batch import StepBatch
 from .sampler import NO_TOKEN
 from .slots import is_full, key_of, lengths_of
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ...model.spec import ModelSpec
+    from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
     from .sequence import GenerationSequence
 
@@ -28,15 +30,15 @@ class StepOutcome:
 
 
 class StepBatches:
-    """Adds, removes and steps sequences. At most `max_rows` share a run.
+    """Adds, removes and steps sequences. As many share a run as `batching` allows.
 
     `step` removes the sequences that it returns in `ended` and `failed`.
     """
 
     def __init__(
-        self, spec: ModelSpec, session: OnnxSession, max_rows: int, clock: Callable[[], float]
+        self, spec: ModelSpec, session: OnnxSession, batching: Batching, clock: Callable[[], float]
     ) -> None:
-        self._spec, self._session, self._max_rows, self._clock = spec, session, max_rows, clock
+        self._spec, self._session, self._batching, self._clock = spec, session, batching, clock
         self._batches: list[StepBatch] = []
 
     def __iter__(self) -> Iterator[StepBatch]:
@@ -53,12 +55,12 @@ class StepBatches:
         assert sequence.states is not None
         key = key_of(self._spec, lengths_of(self._spec, sequence.states))
         for batch in self._batches:
-            if (batch.key == key or self._spec.padding_invariant) and len(batch) < self._max_rows:
+            if (batch.key == key or self._spec.padding_invariant) and len(batch) < self._batching.max_rows:
                 break
         else:
             batch = StepBatch(self._spec, key)
             self._batches.append(batch)
-        batch.add(sequence, self._max_rows)
+        batch.add(sequence, self._batching.max_rows)
 
     def remove(self, sequence: GenerationSequence, *, keep_states: bool = False) -> None:
         """Remove a sequence from its batch, if it is in one; `keep_states` copies its states into it."""
@@ -96,6 +98,8 @@ class StepBatches:
         """Retry the sequences of a failed step one by one; only those that fail again have failed."""
         members = list(batch.row_of)
         self._batches.remove(batch)
+        if isinstance(error, RowMismatch):
+            self._batching.withdraw(error)
         for sequence in members:
             batch.remove(sequence, keep_states=True)
         if len(members) == 1:
@@ -139,6 +143,6 @@ class StepBatches:
         return any(
             other is not batch
             and (other.key == batch.key or self._spec.padding_invariant)
-            and len(other) + len(batch) <= self._max_rows
+            and len(other) + len(batch) <= self._batching.max_rows
             for other in self._batches
         )

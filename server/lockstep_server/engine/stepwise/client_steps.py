@@ -9,6 +9,7 @@ import numpy as np
 
 from ... import messages
 from ...errors import ServingError, bad_input
+from ..runtime.batching import RowMismatch
 from .slots import StateBlock, bucket, growing_lengths, initial_states, is_full, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor
+    from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
     from .sequence import StepRequest
     from .slots import Key
@@ -36,7 +38,7 @@ def run_steps(
     spec: ModelSpec,
     session: OnnxSession,
     steps: Sequence[StepRequest],
-    max_rows: int,
+    batching: Batching,
     clock: Callable[[], float],
     waited_s: float,
 ) -> tuple[list[StepAnswer], list[messages.Run]]:
@@ -51,13 +53,15 @@ def run_steps(
         for step in steps
         if _is_full(spec, step)
     ]
-    waiting = group_steps(spec, (step for step in steps if not _is_full(spec, step)), max_rows)
+    waiting = group_steps(spec, (step for step in steps if not _is_full(spec, step)), batching.max_rows)
     while waiting:
         group = waiting.pop()
         begun, rows = clock(), len(group)
         try:
             outputs, states = run_group(spec, session, group)
         except Exception as error:
+            if isinstance(error, RowMismatch):
+                batching.withdraw(error)
             if rows > 1:
                 waiting.extend([step] for step in group)
             else:
@@ -126,7 +130,7 @@ def run_group(
     }
     outputs = block.step(session, feeds)
     answers = [
-        {tensor.name: _cut(tensor, outputs[tensor.name], row, lengths[row]) for tensor in spec.outputs}
+        {tensor.name: _cut(tensor, outputs[tensor.name], row, rows, lengths[row]) for tensor in spec.outputs}
         for row in range(len(steps))
     ]
     return answers, [block.take(row) for row in range(len(steps))]
@@ -145,12 +149,13 @@ def _stack(tensor: ModelTensor, arrays: list[Array], rows: int) -> Array:
     return np.concatenate(arrays + [arrays[0]] * (rows - len(arrays)), axis)
 
 
-def _cut(tensor: ModelTensor, array: Array, row: int, lengths: dict[str, int]) -> Array:
+def _cut(tensor: ModelTensor, array: Array, row: int, rows: int, lengths: dict[str, int]) -> Array:
     axis = tensor.spec.batch_axis
     if axis is None:
         return array
     index: list[slice] = [slice(None)] * array.ndim
-    index[axis] = slice(row, row + 1)
+    if rows > 1:
+        index[axis] = slice(row, row + 1)
     for a, name in tensor.spec.lengths.items():
         if name in lengths:
             index[a] = slice(lengths[name])

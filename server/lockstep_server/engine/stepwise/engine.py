@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ... import messages
 from ...errors import ServingError, in_field
 from ...text.detokenizer import Detokenizer, TextStream
+from ..runtime.batching import Batching
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads
 from . import client_steps
@@ -56,7 +57,7 @@ class StepEngine:
         prefill_session: OnnxSession | None,
         vocabulary: Vocabulary | None,
         device_scheduler: DeviceScheduler,
-        report: Callable[[messages.Events], None],
+        report: Callable[[messages.EngineUpdate], None],
         *,
         stalled_s: float = 30.0,
         batching: bool = True,
@@ -64,14 +65,19 @@ class StepEngine:
     ) -> None:
         self.spec = spec
         self._session = session
+        self._report = report
+        allowed = batching and spec.batched
+        max_rows = spec.manifest.batching.max_rows if allowed else 1
+        self._batching = Batching(max_rows, self._withdrawn, allowed=allowed)
         self._prefill = (
-            PrefillRunner(spec.prefill, prefill_session, clock) if spec.prefill and prefill_session else None
+            PrefillRunner(spec.prefill, prefill_session, self._batching, clock)
+            if spec.prefill and prefill_session
+            else None
         )
         self._detokenizer = Detokenizer(vocabulary) if vocabulary else None
         self._device_scheduler, self._clock = device_scheduler, clock
-        self._max_rows = spec.manifest.batching.max_rows if batching and spec.batched else 1
         self._scheduler = Scheduler(_limits(spec, stalled_s))
-        self._batches = StepBatches(spec, session, self._max_rows, clock)
+        self._batches = StepBatches(spec, session, self._batching, clock)
         self._awaiting_prefill: list[GenerationSequence] = []
         self._output_processor = OutputProcessor(spec, self._detokenizer, report, clock)
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
@@ -219,7 +225,7 @@ class StepEngine:
         if not plan.client_steps:
             return StepResult(generation, [])
         answers, runs = client_steps.run_steps(
-            self.spec, self._session, plan.client_steps, self._max_rows, self._clock, lease.waited_s
+            self.spec, self._session, plan.client_steps, self._batching, self._clock, lease.waited_s
         )
         generation.runs += runs
         return StepResult(generation, answers)
@@ -309,6 +315,9 @@ class StepEngine:
         else:
             self._output_processor.emit_chunk(sequence)
             self._batches.add(sequence)
+
+    def _withdrawn(self, reason: str) -> None:
+        self._report(messages.BatchingOff(self.spec.name, self.spec.version, reason))
 
     # --- ends ---------------------------------------------------------------------------------------
 

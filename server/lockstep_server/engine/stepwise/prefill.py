@@ -12,6 +12,7 @@ from ...model import datatypes
 from ...model.moving_average import moving_average
 from ...model.sizes import measure_request
 from ..runtime import padding
+from ..runtime.batching import RowMismatch
 from . import sampler
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ...model.datatypes import Arrays
     from ...model.sizes import RequestSize
     from ...model.spec import ModelSpec
+    from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
     from .sequence import GenerationSequence
 
@@ -63,6 +65,7 @@ def run(spec: ModelSpec, session: OnnxSession, prompts: Sequence[Prompt]) -> lis
     """Run prompts together. Returns the outputs of each: states and, if the graph has them, scores.
 
     Raises:
+        RowMismatch: an output does not have one row per prompt.
         Exception: whatever the session raises.
     """
     lengths = tuple(max(column) for column in zip(*(prompt.lengths for prompt in prompts), strict=True))
@@ -76,8 +79,10 @@ def run(spec: ModelSpec, session: OnnxSession, prompts: Sequence[Prompt]) -> lis
 class PrefillRunner:
     """Runs prompts between two steps, within a time budget, because running sequences wait meanwhile."""
 
-    def __init__(self, spec: ModelSpec, session: OnnxSession, clock: Callable[[], float]) -> None:
-        self._spec, self._session, self._clock = spec, session, clock
+    def __init__(
+        self, spec: ModelSpec, session: OnnxSession, batching: Batching, clock: Callable[[], float]
+    ) -> None:
+        self._spec, self._session, self._batching, self._clock = spec, session, batching, clock
         self._s_per_element = 0.0  # moving average
 
     def choose(
@@ -89,7 +94,7 @@ class PrefillRunner:
             max_run_s: budget of the run in seconds; None is unlimited.
         """
         bounds = self._spec.manifest.batching
-        max_rows = bounds.max_rows if self._spec.batched else 1
+        max_rows = bounds.max_rows if self._spec.batched and self._batching.allowed else 1
         max_elements = float(bounds.max_padded_elements)
         if max_run_s is not None and self._s_per_element:
             max_elements = min(max_elements, max_run_s / self._s_per_element)
@@ -106,11 +111,16 @@ class PrefillRunner:
         """Run the prompts of `chosen`. Returns their outputs, in order, and the run.
 
         Raises:
+            RowMismatch: an output does not have one row per prompt; batching is withdrawn.
             Exception: whatever the session raises.
         """
         begun = self._clock()
         prompts = [prompt_of(self._spec, sequence.prompt) for sequence in chosen]
-        outputs = run(self._spec, self._session, prompts)
+        try:
+            outputs = run(self._spec, self._session, prompts)
+        except RowMismatch as mismatch:
+            self._batching.withdraw(mismatch)
+            raise
         took = self._clock() - begun
         longest = max(prompt.size for prompt in prompts)
         padded = longest * len(prompts)

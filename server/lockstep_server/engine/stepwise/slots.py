@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...model import datatypes
+from ..runtime.batching import check_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,7 +179,9 @@ class StateBlock:
         """Run one step of all rows and keep the new states. Returns the other outputs, by name.
 
         Raises:
-            Exception: whatever the session raises; the states have not changed then.
+            RowMismatch: an output or a state does not have one row per row of the block.
+            Exception: whatever the session raises.
+            The states have not changed then.
         """
         feeds = dict(inputs)
         for state in self.spec.states:
@@ -190,6 +193,14 @@ class StateBlock:
                 counts = self._lengths[tensor.spec.of]
                 feeds[tensor.name] = counts.astype(datatypes.NUMPY[tensor.datatype])
         outputs = dict(zip(session.output_names, session.run(feeds), strict=True))
+        for state in self.spec.states:
+            if state.spec.output:
+                check_rows(state.spec.output, outputs[state.spec.output], state.spec.batch_axis, self.rows)
+        scores = self.spec.manifest.roles.scores
+        for tensor in self.spec.outputs:
+            shared = self.rows > 1 or tensor.name == scores  # else the whole output is the answer
+            if shared and tensor.spec.batch_axis is not None:
+                check_rows(tensor.name, outputs[tensor.name], tensor.spec.batch_axis, self.rows)
         self._update_states(outputs)
         return outputs
 

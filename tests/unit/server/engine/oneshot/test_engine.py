@@ -48,7 +48,7 @@ def serve(
     reports: list[messages.Events] = []
     answered = threading.Semaphore(0)
 
-    def report(update: messages.Events | messages.Costs) -> None:
+    def report(update: messages.EngineUpdate) -> None:
         assert isinstance(update, messages.Events)
         reports.append(update)
         answered.release()

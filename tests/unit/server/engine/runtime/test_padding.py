@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from unit.server import sample_models
 
 from lockstep_server.engine.runtime import padding
+from lockstep_server.engine.runtime.batching import RowMismatch
 
 shapes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12)), min_size=1, max_size=6)
 
@@ -32,7 +33,7 @@ def test_an_identity_returns_the_inputs(axis: int, shapes: list, spare: int, lon
     assert inputs["x"].shape == inputs["mask"].shape == ((rows, longest) if axis == 0 else (longest, rows))
     outputs = {"y": inputs["x"], "m": inputs["mask"], "n": inputs["sizes"]}
     for part, answer, (r, n) in zip(
-        parts, padding.cut(spec, outputs, parts, (longest,)), shapes, strict=True
+        parts, padding.cut(spec, outputs, parts, (longest,), rows), shapes, strict=True
     ):
         assert np.array_equal(answer["y"], part.inputs["x"])
         assert answer["m"].all()
@@ -65,6 +66,13 @@ def test_strings_are_padded_with_empty_strings() -> None:
     spec = replace(spec, inputs=(replace(spec.inputs[0], datatype="BYTES"),))
     parts = [sample_models.parts(spec, {"x": np.array([["a"] * n], object)})[0] for n in (1, 2)]
     assert padding.stack(spec, parts, 2, (2,))["x"].tolist() == [["a", ""], ["a", "a"]]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_an_output_with_other_rows_than_the_run_is_an_error(rows: int) -> None:
+    spec, parts = sample_models.ragged(), draw_parts([(1, 5), (1, 5)], 0)
+    with pytest.raises(RowMismatch, match=rf"output 'y' has shape \[{rows}, 5\] for 2 rows"):
+        padding.cut(spec, {"y": np.zeros((rows, 5))}, parts, (5,))
 
 
 def test_an_output_of_another_length_is_an_error() -> None:

@@ -14,6 +14,7 @@ import steps
 
 from lockstep_server import messages
 from lockstep_server.engine.loading import manifest_file
+from lockstep_server.engine.runtime.batching import Batching
 from lockstep_server.engine.runtime.session import OnnxSession
 from lockstep_server.engine.stepwise import prefill
 from lockstep_server.engine.stepwise.batches import StepBatches
@@ -142,7 +143,7 @@ class Runner:
     """Drives `StepBatches` step by step, as the engine does, and records the output of each sequence."""
 
     def __init__(self, model: StepModel, max_rows: int = 64, session: Any = None) -> None:
-        self.batches = StepBatches(model.spec, session or model.session, max_rows, lambda: 0.0)
+        self.batches = StepBatches(model.spec, session or model.session, Batching(max_rows), lambda: 0.0)
         self.generated: dict[GenerationSequence, Generated] = {}
         self.running: dict[GenerationSequence, None] = {}
         self.failed: dict[GenerationSequence, Exception] = {}

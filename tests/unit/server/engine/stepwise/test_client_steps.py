@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.server.engine.stepwise.step_models import StepModel, open_model, step_request
 
+from lockstep_server.engine.runtime.batching import Batching
 from lockstep_server.engine.stepwise import client_steps
 from lockstep_server.engine.stepwise.slots import initial_states
 
@@ -45,7 +46,9 @@ def next_step(model: StepModel, earlier: StepRequest, number: int) -> StepReques
 def run(
     model: StepModel, requests: list[StepRequest], max_rows: int = 64
 ) -> dict[int, client_steps.StepAnswer]:
-    answers, _ = client_steps.run_steps(model.spec, model.session, requests, max_rows, lambda: 0.0, 0.0)
+    answers, _ = client_steps.run_steps(
+        model.spec, model.session, requests, Batching(max_rows), lambda: 0.0, 0.0
+    )
     assert len(answers) == len(requests)
     return {answer.step.key: answer for answer in answers}
 
@@ -98,7 +101,9 @@ def test_inputs_of_different_shapes_do_not_share_a_run() -> None:
 def test_at_most_max_rows_share_a_run() -> None:
     model = open_model("adder")
     requests = [first_step(model, 1) for _ in range(7)]
-    answers, runs = client_steps.run_steps(model.spec, model.session, requests, 3, lambda: 0.0, 0.25)
+    answers, runs = client_steps.run_steps(
+        model.spec, model.session, requests, Batching(3), lambda: 0.0, 0.25
+    )
     assert sorted(run.rows for run in runs) == [1, 3, 3]
     assert sum(run.elements for run in runs) == 7
     assert {run.device_wait_s for run in runs} == {0.25}
@@ -132,7 +137,7 @@ def test_only_the_request_that_breaks_a_run_fails_and_its_sequence_keeps_its_sta
     requests = [first_step(model, 1) for _ in range(3)]
     run(model, requests)
     bad, good = next_step(model, requests[0], 13), [next_step(model, request, 5) for request in requests[1:]]
-    answers, runs = client_steps.run_steps(model.spec, Fails(), [bad, *good], 64, lambda: 0.0, 0.0)  # type: ignore[arg-type]
+    answers, runs = client_steps.run_steps(model.spec, Fails(), [bad, *good], Batching(64), lambda: 0.0, 0.0)  # type: ignore[arg-type]
     by_key = {answer.step.key: answer for answer in answers}
     assert "13" in str(by_key[bad.key].error)
     assert [by_key[request.key].outputs["y"].tolist() for request in good] == [[[6, -6]]] * 2  # type: ignore[index]
@@ -140,3 +145,35 @@ def test_only_the_request_that_breaks_a_run_fails_and_its_sequence_keeps_its_sta
     assert requests[0].sequence.states["sum"].tolist() == [[1, -1]]
     assert (requests[0].sequence.steps, requests[1].sequence.steps) == (1, 2)
     assert [run.rows for run in runs] == [1, 1]
+
+
+@pytest.mark.parametrize("dropped", ["y", "sum_out"])
+def test_a_step_that_returns_other_rows_is_repeated_for_each_request_alone(dropped: str) -> None:
+    """Nobody gets another caller's row, and no later steps share a run."""
+    model = open_model("adder")
+    reasons: list[str] = []
+    names = model.session.output_names
+
+    class Drops:
+        """A session that drops the rows that contain 13 from one output."""
+
+        output_names = names
+
+        def run(self, feeds: dict[str, Array]) -> list[Array]:
+            outputs = model.session.run(feeds)
+            keep = (feeds["x"] != 13).all(1)
+            return [out[keep] if name == dropped else out for name, out in zip(names, outputs, strict=True)]
+
+    batching = Batching(64, reasons.append)
+    requests = [step_request(inputs=inputs_of(model, value)) for value in (13, 1, 2)]
+    answers, runs = client_steps.run_steps(model.spec, Drops(), requests, batching, lambda: 0.0, 0.0)  # type: ignore[arg-type]
+    by_key = {answer.step.key: answer for answer in answers}
+    first, *others = (by_key[request.key] for request in requests)
+    if dropped == "y":  # the graph's own answer to this caller
+        assert first.outputs is not None
+        assert first.outputs["y"].shape[0] == 0
+    else:
+        assert "'sum_out' has shape" in str(first.error)
+    assert [one.outputs["y"][:, 0].tolist() for one in others] == [[1], [2]]  # type: ignore[index]
+    assert {run.rows for run in runs} == {1}
+    assert (batching.allowed, batching.max_rows, len(reasons)) == (False, 1, 1)

@@ -76,7 +76,8 @@ class EngineDriver:
             **more,
         )
 
-    def _report(self, events: messages.Events) -> None:
+    def _report(self, events: messages.EngineUpdate) -> None:
+        assert isinstance(events, messages.Events)
         with self._arrived:
             self.reports.append(events)
             for chunk in events.chunks:
@@ -92,8 +93,8 @@ class EngineDriver:
     def _send(self, kind: type[messages.Generate] | type[messages.Step], **fields: Any) -> int:
         key = fields.pop("key", None) or next(self._keys)
         self.received[key] = Received()
-        common = {"key": key, "model": "m", "version": 1, "accepted": self.now, "field": "text"}
-        self.engine.submit(kind(**common, **fields))
+        request = kind(key=key, model="m", version=1, accepted=self.now, field="text", **fields)
+        self.engine.submit(request)
         return key
 
     def generate(self, *prompt: int, **params: Any) -> int:
@@ -257,7 +258,7 @@ def test_an_empty_source_is_rejected() -> None:
     key = driver.generate()
     driver.drain()
     assert driver.received[key].code is ErrorCode.BAD_INPUT
-    assert driver.received[key].event.error.field == "text"  # type: ignore[union-attr]
+    assert driver.received[key].event.error.field == "text"
 
 
 def test_a_prompt_that_is_too_long_is_rejected_and_others_continue() -> None:
@@ -346,7 +347,7 @@ def test_a_stream_out_of_credit_pauses_alone_and_resumes_where_it_stopped() -> N
         driver.drain()
         assert len(received.chunks) <= before + 3 + 1  # the last chunk needs no credit
     assert received.ids == expected_ids(open_model("forced"), 1, 3, limit=100, seed=5)
-    assert received.text == "".join(open_model("language").vocabulary.names(received.ids))  # type: ignore[union-attr]
+    assert received.text == "".join(open_model("language").vocabulary.names(received.ids))
 
 
 def test_a_paused_stream_generates_nothing_so_its_memory_is_bounded() -> None:
@@ -484,7 +485,7 @@ class Poisoned:
     def run(self, feeds: dict[str, Array]) -> list[Array]:
         if (feeds[self._name] == self._poison).any():
             raise RuntimeError("poisoned")
-        return self._session.run(feeds)  # type: ignore[no-any-return]
+        return self._session.run(feeds)
 
 
 def test_only_the_prompt_that_breaks_the_prefill_fails() -> None:
@@ -674,7 +675,7 @@ def check_nothing_leaks(driver: EngineDriver) -> None:
     assert grown < 200_000
     assert len(driver.engine._batches) == 0
     assert driver.counts() == (0, 0, 0)
-    slots = driver.model.spec.manifest.stepwise.max_sequences  # type: ignore[union-attr]
+    slots = driver.model.spec.manifest.stepwise.max_sequences
     for _ in range(slots):
         driver.generate(1)
     driver.step()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.server.engine.stepwise.step_models import generation_sequence, open_model
 
+from lockstep_server.engine.runtime.batching import Batching
 from lockstep_server.engine.stepwise import prefill
 from lockstep_server.engine.stepwise.prefill import PrefillRunner, measure_prompt, prompt_of
 from lockstep_server.errors import ErrorCode, ServingError
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from lockstep_server.model.spec import ModelSpec
 
 
-def prefill_spec(kind: str = "language", *, batched: bool = True, **batching: Any) -> ModelSpec:
+def prefill_spec(
+    kind: str = "language", *, batched: bool = True, batching: BatchingSection | None = None
+) -> ModelSpec:
     spec = open_model(kind).spec.prefill
     assert spec is not None
-    return replace(
-        spec, batched=batched, manifest=replace(spec.manifest, batching=BatchingSection(**batching))
-    )
+    manifest = replace(spec.manifest, batching=batching or BatchingSection())
+    return replace(spec, batched=batched, manifest=manifest)
 
 
 def waiting_sequences(*lengths: int) -> list[GenerationSequence]:
@@ -37,7 +39,7 @@ def waiting_sequences(*lengths: int) -> list[GenerationSequence]:
 def choose_count(spec: ModelSpec, sequences: list[GenerationSequence], max_run_s: float | None = None) -> int:
     session = open_model("language").prefill_session
     assert session is not None
-    chosen = PrefillRunner(spec, session, lambda: 0.0).choose(sequences, max_run_s)
+    chosen = PrefillRunner(spec, session, Batching(64), lambda: 0.0).choose(sequences, max_run_s)
     assert chosen == sequences[: len(chosen)]  # in their order
     return len(chosen)
 
@@ -59,17 +61,17 @@ def test_batching_changes_no_prefill_output(kind: str, prompts: list[list[int]])
 @pytest.mark.parametrize(
     ("batching", "lengths", "expected"),
     [
-        ({}, (5, 5, 5), 3),
-        ({"max_rows": 2}, (5, 5, 5), 2),
-        ({"max_padded_elements": 20}, (5, 5, 5, 5, 5), 4),
-        ({"max_padded_elements": 20}, (5, 11, 5), 1),  # together they would be padded to 22
-        ({"max_padded_elements": 20}, (60, 5), 1),  # at least one, whatever its length
+        (BatchingSection(), (5, 5, 5), 3),
+        (BatchingSection(max_rows=2), (5, 5, 5), 2),
+        (BatchingSection(max_padded_elements=20), (5, 5, 5, 5, 5), 4),
+        (BatchingSection(max_padded_elements=20), (5, 11, 5), 1),  # together they would be padded to 22
+        (BatchingSection(max_padded_elements=20), (60, 5), 1),  # at least one, whatever its length
     ],
 )
 def test_as_many_prompts_as_fit_are_chosen(
-    batching: dict[str, int], lengths: tuple[int, ...], expected: int
+    batching: BatchingSection, lengths: tuple[int, ...], expected: int
 ) -> None:
-    assert choose_count(prefill_spec(**batching), waiting_sequences(*lengths)) == expected
+    assert choose_count(prefill_spec(batching=batching), waiting_sequences(*lengths)) == expected
 
 
 def test_an_unbatched_graph_takes_one_prompt_at_a_time() -> None:
@@ -80,7 +82,7 @@ def test_max_run_s_bounds_a_run_by_the_measured_time_per_element() -> None:
     clock = itertools.count(0.0, 0.01).__next__  # a run takes 10 ms
     session = open_model("language").prefill_session
     assert session is not None
-    runner = PrefillRunner(prefill_spec(), session, clock)
+    runner = PrefillRunner(prefill_spec(), session, Batching(64), clock)
     runner.run(waiting_sequences(10), 0.0)  # 1 ms per element
     many = waiting_sequences(*[10] * 8)
     assert len(runner.choose(many, 0.035)) == 3
@@ -93,7 +95,7 @@ def test_a_run_reports_its_time_and_its_padding() -> None:
     session = open_model("language").prefill_session
     assert session is not None
     sequences = waiting_sequences(3, 10)
-    _, run = PrefillRunner(prefill_spec(), session, clock).run(sequences, 0.5)
+    _, run = PrefillRunner(prefill_spec(), session, Batching(64), clock).run(sequences, 0.5)
     assert (run.rows, run.length, run.elements, run.padded_elements) == (2, 10, 13, 20)
     assert (run.compute_s, run.device_wait_s, run.mode) == (0.25, 0.5, "prefill")
     assert [(sequence.first_run_at, sequence.prefill_s) for sequence in sequences] == [(5.0, 0.25)] * 2
