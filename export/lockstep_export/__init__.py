@@ -2,13 +2,23 @@
 
 module, example, options → parse_spec → checks → tracing → onnx → proof → manifest → publication
 
-`export_oneshot` and `export_stepwise` export any module. The models of lockstep_zoo have their own tasks and
-comparisons and share the tracers, the ONNX files, parity and the manifest. The output is a folder
-`<name>/{model.toml, *.json, 1/*.onnx}`, the only interface to the server.
+`export_oneshot` and `export_stepwise` export any module, and the models of lockstep_zoo. The output is the
+folder `<name>/{model.toml, *.json, 1/*.onnx}`, the only interface to the server.
 """
 
+from lockstep_export.declaration import State, Whole
 from lockstep_export.oneshot import export_oneshot
 from lockstep_export.stepwise import export_stepwise
-from lockstep_export.tasks import Classify, Encode, Generate, Tensors
+from lockstep_export.tasks import Classify, Encode, Generate, Tensors, Translate
 
-__all__ = ["Classify", "Encode", "Generate", "Tensors", "export_oneshot", "export_stepwise"]
+__all__ = [
+    "Classify",
+    "Encode",
+    "Generate",
+    "State",
+    "Tensors",
+    "Translate",
+    "Whole",
+    "export_oneshot",
+    "export_stepwise",
+]

@@ -19,7 +19,7 @@ from lockstep_export.graph_module import GraphModule, ModuleOutput, by_name
 from lockstep_export.parity import Parity, gap, largest, table
 from lockstep_export.proof import BATCHED, prove
 from lockstep_export.samples import draw, stack
-from lockstep_export.tasks import Generate
+from lockstep_export.tasks import Generate, Translate
 
 ROWS, OTHER_ROWS = 3, 2
 LENGTH = 11
@@ -34,11 +34,7 @@ def check_module(module: nn.Module, contract: InputContract) -> tuple[ModuleOutp
         DescriptionError: the declared axes, labels or task do not match the module.
         ModuleError: results depend on randomness, on other rows or on padding.
     """
-    _check_deterministic(module, contract)
-    outputs = _outputs(module, contract)
-    widths = {output.name: output.width for output in outputs}
-    contract.options.task.check(widths)
-    _check_generated_ids(contract, widths)
+    outputs = find_outputs(module, contract)
     if contract.options.max_rows > 1:
         _check_rows(module, contract, outputs)
     elif _mixes(module, contract, outputs):  # allowed with one row per batch, unless axis 0 holds no rows
@@ -48,11 +44,26 @@ def check_module(module: nn.Module, contract: InputContract) -> tuple[ModuleOutp
     return outputs
 
 
+def find_outputs(module: nn.Module, contract: InputContract) -> tuple[ModuleOutput, ...]:
+    """The outputs of `module`, with the axes that vary.
+
+    Raises:
+        DescriptionError: the declared axes, labels or task do not match the module.
+        ModuleError: results depend on randomness, or an axis follows no length.
+    """
+    _check_deterministic(module, contract)
+    outputs = _outputs(module, contract)
+    widths = {output.name: output.width for output in outputs}
+    contract.options.task.check(widths)
+    _check_generated_ids(contract, widths)
+    return outputs
+
+
 def _check_generated_ids(contract: InputContract, widths: Mapping[str, int | None]) -> None:
     """A generated id must be a valid input id."""
     task = contract.options.task
     id_inputs = [input_ for input_ in contract.client_inputs if input_.ids is not None]
-    if not isinstance(task, Generate) or len(id_inputs) != 1:
+    if not isinstance(task, Generate | Translate) or len(id_inputs) != 1:
         return
     width, ids = widths[task.scores], id_inputs[0].ids
     if width and ids and width > ids:

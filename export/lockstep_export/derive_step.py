@@ -8,13 +8,14 @@ step_proof.py verifies this prefix by prefix.
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lockstep_export.axes import Axes
+from lockstep_export.axes import BATCH, Axes
 from lockstep_export.contract import InputContract, ModuleInput
 from lockstep_export.errors import DescriptionError, ModuleError
 from lockstep_export.graph_module import GraphModule, ModuleOutput
@@ -69,6 +70,13 @@ class StepRecurrentLayer(RecurrentReplacement):
 class DerivedStep(StepModule):
     """The module's own forward, one element at a time."""
 
+    disagreement = "its own forward, one element at a time, gives different results"
+    remedy = (
+        "Beside its recurrent layers, something in the module looks at more than one element: attention, a"
+        " mean or maximum over time, a convolution, positions. A step has only its element and the previous"
+        f" states; {ALTERNATIVES}"
+    )
+
     def __init__(
         self,
         graph_module: GraphModule,
@@ -80,7 +88,8 @@ class DerivedStep(StepModule):
         self.graph_module, self.inputs, self.time = graph_module, inputs, time
         self.outputs = tuple(_step_output(output, time) for output in graph_module.outputs)
         self.layers = [layer for _, layer in layers]
-        self.states = _all_states(layers)
+        self.states, self.max_lengths = _all_states(layers), {}
+        self.element_contract = replace(graph_module.contract, inputs=inputs, max_lengths={})
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         elements = dict(zip((input_.name for input_ in self.inputs), tensors, strict=False))
@@ -172,7 +181,7 @@ def _cell(layer: nn.RNNBase, index: int) -> Cell:
 def _all_states(layers: Sequence[tuple[str, StepRecurrentLayer]]) -> tuple[StepState, ...]:
     """The states of all layers: h and c for a single layer, else prefixed with the layer's name."""
     return tuple(
-        StepState(part, f"{part}_in", f"{part}_out", 1, shape, initial=start)
+        StepState(part, f"{part}_in", f"{part}_out", ("", BATCH, ""), shape, initial=start)
         for name, layer in layers
         for part, shape, start in _parts("" if len(layers) == 1 else name.replace(".", "_") + "_", layer)
     )
@@ -202,14 +211,14 @@ def _element(input_: ModuleInput, time: str) -> ModuleInput:
 
 
 def _step_output(output: ModuleOutput, time: str) -> StepOutput:
-    axes = output.axes.graph_axes
+    axes = output.graph_axes
     if axes.count(time) > 1:
         raise DescriptionError(
             f"{output.name!r} has two axes of elements, so that it has none in a step; drop it with"
             " outputs=(...)"
         )
     follows = axes.index(time) if time in axes else None
-    return StepOutput(output.name, len(axes) - (follows is not None), follows)
+    return StepOutput(output.name, tuple(name for name in axes if name != time), follows)
 
 
 def _check_layers(derived: DerivedStep, layers: Sequence[tuple[str, StepRecurrentLayer]]) -> None:

@@ -1,6 +1,7 @@
 """Wraps a module the way its graph presents it: tensors in a fixed order, batch axis first, all by name.
 
-The module keeps its own order of axes: GraphModule transposes on the way in and out.
+The module keeps its own order of axes: GraphModule transposes on the way in and out. Outputs that start
+states keep the module's axes, which the states of the step have too.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,17 @@ class ModuleOutput:
     name: str
     axes: Axes
     shape: tuple[int, ...]
+    batch_first: bool = True  # in the graph; False keeps the module's axes
+
+    @property
+    def batch_axis(self) -> int:
+        """The index of the batch axis in the graph."""
+        return 0 if self.batch_first else self.axes.batch
+
+    @property
+    def graph_axes(self) -> tuple[str, ...]:
+        """The names of the axes in the graph, "" for a fixed one."""
+        return self.axes.graph_axes if self.batch_first else self.axes.names
 
     @property
     def width(self) -> int | None:
@@ -45,7 +57,9 @@ class GraphModule(nn.Module):
         }
         returned = self.module(**inputs) if self.contract.by_name else self.module(*inputs.values())
         named = by_name(returned, self.contract)
-        return tuple(named[output.name].movedim(output.axes.batch, 0) for output in self.outputs)
+        return tuple(
+            named[output.name].movedim(output.axes.batch, output.batch_axis) for output in self.outputs
+        )
 
     @torch.no_grad()
     def answer(self, inputs: Mapping[str, Tensor]) -> Arrays:

@@ -1,11 +1,16 @@
 """Builds the tables of model.toml for an exported module; manifest.py formats them."""
 
+from typing import Any
+
 from lockstep_export import manifest
+from lockstep_export.axes import BATCH
 from lockstep_export.contract import InputContract, ModuleInput
 from lockstep_export.graph_module import ModuleOutput
 from lockstep_export.manifest import Table
-from lockstep_export.publication import TOKENIZER
-from lockstep_export.tasks import Classify, Generate
+from lockstep_export.options import ExportOptions
+from lockstep_export.tasks import Classify, Generate, Translate
+
+TOKENIZER, SOURCE, TARGET = "tokenizer.json", "source.json", "target.json"
 
 
 def model_table(contract: InputContract) -> Table:
@@ -13,29 +18,50 @@ def model_table(contract: InputContract) -> Table:
     options = contract.options
     task = options.task
     labels = list(task.labels) if isinstance(task, Classify) else []
-    ends = {"begin": task.begin, "end": task.end} if isinstance(task, Generate) else {}
-    source = {} if options.tokenizer is None else {"source": TOKENIZER}
-    text = source | {name: end for name, end in ends.items() if end is not None}
+    ends = {"begin": task.begin, "end": task.end} if isinstance(task, Generate | Translate) else {}
+    files = dict(zip(("source", "target"), tokenizer_files(options), strict=False))
+    text = files | {name: end for name, end in ends.items() if end is not None}
     return {
         "task": task.name,
         **({"labels": labels} if labels else {}),
-        **({"text": text} if source else {}),
+        **({"text": text} if files else {}),
         "roles": task.roles(),
     }
 
 
-def oneshot_table(contract: InputContract, outputs: tuple[ModuleOutput, ...]) -> Table:
-    """model.toml of a model with a one-shot graph."""
-    options = contract.options
-    return model_table(contract) | {
-        "lengths": {name: {"max": most} for name, most in contract.max_lengths.items()},
-        "inputs": {input_.name: _input(input_) for input_ in contract.inputs},
-        "outputs": {output.name: manifest.tensor(*length_axes(output.axes.graph_axes)) for output in outputs},
-        "batching": {"max_rows": options.max_rows, "max_padded_elements": options.max_padded_elements},
+def tokenizer_files(options: ExportOptions) -> dict[str, Any]:
+    """The tokenizers by file name, that of the input first."""
+    if options.tokenizer is None:
+        return {}
+    if isinstance(options.task, Translate):
+        return {SOURCE: options.tokenizer, TARGET: options.task.target}
+    return {TOKENIZER: options.tokenizer}
+
+
+def lengths_table(*contracts: InputContract) -> Table:
+    """[lengths], if there are any."""
+    lengths = {name: {"max": most} for each in contracts for name, most in each.max_lengths.items()}
+    return {"lengths": lengths} if lengths else {}
+
+
+def batching_table(options: ExportOptions) -> Table:
+    """[batching]"""
+    return {"max_rows": options.max_rows, "max_padded_elements": options.max_padded_elements}
+
+
+def graph_table(contract: InputContract, outputs: tuple[ModuleOutput, ...]) -> Table:
+    """The inputs and outputs of a graph that reads whole sequences."""
+    return {
+        "inputs": {input_.name: input_table(input_) for input_ in contract.inputs},
+        "outputs": {
+            output.name: manifest.tensor(*length_axes(output.graph_axes), batch_axis=output.batch_axis)
+            for output in outputs
+        },
     }
 
 
-def _input(input_: ModuleInput) -> Table:
+def input_table(input_: ModuleInput) -> Table:
+    """One input of a graph."""
     if input_.generated is not None:
         if input_.generated.kind == "lengths":
             return manifest.lengths_of(input_.generated.of)
@@ -47,5 +73,5 @@ def _input(input_: ModuleInput) -> Table:
 
 
 def length_axes(axes: tuple[str, ...]) -> list[tuple[int, str]]:
-    """The axes that vary with a length, batch axis first."""
-    return [(axis, name) for axis, name in enumerate(axes) if axis and name]
+    """The axes that vary with a length, and its name."""
+    return [(axis, name) for axis, name in enumerate(axes) if name not in ("", BATCH)]

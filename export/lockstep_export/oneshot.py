@@ -1,6 +1,6 @@
 """Exports the one-shot form of a module: a whole sequence in, its result out.
 
-module → parse_spec → checks → tracer → graph, compared with the module → publication
+module → parse_spec → forms → checks → tracer → graph, compared with the module → publication
 """
 
 import copy
@@ -11,26 +11,15 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from lockstep_export import manifest
-from lockstep_export.checks import check_module
-from lockstep_export.contract import Example, InputContract
+from lockstep_export.checks import find_outputs
+from lockstep_export.contract import Example
 from lockstep_export.errors import DescriptionError, ModuleError
+from lockstep_export.forms import ONESHOT, ModelForms, WholeForm, export_forms
 from lockstep_export.graph_module import GraphModule
-from lockstep_export.graph_spec import GraphSpec
-from lockstep_export.model_toml import oneshot_table
-from lockstep_export.onnx import export_onnx
 from lockstep_export.options import ServingOptions
-from lockstep_export.parity import Difference, Parity
+from lockstep_export.parity import Parity
 from lockstep_export.parse_spec import parse_spec
-from lockstep_export.proof import prove
-from lockstep_export.publication import drafting, publish
-from lockstep_export.samples import draw, stack
-from lockstep_export.tasks import Generate
-from lockstep_export.tracer_fallback import open_graph, prove_with_fallback, traceable
-from lockstep_export.tracing import Tracer
-
-ONESHOT = "model.onnx"
-EXAMPLE_ROWS, EXAMPLE_LENGTH = 3, 7
+from lockstep_export.tasks import Generate, Translate
 
 
 def export_oneshot(
@@ -54,27 +43,24 @@ def export_oneshot(
         ModuleError: the module cannot be served; the message names the remedy.
         ParityError: the graph's results differ from the module's. Nothing is published.
     """
-    copied = evaluation_copy(module)
-    contract = parse_spec(copied, example, axes, outputs, serving)
-    if isinstance(contract.options.task, Generate):
+    return export_forms(oneshot_forms(module, example, axes=axes, outputs=outputs, **serving), Path(folder))
+
+
+def oneshot_forms(
+    module: nn.Module,
+    example: Example,
+    *,
+    axes: str | Sequence[str] | Mapping[str, str],
+    outputs: str | Sequence[str] = (),
+    **serving: Unpack[ServingOptions],
+) -> ModelForms:
+    """The form that `export_oneshot` exports, without the checks that need many runs."""
+    module = evaluation_copy(module)
+    contract = parse_spec(module, example, axes, outputs, serving)
+    if isinstance(contract.options.task, Generate | Translate):
         raise DescriptionError("task: a model that generates needs a step-wise form; use export_stepwise")
-    return publish_oneshot(copied, contract, Path(folder))
-
-
-def publish_oneshot(module: nn.Module, contract: InputContract, folder: Path) -> Parity:
-    """As `export_oneshot`, for a parsed contract."""
-    graph_module = GraphModule(module, contract, check_module(module, contract))
-
-    def attempt(draft: Path, tracer: Tracer) -> list[Difference]:
-        export_onnx([graph_spec(traceable(graph_module, tracer))], draft, tracer)
-        return prove(contract, graph_module.outputs, open_graph(draft / ONESHOT).run, graph_module.answer)
-
-    options = contract.options
-    with drafting(folder) as draft:
-        parity = prove_with_fallback(folder.name, module, draft, attempt)
-        text = manifest.write(manifest_title(module, contract), oneshot_table(contract, graph_module.outputs))
-        publish(draft, folder, options.version, text, options.tokenizer)
-    return report_parity(parity, contract, folder)
+    form = WholeForm(ONESHOT, GraphModule(module, contract, find_outputs(module, contract)))
+    return ModelForms(module, contract, form)
 
 
 def evaluation_copy(module: nn.Module) -> nn.Module:
@@ -92,34 +78,3 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
         raise ModuleError(
             f"{type(module).__name__} cannot be copied: {error}; do not keep computed tensors as attributes"
         ) from error
-
-
-def manifest_title(module: nn.Module, contract: InputContract) -> str:
-    """The manifest's first line."""
-    return contract.options.about or f"{type(module).__name__}"
-
-
-def report_parity(parity: Parity, contract: InputContract, folder: Path) -> Parity:
-    """Reports a successful proof."""
-    compared = f"{len(parity.differences)} comparisons, worst {parity.worst:.1e}"
-    contract.options.report(f"{folder}/{contract.options.version}: parity holds: {compared}")
-    return parity
-
-
-def graph_spec(graph_module: GraphModule) -> GraphSpec:
-    """The one-shot graph of a module."""
-    contract = graph_module.contract
-    rng = torch.Generator().manual_seed(1)
-    lengths = {
-        name: min(EXAMPLE_LENGTH + 2 * k, most) for k, (name, most) in enumerate(contract.max_lengths.items())
-    }
-    rows = [draw(contract, lengths, rng) for _ in range(EXAMPLE_ROWS)]
-    return GraphSpec(
-        ONESHOT,
-        graph_module,
-        stack(contract, rows),
-        {input_.name: input_.axes.graph_axes for input_ in contract.inputs},
-        tuple(output.name for output in graph_module.outputs),
-        {output.name: output.axes.graph_axes for output in graph_module.outputs},
-        positional=True,
-    )

@@ -17,7 +17,7 @@ LONGEST = 512
 class ServingOptions(TypedDict, total=False):
     """The options of `export_oneshot` and `export_stepwise`; `ExportOptions` has the defaults."""
 
-    task: Task  # Classify(labels), Encode(), Generate(), Tensors()
+    task: Task  # Classify(labels), Encode(), Generate(), Translate(…), Tensors()
     tokenizer: Path | str | Any  # a tokenizer.json, a `tokenizers.Tokenizer`, or a fast one of transformers
     lengths: str | Sequence[str]  # the input [batch] with the length of each row; the server generates it
     mask: str | Sequence[str]  # the input that is true, or 1, for real elements; the server generates it
@@ -29,6 +29,7 @@ class ServingOptions(TypedDict, total=False):
     max_padded_elements: int  # rows x longest of a batch
     version: int
     tolerance: float  # largest difference, divided by the largest value where that is above 1
+    exact: bool  # a step's results must not depend on the batch in a single bit
     about: str  # the first line of the manifest
     report: Callable[[str], None]
 
@@ -49,6 +50,7 @@ class ExportOptions:
     max_padded_elements: int = 4096
     version: int = 1
     tolerance: float = 1e-4  # as in the server's self-test
+    exact: bool = False
     about: str = ""
     report: Callable[[str], None] = print
 

@@ -5,7 +5,7 @@ the example, to find which of its embeddings take which input.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from lockstep_export.axes import Axes, read_axes
 from lockstep_export.contract import Example, GeneratedInput, InputContract, ModuleInput, call
 from lockstep_export.errors import DescriptionError
 from lockstep_export.options import LONGEST, ExportOptions, ServingOptions, open_tokenizer, parse_options
-from lockstep_export.tasks import Generate
+from lockstep_export.tasks import Generate, Translate
 
 
 def parse_spec(
@@ -24,8 +24,9 @@ def parse_spec(
     axes: str | Sequence[str] | Mapping[str, str],
     outputs: str | Sequence[str],
     serving: ServingOptions,
+    states: Collection[str] = (),
 ) -> InputContract:
-    """The inputs and options as one contract.
+    """The inputs and options as one contract. `states` are the inputs that a step carries.
 
     Raises:
         DescriptionError: the declaration does not match the example, or itself.
@@ -42,7 +43,7 @@ def parse_spec(
     )
     _check_sizes(inputs)
     contract = InputContract(inputs, isinstance(example, Mapping), longest, options, _as_tuple(outputs))
-    _check_text(contract)
+    _check_text(contract, states)
     return contract
 
 
@@ -199,20 +200,21 @@ def _check_sizes(inputs: tuple[ModuleInput, ...]) -> None:
                 )
 
 
-def _check_text(contract: InputContract) -> None:
+def _check_text(contract: InputContract, states: Collection[str]) -> None:
     task = contract.options.task
     if contract.options.tokenizer is None:
-        if isinstance(task, Generate) and (task.begin, task.end) != (None, None):
+        if isinstance(task, Generate | Translate) and (task.begin, task.end) != (None, None):
             raise DescriptionError("begin, end: these ids need a tokenizer; pass tokenizer=")
         return
-    inputs = contract.client_inputs
+    inputs = [input_ for input_ in contract.client_inputs if input_.name not in states]
     if len(inputs) != 1 or inputs[0].ids is None or inputs[0].example.dtype != torch.int64:
         names = ", ".join(input_.name for input_ in inputs)
         raise DescriptionError(
             f"tokenizer: a text becomes one input of int64 ids, but clients send {names}; declare the inputs"
             " that the server generates (lengths=, mask=), or omit the tokenizer"
         )
-    size = open_tokenizer(contract.options.tokenizer).get_vocab_size()
+    reads = task.target if isinstance(task, Translate) else contract.options.tokenizer
+    size = open_tokenizer(reads).get_vocab_size()
     if size > inputs[0].ids:
         raise DescriptionError(
             f"tokenizer: it has {size} ids, but {inputs[0].name!r} accepts {inputs[0].ids}; use the tokenizer"

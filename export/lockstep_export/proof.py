@@ -77,9 +77,9 @@ def cut(outputs: Sequence[ModuleOutput], arrays: Arrays, index: int, row: Sample
     """One row of a batch's results, cut to its own lengths."""
     parts = {}
     for output in outputs:
-        part = arrays[output.name][index : index + 1]
-        for axis, name in enumerate(output.axes.graph_axes):
-            if axis and name:
+        part = arrays[output.name].take([index], axis=output.batch_axis)
+        for axis, name in enumerate(output.graph_axes):
+            if name in row.lengths:
                 part = part.take(range(min(row.lengths[name], part.shape[axis])), axis=axis)
         parts[output.name] = part
     return parts

@@ -8,7 +8,7 @@ tokenizer in their folders, because their inputs may differ from the first one's
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lockstep_export.errors import DescriptionError, ExportError
 from lockstep_export.options import open_tokenizer
 from lockstep_export.text import save_tokenizer
 
-MANIFEST, TOKENIZER = "model.toml", "tokenizer.json"
+MANIFEST = "model.toml"
 
 
 def require_writable(folder: Path) -> None:
@@ -42,8 +42,11 @@ def drafting(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def publish(draft: Path, folder: Path, version: int, manifest: str, tokenizer: Any = None) -> Path:
-    """Makes the files of `draft` the given version, replacing an existing one; returns its folder."""
+def publish(
+    draft: Path, folder: Path, version: int, manifest: str, tokenizers: Mapping[str, Any] | None = None
+) -> Path:
+    """Makes the files of `draft` the given version, replacing an existing one; returns its folder.
+    `tokenizers` are by file name."""
     graphs = draft / str(version)
     graphs.mkdir()
     for file in [file for file in draft.iterdir() if file.is_file()]:
@@ -51,8 +54,8 @@ def publish(draft: Path, folder: Path, version: int, manifest: str, tokenizer: A
     graphs.chmod(0o755)
     manifest_folder = graphs if _versions(folder) - {version} else draft
     (manifest_folder / MANIFEST).write_text(manifest, encoding="utf-8")
-    if tokenizer is not None:
-        save_tokenizer(open_tokenizer(tokenizer), manifest_folder / TOKENIZER)
+    for file_name, tokenizer in (tokenizers or {}).items():
+        save_tokenizer(open_tokenizer(tokenizer), manifest_folder / file_name)
     _replace(graphs, folder / str(version), draft)
     for file in [file for file in draft.iterdir() if file.is_file()]:
         file.replace(folder / file.name)

@@ -81,7 +81,7 @@ def _draw(input_: ModuleInput, sizes: list[int], rng: torch.Generator) -> Tensor
 
 def _stack(input_: ModuleInput, rows: Sequence[SampleRow], longest: Mapping[str, int]) -> Tensor:
     if input_.generated is not None:
-        return _fill(input_, torch.tensor([row.lengths[input_.generated.of] for row in rows]), longest)
+        return fill(input_, torch.tensor([row.lengths[input_.generated.of] for row in rows]), longest)
     whole = torch.full(shape(input_, len(rows), longest), input_.pad, dtype=input_.example.dtype)
     for index, row in enumerate(rows):
         tensor = row.inputs[input_.name]
@@ -89,7 +89,8 @@ def _stack(input_: ModuleInput, rows: Sequence[SampleRow], longest: Mapping[str,
     return whole
 
 
-def _fill(input_: ModuleInput, lengths: Tensor, longest: Mapping[str, int]) -> Tensor:
+def fill(input_: ModuleInput, lengths: Tensor, longest: Mapping[str, int]) -> Tensor:
+    """A generated input of rows with these `lengths`."""
     assert input_.generated is not None
     if input_.generated.kind == "lengths":
         return lengths.to(input_.example.dtype)

@@ -1,45 +1,33 @@
 """Exports the step-wise form: one element and the states in, a result and the next states out.
 
-with `states`   the module is one step, written by its author → step.onnx
-without         the module reads whole sequences; both forms are exported and share their weights
-                → model.onnx, step.onnx, weights.bin
+with `states`   the module is one step, written by its author → step.onnx, and model.onnx and prefill.onnx of
+                the modules that read whole sequences, if there are any
+without         the module reads whole sequences; both forms are exported → model.onnx, step.onnx
+
+The graphs of one model share their weights → weights.bin
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
-import torch
 from torch import nn
 
-from lockstep_export import manifest
-from lockstep_export.checks import check_module
+from lockstep_export.checks import find_outputs
 from lockstep_export.contract import Example, InputContract
-from lockstep_export.derive_step import ALTERNATIVES, DerivedStep, check_derivable, derive
-from lockstep_export.errors import DescriptionError, ModuleError
+from lockstep_export.declaration import State, Whole
+from lockstep_export.derive_step import check_derivable, derive
+from lockstep_export.errors import DescriptionError
+from lockstep_export.forms import ONESHOT, PREFILL, ModelForms, WholeForm, export_forms
 from lockstep_export.graph_module import GraphModule
-from lockstep_export.model_toml import model_table, oneshot_table
-from lockstep_export.oneshot import ONESHOT, evaluation_copy, graph_spec, manifest_title, report_parity
-from lockstep_export.onnx import export_onnx
+from lockstep_export.oneshot import evaluation_copy
 from lockstep_export.options import ServingOptions
-from lockstep_export.parity import Difference, Parity, table
+from lockstep_export.parity import Parity
 from lockstep_export.parse_spec import parse_spec
-from lockstep_export.proof import BATCHED, prove
-from lockstep_export.publication import drafting, publish
-from lockstep_export.samples import draw
-from lockstep_export.step_module import EXAMPLE_ROWS, STEP, StepModule
-from lockstep_export.step_proof import (
-    LENGTHS,
-    WHOLE,
-    ProofBatch,
-    elements,
-    prefix_results,
-    prove_steps,
-    unbatched_results,
-)
-from lockstep_export.tracer_fallback import open_graph, prove_with_fallback, traceable
-from lockstep_export.tracing import Tracer
-from lockstep_export.written_step import written_step
+from lockstep_export.step_module import StepState
+from lockstep_export.tasks import Generate, Tensors, Translate
+from lockstep_export.written_step import WrittenStep, written_step
 
 
 def export_stepwise(
@@ -48,8 +36,10 @@ def export_stepwise(
     folder: Path | str,
     *,
     axes: str | Sequence[str] | Mapping[str, str],
-    states: Mapping[str, str] | None = None,
+    states: Mapping[str, str | State] | None = None,
     initial: Mapping[str, float] | None = None,
+    prefill: Whole | None = None,
+    oneshot: Whole | None = None,
     outputs: str | Sequence[str] = (),
     **serving: Unpack[ServingOptions],
 ) -> Parity:
@@ -57,126 +47,202 @@ def export_stepwise(
 
     Without `states`, `module` reads whole sequences with nn.RNN, nn.GRU or nn.LSTM and is declared as for
     `export_oneshot`; both forms are published. With `states`, `module` is one step: `states` maps each input
-    that is carried to the output that replaces it in the next step, and `initial` gives its start value, 0 by
-    default.
+    that is carried to the output that replaces it in the next step, or to a `State`, which can also grow, be
+    carried unchanged or start from the `prefill`. `initial` gives start values, 0 by default. `prefill` reads
+    a whole prompt or source, `oneshot` is the one-shot form of the model.
 
     Raises:
         As `export_oneshot`.
     """
-    module = evaluation_copy(module)
-    contract = parse_spec(module, example, axes, outputs, serving)
-    if states is not None:
-        return _export_step(module, contract, states, initial or {}, Path(folder))
-    if initial:
-        raise DescriptionError("initial: the module's own layers define their initial states; omit it")
-    return _export_both(module, contract, Path(folder))
-
-
-def _export_both(module: nn.Module, contract: InputContract, folder: Path) -> Parity:
-    check_derivable(module, contract)
-    graph_module = GraphModule(module, contract, check_module(module, contract))
-    derived = derive(module, contract, graph_module.outputs)
-    batches = _sequences(contract, derived, graph_module)
-    _check_derived(module, contract, derived, batches)
-
-    def attempt(draft: Path, tracer: Tracer) -> list[Difference]:
-        steps = derived.graph_spec(_example(batches[1], derived))
-        export_onnx([graph_spec(traceable(graph_module, tracer)), steps], draft, tracer)
-        oneshot, step = open_graph(draft / ONESHOT), open_graph(draft / STEP)
-        return prove(contract, graph_module.outputs, oneshot.run, graph_module.answer) + [
-            difference
-            for batch in batches
-            for difference in prove_steps(WHOLE, derived, step.run, batch, contract.options.tolerance)
-        ]
-
-    with drafting(folder) as draft:
-        parity = prove_with_fallback(folder.name, module, draft, attempt)
-        text = oneshot_table(contract, graph_module.outputs) | {"stepwise": derived.table(contract.options)}
-        _publish(draft, folder, module, contract, text)
-    return report_parity(parity, contract, folder)
-
-
-def _sequences(contract: InputContract, derived: DerivedStep, graph_module: GraphModule) -> list[ProofBatch]:
-    """Sequences of different lengths, and the module's results on their prefixes."""
-    rng = torch.Generator().manual_seed(9)
-    most = contract.max_lengths[derived.time]
-    found = []
-    for lengths in LENGTHS:
-        rows = [draw(contract, {derived.time: min(size, most)}, rng) for size in lengths]
-        found.append(
-            ProofBatch(
-                [elements(row, contract, derived.time) for row in rows],
-                prefix_results(rows, graph_module, derived),
-            )
-        )
-    return found
-
-
-def _check_derived(
-    module: nn.Module, contract: InputContract, derived: DerivedStep, batches: list[ProofBatch]
-) -> None:
-    """Steps must equal the whole sequence in PyTorch."""
-    gaps = [
-        difference
-        for batch in batches
-        for difference in prove_steps(WHOLE, derived, derived.answer, batch, contract.options.tolerance)
-    ]
-    failed = Parity("", gaps).failed
-    if failed:
-        what = f"{type(module).__name__}: its own forward, one element at a time, gives different results"
-        raise ModuleError(
-            "\n  ".join([what, *table(failed)])
-            + "\nBeside its recurrent layers, something in the module looks"
-            " at more than one element: attention, a mean or maximum over time, a convolution, positions. A"
-            f" step has only its element and the previous states; {ALTERNATIVES}"
-        )
-
-
-def _export_step(
-    module: nn.Module,
-    contract: InputContract,
-    states: Mapping[str, str],
-    initial: Mapping[str, float],
-    folder: Path,
-) -> Parity:
-    step_module = written_step(module, contract, states, initial)
-    rng = torch.Generator().manual_seed(9)
-    batches = []
-    for lengths in LENGTHS:
-        rows = [[dict(draw(step_module.contract, {}, rng).inputs) for _ in range(size)] for size in lengths]
-        batches.append(ProofBatch(rows, unbatched_results(step_module, rows)))
-
-    def attempt(draft: Path, tracer: Tracer) -> list[Difference]:
-        export_onnx([step_module.graph_spec(_example(batches[1], step_module))], draft, tracer)
-        step = open_graph(draft / STEP)
-        return [
-            difference
-            for batch in batches
-            for difference in prove_steps(BATCHED, step_module, step.run, batch, contract.options.tolerance)
-        ]
-
-    with drafting(folder) as draft:
-        parity = prove_with_fallback(folder.name, module, draft, attempt)
-        text = model_table(contract) | {"stepwise": step_module.table(contract.options)}
-        _publish(draft, folder, module, contract, text)
-    return report_parity(parity, contract, folder)
-
-
-def _example(batch: ProofBatch, step_module: StepModule) -> dict[str, torch.Tensor]:
-    """The first elements of several rows, and the initial states."""
-    rows = batch.rows[:EXAMPLE_ROWS]
-    element = {input_.name: torch.cat([row[0][input_.name] for row in rows]) for input_ in step_module.inputs}
-    return element | step_module.start(len(rows))
-
-
-def _publish(
-    draft: Path, folder: Path, module: nn.Module, contract: InputContract, text: manifest.Table
-) -> None:
-    options = contract.options
-    publish(
-        draft,
-        folder,
-        options.version,
-        manifest.write(manifest_title(module, contract), text),
-        options.tokenizer,
+    forms = stepwise_forms(
+        module,
+        example,
+        axes=axes,
+        states=states,
+        initial=initial,
+        prefill=prefill,
+        oneshot=oneshot,
+        outputs=outputs,
+        **serving,
     )
+    return export_forms(forms, Path(folder))
+
+
+def stepwise_forms(
+    module: nn.Module,
+    example: Example,
+    *,
+    axes: str | Sequence[str] | Mapping[str, str],
+    states: Mapping[str, str | State] | None = None,
+    initial: Mapping[str, float] | None = None,
+    prefill: Whole | None = None,
+    oneshot: Whole | None = None,
+    outputs: str | Sequence[str] = (),
+    **serving: Unpack[ServingOptions],
+) -> ModelForms:
+    """The forms that `export_stepwise` exports, without the checks that need many runs."""
+    module = evaluation_copy(module)
+    if states is None:
+        if initial:
+            raise DescriptionError("initial: the module's own layers define their initial states; omit it")
+        if prefill or oneshot:
+            raise DescriptionError(
+                f"{'prefill' if prefill else 'oneshot'}: the module itself reads whole sequences; pass one"
+                ' step instead, with states={"h": State("h_next", prefill="h0")}'
+            )
+        contract = parse_spec(module, example, axes, outputs, serving)
+        return _derived_forms(module, contract)
+    contract = parse_spec(module, example, axes, outputs, _own_longest(serving, axes), states)
+    step = written_step(module, contract, _states(states, initial or {}, contract))
+    forms = ModelForms(
+        module,
+        contract,
+        _whole(ONESHOT, oneshot, serving) if oneshot else None,
+        _whole(PREFILL, prefill, serving, step.states) if prefill else None,
+        step,
+    )
+    _check_longest(serving.get("longest"), forms)
+    _check_declaration(forms, step)
+    return forms
+
+
+def _derived_forms(module: nn.Module, contract: InputContract) -> ModelForms:
+    check_derivable(module, contract)
+    graph_module = GraphModule(module, contract, find_outputs(module, contract))
+    derived = derive(module, contract, graph_module.outputs)
+    return ModelForms(module, contract, WholeForm(ONESHOT, graph_module), step=derived)
+
+
+def _states(
+    states: Mapping[str, str | State], initial: Mapping[str, float], contract: InputContract
+) -> dict[str, State]:
+    inputs = [input_.name for input_ in contract.inputs]
+    for name in (*states, *initial):
+        if name not in inputs:
+            raise DescriptionError(f"states: unknown input {name!r}; available: {', '.join(inputs)}")
+    declared = {name: State(state) if isinstance(state, str) else state for name, state in states.items()}
+    return {
+        name: replace(state, initial=initial.get(name, state.initial)) for name, state in declared.items()
+    }
+
+
+def _own_longest(serving: ServingOptions, axes: str | Sequence[str] | Mapping[str, str]) -> ServingOptions:
+    """The options with that part of `longest` that names lengths of one module."""
+    longest = serving.get("longest")
+    if not isinstance(longest, Mapping):
+        return serving
+    texts = [axes] if isinstance(axes, str) else list(axes.values() if isinstance(axes, Mapping) else axes)
+    own = {word for text in texts for word in text.split()}
+    return {**serving, "longest": {name: most for name, most in longest.items() if name in own}}
+
+
+def _whole(
+    file: str,
+    whole: Whole,
+    serving: ServingOptions,
+    states: Sequence[StepState] = (),
+) -> WholeForm:
+    module = evaluation_copy(whole.module)
+    own: dict[str, Any] = {
+        name: getattr(whole, name) for name in ("lengths", "mask", "padding_mask", "pad", "ids")
+    }
+    task = {"task": Tensors()} if file == PREFILL else {}
+    options = _own_longest({**serving, **own, **task}, whole.axes)  # type: ignore[typeddict-item]
+    parsed = parse_spec(module, whole.example, whole.axes, whole.outputs, options)
+    starts = {state.prefill for state in states}
+    outputs = (
+        replace(output, batch_first=output.name not in starts) for output in find_outputs(module, parsed)
+    )
+    return WholeForm(file, GraphModule(module, parsed, tuple(outputs)))
+
+
+def _check_longest(longest: Any, forms: ModelForms) -> None:
+    contracts = [forms.contract, *(form.contract for form in forms.wholes)]
+    known = {name for contract in contracts for name in contract.max_lengths}
+    for name in longest if isinstance(longest, Mapping) else ():
+        if name not in known:
+            raise DescriptionError(f"longest: unknown name {name!r}; available: {', '.join(sorted(known))}")
+
+
+def _check_declaration(forms: ModelForms, step: WrittenStep) -> None:
+    task = forms.options.task
+    if forms.prefill and not isinstance(task, Generate | Translate):
+        raise DescriptionError(
+            "prefill: only a model that generates or translates starts from one; pass task=Generate(…) or"
+            " task=Translate(…), or omit prefill"
+        )
+    if isinstance(task, Translate) and not forms.prefill:
+        raise DescriptionError("task: Translate needs prefill=Whole(…), a module that reads the source")
+    for state in step.states:
+        if state.prefill:
+            _check_start(state, forms.prefill)
+    if forms.prefill:
+        _check_prefill(forms.prefill, step, task)
+    if forms.oneshot:
+        _check_same_elements("oneshot", forms.oneshot, step)
+        if not {one.name for one in forms.oneshot.outputs} & {one.name for one in step.outputs}:
+            names = ", ".join(one.name for one in step.outputs)
+            raise DescriptionError(
+                f"oneshot: it has none of the outputs of the step ({names}); name them alike"
+            )
+
+
+def _check_start(state: StepState, prefill: WholeForm | None) -> None:
+    if prefill is None:
+        raise DescriptionError(
+            f"states: {state.input!r} starts from the prefill output {state.prefill!r}; pass prefill=Whole(…)"
+        )
+    found = {output.name: output for output in prefill.outputs}
+    if state.prefill not in found:
+        raise DescriptionError(
+            f"states: the prefill returns no {state.prefill!r} to start {state.input!r}; it returns"
+            f" {', '.join(found)}"
+        )
+    output = found[state.prefill]
+    fixed = [size for name, size in zip(state.axes, state.shape, strict=True) if not name]
+    started = [size for name, size in zip(output.axes.names, output.shape, strict=True) if not name]
+    if output.axes.names != state.axes or fixed != started:
+        raise DescriptionError(
+            f"states: {state.input!r} {_describe(state.axes, state.shape)} starts from {state.prefill!r}"
+            f" {_describe(output.axes.names, output.shape)} of the prefill; both must have the same axes,"
+            " with the same names, and fixed sizes"
+        )
+
+
+def _describe(axes: Sequence[str], shape: Sequence[int]) -> str:
+    """The axes in the notation of axes.py."""
+    return '"' + " ".join(name or str(size) for name, size in zip(axes, shape, strict=True)) + '"'
+
+
+def _check_prefill(prefill: WholeForm, step: WrittenStep, task: object) -> None:
+    inputs = prefill.contract.client_inputs
+    if len(inputs) != 1 or inputs[0].ids is None or len(prefill.contract.max_lengths) != 1:
+        names = ", ".join(input_.name for input_ in inputs)
+        raise DescriptionError(
+            f"prefill: it must take the ids of a prompt or source, along one named length; it takes {names}."
+            " Declare the inputs that the server generates (lengths=, mask=)"
+        )
+    if not any(state.prefill for state in step.states):
+        names = ", ".join(output.name for output in prefill.outputs)
+        raise DescriptionError(
+            'prefill: no state starts from it; use states={"…": State("…", prefill="…")} with one of its'
+            f" outputs: {names}"
+        )
+    if isinstance(task, Generate):
+        _check_same_elements("prefill", prefill, step)
+
+
+def _check_same_elements(argument: str, whole: WholeForm, step: WrittenStep) -> None:
+    """The step must take, one at a time, what the whole form takes at once."""
+    own = sorted(input_.name for input_ in whole.contract.client_inputs)
+    single = sorted(input_.name for input_ in step.element_contract.client_inputs)
+    if len(whole.contract.max_lengths) != 1:
+        raise DescriptionError(
+            f"{argument}: the named lengths are {', '.join(whole.contract.max_lengths) or 'none'}; it needs"
+            ' exactly one, as in axes="batch words"'
+        )
+    if own != single and len(own) + len(single) != 2:
+        raise DescriptionError(
+            f"{argument}: it takes {', '.join(own)}, and the step takes {', '.join(single)}; use the same"
+            " names"
+        )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lockstep_export.errors import DescriptionError
 from lockstep_export.manifest import Table
@@ -25,11 +25,14 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Classify:
-    """Texts or ids in, labels out. `labels` are in the order of the scores."""
+    """Texts or ids in, labels out. `labels` are in the order of the scores. A `vector` and `attention` are
+    returned on request if the module has them."""
 
     labels: Sequence[str]
     scores: str = "logits"
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    vector: str = ""
+    attention: str = ""
     name = "classify"
 
     @property
@@ -38,12 +41,20 @@ class Classify:
         return self.scores
 
     def roles(self) -> Table:
-        """The scores, and the activation that turns them into probabilities."""
-        return {"scores": self.scores, "activation": self.activation}
+        """The scores, the activation that turns them into probabilities, and what the module has besides."""
+        more = {"vector": self.vector, "attention": self.attention}
+        return {
+            "scores": self.scores,
+            "activation": self.activation,
+            **{role: output for role, output in more.items() if output},
+        }
 
     def check(self, widths: dict[str, int | None]) -> None:
         """One score per label; with a sigmoid, one score for two labels is accepted."""
         _require(self.scores, "scores", widths)
+        for role, output in (("vector", self.vector), ("attention", self.attention)):
+            if output:
+                _require(output, role, widths)
         width, labels = widths[self.scores], len(self.labels)
         single_score = self.activation == "sigmoid" and width == 1 and labels == 2
         if width != labels and not single_score:
@@ -85,7 +96,7 @@ class Generate:
     scores: str = "logits"
     begin: int | None = None
     end: int | None = None
-    max_tokens: int = 512  # if the request sets none
+    max_tokens: int | None = 512  # if the request sets none; None: the server's default
     name = "generate"
 
     @property
@@ -102,7 +113,36 @@ class Generate:
         _require(self.scores, "scores", widths)
 
 
-Task = Tensors | Classify | Encode | Generate
+@dataclass(frozen=True)
+class Translate:
+    """A source in, its translation out, step by step: a prefill reads the source. `tokenizer=` is that of the
+    source, `target` that of the translation; `begin` and `end` are ids of the target."""
+
+    target: Any
+    begin: int
+    end: int
+    scores: str = "logits"
+    attention: str = ""
+    max_tokens: int | None = 512  # if the request sets none; None: the server's default
+    name = "translate"
+
+    @property
+    def main(self) -> str:
+        """The scores of the next token."""
+        return self.scores
+
+    def roles(self) -> Table:
+        """The scores, and the attention over the source if the module has one."""
+        return {"scores": self.scores} | ({"attention": self.attention} if self.attention else {})
+
+    def check(self, widths: dict[str, int | None]) -> None:
+        """The outputs exist."""
+        _require(self.scores, "scores", widths)
+        if self.attention:
+            _require(self.attention, "attention", widths)
+
+
+Task = Tensors | Classify | Encode | Generate | Translate
 
 
 def _require(output: str, role: str, widths: dict[str, int | None]) -> None:

@@ -9,13 +9,31 @@ import pytest
 import torch
 from integration.harness import Served, serve
 from patience import PATIENCE_S
-from unit.export.sample_modules import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Language, Last, Reader, Step
+from unit.export.sample_modules import (
+    HIDDEN,
+    LENGTHS,
+    STEP,
+    TOKENS,
+    WITH_LENGTHS,
+    Decoder,
+    Language,
+    Last,
+    NextToken,
+    Prompt,
+    Reader,
+    Step,
+    cached,
+    prefilled,
+)
 
 from lockstep_export import Generate, Tensors, export_oneshot, export_stepwise
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 RECURRENT = [f"{kind}-{layers}" for kind in ("RNN", "GRU", "LSTM") for layers in (1, 2)]
 TEXTS = [[3, 9, 27, 1, 5, 14, 2], [8], [39, 38, 37, 36]]
+
+
+PROMPTED = ("prefilled", "cached", "cached-prefilled")
 
 
 def silent(_: str) -> None:
@@ -29,7 +47,18 @@ def modules() -> dict[str, Reader]:
 
 
 @pytest.fixture(scope="module")
-def server(modules: dict[str, Reader], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def writers() -> dict[str, dict[str, Any]]:
+    """The arguments of the exports of language models whose steps are written by their author."""
+    torch.manual_seed(6)
+    prompt, decoder = Prompt().eval(), Decoder().eval()
+    arguments = (prefilled(prompt), cached(decoder), cached(decoder, prefill=True))
+    return dict(zip(PROMPTED, arguments, strict=True))
+
+
+@pytest.fixture(scope="module")
+def server(
+    modules: dict[str, Reader], writers: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("models")
@@ -37,6 +66,8 @@ def server(modules: dict[str, Reader], tmp_path_factory: pytest.TempPathFactory)
         export_stepwise(module, (TOKENS, LENGTHS), root / name, **WITH_LENGTHS)
     task = Generate()
     export_stepwise(Language(), TOKENS, root / "language", axes="batch words", task=task, report=silent)
+    for name, arguments in writers.items():
+        export_stepwise(folder=root / name, **arguments)
     options = {name: value for name, value in STEP.items() if name != "example"}
     export_stepwise(Step(), STEP["example"], root / "step", **options)
     export_oneshot(
@@ -62,7 +93,7 @@ def infer(
 
 def test_every_model_is_batched_bit_for_bit(server: Served) -> None:
     specs = {name: server.loaded_models.get(name, one).spec for name, one in server.loaded_models.names()}
-    assert len(specs) == 2 * len(RECURRENT) + 4
+    assert len(specs) == 2 * len(RECURRENT) + 4 + len(PROMPTED)
     assert [name for name, spec in specs.items() if not spec.batched] == ["second"]
     assert [name for name, spec in specs.items() if spec.notice] == ["second"]
 
@@ -98,6 +129,34 @@ def test_a_language_model_generates(server: Served) -> None:
     request = pb.GenerateRequest(model="language", ids=pb.Ids(ids=[3, 4]), max_tokens=12, seed=3)
     parts = list(server.sequences.Generate(request, timeout=PATIENCE_S))
     assert sum(len(part.tokens) for part in parts) == 12
+
+
+@torch.no_grad()
+def greedy(arguments: dict[str, Any], prompt: list[int], count: int) -> list[int]:
+    """The most likely tokens after `prompt`, by single steps in PyTorch."""
+    module, tokens = arguments["module"], list(prompt)
+    state = torch.zeros(1, 1, HIDDEN) if isinstance(module, NextToken) else torch.zeros(1, 0, HIDDEN)
+    for position in range(len(prompt) + count - 1):
+        token = torch.tensor(tokens[position : position + 1])
+        more = () if isinstance(module, NextToken) else (torch.ones(1, state.shape[1], dtype=torch.bool),)
+        found = module(token, state, *more)
+        state = found["h_next"] if isinstance(module, NextToken) else found["present"]
+        if position + 1 >= len(prompt):
+            tokens.append(int(found["logits"].argmax()))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_prompts_and_caches_generate_the_tokens_of_the_module(
+    server: Served, writers: dict[str, dict[str, Any]], name: str
+) -> None:
+    requests = [
+        pb.GenerateRequest(model=name, ids=pb.Ids(ids=text), max_tokens=20, temperature=0) for text in TEXTS
+    ]
+    streams = [server.sequences.Generate(request, timeout=60) for request in requests]
+    for text, stream in zip(TEXTS, streams, strict=True):
+        found = [token for part in stream for token in part.tokens]
+        assert found == greedy(writers[name], text, 20)
 
 
 def test_a_step_written_by_its_author_keeps_its_states(server: Served) -> None:

@@ -129,6 +129,11 @@ def test_a_text_is_generated(followed: PageRunner) -> None:
     assert "not to be" in text
 
 
+def test_a_decoder_with_a_prefill_and_a_cache_generates(followed: PageRunner) -> None:
+    assert len(output(followed, "lockstep generate --model decoder").rstrip("\n")) == 20
+    assert (followed.folder / "models/decoder/1/prefill.onnx").is_file()
+
+
 def test_a_written_step_keeps_its_state(followed: PageRunner) -> None:
     last = output(followed, "python ask_average.py").splitlines()[-1]
     assert last == "[[3. 3. 3.]]"

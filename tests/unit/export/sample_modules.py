@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lockstep_export import Classify
+from lockstep_export import Classify, Generate, State, Whole
 
 VOCABULARY, HIDDEN = 40, 8
 TOKENS = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 0, 0], [11, 12, 0, 0, 0]])
@@ -176,3 +176,152 @@ class Mixing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x).softmax(0)
+
+
+class Prompt(nn.Module):
+    """The prefill of a GRU language model: scores and state after the last real token of each prompt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.cell = nn.Embedding(VOCABULARY, 6), nn.GRU(6, HIDDEN, batch_first=True)
+        self.head = nn.Linear(HIDDEN, VOCABULARY)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        states, _ = self.cell(self.embedding(tokens))
+        last = states[torch.arange(tokens.shape[0]), lengths - 1]
+        return {"logits": self.head(last), "h0": last[None]}
+
+
+class NextToken(nn.Module):
+    """One step of the same language model."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        super().__init__()
+        self.prompt = prompt
+
+    def forward(self, token: Tensor, h: Tensor) -> dict[str, Tensor]:
+        states, last = self.prompt.cell(self.prompt.embedding(token)[:, None], h)
+        return {"logits": self.prompt.head(states[:, 0]), "h_next": last}
+
+
+def prefilled(prompt: Prompt | None = None, **more: Any) -> dict[str, Any]:
+    """The arguments of `export_stepwise` for a language model with a prefill, without the folder."""
+    prompt = prompt or Prompt()
+    return {
+        "module": NextToken(prompt),
+        "example": {"token": TOKENS[:, 0], "h": torch.zeros(1, 3, HIDDEN)},
+        "axes": {"token": "batch", "h": "1 batch 8"},
+        "states": {"h": State("h_next", prefill="h0")},
+        "prefill": Whole(prompt, (TOKENS, LENGTHS), axes=("batch prompt", "batch"), lengths="lengths"),
+        "task": Generate(),
+        "report": lambda _: None,
+        **more,
+    }
+
+
+class Decoder(nn.Module):
+    """One step of a one-layer attention decoder: a query on the cache and on the token itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.query = nn.Embedding(VOCABULARY, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+        self.head = nn.Linear(HIDDEN, VOCABULARY)
+
+    def forward(self, token: Tensor, past: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        x = self.embedding(token)
+        present = torch.cat((past, x[:, None]), dim=1)
+        real = functional.pad(mask, (0, 1), value=True)
+        energy = (present @ self.query(x)[:, :, None]).squeeze(2).masked_fill(~real, -1e9)
+        found = (torch.softmax(energy, dim=1)[:, None] @ present).squeeze(1)
+        return {"logits": self.head(found + x), "present": present}
+
+
+class DecoderPrompt(nn.Module):
+    """The prefill of the same decoder."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        x = self.decoder.embedding(tokens)
+        last = x[torch.arange(tokens.shape[0]), lengths - 1]
+        real = torch.arange(tokens.shape[1])[None] < lengths[:, None]
+        energy = (x @ self.decoder.query(last)[:, :, None]).squeeze(2).masked_fill(~real, -1e9)
+        found = (torch.softmax(energy, dim=1)[:, None] @ x).squeeze(1)
+        return {"logits": self.decoder.head(found + last), "past0": x}
+
+
+def cached(decoder: Decoder | None = None, *, prefill: bool = False, **more: Any) -> dict[str, Any]:
+    """The arguments of `export_stepwise` for a decoder with a growing cache, without the folder."""
+    decoder = decoder or Decoder()
+    whole = Whole(DecoderPrompt(decoder), (TOKENS, LENGTHS), axes=("batch past", "batch"), lengths="lengths")
+    return {
+        "module": decoder,
+        "example": {
+            "token": TOKENS[:, 0],
+            "past": torch.zeros(3, 5, HIDDEN),
+            "mask": torch.ones(3, 5, dtype=torch.bool),
+        },
+        "axes": {"token": "batch", "past": "batch past 8", "mask": "batch past"},
+        "mask": "mask",
+        "states": {"past": State("present", grows=True, prefill="past0" if prefill else "")},
+        "task": Generate(),
+        "longest": 96,
+        "report": lambda _: None,
+        **({"prefill": whole} if prefill else {}),
+        **more,
+    }
+
+
+class Source(nn.Module):
+    """The prefill of a translator: its memory, and the state that starts the target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.target = nn.Embedding(VOCABULARY, HIDDEN), nn.Embedding(VOCABULARY, HIDDEN)
+        self.reader = nn.GRU(HIDDEN, HIDDEN // 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(HIDDEN, VOCABULARY)
+
+    def forward(self, source: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        packed = pack_padded_sequence(
+            self.embedding(source), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        states, last = self.reader(packed)
+        memory, _ = pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
+        return {"memory": memory, "h0": last.transpose(0, 1).flatten(1)}
+
+
+class Target(nn.Module):
+    """One step of the same translator: the memory is carried unchanged."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, token: Tensor, h: Tensor, memory: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        energy = (memory @ h[:, :, None]).squeeze(2).masked_fill(~mask, -1e9)
+        attention = torch.softmax(energy, dim=1)
+        context = (attention[:, None] @ memory).squeeze(1)
+        h = torch.tanh(context + self.source.target(token) - h)
+        return {"logits": self.source.head(h), "attention": attention, "h_next": h}
+
+
+def translating(source: Source | None = None, **more: Any) -> dict[str, Any]:
+    """The arguments of `export_stepwise` for a translator, without the folder and the tokenizers."""
+    source = source or Source()
+    return {
+        "module": Target(source),
+        "example": {
+            "token": TOKENS[:, 0],
+            "h": torch.zeros(3, HIDDEN),
+            "memory": torch.zeros(3, 5, HIDDEN),
+            "mask": torch.ones(3, 5, dtype=torch.bool),
+        },
+        "axes": {"token": "batch", "h": "batch 8", "memory": "batch source 8", "mask": "batch source"},
+        "mask": "mask",
+        "states": {"h": State("h_next", prefill="h0"), "memory": State(prefill="memory")},
+        "prefill": Whole(source, (TOKENS, LENGTHS), axes=("batch source", "batch"), lengths="lengths"),
+        "report": lambda _: None,
+        **more,
+    }

@@ -26,7 +26,7 @@ from unit.export.sample_modules import (
     Step,
 )
 
-from lockstep_export import Classify, Encode, Generate, export_oneshot, export_stepwise, oneshot, stepwise
+from lockstep_export import Classify, Encode, Generate, export_oneshot, export_stepwise, forms
 from lockstep_export.errors import DescriptionError, ExportError, ModuleError
 from lockstep_export.publication import drafting
 
@@ -38,8 +38,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
     def traced(*_: Any) -> None:
         raise AssertionError("an export was started")
 
-    monkeypatch.setattr(oneshot, "export_onnx", traced)
-    monkeypatch.setattr(stepwise, "export_onnx", traced)
+    monkeypatch.setattr(forms, "export_onnx", traced)
 
 
 def rejection(module: nn.Module, example: Any, tmp_path: Path, **options: Any) -> str:
