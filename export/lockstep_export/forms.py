@@ -136,7 +136,7 @@ class ModelForms:
         """model.toml"""
         options = self.options
         found = model_table(self.contract)
-        varying = [self.step.order] if isinstance(self.step, WrittenStep) else []
+        varying = [self.step.contract] if isinstance(self.step, WrittenStep) else []
         found |= lengths_table(*(form.contract for form in self.wholes), *varying)
         if self.oneshot:
             found |= graph_table(self.oneshot.contract, self.oneshot.outputs)
@@ -171,6 +171,12 @@ def export_forms(forms: ModelForms, folder: Path) -> Parity:
     with drafting(folder) as draft:
         parity = prove_with_fallback(folder.name, nn.ModuleList(modules), draft, attempt)
         publish(draft, folder, options.version, forms.manifest(), tokenizer_files(options))
+    return parity
+
+
+def report_parity(parity: Parity, forms: ModelForms, folder: Path) -> Parity:
+    """Reports a successful proof."""
+    options = forms.options
     compared = f"{len(parity.differences)} comparisons, worst {parity.worst:.1e}"
     options.report(f"{folder}/{options.version}: parity holds: {compared}")
     return parity

@@ -12,7 +12,6 @@ For export there are two forms with the same weights, in ONNX's order of gates:
                    are faster than the node, and the bits of a row do not depend on the batch
 """
 
-import copy
 from typing import Any, Literal
 
 import torch
@@ -122,15 +121,6 @@ def _lstm(x: Tensor, kept: Tensor, states: States) -> States:
     i, o, f, g = (x + kept).chunk(4, dim=1)
     cell = torch.sigmoid(f) * states[1] + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(cell), cell
-
-
-def with_onnx_recurrence(module: nn.Module) -> nn.Module:
-    """A copy of `module` for export: each Packed is replaced by an OnnxSequence."""
-    exportable = copy.deepcopy(module).eval()
-    for name, layer in list(exportable.named_modules()):
-        if isinstance(layer, Packed):
-            exportable.set_submodule(name, OnnxSequence(layer))
-    return exportable
 
 
 def weights(packed: Packed, suffix: str = "") -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The interface of a step-wise module, written by its author or derived: elements, states, outputs.
 
-It takes `inputs`, then `states`, in their order, and returns `outputs`, then the states that change.
+It takes `inputs` and `states`, in the order of `input_names`, and returns `outputs`, then the states that
+change.
 """
 
 from abc import ABC, abstractmethod
@@ -127,6 +128,11 @@ class StepModule(nn.Module, ABC):
         """Elements and states → outputs and states; elements and outputs have the batch axis first."""
 
     @property
+    def input_names(self) -> list[str]:
+        """The elements, then the states."""
+        return [*(input_.name for input_ in self.inputs), *(state.input for state in self.states)]
+
+    @property
     def changing(self) -> tuple[StepState, ...]:
         """The states that a step replaces."""
         return tuple(state for state in self.states if state.output)
@@ -139,9 +145,8 @@ class StepModule(nn.Module, ABC):
     @torch.no_grad()
     def answer(self, inputs: Mapping[str, Tensor]) -> Arrays:
         """Runs one step; outputs and states by name."""
-        input_names = [*(input_.name for input_ in self.inputs), *(state.input for state in self.states)]
         output_names = [*(output.name for output in self.outputs), *(state.output for state in self.changing)]
-        tensors = self(*(inputs[name] for name in input_names))
+        tensors = self(*(inputs[name] for name in self.input_names))
         return {name: tensor.numpy() for name, tensor in zip(output_names, tensors, strict=True)}
 
     def batch(self, rows: Sequence[StepRow], extra: int = 0, shortest: int = 1) -> Tensors:
@@ -205,7 +210,7 @@ class StepModule(nn.Module, ABC):
         return GraphSpec(
             STEP,
             self,
-            example,
+            {name: example[name] for name in self.input_names},
             axes | states,
             (*outputs, *next_states),
             outputs | next_states,

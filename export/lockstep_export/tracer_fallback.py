@@ -13,10 +13,7 @@ from lockstep_export.proof import PYTORCH
 from lockstep_export.recurrent_nodes import NodesGraphModule, recurrent_layers
 from lockstep_export.tracing import Tracer, missing_operator
 
-
-def tracers(module: nn.Module) -> tuple[Tracer, ...]:
-    """The tracers in the order in which to try them. Where one is wrong, the other may be right."""
-    return ("script", "dynamo") if recurrent_layers(module) else ("dynamo", "script")
+TRACERS: tuple[Tracer, ...] = ("dynamo", "script")  # where one is wrong, the other may be right
 
 
 def prove_with_fallback(
@@ -28,12 +25,12 @@ def prove_with_fallback(
         ModuleError, ParityError: no tracer succeeded.
     """
     failures: dict[Tracer, ExportError] = {}
-    for tracer in tracers(module):
+    for tracer in TRACERS:
         try:
             parity = Parity(name, attempt(draft, tracer))
             parity.require(_remedy(parity))
         except ExportError as error:
-            if tracer == "dynamo" and isinstance(error, FrozenError):
+            if isinstance(error, FrozenError) and not recurrent_layers(module):
                 raise  # the other tracer would freeze it too, possibly without a warning
             failures[tracer] = error
         else:

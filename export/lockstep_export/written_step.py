@@ -54,36 +54,37 @@ class WrittenStep(StepModule):
     ) -> None:
         super().__init__()
         carried = {state.input for state in states}
-        self.module, self.order = module, contract
+        self.module, self.contract = module, contract
         self.inputs = tuple(input_ for input_ in contract.inputs if input_.name not in carried)
         self.element_contract = replace(contract, inputs=self.inputs, max_lengths={})
-        self.contract, self.states, self.max_lengths = contract, states, contract.max_lengths
+        self.states, self.max_lengths = states, contract.max_lengths
         next_states = {state.output for state in self.changing}
         self.axes = {output.name: output.axes.batch for output in outputs}
         self.outputs = tuple(
             StepOutput(output.name, output.graph_axes) for output in outputs if output.name not in next_states
         )
 
+    @property
+    def input_names(self) -> list[str]:
+        """In the order of the module."""
+        return [input_.name for input_ in self.contract.inputs]
+
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        elements = {
-            input_.name: tensor.movedim(0, input_.axes.batch)
-            for input_, tensor in zip(self.inputs, tensors, strict=False)
-        }
-        states = dict(zip((state.input for state in self.states), tensors[len(self.inputs) :], strict=True))
-        named = elements | states
-        inputs = {input_.name: named[input_.name] for input_ in self.order.inputs}
-        returned = self.module(**inputs) if self.order.by_name else self.module(*inputs.values())
-        found = by_name(returned, self.order)
+        inputs = dict(zip(self.input_names, tensors, strict=True))
+        for input_ in self.inputs:
+            inputs[input_.name] = inputs[input_.name].movedim(0, input_.axes.batch)
+        returned = self.module(**inputs) if self.contract.by_name else self.module(*inputs.values())
+        found = by_name(returned, self.contract)
         front = (found[output.name].movedim(self.axes[output.name], 0) for output in self.outputs)
         return (*front, *(found[state.output] for state in self.changing))
 
     def check(self) -> None:
         """Raises as `check_module`, for the step with its states as inputs."""
-        module, contract = _without_old_elements(self.module, self.order, self.states)
+        module, contract = _without_old_elements(self.module, self.contract, self.states)
         check_module(module, contract)
         for state in self.states:
             if state.grows:
-                _check_growth(self.module, self.order, state)
+                _check_growth(self.module, self.contract, state)
 
 
 def written_step(module: nn.Module, contract: InputContract, states: Mapping[str, State]) -> WrittenStep:

@@ -1,12 +1,11 @@
 """Builds a model: from the data folder to a proven model in the repository.
 
 work/<corpus>/*.json, work/<name>.pt  tokenizers and checkpoint: read by the export and by a resumed training
-work/<name>/*.onnx                    exported, not yet proven
 out/<name>/{model.toml, *.json, 1/}   proven; the server loads it
 """
 
 import hashlib
-import shutil
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 from torch import nn
 
 from lockstep_export.errors import ExportError, NotTrainedError
-from lockstep_export.manifest import Table, write
-from lockstep_export.onnx import export_onnx
+from lockstep_export.forms import ModelForms, export_forms, prove_forms
+from lockstep_export.manifest import Table
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import Parity
-from lockstep_export.publication import drafting, publish, require_writable
+from lockstep_export.publication import MANIFEST, require_writable
 from lockstep_zoo.captions.task import CaptionsTask
 from lockstep_zoo.checkpoint import TrainingJob, load_trained
 from lockstep_zoo.classify.task import ClassifyTask
@@ -81,17 +80,16 @@ class Pipeline:
         job = self._job(name)
         module, _ = load_trained(job)
         require_writable(self.out)
-        draft = self.work / name
-        shutil.rmtree(draft, ignore_errors=True)
-        export_onnx(task_of(job.recipe).graph_specs(job.recipe, module), draft)
-        parity = self._prove(job.recipe, self._tokenizer_folder(job.recipe), draft, module)
-        self._publish(job.recipe, draft)
-        return parity
+        task = task_of(job.recipe)
+        forms = task.forms(job.recipe, module, task.load(self._tokenizer_folder(job.recipe)))
+        return self._report(export_forms(forms, self.out / name))
 
     def check(self, name: str) -> Parity:
         """Checks the published graphs again, against PyTorch if trained weights are available."""
-        recipe = self.recipe(name)
-        return self._prove(recipe, self.out / name, self.version(name), self._trained(name))
+        graphs = {file: graph.run for file, graph in graphs_in(self.version(name)).items()}
+        module = self._trained(name)
+        differences = prove_forms(self.forms(name, module), graphs, graphs if module is None else None)
+        return self._report(Parity(name, differences))
 
     def score(self, name: str, corpora: Corpora) -> Score:
         """Measures the published graphs on dev and test."""
@@ -119,11 +117,17 @@ class Pipeline:
         self.export(name)
         return self.score(name, corpora)
 
-    def manifest(self, name: str) -> Table:
-        """The manifest of the published model."""
+    def forms(self, name: str, module: nn.Module | None = None) -> ModelForms:
+        """The forms of the published model; with new weights without a `module`."""
         recipe = self.recipe(name)
         task = task_of(recipe)
-        return task.manifest(recipe, task.load(self.out / name))
+        tokenizers = task.load(self.out / name)
+        sizes = [tokenizer.get_vocab_size() for tokenizer in tokenizers]
+        return task.forms(recipe, recipe.build(*sizes) if module is None else module, tokenizers)
+
+    def manifest(self, name: str) -> Table:
+        """The manifest of the published model."""
+        return tomllib.loads((self.out / name / MANIFEST).read_text(encoding="utf-8"))
 
     def version(self, name: str) -> Path:
         """The folder of the published graphs."""
@@ -150,25 +154,11 @@ class Pipeline:
             self.report(f"{name}  no trained weights in {self.work}: comparing the graphs with themselves")
             return None
 
-    def _prove(self, recipe: Recipe, tokenizers: Path, folder: Path, module: nn.Module | None) -> Parity:
-        task = task_of(recipe)
-        graphs = graphs_in(folder)
-        differences = task.compare(recipe, task.load(tokenizers), graphs, module)
-        parity = Parity(recipe.name, differences)
+    def _report(self, parity: Parity) -> Parity:
         parity.require()
         compared = f"{len(parity.differences)} comparisons, worst {parity.worst:.1e}"
-        self.report(f"{recipe.name}  parity holds: {compared}")
+        self.report(f"{parity.model}  parity holds: {compared}")
         return parity
-
-    def _publish(self, recipe: Recipe, draft: Path) -> None:
-        task, tokenizers = task_of(recipe), self._tokenizer_folder(recipe)
-        text = write(recipe.about, task.manifest(recipe, task.load(tokenizers)))
-        folder = self.out / recipe.name
-        with drafting(folder) as whole:
-            shutil.copytree(draft, whole, dirs_exist_ok=True)
-            publish(whole, folder, int(VERSION), text)
-        for file in task.tokenizers:
-            shutil.copyfile(tokenizers / file, folder / file)
 
 
 def graphs_in(folder: Path) -> Graphs:

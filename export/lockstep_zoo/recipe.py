@@ -11,14 +11,6 @@ Rows = Sequence[Sequence[int]]  # texts as ids
 
 
 @dataclass(frozen=True)
-class RecipeOutput:
-    """One output tensor of the graph. Axis 0 is the batch; `word_axes` vary with the text."""
-
-    name: str
-    word_axes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class Training:
     """Hyperparameters: AdamW, a running mean of the weights, early stopping on the dev part."""
 
@@ -56,7 +48,7 @@ class ClassifierRecipe(Recipe):
     corpus: str = "sst2"
     activation: Literal["softmax", "sigmoid"] = "softmax"  # turns `logits` into probabilities
     companion: Literal["lengths", "mask"] | None = None  # the second input, which the server generates
-    outputs: tuple[RecipeOutput, ...] = (RecipeOutput("logits"),)
+    outputs: tuple[str, ...] = ("logits",)
     step: Callable[[nn.Module], nn.Module] | None = None  # trained module → its step-wise form
     states: tuple[str, ...] = ()  # the states of the step
     counts: Callable[[nn.Module, Rows], None] | None = None  # computes the weights that are not trained
@@ -64,10 +56,6 @@ class ClassifierRecipe(Recipe):
     max_rows: int = 64
     max_padded_elements: int = 4096
     labels: tuple[str, ...] = ("negative", "positive")
-
-    def gives(self, name: str) -> bool:
-        """Whether the graph has an output of this name."""
-        return any(output.name == name for output in self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)

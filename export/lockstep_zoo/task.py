@@ -1,7 +1,7 @@
 """The interface of a task on a corpus; recipes select one by their `corpus`.
 
-data folder → texts → tokenizers and ids → training task (train.py) → graph specs (onnx.py)
-            → differences (parity.py), manifest (manifest.py), figures (scores.py)
+data folder → texts → tokenizers and ids → training task (train.py) → forms (lockstep_export.forms)
+            → figures (scores.py)
 """
 
 from abc import ABC, abstractmethod
@@ -13,10 +13,8 @@ from typing import Any, Generic, TypeVar
 from tokenizers import Tokenizer
 from torch import nn
 
-from lockstep_export.graph_spec import GraphSpec
-from lockstep_export.manifest import Table
+from lockstep_export.forms import ModelForms
 from lockstep_export.onnx_graph import OnnxGraph
-from lockstep_export.parity import Difference
 from lockstep_zoo.recipe import Recipe
 from lockstep_zoo.training_task import TrainingTask
 
@@ -61,18 +59,8 @@ class Task(ABC, Generic[R, T, C]):
         """The training task of `recipe` on `corpus`."""
 
     @abstractmethod
-    def graph_specs(self, recipe: R, module: nn.Module) -> list[GraphSpec]:
-        """The graphs of a trained module."""
-
-    @abstractmethod
-    def manifest(self, recipe: R, tokenizers: list[Tokenizer]) -> Table:
-        """model.toml."""
-
-    @abstractmethod
-    def compare(
-        self, recipe: R, tokenizers: list[Tokenizer], graphs: Graphs, module: nn.Module | None
-    ) -> list[Difference]:
-        """All comparisons of `graphs` with each other, and with `module` if it is given."""
+    def forms(self, recipe: R, module: nn.Module, tokenizers: list[Tokenizer]) -> ModelForms:
+        """What the exporter needs to know of a trained module: its graphs, states, roles and limits."""
 
     @abstractmethod
     def figures(self, recipe: R, corpus: C, graphs: Graphs) -> Figures:

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from lockstep_export.manifest import Table
+from lockstep_export import Generate
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.ragged import by_length
+from lockstep_export.step_module import STEP
 from lockstep_export.text import save_tokenizer
 from lockstep_zoo.captions.data import Captions, read_captions
 from lockstep_zoo.captions.tokenizer import END_ID, SPECIAL, UNKNOWN_ID, VOCABULARY, encode, word_tokenizer
 from lockstep_zoo.captions.training import EVALUATION_ROWS, CaptionsCorpus, NextWordTraining, Rows, batch_of
-from lockstep_zoo.language.parity import STEP, initial_states, next_states
-from lockstep_zoo.language.task import LanguageTask
+from lockstep_zoo.language.task import LanguageTask, initial_states, next_states
 from lockstep_zoo.recipe import LanguageModelRecipe
 from lockstep_zoo.task import Figures, Graphs
 
@@ -43,9 +43,9 @@ class CaptionsTask(LanguageTask[Captions, CaptionsCorpus]):
     def training_task(self, recipe: LanguageModelRecipe, corpus: CaptionsCorpus) -> NextWordTraining:
         return NextWordTraining(recipe, corpus)
 
-    def ends(self, tokenizer: Tokenizer) -> Table:
+    def task(self, tokenizer: Tokenizer) -> Generate:
         end = tokenizer.token_to_id(SPECIAL[END_ID])
-        return {"begin": end, "end": end}
+        return Generate(begin=end, end=end)
 
     def figures(self, recipe: LanguageModelRecipe, corpus: CaptionsCorpus, graphs: Graphs) -> Figures:
         dev, test = (bits(recipe, graphs[STEP], part) for part in (corpus.dev, corpus.test))

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from lockstep_export.forms import ONESHOT
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_zoo.classify.batches import inputs_for
-from lockstep_zoo.classify.parity import ONESHOT
 from lockstep_zoo.classify.tokenizer import encode
 from lockstep_zoo.recipe import ClassifierRecipe
 

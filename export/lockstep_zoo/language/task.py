@@ -1,29 +1,31 @@
-"""The common part of the language model tasks: a prefill graph, a step graph, and their comparisons.
+"""The common part of the language model tasks: what their graphs take, return and carry.
 
 The task of each corpus (`shakespeare`, `captions`) adds the data, the tokenizer and the measure.
 """
 
 from abc import abstractmethod
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, from_numpy, nn
 
-from lockstep_export.graph_spec import GraphSpec
-from lockstep_export.manifest import Table, ids, lengths_of, tensor
-from lockstep_export.parity import Difference
+from lockstep_export import Generate, State, Whole
+from lockstep_export.forms import ModelForms
+from lockstep_export.onnx_graph import Arrays, OnnxGraph
+from lockstep_export.parity import TOLERANCE
 from lockstep_export.ragged import padded
-from lockstep_zoo.language.parity import ONESHOT, PREFILL, STEP, check, check_oneshot
+from lockstep_export.stepwise import stepwise_forms
 from lockstep_zoo.recipe import LanguageModelRecipe
-from lockstep_zoo.task import Graphs, Task
+from lockstep_zoo.task import Task
 
 T = TypeVar("T")  # the texts of the data folder
 C = TypeVar("C")  # the corpus: the texts as ids
 
 EXAMPLE = [[3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]  # any ids: both axes are dynamic
 MAX_POSITIONS = 1024  # of a batch with a score for every word at each of them
-PROMPT = (1, "prompt")  # the axis that varies, and its length
 
 
 class LanguageTask(Task[LanguageModelRecipe, T, C]):
@@ -33,86 +35,63 @@ class LanguageTask(Task[LanguageModelRecipe, T, C]):
     tokenizers = ("tokenizer.json",)
 
     @abstractmethod
-    def ends(self, tokenizer: Tokenizer) -> Table:
-        """`begin`, the id that a text without a prompt starts from; `end`, the id that ends a text."""
+    def task(self, tokenizer: Tokenizer) -> Generate:
+        """The task, with the ids that begin a text without a prompt and end a text."""
 
-    def graph_specs(self, recipe: LanguageModelRecipe, module: nn.Module) -> list[GraphSpec]:
+    def forms(
+        self, recipe: LanguageModelRecipe, module: nn.Module, tokenizers: list[Tokenizer]
+    ) -> ModelForms:
+        [tokenizer] = tokenizers
+        vocabulary = tokenizer.get_vocab_size()
         tokens, lengths = padded(EXAMPLE)
-        names = recipe.states
-        rows = len(tokens)
-        states = {f"{name}_in": torch.zeros(first, rows, last) for name, (first, last) in names.items()}
-        step = GraphSpec(
-            STEP,
-            recipe.step(module),
-            {"token": tokens[:, 0], **states},
-            {"token": ("batch",), **dict.fromkeys(states, ("", "batch", ""))},
-            ("logits", *(f"{name}_out" for name in names)),
-        )
-        texts: dict[str, tuple[str, ...]] = {"tokens": ("batch", "prompt")}
-        graph_specs = []
-        if recipe.prefill:
-            inputs, axes = {"tokens": tokens, "lengths": lengths}, {**texts, "lengths": ("batch",)}
-            outputs = ("logits", *(f"{name}0" for name in names))
-            graph_specs.append(GraphSpec(PREFILL, recipe.prefill(module), inputs, axes, outputs))
-        if recipe.oneshot:
-            graph_specs.append(
-                GraphSpec(ONESHOT, recipe.oneshot(module), {"tokens": tokens}, texts, ("logits",))
-            )
-        return [*graph_specs, step]
-
-    def manifest(self, recipe: LanguageModelRecipe, tokenizers: list[Tokenizer]) -> Table:
-        vocabulary = tokenizers[0].get_vocab_size()
-        limit = {} if recipe.max_tokens is None else {"max_tokens": recipe.max_tokens}
-        text = {"source": self.tokenizers[0], **self.ends(tokenizers[0])}
-        table: Table = {"task": self.name, "text": text}
-        if recipe.prefill or recipe.oneshot:
-            table["lengths"] = {"prompt": {"max": recipe.max_prompt}}
-        if recipe.oneshot:
-            table |= _oneshot(vocabulary)
-        table["roles"] = {"scores": "logits"}
-        if recipe.prefill:
-            table["prefill"] = _prefill(recipe, vocabulary)
-        table["stepwise"] = {
-            "graph": STEP,
-            **limit,
-            "inputs": {"token": ids(vocabulary)},
-            "outputs": {"logits": tensor()},
-            "state": [_state(name, bool(recipe.prefill)) for name in recipe.states],
+        text: dict[str, Any] = {"axes": {"tokens": "batch prompt"}, "ids": {"tokens": vocabulary}}
+        prompt = text | {"axes": {"tokens": "batch prompt", "lengths": "batch"}, "lengths": "lengths"}
+        serving: dict[str, Any] = {
+            "task": replace(self.task(tokenizer), max_tokens=recipe.max_tokens),
+            "tokenizer": tokenizer,
+            "longest": recipe.max_prompt,
+            "tolerance": TOLERANCE,
+            "exact": True,
+            "about": recipe.about,
         }
-        return table
-
-    def compare(
-        self,
-        recipe: LanguageModelRecipe,
-        tokenizers: list[Tokenizer],
-        graphs: Graphs,
-        module: nn.Module | None,
-    ) -> list[Difference]:
-        vocabulary = tokenizers[0].get_vocab_size()
-        differences = check(recipe, vocabulary, graphs.get(PREFILL), graphs[STEP], module)
-        if recipe.oneshot:
-            differences += check_oneshot(recipe, vocabulary, graphs[ONESHOT], graphs[STEP])
-        return differences
-
-
-def _oneshot(vocabulary: int) -> Table:
-    """Outputs have a score for every word at every position and are large: few positions share a batch."""
-    return {
-        "inputs": {"tokens": ids(vocabulary, PROMPT)},
-        "outputs": {"logits": tensor(PROMPT)},
-        "batching": {"max_padded_elements": MAX_POSITIONS},
-    }
+        if recipe.oneshot:  # a score for every word at every position: few positions share a batch
+            serving["max_padded_elements"] = MAX_POSITIONS
+        sizes = {f"{name}_in": size for name, size in recipe.states.items()}
+        return stepwise_forms(
+            recipe.step(module),
+            {"token": tokens[:, 0]}
+            | {name: torch.zeros(first, len(tokens), last) for name, (first, last) in sizes.items()},
+            axes={"token": "batch"}
+            | {name: f"{first} batch {last}" for name, (first, last) in sizes.items()},
+            ids={"token": vocabulary},
+            states={
+                f"{name}_in": State(f"{name}_out", prefill=f"{name}0" if recipe.prefill else "", name=name)
+                for name in recipe.states
+            },
+            prefill=Whole(recipe.prefill(module), {"tokens": tokens, "lengths": lengths}, **prompt)
+            if recipe.prefill
+            else None,
+            oneshot=Whole(recipe.oneshot(module), {"tokens": tokens}, **text) if recipe.oneshot else None,
+            **serving,
+        )
 
 
-def _prefill(recipe: LanguageModelRecipe, vocabulary: int) -> Table:
-    states = {f"{name}0": tensor(batch_axis=1) for name in recipe.states}
-    return {
-        "graph": PREFILL,
-        "inputs": {"tokens": ids(vocabulary, PROMPT), "lengths": lengths_of("prompt")},
-        "outputs": {"logits": tensor(), **states},
-    }
+def run_steps(recipe: LanguageModelRecipe, step: OnnxGraph, row: Sequence[int]) -> Arrays:
+    """The step graph's results after the last token of a text."""
+    states, outputs = initial_states(recipe, step, 1), {}
+    for token in row:
+        outputs = step.run({"token": torch.tensor([token]), **states})
+        states = next_states(recipe, outputs)
+    return outputs
 
 
-def _state(name: str, prefilled: bool) -> Table:
-    start = {"prefill": f"{name}0"} if prefilled else {}
-    return {"name": name, "input": f"{name}_in", "output": f"{name}_out", **start, "batch_axis": 1}
+def initial_states(recipe: LanguageModelRecipe, step: OnnxGraph, rows: int) -> dict[str, Tensor]:
+    """The states before the first token: zeros."""
+    shapes = {tensor.name: tensor.shape for tensor in step.session.get_inputs()}
+    names = [f"{name}_in" for name in recipe.states]
+    return {name: torch.zeros(shapes[name][0], rows, shapes[name][2]) for name in names}
+
+
+def next_states(recipe: LanguageModelRecipe, outputs: Arrays) -> dict[str, Tensor]:
+    """The state inputs of the next step, from the outputs of a step."""
+    return {f"{name}_in": from_numpy(outputs[f"{name}_out"]) for name in recipe.states}

@@ -13,7 +13,7 @@ zero: training starts from a mean of embeddings.
 import torch
 from torch import Tensor, nn
 
-from lockstep_zoo.recipe import ClassifierRecipe, Outputs, RecipeOutput, Training
+from lockstep_zoo.recipe import ClassifierRecipe, Outputs, Training
 
 WIDTH = 64
 
@@ -51,7 +51,7 @@ RECIPE = ClassifierRecipe(
     training=Training(learning_rate=0.001, word_dropout=0.2),
     activation="softmax",
     companion="mask",
-    outputs=(RecipeOutput("logits"), RecipeOutput("vector"), RecipeOutput("attention", word_axes=(3, 4))),
+    outputs=("logits", "vector", "attention"),
     max_words=1024,
     max_padded_elements=1024,
     limits=(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lockstep_export.recurrent import Packed
-from lockstep_zoo.recipe import ClassifierRecipe, Outputs, RecipeOutput, Training
+from lockstep_zoo.recipe import ClassifierRecipe, Outputs, Training
 
 EMBEDDING, HIDDEN = 128, 128
 
@@ -45,7 +45,7 @@ RECIPE = ClassifierRecipe(
     training=Training(learning_rate=0.002, word_dropout=0.25),
     activation="softmax",
     companion="lengths",
-    outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
+    outputs=("logits", "vector"),
     limits=(
         "One-shot only: the backward direction starts at the last word.",
         "Slightly below the 80.5 published for a bag of words, a difference that is not significant here: "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lockstep_export.recurrent import Cell, OnnxSequence, Packed, States
+from lockstep_export.recurrent import Cell, Packed, States
 from lockstep_zoo.recipe import LanguageModelRecipe, Outputs, Training
 from lockstep_zoo.shakespeare.tokenizer import UNKNOWN_ID
 
@@ -64,13 +64,13 @@ class CharLSTMStep(nn.Module):
 
 class CharLSTMPrefill(nn.Module):
     """tokens [batch, prompt], lengths [batch] → logits [batch, vocabulary] after the last real character,
-    h0 and c0 [2, batch, 128]. It can be exported but not run."""
+    h0 and c0 [2, batch, 128]."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
         assert isinstance(trained, CharLSTM)
         self.embedding, self.head = trained.embedding, trained.head
-        self.lower, self.upper = OnnxSequence(trained.lower), OnnxSequence(trained.upper)
+        self.lower, self.upper = trained.lower, trained.upper
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Outputs:
         x = self.embedding(tokens.T)  # [prompt, batch, 128]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lockstep_zoo.recipe import ClassifierRecipe, Outputs, RecipeOutput, Training
+from lockstep_zoo.recipe import ClassifierRecipe, Outputs, Training
 
 EMBEDDING, KERNELS, SIZES = 100, 10, (2, 3, 4)
 
@@ -51,7 +51,7 @@ RECIPE = ClassifierRecipe(
     training=Training(learning_rate=0.001, word_dropout=0.2, averaging=0.995),
     activation="softmax",
     companion="mask",
-    outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
+    outputs=("logits", "vector"),
     limits=(
         "It is the TextCNN with 10 instead of 64 filters of each width, written as 2-D convolutions; on a "
         "CPU it is not faster.",

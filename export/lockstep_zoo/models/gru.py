@@ -12,7 +12,7 @@ One logit: P(positive) = σ(logit).
 from torch import nn
 
 from lockstep_zoo.models.recurrent_classifier import RecurrentClassifier, RecurrentClassifierStep, dense
-from lockstep_zoo.recipe import ClassifierRecipe, RecipeOutput, Training
+from lockstep_zoo.recipe import ClassifierRecipe, Training
 
 
 def build(vocabulary: int) -> nn.Module:
@@ -27,7 +27,7 @@ RECIPE = ClassifierRecipe(
     training=Training(learning_rate=0.002, word_dropout=0.1),
     activation="sigmoid",
     companion="lengths",
-    outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
+    outputs=("logits", "vector"),
     step=RecurrentClassifierStep,
     states=("h",),
     limits=("It reads from left to right: a word is interpreted without its right-hand context.",),

@@ -11,7 +11,7 @@ among ten words changes the mean by a tenth: "I am happy" and "I am not happy" g
 import torch
 from torch import Tensor, nn
 
-from lockstep_zoo.recipe import ClassifierRecipe, Outputs, RecipeOutput, Training
+from lockstep_zoo.recipe import ClassifierRecipe, Outputs, Training
 
 EMBEDDING = 50
 
@@ -40,7 +40,7 @@ RECIPE = ClassifierRecipe(
     training=Training(learning_rate=0.002, word_dropout=0.25),
     activation="softmax",
     companion="mask",
-    outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
+    outputs=("logits", "vector"),
     limits=(
         "It knows which words occur but not their order: any order of the same words gives the same result.",
         "One word among ten changes the mean by a tenth: “I am happy” and “I am not happy” give "

@@ -10,7 +10,7 @@ There are no gates: the effect of a word fades with every step. One logit: P(pos
 from torch import nn
 
 from lockstep_zoo.models.recurrent_classifier import RecurrentClassifier, RecurrentClassifierStep, plain
-from lockstep_zoo.recipe import ClassifierRecipe, RecipeOutput, Training
+from lockstep_zoo.recipe import ClassifierRecipe, Training
 
 
 def build(vocabulary: int) -> nn.Module:
@@ -25,7 +25,7 @@ RECIPE = ClassifierRecipe(
     training=Training(learning_rate=0.0005, word_dropout=0.25, averaging=0.995),
     activation="sigmoid",
     companion="lengths",
-    outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
+    outputs=("logits", "vector"),
     step=RecurrentClassifierStep,
     states=("h",),
     limits=(

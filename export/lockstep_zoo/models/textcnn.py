@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lockstep_zoo.recipe import ClassifierRecipe, Outputs, RecipeOutput, Training
+from lockstep_zoo.recipe import ClassifierRecipe, Outputs, Training
 
 EMBEDDING, FILTERS, SIZES = 100, 64, (2, 3, 4)
 
@@ -48,7 +48,7 @@ RECIPE = ClassifierRecipe(
     training=Training(learning_rate=0.001, word_dropout=0.2, averaging=0.995),
     activation="softmax",
     companion="mask",
-    outputs=(RecipeOutput("logits"), RecipeOutput("vector")),
+    outputs=("logits", "vector"),
     limits=(
         "A filter covers four words at most, and only its highest value counts: the position of a phrase "
         "is lost.",

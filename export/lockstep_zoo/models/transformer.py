@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lockstep_zoo.recipe import ClassifierRecipe, Outputs, RecipeOutput, Training
+from lockstep_zoo.recipe import ClassifierRecipe, Outputs, Training
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_WORDS = 128, 4, 4, 512, 1024
 DROPOUT = 0.2
@@ -114,7 +114,7 @@ RECIPE = ClassifierRecipe(
     training=Training(learning_rate=0.0005, word_dropout=0.2),
     activation="softmax",
     companion="mask",
-    outputs=(RecipeOutput("logits"), RecipeOutput("vector"), RecipeOutput("attention", word_axes=(3, 4))),
+    outputs=("logits", "vector", "attention"),
     max_words=MAX_WORDS,
     max_padded_elements=1024,
     limits=(

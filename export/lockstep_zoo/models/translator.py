@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lockstep_export.ragged import real
-from lockstep_export.recurrent import OnnxSequence, Packed
+from lockstep_export.recurrent import Packed
 from lockstep_zoo.recipe import Outputs, Training, TranslatorRecipe
 
 EMBEDDING, ENCODER, DECODER, KEYS = 256, 192, 320, 192
@@ -102,20 +102,15 @@ class Translator(nn.Module):
 
 
 class TranslatorPrefill(nn.Module):
-    """source [batch, source], lengths [batch] → the results of `encode`. It can be exported but not run."""
+    """source [batch, source], lengths [batch] → the results of `encode`."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
         assert isinstance(trained, Translator)
-        self.source, self.key = trained.source, trained.key
-        self.start_h, self.start_c = trained.start_h, trained.start_c
-        self.reader = OnnxSequence(trained.reader)
+        self.trained = trained
 
     def forward(self, source: Tensor, lengths: Tensor) -> Outputs:
-        states, (last, _) = self.reader(self.source(source.T), lengths)
-        memory, ends = states.transpose(0, 1), last.transpose(0, 1).flatten(1)
-        h, c = self.start_h(ends).tanh(), self.start_c(ends)
-        return {"keys": self.key(memory), "memory": memory, "h0": h[None], "c0": c[None]}
+        return dict(zip(("keys", "memory", "h0", "c0"), self.trained.encode(source, lengths), strict=True))
 
 
 class TranslatorStep(nn.Module):

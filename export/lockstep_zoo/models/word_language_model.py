@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lockstep_export.recurrent import Cell, Kind, OnnxSequence, Packed, States
+from lockstep_export.recurrent import Cell, Kind, Packed, States
 from lockstep_zoo.captions.tokenizer import UNKNOWN_ID
 from lockstep_zoo.recipe import Outputs
 
@@ -60,12 +60,12 @@ class WordLanguageModelStep(nn.Module):
 
 class WordLanguageModelPrefill(nn.Module):
     """tokens [batch, prompt], lengths [batch] → logits [batch, vocabulary] after the last real word,
-    h0 (and of an LSTM c0) [1, batch, 160]. It can be exported but not run."""
+    h0 (and of an LSTM c0) [1, batch, 160]."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
         assert isinstance(trained, WordLanguageModel)
-        self.trained, self.recurrence = trained, OnnxSequence(trained.recurrence)
+        self.trained, self.recurrence = trained, trained.recurrence
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Outputs:
         _, ends = self.recurrence(self.trained.embedding(tokens.T), lengths)

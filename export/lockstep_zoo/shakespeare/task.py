@@ -9,11 +9,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lockstep_export.manifest import Table
+from lockstep_export import Generate
 from lockstep_export.onnx_graph import OnnxGraph
+from lockstep_export.step_module import STEP
 from lockstep_export.text import save_tokenizer
-from lockstep_zoo.language.parity import STEP, initial_states, next_states
-from lockstep_zoo.language.task import LanguageTask
+from lockstep_zoo.language.task import LanguageTask, initial_states, next_states
 from lockstep_zoo.recipe import LanguageModelRecipe
 from lockstep_zoo.shakespeare.data import ShakespeareText, read_shakespeare
 from lockstep_zoo.shakespeare.tokenizer import character_tokenizer
@@ -48,9 +48,8 @@ class ShakespeareTask(LanguageTask[ShakespeareText, ShakespeareCorpus]):
     def training_task(self, recipe: LanguageModelRecipe, corpus: ShakespeareCorpus) -> NextCharacterTraining:
         return NextCharacterTraining(recipe, corpus)
 
-    def ends(self, tokenizer: Tokenizer) -> Table:
-        begin = tokenizer.token_to_id(BEGIN)
-        return {} if begin is None else {"begin": begin}
+    def task(self, tokenizer: Tokenizer) -> Generate:
+        return Generate(begin=tokenizer.token_to_id(BEGIN))
 
     def figures(self, recipe: LanguageModelRecipe, corpus: ShakespeareCorpus, graphs: Graphs) -> Figures:
         dev, test = (bits(recipe, graphs[STEP], part) for part in (corpus.dev, corpus.test))

@@ -10,24 +10,24 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from lockstep_export.graph_spec import GraphSpec
-from lockstep_export.manifest import Table, ids, lengths_of, mask_of, tensor
-from lockstep_export.parity import Difference
+from lockstep_export import State, Translate, Whole
+from lockstep_export.forms import PREFILL, ModelForms
+from lockstep_export.parity import TOLERANCE
 from lockstep_export.ragged import padded, real
+from lockstep_export.step_module import STEP
+from lockstep_export.stepwise import stepwise_forms
 from lockstep_export.text import save_tokenizer
 from lockstep_zoo.models.translator import DECODER, KEYS, MEMORY
 from lockstep_zoo.recipe import TranslatorRecipe
 from lockstep_zoo.task import Figures, Graphs, Task
 from lockstep_zoo.translate.data import Multi30k, Pairs, read_multi30k
 from lockstep_zoo.translate.greedy import Exported
-from lockstep_zoo.translate.parity import PREFILL, STEP, check, sample_sentences
 from lockstep_zoo.translate.tokenizer import BEGIN_ID, END_ID, VOCABULARY, encode, train_tokenizer
 from lockstep_zoo.translate.training import EncodedPairs, NextTokenTraining, TranslationCorpus, bleu
 
 QUICK_PAIRS, QUICK_VOCABULARY = 200, 400
 LONGEST = 256  # tokens of a training sentence; none has more
 EXAMPLE = [[4, 5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15]]  # any ids: both axes are dynamic
-SOURCE = (1, "source")  # the axis that varies, and its length
 MAX_TOKENS = 100  # if a request sets no limit: the longest translation of the data has 44
 
 
@@ -61,83 +61,52 @@ class TranslateTask(Task[TranslatorRecipe, Multi30k, TranslationCorpus]):
     def training_task(self, recipe: TranslatorRecipe, corpus: TranslationCorpus) -> NextTokenTraining:
         return NextTokenTraining(recipe, corpus)
 
-    def graph_specs(self, recipe: TranslatorRecipe, module: nn.Module) -> list[GraphSpec]:
-        source, lengths = padded(EXAMPLE)
-        rows, longest = source.shape
-        prefill = GraphSpec(
-            PREFILL,
-            recipe.prefill(module),
-            {"source": source, "lengths": lengths},
-            {"source": ("batch", "source"), "lengths": ("batch",)},
-            ("keys", "memory", "h0", "c0"),
-        )
-        step = GraphSpec(
-            STEP,
+    def forms(self, recipe: TranslatorRecipe, module: nn.Module, tokenizers: list[Tokenizer]) -> ModelForms:
+        source, target = tokenizers
+        ids, lengths = padded(EXAMPLE)
+        rows, longest = ids.shape
+        return stepwise_forms(
             recipe.step(module),
             {
-                "token": source[:, 0],
+                "token": ids[:, 0],
                 "h_in": torch.zeros(1, rows, DECODER),
                 "c_in": torch.zeros(1, rows, DECODER),
                 "keys": torch.zeros(rows, longest, KEYS),
                 "memory": torch.zeros(rows, longest, MEMORY),
                 "mask": real(lengths, longest),
             },
-            {
-                "token": ("batch",),
-                **dict.fromkeys(("h_in", "c_in"), ("", "batch", "")),
-                **dict.fromkeys(("keys", "memory"), ("batch", "source", "")),
-                "mask": ("batch", "source"),
+            axes={
+                "token": "batch",
+                "h_in": f"1 batch {DECODER}",
+                "c_in": f"1 batch {DECODER}",
+                "keys": f"batch source {KEYS}",
+                "memory": f"batch source {MEMORY}",
+                "mask": "batch source",
             },
-            ("logits", "attention", "h_out", "c_out"),
+            ids={"token": target.get_vocab_size()},
+            mask="mask",
+            states={
+                "h_in": State("h_out", prefill="h0", name="h"),
+                "c_in": State("c_out", prefill="c0", name="c"),
+                "keys": State(prefill="keys"),
+                "memory": State(prefill="memory"),
+            },
+            prefill=Whole(
+                recipe.prefill(module),
+                {"source": ids, "lengths": lengths},
+                axes={"source": "batch source", "lengths": "batch"},
+                lengths="lengths",
+                ids={"source": source.get_vocab_size()},
+            ),
+            task=Translate(target, BEGIN_ID, END_ID, attention="attention", max_tokens=MAX_TOKENS),
+            tokenizer=source,
+            longest=recipe.max_source,
+            tolerance=TOLERANCE,
+            exact=True,
+            about=recipe.about,
         )
-        return [prefill, step]
-
-    def manifest(self, recipe: TranslatorRecipe, tokenizers: list[Tokenizer]) -> Table:
-        source, target = (tokenizer.get_vocab_size() for tokenizer in tokenizers)
-        files = dict(zip(("source", "target"), self.tokenizers, strict=True))
-        return {
-            "task": self.name,
-            "text": files | {"begin": BEGIN_ID, "end": END_ID},
-            "lengths": {"source": {"max": recipe.max_source}},
-            "roles": {"scores": "logits", "attention": "attention"},
-            "prefill": {
-                "graph": PREFILL,
-                "inputs": {"source": ids(source, SOURCE), "lengths": lengths_of("source")},
-                "outputs": {
-                    "keys": tensor(SOURCE),
-                    "memory": tensor(SOURCE),
-                    "h0": tensor(batch_axis=1),
-                    "c0": tensor(batch_axis=1),
-                },
-            },
-            "stepwise": {
-                "graph": STEP,
-                "max_tokens": MAX_TOKENS,
-                "inputs": {"token": ids(target), "mask": mask_of("source")},
-                "outputs": {"logits": tensor(), "attention": tensor(SOURCE)},
-                "state": [_state("h"), _state("c"), _carried("keys"), _carried("memory")],
-            },
-        }
-
-    def compare(
-        self, recipe: TranslatorRecipe, tokenizers: list[Tokenizer], graphs: Graphs, module: nn.Module | None
-    ) -> list[Difference]:
-        source, target = tokenizers
-        texts = encode(source, sample_sentences(), recipe.max_source)
-        sizes = (source.get_vocab_size(), target.get_vocab_size())
-        return check(recipe, sizes, Exported(graphs[PREFILL], graphs[STEP]), module, texts)
 
     def figures(self, recipe: TranslatorRecipe, corpus: TranslationCorpus, graphs: Graphs) -> Figures:
         exported = Exported(graphs[PREFILL], graphs[STEP])
         dev, test = (bleu(recipe, exported, part, corpus.target) for part in (corpus.dev, corpus.test))
         return Figures("BLEU", dev.score, test.score, test.signature)
-
-
-def _state(name: str) -> Table:
-    names = {"name": name, "input": f"{name}_in", "output": f"{name}_out", "prefill": f"{name}0"}
-    return names | {"batch_axis": 1}
-
-
-def _carried(name: str) -> Table:
-    """A part of the memory: an output of the prefill graph, carried unchanged from step to step."""
-    return {"name": name, "input": name, "prefill": name} | tensor(SOURCE)

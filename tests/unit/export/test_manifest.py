@@ -16,12 +16,13 @@ H = {"name": "h", "input": "h_in", "output": "h_out", "batch_axis": 1}
 C = {"name": "c", "input": "c_in", "output": "c_out", "batch_axis": 1}
 
 
-def parsed_manifest(name: str, vocabulary: int = 10) -> dict[str, Any]:
+def parsed_manifest(name: str, vocabulary: int = 20) -> dict[str, Any]:
     words = {"\n": 0} | {str(index): index for index in range(1, vocabulary)}
     recipe = ZOO[name]
     task = task_of(recipe)
     tokenizers = [Tokenizer(models.WordLevel(words, unk_token="1"))] * len(task.tokenizers)
-    return tomllib.loads(write(recipe.about, task.manifest(recipe, tokenizers)))
+    module = recipe.build(*[vocabulary] * len(tokenizers))
+    return tomllib.loads(task.forms(recipe, module, tokenizers).manifest())
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -68,7 +69,7 @@ def test_transformer_gets_a_generated_mask_and_returns_attention() -> None:
 def test_step_graphs_pair_their_states(name: str, states: list[dict[str, Any]]) -> None:
     stepwise = parsed_manifest(name)["stepwise"]
     assert stepwise["graph"] == "step.onnx"
-    assert stepwise["inputs"] == {"token": {"batch_axis": 0, "range": [0, 10]}}
+    assert stepwise["inputs"] == {"token": {"batch_axis": 0, "range": [0, 20]}}
     assert stepwise["outputs"] == {"logits": {"batch_axis": 0}, "vector": {"batch_axis": 0}}
     assert stepwise["state"] == states
 

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -12,10 +12,13 @@ import torch
 from made_once import made_once
 from onnx import numpy_helper
 from patience import limit_s
+from tokenizers import Tokenizer, models
 from torch import nn
 
+from lockstep_export.forms import ModelForms, prove_forms
 from lockstep_export.onnx import export_onnx
 from lockstep_export.onnx_graph import OnnxGraph
+from lockstep_export.parity import Difference
 from lockstep_zoo.models import ZOO, Recipe
 from lockstep_zoo.pipeline import Pipeline, graphs_in, task_of
 from lockstep_zoo.recipe import ClassifierRecipe, LanguageModelRecipe, TranslatorRecipe
@@ -79,10 +82,27 @@ def built(name: str) -> nn.Module:
     return module
 
 
-def exported(recipe: Recipe, module: nn.Module, folder: Path) -> dict[str, OnnxGraph]:
+def exported(
+    recipe: Recipe, module: nn.Module, folder: Path, vocabulary: int = VOCABULARY
+) -> dict[str, OnnxGraph]:
     """The graphs of `module`, written into `folder`."""
-    export_onnx(task_of(recipe).graph_specs(recipe, module), folder)
+    export_onnx(forms(recipe, module, vocabulary).graph_specs("dynamo"), folder)
     return dict(graphs_in(folder))
+
+
+def forms(recipe: Recipe, module: nn.Module, vocabulary: int = VOCABULARY) -> ModelForms:
+    """The forms of a module that was built for `vocabulary` ids."""
+    ids = {str(index): index for index in range(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="0"))
+    return task_of(recipe).forms(recipe, module, [tokenizer] * len(task_of(recipe).tokenizers))
+
+
+def compared(
+    recipe: Recipe, module: nn.Module, graphs: Mapping[str, OnnxGraph], with_module: bool = True
+) -> list[Difference]:
+    """The comparisons of `graphs` with `module`, or with themselves."""
+    found = {file: graph.run for file, graph in graphs.items()}
+    return prove_forms(forms(recipe, module), found, None if with_module else found)
 
 
 def as_built(name: str, folder: Path | None = None) -> dict[str, OnnxGraph]:

@@ -1,6 +1,5 @@
 """The command line: expected errors are one message, before any time is spent."""
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 from unit.zoo.sample_data import quick_build
 
+from lockstep_export import publication
 from lockstep_export.__main__ import main
 from lockstep_zoo.pipeline import Pipeline
 
@@ -155,7 +155,7 @@ def test_a_failed_copy_leaves_the_published_version(
     def full(*_: Any, **__: Any) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(shutil, "copytree", full)
+    monkeypatch.setattr(publication, "save_tokenizer", full)
     with pytest.raises(OSError, match="no space left"):
         pipeline.export("sentiment-bow")
     assert {file: file.read_bytes() for file in pipeline.out.rglob("*") if file.is_file()} == before

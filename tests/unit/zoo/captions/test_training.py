@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from unit.zoo.sample_data import PAIRS, WRITERS, language_model
+from unit.zoo.sample_data import PAIRS, WRITERS, exported, language_model
 
-from lockstep_export.onnx import export_onnx
 from lockstep_export.onnx_graph import OnnxGraph
+from lockstep_export.step_module import STEP
 from lockstep_zoo.captions.task import bits, unknown
 from lockstep_zoo.captions.tokenizer import encode, word_tokenizer
 from lockstep_zoo.captions.training import CaptionsCorpus, NextWordTraining, batch_of, mean_loss
 from lockstep_zoo.checkpoint import TrainingJob, load_trained
-from lockstep_zoo.language.parity import STEP
-from lockstep_zoo.pipeline import task_of
 from lockstep_zoo.recipe import LanguageModelRecipe
 from lockstep_zoo.train import train
 
@@ -62,8 +60,7 @@ def test_learns_and_its_step_graph_gives_the_same_figure(tmp_path: Path, name: s
     dev = [float(line.split("dev ")[1].split()[0]) for line in lines]
     assert dev[-1] < dev[0]
     module, _ = load_trained(job)
-    specs = [spec for spec in task_of(one).graph_specs(one, module) if spec.file == STEP]
-    export_onnx(specs, tmp_path)
+    exported(one, module, tmp_path, TOKENIZER.get_vocab_size())
     nats = mean_loss(module, CORPUS.dev)
     assert bits(one, OnnxGraph(tmp_path / STEP), CORPUS.dev) == pytest.approx(nats / 0.693147, rel=1e-4)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from torch import Tensor
 from unit.zoo.sample_data import (
     CLASSIFIERS,
@@ -12,15 +13,19 @@ from unit.zoo.sample_data import (
     as_built,
     built,
     classifier,
+    compared,
     exported,
+    forms,
     quick_pipeline,
     with_other_weights,
 )
 
-from lockstep_export.errors import NotTrainedError, ParityError
+from lockstep_export.errors import ModuleError, NotTrainedError, ParityError
+from lockstep_export.forms import ONESHOT, export_forms
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import TOLERANCE, Difference, Parity
-from lockstep_zoo.classify.parity import ONESHOT, STEP, check_oneshot, check_steps, sample_texts
+from lockstep_export.samples import batches
+from lockstep_export.step_module import STEP
 from lockstep_zoo.models.transformer import TransformerClassifier
 from lockstep_zoo.recipe import Outputs
 
@@ -43,42 +48,34 @@ def require(differences: list[Difference]) -> None:
 def test_every_trained_classifier_passes(name: str) -> None:
     parity = quick_pipeline().check(name)
     assert parity.worst <= TOLERANCE
-    comparisons = {gap.comparison for gap in parity.differences}
-    assert comparisons == {"unbatched", "as PyTorch"} | ({"step"} if classifier(name).step else set())
+    steps = {"step"} if name in STEPWISE else set()
+    assert {gap.comparison for gap in parity.differences} == {"batched", "padded", "as PyTorch"} | steps
+    assert {gap.output for gap in parity.differences if gap.comparison == "step"} <= {"logits", "vector"}
 
 
-@pytest.mark.parametrize("name", STEPWISE)
-def test_one_shot_and_step_graphs_agree_after_every_word(name: str) -> None:
-    steps = [gap for gap in quick_pipeline().check(name).differences if gap.comparison == "step"]
-    assert all(gap.within for gap in steps)
-    assert {gap.output for gap in steps} == {"logits", "vector"}
-
-
-def test_a_pair_of_graphs_with_random_weights_passes() -> None:
+def test_graphs_with_random_weights_pass() -> None:
     recipe, module = classifier("sentiment-gru"), built("sentiment-gru")
-    graphs = as_built(recipe.name)
-    require(check_oneshot(recipe, VOCABULARY, graphs[ONESHOT], module))
-    require(check_steps(recipe, VOCABULARY, graphs[STEP], graphs[ONESHOT], module))
+    require(compared(recipe, module, as_built(recipe.name)))
 
 
 def test_rejects_a_step_graph_of_other_weights(tmp_path: Path) -> None:
-    recipe = classifier("sentiment-gru")
-    oneshot = as_built(recipe.name)[ONESHOT]
-    step = with_other_weights(recipe.name, tmp_path)[STEP]
+    recipe, module = classifier("sentiment-gru"), built("sentiment-gru")
+    graphs, other = as_built(recipe.name), with_other_weights(recipe.name, tmp_path)
     with pytest.raises(ParityError, match=r"step +logits .* DIFFERS"):
-        require(check_steps(recipe, VOCABULARY, step, oneshot))
+        require(compared(recipe, module, {**graphs, STEP: other[STEP]}, with_module=False))
 
 
 def test_rejects_a_step_graph_that_swaps_its_states(tmp_path: Path) -> None:
-    recipe = classifier("sentiment-lstm")
+    recipe, module = classifier("sentiment-lstm"), built("sentiment-lstm")
     graphs = as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / STEP)
     names = {"h_out": "c_out", "c_out": "h_out"}
     for node in model.graph.node:
         node.output[:] = [names.get(name, name) for name in node.output]
     onnx.save(model, tmp_path / "swapped.onnx")
+    swapped = {**graphs, STEP: OnnxGraph(tmp_path / "swapped.onnx")}
     with pytest.raises(ParityError, match=r"step +vector .* DIFFERS"):
-        require(check_steps(recipe, VOCABULARY, OnnxGraph(tmp_path / "swapped.onnx"), graphs[ONESHOT]))
+        require(compared(recipe, module, swapped, with_module=False))
 
 
 def test_rejects_a_backward_direction_that_starts_in_the_padding(tmp_path: Path) -> None:
@@ -89,49 +86,56 @@ def test_rejects_a_backward_direction_that_starts_in_the_padding(tmp_path: Path)
         if node.op_type == "LSTM":
             node.input[4] = ""  # sequence_lens
     onnx.save(model, tmp_path / ONESHOT)
+    graphs = {ONESHOT: OnnxGraph(tmp_path / ONESHOT)}
     with pytest.raises(ParityError, match="the exported graph is rejected"):
-        require(check_oneshot(recipe, VOCABULARY, OnnxGraph(tmp_path / ONESHOT), module))
-    with pytest.raises(ParityError, match="unbatched"):
-        require(check_oneshot(recipe, VOCABULARY, OnnxGraph(tmp_path / ONESHOT)))
+        require(compared(recipe, module, graphs))
+    with pytest.raises(ParityError, match="padded"):
+        require(compared(recipe, module, graphs, with_module=False))
 
 
 def test_rejects_a_mean_over_padding_although_torch_does_the_same(tmp_path: Path) -> None:
     recipe = classifier("sentiment-transformer")
     module = MeanOverPadding(VOCABULARY).eval()
-    graph = exported(recipe, module, tmp_path)[ONESHOT]
-    differences = check_oneshot(recipe, VOCABULARY, graph, module)
+    differences = compared(recipe, module, exported(recipe, module, tmp_path))
     assert all(gap.within for gap in differences if gap.comparison == "as PyTorch")
-    with pytest.raises(ParityError, match=r"unbatched +logits .* DIFFERS"):
+    with pytest.raises(ParityError, match=r"padded +logits .* DIFFERS"):
         require(differences)
+    with pytest.raises(ModuleError, match="padding changes results, already in PyTorch"):
+        export_forms(forms(recipe, module), tmp_path / "published")
 
 
 def test_rejects_other_weights(tmp_path: Path) -> None:
     recipe = classifier("sentiment-bow")
-    graph = as_built(recipe.name)[ONESHOT]
+    graphs = as_built(recipe.name)
     with pytest.raises(ParityError, match="as PyTorch"):
-        require(check_oneshot(recipe, VOCABULARY, graph, recipe.build(VOCABULARY).eval()))
+        require(compared(recipe, recipe.build(VOCABULARY).eval(), graphs))
 
 
 def test_a_frozen_axis_is_reported_as_a_failed_run(tmp_path: Path) -> None:
-    recipe = classifier("sentiment-bow")
+    recipe, module = classifier("sentiment-bow"), built("sentiment-bow")
     as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / ONESHOT)
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
     onnx.save(model, tmp_path / ONESHOT)
     with pytest.raises(ParityError, match=r"run +any .* DIFFERS .*dimensions"):
-        require(check_oneshot(recipe, VOCABULARY, OnnxGraph(tmp_path / ONESHOT)))
+        require(compared(recipe, module, {ONESHOT: OnnxGraph(tmp_path / ONESHOT)}))
 
 
 def test_nan_is_not_equal() -> None:
-    assert not Difference("unbatched", "logits", 1, float("nan")).within
+    assert not Difference("batched", "logits", 1, float("nan")).within
 
 
 def test_batches_have_rows_of_different_lengths_and_one_long_row() -> None:
-    batches = list(sample_texts(VOCABULARY, 4096))
-    assert [len(rows) for rows in batches] == [1, 2, 3, 8, 17]
-    assert max(len(row) for row in batches[-1]) == 300
-    assert len({len(row) for row in batches[-1]}) > 5
-    assert all(0 < token < VOCABULARY for rows in batches for row in rows for token in row)
+    recipe = classifier("sentiment-gru")
+    oneshot = forms(recipe, built(recipe.name)).oneshot
+    assert oneshot is not None
+    found = list(batches(oneshot.contract))
+    lengths = [[row.lengths["words"] for row in rows] for rows in found]
+    assert [len(rows) for rows in found] == [4, 1, 2, 3, 8, 17]
+    assert max(map(max, lengths)) == 300
+    assert len(set(lengths[-1])) > 5
+    ids = torch.cat([row.inputs["tokens"].flatten() for rows in found for row in rows])
+    assert 0 < ids.min() <= ids.max() < VOCABULARY
 
 
 def test_a_missing_graph_is_reported(tmp_path: Path) -> None:

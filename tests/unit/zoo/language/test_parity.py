@@ -10,20 +10,22 @@ from onnx import helper
 from torch import Tensor, nn
 from unit.zoo.sample_data import (
     SHAKESPEARE,
-    VOCABULARY,
     WRITERS,
     as_built,
     built,
+    compared,
     exported,
+    forms,
     language_model,
     quick_pipeline,
     with_other_weights,
 )
 
-from lockstep_export.errors import ParityError
+from lockstep_export.errors import ModuleError, ParityError
+from lockstep_export.forms import PREFILL, check_forms
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import Parity
-from lockstep_zoo.language.parity import ONESHOT, PREFILL, STEP, check, check_oneshot, check_rows
+from lockstep_export.step_module import STEP
 from lockstep_zoo.models.context_cnn import ContextCNNOneShot
 from lockstep_zoo.recipe import Outputs
 
@@ -33,49 +35,51 @@ CONTEXT = "captions-context-cnn"
 @pytest.mark.parametrize("name", WRITERS)
 def test_prompts_and_steps_are_equal(name: str) -> None:
     recipe, differences = language_model(name), quick_pipeline().check(name).differences
-    expected = {"step", "rows"} | ({"prefill", "forced"} if recipe.prefill else set())
-    assert {gap.comparison for gap in differences} >= expected
+    whole = {"as PyTorch", "padded", "forced"} if recipe.prefill else set()
+    positions = {"step"} if recipe.oneshot else set()
+    assert {gap.comparison for gap in differences} == {"batched", "rows"} | whole | positions
     assert all(gap.largest == 0.0 for gap in differences if gap.comparison == "rows")
 
 
 def test_a_pair_of_graphs_with_random_weights_passes() -> None:
-    recipe, graphs = language_model(), as_built(SHAKESPEARE)
-    differences = check(recipe, VOCABULARY, graphs[PREFILL], graphs[STEP], built(SHAKESPEARE))
+    differences = compared(language_model(), built(SHAKESPEARE), as_built(SHAKESPEARE))
     Parity(SHAKESPEARE, differences).require()
 
 
 def test_rejects_a_prefill_that_reads_the_padding(tmp_path: Path) -> None:
-    recipe = language_model()
+    recipe, module = language_model(), built(SHAKESPEARE)
     graphs = as_built(recipe.name, tmp_path)
     model = onnx.load(tmp_path / PREFILL)
     for node in model.graph.node:
         if node.op_type == "LSTM":
             node.input[4] = ""  # sequence_lens
     onnx.save(model, tmp_path / PREFILL)
-    differences = check(recipe, VOCABULARY, OnnxGraph(tmp_path / PREFILL), graphs[STEP])
-    with pytest.raises(ParityError, match=r"forced +h0"):
-        Parity(recipe.name, differences).require()
+    leaky = {**graphs, PREFILL: OnnxGraph(tmp_path / PREFILL)}
+    differences = compared(recipe, module, leaky, with_module=False)
+    rejected = {(gap.comparison, gap.output) for gap in differences if not gap.within}
+    assert rejected >= {("padded", "h0"), ("forced", "h0")}
 
 
 def test_rejects_a_step_of_other_weights(tmp_path: Path) -> None:
     recipe, module = language_model(), built(SHAKESPEARE)
-    prefill = as_built(SHAKESPEARE)[PREFILL]
-    step = with_other_weights(SHAKESPEARE, tmp_path)[STEP]
+    graphs, other = as_built(SHAKESPEARE), with_other_weights(SHAKESPEARE, tmp_path)
     with pytest.raises(ParityError, match="rejected"):
-        Parity(recipe.name, check(recipe, VOCABULARY, prefill, step, module)).require()
+        Parity(recipe.name, compared(recipe, module, {**graphs, STEP: other[STEP]})).require()
 
 
 def test_rejects_rows_that_depend_on_other_rows(tmp_path: Path) -> None:
-    recipe = language_model()
-    as_built(SHAKESPEARE, tmp_path)
+    recipe, module = language_model(), built(SHAKESPEARE)
+    graphs = as_built(SHAKESPEARE, tmp_path)
     model = onnx.load(tmp_path / STEP)
     last = next(node for node in model.graph.node if "logits" in node.output)
     last.output[0] = "own"
     mean = helper.make_node("ReduceMean", ["own"], ["mean"], keepdims=1)
     model.graph.node.extend([mean, helper.make_node("Sub", ["own", "mean"], ["logits"])])
     onnx.save(model, tmp_path / STEP)
-    differences = check_rows(recipe, VOCABULARY, OnnxGraph(tmp_path / STEP))
-    assert {(gap.output, gap.rows) for gap in differences if not gap.within} >= {("logits", 1)}
+    mixing = {**graphs, STEP: OnnxGraph(tmp_path / STEP)}
+    differences = compared(recipe, module, mixing, with_module=False)
+    rows = [gap for gap in differences if gap.comparison == "rows"]
+    assert {(gap.output, gap.rows) for gap in rows if not gap.within} >= {("logits", 1)}
 
 
 class LooksAhead(nn.Module):
@@ -89,14 +93,11 @@ class LooksAhead(nn.Module):
         return self.honest(torch.cat((tokens[:, 1:], tokens[:, :1]), dim=1))
 
 
-def test_all_positions_in_one_run_equal_the_steps() -> None:
-    recipe = language_model(CONTEXT)
-    graphs = as_built(CONTEXT)
-    Parity(CONTEXT, check_oneshot(recipe, VOCABULARY, graphs[ONESHOT], graphs[STEP])).require()
-
-
 def test_rejects_a_position_that_looks_ahead(tmp_path: Path) -> None:
     recipe = replace(language_model(CONTEXT), oneshot=LooksAhead)
-    graphs = exported(recipe, built(CONTEXT), tmp_path)
-    with pytest.raises(ParityError, match=r"one-shot +logits"):
-        Parity(CONTEXT, check_oneshot(recipe, VOCABULARY, graphs[ONESHOT], graphs[STEP])).require()
+    module = built(CONTEXT)
+    graphs = exported(recipe, module, tmp_path)
+    with pytest.raises(ParityError, match=r"step +logits"):
+        Parity(CONTEXT, compared(recipe, module, graphs, with_module=False)).require()
+    with pytest.raises(ModuleError, match="already in PyTorch"):
+        check_forms(forms(replace(recipe, max_prompt=64), module))

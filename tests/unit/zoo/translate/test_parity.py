@@ -8,46 +8,43 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor
-from unit.zoo.sample_data import TRANSLATOR, VOCABULARY, as_built, built, translation
+from unit.zoo.sample_data import TRANSLATOR, VOCABULARY, as_built, built, compared, translation
 
 from lockstep_export.errors import ParityError
+from lockstep_export.forms import PREFILL
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import Parity
+from lockstep_export.step_module import STEP
 from lockstep_zoo.models.translator import Encoded, Translator, Written
 from lockstep_zoo.translate.greedy import Exported, translate
-from lockstep_zoo.translate.parity import PREFILL, STEP, check, sample_sentences
 from lockstep_zoo.translate.tokenizer import END_ID
 
-SIZES = (VOCABULARY, VOCABULARY)
 TEXTS = [[5, 6, 7], [8, 9], [10] * 9]
 
 
-def graphs(folder: Path) -> Exported:
-    exported = as_built(TRANSLATOR, folder)
-    return Exported(exported[PREFILL], exported[STEP])
-
-
-def test_sources_steps_and_whole_translations_are_equal(tmp_path: Path) -> None:
-    differences = check(translation(), SIZES, graphs(tmp_path), built(TRANSLATOR), TEXTS)
+def test_sources_and_steps_are_equal(tmp_path: Path) -> None:
+    differences = compared(translation(), built(TRANSLATOR), as_built(TRANSLATOR, tmp_path))
     Parity(TRANSLATOR, differences).require()
-    assert {gap.comparison for gap in differences} == {
-        "prefill",
-        "step",
-        "padding",
-        "rows",
-        "length",
-        "greedy",
-    }
-    assert {gap.output for gap in differences if gap.comparison == "step"} == {
+    assert {gap.comparison for gap in differences} == {"batched", "padded", "as PyTorch", "rows", "length"}
+    assert {gap.output for gap in differences if gap.comparison == "length"} == {
         "logits",
         "attention",
         "h_out",
         "c_out",
     }
+    assert all(gap.largest == 0.0 for gap in differences if gap.comparison in ("rows", "length"))
+
+
+def test_whole_translations_are_equal(tmp_path: Path) -> None:
+    graphs, module = as_built(TRANSLATOR, tmp_path), built(TRANSLATOR)
+    assert isinstance(module, Translator)
+    texts = [*TEXTS, *[[4 + (7 * i + j) % 50 for j in range(1 + i % 12)] for i in range(36)]]
+    found = translate(Exported(graphs[PREFILL], graphs[STEP]), texts, 60)
+    assert found == translate(module, texts, 60)
 
 
 def test_rejects_attention_on_padding(tmp_path: Path) -> None:
-    graphs(tmp_path)
+    graphs = as_built(TRANSLATOR, tmp_path)
     model = onnx.load(tmp_path / STEP)
     for constant in model.graph.initializer:
         values = numpy_helper.to_array(constant).astype(np.float32)
@@ -55,15 +52,15 @@ def test_rejects_attention_on_padding(tmp_path: Path) -> None:
             zero = values * 0
             constant.CopyFrom(numpy_helper.from_array(zero, constant.name))
     onnx.save(model, tmp_path / STEP)
-    leaky = Exported(OnnxGraph(tmp_path / PREFILL), OnnxGraph(tmp_path / STEP))
-    differences = check(translation(), SIZES, leaky)
-    assert "padding" in {gap.comparison for gap in differences if not gap.within}
+    leaky = {**graphs, STEP: OnnxGraph(tmp_path / STEP)}
+    with pytest.raises(ParityError, match=r"padded +logits"):
+        Parity(TRANSLATOR, compared(translation(), built(TRANSLATOR), leaky, with_module=False)).require()
 
 
 def test_rejects_a_step_of_other_weights(tmp_path: Path) -> None:
-    other = Translator(*SIZES).eval()
-    with pytest.raises(ParityError, match=r"step +logits"):
-        Parity(TRANSLATOR, check(translation(), SIZES, graphs(tmp_path), other)).require()
+    other = Translator(VOCABULARY, VOCABULARY).eval()
+    with pytest.raises(ParityError, match=r"batched +logits"):
+        Parity(TRANSLATOR, compared(translation(), other, as_built(TRANSLATOR, tmp_path))).require()
 
 
 class Scripted:
@@ -83,7 +80,3 @@ class Scripted:
 def test_greedy_ends_each_row_separately() -> None:
     rows = [[7] * 3, [9], [8] * 12]
     assert translate(Scripted(), rows, 10) == [[7] * 3, [9], [8] * 10]
-
-
-def test_sample_sentences_are_distinct() -> None:
-    assert len(set(sample_sentences())) == 36
