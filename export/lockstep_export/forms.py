@@ -26,7 +26,7 @@ from lockstep_export.model_toml import (
 )
 from lockstep_export.onnx import export_onnx
 from lockstep_export.options import ExportOptions
-from lockstep_export.parity import Difference, Parity, table
+from lockstep_export.parity import Difference, Parity, failed_run, table
 from lockstep_export.proof import BATCHED, EXTRA_PADDING, PADDED, Answer, prove
 from lockstep_export.publication import drafting, publish
 from lockstep_export.samples import SampleRow, draw, stack
@@ -53,6 +53,7 @@ from lockstep_export.written_step import WrittenStep
 
 ONESHOT, PREFILL = "model.onnx", "prefill.onnx"
 EXAMPLE_ROWS, EXAMPLE_LENGTH = 3, 7
+LONGEST_STEPS = max(map(max, LENGTHS))
 LONGEST_START = 40  # elements of a prefill from which steps are compared
 
 Answers = Mapping[str, Answer]  # by file name of the graph
@@ -209,17 +210,24 @@ def prove_forms(forms: ModelForms, found: Answers, expected: Answers | None = No
         differences += prove(form.contract, form.outputs, found[form.file], expected[form.file])
     if forms.step is None:
         return differences
-    tolerance = forms.options.tolerance
-    for batch in _step_batches(forms, forms.step, expected):
-        for extra in (0, EXTRA_PADDING) if forms.step.max_lengths else (0,):
+    try:
+        return differences + _prove_step(forms, forms.step, found, expected)
+    except Exception as error:  # ONNX Runtime raises various types
+        return [*differences, failed_run(1, error)]
+
+
+def _prove_step(forms: ModelForms, step: StepModule, found: Answers, expected: Answers) -> list[Difference]:
+    differences, options = [], forms.options
+    for batch in _step_batches(forms, step, expected):
+        for extra in (0, EXTRA_PADDING) if step.max_lengths else (0,):
             comparison = PADDED if extra else BATCHED
-            differences += prove_steps(comparison, forms.step, found[STEP], batch, tolerance, extra)
+            differences += prove_steps(comparison, step, found[STEP], batch, options.tolerance, extra)
     differences += _agreement(forms, found, expected)
-    if forms.options.exact:
+    if options.exact:
         rng = torch.Generator().manual_seed(13)
         starts = _starts(forms, found, [1 + index % 25 for index in range(MOST)], rng)
-        rows = _elements(forms.step, [WARM_STEPS + 1] * MOST, rng)
-        differences += prove_exact(forms.step, found[STEP], rows, starts)
+        rows = _elements(step, [WARM_STEPS + 1] * MOST, rng)
+        differences += prove_exact(step, found[STEP], rows, starts)
     return differences
 
 
@@ -251,21 +259,16 @@ def _step_batches(forms: ModelForms, step: StepModule, expected: Answers) -> lis
     rng, found = torch.Generator().manual_seed(9), []
     for lengths in LENGTHS:
         starts = _starts(forms, expected, [min(3 + 5 * k, LONGEST_START) for k in range(len(lengths))], rng)
-        room = [
-            min(
-                [
-                    most - step.lengths(start)[name]
-                    for name, most in step.max_lengths.items()
-                    if name in step.growing
-                ]
-            )
-            if step.growing
-            else max(lengths)
-            for start in starts
-        ]
-        rows = _elements(step, [max(1, min(pair)) for pair in zip(lengths, room, strict=True)], rng)
+        room = [_room(step, start) for start in starts]
+        rows = _elements(step, [min(pair) for pair in zip(lengths, room, strict=True)], rng)
         found.append(ProofBatch(rows, unbatched_results(step, expected[STEP], rows, starts), starts))
     return found
+
+
+def _room(step: StepModule, start: States) -> int:
+    """The number of steps until a cache is full."""
+    sizes = step.lengths(start)
+    return min([max(1, step.max_lengths[name] - sizes[name]) for name in step.growing], default=LONGEST_STEPS)
 
 
 def _elements(step: StepModule, counts: list[int], rng: torch.Generator) -> list[Elements]:

@@ -1,5 +1,6 @@
 """The command line: expected errors are one message, before any time is spent."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any

@@ -80,3 +80,13 @@ class Scripted:
 def test_greedy_ends_each_row_separately() -> None:
     rows = [[7] * 3, [9], [8] * 12]
     assert translate(Scripted(), rows, 10) == [[7] * 3, [9], [8] * 10]
+
+
+def test_a_prefill_with_a_frozen_axis_is_reported_as_a_failed_run(tmp_path: Path) -> None:
+    graphs = as_built(TRANSLATOR, tmp_path)
+    model = onnx.load(tmp_path / PREFILL)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
+    onnx.save(model, tmp_path / PREFILL)
+    frozen = {**graphs, PREFILL: OnnxGraph(tmp_path / PREFILL)}
+    with pytest.raises(ParityError, match=r"run +any .* DIFFERS .*dimensions"):
+        Parity(TRANSLATOR, compared(translation(), built(TRANSLATOR), frozen)).require()
