@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import fakes
+import grpc
 import numpy as np
 import pytest
-from integration.harness import Served, serve
+from integration.harness import Served, refused, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,9 +127,14 @@ def test_a_reply_names_the_model_and_version(server: Served) -> None:
     assert reply.parameters["compute_seconds"].double_param > 0
 
 
-def test_unknown_parameters_are_accepted(server: Served) -> None:
+def test_a_callers_own_parameters_are_accepted(server: Served) -> None:
     request = fakes.floats("same-FP32", [[1]], triton_enable_empty_final_response=True, mine="yes", n=1.5)
     assert fakes.values(server.infer(request), "y").item() == 1
+
+
+def test_a_parameter_of_triton_that_is_not_supported_is_refused_by_name(server: Served) -> None:
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.triton_new"):
+        server.infer(fakes.floats("same-FP32", [[1]], triton_new=True))
 
 
 @pytest.mark.parametrize("no_sequence", [0, "", "0"])

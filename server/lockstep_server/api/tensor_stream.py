@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _INT64_MAX = 2**63 - 1
 _SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
 _FINAL_RESPONSE = "triton_enable_empty_final_response"
-_KNOWN = frozenset((*_SEQUENCE_PARAMETERS, "priority", "timeout", _FINAL_RESPONSE))
+_RESERVED = "triton_"
+"""Triton reserves names with this prefix; other unknown names are the caller's own, and are ignored."""
 
 
 class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse]]):
@@ -91,11 +92,13 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float
     number runs sooner.
 
     Raises:
-        ServingError: BAD_INPUT, an invalid or unknown parameter.
+        ServingError: BAD_INPUT, an invalid parameter, or one of Triton's that is not supported.
     """
     for name in parameters:
-        if name not in _KNOWN:
-            raise bad_input(f"parameters.{name}", f"unknown parameter; known: {', '.join(sorted(_KNOWN))}")
+        if name.startswith(_RESERVED) and name != _FINAL_RESPONSE:
+            raise bad_input(
+                f"parameters.{name}", f"not supported; remove it (of {_RESERVED}*: {_FINAL_RESPONSE})"
+            )
     priority, timeout_us = (_integer(parameters, name) for name in ("priority", "timeout"))
     return _INT64_MAX - priority if priority else 0, timeout_us / 1e6
 
