@@ -61,7 +61,7 @@ class InferenceRequest:
     method: str  # the RPC, for metrics and log
     message: messages.Request
     text: str | None = None
-    tokens: list[str] | None = None  # of `text`, once it is tokenized
+    encoded: EncodedText | None = None  # `text`, once it is tokenized
     queue_timeout_s: float = 0.0  # 0: no queue timeout
     remaining_s: float | None = None  # until the call's deadline
 
@@ -69,6 +69,11 @@ class InferenceRequest:
     def field(self) -> str:
         """The caller's name for the input."""
         return self.message.field
+
+    @property
+    def tokens(self) -> list[str] | None:
+        """The tokens of `text`; None if ids were sent."""
+        return self.encoded.tokens if self.encoded else None
 
 
 class _InFlight(NamedTuple):
@@ -169,7 +174,7 @@ class InFlightRequests:
         try:
             if isinstance(encoded, ServingError):
                 raise encoded
-            request.tokens = encoded.tokens
+            request.encoded = encoded
             if not encoded.ids and spec.manifest.task != "generate":
                 raise bad_input(request.field, "the text has no tokens; send at least one word")
             if isinstance(message, messages.Generate):

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 class EncodedText(NamedTuple):
     ids: list[int]
-    tokens: list[str]
+    vocabulary: Vocabulary
+
+    @property
+    def tokens(self) -> list[str]:
+        """The token of each id. Computed when it is asked for, which few requests do."""
+        return self.vocabulary.names(self.ids)
 
 
 class TokenizerError(Exception):
@@ -49,11 +54,11 @@ class Vocabulary:
             TokenizerError: the library cannot tokenize this text.
         """
         try:
-            # Unlike `encode`, this releases the interpreter lock.
-            encoding = self.tokenizer.encode_batch([text])[0]
+            # Unlike `encode`, this releases the interpreter lock, and computes no offsets and tokens.
+            encoding = self.tokenizer.encode_batch_fast([text])[0]
         except BaseException as error:
             raise _tokenizer_error(error) from error
-        return EncodedText(encoding.ids, encoding.tokens)
+        return EncodedText(encoding.ids, self)
 
     def names(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids; "" for an unknown id."""

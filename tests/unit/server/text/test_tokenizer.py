@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import fakes
 import pytest
@@ -11,8 +11,7 @@ from tokenizers import Tokenizer
 
 from lockstep_server.text.tokenizer import TokenizerError, Vocabulary
 
-if TYPE_CHECKING:
-    from pathlib import Path
+MODELS = Path(__file__).parents[4] / "models"
 
 
 @pytest.fixture
@@ -46,3 +45,13 @@ def test_padding_and_truncation_in_the_file_are_ignored(tmp_path: Path) -> None:
 def test_content_that_is_no_tokenizer_is_an_error(content: bytes) -> None:
     with pytest.raises(TokenizerError):
         Vocabulary(content)
+
+
+@pytest.mark.parametrize("model", ["sentiment-bow", "captions-next-word", "shakespeare-char-lstm"])
+def test_tokens_are_those_of_the_library(model: str) -> None:
+    content = (MODELS / model / "tokenizer.json").read_bytes()
+    opened, library = Vocabulary(content), Tokenizer.from_buffer(content)
+    for text in ("Two dogs run.", "it's a good film , unknownword", "ABC é \U0001f600 x", " \t", ""):
+        encoding = library.encode(text)
+        assert opened.encode(text).tokens == encoding.tokens
+        assert opened.encode(text).ids == encoding.ids
