@@ -27,6 +27,7 @@ from .ipc.in_process import InProcess
 from .metrics import gpus
 from .metrics.endpoints import HttpEndpoints
 from .metrics.families import Metrics
+from .settings import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,5 +216,7 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
 
 def _port_in_use(settings: Settings, error: OSError) -> LoadError:
     return LoadError(
-        f"--metrics-port {settings.metrics_port}: cannot listen ({error.strerror}); choose another port"
+        f"--metrics-port {settings.metrics_port}: cannot listen on"
+        f" {host_and_port(settings.host, settings.metrics_port)} ({error.strerror});"
+        " choose a free port, and as --host an address of this machine"
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import logs
 from .app import App
 from .errors import LoadError
+from .settings import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -51,9 +52,8 @@ async def _serve(settings: Settings) -> int:
     app = App(settings)
     try:
         await app.start()
-        log.info(
-            "serving %s on %s:%d, metrics on %d", settings.models, settings.host, app.port, app.metrics_port
-        )
+        address = host_and_port(settings.host, app.port)
+        log.info("serving %s on %s, metrics on %d", settings.models, address, app.metrics_port)
         await stop.wait()
         log.info("stopping: %d requests in flight", len(app.requests))
     finally:

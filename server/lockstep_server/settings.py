@@ -25,6 +25,16 @@ def _setting(default: Any, help_: str, type_: Any = None) -> Any:
     return field(default=default, metadata={"help": help_, "type": type_})
 
 
+def host_name(value: str) -> str:
+    """A host without the brackets that IPv6 addresses have before a port."""
+    return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
+
+def host_and_port(host: str, port: int) -> str:
+    """`HOST:PORT`, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def url(value: str) -> str:
     """Check that the value is `http://HOST:PORT` or `https://HOST:PORT`, and return it."""
     parts = urlsplit(value)
@@ -46,7 +56,11 @@ class Settings:
     """All server settings. `command` builds the command line from the field metadata."""
 
     models: str = _setting("models", "Model repository: the folder with the models.", click.Path())
-    host: str = _setting("0.0.0.0", "Address to listen on.")
+    host: str = _setting(
+        "0.0.0.0",
+        "Address to listen on: an IPv4 or IPv6 address (`::` is every address), or a name.",
+        host_name,
+    )
     port: int = _setting(8001, "gRPC port. 0 selects a free port.", _PORT)
     metrics_port: int = _setting(8002, "HTTP port for /metrics and /healthz. 0 selects a free port.", _PORT)
     device: str = _setting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,13 +20,12 @@ from integration.harness import Stubs, refused
 from patience import PATIENCE_S, limit_s, wait_until
 
 from lockstep_client.metrics_text import scrape
-from lockstep_client.server_process import ServerProcess
+from lockstep_client.server_process import LoggedProcess, ServerProcess
+from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from lockstep_proto import open_inference_pb2 as pb
 
 COMMAND = [sys.executable, "-m", "lockstep_server"]
 
@@ -179,3 +179,41 @@ def test_a_second_start_uses_the_cached_measurements(tmp_path: Path) -> None:
             assert fakes.values(server.infer(fakes.floats("same", [[3]])), "y").item() == 3
         (file,) = cache.iterdir()
         file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+@pytest.mark.parametrize("host", ["::", "::1", "[::1]"])
+def test_ipv6_addresses_listen(tmp_path: Path, host: str) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    fakes.write_model(tmp_path, "same", fakes.identity())
+    arguments = (
+        "--models",
+        str(tmp_path),
+        "--host",
+        host,
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--cache",
+        "",
+    )
+    with LoggedProcess("server", [*COMMAND, *arguments]) as server:
+        wait_until(lambda: "serving " in server.log_text(), "the server listens")
+        found = re.search(r" on \[(::1?)\]:(\d+), metrics on (\d+)", server.log_text())
+        assert found is not None
+        assert found[1] == host.strip("[]")
+        stubs = Stubs(f"[::1]:{found[2]}")
+        wait_until(lambda: stubs.inference.ServerReady(pb.ServerReadyRequest()).ready, "the server is ready")
+        assert fakes.values(stubs.infer(fakes.floats("same", [[7]])), "y").item() == 7
+        assert scrape(f"[::1]:{found[3]}", PATIENCE_S).total("lockstep_model_ready", model="same") == 1
+
+
+def test_a_host_that_is_not_of_this_machine_is_an_error(tmp_path: Path) -> None:
+    ended = run("--models", str(tmp_path), "--host", "192.0.2.1", "--port", "0", "--metrics-port", "0")
+    assert ended.returncode == 1
+    assert "192.0.2.1" in ended.stderr
+    assert "as --host an address of this machine" in ended.stderr
+    assert "Traceback" not in ended.stderr

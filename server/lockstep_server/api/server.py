@@ -12,6 +12,7 @@ from lockstep_proto import open_inference_pb2, open_inference_pb2_grpc
 from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
 
 from ..errors import LoadError
+from ..settings import host_and_port
 from .instrumentation import InstrumentingServer
 from .open_inference import OpenInference
 from .sequences import Sequences
@@ -111,13 +112,16 @@ class Server:
         Raises:
             LoadError: cannot listen on the address.
         """
-        address = f"{self._settings.host}:{self._settings.port}"
+        address = host_and_port(self._settings.host, self._settings.port)
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
             port = 0
         if port == 0:
-            raise LoadError(f"--port {self._settings.port}: cannot listen on {address}; choose a free port")
+            raise LoadError(
+                f"--port {self._settings.port}: cannot listen on {address};"
+                " choose a free port, and as --host an address of this machine"
+            )
         await self._server.start()
         return port
 

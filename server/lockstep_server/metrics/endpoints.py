@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import socketserver
 import threading
 from contextlib import suppress
@@ -40,7 +41,8 @@ class HttpEndpoints:
         before_scrape: Callable[[], None],
     ) -> None:
         app = _wsgi_app(registry, healthy, before_scrape)
-        self._server = make_server(host, port, app, _ThreadingServer, _RequestHandler)
+        server_class = _IPv6Server if ":" in host else _ThreadingServer
+        self._server = make_server(host, port, app, server_class, _RequestHandler)
         self.port: int = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -84,6 +86,10 @@ class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "localhost", self.server_address[1]
         self.setup_environ()
+
+
+class _IPv6Server(_ThreadingServer):
+    address_family = socket.AF_INET6
 
 
 class _RequestHandler(WSGIRequestHandler):
