@@ -297,8 +297,22 @@ class AsyncClient(_ConnectedClient, AsyncClosing):
     health = _awaitable(calls.health)
 
     def _open(self, settings: Connection) -> Any:
-        asyncio.get_running_loop()  # raise RuntimeError now; otherwise a call would hang on another loop
+        try:  # now: a call would hang on another loop
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "AsyncClient needs a running event loop: create it inside a coroutine,"
+                " not when a module is imported"
+            ) from None
         return super()._open(settings)
+
+    def _start(self, method: Method[Any], timeout_s: float | None, *, repeatable: bool = True) -> Any:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "this AsyncClient belongs to the event loop that it was created on:"
+                " create one for each asyncio.run"
+            )
+        return super()._start(method, timeout_s, repeatable=repeatable)
 
     async def _answer(self, call: Call[R]) -> R:
         send = self._bound_call(call)

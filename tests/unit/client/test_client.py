@@ -296,8 +296,26 @@ async def test_closing_an_async_client_cancels_calls_in_flight(server):
 
 
 def test_an_async_client_needs_a_running_loop():
-    with pytest.raises(RuntimeError, match="loop"):
+    with pytest.raises(
+        RuntimeError, match="AsyncClient needs a running event loop: create it inside a coroutine"
+    ):
         lc.AsyncClient()
+
+
+def test_an_async_client_of_another_loop_says_what_to_do():
+    async def create():
+        return lc.AsyncClient()
+
+    async def call(client):
+        await client.classify("m", "a text")
+
+    async def stream(client):
+        client.generate("m", "a text")
+
+    client = asyncio.run(create())
+    for use in (call, stream):
+        with pytest.raises(RuntimeError, match=r"AsyncClient .* create one for each asyncio\.run"):
+            asyncio.run(use(client))
 
 
 def public_methods(kind):
