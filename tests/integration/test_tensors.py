@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 import fakes
 import grpc
 import numpy as np
+import onnx
 import pytest
 from integration.harness import Served, refused, serve
+from onnx import helper
+
+from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SAMPLES: dict[str, list[list[Any]]] = {
     "BOOL": [[True, False, True]],
@@ -141,3 +146,19 @@ def test_a_parameter_of_triton_that_is_not_supported_is_refused_by_name(server: 
 def test_sequence_id_zero_means_no_sequence(server: Served, no_sequence: Any) -> None:
     request = fakes.floats("same-FP32", [[1]], sequence_id=no_sequence, sequence_start=False)
     assert fakes.values(server.infer(request), "y").item() == 1
+
+
+def test_a_graph_in_a_folder_with_its_weights_is_served(tmp_path: Path) -> None:
+    """Triton's form for models of more than 2 GB."""
+    x, y = fakes.tensor("x"), fakes.tensor("y")
+    weights = fakes.constant("w", np.eye(2) * 3, np.float32)
+    model = fakes.model([helper.make_node("MatMul", ["x", "w"], ["y"])], [x], [y], [weights])
+    for name in ("big", "empty"):
+        (tmp_path / name / "1" / "model.onnx").mkdir(parents=True)
+    file = tmp_path / "big" / "1" / "model.onnx" / "model.onnx"
+    onnx.save_model(model, file, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with serve(tmp_path) as server:
+        assert fakes.values(server.infer(fakes.floats("big", [[1, 2]])), "y").tolist() == [[3, 6]]
+        index = server.inference.RepositoryIndex(pb.RepositoryIndexRequest())
+        (reason,) = [model.reason for model in index.models if model.name == "empty"]
+        assert "a folder without model.onnx" in reason

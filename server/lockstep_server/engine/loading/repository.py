@@ -68,6 +68,12 @@ class RepositoryEntry:
                     " [[stepwise.state]] per state"
                 )
             raise LoadError(f"{file}: file does not exist; put the ONNX graph there under this name")
+        if file.is_dir():  # Triton's form for a graph with its weights in files beside it
+            folder, file = file, file / ONESHOT
+            if not file.is_file():
+                raise LoadError(
+                    f"{folder}: a folder without {ONESHOT}; put the ONNX graph into it under this name"
+                )
         return resolve_inside(file, self.root)
 
     def referenced_file(self, name: str, key: str) -> Path:
