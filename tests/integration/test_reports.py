@@ -10,6 +10,7 @@ import fakes
 import grpc
 import pytest
 from integration.harness import Served, refused, serve
+from onnx import helper
 from patience import PATIENCE_S, wait_until
 
 from lockstep_proto import model_config_pb2
@@ -17,6 +18,7 @@ from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,19 @@ def test_metadata_and_configuration_of_an_unknown_model_are_not_found(server: Se
     ):
         with refused(grpc.StatusCode.NOT_FOUND):
             call(request, timeout=PATIENCE_S)
+
+
+def test_a_model_without_a_manifest_says_why_it_is_not_batched(tmp_path: Path) -> None:
+    x, y = fakes.tensor("x", shape=("batch", 4)), fakes.tensor("y", shape=("rows", 4))
+    graph = fakes.model([helper.make_node("Identity", ["x"], ["y"])], [x], [y])
+    fakes.write_model(tmp_path, "bare", graph)
+    fakes.write_model(tmp_path, "asked", graph, "[inputs.x]\nbatch_axis = 0\n[batching]\nmax_rows = 1\n")
+    with serve(tmp_path) as server:
+        index = server.inference.RepositoryIndex(pb.RepositoryIndexRequest())
+        reasons = {model.name: model.reason for model in index.models}
+    assert "x: 'batch', y: 'rows'" in reasons["bare"]
+    assert "add a model.toml that sets batch_axis" in reasons["bare"]
+    assert reasons["asked"] == ""
 
 
 def test_a_failed_self_test_shows_in_replies_and_metrics(server: Served) -> None:

@@ -243,10 +243,9 @@ def _open_vocabulary(entry: RepositoryEntry, name: str, key: str) -> Vocabulary:
 
 
 def _notice(spec: ModelSpec, selftest_result: selftest.SelfTestResult) -> str:
-    """A warning for callers if the model has a manifest and still cannot be batched."""
-    return (
-        f"not batched: {selftest_result.reason}" if selftest_result.reason and spec.manifest.from_file else ""
-    )
+    """A warning for callers if each request runs alone, unless the owner asked for that."""
+    asked_for = spec.manifest.batching.max_rows == 1
+    return f"not batched: {selftest_result.reason}" if selftest_result.reason and not asked_for else ""
 
 
 def describe(spec: ModelSpec) -> str:

@@ -164,12 +164,20 @@ def _why_different(name: str, difference: float, part: RequestPart, parts: Seque
 
 def _why_not_batchable(spec: ModelSpec) -> str:
     if not spec.manifest.from_file:
+        axes = ", ".join(f"{t.name}: {_axis_0(t)}" for t in (*spec.inputs, *spec.outputs))
         return (
-            "axis 0 does not have the same symbol on every tensor;"
+            f"axis 0 does not have the same symbol on every tensor ({axes});"
             " add a model.toml that sets batch_axis for each tensor"
         )
     without = [t.name for t in (*spec.inputs, *spec.outputs) if t.spec.batch_axis is None]
     return f"the manifest sets no batch_axis for {', '.join(without)}"
+
+
+def _axis_0(tensor: ModelTensor) -> str:
+    """What the graph calls the tensor's first axis."""
+    if not tensor.shape:
+        return "no axis"
+    return "unnamed" if tensor.shape[0] is None else repr(tensor.shape[0])
 
 
 def run_ids(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> Arrays:
