@@ -31,9 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["LOCKSTEP_CACHE"] = (
             f"{folder}/cache"  # servers share measurements, and leave the user's alone
         )
-    # A shell that starts us in the background has us ignore Ctrl-C, and our servers inherit that.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A background job ignores Ctrl-C, and one of nohup SIGHUP; our servers would inherit that.
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
