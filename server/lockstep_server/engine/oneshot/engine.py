@@ -158,16 +158,17 @@ class OneShotEngine:
         Raises:
             RowMismatch: the model is batched, and an output does not have the run's rows.
         """
+        spec = self.spec  # another instance may replace it during the run
         begun = stacked = ran = self._clock()
         answers, error = None, None
         try:
-            inputs = padding.stack(self.spec, run_plan.parts, run_plan.rows, run_plan.lengths)
+            inputs = padding.stack(spec, run_plan.parts, run_plan.rows, run_plan.lengths)
             names = _requested_outputs(self._session, run_plan.parts)
             stacked = self._clock()
             outputs = self._session.run(inputs, names)
             ran = self._clock()
             by_name = dict(zip(names, outputs, strict=True))
-            answers = padding.cut(self.spec, by_name, run_plan.parts, run_plan.lengths, run_plan.rows)
+            answers = padding.cut(spec, by_name, run_plan.parts, run_plan.lengths, run_plan.rows)
         except RowMismatch:
             raise
         except Exception as failure:

@@ -68,7 +68,7 @@ def cut(
         RowMismatch: an output does not have the run's rows.
         ValueError: an output does not have the run's length on an axis that the manifest names.
     """
-    if not spec.batched:
+    if not spec.batched and len(parts) == 1:  # a shared run is cut even if batching was withdrawn meanwhile
         return [dict(outputs)]
     sections = {tensor.name: tensor.spec for tensor in spec.outputs}
     order = {name: index for index, name in enumerate(spec.length_names)}

@@ -75,6 +75,16 @@ def test_an_output_with_other_rows_than_the_run_is_an_error(rows: int) -> None:
         padding.cut(spec, {"y": np.zeros((rows, 5))}, parts, (5,))
 
 
+def test_a_shared_run_is_cut_even_if_batching_was_withdrawn_meanwhile() -> None:
+    from dataclasses import replace
+
+    spec, parts = replace(sample_models.ragged(), batched=False), draw_parts([(1, 5), (1, 5)], 0)
+    first, second = padding.cut(spec, {"y": np.array([[1.0] * 5, [2.0] * 5])}, parts, (5,))
+    assert (first["y"].tolist(), second["y"].tolist()) == ([[1.0] * 5], [[2.0] * 5])
+    with pytest.raises(RowMismatch):
+        padding.cut(spec, {"y": np.zeros((1, 5))}, parts, (5,))
+
+
 def test_an_output_of_another_length_is_an_error() -> None:
     spec, parts = sample_models.ragged(), draw_parts([(1, 2), (1, 5)], 0)
     with pytest.raises(ValueError, match="axis 1 is 4 in a run of length 5"):
