@@ -137,7 +137,7 @@ class App:
                 "drain timed out after %g s: %d requests in flight", settings.drain_s, len(self.requests)
             )
         await self.transport.stop(within_s=1.0 if drained else 0.0)
-        await self._server.stop(grace_s=1.0)
+        await self._server.stop()
         self._tokenizers.close()
         if self._endpoints is not None:
             self._endpoints.stop()

@@ -28,14 +28,52 @@ log = logging.getLogger(__name__)
 Context = Any  # grpc.aio.ServicerContext, generic in its messages
 
 
+_QUIET_S = 0.05
+_POLL_S = 0.01
+
+
+class OpenCalls:
+    """The calls that are open, for a server that stops.
+
+    `hold`: keep new calls open, unanswered, until the server closes their connections.
+    """
+
+    def __init__(self) -> None:
+        self.hold = False
+        self._open = 0
+        self._last = 0.0
+
+    async def settle(self, within_s: float) -> None:
+        """Wait until no call has arrived for a moment and none is open, for at most `within_s`."""
+        end = time.perf_counter() + within_s
+        while (now := time.perf_counter()) < end and (  # noqa: ASYNC110
+            now - self._last < _QUIET_S or (self._open and not self.hold)
+        ):
+            await asyncio.sleep(_POLL_S)
+
+    def begin(self, now: float, count: int) -> None:
+        self._open += count
+        self._last = now
+
+    def end(self, count: int) -> None:
+        self._open -= count
+
+
 class InstrumentedService(grpc.GenericRpcHandler):
     """A gRPC service with instrumented methods; each handler is wrapped once, at its first call.
 
     A gRPC interceptor would do the same at the cost of three more coroutines per call.
     """
 
-    def __init__(self, service: grpc.GenericRpcHandler, metrics: Metrics, begin: tracing.BeginTrace) -> None:
+    def __init__(
+        self,
+        service: grpc.GenericRpcHandler,
+        metrics: Metrics,
+        begin: tracing.BeginTrace,
+        calls: OpenCalls | None = None,
+    ) -> None:
         self._service, self._metrics, self._begin = service, metrics, begin
+        self._calls = calls or OpenCalls()
         self._wrapped: dict[str, Any] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -44,7 +82,7 @@ class InstrumentedService(grpc.GenericRpcHandler):
             handler = self._service.service(handler_call_details)
             if handler is None:
                 return None  # unknown methods are not cached
-            self._wrapped[method] = _wrap(handler, _Counters(self._metrics, method, handler))
+            self._wrapped[method] = _wrap(handler, _Counters(self._metrics, self._calls, method, handler))
         # gRPC calls `service` in the task that runs the handler, so the context variable reaches it.
         if (trace := self._begin(method, handler_call_details.invocation_metadata)) is not None:
             tracing.current.set(trace)
@@ -54,12 +92,14 @@ class InstrumentedService(grpc.GenericRpcHandler):
 class InstrumentingServer:
     """Instruments services and adds them to a server. For the generated `add_..._to_server` functions."""
 
-    def __init__(self, server: grpc.aio.Server, metrics: Metrics, begin: tracing.BeginTrace) -> None:
-        self._server, self._metrics, self._begin = server, metrics, begin
+    def __init__(
+        self, server: grpc.aio.Server, metrics: Metrics, begin: tracing.BeginTrace, calls: OpenCalls
+    ) -> None:
+        self._server, self._metrics, self._begin, self._calls = server, metrics, begin, calls
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._server.add_generic_rpc_handlers(
-            tuple(InstrumentedService(one, self._metrics, self._begin) for one in handlers)
+            tuple(InstrumentedService(one, self._metrics, self._begin, self._calls) for one in handlers)
         )
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
@@ -67,9 +107,9 @@ class InstrumentingServer:
 
 
 class _Counters:
-    """One method's grpc_server_* metrics."""
+    """One method's grpc_server_* metrics, and its part in the calls that are open."""
 
-    def __init__(self, metrics: Metrics, method: str, handler: Any) -> None:
+    def __init__(self, metrics: Metrics, calls: OpenCalls, method: str, handler: Any) -> None:
         _, service, name = method.split("/")
         kind = {
             (False, False): "unary",
@@ -78,6 +118,8 @@ class _Counters:
             (True, True): "bidi_stream",
         }[bool(handler.request_streaming), bool(handler.response_streaming)]
         labels = (kind, service, name)
+        self.calls = calls
+        self.counted = int(name != "Watch")  # a watch of the health ends with the server only
         self.started = metrics.grpc_started.labels(*labels)
         self.received = metrics.grpc_received.labels(*labels)
         self.sent = metrics.grpc_sent.labels(*labels)
@@ -177,8 +219,17 @@ class _Call:
     async def __aenter__(self) -> None:
         self._begun = time.perf_counter()
         self._counters.started.inc()
+        calls = self._counters.calls
+        calls.begin(self._begun, self._counters.counted)
+        if calls.hold:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                calls.end(self._counters.counted)
+                self._ended(grpc.StatusCode.UNAVAILABLE)
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        self._counters.calls.end(self._counters.counted)
         if error is None:
             self._ended(grpc.StatusCode.OK)
             return False
@@ -197,7 +248,9 @@ class _Call:
         return False
 
     def _cancelled(self) -> grpc.StatusCode:
-        """The status that the client saw: gRPC cancels a call at its deadline, too."""
+        """The status that the client saw: gRPC cancels a call at its deadline and when it stops, too."""
+        if self._counters.calls.hold:
+            return grpc.StatusCode.UNAVAILABLE
         late = is_past(self._context.time_remaining())
         return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 

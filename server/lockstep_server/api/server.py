@@ -13,7 +13,7 @@ from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
 
 from ..errors import LoadError
 from ..settings import host_and_port
-from .instrumentation import InstrumentingServer
+from .instrumentation import InstrumentingServer, OpenCalls
 from .open_inference import OpenInference
 from .sequences import Sequences
 
@@ -35,6 +35,14 @@ _SERVICES = (
 
 LIVE = "live"
 """Health service name for liveness probes: SERVING while the event loop runs, whatever the models do."""
+
+
+_MAX_UNREAD_CALLS = 1 << 20
+_REFUSE_S = 1.0
+"""How long a stopping server goes on refusing calls while some arrive."""
+
+_HOLD_S = 0.5
+"""How long it then keeps new calls open at most, until no more arrive."""
 
 
 class HealthPublisher:
@@ -89,7 +97,8 @@ class Server:
         begin_trace: tracing.BeginTrace,
     ) -> None:
         self._server = grpc.aio.server(options=_options(settings))
-        instrumented: Any = InstrumentingServer(self._server, metrics, begin_trace)
+        self._calls = OpenCalls()
+        instrumented: Any = InstrumentingServer(self._server, metrics, begin_trace, self._calls)
         inference = OpenInference(
             registry,
             requests,
@@ -125,8 +134,16 @@ class Server:
         await self._server.start()
         return port
 
-    async def stop(self, grace_s: float) -> None:
-        await self._server.stop(grace_s)
+    async def stop(self) -> None:
+        """Refuse calls until none arrives, then close all connections: what is still open is UNAVAILABLE.
+
+        gRPC ends a call that it has not passed on yet as CANCELLED when it stops. So callers that call again
+        and again are held for a moment, until all of their calls have been passed on.
+        """
+        await self._calls.settle(_REFUSE_S)
+        self._calls.hold = True
+        await self._calls.settle(_HOLD_S)
+        await self._server.stop(None)
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:
@@ -135,6 +152,10 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # a second server on this port must fail
+        # By default gRPC itself ends calls that wait to be read, from 1,000 on, as CANCELLED: unlogged and
+        # uncounted. Admission control refuses what is too much.
+        ("grpc.server.max_pending_requests", _MAX_UNREAD_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_UNREAD_CALLS),
         # Allow pings on an idle channel twice a minute; by default gRPC closes such connections.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
