@@ -44,13 +44,20 @@ class HttpEndpoints:
         server_class = _IPv6Server if ":" in host else _ThreadingServer
         self._server = make_server(host, port, app, server_class, _RequestHandler)
         self.port: int = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._thread.start()
 
+    def _serve(self) -> None:
+        while not self._stopping:  # `serve_forever` would poll, and delay each shutdown by up to half a second
+            self._server.handle_request()
+
     def stop(self) -> None:
-        self._server.shutdown()
+        self._stopping = True
+        with suppress(OSError), socket.create_connection(self._server.server_address[:2], _SOCKET_TIMEOUT_S):
+            pass  # wakes the thread
+        self._thread.join(_SOCKET_TIMEOUT_S)
         self._server.server_close()
-        self._thread.join()
 
 
 def _wsgi_app(

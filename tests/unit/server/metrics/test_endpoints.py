@@ -53,6 +53,14 @@ def test_the_server_stops_while_a_client_is_connected() -> None:
         stop_in_time(server)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::1", "::"])
+def test_an_idle_server_stops_on_any_address_and_frees_its_port(host: str) -> None:
+    server = HttpEndpoints(host, 0, None, lambda: True, lambda: None)
+    stop_in_time(server)
+    assert not server._thread.is_alive()
+    stop_in_time(HttpEndpoints(host, server.port, None, lambda: True, lambda: None))
+
+
 def test_an_idle_connection_is_closed_after_the_timeout(
     endpoints: HttpEndpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
