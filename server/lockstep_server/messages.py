@@ -19,8 +19,7 @@ import numpy as np
 
 from .errors import ServingError
 from .model.datatypes import Arrays
-from .model.sizes import RequestSize
-from .model.spec import ModelSpec
+from .model.spec import ModelSpec, RequestSize
 
 VERSION = 1
 """Increased when a message changes, so that two processes of different versions never misread each other."""

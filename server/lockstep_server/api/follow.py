@@ -21,7 +21,7 @@ from .. import messages
 from ..errors import ServingError, bad_input
 from ..frontend.requests import InferenceRequest
 from ..model import datatypes
-from ..model.sizes import measure_request
+from ..model.spec import measure_request
 from . import tensors
 from .inflight import drain_reads
 from .replies import labels, timings

@@ -16,7 +16,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from .. import messages
 from ..errors import ServingError, bad_input, in_field
 from ..frontend.requests import UNMEASURED, InferenceRequest, text_inputs
-from ..model.sizes import RequestSize, measure_request
+from ..model.spec import RequestSize, measure_request
 from . import tensors
 from .replies import labels, timings
 

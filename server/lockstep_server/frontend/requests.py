@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from .. import messages
 from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, unavailable
 from ..model import datatypes
-from ..model.sizes import RequestSize, measure_request
+from ..model.spec import RequestSize, measure_request
 from .admission import deadline_of, is_past
 from .request_log import RequestLog
 from .tracing import RequestSummary, Trace, current

@@ -49,12 +49,13 @@ class HttpEndpoints:
         self._thread.start()
 
     def _serve(self) -> None:
-        while not self._stopping:  # `serve_forever` would poll, and delay each shutdown by up to half a second
+        while not self._stopping:  # `serve_forever` polls, and delays each stop by up to 0.5 s
             self._server.handle_request()
 
     def stop(self) -> None:
         self._stopping = True
-        with suppress(OSError), socket.create_connection(self._server.server_address[:2], _SOCKET_TIMEOUT_S):
+        address = str(self._server.server_address[0]), self.port
+        with suppress(OSError), socket.create_connection(address, _SOCKET_TIMEOUT_S):
             pass  # wakes the thread
         self._thread.join(_SOCKET_TIMEOUT_S)
         self._server.server_close()

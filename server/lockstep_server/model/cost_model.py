@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .moving_average import moving_average
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -27,6 +25,11 @@ _ROW_BUCKETS, _LENGTH_BUCKETS = 12, 20
 _LEARNING_RATE = 0.1
 _MAX_RATIO_CHANGE = 4.0  # a measurement is clipped to this factor around the current estimate
 _MIN_S = 1e-7
+
+
+def moving_average(average: float, value: float, rate: float) -> float:
+    """The exponential moving average after one more value, which counts by `rate` (0 to 1)."""
+    return average + rate * (value - average)
 
 
 class CostModel:

@@ -8,8 +8,7 @@ from typing import Any
 from lockstep_server.engine.oneshot.request import QueuedRequest, RequestPart, split
 from lockstep_server.messages import Infer
 from lockstep_server.model.manifest import BatchingSection, LengthSection, Manifest, TensorSection
-from lockstep_server.model.sizes import RequestSize, measure_request
-from lockstep_server.model.spec import ModelSpec, ModelTensor
+from lockstep_server.model.spec import ModelSpec, ModelTensor, RequestSize, measure_request
 
 
 def tensor(name: str, section: TensorSection, shape: tuple[Any, ...], datatype: str = "FP32") -> ModelTensor:

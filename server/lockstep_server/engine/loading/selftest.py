@@ -18,8 +18,7 @@ from ...errors import ServingError
 from ...messages import Infer
 from ...model import datatypes
 from ...model.cost_model import CostModel
-from ...model.sizes import RequestSize, measure_request
-from ...model.spec import batchable
+from ...model.spec import RequestSize, batchable, measure_request
 from ..oneshot.request import QueuedRequest, RequestPart
 from ..runtime import padding
 

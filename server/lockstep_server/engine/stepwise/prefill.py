@@ -9,8 +9,8 @@ import numpy as np
 
 from ... import messages
 from ...model import datatypes
-from ...model.moving_average import moving_average
-from ...model.sizes import measure_request
+from ...model.cost_model import moving_average
+from ...model.spec import measure_request
 from ..runtime import padding
 from ..runtime.batching import RowMismatch
 from . import sampler
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ...model.datatypes import Arrays
-    from ...model.sizes import RequestSize
-    from ...model.spec import ModelSpec
+    from ...model.spec import ModelSpec, RequestSize
     from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
     from .sequence import GenerationSequence

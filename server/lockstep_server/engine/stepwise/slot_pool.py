@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import overloaded
-from ...model.moving_average import moving_average
+from ...model.cost_model import moving_average
 from ..runtime.fair_queueing import FairQueueing, by_urgency
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from lockstep_server.frontend.requests import InferenceRequest, InFlightRequests
 from lockstep_server.frontend.tokenization import Tokenizers
 from lockstep_server.metrics.families import Metrics, ModelMeters
 from lockstep_server.model.cost_model import CostModel
-from lockstep_server.model.sizes import RequestSize
+from lockstep_server.model.spec import RequestSize
 from lockstep_server.text.tokenizer import Vocabulary
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from lockstep_server import messages
 from lockstep_server.errors import ErrorCode, ServingError
 from lockstep_server.ipc import frames
 from lockstep_server.model.cost_model import CostModel
-from lockstep_server.model.sizes import RequestSize
+from lockstep_server.model.spec import RequestSize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

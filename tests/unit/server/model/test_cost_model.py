@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lockstep_server.model.cost_model import CostModel
+from lockstep_server.model.cost_model import CostModel, moving_average
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,3 +90,24 @@ def test_costs_survive_json() -> None:
     costs = fitted(FUNCTIONS["transformer"])
     copy = CostModel.from_dict(json.loads(json.dumps(costs.to_dict())))
     assert copy.estimate(3, 40) == costs.estimate(3, 40)
+
+
+@pytest.mark.parametrize(
+    ("average", "value", "rate", "expected"),
+    [
+        (4.0, 14.0, 0.1, 5.0),
+        (4.0, 4.0, 0.1, 4.0),
+        (4.0, 14.0, 0.0, 4.0),
+        (4.0, 14.0, 1.0, 14.0),
+        (0.0, -1.0, 0.5, -0.5),
+    ],
+)
+def test_a_value_counts_by_the_rate(average: float, value: float, rate: float, expected: float) -> None:
+    assert moving_average(average, value, rate) == pytest.approx(expected)
+
+
+def test_an_average_converges_to_a_constant_value() -> None:
+    average = 100.0
+    for _ in range(200):
+        average = moving_average(average, 3.0, 0.1)
+    assert average == pytest.approx(3.0)

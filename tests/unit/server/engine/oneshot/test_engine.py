@@ -14,7 +14,7 @@ from lockstep_server import messages
 from lockstep_server.engine.oneshot.engine import OneShotEngine
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
 from lockstep_server.model.cost_model import CostModel
-from lockstep_server.model.sizes import measure_request
+from lockstep_server.model.spec import measure_request
 
 PATIENCE_S = 30.0
 
