@@ -72,7 +72,7 @@ class OneShotEngine:
         self._held: dict[int, QueuedRequest] = {}
         self._learned = 0  # runs since the costs were reported
         self._session = session
-        self._batching = Batching(spec.manifest.batching.max_rows, self._withdrawn, allowed=batching)
+        self._batching = Batching.of(spec, report, allowed=batching)
         self._limits = _limits(spec, batching=batching)
         self._account = DeviceAccount(f"{spec.name}/{spec.version}", yields_cpu=niceness > 0)
         self._threads = EngineThreads(
@@ -211,9 +211,6 @@ class OneShotEngine:
             self._learned = 0
             learned = messages.Costs(self.spec.name, self.spec.version, self.costs.to_dict())
             self._report(learned)
-
-    def _withdrawn(self, reason: str) -> None:
-        self._report(messages.BatchingOff(self.spec.name, self.spec.version, reason))
 
     def _expire(self, part: RequestPart) -> messages.Event | None:
         return self._end(part.request, error=deadline_passed("while the request waited in the queue"))

@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ... import messages
 from ...errors import ErrorCode, ServingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+
+    from ...model.spec import ModelSpec
 
     Array = np.ndarray[Any, Any]
 
@@ -48,6 +51,17 @@ class Batching:
     max_rows: int
     report: Callable[[str], None] = lambda _: None
     allowed: bool = True
+
+    @classmethod
+    def of(
+        cls, spec: ModelSpec, report: Callable[[messages.EngineUpdate], None], *, allowed: bool
+    ) -> Batching:
+        """The batching of a model. Its withdrawal is reported to the front end."""
+
+        def withdrawn(reason: str) -> None:
+            report(messages.BatchingOff(spec.name, spec.version, reason))
+
+        return cls(spec.manifest.batching.max_rows if allowed else 1, withdrawn, allowed)
 
     def withdraw(self, mismatch: RowMismatch) -> None:
         """Run each request alone from now on."""

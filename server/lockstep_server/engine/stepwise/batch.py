@@ -13,7 +13,7 @@ import numpy as np
 
 from ...model import datatypes
 from . import sampler
-from .columns import RowColumns, TokenLog
+from .sampler import RowColumns, TokenLog
 from .slots import StateBlock, bucket, key_of, lengths_of, widest
 
 if TYPE_CHECKING:

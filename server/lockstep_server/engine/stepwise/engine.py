@@ -20,11 +20,10 @@ from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads
 from . import client_steps
 from .batches import StepBatches, StepOutcome
-from .intake import make_generation_sequence, make_step_request
 from .output import OutputProcessor
 from .prefill import PrefillRunner, sample_first_token
 from .scheduler import Scheduler, SequenceLimits, StepPlan
-from .sequence import GenerationSequence
+from .sequence import GenerationSequence, make_generation_sequence, make_step_request
 from .slots import initial_states
 
 if TYPE_CHECKING:
@@ -65,10 +64,7 @@ class StepEngine:
     ) -> None:
         self.spec = spec
         self._session = session
-        self._report = report
-        allowed = batching and spec.batched
-        max_rows = spec.manifest.batching.max_rows if allowed else 1
-        self._batching = Batching(max_rows, self._withdrawn, allowed=allowed)
+        self._batching = Batching.of(spec, report, allowed=batching and spec.batched)
         self._prefill = (
             PrefillRunner(spec.prefill, prefill_session, self._batching, clock)
             if spec.prefill and prefill_session
@@ -315,9 +311,6 @@ class StepEngine:
         else:
             self._output_processor.emit_chunk(sequence)
             self._batches.add(sequence)
-
-    def _withdrawn(self, reason: str) -> None:
-        self._report(messages.BatchingOff(self.spec.name, self.spec.version, reason))
 
     # --- ends ---------------------------------------------------------------------------------------
 

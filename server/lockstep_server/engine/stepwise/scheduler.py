@@ -1,29 +1,35 @@
 """Decides between any two steps which sequences join, step and leave.
 
 add_generation, add_step → `SlotPool` → `GenerationQueue` or `ClientQueue` → plan → finish, pause. A sequence
-holds a slot from its admission to its end. Deterministic: it has no clock and no session, and `now` is an
-argument.
+holds a slot from its admission to its end; `OpenRequests` has the timers of the requests. Deterministic: it
+has no clock and no session, and `now` is an argument.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...errors import deadline_passed
+from ...errors import deadline_passed, overloaded
 from ...messages import SequenceCounts
-from .client_queue import ClientQueue
-from .generation_queue import GenerationQueue
-from .open_requests import OpenRequests
+from ...model.cost_model import moving_average
+from ..runtime.fair_queueing import FairQueueing, by_urgency
+from .queues import ClientQueue, GenerationQueue
 from .sequence import ClientSequence, FailedSequence, GenerationSequence, StepRequest
-from .slot_pool import SlotPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ...errors import ServingError
     from ...messages import SequenceId
+    from .sequence import Sequence
+
+    Request = GenerationSequence | StepRequest
+
+_LEARNING_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Scheduler:
             self._register(request, now)
         return error
 
-    def _register(self, request: GenerationSequence | StepRequest, now: float) -> None:
+    def _register(self, request: Request, now: float) -> None:
         dues = [] if request.has_slot else [now + self.limits.max_queue_s]
         if request.deadline is not None:
             dues.append(request.deadline)
@@ -172,14 +178,128 @@ class Scheduler:
             self._requests.pop(stalled.request.key)
             yield stalled
 
-    def _timeout_error(self, request: GenerationSequence | StepRequest, now: float) -> ServingError | None:
+    def _timeout_error(self, request: Request, now: float) -> ServingError | None:
         """The error of a request that is past its deadline or has waited too long for a slot."""
         if request.deadline is not None and request.deadline <= now:
             return deadline_passed("before the sequence ended")
         return None if request.has_slot else self.pool.timeout_error()
 
-    def _remove(self, request: GenerationSequence | StepRequest) -> None:
+    def _remove(self, request: Request) -> None:
         if isinstance(request, GenerationSequence):
             self.generation.remove(request)
         else:
             self.clients.drop(request)
+
+
+class SlotPool:
+    """A number of slots, shared by all kinds of sequences: which hold one, which wait for one, who is next.
+
+    add → waiting → admit → slot → release. If too many sequences wait, new ones are rejected with a retry
+    time. Sequences are admitted by urgency and fair among callers; the patience is half of `max_queue_s`.
+    """
+
+    def __init__(self, slots: int, max_waiting: int, max_queue_s: float) -> None:
+        self.slots, self.max_waiting, self.max_queue_s = slots, max_waiting, max_queue_s
+        self.used = 0
+        self.slot_time_s = 0.0  # moving average of how long a generation sequence holds its slot
+        self.waiting: list[Sequence] = []
+        self._fair_queueing = FairQueueing()
+
+    def add(self, sequence: Sequence, deadline: float | None, now: float) -> ServingError | None:
+        """Queue a sequence for a slot. Returns the error if it is rejected."""
+        if error := self._rejection(deadline, now):
+            return error
+        sequence.start_tag = self._fair_queueing.start_tag(sequence.caller, 1)
+        self.waiting.append(sequence)
+        return None
+
+    def _rejection(self, deadline: float | None, now: float) -> ServingError | None:
+        over = len(self.waiting) + 1 - (self.slots - self.used)
+        if over <= 0:
+            return None
+        wait_s = self.slot_time_s * over / self.slots
+        if over > self.max_waiting or wait_s > self.max_queue_s:
+            retry_s = min(max(wait_s, 0.05), 60.0)
+            why = f"no free slot ({self.slots} of {self.slots} in use, {over - 1} waiting)"
+            return overloaded(f"{why}; retry after {retry_s:.2f} s", retry_s)
+        if deadline is not None and now + wait_s > deadline:
+            why = f"the expected wait for a slot ({wait_s:.2f} s) exceeds the deadline"
+            return overloaded(why, max(wait_s, 0.05))
+        return None
+
+    def can_admit(self) -> bool:
+        """Whether a sequence waits while a slot is free."""
+        return bool(self.waiting) and self.used < self.slots
+
+    def admit(self, now: float) -> list[Sequence]:
+        """Give the free slots to waiting sequences. Returns those that got one."""
+        if not self.can_admit():
+            return []
+        self.waiting.sort(key=by_urgency(now, self.max_queue_s / 2))
+        free = self.slots - self.used
+        admitted, self.waiting = self.waiting[:free], self.waiting[free:]
+        for sequence in admitted:
+            sequence.has_slot, sequence.since = True, now
+            self._fair_queueing.serve(sequence.start_tag)
+        self.used += len(admitted)
+        if not self.waiting:
+            self._fair_queueing.forget_callers()
+        return admitted
+
+    def release(self, sequence: Sequence) -> None:
+        """Free the slot of a sequence, or stop its waiting for one."""
+        if sequence.has_slot:
+            sequence.has_slot = False
+            self.used -= 1
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def learn_slot_time(self, seconds: float) -> None:
+        self.slot_time_s = moving_average(self.slot_time_s or seconds, seconds, _LEARNING_RATE)
+
+    def timeout_error(self) -> ServingError:
+        """The error of a request that has waited for a slot for `max_queue_s`."""
+        return overloaded(f"no slot became free within {self.max_queue_s:g} s; retry after 1 s", 1.0)
+
+
+class OpenRequests:
+    """The requests that have not ended, by key, with the times at which each must be checked. A timer of a
+    request that has ended never fires."""
+
+    def __init__(self) -> None:
+        self._requests: dict[int, Request] = {}
+        self._timers: list[tuple[float, int, Request]] = []  # a heap
+        self._tie_break = itertools.count()
+
+    def add(self, request: Request, dues: Iterable[float]) -> None:
+        """Add a request with one timer for each time in `dues`."""
+        self._requests[request.key] = request
+        for due in dues:
+            heapq.heappush(self._timers, (due, next(self._tie_break), request))
+        if len(self._timers) > 4 * len(self._requests) + 64:  # most belong to ended requests
+            self._timers = [entry for entry in self._timers if self._is_open(entry[2])]
+            heapq.heapify(self._timers)
+
+    def get(self, key: int) -> Request | None:
+        return self._requests.get(key)
+
+    def pop(self, key: int) -> Request | None:
+        """Remove a request that ends. Returns None if there is none with this key."""
+        return self._requests.pop(key, None)
+
+    def keys(self) -> list[int]:
+        return list(self._requests)
+
+    def due(self) -> float:
+        """When the next timer fires; infinity if there is none."""
+        return self._timers[0][0] if self._timers else math.inf
+
+    def pop_due(self, now: float) -> Iterator[Request]:
+        """Remove the timers that have fired, and yield the request of each that is still open."""
+        while self.due() <= now:
+            _, _, request = heapq.heappop(self._timers)
+            if self._is_open(request):
+                yield request
+
+    def _is_open(self, request: Request) -> bool:
+        return self._requests.get(request.key) is request

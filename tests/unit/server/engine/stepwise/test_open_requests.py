@@ -6,7 +6,7 @@ import gc
 
 from unit.server.engine.stepwise.step_models import generation_sequence, step_request
 
-from lockstep_server.engine.stepwise.open_requests import OpenRequests
+from lockstep_server.engine.stepwise.scheduler import OpenRequests
 from lockstep_server.engine.stepwise.sequence import GenerationSequence
 
 
