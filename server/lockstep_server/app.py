@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from . import __version__, messages
 from .api.server import HealthPublisher, Server
 from .errors import LoadError, unavailable
@@ -30,7 +32,7 @@ from .metrics.families import Metrics
 from .settings import host_and_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from .frontend.spans import Spans
     from .ipc import Transport
@@ -51,11 +53,13 @@ class App:
         self.settings = settings
         self._spans = spans or _spans(settings)
         self.metrics = metrics or Metrics(enabled=settings.metrics)
-        self.transport = _transport(settings, self._engine_lost)
+        self.transport = _transport(settings, self._engine_lost, self._engine_restarted, self._restart_config)
         self._health = HealthPublisher()
         request_log = RequestLog(texts=settings.log_texts)
         self._tokenizers = Tokenizers(settings.tokenizer_workers)
-        self.registry = ModelRegistry(self.metrics, self._health.update, request_log, self._tokenizers)
+        self.registry = ModelRegistry(
+            self.metrics, self._health.update, request_log, self._tokenizers, settings.require_models
+        )
         self.requests = InFlightRequests(
             self.transport.send, self.registry, request_log, self.metrics.loop_lag.observe
         )
@@ -83,7 +87,7 @@ class App:
         Raises:
             LoadError: a port is in use, the repository does not exist, or the requested device is missing.
         """
-        await self._health.start()
+        await self._health.start(self.registry)
         self.port = await self._server.start()
         self._endpoints = self._start_http()
         self.metrics_port = self._endpoints.port
@@ -172,6 +176,16 @@ class App:
         self.registry.engine_lost()
         self.requests.fail_all(unavailable(f"{reason}; restarting it"))
 
+    async def _engine_restarted(self) -> None:
+        """The new engine process has named its models."""
+        await self.registry.mark_listed()
+
+    def _restart_config(self, config: messages.EngineConfig) -> messages.EngineConfig:
+        """The configuration of an engine process after another: what was unloaded or loaded stays so."""
+        selected = {*config.selected, *self.registry.loaded} if config.selected else ()
+        unloaded = tuple(sorted(self.registry.unloaded))
+        return structs.replace(config, selected=tuple(sorted(selected)), unloaded=unloaded, restart=True)
+
     def _healthy(self) -> bool:
         return self.registry.ready() and not self.requests.draining
 
@@ -194,10 +208,18 @@ def _spans(settings: Settings) -> Spans | None:
         ) from error
 
 
-def _transport(settings: Settings, on_loss: Callable[[str], None]) -> Transport:
+def _transport(
+    settings: Settings,
+    on_loss: Callable[[str], None],
+    on_restart: Callable[[], Awaitable[None]],
+    restart_config: Callable[[messages.EngineConfig], messages.EngineConfig],
+) -> Transport:
     config = _engine_config(settings)
     if settings.engine == "process":
-        return EngineProcess(config, on_loss, log=(settings.log_level, settings.log_format))
+        log_settings = (settings.log_level, settings.log_format)
+        return EngineProcess(
+            config, on_loss, log=log_settings, on_restart=on_restart, restart_config=restart_config
+        )
     return InProcess.of(config)
 
 

@@ -106,4 +106,12 @@ def failed(model: str) -> ServingError:
 
 
 class LoadError(Exception):
-    """A model or the server cannot be started. The message names the file, the key and the remedy."""
+    """A model or the server cannot be started. The message names the file, the key and the remedy.
+
+    Args:
+        detail: text of a library, for the log and for operators. `message` is without it.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(f"{message} ({detail})" if detail else message)
+        self.message = message

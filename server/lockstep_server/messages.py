@@ -21,7 +21,7 @@ from .errors import ServingError
 from .model.datatypes import Arrays
 from .model.spec import ModelSpec, RequestSize
 
-VERSION = 1
+VERSION = 2
 """Increased when a message changes, so that two processes of different versions never misread each other."""
 
 SequenceId = int | str | tuple[str, int]
@@ -131,15 +131,17 @@ class GetEngineStats(_Struct, tag="get_engine_stats"):
 
 
 class Load(_Struct, tag="load"):
-    """Load or reload all versions of a model from the repository. Answered by `LoadDone`."""
+    """Load or reload all versions of a model from the repository. Answered by the `LoadDone` of its key."""
 
     model: str
+    key: int = 0
 
 
 class Unload(_Struct, tag="unload"):
-    """Stop serving a model after its queued and running requests have ended. Answered by `LoadDone`."""
+    """Stop serving a model after its queued and running requests have ended. Answered as a `Load` is."""
 
     model: str
+    key: int = 0
 
 
 Message = Request | Cancel | Credit | EndSequence | SetFlushInterval | GetEngineStats | Load | Unload
@@ -262,7 +264,9 @@ class ModelUpdate(_Struct, tag="model", kw_only=True):
     model: str
     version: int
     state: str  # the name of a frontend.versions.VersionState
-    reason: str = ""
+    reason: str = ""  # for operators: may hold paths and text of libraries
+    public_reason: str = ""  # for callers
+    withdrawn: bool = False  # UNAVAILABLE because it was unloaded or left the repository, not by a fault
     spec: ModelSpec | None = None  # only if READY
     costs: Mapping[str, Any] | None = None  # `CostModel.to_dict`; only if READY and one-shot
     tokenizer: bytes = b""  # the content of the tokenizer's file; empty: the model has none
@@ -275,6 +279,8 @@ class LoadDone(_Struct, tag="load_done"):
     model: str
     verb: str  # "load" or "unload"
     reason: str = ""  # why it failed; empty: it succeeded
+    key: int = 0  # of the `Load` or `Unload`
+    temporary: bool = False  # it failed for a cause that passes: the engine stops or restarts
 
 
 class EngineStats(_Struct, tag="engine_stats"):
@@ -303,6 +309,8 @@ class EngineConfig(_Struct, tag="config", kw_only=True):
     batching: bool = True
     max_run_s: float = 0.020  # bound on a run while several models use the device
     selected: tuple[str, ...] = ()  # names of the models to load; empty: all
+    unloaded: tuple[str, ...] = ()  # names of models not to load, as they were unloaded
+    restart: bool = False  # the engine served before: a selected model may have left the repository
     stalled_s: float = 30.0  # timeout of a stream whose reader takes nothing
     niceness: int = 0  # nice value of the threads of one-shot engines
 

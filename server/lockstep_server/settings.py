@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _setting(default: Any, help_: str, type_: Any = None) -> Any:
-    return field(default=default, metadata={"help": help_, "type": type_})
+def _setting(default: Any, help_: str, type_: Any = None, bare: Any = None) -> Any:
+    """`bare` is the value of a flag without one."""
+    return field(default=default, metadata={"help": help_, "type": type_, "bare": bare})
 
 
 def host_name(value: str) -> str:
@@ -79,6 +80,13 @@ class Settings:
         click.IntRange(0, 19),
     )
     only: str = _setting("", "Comma-separated names of the models to serve. Empty: all models.")
+    require_models: float = _setting(
+        0.0,
+        "Share of the model versions in the repository that must have loaded before the server is ready."
+        " Without a number: all. 0: the server is ready even if none has loaded.",
+        click.FloatRange(0, 1),
+        bare=1.0,
+    )
     batching: bool = _setting(True, "Batch requests. Off: every request runs by itself.")
     max_run_ms: float = _setting(
         20.0, "Longest run planned while another model waits for the device, in milliseconds.", _ABOVE_ZERO
@@ -168,6 +176,8 @@ def _option(name: str) -> click.Option:
     assert setting.default is not MISSING
     flag = "--" + name.replace("_", "-")
     boolean = isinstance(setting.default, bool)
+    bare = setting.metadata["bare"]
+    optional = {} if bare is None else {"is_flag": False, "flag_value": bare}
     return click.Option(
         [f"{flag}/--no-{flag[2:]}" if boolean else flag],
         type=None if boolean else setting.metadata["type"] or type(setting.default),
@@ -176,6 +186,7 @@ def _option(name: str) -> click.Option:
         show_default=True,
         show_envvar=True,
         help=setting.metadata["help"],
+        **optional,
     )
 
 

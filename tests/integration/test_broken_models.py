@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import fakes
 import grpc
+import numpy as np
 import pytest
 import steps
 from integration.harness import Served, refused, serve
 from integration.test_bad_input import TEXT_MANIFEST, classifier
+from onnx import external_data_helper, helper
 from patience import PATIENCE_S
 
 from lockstep_proto import open_inference_pb2 as pb
@@ -28,7 +30,15 @@ BROKEN: dict[str, list[str]] = {
     "no-labels": ["no-labels/model.toml", "labels", "list the labels"],
     "no-such-version": ["no-such-version/model.toml", "default_version", "no version 3"],
     "not-onnx": ["not-onnx/1/model.onnx", "cannot load"],
-    "empty-onnx": ["empty-onnx/1/model.onnx"],
+    "empty-onnx": ["empty-onnx/1/model.onnx", "is empty"],
+    "half-onnx": ["half-onnx/1/model.onnx", "damaged, incomplete"],
+    "lfs-pointer": ["lfs-pointer/1/model.onnx", "git lfs pull"],
+    "new-opset": ["new-opset/1/model.onnx", "its opset 99 is newer", "a newer onnxruntime"],
+    "new-ir": ["new-ir/1/model.onnx", "its IR version 99 is newer", "a newer onnxruntime"],
+    "own-operator": ["own-operator/1/model.onnx", "operator Unheard"],
+    "no-weights": ["no-weights/1/model.onnx", "weights in weights.bin, which does not exist"],
+    "half-weights": ["half-weights/1/model.onnx", "weights are in weights.bin, which is incomplete"],
+    "lfs-weights": ["lfs-weights/1/model.onnx", "weights.bin", "git lfs pull"],
     "no-onnx": ["no-onnx/1/model.onnx", "does not exist"],
     "no-tokenizer": ["no-tokenizer/model.toml", "text.source", "does not exist"],
     "not-a-tokenizer": ["not-a-tokenizer/tokenizer.json", "not a Hugging Face tokenizer"],
@@ -41,6 +51,21 @@ BROKEN: dict[str, list[str]] = {
 }
 
 
+GOOD = ["a-good-one", "z-good-one"]
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"
+
+
+def with_external_weights(file: str) -> Any:
+    """y = x + 4 weights, which are in another file."""
+    weights = fakes.constant("weights", np.arange(4), np.float32)
+    external_data_helper.set_external_data(weights, file, length=16)
+    weights.ClearField("raw_data")
+    return fakes.model(
+        [helper.make_node("Add", ["x", "weights"], ["y"])],
+        [fakes.tensor("x", shape=(4,))], [fakes.tensor("y", shape=(4,))], [weights],
+    )  # fmt: skip
+
+
 def write(root: Path, outside: Path) -> None:
     fakes.write_model(root, "toml", fakes.identity(), "task = 'tensor'\ntask ? 1")
     fakes.write_model(root, "unknown-key", fakes.identity(), "[batching]\nmax_row = 3")
@@ -50,6 +75,18 @@ def write(root: Path, outside: Path) -> None:
     fakes.write_model(root, "no-such-version", fakes.identity(), "default_version = 3")
     fakes.write_model(root, "not-onnx", b"this is no graph")
     fakes.write_model(root, "empty-onnx", b"")
+    fakes.write_model(root, "half-onnx", fakes.with_optional().SerializeToString()[:-9])
+    fakes.write_model(root, "lfs-pointer", LFS_POINTER)
+    new_opset, new_ir, own_operator = fakes.identity(), fakes.identity(), fakes.identity()
+    new_opset.opset_import[0].version = new_ir.ir_version = 99
+    own_operator.graph.node[0].op_type = "Unheard"
+    fakes.write_model(root, "new-opset", new_opset)
+    fakes.write_model(root, "new-ir", new_ir)
+    fakes.write_model(root, "own-operator", own_operator)
+    for name, weights in (("no-weights", None), ("half-weights", b"1234"), ("lfs-weights", LFS_POINTER)):
+        folder = fakes.write_model(root, name, with_external_weights("weights.bin"))
+        if weights is not None:
+            (folder / "1/weights.bin").write_bytes(weights)
     (root / "no-onnx" / "1").mkdir(parents=True)
     fakes.write_model(root, "no-tokenizer", classifier(), TEXT_MANIFEST)
     folder = fakes.write_model(root, "not-a-tokenizer", classifier(), TEXT_MANIFEST)
@@ -103,6 +140,17 @@ def test_a_broken_model_is_not_served(server: Served, name: str) -> None:
     assert not server.serving(name)
 
 
+@pytest.mark.parametrize("name", BROKEN)
+def test_callers_get_the_reason_without_the_place_of_the_repository(server: Served, name: str) -> None:
+    with refused(grpc.StatusCode.NOT_FOUND) as caught:
+        server.infer(fakes.floats(name, [[1]]))
+    message = caught.value.details()
+    root = server.app.settings.models
+    assert root not in message
+    assert "ONNXRuntimeError" not in message
+    assert BROKEN[name][-1] in message
+
+
 @pytest.mark.parametrize("name", ["a-good-one", "z-good-one"])
 def test_the_other_models_are_served(server: Served, name: str) -> None:
     assert fakes.values(server.infer(fakes.floats(name, [[1]])), "y").item() == 1
@@ -112,7 +160,7 @@ def test_the_other_models_are_served(server: Served, name: str) -> None:
 
 def test_the_server_is_ready_and_lists_every_model(server: Served) -> None:
     assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
-    assert set(index(server)) == {*BROKEN, "a-good-one", "z-good-one"}
+    assert set(index(server)) == {*BROKEN, *GOOD}
 
 
 def test_a_folder_without_a_version_is_logged(
@@ -135,7 +183,7 @@ def test_a_role_without_an_output_is_a_load_error(serving: Any, tmp_path: Path, 
 
 def test_the_index_can_list_ready_models_only(server: Served) -> None:
     reply = server.inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))
-    assert [one.name for one in reply.models] == ["a-good-one", "z-good-one"]
+    assert [one.name for one in reply.models] == GOOD
 
 
 def test_the_ready_metric_is_set_for_ready_models_only(server: Served) -> None:
@@ -144,18 +192,7 @@ def test_the_ready_metric_is_set_for_ready_models_only(server: Served) -> None:
 
 
 def test_external_data_outside_the_repository_is_not_read(serving: Any, tmp_path: Path) -> None:
-    import numpy as np
-    from onnx import external_data_helper, helper
-
-    secret = np.arange(4, dtype=np.float32)
-    (tmp_path / "secret.bin").write_bytes(secret.tobytes())
-    constant = fakes.constant("secret", secret, np.float32)
-    external_data_helper.set_external_data(constant, "../../../secret.bin", length=16)
-    constant.ClearField("raw_data")
-    graph = fakes.model(
-        [helper.make_node("Add", ["x", "secret"], ["y"])],
-        [fakes.tensor("x", shape=(4,))], [fakes.tensor("y", shape=(4,))], [constant],
-    )  # fmt: skip
-    fakes.write_model(tmp_path / "models", "thief", graph)
+    (tmp_path / "secret.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    fakes.write_model(tmp_path / "models", "thief", with_external_weights("../../../secret.bin"))
     server = serving(tmp_path / "models")
     assert index(server)["thief"].state == "UNAVAILABLE"

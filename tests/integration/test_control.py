@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -10,18 +11,22 @@ import fakes
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from integration.harness import REPOSITORY, Served, refused, settings
+from integration.harness import REPOSITORY, Served, details, refused, settings
 from onnx import helper
 from patience import PATIENCE_S, wait_until
 
 from lockstep_proto import open_inference_pb2 as pb
 from lockstep_proto.v1 import sequences_pb2 as spb
+from lockstep_server.app import App
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from lockstep_server.settings import Settings
 
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 
@@ -196,6 +201,106 @@ def test_a_corrupt_version_beside_a_good_one_is_named(tmp_path: Path, serving: C
     assert answer(server) == 1
 
 
+def test_each_load_reports_its_own_end(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = serving(model_control="explicit")
+    request = pb.RepositoryModelLoadRequest(model_name="add")
+    with server.hold():  # the first load waits for its self-test
+        first = server.inference.RepositoryModelLoad.future(request, timeout=PATIENCE_S)
+        wait_until(lambda: server.loaded_models.device_scheduler.waiting() > 0, "the first load's self-test")
+        (tmp_path / "add/1/model.onnx").write_bytes(b"half")
+        second = server.inference.RepositoryModelLoad.future(request, timeout=PATIENCE_S)
+    assert first.result() == pb.RepositoryModelLoadResponse()
+    assert second.code() is NOT_FOUND
+    assert "version 1 failed to load" in second.details()
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, True), (0.5, True), (0.51, False), (1.0, False)])
+def test_readiness_can_require_a_share_of_the_versions(tmp_path: Path, share: float, expected: bool) -> None:
+    fakes.write_model(tmp_path, "good", add(1))
+    fakes.write_model(tmp_path, "broken", b"broken")
+    server = Served(settings(tmp_path, require_models=share, model_control="explicit"))
+    try:
+        wait_until(server.app.registry.versions.settled, "every model is loaded or has failed")
+        assert server.inference.ServerReady(pb.ServerReadyRequest()).ready is expected
+        wait_until(lambda: server.serving() is expected, "the health of the server")
+        assert server.serving("good")
+        fakes.write_model(tmp_path, "broken", add(2))
+        load(server, "broken")
+        unload(server, "good")  # on purpose, so it is not missing
+        assert server.inference.ServerReady(pb.ServerReadyRequest()).ready
+    finally:
+        server.close()
+
+
+def test_a_repository_in_which_nothing_loads_is_not_ready_if_models_are_required(tmp_path: Path) -> None:
+    server = Served(settings(tmp_path, require_models=0.1))
+    try:
+        assert not server.inference.ServerReady(pb.ServerReadyRequest()).ready
+        assert not server.serving()
+    finally:
+        server.close()
+
+
+def test_until_the_engine_names_its_models_calls_are_unavailable(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path, "add", add(1))
+    server = Starting(settings(tmp_path, model_control="explicit"))
+    try:
+        calls: list[Callable[[], Any]] = [
+            lambda: answer(server),
+            lambda: server.inference.ModelMetadata(pb.ModelMetadataRequest(name="add")),
+            lambda: server.inference.ModelConfig(pb.ModelConfigRequest(name="add")),
+            lambda: server.inference.ModelStatistics(pb.ModelStatisticsRequest(name="add")),
+            lambda: server.inference.RepositoryIndex(pb.RepositoryIndexRequest()),
+            lambda: load(server, "add"),
+            lambda: unload(server, "add"),
+            lambda: list(server.sequences.Generate(spb.GenerateRequest(model="add"))),
+            lambda: server.sequences.Classify(spb.ClassifyRequest(model="add", texts=["a"])),
+            lambda: server.serving("add"),
+        ]
+        for call in calls:
+            with refused(grpc.StatusCode.UNAVAILABLE, words="starting") as caught:
+                call()
+            assert any(isinstance(detail, error_details_pb2.RetryInfo) for detail in details(caught.value))
+        assert not ready(server, "add")
+        assert not server.serving()
+        server.go_on()
+        server.wait_serving()
+        assert answer(server) == 1
+        with refused(NOT_FOUND):
+            server.serving("nobody")
+    finally:
+        server.close()
+
+
+class Starting(Served):
+    """A server whose engine starts when `go_on` is called."""
+
+    @staticmethod
+    async def _start(settings: Settings, spans: Any) -> App:
+        app = App(settings, spans=spans)
+        start, go_on = app.transport.start, asyncio.Event()
+
+        async def start_later(deliver: Any) -> Any:
+            await go_on.wait()
+            return await start(deliver)
+
+        app.transport.start = start_later  # type: ignore[method-assign]
+        starting = asyncio.ensure_future(app.start())
+        while not app.port:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+        async def finish() -> None:
+            go_on.set()
+            await starting
+
+        app.finish_start = finish  # type: ignore[attr-defined]
+        return app
+
+    def go_on(self) -> None:
+        self.run(self.app.finish_start())
+
+
 def test_a_version_that_left_the_repository_is_gone_after_a_load(
     tmp_path: Path, serving: Callable[..., Served]
 ) -> None:
@@ -246,6 +351,32 @@ def test_a_model_with_two_forms_can_be_loaded_again(tmp_path: Path, serving: Cal
     assert answer(server, model="other") == 5
 
 
+def test_a_folder_with_the_name_of_another_models_step_form_is_refused(
+    tmp_path: Path, serving: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(REPOSITORY / "sentiment-rnn", tmp_path / "two")
+    fakes.write_model(tmp_path, "two.step", add(1))
+    server = serving(model_control="explicit")
+    assert "'two.step' is the name of the step-wise form of model 'two'; rename this folder" in caplog.text
+    assert server.inference.ModelMetadata(pb.ModelMetadataRequest(name="two.step")).outputs[0].name != "y"
+    with refused(NOT_FOUND, words="step-wise form of model 'two'"):
+        load(server, "two.step")
+    with refused(NOT_FOUND, words="unload that"):
+        unload(server, "two.step")
+    assert ready(server, "two.step")
+
+
+def test_a_model_whose_step_form_would_take_a_served_name_is_refused(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    fakes.write_model(tmp_path, "two.step", add(1))
+    server = serving(model_control="explicit")
+    shutil.copytree(REPOSITORY / "sentiment-rnn", tmp_path / "two")
+    with refused(NOT_FOUND, words="rename one of the two folders"):
+        load(server, "two")
+    assert answer(server, model="two.step") == 1
+
+
 @pytest.mark.parametrize("name", ["nobody", "", "..", "../models", "a" * 300])
 def test_loading_an_unknown_model_is_not_found(
     tmp_path: Path, serving: Callable[..., Served], name: str
@@ -266,7 +397,7 @@ def test_a_model_that_fails_to_load_is_an_error(tmp_path: Path, serving: Callabl
     server = _with_one(tmp_path, serving)
     for name in ("new", "add"):
         fakes.write_model(tmp_path, name, b"broken")
-        with refused(NOT_FOUND, words="Protobuf parsing failed"):
+        with refused(NOT_FOUND, words="damaged, incomplete"):
             load(server, name)
     assert not ready(server, "new")
     assert answer(server) == 1

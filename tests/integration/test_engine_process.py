@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from integration.harness import REPOSITORY, Served, refused
 from patience import PATIENCE_S, wait_until
 
 from lockstep_client.server_process import ServerProcess
+from lockstep_proto import open_inference_pb2 as ipb
 from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_server.errors import LoadError
 
@@ -96,6 +98,47 @@ def test_calls_during_a_restart_are_unavailable(server: Served) -> None:
     assert server.metric("lockstep_refused_total", model="identity", version="", code="unavailable") == 1
     assert server.serving("live")
     server.wait_serving()
+
+
+def test_what_was_unloaded_or_removed_stays_so_after_a_restart(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    for name in ("kept", "removed", "unloaded", "unloaded-and-removed"):
+        fakes.write_model(tmp_path, name, fakes.identity())
+    server = serving(engine="process", model_control="explicit")
+    for name in ("unloaded", "unloaded-and-removed"):
+        server.inference.RepositoryModelUnload(ipb.RepositoryModelUnloadRequest(model_name=name))
+    for name in ("removed", "unloaded-and-removed"):
+        shutil.rmtree(tmp_path / name)
+    kill(server)
+    wait_until(lambda: not server.serving("kept"), "NOT_SERVING")
+    server.wait_serving()
+    index = server.inference.RepositoryIndex(ipb.RepositoryIndexRequest()).models
+    states = {one.name: one.state for one in index}
+    assert states.pop("kept") == "READY"
+    assert set(states.values()) == {"UNAVAILABLE"}
+    with refused(grpc.StatusCode.NOT_FOUND, words="not in the repository any more"):
+        server.infer(fakes.floats("removed", [[1]]))
+    load = ipb.RepositoryModelLoadRequest(model_name="unloaded")
+    server.inference.RepositoryModelLoad(load, timeout=PATIENCE_S)
+    assert fakes.values(server.infer(fakes.floats("unloaded", [[1]])), "y").item() == 1
+
+
+def test_a_selected_model_that_was_removed_does_not_prevent_a_restart(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    for name in ("kept", "removed", "loaded-later"):
+        fakes.write_model(tmp_path, name, fakes.identity())
+    server = serving(engine="process", model_control="explicit", only="kept,removed")
+    load = ipb.RepositoryModelLoadRequest(model_name="loaded-later")
+    server.inference.RepositoryModelLoad(load, timeout=PATIENCE_S)
+    shutil.rmtree(tmp_path / "removed")
+    kill(server)
+    wait_until(lambda: not server.serving("kept"), "NOT_SERVING")
+    server.wait_serving()
+    assert server.serving("kept")
+    assert server.serving("loaded-later")
+    assert not server.serving("removed")
 
 
 def test_the_engine_process_ignores_sigint_and_sigterm(server: Served) -> None:

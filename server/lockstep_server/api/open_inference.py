@@ -78,6 +78,8 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
+        if not self._registry.versions.names():
+            self._registry.check_listed()
         versions = [v for v in self._registry.versions if v.state.name == "READY" or not request.ready]
         return pb.RepositoryIndexResponse(models=[metadata.index(version) for version in versions])
 
@@ -89,16 +91,14 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             raise bad_input(
                 f"parameters.{name}", "a load takes no overrides; change the files in the repository instead"
             )
-        self._send(messages.Load(request.model_name))
-        await self._registry.wait_for(request.model_name, "load")
+        await self._registry.change(messages.Load, request.model_name, self._send)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         self._check_control()
-        self._send(messages.Unload(request.model_name))
-        await self._registry.wait_for(request.model_name, "unload")
+        await self._registry.change(messages.Unload, request.model_name, self._send)
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:

@@ -49,12 +49,14 @@ class HealthPublisher:
     """grpc.health.v1 status of the server (""), each service, each model by name, and `LIVE`."""
 
     def __init__(self) -> None:
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = _HealthServicer(self._check_known)
+        self._registry: ModelRegistry | None = None
         self._reported: dict[str, bool] = {}
         self._draining = False
 
-    async def start(self) -> None:
+    async def start(self, registry: ModelRegistry) -> None:
         """Report NOT_SERVING; the library's initial status is SERVING."""
+        self._registry = registry
         await self._report(LIVE, serving=True)
         for name in ("", *_SERVICES):
             await self._report(name, serving=False)
@@ -75,11 +77,30 @@ class HealthPublisher:
         for name in list(self._reported):
             await self._report(name, serving=name == LIVE)
 
+    def _check_known(self, name: str) -> None:
+        if self._registry is not None and name not in self._reported:
+            self._registry.check_known(name)
+
     async def _report(self, name: str, *, serving: bool) -> None:
         if self._reported.get(name) is not serving:
             self._reported[name] = serving
             status = health_pb2.HealthCheckResponse
             await self.servicer.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+class _HealthServicer(health.aio.HealthServicer):
+    """The library's, but a model that is not known yet is UNAVAILABLE and not NOT_FOUND.
+
+    `check_known` gets the name of a service, and raises the error for it.
+    """
+
+    def __init__(self, check_known: Callable[[str], None]) -> None:
+        super().__init__()
+        self._check_known = check_known
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802
+        self._check_known(request.service)
+        return await super().Check(request, context)
 
 
 class Server:

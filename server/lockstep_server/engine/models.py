@@ -16,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from .. import messages
 from ..errors import LoadError, unavailable
 from .loading import repository
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 AcceptedRequests = dict[OneShotEngine, list[messages.Infer]]
 """One-shot requests that are about to be queued, by engine."""
 
+_STOPPING = "the server is stopping"
 _UNLOAD_S = 10.0
 """How long a model that is being unloaded may take to answer its requests."""
 
@@ -70,13 +73,15 @@ class LoadedModels:
         entries = repository.find_models(self._root)
         for name in repository.folders_without_versions(self._root):
             log.warning("%s holds no model version; add one as 1/model.onnx", self._root / name)
-        if self._config.selected:
+        config = self._config
+        if config.selected:
             names = {entry.name for entry in entries}
-            for name in self._config.selected:
-                if name not in names:
+            for name in config.selected:
+                if name not in names and not config.restart:
                     available = ", ".join(sorted(names)) or "none"
                     raise LoadError(f"--only {name}: unknown model in {self._root}; available: {available}")
-            entries = [entry for entry in entries if entry.name in self._config.selected]
+            entries = [entry for entry in entries if entry.name in config.selected]
+        entries = [entry for entry in entries if entry.name not in config.unloaded]
         if not entries:
             log.warning("no model in %s; add one as NAME/1/model.onnx", self._root)
         for entry in entries:
@@ -93,10 +98,10 @@ class LoadedModels:
                 case messages.Cancel(key):
                     self._queue(accepted)
                     self._cancel(key)
-                case messages.Load(name):
-                    self._report_when_done(self._loading_thread.submit(self._reload, name), name, "load")
-                case messages.Unload(name):
-                    self._report_when_done(self._loading_thread.submit(self._unload, name), name, "unload")
+                case messages.Load(name, key):
+                    self._begin(self._reload, messages.LoadDone(name, "load", key=key))
+                case messages.Unload(name, key):
+                    self._begin(self._unload, messages.LoadDone(name, "unload", key=key))
                 case messages.Credit(key, n):
                     if isinstance(engine := self._engine_of.get(key), StepEngine):
                         engine.credit(key, n)
@@ -185,10 +190,22 @@ class LoadedModels:
 
     # --- loading ------------------------------------------------------------------------------------
 
-    def _report_state(self, entry: RepositoryEntry, state: str, reason: str = "") -> None:
+    def _report_state(self, entry: RepositoryEntry, state: str, error: LoadError | None = None) -> None:
         self._report(
-            messages.ModelUpdate(model=entry.name, version=entry.version, state=state, reason=reason)
+            messages.ModelUpdate(
+                model=entry.name,
+                version=entry.version,
+                state=state,
+                reason=_encodable(str(error)) if error else "",
+                public_reason=_encodable(self._without_root(error.message)) if error else "",
+            )
         )
+
+    def _without_root(self, text: str) -> str:
+        """A text with paths relative to the repository: callers see no others."""
+        for root in (self._root.resolve(), self._root):
+            text = text.replace(f"{root}{os.sep}", "")
+        return text
 
     def _load(self, entry: RepositoryEntry) -> str:
         """Load a version, and only then replace what serves as that version.
@@ -197,24 +214,42 @@ class LoadedModels:
             Why it failed; "" if it is served. After a failure the version goes on as it was.
         """
         if self._stopping.is_set():
-            return "the server is stopping"
+            return _STOPPING
         begun = time.monotonic()
         try:
             loaded_models = self._loader.load(entry, self._report_results)
+            self._check_names(loaded_models)
         except LoadError as error:
             log.error("model %s/%d failed to load: %s", entry.name, entry.version, error)
-            reason = str(error)
+            failure = error
+        except OSError as error:
+            log.error("model %s/%d failed to load: %s", entry.name, entry.version, error)
+            failure = LoadError(f"{error.filename or entry.folder}: {error.strerror}; mend the file")
         except Exception as error:
             log.exception("model %s/%d failed to load", entry.name, entry.version)
-            reason = f"{type(error).__name__}; see the server's log"
+            failure = LoadError(f"{type(error).__name__}; see the server's log")
         else:
             self._replace(entry, loaded_models, time.monotonic() - begun)
             return ""
         if (entry.name, entry.version) in self._models:
             log.warning("model %s/%d: the one loaded before goes on serving", entry.name, entry.version)
         else:
-            self._report_state(entry, "UNAVAILABLE", reason)
-        return reason
+            self._report_state(entry, "UNAVAILABLE", failure)
+        return str(failure)
+
+    def _check_names(self, loaded_models: list[LoadedModel]) -> None:
+        """
+        Raises:
+            LoadError: another model is served under the name of one of these modes.
+        """
+        for loaded in loaded_models:
+            name, version, model = loaded.spec.name, loaded.spec.version, loaded.spec.model
+            served = self._models.get((name, version))
+            if served is not None and served.spec.model != model:
+                raise LoadError(
+                    f"{self._root / model}: a form of it is named {name!r}, as is a model of that name;"
+                    " rename one of the two folders"
+                )
 
     def _replace(self, entry: RepositoryEntry, loaded_models: list[LoadedModel], load_s: float) -> None:
         """Serve a version's modes, then answer what their predecessors hold."""
@@ -269,7 +304,9 @@ class LoadedModels:
     def _unload(self, name: str) -> None:
         versions = self._versions_of(name)
         if not versions:
-            raise LoadError(f"model {name!r} is not loaded")
+            mode = next((loaded for loaded in list(self._models.values()) if loaded.spec.name == name), None)
+            hint = f"; it is a form of model {mode.spec.model!r}: unload that" if mode else ""
+            raise LoadError(f"model {name!r} is not loaded{hint}")
         for version in versions:
             self._retire(name, version)
 
@@ -281,7 +318,12 @@ class LoadedModels:
         for loaded in modes:
             loaded.engine.stop(_UNLOAD_S)
             unloaded = messages.ModelUpdate(
-                model=loaded.spec.name, version=version, state="UNAVAILABLE", reason="unloaded"
+                model=loaded.spec.name,
+                version=version,
+                state="UNAVAILABLE",
+                reason="unloaded",
+                public_reason="it was unloaded",
+                withdrawn=True,
             )
             self._report(unloaded)
 
@@ -301,13 +343,25 @@ class LoadedModels:
         del self._models[spec.name, spec.version]
         self._report(messages.ModelUpdate(model=spec.name, version=spec.version, state="UNLOADING"))
 
-    def _report_when_done(self, done: Future[None], name: str, verb: str) -> None:
+    def _begin(self, work: Callable[[str], None], done: messages.LoadDone) -> None:
+        """Load or unload on the loading thread. Reports `done`, with the reason if it failed."""
+
         def report(future: Future[None]) -> None:
             error = None if future.cancelled() else future.exception()
-            reason = "the server is stopping" if future.cancelled() else str(error) if error else ""
-            self._report(messages.LoadDone(name, verb, reason))
+            reason = _STOPPING if future.cancelled() else _encodable(str(error)) if error else ""
+            self._report(structs.replace(done, reason=reason, temporary=reason == _STOPPING))
 
-        done.add_done_callback(report)
+        try:
+            future = self._loading_thread.submit(work, done.model)
+        except RuntimeError:  # stopped
+            self._report(structs.replace(done, reason=_STOPPING, temporary=True))
+        else:
+            future.add_done_callback(report)
+
+
+def _encodable(text: str) -> str:
+    """A text in which what is not UTF-8, as in some file names, is replaced."""
+    return text.encode(errors="replace").decode()
 
 
 def _leases(device: str) -> int:

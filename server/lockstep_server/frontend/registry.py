@@ -7,13 +7,14 @@ version -> ServedModel, or the error for it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .. import messages
-from ..errors import ServingError, bad_input, not_found
+from ..errors import ServingError, bad_input, not_found, unavailable
 from ..metrics.families import Metrics, ModelMeters, length_bucket
 from .admission import AdmissionController
 from .request_log import RequestLog
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .versions import ModelVersion
 
 
+_STARTING = "the server is starting, or starts its engine again; retry after 1 s"
 _LEARNING_RATE = 0.02
 _NO_SEQUENCES = messages.SequenceCounts(0, 0, 0)
 
@@ -131,16 +133,22 @@ class ModelRegistry:
         on_change: Callable[[ModelRegistry], Awaitable[None]],
         request_log: RequestLog | None = None,
         tokenizers: Tokenizers | None = None,
+        require_ready: float = 0.0,
     ) -> None:
         self.versions = VersionTable()
+        self._require_ready = require_ready
         self.tokenizers = tokenizers or Tokenizers()
         self.device = "cpu"
         self._request_log = request_log or RequestLog()
         self._metrics, self._on_change = metrics, on_change
         self._served: dict[tuple[str, int], ServedModel] = {}
-        self._loads: dict[tuple[str, str], list[asyncio.Future[str]]] = {}
+        self._load_keys = itertools.count(1)
+        self._loads: dict[int, asyncio.Future[messages.LoadDone]] = {}
         self._changes: set[asyncio.Task[None]] = set()
         self._listed = False
+        self._unlisted: set[tuple[str, int]] = set()  # not reported by the engine since its restart
+        self.unloaded: set[str] = set()  # names of the models that were unloaded, and not loaded since
+        self.loaded: set[str] = set()  # names of the models that were loaded by a request
 
     def resolve(self, name: str, version: str = "", method: str = "", requests: int = 1) -> ServedModel:
         """
@@ -148,9 +156,10 @@ class ModelRegistry:
             method: if given, an error is recorded as the refusal of `requests` requests of this method.
 
         Raises:
-            ServingError: as `VersionTable.resolve`.
+            ServingError: as `VersionTable.resolve`; UNAVAILABLE until the engine has named its models.
         """
         try:
+            self.check_known(name)
             entry = self.versions.resolve(name, version)
         except ServingError as error:
             if method:
@@ -202,12 +211,35 @@ class ModelRegistry:
         return self._served.get((name, version))
 
     def ready(self) -> bool:
-        """Whether the repository has been listed and no model is loading."""
-        return self._listed and self.versions.settled()
+        """Whether the repository has been listed, no model is loading, and enough versions are READY."""
+        return self._listed and self.versions.settled() and self.versions.share_ready() >= self._require_ready
+
+    def check_known(self, name: str) -> None:
+        """
+        Raises:
+            ServingError: UNAVAILABLE, no model has this name yet, but one may soon.
+        """
+        if name in self.versions:
+            return
+        self.check_listed()
+        model = name.removesuffix(".step")  # its forms are known once it is loaded
+        if model in self.versions and not self.versions.settled(model):
+            raise unavailable(f"model {model!r} is loading; retry when it is ready")
+
+    def check_listed(self) -> None:
+        """
+        Raises:
+            ServingError: UNAVAILABLE, the engine has not named its models yet.
+        """
+        if not self._listed:
+            raise unavailable(_STARTING)
 
     async def mark_listed(self) -> None:
         """The engine has reported every model in the repository."""
         self._listed = True
+        for name, version in self._unlisted.copy():
+            gone = "it is not in the repository any more"
+            self.update(_withdrawn(name, version, gone))
         await self._on_change(self)
 
     def serving(self, name: str) -> bool:
@@ -221,6 +253,7 @@ class ModelRegistry:
     def update(self, update: messages.ModelUpdate) -> None:
         """Apply a model's new state."""
         state = VersionState[update.state]
+        self._unlisted.discard((update.model, update.version))
         entry = self.versions.get(update.model, update.version)
         ready_again = (
             state is VersionState.READY and entry is not None and entry.state is not VersionState.LOADING
@@ -228,7 +261,13 @@ class ModelRegistry:
         if entry is None or state is VersionState.LOADING or ready_again:
             # A version that is loaded again is READY in place of the one that served until now.
             entry = self.versions.begin(update.model, update.version)
-        entry.advance(state, update.reason, update.spec)
+        entry.advance(
+            state,
+            update.reason,
+            update.spec,
+            public_reason=update.public_reason,
+            withdrawn=update.withdrawn,
+        )
         if state is VersionState.READY and update.spec is not None:
             self._begin_serving(entry, update)
         if state is VersionState.UNAVAILABLE:
@@ -249,15 +288,22 @@ class ModelRegistry:
         self._served[entry.name, entry.version] = served
 
     def engine_lost(self) -> None:
-        """The engine process ended: no model is served until it is loaded again."""
+        """The engine process ended. Its models load again, except those that were unloaded."""
+        self._listed = False
         for entry in list(self.versions):
             if entry.spec is not None and entry.spec.model != entry.name:
                 self.versions.remove(entry)
-            else:
+            elif not entry.withdrawn and entry.state is not VersionState.UNLOADING:
                 self.update(loading(entry))
+                self._unlisted.add((entry.name, entry.version))
+            elif not entry.withdrawn:
+                self.update(_withdrawn(entry.name, entry.version, "it was unloaded"))
         self._served.clear()
-        for name, verb in list(self._loads):
-            self.load_done(messages.LoadDone(name, verb, "the engine process ended; retry"))
+        for key, future in list(self._loads.items()):
+            if not future.done():
+                reason = "the engine process ended; retry"
+                future.set_result(messages.LoadDone("", "", reason, key=key, temporary=True))
+        self._loads.clear()
 
     def set_costs(self, update: messages.Costs) -> None:
         if (served := self.get(update.model, update.version)) is not None:
@@ -272,20 +318,44 @@ class ModelRegistry:
                 entry.spec = served.spec
 
     def load_done(self, update: messages.LoadDone) -> None:
-        for future in self._loads.pop((update.model, update.verb), []):
-            if not future.done():
-                future.set_result(update.reason)
+        if update.verb == "load" and not update.temporary:
+            self.unloaded.discard(update.model)  # even if it failed: its other versions may be served
+        if not update.reason:
+            became, was = (
+                (self.loaded, self.unloaded) if update.verb == "load" else (self.unloaded, self.loaded)
+            )
+            became.add(update.model)
+            was.discard(update.model)
+        future = self._loads.pop(update.key, None)
+        if future is not None and not future.done():
+            future.set_result(update)
 
-    async def wait_for(self, name: str, verb: str) -> None:
-        """Wait for the end of a Load or Unload message sent to the engine.
+    async def change(
+        self,
+        kind: type[messages.Load | messages.Unload],
+        name: str,
+        send: Callable[[messages.Message], None],
+    ) -> None:
+        """Load or unload a model, and wait for the end.
 
         Raises:
-            ServingError: NOT_FOUND, with the engine's reason for the failure.
+            ServingError: NOT_FOUND, with the engine's reason for the failure; UNAVAILABLE, the engine starts,
+                stops or restarts.
         """
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._loads.setdefault((name, verb), []).append(future)
-        if reason := await future:
-            raise not_found(name, reason)
+        self.check_listed()
+        key = next(self._load_keys)
+        done = self._loads[key] = asyncio.get_running_loop().create_future()
+        send(kind(name, key))
+        end = await done
+        if end.reason:
+            raise unavailable(end.reason) if end.temporary else not_found(name, end.reason)
+
+
+def _withdrawn(name: str, version: int, why: str) -> messages.ModelUpdate:
+    state = VersionState.UNAVAILABLE.name
+    return messages.ModelUpdate(
+        model=name, version=version, state=state, reason=why, public_reason=why, withdrawn=True
+    )
 
 
 def loading(entry: ModelVersion) -> messages.ModelUpdate:

@@ -37,10 +37,20 @@ class ModelVersion:
     name: str
     version: int
     state: VersionState = VersionState.LOADING
-    reason: str = ""
+    reason: str = ""  # for operators
+    public_reason: str = ""  # for callers
+    withdrawn: bool = False  # UNAVAILABLE on purpose: unloaded, or not in the repository any more
     spec: ModelSpec | None = None
 
-    def advance(self, state: VersionState, reason: str = "", spec: ModelSpec | None = None) -> None:
+    def advance(
+        self,
+        state: VersionState,
+        reason: str = "",
+        spec: ModelSpec | None = None,
+        *,
+        public_reason: str = "",
+        withdrawn: bool = False,
+    ) -> None:
         """
         Raises:
             ValueError: `state` precedes the current state, or READY has no spec.
@@ -52,6 +62,7 @@ class ModelVersion:
         if state is VersionState.READY and spec is None:
             raise ValueError(f"{self.name}/{self.version}: READY needs a spec")
         self.state, self.reason = state, reason
+        self.public_reason, self.withdrawn = public_reason, withdrawn
         self.spec = spec or self.spec
 
 
@@ -75,6 +86,9 @@ class VersionTable:
     def get(self, name: str, version: int) -> ModelVersion | None:
         return self._entries.get(name, {}).get(version)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
     def __iter__(self) -> Iterator[ModelVersion]:
         for name in sorted(self._entries):
             versions = self._entries[name]
@@ -93,9 +107,16 @@ class VersionTable:
             v for v, entry in self._entries.get(name, {}).items() if entry.state is VersionState.READY
         )
 
-    def settled(self) -> bool:
-        """Whether no version is LOADING."""
-        return all(entry.state is not VersionState.LOADING for entry in self)
+    def settled(self, name: str = "") -> bool:
+        """Whether no version, of this model or of any, is LOADING."""
+        entries = self._entries.get(name, {}).values() if name else self
+        return all(entry.state is not VersionState.LOADING for entry in entries)
+
+    def share_ready(self) -> float:
+        """READY versions as a share of those that should be; 0 if there are none. A version that was
+        unloaded is not one of them."""
+        wanted = [entry for entry in self if not (entry.withdrawn or entry.state is VersionState.UNLOADING)]
+        return sum(entry.state is VersionState.READY for entry in wanted) / len(wanted) if wanted else 0.0
 
     def resolve(self, name: str, version: str = "") -> ModelVersion:
         """The READY version for a request's model name and version ("": the default version).
@@ -146,6 +167,5 @@ def _not_served(entry: ModelVersion) -> ServingError:
         return unavailable(f"{subject} is loading; retry when it is ready")
     if entry.state is VersionState.UNLOADING:
         return unavailable(f"{subject} is being unloaded; use another version or model")
-    return not_found(
-        f"{entry.name}/{entry.version}", f"{subject} is not served: {entry.reason or 'it was unloaded'}"
-    )
+    why = entry.public_reason or "it failed to load; see the server's log"
+    return not_found(f"{entry.name}/{entry.version}", f"{subject} is not served: {why}")

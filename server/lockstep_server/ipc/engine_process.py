@@ -22,7 +22,7 @@ from . import frames
 from .coalescing import MessageCoalescer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ class EngineProcess:
         on_loss: called with the reason when the process has died. No message sent to that process will be
             answered; a new process is being started.
         log: log level and format of the engine process.
+        on_restart: awaited when a new process has started in place of one that died.
+        restart_config: makes the configuration of that process.
     """
 
     def __init__(
@@ -52,7 +54,10 @@ class EngineProcess:
         on_loss: Callable[[str], None],
         *,
         log: tuple[str, str] = ("info", "text"),
+        on_restart: Callable[[], Awaitable[None]] | None = None,
+        restart_config: Callable[[messages.EngineConfig], messages.EngineConfig] = lambda config: config,
     ) -> None:
+        self._on_restart, self._restart_config = on_restart, restart_config
         self._config, self._on_loss, self._log = config, on_loss, log
         self._deliver: Callable[[messages.EngineUpdate], None] = lambda _: None
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,9 +85,9 @@ class EngineProcess:
 
     async def start(self, deliver: Callable[[messages.EngineUpdate], None]) -> messages.EngineInfo:
         self._deliver = deliver
-        return await self._spawn()
+        return await self._spawn(self._config)
 
-    async def _spawn(self) -> messages.EngineInfo:
+    async def _spawn(self, config: messages.EngineConfig) -> messages.EngineInfo:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         for side in (ours, theirs):
@@ -96,7 +101,7 @@ class EngineProcess:
         self._unsent.clear()
         self._started, self._ended = loop.create_future(), loop.create_future()
         loop.add_reader(ours.fileno(), self._read)
-        self._write([self._config])
+        self._write([config])
         try:
             return await self._started
         except LoadError:
@@ -125,10 +130,10 @@ class EngineProcess:
             case messages.Infer() | messages.Generate() | messages.Step():
                 ended = messages.Event(key=message.key, error=error)
                 self._deliver(messages.Events(model=message.model, version=message.version, events=[ended]))
-            case messages.Load():
-                self._deliver(messages.LoadDone(message.model, "load", error.message))
-            case messages.Unload():
-                self._deliver(messages.LoadDone(message.model, "unload", error.message))
+            case messages.Load() | messages.Unload():
+                verb = "load" if isinstance(message, messages.Load) else "unload"
+                done = messages.LoadDone(message.model, verb, error.message, message.key, temporary=True)
+                self._deliver(done)
 
     def _write(self, batch: list[Any]) -> None:
         blocked = bool(self._unsent)
@@ -212,10 +217,12 @@ class EngineProcess:
             self._pause_s = min(max(self._pause_s * 2, 1.0), _MAX_PAUSE_S) if crash_loop else 0.0
             await asyncio.sleep(self._pause_s)
             try:
-                await self._spawn()
+                await self._spawn(self._restart_config(self._config))
             except LoadError as error:
                 log.error("restart of the engine process failed: %s", error)
             else:
+                if self._on_restart is not None:
+                    await self._on_restart()
                 return
 
     async def stop(self, within_s: float) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+_WEIGHTS = 5
 _ROW_BUCKETS, _LENGTH_BUCKETS = 12, 20
 _LEARNING_RATE = 0.1
 _MAX_RATIO_CHANGE = 4.0  # a measurement is clipped to this factor around the current estimate
@@ -87,8 +88,23 @@ class CostModel:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CostModel:
-        costs = cls(data["weights"], data["overhead_s"])
-        costs.ratios[:] = data["ratios"]
+        """
+        Raises:
+            KeyError, TypeError, ValueError: these are not the costs of a model.
+        """
+        costs = cls(data["weights"], float(data["overhead_s"]))
+        ratios = np.array(data["ratios"], float)
+        numbers = np.array([*costs.weights, costs.overhead_s])
+        if numbers.shape != (_WEIGHTS + 1,) or ratios.shape != costs.ratios.shape:
+            raise ValueError("the costs have another number of weights or ratios")
+        if not (
+            np.isfinite(numbers).all()
+            and (numbers >= 0).all()
+            and np.isfinite(ratios).all()
+            and (ratios > 0).all()
+        ):
+            raise ValueError("a cost is negative or not finite")
+        costs.ratios = ratios
         return costs
 
 

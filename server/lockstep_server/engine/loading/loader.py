@@ -9,9 +9,9 @@ import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ... import __version__, messages
 from ...errors import LoadError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+_Result = TypeVar("_Result", selftest.SelfTestResult, selftest_steps.StepSelfTestResult)
 
 STEP_SUFFIX = ".step"
 """If a model has a one-shot and a step-wise graph, the tensor API serves the latter as `<name>.step`."""
@@ -69,6 +71,7 @@ class Loader:
         Raises:
             LoadError: the model cannot be served. Names the file, the key and how to fix it.
         """
+        self._check_name(entry)
         manifest = entry.manifest()
         versions = tuple(other.version for other in repository.find_versions(self._root, entry.name))
         if manifest.default_version and manifest.default_version not in versions:
@@ -83,6 +86,25 @@ class Loader:
             oneshot = loaded[0] if loaded else None
             loaded.append(self._load_stepwise(entry, manifest, versions, report, oneshot))
         return loaded
+
+    def _check_name(self, entry: RepositoryEntry) -> None:
+        """
+        Raises:
+            LoadError: the folder has the name of the step-wise form of another model.
+        """
+        model = entry.name.removesuffix(STEP_SUFFIX)
+        if model == entry.name:
+            return
+        for other in repository.find_versions(self._root, model):
+            try:
+                has_both = other.has_oneshot() and other.manifest().stepwise is not None
+            except LoadError:  # it is not served
+                continue
+            if has_both:
+                raise LoadError(
+                    f"{entry.folder.parent}: {entry.name!r} is the name of the step-wise form of model"
+                    f" {model!r}; rename this folder"
+                )
 
     def _load_oneshot(
         self,
@@ -156,8 +178,8 @@ class Loader:
     ) -> selftest_steps.StepSelfTestResult:
         """Run the self-test, or read its result from the cache."""
         cache = _Cache(self._config.cache, entry.digest(), self._device, "steps")
-        with suppress(KeyError, TypeError):
-            return selftest_steps.StepSelfTestResult(**cache.read()["selftest"])
+        with suppress(KeyError, TypeError, ValueError):
+            return _checked(selftest_steps.StepSelfTestResult(**cache.read()["selftest"]))
         account = DeviceAccount(f"{spec.name}/{spec.version} loading")
 
         def leased(opened: OnnxSession) -> OnnxSession:
@@ -198,7 +220,9 @@ class Loader:
         cache = _Cache(self._config.cache, entry.digest(), self._device, "oneshot")
         with suppress(KeyError, TypeError, ValueError):
             cached = cache.read()
-            return selftest.SelfTestResult(**cached["selftest"]), CostModel.from_dict(cached["costs"])
+            return _checked(selftest.SelfTestResult(**cached["selftest"])), CostModel.from_dict(
+                cached["costs"]
+            )
         selftest_result = selftest.check(LeasedSession(session, self._device_scheduler, account), spec)
         costs = selftest.measure_costs(
             session, replace(spec, batched=selftest_result.batched), self._device_scheduler, account
@@ -237,8 +261,9 @@ def _open_vocabulary(entry: RepositoryEntry, name: str, key: str) -> Vocabulary:
         raise LoadError(f"{entry.manifest_path}: {key}: {error}") from error
     except TokenizerError as error:
         raise LoadError(
-            f"{entry.manifest_path}: {key}: {file}: not a Hugging Face tokenizer ({error}); save it with the"
-            " tokenizers library"
+            f"{entry.manifest_path}: {key}: {file}: not a Hugging Face tokenizer; save it with the tokenizers"
+            " library",
+            str(error),
         ) from error
 
 
@@ -272,17 +297,31 @@ class _Cache:
             return {}
         try:
             document = json.loads(self._file.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return document if isinstance(document, dict) else {}
 
     def write(self, document: dict[str, Any]) -> None:
         if self._file is None:
             return
+        partial = self._file.with_suffix(f".{os.getpid()}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._file.with_suffix(f".{os.getpid()}")
             partial.write_text(json.dumps(document))
             partial.replace(self._file)
         except OSError as error:
             log.debug("cannot write the cache: %s", error)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _checked(result: _Result) -> _Result:
+    """
+    Raises:
+        ValueError: a field has another type than its default, or its annotation: the cache is damaged.
+    """
+    for field in fields(result):
+        expected = type(field.default) if field.default is not MISSING else bool
+        if type(getattr(result, field.name)) is not expected:
+            raise ValueError(f"{field.name} is not a {expected.__name__}")
+    return result

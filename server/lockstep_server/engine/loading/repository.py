@@ -9,6 +9,8 @@ through a path in a manifest.
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,8 +21,12 @@ from . import manifest_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 MANIFEST = "model.toml"
 ONESHOT = "model.onnx"
+_MAX_VERSION_DIGITS = 18
+"""A longer version number does not fit an int64."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class RepositoryEntry:
         """A hash of the manifest and all files of the version. Cached self-test results are valid for it."""
         state = hashlib.sha256()
         for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
-            state.update(file.name.encode())
+            state.update(os.fsencode(file.name))
             state.update(resolve_inside(file, self.root).read_bytes())
         if self.manifest_path.exists():
             state.update(self.manifest_path.read_bytes())
@@ -104,38 +110,72 @@ def find_models(root: Path) -> list[RepositoryEntry]:
     """All model versions under `root`, sorted by name and version. Other folders are skipped.
 
     Raises:
-        LoadError: `root` is not a folder.
+        LoadError: `root` is not a folder, or cannot be listed.
     """
     if not root.is_dir():
         raise LoadError(f"{root}: no such folder; set --models to the folder that contains the models")
-    return [
-        entry
-        for folder in sorted(root.iterdir())
-        if folder.is_dir()
-        for entry in find_versions(root, folder.name)
-    ]
+    return [entry for name in _folder_names(root) for entry in _readable_versions(root, name)]
 
 
 def folders_without_versions(root: Path) -> list[str]:
     """Visible folders under `root` that `find_models` skips: probably misplaced models."""
-    folders = (child for child in sorted(root.iterdir()) if child.is_dir() and child.name[0] not in "._")
-    return [folder.name for folder in folders if not find_versions(root, folder.name)]
+    return [
+        name for name in _folder_names(root) if name[0] not in "._" and not _readable_versions(root, name)
+    ]
+
+
+def _folder_names(root: Path) -> list[str]:
+    return sorted(folder.name for folder in _subfolders(root))
+
+
+def _readable_versions(root: Path, name: str) -> list[RepositoryEntry]:
+    """As `find_versions`. A folder that cannot be listed, or served by its name, is logged and has none."""
+    try:
+        name.encode()
+        return find_versions(root, name)
+    except UnicodeEncodeError:
+        log.warning("%a: the name of this folder is not UTF-8; rename it to serve it", str(root / name))
+    except LoadError as error:
+        log.warning("%s", error)
+    return []
 
 
 def find_versions(root: Path, name: str) -> list[RepositoryEntry]:
-    """The versions of one model, ascending. Empty if there is no such model."""
+    """The versions of one model, ascending. Empty if there is no such model.
+
+    Raises:
+        LoadError: the model's folder cannot be listed.
+    """
     folder = root / name
-    if name in ("", ".", "..") or "/" in name or "\\" in name or name.startswith(".") or not folder.is_dir():
+    if (
+        name in ("", ".", "..")
+        or "/" in name
+        or "\\" in name
+        or name.startswith(".")
+        or not os.path.isdir(folder)
+    ):
         return []
-    versions = [child for child in folder.iterdir() if child.is_dir() and _is_version(child.name)]
+    versions = [child for child in _subfolders(folder) if _is_version(child.name)]
     return [
         RepositoryEntry(name, int(child.name), child, root)
         for child in sorted(versions, key=lambda c: int(c.name))
     ]
 
 
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as children:
+            return [folder / child.name for child in children if child.is_dir()]
+    except OSError as error:
+        raise LoadError(
+            f"{folder}: cannot be listed ({error.strerror}); give the server's user the right to read it"
+        ) from error
+
+
 def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit() and name == str(int(name)) and int(name) > 0
+    if not (name.isascii() and name.isdigit() and len(name) <= _MAX_VERSION_DIGITS):
+        return False
+    return name == str(int(name)) and int(name) > 0
 
 
 def resolve_inside(file: Path, root: Path) -> Path:

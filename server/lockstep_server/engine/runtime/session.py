@@ -6,6 +6,7 @@ Running a graph releases Python's global interpreter lock; creating a session do
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import onnxruntime as ort
 
 from ...errors import LoadError, bad_input
 from ...model.spec import GraphSignature, GraphTensor
+from .graph_errors import check_files, first_line, load_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from .device_scheduler import DeviceAccount, DeviceScheduler
 
     Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
+
+_REJECTED = "the model rejects the shapes or values of this request's tensors; send those of its training"
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _BFLOAT16_ONNX = 16  # onnx.TensorProto.BFLOAT16
@@ -60,12 +66,11 @@ class OnnxSession:
         if device == "cuda":
             # The default, an exhaustive search for convolution algorithms, repeats for every new shape.
             providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
+        check_files(file)
         try:
             self._session = ort.InferenceSession(str(file), _options(threads), providers=providers)
         except Exception as error:
-            raise LoadError(
-                f"{file}: ONNX Runtime cannot load the graph: {_first_line(error)}; export the model again"
-            ) from error
+            raise load_error(file, error) from error
         self.provider: str = self._session.get_providers()[0]
         self.graph = _describe(self._session)
         self._run_options = ort.RunOptions()
@@ -86,7 +91,8 @@ class OnnxSession:
                 return self._run_values(inputs, outputs)
             return self._session.run(outputs, inputs, self._run_options)  # type: ignore[no-any-return]
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
-            raise bad_input("inputs", _first_line(error)) from error
+            log.warning("ONNX Runtime rejects the inputs of a run: %s", first_line(error))
+            raise bad_input("inputs", _REJECTED) from error
 
     def terminate(self) -> None:
         """Abort all current runs at their next node, and all later runs."""
@@ -155,7 +161,3 @@ def _from_value(value: ort.OrtValue) -> Array:
     bits = (ctypes.c_uint16 * count).from_address(value.data_ptr())
     array: Array = np.array(bits, dtype=np.uint16).view(_BFLOAT16).reshape(shape)
     return array
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

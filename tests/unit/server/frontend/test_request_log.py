@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,7 @@ def test_unknown_model_names_are_not_logged(lines: list[logging.LogRecord]) -> N
     async def changed(_: ModelRegistry) -> None: ...
 
     registry = ModelRegistry(Metrics(), changed, RequestLog())
+    asyncio.run(registry.mark_listed())
     with pytest.raises(ServingError):
         registry.resolve(SECRET, SECRET, "Classify")
     assert fields(lines[0])["code"] == "not_found"

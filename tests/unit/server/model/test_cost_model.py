@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -111,3 +111,22 @@ def test_an_average_converges_to_a_constant_value() -> None:
     for _ in range(200):
         average = moving_average(average, 3.0, 0.1)
     assert average == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"weights": [1]},
+        {"weights": [1, 1, 1, 1, float("nan")]},
+        {"weights": [-1, 1, 1, 1, 1]},
+        {"weights": None},
+        {"overhead_s": "much"},
+        {"overhead_s": float("inf")},
+        {"ratios": 1},
+        {"ratios": [[1]]},
+        {"ratios": [[0] * 20] * 12},
+    ],
+)
+def test_costs_that_no_model_has_are_refused(damage: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        CostModel.from_dict({**CostModel().to_dict(), **damage})

@@ -1,18 +1,29 @@
-"""The number of concurrent runs that the loader gives a model."""
+"""The number of concurrent runs that the loader gives a model, and the cache of what it measured."""
 
 from __future__ import annotations
 
+import errno
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import fakes
 import pytest
+import steps
 from unit.server import sample_models
 
 from lockstep_server import messages
+from lockstep_server.engine.loading import repository
 from lockstep_server.engine.loading.loader import Loader
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
 from lockstep_server.model.cost_model import CostModel
 from lockstep_server.model.manifest import InstancesSection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lockstep_server.engine.loading.loader import LoadedModel
 
 QUICK = CostModel((1e-5, 0, 0, 1e-6, 0), overhead_s=1e-4)  # 42 us for a row of 32
 SLOW = CostModel((1e-5, 0, 0, 1e-5, 0), overhead_s=1e-4)  # 330 us
@@ -42,3 +53,54 @@ def test_the_number_of_instances_depends_on_costs_and_leases(
         messages.EngineConfig(models="models", niceness=niceness), Path(), "cpu", DeviceScheduler(leases)
     )
     assert loader._instances(spec, costs) == expected
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[], list[LoadedModel]]:
+    """Loads a one-shot and a step-wise model, with a cache."""
+    fakes.write_model(tmp_path / "models", "same", fakes.identity())
+    steps.adder(tmp_path / "models")
+    config = messages.EngineConfig(models=str(tmp_path / "models"), cache=str(tmp_path / "cache"))
+    loader = Loader(config, tmp_path / "models", "cpu", DeviceScheduler(1))
+    entries = repository.find_models(tmp_path / "models")
+    return lambda: [loaded for entry in entries for loaded in loader.load(entry, lambda _: None)]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"",
+        b"\xff\x00",
+        b"[" * 100_000,
+        b"7",
+        b"{}",
+        b'{"selftest": 3, "costs": 3}',
+        b'{"selftest": {}, "costs": {}}',
+        b'{"selftest": {"batched": "yes"}, "costs": {"weights": [1], "overhead_s": 0, "ratios": 1}}',
+        b'{"selftest": {"batched": true, "reason": 4}, "costs": {}}',
+        b'{"selftest": {"batched": true, "colour": "red"}}',
+    ],
+)
+def test_a_damaged_cache_is_measured_again(
+    tmp_path: Path, load: Callable[[], list[LoadedModel]], nonsense: bytes
+) -> None:
+    load()
+    files = list((tmp_path / "cache").iterdir())
+    assert len(files) == 2
+    for file in files:
+        file.write_bytes(nonsense)
+    assert [loaded.spec.batched for loaded in load()] == [True, True]
+    for file in files:
+        assert json.loads(file.read_text())["selftest"]["batched"] is True
+
+
+def test_a_full_disk_leaves_no_half_file(
+    tmp_path: Path, load: Callable[[], list[LoadedModel]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_half(file: Path, text: str) -> None:
+        file.write_bytes(text[:9].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    assert [loaded.spec.batched for loaded in load()] == [True, True]
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import fakes
 import pytest
@@ -24,7 +25,7 @@ def test_versions_are_sorted_by_name_and_number(tmp_path: Path) -> None:
     assert found(tmp_path) == [("a", 2), ("a", 10), ("b", 1)]
 
 
-@pytest.mark.parametrize("folder", ["0", "01", "-1", "v1", "1.0", "²", "latest"])
+@pytest.mark.parametrize("folder", ["0", "01", "-1", "v1", "1.0", "²", "latest", "9" * 19])
 def test_other_folders_of_a_model_are_skipped(tmp_path: Path, folder: str) -> None:
     (tmp_path / "m" / folder).mkdir(parents=True)
     (tmp_path / "m" / "1").write_text("a file", encoding="utf-8")
@@ -125,3 +126,38 @@ def test_a_missing_file_that_the_manifest_names_is_an_error(tmp_path: Path) -> N
     (entry,) = repository.find_models(tmp_path)
     with pytest.raises(LoadError, match=r"m/model.toml: text.source: 'words.json' does not exist"):
         entry.referenced_file("words.json", "text.source")
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("m", os.fsdecode(b"odd\xff")):
+        fakes.write_model(tmp_path, name, b"")
+    assert found(tmp_path) == [("m", 1)]
+    assert "not UTF-8" in caplog.text
+
+
+def test_a_folder_that_cannot_be_listed_is_skipped_and_named_by_a_load(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "locked", "z"):
+        fakes.write_model(tmp_path, name, b"")
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> Any:
+        if folder.name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert found(tmp_path) == [("a", 1), ("z", 1)]
+    assert "locked: cannot be listed (Permission denied)" in caplog.text
+    with pytest.raises(LoadError, match="locked: cannot be listed"):
+        repository.find_versions(tmp_path, "locked")
+
+
+def test_file_names_that_are_not_utf_8_are_part_of_the_digest(tmp_path: Path) -> None:
+    folder = fakes.write_model(tmp_path, "m", b"")
+    (folder / "1" / os.fsdecode(b"odd\xff")).write_bytes(b"")
+    (entry,) = repository.find_models(tmp_path)
+    assert entry.digest()
