@@ -111,13 +111,20 @@ class Scheduler:
 
     def plan(self, now: float) -> StepPlan:
         """Plan the next step, after timeouts, evictions and admissions."""
-        failed = tuple(self._end_due(now)) if self._next_due() <= now else ()
+        failed: list[FailedSequence] = []
+        due = list(self._requests.pop_due(now)) if self._next_due() <= now else []
+        if due or self.generation.due() <= now:
+            failed += self._end_late(due, now)
         self.clients.evict(now)
         resumed = self.generation.resume()
         admitted = self._admit(now) if self.pool.waiting else ()
+        if due:  # after the admissions: the plan may be late, and a slot free
+            failed += self._end_without_slot(due)
         cancelled = self.generation.take_cancelled()
         client_steps = self.clients.next_steps()
-        return StepPlan(failed, cancelled, admitted, resumed, client_steps, self.generation.running > 0)
+        return StepPlan(
+            tuple(failed), cancelled, admitted, resumed, client_steps, self.generation.running > 0
+        )
 
     def pause(self, sequence: GenerationSequence, now: float) -> None:
         """Pause a sequence that is out of credit: it keeps its slot, and steps again once it has credit."""
@@ -167,22 +174,27 @@ class Scheduler:
         self.generation.start(generation)
         return tuple(generation)
 
-    def _end_due(self, now: float) -> Iterator[FailedSequence]:
-        """End the requests whose timeout has expired, and yield them."""
-        for request in self._requests.pop_due(now):
-            if error := self._timeout_error(request, now):
-                self._requests.pop(request.key)
-                self._remove(request)
-                yield FailedSequence(request, error)
+    def _end_late(self, due: list[Request], now: float) -> Iterator[FailedSequence]:
+        """End the requests that are past their deadline, and the stalled streams, and yield them."""
+        for request in due:
+            if request.deadline is not None and request.deadline <= now:
+                yield from self._end(request, deadline_passed("before the sequence ended"))
         for stalled in self.generation.end_stalled(now):
             self._requests.pop(stalled.request.key)
             yield stalled
 
-    def _timeout_error(self, request: Request, now: float) -> ServingError | None:
-        """The error of a request that is past its deadline or has waited too long for a slot."""
-        if request.deadline is not None and request.deadline <= now:
-            return deadline_passed("before the sequence ended")
-        return None if request.has_slot else self.pool.timeout_error()
+    def _end_without_slot(self, due: list[Request]) -> Iterator[FailedSequence]:
+        """End the requests that have waited for a slot for too long, and yield them."""
+        for request in due:
+            if not request.has_slot:
+                yield from self._end(request, self.pool.timeout_error())
+
+    def _end(self, request: Request, error: ServingError) -> Iterator[FailedSequence]:
+        """End a request, unless it has ended."""
+        if self._requests.get(request.key) is request:
+            self._requests.pop(request.key)
+            self._remove(request)
+            yield FailedSequence(request, error)
 
     def _remove(self, request: Request) -> None:
         if isinstance(request, GenerationSequence):
@@ -220,7 +232,7 @@ class SlotPool:
         wait_s = self.slot_time_s * over / self.slots
         if over > self.max_waiting or wait_s > self.max_queue_s:
             retry_s = min(max(wait_s, 0.05), 60.0)
-            why = f"no free slot ({self.slots} of {self.slots} in use, {over - 1} waiting)"
+            why = f"no free slot ({self.used} of {self.slots} in use, {len(self.waiting)} waiting)"
             return overloaded(f"{why}; retry after {retry_s:.2f} s", retry_s)
         if deadline is not None and now + wait_s > deadline:
             why = f"the expected wait for a slot ({wait_s:.2f} s) exceeds the deadline"

@@ -367,3 +367,30 @@ def test_a_client_sequence_that_waits_too_long_for_a_slot_fails_as_overloaded() 
     assert failures(scheduler.plan(10.0)) == [(7, ErrorCode.OVERLOADED)]
     assert scheduler.counts().waiting == 0
     assert rejection(scheduler, "s").code is ErrorCode.SEQUENCE_LOST
+
+
+def test_a_late_plan_gives_free_slots_before_it_ends_who_waited_too_long() -> None:
+    scheduler = make_scheduler()
+    waited = [generation_sequence() for _ in range(3)]  # for two slots
+    for each in waited:
+        assert scheduler.add_generation(each, 0.0) is None
+    plan = scheduler.plan(LIMITS.max_queue_s + 1)  # the device was busy
+    assert list(plan.admitted) == waited[:2]
+    assert failures(plan) == [(waited[2].key, ErrorCode.OVERLOADED)]
+
+
+def test_a_late_plan_gives_a_client_sequence_its_slot() -> None:
+    scheduler = make_scheduler()
+    step = add_step(scheduler, 1, start=True)
+    plan = scheduler.plan(LIMITS.max_queue_s + 1)
+    assert (list(plan.client_steps), plan.failed) == ([step], ())
+
+
+def test_a_deadline_that_passed_before_a_late_plan_frees_its_place() -> None:
+    scheduler = make_scheduler(slots=1)
+    late, other = generation_sequence(deadline=1.0), generation_sequence()
+    for each in (late, other):
+        assert scheduler.add_generation(each, 0.0) is None
+    plan = scheduler.plan(LIMITS.max_queue_s + 1)
+    assert list(plan.admitted) == [other]
+    assert failures(plan) == [(late.key, ErrorCode.DEADLINE)]
