@@ -176,15 +176,18 @@ class Loader:
         prefill: OnnxSession | None,
         oneshot: LoadedModel | None,
     ) -> selftest_steps.StepSelfTestResult:
-        """Run the self-test, or read its result from the cache."""
+        """Run the self-test, or read its result from the cache and warm up."""
         cache = _Cache(self._config.cache, entry.digest(), self._device, "steps")
-        with suppress(KeyError, TypeError, ValueError):
-            return _checked(selftest_steps.StepSelfTestResult(**cache.read()["selftest"]))
         account = DeviceAccount(f"{spec.name}/{spec.version} loading")
 
         def leased(opened: OnnxSession) -> OnnxSession:
             return LeasedSession(opened, self._device_scheduler, account)
 
+        with suppress(KeyError, TypeError, ValueError):
+            cached = _checked(selftest_steps.StepSelfTestResult(**cache.read()["selftest"]))
+            applied = selftest_steps.apply_result(spec, cached)
+            selftest_steps.warm_up(applied, leased(session), leased(prefill) if prefill else None)
+            return cached
         reference = None
         if oneshot is not None:
             reference = (oneshot.spec, leased(self._open_session(entry.graph_file(), spec.manifest)))
@@ -216,14 +219,16 @@ class Loader:
     def _selftest_oneshot(
         self, entry: RepositoryEntry, session: OnnxSession, spec: ModelSpec, account: DeviceAccount
     ) -> tuple[selftest.SelfTestResult, CostModel]:
-        """Run the self-test and measure the costs, or read both from the cache."""
+        """Run the self-test and measure the costs, or read both from the cache and warm up."""
         cache = _Cache(self._config.cache, entry.digest(), self._device, "oneshot")
+        leased = LeasedSession(session, self._device_scheduler, account)
         with suppress(KeyError, TypeError, ValueError):
             cached = cache.read()
-            return _checked(selftest.SelfTestResult(**cached["selftest"])), CostModel.from_dict(
-                cached["costs"]
-            )
-        selftest_result = selftest.check(LeasedSession(session, self._device_scheduler, account), spec)
+            selftest_result = _checked(selftest.SelfTestResult(**cached["selftest"]))
+            costs = CostModel.from_dict(cached["costs"])
+            selftest.warm_up(leased, replace(spec, batched=selftest_result.batched))
+            return selftest_result, costs
+        selftest_result = selftest.check(leased, spec)
         costs = selftest.measure_costs(
             session, replace(spec, batched=selftest_result.batched), self._device_scheduler, account
         )

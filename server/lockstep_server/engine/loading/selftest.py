@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,18 @@ def measure_costs(
     except Exception:
         return CostModel()
     return CostModel.fit(cells)
+
+
+def warm_up(session: OnnxSession, spec: ModelSpec) -> None:
+    """Run every measured size once, so that the first request of a size does not pay for the first run.
+
+    Never raises because of the model.
+    """
+    rng = np.random.default_rng(1)
+    with suppress(Exception):  # the graph may fail on random input
+        for rows, length in _cells(spec):
+            part = _draw_part(spec, rows, length, rng)
+            session.run(padding.stack(spec, [part], rows, part.lengths))
 
 
 def typical_run_s(spec: ModelSpec, costs: CostModel) -> float:

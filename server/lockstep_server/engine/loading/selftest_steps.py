@@ -8,6 +8,7 @@ steps, and the answers must agree.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,24 @@ def check(
         reason = f"the self-test could not run: {first_line(error)}"
         return StepSelfTestResult(batched=False, reason=reason, disagreement=disagreement)
     return replace(result, disagreement=disagreement)
+
+
+def warm_up(
+    spec: ModelSpec, session: OnnxSession, prefill_session: OnnxSession | None, seed: int = 0
+) -> None:
+    """Run the graphs at the sizes of the self-test, so that no sequence pays for the first run of a size.
+
+    Never raises because of the model.
+    """
+    rng = np.random.default_rng(seed)
+    with suppress(Exception):  # the graphs may fail on random input
+        starts = [_start(spec, prefill_session, 3 + 5 * i, rng) for i in range(len(_LENGTHS))]
+        inputs = [[_draw_step(spec, rng) for _ in range(count)] for count in _LENGTHS]
+        _step_all(spec, session, starts[:1], inputs[:1])
+        if spec.batched:
+            _step_all(spec, session, starts, inputs)
+            if prefill_session is not None and spec.prefill is not None:
+                _is_prefill_identical(spec.prefill, prefill_session, rng)
 
 
 def apply_result(spec: ModelSpec, result: StepSelfTestResult) -> ModelSpec:

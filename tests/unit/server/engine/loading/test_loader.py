@@ -6,7 +6,7 @@ import errno
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fakes
 import pytest
@@ -17,6 +17,7 @@ from lockstep_server import messages
 from lockstep_server.engine.loading import repository
 from lockstep_server.engine.loading.loader import Loader
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
+from lockstep_server.engine.runtime.session import LeasedSession
 from lockstep_server.model.cost_model import CostModel
 from lockstep_server.model.manifest import InstancesSection
 
@@ -104,3 +105,19 @@ def test_a_full_disk_leaves_no_half_file(
     monkeypatch.setattr(Path, "write_text", write_half)
     assert [loaded.spec.batched for loaded in load()] == [True, True]
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_cached_result_still_runs_every_size_before_the_model_is_served(
+    load: Callable[[], list[LoadedModel]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load()
+    sizes: set[int] = set()
+    run = LeasedSession.run
+
+    def note_rows(session: LeasedSession, inputs: Any, outputs: Any = None) -> Any:
+        sizes.add(len(next(iter(inputs.values()))))
+        return run(session, inputs, outputs)
+
+    monkeypatch.setattr(LeasedSession, "run", note_rows)
+    load()
+    assert {1, 2, 4, 8, 16} <= sizes
