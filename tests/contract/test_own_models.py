@@ -1,5 +1,6 @@
 """Exports of user modules on a real server: one-shot, step by step, and generating."""
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,71 +10,32 @@ import pytest
 import torch
 from integration.harness import Served, serve
 from patience import PATIENCE_S
-from unit.export.sample_modules import (
-    HIDDEN,
-    LENGTHS,
-    STEP,
-    TOKENS,
-    WITH_LENGTHS,
-    Decoder,
-    Language,
-    Last,
-    NextToken,
-    Prompt,
-    Reader,
-    Step,
-    cached,
-    prefilled,
-)
+from torch import nn
+from unit.export.sample_exports import PROMPTED, RECURRENT, arguments, sample_export
+from unit.export.sample_modules import HIDDEN, STEP, TOKENS, Last, NextToken, Step
 
-from lockstep_export import Generate, Tensors, export_oneshot, export_stepwise
+from lockstep_export import Tensors, export_oneshot, export_stepwise
 from lockstep_proto.v1 import sequences_pb2 as pb
 
-RECURRENT = [f"{kind}-{layers}" for kind in ("RNN", "GRU", "LSTM") for layers in (1, 2)]
 TEXTS = [[3, 9, 27, 1, 5, 14, 2], [8], [39, 38, 37, 36]]
 
 
-PROMPTED = ("prefilled", "cached", "cached-prefilled")
-
-
-def silent(_: str) -> None:
-    """A report function without output."""
+@pytest.fixture(scope="module")
+def modules() -> dict[str, nn.Module]:
+    """The modules of the shared exports."""
+    return {name: arguments(name)["module"].eval() for name in (*RECURRENT, *PROMPTED)}
 
 
 @pytest.fixture(scope="module")
-def modules() -> dict[str, Reader]:
-    torch.manual_seed(4)
-    return {name: Reader(name.split("-")[0], int(name.split("-")[1])).eval() for name in RECURRENT}
-
-
-@pytest.fixture(scope="module")
-def writers() -> dict[str, dict[str, Any]]:
-    """The arguments of the exports of language models whose steps are written by their author."""
-    torch.manual_seed(6)
-    prompt, decoder = Prompt().eval(), Decoder().eval()
-    arguments = (prefilled(prompt), cached(decoder), cached(decoder, prefill=True))
-    return dict(zip(PROMPTED, arguments, strict=True))
-
-
-@pytest.fixture(scope="module")
-def server(
-    modules: dict[str, Reader], writers: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
-    for name, module in modules.items():
-        export_stepwise(module, (TOKENS, LENGTHS), root / name, **WITH_LENGTHS)
-    task = Generate()
-    export_stepwise(Language(), TOKENS, root / "language", axes="batch words", task=task, report=silent)
-    for name, arguments in writers.items():
-        export_stepwise(folder=root / name, **arguments)
+    for name in (*RECURRENT, *PROMPTED, "language"):
+        shutil.copytree(sample_export(name).folder, root / name)
     options = {name: value for name, value in STEP.items() if name != "example"}
     export_stepwise(Step(), STEP["example"], root / "step", **options)
     export_oneshot(
-        Last(), TOKENS, root / "second", axes="words batch", max_rows=1, task=Tensors(), report=silent
+        Last(), TOKENS, root / "second", axes="words batch", max_rows=1, task=Tensors(), report=lambda _: None
     )
-    torch.set_num_threads(threads)
     with serve(root) as started:
         yield started
 
@@ -100,7 +62,7 @@ def test_every_model_is_batched_bit_for_bit(server: Served) -> None:
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_a_derived_step_gives_the_modules_result_for_every_prefix(
-    server: Served, modules: dict[str, Reader], name: str
+    server: Served, modules: dict[str, nn.Module], name: str
 ) -> None:
     for number, text in enumerate(TEXTS, start=1):
         for position, token in enumerate(text):
@@ -132,9 +94,9 @@ def test_a_language_model_generates(server: Served) -> None:
 
 
 @torch.no_grad()
-def greedy(arguments: dict[str, Any], prompt: list[int], count: int) -> list[int]:
+def greedy(module: nn.Module, prompt: list[int], count: int) -> list[int]:
     """The most likely tokens after `prompt`, by single steps in PyTorch."""
-    module, tokens = arguments["module"], list(prompt)
+    tokens = list(prompt)
     state = torch.zeros(1, 1, HIDDEN) if isinstance(module, NextToken) else torch.zeros(1, 0, HIDDEN)
     for position in range(len(prompt) + count - 1):
         token = torch.tensor(tokens[position : position + 1])
@@ -148,7 +110,7 @@ def greedy(arguments: dict[str, Any], prompt: list[int], count: int) -> list[int
 
 @pytest.mark.parametrize("name", PROMPTED)
 def test_prompts_and_caches_generate_the_tokens_of_the_module(
-    server: Served, writers: dict[str, dict[str, Any]], name: str
+    server: Served, modules: dict[str, nn.Module], name: str
 ) -> None:
     requests = [
         pb.GenerateRequest(model=name, ids=pb.Ids(ids=text), max_tokens=20, temperature=0) for text in TEXTS
@@ -156,7 +118,7 @@ def test_prompts_and_caches_generate_the_tokens_of_the_module(
     streams = [server.sequences.Generate(request, timeout=60) for request in requests]
     for text, stream in zip(TEXTS, streams, strict=True):
         found = [token for part in stream for token in part.tokens]
-        assert found == greedy(writers[name], text, 20)
+        assert found == greedy(modules[name], text, 20)
 
 
 def test_a_step_written_by_its_author_keeps_its_states(server: Served) -> None:

@@ -1,6 +1,7 @@
 """Writes the files of docs/serve-your-own.md and runs its commands, in order.
 
-Only the server's ports are changed, to free ones.
+Only the server's ports are changed, to free ones, and scripts that follow one another run in one process, as
+each would import PyTorch for seconds.
 """
 
 import os
@@ -21,6 +22,8 @@ from lockstep_client import Client, LockstepError
 
 PAGE = Path(__file__).parents[2] / "docs/serve-your-own.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SCRIPTS = re.compile(r"(?:^python \w+\.py\n){2,}", re.MULTILINE)
+RUN_ALL = "import runpy, sys; [runpy.run_path(file, run_name='__main__') for file in sys.argv[1:]]"
 SERVE = "lockstep-serve"
 PORT = "8001"
 
@@ -51,7 +54,7 @@ class PageRunner:
                 (name,) = re.findall(r"^# (\w+\.py)$", block.split("\n")[0])
                 (self.folder / name).write_text(block.replace(PORT, self.port), encoding="utf-8")
             elif not language:
-                for command in block.splitlines():
+                for command in SCRIPTS.sub(_in_one_process, block).splitlines():
                     self._run(command)
 
     def close(self) -> None:
@@ -80,6 +83,10 @@ class PageRunner:
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         self.outputs[command] = done.stdout
+
+
+def _in_one_process(commands: re.Match[str]) -> str:
+    return f'python -c "{RUN_ALL}" {" ".join(commands[0].split()[1::2])}\n'
 
 
 def _free_ports() -> tuple[int, int]:

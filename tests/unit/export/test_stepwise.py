@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 from unit.export import sample_modules
-from unit.export.sample_modules import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Language, Reader, Step
+from unit.export.sample_exports import sample_export
+from unit.export.sample_modules import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Reader, Step
 from unit.zoo.sample_data import VOCABULARY, built
 
-from lockstep_export import Generate, export_stepwise
+from lockstep_export import export_stepwise
 from lockstep_export.checks import check_module
 from lockstep_export.derive_step import derive
+from lockstep_export.forms import check_forms
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.packing import without_packing
 from lockstep_export.parse_spec import parse_spec
 from lockstep_export.ragged import padded
+from lockstep_export.stepwise import stepwise_forms
 from lockstep_zoo.models.recurrent_classifier import RecurrentClassifierStep
 
 
@@ -28,12 +31,11 @@ def stepwise(folder: Path) -> dict[str, Any]:
     return dict(tomllib.loads(text)["stepwise"])
 
 
-def test_a_step_is_derived_with_named_states(tmp_path: Path) -> None:
-    module = Reader("LSTM", 2)
-    parity = export_stepwise(module, (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
-    assert parity.worst < 1e-5
-    assert module.training
-    assert stepwise(tmp_path / "mine") == {
+def test_a_step_is_derived_with_named_states() -> None:
+    made = sample_export("LSTM-2")
+    assert made.worst < 1e-5
+    assert made.training
+    assert stepwise(made.folder) == {
         "graph": "step.onnx",
         "inputs": {"tokens": {"batch_axis": 0, "range": [0, 40]}},
         "outputs": {"logits": {"batch_axis": 0}},
@@ -41,7 +43,7 @@ def test_a_step_is_derived_with_named_states(tmp_path: Path) -> None:
             {"name": name, "input": f"{name}_in", "output": f"{name}_out", "batch_axis": 1} for name in "hc"
         ],
     }
-    step = OnnxGraph(tmp_path / "mine/1/step.onnx")
+    step = OnnxGraph(made.folder / "1/step.onnx")
     assert {one.name: one.shape for one in step.session.get_inputs()} == {
         "tokens": ["batch"],
         "h_in": [2, "batch", 8],
@@ -50,8 +52,8 @@ def test_a_step_is_derived_with_named_states(tmp_path: Path) -> None:
 
 
 def test_large_weights_are_stored_once(tmp_path: Path) -> None:
-    module = Reader("LSTM", 2)
-    module.recurrence = torch.nn.LSTM(6, 64, 2, batch_first=True)
+    module = Reader("LSTM")
+    module.recurrence = torch.nn.LSTM(6, 64, batch_first=True)
     module.head = torch.nn.Linear(64, 2)
     export_stepwise(module, (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
     bytes_of_weights = 4 * sum(weight.numel() for weight in module.parameters())
@@ -67,15 +69,12 @@ def test_packed_and_relu_layers_are_derived_too(more: dict[str, Any], tmp_path: 
     assert parity.worst < 1e-5
 
 
-def test_several_layers_name_their_states_and_positions_become_steps(tmp_path: Path) -> None:
-    task = Generate(max_tokens=9)
-    export_stepwise(
-        Language(), TOKENS, tmp_path / "mine", axes="batch words", task=task, report=lambda _: None
-    )
-    found = stepwise(tmp_path / "mine")
-    assert found["max_tokens"] == 9
+def test_several_layers_name_their_states_and_positions_become_steps() -> None:
+    folder = sample_export("language").folder
+    found = stepwise(folder)
+    assert found["max_tokens"] == 90
     assert [state["name"] for state in found["state"]] == ["lower_h", "upper_h", "upper_c"]
-    shapes = {one.name: one.shape for one in OnnxGraph(tmp_path / "mine/1/step.onnx").session.get_outputs()}
+    shapes = {one.name: one.shape for one in OnnxGraph(folder / "1/step.onnx").session.get_outputs()}
     assert shapes["logits"] == ["batch", 40]
 
 
@@ -88,9 +87,10 @@ class Started(Reader):
         return self.head(states[torch.arange(tokens.shape[0]), lengths - 1])
 
 
-def test_a_constant_initial_state_goes_into_the_manifest(tmp_path: Path) -> None:
-    export_stepwise(Started("GRU"), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
-    (state,) = stepwise(tmp_path / "mine")["state"]
+def test_a_constant_initial_state_goes_into_the_manifest() -> None:
+    forms = stepwise_forms(Started("GRU"), (TOKENS, LENGTHS), **WITH_LENGTHS)
+    check_forms(forms)  # the step, from this state, has the results of the module
+    (state,) = forms.table()["stepwise"]["state"]
     assert state["initial"] == 0.5
 
 
@@ -103,9 +103,10 @@ class PackedByPosition(Reader):
         return self.head(last[-1])
 
 
-def test_packing_accepts_torchs_positional_arguments(tmp_path: Path) -> None:
-    export_stepwise(PackedByPosition("GRU"), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
-    assert [state["name"] for state in stepwise(tmp_path / "mine")["state"]] == ["h"]
+def test_packing_accepts_torchs_positional_arguments() -> None:
+    forms = stepwise_forms(PackedByPosition("GRU"), (TOKENS, LENGTHS), **WITH_LENGTHS)
+    check_forms(forms)
+    assert [state["name"] for state in forms.table()["stepwise"]["state"]] == ["h"]
 
 
 class Largest(nn.Module):
