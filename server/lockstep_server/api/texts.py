@@ -15,6 +15,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 
 from .. import messages
 from ..errors import ServingError, bad_input, in_field
+from ..frontend.admission import CallShare
 from ..frontend.requests import UNMEASURED, InferenceRequest, text_inputs
 from ..model.spec import RequestSize, measure_request
 from . import tensors
@@ -77,6 +78,7 @@ class TextRequests:
             served.record_refusal(method, error, requests)
             raise
         self._remaining_s, self._peer = context.time_remaining(), context.peer()
+        self._call = CallShare() if self._count > 1 else None
 
     def __len__(self) -> int:
         return self._count
@@ -141,6 +143,7 @@ class TextRequests:
             text,
             queue_timeout_s=self._request.queue_timeout_seconds,
             remaining_s=self._remaining_s,
+            call=self._call,
         )
 
 

@@ -6,10 +6,12 @@ corrected by how long earlier requests really waited -> accept or refuse.
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import overloaded
-from ..model.cost_model import CostModel
+from ..model.cost_model import CostModel, representative
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,12 +20,28 @@ if TYPE_CHECKING:
     from ..messages import Event
     from ..model.spec import ModelSpec
 
+log = logging.getLogger(__name__)
+
 _LEARNING_RATE = 0.05
 _DEADLINE_SKEW_S = 0.02
 """A client's deadline may pass this much before the server's: its clock started before the call arrived."""
 
+_MUCH, _WRONG_FOR_S = 4, 60
+"""Waits that differ from their estimates by this factor, for this long, are logged."""
+
+_MOST_UNKNOWN = 16
+"""Requests of a size that was never measured that may wait at once, if their estimates are long."""
+
 _MIN_ESTIMATE_S = 0.005
 """Estimates below this are too small to learn the pace from."""
+
+
+@dataclass(slots=True, eq=False)
+class CallShare:
+    """What one call of several requests has in the queue."""
+
+    requests: int = 0
+    waiting_s: float = 0.0  # device seconds
 
 
 class AdmissionController:
@@ -31,32 +49,34 @@ class AdmissionController:
 
     def __init__(self, spec: ModelSpec, costs: Mapping[str, Any]) -> None:
         self._costs = CostModel.from_dict(costs) if costs else CostModel()
-        self._max_rows = spec.manifest.batching.max_rows if spec.batched else 1
-        self._max_elements = spec.manifest.batching.max_padded_elements
+        self._spec = spec
         self._instances = spec.instances
         self.max_queue_s = spec.manifest.batching.max_queue_ms / 1000
         self._prices: dict[int, float] = {}
         self.waiting_s = 0.0
         self.requests = 0
         self.pace = 1.0  # real seconds per estimated one: other models on the device, padding, noise
+        self._wrong_since: float | None = None  # when waits began to differ much from the estimates
 
     def batching_off(self) -> None:
         """Each request runs alone from now on, and is priced so."""
-        self._max_rows = 1
+        self._spec = replace(self._spec, batched=False)
         self._prices.clear()
 
     def price(self, rows: int, size: int) -> float:
         """Device seconds for `rows` rows of `size` elements each, as a share of a full batch."""
-        bucket = 1 << max(size - 1, 0).bit_length()
-        price = self._prices.get(bucket)
+        typical = representative(size)
+        price = self._prices.get(typical)
         if price is None:
-            rows_fit = min(self._max_rows, max(self._max_elements // bucket, 1))
-            price = self._prices[bucket] = self._costs.per_row(bucket, rows_fit) / bucket
+            per_row = self._costs.per_row(typical, self._spec.most_rows(typical))
+            if not self._costs.is_known(typical):  # a guess, which must not refuse the first who ask
+                per_row = min(per_row, self.max_queue_s * self._instances / _MOST_UNKNOWN)
+            price = self._prices[typical] = per_row / typical
         return price * rows * size
 
     def fits(self, rows: int, length: int) -> bool:
         """Whether the planner may run a batch of `rows` x `length`."""
-        return rows == 1 or (rows <= self._max_rows and rows * length <= self._max_elements)
+        return rows == 1 or rows <= self._spec.most_rows(length)
 
     def run_s(self, rows: int, length: int) -> float:
         """Estimated seconds in the session for a run of `rows` x `length`."""
@@ -65,17 +85,29 @@ class AdmissionController:
     def estimated_wait_s(self) -> float:
         return self.waiting_s / self._instances * self.pace
 
-    def enter(self, seconds: float, now: float, deadline: float | None) -> float:
+    def enter(
+        self, seconds: float, now: float, deadline: float | None, call: CallShare | None = None
+    ) -> float:
         """Accept `seconds` of work. Returns the device seconds queued before it, for `learn_wait`.
+
+        Args:
+            call: the call that the work is a part of, if it has other parts. They are not counted: a call
+                is never refused for its own size.
 
         Raises:
             ServingError: OVERLOADED, the estimated wait exceeds the model's limit or the deadline.
         """
+        others, others_s = self.requests, self.waiting_s
+        if call is not None:
+            others, others_s = others - call.requests, others_s - call.waiting_s
+        if others:
+            wait_s = max(others_s, 0.0) / self._instances * self.pace
+            self._check(wait_s, seconds * self.pace, now, deadline)
         before_s = self.waiting_s / self._instances
-        if self.requests:
-            self._check(before_s * self.pace, seconds * self.pace, now, deadline)
         self.waiting_s += seconds
         self.requests += 1
+        if call is not None:
+            call.requests, call.waiting_s = call.requests + 1, call.waiting_s + seconds
         return before_s
 
     def _check(self, wait: float, run: float, now: float, deadline: float | None) -> None:
@@ -94,15 +126,32 @@ class AdmissionController:
                 retry_after_s,
             )
 
-    def leave(self, seconds: float) -> None:
+    def leave(self, seconds: float, call: CallShare | None = None) -> None:
         self.requests -= 1
         self.waiting_s = self.waiting_s - seconds if self.requests else 0.0
+        if call is not None:
+            call.requests, call.waiting_s = call.requests - 1, call.waiting_s - seconds
 
-    def learn_wait(self, before_s: float, event: Event) -> None:
+    def learn_wait(self, before_s: float, event: Event, now: float) -> None:
         """Adjust the pace by how long a request waited, compared with the device seconds queued before it."""
         if before_s > _MIN_ESTIMATE_S and event.error is None:
-            seen = min(max(event.timings.queue_s / before_s, 0.25), 16.0)
-            self.pace += _LEARNING_RATE * (seen - self.pace)
+            seen = event.timings.queue_s / before_s
+            self._watch(event.timings.queue_s, before_s * self.pace, now)
+            self.pace += _LEARNING_RATE * (min(max(seen, 0.25), 16.0) - self.pace)
+
+    def _watch(self, waited_s: float, estimated_s: float, now: float) -> None:
+        """Log if waits have differed from their estimates by more than `_MUCH` for a minute."""
+        if 1 / _MUCH <= waited_s / estimated_s <= _MUCH:
+            self._wrong_since = None
+        elif self._wrong_since is None:
+            self._wrong_since = now
+        elif now - self._wrong_since >= _WRONG_FOR_S:
+            self._wrong_since = now
+            log.warning(
+                "model %s/%d: for %d s, waits have differed from their estimates by more than a factor of %d;"
+                " the last request waited %.0f ms, the estimate was %.0f ms",
+                self._spec.name, self._spec.version, _WRONG_FOR_S, _MUCH, waited_s * 1000, estimated_s * 1000,
+            )  # fmt: skip
 
     def set_costs(self, costs: Mapping[str, Any]) -> None:
         """Take over what the engine has learned."""

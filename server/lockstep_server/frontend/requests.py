@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec
     from ..text.tokenizer import EncodedText
+    from .admission import CallShare
     from .registry import ModelRegistry, ServedModel
     from .tokenization import Tokenizers
 
@@ -64,6 +65,7 @@ class InferenceRequest:
     encoded: EncodedText | None = None  # `text`, once it is tokenized
     queue_timeout_s: float = 0.0  # 0: no queue timeout
     remaining_s: float | None = None  # until the call's deadline
+    call: CallShare | None = None  # the call, if it has several requests
 
     @property
     def field(self) -> str:
@@ -211,7 +213,7 @@ class InFlightRequests:
         deadline = deadline_of(arrived, request.remaining_s, request.queue_timeout_s)
         price_s = _price(served, message)
         try:
-            before_s = served.admission.enter(price_s, self._clock(), deadline)
+            before_s = served.admission.enter(price_s, self._clock(), deadline, request.call)
         except ServingError as error:
             self._refuse(request, error)
         self._in_flight[key] = _InFlight(request, arrived, price_s, before_s, on_event, on_chunk, trace)
@@ -276,7 +278,7 @@ class InFlightRequests:
             if entry is None:
                 continue
             seconds = self._end(event.key, entry, event)
-            entry.request.served.admission.learn_wait(entry.before_s, event)
+            entry.request.served.admission.learn_wait(entry.before_s, event, self._clock())
             entry.request.served.record_end(event, seconds)
             try:
                 entry.on_event(event)
@@ -333,7 +335,7 @@ class InFlightRequests:
         del self._in_flight[key]
         request, trace, seconds = entry.request, entry.trace, self._clock() - entry.accepted
         served, outcome = request.served, _outcome(event)
-        served.admission.leave(entry.price_s)
+        served.admission.leave(entry.price_s, request.call)
         served.meters.record_ended(request.method, outcome, seconds, trace.id if trace is not None else "")
         if trace is not None or self._request_log.is_enabled_for(outcome):
             summary = RequestSummary(

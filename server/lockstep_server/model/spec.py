@@ -107,6 +107,16 @@ class ModelSpec:
     def is_stepwise(self) -> bool:
         return self.mode == "stepwise"
 
+    def most_rows(self, size: int) -> int:
+        """The most rows of `size` elements that a run may have. `max_padded_elements` bounds only runs that
+        may be padded: without named lengths, all rows of a run have one shape."""
+        limits = self.manifest.batching
+        if not self.batched:
+            return 1
+        if not self.manifest.lengths:
+            return limits.max_rows
+        return min(limits.max_rows, max(limits.max_padded_elements // max(size, 1), 1))
+
     @property
     def batch_first(self) -> bool:
         """The batch axis of every tensor is axis 0, as a Triton model with max_batch_size > 0 requires."""

@@ -7,6 +7,8 @@ An error in a run fails the requests of that run; the thread goes on.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 _RUNS_PER_COSTS = 64
 """Runs after which the front end gets the learned costs."""
+
+_COSTS_EVERY_S = 0.02
+"""It gets them sooner, but not more often than this, if an estimate was wrong."""
 
 
 class RunResult(NamedTuple):
@@ -71,6 +76,8 @@ class OneShotEngine:
         self._queue = WaitingQueue()
         self._held: dict[int, QueuedRequest] = {}
         self._learned = 0  # runs since the costs were reported
+        self._reported = -math.inf  # when they were
+        self._wrong = False  # whether an estimate was wrong since
         self._session = session
         self._batching = Batching.of(spec, report, allowed=batching)
         self._limits = _limits(spec, batching=batching)
@@ -190,7 +197,7 @@ class OneShotEngine:
         events = [event for part in run_plan.expired if (event := self._expire(part))]
         for result in results:
             if result.error is None:
-                self.costs.learn(result.run.rows, result.run.length, result.run.compute_s)
+                self._wrong |= self.costs.learn(result.run.rows, result.run.length, result.run.compute_s)
                 self.costs.learn_overhead(self._clock() - result.begun - result.run.compute_s)
                 self._learned += 1
             for index, part in enumerate(result.plan.parts):
@@ -207,8 +214,9 @@ class OneShotEngine:
                     sent=self._clock(),
                 )
             )
-        if self._learned >= _RUNS_PER_COSTS:
-            self._learned = 0
+        now = self._clock()
+        if self._learned >= _RUNS_PER_COSTS or (self._wrong and now - self._reported >= _COSTS_EVERY_S):
+            self._learned, self._reported, self._wrong = 0, now, False
             learned = messages.Costs(self.spec.name, self.spec.version, self.costs.to_dict())
             self._report(learned)
 
@@ -268,7 +276,7 @@ def _limits(spec: ModelSpec, *, batching: bool) -> RunLimits:
     longest = tuple(length.max for length in spec.manifest.lengths.values())
     return RunLimits(
         section.max_rows,
-        section.max_padded_elements,
+        section.max_padded_elements if spec.manifest.lengths else sys.maxsize,  # nothing is padded
         patience_s=section.max_queue_ms / 2000,
         batching=batching and spec.batched,
         fixed_shape=(section.max_rows, longest) if spec.manifest.fixed_shape and spec.batched else None,

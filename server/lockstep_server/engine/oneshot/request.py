@@ -63,8 +63,7 @@ def split(request: QueuedRequest, spec: ModelSpec) -> list[RequestPart]:
     """Split a request into parts that each fit into a run; a single part if the model is not batched."""
     inputs, size = request.infer.inputs, request.infer.size
     group = group_of(spec, inputs)
-    limits = spec.manifest.batching
-    max_rows = min(limits.max_rows, max(limits.max_padded_elements // size.size, 1))
+    max_rows = spec.most_rows(size.size)
     starts = range(0, size.rows, max_rows) if spec.batched and size.rows > max_rows else (0,)
     request.parts = len(starts)
     return [

@@ -9,11 +9,12 @@ import pytest
 from unit.server import sample_models
 
 from lockstep_server.errors import ErrorCode, ServingError, failed
-from lockstep_server.frontend.admission import AdmissionController, deadline_of
+from lockstep_server.frontend.admission import AdmissionController, CallShare, deadline_of
 from lockstep_server.messages import Event, RequestTimings
 from lockstep_server.model.cost_model import CostModel
 
 COSTS = CostModel((1e-3, 0, 0, 1e-4, 0), overhead_s=0.0)  # 1 ms per run, 0.1 ms per element
+COSTS.runs[:] = 1  # measured, not guessed
 
 
 def admission(costs: CostModel = COSTS, **batching: Any) -> AdmissionController:
@@ -82,12 +83,41 @@ def test_a_model_without_measured_costs_has_default_prices() -> None:
     assert AdmissionController(sample_models.ragged(), {}).price(1, 10) > 0
 
 
+def test_a_guess_at_a_size_that_was_never_run_does_not_refuse_the_first_who_ask() -> None:
+    guess = CostModel((1e-3, 0, 0, 1e-4, 1), overhead_s=0.0)  # 64 s for 8 elements
+    controller = admission(guess, max_queue_ms=500)
+    for _ in range(16):
+        controller.enter(controller.price(1, 8), 0.0, None)
+    guess.learn(1, 8, 100)
+    controller.set_costs(guess.to_dict())
+    assert controller.price(1, 8) > 10
+
+
 # --- enter and leave -------------------------------------------------------------------------------------
 
 
 def test_an_idle_model_accepts_a_request_at_any_price() -> None:
     controller = admission(max_queue_ms=10)
     assert controller.enter(99.0, 0.0, 0.5) == 0.0
+
+
+def test_a_call_is_not_refused_for_its_own_size() -> None:
+    controller, call = admission(max_queue_ms=500), CallShare()
+    for _ in range(100):
+        controller.enter(0.1, 0.0, 0.2, call)
+    refusal(controller, 0.1)  # another call
+    for _ in range(100):
+        controller.leave(0.1, call)
+    assert (call.requests, controller.requests) == (0, 0)
+    assert call.waiting_s == pytest.approx(0.0)
+
+
+def test_a_call_of_several_requests_is_refused_for_the_work_of_others() -> None:
+    controller, call = admission(max_queue_ms=500), CallShare()
+    controller.enter(0.6, 0.0, None)
+    with pytest.raises(ServingError):
+        controller.enter(0.1, 0.0, None, call)
+    assert call.requests == 0
 
 
 def test_queued_work_adds_up_and_returns_to_zero() -> None:
@@ -134,7 +164,7 @@ def test_a_request_that_cannot_end_before_its_deadline_is_refused(
 def test_the_pace_follows_measured_waits() -> None:
     controller = admission()
     for _ in range(200):
-        controller.learn_wait(0.1, event(queue_s=0.3))
+        controller.learn_wait(0.1, event(queue_s=0.3), 0.0)
     assert controller.pace == pytest.approx(3.0, rel=0.05)
     controller.enter(0.1, 0.0, None)
     assert controller.estimated_wait_s() == pytest.approx(0.3, rel=0.05)
@@ -152,15 +182,30 @@ def test_at_a_slow_pace_less_work_is_accepted() -> None:
 @pytest.mark.parametrize("observation", [(0.001, event(5.0)), (0.1, event(5.0, failed("m")))])
 def test_small_estimates_and_failures_do_not_change_the_pace(observation: tuple[float, Event]) -> None:
     controller = admission()
-    controller.learn_wait(*observation)
+    controller.learn_wait(*observation, 0.0)
     assert controller.pace == 1.0
+
+
+def test_waits_that_differ_from_their_estimates_for_a_minute_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    controller = admission()
+    for second in range(59):
+        controller.learn_wait(0.1, event(queue_s=1e4), float(second))
+    assert not caplog.records
+    controller.learn_wait(0.1, event(queue_s=1e4), 61.0)
+    assert "factor of 4" in caplog.text
+    caplog.clear()
+    controller.learn_wait(0.1, event(queue_s=0.1 * controller.pace), 100.0)  # right once: the minute begins anew
+    controller.learn_wait(0.1, event(queue_s=1e4), 130.0)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("queue_s", [0.0, 1e9])
 def test_the_pace_is_bounded(queue_s: float) -> None:
     controller = admission()
     for _ in range(1000):
-        controller.learn_wait(0.1, event(queue_s))
+        controller.learn_wait(0.1, event(queue_s), 0.0)
     assert 0.25 <= controller.pace <= 16.0
 
 

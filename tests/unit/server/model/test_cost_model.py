@@ -77,7 +77,41 @@ def test_one_outlier_changes_an_estimate_little() -> None:
     costs = fitted(FUNCTIONS["recurrent"])
     before = costs.estimate(8, 32)
     costs.learn(8, 32, 1000 * before)
-    assert before < costs.estimate(8, 32) < 1.5 * before
+    assert before < costs.estimate(8, 32) < 1.6 * before
+
+
+@pytest.mark.parametrize("times", [30_000, 100, 1 / 100, 1 / 30_000])
+def test_a_wrong_estimate_is_right_within_20_runs(times: float) -> None:
+    """A fit at small sizes may be wrong by any factor far from them, and a device may become slower."""
+    costs = fitted(FUNCTIONS["transformer"])
+    measured = costs.estimate(1, 80_000) / times
+    for _ in range(20):
+        costs.learn(1, 80_000, measured)
+    assert measured / 2 < costs.estimate(1, 80_000) < 2 * measured
+
+
+def test_a_change_that_lasts_is_learned_within_20_runs() -> None:
+    costs = fitted(FUNCTIONS["recurrent"])
+    before = costs.estimate(8, 32)
+    for _ in range(100):
+        costs.learn(8, 32, before)
+    for _ in range(20):
+        costs.learn(8, 32, 100 * before)
+    assert 50 * before < costs.estimate(8, 32) < 200 * before
+
+
+def test_sizes_that_were_never_run_follow_the_nearest_that_were() -> None:
+    costs = fitted(FUNCTIONS["transformer"])
+    for _ in range(20):
+        costs.learn(1, 80_000, 1e-3)
+    assert costs.estimate(2, 100_000) < 10e-3
+    assert costs.estimate(1, 32) == pytest.approx(FUNCTIONS["transformer"](1, 32), rel=0.05)
+
+
+def test_costs_measured_at_one_size_do_not_depend_on_the_size() -> None:
+    costs = CostModel.fit([(1, 3, 1e-4), (4, 3, 1.5e-4), (16, 3, 3.5e-4)])
+    assert costs.estimate(1, 80_000) == pytest.approx(costs.estimate(1, 3))
+    assert costs.estimate(16, 3) > costs.estimate(1, 3)
 
 
 def test_a_batched_row_costs_no_more_than_an_unbatched_one() -> None:

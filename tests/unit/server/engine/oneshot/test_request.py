@@ -19,19 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 40), st.integers(1, 60))
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 40), st.integers(1, 60), st.booleans())
 def test_a_request_is_split_within_the_limits_and_joined_in_order(
-    rows: int, width: int, max_rows: int, max_elements: int
+    rows: int, width: int, max_rows: int, max_elements: int, padded: bool
 ) -> None:
-    spec = sample_models.plain(max_rows=max_rows, max_padded_elements=max_elements)
+    """Without named lengths nothing is padded, and only rows are limited."""
+    make_spec = sample_models.ragged if padded else sample_models.plain
+    spec = make_spec(max_rows=max_rows, max_padded_elements=max_elements)
     sent = np.arange(rows * width, dtype=np.float32).reshape(rows, width)
     parts = sample_models.parts(spec, {"x": sent})
     request = parts[0].request
     assert request.parts == len(parts)
     for part in parts:
         assert part.rows <= max_rows
-        assert part.rows == 1 or part.rows * width <= max_elements
+        assert not padded or part.rows == 1 or part.rows * width <= max_elements
         request.answers[part.index] = {"y": part.inputs["x"]}
+    assert padded or len(parts) == math.ceil(rows / max_rows)
     assert np.array_equal(join(spec, request)["y"], sent)
 
 
