@@ -142,6 +142,27 @@ def row_dropper() -> ModelProto:
     )
 
 
+def some_dropper() -> ModelProto:
+    """y = x without the rows that begin with 50 or 60, which random values hardly are."""
+    return model(
+        [
+            helper.make_node("Gather", ["x", "first"], ["head"], axis=1),
+            helper.make_node("Equal", ["head", "fifty"], ["is_50"]),
+            helper.make_node("Equal", ["head", "sixty"], ["is_60"]),
+            helper.make_node("Or", ["is_50", "is_60"], ["dropped"]),
+            helper.make_node("Not", ["dropped"], ["keep"]),
+            helper.make_node("Compress", ["x", "keep"], ["y"], axis=0),
+        ],
+        [tensor("x")],
+        [tensor("y")],
+        [
+            constant("first", 0, np.int64),
+            constant("fifty", 50, np.float32),
+            constant("sixty", 60, np.float32),
+        ],
+    )
+
+
 def time_major() -> ModelProto:
     """y = the running sum of x along axis 0, which is time but looks like a batch axis."""
     return model(

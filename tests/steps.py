@@ -301,6 +301,22 @@ def adder(root: Path, name: str = "adder", *, slots: int = 8, idle_s: float = 60
     return write(root, name, SUM.format(slots=slots, idle_s=idle_s), {"step.onnx": graph})
 
 
+def blurred_prefill() -> ModelProto:
+    """As `translator_prefill`, but each vector of the memory is the mean of three neighbours."""
+    graph = translator_prefill()
+    for node in graph.graph.node:
+        node.output[:] = ["sharp" if name == "memory0" else name for name in node.output]
+        node.input[:] = ["sharp" if name == "memory0" else name for name in node.input]
+    graph.graph.node.extend(
+        [
+            helper.make_node("Transpose", ["sharp"], ["columns"], perm=[0, 2, 1]),
+            helper.make_node("AveragePool", ["columns"], ["means"], kernel_shape=[3], pads=[1, 1]),
+            helper.make_node("Transpose", ["means"], ["memory0"], perm=[0, 2, 1]),
+        ]
+    )
+    return graph
+
+
 CACHE = """
 task = "generate"
 [text]
@@ -330,6 +346,38 @@ batch_axis = 0
 lengths = {1 = "past"}
 grows = true
 """
+
+
+UNMASKED = CACHE.replace(
+    """[stepwise.inputs.mask]
+batch_axis = 0
+lengths = {1 = "past"}
+generated = "mask"
+of = "past"
+""",
+    "",
+)
+
+
+def unmasked_step() -> ModelProto:
+    """token [n], past [n, p, 16] -> logits, present: the mean of all vectors so far, padding among them."""
+    return model(
+        [
+            helper.make_node("Gather", ["E", "token"], ["e"]),
+            helper.make_node("Unsqueeze", ["e", "second"], ["new"]),
+            helper.make_node("Concat", ["past", "new"], ["present"], axis=1),
+            helper.make_node("ReduceMean", ["present"], ["context"], axes=[1], keepdims=0),
+            helper.make_node("MatMul", ["context", "O"], ["logits"]),
+        ],
+        [tensor("token", "INT64", ("n",)), tensor("past", shape=("n", "p", WIDTH))],
+        [tensor("logits", shape=("n", len(TOKENS))), tensor("present", shape=("n", "q", WIDTH))],
+        _constants("E", "O", second=([1], np.int64)),
+    )
+
+
+def unmasked(root: Path, name: str = "unmasked") -> Path:
+    """A language model whose cache must not be padded."""
+    return write(root, name, UNMASKED, {"step.onnx": unmasked_step()}, characters())
 
 
 def cache(root: Path, name: str = "cached") -> Path:

@@ -33,6 +33,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     steps.language(root, "forced", prefill=False)
     steps.cache(root)
     steps.translator(root)
+    steps.write(
+        root, "blurred", steps.TRANSLATE,
+        {"prefill.onnx": steps.blurred_prefill(), "step.onnx": steps.translator_step()}, steps.characters(),
+    )  # fmt: skip
+    steps.unmasked(root)
     steps.adder(root)
     with serve(root, engine=request.param) as started:
         yield started
@@ -51,8 +56,8 @@ def tokens_of(replies: list[Any]) -> list[int]:
     return [token for reply in replies for token in reply.tokens]
 
 
-def translate(server: Served, text: str, **more: Any) -> list[pb.TranslateReply]:
-    request = pb.TranslateRequest(model="translator", text=text, **more)
+def translate(server: Served, text: str, model: str = "translator", **more: Any) -> list[pb.TranslateReply]:
+    request = pb.TranslateRequest(model=model, text=text, **more)
     return list(server.sequences.Translate(request, timeout=PATIENCE_S))
 
 
@@ -172,7 +177,7 @@ _SMALL_WINDOWS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16
 # --- batching -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["lm", "forced", "cached"])
+@pytest.mark.parametrize("model", ["lm", "forced", "cached", "unmasked"])
 def test_a_seed_gives_the_same_text_in_any_batch(server: Served, model: str) -> None:
     """64 concurrent requests with different lengths, prompts and sampling parameters."""
     rng = random.Random(3)
@@ -192,15 +197,37 @@ def test_a_seed_gives_the_same_text_in_any_batch(server: Served, model: str) -> 
     with ThreadPoolExecutor(64) as pool:
         batched = list(pool.map(lambda request: generate(server, model, **request), requests))
     assert [tokens_of(replies) for replies in batched] == expected
-    assert max(replies[-1].timings.batch_rows for replies in batched) > 1
+    most = max(replies[-1].timings.batch_rows for replies in batched)
+    assert (most > 1) is (model != "unmasked")
 
 
-def test_translations_are_the_same_in_any_batch(server: Served) -> None:
+def test_a_cache_that_must_not_be_padded_is_not(server: Served) -> None:
+    """Each token is the most likely one after the mean of all vectors so far."""
+    weights = {
+        name: numpy_helper.to_array(array) for name, array in _initializers(steps.unmasked_step()).items()
+    }
+    past, expected = [steps.TOKENS.index(letter) for letter in "abc"], []
+    for _ in range(40 - len(past)):
+        scores = weights["E"][past].mean(axis=0) @ weights["O"]
+        expected.append(int(scores.argmax()))
+        past.append(expected[-1])
+    replies = generate(server, "unmasked", "abc", temperature=0, max_tokens=len(expected))
+    assert tokens_of(replies) == expected
+    assert "padding changes the answer" in replies[-1].notice
+
+
+def _initializers(graph: Any) -> dict[str, Any]:
+    return {array.name: array for array in graph.graph.initializer}
+
+
+@pytest.mark.parametrize("model", ["translator", "blurred"])
+def test_translations_are_the_same_in_any_batch(server: Served, model: str) -> None:
+    """Also with a model whose sources must not be padded."""
     rng = random.Random(4)
     sources = ["".join(rng.choices("abcdefghij ", k=rng.randint(1, 39))) + "a" for _ in range(48)]
-    expected = [translate(server, source, attention=True) for source in sources]
+    expected = [translate(server, source, model, attention=True) for source in sources]
     with ThreadPoolExecutor(48) as pool:
-        batched = list(pool.map(lambda source: translate(server, source, attention=True), sources))
+        batched = list(pool.map(lambda source: translate(server, source, model, attention=True), sources))
 
     def output(replies: list[pb.TranslateReply]) -> Any:
         return tokens_of(replies), [list(row.weights) for reply in replies for row in reply.attention]

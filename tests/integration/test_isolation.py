@@ -57,8 +57,8 @@ def ids(given: list[int]) -> pb.ModelInferRequest:
 
 
 def test_a_model_that_drops_rows_gives_nobody_the_row_of_another(tmp_path: Path) -> None:
-    """The self-test sees small numbers only, so that only a real run can show that rows are missing."""
-    fakes.write_model(tmp_path, "dropper", fakes.row_dropper())
+    """The self-test draws random numbers, so that only a real run can show that rows are missing."""
+    fakes.write_model(tmp_path, "dropper", fakes.some_dropper())
     fakes.write_model(tmp_path, "same", fakes.identity())
     with serve(tmp_path) as server:
         assert server.metric("lockstep_model_batched", model="dropper") == 1

@@ -385,11 +385,10 @@ def _price(served: ServedModel, message: messages.Request) -> float:
 
 
 def _send_policy(served: ServedModel, message: messages.Request) -> messages.SendPolicy:
-    """Generation requests and a model's only request are sent at once. Other one-shot requests are
-    coalesced, so that they can share a batch."""
-    if isinstance(message, messages.Generate) or served.admission.requests == 1:
-        return messages.SendPolicy.NOW
-    return messages.SendPolicy.COALESCE if isinstance(message, messages.Infer) else messages.SendPolicy.TURN
+    """Generation requests and a model's only request are sent at once. Others are coalesced, so that they
+    can share a run."""
+    alone = isinstance(message, messages.Generate) or served.admission.requests == 1
+    return messages.SendPolicy.NOW if alone else messages.SendPolicy.COALESCE
 
 
 def _outcome(event: messages.Event | None) -> str:

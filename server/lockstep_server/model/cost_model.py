@@ -82,8 +82,9 @@ class CostModel:
         return min((self.estimate(rows, length) + self.overhead_s) / rows for rows in candidates)
 
     def is_known(self, length: float) -> bool:
-        """Whether a run of about this length was measured. Otherwise its estimate is extrapolated."""
-        return bool(self.runs[:, _bucket(length, _LENGTH_BUCKETS)].any())
+        """Whether a run of about this length, or a longer one, was measured. Otherwise its estimate is
+        extrapolated."""
+        return bool(self.runs[:, max(_bucket(length, _LENGTH_BUCKETS) - 1, 0) :].any())
 
     def learn(self, rows: float, length: float, seconds: float) -> bool:
         """Correct the estimates near this size by the measured duration of a run.

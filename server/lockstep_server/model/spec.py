@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..errors import LoadError, bad_input
@@ -81,6 +81,7 @@ class ModelSpec:
     inputs: tuple[ModelTensor, ...]
     outputs: tuple[ModelTensor, ...]
     batched: bool = False  # requests may share a run: the self-test passed
+    padded: bool = True  # also requests of different lengths
     deterministic: bool = False  # batched and unbatched answers are bit-identical
     notice: str = ""  # a warning for callers
     platform: str = "onnxruntime_onnx"
@@ -151,9 +152,12 @@ def make_spec(name: str, version: int, graph: GraphSignature, manifest: Manifest
 
 
 def batchable(spec: ModelSpec) -> bool:
-    """Every tensor has a batch axis. The self-test finds out whether the rows are independent."""
-    tensors = (*spec.inputs, *spec.outputs)
-    return bool(spec.inputs) and all(tensor.spec.batch_axis is not None for tensor in tensors)
+    """Every output and some input has a batch axis. The self-test finds out whether the rows are independent.
+
+    Requests share a run only if their inputs without a batch axis, such as a sampling rate, are equal.
+    """
+    inputs = any(tensor.spec.batch_axis is not None for tensor in spec.inputs)
+    return inputs and all(tensor.spec.batch_axis is not None for tensor in spec.outputs)
 
 
 def bind_tensor(tensor: GraphTensor, sections: Mapping[str, TensorSection], place: str) -> ModelTensor:
@@ -240,16 +244,17 @@ def _check_labels(spec: ModelSpec, outputs: Mapping[str, ModelTensor], file: str
 def infer_batch_axis(
     inputs: tuple[ModelTensor, ...], outputs: tuple[ModelTensor, ...]
 ) -> tuple[tuple[ModelTensor, ...], tuple[ModelTensor, ...]]:
-    """Make axis 0 the batch axis of all tensors if it has the same symbol on all of them."""
-    first_axes = {tensor.shape[0] if tensor.shape else None for tensor in (*inputs, *outputs)}
-    if len(first_axes) != 1 or not isinstance(next(iter(first_axes)), str):
+    """Make axis 0 the batch axis of all tensors if it has the same symbol on all of them. An input of fixed
+    shape, or without axes, may be the same for all rows: it gets no batch axis."""
+    batched = [t for t in inputs if not all(isinstance(axis, int) for axis in t.shape)]
+    first_axes = {tensor.shape[0] if tensor.shape else None for tensor in (*batched, *outputs)}
+    if not batched or len(first_axes) != 1 or not isinstance(next(iter(first_axes)), str):
         return inputs, outputs
     section = TensorSection(batch_axis=0)
-    return _with_section(inputs, section), _with_section(outputs, section)
-
-
-def _with_section(tensors: tuple[ModelTensor, ...], section: TensorSection) -> tuple[ModelTensor, ...]:
-    return tuple(ModelTensor(t.name, t.datatype, t.shape, t.optional, section) for t in tensors)
+    return (
+        tuple(replace(t, spec=section) if t in batched else t for t in inputs),
+        tuple(replace(t, spec=section) for t in outputs),
+    )
 
 
 class RequestSize(NamedTuple):

@@ -24,6 +24,7 @@ from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.session import RUNTIME_VERSION, LeasedSession, OnnxSession
 from ..stepwise.engine import StepEngine
 from . import repository, selftest, selftest_steps
+from .costs import measure_costs, typical_run_s, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +123,7 @@ class Loader:
         spec = replace(
             spec,
             batched=selftest_result.batched,
+            padded=selftest_result.padded or not selftest_result.batched,
             deterministic=selftest_result.deterministic,
             notice=_notice(spec, selftest_result),
             instances=self._instances(spec, costs),
@@ -212,7 +214,7 @@ class Loader:
         )
         if instances.count is not None:
             return min(instances.count, max_leases)
-        if selftest.typical_run_s(spec, costs) <= costs.overhead_s:
+        if typical_run_s(spec, costs) <= costs.overhead_s:
             return 1
         return max(max_leases // instances.threads, 1)
 
@@ -226,12 +228,11 @@ class Loader:
             cached = cache.read()
             selftest_result = _checked(selftest.SelfTestResult(**cached["selftest"]))
             costs = CostModel.from_dict(cached["costs"])
-            selftest.warm_up(leased, replace(spec, batched=selftest_result.batched))
+            warm_up(leased, replace(spec, batched=selftest_result.batched))
             return selftest_result, costs
         selftest_result = selftest.check(leased, spec)
-        costs = selftest.measure_costs(
-            session, replace(spec, batched=selftest_result.batched), self._device_scheduler, account
-        )
+        measured = replace(spec, batched=selftest_result.batched)
+        costs = measure_costs(session, measured, self._device_scheduler, account)
         cache.write({"selftest": asdict(selftest_result), "costs": costs.to_dict()})
         return selftest_result, costs
 
@@ -274,8 +275,11 @@ def _open_vocabulary(entry: RepositoryEntry, name: str, key: str) -> Vocabulary:
 
 def _notice(spec: ModelSpec, selftest_result: selftest.SelfTestResult) -> str:
     """A warning for callers if each request runs alone, unless the owner asked for that."""
-    asked_for = spec.manifest.batching.max_rows == 1
-    return f"not batched: {selftest_result.reason}" if selftest_result.reason and not asked_for else ""
+    if not selftest_result.reason or spec.manifest.batching.max_rows == 1:
+        return ""
+    if selftest_result.batched:
+        return f"only requests of equal length share a run: {selftest_result.reason}"
+    return f"not batched: {selftest_result.reason}"
 
 
 def describe(spec: ModelSpec) -> str:

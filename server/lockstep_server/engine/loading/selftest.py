@@ -2,54 +2,63 @@
 
 random requests → one run each, unpadded → one run together, padded by the engine → compare the answers
 
-A model that fails is served unbatched, with a notice. `measure_costs` measures the runs for the cost model.
+It tries rows of very different values, then requests of different lengths, up to nearly the longest. A model
+that fails with equal lengths is served unbatched; one that fails only with different lengths is batched by
+length. Either has a notice.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...errors import ServingError
-from ...messages import Infer
 from ...model import datatypes
-from ...model.cost_model import CostModel
-from ...model.spec import RequestSize, batchable, measure_request
-from ..oneshot.request import QueuedRequest, RequestPart
+from ...model.spec import batchable, measure_request
 from ..runtime import padding
+from ..runtime.batching import Comparison, RowMismatch, compare, is_rounding
+from .drawing import SIZE, Drawing, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor
-    from ..runtime.device_scheduler import DeviceAccount, DeviceScheduler
     from ..runtime.session import OnnxSession
 
     Array = np.ndarray[Any, Any]
 
-_BATCHES: tuple[tuple[tuple[int, int], ...], ...] = (
-    ((1, 7), (1, 7)),
-    ((1, 3), (1, 11), (1, 5)),
-    ((1, 1), (2, 17), (1, 6), (3, 2), (1, 29)),
-    tuple((1, 1 + (5 * i) % 23) for i in range(8)),
+_BUDGET_S = 2.0
+"""Seconds after which no longer requests are tried. What is tried before that takes as long as it takes."""
+
+_GROWTH = 4
+"""How much longer the requests of each trial of long requests are than those of the one before."""
+
+_LARGE = 16 * SIZE
+"""A second size of free axes."""
+
+_ORDINARY, _LOUD, _QUIET, _ZEROS, _ENDS = Kind
+
+_EQUAL_LENGTHS: tuple[tuple[tuple[int, int, Kind], ...], ...] = (
+    ((1, 7, _ORDINARY), (1, 7, _ORDINARY)),
+    ((1, 7, _QUIET), (2, 7, _ORDINARY), (1, 7, _LOUD), (1, 7, _ZEROS), (1, 7, _QUIET)),
+    ((1, 5, _ORDINARY), (1, 5, _ENDS), (3, 5, _ORDINARY)),
+    tuple((1, 1, _ORDINARY) for _ in range(8)),
+    ((4, 40, _ORDINARY), (1, 40, _QUIET), (1, 40, _LOUD), (7, 40, _ORDINARY)),
 )
-"""Batches of (rows, length): equal and ragged lengths, length 1, several rows."""
+"""Batches of (rows, length, kind of values): a request each."""
 
-_CELLS = ((1, 4), (1, 32), (1, 96), (4, 16), (16, 8), (16, 32))
-"""The (rows, length) cells to measure, each reduced to the model's limits."""
-
-_TYPICAL_LENGTH = 32
-"""Elements of a row: most sentences are shorter."""
-
-_CELL_RUNS, _CELL_BUDGET_S = 5, 0.15
-_DYNAMIC_AXIS_SIZE = 3
-"""The size of a dynamic axis that the manifest does not name."""
+_LENGTHS: tuple[tuple[tuple[int, int, Kind], ...], ...] = (
+    ((1, 3, _ORDINARY), (1, 11, _ORDINARY), (1, 5, _ORDINARY)),
+    ((1, 1, _ORDINARY), (2, 17, _ORDINARY), (1, 6, _ORDINARY), (3, 2, _ORDINARY), (1, 29, _ORDINARY)),
+    tuple((1, 1 + (5 * i) % 23, _ORDINARY) for i in range(8)),
+    ((1, 11, _LOUD), (1, 5, _QUIET), (1, 7, _ZEROS), (1, 9, _ORDINARY), (1, 12, _ENDS)),
+)
+"""The same with different lengths."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,19 @@ class SelfTestResult:
     """The result of the self-test of a one-shot model."""
 
     batched: bool  # batched and unbatched answers are equal within the tolerance
+    padded: bool = False  # also those of requests of different lengths
     deterministic: bool = False  # they are bit-identical
     max_difference: float = 0.0  # relative to max(1, |value|)
-    reason: str = ""  # why not batched; empty if batched
+    reason: str = ""  # why not batched, or not padded; empty if both
+
+
+class Request(NamedTuple):
+    """A random request; a `padding.RowGroup`."""
+
+    inputs: Arrays
+    rows: int
+    lengths: tuple[int, ...]
+    kind: Kind = Kind.ORDINARY
 
 
 def check(session: OnnxSession, spec: ModelSpec, seed: int = 0) -> SelfTestResult:
@@ -67,111 +86,184 @@ def check(session: OnnxSession, spec: ModelSpec, seed: int = 0) -> SelfTestResul
     if not batchable(spec):
         return SelfTestResult(batched=False, reason=_why_not_batchable(spec))
     try:
-        return _compare_all(session, spec, np.random.default_rng(seed))
+        return _SelfTest(session, spec, np.random.default_rng(seed)).result()
     except Exception as error:  # the graph may fail on random input
         return SelfTestResult(batched=False, reason=f"the self-test could not run: {first_line(error)}")
 
 
-def measure_costs(
-    session: OnnxSession, spec: ModelSpec, device_scheduler: DeviceScheduler, account: DeviceAccount
-) -> CostModel:
-    """Measure about six cells, each while no other model runs, and fit the cost model.
+class _SelfTest:
+    def __init__(self, session: OnnxSession, spec: ModelSpec, rng: np.random.Generator) -> None:
+        self._session, self._spec = session, replace(spec, batched=True)
+        self._drawing = settled(session, spec, rng)
+        self._refused: set[Kind] = set()  # kinds of values with which the graph fails
+        self._max_difference, self._identical = 0.0, True
 
-    A model that fails on random input gets the default costs, which real runs correct.
+    def result(self) -> SelfTestResult:
+        reason = self._try(_EQUAL_LENGTHS, equal=True)
+        if not reason and self._drawing.grow(_LARGE, self._run_one):
+            reason = self._try(_EQUAL_LENGTHS[:2], equal=True)
+        if reason:
+            return SelfTestResult(batched=False, max_difference=self._max_difference, reason=reason)
+        equal = self._identical
+        if self._spec.manifest.lengths:
+            reason = self._try(_LENGTHS, equal=False) or self._try_long_requests()
+        if reason and self._spec.manifest.fixed_shape:  # each run is padded
+            return SelfTestResult(batched=False, max_difference=self._max_difference, reason=reason)
+        return SelfTestResult(
+            batched=True,
+            padded=not reason,
+            deterministic=equal if reason else self._identical,
+            max_difference=self._max_difference,
+            reason=reason,
+        )
+
+    def _try(self, batches: Sequence[Sequence[tuple[int, int, Kind]]], *, equal: bool) -> str:
+        """How the first batch fails that does; empty if none does."""
+        for batch in batches:
+            requests = [
+                self._draw(rows, (length,) if equal else (length, length + 1 + index), kind)
+                for index, (rows, length, kind) in enumerate(batch)
+                if kind not in self._refused
+            ]
+            if reason := self._failure(requests):
+                return reason
+        return ""
+
+    def _try_long_requests(self) -> str:
+        """Batches of ever longer requests beside shorter ones, as long as there is time."""
+        begun = time.monotonic()
+        for longest in _ladder(self._spec):
+            several = ((longest, longest - 1), (longest // 3, longest), (longest - 1, 7), (2, longest // 2))
+            started = time.monotonic()
+            if reason := self._failure([self._draw(1, lengths) for lengths in several]):
+                return reason
+            now = time.monotonic()
+            if now - begun + _GROWTH * (now - started) > _BUDGET_S:  # the next would take at least so long
+                break
+        return ""
+
+    def _failure(self, requests: Sequence[Request]) -> str:
+        """How the answers of a batch are wrong; empty if they are not."""
+        known: list[tuple[Request, Arrays]] = []
+        for request in requests:
+            try:
+                known.append((request, self._alone(request)))
+            except RowMismatch as mismatch:
+                return mismatch.message
+            except Exception:
+                if request.kind is Kind.ORDINARY:
+                    raise
+                self._refused.add(request.kind)
+        rows = sum(request.rows for request, _ in known)
+        try:
+            answers = _run(self._session, self._spec, [request for request, _ in known])
+        except Exception as error:
+            return f"a batch of {rows} rows fails: {first_line(error)}"
+        for (request, expected), answer in zip(known, answers, strict=True):
+            if request.kind is Kind.ENDS:
+                continue  # only its neighbours are of interest: it overflows, or not, by rounding
+            found = compare(self._spec, expected, answer)
+            self._identical = self._identical and found.identical
+            if not found.within and not self._is_rounding(request, found, expected, rows):
+                self._max_difference = max(self._max_difference, found.apart)
+                return self._why_different(found, request, [one for one, _ in known])
+            if found.within:
+                self._max_difference = max(self._max_difference, found.apart)
+        return ""
+
+    def _why_different(self, found: Comparison, request: Request, requests: Sequence[Request]) -> str:
+        padded = self._spec.manifest.fixed_shape or len({other.lengths for other in requests}) > 1
+        cause = "padding changes the answer" if padded else "the rows of a batch are not independent"
+        by = "in shape, or in which values are finite" if found.apart == math.inf else f"by {found.apart:.2g}"
+        extreme = {other.kind for other in requests} - {Kind.ORDINARY}
+        values = " whose values are of very different size" if extreme and not padded else ""
+        return (
+            f"{cause}: output {found.output!r} of a request with {_count(request.rows, 'row')} differs {by}"
+            f" in a batch of {_count(sum(other.rows for other in requests), 'row')}{values}"
+        )
+
+    def _is_rounding(self, request: Request, found: Comparison, expected: Arrays, rows: int) -> bool:
+        if request.kind is Kind.ORDINARY:
+            return False
+        copies = [request] * max(rows // request.rows, 2)
+        return is_rounding(found, expected, lambda: _run(self._session, self._spec, copies))
+
+    def _run_one(self) -> None:
+        run_alone(self._session, self._spec, self._draw(1, (7,)))
+
+    def _draw(self, rows: int, wanted: tuple[int, ...], kind: Kind = Kind.ORDINARY) -> Request:
+        return draw_request(self._drawing, rows, wanted, kind)
+
+    def _alone(self, request: Request) -> Arrays:
+        return _run(self._session, self._spec, [request])[0]
+
+
+def settled(session: OnnxSession, spec: ModelSpec, rng: np.random.Generator) -> Drawing:
+    """A drawing of requests that the graph accepts.
+
+    Raises:
+        Exception: it accepts none of many sizes.
     """
-    rng = np.random.default_rng(1)
-    try:
-        cells = [
-            _measure_cell(session, spec, rows, length, rng, device_scheduler, account)
-            for rows, length in _cells(spec)
-        ]
-    except Exception:
-        return CostModel()
-    return CostModel.fit(cells)
+    drawing = Drawing(spec, rng)
+
+    def run() -> None:
+        run_alone(session, spec, draw_request(drawing, 1, (7,)))
+
+    drawing.settle(run)
+    return drawing
 
 
-def warm_up(session: OnnxSession, spec: ModelSpec) -> None:
-    """Run every measured size once, so that the first request of a size does not pay for the first run.
+def draw_request(drawing: Drawing, rows: int, wanted: tuple[int, ...], kind: Kind = Kind.ORDINARY) -> Request:
+    lengths = drawing.lengths(*wanted)
+    return Request(drawing.inputs(rows, lengths, kind), rows, lengths, kind)
 
-    Never raises because of the model.
+
+def run_alone(session: OnnxSession, spec: ModelSpec, request: Request) -> Arrays:
+    """The outputs of one request's own run, whether or not they have a batch axis."""
+    outputs = session.run(padding.stack(spec, [request], request.rows, request.lengths))
+    return dict(zip(session.output_names, outputs, strict=True))
+
+
+def run_ids(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> Arrays:
+    """The outputs of a graph for one row of token ids."""
+    name = spec.text_input
+    tensor = spec.input(name)
+    assert tensor is not None
+    inputs = {name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
+    lengths = measure_request(spec, inputs).lengths
+    return _run(session, replace(spec, batched=True), [Request(inputs, 1, lengths)])[0]
+
+
+def _run(session: OnnxSession, spec: ModelSpec, requests: Sequence[Request]) -> list[Arrays]:
+    """The answer of each request, from one run of all.
+
+    Raises:
+        RowMismatch: an output does not have the rows of the requests.
     """
-    rng = np.random.default_rng(1)
-    with suppress(Exception):  # the graph may fail on random input
-        for rows, length in _cells(spec):
-            part = _draw_part(spec, rows, length, rng)
-            session.run(padding.stack(spec, [part], rows, part.lengths))
-
-
-def typical_run_s(spec: ModelSpec, costs: CostModel) -> float:
-    """Estimated seconds of a run with one row of typical length."""
-    try:
-        size = _draw_part(spec, 1, _TYPICAL_LENGTH, np.random.default_rng(1)).size
-    except Exception:  # no random input can be drawn
-        size = _TYPICAL_LENGTH
-    return costs.estimate(1, size)
-
-
-# --- comparing --------------------------------------------------------------------------------------
-
-
-def _compare_all(session: OnnxSession, spec: ModelSpec, rng: np.random.Generator) -> SelfTestResult:
-    max_difference, identical = 0.0, True
-    for batch in _BATCHES:
-        parts = [_draw_part(spec, rows, length, rng) for rows, length in batch]
-        unbatched = [_run(session, spec, [part])[0] for part in parts]
-        batched = _run(session, spec, parts)
-        for expected, answer, part in zip(unbatched, batched, parts, strict=True):
-            for name in expected:
-                apart, equal = difference(expected[name], answer[name])
-                max_difference, identical = max(max_difference, apart), identical and equal
-                if apart > tolerance(spec, expected[name]):
-                    reason = _why_different(name, apart, part, parts)
-                    return SelfTestResult(batched=False, max_difference=max_difference, reason=reason)
-    return SelfTestResult(batched=True, deterministic=identical, max_difference=max_difference)
-
-
-def _run(session: OnnxSession, spec: ModelSpec, parts: Sequence[RequestPart]) -> list[Arrays]:
-    """The answer of each part, from one run of all."""
-    rows = sum(part.rows for part in parts)
-    lengths = tuple(max(column) for column in zip(*(part.lengths for part in parts), strict=True))
-    outputs = session.run(padding.stack(spec, parts, rows, lengths))
+    rows = sum(request.rows for request in requests)
+    lengths = tuple(max(column) for column in zip(*(r.lengths for r in requests), strict=True))
+    if spec.manifest.fixed_shape and len(requests) > 1:
+        rows = max(rows, spec.manifest.batching.max_rows)
+        lengths = tuple(section.max for section in spec.manifest.lengths.values())
+    outputs = session.run(padding.stack(spec, requests, rows, lengths))
     by_name = dict(zip(session.output_names, outputs, strict=True))
-    return padding.cut(replace(spec, batched=True), by_name, parts, lengths)
+    return padding.cut(spec, by_name, requests, lengths, rows)
 
 
-def difference(one: Array, other: Array) -> tuple[float, bool]:
-    """The largest difference relative to max(1, |value|), and whether the arrays are bit-identical."""
-    if one.shape != other.shape:
-        return math.inf, False
-    if one.dtype.kind not in "fV":
-        equal = bool(np.array_equal(one, other))
-        return (0.0 if equal else math.inf), equal
-    if np.array_equal(one, other, equal_nan=True):
-        return 0.0, True
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return math.inf, False
-    with np.errstate(invalid="ignore"):
-        return float(np.nanmax(np.abs(a - b) / np.maximum(1.0, np.abs(a)), initial=0.0)), False
+def _ladder(spec: ModelSpec) -> Iterator[int]:
+    """Lengths beyond those of `_LENGTHS`, up to nearly the longest of which a batch may have two."""
+    sections = spec.manifest.lengths.values()
+    most = min(max(section.max for section in sections), spec.manifest.batching.max_padded_elements // 4)
+    length = 64
+    while length < most:
+        yield length + length // 5  # no power of two, and no multiple of a usual stride
+        length *= _GROWTH
+    if most > 40:
+        yield most
 
 
-def tolerance(spec: ModelSpec, array: Array) -> float:
-    if spec.manifest.tolerance is not None:
-        return spec.manifest.tolerance
-    return 1e-4 if array.dtype.itemsize >= 4 else 2e-2
-
-
-def _why_different(name: str, difference: float, part: RequestPart, parts: Sequence[RequestPart]) -> str:
-    equal_lengths = len({other.lengths for other in parts}) == 1
-    cause = (
-        "the rows of a batch are not independent"
-        if equal_lengths
-        else "padding, or the other rows of a batch, change the answer"
-    )
-    return (
-        f"{cause}: output {name!r} of a request with {part.rows} rows differs by {difference:.2g}"
-        f" in a batch of {sum(other.rows for other in parts)} rows"
-    )
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _why_not_batchable(spec: ModelSpec) -> str:
@@ -181,8 +273,10 @@ def _why_not_batchable(spec: ModelSpec) -> str:
             f"axis 0 does not have the same symbol on every tensor ({axes});"
             " add a model.toml that sets batch_axis for each tensor"
         )
-    without = [t.name for t in (*spec.inputs, *spec.outputs) if t.spec.batch_axis is None]
-    return f"the manifest sets no batch_axis for {', '.join(without)}"
+    without = [t.name for t in spec.outputs if t.spec.batch_axis is None]
+    if without:
+        return f"the manifest sets no batch_axis for {', '.join(without)}"
+    return "the manifest sets no batch_axis for any input"
 
 
 def _axis_0(tensor: ModelTensor) -> str:
@@ -192,103 +286,6 @@ def _axis_0(tensor: ModelTensor) -> str:
     return "unnamed" if tensor.shape[0] is None else repr(tensor.shape[0])
 
 
-def run_ids(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> Arrays:
-    """The outputs of a graph for one row of token ids."""
-    name = spec.text_input
-    tensor = spec.input(name)
-    assert tensor is not None
-    inputs = {name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
-    size = measure_request(spec, inputs)
-    request = _queued(spec, inputs, size)
-    return _run(session, spec, [RequestPart(request, 0, inputs, 1, size.lengths, size.size, None)])[0]
-
-
-# --- random inputs ----------------------------------------------------------------------------------
-
-
-def _draw_part(spec: ModelSpec, rows: int, length: int, rng: np.random.Generator) -> RequestPart:
-    named = enumerate(spec.manifest.lengths.values())
-    lengths = tuple(min(length + k, section.max) for k, section in named)
-    inputs = {
-        tensor.name: draw(spec, tensor, rows, lengths, rng)
-        for tensor in spec.inputs
-        if not tensor.spec.generated and not tensor.optional
-    }
-    size = sum(lengths) or max((array.size // rows for array in inputs.values()), default=1)
-    request = _queued(spec, inputs, RequestSize(rows, lengths, size))
-    return RequestPart(request, 0, inputs, rows, lengths, max(size, 1), None)
-
-
-def _queued(spec: ModelSpec, inputs: Arrays, size: RequestSize) -> QueuedRequest:
-    return QueuedRequest(Infer(key=0, model=spec.name, version=spec.version, inputs=inputs, size=size))
-
-
-def draw(
-    spec: ModelSpec, tensor: ModelTensor, rows: int, lengths: tuple[int, ...], rng: np.random.Generator
-) -> Array:
-    """A random array of the tensor's shape: ids within its range, other numbers around 0."""
-    named = dict(zip(spec.length_names, lengths, strict=True))
-    shape = []
-    for axis, size in enumerate(tensor.shape):
-        if axis == tensor.spec.batch_axis:
-            shape.append(rows)
-        elif axis in tensor.spec.lengths:
-            shape.append(named[tensor.spec.lengths[axis]])
-        else:
-            shape.append(size if isinstance(size, int) else _DYNAMIC_AXIS_SIZE)
-    return _draw(tensor, shape, rng)
-
-
-def _draw(tensor: ModelTensor, shape: list[int], rng: np.random.Generator) -> Array:
-    dtype = datatypes.NUMPY[tensor.datatype]
-    if tensor.datatype == "BYTES":
-        return rng.choice(np.array(["a", "b c", "d"], dtype=object), shape)
-    if tensor.datatype == "BOOL":
-        return rng.random(shape) < 0.5
-    if tensor.datatype in datatypes.INTEGERS:
-        first, end = tensor.spec.range or (0, 2)
-        return rng.integers(first, end, shape).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
-
-
-# --- costs ------------------------------------------------------------------------------------------
-
-
-def _cells(spec: ModelSpec) -> list[tuple[int, int]]:
-    limits, lengths = spec.manifest.batching, spec.manifest.lengths
-    longest = min((length.max for length in lengths.values()), default=1)
-    max_rows = limits.max_rows if spec.batched else 1
-    cells = {(min(rows, max_rows), min(length, longest)) for rows, length in _CELLS}
-    cells = {(r, length) for r, length in cells if r == 1 or r * length <= limits.max_padded_elements}
-    return sorted(cells)
-
-
-def _measure_cell(
-    session: OnnxSession,
-    spec: ModelSpec,
-    rows: int,
-    length: int,
-    rng: np.random.Generator,
-    device_scheduler: DeviceScheduler,
-    account: DeviceAccount,
-) -> tuple[int, int, float]:
-    """Rows, elements per row, and the shortest duration of a few runs on the idle device."""
-    part = _draw_part(spec, rows, length, rng)
-    inputs = padding.stack(spec, [part], rows, part.lengths)
-    shortest, begun = math.inf, time.monotonic()
-    for run in range(_CELL_RUNS + 1):
-        with device_scheduler.exclusive(account):
-            started = time.perf_counter()
-            session.run(inputs)
-            took = time.perf_counter() - started
-        if run:  # the first is a warm-up
-            shortest = min(shortest, took)
-        if run and time.monotonic() - begun > _CELL_BUDGET_S:
-            break
-    return rows, part.size, shortest
-
-
 def first_line(error: Exception) -> str:
-
     text = error.message if isinstance(error, ServingError) else str(error)
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__

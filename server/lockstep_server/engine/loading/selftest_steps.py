@@ -1,39 +1,54 @@
-"""The self-test of a step-wise model: batched sequences must answer as unbatched ones do.
+"""The self-test of a step-wise model: batched, padded sequences must answer as each alone does.
 
-random sequences → each stepped unbatched → all stepped together, joining and leaving batches → compare
+random sequences → each stepped alone: states unpadded, states padded → all together → compare every step
+random prompts → each prefilled alone → all together → compare
 
-If the model has a one-shot or prefill graph too, the same ids go through that graph and through single
-steps, and the answers must agree.
+A model whose states must not be padded is stepped one sequence at a time with unpadded states; one whose
+prompts must not share a run prefills them one by one. Each has a notice. If the model has a one-shot or
+prefill graph too, the same ids go through that graph and through single steps, and the answers must agree.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...model.spec import batchable
+from ..runtime.batching import compare, difference, is_rounding, tolerance
 from ..stepwise import client_steps, prefill
 from ..stepwise.sequence import ClientSequence, StepRequest
 from ..stepwise.slots import growing_lengths, initial_states, key_of, lengths_of
-from .selftest import difference, draw, first_line, run_ids, tolerance
+from .drawing import Drawing, Kind
+from .selftest import first_line, run_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec
     from ..runtime.session import OnnxSession
+    from ..stepwise.slots import Key
 
     Array = np.ndarray[Any, Any]
 
 _LENGTHS = (6, 3, 9, 1, 7, 2, 8, 5, 4, 9, 6)
 """Number of steps of each sequence. They differ, so that the batch shrinks as sequences end."""
 
+_GROWING_LENGTHS = (20, 3, 35, 1, 7, 2, 8, 5, 4, 9, 6)
+"""The same for a model with a cache, which outgrows two buckets."""
+
+_KINDS = {1: Kind.QUIET, 4: Kind.LOUD, 6: Kind.ZEROS, 8: Kind.ENDS}
+"""The kinds of values of some of these sequences; the others have ordinary ones."""
+
 _COMPARED_LENGTHS = (1, 2, 5, 11)
 """Lengths for which single steps are compared with the one-shot and the prefill graph."""
+
+_MOST_IDS = 1024
+"""Ids of the longest prompt to try."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +56,12 @@ class StepSelfTestResult:
     """The result of the self-test of a step-wise model."""
 
     batched: bool  # batched and unbatched answers are equal within the tolerance
+    padded: bool = True  # also if states are padded
+    prefill_batched: bool = False  # the same for prompts, padded and batched
     deterministic: bool = False  # they are bit-identical
     padding_invariant: bool = False  # they stay so for every padding of the states
     reason: str = ""  # why not batched; empty if batched
+    prefill_reason: str = ""  # why prompts are not batched; empty if they are, or there is no prefill graph
     disagreement: str = ""  # difference to the one-shot or prefill graph; empty if there is none
 
 
@@ -57,17 +75,15 @@ def check(
     """Run the self-test. Never raises because of the model."""
     rng = np.random.default_rng(seed)
     try:
-        disagreement = _compare_graphs(spec, session, prefill_session, oneshot, rng)
+        result = _StepSelfTest(spec, session, prefill_session, rng).result()
     except Exception as error:  # the graphs may fail on random input
-        disagreement = f"the graphs could not be compared: {first_line(error)}"
-    if not batchable(spec):
-        reason = "not every input and output of a step has a batch_axis"
-        return StepSelfTestResult(batched=False, reason=reason, disagreement=disagreement)
-    try:
-        result = _compare_batched(replace(spec, batched=True), session, prefill_session, rng)
-    except Exception as error:
         reason = f"the self-test could not run: {first_line(error)}"
-        return StepSelfTestResult(batched=False, reason=reason, disagreement=disagreement)
+        result = StepSelfTestResult(batched=False, reason=reason)
+    try:
+        tested = replace(spec, batched=False, padded=result.padded)
+        disagreement = _compare_graphs(tested, session, prefill_session, oneshot, rng)
+    except Exception as error:
+        disagreement = f"the graphs could not be compared: {first_line(error)}"
     return replace(result, disagreement=disagreement)
 
 
@@ -78,144 +94,228 @@ def warm_up(
 
     Never raises because of the model.
     """
-    rng = np.random.default_rng(seed)
     with suppress(Exception):  # the graphs may fail on random input
-        starts = [_start(spec, prefill_session, 3 + 5 * i, rng) for i in range(len(_LENGTHS))]
-        inputs = [[_draw_step(spec, rng) for _ in range(count)] for count in _LENGTHS]
-        _step_all(spec, session, starts[:1], inputs[:1])
-        if spec.batched:
-            _step_all(spec, session, starts, inputs)
-            if prefill_session is not None and spec.prefill is not None:
-                _is_prefill_identical(spec.prefill, prefill_session, rng)
+        _StepSelfTest(spec, session, prefill_session, np.random.default_rng(seed)).run_as(spec)
 
 
 def apply_result(spec: ModelSpec, result: StepSelfTestResult) -> ModelSpec:
     """The spec with the result of the self-test, and with a notice for callers if it failed."""
     notices = [f"sequences are not batched: {result.reason}"] if result.reason else []
+    notices += [f"prompts are not batched: {result.prefill_reason}"] if result.prefill_reason else []
     notices += [result.disagreement] if result.disagreement else []
     return replace(
         spec,
         batched=result.batched,
+        padded=result.padded,
         deterministic=result.deterministic,
         padding_invariant=result.padding_invariant,
         notice="; ".join(notices),
-        prefill=replace(spec.prefill, batched=result.batched) if spec.prefill else None,
+        prefill=replace(spec.prefill, batched=result.prefill_batched) if spec.prefill else None,
     )
 
 
-# --- batched and unbatched ----------------------------------------------------------------------------
+class _StepSelfTest:
+    """Compares the steps of random sequences: alone and unpadded, alone and padded, and together."""
 
+    def __init__(
+        self,
+        spec: ModelSpec,
+        session: OnnxSession,
+        prefill_session: OnnxSession | None,
+        rng: np.random.Generator,
+    ) -> None:
+        self._session, self._prefill_session, self._rng = session, prefill_session, rng
+        self._batched = replace(spec, batched=True)
+        self._alone = replace(spec, batched=False, padded=False)
+        self._drawing = Drawing(spec, rng)
+        lengths = _GROWING_LENGTHS if growing_lengths(spec) else _LENGTHS
+        self._starts = [self._start(length) for length in self._prompt_lengths(len(lengths))]
+        self._drawing.settle(self._try_step)
+        self._steps = [
+            self._draw_steps(count, _KINDS.get(index, Kind.ORDINARY)) for index, count in enumerate(lengths)
+        ]
 
-def _compare_batched(
-    spec: ModelSpec, session: OnnxSession, prefill_session: OnnxSession | None, rng: np.random.Generator
-) -> StepSelfTestResult:
-    starts = [_start(spec, prefill_session, 3 + 5 * i, rng) for i in range(len(_LENGTHS))]
-    inputs = [[_draw_step(spec, rng) for _ in range(count)] for count in _LENGTHS]
-    unbatched = [
-        _step_all(spec, session, [start], [steps])[0] for start, steps in zip(starts, inputs, strict=True)
-    ]
-    if reason := _padding_difference(spec, session, starts, inputs, unbatched):
-        return StepSelfTestResult(batched=False, reason=reason)
-    batched = _step_all(spec, session, starts, inputs)
-    identical = True
-    for expected_steps, answered_steps in zip(unbatched, batched, strict=True):
-        for expected, answer in zip(expected_steps, answered_steps, strict=True):
-            for name in expected:
-                apart, equal = difference(expected[name], answer[name])
-                identical = identical and equal
-                if apart > tolerance(spec, expected[name]):
-                    reason = f"output {name!r} of a sequence differs by {apart:.2g} in a batch"
-                    return StepSelfTestResult(batched=False, reason=reason)
-    if prefill_session is not None and spec.prefill is not None:
-        identical = identical and _is_prefill_identical(spec.prefill, prefill_session, rng)
-    invariant = not identical or _is_padding_invariant(spec, session, starts, inputs, unbatched)
-    return StepSelfTestResult(batched=True, deterministic=identical, padding_invariant=invariant)
+    def result(self) -> StepSelfTestResult:
+        prefill_reason, identical_prefill = self._compare_prompts()
+        result = StepSelfTestResult(
+            batched=False,
+            prefill_batched=self._prefill_session is not None and not prefill_reason,
+            prefill_reason=prefill_reason,
+        )
+        answers = self._answers(self._batched)
+        if reason := self._padding_difference(answers):
+            return replace(result, padded=False, reason=reason)
+        if not batchable(self._batched):
+            return replace(result, reason="not every output of a step has a batch_axis")
+        reason, identical = self._compare_batched(answers)
+        if reason:
+            return replace(result, reason=reason)
+        identical = identical and identical_prefill
+        invariant = not identical or self._is_padding_invariant(answers)
+        return replace(result, batched=True, deterministic=identical, padding_invariant=invariant)
 
+    def run_as(self, spec: ModelSpec) -> None:
+        """Run the same steps and prompts, batched as `spec` says, without comparing them."""
+        if spec.batched:
+            step_all(spec, self._session, self._starts, self._steps)
+        else:
+            self._answers(spec)
+        if spec.prefill is not None and spec.prefill.batched:
+            self._compare_prompts()
 
-def _is_padding_invariant(
-    spec: ModelSpec,
-    session: OnnxSession,
-    starts: Sequence[Arrays],
-    inputs: Sequence[Sequence[Arrays]],
-    answers: Sequence[Sequence[Arrays]],
-) -> bool:
-    """Whether every step is bit-identical in buckets of 2 and 4 times the sequence's size."""
-    for times in (2, 4):
-        for start, steps, expected_steps in zip(starts, inputs, answers, strict=True):
-            sequence = ClientSequence(0, 0.0, states=dict(start))
-            for values, expected in zip(steps, expected_steps, strict=True):
-                assert sequence.states is not None
-                key = tuple(
-                    (name, min(size * times, spec.manifest.lengths[name].max))
-                    for name, size in key_of(spec, lengths_of(spec, sequence.states))
-                )
-                request = StepRequest(0, values, (), 0.0, None, sequence)
-                (answer,), (sequence.states,) = client_steps.run_group(spec, session, [request], key)
-                if not all(difference(expected[name], answer[name])[1] for name in expected):
-                    return False
-    return True
+    # --- sequences ----------------------------------------------------------------------------------
 
+    def _prompt_lengths(self, count: int) -> Iterator[int]:
+        """Lengths of prompts: short ones, and one that is nearly as long as the model reads."""
+        for index in range(count):
+            yield self._longest_prompt() - max(_GROWING_LENGTHS) if index == 2 else 3 + 5 * index
 
-def _padding_difference(
-    spec: ModelSpec,
-    session: OnnxSession,
-    starts: Sequence[Arrays],
-    inputs: Sequence[Sequence[Arrays]],
-    answers: Sequence[Sequence[Arrays]],
-) -> str:
-    """How the first answers differ if the states are not padded at all; empty if they do not."""
-    if not any(state.spec.lengths for state in spec.states) or growing_lengths(spec):
+    def _longest_prompt(self) -> int:
+        return min((*_prompt_limits(self._batched.prefill), _MOST_IDS))
+
+    def _start(self, length: int) -> Arrays:
+        """The initial states of a sequence, after a random prompt if there is a prefill graph."""
+        graph = self._alone.prefill
+        if graph is None or self._prefill_session is None:
+            return initial_states(self._alone)
+        graph = replace(graph, batched=False)
+        (output,) = prefill.run(graph, self._prefill_session, [self._draw_prompt(length)])
+        return initial_states(self._alone, output)
+
+    def _draw_prompt(self, length: int) -> prefill.Prompt:
+        graph = self._batched.prefill
+        assert graph is not None
+        tensor = graph.input(graph.text_input)
+        assert tensor is not None
+        length = max(min((length, *_prompt_limits(graph))), 1)
+        ids = self._rng.integers(*(tensor.spec.range or (0, 2)), size=length)
+        return prefill.prompt_of(graph, ids.tolist())
+
+    def _draw_steps(self, count: int, kind: Kind) -> list[Arrays]:
+        """The inputs of as many steps. If the graph fails with such values, they are ordinary ones."""
+        steps = [self._drawing.inputs(1, self._drawing.lengths(1), kind) for _ in range(count)]
+        if kind is not Kind.ORDINARY:
+            try:
+                step_all(self._batched, self._session, [self._starts[0]], [steps[:1]])
+            except Exception:
+                return self._draw_steps(count, Kind.ORDINARY)
+        return steps
+
+    def _try_step(self) -> None:
+        steps = [self._drawing.inputs(1, self._drawing.lengths(1))]
+        step_all(self._batched, self._session, [self._starts[0]], [steps])
+
+    def _answers(self, spec: ModelSpec) -> list[list[Arrays]]:
+        """The answers of each sequence stepped alone."""
+        return [
+            step_all(spec, self._session, [start], [steps])[0]
+            for start, steps in zip(self._starts, self._steps, strict=True)
+        ]
+
+    # --- comparing ----------------------------------------------------------------------------------
+
+    def _padding_difference(self, answers: Sequence[Sequence[Arrays]]) -> str:
+        """How these answers differ from those with unpadded states; empty if they do not."""
+        if not any(state.spec.lengths for state in self._batched.states):
+            return ""
+        try:
+            unpadded = self._answers(self._alone)
+        except Exception:  # the graph takes no cache without elements, for one
+            return ""
+        for expected, padded in zip(unpadded, answers, strict=True):
+            for step, (one, other) in enumerate(zip(expected, padded, strict=True)):
+                found = compare(self._batched, one, other)
+                if not found.within:
+                    return (
+                        f"padding changes the answer: output {found.output!r} of step {step + 1} differs"
+                        f" by {found.apart:.2g}"
+                    )
         return ""
-    for start, steps, padded in zip(starts, inputs, answers, strict=True):
-        request = StepRequest(0, steps[0], (), 0.0, None, ClientSequence(0, 0.0, states=dict(start)))
-        exact = tuple(sorted(lengths_of(spec, start).items()))
-        (unpadded,), _ = client_steps.run_group(spec, session, [request], exact)
-        for name, expected in unpadded.items():
-            apart, _ = difference(expected, padded[0][name])
-            if apart > tolerance(spec, expected):
-                return f"padding changes the answer: output {name!r} differs by {apart:.2g}"
-    return ""
+
+    def _compare_batched(self, answers: Sequence[Sequence[Arrays]]) -> tuple[str, bool]:
+        """How answers differ in a batch, and whether they are bit-identical."""
+        batched = step_all(self._batched, self._session, self._starts, self._steps)
+        identical = True
+        for index, (expected_steps, answered) in enumerate(zip(answers, batched, strict=True)):
+            if _KINDS.get(index) is Kind.ENDS:
+                continue  # only its neighbours are of interest: it overflows, or not, by rounding
+            for step, (expected, answer) in enumerate(zip(expected_steps, answered, strict=True)):
+                found = compare(self._batched, expected, answer)
+                identical = identical and found.identical
+                if found.within:
+                    continue
+                if index in _KINDS and is_rounding(found, expected, partial(self._copies, index, step)):
+                    continue
+                reason = f"output {found.output!r} of a sequence differs by {found.apart:.2g} in a batch"
+                return reason, False
+        return "", identical
+
+    def _copies(self, index: int, step: int) -> list[Arrays]:
+        """The answers at one step of a batch of nothing but copies of one sequence."""
+        copies = len(self._starts)
+        steps = self._steps[index][: step + 1]
+        together = step_all(self._batched, self._session, [self._starts[index]] * copies, [steps] * copies)
+        return [answers[-1] for answers in together]
+
+    def _compare_prompts(self) -> tuple[str, bool]:
+        """How answers to prompts differ if they share a run, and whether they are bit-identical."""
+        graph, session = self._batched.prefill, self._prefill_session
+        if graph is None or session is None:
+            return "", True
+        longest = self._longest_prompt()
+        identical = True
+        for lengths in ((7, 7, 7), (3, 17, 1, 9), (longest, longest // 3, 40, longest - 1)):
+            prompts = [self._draw_prompt(length) for length in lengths]
+            alone = [prefill.run(replace(graph, batched=False), session, [prompt])[0] for prompt in prompts]
+            try:
+                together = prefill.run(replace(graph, batched=True), session, prompts)
+            except Exception as error:
+                return f"a batch of {len(prompts)} prompts fails: {first_line(error)}", False
+            for prompt, expected, answer in zip(prompts, alone, together, strict=True):
+                found = compare(graph, expected, answer)
+                identical = identical and found.identical
+                if not found.within:
+                    cause = (
+                        "padding changes the answer"
+                        if len(set(lengths)) > 1
+                        else "prompts are not independent"
+                    )
+                    return (
+                        f"{cause}: output {found.output!r} of a prompt of {prompt.size} ids differs by"
+                        f" {found.apart:.2g} in a batch of {len(prompts)} prompts"
+                    ), False
+        return "", identical
+
+    def _is_padding_invariant(self, answers: Sequence[Sequence[Arrays]]) -> bool:
+        """Whether every step is bit-identical in buckets of 2 and 4 times the sequence's size."""
+        spec = self._batched
+        for times in (2, 4):
+            for start, steps, expected_steps in zip(self._starts, self._steps, answers, strict=True):
+                sequence = ClientSequence(0, 0.0, states=dict(start))
+                for values, expected in zip(steps, expected_steps, strict=True):
+                    assert sequence.states is not None
+                    key: Key = tuple(
+                        (name, min(size * times, spec.manifest.lengths[name].max))
+                        for name, size in key_of(spec, lengths_of(spec, sequence.states))
+                    )
+                    request = StepRequest(0, values, (), 0.0, None, sequence)
+                    (answer,), (sequence.states,) = client_steps.run_group(
+                        spec, self._session, [request], key
+                    )
+                    if not compare(spec, expected, answer).identical:
+                        return False
+        return True
 
 
-def _start(
-    spec: ModelSpec, prefill_session: OnnxSession | None, length: int, rng: np.random.Generator
-) -> Arrays:
-    """The initial states of a sequence, after a random prompt if there is a prefill graph."""
-    if spec.prefill is None or prefill_session is None:
-        return initial_states(spec)
-    (output,) = prefill.run(spec.prefill, prefill_session, [_draw_prompt(spec.prefill, length, rng)])
-    return initial_states(spec, output)
+def _prompt_limits(graph: ModelSpec | None) -> list[int]:
+    """The longest prompt that the manifest allows, by each of its lengths."""
+    tensor = graph.input(graph.text_input) if graph else None
+    if graph is None or tensor is None:
+        return []
+    return [graph.manifest.lengths[name].max for name in tensor.spec.lengths.values()]
 
 
-def _draw_prompt(prefill_spec: ModelSpec, length: int, rng: np.random.Generator) -> prefill.Prompt:
-    tensor = prefill_spec.input(prefill_spec.text_input)
-    assert tensor is not None
-    limits = [prefill_spec.manifest.lengths[name].max for name in tensor.spec.lengths.values()]
-    ids = rng.integers(*(tensor.spec.range or (0, 2)), size=min(length, *limits) if limits else length)
-    return prefill.prompt_of(prefill_spec, ids.tolist())
-
-
-def _is_prefill_identical(prefill_spec: ModelSpec, session: OnnxSession, rng: np.random.Generator) -> bool:
-    """Whether batched and unbatched prefill runs are bit-identical."""
-    prompts = [_draw_prompt(prefill_spec, length, rng) for length in (3, 17, 1, 9)]
-    batched = prefill.run(replace(prefill_spec, batched=True), session, prompts)
-    unbatched = [prefill.run(prefill_spec, session, [prompt])[0] for prompt in prompts]
-    return all(
-        difference(expected[name], answer[name])[1]
-        for expected, answer in zip(unbatched, batched, strict=True)
-        for name in expected
-    )
-
-
-def _draw_step(spec: ModelSpec, rng: np.random.Generator) -> Arrays:
-    return {
-        tensor.name: draw(spec, tensor, 1, (1,) * len(spec.length_names), rng)
-        for tensor in spec.inputs
-        if not tensor.spec.generated and not tensor.optional
-    }
-
-
-def _step_all(
+def step_all(
     spec: ModelSpec, session: OnnxSession, starts: Sequence[Arrays], inputs: Sequence[Sequence[Arrays]]
 ) -> list[list[Arrays]]:
     """The answers of each sequence at each of its steps, with all live sequences in one batch."""
@@ -273,7 +373,7 @@ def _step_through(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> 
     dtype = np.int32 if tensor.datatype == "INT32" else np.int64
     shape = [1] * max(len(tensor.shape), 1)
     steps = [{tensor.name: np.full(shape, token, dtype)} for token in ids]
-    return _step_all(spec, session, [initial_states(spec)], [steps])[0][-1]
+    return step_all(spec, session, [initial_states(spec)], [steps])[0][-1]
 
 
 def _first_difference(steps: Mapping[str, Array], whole: Mapping[str, Array], spec: ModelSpec) -> str:

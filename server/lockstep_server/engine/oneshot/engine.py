@@ -154,7 +154,7 @@ class OneShotEngine:
         except RowMismatch as mismatch:
             self.spec = replace(self.spec, batched=False)
             self._limits = _limits(self.spec, batching=False)
-            self._batching.withdraw(mismatch)
+            self._batching.withdraw(mismatch.message)
         else:
             if result.error is None or len(run_plan.parts) == 1:
                 return [result]

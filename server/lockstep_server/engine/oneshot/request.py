@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..runtime import padding
 from ..runtime.fair_queueing import FairQueueing
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class RequestPart:
 def split(request: QueuedRequest, spec: ModelSpec) -> list[RequestPart]:
     """Split a request into parts that each fit into a run; a single part if the model is not batched."""
     inputs, size = request.infer.inputs, request.infer.size
-    group = group_of(spec, inputs)
+    group = group_of(spec, inputs, size.lengths)
     max_rows = spec.most_rows(size.size)
     starts = range(0, size.rows, max_rows) if spec.batched and size.rows > max_rows else (0,)
     request.parts = len(starts)
@@ -89,16 +90,20 @@ def _slice_rows(spec: ModelSpec, inputs: Arrays, start: int, end: int) -> Arrays
     return sliced
 
 
-def group_of(spec: ModelSpec, inputs: Arrays) -> Hashable:
-    """The key that requests must share to share a run: the names of the inputs, and their sizes on every
-    axis that is neither the batch axis nor a named length."""
+def group_of(spec: ModelSpec, inputs: Arrays, lengths: tuple[int, ...]) -> Hashable:
+    """The key that requests must share to share a run: the names of the inputs, their sizes on every axis
+    that is neither the batch axis nor a named length, the values of inputs without a batch axis, and the
+    named lengths if padding changes the answer."""
     if not spec.batched:
         return None
-    key = []
+    key: list[Hashable] = [] if spec.padded else [lengths]
     for tensor in spec.inputs:
         array = inputs.get(tensor.name)
         if array is not None:
             section = tensor.spec
+            if section.batch_axis is None:
+                key.append((tensor.name, padding.value_of(array)))
+                continue
             sizes = [
                 n
                 for axis, n in enumerate(array.shape)

@@ -8,6 +8,7 @@ Pure. The manifest defines what is padded and with which value.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,12 +17,16 @@ from ...model import datatypes
 from .batching import check_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor
 
     Array = np.ndarray[Any, Any]
+
+
+_SMALL_BYTES = 256
+"""An input up to this size is compared by its content, a larger one by its hash."""
 
 
 class RowGroup(Protocol):
@@ -91,6 +96,13 @@ def cut(
                 index[a] = slice(part.lengths[length])
             answer[name] = array[tuple(index)]
     return answers
+
+
+def value_of(array: Array) -> Hashable:
+    """Equal for arrays of equal shape and content."""
+    if array.dtype == object or array.nbytes <= _SMALL_BYTES:
+        return array.shape, tuple(array.ravel().tolist()) if array.dtype == object else array.tobytes()
+    return array.shape, hashlib.blake2b(np.ascontiguousarray(array).data).digest()
 
 
 def _stack(tensor: ModelTensor, arrays: list[Array], size: Mapping[str, int], spare: int) -> Array:

@@ -99,7 +99,7 @@ class StepBatches:
         members = list(batch.row_of)
         self._batches.remove(batch)
         if isinstance(error, RowMismatch):
-            self._batching.withdraw(error)
+            self._batching.withdraw(error.message)
         for sequence in members:
             batch.remove(sequence, keep_states=True)
         if len(members) == 1:

@@ -10,6 +10,7 @@ import numpy as np
 from ... import messages
 from ...errors import ServingError, bad_input
 from ..runtime.batching import RowMismatch
+from ..runtime.padding import value_of
 from .slots import StateBlock, bucket, growing_lengths, initial_states, is_full, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run_steps(
             outputs, states = run_group(spec, session, group)
         except Exception as error:
             if isinstance(error, RowMismatch):
-                batching.withdraw(error)
+                batching.withdraw(error.message)
             if rows > 1:
                 waiting.extend([step] for step in group)
             else:
@@ -91,7 +92,9 @@ def _too_long_error(spec: ModelSpec) -> ServingError:
 
 
 def group_steps(spec: ModelSpec, steps: Iterable[StepRequest], max_rows: int) -> list[list[StepRequest]]:
-    """Groups that can share a run: states of one bucket, inputs of one shape, at most `max_rows`."""
+    """Groups that can share a run: states of one bucket, inputs of one shape, equal inputs without a batch
+    axis, at most `max_rows`."""
+    shared = [tensor.name for tensor in spec.inputs if tensor.spec.batch_axis is None]
     by_key: dict[Hashable, list[StepRequest]] = {}
     for step in steps:
         sequence = step.sequence
@@ -99,7 +102,8 @@ def group_steps(spec: ModelSpec, steps: Iterable[StepRequest], max_rows: int) ->
             sequence.states = initial_states(spec)
         shapes = tuple((name, array.shape) for name, array in sorted(step.inputs.items()))
         key = () if spec.padding_invariant else key_of(spec, lengths_of(spec, sequence.states))
-        by_key.setdefault((key, shapes), []).append(step)
+        values = tuple((name, value_of(step.inputs[name])) for name in shared if name in step.inputs)
+        by_key.setdefault((key, shapes, values), []).append(step)
     return [
         group[start : start + max_rows]
         for group in by_key.values()

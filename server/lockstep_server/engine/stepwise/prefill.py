@@ -118,7 +118,7 @@ class PrefillRunner:
         try:
             outputs = run(self._spec, self._session, prompts)
         except RowMismatch as mismatch:
-            self._batching.withdraw(mismatch)
+            self._batching.withdraw(mismatch.message)
             raise
         took = self._clock() - begun
         longest = max(prompt.size for prompt in prompts)

@@ -44,13 +44,13 @@ def key_of(spec: ModelSpec, lengths: Lengths) -> Key:
     """The key of a sequence with these lengths.
 
     A cache that fills its bucket needs the next one, because each step adds an element. For an unbatched
-    model only caches are padded: its results may depend on padding.
+    model only caches are padded: its results may depend on padding. For a model whose results do, nothing is.
     """
-    caches, bounds = growing_lengths(spec), spec.manifest.lengths
+    caches, bounds = growing_lengths(spec) if spec.padded else set(), spec.manifest.lengths
     names = {state.dynamic_axis[1] for state in spec.states if state.dynamic_axis}
     return tuple(
         (name, min(bucket(lengths[name] + (name in caches), _MIN_BUCKET), bounds[name].max))
-        if spec.batched or name in caches
+        if (spec.batched and spec.padded) or name in caches
         else (name, lengths[name])
         for name in sorted(names)
     )
@@ -98,18 +98,17 @@ def lengths_of(spec: ModelSpec, states: Arrays) -> Lengths:
 
 
 class StateBlock:
-    """The states of sequences that step together, one row each, padded to the lengths in `key`."""
+    """The states of sequences that step together, one row each, padded to the lengths in `key`.
+
+    If the model's states must not be padded, the block has one row, and grows with its caches.
+    """
 
     def __init__(self, spec: ModelSpec, key: Key, rows: int) -> None:
         self.spec, self.key, self.rows = spec, key, rows
         self._size = dict(key)
         self._states = {state.spec.name: _zeros(state, rows, self._size) for state in spec.states}
         self._lengths = {name: np.ones(rows, np.int64) for name in self._size}
-        self._masks = {
-            tensor.name: _mask(tensor.spec.real, tensor.datatype, rows, self._size[tensor.spec.of])
-            for tensor in spec.inputs
-            if tensor.spec.generated == "mask"
-        }
+        self._masks = _masks(spec, rows, self._size)
 
     def write(self, row: int, states: Arrays, lengths: Lengths) -> None:
         """Write a sequence's states (one row each) into `row`."""
@@ -148,7 +147,8 @@ class StateBlock:
 
     def is_full(self, row: int) -> bool:
         """Whether a cache of this row has no room for another element."""
-        return any(self._lengths[name][row] >= self._size[name] for name in growing_lengths(self.spec))
+        size = self._size if self.spec.padded else {n: s.max for n, s in self.spec.manifest.lengths.items()}
+        return any(self._lengths[name][row] >= size[name] for name in growing_lengths(self.spec))
 
     def needed_key(self, rows: Sequence[int]) -> Key:
         """The smallest key that holds these rows."""
@@ -212,13 +212,24 @@ class StateBlock:
                 continue
             given = outputs.pop(section.output)
             if section.grows and state.dynamic_axis:
-                given = self._place_new_elements(state, given)
+                if self.spec.padded:
+                    given = self._place_new_elements(state, given)
                 grown.add(state.dynamic_axis[1])
             self._states[section.name] = given
-        for name in grown:
+        if grown:
+            self._grow(grown)
+
+    def _grow(self, names: set[str]) -> None:
+        """Count the element that a step has added to every cache of these named lengths."""
+        for name in names:
             counts = self._lengths[name]
+            if not self.spec.padded:
+                self._size[name] += 1
             counts += counts < self._size[name]
-            self._update_masks()
+        if not self.spec.padded:
+            self.key = tuple(sorted(self._size.items()))
+            self._masks = _masks(self.spec, self.rows, self._size)
+        self._update_masks()
 
     def _place_new_elements(self, state: StateTensor, given: Array) -> Array:
         """Cut a returned cache, which is one longer than its bucket, to its bucket: each row's new element
@@ -266,10 +277,15 @@ def _zeros(state: StateTensor, rows: int, size: Mapping[str, int]) -> Array:
     return np.zeros(_shape(state, rows, size), datatypes.NUMPY[state.datatype])
 
 
-def _mask(real: float, datatype: str, rows: int, size: int) -> Array:
-    mask = np.full((rows, size), not real, datatypes.NUMPY[datatype])
-    mask[:, 0] = bool(real)
-    return mask
+def _masks(spec: ModelSpec, rows: int, size: Mapping[str, int]) -> Arrays:
+    """The generated masks of vacant rows, each of which has one real element."""
+    masks = {}
+    for tensor in spec.inputs:
+        if tensor.spec.generated == "mask":
+            shape, real = (rows, size[tensor.spec.of]), bool(tensor.spec.real)
+            masks[tensor.name] = np.full(shape, not real, datatypes.NUMPY[tensor.datatype])
+            masks[tensor.name][:, :1] = real
+    return masks
 
 
 def _row_index(state: StateTensor, row: int | Array) -> tuple[Any, ...]:

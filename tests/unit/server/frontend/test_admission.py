@@ -196,7 +196,9 @@ def test_waits_that_differ_from_their_estimates_for_a_minute_are_logged(
     controller.learn_wait(0.1, event(queue_s=1e4), 61.0)
     assert "factor of 4" in caplog.text
     caplog.clear()
-    controller.learn_wait(0.1, event(queue_s=0.1 * controller.pace), 100.0)  # right once: the minute begins anew
+    controller.learn_wait(
+        0.1, event(queue_s=0.1 * controller.pace), 100.0
+    )  # right once: the minute begins anew
     controller.learn_wait(0.1, event(queue_s=1e4), 130.0)
     assert not caplog.records
 

@@ -170,11 +170,11 @@ async def test_a_text_without_tokens_is_refused(vocabulary: Vocabulary) -> None:
         (
             messages.Step(key=0, model="m", version=1, sequence="s", inputs={}),
             messages.SendPolicy.NOW,
-            messages.SendPolicy.TURN,
+            messages.SendPolicy.COALESCE,
         ),
     ],
 )
-async def test_only_one_shot_requests_for_a_busy_model_are_coalesced(
+async def test_requests_that_can_share_a_run_are_coalesced_for_a_busy_model(
     message: Any, when_idle: messages.SendPolicy, when_busy: messages.SendPolicy
 ) -> None:
     """Only requests for the same model count: those for another model delay nothing."""

@@ -88,6 +88,54 @@ def test_states_that_mix_rows_are_found_in_later_steps() -> None:
     assert not checked(written(SUM, step=mixer)).batched
 
 
+def test_values_of_very_different_size_show_that_rows_are_mixed() -> None:
+    """y = the sum, but at least the largest of the batch minus 100."""
+    floor = summing(
+        ADD,
+        helper.make_node("ReduceMax", ["sum_out"], ["largest"], keepdims=0),
+        helper.make_node("Sub", ["largest", "much"], ["floor"]),
+        helper.make_node("Max", ["sum_out", "floor"], ["y"]),
+    )
+    floor.graph.initializer.append(fakes.constant("much", 100, np.float32))
+    assert not checked(written(SUM, step=floor)).batched
+
+
+def test_a_cache_without_a_mask_is_not_padded() -> None:
+    found = checked(written(steps.UNMASKED, step=steps.unmasked_step()))
+    assert (found.batched, found.padded) == (False, False)
+    assert "padding changes the answer: output 'logits' of step 1 " in found.reason
+
+
+def test_prompts_that_padding_changes_run_one_by_one() -> None:
+    """The source is read by a convolution, which reads the padding after a shorter one."""
+    model = written(steps.TRANSLATE, step=steps.translator_step(), prefill=steps.blurred_prefill())
+    found = checked(model)
+    assert (found.batched, found.prefill_batched) == (True, False)
+    assert "padding changes the answer" in found.prefill_reason
+    spec = selftest_steps.apply_result(model.spec, found)
+    assert "prompts are not batched" in spec.notice
+    assert spec.prefill is not None
+    assert not spec.prefill.batched
+
+
+def test_sizes_of_free_axes_are_tried_until_the_graph_accepts_one() -> None:
+    """A convolution over 64 samples takes at least as many."""
+    chunks = fakes.model(
+        [
+            helper.make_node("Unsqueeze", ["x", "one"], ["u"]),
+            helper.make_node("Conv", ["u", "W"], ["c"], kernel_shape=[64]),
+            helper.make_node("ReduceMean", ["c"], ["mean"], axes=[2], keepdims=0),
+            helper.make_node("Add", ["sum_in", "mean"], ["sum_out"]),
+            helper.make_node("Identity", ["sum_out"], ["y"]),
+        ],
+        [fakes.tensor("x", shape=("n", "samples")), fakes.tensor("sum_in", shape=("n", 2))],
+        [fakes.tensor("y", shape=("n", 2)), fakes.tensor("sum_out", shape=("n", 2))],
+        [fakes.constant("one", [1], np.int64), fakes.constant("W", np.ones((2, 1, 64)) / 64, np.float32)],
+    )
+    found = checked(written(SUM, step=chunks))
+    assert (found.batched, found.reason) == (True, "")
+
+
 def test_a_mask_of_the_wrong_polarity_is_found() -> None:
     manifest = steps.TRANSLATE.replace('generated = "mask"', 'generated = "mask"\nreal = 0')
     found = checked(written(manifest, step=steps.translator_step(), prefill=steps.translator_prefill()))
@@ -96,15 +144,16 @@ def test_a_mask_of_the_wrong_polarity_is_found() -> None:
 
 
 def test_a_model_that_differs_within_the_tolerance_is_batched_but_not_deterministic() -> None:
-    mixer = summing(
+    """Its answers depend on the number of rows, a little."""
+    dusty = summing(
         ADD,
-        MEAN,
-        helper.make_node("Sub", ["mean", "mean"], ["nothing"]),
-        helper.make_node("Mul", ["mean", "tiny"], ["dust"]),
+        helper.make_node("Shape", ["x"], ["rows"], end=1),
+        helper.make_node("Cast", ["rows"], ["count"], to=1),
+        helper.make_node("Mul", ["count", "tiny"], ["dust"]),
         helper.make_node("Add", ["sum_out", "dust"], ["y"]),
     )
-    mixer.graph.initializer.append(fakes.constant("tiny", [1e-6], np.float32))
-    found = checked(written(SUM, step=mixer))
+    dusty.graph.initializer.append(fakes.constant("tiny", [1e-6], np.float32))
+    found = checked(written(SUM, step=dusty))
     assert (found.batched, found.deterministic) == (True, False)
 
 
@@ -212,7 +261,8 @@ def test_a_oneshot_graph_that_cannot_run_is_reported_and_raises_nothing(tmp_path
 @pytest.mark.parametrize(
     ("found", "notice"),
     [
-        (StepSelfTestResult(batched=True, deterministic=True, padding_invariant=True), ""),
+        (StepSelfTestResult(batched=True, prefill_batched=True, deterministic=True), ""),
+        (StepSelfTestResult(batched=True, prefill_reason="they mix"), "prompts are not batched: they mix"),
         (StepSelfTestResult(batched=False, reason="they mix"), "sequences are not batched: they mix"),
         (
             StepSelfTestResult(batched=True, padding_invariant=True, disagreement="prefill differs"),
@@ -230,4 +280,4 @@ def test_the_result_is_applied_to_the_spec(found: StepSelfTestResult, notice: st
     assert (spec.batched, spec.deterministic, spec.notice) == (found.batched, found.deterministic, notice)
     assert spec.padding_invariant is found.padding_invariant
     assert spec.prefill is not None
-    assert spec.prefill.batched is found.batched
+    assert spec.prefill.batched is found.prefill_batched
