@@ -58,7 +58,12 @@ class App:
         request_log = RequestLog(texts=settings.log_texts)
         self._tokenizers = Tokenizers(settings.tokenizer_workers)
         self.registry = ModelRegistry(
-            self.metrics, self._health.update, request_log, self._tokenizers, settings.require_models
+            self.metrics,
+            self._health.update,
+            request_log,
+            self._tokenizers,
+            settings.require_models,
+            settings.reload_grace_s,
         )
         self.requests = InFlightRequests(
             self.transport.send, self.registry, request_log, self.metrics.loop_lag.observe
@@ -231,6 +236,7 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
         batching=settings.batching,
         max_run_s=settings.max_run_ms / 1000,
         stalled_s=settings.max_stall_s,
+        reload_grace_s=settings.reload_grace_s,
         niceness=settings.engine_nice if settings.engine == "process" and sys.platform == "linux" else 0,
         selected=tuple(name.strip() for name in settings.only.split(",") if name.strip()),
     )

@@ -313,6 +313,7 @@ class EngineConfig(_Struct, tag="config", kw_only=True):
     restart: bool = False  # the engine served before: a selected model may have left the repository
     stalled_s: float = 30.0  # timeout of a stream whose reader takes nothing
     niceness: int = 0  # nice value of the threads of one-shot engines
+    reload_grace_s: float = 300.0  # how long sequences may go on with a version that was replaced
 
 
 class StopEngine(_Struct, tag="stop"):

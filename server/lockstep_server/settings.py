@@ -108,6 +108,12 @@ class Settings:
     model_control: str = _setting(
         "none", "explicit: allow clients to load and unload models.", click.Choice(["none", "explicit"])
     )
+    reload_grace_s: float = _setting(
+        300.0,
+        "When a model is loaded again, how long live sequences may go on with the version they began on,"
+        " in seconds.",
+        click.FloatRange(0),
+    )
     reflection: bool = _setting(True, "Enable gRPC server reflection, for tools such as grpcurl.")
     tokenizer_workers: int = _setting(1, "Number of tokenizer threads.", click.IntRange(1, 64))
     drain_s: float = _setting(

@@ -58,11 +58,16 @@ def make_inference_request(
     Raises:
         ServingError: unknown model, or an invalid request. It is recorded as refused.
     """
-    served = registry.resolve(request.model_name, request.model_version, method)
+    name, version = request.model_name, request.model_version
+    if request.parameters and (step := _sequence(request.parameters)) is not None:
+        sequence, start = step
+        served = registry.resolve_step(name, version, sequence, start=start, method=method)
+    else:
+        served = registry.resolve(name, version, method)
     try:
         priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
         spec = served.spec
-        step = _step(spec, request.parameters)
+        step_fields = _step(spec, request.parameters)
         inputs = tensors.decode(spec, request)
         size = measure_request(spec, inputs)
         common: dict[str, Any] = {
@@ -74,11 +79,11 @@ def make_inference_request(
             "priority": priority,
             "caller": caller,
         }
-        if step is None:
+        if step_fields is None:
             message: messages.Request = messages.Infer(**common, size=size)
         else:
             _check_one_row(spec, size.rows)
-            message = messages.Step(**common, **step)
+            message = messages.Step(**common, **step_fields)
         return InferenceRequest(served, method, message, queue_timeout_s=timeout_s, remaining_s=remaining_s)
     except ServingError as error:
         served.record_refusal(method, error)
@@ -101,6 +106,15 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float
             )
     priority, timeout_us = (_integer(parameters, name) for name in ("priority", "timeout"))
     return _INT64_MAX - priority if priority else 0, timeout_us / 1e6
+
+
+def _sequence(parameters: Mapping[str, pb.InferParameter]) -> tuple[int | str, bool] | None:
+    """The id of the request's sequence and whether it starts one, not yet checked; None if it has none."""
+    if "sequence_id" not in parameters:
+        return None
+    sequence = _value(parameters["sequence_id"])
+    start = "sequence_start" in parameters and parameters["sequence_start"].bool_param
+    return (sequence, start) if isinstance(sequence, int | str) else None
 
 
 def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any] | None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .. import messages
-from ..errors import ServingError, bad_input, not_found, unavailable
+from ..errors import ErrorCode, ServingError, bad_input, not_found, unavailable
 from ..metrics.families import Metrics, ModelMeters, length_bucket
 from .admission import AdmissionController
 from .request_log import RequestLog
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 
 _STARTING = "the server is starting, or starts its engine again; retry after 1 s"
+_SEQUENCES_PER_SLOT = 4
+_FORGET_S = 10.0
+"""How long after its end a replaced version is remembered, for the errors of its sequences."""
+
 _LEARNING_RATE = 0.02
 _NO_SEQUENCES = messages.SequenceCounts(0, 0, 0)
 
@@ -87,12 +92,29 @@ class ServedModel:
     sequence_counts: messages.SequenceCounts = _NO_SEQUENCES
     step_costs: dict[int, float] = field(default_factory=dict)
     """Learned seconds of a step, by its rows rounded up to a power of two."""
+    sequences: OrderedDict[messages.SequenceId, None] = field(default_factory=OrderedDict)
+    """Ids of the sequences that callers drive here, the last used last. A superset: evicted ones stay."""
 
     @property
     def slots(self) -> int:
         """The most sequences alive at one time; 0 for a one-shot model."""
         stepwise = self.spec.manifest.stepwise
         return stepwise.max_sequences if self.spec.is_stepwise and stepwise else 0
+
+    def step_sent(self, step: messages.Step) -> None:
+        """Note that a sequence is live here, unless its id is the server's own."""
+        if isinstance(step.sequence, tuple) or not (step.start or step.sequence in self.sequences):
+            return
+        self.sequences[step.sequence] = None
+        self.sequences.move_to_end(step.sequence)
+        if len(self.sequences) > _SEQUENCES_PER_SLOT * self.slots:
+            self.sequences.popitem(last=False)  # evicted by the engine long before one that is used
+
+    def step_ended(self, step: messages.Step, error: ServingError | None) -> None:
+        """Note that a sequence has ended, if this step was its last or shows that it has."""
+        failed_start = step.start and error is not None
+        if step.end or failed_start or (error is not None and error.code is ErrorCode.SEQUENCE_LOST):
+            self.sequences.pop(step.sequence, None)
 
     def record_refusal(self, method: str, error: ServingError, requests: int = 1) -> None:
         """Count all `requests` as refused, and log one line for them."""
@@ -134,7 +156,10 @@ class ModelRegistry:
         request_log: RequestLog | None = None,
         tokenizers: Tokenizers | None = None,
         require_ready: float = 0.0,
+        reload_grace_s: float = 0.0,
     ) -> None:
+        self._reload_grace_s = reload_grace_s
+        self._replaced: list[ServedModel] = []  # with live sequences
         self.versions = VersionTable()
         self._require_ready = require_ready
         self.tokenizers = tokenizers or Tokenizers()
@@ -166,6 +191,30 @@ class ModelRegistry:
                 self.record_refusal(name, version, method, error, requests)
             raise
         return self._served[entry.name, entry.version]
+
+    def resolve_step(
+        self, name: str, version: str, sequence: messages.SequenceId, *, start: bool, method: str = ""
+    ) -> ServedModel:
+        """The model version for a step. A step that starts no sequence goes to the version that the sequence
+        began on, even if that was replaced or is not the default any more.
+
+        Raises:
+            ServingError: as `resolve`.
+        """
+        served = None
+        with suppress(ServingError):
+            entry = self.versions.resolve(name, version)
+            served = self._served[entry.name, entry.version]
+            if sequence in served.sequences and not start:
+                return served
+        for other in itertools.chain(self._served.values(), self._replaced):
+            if other is served or sequence not in other.sequences or other.spec.name != name:
+                continue
+            if not start and version in ("", str(other.spec.version)):
+                return other
+            if start and served is not None and (not version or other.spec.version == served.spec.version):
+                del other.sequences[sequence]  # the id means the new sequence from now on
+        return served if served is not None else self.resolve(name, version, method)
 
     def record_refusal(
         self, name: str, version: str, method: str, error: ServingError, requests: int = 1
@@ -285,7 +334,12 @@ class ModelRegistry:
         served = ServedModel(
             spec, admission, meters, self._request_log, vocabulary=vocabulary, load_s=update.load_s
         )
+        replaced = self._served.get((entry.name, entry.version))
         self._served[entry.name, entry.version] = served
+        if replaced is not None and replaced.sequences:
+            self._replaced.append(replaced)
+            forget = self._replaced.remove
+            asyncio.get_running_loop().call_later(self._reload_grace_s + _FORGET_S, forget, replaced)
 
     def engine_lost(self) -> None:
         """The engine process ended. Its models load again, except those that were unloaded."""
@@ -299,6 +353,8 @@ class ModelRegistry:
             elif not entry.withdrawn:
                 self.update(_withdrawn(entry.name, entry.version, "it was unloaded"))
         self._served.clear()
+        for replaced in self._replaced:
+            replaced.sequences.clear()
         for key, future in list(self._loads.items()):
             if not future.done():
                 reason = "the engine process ended; retry"

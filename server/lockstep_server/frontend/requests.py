@@ -219,6 +219,8 @@ class InFlightRequests:
         self._in_flight[key] = _InFlight(request, arrived, price_s, before_s, on_event, on_chunk, trace)
         self._idle.clear()
         served.meters.record_accepted(request.method)
+        if isinstance(message, messages.Step):
+            served.step_sent(message)
         message = request.message = replace(message, key=key, accepted=arrived, deadline=deadline)
         self._send(message, _send_policy(served, message))
 
@@ -280,6 +282,8 @@ class InFlightRequests:
             seconds = self._end(event.key, entry, event)
             entry.request.served.admission.learn_wait(entry.before_s, event, self._clock())
             entry.request.served.record_end(event, seconds)
+            if isinstance(step := entry.request.message, messages.Step):
+                entry.request.served.step_ended(step, event.error)
             try:
                 entry.on_event(event)
             except Exception:  # must not affect the other requests of the batch

@@ -27,7 +27,7 @@ from .sequence import GenerationSequence, make_generation_sequence, make_step_re
 from .slots import initial_states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec
@@ -79,7 +79,9 @@ class StepEngine:
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._changed = threading.Condition()
         self._sleeping = self._woken = False
-        self._closing = False
+        self._closing = self._finishing = False
+        self._ending = threading.Lock()
+        self._starting: dict[messages.SequenceId, None] = {}  # sequences whose first step is in the inbox
         self._account = DeviceAccount(f"{spec.name}/{spec.version}")
         self._threads = EngineThreads(
             self._account.name,
@@ -96,6 +98,8 @@ class StepEngine:
 
     def submit(self, request: messages.Generate | messages.Step) -> None:
         """Queue a request. It gets exactly one event, unless it is cancelled."""
+        if isinstance(request, messages.Step) and request.start:
+            self._starting[request.sequence] = None
         self._post(self._accept, request)
 
     def cancel(self, key: int) -> None:
@@ -117,17 +121,38 @@ class StepEngine:
         """The number of requests that the engine thread has accepted and that have not ended."""
         return len(self._scheduler.open_keys())
 
-    def stop(self, within_s: float) -> None:
-        """Serve for at most `within_s` seconds more, then fail all open requests with UNAVAILABLE."""
+    def live_sequences(self) -> set[messages.SequenceId]:
+        """The client sequences that accept steps."""
+        return {*list(self._starting), *self._scheduler.clients.live_ids()}  # in this order: none is missed
+
+    def ended_sequences(self) -> dict[messages.SequenceId, str]:
+        """Why client sequences have ended, by id, as far as it is remembered."""
+        return self._scheduler.clients.ended()
+
+    def remember(self, ended: Mapping[messages.SequenceId, str]) -> None:
+        """Answer later steps of client sequences that an earlier engine had with the reason of their end."""
+        self._post(self._scheduler.clients.remember, ended)
+
+    def stop(self, within_s: float, *, finish_sequences: bool = False) -> None:
+        """Serve for at most `within_s` seconds more, then fail all open requests with UNAVAILABLE.
+
+        Args:
+            finish_sequences: wait for the end of client sequences too, and not for open requests only.
+        """
+        self._finishing = finish_sequences
         self._threads.stop(within_s, self._close)
-        self._drain()
-        self._end_all(STOPPED)
+        self._end_rest()
 
     def _post(self, verb: Callable[..., None], *args: Any) -> None:
         self._inbox.append((verb, args))
         if self._sleeping:
             self._wake()
         if self._threads.stopped:  # posted while the engine stopped
+            self._end_rest()
+
+    def _end_rest(self) -> None:
+        """Fail what is left after the thread has ended."""
+        with self._ending:
             self._drain()
             self._end_all(STOPPED)
 
@@ -145,7 +170,7 @@ class StepEngine:
     def _wait(self) -> bool:
         """Sleep until there is work; False if the thread should end."""
         while not (self._inbox or self._awaiting_prefill or self._scheduler.has_work()):
-            if self._threads.terminated or (self._closing and not self._scheduler.open_keys()):
+            if self._threads.terminated or (self._closing and not self._is_needed()):
                 return False
             due = self._scheduler.due()
             timeout = None if due is None else due - self._clock()
@@ -157,6 +182,10 @@ class StepEngine:
                     self._changed.wait(timeout)
                 self._sleeping = self._woken = False
         return not self._threads.terminated
+
+    def _is_needed(self) -> bool:
+        """Whether an engine that accepts no new sequences has any left."""
+        return bool(self._scheduler.open_keys() or (self._finishing and self._scheduler.clients.live_ids()))
 
     def _step(self) -> None:
         self._drain()
@@ -184,6 +213,8 @@ class StepEngine:
         if error is not None:
             self._output_processor.emit_rejected(request.key, in_field(error, request.field))
             self._flush()
+        if isinstance(request, messages.Step):
+            self._starting.pop(request.sequence, None)
 
     def _accept_generation(self, request: messages.Generate) -> ServingError | None:
         if self._closing:

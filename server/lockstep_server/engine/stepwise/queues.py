@@ -18,7 +18,7 @@ from ...errors import ErrorCode, ServingError, bad_input
 from .sequence import FailedSequence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ...messages import SequenceId
     from .scheduler import SlotPool
@@ -249,11 +249,14 @@ class ClientQueue:
         sequence.closing = True
         if self._live.get(sequence.id) is sequence:
             del self._live[sequence.id]
-            self._ended[sequence.id] = why
-            if len(self._ended) > _MAX_ENDED_IDS:
-                self._ended.popitem(last=False)
+            self._remember_end(sequence.id, why)
         if not sequence.waiting and sequence not in self._ready:
             self._release(sequence)
+
+    def _remember_end(self, sequence_id: SequenceId, why: str) -> None:
+        self._ended[sequence_id] = why
+        if len(self._ended) > _MAX_ENDED_IDS:
+            self._ended.popitem(last=False)
 
     def _release(self, sequence: ClientSequence) -> None:
         self._idle.pop(sequence, None)
@@ -271,6 +274,20 @@ class ClientQueue:
     def ready(self) -> int:
         """The number of sequences that have a slot and a step to run."""
         return len(self._ready)
+
+    def live_ids(self) -> list[SequenceId]:
+        """The sequences that accept steps. Safe to call from any thread."""
+        return list(self._live)
+
+    def ended(self) -> dict[SequenceId, str]:
+        """Why sequences have ended, by id. Safe to call from any thread."""
+        return dict(self._ended)
+
+    def remember(self, ended: Mapping[SequenceId, str]) -> None:
+        """Answer the next step of these sequences, which another queue had, with the reason of their end."""
+        for sequence_id, why in ended.items():
+            if sequence_id not in self._live:
+                self._remember_end(sequence_id, why)
 
     @property
     def idle(self) -> int:
