@@ -325,14 +325,24 @@ def test_streams_of_a_closed_connection_leave_nothing(server: Served) -> None:
 
 def test_a_slow_reader_delays_no_other_stream_and_can_resume(server: Served) -> None:
     """The gRPC windows fill, no credit returns, the sequence pauses; other streams are not affected."""
+
+    def only_another_stream_runs() -> bool:
+        nonlocal others
+        before = total()
+        assert len(tokens_of(generate(server, seed=3, max_tokens=500))) == 500
+        others += 500
+        return total() == before + 500 and running(server, "idle") == 1
+
+    def total() -> int:
+        return int(server.metric("lockstep_tokens_total", model="lm"))
+
+    start, others = total(), 0
     with small_windows(server) as sequences:
         call = sequences.Generate(long_request())
         got = list(next(call).tokens)
-        wait_paused(server)
-        tokens = int(server.metric("lockstep_tokens_total", model="lm"))
-        assert len(tokens_of(generate(server, seed=3, max_tokens=500))) == 500
-        assert server.metric("lockstep_tokens_total", model="lm") == tokens + 500
-        while len(got) < tokens + 1000:
+        wait_until(only_another_stream_runs, "the sequence is paused")
+        paused_at = total() - start - others
+        while len(got) < paused_at + 1000:
             got += next(call).tokens
         call.cancel()
     request = pb.GenerateRequest(model="lm", text="a", max_tokens=len(got), seed=5)
@@ -350,11 +360,6 @@ def small_windows(server: Served) -> Iterator[Any]:
     """A client with small fixed windows: unread output soon stays on the server."""
     with grpc.insecure_channel(server.address, _SMALL_WINDOWS) as channel:
         yield sequences_pb2_grpc.SequencesStub(channel)
-
-
-def wait_paused(server: Served) -> None:
-    """Waits until the only sequence is paused: no credit is left, so it generates no more tokens."""
-    wait_until(lambda: running(server, "idle") == 1 and running(server) == 0, "the sequence is paused")
 
 
 def test_tokens_are_counted_and_accepted_requests_have_ended(server: Served) -> None:
