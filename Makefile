@@ -35,11 +35,14 @@ demo: $(SERVES) ## Start a server, classify, fire a burst, generate, translate, 
 serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cuda, until Ctrl-C
 	@exec $(BIN)/lockstep-serve --port $(PORT) --metrics-port $(METRICS_PORT) --models "$(MODELS)" --device $(DEVICE) $(ARGS)
 
-# More workers than cores, as many tests wait; the folders that take longest first, so that no worker ends alone.
+# More workers than cores, as many tests wait; the files that take longest first, so that no worker ends alone.
+# Workers share bytecode, or each would compile all tests for seconds.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest, which then runs them in one process
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(addprefix --durations=,$(DURATIONS)) \
-	  tests/contract tests/integration tests/examples tests/observability tests/unit
+	  tests/contract tests/integration tests/unit/export tests/unit/studies tests/unit/zoo tests/examples \
+	  tests/observability tests/unit/client tests/unit/load tests/unit/server
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
