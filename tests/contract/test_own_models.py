@@ -115,7 +115,7 @@ def test_prompts_and_caches_generate_the_tokens_of_the_module(
     requests = [
         pb.GenerateRequest(model=name, ids=pb.Ids(ids=text), max_tokens=20, temperature=0) for text in TEXTS
     ]
-    streams = [server.sequences.Generate(request, timeout=60) for request in requests]
+    streams = [server.sequences.Generate(request, timeout=PATIENCE_S) for request in requests]
     for text, stream in zip(TEXTS, streams, strict=True):
         found = [token for part in stream for token in part.tokens]
         assert found == greedy(modules[name], text, 20)

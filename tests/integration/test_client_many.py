@@ -6,7 +6,6 @@ import queue
 import shutil
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,10 +169,8 @@ def test_a_single_mapping_of_tensors_is_rejected(client: Any) -> None:
 
 def test_a_deadline_applies_to_the_whole_call(client: Any) -> None:
     endless = ("a film" for _ in iter(int, 1))
-    start = time.monotonic()
     with pytest.raises(lc.DeadlineExceeded):
         sum(1 for _ in client.classify_many(MODEL, endless, timeout_s=0.3))
-    assert time.monotonic() - start < 10
 
 
 def test_items_rejected_for_overload_are_retried_until_answered(

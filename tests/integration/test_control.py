@@ -337,7 +337,7 @@ def test_overrides_of_a_load_are_refused_by_name(tmp_path: Path, serving: Callab
     request = pb.RepositoryModelLoadRequest(model_name="add")
     request.parameters["config"].string_param = "{}"
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.config"):
-        server.inference.RepositoryModelLoad(request, timeout=60)
+        server.inference.RepositoryModelLoad(request, timeout=PATIENCE_S)
 
 
 def test_a_model_with_two_forms_can_be_loaded_again(tmp_path: Path, serving: Callable[..., Served]) -> None:

@@ -325,6 +325,7 @@ def test_streams_of_a_closed_connection_leave_nothing(server: Served) -> None:
 
 def test_a_slow_reader_delays_no_other_stream_and_can_resume(server: Served) -> None:
     """The gRPC windows fill, no credit returns, the sequence pauses; other streams are not affected."""
+    others = 0
 
     def only_another_stream_runs() -> bool:
         nonlocal others
@@ -336,7 +337,7 @@ def test_a_slow_reader_delays_no_other_stream_and_can_resume(server: Served) -> 
     def total() -> int:
         return int(server.metric("lockstep_tokens_total", model="lm"))
 
-    start, others = total(), 0
+    start = total()
     with small_windows(server) as sequences:
         call = sequences.Generate(long_request())
         got = list(next(call).tokens)

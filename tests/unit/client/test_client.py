@@ -207,10 +207,8 @@ def test_permanent_errors_are_not_retried(server, client, failure, code):
 
 def test_a_deadline_ends_the_call(server, client):
     server.answers.clear()
-    start = time.monotonic()
     with pytest.raises(lc.DeadlineExceeded, match=r"within 0\.2 s"):
         client.classify("sentiment", "good", timeout_s=0.2)
-    assert time.monotonic() - start < 20
 
 
 def test_the_default_deadline_applies_to_calls_without_one(server, connect):

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+from patience import PATIENCE_S
 
 from lockstep_load.in_process import send_all
 from lockstep_load.outcome import RequestOutcome
@@ -55,4 +56,4 @@ async def test_a_failure_is_counted_with_its_error() -> None:
 @pytest.mark.parametrize("package", ["hdrh", "jinja2", "matplotlib", "msgspec"])
 def test_it_needs_no_package_of_the_extra(package: str) -> None:
     code = f"import sys; sys.modules[{package!r}] = None; import lockstep_load.in_process"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import typer
 from msgspec import structs
+from patience import PATIENCE_S
 from unit.load import sample_runs
 
 from lockstep_load import documents, runner, session
@@ -43,7 +44,7 @@ def test_a_named_pipe_is_written_directly(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append(pipe.read_text("utf-8")))
     reader.start()
     documents.write(pipe, sample_runs.steady(10, 20.0))
-    reader.join(30)
+    reader.join(PATIENCE_S)
     assert json.loads(read[0])["format"] == FORMAT
     assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]

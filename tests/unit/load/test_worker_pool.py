@@ -6,6 +6,8 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
+from patience import PATIENCE_S
+
 from lockstep_load import worker
 from lockstep_load.lengths import parse
 from lockstep_load.plan import (
@@ -54,7 +56,7 @@ def test_a_worker_that_cannot_start_is_reported_and_not_awaited() -> None:
             daemon=True,
         )
         run.start()
-        run.join(30.0)
+        run.join(PATIENCE_S)
         assert not run.is_alive()
     (failed,) = messages
     assert isinstance(failed, WorkerFailed)

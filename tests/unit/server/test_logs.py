@@ -10,6 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from lockstep_server import logs
 
@@ -29,7 +30,7 @@ except ZeroDivisionError:
 
 def written(form: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", WRITES, form], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", WRITES, form], check=True, capture_output=True, text=True, timeout=PATIENCE_S
     )
     return done.stderr.splitlines()
 

@@ -8,6 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import PATIENCE_S
 from prometheus_client import CollectorRegistry, Gauge
 
 from lockstep_server.metrics.endpoints import HttpEndpoints
@@ -28,14 +29,14 @@ def endpoints() -> Iterator[HttpEndpoints]:
 def stop_in_time(server: HttpEndpoints) -> None:
     stopping = threading.Thread(target=server.stop, daemon=True)
     stopping.start()
-    stopping.join(10.0)
+    stopping.join(PATIENCE_S)
     assert not stopping.is_alive()
 
 
 def read(endpoints: HttpEndpoints, path: str) -> bytes:
     # Ignore proxy settings: a proxy cannot reach ports of this machine.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(f"http://127.0.0.1:{endpoints.port}{path}", timeout=5.0) as response:
+    with direct.open(f"http://127.0.0.1:{endpoints.port}{path}", timeout=PATIENCE_S) as response:
         body: bytes = response.read()
     return body
 
@@ -65,5 +66,5 @@ def test_an_idle_connection_is_closed_after_the_timeout(
     endpoints: HttpEndpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lockstep_server.metrics.endpoints._RequestHandler.timeout", 0.1)
-    with socket.create_connection(("127.0.0.1", endpoints.port), timeout=10.0) as idle:
+    with socket.create_connection(("127.0.0.1", endpoints.port), timeout=PATIENCE_S) as idle:
         assert idle.recv(1) == b""

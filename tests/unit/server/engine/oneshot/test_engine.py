@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 from unit.server import sample_models
 
 from lockstep_server import messages
@@ -15,8 +16,6 @@ from lockstep_server.engine.oneshot.engine import OneShotEngine
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
 from lockstep_server.model.cost_model import CostModel
 from lockstep_server.model.spec import measure_request
-
-PATIENCE_S = 30.0
 
 
 class MeetingSession:

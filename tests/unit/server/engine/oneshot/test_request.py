@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from unit.server import sample_models
 
 from lockstep_server.engine.oneshot.request import RequestPart, WaitingQueue, join
@@ -144,9 +145,9 @@ def test_waiting_ends_when_parts_arrive_or_the_queue_closes() -> None:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     queue.put([sample_models.part()])
-    assert taken.wait(30)
+    assert taken.wait(PATIENCE_S)
     queue.close()
-    thread.join(30)
+    thread.join(PATIENCE_S)
     assert seen == ["end"]
 
 

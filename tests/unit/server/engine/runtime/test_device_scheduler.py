@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
-from typing import TYPE_CHECKING
 
 import pytest
+from patience import PATIENCE_S, wait_until
 
 from lockstep_server.engine.runtime.device_scheduler import DeviceAccount, DeviceScheduler
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-PATIENCE_S = 30.0
 
 
 class Clock:
@@ -30,13 +24,6 @@ def yielding(name: str) -> DeviceAccount:
     return DeviceAccount(name, yields_cpu=True)
 
 
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
 def queue_up(
     device_scheduler: DeviceScheduler, order: list[str], waiters: list[tuple[DeviceAccount, float]]
 ) -> list[threading.Thread]:
@@ -50,7 +37,7 @@ def queue_up(
 
         threads.append(threading.Thread(target=acquire))
         threads[-1].start()
-        until(lambda: device_scheduler.waiting() == len(threads))
+        wait_until(lambda: device_scheduler.waiting() == len(threads), "the waiters are as expected")
     return threads
 
 
@@ -149,7 +136,7 @@ def test_a_lease_holds_the_waiting_time() -> None:
     with device_scheduler.lease(DeviceAccount("holder"), 0.0):
         thread = threading.Thread(target=wait)
         thread.start()
-        until(lambda: device_scheduler.waiting() == 1)
+        wait_until(lambda: device_scheduler.waiting() == 1, "the waiters are as expected")
         clock.now += 3
     thread.join(PATIENCE_S)
     assert waited == [3]
@@ -166,7 +153,7 @@ def test_exclusive_waits_for_all_leases_and_holds_them() -> None:
     with device_scheduler.lease(DeviceAccount("a"), 0.0), device_scheduler.lease(yielding("b"), 0.0):
         thread = threading.Thread(target=measure)
         thread.start()
-        until(lambda: device_scheduler.waiting() == 1)
+        wait_until(lambda: device_scheduler.waiting() == 1, "the waiters are as expected")
         assert not entered.is_set()
     thread.join(PATIENCE_S)
     with device_scheduler.exclusive(DeviceAccount("again")):

@@ -8,13 +8,13 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from patience import PATIENCE_S
+
 from lockstep_server.engine.runtime.engine_threads import STOPPED, EngineThreads
 from lockstep_server.errors import ErrorCode, ServingError, bad_input
 
 if TYPE_CHECKING:
     import pytest
-
-PATIENCE_S = 30.0
 
 
 class FakeEngine:
