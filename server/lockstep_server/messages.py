@@ -41,6 +41,7 @@ class Infer(_Struct, tag="infer", kw_only=True):
     inputs: Arrays  # checked against the spec
     size: RequestSize  # of `inputs`
     outputs: tuple[str, ...] = ()  # names of the requested outputs; empty: all
+    by_role: bool = False  # pool and normalise the named outputs, and fail if one is not finite
     field: str = ""  # the caller's name for this input, used in error messages
     priority: int = 0  # larger runs sooner
     accepted: float = 0.0  # when the front end accepted it
@@ -89,6 +90,7 @@ class Step(_Struct, tag="step", kw_only=True):
     start: bool = False  # begin a new sequence; a live one with this id ends
     end: bool = False  # end the sequence after this step
     outputs: tuple[str, ...] = ()
+    by_role: bool = False  # fail if one of the named outputs is not finite
     field: str = ""
     priority: int = 0
     accepted: float = 0.0

@@ -21,7 +21,8 @@ from .. import messages
 from ..errors import ServingError, bad_input
 from ..frontend.requests import InferenceRequest
 from ..model import datatypes
-from ..model.spec import measure_request
+from ..model.roles import classifies
+from ..model.spec import measure_request, row_of_ids
 from . import tensors
 from .inflight import drain_reads
 from .replies import labels, timings
@@ -125,14 +126,16 @@ class Follow:
     def _start(self, start: pb.FollowStart) -> None:
         served = self._registry.stepwise_if_any(start.model, start.version, "Follow")
         self._served, spec = served, served.spec
-        if not spec.manifest.roles.scores or not spec.text_input:
-            raise bad_input(
-                "start.model",
-                f"model {spec.model!r} makes no predictions on text: its manifest needs roles.scores and an"
-                " input of text; call ModelInfer",
-            )
         if any(state.dynamic_axis and not state.spec.grows for state in spec.states):
             raise bad_input("start.model", f"model {spec.model!r} needs a whole source first; call Translate")
+        tensor = spec.input(spec.text_input)
+        predicts = classifies(spec) or (spec.is_stepwise and spec.manifest.task == "generate")
+        if not predicts or tensor is None or tensor.datatype not in datatypes.EXACT_INTEGERS:
+            raise bad_input(
+                "start.model",
+                f"model {spec.model!r} makes no predictions on text: its manifest needs labels for the"
+                " roles.scores of a text, or task generate, and an input of text; call ModelInfer",
+            )
         generates = spec.manifest.task == "generate"
         self._ahead = _STEPS_AHEAD if spec.is_stepwise else _PREFIXES_AHEAD
         self._top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
@@ -180,8 +183,11 @@ class Follow:
         self._prefix.append(token)
         tensor = _input(served)
         ids = [token] if served.spec.is_stepwise else self._prefix
-        shape = (1,) * (len(tensor.shape) - 1) + (len(ids),) if len(tensor.shape) > 1 else (1,)
-        inputs = {tensor.name: np.array(ids, datatypes.NUMPY[tensor.datatype]).reshape(shape)}
+        if served.spec.is_stepwise:
+            array = np.array(ids, datatypes.NUMPY[tensor.datatype]).reshape((1,) * max(len(tensor.shape), 1))
+        else:
+            array = row_of_ids(tensor, ids)
+        inputs = {tensor.name: array}
         message = self._message(served, inputs)
         inference = InferenceRequest(served, "Follow", message, remaining_s=self._context.time_remaining())
         task = asyncio.ensure_future(self._requests.infer(inference))
@@ -195,6 +201,7 @@ class Follow:
             "version": served.spec.version,
             "inputs": inputs,
             "outputs": (served.spec.manifest.roles.scores,),
+            "by_role": True,
             "field": "text",
             "caller": self._context.peer(),
         }

@@ -45,21 +45,40 @@ class Ranked(NamedTuple):
 def rank(scores: Array, manifest: Manifest, top_k: int = 0) -> list[Ranked]:
     """Rank the labels of one row of `scores` [labels], most probable first. `top_k` 0: all.
 
-    With a sigmoid and a single score, the score is that of the second of two labels.
+    With a sigmoid and a single score, the score is that of the second of two labels. A language model has no
+    labels: their names are empty.
     """
-    scores, labels = scores.astype(np.float64).ravel(), manifest.labels
+    (row,) = rank_rows(scores.reshape(1, -1), manifest, top_k)
+    return row
+
+
+def rank_rows(scores: Array, manifest: Manifest, top_k: int = 0) -> list[list[Ranked]]:
+    """`rank` of each row of `scores` [rows, labels]."""
+    scores, probabilities = _with_probabilities(scores.astype(np.float64), manifest)
+    return _ranked(scores, probabilities, manifest.labels, top_k)
+
+
+def _with_probabilities(scores: Array, manifest: Manifest) -> tuple[Array, Array]:
+    """Scores and probabilities of each label, [rows, labels]."""
     if manifest.roles.activation == "sigmoid":
-        scores = np.array([-scores[0], scores[0]]) if scores.size == 1 else scores
-        probabilities = (1 + np.tanh(scores / 2)) / 2  # does not overflow
-    elif manifest.roles.activation == "softmax":
-        powers = np.exp(scores - scores.max())
-        probabilities = powers / powers.sum()
-    else:
-        probabilities = scores
-    best = np.argsort(-probabilities, kind="stable")[: top_k or None]
-    return [Ranked(int(i), _name(labels, i), float(probabilities[i]), float(scores[i])) for i in best]
+        if scores.shape[1] == 1 and len(manifest.labels) == 2:
+            scores = np.concatenate([-scores, scores], axis=1)
+        return scores, (1 + np.tanh(scores / 2)) / 2  # does not overflow
+    if manifest.roles.activation == "softmax":
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return scores, powers / powers.sum(axis=1, keepdims=True)
+    return scores, scores
 
 
-def _name(labels: tuple[str, ...], index: int) -> str:
-    """The label, or the index if the graph returns more scores than the manifest has labels."""
-    return labels[index] if index < len(labels) else str(index)
+def _ranked(scores: Array, probabilities: Array, labels: tuple[str, ...], top_k: int) -> list[list[Ranked]]:
+    best = (-probabilities).argsort(axis=1, kind="stable")[:, : top_k or None]
+    rows = np.arange(len(best))[:, None]
+    return [
+        [
+            Ranked(i, labels[i] if i < len(labels) else "", probability, score)
+            for i, probability, score in zip(*row, strict=True)
+        ]
+        for row in zip(
+            best.tolist(), probabilities[rows, best].tolist(), scores[rows, best].tolist(), strict=True
+        )
+    ]

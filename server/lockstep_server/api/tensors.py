@@ -103,20 +103,38 @@ def _check_class_count(spec: ModelSpec, output: Any, field: str) -> None:
 
 
 def check_ids(tensor: ModelTensor, array: Array, field: str = "") -> None:
-    """Check ids against the range in the manifest, if it has one.
+    """Check ids against the range in the manifest, if it has one, and against the input's datatype, unless
+    they have it already.
 
     Raises:
-        ServingError: BAD_INPUT, an id is outside the range.
+        ServingError: BAD_INPUT, an id is outside the range, or is no integer.
     """
-    bounds = tensor.spec.range
-    if bounds is None or not array.size:
+    first, end = tensor.spec.range or (-math.inf, math.inf)
+    if array.dtype != datatypes.NUMPY[tensor.datatype]:
+        if tensor.datatype not in datatypes.EXACT_INTEGERS:
+            raise bad_input(
+                field or tensor.name, f"the model takes {tensor.datatype}, not ids; call ModelInfer"
+            )
+        smallest, largest = datatypes.EXACT_INTEGERS[tensor.datatype]
+        first, end = max(first, smallest), min(end, largest + 1)
+    elif tensor.spec.range is None:
         return
+    if not array.size:
+        return
+    if array.dtype.kind not in "iu":
+        array = array.astype(np.float64)
+        wrong = array[~(np.isfinite(array) & (np.floor(array) == array))]
+        if wrong.size:
+            raise bad_input(
+                field or tensor.name,
+                f"{wrong[0]:g} is not an id; send integers from {first} to {end - 1}",
+            )
     smallest, largest = int(array.min()), int(array.max())
-    if smallest < bounds[0] or largest >= bounds[1]:
-        wrong = smallest if smallest < bounds[0] else largest
+    if smallest < first or largest >= end:
         raise bad_input(
             field or tensor.name,
-            f"id {wrong} is outside the range; send ids from {bounds[0]} to {bounds[1] - 1}",
+            f"id {smallest if smallest < first else largest} is outside the range; send ids from {first} to"
+            f" {end - 1}",
         )
 
 
@@ -273,6 +291,7 @@ def _best_classes(spec: ModelSpec, tensor: ModelTensor, array: Array, count: int
     is_batch = tensor.spec.batch_axis == 0
     rows = array.reshape(array.shape[0] if is_batch else 1, -1)
     labels = spec.manifest.labels if tensor.name == spec.manifest.roles.scores else ()
+    labels = labels if len(labels) == rows.shape[1] else ()  # scores of each token have no single label
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
     written = np.empty(best.shape, object)
     for row, ids in enumerate(best):

@@ -17,6 +17,8 @@ from .. import messages
 from ..errors import ServingError, bad_input, in_field
 from ..frontend.admission import CallShare
 from ..frontend.requests import UNMEASURED, InferenceRequest, text_inputs
+from ..model import datatypes
+from ..model.roles import classifies, classifies_tokens
 from ..model.spec import RequestSize, measure_request
 from . import tensors
 from .replies import labels, timings
@@ -89,7 +91,10 @@ class TextRequests:
             raise bad_input("queue_timeout_seconds", f"{timeout_s:g} is out of range; send 0 or more")
         if self._request.texts and self.served.spec.manifest.text is None:
             raise bad_input("texts", f"model {name!r} has no tokenizer; send ids")
-        if self._request.ids and (self._tensor is None or self._tensor.datatype not in ("INT64", "INT32")):
+        takes_ids = self._tensor is not None and (
+            self._tensor.datatype in datatypes.INTEGERS or self.served.spec.manifest.text is not None
+        )
+        if self._request.ids and not takes_ids:
             raise bad_input("ids", f"model {name!r} has no input of token ids; call ModelInfer")
 
     def inference(self, index: int) -> InferenceRequest:
@@ -132,6 +137,7 @@ class TextRequests:
             inputs=inputs,
             size=size,
             outputs=self._outputs,
+            by_role=True,
             field=field,
             priority=self._request.priority,
             caller=self._peer,
@@ -151,9 +157,19 @@ def classify_outputs(spec: ModelSpec, _: pb.ClassifyRequest) -> tuple[str, ...]:
     """The output names that Classify needs.
 
     Raises:
-        ServingError: BAD_INPUT, the model has no scores.
+        ServingError: BAD_INPUT, the model has no scores and labels for a text.
     """
-    return (_role(spec, "scores", "classify"),)
+    scores = _role(spec, "scores", "classify")
+    if classifies_tokens(spec):
+        raise bad_input("model", f"model {spec.name!r} has labels for each word; call ClassifyTokens")
+    if not classifies(spec):
+        why = (
+            "its manifest has no labels"
+            if spec.manifest.task == "tensor"
+            else f"its task is {spec.manifest.task!r}"
+        )
+        raise bad_input("model", f"model {spec.name!r} cannot classify: {why}")
+    return (scores,)
 
 
 def encode_outputs(spec: ModelSpec, request: pb.EncodeRequest) -> tuple[str, ...]:

@@ -14,13 +14,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
 from msgspec.structs import replace
 
 from .. import messages
 from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, unavailable
-from ..model import datatypes
-from ..model.spec import RequestSize, measure_request
+from ..model.spec import RequestSize, measure_request, row_of_ids
 from .admission import deadline_of, is_past
 from .request_log import RequestLog
 from .tracing import RequestSummary, Trace, current
@@ -378,7 +376,7 @@ def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:
     """Token ids as the model's text input, one row."""
     tensor = spec.input(spec.text_input)
     assert tensor is not None
-    return {tensor.name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
+    return {tensor.name: row_of_ids(tensor, ids)}
 
 
 def _price(served: ServedModel, message: messages.Request) -> float:

@@ -6,6 +6,7 @@ Source: https://github.com/kserve/open-inference-protocol, "Tensor Data Types". 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
@@ -49,6 +50,25 @@ FROM_ONNX: dict[str, str] = {
 }
 
 INTEGERS = frozenset(name for name, dtype in NUMPY.items() if dtype.kind in "iu")
+
+EXACT_INTEGERS: dict[str, tuple[int, int]] = {
+    **{name: (int(np.iinfo(NUMPY[name]).min), int(np.iinfo(NUMPY[name]).max)) for name in INTEGERS},
+    **{name: (-(2**bits), 2**bits) for name, bits in (("FP16", 11), ("BF16", 8), ("FP32", 24), ("FP64", 53))},
+}
+"""The smallest and the largest integer of the range in which a datatype holds every integer exactly."""
+
+_LARGEST_FLOAT = {name: float(ml_dtypes.finfo(NUMPY[name]).max) for name in ("FP16", "BF16", "FP32", "FP64")}  # type: ignore[no-untyped-call]
+
+
+def holds(datatype: str, value: float) -> bool:
+    """Whether a tensor of this datatype can have this element: an integer type holds integers in its range,
+    a floating-point type rounds, but holds no finite number as infinity."""
+    if datatype in INTEGERS:
+        smallest, largest = EXACT_INTEGERS[datatype]
+        return math.isfinite(value) and value == int(value) and smallest <= int(value) <= largest
+    if datatype in EXACT_INTEGERS:
+        return not math.isfinite(value) or abs(value) <= _LARGEST_FLOAT[datatype]
+    return datatype == "BOOL" and value in (0, 1)
 
 
 def from_onnx(onnx_type: str) -> tuple[str, bool] | None:

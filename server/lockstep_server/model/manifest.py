@@ -36,9 +36,11 @@ class TensorSection:
     lengths: Mapping[int, str] = field(default_factory=dict)  # axis -> named length
     pad: float = 0
     range: tuple[int, int] | None = None  # valid ids, half-open
-    generated: str = ""  # "mask" or "lengths": filled in by the server
+    generated: str = ""  # "mask", "lengths" or "zeros": filled in by the server
     of: str = ""  # the named length of a generated input
     real: float = 1  # the mask's value for elements that are not padding
+    pooling: str = ""  # "mean", "first", "last" or "max": one vector of an output's one per element
+    normalise: bool = False  # scale the vector to length 1
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class StepwiseSection:
 class Manifest:
     """The whole `model.toml`. A model without one gets `Manifest()`."""
 
-    task: str = "tensor"  # or "classify", "encode", "generate", "translate"
+    task: str = "tensor"  # or one of `TASKS` in manifest_file.py
     labels: tuple[str, ...] = ()
     default_version: int | None = None
     fixed_shape: bool = False

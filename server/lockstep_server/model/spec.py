@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..errors import LoadError, bad_input
-from . import datatypes
+from . import datatypes, numbers, roles
 from .manifest import Manifest, StateSection, TensorSection
 
 Axis = int | str | None
@@ -146,6 +148,7 @@ def make_spec(name: str, version: int, graph: GraphSignature, manifest: Manifest
     check_names(manifest.outputs, graph.outputs, f"{file}: outputs")
     if not manifest.from_file:
         inputs, outputs = infer_batch_axis(inputs, outputs)
+    numbers.check_generated_lengths(inputs, manifest, f"{file}: inputs")
     spec = ModelSpec(name, version, manifest, inputs, outputs, model=name)
     _check_roles(spec, file)
     return spec
@@ -181,6 +184,7 @@ def bind_tensor(tensor: GraphTensor, sections: Mapping[str, TensorSection], plac
         sections.get(tensor.name, TensorSection()),
     )
     _check_axes(spec, place)
+    numbers.check_numbers(spec, place)
     return spec
 
 
@@ -212,33 +216,14 @@ def check_names(section: Iterable[str], tensors: Sequence[GraphTensor], place: s
 
 
 def _check_roles(spec: ModelSpec, file: str) -> None:
-    roles = spec.manifest.roles
-    outputs = {tensor.name: tensor for tensor in spec.outputs}
-    for role in ("scores", "vector", "attention"):
-        name = getattr(roles, role)
-        if name and name not in outputs:
-            raise LoadError(
-                f"{file}: roles.{role}: the graph has no output {name!r}; available: {', '.join(outputs)}"
-            )
-    if roles.input and spec.input(roles.input) is None:
+    name = spec.manifest.roles.input
+    if name and spec.input(name) is None:
         inputs = ", ".join(tensor.name for tensor in spec.inputs)
-        raise LoadError(f"{file}: roles.input: the graph has no input {roles.input!r}; available: {inputs}")
+        raise LoadError(f"{file}: roles.input: the graph has no input {name!r}; available: {inputs}")
     if spec.manifest.text and not spec.text_input:
         raise LoadError(f"{file}: roles.input: missing; name the input that takes the token ids")
-    _check_labels(spec, outputs, file)
-
-
-def _check_labels(spec: ModelSpec, outputs: Mapping[str, ModelTensor], file: str) -> None:
-    roles, labels = spec.manifest.roles, len(spec.manifest.labels)
-    if not roles.scores or not labels:
-        return
-    width = outputs[roles.scores].shape[-1] if outputs[roles.scores].shape else None
-    binary = roles.activation == "sigmoid" and width == 1 and labels == 2
-    if isinstance(width, int) and width != labels and not binary:
-        raise LoadError(
-            f"{file}: labels: {labels} labels for the {width} scores of output {roles.scores!r};"
-            " list one label per score"
-        )
+    roles.check_outputs(spec, file)
+    roles.check_text_input(spec, file)
 
 
 def infer_batch_axis(
@@ -267,6 +252,14 @@ class RequestSize(NamedTuple):
     @property
     def elements(self) -> int:
         return self.rows * self.size
+
+
+def row_of_ids(tensor: ModelTensor, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Token ids as one row of the input `tensor`, whose type holds them."""
+    row = np.array(ids, datatypes.NUMPY[tensor.datatype])
+    if len(tensor.shape) == 1:  # [words]: the model is not batched
+        return row
+    return row[:, None] if tensor.spec.batch_axis == 1 else row[None]
 
 
 def measure_request(spec: ModelSpec, inputs: datatypes.Arrays) -> RequestSize:

@@ -12,8 +12,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import LoadError
-from .datatypes import from_onnx
-from .spec import GraphTensor, ModelSpec, StateTensor, bind_tensor, check_names, infer_batch_axis
+from .datatypes import EXACT_INTEGERS, from_onnx, holds
+from .numbers import check_generated_lengths
+from .roles import check_outputs, check_text_input
+from .spec import (
+    GraphTensor,
+    ModelSpec,
+    StateTensor,
+    bind_tensor,
+    check_names,
+    infer_batch_axis,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +83,7 @@ def _with_tensors(spec: ModelSpec, graph: GraphSignature, stepwise: StepwiseSect
                 f"{file}: stepwise.inputs.{tensor.name}.of: no state has the length {tensor.spec.of!r};"
                 f" available: {', '.join(sorted(state_lengths)) or 'none'}"
             )
+    check_generated_lengths(inputs, spec.manifest, f"{file}: stepwise.inputs")
     return replace(spec, inputs=inputs, outputs=outputs)
 
 
@@ -95,6 +105,8 @@ def _prefill_spec(name: str, version: int, graph: GraphSignature, manifest: Mani
         raise LoadError(
             f"{file}: prefill.inputs: exactly one input must take the token ids; set generated for the others"
         )
+    check_generated_lengths(spec.inputs, manifest, f"{file}: prefill.inputs")
+    check_text_input(spec, file)
     return spec
 
 
@@ -131,6 +143,8 @@ def _state(
             f"{place}.input: a state cannot have type {tensor.onnx_type}; use a numeric tensor in the graph"
         )
     datatype, _ = converted
+    if not holds(datatype, section.initial):
+        raise LoadError(f"{place}.initial: {datatype} cannot hold {section.initial:g}; use another value")
     _check_axes(tensor, section, place)
     if section.output and outputs[section.output].onnx_type != tensor.onnx_type:
         raise LoadError(
@@ -200,18 +214,12 @@ def _check_prefill(section: StateSection, prefill: ModelSpec, datatype: str, pla
 
 
 def check_roles_without_oneshot(spec: ModelSpec, file: str) -> None:
-    """Check that the step graph has every output named in `[roles]`, if there is no one-shot graph.
+    """Check the outputs named in `[roles]`, if there is no one-shot graph: `roles.check_outputs`.
 
     Raises:
-        LoadError: it has no such output.
+        LoadError: the step graph has no such output, or one of another shape.
     """
-    for role in ("scores", "vector", "attention"):
-        name = getattr(spec.manifest.roles, role)
-        if name and spec.output(name) is None:
-            names = ", ".join(tensor.name for tensor in spec.outputs)
-            raise LoadError(
-                f"{file}: roles.{role}: the step graph has no output {name!r}; available: {names}"
-            )
+    check_outputs(spec, file)
 
 
 def _check_roles(spec: ModelSpec, file: str) -> None:
@@ -226,6 +234,7 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
             raise LoadError(f"{file}: roles.input: name the step graph's input that takes the token id")
         if roles.input and not any(one.input(roles.input) for one in (spec, spec.prefill) if one):
             raise LoadError(f"{file}: roles.input: no graph has an input {roles.input!r}; correct the name")
+        _check_token(spec, file)
         if roles.attention and spec.output(roles.attention) is None:
             raise LoadError(
                 f"{file}: roles.attention: the step graph has no output {roles.attention!r}; correct the name"
@@ -241,6 +250,31 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
         raise LoadError(f"{file}: prefill: missing; task translate needs a prefill graph for the source")
     if manifest.task == "translate" and not has_begin:
         raise LoadError(f"{file}: text.begin: missing; name the id that a translation starts from")
+
+
+def _check_token(spec: ModelSpec, file: str) -> None:
+    """The step graph's token input takes every id that may be generated."""
+    token, scores, text = (
+        spec.input(spec.text_input),
+        spec.output(spec.manifest.roles.scores),
+        spec.manifest.text,
+    )
+    if token is None or scores is None:
+        return
+    place = f"{file}: stepwise.inputs.{token.name}"
+    smallest, largest = EXACT_INTEGERS.get(token.datatype, (0, -1))
+    width = scores.shape[-1] if scores.shape else None
+    if largest < 0 or (isinstance(width, int) and width - 1 > largest):
+        raise LoadError(
+            f"{place}: {token.datatype} cannot hold the ids of {width} scores; use INT64 or INT32 in the"
+            " graph"
+        )
+    first, end = token.spec.range or (smallest, largest + 1)
+    if text is not None and text.begin is not None and not first <= text.begin < end:
+        raise LoadError(
+            f"{file}: text.begin: {text.begin} is no id of input {token.name!r}; use one from {first} to"
+            f" {end - 1}"
+        )
 
 
 def _names(tensors: Mapping[str, GraphTensor]) -> str:

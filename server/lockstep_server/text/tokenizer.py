@@ -60,6 +60,11 @@ class Vocabulary:
             raise _tokenizer_error(error) from error
         return EncodedText(encoding.ids, self)
 
+    @property
+    def largest_id(self) -> int:
+        """Ids may have gaps. -1 without a token."""
+        return max(self.tokenizer.get_vocab().values(), default=-1)
+
     def names(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids; "" for an unknown id."""
         return [self.tokenizer.id_to_token(id) or "" for id in ids]  # noqa: A001

@@ -48,6 +48,14 @@ class Coherence:
                 raise self._error(f"{key}.of", "missing; name the length that the input is generated from")
             if tensor.of:
                 self._check_length(f"{key}.of", tensor.of)
+            if tensor.generated == "zeros" and prefix == "stepwise.inputs":
+                raise self._error(f"{key}.generated", 'a step takes "mask" or "lengths"; use one of them')
+            for option in ("pooling", "normalise"):
+                is_vector = prefix == "outputs" and name == self._manifest.roles.vector
+                if getattr(tensor, option) and not is_vector:
+                    raise self._error(
+                        f"{key}.{option}", "only the output of roles.vector has it; remove this key"
+                    )
 
     def _check_axes(self, key: str, batch_axis: int | None, lengths: Mapping[int, str]) -> None:
         for axis, length in lengths.items():
@@ -84,11 +92,13 @@ class Coherence:
 
     def _check_task(self) -> None:
         manifest = self._manifest
-        if manifest.task == "classify":
+        if manifest.task in ("classify", "token-classification"):
             if not manifest.roles.scores:
                 raise self._error("roles.scores", "missing; name the output that holds the labels' scores")
             if not manifest.labels:
                 raise self._error("labels", "missing; list the labels in the order of the scores")
+        if manifest.task == "token-classification" and manifest.stepwise is not None:
+            raise self._error("task", "token-classification has no step-wise form; remove [stepwise]")
         if manifest.task == "encode" and not manifest.roles.vector:
             raise self._error("roles.vector", "missing; name the output that holds the vector")
         if manifest.task in ("generate", "translate") and manifest.stepwise is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ... import __version__, messages
 from ...errors import LoadError
+from ...model import datatypes
 from ...model.cost_model import CostModel
 from ...model.spec import make_spec
 from ...model.step_spec import check_roles_without_oneshot, make_step_spec
@@ -244,6 +245,12 @@ def _input_vocabulary(entry: RepositoryEntry, spec: ModelSpec) -> Vocabulary | N
     vocabulary = _open_vocabulary(entry, text.source, "text.source")
     spec = spec.prefill or spec
     tokens = spec.input(spec.text_input)
+    largest = datatypes.EXACT_INTEGERS.get(tokens.datatype, (0, -1))[1] if tokens else -1
+    if tokens and vocabulary.largest_id > largest:
+        raise LoadError(
+            f"{entry.manifest_path}: text.source: the tokenizer has ids up to {vocabulary.largest_id}, but"
+            f" inputs.{tokens.name} is {tokens.datatype}; use an integer type that holds them in the graph"
+        )
     if tokens and tokens.spec.range and vocabulary.size > tokens.spec.range[1]:
         raise LoadError(
             f"{entry.manifest_path}: text.source: the tokenizer has {vocabulary.size} ids, but"

@@ -28,9 +28,10 @@ from .coherence import Coherence
 if TYPE_CHECKING:
     from pathlib import Path
 
-TASKS = ("tensor", "classify", "encode", "generate", "translate")
+TASKS = ("tensor", "classify", "token-classification", "encode", "generate", "translate")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
-GENERATED = ("mask", "lengths")
+GENERATED = ("mask", "lengths", "zeros")
+POOLINGS = ("mean", "first", "last", "max")
 
 
 def read(path: Path) -> Manifest:
@@ -99,7 +100,9 @@ def _tensor(table: schema.TomlTable) -> TensorSection:
         range=table.optional("range", schema.id_range),
         generated=table.choice("generated", GENERATED, ""),
         of=table.get("of", schema.string, ""),
-        real=table.get("real", schema.number, 1.0),
+        real=table.get("real", schema.truth, 1.0),
+        pooling=table.choice("pooling", POOLINGS, ""),
+        normalise=table.get("normalise", schema.boolean, False),
     )
 
 

@@ -7,6 +7,7 @@ with the values that it accepts. Every LoadError names the file, the full key an
 from __future__ import annotations
 
 import difflib
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import LoadError
@@ -141,12 +142,20 @@ def index(value: Any) -> int:
 def number(value: Any) -> float:
     if not isinstance(value, bool | int | float):
         raise ValueError("use a number, true or false")  # noqa: TRY004
+    if isinstance(value, int) and abs(value) > 2**53:
+        raise ValueError("use an integer from -2^53 to 2^53")
     return float(value)
 
 
 def positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise ValueError("use a number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        raise ValueError("use a finite number above 0")
+    return float(value)
+
+
+def truth(value: Any) -> float:
+    if value not in (0, 1):
+        raise ValueError("use true or false")
     return float(value)
 
 

@@ -19,6 +19,7 @@ from ..runtime import padding
 from ..runtime.batching import Batching, RowMismatch
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads
+from ..runtime.role_outputs import by_role
 from .planner import RunLimits, RunPlan, plan
 from .request import QueuedRequest, RequestPart, WaitingQueue, join, split
 
@@ -43,10 +44,10 @@ _COSTS_EVERY_S = 0.02
 
 
 class RunResult(NamedTuple):
-    """The result of a run: answers in the order of its parts, or one error for all of them."""
+    """The result of a run: an answer or error for each part, in order, or one error for all of them."""
 
     plan: RunPlan
-    answers: list[Arrays] | None
+    answers: Sequence[Arrays | ServingError] | None
     error: ServingError | None
     begun: float
     run: messages.Run
@@ -167,7 +168,8 @@ class OneShotEngine:
         """
         spec = self.spec  # another instance may replace it during the run
         begun = stacked = ran = self._clock()
-        answers, error = None, None
+        answers: Sequence[Arrays | ServingError] | None = None
+        error = None
         try:
             inputs = padding.stack(spec, run_plan.parts, run_plan.rows, run_plan.lengths)
             names = _requested_outputs(self._session, run_plan.parts)
@@ -176,6 +178,11 @@ class OneShotEngine:
             ran = self._clock()
             by_name = dict(zip(names, outputs, strict=True))
             answers = padding.cut(spec, by_name, run_plan.parts, run_plan.lengths, run_plan.rows)
+            wanted = [
+                part.request.infer.outputs if part.request.infer.by_role else () for part in run_plan.parts
+            ]
+            if any(wanted):
+                answers = by_role(spec, by_name, run_plan.parts, answers, wanted)
         except RowMismatch:
             raise
         except Exception as failure:
@@ -232,7 +239,10 @@ class OneShotEngine:
         request.runs += 1
         if result.answers is None:
             return self._end(request, error=result.error)
-        request.answers[part.index] = result.answers[index]
+        answer = result.answers[index]
+        if isinstance(answer, ServingError):
+            return self._end(request, error=answer)
+        request.answers[part.index] = answer
         if len(request.answers) < request.parts:
             return None
         names, outputs = request.infer.outputs, join(self.spec, request)

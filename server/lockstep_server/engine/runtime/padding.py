@@ -137,7 +137,8 @@ def _padding_value(tensor: ModelTensor) -> Any:
 def _generate(
     spec: ModelSpec, tensor: ModelTensor, parts: Sequence[RowGroup], size: Mapping[str, int], spare: int
 ) -> Array:
-    """The length of each row [rows], or a mask [rows, padded length], transposed if rows are on axis 1."""
+    """The length of each row [rows], or a mask or zeros [rows, padded length], transposed if rows are on
+    axis 1."""
     section, dtype = tensor.spec, datatypes.NUMPY[tensor.datatype]
     index = spec.length_names.index(section.of)
     counts = [part.rows for part in parts]
@@ -146,6 +147,6 @@ def _generate(
     if section.generated == "lengths":
         return lengths.astype(dtype)
     mask = np.arange(size[section.of]) < lengths[:, None]
-
-    mask = (mask == bool(section.real)).astype(dtype)
+    mask = np.zeros(mask.shape, dtype) if section.generated == "zeros" else mask == bool(section.real)
+    mask = mask.astype(dtype, copy=False)
     return mask if section.batch_axis == 0 else np.ascontiguousarray(mask.T)

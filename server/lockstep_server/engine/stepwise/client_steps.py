@@ -11,6 +11,7 @@ from ... import messages
 from ...errors import ServingError, bad_input
 from ..runtime.batching import RowMismatch
 from ..runtime.padding import value_of
+from ..runtime.role_outputs import fault
 from .slots import StateBlock, bucket, growing_lengths, initial_states, is_full, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
@@ -74,8 +75,17 @@ def run_steps(
             step.sequence.states = state
             step.sequence.steps += 1
             timings = messages.RequestTimings(begun - step.accepted, took, 1, float(rows))
-            answers.append(StepAnswer(step, step_outputs, None, timings))
+            wrong = _fault(spec, step, step_outputs)
+            answers.append(StepAnswer(step, None if wrong else step_outputs, wrong, timings))
     return answers, runs
+
+
+def _fault(spec: ModelSpec, step: StepRequest, outputs: Arrays) -> ServingError | None:
+    """Why the caller cannot read the outputs by their roles; its sequence goes on."""
+    if not step.by_role:
+        return None
+    wanted = (tensor for tensor in spec.outputs if tensor.name in step.outputs)
+    return next(filter(None, (fault(spec, tensor, outputs[tensor.name]) for tensor in wanted)), None)
 
 
 def _is_full(spec: ModelSpec, step: StepRequest) -> bool:

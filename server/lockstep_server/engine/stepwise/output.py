@@ -5,18 +5,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ... import messages
+from ...errors import ErrorCode, ServingError
 from .sequence import GenerationSequence, PendingOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ...errors import ServingError
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec
     from ...text.detokenizer import Detokenizer
     from .batches import StepBatches
     from .sequence import StepRequest
+
+NO_ATTENTION = ServingError(ErrorCode.FAILED, "the model's attention weights are NaN or infinite")
 
 _MAX_RUNS = 64
 """Runs that may be pending before a flush is forced."""
@@ -65,6 +69,8 @@ class OutputProcessor:
         pending = sequence.pending
         if sequence.credits <= 0 and not last:
             return
+        if not all(np.isfinite(weights).all() for weights in pending.attention):
+            raise NO_ATTENTION
         text = self._text(sequence, last=last)
         if not (pending.ids or text):
             return

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ... import messages
-from ...model import datatypes
 from ...model.cost_model import moving_average
-from ...model.spec import measure_request
+from ...model.spec import measure_request, row_of_ids
 from ..runtime import padding
 from ..runtime.batching import RowMismatch
 from . import sampler
@@ -57,7 +56,7 @@ def prompt_of(prefill: ModelSpec, ids: Sequence[int]) -> Prompt:
 def _inputs(prefill: ModelSpec, ids: Sequence[int]) -> Arrays:
     tensor = prefill.input(prefill.text_input)
     assert tensor is not None
-    return {tensor.name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
+    return {tensor.name: row_of_ids(tensor, ids)}
 
 
 def run(spec: ModelSpec, session: OnnxSession, prompts: Sequence[Prompt]) -> list[Arrays]:

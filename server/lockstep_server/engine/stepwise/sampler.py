@@ -161,7 +161,7 @@ def sample(scores: Array, u: Array, parameters: SamplingParameters) -> Array:
 
 def _best(scores: Array) -> Array:
     tokens: Array = scores.argmax(axis=1)
-    tokens[np.isnan(scores[np.arange(len(tokens)), tokens])] = -1  # NaN counts as the largest
+    tokens[~np.isfinite(scores[np.arange(len(tokens)), tokens])] = -1  # NaN counts as the largest
     return tokens
 
 

@@ -83,6 +83,7 @@ class StepRequest:
     deadline: float | None
     sequence: ClientSequence
     dropped: bool = False  # cancelled or past its deadline: it will not run
+    by_role: bool = False  # an output that is not finite is an error
 
     @property
     def has_slot(self) -> bool:
@@ -150,5 +151,11 @@ def make_step_request(request: messages.Step) -> StepRequest:
         request.key, request.accepted, None, request.priority, request.caller, id=request.sequence
     )
     return StepRequest(
-        request.key, request.inputs, request.outputs, request.accepted, request.deadline, sequence
+        request.key,
+        request.inputs,
+        request.outputs,
+        request.accepted,
+        request.deadline,
+        sequence,
+        by_role=request.by_role,
     )

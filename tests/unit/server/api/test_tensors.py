@@ -158,3 +158,30 @@ def test_a_class_count_below_one_is_refused() -> None:
     request.outputs.add(name="y").parameters["classification"].int64_param = 0
     with pytest.raises(ServingError, match="at least 1"):
         tensors.requested_outputs(sample_models.plain(), request)
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf"), 2.5, -0.5, 8.75, 9.0, -1.0])
+def test_a_float_in_a_range_is_an_id_or_an_error(datatype: str, wrong: float) -> None:
+    ids = sample_models.tensor("x", TensorSection(range=(0, 9)), ("n",), datatype)
+    tensors.check_ids(ids, np.array([0, 8], fakes.NUMPY[datatype]))
+    with pytest.raises(ServingError, match="from 0 to 8") as caught:
+        tensors.check_ids(ids, np.array([1, wrong], fakes.NUMPY[datatype]))
+    assert (caught.value.code, caught.value.field) == (ErrorCode.BAD_INPUT, "x")
+
+
+@pytest.mark.parametrize(
+    ("datatype", "fits", "wraps"),
+    [
+        ("INT32", 2**31 - 1, 2**31), ("INT32", -(2**31), -(2**31) - 1), ("INT8", 127, 128),
+        ("UINT8", 255, -1), ("UINT64", 2**62, -1), ("FP32", 2**24, 2**24 + 1), ("FP16", 2048, 2049),
+    ],
+)  # fmt: skip
+def test_ids_that_the_input_cannot_hold_are_refused_before_they_wrap(
+    datatype: str, fits: int, wraps: int
+) -> None:
+    ids = sample_models.tensor("x", TensorSection(), ("n",), datatype)
+    tensors.check_ids(ids, np.array([fits], np.int64), "ids[0]")
+    with pytest.raises(ServingError, match=f"id {wraps} is outside") as caught:
+        tensors.check_ids(ids, np.array([wraps], np.int64), "ids[0]")
+    assert caught.value.field == "ids[0]"

@@ -153,3 +153,110 @@ def test_an_invalid_size_is_reported_for_its_tensor(shapes: dict, field: str) ->
             sample_models.two_lengths(), {name: np.zeros(shape) for name, shape in shapes.items()}
         )
     assert caught.value.field == field
+
+
+WORDS = {"tokens": ("n", "w")}
+NAMED = LENGTHS + '[text]\nsource = "t.json"\n[inputs.tokens]\nbatch_axis = 0\nlengths = {1 = "words"}\n'
+LABELS = '\nlabels = ["a", "b", "c"]\n[roles]\nscores = "y"\n'
+PER_WORD = '[outputs.y]\nbatch_axis = 0\nlengths = {1 = "words"}\n'
+ENCODE = 'task = "encode"\n[roles]\nvector = "y"'
+ROLES: dict[str, tuple[str, tuple, str, str]] = {
+    # manifest, shape of the output y, the wrong key, what its error says
+    "scores of each word": (
+        'task = "classify"' + LABELS + NAMED + PER_WORD,
+        ("n", "w", 3),
+        "roles.scores",
+        "token-classification",
+    ),
+    "scores along an axis of the input": ('task = "classify"' + LABELS, ("n", "w", 3), "roles.scores", "'w'"),
+    "scores along an unknown axis": ('task = "classify"' + LABELS, ("n", None, 3), "roles.scores", "axis 1"),
+    "scores as long as the text": ('task = "classify"' + LABELS, ("n", "w"), "roles.scores", "'w'"),
+    "several rows of scores": ('task = "classify"' + LABELS, ("n", 7, 3), "labels", "21 scores"),
+    "scores without labels": (ENCODE + '\nscores = "y"', ("n", 3), "labels", "missing"),
+    "one row of scores for the words": (
+        'task = "token-classification"' + LABELS + NAMED,
+        ("n", 3),
+        "roles.scores",
+        "[batch, words, labels]",
+    ),
+    "scores of each word without their length": (
+        'task = "token-classification"' + LABELS + NAMED,
+        ("n", "w", 3),
+        "roles.scores",
+        "outputs.y.lengths",
+    ),
+    "four scores of each word": (
+        'task = "token-classification"' + LABELS + NAMED + PER_WORD,
+        ("n", "w", 4),
+        "labels",
+        "4 scores",
+    ),
+    "a vector of each word": (
+        ENCODE + "\n" + NAMED + PER_WORD,
+        ("n", "w", 8),
+        "outputs.y.pooling",
+        "missing",
+    ),
+    "a vector along an axis of the input": (ENCODE, ("n", "w", 8), "outputs.y.pooling", "missing"),
+    "pooling of one vector": (
+        ENCODE + "\n" + NAMED + '[outputs.y]\nbatch_axis = 0\npooling = "mean"',
+        ("n", 8),
+        "outputs.y.pooling",
+        "[batch, words, width]",
+    ),
+    "text of one id per row": (
+        'text.source = "t"\ninputs.tokens.batch_axis = 0',
+        ("n",),
+        "inputs.tokens",
+        "one row",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROLES)
+def test_an_output_that_does_not_fit_its_role_is_an_error(case: str) -> None:
+    text, shape, key, message = ROLES[case]
+    inputs = {"tokens": ("n",)} if "one id per row" in case else WORDS
+    with pytest.raises(LoadError) as caught:
+        spec(graph(inputs, {"y": shape}), text)
+    assert str(caught.value).startswith(f"f: {key}: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [("n", 3), ("n", None), ("n", "k"), ("n", 1, 3), ("n", 3, 1), ()])
+def test_one_row_of_scores_may_be_written_in_several_ways(shape: tuple) -> None:
+    assert spec(graph(WORDS, {"y": shape}), 'task = "classify"' + LABELS).manifest.roles.scores == "y"
+
+
+@pytest.mark.parametrize(
+    ("onnx_type", "section", "message"),
+    [
+        ("tensor(int64)", "pad = 0.5", "INT64 cannot hold 0.5"),
+        ("tensor(int64)", "pad = nan", "INT64 cannot hold nan"),
+        ("tensor(int8)", "pad = 300", "INT8 cannot hold 300"),
+        ("tensor(uint8)", "pad = -1", "UINT8 cannot hold -1"),
+        ("tensor(float16)", "pad = 1e6", "FP16 cannot hold 1e+06"),
+        ("tensor(bool)", "pad = 2", "BOOL cannot hold 2"),
+        ("tensor(int32)", "range = [0, 4294967296]", "exceeds the integers of INT32"),
+        ("tensor(uint8)", "range = [-1, 4]", "exceeds the integers of UINT8"),
+        ("tensor(string)", "range = [0, 4]", "BYTES holds no ids"),
+        ("tensor(int8)", 'generated = "lengths"\nof = "words"', "holds lengths up to 127"),
+        ("tensor(float16)", 'generated = "lengths"\nof = "words"', "holds lengths up to 2048"),
+    ],
+)
+def test_a_number_that_the_datatype_cannot_hold_is_an_error(
+    onnx_type: str, section: str, message: str
+) -> None:
+    text = f"[lengths.words]\nmax = 5000\n[inputs.x]\nbatch_axis = 0\n{section}"
+    with pytest.raises(LoadError, match=r"^f: inputs\.x") as caught:
+        spec(graph({"x": ("n",)}, Y, onnx_type), text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("onnx_type", "section"), [
+    ("tensor(float)", "pad = -inf"), ("tensor(double)", "pad = 1e300"), ("tensor(int64)", "pad = -100"),
+    ("tensor(uint64)", "range = [0, 9000000000000000000]"), ("tensor(float)", "range = [0, 16777217]"),
+    ("tensor(bool)", "pad = true"),
+])  # fmt: skip
+def test_a_number_that_the_datatype_holds_is_accepted(onnx_type: str, section: str) -> None:
+    assert spec(graph({"x": ("n",)}, Y, onnx_type), f"[inputs.x]\nbatch_axis = 0\n{section}")

@@ -296,6 +296,10 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"manifest": FULL.replace('task = "translate"', 'task = "generate"').replace("begin = 1\n", "")},
         ("text.begin", "missing", "name the id"),
     ),
+    "a begin id outside the range": (
+        {"manifest": FULL.replace("begin = 1", "begin = 9300000000000000000")},
+        ("text.begin", "9300000000000000000 is no id of input 'token'"),
+    ),
     "a translator without a begin id": (
         {"manifest": FULL.replace("begin = 1\n", "")},
         ("text.begin", "missing", "name the id"),

@@ -1,0 +1,170 @@
+"""Outputs of a run as their roles want them: vectors pooled over real elements, scores for each label.
+
+outputs of the run, rows of each part → pooled and normalised, all rows at once → checked, also for NaN →
+answers
+
+Only parts whose request reads outputs by role are changed or checked. The tensor API gets what the graph
+returns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ErrorCode, ServingError
+from ...model.roles import classifies, classifies_tokens, is_single_score
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ...model.datatypes import Arrays
+    from ...model.spec import ModelSpec, ModelTensor
+    from .padding import RowGroup
+
+    Array = np.ndarray[Any, Any]
+
+_SMALLEST_NORM = 1e-12  # as in torch.nn.functional.normalize
+
+
+def by_role(
+    spec: ModelSpec,
+    outputs: Mapping[str, Array],
+    parts: Sequence[RowGroup],
+    answers: Sequence[Arrays],
+    wanted: Sequence[Sequence[str]],
+) -> list[Arrays | ServingError]:
+    """The answer of each part, or why it has none.
+
+    Args:
+        outputs: of the run, the rows of `parts` first.
+        answers: the outputs cut to each part.
+        wanted: the names of the outputs that each part reads by role.
+
+    Raises:
+        ValueError: an output that is pooled does not have one element per real element of each row.
+    """
+    results: list[Arrays | ServingError] = list(answers)
+    for tensor in spec.outputs:
+        readers = [index for index, names in enumerate(wanted) if tensor.name in names]
+        if not readers:
+            continue
+        array = outputs[tensor.name]
+        if tensor.spec.pooling or tensor.spec.normalise:
+            array = _vectors(spec, tensor, array, parts)
+            starts = np.cumsum([0, *(part.rows for part in parts)]).tolist()
+            for index in readers:
+                result = results[index]
+                if not isinstance(result, ServingError):
+                    result[tensor.name] = array[starts[index] : starts[index + 1]]
+        if _is_sound(spec, tensor, array):
+            continue
+        for index in readers:
+            result = results[index]
+            if not isinstance(result, ServingError):
+                results[index] = fault(spec, tensor, result[tensor.name]) or result
+    return results
+
+
+def fault(spec: ModelSpec, tensor: ModelTensor, array: Array) -> ServingError | None:
+    """Why one request's value of an output cannot be read by its role; None if it can."""
+    labels = len(spec.manifest.labels)
+    if not _has_shape(spec, tensor, array):
+        needed = (
+            f"{labels} scores, one per label" if tensor.name == spec.manifest.roles.scores else "one vector"
+        )
+        return ServingError(
+            ErrorCode.FAILED,
+            f"output {tensor.name!r} of the model has the shape {list(array.shape)}, not {needed};"
+            " correct the manifest or the graph",
+        )
+    if _is_not_finite(spec, tensor, array):
+        return ServingError(
+            ErrorCode.FAILED,
+            f"output {tensor.name!r} of the model is NaN or infinite for this input; no answer can be given",
+        )
+    return None
+
+
+def _is_sound(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
+    """Whether the output of a whole run is known to have no fault, padding included."""
+    if array.dtype.kind not in "iub" and (array.dtype == np.float64 or not np.isfinite(array).all()):
+        return False
+    return _has_shape(spec, tensor, array)
+
+
+def _has_shape(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
+    """Whether scores have one number per label and a vector has one axis, which the graph may leave open."""
+    if tensor.name == spec.manifest.roles.vector:
+        return array.ndim <= 2 or not tensor.any_rank
+    of_tokens = classifies_tokens(spec)
+    if tensor.name != spec.manifest.roles.scores or not (of_tokens or classifies(spec)):
+        return True
+    axis = tensor.spec.batch_axis or 0
+    width = math.prod(array.shape[:axis] + array.shape[axis + 1 :])
+    if of_tokens:
+        width = array.shape[-1] if array.ndim == 3 else 0
+    elif array.ndim == 1 and tensor.spec.batch_axis is None:
+        width = array.size
+    return width == len(spec.manifest.labels) or (width == 1 and is_single_score(spec))
+
+
+def _is_not_finite(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
+    """Whether the output holds NaN or an infinity, also once it is sent as float32.
+
+    Scores of minus infinity rule out a label, as long as another one is left.
+    """
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    activation = spec.manifest.roles.activation
+    if tensor.name != spec.manifest.roles.scores or activation == "none":
+        return not np.isfinite(values).all()
+    nothing_left = activation == "softmax" and (values.max(axis=-1) == -np.inf).any()
+    return bool(np.isnan(values).any() or (values == np.inf).any() or nothing_left)
+
+
+def pool(array: Array, lengths: Array, pooling: str) -> Array:
+    """One vector per row of `array` [rows, words, width], from its first `lengths` [rows] words.
+
+    It is float32 or float64. A row's vector does not depend on the padding, nor on the other rows.
+    """
+    array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+    if pooling in ("first", "last"):
+        chosen: Array = array[np.arange(len(lengths)), 0 if pooling == "first" else lengths - 1]
+        return chosen
+    mask = np.arange(array.shape[1]) < lengths[:, None]
+    is_padded = not mask.all()
+    if pooling == "max":
+        highest: Array = (np.where(mask[..., None], array, -np.inf) if is_padded else array).max(axis=1)
+        return highest
+    sums = (np.where(mask[..., None], array, 0) if is_padded else array).sum(axis=1)
+    mean: Array = sums / lengths[:, None].astype(array.dtype)
+    return mean
+
+
+def normalised(vectors: Array) -> Array:
+    """Each row of [rows, width] scaled to length 1; a row of zeros stays as it is."""
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    scaled: Array = (vectors / np.maximum(norms, _SMALLEST_NORM)).astype(vectors.dtype)
+    return scaled
+
+
+def _vectors(spec: ModelSpec, tensor: ModelTensor, array: Array, parts: Sequence[RowGroup]) -> Array:
+    """The vectors of the parts' rows, [rows, width]."""
+    section, counts = tensor.spec, [part.rows for part in parts]
+    rows = sum(counts)
+    if section.pooling:
+        ((axis, name),) = section.lengths.items()
+        array = array if axis == 1 else np.moveaxis(array, axis, 1)
+        index = spec.length_names.index(name)
+        lengths = np.repeat([part.lengths[index] for part in parts], counts)
+        if array.ndim != 3 or len(array) < rows or array.shape[1] < lengths.max():
+            raise ValueError(
+                f"output {tensor.name}: shape {array.shape} in a run of lengths {lengths.tolist()}"
+            )
+        vectors = pool(array[:rows], lengths, section.pooling)
+    else:
+        vectors = np.moveaxis(array, section.batch_axis or 0, 0)[:rows].reshape(rows, -1)
+    return normalised(vectors) if section.normalise else vectors

@@ -1,0 +1,195 @@
+"""What the outputs of a model mean: the checks of the roles, and the RPCs that the roles allow.
+
+`spec.py` and `step_spec.py` call the checks when a model is loaded; the front end asks what a model can do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ..errors import LoadError
+from . import datatypes
+
+if TYPE_CHECKING:
+    from .spec import ModelSpec, ModelTensor
+
+TOKEN_TASK = "token-classification"
+_GENERATIVE = ("generate", "translate")
+_OUTPUT_ROLES = ("scores", "vector", "attention")
+
+
+def classifies(spec: ModelSpec) -> bool:
+    """Whether the model has one row of scores, with labels, for a whole text."""
+    manifest = spec.manifest
+    other_scores = manifest.task in (*_GENERATIVE, TOKEN_TASK)
+    return bool(manifest.roles.scores and manifest.labels) and not other_scores
+
+
+def classifies_tokens(spec: ModelSpec) -> bool:
+    """Whether the model has a row of scores for each token of a text."""
+    return spec.manifest.task == TOKEN_TASK
+
+
+def is_single_score(spec: ModelSpec) -> bool:
+    """Whether one score may stand for two labels."""
+    return spec.manifest.roles.activation == "sigmoid" and len(spec.manifest.labels) == 2
+
+
+def check_outputs(spec: ModelSpec, file: str) -> None:
+    """Check that each output with a role exists and has the shape that the role needs.
+
+    Raises:
+        LoadError: it has not. Names the key and how to fix it.
+    """
+    roles = spec.manifest.roles
+    graph = "step graph" if spec.is_stepwise else "graph"
+    for role in _OUTPUT_ROLES:
+        name = getattr(roles, role)
+        if not name:
+            continue
+        tensor = spec.output(name)
+        if tensor is None:
+            names = ", ".join(one.name for one in spec.outputs)
+            raise LoadError(f"{file}: roles.{role}: the {graph} has no output {name!r}; available: {names}")
+        if tensor.datatype not in datatypes.EXACT_INTEGERS:
+            raise LoadError(
+                f"{file}: roles.{role}: output {name!r} is {tensor.datatype}; name an output of numbers"
+            )
+    _check_scores(spec, file)
+    if roles.vector and not spec.is_stepwise:
+        _check_vector(spec, file)
+    attention = spec.output(roles.attention)
+    if attention is not None and attention.spec.batch_axis not in (0, None) and not spec.is_stepwise:
+        raise LoadError(
+            f"{file}: roles.attention: axis {attention.spec.batch_axis} of output {attention.name!r} is the"
+            " batch axis; make it axis 0 in the graph"
+        )
+
+
+def check_text_input(spec: ModelSpec, file: str) -> None:
+    """Check that the input of token ids can take the ids of a text as one row.
+
+    Raises:
+        LoadError: it cannot.
+    """
+    tensor = spec.input(spec.text_input)
+    if tensor is None or spec.manifest.text is None:
+        return
+    place = f"{file}: inputs.{tensor.name}"
+    if tensor.datatype not in datatypes.EXACT_INTEGERS:
+        raise LoadError(f"{place}: {tensor.datatype} cannot hold token ids; use an integer type in the graph")
+    rank, batch_axis = len(tensor.shape), tensor.spec.batch_axis
+    if rank > 2 or (rank == 1 and batch_axis is not None):
+        raise LoadError(
+            f"{place}: shape {_shape(tensor)} does not hold the ids of a text as one row; make it"
+            " [batch, words] in the graph"
+        )
+
+
+def _check_scores(spec: ModelSpec, file: str) -> None:
+    manifest = spec.manifest
+    tensor = spec.output(manifest.roles.scores)
+    if tensor is None or manifest.task in _GENERATIVE:
+        return
+    if not manifest.labels and manifest.task == "tensor":
+        return  # no RPC reads the scores
+    if not manifest.labels:
+        raise LoadError(
+            f"{file}: labels: missing; list the labels in the order of the scores {tensor.name!r}"
+        )
+    if manifest.task == TOKEN_TASK and not spec.is_stepwise:
+        _check_token_scores(spec, tensor, file)
+        return
+    if element := _per_element(spec, tensor):
+        raise LoadError(
+            f"{file}: roles.scores: output {tensor.name!r} {_shape(tensor)} has scores for each of"
+            f' {element!r}, and task "classify" needs one row of scores for a text. For labels per word, set'
+            f' task = "{TOKEN_TASK}"; else return [batch, labels] from the graph'
+        )
+    sizes = _row_shape(tensor)
+    if all(isinstance(size, int) for size in sizes):
+        _check_width(spec, math.prod(size for size in sizes if isinstance(size, int)), file)
+
+
+def _check_token_scores(spec: ModelSpec, tensor: ModelTensor, file: str) -> None:
+    lengths = tensor.spec.lengths
+    if len(tensor.shape) != 3 or list(lengths.values()) != [_text_length(spec)] or 2 in lengths:
+        raise LoadError(
+            f"{file}: roles.scores: output {tensor.name!r} {_shape(tensor)} needs the shape [batch, words,"
+            f" labels] and the named length of the text input {spec.text_input!r}: set lengths on both,"
+            f' such as outputs.{tensor.name}.lengths = {{1 = "words"}}'
+        )
+    width = tensor.shape[-1]
+    if isinstance(width, int):
+        _check_width(spec, width, file)
+
+
+def _check_width(spec: ModelSpec, width: int, file: str) -> None:
+    labels, scores = len(spec.manifest.labels), spec.manifest.roles.scores
+    if width != labels and not (width == 1 and is_single_score(spec)):
+        raise LoadError(
+            f"{file}: labels: {labels} labels for the {width} scores of output {scores!r};"
+            " list one label per score"
+        )
+
+
+def _check_vector(spec: ModelSpec, file: str) -> None:
+    tensor = spec.output(spec.manifest.roles.vector)
+    assert tensor is not None
+    place = f"{file}: outputs.{tensor.name}"
+    if tensor.spec.pooling:
+        lengths = tensor.spec.lengths
+        if len(tensor.shape) != 3 or list(lengths.values()) != [_text_length(spec)] or 2 in lengths:
+            raise LoadError(
+                f"{place}.pooling: output {tensor.name!r} {_shape(tensor)} needs the shape [batch, words,"
+                f" width] and the named length of the text input {spec.text_input!r}:"
+                ' lengths = {1 = "words"}'
+            )
+    elif element := _per_element(spec, tensor):
+        raise LoadError(
+            f"{place}.pooling: missing; output {tensor.name!r} {_shape(tensor)} has a vector for each of"
+            f' {element!r}, and roles.vector needs one for a text: set pooling = "mean", "first", "last" or'
+            ' "max"'
+        )
+
+
+def _text_length(spec: ModelSpec) -> str | None:
+    """The named length of the text input."""
+    tensor = spec.input(spec.text_input)
+    return next(iter(tensor.spec.lengths.values()), None) if tensor is not None else None
+
+
+def _per_element(spec: ModelSpec, output: ModelTensor) -> str:
+    """The axis along which an output varies with the text, by its name; "" if its rows have one size.
+
+    The axis of a named length does, and an axis with the symbol of an axis of the inputs. Beside them, one
+    axis of unknown size may be the labels or the vector's dimensions.
+    """
+    varying = {size for tensor in spec.inputs for size in _row_shape(tensor) if isinstance(size, str)}
+    batch_axis = _batch_axis(output)
+    unknown = []
+    for axis, size in enumerate(output.shape):
+        if axis in output.spec.lengths:
+            return output.spec.lengths[axis]
+        if axis != batch_axis and not isinstance(size, int):
+            if size in varying:
+                return str(size)
+            unknown.append(str(size or f"axis {axis}"))
+    return unknown[0] if unknown and len(output.shape) > 2 else ""
+
+
+def _batch_axis(tensor: ModelTensor) -> int | None:
+    """The batch axis; without one in the manifest, axis 0 of a tensor with several axes."""
+    declared = tensor.spec.batch_axis
+    return 0 if declared is None and len(tensor.shape) > 1 else declared
+
+
+def _row_shape(tensor: ModelTensor) -> list[int | str | None]:
+    """The shape without the batch axis."""
+    batch_axis = _batch_axis(tensor)
+    return [size for axis, size in enumerate(tensor.shape) if axis != batch_axis] or [None]
+
+
+def _shape(tensor: ModelTensor) -> str:
+    return "[" + ", ".join(str("?" if size is None else size) for size in tensor.shape) + "]"
