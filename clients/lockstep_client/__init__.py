@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Health,
         InferResult,
         Label,
+        LabeledSpan,
         ModelMetadata,
         ModelState,
         ModelStatistics,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         ServerInfo,
         TensorSpec,
         Timings,
+        TokenClassification,
     )
     from lockstep_client.stream_results import (
         FLUSH,
@@ -79,6 +81,7 @@ __all__ = [
     "InferResult",
     "InvalidRequest",
     "Label",
+    "LabeledSpan",
     "LockstepError",
     "ModelMetadata",
     "ModelNotFound",
@@ -95,6 +98,7 @@ __all__ = [
     "TensorSpec",
     "Timings",
     "Tls",
+    "TokenClassification",
     "Translation",
     "TranslationPart",
     "Unauthenticated",

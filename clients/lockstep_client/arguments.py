@@ -62,6 +62,14 @@ def seconds(field: str, value: float) -> float:
     return value
 
 
+def aggregation(value: str) -> str:
+    """An aggregation by its name; "" leaves the choice to the server."""
+    names = [name.removeprefix("AGGREGATION_").lower() for name in pb.Aggregation.keys()[1:]]
+    if value not in ("", *names):
+        raise invalid("aggregation", f"{value!r} is unknown: use one of {', '.join(names)}")
+    return f"AGGREGATION_{value.upper() or 'UNSPECIFIED'}"
+
+
 def invalid(field: str, description: str) -> InvalidRequest:
     """The exception for an invalid argument."""
     return InvalidRequest(f"{field}: {description}", violations=(Violation(field, description),))

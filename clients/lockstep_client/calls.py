@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ModelState,
         ModelStatistics,
         ServerInfo,
+        TokenClassification,
     )
 
 
@@ -69,6 +70,44 @@ def classify(
         **_texts_or_ids(texts, ids),
     )
     return Call(protocol.CLASSIFY, request, replies.classifications, timeout_s)
+
+
+def classify_tokens(
+    model: str,
+    texts: str | Sequence[str] = (),
+    *,
+    ids: Sequence[Sequence[int]] = (),
+    aggregation: str = "",
+    entities: bool = False,
+    top_k: int = 1,
+    version: str = "",
+    priority: int = 0,
+    queue_timeout_s: float = 0.0,
+    timeout_s: float | None = None,
+) -> Call[list[TokenClassification]]:
+    """Label the words of texts, or token ids. Returns a list with one result per text, in order.
+
+        [answer] = client.classify_tokens("tagger", "Ada lives in Paris")
+        for span in answer.spans:
+            print(span.start, span.end, span.text, span.best.name)
+
+    A span is a word, with the labels of its first token (`aggregation="first"`), the mean of its tokens
+    ("average") or those of its surest token ("max"), or it is a token ("none", the only one for ids).
+    `entities` joins neighbouring spans of one entity and leaves out the label O: B-PER and I-PER become one
+    span PER, as in Hugging Face's pipelines. Special tokens have no span. The other arguments are as in
+    `classify`; `top_k` 0 returns all labels of a span.
+    """
+    request = pb.ClassifyTokensRequest(
+        model=arguments.model(model),
+        version=version,
+        aggregation=arguments.aggregation(aggregation),
+        entities=entities,
+        top_k=arguments.count_32("top_k", top_k),
+        priority=arguments.count("priority", priority),
+        queue_timeout_seconds=arguments.seconds("queue_timeout_s", queue_timeout_s),
+        **_texts_or_ids(texts, ids),
+    )
+    return Call(protocol.CLASSIFY_TOKENS, request, replies.token_classifications, timeout_s)
 
 
 def encode(

@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 for command in (
     verb(one_shot.classify),
+    verb(one_shot.classify_tokens),
     verb(one_shot.encode),
     verb(generate),
     verb(translate),

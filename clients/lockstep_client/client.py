@@ -241,6 +241,8 @@ class Client(_ConnectedClient, Closing):
 
     classify = _blocking(calls.classify)
     classify_many = _pipelining(many_calls.classify_many)
+    classify_tokens = _blocking(calls.classify_tokens)
+    classify_tokens_many = _pipelining(many_calls.classify_tokens_many)
     encode = _blocking(calls.encode)
     encode_many = _pipelining(many_calls.encode_many)
     generate = _streaming(stream_calls.generate)
@@ -281,6 +283,8 @@ class AsyncClient(_ConnectedClient, AsyncClosing):
 
     classify = _awaitable(calls.classify)
     classify_many = _async_pipelining(many_calls.classify_many)
+    classify_tokens = _awaitable(calls.classify_tokens)
+    classify_tokens_many = _async_pipelining(many_calls.classify_tokens_many)
     encode = _awaitable(calls.encode)
     encode_many = _async_pipelining(many_calls.encode_many)
     generate = _async_streaming(stream_calls.generate)

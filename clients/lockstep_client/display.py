@@ -18,7 +18,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lockstep_client.results import Classification, Encoding, Health, ModelState
+    from lockstep_client.results import Classification, Encoding, Health, ModelState, TokenClassification
     from lockstep_client.stream_results import (
         Generation,
         GenerationPart,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         TranslationPart,
     )
 
-    WithNotice = Classification | Encoding | Generation | Translation | Prediction
+    WithNotice = Classification | TokenClassification | Encoding | Generation | Translation | Prediction
 
 
 def json_line(value: Any) -> None:
@@ -44,6 +44,17 @@ def classifications(texts: Sequence[str], answers: Sequence[Classification]) -> 
         for label in answer.labels
     ]
     _rows(("label", "probability", "text"), rows)
+
+
+def token_classifications(texts: Sequence[str], answers: Sequence[TokenClassification]) -> None:
+    """Print a row per label of each span of each text."""
+    rows = [
+        (f"{span.start}:{span.end}", label.name, f"{label.probability:.4f}", span.text, text)
+        for text, answer in zip(texts, answers, strict=True)
+        for span in answer.spans
+        for label in span.labels
+    ]
+    _rows(("place", "label", "probability", "word", "text"), rows)
 
 
 def encodings(texts: Sequence[str], answers: Sequence[Encoding]) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lockstep_client.errors import LockstepError
-    from lockstep_client.results import Classification, Encoding, InferResult
+    from lockstep_client.results import Classification, Encoding, InferResult, TokenClassification
 
 _TEXTS_IN_MESSAGE = 64
 
@@ -64,6 +64,41 @@ def classify_many(
     )
     read: Callable[[Any], Any] = partial(_outcomes, "classification", replies.classification)
     return _of_texts(protocol.CLASSIFY_MANY, template, texts, read, in_flight, ordered, timeout_s)
+
+
+def classify_tokens_many(
+    model: str,
+    texts: Iterable[str | Sequence[int]] | AsyncIterable[str | Sequence[int]],
+    *,
+    aggregation: str = "",
+    entities: bool = False,
+    top_k: int = 1,
+    in_flight: int = 256,
+    ordered: bool = True,
+    version: str = "",
+    priority: int = 0,
+    queue_timeout_s: float = 0.0,
+    timeout_s: float | None = None,
+) -> ManyCall[str | Sequence[int], TokenClassification]:
+    """Label the words of any number of texts, or token ids, over one stream: one `Outcome` each.
+
+        for outcome in client.classify_tokens_many("tagger", lines, entities=True):
+            print([(span.text, span.best.name) for span in outcome.answer.spans])
+
+    `aggregation`, `entities` and `top_k` are as in `classify_tokens`, the other arguments are as in
+    `classify_many`.
+    """
+    template = pb.ClassifyTokensRequest(
+        model=arguments.model(model),
+        version=version,
+        aggregation=arguments.aggregation(aggregation),
+        entities=entities,
+        top_k=arguments.count_32("top_k", top_k),
+        priority=arguments.count("priority", priority),
+        queue_timeout_seconds=arguments.seconds("queue_timeout_s", queue_timeout_s),
+    )
+    read: Callable[[Any], Any] = partial(_outcomes, "classification", replies.token_classification)
+    return _of_texts(protocol.CLASSIFY_TOKENS_MANY, template, texts, read, in_flight, ordered, timeout_s)
 
 
 def encode_many(

@@ -95,6 +95,8 @@ _INFERENCE = "/inference.GRPCInferenceService"
 
 CLASSIFY = Method(f"{_SEQUENCES}/Classify", pb.ClassifyReply)
 ENCODE = Method(f"{_SEQUENCES}/Encode", pb.EncodeReply)
+CLASSIFY_TOKENS = Method(f"{_SEQUENCES}/ClassifyTokens", pb.ClassifyTokensReply)
+CLASSIFY_TOKENS_MANY = Method(f"{_SEQUENCES}/ClassifyTokensMany", pb.ClassifyTokensManyReply, "stream_stream")
 CLASSIFY_MANY = Method(f"{_SEQUENCES}/ClassifyMany", pb.ClassifyManyReply, "stream_stream")
 ENCODE_MANY = Method(f"{_SEQUENCES}/EncodeMany", pb.EncodeManyReply, "stream_stream")
 FOLLOW = Method(f"{_SEQUENCES}/Follow", pb.FollowReply, "stream_stream")
@@ -111,6 +113,7 @@ SERVER = Method(f"{_INFERENCE}/ServerMetadata", inference.ServerMetadataResponse
 HEALTH = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
 
 METHODS: tuple[Method[Any], ...] = (
-    CLASSIFY, ENCODE, CLASSIFY_MANY, ENCODE_MANY, FOLLOW, GENERATE, TRANSLATE,
+    CLASSIFY, CLASSIFY_TOKENS, ENCODE, CLASSIFY_MANY, CLASSIFY_TOKENS_MANY,
+    ENCODE_MANY, FOLLOW, GENERATE, TRANSLATE,
     INFER, INFER_MANY, INDEX, LOAD, UNLOAD, METADATA, STATISTICS, SERVER, HEALTH,
 )  # fmt: skip

@@ -44,6 +44,28 @@ def classification(
     )
 
 
+def token_classifications(reply: pb.ClassifyTokensReply) -> list[results.TokenClassification]:
+    """One result per text, in the order of the request."""
+    return [token_classification(message, reply) for message in reply.results]
+
+
+def token_classification(
+    message: pb.TokenClassification, reply: pb.ClassifyTokensReply | pb.ClassifyTokensManyReply
+) -> results.TokenClassification:
+    """The result of one text; `reply` holds the fields that all texts share."""
+    return results.TokenClassification(
+        spans=tuple(
+            results.LabeledSpan(span.start, span.end, span.text, labels(span.labels), span.token, span.tokens)
+            for span in message.spans
+        ),
+        length=message.length,
+        timings=timings(message.timings),
+        model=reply.model,
+        version=reply.version,
+        notice=reply.notice,
+    )
+
+
 def encoding(message: pb.Encoding, reply: pb.EncodeReply | pb.EncodeManyReply) -> results.Encoding:
     """The result of one text; `reply` holds the fields that all texts share."""
     return results.Encoding(

@@ -72,6 +72,42 @@ class Classification:
         return self.labels[0]
 
 
+@dataclass(frozen=True)
+class LabeledSpan:
+    """A word or token of a text, or an entity, and its labels."""
+
+    start: int
+    end: int
+    """Place in the text: `text[start:end]`. In bytes of UTF-8 it starts at `len(text[:start].encode())`. Both
+    are 0 for ids."""
+    text: str
+    labels: tuple[Label, ...]
+    """Most probable first; never empty."""
+    token: int
+    """Index of its first token among all that the model read, special tokens included."""
+    tokens: int
+    """Number of its tokens."""
+
+    @property
+    def best(self) -> Label:
+        """The most probable label."""
+        return self.labels[0]
+
+
+@dataclass(frozen=True)
+class TokenClassification:
+    """The labels of the words, tokens or entities of one text."""
+
+    spans: tuple[LabeledSpan, ...]
+    """In the order of the text."""
+    length: int
+    """Length of the text in tokens, special tokens included."""
+    timings: Timings
+    model: str
+    version: str
+    notice: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Encoding:
     """The vector of one text."""

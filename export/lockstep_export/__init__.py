@@ -9,10 +9,11 @@ folder `<name>/{model.toml, *.json, 1/*.onnx}`, the only interface to the server
 from lockstep_export.declaration import State, Whole
 from lockstep_export.oneshot import export_oneshot
 from lockstep_export.stepwise import export_stepwise
-from lockstep_export.tasks import Classify, Encode, Generate, Tensors, Translate
+from lockstep_export.tasks import Classify, ClassifyTokens, Encode, Generate, Tensors, Translate
 
 __all__ = [
     "Classify",
+    "ClassifyTokens",
     "Encode",
     "Generate",
     "State",

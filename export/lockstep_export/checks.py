@@ -53,19 +53,37 @@ def find_outputs(module: nn.Module, contract: InputContract) -> tuple[ModuleOutp
     """
     _check_deterministic(module, contract)
     outputs = _outputs(module, contract)
-    widths = {output.name: output.width for output in outputs}
-    contract.options.task.check(widths)
-    _check_generated_ids(contract, widths)
+    by_output = {output.name: output for output in outputs}
+    contract.options.task.check(by_output)
+    _check_generated_ids(contract, by_output)
+    _check_finite(module, contract)
     return outputs
 
 
-def _check_generated_ids(contract: InputContract, widths: Mapping[str, int | None]) -> None:
+def _check_finite(module: nn.Module, contract: InputContract) -> None:
+    """Outputs with a role hold numbers; a score of minus infinity rules a label or token out."""
+    roles = contract.options.task.roles()
+    returned = _run(module, contract, _inputs(contract, ROWS, _sizes(contract, LENGTH)))
+    for role in ("scores", "vector", "attention"):
+        values = returned.get(roles.get(role, ""))
+        if values is None or not values.is_floating_point():
+            continue
+        allowed = values.isfinite() | ((values == -torch.inf) & (role == "scores"))
+        if not allowed.all():
+            raise ModuleError(
+                f"{role}: {roles[role]!r} is NaN or infinite for ordinary inputs, and the server answers no"
+                " such request: look for a division by 0, the logarithm of 0, a softmax over masked elements"
+                " only, or weights that are not finite"
+            )
+
+
+def _check_generated_ids(contract: InputContract, outputs: Mapping[str, ModuleOutput]) -> None:
     """A generated id must be a valid input id."""
     task = contract.options.task
     id_inputs = [input_ for input_ in contract.client_inputs if input_.ids is not None]
     if not isinstance(task, Generate | Translate) or len(id_inputs) != 1:
         return
-    width, ids = widths[task.scores], id_inputs[0].ids
+    width, ids = outputs[task.scores].width, id_inputs[0].ids
     if width and ids and width > ids:
         raise DescriptionError(
             f"scores: {task.scores!r} scores {width} ids, but {id_inputs[0].name!r} accepts {ids}: a"

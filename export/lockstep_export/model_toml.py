@@ -8,7 +8,7 @@ from lockstep_export.contract import InputContract, ModuleInput
 from lockstep_export.graph_module import ModuleOutput
 from lockstep_export.manifest import Table
 from lockstep_export.options import ExportOptions
-from lockstep_export.tasks import Classify, Generate, Translate
+from lockstep_export.tasks import Classify, ClassifyTokens, Encode, Generate, Translate
 
 TOKENIZER, SOURCE, TARGET = "tokenizer.json", "source.json", "target.json"
 
@@ -17,7 +17,7 @@ def model_table(contract: InputContract) -> Table:
     """The keys that apply to the whole model: task, labels, tokenizer, roles."""
     options = contract.options
     task = options.task
-    labels = list(task.labels) if isinstance(task, Classify) else []
+    labels = list(task.labels) if isinstance(task, Classify | ClassifyTokens) else []
     ends = {"begin": task.begin, "end": task.end} if isinstance(task, Generate | Translate) else {}
     files = dict(zip(("source", "target"), tokenizer_files(options), strict=False))
     text = files | {name: end for name, end in ends.items() if end is not None}
@@ -51,10 +51,15 @@ def batching_table(options: ExportOptions) -> Table:
 
 def graph_table(contract: InputContract, outputs: tuple[ModuleOutput, ...]) -> Table:
     """The inputs and outputs of a graph that reads whole sequences."""
+    task = contract.options.task
     return {
         "inputs": {input_.name: input_table(input_) for input_ in contract.inputs},
         "outputs": {
-            output.name: manifest.tensor(*length_axes(output.graph_axes), batch_axis=output.batch_axis)
+            output.name: manifest.tensor(
+                *length_axes(output.graph_axes),
+                batch_axis=output.batch_axis,
+                **(task.output_keys(output.name) if isinstance(task, Encode) else {}),
+            )
             for output in outputs
         },
     }

@@ -17,7 +17,7 @@ LONGEST = 512
 class ServingOptions(TypedDict, total=False):
     """The options of `export_oneshot` and `export_stepwise`; `ExportOptions` has the defaults."""
 
-    task: Task  # Classify(labels), Encode(), Generate(), Translate(…), Tensors()
+    task: Task  # Classify(labels), ClassifyTokens(labels), Encode(), Generate(), Translate(…), Tensors()
     tokenizer: Path | str | Any  # a tokenizer.json, a `tokenizers.Tokenizer`, or a fast one of transformers
     lengths: str | Sequence[str]  # the input [batch] with the length of each row; the server generates it
     mask: str | Sequence[str]  # the input that is true, or 1, for real elements; the server generates it

@@ -26,7 +26,7 @@ from lockstep_export.options import ServingOptions
 from lockstep_export.parity import Parity
 from lockstep_export.parse_spec import parse_spec
 from lockstep_export.step_module import StepState
-from lockstep_export.tasks import Generate, Tensors, Translate
+from lockstep_export.tasks import ClassifyTokens, Generate, Tensors, Translate
 from lockstep_export.written_step import WrittenStep, written_step
 
 
@@ -81,6 +81,8 @@ def stepwise_forms(
     **serving: Unpack[ServingOptions],
 ) -> ModelForms:
     """The forms that `export_stepwise` exports, without the checks that need many runs."""
+    if isinstance(serving.get("task"), ClassifyTokens):
+        raise DescriptionError("task: ClassifyTokens has no step-wise form; use export_oneshot")
     module = evaluation_copy(module)
     if states is None:
         if initial:

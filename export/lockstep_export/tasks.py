@@ -1,11 +1,23 @@
 """The tasks of a model, with the roles of its outputs: task, labels and roles of the manifest."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lockstep_export.axes import BATCH
 from lockstep_export.errors import DescriptionError
-from lockstep_export.manifest import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lockstep_export.graph_module import ModuleOutput
+    from lockstep_export.manifest import Table
+
+    Outputs = Mapping[str, ModuleOutput]
+
+Activation = Literal["softmax", "sigmoid", "none"]
+Pooling = Literal["", "mean", "first", "last", "max"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +31,7 @@ class Tensors:
         """None."""
         return {}
 
-    def check(self, widths: dict[str, int | None]) -> None:
+    def check(self, outputs: Outputs) -> None:
         """Accepts any outputs."""
 
 
@@ -30,7 +42,7 @@ class Classify:
 
     labels: Sequence[str]
     scores: str = "logits"
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    activation: Activation = "softmax"
     vector: str = ""
     attention: str = ""
     name = "classify"
@@ -49,27 +61,66 @@ class Classify:
             **{role: output for role, output in more.items() if output},
         }
 
-    def check(self, widths: dict[str, int | None]) -> None:
+    def check(self, outputs: Outputs) -> None:
         """One score per label; with a sigmoid, one score for two labels is accepted."""
-        _require(self.scores, "scores", widths)
+        _require(self.scores, "scores", outputs)
         for role, output in (("vector", self.vector), ("attention", self.attention)):
             if output:
-                _require(output, role, widths)
-        width, labels = widths[self.scores], len(self.labels)
-        single_score = self.activation == "sigmoid" and width == 1 and labels == 2
-        if width != labels and not single_score:
+                _require(output, role, outputs)
+        _check_labels(self.labels)
+        if length := _varying(outputs[self.scores]):
             raise DescriptionError(
-                f"labels: {labels} given, but {self.scores!r} has {width} scores per row; make them equal (or"
-                ' return one score for two labels, with activation="sigmoid")'
+                f"scores: {self.scores!r} has scores for each of {length!r}, and Classify needs one row of"
+                " scores for a text. For labels per word, use task=ClassifyTokens(labels); else return"
+                " [batch, labels]"
             )
+        _check_width(self, outputs)
+        if self.vector:
+            _check_vector(self.vector, "", outputs)
+
+
+@dataclass(frozen=True)
+class ClassifyTokens:
+    """Texts in, labels for each word or token out: scores [batch, words, labels]. `labels` are in the order
+    of the scores."""
+
+    labels: Sequence[str]
+    scores: str = "logits"
+    activation: Activation = "softmax"
+    name = "token-classification"
+
+    @property
+    def main(self) -> str:
+        """The scores."""
+        return self.scores
+
+    def roles(self) -> Table:
+        """The scores, and the activation that turns them into probabilities."""
+        return {"scores": self.scores, "activation": self.activation}
+
+    def check(self, outputs: Outputs) -> None:
+        """One row of scores per word, one score per label."""
+        _require(self.scores, "scores", outputs)
+        _check_labels(self.labels)
+        output = outputs[self.scores]
+        if len(output.shape) != 3 or not _varying(output) or output.axes.names[-1]:
+            raise DescriptionError(
+                f"scores: {self.scores!r} is {_describe(output)}, and ClassifyTokens needs the scores of each"
+                " word: return [batch, words, labels], or use task=Classify(labels) for one row of scores"
+            )
+        _check_width(self, outputs)
 
 
 @dataclass(frozen=True)
 class Encode:
-    """Texts or ids in, a vector out, and attention weights on request."""
+    """Texts or ids in, a vector out, and attention weights on request. `pooling` makes one vector of the
+    module's vectors for each word: their mean, the first, the last or the maximum, over real words only.
+    `normalise` scales the vector to length 1. The server does both."""
 
     vector: str = "vector"
     attention: str = ""
+    pooling: Pooling = ""
+    normalise: bool = False
     name = "encode"
 
     @property
@@ -81,11 +132,17 @@ class Encode:
         """The vector, and the attention if the model has one."""
         return {"vector": self.vector} | ({"attention": self.attention} if self.attention else {})
 
-    def check(self, widths: dict[str, int | None]) -> None:
-        """The outputs exist."""
-        _require(self.vector, "vector", widths)
+    def output_keys(self, output: str) -> Table:
+        """The keys of an output in the manifest beside its axes."""
+        keys = {"pooling": self.pooling, "normalise": self.normalise} if output == self.vector else {}
+        return {key: value for key, value in keys.items() if value}
+
+    def check(self, outputs: Outputs) -> None:
+        """The outputs exist, and the vector is one per row, or one per word that is pooled."""
+        _require(self.vector, "vector", outputs)
         if self.attention:
-            _require(self.attention, "attention", widths)
+            _require(self.attention, "attention", outputs)
+        _check_vector(self.vector, self.pooling, outputs)
 
 
 @dataclass(frozen=True)
@@ -108,9 +165,9 @@ class Generate:
         """The scores."""
         return {"scores": self.scores}
 
-    def check(self, widths: dict[str, int | None]) -> None:
+    def check(self, outputs: Outputs) -> None:
         """The scores exist."""
-        _require(self.scores, "scores", widths)
+        _require(self.scores, "scores", outputs)
 
 
 @dataclass(frozen=True)
@@ -135,19 +192,62 @@ class Translate:
         """The scores, and the attention over the source if the module has one."""
         return {"scores": self.scores} | ({"attention": self.attention} if self.attention else {})
 
-    def check(self, widths: dict[str, int | None]) -> None:
+    def check(self, outputs: Outputs) -> None:
         """The outputs exist."""
-        _require(self.scores, "scores", widths)
+        _require(self.scores, "scores", outputs)
         if self.attention:
-            _require(self.attention, "attention", widths)
+            _require(self.attention, "attention", outputs)
 
 
-Task = Tensors | Classify | Encode | Generate | Translate
+Task = Tensors | Classify | ClassifyTokens | Encode | Generate | Translate
 
 
-def _require(output: str, role: str, widths: dict[str, int | None]) -> None:
-    if output not in widths:
+def _require(output: str, role: str, outputs: Outputs) -> None:
+    if output not in outputs:
         raise DescriptionError(
-            f"{role}: the module returns no {output!r}; it returns {', '.join(widths)}; use one of these"
-            f' ({role}="{next(iter(widths))}"), or name the outputs with outputs=(...)'
+            f"{role}: the module returns no {output!r}; it returns {', '.join(outputs)}; use one of these"
+            f' ({role}="{next(iter(outputs))}"), or name the outputs with outputs=(...)'
         )
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    named = not isinstance(labels, str) and all(isinstance(label, str) and label for label in labels)
+    if not named or not labels:
+        raise DescriptionError(f'labels: {labels!r} given; name each score: labels=["negative", "positive"]')
+
+
+def _check_width(task: Classify | ClassifyTokens, outputs: Outputs) -> None:
+    width, labels = outputs[task.scores].width, len(task.labels)
+    single_score = task.activation == "sigmoid" and width == 1 and labels == 2
+    if width != labels and not single_score:
+        raise DescriptionError(
+            f"labels: {labels} given, but {task.scores!r} has {width} scores per row; make them equal (or"
+            ' return one score for two labels, with activation="sigmoid")'
+        )
+
+
+def _check_vector(vector: str, pooling: str, outputs: Outputs) -> None:
+    output = outputs[vector]
+    length = _varying(output)
+    if length and not pooling:
+        raise DescriptionError(
+            f"vector: {vector!r} is {_describe(output)}, a vector for each of {length!r}, and a text needs"
+            ' one: use task=Encode(…, pooling="mean"), "first", "last" or "max", or pool in the module'
+        )
+    if pooling not in ("", "mean", "first", "last", "max"):
+        raise DescriptionError(f'pooling: {pooling!r} is unknown; use "mean", "first", "last" or "max"')
+    if pooling and (not length or len(output.shape) != 3 or output.axes.names[-1]):
+        raise DescriptionError(
+            f"pooling: {vector!r} is {_describe(output)}, and pooling needs a vector for each word, [batch,"
+            " words, width]; omit pooling, or name another output"
+        )
+
+
+def _varying(output: ModuleOutput) -> str:
+    """The length along which an output varies; "" if its rows have one size."""
+    return next((name for name in output.axes.names if name not in ("", BATCH)), "")
+
+
+def _describe(output: ModuleOutput) -> str:
+    sizes = zip(output.axes.names, output.shape, strict=True)
+    return "[" + ", ".join(name or str(size) for name, size in sizes) + "]"

@@ -1,4 +1,4 @@
-"""`lockstep classify` and `lockstep encode`: one result per text."""
+"""`lockstep classify`, `lockstep classify-tokens` and `lockstep encode`: one result per text."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,9 +10,9 @@ from lockstep_client.texts import text_batches
 from lockstep_client.verbs.context import Model, Texts, VerbContext, Version
 
 if TYPE_CHECKING:
-    from lockstep_client.results import Classification, Encoding
+    from lockstep_client.results import Classification, Encoding, TokenClassification
 
-A = TypeVar("A", "Classification", "Encoding")
+A = TypeVar("A", "Classification", "Encoding", "TokenClassification")
 
 
 def classify(
@@ -27,6 +27,33 @@ def classify(
 
     send = partial(context.client.classify, model, top_k=top_k, version=version)
     _answer(context, texts, send, display.classifications)
+
+
+def classify_tokens(
+    context: VerbContext,
+    model: Model,
+    texts: Texts = None,
+    aggregation: Annotated[
+        str, typer.Option(help="Spans: words by their first, average or max token, or none: tokens.")
+    ] = "first",
+    entities: Annotated[
+        bool, typer.Option("--entities", help="Join the words of an entity, and leave out label O.")
+    ] = False,
+    top_k: Annotated[int, typer.Option(min=0, help="Number of labels per span; 0 prints all.")] = 1,
+    version: Version = "",
+) -> None:
+    """Label the words of texts: prints place (start:end), label, probability and word."""
+    from lockstep_client import display
+
+    send = partial(
+        context.client.classify_tokens,
+        model,
+        aggregation=aggregation,
+        entities=entities,
+        top_k=top_k,
+        version=version,
+    )
+    _answer(context, texts, send, display.token_classifications)
 
 
 def encode(

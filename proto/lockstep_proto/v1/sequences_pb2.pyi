@@ -7,12 +7,25 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Aggregation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AGGREGATION_UNSPECIFIED: _ClassVar[Aggregation]
+    AGGREGATION_NONE: _ClassVar[Aggregation]
+    AGGREGATION_FIRST: _ClassVar[Aggregation]
+    AGGREGATION_AVERAGE: _ClassVar[Aggregation]
+    AGGREGATION_MAX: _ClassVar[Aggregation]
+
 class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
     STOP_REASON_END: _ClassVar[StopReason]
     STOP_REASON_LENGTH: _ClassVar[StopReason]
     STOP_REASON_STOP: _ClassVar[StopReason]
+AGGREGATION_UNSPECIFIED: Aggregation
+AGGREGATION_NONE: Aggregation
+AGGREGATION_FIRST: Aggregation
+AGGREGATION_AVERAGE: Aggregation
+AGGREGATION_MAX: Aggregation
 STOP_REASON_UNSPECIFIED: StopReason
 STOP_REASON_END: StopReason
 STOP_REASON_LENGTH: StopReason
@@ -91,6 +104,66 @@ class ClassifyReply(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[Classification]
     notice: str
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Classification, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
+
+class ClassifyTokensRequest(_message.Message):
+    __slots__ = ("model", "version", "texts", "ids", "top_k", "priority", "queue_timeout_seconds", "aggregation", "entities")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATION_FIELD_NUMBER: _ClassVar[int]
+    ENTITIES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    ids: _containers.RepeatedCompositeFieldContainer[Ids]
+    top_k: int
+    priority: int
+    queue_timeout_seconds: float
+    aggregation: Aggregation
+    entities: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[_Union[Ids, _Mapping]]] = ..., top_k: _Optional[int] = ..., priority: _Optional[int] = ..., queue_timeout_seconds: _Optional[float] = ..., aggregation: _Optional[_Union[Aggregation, str]] = ..., entities: _Optional[bool] = ...) -> None: ...
+
+class LabeledSpan(_message.Message):
+    __slots__ = ("start", "end", "text", "labels", "token", "tokens")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    end: int
+    text: str
+    labels: _containers.RepeatedCompositeFieldContainer[Label]
+    token: int
+    tokens: int
+    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ..., text: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., token: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
+
+class TokenClassification(_message.Message):
+    __slots__ = ("spans", "length", "timings")
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    spans: _containers.RepeatedCompositeFieldContainer[LabeledSpan]
+    length: int
+    timings: Timings
+    def __init__(self, spans: _Optional[_Iterable[_Union[LabeledSpan, _Mapping]]] = ..., length: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
+class ClassifyTokensReply(_message.Message):
+    __slots__ = ("model", "version", "results", "notice")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    results: _containers.RepeatedCompositeFieldContainer[TokenClassification]
+    notice: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., results: _Optional[_Iterable[_Union[TokenClassification, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("model", "version", "texts", "ids", "attention", "priority", "queue_timeout_seconds")
@@ -321,6 +394,28 @@ class ClassifyManyReply(_message.Message):
     outcomes: _containers.RepeatedCompositeFieldContainer[ClassifyOutcome]
     notice: str
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., outcomes: _Optional[_Iterable[_Union[ClassifyOutcome, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
+
+class ClassifyTokensOutcome(_message.Message):
+    __slots__ = ("number", "classification", "failure")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    classification: TokenClassification
+    failure: Failure
+    def __init__(self, number: _Optional[int] = ..., classification: _Optional[_Union[TokenClassification, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class ClassifyTokensManyReply(_message.Message):
+    __slots__ = ("model", "version", "outcomes", "notice")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    outcomes: _containers.RepeatedCompositeFieldContainer[ClassifyTokensOutcome]
+    notice: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., outcomes: _Optional[_Iterable[_Union[ClassifyTokensOutcome, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
 
 class EncodeOutcome(_message.Message):
     __slots__ = ("number", "encoding", "failure")

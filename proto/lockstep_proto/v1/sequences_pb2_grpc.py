@@ -54,6 +54,16 @@ class SequencesStub:
                 request_serializer=lockstep_dot_v1_dot_sequences__pb2.EncodeRequest.SerializeToString,
                 response_deserializer=lockstep_dot_v1_dot_sequences__pb2.EncodeManyReply.FromString,
                 _registered_method=True)
+        self.ClassifyTokens = channel.unary_unary(
+                '/lockstep.v1.Sequences/ClassifyTokens',
+                request_serializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensRequest.SerializeToString,
+                response_deserializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensReply.FromString,
+                _registered_method=True)
+        self.ClassifyTokensMany = channel.stream_stream(
+                '/lockstep.v1.Sequences/ClassifyTokensMany',
+                request_serializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensRequest.SerializeToString,
+                response_deserializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensManyReply.FromString,
+                _registered_method=True)
         self.Follow = channel.stream_stream(
                 '/lockstep.v1.Sequences/Follow',
                 request_serializer=lockstep_dot_v1_dot_sequences__pb2.FollowRequest.SerializeToString,
@@ -103,6 +113,20 @@ class SequencesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClassifyTokens(self, request, context):
+        """One-shot: labels for each word or token of a text, with its place in the text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyTokensMany(self, request_iterator, context):
+        """ClassifyTokens for any number of texts over one stream, as ClassifyMany.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Follow(self, request_iterator, context):
         """A prediction after each element as it arrives: one step of a step-wise model, or a run of a
         one-shot model on the whole prefix.
@@ -147,6 +171,16 @@ def add_SequencesServicer_to_server(servicer, server):
                     servicer.EncodeMany,
                     request_deserializer=lockstep_dot_v1_dot_sequences__pb2.EncodeRequest.FromString,
                     response_serializer=lockstep_dot_v1_dot_sequences__pb2.EncodeManyReply.SerializeToString,
+            ),
+            'ClassifyTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifyTokens,
+                    request_deserializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensRequest.FromString,
+                    response_serializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensReply.SerializeToString,
+            ),
+            'ClassifyTokensMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyTokensMany,
+                    request_deserializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensRequest.FromString,
+                    response_serializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensManyReply.SerializeToString,
             ),
             'Follow': grpc.stream_stream_rpc_method_handler(
                     servicer.Follow,
@@ -272,6 +306,60 @@ class Sequences:
             '/lockstep.v1.Sequences/EncodeMany',
             lockstep_dot_v1_dot_sequences__pb2.EncodeRequest.SerializeToString,
             lockstep_dot_v1_dot_sequences__pb2.EncodeManyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lockstep.v1.Sequences/ClassifyTokens',
+            lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensRequest.SerializeToString,
+            lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyTokensMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lockstep.v1.Sequences/ClassifyTokensMany',
+            lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensRequest.SerializeToString,
+            lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensManyReply.FromString,
             options,
             channel_credentials,
             insecure,

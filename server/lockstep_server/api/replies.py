@@ -9,6 +9,8 @@ import numpy as np
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..messages import Event
     from ..model.manifest import Manifest
 
@@ -29,9 +31,12 @@ def timings(event: Event) -> pb.Timings:
 
 def labels(scores: Array, manifest: Manifest, top_k: int) -> list[pb.Label]:
     """The reply's labels for one row of scores, most probable first. `top_k` 0: all."""
+    return messages_of(rank(scores, manifest, top_k))
+
+
+def messages_of(ranked_labels: Iterable[Ranked]) -> list[pb.Label]:
     return [
-        pb.Label(name=r.name, index=r.label, probability=r.probability, score=r.score)
-        for r in rank(scores, manifest, top_k)
+        pb.Label(name=r.name, index=r.label, probability=r.probability, score=r.score) for r in ranked_labels
     ]
 
 
@@ -54,12 +59,13 @@ def rank(scores: Array, manifest: Manifest, top_k: int = 0) -> list[Ranked]:
 
 def rank_rows(scores: Array, manifest: Manifest, top_k: int = 0) -> list[list[Ranked]]:
     """`rank` of each row of `scores` [rows, labels]."""
-    scores, probabilities = _with_probabilities(scores.astype(np.float64), manifest)
-    return _ranked(scores, probabilities, manifest.labels, top_k)
+    scores, probabilities = with_probabilities(scores, manifest)
+    return ranked(scores, probabilities, manifest.labels, top_k)
 
 
-def _with_probabilities(scores: Array, manifest: Manifest) -> tuple[Array, Array]:
-    """Scores and probabilities of each label, [rows, labels]."""
+def with_probabilities(scores: Array, manifest: Manifest) -> tuple[Array, Array]:
+    """Scores and probabilities of each label, float64 [rows, labels]."""
+    scores = scores.astype(np.float64)
     if manifest.roles.activation == "sigmoid":
         if scores.shape[1] == 1 and len(manifest.labels) == 2:
             scores = np.concatenate([-scores, scores], axis=1)
@@ -70,7 +76,8 @@ def _with_probabilities(scores: Array, manifest: Manifest) -> tuple[Array, Array
     return scores, scores
 
 
-def _ranked(scores: Array, probabilities: Array, labels: tuple[str, ...], top_k: int) -> list[list[Ranked]]:
+def ranked(scores: Array, probabilities: Array, labels: tuple[str, ...], top_k: int) -> list[list[Ranked]]:
+    """The labels of each row, by probability: [rows, labels]. `top_k` 0: all."""
     best = (-probabilities).argsort(axis=1, kind="stable")[:, : top_k or None]
     rows = np.arange(len(best))[:, None]
     return [

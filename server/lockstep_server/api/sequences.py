@@ -9,10 +9,10 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_proto.v1 import sequences_pb2_grpc
 
 from ..errors import ServingError
-from . import generate, texts
+from . import generate, texts, token_spans
 from .follow import Follow
 from .generate_stream import TokenStream
-from .text_stream import ClassifyMany, EncodeMany
+from .text_stream import ClassifyMany, ClassifyTokensMany, EncodeMany
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,17 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         answered = await self._infer_texts(served, "Encode", request, context, texts.encode_outputs)
         results = [texts.encoding(served.spec, request, event, text.tokens) for text, event in answered]
         return pb.EncodeReply(results=results, **texts.model_fields(served.spec))
+
+    async def ClassifyTokens(
+        self, request: pb.ClassifyTokensRequest, context: Context
+    ) -> pb.ClassifyTokensReply:
+        served = self._registry.resolve(request.model, request.version, "ClassifyTokens")
+        answered = await self._infer_texts(served, "ClassifyTokens", request, context, token_spans.outputs)
+        results = [token_spans.classification(served.spec, request, event, text) for text, event in answered]
+        return pb.ClassifyTokensReply(results=results, **texts.model_fields(served.spec))
+
+    async def ClassifyTokensMany(self, requests: Any, context: Context) -> None:
+        await ClassifyTokensMany(self._registry, self._requests, context, self._max_inflight).run()
 
     async def ClassifyMany(self, requests: Any, context: Context) -> None:
         await ClassifyMany(self._registry, self._requests, context, self._max_inflight).run()
@@ -89,7 +100,7 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         self,
         served: ServedModel,
         method: str,
-        request: pb.ClassifyRequest | pb.EncodeRequest,
+        request: texts.TextsRequest,
         context: Context,
         outputs_of: texts.OutputsOf,
     ) -> list[tuple[InferenceRequest, messages.Event]]:

@@ -1,4 +1,4 @@
-"""ClassifyMany and EncodeMany: any number of texts over one stream, with one outcome per text.
+"""The Many RPCs: any number of texts over one stream, with one outcome per text.
 
 message -> its texts, numbered -> one request per text -> events in any order -> outcomes. A reply holds
 all outcomes that are ready, so that a batch makes one message.
@@ -13,14 +13,14 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 
 from .. import messages
 from ..errors import ServingError
-from . import status, texts
+from . import status, texts, token_spans
 from .inflight import PipelinedStream
 
 if TYPE_CHECKING:
     from ..frontend.requests import InferenceRequest
     from ..model.spec import ModelSpec
 
-Q = TypeVar("Q", pb.ClassifyRequest, pb.EncodeRequest)
+Q = TypeVar("Q", pb.ClassifyRequest, pb.EncodeRequest, pb.ClassifyTokensRequest)
 
 _MAX_REPLY_BYTES = 1 << 18
 """A reply gets no more outcomes once it reaches this size: clients limit the size of messages."""
@@ -107,6 +107,19 @@ class ClassifyMany(_ManyStream[pb.ClassifyRequest]):
     def _success(self, spec: ModelSpec, result: _TextResult) -> dict[str, Any]:
         assert isinstance(result.event, messages.Event)
         return {"classification": texts.classification(spec, result.request, result.event)}
+
+
+class ClassifyTokensMany(_ManyStream[pb.ClassifyTokensRequest]):
+    """One ClassifyTokensMany stream."""
+
+    method, reply, outcome = "ClassifyTokensMany", pb.ClassifyTokensManyReply, pb.ClassifyTokensOutcome
+    outputs_of = staticmethod(token_spans.outputs)
+
+    def _success(self, spec: ModelSpec, result: _TextResult) -> dict[str, Any]:
+        assert isinstance(result.event, messages.Event)
+        assert result.inference is not None
+        found = token_spans.classification(spec, result.request, result.event, result.inference)
+        return {"classification": found}
 
 
 class EncodeMany(_ManyStream[pb.EncodeRequest]):

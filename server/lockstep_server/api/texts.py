@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ..model.spec import ModelSpec
     from .instrumentation import Context
 
+TextsRequest = pb.ClassifyRequest | pb.EncodeRequest | pb.ClassifyTokensRequest
+
 OutputsOf = Callable[["ModelSpec", Any], tuple[str, ...]]
 """The output names that a request needs. Raises ServingError if the model lacks one."""
 
@@ -36,7 +38,7 @@ _MAX_TEXTS = 4096
 """Texts or rows of ids in one message. Each is queued as a separate request."""
 
 
-def count(request: pb.ClassifyRequest | pb.EncodeRequest) -> int:
+def count(request: TextsRequest) -> int:
     """The number of texts or rows of ids in a request.
 
     Raises:
@@ -64,7 +66,7 @@ class TextRequests:
         self,
         served: ServedModel,
         method: str,
-        request: pb.ClassifyRequest | pb.EncodeRequest,
+        request: TextsRequest,
         context: Context,
         outputs_of: OutputsOf,
         requests: int = 1,
@@ -150,6 +152,7 @@ class TextRequests:
             queue_timeout_s=self._request.queue_timeout_seconds,
             remaining_s=self._remaining_s,
             call=self._call,
+            needs_places=isinstance(self._request, pb.ClassifyTokensRequest),
         )
 
 
@@ -159,7 +162,7 @@ def classify_outputs(spec: ModelSpec, _: pb.ClassifyRequest) -> tuple[str, ...]:
     Raises:
         ServingError: BAD_INPUT, the model has no scores and labels for a text.
     """
-    scores = _role(spec, "scores", "classify")
+    scores = output_name(spec, "scores", "classify")
     if classifies_tokens(spec):
         raise bad_input("model", f"model {spec.name!r} has labels for each word; call ClassifyTokens")
     if not classifies(spec):
@@ -178,12 +181,12 @@ def encode_outputs(spec: ModelSpec, request: pb.EncodeRequest) -> tuple[str, ...
     Raises:
         ServingError: BAD_INPUT, the model has no vector, or no attention although it is requested.
     """
-    names = (_role(spec, "vector", "encode"),)
-    return (*names, _role(spec, "attention", "return attention")) if request.attention else names
+    names = (output_name(spec, "vector", "encode"),)
+    return (*names, output_name(spec, "attention", "return attention")) if request.attention else names
 
 
 def classification(spec: ModelSpec, request: pb.ClassifyRequest, event: messages.Event) -> pb.Classification:
-    ranked = labels(_output(event, spec.manifest.roles.scores), spec.manifest, request.top_k)
+    ranked = labels(output_of(event, spec.manifest.roles.scores), spec.manifest, request.top_k)
     return pb.Classification(labels=ranked, length=event.length, timings=timings(event))
 
 
@@ -193,12 +196,12 @@ def encoding(
     """One text's vector, and its attention and tokens if requested. None: it was sent as ids."""
     roles = spec.manifest.roles
     result = pb.Encoding(
-        vector=_output(event, roles.vector).ravel().astype(np.float32),
+        vector=output_of(event, roles.vector).ravel().astype(np.float32),
         length=event.length,
         timings=timings(event),
     )
     if request.attention:
-        weights = _output(event, roles.attention)[0].astype(np.float32)
+        weights = output_of(event, roles.attention)[0].astype(np.float32)
         result.attention.CopyFrom(pb.Tensor(shape=weights.shape, values=weights.ravel()))
         result.tokens.extend(tokens or [])
     return result
@@ -209,13 +212,17 @@ def model_fields(spec: ModelSpec) -> dict[str, str]:
     return {"model": spec.name, "version": str(spec.version), "notice": spec.notice}
 
 
-def _role(spec: ModelSpec, role: str, verb: str) -> str:
+def output_name(spec: ModelSpec, role: str, verb: str) -> str:
+    """
+    Raises:
+        ServingError: BAD_INPUT, the model has no output of this role.
+    """
     name: str = getattr(spec.manifest.roles, role)
     if not name:
         raise bad_input("model", f"model {spec.name!r} cannot {verb}: its manifest has no roles.{role}")
     return name
 
 
-def _output(event: messages.Event, name: str) -> Any:
+def output_of(event: messages.Event, name: str) -> Any:
     assert event.outputs is not None
     return event.outputs[name]

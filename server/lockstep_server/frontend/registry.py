@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from .. import messages
 from ..errors import ErrorCode, ServingError, bad_input, not_found, unavailable
 from ..metrics.families import Metrics, ModelMeters, length_bucket
+from ..model.roles import classifies, classifies_tokens
 from .admission import AdmissionController
 from .request_log import RequestLog
 from .tokenization import Tokenizers
@@ -425,6 +426,8 @@ def _methods(spec: ModelSpec) -> list[str]:
     if spec.is_stepwise:
         methods += [name for name in ("Generate", "Translate") if task == name.lower()]
         return [*methods, "Follow"] if roles.scores else methods
-    if spec.text_input and roles.scores:
+    if spec.text_input and classifies(spec):
         methods += ["Classify", "ClassifyMany"]
+    if spec.text_input and classifies_tokens(spec):
+        methods += ["ClassifyTokens", "ClassifyTokensMany"]
     return [*methods, "Encode", "EncodeMany"] if spec.text_input and roles.vector else methods

@@ -61,6 +61,7 @@ class InferenceRequest:
     message: messages.Request
     text: str | None = None
     encoded: EncodedText | None = None  # `text`, once it is tokenized
+    needs_places: bool = False  # the places of the tokens in `text` too
     queue_timeout_s: float = 0.0  # 0: no queue timeout
     remaining_s: float | None = None  # until the call's deadline
     call: CallShare | None = None  # the call, if it has several requests
@@ -158,7 +159,7 @@ class InFlightRequests:
 
         vocabulary = request.served.vocabulary
         assert vocabulary is not None  # the API refuses texts for a model without a tokenizer
-        self._tokenizers.encode(vocabulary, request.text, request.field, encoded)
+        self._tokenizers.encode(vocabulary, request.text, request.field, encoded, places=request.needs_places)
         returned = True
         if refusal:
             raise refusal[0]

@@ -45,12 +45,14 @@ class Tokenizers:
         text: str,
         field: str,
         done: Done,
+        *,
+        places: bool = False,
     ) -> None:
         """Tokenize a text. `done` gets the result or BAD_INPUT, for a short text before this returns."""
         if len(text) <= _SHORT_TEXT and vocabulary.done() and vocabulary.exception() is None:
-            done(_encode(vocabulary.result(), text, field))
+            done(_encode(vocabulary.result(), text, field, places))
             return
-        task = asyncio.ensure_future(self._encode_on_worker(vocabulary, text, field, done))
+        task = asyncio.ensure_future(self._encode_on_worker(vocabulary, text, field, done, places))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -60,6 +62,7 @@ class Tokenizers:
         text: str,
         field: str,
         done: Done,
+        places: bool,
     ) -> None:
         try:
             opened = await asyncio.shield(vocabulary)
@@ -67,15 +70,15 @@ class Tokenizers:
             done(_cannot_encode(field, error))
             return
         loop = asyncio.get_running_loop()
-        done(await loop.run_in_executor(self._executor, _encode, opened, text, field))
+        done(await loop.run_in_executor(self._executor, _encode, opened, text, field, places))
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _encode(vocabulary: Vocabulary, text: str, field: str) -> EncodedText | ServingError:
+def _encode(vocabulary: Vocabulary, text: str, field: str, places: bool) -> EncodedText | ServingError:
     try:
-        return vocabulary.encode(text)
+        return vocabulary.encode(text, places=places)
     except TokenizerError as error:
         return _cannot_encode(field, error)
 

@@ -59,12 +59,15 @@ def by_role(
                 result = results[index]
                 if not isinstance(result, ServingError):
                     result[tensor.name] = array[starts[index] : starts[index + 1]]
-        if _is_sound(spec, tensor, array):
+        if _is_sound(spec, tensor, array) and not _is_per_token(spec, tensor):
             continue
         for index in readers:
             result = results[index]
             if not isinstance(result, ServingError):
-                results[index] = fault(spec, tensor, result[tensor.name]) or result
+                wrong = fault(spec, tensor, result[tensor.name])
+                if wrong is None and _is_per_token(spec, tensor):
+                    wrong = _wrong_count(spec, tensor, result[tensor.name], parts[index])
+                results[index] = wrong or result
     return results
 
 
@@ -85,6 +88,23 @@ def fault(spec: ModelSpec, tensor: ModelTensor, array: Array) -> ServingError | 
             ErrorCode.FAILED,
             f"output {tensor.name!r} of the model is NaN or infinite for this input; no answer can be given",
         )
+    return None
+
+
+def _is_per_token(spec: ModelSpec, tensor: ModelTensor) -> bool:
+    return classifies_tokens(spec) and tensor.name == spec.manifest.roles.scores
+
+
+def _wrong_count(spec: ModelSpec, tensor: ModelTensor, array: Array, part: RowGroup) -> ServingError | None:
+    """An unbatched graph may return any number of rows of scores; each must belong to a token."""
+    for axis, name in tensor.spec.lengths.items():
+        tokens = part.lengths[spec.length_names.index(name)]
+        if array.shape[axis] != tokens:
+            return ServingError(
+                ErrorCode.FAILED,
+                f"output {tensor.name!r} of the model has {array.shape[axis]} rows of scores for"
+                f" {tokens} tokens; correct the graph",
+            )
     return None
 
 
