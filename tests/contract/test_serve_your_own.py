@@ -157,5 +157,14 @@ def test_an_encoder_gives_batched_texts_their_unbatched_vectors(followed: PageRu
         for text, one in zip(texts, batched, strict=True):
             (unbatched,) = client.encode("encoder", text)
             assert np.allclose(one.vector, unbatched.vector, atol=1e-5)
+            assert np.isclose(np.linalg.norm(one.vector), 1, atol=1e-5)
     assert served.state == "READY"
     assert np.allclose(vectors[0], batched[0].vector, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tagger_labels_words_at_their_places(followed: PageRunner) -> None:
+    rows = [line.split("\t") for line in output(followed, "lockstep classify-tokens").splitlines()]
+    assert [(row[0], row[3]) for row in rows] == [
+        ("0:3", "Ada"), ("4:12", "Lovelace"), ("13:18", "lives"), ("19:21", "in"), ("22:27", "Paris")
+    ]  # fmt: skip
+    assert all(row[1] in ("O", "B-PER", "I-PER", "B-LOC", "I-LOC") for row in rows)

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 import pytest
+import tagger
 from google.protobuf import json_format, message_factory
 from grpc_health.v1 import health_pb2
+from integration.harness import serve
 from patience import PATIENCE_S, limit_s
 
 from lockstep_proto import open_inference_pb2
 from lockstep_proto.v1 import sequences_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from integration.harness import Served
 
 ROOT = Path(__file__).parents[2]
@@ -85,14 +89,23 @@ def test_every_rpc_has_a_line() -> None:
     assert PAGE.count("\ngrpcurl -plaintext") == len(listed)
 
 
+@pytest.fixture(scope="module")
+def tagging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with a tagger, of which none is shipped."""
+    root = tmp_path_factory.mktemp("models")
+    tagger.write(root)
+    with serve(root) as running:
+        yield running
+
+
 @pytest.mark.parametrize("line", lines(), ids=lambda line: line.method)
-def test_a_line_works(shipped: Served, line: Line) -> None:
+def test_a_line_works(shipped: Served, tagging: Served, line: Line) -> None:
     if line.method in ("RepositoryModelLoad", "RepositoryModelUnload"):
         with pytest.raises(grpc.RpcError) as refused:
             called(shipped, line)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
         return
-    replies = called(shipped, line)
+    replies = called(tagging if line.method.startswith("ClassifyTokens") else shipped, line)
     assert replies
     assert not any(getattr(one, "error_message", "") for one in replies)
     outcomes = [one for reply in replies for one in getattr(reply, "outcomes", ())]

@@ -10,10 +10,10 @@ import fakes
 import grpc
 import numpy as np
 import pytest
+import tagger
 from integration.harness import Served, fields, refused, serve
 from onnx import helper
 from patience import PATIENCE_S
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from lockstep_client import AsyncClient, Client, InvalidRequest
 from lockstep_proto.v1 import sequences_pb2 as pb
@@ -24,67 +24,20 @@ if TYPE_CHECKING:
     from lockstep_client import TokenClassification
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
-LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-VOCABULARY = [
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "ada", "love", "##lace", "lives", "in", "par", "##is", "é", ",",
-    "new", "york",
-]  # fmt: skip
-IDS = {word: index for index, word in enumerate(VOCABULARY)}
-BEST = {"ada": 1, "love": 2, "##lace": 0, "par": 3, "##is": 4, "new": 3, "york": 4}
-MANIFEST = """
-task = "token-classification"
-labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-text.source = "tokenizer.json"
-lengths.words.max = 32
-inputs.tokens = {batch_axis = 0, lengths = {1 = "words"}, range = [0, 15]}
-outputs.logits = {batch_axis = 0, lengths = {1 = "words"}}
-roles.scores = "logits"
-"""
-
-
-def scores() -> Any:
-    """Scores of each token [15, 5], the highest as BEST says; of a continuing token lower ones."""
-    table = np.zeros((len(VOCABULARY), len(LABELS)), np.float32)
-    for word, index in IDS.items():
-        table[index, BEST.get(word, 0)] = 1 if word.startswith("##") else 3
-    table[0] = np.nan  # padding must not matter
-    return table
-
-
-def tagger() -> Any:
-    shape = ("batch", "words")
-    return fakes.model(
-        [helper.make_node("Gather", ["E", "tokens"], ["logits"])],
-        [fakes.tensor("tokens", "INT64", shape)],
-        [fakes.tensor("logits", shape=(*shape, 5))],
-        [fakes.constant("E", scores(), np.float32)],
-    )
-
-
-def word_pieces() -> Tokenizer:
-    """Lower-cased word pieces between [CLS] and [SEP], as BERT's."""
-    tokenizer = Tokenizer(models.WordPiece(IDS, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return tokenizer
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
-    word_pieces().save(str(fakes.write_model(root, "tagger", tagger(), MANIFEST) / "tokenizer.json"))
-    classify = MANIFEST.replace("token-classification", "classify")
-    first = tagger()
+    tagger.write(root)
+    classify = tagger.MANIFEST.replace("token-classification", "classify")
+    first = tagger.tagger()
     first.graph.node[0].output[0] = "each"
     first.graph.node.append(helper.make_node("ReduceMax", ["each"], ["logits"], axes=[1], keepdims=0))
     del first.graph.output[:]
     first.graph.output.append(fakes.tensor("logits", shape=("batch", 5)))
     per_text = classify.replace(', lengths = {1 = "words"}}\nroles', "}\nroles")
-    folder = fakes.write_model(root, "classifier", first, per_text)
-    word_pieces().save(str(folder / "tokenizer.json"))
+    tagger.write(root, "classifier", first, per_text)
     with serve(root) as running:
         yield running
 
@@ -168,7 +121,9 @@ def test_a_text_answers_alone_as_in_a_batch_of_others(server: Served, client: Cl
 
 
 def test_ids_have_a_span_for_each_of_them(client: Client) -> None:
-    [answer] = client.classify_tokens("tagger", ids=[[IDS["ada"], IDS["lives"], IDS["par"]]])
+    [answer] = client.classify_tokens(
+        "tagger", ids=[[tagger.IDS["ada"], tagger.IDS["lives"], tagger.IDS["par"]]]
+    )
     assert [(s.token, s.start, s.text, s.best.name) for s in answer.spans] == [
         (0, 0, "", "B-PER"),
         (1, 0, "", "O"),
