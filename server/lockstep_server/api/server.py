@@ -38,6 +38,7 @@ LIVE = "live"
 
 
 _MAX_UNREAD_CALLS = 1 << 20
+_MAX_UNREAD_S = 24 * 3600
 _REFUSE_S = 1.0
 """How long a stopping server goes on refusing calls while some arrive."""
 
@@ -173,10 +174,11 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # a second server on this port must fail
-        # By default gRPC itself ends calls that wait to be read, from 1,000 on, as CANCELLED: unlogged and
-        # uncounted. Admission control refuses what is too much.
+        # By default gRPC itself ends calls that wait to be read, from 1,000 on or after 30 s, as CANCELLED:
+        # unlogged and uncounted. Admission control refuses what is too much.
         ("grpc.server.max_pending_requests", _MAX_UNREAD_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_UNREAD_CALLS),
+        ("grpc.server_max_unrequested_time_in_server", _MAX_UNREAD_S),
         # Allow pings on an idle channel twice a minute; by default gRPC closes such connections.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
