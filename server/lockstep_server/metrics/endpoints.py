@@ -65,12 +65,14 @@ def _wsgi_app(
     registry: CollectorRegistry | None, healthy: Callable[[], bool], before_scrape: Callable[[], None]
 ) -> Any:
     metrics = make_wsgi_app(registry) if registry is not None else None
+    one_at_a_time = threading.Lock()  # a page takes the interpreter from the event loop
 
     def app(environ: dict[str, Any], respond: Any) -> Any:
         path = environ["PATH_INFO"]
         if path == "/metrics" and metrics is not None:
             before_scrape()
-            return metrics(environ, respond)
+            with one_at_a_time:
+                return metrics(environ, respond)
         status, body = ("200 OK", b"ok\n") if healthy() else ("503 Service Unavailable", b"not ready\n")
         if path == "/metrics":
             status, body = "404 Not Found", b"metrics are disabled; start the server with --metrics\n"
@@ -86,6 +88,7 @@ class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
     # An idle connection must block neither other clients nor the shutdown.
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 512  # connections that may come at once; the default is 5
     # A second server on the same port must fail.
     allow_reuse_port = False
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import urllib.request
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from patience import PATIENCE_S
@@ -68,3 +69,28 @@ def test_an_idle_connection_is_closed_after_the_timeout(
     monkeypatch.setattr("lockstep_server.metrics.endpoints._RequestHandler.timeout", 0.1)
     with socket.create_connection(("127.0.0.1", endpoints.port), timeout=PATIENCE_S) as idle:
         assert idle.recv(1) == b""
+
+
+def test_a_burst_of_connections_is_accepted(
+    endpoints: HttpEndpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, go_on = threading.Event(), threading.Event()
+    process_request = type(endpoints._server).process_request
+
+    def process_later(server: Any, *request: Any) -> None:
+        busy.set()
+        assert go_on.wait(PATIENCE_S)
+        process_request(server, *request)
+
+    monkeypatch.setattr(type(endpoints._server), "process_request", process_later)
+    with ExitStack() as stack:
+        address = ("127.0.0.1", endpoints.port)
+        connections = [stack.enter_context(socket.create_connection(address, PATIENCE_S))]
+        assert busy.wait(PATIENCE_S)  # nothing is accepted from now on
+        connections += [
+            stack.enter_context(socket.create_connection(address, PATIENCE_S)) for _ in range(200)
+        ]
+        go_on.set()
+        for connection in connections:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert all(connection.recv(100).startswith(b"HTTP/1.0 200") for connection in connections)
