@@ -1,5 +1,15 @@
 """Lockstep server: serves trained sequence models over gRPC with dynamic batching."""
 
-from importlib.metadata import version
+from __future__ import annotations
 
-__version__ = version("lockstep-inference")
+__version__: str  # made by `__getattr__`
+
+
+def __getattr__(name: str) -> str:
+    """Read the version when it is asked for: the command line sets its signal handlers before that."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version
+
+    found = globals()["__version__"] = version("lockstep-inference")
+    return found

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from . import logs
@@ -51,7 +52,9 @@ async def _serve(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     app = App(settings)
     try:
-        await app.start()
+        if not await _start(app, stop):
+            log.info("stopping before the start was complete")
+            return 0
         address = host_and_port(settings.host, app.port)
         log.info("serving %s on %s, metrics on %d", settings.models, address, app.metrics_port)
         await stop.wait()
@@ -60,3 +63,21 @@ async def _serve(settings: Settings) -> int:
         await app.stop()
     log.info("stopped")
     return 0
+
+
+async def _start(app: App, stop: asyncio.Event) -> bool:
+    """Start the server, unless it is stopped meanwhile. False: it was.
+
+    Raises:
+        LoadError: as `App.start`.
+    """
+    starting, stopping = asyncio.ensure_future(app.start()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if starting.done():
+        await starting
+        return True
+    starting.cancel()
+    with suppress(asyncio.CancelledError):
+        await starting
+    return False

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import tomllib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fakes
@@ -25,7 +26,6 @@ from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "lockstep_server"]
 
@@ -99,6 +99,29 @@ def test_an_idle_server_exits_cleanly(tmp_path: Path, number: signal.Signals) ->
         assert not any("Traceback" in line for line in server.log)
 
 
+def _handles_signals(pid: int) -> bool:
+    """Whether the process has a handler of SIGTERM, which the interpreter itself has not."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the signals that a process handles")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("delay_s", [0.0, 0.4, 0.8])
+def test_a_server_that_is_stopped_while_it_starts_exits_cleanly(
+    tmp_path: Path, number: signal.Signals, delay_s: float
+) -> None:
+    with ServerProcess("--cache", "", "--models", str(tmp_path)) as server:
+        wait_until(lambda: _handles_signals(server.process.pid), "handlers")
+        with suppress(subprocess.TimeoutExpired):  # wherever the start is by then
+            server.process.wait(delay_s)
+        os.killpg(server.process.pid, number)  # to all processes, as Ctrl-C at a terminal
+        assert server.process.wait(PATIENCE_S) == 0
+        assert "Traceback" not in server.log_text()
+        assert "died" not in server.log_text()
+
+
 def test_both_processes_log_in_json_if_configured(tmp_path: Path) -> None:
     fakes.write_model(tmp_path, "same", fakes.identity())
     flags = ("--log-format", "json", "--log-level", "debug")
@@ -107,7 +130,7 @@ def test_both_processes_log_in_json_if_configured(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_end() == 0
         records = [json.loads(line) for line in server.log]
-    assert {"lockstep_server.lifecycle", "lockstep_server.engine.models"} <= {
+    assert {"lockstep_server.lifecycle", "lockstep_server.engine.model_changes"} <= {
         one["logger"] for one in records
     }
     (ended,) = [one for one in records if one["message"] == "request ended"]

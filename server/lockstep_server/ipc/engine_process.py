@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from .. import messages
@@ -22,7 +23,7 @@ from . import frames
 from .coalescing import MessageCoalescer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ class EngineProcess:
         ours.setblocking(False)
         command = [sys.executable, "-m", MODULE, str(theirs.fileno()), *self._log]
         self._spawned_at = time.monotonic()
-        self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))  # noqa: ASYNC220
+        with _signals_blocked():
+            self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))  # noqa: ASYNC220
         theirs.close()
         self._socket, self._decoder = ours, frames.Decoder()
         self._unsent.clear()
@@ -202,7 +204,9 @@ class EngineProcess:
             self._ended.set_result(None)
         if self._started is not None and not self._started.done():
             self._started.set_exception(ConnectionResetError())
-        elif not self._stopping and self._started is not None and self._started.exception() is None:
+        elif self._stopping or self._started is None or self._started.cancelled():
+            return
+        elif self._started.exception() is None:
             self._restart = asyncio.ensure_future(self._recover())
 
     async def _recover(self) -> None:
@@ -242,6 +246,16 @@ class EngineProcess:
             if self._process.poll() is None and self._socket is not None:
                 self._process.kill()
             await asyncio.to_thread(self._process.wait)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start a process that Ctrl-C and SIGTERM do not end: until it ignores them, they are blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _exit_text(code: int) -> str:
