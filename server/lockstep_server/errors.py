@@ -9,6 +9,8 @@ from __future__ import annotations
 import secrets
 from enum import Enum
 
+from .durations import bounded_s
+
 _MAX_CHARS = 400
 """Longest message or name in an error, in characters."""
 
@@ -54,7 +56,7 @@ class ServingError(Exception):
         self.field = _truncated(field)
         self.resource = _truncated(resource)
         super().__init__(self.message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = None if retry_after_s is None else bounded_s(retry_after_s)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (self.code, self.message, self.field, self.resource, self.retry_after_s)
@@ -103,6 +105,14 @@ def failed(model: str) -> ServingError:
     """A server failure. The message has a log id to look up in the log, and no internal details."""
     log_id = secrets.token_hex(4)
     return ServingError(ErrorCode.FAILED, f"model {model} failed on this request (log id {log_id})")
+
+
+class RunTooLong(ServingError):
+    """A run was ended because it took longer than `max_run_s`."""
+
+    def __init__(self, model: str, max_run_s: float) -> None:
+        why = f"model {model}: the run took longer than {max_run_s:g} s (max_run_s) and was ended"
+        super().__init__(ErrorCode.FAILED, why)
 
 
 class LoadError(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 import click
+
+from .durations import LARGEST_COUNT, LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +51,39 @@ def url(value: str) -> str:
     return value
 
 
+class _Duration(click.ParamType[float]):
+    """A finite duration of at least 0, in seconds or milliseconds; more than a year counts as a year."""
+
+    def __init__(self, *, per_s: int = 1, zero: bool = False) -> None:
+        self.name = "float"
+        self._longest, self._zero = LONGEST_S * per_s, zero
+
+    def get_metavar(self, *_: Any) -> str:
+        return "FLOAT RANGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = click.FLOAT.convert(value, param, ctx)
+        if not math.isfinite(number) or number < 0 or (number == 0 and not self._zero):
+            least = "of 0 or more" if self._zero else "above 0"
+            self.fail(f"{number} is not a duration; use a finite number {least}", param, ctx)
+        return min(number, self._longest)
+
+
+class _Ratio(click.FloatRange):
+    """A number from 0 to 1. `click.FloatRange` takes NaN."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("nan is not in the range 0<=x<=1.", param, ctx)
+        return number
+
+
 _PORT = click.IntRange(0, 65535)
-_ABOVE_ZERO = click.FloatRange(0, min_open=True)
+_SECONDS, _MILLISECONDS = _Duration(), _Duration(per_s=1000)
 
 
 @dataclass(frozen=True)
@@ -89,21 +123,27 @@ class Settings:
     )
     batching: bool = _setting(True, "Batch requests. Off: every request runs by itself.")
     max_run_ms: float = _setting(
-        20.0, "Longest run planned while another model waits for the device, in milliseconds.", _ABOVE_ZERO
+        20.0, "Longest run planned while another model waits for the device, in milliseconds.", _MILLISECONDS
+    )
+    max_run_s: float = _setting(
+        60.0, "End a run of a model that takes longer than this many seconds.", _SECONDS
+    )
+    max_load_s: float = _setting(
+        600.0, "Give a model up that takes longer than this many seconds to load.", _SECONDS
     )
     max_flush_ms: float = _setting(
         20.0,
         "Longest time a busy server buffers the tokens of a stream, in milliseconds. 0: do not buffer.",
-        click.FloatRange(0),
+        _Duration(per_s=1000, zero=True),
     )
     max_stall_s: float = _setting(
-        30.0, "End a stream whose client reads nothing for this many seconds.", _ABOVE_ZERO
+        30.0, "End a stream whose client reads nothing for this many seconds.", _SECONDS
     )
     max_message_mb: int = _setting(64, "Largest request message, in MiB.", click.IntRange(1, 2047))
     max_stream_inflight: int = _setting(
         1024,
         "Maximum requests in flight per stream. The server stops reading the stream at this limit.",
-        click.IntRange(1),
+        click.IntRange(1, LARGEST_COUNT),
     )
     model_control: str = _setting(
         "none", "explicit: allow clients to load and unload models.", click.Choice(["none", "explicit"])
@@ -119,7 +159,7 @@ class Settings:
     drain_s: float = _setting(
         10.0,
         "Drain timeout: how long requests in flight may take to finish at shutdown, in seconds.",
-        click.FloatRange(0),
+        _Duration(zero=True),
     )
     cache: str = _setting(
         "~/.cache/lockstep",
@@ -131,9 +171,7 @@ class Settings:
         "off", "Export trace spans over OTLP, or not at all.", click.Choice(["off", "otlp"])
     )
     traces_endpoint: str = _setting("http://localhost:4317", "OTLP collector (gRPC).", url)
-    traces_ratio: float = _setting(
-        1.0, "Sampling ratio for calls without a traceparent.", click.FloatRange(0, 1)
-    )
+    traces_ratio: float = _setting(1.0, "Sampling ratio for calls without a traceparent.", _Ratio())
     log_level: str = _setting(
         "info", "Minimum log level.", click.Choice(["debug", "info", "warning", "error"])
     )

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..durations import bounded_s
 from ..errors import overloaded
 from ..model.cost_model import CostModel, representative
 
@@ -167,7 +168,9 @@ def is_past(remaining_s: float | None) -> bool:
 def deadline_of(now: float, remaining_s: float | None, queue_timeout_s: float) -> float | None:
     """The latest time at which a request may start: the earlier of the call's deadline and its queue timeout.
 
-    Of `time.monotonic()`, in seconds. `queue_timeout_s` 0 means no queue timeout.
+    Of `time.monotonic()`, in seconds. `queue_timeout_s` 0 means no queue timeout. A limit of more than a year
+    counts as a year.
     """
-    ends = [now + limit for limit in (remaining_s, queue_timeout_s or None) if limit is not None]
+    limits = (remaining_s, queue_timeout_s or None)
+    ends = [now + bounded_s(limit) for limit in limits if limit is not None]
     return min(ends) if ends else None

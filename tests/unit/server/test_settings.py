@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
+from lockstep_server.durations import LONGEST_S
 from lockstep_server.settings import Settings, command
 
 if TYPE_CHECKING:
@@ -137,3 +138,24 @@ def test_every_setting_is_shown_with_its_source(tmp_path: Path) -> None:
     assert lines["host"] == '"::1"  # environment'
     assert lines["drain_s"] == "3.0  # file"
     assert lines["device"] == '"auto"  # default'
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1"])
+@pytest.mark.parametrize("setting", ["max_run_ms", "max_run_s", "max_load_s", "max_stall_s", "drain_s"])
+def test_a_duration_is_a_finite_number(setting: str, value: str, tmp_path: Path) -> None:
+    for result, got in (
+        invoke(f"--{setting.replace('_', '-')}", value),
+        invoke(**{f"LOCKSTEP_{setting.upper()}": value}),
+        invoke("--config", write(tmp_path, f"{setting} = {value}")),
+    ):
+        assert (result.exit_code, got) == (2, None)
+
+
+def test_a_duration_of_more_than_a_year_counts_as_a_year() -> None:
+    _, got = invoke("--drain-s", "1e300", "--max-flush-ms", "1e300")
+    assert got is not None
+    assert (got.drain_s, got.max_flush_ms) == (LONGEST_S, LONGEST_S * 1000)
+
+
+def test_a_ratio_is_a_number() -> None:
+    assert invoke("--traces-ratio", "nan")[0].exit_code == 2

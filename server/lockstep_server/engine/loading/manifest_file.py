@@ -121,13 +121,13 @@ def _batching(table: schema.TomlTable) -> BatchingSection:
     return BatchingSection(
         max_rows=table.get("max_rows", schema.count, default.max_rows),
         max_padded_elements=table.get("max_padded_elements", schema.count, default.max_padded_elements),
-        max_queue_ms=table.get("max_queue_ms", schema.positive, default.max_queue_ms),
+        max_queue_ms=table.get("max_queue_ms", schema.milliseconds, default.max_queue_ms),
     )
 
 
 def _instances(table: schema.TomlTable) -> InstancesSection:
     return InstancesSection(
-        count=table.get("count", schema.count, None), threads=table.get("threads", schema.count, 1)
+        count=table.get("count", schema.count, None), threads=table.get("threads", schema.threads, 1)
     )
 
 
@@ -145,7 +145,7 @@ def _stepwise(table: schema.TomlTable) -> StepwiseSection:
         graph=table.get("graph", schema.relative_path, default.graph),
         max_sequences=table.get("max_sequences", schema.count, default.max_sequences),
         max_tokens=table.get("max_tokens", schema.count, default.max_tokens),
-        idle_timeout_s=table.get("idle_timeout_s", schema.positive, default.idle_timeout_s),
+        idle_timeout_s=table.get("idle_timeout_s", schema.seconds, default.idle_timeout_s),
         inputs=table.tables("inputs", _tensor),
         outputs=table.tables("outputs", _tensor),
         state=table.array("state", _state),

@@ -10,12 +10,17 @@ import difflib
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...durations import LARGEST_COUNT, bounded_s
 from ...errors import LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+_MAX_THREADS = 256
+_INT64 = 2**63
+_MAX_AXIS_DIGITS = 4
 
 
 class TomlTable:
@@ -125,9 +130,11 @@ def boolean(value: Any) -> bool:
     return value
 
 
-def integer(value: Any, minimum: int) -> int:
+def integer(value: Any, minimum: int, maximum: int = LARGEST_COUNT) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"use a whole number of {minimum} or more")
+    if value > maximum:
+        raise ValueError(f"use a whole number of at most {maximum}")
     return value
 
 
@@ -137,6 +144,11 @@ def count(value: Any) -> int:
 
 def index(value: Any) -> int:
     return integer(value, 0)
+
+
+def threads(value: Any) -> int:
+    """Threads of a session. ONNX Runtime starts them all, and ends the process if it cannot."""
+    return integer(value, 1, _MAX_THREADS)
 
 
 def number(value: Any) -> float:
@@ -159,9 +171,21 @@ def truth(value: Any) -> float:
     return float(value)
 
 
+def seconds(value: Any) -> float:
+    """A duration; more than a year counts as a year."""
+    return bounded_s(positive(value))
+
+
+def milliseconds(value: Any) -> float:
+    """A duration in milliseconds; more than a year counts as a year."""
+    return bounded_s(positive(value) / 1000) * 1000
+
+
 def id_range(value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2 or not all(type(v) is int for v in value):
         raise ValueError("use [FIRST, END], two whole numbers, END excluded")
+    if not all(-_INT64 <= v < _INT64 for v in value):
+        raise ValueError("use [FIRST, END], two 64-bit integers")
     if value[0] >= value[1]:
         raise ValueError("use [FIRST, END] with FIRST below END")
     return value[0], value[1]
@@ -172,7 +196,7 @@ def axes(value: Any) -> dict[int, str]:
         raise ValueError('use a table from axis to named length: {1 = "words"}')  # noqa: TRY004
     lengths = {}
     for axis, name in value.items():
-        if not axis.isdigit():
+        if not (axis.isascii() and axis.isdigit() and len(axis) < _MAX_AXIS_DIGITS):
             raise ValueError(f'axis {axis!r} is not a number; use {{1 = "words"}}')
         lengths[int(axis)] = string(name)
     return lengths

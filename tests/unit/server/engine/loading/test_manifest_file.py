@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lockstep_server.durations import LONGEST_S
 from lockstep_server.engine.loading import manifest_file
 from lockstep_server.errors import LoadError
 from lockstep_server.model.manifest import (
@@ -265,6 +266,18 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "stepwise.state[h].output",
         "needs an output",
     ),
+    "an infinite timeout": ("[stepwise]\nidle_timeout_s = inf", "stepwise.idle_timeout_s", "finite"),
+    "a timeout that is no number": ("[stepwise]\nidle_timeout_s = nan", "stepwise.idle_timeout_s", "finite"),
+    "an infinite queue": ("[batching]\nmax_queue_ms = inf", "batching.max_queue_ms", "finite"),
+    "a count that no message can hold": (f"[batching]\nmax_rows = {10**30}", "batching.max_rows", "at most"),
+    "a length that no message can hold": (f"[lengths.a]\nmax = {10**30}", "lengths.a.max", "at most"),
+    "a number that no float can hold": (f"[inputs.x]\npad = 1{'0' * 400}", "inputs.x.pad", "2^53"),
+    "ids that no tensor can hold": (f"[inputs.x]\nrange = [0, {2**70}]", "inputs.x.range", "64-bit"),
+    "more threads than any machine has": (
+        "[instances]\nthreads = 1000000",
+        "instances.threads",
+        "at most 256",
+    ),
     "classify without scores": ('task = "classify"\nlabels = ["a"]', "roles.scores", "missing"),
     "classify without labels": ('task = "classify"\n[roles]\nscores = "y"', "labels", "missing"),
     "token-classification without labels": (
@@ -307,6 +320,13 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "generate without steps": ('task = "generate"', "stepwise", "step-wise form"),
     "translate without steps": ('task = "translate"', "stepwise", "step-wise form"),
 }
+
+
+def test_a_duration_of_more_than_a_year_counts_as_a_year() -> None:
+    manifest = parse("[stepwise]\nidle_timeout_s = 1e300\n[batching]\nmax_queue_ms = 1e300")
+    assert manifest.stepwise is not None
+    assert manifest.stepwise.idle_timeout_s == LONGEST_S
+    assert manifest.batching.max_queue_ms == LONGEST_S * 1000
 
 
 @pytest.mark.parametrize("wrong", WRONG)
