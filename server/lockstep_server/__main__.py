@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +27,13 @@ def main() -> None:
 def _run(settings: Settings) -> int:
     from .lifecycle import run
 
-    sys.exit(run(settings))
+    code = run(settings)
+    if threading.active_count() > 1:  # a run or a tokenizer that does not end must not keep the process
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,6 @@ from .metrics.families import Metrics
 from .settings import host_and_port
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from .frontend.spans import Spans
     from .ipc import Transport
     from .settings import Settings
@@ -53,7 +51,7 @@ class App:
         self.settings = settings
         self._spans = spans or _spans(settings)
         self.metrics = metrics or Metrics(enabled=settings.metrics)
-        self.transport = _transport(settings, self._engine_lost, self._engine_restarted, self._restart_config)
+        self.transport = self._make_transport(settings)
         self._health = HealthPublisher()
         request_log = RequestLog(texts=settings.log_texts)
         self._tokenizers = Tokenizers(settings.tokenizer_workers)
@@ -83,6 +81,20 @@ class App:
         self._engine_stats = messages.EngineStats([])
         self.port = 0
         self.metrics_port = 0
+
+    def _make_transport(self, settings: Settings) -> Transport:
+        config = _engine_config(settings)
+        if settings.engine == "thread":
+            return InProcess.of(config)
+        return EngineProcess(
+            config,
+            self._engine_lost,
+            self._engine_restarting,
+            self.metrics.engine_hangs.inc,
+            log=(settings.log_level, settings.log_format),
+            on_restart=self._engine_restarted,
+            restart_config=self._restart_config,
+        )
 
     async def start(self) -> None:
         """Bind the ports, then start the engine. Returns once the model repository has been listed.
@@ -170,6 +182,10 @@ class App:
                 self.registry.set_costs(update)
             case messages.BatchingOff():
                 self.registry.batching_off(update)
+            case messages.ModelPaused():
+                self.registry.pause(update)
+            case messages.ModelStuck():
+                self.metrics.engine_hangs.inc()
             case messages.LoadDone():
                 self.registry.load_done(update)
             case messages.EngineStats():
@@ -184,6 +200,10 @@ class App:
     async def _engine_restarted(self) -> None:
         """The new engine process has named its models."""
         await self.registry.mark_listed()
+
+    def _engine_restarting(self) -> None:
+        """An attempt to restart the engine process has failed or succeeded."""
+        self._live_report = asyncio.ensure_future(self._health.set_live(alive=self.transport.recovers))
 
     def _restart_config(self, config: messages.EngineConfig) -> messages.EngineConfig:
         """The configuration of an engine process after another: what was unloaded or loaded stays so."""
@@ -213,21 +233,6 @@ def _spans(settings: Settings) -> Spans | None:
         ) from error
 
 
-def _transport(
-    settings: Settings,
-    on_loss: Callable[[str], None],
-    on_restart: Callable[[], Awaitable[None]],
-    restart_config: Callable[[messages.EngineConfig], messages.EngineConfig],
-) -> Transport:
-    config = _engine_config(settings)
-    if settings.engine == "process":
-        log_settings = (settings.log_level, settings.log_format)
-        return EngineProcess(
-            config, on_loss, log=log_settings, on_restart=on_restart, restart_config=restart_config
-        )
-    return InProcess.of(config)
-
-
 def _engine_config(settings: Settings) -> messages.EngineConfig:
     return messages.EngineConfig(
         models=settings.models,
@@ -237,6 +242,8 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
         max_run_s=settings.max_run_ms / 1000,
         stalled_s=settings.max_stall_s,
         reload_grace_s=settings.reload_grace_s,
+        run_limit_s=settings.max_run_s,
+        load_limit_s=settings.max_load_s,
         niceness=settings.engine_nice if settings.engine == "process" and sys.platform == "linux" else 0,
         selected=tuple(name.strip() for name in settings.only.split(",") if name.strip()),
     )

@@ -1,9 +1,10 @@
 """The messages between the front end and the engine: flat, typed data that can be sent to another process.
 
 front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`, `EndSequence`,
-`SetFlushInterval`, `GetEngineStats`, `Load` or `Unload`.
+`SetFlushInterval`, `GetEngineStats`, `Load`, `Unload` or `Heartbeat`.
 engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
-state, `Costs` when the learned costs of a model have changed, `BatchingOff`, `LoadDone`, or `EngineStats`.
+state, `Costs` when the learned costs of a model have changed, `BatchingOff`, `ModelPaused`, `LoadStarted`,
+`LoadDone`, `ModelStuck`, `EngineStats`, or the `Heartbeat` that was sent.
 
 `ipc/frames.py` encodes them. Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
@@ -146,7 +147,13 @@ class Unload(_Struct, tag="unload"):
     key: int = 0
 
 
-Message = Request | Cancel | Credit | EndSequence | SetFlushInterval | GetEngineStats | Load | Unload
+class Heartbeat(_Struct, tag="heartbeat"):
+    """The engine sends it back when it has handled all messages before it."""
+
+
+Message = (
+    Request | Cancel | Credit | EndSequence | SetFlushInterval | GetEngineStats | Load | Unload | Heartbeat
+)
 
 
 class SendPolicy(Enum):
@@ -285,13 +292,47 @@ class LoadDone(_Struct, tag="load_done"):
     temporary: bool = False  # it failed for a cause that passes: the engine stops or restarts
 
 
+class LoadStarted(_Struct, tag="load_started"):
+    """A version begins to be loaded. It ends with a `ModelUpdate` of another state, or with `LoadDone`."""
+
+    model: str
+    version: int
+
+
+class ModelPaused(_Struct, tag="paused"):
+    """A thread of the model's engine has ended and is being restarted: the model takes no requests."""
+
+    model: str
+    version: int
+    reason: str  # empty: it takes requests again
+
+
+class ModelStuck(_Struct, tag="stuck"):
+    """A run or load of the model does not end. Only the end of its process will end it."""
+
+    model: str
+    version: int
+    reason: str
+
+
 class EngineStats(_Struct, tag="engine_stats"):
     """Statistics of the engine process."""
 
     garbage: list[dict[str, int]]  # `gc.get_stats()`: one mapping per generation
 
 
-EngineUpdate = Events | Costs | BatchingOff | ModelUpdate | LoadDone | EngineStats
+EngineUpdate = (
+    Events
+    | Costs
+    | BatchingOff
+    | ModelUpdate
+    | LoadStarted
+    | LoadDone
+    | ModelPaused
+    | ModelStuck
+    | EngineStats
+    | Heartbeat
+)
 
 
 class EngineInfo(_Struct):
@@ -316,6 +357,9 @@ class EngineConfig(_Struct, tag="config", kw_only=True):
     stalled_s: float = 30.0  # timeout of a stream whose reader takes nothing
     niceness: int = 0  # nice value of the threads of one-shot engines
     reload_grace_s: float = 300.0  # how long sequences may go on with a version that was replaced
+    run_limit_s: float = 60.0  # a run is ended after it
+    load_limit_s: float = 600.0  # a load is given up after it
+    excluded: Mapping[str, str] = {}  # models that are not loaded at the start, and why
 
 
 class StopEngine(_Struct, tag="stop"):

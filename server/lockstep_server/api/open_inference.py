@@ -31,12 +31,13 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         *,
         control: bool,
         max_inflight: int,
+        alive: Callable[[], bool],
     ) -> None:
         self._registry, self._requests, self._send = registry, requests, send
-        self._control, self._max_inflight = control, max_inflight
+        self._control, self._max_inflight, self._alive = control, max_inflight, alive
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
-        return pb.ServerLiveResponse(live=True)
+        return pb.ServerLiveResponse(live=self._alive())
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._registry.ready() and not self._requests.draining)

@@ -34,7 +34,8 @@ _SERVICES = (
 )
 
 LIVE = "live"
-"""Health service name for liveness probes: SERVING while the event loop runs, whatever the models do."""
+"""Health service name for liveness probes: SERVING while the event loop runs, whatever the models do, unless
+the engine process ended and cannot be started again."""
 
 
 _MAX_UNREAD_CALLS = 1 << 20
@@ -62,6 +63,14 @@ class HealthPublisher:
         for name in ("", *_SERVICES):
             await self._report(name, serving=False)
 
+    def alive(self) -> bool:
+        return self._reported[LIVE]
+
+    async def set_live(self, *, alive: bool) -> None:
+        """Report whether the server serves or recovers by itself."""
+        if not self._draining:
+            await self._report(LIVE, serving=alive)
+
     async def update(self, registry: ModelRegistry) -> None:
         if self._draining:
             return
@@ -76,7 +85,7 @@ class HealthPublisher:
         """Report NOT_SERVING for everything except `LIVE` from now on."""
         self._draining = True
         for name in list(self._reported):
-            await self._report(name, serving=name == LIVE)
+            await self._report(name, serving=name == LIVE and self._reported[LIVE])
 
     def _check_known(self, name: str) -> None:
         if self._registry is not None and name not in self._reported:
@@ -127,6 +136,7 @@ class Server:
             send,
             control=settings.model_control == "explicit",
             max_inflight=settings.max_stream_inflight,
+            alive=health_publisher.alive,
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, instrumented)  # type: ignore[no-untyped-call]
         sequences = Sequences(registry, requests, flush_control, max_inflight=settings.max_stream_inflight)

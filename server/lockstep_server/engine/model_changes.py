@@ -1,4 +1,4 @@
-"""Loads, reloads and unloads models on one thread, one change at a time.
+"""Loads, reloads and unloads models, one change of a model at a time.
 
 `Load` → the loader → engines → swapped in → READY → `LoadDone`. The replaced engines end what they hold.
 
@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,17 +19,20 @@ from msgspec import structs
 from .. import messages
 from ..errors import LoadError
 from .loading import repository
+from .loading.load_queue import LoadQueue
 from .loading.loader import describe
 from .model_table import Reports
 from .stepwise.engine import StepEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
 
     from ..model.spec import ModelSpec
     from .loading.loader import LoadedModel, Loader
     from .loading.repository import RepositoryEntry
     from .model_table import ModelTable
+    from .runtime.run_watch import RunWatch
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +50,13 @@ class ModelChanges:
         loader: Loader,
         table: ModelTable,
         report: Callable[[messages.EngineUpdate], None],
+        watch: RunWatch,
     ) -> None:
         self._root, self._grace_s = Path(config.models), config.reload_grace_s
         self._loader, self._table, self._report = loader, table, report
         self._reports: dict[tuple[str, int], Reports] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._watch, self._excluded = watch, config.excluded
+        self._loads = LoadQueue(watch.slow_loads)
         self._stopping = threading.Event()
         self.flush_s = 0.0
 
@@ -62,7 +66,11 @@ class ModelChanges:
         for entry in entries:
             self._report_state(entry, "LOADING")
         for entry in entries:
-            self._thread.submit(self._load, entry)
+            if why := self._excluded.get(entry.name):
+                log.error("model %s/%d is not loaded: %s", entry.name, entry.version, why)
+                self._report_state(entry, "UNAVAILABLE", LoadError(why))
+            else:
+                self._loads.submit(entry.name, self._load, entry)
 
     def begin(self, message: messages.Load | messages.Unload) -> None:
         """Load or unload a model. Reports `LoadDone`, with the reason if it failed."""
@@ -75,18 +83,32 @@ class ModelChanges:
             temporary = bool(reason) and self._stopping.is_set()
             self._report(structs.replace(done, reason=reason, temporary=temporary))
 
-        try:
-            future = self._thread.submit(self._reload if is_load else self._unload, message.model)
-        except RuntimeError:  # stopped
-            self._report(structs.replace(done, reason=_STOPPING, temporary=True))
-        else:
-            future.add_done_callback(report)
+        future = self._loads.submit(message.model, self._reload if is_load else self._unload, message.model)
+        future.add_done_callback(report)
+
+    def advance(self) -> None:
+        """Start the next change if only slow ones run."""
+        self._loads.advance()
+
+    def give_up(self, name: str, version: int, reason: str) -> None:
+        """Take a version out of service whose run or load does not end, and fail what it holds."""
+        modes = self._table.swap(name, version, [])
+        for mode in {name, *(loaded.spec.name for loaded in modes)}:
+            self._report(
+                messages.ModelUpdate(
+                    model=mode, version=version, state="UNAVAILABLE", reason=reason, public_reason=reason
+                )
+            )
+        for loaded in modes:
+            loaded.engine.stop(0.0)
+            with self._table.lock:
+                self._table.replaced.remove(loaded)
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._loads.close()
 
-    # --- on the thread ------------------------------------------------------------------------------
+    # --- on the threads of the queue ----------------------------------------------------------------
 
     def _report_state(self, entry: RepositoryEntry, state: str, error: LoadError | None = None) -> None:
         self._report(
@@ -114,9 +136,11 @@ class ModelChanges:
         if self._stopping.is_set():
             return _STOPPING
         begun = time.monotonic()
+        self._report(messages.LoadStarted(entry.name, entry.version))
         try:
             reports = Reports(self._report)
-            loaded_models = self._loader.load(entry, reports)
+            with self._watch.load(f"{entry.name}/{entry.version}"):
+                loaded_models = self._loader.load(entry, reports)
             self._check_names(loaded_models)
         except LoadError as error:
             log.error("model %s/%d failed to load: %s", entry.name, entry.version, error)

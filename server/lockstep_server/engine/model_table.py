@@ -107,7 +107,7 @@ class Reports:
 
     def __call__(self, update: messages.EngineUpdate) -> None:
         if self.replaced:
-            if isinstance(update, messages.Costs | messages.BatchingOff):
+            if isinstance(update, messages.Costs | messages.BatchingOff | messages.ModelPaused):
                 return
             if isinstance(update, messages.Events) and update.sequences is not None:
                 update = structs.replace(update, sequences=None)  # the new engine counts its own

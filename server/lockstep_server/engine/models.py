@@ -8,17 +8,20 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import messages
-from ..errors import LoadError, unavailable
+from ..errors import LoadError, failed, unavailable
 from .loading import repository
 from .loading.loader import Loader
 from .model_changes import ModelChanges
 from .model_table import ModelTable
 from .oneshot.engine import OneShotEngine
 from .runtime.device_scheduler import DeviceScheduler
+from .runtime.run_watch import RunWatch
 from .runtime.session import RUNTIME_VERSION, choose_device
 from .stepwise.engine import StepEngine
 
@@ -33,6 +36,9 @@ log = logging.getLogger(__name__)
 AcceptedRequests = dict[OneShotEngine, list[messages.Infer]]
 """One-shot requests that are about to be queued, by engine."""
 
+_END_S = 3.0
+"""How long the engines may take to end, beyond the time that their requests get."""
+
 
 class LoadedModels:
     """Implements `messages.Engine`. `receive` is called by one thread at a time; loading has another."""
@@ -43,9 +49,10 @@ class LoadedModels:
         device = choose_device(config.device)
         self.info = messages.EngineInfo(device, RUNTIME_VERSION, _leases(device))
         self.device_scheduler = DeviceScheduler(self.info.leases, config.max_run_s)
-        loader = Loader(config, self._root, device, self.device_scheduler)
+        self._watch = RunWatch(config.run_limit_s, config.load_limit_s, self._slow, self._stuck)
+        loader = Loader(config, self._root, device, self.device_scheduler, self._watch)
         self._table = ModelTable()
-        self._changes = ModelChanges(config, loader, self._table, self._report_results)
+        self._changes = ModelChanges(config, loader, self._table, self._report_results, self._watch)
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
         self._report: Callable[[messages.EngineUpdate], None] = lambda _: None
 
@@ -72,6 +79,7 @@ class LoadedModels:
         entries = [entry for entry in entries if entry.name not in config.unloaded]
         if not entries:
             log.warning("no model in %s; add one as NAME/1/model.onnx", self._root)
+        self._watch.start()
         self._changes.start(entries)
 
     def receive(self, batch: Sequence[messages.Message]) -> None:
@@ -81,32 +89,50 @@ class LoadedModels:
     def _receive(self, batch: Sequence[messages.Message]) -> None:
         accepted: AcceptedRequests = {}
         for message in batch:
-            match message:
-                case messages.Infer() | messages.Generate() | messages.Step():
-                    self._accept(message, accepted)
-                case messages.Cancel(key):
-                    self._queue(accepted)
-                    self._cancel(key)
-                case messages.Load() | messages.Unload():
-                    self._changes.begin(message)
-                case messages.Credit(key, n):
-                    if isinstance(engine := self._engine_of.get(key), StepEngine):
-                        engine.credit(key, n)
-                case messages.EndSequence():
-                    self._end_sequence(message)
-                case messages.GetEngineStats():
-                    self._report(messages.EngineStats(gc.get_stats()))
-                case messages.SetFlushInterval(flush_s):
-                    self._changes.flush_s = flush_s
-                    for engine in self._engines():
-                        if isinstance(engine, StepEngine):
-                            engine.set_flush_interval(flush_s)
+            try:
+                self._receive_one(message, accepted)
+            except Exception:  # concerns this message only
+                log.exception("handling a %s failed", type(message).__name__)
+                if isinstance(message, messages.Infer | messages.Generate | messages.Step):
+                    self._engine_of.pop(message.key, None)
+                    self._reject(message, failed(message.model))
         self._queue(accepted)
+
+    def _receive_one(self, message: messages.Message, accepted: AcceptedRequests) -> None:
+        match message:
+            case messages.Infer() | messages.Generate() | messages.Step():
+                self._accept(message, accepted)
+            case messages.Cancel(key):
+                self._queue(accepted)
+                self._cancel(key)
+            case messages.Load() | messages.Unload():
+                self._changes.begin(message)
+            case messages.Credit(key, n):
+                if isinstance(engine := self._engine_of.get(key), StepEngine):
+                    engine.credit(key, n)
+            case messages.EndSequence():
+                self._end_sequence(message)
+            case messages.Heartbeat():
+                self._report(message)
+            case messages.GetEngineStats():
+                self._report(messages.EngineStats(gc.get_stats()))
+            case messages.SetFlushInterval(flush_s):
+                self._changes.flush_s = flush_s
+                for engine in self._engines():
+                    if isinstance(engine, StepEngine):
+                        engine.set_flush_interval(flush_s)
 
     def stop(self, within_s: float) -> None:
         self._changes.stop()
-        for engine in self._engines():
-            engine.stop(within_s)
+        stops = [
+            threading.Thread(target=engine.stop, args=(within_s,), daemon=True) for engine in self._engines()
+        ]
+        for stop in stops:
+            stop.start()
+        end = time.monotonic() + within_s + _END_S
+        for stop in stops:
+            stop.join(max(end - time.monotonic(), 0.0))
+        self._watch.terminate()  # loads
 
     # --- inspection ---------------------------------------------------------------------------------
 
@@ -160,7 +186,13 @@ class LoadedModels:
     def _queue(self, accepted: AcceptedRequests) -> None:
         """Submit all accepted requests, with one call per engine, which wakes it once."""
         for engine, requests in accepted.items():
-            engine.submit(requests)
+            try:
+                engine.submit(requests)
+            except Exception:  # concerns this model's requests only
+                log.exception("%s: queueing requests failed", engine.spec.name)
+                for request in requests:
+                    self._cancel(request.key)
+                    self._reject(request, failed(request.model))
         accepted.clear()
 
     def _end_sequence(self, end: messages.EndSequence) -> None:
@@ -189,6 +221,22 @@ class LoadedModels:
                 "model %s/%d is not batched any more: %s; each request runs alone", model, version, reason
             )
         self._report(update)
+
+    # --- runs and loads that take too long ------------------------------------------------------------
+
+    def _slow(self, thread: int) -> None:
+        """Let other runs and loads go on beside a slow one."""
+        self.device_scheduler.give_up(thread)
+        self._changes.advance()
+
+    def _stuck(self, owner: str, why: str) -> None:
+        """A run or load does not end. The front end ends the engine's process, if it has one of its own;
+        otherwise the model is taken out of service, and the thread is lost."""
+        name, _, version = owner.rpartition("/")
+        reason = f"{why}; it is not loaded again by itself"
+        log.error("model %s is stuck: %s", owner, reason)
+        self._report(messages.ModelStuck(name, int(version), reason))
+        self._changes.give_up(name, int(version), reason)
 
 
 def _leases(device: str) -> int:

@@ -54,7 +54,7 @@ class GaugeReader:
 
     def _ready(self) -> list[GaugeSample]:
         return [
-            ((entry.name, str(entry.version)), float(entry.state is VersionState.READY))
+            ((entry.name, str(entry.version)), float(entry.serves))
             for entry in self._registry.versions.snapshot()
         ]
 

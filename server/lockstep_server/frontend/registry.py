@@ -322,6 +322,9 @@ class ModelRegistry:
             self._begin_serving(entry, update)
         if state is VersionState.UNAVAILABLE:
             self._served.pop((update.model, update.version), None)
+        self._report_change()
+
+    def _report_change(self) -> None:
         change = asyncio.ensure_future(self._on_change(self))
         self._changes.add(change)
         change.add_done_callback(self._changes.discard)
@@ -373,6 +376,19 @@ class ModelRegistry:
             served.meters.batch_mismatch.inc()
             if (entry := self.versions.get(update.model, update.version)) is not None:
                 entry.spec = served.spec
+
+    def pause(self, update: messages.ModelPaused) -> None:
+        """Refuse requests of a model while a thread of its engine is restarted."""
+        served, entry = (
+            self.get(update.model, update.version),
+            self.versions.get(update.model, update.version),
+        )
+        if served is None or entry is None:
+            return
+        if update.reason:
+            served.meters.thread_restarts.inc()
+        entry.paused = update.reason
+        self._report_change()
 
     def load_done(self, update: messages.LoadDone) -> None:
         if update.verb == "load" and not update.temporary:

@@ -41,6 +41,11 @@ class ModelVersion:
     public_reason: str = ""  # for callers
     withdrawn: bool = False  # UNAVAILABLE on purpose: unloaded, or not in the repository any more
     spec: ModelSpec | None = None
+    paused: str = ""  # why it takes no requests for now, although it is READY
+
+    @property
+    def serves(self) -> bool:
+        return self.state is VersionState.READY and not self.paused
 
     def advance(
         self,
@@ -103,9 +108,7 @@ class VersionTable:
 
     def ready(self, name: str) -> list[int]:
         """The version numbers that are READY, in ascending order."""
-        return sorted(
-            v for v, entry in self._entries.get(name, {}).items() if entry.state is VersionState.READY
-        )
+        return sorted(v for v, entry in self._entries.get(name, {}).items() if entry.serves)
 
     def settled(self, name: str = "") -> bool:
         """Whether no version, of this model or of any, is LOADING."""
@@ -131,14 +134,14 @@ class VersionTable:
                 raise not_found(name, "model: the name is empty; send the name of a model")
             raise not_found(name, f"unknown model {name!r}; available: {', '.join(self.names()) or 'none'}")
         entry = self._default(versions) if not version else self._pinned(name, versions, version)
-        if entry.state is not VersionState.READY:
+        if not entry.serves:
             raise _not_served(entry)
         return entry
 
     @staticmethod
     def _default(versions: dict[int, ModelVersion]) -> ModelVersion:
         """`default_version` of a READY version; else the highest READY one; else the one closest to READY."""
-        ready = [entry for entry in versions.values() if entry.state is VersionState.READY]
+        ready = [entry for entry in versions.values() if entry.serves]
         for entry in ready:
             default = entry.spec.manifest.default_version if entry.spec else None
             if default in versions:
@@ -163,6 +166,8 @@ class VersionTable:
 
 def _not_served(entry: ModelVersion) -> ServingError:
     subject = f"model {entry.name!r} version {entry.version}"
+    if entry.state is VersionState.READY:
+        return unavailable(f"{subject} takes no requests for now: {entry.paused}; retry")
     if entry.state is VersionState.LOADING:
         return unavailable(f"{subject} is loading; retry when it is ready")
     if entry.state is VersionState.UNLOADING:

@@ -18,6 +18,10 @@ class Transport(Protocol):
         """Whether the engine can be reached."""
 
     @property
+    def recovers(self) -> bool:
+        """Whether the engine can be reached, or will be soon: no attempt to restart it has failed."""
+
+    @property
     def pid(self) -> int:
         """Process id of the engine process; 0 if there is none."""
 

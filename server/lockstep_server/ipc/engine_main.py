@@ -72,7 +72,7 @@ class _FrameWriter:
 
     def _write(self, batch: list[Any]) -> None:
         try:
-            for part in self._encoder.encode(batch):
+            for part in frames.encode_each(self._encoder, batch):
                 self._connection.sendall(part)
         except OSError:
             log.debug("connection to the front end closed")
@@ -152,7 +152,11 @@ def main() -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with socket.socket(fileno=descriptor) as connection:
         connection.setblocking(True)
-        code = serve(connection)
+        try:
+            code = serve(connection)
+        except BaseException:  # the front end starts another process
+            log.exception("the engine process failed")
+            code = 1
     sys.stderr.flush()
     os._exit(code)  # a run that hangs must not keep the process alive
 

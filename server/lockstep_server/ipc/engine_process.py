@@ -13,17 +13,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from .. import messages
-from ..errors import LoadError, unavailable
+from ..errors import LoadError, failed, unavailable
 from . import frames
 from .coalescing import MessageCoalescer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+    from ..errors import ServingError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,16 @@ _MAX_PAUSE_S = 30.0
 _STOP_GRACE_S = 2.0
 """How long to wait for the process beyond its stop timeout before killing it."""
 
+_TICK_S = 1.0
+_HUNG_TICKS, _START_TICKS = 5, 120
+"""Heartbeats without any sign of life after which the process is killed: while it serves, while it starts."""
+
+_EXIT_S = 5.0
+"""How long to wait for a killed process."""
+
+_MAX_DEADLY_LOADS = 2
+"""A model is not loaded any more once this many processes have ended, one after another, in its load."""
+
 MODULE = "lockstep_server.ipc.engine_main"
 
 
@@ -44,6 +58,8 @@ class EngineProcess:
     Args:
         on_loss: called with the reason when the process has died. No message sent to that process will be
             answered; a new process is being started.
+        on_start: called when an attempt to restart the process has failed or succeeded: see `recovers`.
+        on_hang: called before a process is killed that does not answer.
         log: log level and format of the engine process.
         on_restart: awaited when a new process has started in place of one that died.
         restart_config: makes the configuration of that process.
@@ -53,13 +69,16 @@ class EngineProcess:
         self,
         config: messages.EngineConfig,
         on_loss: Callable[[str], None],
+        on_start: Callable[[], None] = lambda: None,
+        on_hang: Callable[[], None] = lambda: None,
         *,
         log: tuple[str, str] = ("info", "text"),
         on_restart: Callable[[], Awaitable[None]] | None = None,
         restart_config: Callable[[messages.EngineConfig], messages.EngineConfig] = lambda config: config,
     ) -> None:
         self._on_restart, self._restart_config = on_restart, restart_config
-        self._config, self._on_loss, self._log = config, on_loss, log
+        self._config, self._log = config, log
+        self._on_loss, self._on_start, self._on_hang = on_loss, on_start, on_hang
         self._deliver: Callable[[messages.EngineUpdate], None] = lambda _: None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -73,11 +92,21 @@ class EngineProcess:
         self._spawned_at = 0.0
         self._pause_s = 0.0
         self._restart: asyncio.Task[None] | None = None
+        self._failed_starts = 0  # since the last one that succeeded
+        self._heartbeats: asyncio.Task[None] | None = None
+        self._silent_ticks = 0  # since the process read or wrote
+        self._killed_because = ""
+        self._loading: set[str] = set()  # models
+        self._suspects: Counter[str] = Counter()  # models that were being loaded when a process ended
 
     @property
     def up(self) -> bool:
         started = self._started
         return self._socket is not None and started is not None and started.done()
+
+    @property
+    def recovers(self) -> bool:
+        return not self._failed_starts
 
     @property
     def pid(self) -> int:
@@ -89,29 +118,85 @@ class EngineProcess:
         return await self._spawn(self._config)
 
     async def _spawn(self, config: messages.EngineConfig) -> messages.EngineInfo:
+        """
+        Raises:
+            LoadError: the process could not start.
+            OSError: the system has no process, memory or descriptor for it.
+        """
         loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        for side in (ours, theirs):
-            side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
-        ours.setblocking(False)
-        command = [sys.executable, "-m", MODULE, str(theirs.fileno()), *self._log]
         self._spawned_at = time.monotonic()
-        with _signals_blocked():
-            self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))  # noqa: ASYNC220
-        theirs.close()
+        ours, theirs = socket.socketpair()
+        try:
+            for side in (ours, theirs):
+                side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+            ours.setblocking(False)
+            command = [sys.executable, "-m", MODULE, str(theirs.fileno()), *self._log]
+            with _signals_blocked():
+                self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))  # noqa: ASYNC220
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._socket, self._decoder = ours, frames.Decoder()
         self._unsent.clear()
+        self._loading.clear()
         self._started, self._ended = loop.create_future(), loop.create_future()
         loop.add_reader(ours.fileno(), self._read)
         self._write([config])
+        self._silent_ticks = 0
+        self._heartbeats = asyncio.ensure_future(self._watch(self._process))
         try:
             return await self._started
         except LoadError:
-            await asyncio.to_thread(self._process.wait)
+            await self._exit_code()
             raise
         except ConnectionResetError:
-            code = await asyncio.to_thread(self._process.wait)
-            raise LoadError(f"the engine process died during startup ({_exit_text(code)})") from None
+            reason = await self._exit_reason()
+            raise LoadError(f"the engine process died during startup ({reason})") from None
+
+    # --- heartbeat ----------------------------------------------------------------------------------
+
+    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill the process if it neither reads nor writes for too long, although it was sent a heartbeat.
+
+        Ticks are counted and not seconds, so that a pause of this process kills no other.
+        """
+        while process is self._process and self._socket is not None:
+            await asyncio.sleep(_TICK_S)
+            up = self.up
+            if self._silent_ticks >= (_HUNG_TICKS if up else _START_TICKS):
+                seconds = self._silent_ticks * _TICK_S
+                self._on_hang()
+                self._kill(f"the engine process did not answer for {seconds:g} s")
+                return
+            if up and not self._silent_ticks:
+                self._write([messages.Heartbeat()])
+            self._silent_ticks += 1
+
+    def _kill(self, reason: str) -> None:
+        """Kill the process, and treat its connection as closed: a stopped process might keep it open."""
+        if self._killed_because or self._process is None or self._socket is None:
+            return
+        log.error("%s; killing it", reason)
+        self._killed_because = reason
+        self._process.kill()
+        self._disconnected()
+
+    async def _exit_code(self) -> int | None:
+        """The exit code; None if the process does not end, which is then left to the system."""
+        assert self._process is not None
+        with suppress(subprocess.TimeoutExpired):
+            return await asyncio.to_thread(self._process.wait, _EXIT_S)
+        log.error("the engine process %d does not end although it was killed", self._process.pid)
+        return None
+
+    async def _exit_reason(self) -> str:
+        code = await self._exit_code()
+        killed_because, self._killed_because = self._killed_because, ""
+        if killed_because:
+            return killed_because
+        return "it does not end" if code is None else _exit_text(code)
 
     # --- sending ------------------------------------------------------------------------------------
 
@@ -119,15 +204,18 @@ class EngineProcess:
         self._coalescer.put(message, when)
 
     def _send_batch(self, batch: list[messages.Message]) -> None:
+        for message in batch:
+            if isinstance(message, messages.Load):
+                self._readmit(message.model)
         if self._socket is not None:
             self._write(batch)
         else:
+            error = unavailable("the engine process is restarting")
             for message in batch:
-                self._reject(message)
+                self._reject(message, error)
 
-    def _reject(self, message: messages.Message) -> None:
-        """Answer a message with UNAVAILABLE while no process is running."""
-        error = unavailable("the engine process is restarting")
+    def _reject(self, message: messages.Message, error: ServingError) -> None:
+        """Answer a message that cannot be sent."""
         match message:
             case messages.Infer() | messages.Generate() | messages.Step():
                 ended = messages.Event(key=message.key, error=error)
@@ -139,7 +227,17 @@ class EngineProcess:
 
     def _write(self, batch: list[Any]) -> None:
         blocked = bool(self._unsent)
-        self._unsent.extend(memoryview(part).cast("B") for part in self._encoder.encode(batch))
+        try:
+            parts = self._encoder.encode(batch)
+        except Exception:  # one message cannot be encoded: the others are sent
+            if len(batch) > 1:
+                for message in batch:
+                    self._write([message])
+                return
+            log.exception("a %s cannot be sent to the engine", type(batch[0]).__name__)
+            self._reject(batch[0], failed(getattr(batch[0], "model", "")))
+            return
+        self._unsent.extend(memoryview(part).cast("B") for part in parts)
         if not blocked:
             self._write_unsent()
 
@@ -156,11 +254,15 @@ class EngineProcess:
                 else:
                     self._unsent.popleft()
         except BlockingIOError:
-            loop.add_writer(descriptor, self._write_unsent)
+            loop.add_writer(descriptor, self._write_more)
             return
         except OSError:  # the process died: `_read` handles it
             self._unsent.clear()
         loop.remove_writer(descriptor)
+
+    def _write_more(self) -> None:
+        self._silent_ticks = min(self._silent_ticks, 1)  # the process has read what filled the socket
+        self._write_unsent()
 
     # --- receiving ----------------------------------------------------------------------------------
 
@@ -175,12 +277,31 @@ class EngineProcess:
         if not count:
             self._disconnected()
             return
-        for batch in self._decoder.feed(bytes(self._buffer[:count])):
-            for message in batch:
-                self._receive(message)
+        self._silent_ticks = 0
+        try:
+            for batch in self._decoder.feed(bytes(self._buffer[:count])):
+                for message in batch:
+                    self._receive_safely(message)
+        except Exception:  # the stream of frames is broken: nothing after this can be read
+            log.exception("reading from the engine process failed")
+            self._kill("the engine process sent what cannot be read")
+
+    def _receive_safely(self, message: Any) -> None:
+        try:
+            self._receive(message)
+        except Exception:  # concerns this message only
+            log.exception("processing a %s of the engine failed", type(message).__name__)
 
     def _receive(self, message: Any) -> None:
         match message:
+            case messages.Heartbeat():
+                pass  # that something came is all that counts
+            case messages.LoadStarted():
+                self._loading.add(message.model)
+            case messages.ModelStuck():
+                self._exclude(message.model, message.reason)
+                self._deliver(message)
+                self._kill(f"a run or load of model {message.model!r} did not end")
             case messages.EngineStarted():
                 if self._started is not None and not self._started.done():
                     self._started.set_result(message.info)
@@ -188,7 +309,31 @@ class EngineProcess:
                 if self._started is not None and not self._started.done():
                     self._started.set_exception(LoadError(message.reason))
             case _:
+                loaded = isinstance(message, messages.ModelUpdate) and message.state != "LOADING"
+                if loaded or isinstance(message, messages.LoadDone):
+                    self._loading.discard(message.model)
+                    self._suspects.pop(message.model, None)
                 self._deliver(message)
+
+    def _exclude(self, model: str, reason: str) -> None:
+        """Do not load a model in the next processes, until a caller asks for it."""
+        self._config = replace(self._config, excluded={**self._config.excluded, model: reason})
+
+    def _readmit(self, model: str) -> None:
+        if model in self._config.excluded:
+            excluded = {name: why for name, why in self._config.excluded.items() if name != model}
+            self._config = replace(self._config, excluded=excluded)
+
+    def _suspect(self) -> None:
+        """Exclude a model during whose loads processes ended time and again."""
+        self._suspects.update(self._loading)
+        for model in self._loading:
+            if self._suspects[model] >= _MAX_DEADLY_LOADS:
+                reason = f"the engine process ended {_MAX_DEADLY_LOADS} times while it loaded this model"
+                log.error("model %s is not loaded any more: %s", model, reason)
+                self._exclude(model, reason)
+                del self._suspects[model]
+        self._loading.clear()
 
     # --- restart and stop ---------------------------------------------------------------------------
 
@@ -211,20 +356,27 @@ class EngineProcess:
 
     async def _recover(self) -> None:
         """Report the loss and restart the process, until a start succeeds."""
-        while not self._stopping:
-            assert self._process is not None
-            code = await asyncio.to_thread(self._process.wait)
-            reason = f"the engine process died ({_exit_text(code)})"
-            log.error("%s; restarting it", reason)
+        reason = f"the engine process died ({await self._exit_reason()})"
+        log.error("%s; restarting it", reason)
+        self._suspect()
+        try:
             self._on_loss(reason)
+        except Exception:
+            log.exception("reporting the loss of the engine process failed")
+        while not self._stopping:
             crash_loop = time.monotonic() - self._spawned_at < _CRASH_LOOP_S
             self._pause_s = min(max(self._pause_s * 2, 1.0), _MAX_PAUSE_S) if crash_loop else 0.0
             await asyncio.sleep(self._pause_s)
             try:
                 await self._spawn(self._restart_config(self._config))
-            except LoadError as error:
+            except Exception as error:  # no descriptor, no memory, no process: there may be one later
+                self._failed_starts += 1
+                self._suspect()
                 log.error("restart of the engine process failed: %s", error)
+                self._on_start()
             else:
+                self._failed_starts = 0
+                self._on_start()
                 if self._on_restart is not None:
                     await self._on_restart()
                 return
@@ -242,10 +394,14 @@ class EngineProcess:
                 await asyncio.wait_for(asyncio.shield(self._ended), within_s + _STOP_GRACE_S)
             except TimeoutError:
                 log.error("the engine process did not stop in time; killing it")
+        if self._heartbeats is not None:
+            self._heartbeats.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._heartbeats
         if self._process is not None:
             if self._process.poll() is None and self._socket is not None:
                 self._process.kill()
-            await asyncio.to_thread(self._process.wait)
+            await self._exit_code()
 
 
 @contextmanager

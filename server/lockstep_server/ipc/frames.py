@@ -8,19 +8,23 @@ without a copy; smaller ones are part of it.
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from .. import messages
-from ..errors import ErrorCode, ServingError
+from ..errors import ErrorCode, ServingError, failed
 from ..model import datatypes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
 
 READ_BYTES = 256 * 1024
 """Bytes per read. Readers reuse one buffer, because allocating this size costs more than a small frame."""
@@ -44,6 +48,10 @@ Sent = (
     | messages.GetEngineStats
     | messages.Load
     | messages.Unload
+    | messages.Heartbeat
+    | messages.LoadStarted
+    | messages.ModelPaused
+    | messages.ModelStuck
     | messages.StopEngine
     | messages.Events
     | messages.Costs
@@ -94,6 +102,35 @@ class Encoder:
         flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         self._arrays.append(memoryview(flat))
         return name, array.shape, len(self._arrays) - 1
+
+
+def encode_each(encoder: Encoder, batch: list[Any]) -> list[bytes | memoryview]:
+    """Encode messages as one frame. If one cannot be encoded, the others are, and what stands for it."""
+    try:
+        return encoder.encode(batch)
+    except Exception:
+        parts: list[bytes | memoryview] = []
+        for message in batch:
+            try:
+                parts += encoder.encode([message])
+            except Exception:
+                log.exception("a %s cannot be encoded", type(message).__name__)
+                if substitutes := _substitutes(message):
+                    parts += encoder.encode(substitutes)
+        return parts
+
+
+def _substitutes(message: Any) -> list[Any]:
+    """What is sent in place of a message that cannot be encoded."""
+    if isinstance(message, messages.Events):
+        error = failed(message.model)
+        ends = [messages.Event(key=event.key, error=error) for event in message.events]
+        ends += [messages.Event(key=chunk.key, error=error) for chunk in message.chunks]
+        return [messages.Events(model=message.model, version=message.version, events=ends)]
+    if isinstance(message, messages.ModelUpdate):
+        reason = "its description cannot be sent to the front end; see the server's log"
+        return [replace(message, state="UNAVAILABLE", reason=reason, spec=None, costs=None, tokenizer=b"")]
+    return []
 
 
 class Decoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from .coalescing import MessageCoalescer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+log = logging.getLogger(__name__)
 
 
 class InProcess:
@@ -42,6 +46,10 @@ class InProcess:
     def up(self) -> bool:
         return self.engine is not None
 
+    @property
+    def recovers(self) -> bool:
+        return True
+
     async def start(self, deliver: Callable[[messages.EngineUpdate], None]) -> messages.EngineInfo:
         loop = asyncio.get_running_loop()
 
@@ -49,7 +57,11 @@ class InProcess:
             # First, so that an update that arrives while this runs schedules another call.
             self._wakeup_scheduled = False
             while self._inbox:
-                deliver(self._inbox.popleft())
+                update = self._inbox.popleft()
+                try:
+                    deliver(update)
+                except Exception:  # concerns this update only
+                    log.exception("processing a %s of the engine failed", type(update).__name__)
 
         def report(update: messages.EngineUpdate) -> None:
             self._inbox.append(update)

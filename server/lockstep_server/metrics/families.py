@@ -179,6 +179,11 @@ class Metrics:
             "Times that a run showed that requests of the model must not share a run.",
             *one,
         )
+        self.thread_restarts = factory.counter(
+            "lockstep_engine_thread_restarts_total",
+            "Times that a thread of the model's engine ended and was restarted.",
+            *one,
+        )
         self.provider = factory.scraped(
             "lockstep_execution_provider_info",
             "1 for the ONNX Runtime execution provider in use.",
@@ -213,6 +218,10 @@ class Metrics:
         self.engine_restarts = factory.counter(
             "lockstep_engine_restarts_total",
             "Restarts of the engine process after it died.",
+        ).labels()
+        self.engine_hangs = factory.counter(
+            "lockstep_engine_hangs_total",
+            "Times that the engine process did not answer, or a run or load did not end.",
         ).labels()
         self.leases = factory.scraped(
             "lockstep_device_permits", "Maximum number of concurrent runs on the device.", "device"
@@ -281,6 +290,7 @@ class ModelMeters:
         self.depth = metrics.queue_depth.labels(model)
         self.device_wait = metrics.device_wait.labels(device)
         self.batch_mismatch = metrics.batch_mismatch.labels(*self._labels)
+        self.thread_restarts = metrics.thread_restarts.labels(*self._labels)
         if {"Generate", "Translate"} & set(methods):
             self._tokens = metrics.tokens.labels(model)
             self._first_token = metrics.first_token_seconds.labels(model)

@@ -22,6 +22,7 @@ from ...model.step_spec import check_roles_without_oneshot, make_step_spec
 from ...text.tokenizer import TokenizerError, Vocabulary
 from ..oneshot.engine import OneShotEngine
 from ..runtime.device_scheduler import DeviceAccount
+from ..runtime.run_watch import RunWatch
 from ..runtime.session import RUNTIME_VERSION, LeasedSession, OnnxSession
 from ..stepwise.engine import StepEngine
 from . import repository, selftest, selftest_steps
@@ -60,10 +61,15 @@ class Loader:
     """Loads the models of one repository for one device."""
 
     def __init__(
-        self, config: messages.EngineConfig, root: Path, device: str, device_scheduler: DeviceScheduler
+        self,
+        config: messages.EngineConfig,
+        root: Path,
+        device: str,
+        device_scheduler: DeviceScheduler,
+        watch: RunWatch | None = None,
     ) -> None:
         self._config, self._root, self._device = config, root, device
-        self._device_scheduler = device_scheduler
+        self._device_scheduler, self._watch = device_scheduler, watch or RunWatch()
 
     def load(
         self, entry: RepositoryEntry, report: Callable[[messages.EngineUpdate], None]
@@ -74,6 +80,7 @@ class Loader:
             LoadError: the model cannot be served. Names the file, the key and how to fix it.
         """
         self._check_name(entry)
+        entry.check_files()
         manifest = entry.manifest()
         versions = tuple(other.version for other in repository.find_versions(self._root, entry.name))
         if manifest.default_version and manifest.default_version not in versions:
@@ -115,7 +122,7 @@ class Loader:
         versions: tuple[int, ...],
         report: Callable[[messages.EngineUpdate], None],
     ) -> LoadedModel:
-        session = self._open_session(entry.graph_file(), manifest)
+        session = self._open_session(entry, entry.graph_file(), manifest)
         spec = make_spec(entry.name, entry.version, session.graph, manifest, str(entry.manifest_path))
         spec = replace(spec, provider=session.provider, versions=versions)
         vocabulary = _input_vocabulary(entry, spec)
@@ -150,10 +157,14 @@ class Loader:
         oneshot: LoadedModel | None,
     ) -> LoadedModel:
         assert manifest.stepwise is not None
-        session = self._open_session(entry.graph_file(manifest.stepwise.graph, "stepwise.graph"), manifest)
+        session = self._open_session(
+            entry, entry.graph_file(manifest.stepwise.graph, "stepwise.graph"), manifest
+        )
         prefill = None
         if manifest.prefill is not None:
-            prefill = self._open_session(entry.graph_file(manifest.prefill.graph, "prefill.graph"), manifest)
+            prefill = self._open_session(
+                entry, entry.graph_file(manifest.prefill.graph, "prefill.graph"), manifest
+            )
         name = entry.name + STEP_SUFFIX if oneshot else entry.name
         file = str(entry.manifest_path)
         graph = prefill.graph if prefill else None
@@ -193,15 +204,17 @@ class Loader:
             return cached
         reference = None
         if oneshot is not None:
-            reference = (oneshot.spec, leased(self._open_session(entry.graph_file(), spec.manifest)))
+            reference = (oneshot.spec, leased(self._open_session(entry, entry.graph_file(), spec.manifest)))
         selftest_result = selftest_steps.check(
             spec, leased(session), leased(prefill) if prefill else None, reference
         )
+        self._watch.check_load()
         cache.write({"selftest": asdict(selftest_result)})
         return selftest_result
 
-    def _open_session(self, file: Path, manifest: Manifest) -> OnnxSession:
-        return OnnxSession(file, self._device, manifest.instances.threads)
+    def _open_session(self, entry: RepositoryEntry, file: Path, manifest: Manifest) -> OnnxSession:
+        owner = f"{entry.name}/{entry.version}"
+        return OnnxSession(file, self._device, manifest.instances.threads, self._watch, owner)
 
     def _instances(self, spec: ModelSpec, costs: CostModel) -> int:
         """The number of concurrent runs of a one-shot model, within the device's leases.
@@ -234,6 +247,7 @@ class Loader:
         selftest_result = selftest.check(leased, spec)
         measured = replace(spec, batched=selftest_result.batched)
         costs = measure_costs(session, measured, self._device_scheduler, account)
+        self._watch.check_load()
         cache.write({"selftest": asdict(selftest_result), "costs": costs.to_dict()})
         return selftest_result, costs
 

@@ -53,6 +53,15 @@ class RepositoryEntry:
         file = self.manifest_path
         return manifest_file.read(resolve_inside(file, self.root)) if file.exists() else Manifest()
 
+    def check_files(self) -> None:
+        """
+        Raises:
+            LoadError: the version has something that is neither a file nor a folder. To read a pipe, for
+                instance, would take for ever.
+        """
+        for path in (self.manifest_path, *self.folder.parent.glob("*"), *self.folder.rglob("*")):
+            _check_readable(path)
+
     def has_oneshot(self) -> bool:
         return (self.folder / ONESHOT).exists()
 
@@ -184,8 +193,14 @@ def resolve_inside(file: Path, root: Path) -> Path:
     Raises:
         LoadError: it is outside `root`.
     """
+    _check_readable(file)
     real = file.resolve()
     if not real.is_relative_to(root.resolve()):
         raise LoadError(f"{file}: outside of the model repository; copy the file into it")
 
     return real
+
+
+def _check_readable(path: Path) -> None:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise LoadError(f"{path}: neither a file nor a folder; replace it by a regular file")

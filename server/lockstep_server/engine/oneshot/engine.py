@@ -18,7 +18,7 @@ from ...errors import ServingError, deadline_passed
 from ..runtime import padding
 from ..runtime.batching import Batching, RowMismatch
 from ..runtime.device_scheduler import DeviceAccount
-from ..runtime.engine_threads import STOPPED, EngineThreads
+from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
 from ..runtime.role_outputs import by_role
 from .planner import RunLimits, RunPlan, plan
 from .request import QueuedRequest, RequestPart, WaitingQueue, join, split
@@ -50,7 +50,7 @@ class RunResult(NamedTuple):
     answers: Sequence[Arrays | ServingError] | None
     error: ServingError | None
     begun: float
-    run: messages.Run
+    run: messages.Run | None  # None: it was not run
 
 
 class OneShotEngine:
@@ -89,6 +89,7 @@ class OneShotEngine:
             step=self._step,
             fail_requests=self._fail_queued,
             sessions=[session],
+            report_paused=self._report_paused,
             count=spec.instances,
             niceness=niceness,
         )
@@ -159,7 +160,16 @@ class OneShotEngine:
         else:
             if result.error is None or len(run_plan.parts) == 1:
                 return [result]
-        return [self._execute(_unbatched(part, run_plan), 0.0) for part in run_plan.parts]
+        results = []
+        error: ServingError | None = None
+        for part in run_plan.parts:
+            alone = _unbatched(part, run_plan)
+            if error is None:
+                results.append(self._execute(alone, 0.0))
+                error = not_after(results[-1].error)
+            else:
+                results.append(RunResult(alone, None, error, self._clock(), None))
+        return results
 
     def _execute(self, run_plan: RunPlan, device_wait_s: float) -> RunResult:
         """
@@ -203,7 +213,7 @@ class OneShotEngine:
     def _commit(self, run_plan: RunPlan, results: Sequence[RunResult]) -> None:
         events = [event for part in run_plan.expired if (event := self._expire(part))]
         for result in results:
-            if result.error is None:
+            if result.error is None and result.run is not None:
                 self._wrong |= self.costs.learn(result.run.rows, result.run.length, result.run.compute_s)
                 self.costs.learn_overhead(self._clock() - result.begun - result.run.compute_s)
                 self._learned += 1
@@ -211,7 +221,7 @@ class OneShotEngine:
                 if event := self._answer(part, result, index):
                     events.append(event)
         if events or results:
-            runs = tuple(result.run for result in results)
+            runs = tuple(result.run for result in results if result.run is not None)
             self._report(
                 messages.Events(
                     model=self.spec.name,
@@ -227,6 +237,9 @@ class OneShotEngine:
             learned = messages.Costs(self.spec.name, self.spec.version, self.costs.to_dict())
             self._report(learned)
 
+    def _report_paused(self, reason: str) -> None:
+        self._report(messages.ModelPaused(self.spec.name, self.spec.version, reason))
+
     def _expire(self, part: RequestPart) -> messages.Event | None:
         return self._end(part.request, error=deadline_passed("while the request waited in the queue"))
 
@@ -234,9 +247,10 @@ class OneShotEngine:
         """The request's event if this was its last part or the first that failed, else None."""
         request = part.request
         request.started = request.started or result.begun
-        request.compute_s += result.run.compute_s
-        request.rows_run += result.run.rows
-        request.runs += 1
+        if result.run is not None:
+            request.compute_s += result.run.compute_s
+            request.rows_run += result.run.rows
+            request.runs += 1
         if result.answers is None:
             return self._end(request, error=result.error)
         answer = result.answers[index]

@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _HALF_LIFE_S = 1.0
 """Half-life of used device time in `recent_s`."""
@@ -61,22 +60,30 @@ class _Waiter:
 class _LeaseContext:
     """The context manager of `lease`. A class, because a generator would be slower at every step."""
 
-    __slots__ = ("_account", "_begun", "_deadline", "_device_scheduler")
+    __slots__ = ("_account", "_begun", "_deadline", "_device_scheduler", "_leases")
 
-    def __init__(self, device_scheduler: DeviceScheduler, account: DeviceAccount, deadline: float) -> None:
+    def __init__(
+        self, device_scheduler: DeviceScheduler, account: DeviceAccount, deadline: float, leases: int = 1
+    ) -> None:
         self._device_scheduler, self._account, self._deadline = device_scheduler, account, deadline
+        self._leases = leases
 
     def __enter__(self) -> DeviceLease:
         device_scheduler, account = self._device_scheduler, self._account
         requested = device_scheduler._clock()
-        device_scheduler._acquire(account, self._deadline, 1)
+        device_scheduler._acquire(account, self._deadline, self._leases)
         self._begun = begun = device_scheduler._clock()
+        device_scheduler._held[self] = threading.get_ident()
         contended = device_scheduler._is_contended(account, begun)
         return DeviceLease(begun - requested, device_scheduler.max_run_s if contended else None)
 
     def __exit__(self, *_: object) -> None:
+        if self._device_scheduler._held.pop(self, None) is not None:  # otherwise it was given up
+            self.release()
+
+    def release(self) -> None:
         device_scheduler = self._device_scheduler
-        device_scheduler._release(self._account, 1, device_scheduler._clock() - self._begun)
+        device_scheduler._release(self._account, self._leases, device_scheduler._clock() - self._begun)
 
 
 class DeviceScheduler:
@@ -92,6 +99,7 @@ class DeviceScheduler:
         self._lock = threading.Lock()
         self._waiting: list[_Waiter] = []
         self._last_used: dict[DeviceAccount, float] = {}
+        self._held: dict[_LeaseContext, int] = {}  # with the threads that hold them
 
     def max_leases(self, account: DeviceAccount) -> int:
         """The most leases that accounts with the same `yields_cpu` may hold together."""
@@ -101,15 +109,15 @@ class DeviceScheduler:
         """A context that waits for a lease, holds it, and charges the account for the time."""
         return _LeaseContext(self, account, deadline)
 
-    @contextmanager
-    def exclusive(self, account: DeviceAccount) -> Iterator[None]:
+    def exclusive(self, account: DeviceAccount) -> _LeaseContext:
         """A context that holds all leases, for measurements."""
-        self._acquire(account, self._clock() + 1.0, self.leases)
-        begun = self._clock()
-        try:
-            yield
-        finally:
-            self._release(account, self.leases, self._clock() - begun)
+        return _LeaseContext(self, account, self._clock() + 1.0, self.leases)
+
+    def give_up(self, thread: int) -> None:
+        """Let others run in place of a thread whose run takes too long. Its lease ends before its context."""
+        for lease, holder in list(self._held.items()):
+            if holder == thread and self._held.pop(lease, None) is not None:
+                lease.release()
 
     def waiting(self) -> int:
         with self._lock:

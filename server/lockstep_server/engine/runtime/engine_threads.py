@@ -1,6 +1,7 @@
 """The threads of an engine: start → wait, step, wait, step, … → stop.
 
-A thread must not die: an error in a step fails the engine's requests, and the thread goes on.
+An error in a step fails the engine's requests, and the thread goes on. Whatever else ends a thread's work is
+logged and reported, and the thread starts it again after a pause.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from ...errors import ServingError, failed, unavailable
+from ...errors import RunTooLong, ServingError, failed, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 
 _TERMINATE_S = 1.0
 """How long a run may take to end after its session was terminated."""
+
+_HEALTHY_S = 10.0
+_MIN_PAUSE_S, _MAX_PAUSE_S = 1.0, 30.0
+"""A thread that ends is restarted after a pause, which doubles if it ends again within `_HEALTHY_S`."""
 
 STOPPED = unavailable("the model is being unloaded, or the server is stopping")
 """The error of requests that a stopped engine has not answered."""
@@ -40,6 +45,7 @@ class EngineThreads:
         wait: blocks until there is work; False if the thread should end.
         step: one plan, run and commit.
         fail_requests: fails all requests after a step has raised.
+        report_paused: called with the reason when a thread has ended, and with "" when all run again.
         sessions: to terminate when the time to stop is over.
         niceness: is added to the nice value of the threads.
     """
@@ -52,10 +58,15 @@ class EngineThreads:
         step: Callable[[], None],
         fail_requests: Callable[[ServingError], None],
         sessions: Iterable[Session],
+        report_paused: Callable[[str], None] = lambda _: None,
         count: int = 1,
         niceness: int = 0,
     ) -> None:
         self._name, self._sessions, self._niceness = name, sessions, niceness
+        self._report_paused = report_paused
+        self._lock = threading.Lock()
+        self._paused = 0  # threads that wait to be restarted
+        self._stop_pauses = threading.Event()
         self.terminated = False  # the sessions end their runs
         self.stopped = False  # no thread will answer a request any more
         work = wait, step, fail_requests  # a thread forgets its arguments when it ends, and frees the engine
@@ -77,6 +88,7 @@ class EngineThreads:
                 is true.
         """
         close()
+        self._stop_pauses.set()
         self._join(within_s)
         self.terminated = True
         for session in self._sessions:
@@ -89,7 +101,7 @@ class EngineThreads:
         """The number of threads that run."""
         return sum(thread.is_alive() for thread in self._threads)
 
-    def to_serving_error(self, error: Exception) -> ServingError:
+    def to_serving_error(self, error: BaseException) -> ServingError:
         """The error to report to the requests of a failed run. An unexpected one is logged."""
         if isinstance(error, ServingError):
             return error
@@ -112,12 +124,54 @@ class EngineThreads:
         fail_requests: Callable[[ServingError], None],
     ) -> None:
         _lower_priority(self._niceness)
-        while wait():
+        pause_s = 0.0
+        while True:
+            begun = time.monotonic()
             try:
-                step()
-            except Exception:
-                log.exception("%s: scheduling step failed; failing all in-flight requests", self._name)
-                fail_requests(failed(self._name))
+                while wait():
+                    try:
+                        step()
+                    except Exception:
+                        log.exception(
+                            "%s: scheduling step failed; failing all in-flight requests", self._name
+                        )
+                        fail_requests(failed(self._name))
+            except BaseException:  # a panic of a library is no `Exception`
+                healthy = time.monotonic() - begun >= _HEALTHY_S
+                pause_s = _MIN_PAUSE_S if healthy else min(max(pause_s * 2, _MIN_PAUSE_S), _MAX_PAUSE_S)
+                log.exception("%s: an engine thread ended; restarting it in %g s", self._name, pause_s)
+                self._pause(pause_s, fail_requests)
+            else:
+                return
+
+    def _pause(self, seconds: float, fail_requests: Callable[[ServingError], None]) -> None:
+        """Report that the model takes no requests, fail those that it has, and wait."""
+        with self._lock:
+            self._paused += 1
+            self._report_safely("an engine thread ended and is being restarted")
+        try:
+            fail_requests(failed(self._name))
+        except BaseException:
+            log.exception("%s: failing the requests failed", self._name)
+        self._stop_pauses.wait(seconds)
+        with self._lock:
+            self._paused -= 1
+            if not self._paused:
+                self._report_safely("")
+
+    def _report_safely(self, reason: str) -> None:
+        try:
+            self._report_paused(reason)
+        except BaseException:
+            log.exception("%s: reporting the state of the engine threads failed", self._name)
+
+
+def not_after(error: Exception | None) -> ServingError | None:
+    """The error of requests that are not retried, one by one, after one of them failed with `error`; None:
+    they are. If each took as long, all other requests would wait for them."""
+    if not isinstance(error, RunTooLong):
+        return None
+    return unavailable("another request of the same run took too long (max_run_s); retry")
 
 
 def _lower_priority(niceness: int) -> None:

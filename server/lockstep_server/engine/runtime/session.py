@@ -14,9 +14,10 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
-from ...errors import LoadError, bad_input
+from ...errors import LoadError, RunTooLong, bad_input
 from ...model.spec import GraphSignature, GraphTensor
 from .graph_errors import check_files, first_line, load_error
+from .run_watch import RunWatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,11 +58,22 @@ def choose_device(wanted: str) -> str:
 class OnnxSession:
     """One loaded graph. Its methods may be called from any thread, concurrently.
 
+    Args:
+        watch: ends runs that take too long.
+        owner: NAME/VERSION of the model, for logs and errors.
+
     Raises:
         LoadError: this ONNX Runtime cannot load the file.
     """
 
-    def __init__(self, file: Path, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self,
+        file: Path,
+        device: str = "cpu",
+        threads: int = 1,
+        watch: RunWatch | None = None,
+        owner: str = "",
+    ) -> None:
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
             # The default, an exhaustive search for convolution algorithms, repeats for every new shape.
@@ -73,7 +85,9 @@ class OnnxSession:
             raise load_error(file, error) from error
         self.provider: str = self._session.get_providers()[0]
         self.graph = _describe(self._session)
-        self._run_options = ort.RunOptions()
+        self._watch, self._owner = watch or RunWatch(), owner
+        self._running: set[ort.RunOptions] = set()
+        self._terminated = False
         self._bfloat16 = any(
             tensor.onnx_type.endswith("(bfloat16)") for tensor in (*self.graph.inputs, *self.graph.outputs)
         )
@@ -84,24 +98,41 @@ class OnnxSession:
 
         Raises:
             ServingError: BAD_INPUT: ONNX Runtime rejects an input.
+            RunTooLong: the run took longer than `max_run_s`, and was ended.
             Exception: any other error of ONNX Runtime.
         """
+        options = ort.RunOptions()
+        run = self._watch.begin(self._owner, options)
+        self._running.add(options)
+        if self._terminated:
+            options.terminate = True
         try:
             if self._bfloat16:
-                return self._run_values(inputs, outputs)
-            return self._session.run(outputs, inputs, self._run_options)  # type: ignore[no-any-return]
+                return self._run_values(inputs, outputs, options)
+            return self._session.run(outputs, inputs, options)  # type: ignore[no-any-return]
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             log.warning("ONNX Runtime rejects the inputs of a run: %s", first_line(error))
             raise bad_input("inputs", _REJECTED) from error
+        except Exception as error:
+            if run.is_ended and not self._terminated:
+                raise RunTooLong(self._owner, run.limit_s) from error
+            raise
+        finally:
+            self._running.discard(options)
+            self._watch.done(run)
 
     def terminate(self) -> None:
         """Abort all current runs at their next node, and all later runs."""
-        self._run_options.terminate = True
+        self._terminated = True
+        for options in list(self._running):
+            options.terminate = True
 
-    def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> list[Array]:
+    def _run_values(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, options: ort.RunOptions
+    ) -> list[Array]:
         """As `run`, for graphs with bfloat16 tensors, which ONNX Runtime cannot exchange with numpy."""
         values = {name: _to_value(array) for name, array in inputs.items()}
-        results = self._session.run_with_ort_values(outputs, values, self._run_options)
+        results = self._session.run_with_ort_values(outputs, values, options)
         return [_from_value(value) for value in results]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ... import messages
 from ..runtime.batching import RowMismatch
+from ..runtime.engine_threads import not_after
 from .batch import StepBatch
 from .sampler import NO_TOKEN
 from .slots import is_full, key_of, lengths_of
@@ -105,7 +106,11 @@ class StepBatches:
         if len(members) == 1:
             outcome.failed.append((members[0], error))
             return
+        skipped: Exception | None = None
         for sequence in members:
+            if skipped := skipped or not_after(outcome.failed[-1][1] if outcome.failed else None):
+                outcome.failed.append((sequence, skipped))
+                continue
             single = StepBatch(self._spec, batch.key)
             self._batches.append(single)
             single.add(sequence, 1)

@@ -10,6 +10,7 @@ import numpy as np
 from ... import messages
 from ...errors import ServingError, bad_input
 from ..runtime.batching import RowMismatch
+from ..runtime.engine_threads import not_after
 from ..runtime.padding import value_of
 from ..runtime.role_outputs import fault
 from .slots import StateBlock, bucket, growing_lengths, initial_states, is_full, key_of, lengths_of, widest
@@ -66,8 +67,13 @@ def run_steps(
                 batching.withdraw(error.message)
             if rows > 1:
                 waiting.extend([step] for step in group)
-            else:
-                answers.append(StepAnswer(group[0], None, error, messages.NO_TIMINGS))
+                continue
+            answers.append(StepAnswer(group[0], None, error, messages.NO_TIMINGS))
+            if skipped := not_after(error):
+                answers.extend(
+                    StepAnswer(step, None, skipped, messages.NO_TIMINGS) for rest in waiting for step in rest
+                )
+                break
             continue
         took = clock() - begun
         runs.append(messages.Run.of_step(rows, bucket(rows), took, waited_s))

@@ -13,11 +13,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
+from ...durations import bounded_s
 from ...errors import ServingError, in_field
 from ...text.detokenizer import Detokenizer, TextStream
 from ..runtime.batching import Batching
 from ..runtime.device_scheduler import DeviceAccount
-from ..runtime.engine_threads import STOPPED, EngineThreads
+from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
 from . import client_steps
 from .batches import StepBatches, StepOutcome
 from .output import OutputProcessor
@@ -63,7 +64,7 @@ class StepEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
-        self._session = session
+        self._session, self._report = session, report
         self._batching = Batching.of(spec, report, allowed=batching and spec.batched)
         self._prefill = (
             PrefillRunner(spec.prefill, prefill_session, self._batching, clock)
@@ -89,6 +90,7 @@ class StepEngine:
             step=self._step,
             fail_requests=self._end_all,
             sessions=[each for each in (session, prefill_session) if each is not None],
+            report_paused=self._report_paused,
         )
 
     # --- from other threads -------------------------------------------------------------------------
@@ -173,7 +175,7 @@ class StepEngine:
             if self._threads.terminated or (self._closing and not self._is_needed()):
                 return False
             due = self._scheduler.due()
-            timeout = None if due is None else due - self._clock()
+            timeout = None if due is None else bounded_s(due - self._clock())
             if timeout is not None and timeout <= 0:
                 break
             with self._changed:
@@ -208,7 +210,7 @@ class StepEngine:
                 error = self._accept_generation(request)
             else:
                 error = self._accept_step(request)
-        except Exception as fault:  # fails only this request
+        except BaseException as fault:  # fails only this request; a panic of a library is no `Exception`
             error = self._threads.to_serving_error(fault)
         if error is not None:
             self._output_processor.emit_rejected(request.key, in_field(error, request.field))
@@ -306,21 +308,29 @@ class StepEngine:
             self._awaiting_prefill = self._awaiting_prefill[len(chosen) :]
             self._run_prefill(self._prefill, chosen, lease.waited_s)
 
-    def _run_prefill(self, prefill: PrefillRunner, chosen: list[GenerationSequence], waited_s: float) -> None:
-        """Run prompts together; if the run fails, retry them one by one."""
+    def _run_prefill(
+        self, prefill: PrefillRunner, chosen: list[GenerationSequence], waited_s: float
+    ) -> ServingError | None:
+        """Run prompts together; if the run fails, retry them one by one. Returns the error of prompts that
+        are then not to be run, if any."""
         try:
             outputs, run = prefill.run(chosen, waited_s)
         except Exception as error:
             if len(chosen) == 1:
                 self._fail(chosen[0], error)
-            else:
-                for sequence in chosen:
-                    self._run_prefill(prefill, [sequence], 0.0)
-            return
+                return not_after(error)
+            skipped: ServingError | None = None
+            for sequence in chosen:
+                if skipped is None:
+                    skipped = self._run_prefill(prefill, [sequence], 0.0)
+                else:
+                    self._fail(sequence, skipped)
+            return None
         self._output_processor.add_runs([run])
         for sequence, output in zip(chosen, outputs, strict=True):
             self._start_generation(sequence, output)
         self._flush()  # first tokens do not wait for the next step
+        return None
 
     def _start_generation(self, sequence: GenerationSequence, output: Arrays) -> None:
         """Add a prefilled sequence to a batch, with its first token if the prefill graph outputs scores."""
@@ -342,6 +352,9 @@ class StepEngine:
         else:
             self._output_processor.emit_chunk(sequence)
             self._batches.add(sequence)
+
+    def _report_paused(self, reason: str) -> None:
+        self._report(messages.ModelPaused(self.spec.name, self.spec.version, reason))
 
     # --- ends ---------------------------------------------------------------------------------------
 

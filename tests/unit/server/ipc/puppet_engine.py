@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -48,9 +49,22 @@ def handle(connection: socket.socket, message: Any) -> None:
             os._exit(7)
         case messages.EngineConfig():
             send(connection, messages.LoadDone("first", "load"))
+            for name in message.excluded:
+                send(connection, messages.LoadDone(f"{name} is excluded", "load"))
             send(connection, messages.EngineStarted(messages.EngineInfo("puppet", "0", 1)))
         case messages.Load("die"):
             os._exit(3)
+        case messages.Load("stop"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case messages.Load("stuck"):
+            send(connection, messages.ModelStuck("bad", 1, "it did not end"))
+        case messages.Load("die loading"):
+            send(connection, messages.LoadStarted("bad", 1))
+            os._exit(3)
+        case messages.Load("nonsense"):
+            connection.sendall(b"x" * 64)
+        case messages.Heartbeat():
+            send(connection, message)
         case messages.Load("doze"):
             time.sleep(0.3)
         case messages.Load("deaf"):

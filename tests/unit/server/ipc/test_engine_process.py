@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,28 @@ class FrontEnd:
     def __init__(self, models: str = "models") -> None:
         self.updates: list[Any] = []
         self.losses: list[str] = []
+        self.hangs = 0
+        self.restarts: list[bool] = []
+        self.fails_on = ""
         self._changed = asyncio.Event()
-        self.transport = EngineProcess(messages.EngineConfig(models=models), self._lost)
+        self.transport = EngineProcess(
+            messages.EngineConfig(models=models), self._lost, self._restarted, self._hung
+        )
+
+    def _restarted(self) -> None:
+        self.restarts.append(self.transport.recovers)
+        self._changed.set()
+
+    def _hung(self) -> None:
+        self.hangs += 1
 
     def _lost(self, reason: str) -> None:
         self.losses.append(reason)
         self._changed.set()
 
     def _deliver(self, update: messages.EngineUpdate) -> None:
+        if self.fails_on and getattr(update, "model", "") == self.fails_on:
+            raise RuntimeError(self.fails_on)
         self.updates.append(update)
         self._changed.set()
 
@@ -55,6 +70,9 @@ class FrontEnd:
             while not met():
                 self._changed.clear()
                 await self._changed.wait()
+
+    def names(self) -> list[str]:
+        return [getattr(update, "model", "") for update in self.updates]
 
     def models(self) -> list[str]:
         return [update.model for update in self.updates]
@@ -200,3 +218,105 @@ async def test_stop_during_a_restart_starts_no_process() -> None:
 
 async def test_stop_before_start_does_nothing() -> None:
     await FrontEnd().transport.stop(0.0)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause before a restart, and a heartbeat every 0.1 s."""
+    monkeypatch.setattr(engine_process, "_CRASH_LOOP_S", 0.0)
+    monkeypatch.setattr(engine_process, "_TICK_S", 0.1)
+
+
+@pytest.mark.usefixtures("fast")
+async def test_a_stopped_process_is_killed_and_replaced() -> None:
+    front = FrontEnd()
+    await front.start()
+    first = front.transport.pid
+    front.transport.send(messages.Load("stop"))
+    await front.wait_until(lambda: front.models() == ["first", "first"])
+    assert front.hangs == 1
+    assert "did not answer" in front.losses[0]
+    assert front.transport.pid != first
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+    await front.transport.stop(5.0)
+
+
+@pytest.mark.usefixtures("fast")
+async def test_a_stream_of_bytes_that_cannot_be_read_restarts_the_process() -> None:
+    front = FrontEnd()
+    await front.start()
+    front.transport.send(messages.Load("nonsense"))
+    await front.wait_until(lambda: front.models() == ["first", "first"])
+    assert len(front.losses) == 1
+    await front.transport.stop(5.0)
+
+
+@pytest.mark.usefixtures("fast")
+async def test_a_model_that_is_stuck_is_not_loaded_again_until_it_is_asked_for() -> None:
+    front = FrontEnd()
+    await front.start()
+    front.transport.send(messages.Load("stuck"))
+    await front.wait_until(lambda: "bad is excluded" in front.names())
+    front.transport.send(messages.Load("bad"))
+    front.transport.send(messages.Load("die"))
+    await front.wait_until(lambda: front.names().count("first") == 3)
+    assert front.names().count("bad is excluded") == 1
+    await front.transport.stop(5.0)
+
+
+@pytest.mark.usefixtures("fast")
+async def test_a_model_whose_loads_end_the_process_is_not_loaded_again() -> None:
+    front = FrontEnd()
+    await front.start()
+    for starts in (2, 3):
+        assert "bad is excluded" not in front.names()
+        front.transport.send(messages.Load("die loading"))
+        await front.wait_until(lambda starts=starts: front.names().count("first") == starts)  # type: ignore[misc]
+    await front.wait_until(lambda: "bad is excluded" in front.names())
+    await front.transport.stop(5.0)
+
+
+@pytest.mark.usefixtures("fast")
+async def test_a_process_that_the_system_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    front = FrontEnd()
+    await front.start()
+    start, recovers = subprocess.Popen, []
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        recovers.append(front.transport.recovers)
+        if len(recovers) > 2:
+            monkeypatch.setattr(subprocess, "Popen", start)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    front.transport.send(messages.Load("die"))
+    await front.wait_until(lambda: front.models() == ["first", "first"])
+    assert recovers == [True, False, False]
+    await front.wait_until(lambda: front.transport.recovers)
+    assert front.restarts == [False, False, False, True]
+    assert len(front.losses) == 1
+    await front.transport.stop(5.0)
+
+
+async def test_a_message_that_cannot_be_encoded_fails_by_itself() -> None:
+    front = FrontEnd()
+    await front.start()
+    bad = sample_models.infer(1, priority=2**70)
+    for message in (messages.Cancel(1), bad, messages.Cancel(2)):
+        front.transport.send(message)
+    await front.wait_until(lambda: len(front.updates) == 4)
+    (failed,) = (update for update in front.updates if isinstance(update, messages.Events))
+    assert [(event.key, event.error.code) for event in failed.events] == [(1, ErrorCode.FAILED)]
+    await front.transport.stop(5.0)
+
+
+async def test_an_error_in_delivering_one_update_does_not_touch_the_next() -> None:
+    front = FrontEnd()
+    await front.start()
+    front.fails_on = str(messages.Cancel(1))
+    for key in (1, 2):
+        front.transport.send(messages.Cancel(key))
+    await front.wait_until(lambda: str(messages.Cancel(2)) in front.names())
+    assert front.losses == []
+    await front.transport.stop(5.0)

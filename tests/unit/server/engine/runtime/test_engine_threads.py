@@ -6,15 +6,14 @@ import gc
 import queue
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 from patience import PATIENCE_S
 
+from lockstep_server.engine.runtime import engine_threads
 from lockstep_server.engine.runtime.engine_threads import STOPPED, EngineThreads
 from lockstep_server.errors import ErrorCode, ServingError, bad_input
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class FakeEngine:
@@ -25,6 +24,7 @@ class FakeEngine:
         self.closed = 0
         self.terminations = 0
         self.failures: list[ServingError] = []
+        self.pauses: queue.Queue[str] = queue.Queue()
         self._next = threading.local()
         self._count = count
         self.threads = EngineThreads(
@@ -33,6 +33,7 @@ class FakeEngine:
             step=self.step,
             fail_requests=self.failures.append,
             sessions=[Terminable(self)],
+            report_paused=self.pauses.put,
             count=count,
         )
 
@@ -160,3 +161,53 @@ def test_the_error_of_a_terminated_run_is_unavailable(caplog: pytest.LogCaptureF
     assert engine.threads.to_serving_error(RuntimeError("terminated")) is STOPPED
     assert STOPPED.code is ErrorCode.UNAVAILABLE
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt, MemoryError])
+def test_a_thread_that_ends_is_reported_and_restarted(
+    ending: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_threads, "_MIN_PAUSE_S", 0.0)
+    engine, done = FakeEngine(), threading.Event()
+
+    def broken_wait() -> bool:
+        if not engine.pauses.empty() or engine.failures:
+            return engine.wait()
+        raise ending
+
+    threads = EngineThreads(
+        "m/1",
+        wait=broken_wait,
+        step=engine.step,
+        fail_requests=engine.failures.append,
+        sessions=[],
+        report_paused=engine.pauses.put,
+    )
+    threads.start()
+    assert engine.pauses.get(timeout=PATIENCE_S)
+    assert engine.pauses.get(timeout=PATIENCE_S) == ""
+    assert [failure.code for failure in engine.failures] == [ErrorCode.FAILED]
+    engine.work.put(done.set)
+    assert done.wait(PATIENCE_S)
+    threads.stop(PATIENCE_S, engine.close)
+    assert threads.alive() == 0
+
+
+def test_a_thread_that_waits_for_its_restart_stops_in_time() -> None:
+    engine = FakeEngine()
+
+    def broken_wait() -> bool:
+        raise OverflowError
+
+    threads = EngineThreads(
+        "m/1",
+        wait=lambda: (engine.closed > 0 and engine.wait()) or broken_wait(),
+        step=engine.step,
+        fail_requests=engine.failures.append,
+        sessions=[],
+        report_paused=engine.pauses.put,
+    )
+    threads.start()
+    assert engine.pauses.get(timeout=PATIENCE_S)
+    threads.stop(0.0, engine.close)
+    assert threads.stopped

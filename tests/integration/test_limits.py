@@ -1,0 +1,228 @@
+"""No single call, model file or fault stops the server: durations, runs and loads without an end, engine
+threads that end, an engine process that hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import fakes
+import grpc
+import numpy as np
+import pytest
+import steps
+from integration.harness import Served, Stubs, refused, serve, settings
+from patience import PATIENCE_S, wait_until
+
+from lockstep_client.metrics_text import scrape
+from lockstep_client.server_process import ServerProcess
+from lockstep_server.engine.runtime import engine_threads, run_watch
+from lockstep_server.ipc import engine_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ENDLESS = 10**12
+ENGINES = pytest.mark.parametrize("engine", ["process", "thread"])
+
+
+def slow_request(times: int) -> Any:
+    return fakes.request("slow", {"x": ("FP32", np.ones(1)), "times": ("INT64", np.array(times))})
+
+
+def ask_identity(server: Served) -> None:
+    request = fakes.request("identity", {"x": ("FP32", np.ones((1, 1)))})
+    assert fakes.values(server.infer(request), "y").tolist() == [[1.0]]
+
+
+def step(server: Served, sequence: int, **more: Any) -> list[Any]:
+    request = fakes.request(
+        "adder",
+        {"x": ("FP32", np.ones((1, 2)))},
+        sequence_id=sequence,
+        sequence_start=True,
+        sequence_end=True,
+        **more,
+    )
+    found: list[Any] = fakes.values(server.infer(request), "y").tolist()
+    return found
+
+
+@pytest.fixture
+def slow_model(tmp_path: Path) -> Path:
+    fakes.write_model(tmp_path, "slow", fakes.slow())
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    return tmp_path
+
+
+def test_the_longest_timeouts_count_as_none(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    steps.adder(tmp_path)
+    server = serving(tmp_path)
+    assert step(server, 1, timeout=2**63 - 1) == [[1.0, 1.0]]
+    infer: Any = server.channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda one: one.SerializeToString()
+    )
+    request = fakes.request("adder", {"x": ("FP32", np.ones((1, 2)))}, sequence_id=2, sequence_start=True)
+    infer(request, metadata=(("grpc-timeout", "99999999H"),))
+    assert step(server, 3) == [[1.0, 1.0]]
+    assert server.metric("lockstep_engine_thread_restarts_total") == 0
+
+
+def test_an_engine_thread_that_ends_makes_its_model_not_serving_until_it_is_restarted(
+    tmp_path: Path, serving: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps.adder(tmp_path)
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    monkeypatch.setattr(engine_threads, "_MIN_PAUSE_S", PATIENCE_S)
+    server = serving(tmp_path)
+    engine = server.engine("adder")
+
+    def end(*_: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(engine, "_run", end)
+    with refused(grpc.StatusCode.INTERNAL):
+        step(server, 1)
+    wait_until(lambda: not server.serving("adder"), "NOT_SERVING")
+    assert server.serving()
+    ask_identity(server)
+    with refused(grpc.StatusCode.UNAVAILABLE, words="restarted"):
+        step(server, 2)
+    assert server.metric("lockstep_engine_thread_restarts_total", model="adder") == 1
+    assert server.metric("lockstep_model_ready", model="adder") == 0
+    monkeypatch.undo()
+    engine._threads._stop_pauses.set()  # the pause is over
+    wait_until(lambda: server.serving("adder"), "SERVING")
+    assert step(server, 3) == [[1.0, 1.0]]
+
+
+@ENGINES
+def test_a_run_without_an_end_is_ended_and_fails_by_itself(
+    engine: str, slow_model: Path, serving: Callable[..., Served]
+) -> None:
+    server = serving(slow_model, engine=engine, max_run_s=0.5)
+    call = server.inference.ModelInfer.future(slow_request(ENDLESS), timeout=PATIENCE_S)
+    while not call.done():
+        ask_identity(server)
+    with refused(grpc.StatusCode.INTERNAL, words="max_run_s"):
+        call.result()
+    server.infer(slow_request(1))
+    assert server.metric("lockstep_engine_hangs_total") == 0
+
+
+def endless(root: Path, name: str) -> None:
+    """A model whose graph loops for hours, whatever it is given."""
+    model = fakes.slow()
+    model.graph.input.pop()
+    model.graph.input[0].CopyFrom(fakes.tensor("x", shape=("n", 1)))
+    model.graph.output[0].CopyFrom(fakes.tensor("y", shape=("n", 1)))
+    model.graph.initializer.append(fakes.constant("times", ENDLESS, np.int64))
+    fakes.write_model(root, name, model, manifest="[inputs.x]\nbatch_axis = 0\n[outputs.y]\nbatch_axis = 0\n")
+
+
+@ENGINES
+def test_a_load_without_an_end_is_given_up_and_others_are_loaded_meanwhile(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless(tmp_path, "a-endless")
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    monkeypatch.setattr(run_watch, "SLOW_LOAD_S", 0.0)  # with threads: nobody waits for the limit
+    monkeypatch.setattr(run_watch, "SLOW_RUN_S", 0.0)
+    with starting(tmp_path, engine=engine, max_run_s=PATIENCE_S if engine == "thread" else 0.5) as server:
+        wait_until(lambda: server.serving("identity"), "the sound model is served")
+        ask_identity(server)
+        if engine == "process":
+            server.wait_serving()
+            with refused(grpc.StatusCode.NOT_FOUND, words="--max-run-s"):
+                server.infer(fakes.request("a-endless", {"x": ("FP32", np.ones((1, 1)))}))
+
+
+@contextmanager
+def starting(models: Path, **more: Any) -> Iterator[Served]:
+    """A server that has listed its models, and may still load them."""
+    server = Served(settings(models, **more))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def test_a_pipe_among_the_files_of_a_model_fails_that_model(tmp_path: Path) -> None:
+    for name in ("model.onnx", "weights.bin"):
+        folder = tmp_path / f"a-{name}" / "1"
+        folder.mkdir(parents=True)
+        os.mkfifo(folder / name)
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    with serve(tmp_path) as server:
+        ask_identity(server)
+        with refused(grpc.StatusCode.NOT_FOUND, words="neither a file nor a folder"):
+            server.infer(fakes.request("a-weights.bin", {"x": ("FP32", np.ones(1))}))
+
+
+@ENGINES
+def test_a_server_with_an_endless_run_stops_in_time(engine: str, slow_model: Path) -> None:
+    flags = ("--models", str(slow_model), "--cache", "", "--engine", engine, "--drain-s", "0.1")
+    with ServerProcess(*flags) as server:
+        server.wait_listening(PATIENCE_S)
+        stubs = Stubs(server.address)
+        stubs.wait_serving()
+        call = stubs.inference.ModelInfer.future(slow_request(ENDLESS), timeout=PATIENCE_S)
+        wait_until(lambda: _accepted(server) > 0, "the run is accepted")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 0
+        call.cancel()
+
+
+def _accepted(server: ServerProcess) -> float:
+    page = scrape(server.metrics_address, PATIENCE_S)
+    return sum(value for _, value in page.select("lockstep_accepted_total"))
+
+
+def test_a_hung_engine_process_is_replaced_and_health_says_so(
+    slow_model: Path, serving: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serving(slow_model, engine="process")
+    monkeypatch.setattr(engine_process, "_TICK_S", 0.2)
+    seen: set[bool] = set()
+    watching = threading.Event()
+
+    def watch() -> None:
+        while not watching.wait(0.01):
+            seen.add(server.serving("identity"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    os.kill(server.transport.pid, signal.SIGSTOP)
+    with refused(grpc.StatusCode.UNAVAILABLE, words="did not answer"):
+        ask_identity(server)
+    wait_until(lambda: False in seen, "NOT_SERVING")
+    server.wait_serving()
+    watching.set()
+    thread.join()
+    ask_identity(server)
+    assert server.metric("lockstep_engine_hangs_total") == 1
+    assert server.metric("lockstep_engine_restarts_total") == 1
+
+
+def test_liveness_says_when_the_engine_process_cannot_be_started_again(
+    slow_model: Path, serving: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serving(slow_model, engine="process")
+    start = subprocess.Popen
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(engine_process, "_CRASH_LOOP_S", 0.0)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    os.kill(server.transport.pid, signal.SIGKILL)
+    wait_until(lambda: not server.serving("live"), "live is NOT_SERVING")
+    monkeypatch.setattr(subprocess, "Popen", start)
+    wait_until(lambda: server.serving("live"), "live is SERVING")
+    server.wait_serving()
+    ask_identity(server)
