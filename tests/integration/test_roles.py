@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from integration.harness import Served, refused, serve
-from onnx import helper
+from onnx import TensorProto, helper
 from patience import PATIENCE_S
 
 from lockstep_proto import open_inference_pb2 as pb
@@ -50,6 +50,23 @@ def per_word(datatype: str = "INT64", nodes: Any = ()) -> Any:
     )
 
 
+def sum_of_words() -> Any:
+    return helper.make_node("ReduceSum", ["e", "axis"], ["out"], keepdims=0)
+
+
+def with_open_width(graph: Any, constants: Any) -> Any:
+    """The graph with its output reshaped, to the same shape, by numbers that are not known before a run."""
+    nodes = graph.graph.node
+    nodes[-1].output[0] = "closed"
+    nodes.append(helper.make_node("Shape", ["closed"], ["whole"]))
+    nodes.append(helper.make_node("Cast", ["whole"], ["floats"], to=TensorProto.FLOAT))
+    nodes.append(helper.make_node("Cast", ["floats"], ["sizes"], to=TensorProto.INT64))
+    nodes.append(helper.make_node("Reshape", ["closed", "sizes"], ["out"]))
+    graph.graph.initializer.extend(constants)
+    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "k"
+    return graph
+
+
 def last_word() -> Any:
     """tokens [words, batch] -> out [batch, 4], the embedding of the last word."""
     return fakes.model(
@@ -79,6 +96,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     write(root, "vectors", graph, MANIFEST.format(encode + "outputs.out.batch_axis = 0"))
     write(root, "unpooled", per_word(), MANIFEST.format(encode + PER_WORD.format("")))
     write(root, "flattened", per_word(), MANIFEST.format(CLASSIFY))
+    sums = fakes.constant("axis", [2], np.int64)
+    for name, nodes, constants, task in (
+        ("four-scores", first, graph.graph.initializer[-1:], CLASSIFY.replace(', "d"', "")),
+        ("one-number-per-word", (sum_of_words(),), [sums], encode + "outputs.out.batch_axis = 0"),
+    ):
+        write(root, name, with_open_width(per_word("INT64", nodes), constants), MANIFEST.format(task))
     for pooling in POOLINGS:
         option = f', pooling = "{pooling}", normalise = {str(pooling == "max").lower()}'
         write(root, pooling, per_word(), MANIFEST.format(encode + PER_WORD.format(option)))
@@ -110,6 +133,11 @@ def test_scores_or_vectors_of_each_word_are_refused_at_load_with_the_remedy(serv
     assert "roles.scores" in reason(server, "flattened")
     assert 'task = "token-classification"' in reason(server, "flattened")
     assert "outputs.out.pooling: missing" in reason(server, "unpooled")
+
+
+def test_shapes_that_the_graph_leaves_open_are_found_by_a_run(server: Served) -> None:
+    assert "[1, 4], not 3 scores" in reason(server, "four-scores")
+    assert "has 3 and 7 numbers for texts of different lengths" in reason(server, "one-number-per-word")
 
 
 @pytest.mark.parametrize("word", [NAN, INFINITE])

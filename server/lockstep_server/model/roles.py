@@ -36,6 +36,12 @@ def is_single_score(spec: ModelSpec) -> bool:
     return spec.manifest.roles.activation == "sigmoid" and len(spec.manifest.labels) == 2
 
 
+def has_open_row(tensor: ModelTensor) -> bool:
+    """Whether the graph leaves open an axis beside those of the rows and of named lengths."""
+    axes = set(range(len(tensor.shape))) - {_batch_axis(tensor), *tensor.spec.lengths}
+    return not tensor.shape or any(not isinstance(tensor.shape[axis], int) for axis in axes)
+
+
 def check_outputs(spec: ModelSpec, file: str) -> None:
     """Check that each output with a role exists and has the shape that the role needs.
 

@@ -27,6 +27,7 @@ from ..runtime.session import RUNTIME_VERSION, LeasedSession, OnnxSession
 from ..stepwise.engine import StepEngine
 from . import repository, selftest, selftest_steps
 from .costs import measure_costs, typical_run_s, warm_up
+from .open_shapes import check_open_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +129,9 @@ class Loader:
         vocabulary = _input_vocabulary(entry, spec)
         account = DeviceAccount(f"{entry.name}/{entry.version} loading")
         selftest_result, costs = self._selftest_oneshot(entry, session, spec, account)
+        check_open_shapes(
+            LeasedSession(session, self._device_scheduler, account), spec, str(entry.manifest_path)
+        )
         spec = replace(
             spec,
             batched=selftest_result.batched,

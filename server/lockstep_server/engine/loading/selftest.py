@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...errors import ServingError
-from ...model import datatypes
-from ...model.spec import batchable, measure_request
+from ...model.spec import batchable, measure_request, row_of_ids
 from ..runtime import padding
 from ..runtime.batching import Comparison, RowMismatch, compare, is_rounding
 from .drawing import SIZE, Drawing, Kind
@@ -229,7 +228,7 @@ def run_ids(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> Arrays
     name = spec.text_input
     tensor = spec.input(name)
     assert tensor is not None
-    inputs = {name: np.array([ids], datatypes.NUMPY[tensor.datatype])}
+    inputs = {name: row_of_ids(tensor, ids)}
     lengths = measure_request(spec, inputs).lengths
     return _run(session, replace(spec, batched=True), [Request(inputs, 1, lengths)])[0]
 

@@ -71,18 +71,22 @@ def by_role(
     return results
 
 
+def wrong_shape(spec: ModelSpec, tensor: ModelTensor, array: Array) -> str:
+    """What is wrong with the shape of one request's value of an output with a role; "" if nothing is."""
+    if _has_shape(spec, tensor, array):
+        return ""
+    is_scores = tensor.name == spec.manifest.roles.scores
+    needed = f"{len(spec.manifest.labels)} scores, one per label" if is_scores else "one vector"
+    return (
+        f"output {tensor.name!r} of the model has the shape {list(array.shape)}, not {needed}; correct the"
+        " manifest or the graph"
+    )
+
+
 def fault(spec: ModelSpec, tensor: ModelTensor, array: Array) -> ServingError | None:
     """Why one request's value of an output cannot be read by its role; None if it can."""
-    labels = len(spec.manifest.labels)
-    if not _has_shape(spec, tensor, array):
-        needed = (
-            f"{labels} scores, one per label" if tensor.name == spec.manifest.roles.scores else "one vector"
-        )
-        return ServingError(
-            ErrorCode.FAILED,
-            f"output {tensor.name!r} of the model has the shape {list(array.shape)}, not {needed};"
-            " correct the manifest or the graph",
-        )
+    if why := wrong_shape(spec, tensor, array):
+        return ServingError(ErrorCode.FAILED, why)
     if _is_not_finite(spec, tensor, array):
         return ServingError(
             ErrorCode.FAILED,
