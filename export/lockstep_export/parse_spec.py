@@ -5,6 +5,7 @@ the example, to find which of its embeddings take which input.
 """
 
 import inspect
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -166,6 +167,15 @@ def _same_storage(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
+def _check_pad(name: str, pad: float, dtype: torch.dtype) -> None:
+    """The type of the input holds its padding value: an integer type no fraction, no type a larger number."""
+    kind = torch.finfo if dtype.is_floating_point else torch.iinfo
+    smallest, largest = (0, 1) if dtype == torch.bool else (kind(dtype).min, kind(dtype).max)
+    allowed = smallest <= pad <= largest and (dtype.is_floating_point or pad == int(pad))
+    if not allowed and not (dtype.is_floating_point and not math.isfinite(pad)):
+        raise DescriptionError(f"pad: {dtype} of {name!r} cannot hold {pad:g}; use another value")
+
+
 def _input(
     name: str,
     example: Tensor,
@@ -185,6 +195,7 @@ def _input(
             f' declare lengths="{name}" or mask="{name}"; otherwise declare the number of ids:'
             f' ids={{"{name}": 1000}}'
         )
+    _check_pad(name, pad, example.dtype)
     return ModuleInput(name, example, axes[name], pad, ids if whole else None, generated.get(name))
 
 
