@@ -297,8 +297,12 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("text.begin", "missing", "name the id"),
     ),
     "a begin id outside the range": (
-        {"manifest": FULL.replace("begin = 1", "begin = 9300000000000000000")},
-        ("text.begin", "9300000000000000000 is no id of input 'token'"),
+        {
+            "manifest": FULL.replace("begin = 1", "begin = 9").replace(
+                "[stepwise.inputs.token]\n", "[stepwise.inputs.token]\nrange = [0, 9]\n"
+            )
+        },
+        ("text.begin", "9 is no id of input 'token'", "from 0 to 8"),
     ),
     "a translator without a begin id": (
         {"manifest": FULL.replace("begin = 1\n", "")},
