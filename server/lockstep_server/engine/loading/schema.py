@@ -160,14 +160,7 @@ def number(value: Any) -> float:
 
 
 def positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError("use a number above 0")
-    return float(value)
-
-
-def finite(value: Any) -> float:
-    """A positive number that is not infinite."""
-    if positive(value) > sys.float_info.max:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise ValueError("use a finite number above 0")
     return float(value)
 

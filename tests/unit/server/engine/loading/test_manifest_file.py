@@ -286,7 +286,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "missing",
     ),
     "an infinite tolerance": ("tolerance = inf", "tolerance", "finite number above 0"),
-    "a tolerance that is no number": ("tolerance = nan", "tolerance", "number above 0"),
+    "a tolerance that is no number": ("tolerance = nan", "tolerance", "finite number above 0"),
     "a range that is no number": ("[inputs.x]\nrange = [0, nan]", "inputs.x.range", "two whole numbers"),
     "an infinite range": ("[inputs.x]\nrange = [0, inf]", "inputs.x.range", "two whole numbers"),
     "a range with fractions": ("[inputs.x]\nrange = [0, 2.5]", "inputs.x.range", "two whole numbers"),
