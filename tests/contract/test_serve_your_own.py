@@ -79,7 +79,7 @@ class PageRunner:
             wait_until(self._is_ready, "the server is ready")
         done = subprocess.run(
             ["bash", "-c", command], cwd=self.folder, env=self.environment, capture_output=True,
-            text=True, timeout=limit_s(100), check=False,
+            text=True, timeout=limit_s(200), check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         self.outputs[command] = done.stdout
