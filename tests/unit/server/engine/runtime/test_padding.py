@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,18 @@ def test_padding_has_the_manifests_value_and_is_masked(axis: int, shapes: list) 
     inputs = padding.stack(spec, parts, sum(r for r, _ in shapes), (max(n for _, n in shapes),))
     assert (inputs["x"][~inputs["mask"]] == -7).all()
     assert int(inputs["mask"].sum()) == sum(r * n for r, n in shapes)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_generated_zeros_have_the_shape_of_the_mask(axis: int) -> None:
+    spec = sample_models.ragged(axis)
+    mask = spec.inputs[1]
+    types = replace(mask, name="types", datatype="INT64", spec=replace(mask.spec, generated="zeros"))
+    spec = replace(spec, inputs=(*spec.inputs, types))
+    inputs = padding.stack(spec, draw_parts([(1, 2), (2, 5)], axis), 3, (5,))
+    assert inputs["types"].shape == inputs["mask"].shape
+    assert inputs["types"].dtype == np.int64
+    assert not inputs["types"].any()
 
 
 def test_a_mask_from_a_client_is_padded_with_its_padding_value() -> None:

@@ -488,6 +488,55 @@ class Poisoned:
         return self._session.run(feeds)
 
 
+class NotFinite:
+    """A session whose output `name` is NaN in the second step."""
+
+    def __init__(self, session: Any, name: str) -> None:
+        self._session, self._name, self._steps = session, name, 0
+        self.output_names = session.output_names
+
+    def run(self, feeds: dict[str, Array]) -> list[Array]:
+        self._steps += 1
+        outputs = self._session.run(feeds)
+        if self._steps == 2:
+            outputs[self.output_names.index(self._name)][:] = np.nan
+        return outputs
+
+
+def test_attention_that_is_not_finite_fails_the_stream_that_asked_for_it() -> None:
+    model = open_model("translator")
+    driver = EngineDriver("translator", NotFinite(model.session, model.spec.manifest.roles.attention))
+    asked, other = driver.generate(3, 4, 5, max_tokens=6, attention=True), driver.generate(3, 4, max_tokens=6)
+    driver.drain()
+    assert driver.received[asked].code is ErrorCode.FAILED
+    assert "NaN or infinite" in driver.received[asked].event.error.message
+    assert driver.received[other].event.error is None
+    assert driver.counts() == (0, 0, 0)
+
+
+def test_a_step_that_is_read_by_role_fails_if_its_scores_are_not_finite() -> None:
+    """The sequence goes on, and the tensor API gets what the graph returns."""
+    scores = open_model("language").spec.manifest.roles.scores
+    driver = EngineDriver("language", NotFinite(open_model("language").session, scores))
+    inputs = {"token": np.array([1])}
+    answers = []
+    for start in (True, False, False):
+        key = driver._send(
+            messages.Step, sequence=1, inputs=inputs, start=start, outputs=(scores,), by_role=True
+        )
+        driver.drain()
+        answers.append(driver.received[key])
+    assert [answer.event.error is None for answer in answers] == [True, False, True]
+    assert "NaN or infinite" in answers[1].event.error.message
+    driver = EngineDriver("language", NotFinite(open_model("language").session, scores))
+    for start in (True, False):
+        key = driver._send(messages.Step, sequence=1, inputs=inputs, start=start, outputs=(scores,))
+        driver.drain()
+    outputs = driver.received[key].event.outputs
+    assert outputs is not None
+    assert np.isnan(outputs[scores]).all()
+
+
 def test_only_the_prompt_that_breaks_the_prefill_fails() -> None:
     driver = EngineDriver(
         "language", prefill_session=Poisoned(open_model("language").prefill_session, "tokens", 9)
