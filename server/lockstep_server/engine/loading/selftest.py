@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...errors import ServingError
 from ...model.spec import batchable, measure_request, row_of_ids
 from ..runtime import padding
 from ..runtime.batching import Comparison, RowMismatch, compare, is_rounding
+from ..runtime.graph_errors import logged_fault
 from .drawing import SIZE, Drawing, Kind
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def check(session: OnnxSession, spec: ModelSpec, seed: int = 0) -> SelfTestResul
     try:
         return _SelfTest(session, spec, np.random.default_rng(seed)).result()
     except Exception as error:  # the graph may fail on random input
-        return SelfTestResult(batched=False, reason=f"the self-test could not run: {first_line(error)}")
+        return SelfTestResult(batched=False, reason=f"the self-test could not run: {logged_fault(error)}")
 
 
 class _SelfTest:
@@ -157,7 +157,7 @@ class _SelfTest:
         try:
             answers = _run(self._session, self._spec, [request for request, _ in known])
         except Exception as error:
-            return f"a batch of {rows} rows fails: {first_line(error)}"
+            return f"a batch of {rows} rows fails: {logged_fault(error)}"
         for (request, expected), answer in zip(known, answers, strict=True):
             if request.kind is Kind.ENDS:
                 continue  # only its neighbours are of interest: it overflows, or not, by rounding
@@ -283,8 +283,3 @@ def _axis_0(tensor: ModelTensor) -> str:
     if not tensor.shape:
         return "no axis"
     return "unnamed" if tensor.shape[0] is None else repr(tensor.shape[0])
-
-
-def first_line(error: Exception) -> str:
-    text = error.message if isinstance(error, ServingError) else str(error)
-    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

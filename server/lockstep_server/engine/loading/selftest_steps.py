@@ -19,11 +19,12 @@ import numpy as np
 
 from ...model.spec import batchable
 from ..runtime.batching import compare, difference, is_rounding, tolerance
+from ..runtime.graph_errors import logged_fault
 from ..stepwise import client_steps, prefill
 from ..stepwise.sequence import ClientSequence, StepRequest
 from ..stepwise.slots import growing_lengths, initial_states, key_of, lengths_of
 from .drawing import Drawing, Kind
-from .selftest import first_line, run_ids
+from .selftest import run_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -77,13 +78,13 @@ def check(
     try:
         result = _StepSelfTest(spec, session, prefill_session, rng).result()
     except Exception as error:  # the graphs may fail on random input
-        reason = f"the self-test could not run: {first_line(error)}"
+        reason = f"the self-test could not run: {logged_fault(error)}"
         result = StepSelfTestResult(batched=False, reason=reason)
     try:
         tested = replace(spec, batched=False, padded=result.padded)
         disagreement = _compare_graphs(tested, session, prefill_session, oneshot, rng)
     except Exception as error:
-        disagreement = f"the graphs could not be compared: {first_line(error)}"
+        disagreement = f"the graphs could not be compared: {logged_fault(error)}"
     return replace(result, disagreement=disagreement)
 
 
@@ -270,7 +271,7 @@ class _StepSelfTest:
             try:
                 together = prefill.run(replace(graph, batched=True), session, prompts)
             except Exception as error:
-                return f"a batch of {len(prompts)} prompts fails: {first_line(error)}", False
+                return f"a batch of {len(prompts)} prompts fails: {logged_fault(error)}", False
             for prompt, expected, answer in zip(prompts, alone, together, strict=True):
                 found = compare(graph, expected, answer)
                 identical = identical and found.identical

@@ -5,14 +5,17 @@ The runtime's own text has absolute paths and lines of C++; it is the error's de
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from typing import TYPE_CHECKING
 
-from ...errors import LoadError
+from ...errors import LoadError, ServingError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _LFS_POINTER = b"version https://git-lfs.github.com/"
 _MAX_GRAPH_BYTES = 64 << 20
@@ -110,6 +113,24 @@ def _weight_files(file: Path) -> list[str]:
 def _stays_in(name: str) -> bool:
     """Whether a path lies below the folder that it is relative to. The runtime refuses all others."""
     return not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] != ".."
+
+
+def run_fault(error: Exception) -> str:
+    """What went wrong in a run, for callers: without the text of the runtime, which quotes values."""
+    if isinstance(error, ServingError):
+        return error.message
+    if not type(error).__module__.startswith("onnxruntime"):
+        return first_line(error)
+    if found := re.search(r"must be within the inclusive range \[-?\d+,(\d+)\]", str(error)):
+        return f"an index is out of range: the model's table ends at {found[1]}"
+    found = re.search(r"while running (\w+) node", str(error))
+    return f"ONNX Runtime fails in a {found[1]} node" if found else "ONNX Runtime fails"
+
+
+def logged_fault(error: Exception) -> str:
+    """As `run_fault`, for a run on random input: the text of the runtime goes to the log."""
+    log.warning("a run on random input failed: %s", first_line(error))
+    return run_fault(error)
 
 
 def first_line(error: Exception) -> str:

@@ -6,7 +6,6 @@ Running a graph releases Python's global interpreter lock; creating a session do
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import onnxruntime as ort
 
 from ...errors import LoadError, RunTooLong, bad_input
 from ...model.spec import GraphSignature, GraphTensor
-from .graph_errors import check_files, first_line, load_error
+from .graph_errors import check_files, load_error, run_fault
 from .run_watch import RunWatch
 
 if TYPE_CHECKING:
@@ -27,9 +26,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-log = logging.getLogger(__name__)
-
-_REJECTED = "the model rejects the shapes or values of this request's tensors; send those of its training"
+_REJECTED = "send tensors with shapes and values like those of the model's training"
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _BFLOAT16_ONNX = 16  # onnx.TensorProto.BFLOAT16
@@ -111,8 +108,7 @@ class OnnxSession:
                 return self._run_values(inputs, outputs, options)
             return self._session.run(outputs, inputs, options)  # type: ignore[no-any-return]
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
-            log.warning("ONNX Runtime rejects the inputs of a run: %s", first_line(error))
-            raise bad_input("inputs", _REJECTED) from error
+            raise bad_input("inputs", f"{run_fault(error)}; {_REJECTED}") from error
         except Exception as error:
             if run.is_ended and not self._terminated:
                 raise RunTooLong(self._owner, run.limit_s) from error
