@@ -163,6 +163,31 @@ def some_dropper() -> ModelProto:
     )
 
 
+def sometimes_contagious(step: bool = False) -> ModelProto:
+    """y = x, but x + 1 for all rows of a run in which a value is 50, which random values hardly are.
+
+    Args:
+        step: the same as a step, with a state: y = sum_out = x + sum_in.
+    """
+    given = "x" if not step else "sum"
+    nodes = [
+        helper.make_node("Equal", ["x", "fifty"], ["is_50"]),
+        helper.make_node("Cast", ["is_50"], ["one"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["one"], ["any"], keepdims=0),
+        helper.make_node("Add", [given, "any"], ["y"]),
+    ]
+    inputs, outputs = [tensor("x", shape=("n", 2))], [tensor("y", shape=("n", 2))]
+    if step:
+        nodes = [
+            helper.make_node("Add", ["x", "sum_in"], ["sum"]),
+            helper.make_node("Identity", ["sum"], ["sum_out"]),
+            *nodes,
+        ]
+        inputs.append(tensor("sum_in", shape=("n", 2)))
+        outputs.append(tensor("sum_out", shape=("n", 2)))
+    return model(nodes, inputs, outputs, [constant("fifty", 50, np.float32)])
+
+
 def time_major() -> ModelProto:
     """y = the running sum of x along axis 0, which is time but looks like a batch axis."""
     return model(

@@ -180,6 +180,8 @@ class App:
                 self.registry.update(update)
             case messages.Costs():
                 self.registry.set_costs(update)
+            case messages.Verified():
+                self.registry.verified(update)
             case messages.BatchingOff():
                 self.registry.batching_off(update)
             case messages.ModelPaused():
@@ -244,6 +246,7 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
         reload_grace_s=settings.reload_grace_s,
         run_limit_s=settings.max_run_s,
         load_limit_s=settings.max_load_s,
+        verify_share=settings.verify_share,
         niceness=settings.engine_nice if settings.engine == "process" and sys.platform == "linux" else 0,
         selected=tuple(name.strip() for name in settings.only.split(",") if name.strip()),
     )

@@ -3,8 +3,8 @@
 front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`, `EndSequence`,
 `SetFlushInterval`, `GetEngineStats`, `Load`, `Unload` or `Heartbeat`.
 engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
-state, `Costs` when the learned costs of a model have changed, `BatchingOff`, `ModelPaused`, `LoadStarted`,
-`LoadDone`, `ModelStuck`, `EngineStats`, or the `Heartbeat` that was sent.
+state, `Costs` when the learned costs of a model have changed, `Verified`, `BatchingOff`, `ModelPaused`,
+`LoadStarted`, `LoadDone`, `ModelStuck`, `EngineStats`, or the `Heartbeat` that was sent.
 
 `ipc/frames.py` encodes them. Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
@@ -259,6 +259,14 @@ class Costs(_Struct, tag="costs"):
     costs: Mapping[str, Any]
 
 
+class Verified(_Struct, tag="verified"):
+    """Answers from shared runs were computed again, each alone. `BatchingOff` follows if one differed."""
+
+    model: str
+    version: int
+    answers: int
+
+
 class BatchingOff(_Struct, tag="batching_off"):
     """A run showed that requests of this model must not share a run: each runs alone until it is reloaded."""
 
@@ -324,6 +332,7 @@ class EngineStats(_Struct, tag="engine_stats"):
 EngineUpdate = (
     Events
     | Costs
+    | Verified
     | BatchingOff
     | ModelUpdate
     | LoadStarted
@@ -360,6 +369,7 @@ class EngineConfig(_Struct, tag="config", kw_only=True):
     run_limit_s: float = 60.0  # a run is ended after it
     load_limit_s: float = 600.0  # a load is given up after it
     excluded: Mapping[str, str] = {}  # models that are not loaded at the start, and why
+    verify_share: float = 0.0  # of the time of shared runs, to verify their answers
 
 
 class StopEngine(_Struct, tag="stop"):

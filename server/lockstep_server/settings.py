@@ -122,6 +122,13 @@ class Settings:
         bare=1.0,
     )
     batching: bool = _setting(True, "Batch requests. Off: every request runs by itself.")
+    verify_share: float = _setting(
+        0.005,
+        "Share of the time of shared runs to spend on computing their answers again, each alone, as a proof"
+        " that batching does not change them. An idle model verifies its latest shared run in any case."
+        " 0: never; 1: every answer.",
+        click.FloatRange(0, 1),
+    )
     max_run_ms: float = _setting(
         20.0, "Longest run planned while another model waits for the device, in milliseconds.", _MILLISECONDS
     )

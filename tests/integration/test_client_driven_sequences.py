@@ -175,3 +175,30 @@ def test_a_cancelled_step_does_not_change_the_state(tmp_path: Path, serving: Cal
         wait_until(lambda: len(server.app.requests) == 2, "the cancel has arrived")
     assert value(calls[1].result()) == 101
     assert value(other.result()) == 7
+
+
+def test_steps_that_are_sometimes_wrong_in_company_are_found_out(tmp_path: Path) -> None:
+    """The self-test cannot know the value that changes the answers of others; verification sees them."""
+    files = {"step.onnx": fakes.sometimes_contagious(step=True)}
+    steps.write(tmp_path, "contagious", steps.SUM.format(slots=64, idle_s=60), files, steps.characters())
+
+    def together() -> list[float]:
+        calls = [
+            server.inference.ModelInfer.future(
+                step(50 if i == 3 else 1, i, start=True, end=True, model="contagious"), timeout=PATIENCE_S
+            )
+            for i in range(1, 17)
+        ]
+        return [value(call.result()) for call in calls]
+
+    with serve(tmp_path, verify_share=1.0) as server:
+        assert server.metric("lockstep_model_batched", model="contagious") == 1
+
+        def found() -> bool:
+            together()
+            return server.metric("lockstep_batch_mismatch_total", model="contagious") == 1
+
+        wait_until(found, "a found difference")
+        assert together() == [51 if i == 3 else 1 for i in range(1, 17)]
+        assert server.metric("lockstep_verified_answers_total", model="contagious") > 0
+        assert server.metric("lockstep_model_batched", model="contagious") == 0

@@ -56,6 +56,48 @@ def ids(given: list[int]) -> pb.ModelInferRequest:
     return fakes.request("fragile", {"x": ("INT64", given)})
 
 
+def wait_found_out(server: Served) -> None:
+    wait_until(
+        lambda: server.metric("lockstep_batch_mismatch_total", model="contagious") == 1, "a found difference"
+    )
+
+
+def test_a_model_that_is_sometimes_wrong_in_company_is_found_out(tmp_path: Path) -> None:
+    """The self-test cannot know the value that changes the answers of others; verification sees them."""
+    fakes.write_model(tmp_path, "contagious", fakes.sometimes_contagious())
+    fakes.write_model(tmp_path, "same", fakes.identity())
+
+    def together(server: Served, *values: float) -> list[float]:
+        with server.hold():
+            calls = [send(server, "contagious", [[value, value]]) for value in values]
+            server.wait_waiting("contagious", len(values))
+        return [fakes.values(call.result(), "y")[0, 0] for call in calls]
+
+    with serve(tmp_path, verify_share=1.0) as server:
+        assert together(server, 1, 2, 3) == [1, 2, 3]
+        wait_until(
+            lambda: server.metric("lockstep_verified_answers_total", model="contagious") == 3,
+            "a verification",
+        )
+        assert server.metric("lockstep_batch_mismatch_total", model="contagious") == 0
+        assert together(server, 1, 50, 3) == [2, 51, 4]
+        wait_found_out(server)
+        assert together(server, 1, 50, 3) == [1, 51, 3]
+        assert server.metric("lockstep_model_batched", model="contagious") == 0
+        assert server.metric("lockstep_model_batched", model="same") == 1
+
+
+def test_an_idle_model_verifies_its_latest_run(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path, "contagious", fakes.sometimes_contagious())
+    with serve(tmp_path) as server:
+        for first in (1, 50):  # the first shared run is verified at once
+            with server.hold():
+                calls = [send(server, "contagious", [[value, value]]) for value in (first, 1, 2)]
+                server.wait_waiting("contagious", 3)
+            assert [call.result() for call in calls]
+        wait_found_out(server)
+
+
 def test_a_model_that_drops_rows_gives_nobody_the_row_of_another(tmp_path: Path) -> None:
     """The self-test draws random numbers, so that only a real run can show that rows are missing."""
     fakes.write_model(tmp_path, "dropper", fakes.some_dropper())

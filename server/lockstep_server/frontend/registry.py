@@ -369,6 +369,10 @@ class ModelRegistry:
         if (served := self.get(update.model, update.version)) is not None:
             served.admission.set_costs(update.costs)
 
+    def verified(self, update: messages.Verified) -> None:
+        if (served := self.get(update.model, update.version)) is not None:
+            served.meters.verified.inc(update.answers)
+
     def batching_off(self, update: messages.BatchingOff) -> None:
         if (served := self.get(update.model, update.version)) is not None:
             served.spec = replace(served.spec, batched=False, notice=f"not batched: {update.reason}")

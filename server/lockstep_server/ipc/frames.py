@@ -55,6 +55,7 @@ Sent = (
     | messages.StopEngine
     | messages.Events
     | messages.Costs
+    | messages.Verified
     | messages.BatchingOff
     | messages.ModelUpdate
     | messages.LoadDone

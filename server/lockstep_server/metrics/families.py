@@ -174,6 +174,11 @@ class Metrics:
         self.batched = factory.scraped(
             "lockstep_model_batched", "1 if requests may share a run, else 0.", *one
         )
+        self.verified = factory.counter(
+            "lockstep_verified_answers_total",
+            "Answers from shared runs that were computed again, each alone, and compared.",
+            *one,
+        )
         self.batch_mismatch = factory.counter(
             "lockstep_batch_mismatch_total",
             "Times that a run showed that requests of the model must not share a run.",
@@ -289,6 +294,7 @@ class ModelMeters:
         self.padded = metrics.padded.labels(model)
         self.depth = metrics.queue_depth.labels(model)
         self.device_wait = metrics.device_wait.labels(device)
+        self.verified = metrics.verified.labels(*self._labels)
         self.batch_mismatch = metrics.batch_mismatch.labels(*self._labels)
         self.thread_restarts = metrics.thread_restarts.labels(*self._labels)
         if {"Generate", "Translate"} & set(methods):

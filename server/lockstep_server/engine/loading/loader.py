@@ -149,6 +149,7 @@ class Loader:
             report,
             batching=config.batching,
             niceness=config.niceness,
+            verify_share=config.verify_share,
         )
         return LoadedModel(spec, engine, vocabulary)
 
@@ -183,6 +184,7 @@ class Loader:
         engine = StepEngine(
             spec, session, prefill, output_vocabulary, self._device_scheduler, report,
             stalled_s=self._config.stalled_s, batching=self._config.batching,
+            verify_share=self._config.verify_share,
         )  # fmt: skip
         return LoadedModel(spec, engine, input_vocabulary)
 

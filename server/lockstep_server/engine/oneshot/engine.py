@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
@@ -20,6 +21,7 @@ from ..runtime.batching import Batching, RowMismatch
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
 from ..runtime.role_outputs import by_role
+from ..runtime.verification import IDLE_S, Recheck, Verifier, shapes_of
 from .planner import RunLimits, RunPlan, plan
 from .request import QueuedRequest, RequestPart, WaitingQueue, join, split
 
@@ -70,6 +72,7 @@ class OneShotEngine:
         *,
         batching: bool = True,
         niceness: int = 0,
+        verify_share: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec, self.costs = spec, costs
@@ -83,9 +86,17 @@ class OneShotEngine:
         self._batching = Batching.of(spec, report, allowed=batching)
         self._limits = _limits(spec, batching=batching)
         self._account = DeviceAccount(f"{spec.name}/{spec.version}", yields_cpu=niceness > 0)
+        self._verifier = Verifier(
+            verify_share,
+            self._batching,
+            self._withdraw,
+            self._verified,
+            lambda: device_scheduler.lease(self._account, math.inf),
+            clock,
+        )
         self._threads = EngineThreads(
             self._account.name,
-            wait=self._queue.wait,
+            wait=self._wait,
             step=self._step,
             fail_requests=self._fail_queued,
             sessions=[session],
@@ -128,11 +139,22 @@ class OneShotEngine:
 
     # --- on the engine's threads --------------------------------------------------------------------
 
+    def _wait(self) -> bool:
+        """Wait for work. Meanwhile, verify the latest shared run."""
+        if self._verifier.pending and not self._queue.wait(IDLE_S) and not self._queue.closed:
+            self._verifier.verify_pending(self._is_idle)
+        return self._queue.wait()
+
+    def _is_idle(self) -> bool:
+        return not len(self._queue) and not self._queue.closed and not self._device_scheduler.waiting()
+
     def _step(self) -> None:
         with self._device_scheduler.lease(self._account, self._queue.deadline()) as lease:
             run_plan = self._plan(lease)
             results = self._run(run_plan, lease.waited_s)
         self._commit(run_plan, results)
+        for result in results:
+            self._verify(result)
 
     def _plan(self, lease: DeviceLease) -> RunPlan:
         limits = replace(self._limits, max_run_s=lease.max_run_s)
@@ -154,9 +176,7 @@ class OneShotEngine:
         try:
             result = self._execute(run_plan, device_wait_s)
         except RowMismatch as mismatch:
-            self.spec = replace(self.spec, batched=False)
-            self._limits = _limits(self.spec, batching=False)
-            self._batching.withdraw(mismatch.message)
+            self._withdraw(mismatch.message)
         else:
             if result.error is None or len(run_plan.parts) == 1:
                 return [result]
@@ -170,6 +190,12 @@ class OneShotEngine:
             else:
                 results.append(RunResult(alone, None, error, self._clock(), None))
         return results
+
+    def _withdraw(self, reason: str) -> None:
+        """Run each request alone from now on."""
+        self.spec = replace(self.spec, batched=False)
+        self._limits = _limits(self.spec, batching=False)
+        self._batching.withdraw(reason)
 
     def _execute(self, run_plan: RunPlan, device_wait_s: float) -> RunResult:
         """
@@ -187,12 +213,7 @@ class OneShotEngine:
             outputs = self._session.run(inputs, names)
             ran = self._clock()
             by_name = dict(zip(names, outputs, strict=True))
-            answers = padding.cut(spec, by_name, run_plan.parts, run_plan.lengths, run_plan.rows)
-            wanted = [
-                part.request.infer.outputs if part.request.infer.by_role else () for part in run_plan.parts
-            ]
-            if any(wanted):
-                answers = by_role(spec, by_name, run_plan.parts, answers, wanted)
+            answers = _answers(spec, by_name, run_plan.parts, run_plan.lengths, run_plan.rows)
         except RowMismatch:
             raise
         except Exception as failure:
@@ -209,6 +230,40 @@ class OneShotEngine:
             device_wait_s=device_wait_s,
         )
         return RunResult(run_plan, answers, error, begun, run)
+
+    def _verify(self, result: RunResult) -> None:
+        """Compute answers of a shared run again, each alone, now or when the model has nothing to do."""
+        run_plan, run, answers, spec = result.plan, result.run, result.answers, self.spec
+        parts = run_plan.parts
+        padded = run_plan.rows > sum(part.rows for part in parts) or run_plan.lengths != parts[0].lengths
+        if run is None or answers is None or not (len(parts) > 1 or padded):
+            return
+
+        def rechecks() -> list[Recheck]:
+            return [
+                self._recheck(spec, part, answer, run_plan.rows)
+                for part, answer in zip(parts, answers, strict=True)
+                if not isinstance(answer, ServingError)
+            ]
+
+        if self._verifier.is_due(run.compute_s):
+            self._verifier.verify(spec, rechecks)
+        else:
+            self._verifier.keep(spec, rechecks)
+
+    def _recheck(self, spec: ModelSpec, part: RequestPart, answer: Arrays, rows: int) -> Recheck:
+        def run(copies: int) -> list[Arrays]:
+            parts, names = [part] * copies, list(answer)
+            outputs = self._session.run(padding.stack(spec, parts, copies * part.rows, part.lengths), names)
+            by_name = dict(zip(names, outputs, strict=True))
+            found = _answers(spec, by_name, parts, part.lengths, copies * part.rows)
+            return [one for one in found if not isinstance(one, ServingError)]
+
+        copies = max(rows // max(part.rows, 1), 2)
+        return Recheck(answer, partial(run, 1), partial(run, copies), shapes_of(part.inputs))
+
+    def _verified(self, answers: int) -> None:
+        self._report(messages.Verified(self.spec.name, self.spec.version, answers))
 
     def _commit(self, run_plan: RunPlan, results: Sequence[RunResult]) -> None:
         events = [event for part in run_plan.expired if (event := self._expire(part))]
@@ -305,6 +360,23 @@ def _limits(spec: ModelSpec, *, batching: bool) -> RunLimits:
         batching=batching and spec.batched,
         fixed_shape=(section.max_rows, longest) if spec.manifest.fixed_shape and spec.batched else None,
     )
+
+
+def _answers(
+    spec: ModelSpec,
+    outputs: Arrays,
+    parts: Sequence[RequestPart],
+    lengths: tuple[int, ...],
+    rows: int,
+) -> Sequence[Arrays | ServingError]:
+    """The answer of each part of a run, or why it has none.
+
+    Raises:
+        RowMismatch: the model is batched, and an output does not have the run's rows.
+    """
+    answers = padding.cut(spec, outputs, parts, lengths, rows)
+    wanted = [part.request.infer.outputs if part.request.infer.by_role else () for part in parts]
+    return by_role(spec, outputs, parts, answers, wanted) if any(wanted) else answers
 
 
 def _unbatched(part: RequestPart, run_plan: RunPlan) -> RunPlan:

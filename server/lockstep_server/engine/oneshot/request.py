@@ -131,7 +131,7 @@ class WaitingQueue:
         self._planning = threading.Lock()  # one instance plans at a time
         self._changed = threading.Condition()
         self._sleepers = 0
-        self._closed = False
+        self.closed = False
         self._fair_queueing = FairQueueing()
 
     def __len__(self) -> int:
@@ -147,11 +147,12 @@ class WaitingQueue:
             if self._sleepers:
                 self._changed.notify()
 
-    def wait(self) -> bool:
-        """Block until the queue has parts. False if it is closed and empty."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the queue has parts. False if it is closed and empty, or still empty after `timeout`
+        seconds."""
         with self._changed:
             self._sleepers += 1
-            self._changed.wait_for(lambda: self._inbox or self._waiting or self._closed)
+            self._changed.wait_for(lambda: self._inbox or self._waiting or self.closed, timeout)
             self._sleepers -= 1
         return bool(self._inbox or self._waiting)
 
@@ -185,5 +186,5 @@ class WaitingQueue:
     def close(self) -> None:
         """Make `wait` return False when the queue is empty."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()

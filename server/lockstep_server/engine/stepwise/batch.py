@@ -7,12 +7,14 @@ per row, except for sequences whose tokens must be inspected.
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...model import datatypes
 from . import sampler
+from .client_steps import cut_row, named_states
 from .sampler import RowColumns, TokenLog
 from .slots import StateBlock, bucket, key_of, lengths_of, widest
 
@@ -150,6 +152,26 @@ class StepBatch:
             self._columns.token[row] = ids[-1]
         token = self._columns.token.astype(self._dtype, copy=False)
         return self.block.step(session, {self._input: token})
+
+    def observe(self, most: int) -> list[tuple[int, Arrays, Arrays, dict[str, int]]]:
+        """Rows of at most so many sequences before a step: row, input, states and lengths of each."""
+        rows = random.sample(sorted(self.row_of.values()), min(most, len(self.row_of)))
+        for row, ids in self._forced.items():
+            self._columns.token[row] = ids[-1]
+        return [
+            (
+                row,
+                {self._input: self._columns.token[row : row + 1].astype(self._dtype)},
+                self.block.take(row),
+                self.block.lengths(row),
+            )
+            for row in rows
+        ]
+
+    def answer(self, row: int, outputs: Arrays, lengths: dict[str, int]) -> Arrays:
+        """A row's outputs of a step, and its states after it. `lengths` are those before it."""
+        cut = {t.name: cut_row(t, outputs[t.name], row, self.rows, lengths) for t in self.spec.outputs}
+        return {**cut, **named_states(self.block.take(row))}
 
     def sample_tokens(self, outputs: Arrays, compute_s: float) -> list[tuple[GenerationSequence, str]]:
         """Sample each row's next token. Returns the sequences that end with it, and the reasons."""

@@ -9,6 +9,7 @@ from ... import messages
 from ..runtime.batching import RowMismatch
 from ..runtime.engine_threads import not_after
 from .batch import StepBatch
+from .client_steps import recheck
 from .sampler import NO_TOKEN
 from .slots import is_full, key_of, lengths_of
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ...model.spec import ModelSpec
     from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
+    from ..runtime.verification import Verifier
     from .sequence import GenerationSequence
 
 
@@ -37,9 +39,15 @@ class StepBatches:
     """
 
     def __init__(
-        self, spec: ModelSpec, session: OnnxSession, batching: Batching, clock: Callable[[], float]
+        self,
+        spec: ModelSpec,
+        session: OnnxSession,
+        batching: Batching,
+        clock: Callable[[], float],
+        verifier: Verifier | None = None,
     ) -> None:
         self._spec, self._session, self._batching, self._clock = spec, session, batching, clock
+        self._verifier, self._step_s = verifier, 0.0
         self._batches: list[StepBatch] = []
 
     def __iter__(self) -> Iterator[StepBatch]:
@@ -74,16 +82,27 @@ class StepBatches:
         """Run one step of every batch."""
         outcome = StepOutcome()
         for batch in list(self._batches):
+            if len(batch) > self._batching.max_rows:  # batching was withdrawn
+                self._separate(batch)
+        for batch in list(self._batches):
             self._step(batch, waited_s, outcome)
         return outcome
 
     def _step(self, batch: StepBatch, waited_s: float, outcome: StepOutcome) -> None:
         if not len(batch):  # all sequences were removed since the last step
             return
+        verifier, observed = self._verifier, []
+        if verifier is not None and len(batch) > 1 and verifier.is_due(self._step_s):
+            observed = batch.observe(verifier.most_rows(len(batch)))
         begun = self._clock()
         try:
             outputs = batch.step(self._session)
-            took = self._clock() - begun
+            took = self._step_s = self._clock() - begun
+            for row, inputs, states, lengths in observed:
+                assert verifier is not None
+                answer = batch.answer(row, outputs, lengths)
+                again = recheck(self._spec, self._session, inputs, states, answer, len(batch))
+                verifier.collected.append(again)
             ended = batch.sample_tokens(outputs, took)
         except Exception as error:
             self._split(batch, error, outcome)
@@ -97,24 +116,33 @@ class StepBatches:
 
     def _split(self, batch: StepBatch, error: Exception, outcome: StepOutcome) -> None:
         """Retry the sequences of a failed step one by one; only those that fail again have failed."""
-        members = list(batch.row_of)
-        self._batches.remove(batch)
         if isinstance(error, RowMismatch):
             self._batching.withdraw(error.message)
-        for sequence in members:
+        if len(batch) == 1:
+            (sequence,) = batch.row_of
+            self._batches.remove(batch)
             batch.remove(sequence, keep_states=True)
-        if len(members) == 1:
-            outcome.failed.append((members[0], error))
+            outcome.failed.append((sequence, error))
             return
         skipped: Exception | None = None
-        for sequence in members:
+        for single in self._separate(batch):
             if skipped := skipped or not_after(outcome.failed[-1][1] if outcome.failed else None):
+                (sequence,) = single.row_of
+                self._batches.remove(single)
                 outcome.failed.append((sequence, skipped))
-                continue
-            single = StepBatch(self._spec, batch.key)
-            self._batches.append(single)
-            single.add(sequence, 1)
-            self._step(single, 0.0, outcome)
+            else:
+                self._step(single, 0.0, outcome)
+
+    def _separate(self, batch: StepBatch) -> list[StepBatch]:
+        """Give each sequence of a batch a batch of its own."""
+        self._batches.remove(batch)
+        singles = []
+        for sequence in list(batch.row_of):
+            batch.remove(sequence, keep_states=True)
+            singles.append(StepBatch(self._spec, batch.key))
+            singles[-1].add(sequence, 1)
+        self._batches += singles
+        return singles
 
     def tidy(self) -> list[GenerationSequence]:
         """Remove empty batches, shrink sparse ones, move sequences that outgrew their bucket, and merge

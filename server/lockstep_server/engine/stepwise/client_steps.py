@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from dataclasses import replace
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from ..runtime.batching import RowMismatch
 from ..runtime.engine_threads import not_after
 from ..runtime.padding import value_of
 from ..runtime.role_outputs import fault
+from ..runtime.verification import Recheck, shapes_of
+from .sequence import ClientSequence, StepRequest
 from .slots import StateBlock, bucket, growing_lengths, initial_states, is_full, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from ...model.spec import ModelSpec, ModelTensor
     from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
-    from .sequence import StepRequest
+    from ..runtime.verification import Verifier
     from .slots import Key
 
     Array = np.ndarray[Any, Any]
@@ -44,6 +47,7 @@ def run_steps(
     batching: Batching,
     clock: Callable[[], float],
     waited_s: float,
+    verifier: Verifier | None = None,
 ) -> tuple[list[StepAnswer], list[messages.Run]]:
     """Run each request as one step of its sequence.
 
@@ -76,6 +80,11 @@ def run_steps(
                 break
             continue
         took = clock() - begun
+        if verifier is not None and rows > 1 and verifier.is_due(took):
+            verifier.collected += [
+                recheck(spec, session, step.inputs, _states(step), {**answer, **named_states(state)}, rows)
+                for step, answer, state in zip(group, outputs, states, strict=True)
+            ]
         runs.append(messages.Run.of_step(rows, bucket(rows), took, waited_s))
         for step, step_outputs, state in zip(group, outputs, states, strict=True):
             step.sequence.states = state
@@ -150,10 +159,41 @@ def run_group(
     }
     outputs = block.step(session, feeds)
     answers = [
-        {tensor.name: _cut(tensor, outputs[tensor.name], row, rows, lengths[row]) for tensor in spec.outputs}
+        {
+            tensor.name: cut_row(tensor, outputs[tensor.name], row, rows, lengths[row])
+            for tensor in spec.outputs
+        }
         for row in range(len(steps))
     ]
     return answers, [block.take(row) for row in range(len(steps))]
+
+
+def recheck(
+    spec: ModelSpec, session: OnnxSession, inputs: Arrays, states: Arrays, answer: Arrays, rows: int
+) -> Recheck:
+    """How to compute a step again, alone and with unpadded states.
+
+    Args:
+        states: those before the step, without padding.
+        answer: the outputs of the step and, by `named_states`, the states after it.
+        rows: of the shared run.
+    """
+
+    def run(spec: ModelSpec, copies: int) -> list[Arrays]:
+        steps = [
+            StepRequest(i, inputs, (), 0.0, None, ClientSequence(i, 0.0, states=states))
+            for i in range(copies)
+        ]
+        outputs, after = run_group(spec, session, steps)
+        return [{**one, **named_states(state)} for one, state in zip(outputs, after, strict=True)]
+
+    alone = partial(run, replace(spec, batched=False, padded=False), 1)
+    return Recheck(answer, alone, partial(run, spec, rows), shapes_of({**inputs, **named_states(states)}))
+
+
+def named_states(states: Arrays) -> Arrays:
+    """States by names that no output has."""
+    return {f"state {name}": array for name, array in states.items()}
 
 
 def _states(step: StepRequest) -> Arrays:
@@ -169,7 +209,8 @@ def _stack(tensor: ModelTensor, arrays: list[Array], rows: int) -> Array:
     return np.concatenate(arrays + [arrays[0]] * (rows - len(arrays)), axis)
 
 
-def _cut(tensor: ModelTensor, array: Array, row: int, rows: int, lengths: dict[str, int]) -> Array:
+def cut_row(tensor: ModelTensor, array: Array, row: int, rows: int, lengths: dict[str, int]) -> Array:
+    """One row of a step's output, without the padding of that row's states."""
     axis = tensor.spec.batch_axis
     if axis is None:
         return array

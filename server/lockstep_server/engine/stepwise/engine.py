@@ -7,6 +7,7 @@ sequences in it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from ...text.detokenizer import Detokenizer, TextStream
 from ..runtime.batching import Batching
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
+from ..runtime.verification import Verifier
 from . import client_steps
 from .batches import StepBatches, StepOutcome
 from .output import OutputProcessor
@@ -61,20 +63,30 @@ class StepEngine:
         *,
         stalled_s: float = 30.0,
         batching: bool = True,
+        verify_share: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self._session, self._report = session, report
         self._batching = Batching.of(spec, report, allowed=batching and spec.batched)
+        self._account = DeviceAccount(f"{spec.name}/{spec.version}")
+        self._verifier = Verifier(
+            verify_share,
+            self._batching,
+            self._batching.withdraw,
+            lambda answers: report(messages.Verified(spec.name, spec.version, answers)),
+            lambda: device_scheduler.lease(self._account, math.inf),
+            clock,
+        )
         self._prefill = (
-            PrefillRunner(spec.prefill, prefill_session, self._batching, clock)
+            PrefillRunner(spec.prefill, prefill_session, self._batching, clock, self._verifier)
             if spec.prefill and prefill_session
             else None
         )
         self._detokenizer = Detokenizer(vocabulary) if vocabulary else None
         self._device_scheduler, self._clock = device_scheduler, clock
         self._scheduler = Scheduler(_limits(spec, stalled_s))
-        self._batches = StepBatches(spec, session, self._batching, clock)
+        self._batches = StepBatches(spec, session, self._batching, clock, self._verifier)
         self._awaiting_prefill: list[GenerationSequence] = []
         self._output_processor = OutputProcessor(spec, self._detokenizer, report, clock)
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
@@ -83,7 +95,6 @@ class StepEngine:
         self._closing = self._finishing = False
         self._ending = threading.Lock()
         self._starting: dict[messages.SequenceId, None] = {}  # sequences whose first step is in the inbox
-        self._account = DeviceAccount(f"{spec.name}/{spec.version}")
         self._threads = EngineThreads(
             self._account.name,
             wait=self._wait,
@@ -195,6 +206,7 @@ class StepEngine:
             plan = self._scheduler.plan(self._clock())
             outcome = self._run(plan, lease)
         self._commit(outcome)
+        self._verifier.verify_collected(self.spec)
 
     def _drain(self) -> None:
         while self._inbox:
@@ -254,7 +266,13 @@ class StepEngine:
         if not plan.client_steps:
             return StepResult(generation, [])
         answers, runs = client_steps.run_steps(
-            self.spec, self._session, plan.client_steps, self._batching, self._clock, lease.waited_s
+            self.spec,
+            self._session,
+            plan.client_steps,
+            self._batching,
+            self._clock,
+            lease.waited_s,
+            self._verifier,
         )
         generation.runs += runs
         return StepResult(generation, answers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from ...model.cost_model import moving_average
 from ...model.spec import measure_request, row_of_ids
 from ..runtime import padding
 from ..runtime.batching import RowMismatch
+from ..runtime.verification import Recheck, shapes_of
 from . import sampler
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ...model.spec import ModelSpec, RequestSize
     from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
+    from ..runtime.verification import Verifier
     from .sequence import GenerationSequence
 
     Array = np.ndarray[Any, Any]
@@ -78,9 +81,15 @@ class PrefillRunner:
     """Runs prompts between two steps, within a time budget, because running sequences wait meanwhile."""
 
     def __init__(
-        self, spec: ModelSpec, session: OnnxSession, batching: Batching, clock: Callable[[], float]
+        self,
+        spec: ModelSpec,
+        session: OnnxSession,
+        batching: Batching,
+        clock: Callable[[], float],
+        verifier: Verifier | None = None,
     ) -> None:
         self._spec, self._session, self._batching, self._clock = spec, session, batching, clock
+        self._verifier = verifier
         self._s_per_element = 0.0  # moving average
 
     def choose(
@@ -120,6 +129,8 @@ class PrefillRunner:
             self._batching.withdraw(mismatch.message)
             raise
         took = self._clock() - begun
+        if self._verifier is not None and len(prompts) > 1 and self._verifier.is_due(took):
+            self._verifier.collected += self._rechecks(prompts, outputs)
         longest = max(prompt.size for prompt in prompts)
         padded = longest * len(prompts)
         measured = took / padded
@@ -136,6 +147,18 @@ class PrefillRunner:
             device_wait_s=waited_s,
             mode="prefill",
         )
+
+    def _rechecks(self, prompts: Sequence[Prompt], outputs: Sequence[Arrays]) -> list[Recheck]:
+        alone, shared = replace(self._spec, batched=False), replace(self._spec, batched=True)
+        return [
+            Recheck(
+                output,
+                partial(run, alone, self._session, [prompt]),
+                partial(run, shared, self._session, [prompt] * len(prompts)),
+                shapes_of(prompt.inputs),
+            )
+            for prompt, output in zip(prompts, outputs, strict=True)
+        ]
 
 
 def sample_first_token(sequence: GenerationSequence, scores: Array, end: int | None) -> str:
