@@ -177,21 +177,29 @@ def test_a_cancelled_step_does_not_change_the_state(tmp_path: Path, serving: Cal
     assert value(other.result()) == 7
 
 
+def test_a_step_cannot_bring_what_the_server_generates(server: Served) -> None:
+    request = fakes.request("cached", {"token": ("INT64", [1]), "mask": ("BOOL", [[True]])})
+    request.parameters["sequence_id"].int64_param = 90
+    request.parameters["sequence_start"].bool_param = True
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "mask", "omit it"):
+        server.infer(request)
+
+
 def test_steps_that_are_sometimes_wrong_in_company_are_found_out(tmp_path: Path) -> None:
     """The self-test cannot know the value that changes the answers of others; verification sees them."""
     files = {"step.onnx": fakes.sometimes_contagious(step=True)}
     steps.write(tmp_path, "contagious", steps.SUM.format(slots=64, idle_s=60), files, steps.characters())
-
-    def together() -> list[float]:
-        calls = [
-            server.inference.ModelInfer.future(
-                step(50 if i == 3 else 1, i, start=True, end=True, model="contagious"), timeout=PATIENCE_S
-            )
-            for i in range(1, 17)
-        ]
-        return [value(call.result()) for call in calls]
-
     with serve(tmp_path, verify_share=1.0) as server:
+
+        def together() -> list[float]:
+            calls = [
+                server.inference.ModelInfer.future(
+                    step(50 if i == 3 else 1, i, start=True, end=True, model="contagious"), timeout=PATIENCE_S
+                )
+                for i in range(1, 17)
+            ]
+            return [value(call.result()) for call in calls]
+
         assert server.metric("lockstep_model_batched", model="contagious") == 1
 
         def found() -> bool:

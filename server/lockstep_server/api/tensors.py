@@ -67,6 +67,10 @@ def decode(spec: ModelSpec, request: pb.ModelInferRequest) -> Arrays:
             )
         if tensor.name in arrays:
             raise bad_input(tensor.name, "the input is sent twice; send it once")
+        if spec.is_stepwise and known.spec.generated:
+            raise bad_input(
+                tensor.name, "the server generates this input from the states of the sequence; omit it"
+            )
         arrays[tensor.name] = _decode(known, tensor, raw[index] if raw else None)
     for known in spec.inputs:
         if known.name not in arrays and not known.optional and not known.spec.generated:

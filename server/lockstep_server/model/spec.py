@@ -287,7 +287,36 @@ def measure_request(spec: ModelSpec, inputs: datatypes.Arrays) -> RequestSize:
             found_in.setdefault(name, tensor.name)
     if not lengths:
         return RequestSize(max(rows, 0) if rows >= 0 else 1, (), _largest_row(inputs, max(rows, 1)))
-    return _check_bounds(spec, 1 if rows < 0 else rows, lengths, found_in)
+    size = _check_bounds(spec, 1 if rows < 0 else rows, lengths, found_in)
+    for tensor in spec.inputs:
+        if tensor.spec.generated and tensor.name in inputs:
+            _check_generated(tensor, inputs[tensor.name], size.rows, lengths[tensor.spec.of])
+    return size
+
+
+def _check_generated(tensor: ModelTensor, array: np.ndarray[Any, Any], rows: int, length: int) -> None:
+    """Check lengths or a mask that a caller sends, instead of leaving them to the server.
+
+    Raises:
+        ServingError: BAD_INPUT, they do not fit the other inputs.
+    """
+    by_mask = tensor.spec.generated == "mask"
+    shape = (rows, length) if by_mask else (rows,)
+    shape = shape if tensor.spec.batch_axis != 1 else shape[::-1]
+    omit = "or omit the input: the server generates it"
+    if array.shape != shape:
+        raise bad_input(
+            tensor.name,
+            f"shape {list(array.shape)} for {rows} rows of {length} {tensor.spec.of}; send {list(shape)},"
+            f" {omit}",
+        )
+    if not by_mask and array.size and not ((array >= 1) & (array <= length)).all():
+        wrong = array[~((array >= 1) & (array <= length))][0]
+        raise bad_input(
+            tensor.name,
+            f"a row of {wrong} {tensor.spec.of}, but the rows have {length}; send lengths from 1 to {length},"
+            f" {omit}",
+        )
 
 
 def _check_equal(known: int, size: int, tensor: str, axis: int, name: str) -> int:

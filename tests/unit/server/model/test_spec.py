@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,6 +154,42 @@ def test_an_invalid_size_is_reported_for_its_tensor(shapes: dict, field: str) ->
             sample_models.two_lengths(), {name: np.zeros(shape) for name, shape in shapes.items()}
         )
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_lengths_and_a_mask_of_the_caller_s_own_are_accepted(axis: int) -> None:
+    """A caller may send rows that it has padded itself."""
+    shape = (3, 7) if axis == 0 else (7, 3)
+    sent = {"x": np.zeros(shape), "mask": np.ones(shape, bool), "sizes": np.array([7, 1, 3])}
+    assert measure_request(sample_models.ragged(axis=axis), sent).lengths == (7,)
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ({"sizes": np.array([7, 8, 3])}, "a row of 8 words, but the rows have 7"),
+        ({"sizes": np.array([7, 0, 3])}, "a row of 0 words"),
+        ({"sizes": np.array([-1, 7, 3])}, "a row of -1 words"),
+        ({"sizes": np.array([7, 7])}, "2 rows on axis 0"),
+        ({"mask": np.ones((3, 6), bool)}, "6 words"),
+        ({"mask": np.ones((2, 7), bool)}, "2 rows"),
+    ],
+)
+def test_lengths_and_a_mask_that_do_not_fit_the_other_inputs_are_errors(sent: dict, words: str) -> None:
+    with pytest.raises(ServingError) as caught:
+        measure_request(sample_models.ragged(), {"x": np.zeros((3, 7)), **sent})
+    assert caught.value.field in sent
+    assert words in caught.value.message
+
+
+def test_a_mask_whose_axes_the_manifest_does_not_name_must_fit_too() -> None:
+    spec = sample_models.ragged()
+    x, mask, sizes = spec.inputs
+    mask = replace(mask, spec=replace(mask.spec, lengths={}))
+    with pytest.raises(ServingError, match="send \\[3, 7\\], or omit the input"):
+        measure_request(
+            replace(spec, inputs=(x, mask, sizes)), {"x": np.zeros((3, 7)), "mask": np.ones((3, 9), bool)}
+        )
 
 
 WORDS = {"tokens": ("n", "w")}
