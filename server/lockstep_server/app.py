@@ -19,6 +19,7 @@ from .api.server import HealthPublisher, Server
 from .errors import LoadError, unavailable
 from .frontend.flush_control import FlushController
 from .frontend.gauges import GaugeReader
+from .frontend.loop_watch import LoopWatch
 from .frontend.registry import ModelRegistry
 from .frontend.request_log import RequestLog
 from .frontend.requests import InFlightRequests
@@ -78,6 +79,7 @@ class App:
             self._spans.begin if self._spans is not None else begin,
         )
         self._endpoints: HttpEndpoints | None = None
+        self._loop_watch: LoopWatch | None = None
         self._engine_stats = messages.EngineStats([])
         self.port = 0
         self.metrics_port = 0
@@ -106,6 +108,7 @@ class App:
         """
         await self._health.start(self.registry)
         self.port = await self._server.start()
+        self._loop_watch = LoopWatch(self.metrics.loop_delay.observe)
         self._endpoints = self._start_http()
         self.metrics_port = self._endpoints.port
         engine = await self.transport.start(self._deliver)
@@ -160,6 +163,8 @@ class App:
         await self.transport.stop(within_s=1.0 if drained else 0.0)
         await self._server.stop()
         self._tokenizers.close()
+        if self._loop_watch is not None:
+            self._loop_watch.stop()
         if self._endpoints is not None:
             self._endpoints.stop()
         if self._spans is not None:

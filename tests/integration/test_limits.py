@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from patience import PATIENCE_S, wait_until
 from lockstep_client.metrics_text import scrape
 from lockstep_client.server_process import ServerProcess
 from lockstep_server.engine.runtime import engine_threads, run_watch
+from lockstep_server.frontend import loop_watch
 from lockstep_server.ipc import engine_process
 
 if TYPE_CHECKING:
@@ -226,3 +228,103 @@ def test_liveness_says_when_the_engine_process_cannot_be_started_again(
     wait_until(lambda: server.serving("live"), "live is SERVING")
     server.wait_serving()
     ask_identity(server)
+
+
+def any_rank(root: Path) -> None:
+    """A model that takes tensors of any rank."""
+    graph = fakes.identity()
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    fakes.write_model(root, "any", graph)
+
+
+def test_a_shape_of_many_axes_is_refused_by_their_number(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
+    any_rank(tmp_path)
+    server = serving(tmp_path)
+    request = fakes.request("any", {"x": ("FP32", np.ones(1))})
+    request.inputs[0].shape[:] = [2**62] * 60_000
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "x", words="60000 axes"):
+        server.infer(request)
+
+
+def test_large_tensors_go_and_come_in_all_forms(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    server = serving(tmp_path)
+    sent = np.random.default_rng(1).standard_normal((300, 200)).astype(np.float32)
+    for typed in (False, True):
+        request = fakes.request("identity", {"x": ("FP32", sent)}, typed=typed)
+        assert np.array_equal(fakes.values(server.infer(request), "y"), sent)
+        (reply,) = server.inference.ModelStreamInfer(iter([request]), timeout=PATIENCE_S)
+        assert np.array_equal(fakes.values(reply.infer_response, "y"), sent)
+
+
+def test_bytes_that_are_no_message_are_refused_counted_and_logged_without_a_traceback(
+    tmp_path: Path, serving: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    server = serving(tmp_path)
+    caplog.set_level("INFO")
+    services = ("inference.GRPCInferenceService/ModelInfer", "grpc.health.v1.Health/Check")
+    for method in services:
+        unary: Any = server.channel.unary_unary(f"/{method}")
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "request"):
+            unary(b"\xff\xff\xff", timeout=PATIENCE_S)
+    for method in (
+        "inference.GRPCInferenceService/ModelStreamInfer",
+        "lockstep.v1.Sequences/Follow",
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ):
+        stream: Any = server.channel.stream_stream(f"/{method}")
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "request"):
+            list(stream(iter([b"\xff\xff\xff"]), timeout=PATIENCE_S))
+    assert server.metric("lockstep_refused_total", method="ModelInfer", code="bad_input") == 1
+    assert server.metric("grpc_server_handled_total", grpc_method="Follow", grpc_code="INVALID_ARGUMENT") == 1
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_ids_and_names_are_bounded_and_not_logged(
+    tmp_path: Path, serving: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    steps.adder(tmp_path)
+    server = serving(tmp_path)
+    caplog.set_level("INFO")
+    name = "patient Doe"
+    ended: Any = {"sequence_start": True, "sequence_end": True}
+    made_up: Any = {f"triton_{name}": True}
+    x: dict[str, Any] = {"x": ("FP32", np.ones((1, 2)))}
+    server.infer(fakes.request("adder", x, sequence_id=name, **ended))
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words="has ended"):
+        server.infer(fakes.request("adder", x, sequence_id=name))
+    for wrong in (
+        fakes.request("adder", x, sequence_id=name * 100, **ended),
+        fakes.request("adder", x, request_id=name * 100, sequence_id=1, **ended),
+        fakes.request("adder", x, **made_up),
+        fakes.request("adder", {name: x["x"]}, sequence_id=1, **ended),
+        fakes.request("adder", x, sequence_id=1, version=name * 100),
+    ):
+        with refused(grpc.StatusCode.INVALID_ARGUMENT):
+            server.infer(wrong)
+    with refused(grpc.StatusCode.NOT_FOUND, words="1100 characters"):
+        server.infer(fakes.request(name * 100, x))
+    logged = [f"{record.getMessage()} {getattr(record, 'fields', '')}" for record in caplog.records]
+    assert len(logged) >= 7
+    assert not [line for line in logged if "Doe" in line]
+
+
+def test_a_busy_event_loop_is_measured_and_what_it_does_is_logged(
+    tmp_path: Path, serving: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    server = serving(tmp_path)
+
+    async def hold_up_everybody() -> None:
+        time.sleep(4 * loop_watch.LATE_S)  # noqa: ASYNC251
+
+    server.run(hold_up_everybody())
+    wait_until(lambda: "hold_up_everybody" in caplog.text, "the log names the function")
+    late = server.metric("lockstep_event_loop_delay_seconds_count") - server.metric(
+        "lockstep_event_loop_delay_seconds_bucket", le="0.25"
+    )
+    assert late >= 1

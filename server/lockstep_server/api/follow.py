@@ -45,6 +45,10 @@ _MAX_HELD_CHARACTERS = 65536
 
 _SPACES = " \t\r\n"
 _NEXT_TOKENS = 5
+_MAX_NEXT_TOKENS = 1000
+_MAX_IDS = 16_384
+"""Ids in one message. The next message is read when these have been started."""
+
 _numbers = itertools.count(1)
 
 
@@ -138,10 +142,14 @@ class Follow:
             )
         generates = spec.manifest.task == "generate"
         self._ahead = _STEPS_AHEAD if spec.is_stepwise else _PREFIXES_AHEAD
+        if generates and start.top_k > _MAX_NEXT_TOKENS:
+            raise bad_input("start.top_k", f"{start.top_k} next tokens; ask for at most {_MAX_NEXT_TOKENS}")
         self._top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
 
     async def _take_text(self, text: str, *, flush: bool) -> None:
         """Start steps for whole words; text after the last white space is held until more arrives."""
+        if len(text) > _MAX_HELD_CHARACTERS:
+            raise bad_input("text", f"{len(text)} characters at once; send at most {_MAX_HELD_CHARACTERS}")
         held = self._held + text
         end = len(held) if flush else max(held.rfind(space) for space in _SPACES) + 1
         words, self._held = held[:end], held[end:]
@@ -164,6 +172,8 @@ class Follow:
     async def _take_ids(self, ids: tuple[int, ...]) -> None:
         served = self._served
         assert served is not None
+        if len(ids) > _MAX_IDS:
+            raise bad_input("ids", f"{len(ids)} ids at once; send at most {_MAX_IDS}")
         tensors.check_ids(_input(served), np.array(ids, np.int64), "ids")
         await self._start_steps(ids, await self._requests.token_names(served, ids))
 

@@ -14,7 +14,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from .. import messages
 from ..errors import bad_input
 from ..frontend.requests import InferenceRequest
-from . import tensors
+from . import tensors, texts
 from .replies import timings
 
 if TYPE_CHECKING:
@@ -155,10 +155,12 @@ def _ids(spec: ModelSpec, request: Any, field: str) -> tuple[int, ...]:
         first = spec.prefill or spec
         tensor = first.input(first.text_input)
         assert tensor is not None
+        texts.check_ids_count(request.ids.ids, "ids")
         tensors.check_ids(tensor, np.array([request.ids.ids], np.int64), "ids")
         return tuple(request.ids.ids)
     if spec.manifest.text is None:
         raise bad_input("text", f"model {spec.model!r} has no tokenizer; send ids")
+    texts.check_text(request.text, "text")
     if field == "source" and not request.text.strip():
         raise bad_input("text", "the text is empty; send at least one word")
     return ()

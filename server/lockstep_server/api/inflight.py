@@ -76,7 +76,7 @@ class PipelinedStream(ABC, Generic[Result]):
                 self._requests.cancel(key)
 
     @abstractmethod
-    def _begin(self, request: Any) -> None:
+    async def _begin(self, request: Any) -> None:
         """Start the requests of one message.
 
         Raises:
@@ -110,7 +110,7 @@ class PipelinedStream(ABC, Generic[Result]):
     async def _read(self) -> None:
         try:
             while (request := await self._context.read()) is not grpc.aio.EOF:
-                self._begin(request)
+                await self._begin(request)
                 while len(self._inflight) + len(self._ready) >= self._max_inflight:
                     self._room.clear()
                     await self._room.wait()

@@ -9,14 +9,16 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf import descriptor_pool
 
 from ..errors import ErrorCode, ServingError
 from ..frontend import tracing
 from ..frontend.admission import is_past
-from . import status
+from . import status, wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -27,6 +29,12 @@ log = logging.getLogger(__name__)
 
 Context = Any  # grpc.aio.ServicerContext, generic in its messages
 
+
+Refuse = Callable[[str, ServingError], None]
+"""Records that a message of a method was refused before it was read."""
+
+_ENDLESS = ("Watch", "ServerReflectionInfo")
+"""Methods whose calls end with the server only."""
 
 _QUIET_S = 0.05
 _POLL_S = 0.01
@@ -71,9 +79,10 @@ class InstrumentedService(grpc.GenericRpcHandler):
         metrics: Metrics,
         begin: tracing.BeginTrace,
         calls: OpenCalls | None = None,
+        refuse: Refuse = lambda *_: None,
     ) -> None:
         self._service, self._metrics, self._begin = service, metrics, begin
-        self._calls = calls or OpenCalls()
+        self._calls, self._refuse = calls or OpenCalls(), refuse
         self._wrapped: dict[str, Any] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -82,7 +91,8 @@ class InstrumentedService(grpc.GenericRpcHandler):
             handler = self._service.service(handler_call_details)
             if handler is None:
                 return None  # unknown methods are not cached
-            self._wrapped[method] = _wrap(handler, _Counters(self._metrics, self._calls, method, handler))
+            counters = _Counters(self._metrics, self._calls, method, handler, self._refuse)
+            self._wrapped[method] = _wrap(handler, counters)
         # gRPC calls `service` in the task that runs the handler, so the context variable reaches it.
         if (trace := self._begin(method, handler_call_details.invocation_metadata)) is not None:
             tracing.current.set(trace)
@@ -93,13 +103,19 @@ class InstrumentingServer:
     """Instruments services and adds them to a server. For the generated `add_..._to_server` functions."""
 
     def __init__(
-        self, server: grpc.aio.Server, metrics: Metrics, begin: tracing.BeginTrace, calls: OpenCalls
+        self,
+        server: grpc.aio.Server,
+        metrics: Metrics,
+        begin: tracing.BeginTrace,
+        calls: OpenCalls,
+        refuse: Refuse,
     ) -> None:
-        self._server, self._metrics, self._begin, self._calls = server, metrics, begin, calls
+        self._server = server
+        self._shared = metrics, begin, calls, refuse
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._server.add_generic_rpc_handlers(
-            tuple(InstrumentedService(one, self._metrics, self._begin, self._calls) for one in handlers)
+            tuple(InstrumentedService(one, *self._shared) for one in handlers)
         )
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
@@ -109,8 +125,10 @@ class InstrumentingServer:
 class _Counters:
     """One method's grpc_server_* metrics, and its part in the calls that are open."""
 
-    def __init__(self, metrics: Metrics, calls: OpenCalls, method: str, handler: Any) -> None:
+    def __init__(self, metrics: Metrics, calls: OpenCalls, method: str, handler: Any, refuse: Refuse) -> None:
         _, service, name = method.split("/")
+        self.descriptor = _request_type(service, name)
+        self._refuse, self._name = refuse, name
         kind = {
             (False, False): "unary",
             (False, True): "server_stream",
@@ -119,7 +137,7 @@ class _Counters:
         }[bool(handler.request_streaming), bool(handler.response_streaming)]
         labels = (kind, service, name)
         self.calls = calls
-        self.counted = int(name != "Watch")  # a watch of the health ends with the server only
+        self.counted = int(name not in _ENDLESS)
         self.started = metrics.grpc_started.labels(*labels)
         self.received = metrics.grpc_received.labels(*labels)
         self.sent = metrics.grpc_sent.labels(*labels)
@@ -128,6 +146,17 @@ class _Counters:
         self._labels = labels
         self._codes: dict[str, Any] = {}
 
+    def check(self, message: Any) -> Any:
+        """The message.
+
+        Raises:
+            ServingError: BAD_INPUT, it cannot be read. It is recorded as refused.
+        """
+        if type(message) is wire.Unreadable:
+            self._refuse(self._name, message.error)
+            raise message.error
+        return message
+
     def ended(self, code: str, begun: float) -> None:
         if code not in self._codes:
             self._codes[code] = self._handled.labels(*self._labels, code)
@@ -135,8 +164,17 @@ class _Counters:
         self._seconds.observe(time.perf_counter() - begun)
 
 
+def _request_type(service: str, name: str) -> Any:
+    """The descriptor of a method's requests; None if it is not known."""
+    try:
+        found: Any = descriptor_pool.Default().FindServiceByName(service)
+        return found.FindMethodByName(name).input_type
+    except KeyError:
+        return None
+
+
 def _wrap(handler: Any, counters: _Counters) -> Any:
-    serializers = (handler.request_deserializer, handler.response_serializer)
+    serializers = (wire.reader(handler.request_deserializer, counters.descriptor), wire.serialized)
     if handler.request_streaming and handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(_streams(handler.stream_stream, counters), *serializers)
     if handler.response_streaming:
@@ -150,7 +188,7 @@ def _unary(behaviour: Any, counters: _Counters) -> Any:
     async def unary(request: Any, context: Context) -> Any:
         counters.received.inc()
         async with _Call(counters, context):
-            reply = await behaviour(request, context)
+            reply = await behaviour(counters.check(request), context)
             counters.sent.inc()
             return reply
 
@@ -160,16 +198,23 @@ def _unary(behaviour: Any, counters: _Counters) -> Any:
 def _streams(behaviour: Any, counters: _Counters) -> Any:
     async def streams(requests: AsyncIterator[Any], context: Context) -> None:
         async with _Call(counters, context):
-            await _drain(behaviour(requests, _Counting(context, counters)), context, counters)
+            await _drain(
+                behaviour(_checked(requests, counters), _Counting(context, counters)), context, counters
+            )
 
     return streams
+
+
+async def _checked(requests: AsyncIterator[Any], counters: _Counters) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield counters.check(request)
 
 
 def _replies(behaviour: Any, counters: _Counters) -> Any:
     async def replies(request: Any, context: Context) -> None:
         counters.received.inc()
         async with _Call(counters, context):
-            await _drain(behaviour(request, _Counting(context, counters)), context, counters)
+            await _drain(behaviour(counters.check(request), _Counting(context, counters)), context, counters)
 
     return replies
 
@@ -192,13 +237,14 @@ class _Counting:
 
     def __init__(self, context: Context, counters: _Counters) -> None:
         self._context = context
-        self._received, self._sent = counters.received.inc, counters.sent.inc
+        self._received, self._sent, self._check = counters.received.inc, counters.sent.inc, counters.check
 
     async def read(self) -> Any:
         message = await self._context.read()
-        if message is not grpc.aio.EOF:
-            self._received()
-        return message
+        if message is grpc.aio.EOF:
+            return message
+        self._received()
+        return self._check(message)
 
     async def write(self, message: Any) -> None:
         self._sent()

@@ -102,11 +102,13 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         await self._registry.change(messages.Unload, request.model_name, self._send)
         return pb.RepositoryModelUnloadResponse()
 
-    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: Context
+    ) -> pb.ModelInferResponse | bytes:
         remaining_s, caller = context.time_remaining(), context.peer()
         inference = make_inference_request(self._registry, request, "ModelInfer", remaining_s, caller)
         event = await self._requests.infer(inference)
-        return tensors.encode(inference.served.spec, event, request)
+        return tensors.encode_reply(inference.served.spec, event, request)
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
         await TensorStream(self._registry, self._requests, context, self._max_inflight).run()

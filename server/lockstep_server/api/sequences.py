@@ -9,7 +9,8 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_proto.v1 import sequences_pb2_grpc
 
 from ..errors import ServingError
-from . import generate, texts, token_spans
+from ..frontend.loop_watch import Turns
+from . import generate, texts, token_spans, wire
 from .follow import Follow
 from .generate_stream import TokenStream
 from .text_stream import ClassifyMany, ClassifyTokensMany, EncodeMany
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ..frontend.registry import ModelRegistry, ServedModel
     from ..frontend.requests import InferenceRequest, InFlightRequests
     from .instrumentation import Context
+
+
+_RESULTS = pb.EncodeReply.DESCRIPTOR.fields_by_name["results"].number
 
 
 class Sequences(sequences_pb2_grpc.SequencesServicer):
@@ -41,21 +45,32 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
         served = self._registry.resolve(request.model, request.version, "Classify")
         answered = await self._infer_texts(served, "Classify", request, context, texts.classify_outputs)
-        results = [texts.classification(served.spec, request, event) for _, event in answered]
+        turns, results = Turns(), []
+        for _, event in answered:
+            results.append(texts.classification(served.spec, request, event))
+            await turns.end()
         return pb.ClassifyReply(results=results, **texts.model_fields(served.spec))
 
-    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeReply:
+    async def Encode(self, request: pb.EncodeRequest, context: Context) -> bytes:
         served = self._registry.resolve(request.model, request.version, "Encode")
         answered = await self._infer_texts(served, "Encode", request, context, texts.encode_outputs)
-        results = [texts.encoding(served.spec, request, event, text.tokens) for text, event in answered]
-        return pb.EncodeReply(results=results, **texts.model_fields(served.spec))
+        fields: Any = texts.model_fields(served.spec)
+        turns = Turns()
+        parts: list[wire.Part] = [pb.EncodeReply(**fields).SerializeToString()]
+        for text, event in answered:
+            parts += wire.delimited(_RESULTS, *texts.encoding(served.spec, request, event, text.tokens))
+            await turns.end()
+        return wire.join(parts)
 
     async def ClassifyTokens(
         self, request: pb.ClassifyTokensRequest, context: Context
     ) -> pb.ClassifyTokensReply:
         served = self._registry.resolve(request.model, request.version, "ClassifyTokens")
         answered = await self._infer_texts(served, "ClassifyTokens", request, context, token_spans.outputs)
-        results = [token_spans.classification(served.spec, request, event, text) for text, event in answered]
+        turns, results = Turns(), []
+        for text, event in answered:
+            results.append(token_spans.classification(served.spec, request, event, text))
+            await turns.end()
         return pb.ClassifyTokensReply(results=results, **texts.model_fields(served.spec))
 
     async def ClassifyTokensMany(self, requests: Any, context: Context) -> None:
@@ -106,11 +121,17 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
     ) -> list[tuple[InferenceRequest, messages.Event]]:
         """Send one request per text. Returns requests and events in order; the first error ends the call."""
         text_requests = texts.TextRequests(served, method, request, context, outputs_of)
-        inferences = [text_requests.inference(index) for index in range(len(text_requests))]
+        turns, inferences = Turns(), []
+        for index in range(len(text_requests)):
+            inferences.append(text_requests.inference(index))
+            await turns.end()
         if len(inferences) == 1:
             return [(inferences[0], await self._requests.infer(inferences[0]))]
-        tasks = [asyncio.ensure_future(self._requests.infer(inference)) for inference in inferences]
+        tasks: list[asyncio.Task[messages.Event]] = []
         try:
+            for inference in inferences:
+                tasks.append(asyncio.ensure_future(self._requests.infer(inference)))
+                await turns.end()
             return list(zip(inferences, await asyncio.gather(*tasks), strict=True))
         finally:
             for task in tasks:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import (
+    add_ServerReflectionServicer_to_server as add_reflection,
+)
 
 from lockstep_proto import open_inference_pb2, open_inference_pb2_grpc
 from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .. import messages
+    from ..errors import ServingError
     from ..frontend import tracing
     from ..frontend.flush_control import FlushController
     from ..frontend.registry import ModelRegistry
@@ -129,7 +133,11 @@ class Server:
     ) -> None:
         self._server = grpc.aio.server(options=_options(settings))
         self._calls = OpenCalls()
-        instrumented: Any = InstrumentingServer(self._server, metrics, begin_trace, self._calls)
+
+        def refuse(method: str, error: ServingError) -> None:
+            registry.record_refusal("", "", method, error)
+
+        instrumented: Any = InstrumentingServer(self._server, metrics, begin_trace, self._calls, refuse)
         inference = OpenInference(
             registry,
             requests,
@@ -144,7 +152,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(health_publisher.servicer, instrumented)
         if settings.reflection:
             names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            add_reflection(reflection.aio.ReflectionServicer(names), instrumented)  # type: ignore[no-untyped-call]
         self._settings = settings
 
     async def start(self) -> int:

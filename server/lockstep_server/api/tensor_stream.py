@@ -11,7 +11,7 @@ from .. import messages
 from ..errors import ServingError, bad_input
 from ..frontend.requests import InferenceRequest
 from ..model.spec import measure_request
-from . import tensors
+from . import tensors, wire
 from .inflight import PipelinedStream
 
 if TYPE_CHECKING:
@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 _INT64_MAX = 2**63 - 1
 _SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
 _FINAL_RESPONSE = "triton_enable_empty_final_response"
+_MAX_ID_CHARACTERS, _MAX_PARAMETERS = 256, 256
 _RESERVED = "triton_"
 """Triton reserves names with this prefix; other unknown names are the caller's own, and are ignored."""
 
 
-class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse]]):
+_INFER_RESPONSE = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
+
+
+class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse | bytes]]):
     """One ModelStreamInfer stream."""
 
-    def _begin(self, request: pb.ModelInferRequest) -> None:
+    async def _begin(self, request: pb.ModelInferRequest) -> None:
         try:
             remaining_s = self._context.time_remaining()
             inference = make_inference_request(
@@ -42,7 +46,7 @@ class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse]]):
             refusal = _stream_error(error, request)
             self._queue(lambda: refusal)
 
-    def _next_message(self) -> pb.ModelStreamInferResponse:
+    def _next_message(self) -> pb.ModelStreamInferResponse | bytes:
         return self._ready.popleft()()
 
 
@@ -65,6 +69,9 @@ def make_inference_request(
     else:
         served = registry.resolve(name, version, method)
     try:
+        if len(request.id) > _MAX_ID_CHARACTERS:
+            why = f"the id has {len(request.id)} characters; send at most {_MAX_ID_CHARACTERS}"
+            raise bad_input("id", why)
         priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
         spec = served.spec
         step_fields = _step(spec, request.parameters)
@@ -99,6 +106,8 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float
     Raises:
         ServingError: BAD_INPUT, an invalid parameter, or one of Triton's that is not supported.
     """
+    if len(parameters) > _MAX_PARAMETERS:
+        raise bad_input("parameters", f"{len(parameters)} parameters; send at most {_MAX_PARAMETERS}")
     for name in parameters:
         if name.startswith(_RESERVED) and name != _FINAL_RESPONSE:
             raise bad_input(
@@ -133,12 +142,19 @@ def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[
     for name in ("sequence_start", "sequence_end"):
         if not isinstance(sent.get(name, False), bool):
             raise bad_input(
-                f"parameters.{name}", f"{sent[name]!r} is not a bool; send true or false as bool_param"
+                f"parameters.{name}",
+                f"{tensors.quoted(sent[name])} is not a bool; send true or false as bool_param",
             )
     sequence = sent.get("sequence_id", 0)
     if isinstance(sequence, bool) or not isinstance(sequence, int | str):
         raise bad_input(
-            "parameters.sequence_id", f"{sequence!r} is not a sequence id; send an integer or a string"
+            "parameters.sequence_id",
+            f"{tensors.quoted(sequence)} is not a sequence id; send an integer or a string",
+        )
+    if isinstance(sequence, str) and len(sequence) > _MAX_ID_CHARACTERS:
+        raise bad_input(
+            "parameters.sequence_id",
+            f"the id has {len(sequence)} characters; send at most {_MAX_ID_CHARACTERS}",
         )
     if sequence in (0, ""):
         raise bad_input(
@@ -168,7 +184,9 @@ def _integer(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
         return 0
     value = _value(parameters[name])
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _INT64_MAX:
-        raise bad_input(f"parameters.{name}", f"{value!r} is not valid; send an integer of 0 or more")
+        raise bad_input(
+            f"parameters.{name}", f"{tensors.quoted(value)} is not valid; send an integer of 0 or more"
+        )
     return value
 
 
@@ -179,16 +197,22 @@ def _value(parameter: pb.InferParameter) -> Any:
 
 def _stream_reply(
     spec: ModelSpec, event: messages.Event, request: pb.ModelInferRequest
-) -> pb.ModelStreamInferResponse:
+) -> pb.ModelStreamInferResponse | bytes:
     if event.error is not None:
         return _stream_error(event.error, request)
-    return _final(pb.ModelStreamInferResponse(infer_response=tensors.encode(spec, event, request)), request)
+    try:
+        raw: list[wire.Part] = []
+        reply = pb.ModelStreamInferResponse(infer_response=tensors.encode(spec, event, request, raw))
+    except ServingError as error:
+        return _stream_error(error, request)
+    message = _final(reply, request).infer_response.SerializeToString()
+    return wire.join(wire.delimited(_INFER_RESPONSE, message, *raw))
 
 
 def _stream_error(error: ServingError, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
     message = f"{error.code.value}: {error.message}"
     reply = pb.ModelStreamInferResponse(
-        error_message=message, infer_response=pb.ModelInferResponse(id=request.id)
+        error_message=message, infer_response=pb.ModelInferResponse(id=request.id[:_MAX_ID_CHARACTERS])
     )
     return _final(reply, request)
 

@@ -16,6 +16,7 @@ from lockstep_proto import open_inference_pb2 as pb
 
 from ..errors import bad_input
 from ..model import datatypes
+from . import wire
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,28 @@ _TYPED = {
     "BYTES": "bytes_contents",
 }
 _MAX_QUOTED_CHARACTERS = 80
+_MAX_AXES = 64
+"""numpy's limit."""
+
+_MAX_STRINGS = 16_384
+"""Elements of a BYTES tensor, and classes of an output. Each is handled by itself."""
+
+_MAX_OUTPUTS = 256
+_MAX_RANKED = 1 << 20
+"""Elements of an output that are ranked for a request with `classification`."""
+
 _LENGTH_PREFIX = struct.Struct("<I")
+_WIRE = {
+    "bool_contents": np.dtype(np.bool_),
+    "int_contents": np.dtype(np.int32),
+    "int64_contents": np.dtype(np.int64),
+    "uint_contents": np.dtype(np.uint32),
+    "uint64_contents": np.dtype(np.uint64),
+    "fp32_contents": np.dtype("<f4"),
+    "fp64_contents": np.dtype("<f8"),
+}
+_FEW = 1024
+_RAW_OUTPUTS = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
 
 
 def decode(spec: ModelSpec, request: pb.ModelInferRequest) -> Arrays:
@@ -63,7 +85,7 @@ def decode(spec: ModelSpec, request: pb.ModelInferRequest) -> Arrays:
         if known is None:
             names = ", ".join(one.name for one in spec.inputs)
             raise bad_input(
-                f"inputs[{index}].name", f"the model has no input {_quoted(tensor.name)}; available: {names}"
+                f"inputs[{index}].name", f"the model has no input {quoted(tensor.name)}; available: {names}"
             )
         if tensor.name in arrays:
             raise bad_input(tensor.name, "the input is sent twice; send it once")
@@ -85,11 +107,13 @@ def requested_outputs(spec: ModelSpec, request: pb.ModelInferRequest) -> tuple[s
         ServingError: BAD_INPUT, unknown output.
     """
     names = {tensor.name for tensor in spec.outputs}
+    if len(request.outputs) > _MAX_OUTPUTS:
+        raise bad_input("outputs", f"{len(request.outputs)} outputs; send at most {_MAX_OUTPUTS}")
     for index, output in enumerate(request.outputs):
         if output.name not in names:
             raise bad_input(
                 f"outputs[{index}].name",
-                f"the model has no output {_quoted(output.name)}; available: {', '.join(sorted(names))}",
+                f"the model has no output {quoted(output.name)}; available: {', '.join(sorted(names))}",
             )
         _no_shared_memory(f"outputs.{output.name}", output.parameters)
         _check_class_count(spec, output, f"outputs[{index}].parameters.classification")
@@ -142,15 +166,19 @@ def check_ids(tensor: ModelTensor, array: Array, field: str = "") -> None:
         )
 
 
-def _quoted(name: str) -> str:
-    """Quote an unknown name in a message. Never use it as the error's field, which is logged."""
-    return repr(name if len(name) <= _MAX_QUOTED_CHARACTERS else name[:_MAX_QUOTED_CHARACTERS] + "…")
+def quoted(name: object) -> str:
+    """Quote an unknown name or value in a message. Never use it as the error's field, which is logged."""
+    if isinstance(name, str | bytes) and len(name) > _MAX_QUOTED_CHARACTERS:
+        return f"{name[:_MAX_QUOTED_CHARACTERS]!r}…"
+    return repr(name)
 
 
 def _decode(known: ModelTensor, tensor: InputTensor, raw: bytes | None) -> Array:
     shape = tensor.shape
     if tensor.datatype != known.datatype:
-        raise bad_input(tensor.name, f"wrong datatype {tensor.datatype!r}; the model takes {known.datatype}")
+        raise bad_input(
+            tensor.name, f"wrong datatype {quoted(tensor.datatype)}; the model takes {known.datatype}"
+        )
     if tensor.parameters:
         _no_shared_memory(tensor.name, tensor.parameters)
     _check_shape(known, shape)
@@ -173,6 +201,8 @@ def _decode(known: ModelTensor, tensor: InputTensor, raw: bytes | None) -> Array
 
 
 def _check_shape(known: ModelTensor, shape: Sequence[int]) -> None:
+    if len(shape) > _MAX_AXES:
+        raise bad_input(known.name, f"the shape has {len(shape)} axes; send at most {_MAX_AXES}")
     if shape and min(shape) < 0:
         raise bad_input(known.name, f"shape {list(shape)} has a negative size; send sizes of 0 or more")
     if known.any_rank:
@@ -191,6 +221,7 @@ def _check_shape(known: ModelTensor, shape: Sequence[int]) -> None:
 
 def _from_raw(known: ModelTensor, raw: bytes, count: int) -> Array:
     if known.datatype == "BYTES":
+        _check_strings(known.name, count)
         return _strings(known.name, _unpack(known.name, raw), count)
     dtype = datatypes.NUMPY[known.datatype]
     if len(raw) != count * dtype.itemsize:
@@ -210,11 +241,13 @@ def _from_typed(known: ModelTensor, tensor: InputTensor, count: int) -> Array:
         raise bad_input(known.name, f"{known.datatype} has no typed contents; send raw_input_contents")
     values = getattr(tensor.contents, field)
     if known.datatype == "BYTES":
-        return _strings(known.name, list(values), count)
+        _check_strings(known.name, count)
+        return _strings(known.name, values, count)
     if len(values) != count:
         raise bad_input(known.name, f"contents.{field} has {len(values)} elements; the shape needs {count}")
-    array = np.array(values, datatypes.NUMPY[known.datatype])
-    if array.dtype.kind in "iu" and array.dtype.itemsize < 4 and not np.array_equal(array, np.array(values)):
+    sent = _array_of(tensor.contents, field, values)
+    array = sent.astype(datatypes.NUMPY[known.datatype], copy=False)
+    if array.dtype.kind in "iu" and array.dtype.itemsize < 4 and not np.array_equal(array, sent):
         raise bad_input(
             known.name,
             f"contents.{field} has a value that {known.datatype} cannot hold; send values in its range",
@@ -222,10 +255,32 @@ def _from_typed(known: ModelTensor, tensor: InputTensor, count: int) -> Array:
     return array
 
 
+def _array_of(contents: Any, field: str, values: Sequence[Any]) -> Array:
+    """Typed contents as an array of the field's type. Many are decoded from their bytes, without making a
+    Python number of each."""
+    dtype = _WIRE[field]
+    if len(values) < _FEW:
+        return np.array(values, dtype)
+    number = contents.DESCRIPTOR.fields_by_name[field].number
+    alone = type(contents)()
+    getattr(alone, field).MergeFrom(values)
+    data = memoryview(alone.SerializeToString())
+    body = np.frombuffer(data[wire.head_size(number, data) :], np.uint8)
+    if dtype.kind == "f":
+        return body.view(dtype)
+    return wire.varints(body).astype(dtype)
+
+
+def _check_strings(name: str, count: int) -> None:
+    if count > _MAX_STRINGS:
+        raise bad_input(name, f"BYTES tensor has {count} elements; send at most {_MAX_STRINGS}")
+
+
 def _unpack(name: str, raw: bytes) -> list[bytes]:
+    """The elements, as far as a tensor may have so many."""
     elements: list[bytes] = []
     at = 0
-    while at < len(raw):
+    while at < len(raw) and len(elements) <= _MAX_STRINGS:
         if at + 4 > len(raw):
             raise bad_input(
                 name, "truncated BYTES tensor: expected a 4-byte length prefix before each element"
@@ -242,7 +297,7 @@ def _unpack(name: str, raw: bytes) -> list[bytes]:
     return elements
 
 
-def _strings(name: str, elements: list[bytes], count: int) -> Array:
+def _strings(name: str, elements: Sequence[bytes], count: int) -> Array:
     if len(elements) != count:
         raise bad_input(name, f"BYTES tensor has {len(elements)} elements; the shape needs {count}")
     array = np.empty(count, object)
@@ -259,8 +314,33 @@ def _no_shared_memory(name: str, parameters: Any) -> None:
         raise bad_input(name, "shared memory is not supported; send raw_input_contents")
 
 
-def encode(spec: ModelSpec, event: Event, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-    """Encode the response: outputs as raw contents; timings and the model's notice as parameters."""
+def encode_reply(
+    spec: ModelSpec, event: Event, request: pb.ModelInferRequest
+) -> pb.ModelInferResponse | bytes:
+    """As `encode`; a large response as bytes, without copies of its tensors.
+
+    Raises:
+        ServingError: BAD_INPUT, as `encode`.
+    """
+    outputs = event.outputs or {}
+    if sum(array.nbytes for array in outputs.values()) < wire.LARGE_BYTES:
+        return encode(spec, event, request)
+    raw: list[wire.Part] = []
+    reply = encode(spec, event, request, raw)
+    return wire.join([reply.SerializeToString(), *raw])
+
+
+def encode(
+    spec: ModelSpec, event: Event, request: pb.ModelInferRequest, parts: list[wire.Part] | None = None
+) -> pb.ModelInferResponse:
+    """Encode the response: outputs as raw contents; timings and the model's notice as parameters.
+
+    Args:
+        parts: gets the raw contents, as fields to append to the message, in place of the message.
+
+    Raises:
+        ServingError: BAD_INPUT, an output is too large to be ranked.
+    """
     reply = pb.ModelInferResponse(model_name=spec.name, model_version=str(spec.version), id=request.id)
     outputs = event.outputs or {}
     classes = {
@@ -276,7 +356,13 @@ def encode(spec: ModelSpec, event: Event, request: pb.ModelInferRequest) -> pb.M
         if tensor.name in classes:
             array, datatype = _best_classes(spec, tensor, array, classes[tensor.name]), "BYTES"
         reply.outputs.add(name=tensor.name, datatype=datatype, shape=array.shape)
-        reply.raw_output_contents.append(_to_raw(datatype, array))
+        if parts is None:
+            reply.raw_output_contents.append(_to_raw(datatype, array))
+        elif datatype == "BYTES":
+            parts += wire.delimited(_RAW_OUTPUTS, _to_raw(datatype, array))
+        else:
+            flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            parts += wire.delimited(_RAW_OUTPUTS, memoryview(flat))
     parameters = reply.parameters
     parameters["queue_seconds"].double_param = event.timings.queue_s
     parameters["compute_seconds"].double_param = event.timings.compute_s
@@ -296,6 +382,10 @@ def _best_classes(spec: ModelSpec, tensor: ModelTensor, array: Array, count: int
     rows = array.reshape(array.shape[0] if is_batch else 1, -1)
     labels = spec.manifest.labels if tensor.name == spec.manifest.roles.scores else ()
     labels = labels if len(labels) == rows.shape[1] else ()  # scores of each token have no single label
+    count = min(count, rows.shape[1])
+    if rows.size > _MAX_RANKED or len(rows) * count > _MAX_STRINGS:
+        why = f"output {tensor.name!r} is too large: ask for fewer classes, or for the output itself"
+        raise bad_input("outputs.parameters.classification", why)
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
     written = np.empty(best.shape, object)
     for row, ids in enumerate(best):

@@ -13,7 +13,8 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 
 from .. import messages
 from ..errors import ServingError
-from . import status, texts, token_spans
+from ..frontend.loop_watch import Turns
+from . import status, texts, token_spans, wire
 from .inflight import PipelinedStream
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ class _TextResult(NamedTuple):
     inference: InferenceRequest | None = None  # None: the text was refused
 
 
+class _Success(NamedTuple):
+    """The message of a successful text, as bytes in parts, and the outcome's field that holds it."""
+
+    field: str
+    parts: list[wire.Part]
+
+
 class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
     """One stream; its texts are numbered from 0."""
 
@@ -46,10 +54,10 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
     _count = 0
 
     @abstractmethod
-    def _success(self, spec: ModelSpec, result: _TextResult) -> dict[str, Any]:
-        """The outcome's field for a successful text."""
+    def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
+        """The outcome of a successful text."""
 
-    def _begin(self, request: Q) -> None:
+    async def _begin(self, request: Q) -> None:
         numbers = range(self._count, self._count + self._count_texts(request))
         self._count = numbers.stop
         try:
@@ -61,8 +69,10 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
             for number in numbers:
                 self._queue(_TextResult(None, request, number, error))
             return
+        turns = Turns()
         for index, number in enumerate(numbers):
             self._begin_text(text_requests, index, number, request)
+            await turns.end()
 
     def _count_texts(self, request: Q) -> int:
         try:
@@ -81,21 +91,27 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
         except ServingError as error:
             self._queue(_TextResult(spec, request, number, error))
 
-    def _next_message(self) -> Any:
+    def _next_message(self) -> bytes:
         spec = self._ready[0].spec
-        outcomes: list[Any] = []
+        parts = [self.reply(**(texts.model_fields(spec) if spec else {})).SerializeToString()]
+        number = self.reply.DESCRIPTOR.fields_by_name["outcomes"].number
         size = 0
         while self._ready and self._ready[0].spec is spec and size < _MAX_REPLY_BYTES:
-            outcomes.append(self._outcome(self._ready.popleft()))
-            size += outcomes[-1].ByteSize()
-        return self.reply(outcomes=outcomes, **(texts.model_fields(spec) if spec else {}))
+            outcome = self._outcome(self._ready.popleft())
+            parts += wire.delimited(number, *outcome)
+            size += sum(map(len, outcome))
+        return wire.join(parts)
 
-    def _outcome(self, result: _TextResult) -> Any:
+    def _outcome(self, result: _TextResult) -> list[wire.Part]:
+        """The bytes of an outcome, in parts."""
         error = result.event.error if isinstance(result.event, messages.Event) else result.event
         if error is not None:
-            return self.outcome(number=result.number, failure=_failure(error))
+            return [self.outcome(number=result.number, failure=_failure(error)).SerializeToString()]
         assert result.spec is not None
-        return self.outcome(number=result.number, **self._success(result.spec, result))
+        success = self._success(result.spec, result)
+        field: int = self.outcome.DESCRIPTOR.fields_by_name[success.field].number
+        parts = wire.delimited(field, *success.parts)
+        return [self.outcome(number=result.number).SerializeToString(), *parts]
 
 
 class ClassifyMany(_ManyStream[pb.ClassifyRequest]):
@@ -104,9 +120,10 @@ class ClassifyMany(_ManyStream[pb.ClassifyRequest]):
     method, reply, outcome = "ClassifyMany", pb.ClassifyManyReply, pb.ClassifyOutcome
     outputs_of = staticmethod(texts.classify_outputs)
 
-    def _success(self, spec: ModelSpec, result: _TextResult) -> dict[str, Any]:
+    def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
         assert isinstance(result.event, messages.Event)
-        return {"classification": texts.classification(spec, result.request, result.event)}
+        found = texts.classification(spec, result.request, result.event)
+        return _Success("classification", [found.SerializeToString()])
 
 
 class ClassifyTokensMany(_ManyStream[pb.ClassifyTokensRequest]):
@@ -115,11 +132,11 @@ class ClassifyTokensMany(_ManyStream[pb.ClassifyTokensRequest]):
     method, reply, outcome = "ClassifyTokensMany", pb.ClassifyTokensManyReply, pb.ClassifyTokensOutcome
     outputs_of = staticmethod(token_spans.outputs)
 
-    def _success(self, spec: ModelSpec, result: _TextResult) -> dict[str, Any]:
+    def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
         assert isinstance(result.event, messages.Event)
         assert result.inference is not None
         found = token_spans.classification(spec, result.request, result.event, result.inference)
-        return {"classification": found}
+        return _Success("classification", [found.SerializeToString()])
 
 
 class EncodeMany(_ManyStream[pb.EncodeRequest]):
@@ -128,10 +145,11 @@ class EncodeMany(_ManyStream[pb.EncodeRequest]):
     method, reply, outcome = "EncodeMany", pb.EncodeManyReply, pb.EncodeOutcome
     outputs_of = staticmethod(texts.encode_outputs)
 
-    def _success(self, spec: ModelSpec, result: _TextResult) -> dict[str, Any]:
+    def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
         assert isinstance(result.event, messages.Event)
         assert result.inference is not None
-        return {"encoding": texts.encoding(spec, result.request, result.event, result.inference.tokens)}
+        parts = texts.encoding(spec, result.request, result.event, result.inference.tokens)
+        return _Success("encoding", parts)
 
 
 def _failure(error: ServingError) -> pb.Failure:

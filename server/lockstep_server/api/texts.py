@@ -20,10 +20,12 @@ from ..frontend.requests import UNMEASURED, InferenceRequest, text_inputs
 from ..model import datatypes
 from ..model.roles import classifies, classifies_tokens
 from ..model.spec import RequestSize, measure_request
-from . import tensors
+from . import tensors, wire
 from .replies import labels, timings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..frontend.registry import ServedModel
     from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec
@@ -34,6 +36,13 @@ TextsRequest = pb.ClassifyRequest | pb.EncodeRequest | pb.ClassifyTokensRequest
 OutputsOf = Callable[["ModelSpec", Any], tuple[str, ...]]
 """The output names that a request needs. Raises ServingError if the model lacks one."""
 
+_VECTOR, _ATTENTION = (pb.Encoding.DESCRIPTOR.fields_by_name[one].number for one in ("vector", "attention"))
+_VALUES = pb.Tensor.DESCRIPTOR.fields_by_name["values"].number
+
+_MAX_CHARACTERS = 1 << 18
+"""Characters of one text. A longer one would take the event loop milliseconds at each of its stages."""
+
+_MAX_IDS = 1 << 18
 _MAX_TEXTS = 4096
 """Texts or rows of ids in one message. Each is queued as a separate request."""
 
@@ -52,6 +61,24 @@ def count(request: TextsRequest) -> int:
         field, noun = ("texts", "texts") if request.texts else ("ids", "rows of ids")
         raise bad_input(field, f"{size} {noun} in one message; send at most {_MAX_TEXTS}")
     return size
+
+
+def check_text(text: str, field: str) -> None:
+    """
+    Raises:
+        ServingError: BAD_INPUT, the text is too long for any model.
+    """
+    if len(text) > _MAX_CHARACTERS:
+        raise bad_input(field, f"the text has {len(text)} characters; send at most {_MAX_CHARACTERS}")
+
+
+def check_ids_count(ids: Sequence[int], field: str) -> None:
+    """
+    Raises:
+        ServingError: BAD_INPUT, there are too many ids for any model.
+    """
+    if len(ids) > _MAX_IDS:
+        raise bad_input(field, f"{len(ids)} ids; send at most {_MAX_IDS}")
 
 
 class TextRequests:
@@ -113,6 +140,7 @@ class TextRequests:
 
     def _text(self, index: int) -> InferenceRequest:
         text, field = self._request.texts[index], f"texts[{index}]"
+        check_text(text, field)
         if not text.strip():
             raise bad_input(field, "the text is empty; send at least one word")
         return self._make(field, {}, UNMEASURED, text)
@@ -123,6 +151,7 @@ class TextRequests:
         assert tensor is not None
         if not row.ids:
             raise bad_input(field, "the row of ids is empty; send at least one id")
+        check_ids_count(row.ids, field)
         tensors.check_ids(tensor, np.array([row.ids], np.int64), field)
         inputs = text_inputs(self.served.spec, row.ids)
         try:
@@ -192,19 +221,18 @@ def classification(spec: ModelSpec, request: pb.ClassifyRequest, event: messages
 
 def encoding(
     spec: ModelSpec, request: pb.EncodeRequest, event: messages.Event, tokens: list[str] | None
-) -> pb.Encoding:
-    """One text's vector, and its attention and tokens if requested. None: it was sent as ids."""
+) -> list[wire.Part]:
+    """The bytes of one text's `Encoding`, in parts: its vector, and its attention and tokens if requested.
+    `tokens` is None if the text was sent as ids."""
     roles = spec.manifest.roles
-    result = pb.Encoding(
-        vector=output_of(event, roles.vector).ravel().astype(np.float32),
-        length=event.length,
-        timings=timings(event),
-    )
+    result = pb.Encoding(length=event.length, timings=timings(event))
+    parts = wire.packed_floats(_VECTOR, output_of(event, roles.vector))
     if request.attention:
-        weights = output_of(event, roles.attention)[0].astype(np.float32)
-        result.attention.CopyFrom(pb.Tensor(shape=weights.shape, values=weights.ravel()))
+        weights = output_of(event, roles.attention)[0]
+        shape = pb.Tensor(shape=weights.shape).SerializeToString()
+        parts += wire.delimited(_ATTENTION, shape, *wire.packed_floats(_VALUES, weights))
         result.tokens.extend(tokens or [])
-    return result
+    return [result.SerializeToString(), *parts]
 
 
 def model_fields(spec: ModelSpec) -> dict[str, str]:

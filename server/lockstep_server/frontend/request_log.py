@@ -29,6 +29,15 @@ _LINES_PER_SECOND, _BURST = 10.0, 50.0
 _MAX_TEXT_CHARACTERS = 400
 
 
+_PARAMETERS = ("priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
+
+
+def _without_names(field: str) -> str:
+    """A field without the name of a parameter that the caller made up."""
+    kind, _, name = field.partition(".")
+    return kind if kind == "parameters" and name not in _PARAMETERS else field
+
+
 class RequestLog:
     """Writes one line per request. Event loop only."""
 
@@ -91,7 +100,7 @@ class RequestLog:
     def _error_fields(self, error: ServingError) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         if error.field:
-            fields["field"] = error.field
+            fields["field"] = error.field if self._texts else _without_names(error.field)
         if self._texts or error.code not in _QUOTING:
             fields["why"] = error.message
         return fields

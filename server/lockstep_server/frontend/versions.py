@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..model.spec import ModelSpec
 
 
+_MAX_NAME_CHARACTERS = 256
 _MAX_VERSION_DIGITS = 18
 """A longer version number does not fit an int64."""
 
@@ -130,6 +131,8 @@ class VersionTable:
         """
         versions = self._entries.get(name)
         if not versions:
+            if len(name) > _MAX_NAME_CHARACTERS:
+                raise not_found("", f"unknown model: the name has {len(name)} characters")
             if not name:
                 raise not_found(name, "model: the name is empty; send the name of a model")
             raise not_found(name, f"unknown model {name!r}; available: {', '.join(self.names()) or 'none'}")
@@ -151,6 +154,7 @@ class VersionTable:
     @staticmethod
     def _pinned(name: str, versions: dict[int, ModelVersion], version: str) -> ModelVersion:
         if not (version.isascii() and version.isdigit()):
+            version = version[:_MAX_NAME_CHARACTERS]
             raise bad_input(
                 "version",
                 f"{version!r} is not a version number; send an integer, or leave it empty for the default",
@@ -158,6 +162,7 @@ class VersionTable:
         entry = versions.get(int(version)) if len(version) <= _MAX_VERSION_DIGITS else None
         if entry is None:
             known = ", ".join(str(v) for v in sorted(versions))
+            version = version[:_MAX_NAME_CHARACTERS]
             raise not_found(
                 f"{name}/{version}", f"model {name!r} has no version {version}; available: {known}"
             )

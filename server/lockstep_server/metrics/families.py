@@ -219,6 +219,11 @@ class Metrics:
             "Seconds between an engine sending a result and the event loop processing it.",
             _SHORT_SECONDS,
         ).labels()
+        self.loop_delay = factory.histogram(
+            "lockstep_event_loop_delay_seconds",
+            "Seconds until the event loop takes up a task: a probe every 100 ms.",
+            (*_SHORT_SECONDS, 2.5, 5),
+        ).labels()
         self.engine_up = factory.scraped("lockstep_engine_up", "1 if the engine can be reached, else 0.")
         self.engine_restarts = factory.counter(
             "lockstep_engine_restarts_total",

@@ -171,7 +171,9 @@ class ClientQueue:
 
     def _unknown_sequence_error(self, sequence_id: SequenceId) -> ServingError:
         if why := self._ended.get(sequence_id):
-            message = f"sequence {sequence_id!r} {why}; start it again"
+            message = (
+                f"the sequence {why}; start it again"  # without its id, which is the caller's: it is logged
+            )
             return ServingError(ErrorCode.SEQUENCE_LOST, message)
         why = f"unknown sequence {sequence_id!r}; start it with sequence_start"
         return bad_input("parameters.sequence_id", why)

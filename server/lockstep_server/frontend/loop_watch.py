@@ -1,0 +1,84 @@
+"""Watches the event loop: a thread asks it every 100 ms to answer, and logs what it is doing if it does not.
+
+The log names functions and lines of code, and nothing that callers sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 0.1
+LATE_S = 0.25
+"""An event loop that does not answer for this long is logged."""
+
+_FRAMES = 8
+_TURN_S = 0.002
+
+
+class Turns:
+    """Splits a long work on the event loop into turns of at most 2 ms. Call `end` between its parts."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._begun = clock, clock()
+
+    async def end(self) -> None:
+        """Let the event loop do other work if this turn has lasted long enough."""
+        if self._clock() - self._begun >= _TURN_S:
+            await asyncio.sleep(0)
+            self._begun = self._clock()
+
+
+class LoopWatch:
+    """`observe` gets the seconds until each answer, on the event loop. Made on the event loop."""
+
+    def __init__(self, observe: Callable[[float], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._observe, self._clock = observe, clock
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="loop-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_EVERY_S):
+            try:
+                self._ask()
+            except RuntimeError:  # the loop is closed
+                return
+
+    def _ask(self) -> None:
+        asked, answered = self._clock(), threading.Event()
+
+        def answer() -> None:
+            self._observe(self._clock() - asked)
+            answered.set()
+
+        self._loop.call_soon_threadsafe(answer)
+        if answered.wait(LATE_S):
+            return
+        where = self._where()
+        while not answered.wait(1.0):
+            if self._stopped.is_set() or self._loop.is_closed():
+                return
+        log.warning("the event loop was busy for %.0f ms in: %s", (self._clock() - asked) * 1000, where)
+
+    def _where(self) -> str:
+        """The functions that the event loop's thread is in, outermost first."""
+        frame = sys._current_frames().get(self._loop_thread)
+        if frame is None:
+            return "unknown"
+        frames = traceback.extract_stack(frame, limit=None)[-_FRAMES:]
+        return " > ".join(f"{one.name} ({one.filename.rsplit('/', 1)[-1]}:{one.lineno})" for one in frames)
