@@ -36,7 +36,7 @@ Refuse = Callable[[str, ServingError], None]
 _ENDLESS = ("Watch", "ServerReflectionInfo")
 """Methods whose calls end with the server only."""
 
-_QUIET_S = 0.05
+_QUIET_S = 0.2
 _POLL_S = 0.01
 
 

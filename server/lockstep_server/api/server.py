@@ -47,7 +47,7 @@ _MAX_UNREAD_S = 24 * 3600
 _REFUSE_S = 1.0
 """How long a stopping server goes on refusing calls while some arrive."""
 
-_HOLD_S = 0.5
+_HOLD_S = 2.0
 """How long it then keeps new calls open at most, until no more arrive."""
 
 
