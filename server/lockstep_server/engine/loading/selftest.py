@@ -106,7 +106,10 @@ class _SelfTest:
         equal = self._identical
         if self._spec.manifest.lengths:
             reason = self._try(_LENGTHS, equal=False) or self._try_long_requests()
-        if reason and self._spec.manifest.fixed_shape:  # each run is padded
+        manifest = self._spec.manifest
+        if reason and (
+            manifest.fixed_shape or manifest.batching.max_rows == 1
+        ):  # each run is padded, or none
             return SelfTestResult(batched=False, max_difference=self._max_difference, reason=reason)
         return SelfTestResult(
             batched=True,
