@@ -111,8 +111,8 @@ def test_a_model_without_a_manifest_says_why_it_is_not_batched(tmp_path: Path) -
 def test_a_failed_self_test_shows_in_replies_and_metrics(server: Served) -> None:
     reply = server.infer(fakes.floats("wrong-mean", [[1, 2, 3]]))
     assert fakes.values(reply, "y").tolist() == [2]
-    assert "not batched" in reply.parameters["notice"].string_param
-    assert server.metric("lockstep_model_batched", model="wrong-mean") == 0
+    assert "only requests of equal length share a run" in reply.parameters["notice"].string_param
+    assert server.metric("lockstep_model_batched", model="wrong-mean") == 1
     assert server.metric("lockstep_model_batched", model="mean") == 1
     assert "notice" not in server.infer(fakes.floats("mean", [[1, 2, 3]])).parameters
 

@@ -110,7 +110,7 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
         assert result.spec is not None
         success = self._success(result.spec, result)
         field: int = self.outcome.DESCRIPTOR.fields_by_name[success.field].number
-        parts = wire.delimited(field, *success.parts)
+        parts: list[wire.Part] = wire.delimited(field, *success.parts)
         return [self.outcome(number=result.number).SerializeToString(), *parts]
 
 

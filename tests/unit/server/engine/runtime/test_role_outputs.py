@@ -39,7 +39,7 @@ def test_a_row_is_pooled_as_it_is_alone(data: st.DataObject, pooling: str, dtype
         expected = {"mean": wide.mean(0), "first": wide[0], "last": wide[-1], "max": wide.max(0)}[pooling]
         np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-4)
         alone = role_outputs.pool(row[None], np.array([len(row)]), pooling)[0]
-        np.testing.assert_array_equal(vector, alone)
+        np.testing.assert_allclose(vector, alone, rtol=1e-6, atol=1e-5)  # numpy's sums depend on alignment
 
 
 def test_a_normalised_vector_has_length_one_and_zeros_stay_zeros() -> None:
