@@ -65,7 +65,11 @@ class App:
             settings.reload_grace_s,
         )
         self.requests = InFlightRequests(
-            self.transport.send, self.registry, request_log, self.metrics.loop_lag.observe
+            self.transport.send,
+            self.registry,
+            request_log,
+            self.metrics.loop_lag.observe,
+            max_bytes=settings.max_inflight_mb << 20,
         )
         self._flush_control = FlushController(self.transport.send, settings.max_flush_ms / 1000)
         self._server = Server(

@@ -147,6 +147,11 @@ class Settings:
         30.0, "End a stream whose client reads nothing for this many seconds.", _SECONDS
     )
     max_message_mb: int = _setting(64, "Largest request message, in MiB.", click.IntRange(1, 2047))
+    max_inflight_mb: int = _setting(
+        256,
+        "Tensors of all requests in flight, in MiB. Requests beyond it are refused with a retry time.",
+        click.IntRange(1, LARGEST_COUNT),
+    )
     max_stream_inflight: int = _setting(
         1024,
         "Maximum requests in flight per stream. The server stops reading the stream at this limit.",

@@ -21,6 +21,7 @@ from patience import PATIENCE_S, wait_until
 
 from lockstep_client.metrics_text import scrape
 from lockstep_client.server_process import ServerProcess
+from lockstep_server.api import inflight
 from lockstep_server.engine.runtime import engine_threads, run_watch
 from lockstep_server.frontend import loop_watch
 from lockstep_server.ipc import engine_process
@@ -328,3 +329,63 @@ def test_a_busy_event_loop_is_measured_and_what_it_does_is_logged(
         "lockstep_event_loop_delay_seconds_bucket", le="0.25"
     )
     assert late >= 1
+
+
+def test_a_stream_whose_reader_stops_is_bounded_in_bytes_and_ended(
+    tmp_path: Path, serving: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    monkeypatch.setattr(inflight, "MAX_UNWRITTEN_BYTES", 1 << 20)
+    server = serving(tmp_path, max_stall_s=1.0)
+    request = fakes.request("identity", {"x": ("FP32", np.ones((256, 1024)))})  # 1 MB
+    stop, asked = threading.Event(), 0
+
+    def requests() -> Iterator[Any]:
+        nonlocal asked
+        while not stop.is_set():
+            asked += 1
+            yield request
+
+    call = server.inference.ModelStreamInfer(requests(), timeout=PATIENCE_S)
+    next(call)
+    handled = "grpc_server_handled_total"
+    wait_until(lambda: server.metric(handled, grpc_method="ModelStreamInfer") == 1, "the stream is ended")
+    accepted = server.metric("lockstep_accepted_total", model="identity")
+    stop.set()
+    assert accepted < 40  # the first 16, and what fits the buffers of both sides
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words="max_stall_s"):
+        list(call)
+
+
+def test_requests_in_flight_are_bounded_in_bytes(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    fakes.write_model(tmp_path, "identity", fakes.identity())
+    server = serving(tmp_path, max_inflight_mb=2)
+    large = fakes.request("identity", {"x": ("FP32", np.ones((512, 1024)))})  # 2 MB
+    with server.hold():
+        first = server.inference.ModelInfer.future(large, timeout=PATIENCE_S)
+        wait_until(lambda: server.metric("lockstep_queue_depth", model="identity") == 1, "one in flight")
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="max_inflight_mb"):
+            server.infer(large)
+    assert first.result().model_name == "identity"
+    server.infer(large)
+
+
+def test_a_run_that_finds_no_memory_fails_by_itself(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    graph = fakes.model(
+        [
+            fakes.helper.make_node("Expand", ["one", "size"], ["many"]),
+            fakes.helper.make_node("ReduceSum", ["many"], ["y"], keepdims=0),
+        ],
+        [fakes.tensor("size", "INT64", (1,))],
+        [fakes.tensor("y", shape=())],
+        [fakes.constant("one", [1], np.float32)],
+    )
+    fakes.write_model(tmp_path, "hungry", graph)
+    server = serving(tmp_path)
+
+    def ask(size: int) -> Any:
+        return server.infer(fakes.request("hungry", {"size": ("INT64", np.array([size]))}))
+
+    with refused(grpc.StatusCode.INTERNAL):
+        ask(2**45)
+    assert fakes.values(ask(5), "y").tolist() == 5.0

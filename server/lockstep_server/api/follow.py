@@ -12,7 +12,6 @@ import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import grpc
 import numpy as np
 
 from lockstep_proto.v1 import sequences_pb2 as pb
@@ -24,7 +23,7 @@ from ..model import datatypes
 from ..model.roles import classifies
 from ..model.spec import measure_request, row_of_ids
 from . import tensors
-from .inflight import drain_reads
+from .inflight import Reader
 from .replies import labels, timings
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Follow:
         self._registry, self._requests, self._context = registry, requests, context
         self._steps: deque[_Step] = deque()
         self._updates, self._room = asyncio.Event(), asyncio.Event()
-        self._ended = False
+        self._ended = self._dropped = False
         self._held = ""
         self._prefix: list[int] = []
         self._names: dict[int, str] = {}
@@ -82,28 +81,35 @@ class Follow:
         Raises:
             ServingError: a message is invalid, or a step failed. Earlier elements have been answered.
         """
-        reader = asyncio.create_task(self._read())
+        reader = Reader(self._context, self._take)
+        reading = asyncio.create_task(self._read(reader))
         try:
             await self._write()
-            await reader
+            await reading
         except ServingError:
-            if reader.done():
-                await drain_reads(self._context)
+            self._drop()
+            await reader.drain(reading)
             raise
         finally:
-            reader.cancel()
-            for step in self._steps:
-                step.task.cancel()
+            reading.cancel()
+            self._drop()
             if self._served is not None and self._served.spec.is_stepwise:
                 spec = self._served.spec
                 self._requests.send(messages.EndSequence(spec.name, spec.version, self._sequence))
 
+    def _drop(self) -> None:
+        """Cancel all steps, and start no more."""
+        self._dropped = True
+        for step in self._steps:
+            step.task.cancel()
+        self._steps.clear()
+        self._room.set()
+
     # --- reading -------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
+    async def _read(self, reader: Reader) -> None:
         try:
-            while (message := await self._context.read()) is not grpc.aio.EOF:
-                await self._take(message)
+            await reader.run()
             await self._take_text("", flush=True)
         except ServingError as error:
             if self._served is not None:  # otherwise the registry has recorded it
@@ -182,6 +188,8 @@ class Follow:
             while len(self._steps) >= self._ahead:
                 self._room.clear()
                 await self._room.wait()
+            if self._dropped:
+                return
             self._start_step(token, name)
             if len(self._steps) == 1:
                 await asyncio.sleep(0)  # let the first step be sent before the next one starts

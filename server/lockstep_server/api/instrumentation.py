@@ -80,9 +80,10 @@ class InstrumentedService(grpc.GenericRpcHandler):
         begin: tracing.BeginTrace,
         calls: OpenCalls | None = None,
         refuse: Refuse = lambda *_: None,
+        admit: wire.Admit = lambda _: None,
     ) -> None:
         self._service, self._metrics, self._begin = service, metrics, begin
-        self._calls, self._refuse = calls or OpenCalls(), refuse
+        self._calls, self._refuse, self._admit = calls or OpenCalls(), refuse, admit
         self._wrapped: dict[str, Any] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -92,7 +93,7 @@ class InstrumentedService(grpc.GenericRpcHandler):
             if handler is None:
                 return None  # unknown methods are not cached
             counters = _Counters(self._metrics, self._calls, method, handler, self._refuse)
-            self._wrapped[method] = _wrap(handler, counters)
+            self._wrapped[method] = _wrap(handler, counters, self._admit)
         # gRPC calls `service` in the task that runs the handler, so the context variable reaches it.
         if (trace := self._begin(method, handler_call_details.invocation_metadata)) is not None:
             tracing.current.set(trace)
@@ -109,9 +110,10 @@ class InstrumentingServer:
         begin: tracing.BeginTrace,
         calls: OpenCalls,
         refuse: Refuse,
+        admit: wire.Admit,
     ) -> None:
         self._server = server
-        self._shared = metrics, begin, calls, refuse
+        self._shared = metrics, begin, calls, refuse, admit
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._server.add_generic_rpc_handlers(
@@ -173,8 +175,8 @@ def _request_type(service: str, name: str) -> Any:
         return None
 
 
-def _wrap(handler: Any, counters: _Counters) -> Any:
-    serializers = (wire.reader(handler.request_deserializer, counters.descriptor), wire.serialized)
+def _wrap(handler: Any, counters: _Counters, admit: wire.Admit) -> Any:
+    serializers = (wire.reader(handler.request_deserializer, counters.descriptor, admit), wire.serialized)
     if handler.request_streaming and handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(_streams(handler.stream_stream, counters), *serializers)
     if handler.response_streaming:

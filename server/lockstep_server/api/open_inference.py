@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
+    from .inflight import StreamLimits
     from .instrumentation import Context
 
 _EXTENSIONS = ("model_repository", "model_configuration", "statistics")
@@ -30,11 +31,11 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         send: Callable[[messages.Message], None],
         *,
         control: bool,
-        max_inflight: int,
+        limits: StreamLimits,
         alive: Callable[[], bool],
     ) -> None:
         self._registry, self._requests, self._send = registry, requests, send
-        self._control, self._max_inflight, self._alive = control, max_inflight, alive
+        self._control, self._limits, self._alive = control, limits, alive
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=self._alive())
@@ -111,7 +112,7 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         return tensors.encode_reply(inference.served.spec, event, request)
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
-        await TensorStream(self._registry, self._requests, context, self._max_inflight).run()
+        await TensorStream(self._registry, self._requests, context, self._limits).run()
 
     def _check_control(self) -> None:
         if not self._control:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..frontend.flush_control import FlushController
     from ..frontend.registry import ModelRegistry, ServedModel
     from ..frontend.requests import InferenceRequest, InFlightRequests
+    from .inflight import StreamLimits
     from .instrumentation import Context
 
 
@@ -37,10 +38,10 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         requests: InFlightRequests,
         flush_control: FlushController,
         *,
-        max_inflight: int,
+        limits: StreamLimits,
     ) -> None:
         self._registry, self._requests, self._flush_control = registry, requests, flush_control
-        self._max_inflight = max_inflight
+        self._limits = limits
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
         served = self._registry.resolve(request.model, request.version, "Classify")
@@ -74,13 +75,13 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         return pb.ClassifyTokensReply(results=results, **texts.model_fields(served.spec))
 
     async def ClassifyTokensMany(self, requests: Any, context: Context) -> None:
-        await ClassifyTokensMany(self._registry, self._requests, context, self._max_inflight).run()
+        await ClassifyTokensMany(self._registry, self._requests, context, self._limits).run()
 
     async def ClassifyMany(self, requests: Any, context: Context) -> None:
-        await ClassifyMany(self._registry, self._requests, context, self._max_inflight).run()
+        await ClassifyMany(self._registry, self._requests, context, self._limits).run()
 
     async def EncodeMany(self, requests: Any, context: Context) -> None:
-        await EncodeMany(self._registry, self._requests, context, self._max_inflight).run()
+        await EncodeMany(self._registry, self._requests, context, self._limits).run()
 
     async def Follow(self, requests: Any, context: Context) -> None:
         await Follow(self._registry, self._requests, context).run()

@@ -16,6 +16,7 @@ from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
 
 from ..errors import LoadError
 from ..settings import host_and_port
+from .inflight import StreamLimits
 from .instrumentation import InstrumentingServer, OpenCalls
 from .open_inference import OpenInference
 from .sequences import Sequences
@@ -137,17 +138,20 @@ class Server:
         def refuse(method: str, error: ServingError) -> None:
             registry.record_refusal("", "", method, error)
 
-        instrumented: Any = InstrumentingServer(self._server, metrics, begin_trace, self._calls, refuse)
+        instrumented: Any = InstrumentingServer(
+            self._server, metrics, begin_trace, self._calls, refuse, requests.refusal_of
+        )
+        limits = StreamLimits(settings.max_stream_inflight, settings.max_stall_s)
         inference = OpenInference(
             registry,
             requests,
             send,
             control=settings.model_control == "explicit",
-            max_inflight=settings.max_stream_inflight,
+            limits=limits,
             alive=health_publisher.alive,
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, instrumented)  # type: ignore[no-untyped-call]
-        sequences = Sequences(registry, requests, flush_control, max_inflight=settings.max_stream_inflight)
+        sequences = Sequences(registry, requests, flush_control, limits=limits)
         sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, instrumented)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(health_publisher.servicer, instrumented)
         if settings.reflection:

@@ -35,6 +35,7 @@ class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse | by
     """One ModelStreamInfer stream."""
 
     async def _begin(self, request: pb.ModelInferRequest) -> None:
+        await self._wait_for_room()
         try:
             remaining_s = self._context.time_remaining()
             inference = make_inference_request(

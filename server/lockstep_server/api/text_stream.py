@@ -71,6 +71,7 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
             return
         turns = Turns()
         for index, number in enumerate(numbers):
+            await self._wait_for_room()
             self._begin_text(text_requests, index, number, request)
             await turns.end()
 

@@ -8,6 +8,7 @@ millions of numbers, would hold up all other calls.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from google.protobuf.message import DecodeError
 from ..errors import ServingError, bad_input
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from google.protobuf.descriptor import Descriptor
 
@@ -55,12 +56,20 @@ class Unreadable:
         self.error = error
 
 
-def reader(parse: Callable[[bytes], Any], descriptor: Descriptor | None) -> Callable[[bytes], Any]:
+Admit = Callable[[int], ServingError | None]
+"""The error of a request of so many bytes, if those in flight leave no room for it."""
+
+
+def reader(
+    parse: Callable[[bytes], Any], descriptor: Descriptor | None, admit: Admit = lambda _: None
+) -> Callable[[bytes], Any]:
     """A function that parses a request, or returns `Unreadable`. It never raises."""
 
     def read(data: bytes) -> Any:
         try:
             if descriptor is not None and len(data) > _SMALL_BYTES:
+                if len(data) > LARGE_BYTES and (no_room := admit(len(data))) is not None:
+                    return Unreadable(no_room)
                 check(data, descriptor)
             return parse(data)
         except ServingError as error:

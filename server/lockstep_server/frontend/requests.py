@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from .. import messages
-from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, unavailable
+from .. import memory, messages
+from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, overloaded, unavailable
 from ..model.spec import RequestSize, measure_request, row_of_ids
 from .admission import deadline_of, is_past
 from .request_log import RequestLog
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from .tokenization import Tokenizers
 
 log = logging.getLogger(__name__)
+
+_TRIM_S = 0.5
+"""How long after a burst its memory is given back."""
 
 UNMEASURED = RequestSize(0, (), 0)
 """The size of a request whose text is not tokenized yet."""
@@ -85,6 +88,7 @@ class _InFlight(NamedTuple):
     on_event: Callable[[messages.Event], None]
     on_chunk: Callable[[messages.Chunk, float], None] | None
     trace: Trace | None
+    size: int  # bytes of its tensors
 
 
 class InFlightRequests:
@@ -101,6 +105,7 @@ class InFlightRequests:
         observe_lag: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         tokenizers: Tokenizers | None = None,
+        max_bytes: int = 1 << 62,
     ) -> None:
         self._send, self._registry, self._clock = send, registry, clock
         self._request_log = request_log or RequestLog()
@@ -108,10 +113,22 @@ class InFlightRequests:
         self._observe_lag = observe_lag
         self._keys = itertools.count(1)
         self._in_flight: dict[int, _InFlight] = {}
+        self._bytes = self._peak_bytes = 0  # of tensors of the requests in flight; since none was
+        self._max_bytes = max_bytes
         self._tokenizing: set[int] = set()  # keys of requests that wait for their text's ids
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
+
+    def refusal_of(self, size: int) -> ServingError | None:
+        """The error of a request with tensors of `size` bytes, if those in flight leave no room for it."""
+        if not self._bytes or self._bytes + size <= self._max_bytes:
+            return None
+        return overloaded(
+            f"requests in flight hold {self._bytes >> 20} MB of at most {self._max_bytes >> 20} MB"
+            " (max_inflight_mb); retry after 1 s",
+            1.0,
+        )
 
     def __len__(self) -> int:
         return len(self._in_flight) + len(self._tokenizing)
@@ -210,12 +227,16 @@ class InFlightRequests:
     ) -> None:
         served, message = request.served, request.message
         deadline = deadline_of(arrived, request.remaining_s, request.queue_timeout_s)
-        price_s = _price(served, message)
+        price_s, size = _price(served, message), _size(message)
+        if (no_room := self.refusal_of(size)) is not None:
+            self._refuse(request, no_room)
         try:
             before_s = served.admission.enter(price_s, self._clock(), deadline, request.call)
         except ServingError as error:
             self._refuse(request, error)
-        self._in_flight[key] = _InFlight(request, arrived, price_s, before_s, on_event, on_chunk, trace)
+        self._in_flight[key] = _InFlight(request, arrived, price_s, before_s, on_event, on_chunk, trace, size)
+        self._bytes += size
+        self._peak_bytes = max(self._peak_bytes, self._bytes)
         self._idle.clear()
         served.meters.record_accepted(request.method)
         if isinstance(message, messages.Step):
@@ -336,6 +357,11 @@ class InFlightRequests:
     def _end(self, key: int, entry: _InFlight, event: messages.Event | None) -> float:
         """Record a request's end. Returns the seconds since it was accepted. No event: it was cancelled."""
         del self._in_flight[key]
+        self._bytes -= entry.size
+        if not self._bytes and self._peak_bytes >= memory.LARGE_BYTES:
+            self._peak_bytes = 0
+            # Later, when the calls have ended and their messages are free.
+            asyncio.get_running_loop().call_later(_TRIM_S, _trim)
         request, trace, seconds = entry.request, entry.trace, self._clock() - entry.accepted
         served, outcome = request.served, _outcome(event)
         served.admission.leave(entry.price_s, request.call)
@@ -371,6 +397,17 @@ class InFlightRequests:
         except TimeoutError:
             return False
         return True
+
+
+def _size(message: messages.Request) -> int:
+    """Bytes of a request's tensors."""
+    if isinstance(message, messages.Generate):
+        return 0
+    return sum(array.nbytes for array in message.inputs.values())
+
+
+def _trim() -> None:
+    asyncio.get_running_loop().run_in_executor(None, memory.trim)
 
 
 def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:

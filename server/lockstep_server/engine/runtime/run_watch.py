@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from ... import memory
 from ...durations import LONGEST_S
 from ...errors import LoadError
 
@@ -78,6 +79,7 @@ class RunWatch:
         self._runs: set[WatchedRun] = set()
         self._loads: dict[int, WatchedRun] = {}  # by thread
         self._terminated = False
+        self.had_large_run = False  # since memory was given back last
 
     def start(self) -> None:
         """Start the thread. It ends with the process, so that runs are watched while the engine stops."""
@@ -145,8 +147,11 @@ class RunWatch:
                 run.options.terminate = True
 
     def check(self) -> None:
-        """Look at each run once."""
+        """Look at each run once. After large runs, give their memory back."""
         now = self._clock()
+        if self.had_large_run and not self._runs:
+            self.had_large_run = False
+            memory.trim()
         for run in list(self._runs):
             seconds = now - run.begun
             if seconds >= (SLOW_RUN_S if run.options is not None else SLOW_LOAD_S) and not run.is_slow:

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
+from ... import memory
 from ...errors import LoadError, RunTooLong, bad_input
 from ...model.spec import GraphSignature, GraphTensor
 from .graph_errors import check_files, load_error, run_fault
@@ -103,6 +104,10 @@ class OnnxSession:
         self._running.add(options)
         if self._terminated:
             options.terminate = True
+        if sum(array.nbytes for array in inputs.values()) >= memory.LARGE_BYTES:
+            self._watch.had_large_run = True
+            if self.provider == "CPUExecutionProvider":
+                options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             if self._bfloat16:
                 return self._run_values(inputs, outputs, options)
