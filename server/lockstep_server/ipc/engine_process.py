@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SOCKET_BYTES = 4 << 20
+_TURN_BYTES = 1 << 20
+"""Bytes written in one turn of the event loop."""
+
 _CRASH_LOOP_S = 10.0
 """A process that dies sooner than this after its start is restarted after a pause."""
 
@@ -242,13 +245,19 @@ class EngineProcess:
             self._write_unsent()
 
     def _write_unsent(self) -> None:
-        """Write as much as the socket accepts now, and the rest once it is writable again."""
+        """Write as much as the socket accepts now, but no more than `_TURN_BYTES`, and the rest once it is
+        writable again: an engine that reads as fast as this writes must not hold up the event loop."""
         assert self._socket is not None
         loop, descriptor = asyncio.get_running_loop(), self._socket.fileno()
+        turn = 0
         try:
             while self._unsent:
+                if turn >= _TURN_BYTES:
+                    loop.add_writer(descriptor, self._write_more)
+                    return
                 part = self._unsent[0]
-                sent = self._socket.send(part)
+                sent = self._socket.send(part[:_TURN_BYTES])
+                turn += sent
                 if sent < len(part):
                     self._unsent[0] = part[sent:]
                 else:
