@@ -173,7 +173,7 @@ def quoted(name: object) -> str:
     return repr(name)
 
 
-def _decode(known: ModelTensor, tensor: InputTensor, raw: bytes | None) -> Array:
+def _decode(known: ModelTensor, tensor: InputTensor, raw: wire.Part | None) -> Array:
     shape = tensor.shape
     if tensor.datatype != known.datatype:
         raise bad_input(
@@ -219,7 +219,7 @@ def _check_shape(known: ModelTensor, shape: Sequence[int]) -> None:
             )
 
 
-def _from_raw(known: ModelTensor, raw: bytes, count: int) -> Array:
+def _from_raw(known: ModelTensor, raw: wire.Part, count: int) -> Array:
     if known.datatype == "BYTES":
         _check_strings(known.name, count)
         return _strings(known.name, _unpack(known.name, raw), count)
@@ -276,7 +276,7 @@ def _check_strings(name: str, count: int) -> None:
         raise bad_input(name, f"BYTES tensor has {count} elements; send at most {_MAX_STRINGS}")
 
 
-def _unpack(name: str, raw: bytes) -> list[bytes]:
+def _unpack(name: str, raw: wire.Part) -> list[bytes]:
     """The elements, as far as a tensor may have so many."""
     elements: list[bytes] = []
     at = 0
@@ -293,7 +293,7 @@ def _unpack(name: str, raw: bytes) -> list[bytes]:
                 f"truncated BYTES tensor: element {len(elements)} is {at - start} bytes long, but only"
                 f" {len(raw) - start} bytes follow",
             )
-        elements.append(raw[start:at])
+        elements.append(bytes(raw[start:at]))
     return elements
 
 

@@ -56,6 +56,17 @@ class Unreadable:
         self.error = error
 
 
+class RawRequest:
+    """A parsed `ModelInferRequest` whose raw contents are views of its bytes. They are never copied."""
+
+    def __init__(self, message: Any, raw_input_contents: list[memoryview]) -> None:
+        self._message = message
+        self.raw_input_contents = raw_input_contents
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._message, name)
+
+
 Admit = Callable[[int], ServingError | None]
 """The error of a request of so many bytes, if those in flight leave no room for it."""
 
@@ -65,12 +76,16 @@ def reader(
 ) -> Callable[[bytes], Any]:
     """A function that parses a request, or returns `Unreadable`. It never raises."""
 
+    raw = descriptor.fields_by_name.get("raw_input_contents") if descriptor is not None else None
+
     def read(data: bytes) -> Any:
         try:
             if descriptor is not None and len(data) > _SMALL_BYTES:
                 if len(data) > LARGE_BYTES and (no_room := admit(len(data))) is not None:
                     return Unreadable(no_room)
                 check(data, descriptor)
+                if raw is not None and len(data) > LARGE_BYTES:
+                    return _without_copies(data, raw.number, parse)
             return parse(data)
         except ServingError as error:
             return Unreadable(error)
@@ -79,6 +94,31 @@ def reader(
             return Unreadable(bad_input("request", f"the message is not {kind} of the type of this method"))
 
     return read
+
+
+def _without_copies(data: bytes, number: int, parse: Callable[[bytes], Any]) -> Any:
+    """Parse a request without its raw contents, which are the fields of this number."""
+    view, at, rest, raws = memoryview(data), 0, [], []
+    while at < len(data):
+        begin = at
+        tag, at = _read_varint(data, at)
+        wire = tag & 7
+        if wire == _DELIMITED:
+            size, start = _read_varint(data, at)
+            at = start + size
+            if at > len(data):
+                return parse(data)  # which reports it
+            if tag >> 3 == number:
+                raws.append(view[start:at])
+                continue
+        elif wire == _VARINT:
+            _, at = _read_varint(data, at)
+        elif wire in (_FIXED32, _FIXED64):
+            at += 4 if wire == _FIXED32 else 8
+        else:
+            return parse(data)
+        rest.append(view[begin:at])
+    return RawRequest(parse(b"".join(rest)), raws) if raws else parse(data)
 
 
 def check(data: bytes, descriptor: Descriptor) -> None:

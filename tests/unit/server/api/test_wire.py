@@ -56,7 +56,10 @@ def test_a_request_of_too_many_parts_is_refused(what: str) -> None:
 
 def test_a_large_request_of_few_parts_is_read() -> None:
     request = INFER(model_name="m", raw_input_contents=[b"x" * 1_000_000] * 3)
-    assert read(request.SerializeToString()) == request
+    large = read(request.SerializeToString())
+    assert isinstance(large, wire.RawRequest)
+    assert large.model_name == "m"
+    assert [bytes(one) for one in large.raw_input_contents] == list(request.raw_input_contents)
     texts = pb.EncodeRequest(texts=["word " * 100] * 4096)
     assert read(texts.SerializeToString(), pb.EncodeRequest) == texts
     floats = typed(fp32_contents=[1.0] * 2_000_000)
@@ -105,3 +108,17 @@ def test_many_typed_contents_are_decoded_from_their_bytes(field: str, low: int, 
     contents = typed(**{field: values}).inputs[0].contents
     array = tensors._array_of(contents, field, getattr(contents, field))
     assert array.tolist() == values
+
+
+@pytest.mark.parametrize("cut", [1, 70_000, 100_003])
+def test_a_large_request_that_ends_early_is_bad_input(cut: int) -> None:
+    data = INFER(model_name="m", raw_input_contents=[b"x" * 100_000]).SerializeToString()
+    whole = data + b"\x3a\xff\xff\x7f" + b"y" * cut  # raw contents that are longer than the message
+    assert isinstance(read(whole), wire.Unreadable)
+
+
+def test_a_large_request_of_any_datatype_is_decoded_from_views() -> None:
+    words = [f"word {number}".encode() for number in range(9000)]
+    raw = b"".join(len(word).to_bytes(4, "little") + word for word in words)
+    request = read(INFER(raw_input_contents=[raw]).SerializeToString())
+    assert tensors._unpack("x", request.raw_input_contents[0]) == words
