@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from contextlib import suppress
 
 LARGE_BYTES = 32 << 20
 """What takes less leaves so little behind that giving it back is not worth the time."""
+
+
+def collect_and_trim() -> None:
+    """As `trim`, after a garbage collection: errors and their frames may hold large messages in cycles."""
+    gc.collect()
+    trim()
 
 
 def trim() -> None:

@@ -407,7 +407,7 @@ def _size(message: messages.Request) -> int:
 
 
 def _trim() -> None:
-    asyncio.get_running_loop().run_in_executor(None, memory.trim)
+    asyncio.get_running_loop().run_in_executor(None, memory.collect_and_trim)
 
 
 def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:
