@@ -47,6 +47,7 @@ class Infer(_Struct, tag="infer", kw_only=True):
     priority: int = 0  # larger runs sooner
     accepted: float = 0.0  # when the front end accepted it
     deadline: float | None = None  # no run starts after it
+    due: float | None = None  # no run that ends after it is of use: the call's own deadline
     caller: str = ""  # fair queueing is between callers
 
 

@@ -7,23 +7,29 @@ corrected by how long earlier requests really waited -> accept or refuse.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..durations import bounded_s
 from ..errors import overloaded
+from ..messages import Infer
 from ..model.cost_model import CostModel, representative
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from ..messages import Event
+    from ..messages import Event, Request
     from ..model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
-_LEARNING_RATE = 0.05
+_PACE_S = 0.2
+"""The pace follows what was seen in about this time."""
+
+_MIN_PACE, _MAX_PACE = 0.25, 16.0
+_BURST_S, _NOTHING_SERVED_S = 0.001, 0.25
 _DEADLINE_SKEW_S = 0.02
 """A client's deadline may pass this much before the server's: its clock started before the call arrived."""
 
@@ -45,6 +51,46 @@ class CallShare:
     waiting_s: float = 0.0  # device seconds
 
 
+class _Drain:
+    """How fast queued work is served: real seconds per estimated one, while enough of it is queued.
+
+    What leaves at the same time ran together. Work that is cancelled, or whose deadline passes, drains
+    nothing, so that the pace rises where nothing is answered in time.
+    """
+
+    def __init__(self) -> None:
+        self.pace = 1.0
+        self._since: float | None = None  # begin of the current period; None: little is queued
+        self._burst = 0.0  # when work was last served in it
+        self._drained_s = 0.0  # estimated seconds served in it
+
+    def watch(self, queued_s: float, now: float) -> None:
+        """Begin or end a period by the device seconds that are queued, and learn if nothing is served."""
+        if queued_s < _MIN_ESTIMATE_S:
+            if self._since is not None and self._drained_s >= _MIN_ESTIMATE_S:
+                self._learn(self._burst)
+            self._since = None
+        elif self._since is None:
+            self._since, self._burst, self._drained_s = now, now, 0.0
+        elif now - self._burst > _NOTHING_SERVED_S:
+            self._learn(now)
+
+    def served(self, seconds: float, now: float) -> None:
+        if self._since is None:
+            return
+        if now - self._burst > _BURST_S and self._drained_s >= _MIN_ESTIMATE_S:
+            self._learn(self._burst)
+        self._drained_s += seconds
+        self._burst = now
+
+    def _learn(self, until: float) -> None:
+        assert self._since is not None
+        took = until - self._since
+        seen = min(max(took / max(self._drained_s, _MIN_ESTIMATE_S), _MIN_PACE), _MAX_PACE)
+        self.pace += (1 - math.exp(-took / _PACE_S)) * (seen - self.pace)
+        self._since, self._burst, self._drained_s = until, max(until, self._burst), 0.0
+
+
 class AdmissionController:
     """Accepted and unfinished work of one model version, in device seconds."""
 
@@ -56,7 +102,7 @@ class AdmissionController:
         self._prices: dict[int, float] = {}
         self.waiting_s = 0.0
         self.requests = 0
-        self.pace = 1.0  # real seconds per estimated one: other models on the device, padding, noise
+        self._drain = _Drain()
         self._wrong_since: float | None = None  # when waits began to differ much from the estimates
 
     def batching_off(self) -> None:
@@ -75,6 +121,14 @@ class AdmissionController:
             price = self._prices[typical] = per_row / typical
         return price * rows * size
 
+    def demand(self, message: Request) -> tuple[float, float]:
+        """A one-shot request's price, and the estimated seconds of its own run. 0 for a sequence, which the
+        engine gives a slot or refuses."""
+        if not isinstance(message, Infer):
+            return 0.0, 0.0
+        size = message.size
+        return self.price(size.rows, size.size), self.run_s(size.rows, size.size)
+
     def fits(self, rows: int, length: int) -> bool:
         """Whether the planner may run a batch of `rows` x `length`."""
         return rows == 1 or rows <= self._spec.most_rows(length)
@@ -83,17 +137,28 @@ class AdmissionController:
         """Estimated seconds in the session for a run of `rows` x `length`."""
         return self._costs.estimate(rows, length)
 
+    @property
+    def pace(self) -> float:
+        """Real seconds per estimated one: other models on the device, padding, noise."""
+        return self._drain.pace
+
     def estimated_wait_s(self) -> float:
         return self.waiting_s / self._instances * self.pace
 
     def enter(
-        self, seconds: float, now: float, deadline: float | None, call: CallShare | None = None
+        self,
+        seconds: float,
+        now: float,
+        deadline: float | None,
+        call: CallShare | None = None,
+        run_s: float = 0.0,
     ) -> float:
-        """Accept `seconds` of work. Returns the device seconds queued before it, for `learn_wait`.
+        """Accept `seconds` of work. Returns the device seconds queued before it, for `compare_wait`.
 
         Args:
             call: the call that the work is a part of, if it has other parts. They are not counted: a call
                 is never refused for its own size.
+            run_s: estimated seconds of a run of this work alone.
 
         Raises:
             ServingError: OVERLOADED, the estimated wait exceeds the model's limit or the deadline.
@@ -103,10 +168,11 @@ class AdmissionController:
             others, others_s = others - call.requests, others_s - call.waiting_s
         if others:
             wait_s = max(others_s, 0.0) / self._instances * self.pace
-            self._check(wait_s, seconds * self.pace, now, deadline)
+            self._check(wait_s, max(seconds * self.pace, run_s), now, deadline)
         before_s = self.waiting_s / self._instances
         self.waiting_s += seconds
         self.requests += 1
+        self._drain.watch(self.waiting_s / self._instances, now)
         if call is not None:
             call.requests, call.waiting_s = call.requests + 1, call.waiting_s + seconds
         return before_s
@@ -127,21 +193,25 @@ class AdmissionController:
                 retry_after_s,
             )
 
-    def leave(self, seconds: float, call: CallShare | None = None) -> None:
+    def leave(self, seconds: float, now: float, call: CallShare | None = None, *, served: bool) -> None:
+        """Remove the work of a request that has ended; `served`: it ran."""
         self.requests -= 1
         self.waiting_s = self.waiting_s - seconds if self.requests else 0.0
+        if served:
+            self._drain.served(seconds / self._instances, now)
+        self._drain.watch(self.waiting_s / self._instances, now)
         if call is not None:
             call.requests, call.waiting_s = call.requests - 1, call.waiting_s - seconds
 
-    def learn_wait(self, before_s: float, event: Event, now: float) -> None:
-        """Adjust the pace by how long a request waited, compared with the device seconds queued before it."""
-        if before_s > _MIN_ESTIMATE_S and event.error is None:
-            seen = event.timings.queue_s / before_s
-            self._watch(event.timings.queue_s, before_s * self.pace, now)
-            self.pace += _LEARNING_RATE * (min(max(seen, 0.25), 16.0) - self.pace)
+    def compare_wait(self, before_s: float, event: Event, now: float) -> None:
+        """Log if waits have differed from their estimates by more than `_MUCH` for a minute.
 
-    def _watch(self, waited_s: float, estimated_s: float, now: float) -> None:
-        """Log if waits have differed from their estimates by more than `_MUCH` for a minute."""
+        Args:
+            before_s: device seconds that were queued before the request.
+        """
+        if before_s <= _MIN_ESTIMATE_S or event.error is not None:
+            return
+        waited_s, estimated_s = event.timings.queue_s, before_s * self.pace
         if 1 / _MUCH <= waited_s / estimated_s <= _MUCH:
             self._wrong_since = None
         elif self._wrong_since is None:

@@ -227,11 +227,11 @@ class InFlightRequests:
     ) -> None:
         served, message = request.served, request.message
         deadline = deadline_of(arrived, request.remaining_s, request.queue_timeout_s)
-        price_s, size = _price(served, message), _size(message)
+        (price_s, run_s), size = served.admission.demand(message), _size(message)
         if (no_room := self.refusal_of(size)) is not None:
             self._refuse(request, no_room)
         try:
-            before_s = served.admission.enter(price_s, self._clock(), deadline, request.call)
+            before_s = served.admission.enter(price_s, self._clock(), deadline, request.call, run_s)
         except ServingError as error:
             self._refuse(request, error)
         self._in_flight[key] = _InFlight(request, arrived, price_s, before_s, on_event, on_chunk, trace, size)
@@ -241,7 +241,7 @@ class InFlightRequests:
         served.meters.record_accepted(request.method)
         if isinstance(message, messages.Step):
             served.step_sent(message)
-        message = request.message = replace(message, key=key, accepted=arrived, deadline=deadline)
+        message = request.message = _accepted(message, key, arrived, deadline, request.remaining_s)
         self._send(message, _send_policy(served, message))
 
     async def infer(self, request: InferenceRequest) -> messages.Event:
@@ -300,7 +300,7 @@ class InFlightRequests:
             if entry is None:
                 continue
             seconds = self._end(event.key, entry, event)
-            entry.request.served.admission.learn_wait(entry.before_s, event, self._clock())
+            entry.request.served.admission.compare_wait(entry.before_s, event, self._clock())
             entry.request.served.record_end(event, seconds)
             if isinstance(step := entry.request.message, messages.Step):
                 entry.request.served.step_ended(step, event.error)
@@ -362,9 +362,11 @@ class InFlightRequests:
             self._peak_bytes = 0
             # Later, when the calls have ended and their messages are free.
             asyncio.get_running_loop().call_later(_TRIM_S, _trim)
-        request, trace, seconds = entry.request, entry.trace, self._clock() - entry.accepted
+        now = self._clock()
+        request, trace, seconds = entry.request, entry.trace, now - entry.accepted
         served, outcome = request.served, _outcome(event)
-        served.admission.leave(entry.price_s, request.call)
+        ran = event is not None and (event.error is None or event.error.code is ErrorCode.FAILED)
+        served.admission.leave(entry.price_s, now, request.call, served=ran)
         served.meters.record_ended(request.method, outcome, seconds, trace.id if trace is not None else "")
         if trace is not None or self._request_log.is_enabled_for(outcome):
             summary = RequestSummary(
@@ -417,11 +419,13 @@ def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:
     return {tensor.name: row_of_ids(tensor, ids)}
 
 
-def _price(served: ServedModel, message: messages.Request) -> float:
-    """Device seconds of a one-shot request. 0 for a sequence, which the engine gives a slot or refuses."""
+def _accepted(
+    message: messages.Request, key: int, arrived: float, deadline: float | None, remaining_s: float | None
+) -> messages.Request:
     if not isinstance(message, messages.Infer):
-        return 0.0
-    return served.admission.price(message.size.rows, message.size.size)
+        return replace(message, key=key, accepted=arrived, deadline=deadline)
+    due = None if remaining_s is None else arrived + remaining_s
+    return replace(message, key=key, accepted=arrived, deadline=deadline, due=due)
 
 
 def _send_policy(served: ServedModel, message: messages.Request) -> messages.SendPolicy:

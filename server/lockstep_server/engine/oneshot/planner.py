@@ -11,6 +11,7 @@ The order of urgency is that of `runtime/fair_queueing.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from .request import RequestPart
 
     Array = np.ndarray[Any, Any]
+
+_WORTH = 0.02
+"""A run that takes twice as long as another must save this share of the device's time: its callers wait."""
+
+_CAUTION = 1.1
+"""Runs that must end by a deadline are expected to take so many times their estimate."""
 
 WINDOW = 128
 """The number of parts considered for a run: the most urgent ones."""
@@ -48,7 +55,7 @@ class RunPlan:
     """One run, and the parts to remove from the queue without a run."""
 
     parts: tuple[RequestPart, ...]  # in the order of the rows; empty: nothing to run
-    expired: tuple[RequestPart, ...]  # their deadline passed in the queue
+    expired: tuple[RequestPart, ...]  # their deadline passed in the queue, or would pass during a run
     dropped: tuple[RequestPart, ...]  # their request was cancelled or has failed already
     rows: int
     lengths: tuple[int, ...]  # the longest of each named length
@@ -64,6 +71,8 @@ class RunPlan:
 def plan(waiting: Sequence[RequestPart], now: float, costs: CostModel, limits: RunLimits) -> RunPlan:
     """Plan the next run. The order of `waiting` does not matter."""
     live, expired, dropped = _partition(waiting, now)
+    live, hopeless = _in_time(live, now, costs)
+    expired += hopeless
     if not live:
         return RunPlan((), expired, dropped, 0, (), 0, 0.0)
     chosen = live if len(live) == 1 else _choose(live, now, costs, limits)
@@ -90,6 +99,32 @@ def _partition(
     return live, tuple(expired), tuple(dropped)
 
 
+def _in_time(
+    live: list[RequestPart], now: float, costs: CostModel
+) -> tuple[list[RequestPart], tuple[RequestPart, ...]]:
+    """The parts that can be answered before their calls end, and those that cannot, even alone.
+
+    If none can, the part that has the most time left is tried: the costs may be wrong, and a run corrects
+    them.
+    """
+    hopeless = [
+        part
+        for part in live
+        if part.due is not None and now + _run_s(costs.estimate(part.rows, part.size), costs) > part.due
+    ]
+    if not hopeless:
+        return live, ()
+    if len(hopeless) == len(live):
+        hopeless.remove(max(hopeless, key=lambda part: part.due or 0.0))
+    gone = set(hopeless)
+    return [part for part in live if part not in gone], tuple(hopeless)
+
+
+def _run_s(seconds: Any, costs: CostModel) -> Any:
+    """How long a run may take, all in all, that is estimated to take so long in the session."""
+    return _CAUTION * seconds + costs.overhead_s
+
+
 def _choose(live: list[RequestPart], now: float, costs: CostModel, limits: RunLimits) -> list[RequestPart]:
     urgency = by_urgency(now, limits.patience_s)
     urgent = min(live, key=urgency)
@@ -99,17 +134,18 @@ def _choose(live: list[RequestPart], now: float, costs: CostModel, limits: RunLi
     if len(others) >= WINDOW:
         others = sorted(others, key=urgency)[: WINDOW - 1]
     candidates = sorted((urgent, *others), key=attrgetter("size"))
-    start, end = _fastest_range(candidates, candidates.index(urgent), costs, limits)
+    start, end = _fastest_range(candidates, candidates.index(urgent), now, costs, limits)
     return candidates[start:end]
 
 
 def _fastest_range(
-    candidates: Sequence[RequestPart], urgent: int, costs: CostModel, limits: RunLimits
+    candidates: Sequence[RequestPart], urgent: int, now: float, costs: CostModel, limits: RunLimits
 ) -> tuple[int, int]:
     """The range [start, end) of `candidates`, sorted by size, that gains most from one common run.
 
-    Of all ranges that include `urgent` and fit the limits, it has the smallest ratio of the run's time to
-    the time of its parts run one by one. The ratio of `urgent` by itself is 1, and that is always allowed.
+    Of all ranges that include `urgent`, fit the limits and end before any of their calls does, it has the
+    smallest ratio of the run's time to the time of its parts run one by one, unless a run of half the time is
+    nearly as good. The ratio of `urgent` by itself is 1, and that is always allowed.
 
     Cell [i, j] of the arrays is the range from `urgent - i` to `urgent + j`, both included.
     """
@@ -122,9 +158,16 @@ def _fastest_range(
     too_large = (rows > limits.max_rows) | (rows * sizes > limits.max_padded_elements)
     if limits.max_run_s is not None:
         too_large |= batched_s > limits.max_run_s
+    if any(part.due is not None for part in candidates):
+        too_large |= _run_s(batched_s, costs) > _range_due(before, after) - now
     ratio[too_large] = np.inf
     ratio[0, 0] = 1.0
-    i, j = divmod(int(ratio.argmin()), ratio.shape[1])
+    best = int(ratio.argmin())
+    nearly = ratio <= ratio.flat[best] * (1 + _WORTH)
+    shortest = int(np.where(nearly, batched_s, np.inf).argmin())
+    if batched_s.flat[shortest] <= batched_s.flat[best] / 2:
+        best = shortest
+    i, j = divmod(best, ratio.shape[1])
     return urgent - i, urgent + j + 1
 
 
@@ -135,6 +178,14 @@ def _column(parts: Sequence[RequestPart], name: str) -> Array:
 def _range_sums(before: Array, after: Array) -> Array:
     """[i, j] -> the sum over the range. `before` starts with the urgent part and goes down in size."""
     return np.cumsum(before)[:, None] + np.concatenate(([0.0], np.cumsum(after)))
+
+
+def _range_due(before: Sequence[RequestPart], after: Sequence[RequestPart]) -> Array:
+    """[i, j] -> when the first call of the range ends."""
+    due = [math.inf if part.due is None else part.due for part in (*before, *after)]
+    left = np.minimum.accumulate(np.array(due[: len(before)]))
+    right = np.minimum.accumulate(np.array([due[0], *due[len(before) :]]))
+    return np.minimum(left[:, None], right)
 
 
 def _range_sizes(before: Sequence[RequestPart], after: Sequence[RequestPart]) -> Array:

@@ -53,11 +53,13 @@ class RequestPart:
     start_tag: float = 0.0  # of fair queueing among callers: smaller is sooner
     accepted: float = field(init=False)  # copies of the message's fields, for fast planning
     deadline: float | None = field(init=False)
+    due: float | None = field(init=False)
     priority: int = field(init=False)
 
     def __post_init__(self) -> None:
         infer = self.request.infer
-        self.accepted, self.deadline, self.priority = infer.accepted, infer.deadline, infer.priority
+        self.accepted, self.priority = infer.accepted, infer.priority
+        self.deadline, self.due = infer.deadline, infer.due
 
 
 def split(request: QueuedRequest, spec: ModelSpec) -> list[RequestPart]:

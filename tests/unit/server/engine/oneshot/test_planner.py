@@ -62,6 +62,43 @@ def test_a_cancelled_part_past_its_deadline_is_dropped() -> None:
 ONE_ROW = RunLimits(1, 4096, patience_s=0.25)
 
 
+def test_a_run_ends_before_any_of_its_calls_does() -> None:
+    """Without deadlines all 64 rows would share a run of 19 ms."""
+    waiting = [part(50, due=NOW + 0.010) for _ in range(64)]
+    run = plan(waiting, NOW, RECURRENT, WIDE)
+    assert 1 < run.rows < 64
+    assert run.estimated_s < 0.010
+    assert run.expired == ()
+
+
+def test_a_call_that_ends_soon_shortens_only_a_run_that_it_is_in() -> None:
+    soon = part(2, accepted=NOW, due=NOW + 0.003)
+    waiting = [soon, *(part(50, accepted=NOW - 1) for _ in range(20))]  # the others are more urgent
+    run = plan(waiting, NOW, RECURRENT, WIDE)
+    assert soon not in run.parts
+    assert len(run.parts) == 20
+
+
+def test_parts_that_cannot_end_in_time_even_alone_expire_first() -> None:
+    hopeless, fine = part(50, due=NOW + 0.0005), part(50, due=NOW + 1)
+    run = plan([hopeless, fine], NOW, RECURRENT, WIDE)
+    assert (run.expired, run.parts) == ((hopeless,), (fine,))
+
+
+def test_if_no_part_can_end_in_time_one_is_tried() -> None:
+    """The costs may be wrong: without a run nothing would correct them."""
+    first, last = part(50, due=NOW + 0.0005), part(50, due=NOW + 0.0006)
+    run = plan([first, last], NOW, RECURRENT, WIDE)
+    assert (run.expired, run.parts) == ((first,), (last,))
+
+
+def test_a_longer_run_must_be_worth_its_callers_wait() -> None:
+    """Rows of this model share nothing but 1% of a run."""
+    linear = CostModel((1e-5, 1e-3, 0, 0, 0), overhead_s=0.0)
+    waiting = [part(5) for _ in range(32)]
+    assert plan(waiting, NOW, linear, WIDE).rows <= 2
+
+
 def test_the_smaller_start_tag_precedes() -> None:
     later, sooner = part(3, start_tag=9, accepted=NOW), part(3, start_tag=1, accepted=NOW)
     assert chosen([later, sooner], ONE_ROW) == {sooner}
