@@ -36,7 +36,7 @@ class Transport(Protocol):
         """
 
     def send(self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
-        """Queue a message for the engine. Never blocks."""
+        """Queue a message for the engine. Never blocks, and delivers no update before it returns."""
 
     async def stop(self, within_s: float) -> None:
         """Stop the engine within `within_s` seconds. Its last updates are still delivered."""

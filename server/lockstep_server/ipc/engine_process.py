@@ -218,15 +218,18 @@ class EngineProcess:
                 self._reject(message, error)
 
     def _reject(self, message: messages.Message, error: ServingError) -> None:
-        """Answer a message that cannot be sent."""
+        """Answer a message that cannot be sent. Not at once: its sender does not know its key yet."""
+        update: messages.EngineUpdate
         match message:
             case messages.Infer() | messages.Generate() | messages.Step():
                 ended = messages.Event(key=message.key, error=error)
-                self._deliver(messages.Events(model=message.model, version=message.version, events=[ended]))
+                update = messages.Events(model=message.model, version=message.version, events=[ended])
             case messages.Load() | messages.Unload():
                 verb = "load" if isinstance(message, messages.Load) else "unload"
-                done = messages.LoadDone(message.model, verb, error.message, message.key, temporary=True)
-                self._deliver(done)
+                update = messages.LoadDone(message.model, verb, error.message, message.key, temporary=True)
+            case _:
+                return
+        asyncio.get_running_loop().call_soon(self._deliver, update)
 
     def _write(self, batch: list[Any]) -> None:
         blocked = bool(self._unsent)

@@ -177,7 +177,8 @@ async def test_messages_sent_while_no_process_runs_are_answered_unavailable() ->
         messages.Load("m"),
         messages.Unload("m"),
     ):
-        front.transport.send(message)
+        front.transport.send(message, messages.SendPolicy.NOW)
+    assert len(front.updates) == 1  # none is answered before its sender knows its key
     await front.wait_until(lambda: len(front.updates) == 5)
     one, other, load, unload = front.updates[1:]
     for key, events in ((1, one), (2, other)):
