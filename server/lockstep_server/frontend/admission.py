@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PACE_S = 0.2
+_PACE_S = 0.5
 """The pace follows what was seen in about this time."""
 
 _MIN_PACE, _MAX_PACE = 0.25, 16.0
+_STALL = 4.0
+"""A period counts as at most so many times slower than before: the machine may have stalled."""
+
 _BURST_S, _NOTHING_SERVED_S = 0.001, 0.25
 _DEADLINE_SKEW_S = 0.02
 """A client's deadline may pass this much before the server's: its clock started before the call arrived."""
@@ -86,7 +89,8 @@ class _Drain:
     def _learn(self, until: float) -> None:
         assert self._since is not None
         took = until - self._since
-        seen = min(max(took / max(self._drained_s, _MIN_ESTIMATE_S), _MIN_PACE), _MAX_PACE)
+        seen = took / max(self._drained_s, _MIN_ESTIMATE_S)
+        seen = min(max(seen, _MIN_PACE), _MAX_PACE, _STALL * self.pace)
         self.pace += (1 - math.exp(-took / _PACE_S)) * (seen - self.pace)
         self._since, self._burst, self._drained_s = until, max(until, self._burst), 0.0
 

@@ -31,7 +31,7 @@ _KNOWN_RUNS = 10  # a cell with as many runs learns at this rate, one with fewer
 _PRIOR_RUNS = 3  # the first estimate of a cell counts for as many runs
 _FIT_RUNS = 2  # a cell that the fit was measured in counts as having had so many
 _MUCH_WRONG = 4.0
-_WRONG = 1.5  # a measurement that differs from the estimate by this factor is worth telling the front end
+_WRONG = 3.0  # a measurement that differs from the estimate by this factor is worth telling the front end
 _MIN_S = 1e-7
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _RUNS_PER_COSTS = 64
 """Runs after which the front end gets the learned costs."""
 
-_COSTS_EVERY_S = 0.02
+_COSTS_EVERY_S = 0.1
 """It gets them sooner, but not more often than this, if an estimate was wrong."""
 
 
