@@ -84,6 +84,8 @@ def _requests(session: OnnxSession, spec: ModelSpec) -> Iterator[Request]:
 
     measured = set()  # rows at a size that the graph does not let vary
     for rows, length in _cells(spec, drawing):
+        if length >= _LONG[0] and not by_size and not drawing.fits(rows, drawing.lengths(length)):
+            break  # longer ones neither
         if not by_size or drawing.grow(length, run):
             yield draw_request(drawing, rows, (length,))
         elif rows not in measured:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ _SIZES = (
 
 _CONSTANTS = (1, 16000, 8000, 2, 0)
 """Values to try for an integer input without a batch axis, such as a sampling rate."""
+
+MOST_ELEMENTS = 1 << 24
+"""Of a tensor whose sizes are the server's choice: several free axes of one size multiply."""
 
 _SMALL_INTEGERS = 1000
 """Bound of 32- and 64-bit integers without a range: a graph may allocate as many elements."""
@@ -87,6 +91,8 @@ class Drawing:
         first: Exception | None = None
         for sizes, shortest, constant in self._candidates():
             self._sizes, self.shortest, self._constant = sizes, shortest, constant
+            if first is not None and not self.fits(1, self.lengths(shortest)):
+                continue
             try:
                 run()
             except Exception as error:
@@ -98,9 +104,12 @@ class Drawing:
         raise first
 
     def grow(self, size: int, run: Callable[[], None]) -> bool:
-        """Set all free axes to `size` if `run` succeeds then. Returns whether it did."""
+        """Set all free axes to `size` if `run` succeeds then, and not for too many elements. Returns
+        whether it did."""
         before, self._sizes = self._sizes, dict.fromkeys(self._free, size)
         try:
+            if not self.fits(1, self.lengths(1)):
+                raise ValueError
             run()
         except Exception:
             self._sizes = before
@@ -125,7 +134,11 @@ class Drawing:
                 for axis, size in itertools.product(self._free, _SIZES):
                     yield {axis: size}, 1, constant
 
-    def _draw(self, tensor: ModelTensor, rows: int, lengths: tuple[int, ...], kind: Kind) -> Array:
+    def fits(self, rows: int, lengths: tuple[int, ...]) -> bool:
+        """Whether each tensor of such a request has at most `MOST_ELEMENTS`."""
+        return all(math.prod(self._shape(one, rows, lengths)) <= MOST_ELEMENTS for one in self._drawn)
+
+    def _shape(self, tensor: ModelTensor, rows: int, lengths: tuple[int, ...]) -> list[int]:
         named = dict(zip(self.spec.length_names, lengths, strict=True))
         shape = []
         for axis, size in enumerate(tensor.shape):
@@ -135,6 +148,10 @@ class Drawing:
                 shape.append(named[tensor.spec.lengths[axis]])
             else:
                 shape.append(size if isinstance(size, int) else self._sizes.get(size, SIZE))
+        return shape
+
+    def _draw(self, tensor: ModelTensor, rows: int, lengths: tuple[int, ...], kind: Kind) -> Array:
+        shape = self._shape(tensor, rows, lengths)
         if tensor.spec.batch_axis is None:
             return self._fixed(tensor, shape)
         return _draw(tensor, shape, kind, self.rng)
