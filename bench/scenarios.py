@@ -9,7 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import client_scenarios, lengths, load_scenarios, processes, step_scenarios
-from .metrics_scenario import metrics
+from .feature_costs import metrics, verification
+from .overload import overload
 from .result import Result
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "noop-stream": noop("stream", 0.5, 8000),
     "two-models": two_models,
     "metrics": metrics,
+    "verification": verification,
+    "overload": overload,
     **step_scenarios.SCENARIOS,
     **client_scenarios.SCENARIOS,
     **load_scenarios.SCENARIOS,

@@ -1,4 +1,5 @@
-"""The cost of metrics: two servers side by side, one with `--no-metrics`, are loaded in turn.
+"""The cost of what a flag turns off, metrics and verification: two servers side by side, one without, are
+loaded in turn.
 
 The server with metrics is scraped meanwhile, as OpenMetrics. Other work on the machine may change the ratio
 of the rates more than metrics do; therefore the CPU time of the metrics of one call is measured directly too.
@@ -18,7 +19,7 @@ import psutil
 
 from lockstep_server.metrics.families import Metrics, ModelMeters, length_bucket
 
-from . import processes
+from . import lengths, processes
 from .result import Result
 from .step_scenarios import MODEL, stream_load
 
@@ -32,7 +33,7 @@ _TOKENS = 160_000
 _WARM_TOKENS = 50
 """Tokens that `streams.py` generates per stream before it starts measuring."""
 
-_TARGET, _MAX_METRICS_SHARE = 0.97, 0.03
+_TARGET, _MAX_METRICS_SHARE, _VERIFY_TARGET = 0.97, 0.03, 0.99
 _SCRAPE_EVERY_S = 5.0
 _METRIC_CALLS = 20_000
 _RESAMPLES = 10_000
@@ -49,7 +50,8 @@ def metrics(models: Path, rounds: int) -> Iterator[Result]:
         ("no-op model, unary, 64 in flight", "bench-noop", _requests),
         (f"{MODEL}, 64 streams", MODEL, _tokens),
     ):
-        with_metrics, without_metrics = _measured(models, model, drive, rounds * _PAIRS_A_ROUND)
+        flags = ("--no-metrics",)
+        with_metrics, without_metrics = _measured(models, model, drive, rounds * _PAIRS_A_ROUND, flags)
         found, interval = paired_ratio(
             [one.rate for one in with_metrics], [one.rate for one in without_metrics]
         )
@@ -64,6 +66,23 @@ def metrics(models: Path, rounds: int) -> Iterator[Result]:
         if model == "bench-noop":
             title = "metrics: CPU of the metrics of one call"
             yield Result(title, _metrics_us(), "us", base, _MAX_METRICS_SHARE, at_most=True)
+
+
+def verification(models: Path, rounds: int) -> Iterator[Result]:
+    """Answers of shared runs that are computed again: 64 requests in flight, and 64 streams."""
+    for name, model, drive in (
+        ("sentiment-bilstm, unary, 64 in flight", "sentiment-bilstm", _texts),
+        (f"{MODEL}, 64 streams", MODEL, _tokens),
+    ):
+        flags = ("--verify-share", "0")
+        measured, plain = _measured(models, model, drive, rounds * _PAIRS_A_ROUND, flags)
+        for title, unit, values, bases, target in (
+            ("", "per second", [x.rate for x in measured], [x.rate for x in plain], _VERIFY_TARGET),
+            (", CPU", "us each", [x.cpu_us for x in measured], [x.cpu_us for x in plain], None),
+        ):
+            found, interval = paired_ratio(values, bases)
+            base = statistics.median(bases)
+            yield Result(f"verification: {name}{title}", found * base, unit, base, target, interval=interval)
 
 
 def paired_ratio(values: Sequence[float], baselines: Sequence[float]) -> tuple[float, tuple[float, float]]:
@@ -85,17 +104,17 @@ class LoadBurst(NamedTuple):
 
 
 def _measured(
-    models: Path, model: str, drive: Callable[[str], tuple[float, int]], count: int
+    models: Path, model: str, drive: Callable[[str], tuple[float, int]], count: int, without: tuple[str, ...]
 ) -> tuple[list[LoadBurst], list[LoadBurst]]:
-    """Measure with and without metrics in pairs; the order alternates."""
-    with_metrics: list[LoadBurst] = []
-    without_metrics: list[LoadBurst] = []
+    """Measure a server, and one with the flags `without`, in pairs; the order alternates."""
+    as_shipped: list[LoadBurst] = []
+    with_flags: list[LoadBurst] = []
     with (
         processes.server_process(models, "--only", model) as measured,
-        processes.server_process(models, "--only", model, "--no-metrics") as plain,
+        processes.server_process(models, "--only", model, *without) as plain,
         _scraped(f"http://{measured.metrics_address}/metrics"),
     ):
-        servers = [(measured, with_metrics), (plain, without_metrics)]
+        servers = [(measured, as_shipped), (plain, with_flags)]
         for server, _ in servers:
             drive(server.address)
         for _ in range(count):
@@ -104,7 +123,7 @@ def _measured(
                 rate, units = drive(server.address)
                 bursts.append(LoadBurst(rate, (_cpu_s(server.process.pid) - before) / units * 1e6))
             servers.reverse()
-    return with_metrics, without_metrics
+    return as_shipped, with_flags
 
 
 def _metrics_us() -> float:
@@ -144,6 +163,11 @@ def _requests(address: str) -> tuple[float, int]:
     """The rate, and the number of requests including the warm-up."""
     found = processes.drive(address, "bench-noop", [32] * _REQUESTS)
     return found["rate"], _REQUESTS + _REQUESTS // 10
+
+
+def _texts(address: str) -> tuple[float, int]:
+    drawn = lengths.sst2(_REQUESTS)
+    return processes.drive(address, "sentiment-bilstm", drawn)["rate"], _REQUESTS + _REQUESTS // 10
 
 
 def _tokens(address: str) -> tuple[float, int]:
