@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, NoReturn
 
 import grpc
@@ -67,5 +68,8 @@ def trailers(error: ServingError, remaining_s: float | None) -> tuple[tuple[str,
 
 async def abort(context: grpc.aio.ServicerContext, error: ServingError) -> NoReturn:  # type: ignore[type-arg]
     """End the call with the error's status. Always raises."""
-    await context.abort(CODES[error.code], error.message, trailers(error, context.time_remaining()))
+    try:
+        await context.abort(CODES[error.code], error.message, trailers(error, context.time_remaining()))
+    except grpc.aio.InternalError:  # the call has ended meanwhile; gRPC would log a traceback
+        raise asyncio.CancelledError from None
     raise AssertionError("abort raises")

@@ -43,7 +43,7 @@ def moving_average(average: float, value: float, rate: float) -> float:
 class CostModel:
     """Estimates the duration of runs and learns from measured ones.
 
-    Not locked: one thread writes; readers may miss the latest update.
+    Not locked: instances that learn at the same time may lose an update, and readers may miss the latest.
     """
 
     def __init__(self, weights: Iterable[float] = (2e-4, 0, 0, 1e-5, 0), overhead_s: float = 1.5e-4) -> None:
@@ -113,9 +113,10 @@ class CostModel:
                 off = min(max(wrong, 1 / _MUCH_WRONG), _MUCH_WRONG)
         ratio *= off**rate
         self.ratios[cell] = ratio
-        if runs == 0 or not self._heirs:
-            self._heirs = _heirs(self.runs)
-        self.ratios.flat[self._heirs[cell]] = ratio
+        heirs = self._heirs
+        if cell not in heirs:
+            heirs = self._heirs = _heirs(self.runs)
+        self.ratios.flat[heirs[cell]] = ratio
         return runs == 0 or not 1 / _WRONG < wrong < _WRONG
 
     def learn_overhead(self, seconds: float) -> None:

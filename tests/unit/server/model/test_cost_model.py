@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,6 +107,20 @@ def test_sizes_that_were_never_run_follow_the_nearest_that_were() -> None:
         costs.learn(1, 80_000, 1e-3)
     assert costs.estimate(2, 100_000) < 10e-3
     assert costs.estimate(1, 32) == pytest.approx(FUNCTIONS["transformer"](1, 32), rel=0.05)
+
+
+def test_instances_may_learn_at_the_same_time() -> None:
+    costs = fitted(FUNCTIONS["transformer"])
+    sizes = [(rows, length) for rows in (1, 2, 4, 8, 16) for length in (3, 20, 90, 400, 3000)]
+
+    def learn(seed: int) -> None:
+        for rows, length in sizes[seed:] + sizes[:seed]:
+            costs.learn(rows, length, 1e-3)
+
+    for _ in range(20):
+        costs = fitted(FUNCTIONS["transformer"])
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(learn, range(8)))
 
 
 def test_costs_measured_at_one_size_do_not_depend_on_the_size() -> None:
