@@ -29,7 +29,9 @@ COPY models /models
 USER lockstep
 WORKDIR /home/lockstep
 # Mount a folder over /models to serve other models. The health check uses LOCKSTEP_ADDRESS.
+# The address is the container's: what is published decides who can connect (docs/security.md).
 ENV LOCKSTEP_MODELS=/models \
+    LOCKSTEP_HOST=0.0.0.0 \
     LOCKSTEP_ADDRESS=localhost:8001
 EXPOSE 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["lockstep", "health"]

@@ -20,7 +20,11 @@ DEVELOPS := $(VENV)/.made-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test test-observability lint bench proto models dashboards pictures
+CERTS ?= certs
+CALLERS ?=
+HOSTS ?= localhost,127.0.0.1,::1
+
+.PHONY: help setup demo serve certs test test-observability lint bench proto models dashboards pictures
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +38,9 @@ demo: $(SERVES) ## Start a server, classify, fire a burst, generate, translate, 
 
 serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cuda, until Ctrl-C
 	@exec $(BIN)/lockstep-serve --port $(PORT) --metrics-port $(METRICS_PORT) --models "$(MODELS)" --device $(DEVICE) $(ARGS)
+
+certs: ## Make certificates for a trial in CERTS=, for the server at HOSTS= and CALLERS="alice bob"
+	@HOSTS="$(HOSTS)" deploy/certs.sh "$(CERTS)" $(CALLERS)
 
 # More workers than cores, as many tests wait; the files that take longest first, so that no worker ends alone.
 # Workers share bytecode, or each would compile all tests for seconds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,12 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from lockstep_client.tls import Tls
+
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(.)")
-
-# No proxy: an HTTP proxy cannot reach the loopback interface of this machine.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
@@ -55,13 +55,21 @@ class Scrape:
         return {has[label] for has, _ in self.select(name, **labels) if label in has}
 
 
-def scrape(address: str, timeout_s: float = 5.0) -> Scrape:
-    """Read http://ADDRESS/metrics.
+def scrape(address: str, timeout_s: float = 5.0, *, tls: bool | Tls = False, token: str = "") -> Scrape:
+    """Read http://ADDRESS/metrics, or https:// with `tls`.
 
     Raises:
         OSError, ValueError, http.client.HTTPException: the server did not answer with metrics.
     """
-    with _DIRECT.open(f"http://{address}/metrics", timeout=timeout_s) as answer:
+    # No proxy: an HTTP proxy cannot reach the loopback interface of this machine.
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if tls:
+        context = ssl.create_default_context() if isinstance(tls, bool) else tls.context()
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    request = urllib.request.Request(f"{'https' if tls else 'http'}://{address}/metrics")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as answer:
         return Scrape(samples(answer.read().decode("utf-8", "replace")))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,17 @@ class Tls:
             certificate_chain=_pem("certificate", self.certificate),
         )
 
+    def context(self) -> ssl.SSLContext:
+        """The same for HTTPS. The certificate and key must be files."""
+        context = ssl.create_default_context()
+        if roots := _pem("roots", self.roots):
+            context = ssl.create_default_context(cadata=roots.decode("ascii"))
+        if self.certificate:
+            if isinstance(self.certificate, bytes) or isinstance(self.key, bytes):
+                raise ValueError("tls: certificate and key must be files for HTTPS")
+            context.load_cert_chain(self.certificate, self.key)
+        return context
+
     @property
     def options(self) -> dict[str, Any]:
         """gRPC channel arguments that override the expected server name."""
@@ -53,6 +65,21 @@ class Tls:
             "grpc.ssl_target_name_override": self.server_name,
             "grpc.default_authority": self.server_name,
         }
+
+
+def of_options(tls: str, certificate: str = "", key: str = "") -> bool | Tls:
+    """The `tls` argument of a client from the options of a command: "", `system` or the file of an authority,
+    and the files of the client's certificate and key.
+
+    Raises ValueError if a file cannot be read, or if a certificate is given without TLS.
+    """
+    if not tls:
+        if certificate or key:
+            raise ValueError("a client certificate needs TLS: set tls to system or to the authority's file")
+        return False
+    if tls == "system" and not (certificate or key):
+        return True
+    return Tls(roots="" if tls == "system" else tls, certificate=certificate, key=key)
 
 
 def _pem(field: str, source: str | PathLike[str] | bytes) -> bytes | None:

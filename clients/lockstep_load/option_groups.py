@@ -64,6 +64,8 @@ class CommonOptions:
 
     address: options.Address = addresses.DEFAULT
     tls: options.Encryption = ""
+    tls_cert: options.Certificate = ""
+    tls_key: options.Key = ""
     wait: options.Wait = 0.0
     metrics: options.Metrics = ""
     max_lag_ms: options.MaxLag = MAX_LAG_MS
@@ -75,7 +77,15 @@ class CommonOptions:
     def with_server(self, target: Target) -> Target:
         """The target with this server's address, TLS and token."""
         token = os.environ.get("LOCKSTEP_TOKEN", "")
-        return replace(target, address=self.address, tls=self.tls, token=token)
+        return replace(
+            target,
+            address=self.address,
+            tls=self.tls,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            token=token,
+            metrics_token=os.environ.get("LOCKSTEP_METRICS_TOKEN", token),
+        )
 
 
 def expand_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -83,6 +83,18 @@ Encryption = Annotated[
         help="Use TLS with the system's certificates or those in CA.pem; the token is LOCKSTEP_TOKEN.",
     ),
 ]
+Certificate = Annotated[
+    str,
+    typer.Option(
+        "--tls-cert", envvar="LOCKSTEP_TLS_CERT", metavar="FILE", help="PEM file with your certificate."
+    ),
+]
+Key = Annotated[
+    str,
+    typer.Option(
+        "--tls-key", envvar="LOCKSTEP_TLS_KEY", metavar="FILE", help="PEM file with the key of --tls-cert."
+    ),
+]
 Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Name of the model.")]
 Version = Annotated[
     str, typer.Option(metavar="N", help="Version of the model; the server's default if not given.")
@@ -194,7 +206,8 @@ Metrics = Annotated[
     typer.Option(
         metavar="HOST:PORT",
         callback=_checked_metrics,
-        help="Metrics address of the server; adds rows per run and queueing to the report.",
+        help="Metrics address of the server; adds rows per run and queueing to the report. With --tls it is"
+        " read over TLS, with the token in LOCKSTEP_METRICS_TOKEN, or else LOCKSTEP_TOKEN.",
     ),
 ]
 Json = Annotated[

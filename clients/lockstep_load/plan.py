@@ -27,8 +27,13 @@ class Target:
     """Deadline of each request, from when it is sent."""
     tls: str = ""
     """Empty for plaintext; `system` or a CA certificate file for TLS."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    """Files of the client's certificate and its key; empty for none."""
     token: str = field(default="", repr=False)
     """Bearer token; empty for none."""
+    metrics_token: str = field(default="", repr=False)
+    """Bearer token for the server's metrics; empty for none."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Runner:
             one.title = name
         if not self._options.metrics:
             return msgspec.structs.replace(self._session.run(target, workload, load), name=name)
-        with Scraper(self._options.metrics, target.model) as scraper:
+        with Scraper(self._options.metrics, target) as scraper:
             document = self._session.run(target, workload, load, scraper.observe)
         return msgspec.structs.replace(document, name=name, server_metrics=scraper.result())
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from lockstep_client.metrics_text import Scrape, scrape
+from lockstep_load import target_client
 from lockstep_load.results import ModeMetrics, ServerMetrics, ServerSecond
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from lockstep_load.counts import RunCounts
+    from lockstep_load.plan import Target
 
 EVERY_S, TICK_S, TIMEOUT_S = 1.0, 0.02, 2.0
 
@@ -72,9 +75,11 @@ def _mean_ms(added: Callable[[str], float], family: str) -> float | None:
 class Scraper:
     """Scrapes the metrics at the start and end of a run's measured part and every second, in a thread."""
 
-    def __init__(self, address: str, model: str) -> None:
-        self._address, self._url = address, f"http://{address}/metrics"
-        self._model = model.removesuffix(".step")
+    def __init__(self, address: str, target: Target) -> None:
+        tls = target_client.tls(target)
+        self._url = f"{'https' if tls else 'http'}://{address}/metrics"
+        self._scrape_once = partial(scrape, address, TIMEOUT_S, tls=tls, token=target.metrics_token)
+        self._model = target.model.removesuffix(".step")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._first = self._last = self._scrape()
@@ -135,6 +140,6 @@ class Scraper:
 
     def _scrape(self) -> Scrape | None:
         try:
-            return scrape(self._address, TIMEOUT_S)
+            return self._scrape_once()
         except (OSError, ValueError, HTTPException):  # the port may speak another protocol
             return None

@@ -8,7 +8,7 @@ import grpc.aio
 
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
 from lockstep_client.client import Client
-from lockstep_client.tls import Tls
+from lockstep_client.tls import Tls, of_options
 
 if TYPE_CHECKING:
     from lockstep_load.plan import Target
@@ -23,7 +23,7 @@ def client(target: Target, timeout_s: float) -> Client:
         target.address,
         timeout_s=timeout_s,
         retries=0,
-        tls=_tls(target),
+        tls=tls(target),
         token=target.token,
     )
 
@@ -46,7 +46,7 @@ def _connection(target: Target) -> Connection:
         address=target.address,
         timeout_s=target.timeout_s,
         retries=0,
-        tls=_tls(target),
+        tls=tls(target),
         token=target.token,
         plaintext_token=False,
         metadata=(),
@@ -56,5 +56,6 @@ def _connection(target: Target) -> Connection:
     )
 
 
-def _tls(target: Target) -> bool | Tls:
-    return Tls(roots=target.tls) if target.tls not in ("", "system") else target.tls == "system"
+def tls(target: Target) -> bool | Tls:
+    """The TLS settings of a client of the target. Raises ValueError if certificates are invalid."""
+    return of_options(target.tls, target.tls_cert, target.tls_key)

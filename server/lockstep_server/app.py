@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from . import __version__, messages
+from .api import access
+from .api.auth import Refusal
 from .api.server import HealthPublisher, Server
 from .errors import LoadError, unavailable
 from .frontend.flush_control import FlushController
@@ -33,6 +35,8 @@ from .metrics.families import Metrics
 from .settings import host_and_port
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .frontend.spans import Spans
     from .ipc import Transport
     from .settings import Settings
@@ -52,6 +56,8 @@ class App:
         self.settings = settings
         self._spans = spans or _spans(settings)
         self.metrics = metrics or Metrics(enabled=settings.metrics)
+        self._certificates = access.certificate_files(settings)
+        self.guard = access.guard(settings, self.metrics)
         self.transport = self._make_transport(settings)
         self._health = HealthPublisher()
         request_log = RequestLog(texts=settings.log_texts)
@@ -81,8 +87,11 @@ class App:
             self._flush_control,
             self._health,
             self._spans.begin if self._spans is not None else begin,
+            self.guard,
+            self._certificates,
         )
         self._endpoints: HttpEndpoints | None = None
+        self._guarding: asyncio.Task[None] | None = None
         self._loop_watch: LoopWatch | None = None
         self._engine_stats = messages.EngineStats([])
         self.port = 0
@@ -112,6 +121,7 @@ class App:
         """
         await self._health.start(self.registry)
         self.port = await self._server.start()
+        self._guarding = asyncio.ensure_future(self.guard.watch())
         self._loop_watch = LoopWatch(self.metrics.loop_delay.observe)
         self._endpoints = self._start_http()
         self.metrics_port = self._endpoints.port
@@ -130,9 +140,29 @@ class App:
         before_scrape = request_engine_stats if settings.engine == "process" else lambda: None
         registry = self.metrics.registry if settings.metrics else None
         try:
-            return HttpEndpoints(settings.host, settings.metrics_port, registry, self._healthy, before_scrape)
+            return HttpEndpoints(
+                settings.http_host,
+                settings.metrics_port,
+                registry,
+                self._healthy,
+                before_scrape,
+                certificates=self._certificates if settings.has_metrics_tls else None,
+                refusal=lambda *shown: self._scrape_refusal(loop, *shown),
+            )
         except OSError as error:
             raise _port_in_use(settings, error) from error
+
+    def _scrape_refusal(
+        self, loop: asyncio.AbstractEventLoop, authorization: str, certificate: Sequence[str]
+    ) -> str:
+        """Why /metrics may not be read, or "". Called on the thread of the scrape."""
+        try:
+            self.guard.check_scrape(authorization, certificate)
+        except Refusal as refusal:
+            record = self.guard.audit.refused
+            loop.call_soon_threadsafe(record, refusal.caller.name, "/metrics", refusal.reason)
+            return refusal.message
+        return ""
 
     def _register_gauges(self, engine: messages.EngineInfo) -> None:
         """Set the callbacks of the metrics that are read at each scrape."""
@@ -166,6 +196,8 @@ class App:
             )
         await self.transport.stop(within_s=1.0 if drained else 0.0)
         await self._server.stop()
+        if self._guarding is not None:
+            self._guarding.cancel()
         self._tokenizers.close()
         if self._loop_watch is not None:
             self._loop_watch.stop()
@@ -264,6 +296,6 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
 def _port_in_use(settings: Settings, error: OSError) -> LoadError:
     return LoadError(
         f"--metrics-port {settings.metrics_port}: cannot listen on"
-        f" {host_and_port(settings.host, settings.metrics_port)} ({error.strerror});"
-        " choose a free port, and as --host an address of this machine"
+        f" {host_and_port(settings.http_host, settings.metrics_port)} ({error.strerror});"
+        " choose a free port, and as --host or --metrics-host an address of this machine"
     )

@@ -55,7 +55,7 @@ async def _serve(settings: Settings) -> int:
         if not await _start(app, stop):
             log.info("stopping before the start was complete")
             return 0
-        address = host_and_port(settings.host, app.port)
+        address = host_and_port(settings.grpc_host, app.port)
         log.info("serving %s on %s, metrics on %d", settings.models, address, app.metrics_port)
         await stop.wait()
         log.info("stopping: %d requests in flight", len(app.requests))

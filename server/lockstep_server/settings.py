@@ -92,12 +92,33 @@ class Settings:
 
     models: str = _setting("models", "Model repository: the folder with the models.", click.Path())
     host: str = _setting(
-        "0.0.0.0",
-        "Address to listen on: an IPv4 or IPv6 address (`::` is every address), or a name.",
+        "",
+        "Address to listen on: an IPv4 or IPv6 address (`::` is every address), or a name."
+        " Empty: every IPv4 address with TLS, 127.0.0.1 without.",
         host_name,
     )
     port: int = _setting(8001, "gRPC port. 0 selects a free port.", _PORT)
     metrics_port: int = _setting(8002, "HTTP port for /metrics and /healthz. 0 selects a free port.", _PORT)
+    metrics_host: str = _setting("", "Address of the HTTP port. Empty: as --host.", host_name)
+    tls_cert: str = _setting(
+        "",
+        "Serve over TLS: PEM file with the certificate, then those between it and its authority.",
+        click.Path(),
+    )
+    tls_key: str = _setting("", "PEM file with the private key of --tls-cert.", click.Path())
+    tls_client_ca: str = _setting(
+        "", "Require client certificates (mutual TLS) of the authorities in this PEM file.", click.Path()
+    )
+    metrics_tls: bool = _setting(True, "With --tls-cert, serve the HTTP port over TLS too.")
+    auth_file: str = _setting(
+        "",
+        "TOML file with the callers, their tokens and permissions. Empty: everybody may call.",
+        click.Path(),
+    )
+    trusted_proxies: str = _setting(
+        "", "Comma-separated addresses or networks of proxies that name the callers behind them."
+    )
+    caller_header: str = _setting("x-forwarded-for", "Metadata key in which trusted proxies name the caller.")
     device: str = _setting(
         "auto",
         "Device that runs the models. auto: CUDA if available, otherwise CPU.",
@@ -189,6 +210,20 @@ class Settings:
     )
     log_format: str = _setting("text", "Log line format.", click.Choice(["text", "json"]))
     log_texts: bool = _setting(False, "Allow request contents in the log.")
+
+    @property
+    def grpc_host(self) -> str:
+        """The address of the gRPC port: without TLS, other machines reach it only if that is asked for."""
+        return self.host or ("0.0.0.0" if self.tls_cert else "127.0.0.1")
+
+    @property
+    def http_host(self) -> str:
+        """The address of the HTTP port."""
+        return self.metrics_host or self.grpc_host
+
+    @property
+    def has_metrics_tls(self) -> bool:
+        return bool(self.tls_cert) and self.metrics_tls
 
 
 def command(run: Callable[[Settings], int], version: str) -> click.Command:

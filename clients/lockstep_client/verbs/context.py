@@ -1,8 +1,8 @@
 """What all verbs share: the connection options, the client, and one-line errors.
 
 verb function, which takes a `VerbContext` and its own options → `verb` → command that also has --address,
---tls, --timeout and --json. The token comes from LOCKSTEP_TOKEN, because process lists show command lines.
-Exit codes: 1 request failed or server not serving, 2 usage error.
+--tls, --tls-cert, --tls-key, --timeout and --json. The token comes from LOCKSTEP_TOKEN, because process
+lists show command lines. Exit codes: 1 request failed or server not serving, 2 usage error.
 """
 
 import inspect
@@ -86,6 +86,21 @@ Encryption = Annotated[
         help="Use TLS and trust the system's certificates or CA.pem. Set LOCKSTEP_TOKEN to send a token.",
     ),
 ]
+Certificate = Annotated[
+    str,
+    typer.Option(
+        "--tls-cert",
+        envvar="LOCKSTEP_TLS_CERT",
+        metavar="FILE",
+        help="PEM file with your certificate, for servers that require one.",
+    ),
+]
+Key = Annotated[
+    str,
+    typer.Option(
+        "--tls-key", envvar="LOCKSTEP_TLS_KEY", metavar="FILE", help="PEM file with the key of --tls-cert."
+    ),
+]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", callback=_checked_timeout, help="Deadline of each request.")
 ]
@@ -106,8 +121,16 @@ def verb(function: Callable[..., None], *, timeout_s: float | None = TIMEOUT_S) 
     """Make a command of `function`, whose first parameter is a `VerbContext` and whose others are options."""
     options_of_verb = list(inspect.signature(function).parameters.values())[1:]
 
-    def command(address: str, tls: str, timeout: float | None, as_json: bool, **options: Any) -> None:
-        with verb_context(address, timeout, as_json, tls) as context:
+    def command(
+        address: str,
+        tls: str,
+        tls_cert: str,
+        tls_key: str,
+        timeout: float | None,
+        as_json: bool,
+        **options: Any,
+    ) -> None:
+        with verb_context(address, timeout, as_json, (tls, tls_cert, tls_key)) as context:
             function(context, **options)
 
     command.__name__, command.__doc__ = function.__name__, function.__doc__
@@ -117,6 +140,8 @@ def verb(function: Callable[..., None], *, timeout_s: float | None = TIMEOUT_S) 
             *(context.replace(kind=inspect.Parameter.KEYWORD_ONLY) for context in options_of_verb),
             _option("address", Address, addresses.DEFAULT),
             _option("tls", Encryption, ""),
+            _option("tls_cert", Certificate, ""),
+            _option("tls_key", Key, ""),
             _option("timeout", Timeout, timeout_s),
             _option("as_json", Json, False),
         ]
@@ -130,14 +155,14 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 @contextmanager
 def verb_context(
-    address: str, timeout_s: float | None, as_json: bool, tls: str = ""
+    address: str, timeout_s: float | None, as_json: bool, tls: tuple[str, str, str] = ("", "", "")
 ) -> Iterator[VerbContext]:
     """The context of one verb. A LockstepError ends the command with one line and exit code 1."""
     from lockstep_client.client import Client
     from lockstep_client.errors import LockstepError
 
     try:
-        connection = _connection_options(tls)
+        connection = _connection_options(*tls)
         client = Client(address, timeout_s=timeout_s or TIMEOUT_S, **connection)
     except ValueError as error:
         raise typer.BadParameter(str(error).replace("set tls", "set --tls")) from None
@@ -151,11 +176,10 @@ def verb_context(
             raise typer.BadParameter(str(error)) from None
 
 
-def _connection_options(tls: str) -> dict[str, Any]:
-    from lockstep_client.tls import Tls
+def _connection_options(tls: str, certificate: str, key: str) -> dict[str, Any]:
+    from lockstep_client.tls import of_options
 
-    encryption = Tls(roots=tls) if tls not in ("", "system") else tls == "system"
-    return {"tls": encryption, "token": os.environ.get("LOCKSTEP_TOKEN", "")}
+    return {"tls": of_options(tls, certificate, key), "token": os.environ.get("LOCKSTEP_TOKEN", "")}
 
 
 def _message_for_terminal(error: "LockstepError", client: "Client") -> str:

@@ -18,6 +18,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 
 from .. import messages
 from ..errors import ServingError, bad_input
+from ..frontend.callers import current
 from ..frontend.requests import InferenceRequest
 from ..model import datatypes
 from ..model.roles import classifies
@@ -221,7 +222,7 @@ class Follow:
             "outputs": (served.spec.manifest.roles.scores,),
             "by_role": True,
             "field": "text",
-            "caller": self._context.peer(),
+            "caller": current.get().name,
         }
         if served.spec.is_stepwise:
             return messages.Step(**common, sequence=self._sequence, start=len(self._prefix) == 1)

@@ -13,6 +13,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 
 from .. import messages
 from ..errors import bad_input
+from ..frontend.callers import current
 from ..frontend.requests import InferenceRequest
 from . import tensors, texts
 from .replies import timings
@@ -41,7 +42,7 @@ def generate_request(served: ServedModel, request: pb.GenerateRequest, context: 
     _check_task(served.spec, "generate")
     top_p = _in_range("top_p", request.top_p, 1.0)
     message = messages.Generate(
-        **_common(served.spec, request, "prompt", context),
+        **_common(served.spec, request, "prompt"),
         temperature=_in_range("temperature", request.temperature) if request.HasField("temperature") else 1.0,
         top_k=request.top_k,
         top_p=top_p or 1.0,
@@ -66,7 +67,7 @@ def translate_request(
             f"model {served.spec.name!r} returns no attention: its manifest has no roles.attention",
         )
     message = messages.Generate(
-        **_common(served.spec, request, "source", context), temperature=0.0, attention=request.attention
+        **_common(served.spec, request, "source"), temperature=0.0, attention=request.attention
     )
     return _inference_request(served, "Translate", message, request, "source", context)
 
@@ -128,7 +129,7 @@ def _check_task(spec: ModelSpec, task: str) -> None:
         raise bad_input("model", f"model {spec.model!r} cannot {task}: its task is {spec.manifest.task!r}")
 
 
-def _common(spec: ModelSpec, request: Any, field: str, context: Context) -> dict[str, Any]:
+def _common(spec: ModelSpec, request: Any, field: str) -> dict[str, Any]:
     """The fields of `messages.Generate` that both RPCs set. The front end sets the key and the times."""
     return {
         "key": 0,
@@ -137,7 +138,7 @@ def _common(spec: ModelSpec, request: Any, field: str, context: Context) -> dict
         "prompt": _ids(spec, request, field),
         "field": field,
         "priority": request.priority,
-        "caller": context.peer(),
+        "caller": current.get().name,
         "max_tokens": request.max_tokens if request.HasField("max_tokens") else None,
     }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import grpc
 
 from ..errors import ErrorCode, ServingError
+from ..frontend.callers import current
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -140,7 +141,7 @@ class PipelinedStream(ABC, Generic[Result]):
         self._dropped = False
         self._ready_bytes = 0
         self._answer_bytes: float | None = None  # the largest lately; None: there was no answer yet
-        self._peer = context.peer()
+        self._peer = current.get().name
         self._ended = False
 
     async def run(self) -> None:

@@ -18,7 +18,10 @@ from google.protobuf import descriptor_pool
 from ..errors import ErrorCode, ServingError
 from ..frontend import tracing
 from ..frontend.admission import is_past
+from ..frontend.audit import Audit
+from ..frontend.callers import current
 from . import status, wire
+from .auth import PERMISSION_OF, Guard, OpenCall, Refusal, granted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -81,10 +84,12 @@ class InstrumentedService(grpc.GenericRpcHandler):
         calls: OpenCalls | None = None,
         refuse: Refuse = lambda *_: None,
         admit: wire.Admit = lambda _: None,
+        guard: Guard | None = None,
     ) -> None:
         self._service, self._metrics, self._begin = service, metrics, begin
         self._calls, self._refuse, self._admit = calls or OpenCalls(), refuse, admit
-        self._wrapped: dict[str, Any] = {}
+        self._guard = guard or Guard(Audit(metrics))
+        self._wrapped: dict[str, _Wrapped] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method = handler_call_details.method
@@ -92,12 +97,20 @@ class InstrumentedService(grpc.GenericRpcHandler):
             handler = self._service.service(handler_call_details)
             if handler is None:
                 return None  # unknown methods are not cached
-            counters = _Counters(self._metrics, self._calls, method, handler, self._refuse)
-            self._wrapped[method] = _wrap(handler, counters, self._admit)
-        # gRPC calls `service` in the task that runs the handler, so the context variable reaches it.
-        if (trace := self._begin(method, handler_call_details.invocation_metadata)) is not None:
+            counters = _Counters(self._metrics, self._calls, method, handler, self._refuse, self._guard)
+            self._wrapped[method] = _Wrapped(handler, counters, self._admit)
+        wrapped, metadata = self._wrapped[method], handler_call_details.invocation_metadata
+        # gRPC calls `service` in the task that runs the handler, so the context variables reach it.
+        if (trace := self._begin(method, metadata)) is not None:
             tracing.current.set(trace)
-        return self._wrapped[method]
+        if not self._guard.on:
+            return wrapped.handler
+        try:
+            grant = self._guard.early(method, metadata)
+        except Refusal as refusal:
+            return _refusing(refusal, wrapped.counters)
+        granted.set(grant)
+        return wrapped.handler if grant is not None else wrapped.late
 
 
 class InstrumentingServer:
@@ -111,9 +124,10 @@ class InstrumentingServer:
         calls: OpenCalls,
         refuse: Refuse,
         admit: wire.Admit,
+        guard: Guard,
     ) -> None:
         self._server = server
-        self._shared = metrics, begin, calls, refuse, admit
+        self._shared = metrics, begin, calls, refuse, admit, guard
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._server.add_generic_rpc_handlers(
@@ -127,8 +141,11 @@ class InstrumentingServer:
 class _Counters:
     """One method's grpc_server_* metrics, and its part in the calls that are open."""
 
-    def __init__(self, metrics: Metrics, calls: OpenCalls, method: str, handler: Any, refuse: Refuse) -> None:
+    def __init__(
+        self, metrics: Metrics, calls: OpenCalls, method: str, handler: Any, refuse: Refuse, guard: Guard
+    ) -> None:
         _, service, name = method.split("/")
+        self.method, self.guard = method, guard
         self.descriptor = _request_type(service, name)
         self._refuse, self._name = refuse, name
         kind = {
@@ -152,11 +169,14 @@ class _Counters:
         """The message.
 
         Raises:
-            ServingError: BAD_INPUT, it cannot be read. It is recorded as refused.
+            ServingError: BAD_INPUT, it cannot be read. It is recorded as refused. DENIED, its caller may
+                not send it.
         """
         if type(message) is wire.Unreadable:
             self._refuse(self._name, message.error)
             raise message.error
+        if self.guard.on:
+            self.guard.check_message(message)
         return message
 
     def ended(self, code: str, begun: float) -> None:
@@ -175,21 +195,59 @@ def _request_type(service: str, name: str) -> Any:
         return None
 
 
-def _wrap(handler: Any, counters: _Counters, admit: wire.Admit) -> Any:
-    serializers = (wire.reader(handler.request_deserializer, counters.descriptor, admit), wire.serialized)
-    if handler.request_streaming and handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(_streams(handler.stream_stream, counters), *serializers)
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(_replies(handler.unary_stream, counters), *serializers)
-    if handler.request_streaming:
-        return handler
-    return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, counters), *serializers)
+class _Wrapped:
+    """The handlers of one method: `handler`, and `late`, for calls whose certificate is to be checked before
+    their message is read. gRPC reads the message of a unary call first, so `late` is a handler of streams."""
+
+    def __init__(self, handler: Any, counters: _Counters, admit: wire.Admit) -> None:
+        self.counters = counters
+        serializers = (wire.reader(handler.request_deserializer, counters.descriptor, admit), wire.serialized)
+        if handler.request_streaming:
+            streams = _streams(handler.stream_stream, counters)
+            self.handler = self.late = grpc.stream_stream_rpc_method_handler(streams, *serializers)
+        elif handler.response_streaming:
+            replies = handler.unary_stream
+            self.handler = grpc.unary_stream_rpc_method_handler(_replies(replies, counters), *serializers)
+            self.late = grpc.stream_stream_rpc_method_handler(_late_replies(replies, counters), *serializers)
+        else:
+            behaviour = handler.unary_unary
+            if PERMISSION_OF.get(counters.method) == "admin":
+                behaviour = _audited(behaviour, counters)
+            self.handler = grpc.unary_unary_rpc_method_handler(_unary(behaviour, counters), *serializers)
+            self.late = grpc.stream_stream_rpc_method_handler(_late_unary(behaviour, counters), *serializers)
+
+
+def _refusing(refusal: Refusal, counters: _Counters) -> Any:
+    """A handler that refuses a call without reading its message: gRPC reads none of a stream by itself."""
+
+    async def refuse(_: Any, context: Context) -> None:
+        async with _Call(counters, context):
+            raise refusal
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _audited(behaviour: Any, counters: _Counters) -> Any:
+    async def audited(request: Any, context: Context) -> Any:
+        outcome, model = ErrorCode.FAILED.value, ""
+        try:
+            reply = await behaviour(request, context)
+            outcome, model = "ok", request.model_name
+        except ServingError as error:
+            outcome = error.code.value
+            raise
+        finally:
+            counters.guard.audit.admin(current.get().name, counters.method, model, outcome)
+        return reply
+
+    return audited
 
 
 def _unary(behaviour: Any, counters: _Counters) -> Any:
     async def unary(request: Any, context: Context) -> Any:
         counters.received.inc()
-        async with _Call(counters, context):
+        async with _Call(counters, context) as call:
+            call.admit()
             reply = await behaviour(counters.check(request), context)
             counters.sent.inc()
             return reply
@@ -197,9 +255,33 @@ def _unary(behaviour: Any, counters: _Counters) -> Any:
     return unary
 
 
+def _late_unary(behaviour: Any, counters: _Counters) -> Any:
+    async def unary(_: Any, context: Context) -> None:
+        async with _Call(counters, context) as call:
+            call.admit()
+            reply = await behaviour(await _only_message(context, counters), context)
+            counters.sent.inc()
+            await context.write(reply)
+
+    return unary
+
+
+async def _only_message(context: Context, counters: _Counters) -> Any:
+    """
+    Raises:
+        ServingError: BAD_INPUT, the call has no message, or it cannot be read.
+    """
+    message = await context.read()
+    if message is grpc.aio.EOF:
+        raise ServingError(ErrorCode.BAD_INPUT, "the call has no message; send one")
+    counters.received.inc()
+    return counters.check(message)
+
+
 def _streams(behaviour: Any, counters: _Counters) -> Any:
     async def streams(requests: AsyncIterator[Any], context: Context) -> None:
-        async with _Call(counters, context):
+        async with _Call(counters, context) as call:
+            call.admit(long=True)
             await _drain(
                 behaviour(_checked(requests, counters), _Counting(context, counters)), context, counters
             )
@@ -215,8 +297,19 @@ async def _checked(requests: AsyncIterator[Any], counters: _Counters) -> AsyncIt
 def _replies(behaviour: Any, counters: _Counters) -> Any:
     async def replies(request: Any, context: Context) -> None:
         counters.received.inc()
-        async with _Call(counters, context):
+        async with _Call(counters, context) as call:
+            call.admit(long=True)
             await _drain(behaviour(counters.check(request), _Counting(context, counters)), context, counters)
+
+    return replies
+
+
+def _late_replies(behaviour: Any, counters: _Counters) -> Any:
+    async def replies(_: Any, context: Context) -> None:
+        async with _Call(counters, context) as call:
+            call.admit(long=True)
+            request = await _only_message(context, counters)
+            await _drain(behaviour(request, _Counting(context, counters)), context, counters)
 
     return replies
 
@@ -259,12 +352,25 @@ class _Counting:
 class _Call:
     """Counts an RPC's start and end, and converts an exception from its handler to a status."""
 
-    __slots__ = ("_begun", "_context", "_counters")
+    __slots__ = ("_begun", "_context", "_counters", "_open")
 
     def __init__(self, counters: _Counters, context: Context) -> None:
         self._counters, self._context = counters, context
+        self._open: OpenCall | None = None
 
-    async def __aenter__(self) -> None:
+    def admit(self, *, long: bool = False) -> None:
+        """Find out who calls. A `long` call ends if its credentials do.
+
+        Raises:
+            Refusal: the call is not allowed.
+        """
+        guard = self._counters.guard
+        grant = guard.admit(self._counters.method, self._context)
+        if long and grant is not None:
+            self._open = OpenCall(grant, asyncio.current_task())
+            guard.open(self._open)
+
+    async def __aenter__(self) -> _Call:
         self._begun = time.perf_counter()
         self._counters.started.inc()
         calls = self._counters.calls
@@ -275,9 +381,16 @@ class _Call:
             finally:
                 calls.end(self._counters.counted)
                 self._ended(grpc.StatusCode.UNAVAILABLE)
+        return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         self._counters.calls.end(self._counters.counted)
+        if self._open is not None:
+            self._counters.guard.close(self._open)
+            if self._open.refusal is not None and isinstance(error, asyncio.CancelledError):
+                if (task := asyncio.current_task()) is not None:
+                    task.uncancel()
+                error = self._open.refusal
         if error is None:
             self._ended(grpc.StatusCode.OK)
             return False
@@ -291,6 +404,8 @@ class _Call:
             self._ended(self._cancelled())  # the client cancelled during a write
             return True
         reported = error if isinstance(error, ServingError) else _internal(error)
+        if isinstance(reported, Refusal):
+            self._counters.guard.audit.refused(reported.caller.name, self._counters.method, reported.reason)
         self._ended(status.CODES[reported.code])
         await status.abort(self._context, reported)
         return False

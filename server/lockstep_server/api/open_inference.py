@@ -9,6 +9,7 @@ from lockstep_proto import open_inference_pb2_grpc
 
 from .. import __version__, messages
 from ..errors import ErrorCode, ServingError, bad_input
+from ..frontend.callers import current
 from . import metadata, tensors
 from .tensor_stream import TensorStream, make_inference_request
 
@@ -74,7 +75,8 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         if request.name:
             found = [self._registry.resolve(request.name, request.version)]
         else:
-            found = self._registry.served_models()
+            may_use = current.get().may_use
+            found = [one for one in self._registry.served_models() if may_use(one.spec.name)]
         return pb.ModelStatisticsResponse(model_stats=[metadata.statistics(one) for one in found])
 
     async def RepositoryIndex(
@@ -83,7 +85,8 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         if not self._registry.versions.names():
             self._registry.check_listed()
         versions = [v for v in self._registry.versions if v.state.name == "READY" or not request.ready]
-        return pb.RepositoryIndexResponse(models=[metadata.index(version) for version in versions])
+        mine = [metadata.index(version) for version in versions if current.get().may_use(version.name)]
+        return pb.RepositoryIndexResponse(models=mine)
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
@@ -106,7 +109,7 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse | bytes:
-        remaining_s, caller = context.time_remaining(), context.peer()
+        remaining_s, caller = context.time_remaining(), current.get().name
         inference = make_inference_request(self._registry, request, "ModelInfer", remaining_s, caller)
         event = await self._requests.infer(inference)
         return tensors.encode_reply(inference.served.spec, event, request)

@@ -16,6 +16,7 @@ from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
 
 from ..errors import LoadError
 from ..settings import host_and_port
+from .access import server_credentials
 from .inflight import StreamLimits
 from .instrumentation import InstrumentingServer, OpenCalls
 from .open_inference import OpenInference
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .. import messages
+    from ..certificates import CertificateFiles
     from ..errors import ServingError
     from ..frontend import tracing
     from ..frontend.flush_control import FlushController
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ..frontend.requests import InFlightRequests
     from ..metrics.families import Metrics
     from ..settings import Settings
+    from .auth import Guard
 
 _SERVICES = (
     open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
@@ -131,15 +134,18 @@ class Server:
         flush_control: FlushController,
         health_publisher: HealthPublisher,
         begin_trace: tracing.BeginTrace,
+        guard: Guard,
+        certificates: CertificateFiles | None,
     ) -> None:
         self._server = grpc.aio.server(options=_options(settings))
+        self._certificates = certificates
         self._calls = OpenCalls()
 
         def refuse(method: str, error: ServingError) -> None:
             registry.record_refusal("", "", method, error)
 
         instrumented: Any = InstrumentingServer(
-            self._server, metrics, begin_trace, self._calls, refuse, requests.refusal_of
+            self._server, metrics, begin_trace, self._calls, refuse, requests.refusal_of, guard
         )
         limits = StreamLimits(settings.max_stream_inflight, settings.max_stall_s)
         inference = OpenInference(
@@ -165,9 +171,12 @@ class Server:
         Raises:
             LoadError: cannot listen on the address.
         """
-        address = host_and_port(self._settings.host, self._settings.port)
+        address = host_and_port(self._settings.grpc_host, self._settings.port)
         try:
-            port = self._server.add_insecure_port(address)
+            if self._certificates is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, server_credentials(self._certificates))
         except RuntimeError:
             port = 0
         if port == 0:

@@ -16,6 +16,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from .. import messages
 from ..errors import ServingError, bad_input, in_field
 from ..frontend.admission import CallShare
+from ..frontend.callers import current
 from ..frontend.requests import UNMEASURED, InferenceRequest, text_inputs
 from ..model import datatypes
 from ..model.roles import classifies, classifies_tokens
@@ -108,7 +109,7 @@ class TextRequests:
         except ServingError as error:
             served.record_refusal(method, error, requests)
             raise
-        self._remaining_s, self._peer = context.time_remaining(), context.peer()
+        self._remaining_s, self._peer = context.time_remaining(), current.get().name
         self._call = CallShare() if self._count > 1 else None
 
     def __len__(self) -> int:

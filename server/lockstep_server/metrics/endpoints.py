@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import socketserver
+import ssl
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import make_wsgi_app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from prometheus_client import CollectorRegistry
+
+    from ..certificates import CertificateFiles
+
+    Refusal = Callable[[str, Sequence[str]], str]
 
 _SOCKET_TIMEOUT_S = 10.0
 """Socket timeout for idle or stalled HTTP clients."""
@@ -27,6 +32,9 @@ class HttpEndpoints:
         registry: the metrics to serve at `/metrics`; None: `/metrics` answers 404.
         healthy: whether `/healthz` answers 200 instead of 503.
         before_scrape: called before each scrape, on the scrape's thread.
+        certificates: serve over TLS with these.
+        refusal: from the Authorization header and the names in the client's certificate, why `/metrics` may
+            not be read, or "". Called on the scrape's thread.
 
     Raises:
         OSError: the port is in use.
@@ -39,10 +47,13 @@ class HttpEndpoints:
         registry: CollectorRegistry | None,
         healthy: Callable[[], bool],
         before_scrape: Callable[[], None],
+        certificates: CertificateFiles | None = None,
+        refusal: Refusal = lambda *_: "",
     ) -> None:
-        app = _wsgi_app(registry, healthy, before_scrape)
+        app = _wsgi_app(registry, healthy, before_scrape, refusal)
         server_class = _IPv6Server if ":" in host else _ThreadingServer
         self._server = make_server(host, port, app, server_class, _RequestHandler)
+        self._server.certificates = certificates
         self.port: int = self._server.server_port
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
@@ -62,7 +73,10 @@ class HttpEndpoints:
 
 
 def _wsgi_app(
-    registry: CollectorRegistry | None, healthy: Callable[[], bool], before_scrape: Callable[[], None]
+    registry: CollectorRegistry | None,
+    healthy: Callable[[], bool],
+    before_scrape: Callable[[], None],
+    refusal: Refusal,
 ) -> Any:
     metrics = make_wsgi_app(registry) if registry is not None else None
     one_at_a_time = threading.Lock()  # a page takes the interpreter from the event loop
@@ -70,6 +84,11 @@ def _wsgi_app(
     def app(environ: dict[str, Any], respond: Any) -> Any:
         path = environ["PATH_INFO"]
         if path == "/metrics" and metrics is not None:
+            why = refusal(environ.get("HTTP_AUTHORIZATION", ""), environ["lockstep.certificate"])
+            if why:
+                headers = [("Content-Type", "text/plain; charset=utf-8"), ("WWW-Authenticate", "Bearer")]
+                respond("401 Unauthorized", headers)
+                return [f"{why}\n".encode()]
             before_scrape()
             with one_at_a_time:
                 return metrics(environ, respond)
@@ -84,6 +103,15 @@ def _wsgi_app(
     return app
 
 
+def _certificate_names(connection: socket.socket) -> tuple[str, ...]:
+    """The names in a verified client certificate: its alternative names, then its common name."""
+    shown: Any = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+    if not shown:
+        return ()
+    common = (value for part in shown["subject"] for key, value in part if key == "commonName")
+    return (*(value for _, value in shown.get("subjectAltName", ())), *common)
+
+
 class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
     # An idle connection must block neither other clients nor the shutdown.
     daemon_threads = True
@@ -91,6 +119,15 @@ class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
     request_queue_size = 512  # connections that may come at once; the default is 5
     # A second server on the same port must fail.
     allow_reuse_port = False
+    certificates: CertificateFiles | None = None
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection. The TLS handshake follows on the connection's own thread."""
+        connection, address = super().get_request()
+        if self.certificates is not None:
+            context = self.certificates.current().context
+            connection = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
 
     def server_bind(self) -> None:
         # HTTPServer.server_bind looks up the host name, which can hang without a name service.
@@ -107,8 +144,15 @@ class _RequestHandler(WSGIRequestHandler):
     timeout = _SOCKET_TIMEOUT_S
 
     def handle(self) -> None:
-        with suppress(TimeoutError, ConnectionError):
+        with suppress(TimeoutError, ConnectionError, ssl.SSLError):
+            if isinstance(self.connection, ssl.SSLSocket):
+                self.connection.do_handshake()
             super().handle()
+
+    def get_environ(self) -> dict[str, Any]:
+        environ = super().get_environ()
+        environ["lockstep.certificate"] = _certificate_names(self.connection)
+        return environ
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Do not log scrapes."""

@@ -71,6 +71,11 @@ class Metrics:
             *one,
             "code",
         )
+        self.auth_refused = factory.counter(
+            "lockstep_auth_refused_total",
+            "Calls refused for their credentials or permissions, by reason.",
+            "reason",
+        )
         self.request_seconds = factory.histogram(
             "lockstep_request_seconds",
             "Seconds from the acceptance to the end of a request.",

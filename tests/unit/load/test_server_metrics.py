@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lockstep_client.metrics_text import Scrape, samples
+from lockstep_load.plan import Target
 from lockstep_load.results import ModeMetrics, ServerMetrics
 from lockstep_load.server_metrics import Scraper, difference, restarted
 
@@ -63,7 +64,8 @@ def test_a_port_with_another_protocol_has_no_metrics() -> None:
         answering = threading.Thread(target=settle)
         answering.start()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        assert Scraper(address, "m").result() == ServerMetrics(note=f"no metrics at http://{address}/metrics")
+        scraper = Scraper(address, Target("localhost:1", "m"))
+        assert scraper.result() == ServerMetrics(note=f"no metrics at http://{address}/metrics")
         answering.join()
 
 
@@ -128,7 +130,7 @@ def test_counters_of_another_model_do_not_indicate_a_restart() -> None:
 def test_a_restarted_server_gives_a_note_instead_of_numbers() -> None:
     with (
         metrics_server(text(1000, 8000), text(1500, 3000, started=9.0)) as address,
-        Scraper(address, "m") as scraper,
+        Scraper(address, Target("localhost:1", "m")) as scraper,
     ):
         assert "restarted" in scraper.result().note
 
@@ -146,7 +148,7 @@ class WarmingUp:
 
 def test_the_warm_up_is_excluded() -> None:
     with metrics_server(text(10, 10), text(60, 110), text(80, 190)) as address:
-        scraper, counts = Scraper(address, "m"), WarmingUp()
+        scraper, counts = Scraper(address, Target("localhost:1", "m")), WarmingUp()
         scraper.observe(counts)  # type: ignore[arg-type]
         scraper._wait_for_warmup()
         assert not counts.left

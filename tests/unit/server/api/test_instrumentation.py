@@ -32,6 +32,9 @@ class _CancellingContext:
     def time_remaining(self) -> float | None:
         return self.remaining_s
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:50000"
+
 
 class _Details:
     method = METHOD

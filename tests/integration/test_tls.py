@@ -1,0 +1,221 @@
+"""TLS and mutual TLS: who can connect, and certificates that change while the server runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from integration.harness import REPOSITORY, Served, refused, settings
+from patience import PATIENCE_S, wait_until
+from security import bearer, certificates, credentials, digest, make_certificates, tls, write_auth
+
+from lockstep_client.metrics_text import scrape
+from lockstep_client.tls import Tls
+from lockstep_proto.v1 import sequences_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MODEL = "sentiment-bow"
+TEXT = pb.ClassifyRequest(model=MODEL, texts=["a fine film"])
+UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Served]]:
+    servers = []
+
+    def start_server(**more: Any) -> Served:
+        server = Served(settings(REPOSITORY, only=MODEL, **more))
+        servers.append(server)
+        wait_until(server.app.registry.ready, "models ready")
+        return server
+
+    yield start_server
+    for server in servers:
+        server.close()
+
+
+def _classify(server: Served, creds: grpc.ChannelCredentials, metadata: Any = ()) -> Any:
+    options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.secure_channel(f"localhost:{server.app.port}", creds, options) as channel:
+        stub = sequences_pb2_grpc.SequencesStub(channel)
+        return stub.Classify(TEXT, metadata=metadata, timeout=PATIENCE_S)
+
+
+AUTH = f"""
+[callers.alice]
+certificates = ["alice"]
+
+[callers.bob]
+tokens = ["{digest("token-of-bob")}"]
+
+[callers.scraper]
+tokens = ["{digest("token-of-scraper")}"]
+certificates = ["scraper"]
+permissions = ["metrics"]
+"""
+
+
+def test_mutual_tls_names_callers_by_certificate_or_token(
+    start: Callable[..., Served], tmp_path: Path
+) -> None:
+    folder = certificates()
+    server = start(auth_file=write_auth(tmp_path / "auth.toml", AUTH), **tls(folder, mutual=True))
+    assert _classify(server, credentials(folder, "alice")).results
+    assert _classify(server, credentials(folder, "bob"), bearer("token-of-bob")).results
+    with refused(UNAUTHENTICATED, words="stranger"):
+        _classify(server, credentials(folder, "stranger"))
+    with refused(UNAUTHENTICATED, words="not valid"):  # a wrong token counts, whatever the certificate
+        _classify(server, credentials(folder, "alice"), bearer("guess"))
+    with refused(UNAVAILABLE):
+        _classify(server, credentials(folder))
+    others = tmp_path / "others"
+    make_certificates(others, ["alice"])
+    with refused(UNAVAILABLE):
+        _classify(server, credentials(others, "alice", authority=folder))
+    shutil.copytree(folder, tmp_path / "late")
+    make_certificates(tmp_path / "late", ["alice"], DAYS="-1")
+    with refused(UNAVAILABLE):
+        _classify(server, credentials(tmp_path / "late", "alice"))
+
+
+def test_all_kinds_of_calls_work_by_certificate_and_large_ones_of_strangers_are_not_read(
+    start: Callable[..., Served], tmp_path: Path
+) -> None:
+    folder = certificates()
+    server = start(auth_file=write_auth(tmp_path / "auth.toml", AUTH), **tls(folder, mutual=True))
+    address = f"localhost:{server.app.port}"
+    with grpc.secure_channel(address, credentials(folder, "alice")) as channel:
+        stub = sequences_pb2_grpc.SequencesStub(channel)
+        [reply] = list(stub.ClassifyMany(iter([TEXT]), timeout=PATIENCE_S))
+        assert len(reply.outcomes) == 1
+        with refused(grpc.StatusCode.INVALID_ARGUMENT):
+            list(stub.Generate(pb.GenerateRequest(model=MODEL), timeout=PATIENCE_S))
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, words="no message"):
+            list(channel.stream_stream("/lockstep.v1.Sequences/Classify")(iter([]), timeout=PATIENCE_S))
+    received = server.app.metrics.registry.get_sample_value
+    labels = {
+        "grpc_type": "unary",
+        "grpc_service": "lockstep.v1.Sequences",
+        "grpc_method": "Classify",
+    }
+    before = received("grpc_server_msg_received_total", labels)
+    with grpc.secure_channel(address, credentials(folder, "stranger")) as channel, refused(UNAUTHENTICATED):
+        classify: Any = channel.unary_unary("/lockstep.v1.Sequences/Classify")
+        classify(b"\n" * (60 << 20), timeout=PATIENCE_S)
+    assert received("grpc_server_msg_received_total", labels) == before
+
+
+def test_tls_1_1_is_refused(start: Callable[..., Served]) -> None:
+    server = start(**tls(certificates()))
+    for port in (server.app.port, server.app.metrics_port):
+        assert _handshake(port, ssl.TLSVersion.TLSv1_2)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            _handshake(port, ssl.TLSVersion.TLSv1_1)
+
+
+def _handshake(port: int, version: ssl.TLSVersion) -> str | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(certificates() / "ca.pem")
+    context.set_ciphers("ALL:@SECLEVEL=0")  # of the client; what is refused is the server's choice
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.options &= ~ssl.OP_NO_TLSv1_1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    raw = socket.create_connection(("localhost", port), PATIENCE_S)
+    with raw, context.wrap_socket(raw, server_hostname="localhost") as wrapped:
+        return wrapped.version()
+
+
+def test_the_metrics_port_takes_a_certificate_or_a_token(
+    start: Callable[..., Served], tmp_path: Path
+) -> None:
+    folder = tmp_path / "certs"
+    shutil.copytree(certificates(), folder)
+    make_certificates(folder, ["scraper"])
+    server = start(auth_file=write_auth(tmp_path / "auth.toml", AUTH), **tls(folder, mutual=True))
+    url = f"https://localhost:{server.app.metrics_port}"
+    plain = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    assert urllib.request.urlopen(f"{url}/healthz", context=plain, timeout=PATIENCE_S).status == 200
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{url}/metrics", context=plain, timeout=PATIENCE_S)
+    caught.value.close()
+    address = f"localhost:{server.app.metrics_port}"
+    authority = folder / "ca.pem"
+    shown: Any = {"certificate": folder / "scraper.pem", "key": folder / "scraper.key"}
+    by_token = scrape(address, PATIENCE_S, tls=Tls(authority), token="token-of-scraper")
+    by_certificate = scrape(address, PATIENCE_S, tls=Tls(authority, **shown))
+    assert by_token.total("lockstep_engine_up") == by_certificate.total("lockstep_engine_up") == 1
+
+
+def _serial(port: int, authority: Path) -> str:
+    """The serial number of the certificate that new connections get."""
+    context = ssl.create_default_context(cafile=str(authority))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    raw = socket.create_connection(("localhost", port), PATIENCE_S)
+    with raw, context.wrap_socket(raw, server_hostname="localhost") as wrapped:
+        return str(wrapped.getpeercert()["serialNumber"])  # type: ignore[index]
+
+
+def test_certificates_rotate_under_load(
+    start: Callable[..., Served], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Kubernetes swaps a mounted secret: files are links through `..data`, which is renamed."""
+    first, second, mount = tmp_path / "first", tmp_path / "second", tmp_path / "mount"
+    make_certificates(first)
+    shutil.copytree(first, second)
+    make_certificates(second)  # the same authority, another certificate and key
+    mount.mkdir()
+    (mount / "..data").symlink_to(first)
+    for name in ("server.pem", "server.key", "ca.pem"):
+        (mount / name).symlink_to(f"..data/{name}")
+    server = start(**tls(mount))
+    ports = server.app.port, server.app.metrics_port
+    old = [_serial(port, mount / "ca.pem") for port in ports]
+    trusted, failures, done = credentials(first), [], threading.Event()
+
+    def call() -> None:
+        while not done.is_set():
+            try:
+                _classify(server, trusted)
+            except grpc.RpcError as error:
+                failures.append(error)
+
+    callers = [threading.Thread(target=call) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    try:
+        key, chain = (first / "server.key").read_bytes(), (first / "server.pem").read_bytes()
+        (first / "server.pem").write_bytes(chain[: len(chain) // 2])  # half-written
+        assert [_serial(port, mount / "ca.pem") for port in ports] == old
+        (first / "server.pem").write_bytes((second / "server.pem").read_bytes())  # of another key
+        assert [_serial(port, mount / "ca.pem") for port in ports] == old
+        (first / "server.key").unlink()
+        assert [_serial(port, mount / "ca.pem") for port in ports] == old
+        (first / "server.key").write_bytes(key)
+        (first / "server.pem").write_bytes(chain)
+        (mount / "..new").symlink_to(second)
+        os.rename(mount / "..new", mount / "..data")
+        new = [_serial(port, mount / "ca.pem") for port in ports]
+    finally:
+        done.set()
+        for caller in callers:
+            caller.join()
+    assert failures == []
+    assert not set(new) & set(old)
+    kept = [r for r in caplog.records if r.levelno == logging.ERROR and "stay as they were" in r.getMessage()]
+    assert kept

@@ -1,0 +1,68 @@
+"""A caller is the same one over all of its connections, and a stranger cannot choose who it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lockstep_server.api.auth import Guard
+from lockstep_server.api.identity import peer_host
+from lockstep_server.frontend.audit import Audit
+from lockstep_server.metrics.families import Metrics
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:10.1.2.3:50123", "10.1.2.3"),
+        ("ipv6:[::1]:50123", "::1"),
+        ("ipv6:%5B::1%5D:50123", "::1"),
+        ("ipv6:[2001:db8:1:2:3:4:5:6]:1", "2001:db8:1:2::/64"),
+        ("ipv6:[::ffff:10.1.2.3]:1", "10.1.2.3"),
+        ("ipv6:[fe80::1%eth0]:1", "fe80::/64"),
+        ("unix:", "unix"),
+        ("", "unknown"),
+    ],
+)
+def test_a_caller_without_a_name_is_its_address(peer: str, host: str) -> None:
+    assert peer_host(peer) == host
+
+
+class _Context:
+    def __init__(self, peer: str, *metadata: tuple[str, str]) -> None:
+        self._peer, self._metadata = peer, metadata
+
+    def peer(self) -> str:
+        return self._peer
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "name"),
+    [
+        ("10.0.0.9", "203.0.113.7", "@203.0.113.7"),
+        (
+            "10.0.0.9",
+            "198.51.100.1, 203.0.113.7",
+            "@203.0.113.7",
+        ),  # what a stranger sent itself does not count
+        ("10.0.0.9", "203.0.113.7, 10.0.0.8", "@203.0.113.7"),  # two proxies
+        ("10.0.0.9", "203.0.113.7:5123", "@203.0.113.7"),
+        ("10.0.0.9", "", "@10.0.0.9"),
+        ("10.0.0.9", "nonsense", "@10.0.0.9"),
+        ("192.0.2.1", "203.0.113.7", "@192.0.2.1"),  # no proxy of ours
+    ],
+)
+def test_a_trusted_proxy_names_the_caller(peer: str, forwarded: str, name: str) -> None:
+    guard = Guard(Audit(Metrics()), proxies="10.0.0.0/8")
+    context = _Context(f"ipv4:{peer}:50000", ("x-forwarded-for", forwarded))
+    assert guard.identify(context).name == name
+
+
+def test_a_proxy_may_name_callers_in_a_header_of_its_own() -> None:
+    guard = Guard(Audit(Metrics()), proxies="10.0.0.9", header="X-Caller")
+    assert guard.identify(_Context("ipv4:10.0.0.9:1", ("x-caller", "team-a"))).name == "@10.0.0.9/team-a"
+    assert guard.identify(_Context("ipv4:10.0.0.8:1", ("x-caller", "team-a"))).name == "@10.0.0.8"
