@@ -24,7 +24,7 @@ CERTS ?= certs
 CALLERS ?=
 HOSTS ?= localhost,127.0.0.1,::1
 
-.PHONY: help setup demo serve certs test test-observability lint bench proto models dashboards pictures
+.PHONY: help setup demo serve certs test test-observability lint bench chaos fuzz soak proto models dashboards pictures
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,8 @@ test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest, which then runs them i
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(addprefix --durations=,$(DURATIONS)) \
 	  tests/contract tests/integration tests/unit/export tests/unit/studies tests/unit/zoo tests/examples \
-	  tests/observability tests/unit/client tests/unit/load tests/unit/server
+	  tests/observability tests/unit/bench tests/unit/chaos tests/unit/client tests/unit/fuzz tests/unit/load \
+	  tests/unit/server
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -67,6 +68,15 @@ lint: $(DEVELOPS) ## Check style, types and layers
 
 bench: $(DEVELOPS) ## Measure speed against bare loops; ONLY=name runs one
 	$(BIN)/python -m bench $(ONLY)
+
+chaos: $(DEVELOPS) ## Random calls and faults, 200,000 requests, every end checked; ARGS='--seed 1 --requests 1000'
+	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
+
+fuzz: $(DEVELOPS) ## Mutated bytes to every RPC, port and file, for 5 minutes; ARGS='--seconds 60 --only Follow'
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+soak: $(DEVELOPS) ## 30 minutes at 70% of the capacity: memory, descriptors, latency; ARGS='--minutes 8'
+	$(BIN)/python -m bench.soak $(ARGS)
 
 proto: $(DEVELOPS) ## Write the Python stubs again
 	PYTHON="$(CURDIR)/$(BIN)/python" proto/generate.sh
