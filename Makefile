@@ -69,10 +69,10 @@ lint: $(DEVELOPS) ## Check style, types and layers
 bench: $(DEVELOPS) ## Measure speed against bare loops; ONLY=name runs one
 	$(BIN)/python -m bench $(ONLY)
 
-chaos: $(DEVELOPS) ## Random calls and faults, 200,000 requests, every end checked; ARGS='--seed 1 --requests 1000'
+chaos: $(DEVELOPS) ## Random calls and faults, every end checked; ARGS='--requests 200000 --seed 1'
 	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
-fuzz: $(DEVELOPS) ## Mutated bytes to every RPC, port and file, for 5 minutes; ARGS='--seconds 60 --only Follow'
+fuzz: $(DEVELOPS) ## Mutated bytes to every RPC, port and file; ARGS='--seconds 300 --only Follow'
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 soak: $(DEVELOPS) ## 30 minutes at 70% of the capacity: memory, descriptors, latency; ARGS='--minutes 8'
