@@ -48,7 +48,9 @@ class Faults:
         self._channel = grpc.aio.insecure_channel(address, [("grpc.enable_retries", 0)])
         self.history: History
         self._last_death = 0.0
-        self.counts: dict[str, int] = {}
+        self.engine_back = asyncio.Event()
+        """Set unless the engine has been ended and does not serve again yet."""
+        self.engine_back.set()
 
     async def close(self) -> None:
         await self._channel.close()
@@ -67,7 +69,6 @@ class Faults:
                 await asyncio.wait_for(over.wait(), self._rng.random() * 3)
 
     async def _make(self, kind: str) -> None:
-        self.counts[kind] = self.counts.get(kind, 0) + 1
         faults: dict[str, Callable[[], Awaitable[None]]] = {
             "kill": lambda: self._end_engine("kill", signal.SIGKILL),
             "stop": lambda: self._end_engine("stop", signal.SIGSTOP),
@@ -84,9 +85,11 @@ class Faults:
         """End the engine process; one that is only stopped must be noticed and replaced."""
         await asyncio.sleep(max(0.0, self._last_death + _GRACE_S - time.monotonic()))
         begun, engine = time.monotonic(), engine_pid(self._pid)
+        self.engine_back.clear()
         os.kill(engine, number)
         replaced = await self._wait(lambda: engine_pid(self._pid) not in (0, engine))
         recovered = replaced and await self._wait_serving()
+        self.engine_back.set()
         self._last_death = time.monotonic()
         self.history.fault(begun, name, *_LOST, recovered=recovered)
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from lockstep_load.senders import ReplyTimes
 
 _CALLERS = 48
+_PATIENT = 0.8
+"""Share of callers that wait for the engine, so that not most of a run's requests fall into its absence."""
+
 _SETTLE_S = 60.0
 _MEMORY_SLACK_MB = 96.0
 """By how much a process may have grown: caches fill and the allocator keeps pages."""
@@ -136,13 +139,13 @@ async def run(
     """
     rng, outcome = random.Random(seed), Outcome(seed)
     history = History()
-    asks, callers = Asks(rng, each), Callers(server.address, history, rng)
-    maker = Faults(server.process.pid, server.address, rng)
+    asks, callers = Asks(rng, each), Callers(server.address, history, random.Random(seed + 1))
+    maker = Faults(server.process.pid, server.address, random.Random(seed + 2))
     begun = time.monotonic()
     try:
         await maker.ready()
         await find_answers(callers, asks, history)
-        await _calls(callers, [draw_action(rng, asks) for _ in range(per_round // 4)])
+        await _calls(callers, [draw_action(rng, asks) for _ in range(per_round // 4)], maker)
         before = await _settled(server, None)
         outcome.levels.append(before)
         while outcome.requests < requests and time.monotonic() - begun < seconds:
@@ -150,7 +153,7 @@ async def run(
             counted = _scrape(server)
             over = asyncio.Event()
             made = asyncio.create_task(maker.run(over, faults))
-            await _calls(callers, [draw_action(rng, asks) for _ in range(per_round)])
+            await _calls(callers, [draw_action(rng, asks) for _ in range(per_round)], maker)
             over.set()
             await made
             after = await _settled(server, before)
@@ -167,12 +170,13 @@ async def run(
     return outcome
 
 
-async def _calls(callers: Callers, actions: list[Action]) -> None:
-    """Do all of this, a number of callers at a time; who finds no server waits a little."""
+async def _calls(callers: Callers, actions: list[Action], faults: Faults) -> None:
+    """Do all of this, a number of callers at a time. Most of those that find no engine wait until it is back."""
+    patience = random.Random(len(actions))
 
     async def send(action: Action, _: ReplyTimes) -> None:
         if await action.run(callers) == "UNAVAILABLE":
-            await asyncio.sleep(0.1)
+            await (faults.engine_back.wait() if patience.random() < _PATIENT else asyncio.sleep(0.1))
 
     await new_driver(actions, send, _CALLERS, RecordLog()).run()
 
