@@ -171,7 +171,7 @@ async def run(
 
 
 async def _calls(callers: Callers, actions: list[Action], faults: Faults) -> None:
-    """Do all of this, a number of callers at a time. Most of those that find no engine wait until it is back."""
+    """Do all of this with a number of callers. Most of those that find no engine wait until it is back."""
     patience = random.Random(len(actions))
 
     async def send(action: Action, _: ReplyTimes) -> None:
