@@ -183,8 +183,9 @@ class RequestTimings(NamedTuple):
 NO_TIMINGS = RequestTimings(0.0, 0.0, 0, 0.0)
 
 
-class Event(_Struct, kw_only=True):
-    """The final result of a request: outputs or an error."""
+class Event(_Struct, kw_only=True, gc=True):
+    """The final result of a request: outputs or an error. Collected, as an error that is raised refers to the
+    frames that hold its event."""
 
     key: int
     outputs: Arrays | None = None
@@ -240,7 +241,7 @@ class SequenceCounts(NamedTuple):
     idle: int  # client-driven ones between two steps, and streams without credit
 
 
-class Events(_Struct, tag="events", kw_only=True):
+class Events(_Struct, tag="events", kw_only=True, gc=True):
     """All results of one batch or step, sent as one message. Process `chunks` before `events`."""
 
     model: str

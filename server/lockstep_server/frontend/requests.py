@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -351,7 +352,7 @@ class InFlightRequests:
         """End all requests in flight with `error`, after the engine process was lost."""
         for key, entry in list(self._in_flight.items()):
             spec = entry.request.served.spec
-            event = messages.Event(key=key, error=error)
+            event = messages.Event(key=key, error=copy(error))  # raised once each: a traceback of its own
             self.deliver(messages.Events(model=spec.name, version=spec.version, events=[event]))
 
     def _end(self, key: int, entry: _InFlight, event: messages.Event | None) -> float:

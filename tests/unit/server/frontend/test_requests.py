@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import fakes
@@ -73,6 +75,21 @@ async def test_fail_all_ends_every_request_in_flight() -> None:
     requests.fail_all(unavailable("the engine process ended"))
     assert [event.error.code.value for event in ended if event.error] == ["unavailable"]
     assert len(requests) == 0
+
+
+async def test_a_failed_request_leaves_nothing_behind() -> None:
+    """What raises an error refers to the event that has it. The garbage collector must see that."""
+    requests = InFlightRequests(lambda message, when=None: None, _EmptyRegistry())  # type: ignore[arg-type]
+    waiting = asyncio.create_task(requests.infer(InferenceRequest(_served(), "ModelInfer", _infer())))
+    await asyncio.sleep(0)
+    requests.fail_all(unavailable("the engine process ended"))
+    with pytest.raises(ServingError) as caught:
+        await waiting
+    error = weakref.ref(caught.value)
+    del caught, waiting
+    await asyncio.sleep(0)
+    gc.collect()
+    assert error() is None
 
 
 # --- texts ------------------------------------------------------------------------------------------
