@@ -27,7 +27,7 @@ from .disturbances import NONE, WRITE_FAILED
 from .faults import Faults
 from .history import End, History, Level, Sent
 from .plan import Action, draw_action, find_answers
-from .validator import Finding, findings
+from .validator import Finding, findings, grows, growth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,7 @@ _PATIENT = 0.8
 """Share of callers that wait for the engine, so that not most of a run's requests fall into its absence."""
 
 _SETTLE_S = 60.0
-_MEMORY_SLACK_MB = 96.0
+_MEMORY_SLACK_MB = 64.0
 """By how much a process may have grown: caches fill and the allocator keeps pages."""
 
 _THREAD_SLACK = 8
@@ -62,6 +62,8 @@ class Outcome:
     """Descriptors, threads and memory of both processes before the first round and after each."""
     write_failed: int = 0
     """Requests of calls that were left alone, whose caller saw its write fail instead of a status."""
+    server_bytes_per_request: float = 0.0
+    """Growth of the server process in the second half of the run."""
     found: list[Finding] = field(default_factory=list)
     last: History | None = None
 
@@ -93,6 +95,7 @@ class Outcome:
             "by_status": dict(self.by_status.most_common()), "write_failed_left_alone": self.write_failed,
             "faults": dict(self.faults.most_common()),
             "slowest_recovery_s": self.slowest_recovery_s, "levels": self.levels,
+            "server_bytes_per_request": self.server_bytes_per_request,
             "findings": [one._asdict() for one in self.found],
         }  # fmt: skip
 
@@ -138,7 +141,7 @@ async def run(
         faults: the faults of each round in their order; none: random ones for as long as there are calls.
     """
     rng, outcome = random.Random(seed), Outcome(seed)
-    history = History()
+    history, memory = History(), list[tuple[float, float]]()
     asks, callers = Asks(rng, each), Callers(server.address, history, random.Random(seed + 1))
     maker = Faults(server.process.pid, server.address, random.Random(seed + 2))
     begun = time.monotonic()
@@ -163,7 +166,10 @@ async def run(
             server.check_running()
             outcome.add(history)
             outcome.seconds = time.monotonic() - begun
+            memory.append((outcome.requests, after["server MB"]))
             report(outcome)
+        outcome.server_bytes_per_request = round(growth(memory), 1)
+        outcome.found.extend(grows(memory))
     finally:
         await callers.close()
         await maker.close()

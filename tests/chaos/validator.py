@@ -8,6 +8,7 @@ back where they were.
 from __future__ import annotations
 
 import math
+import statistics
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,12 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .history import End, Reply, Sent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .history import Answer, Fault, History
 
 TOLERANCE = 1e-4
 """Batching changes numbers by rounding; the largest difference that counts as that."""
+
+_MOST_GROWTH = 64.0
+"""Bytes per request that a process may seem to grow: what an allocator keeps is never quite flat."""
+
+_FEWEST_ROUNDS = 5
 
 _AFTERMATH_S = 0.5
 """A caller may learn of a fault this long after it has ended."""
@@ -43,6 +49,30 @@ def findings(history: History) -> list[Finding]:
         *(Finding("leak", f"{one.name}: {one.before:g} before, {one.after:g} after")
           for one in history.levels if one.after > one.before + one.slack),
     ]  # fmt: skip
+
+
+def growth(points: Sequence[tuple[float, float]]) -> float:
+    """Bytes of memory that a process gains per request in the second half of a run.
+
+    The first half fills caches. A process that keeps something of each failed request stays far below any bound
+    of a single round, but not of this.
+
+    Args:
+        points: requests so far and MB of the process, after each round.
+    """
+    later = points[len(points) // 2 :]
+    if len(later) < _FEWEST_ROUNDS:
+        return 0.0
+    slope = statistics.linear_regression([at for at, _ in later], [megabytes for _, megabytes in later]).slope
+    return slope * (1 << 20)
+
+
+def grows(points: Sequence[tuple[float, float]]) -> list[Finding]:
+    """A leak of the server process, if it grows with its requests."""
+    found = growth(points)
+    return (
+        [Finding("leak", f"the server gains {found:.0f} bytes per request")] if found > _MOST_GROWTH else []
+    )
 
 
 # --- requests ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import math
 import pytest
 from chaos.history import End, Fault, History, Level, Reply, Sent
 from chaos.sabotage import CONTROLS
-from chaos.validator import findings
+from chaos.validator import findings, grows
 
 UNAVAILABLE = frozenset({"UNAVAILABLE"})
 
@@ -97,6 +97,15 @@ def test_memory_may_grow_within_its_slack_only() -> None:
     one = history()
     one.levels[1] = Level("MB", 100, 165, slack=64)
     assert kinds(one) == {"leak"}
+
+
+def test_memory_that_grows_with_requests_is_found_and_that_of_caches_is_not() -> None:
+    requests = [9000.0 * at for at in range(1, 21)]
+    leaking = [(one, 80 + 130 * one / (1 << 20)) for one in requests]
+    filling = [(one, min(100.0, 80 + one / 4000)) for one in requests]
+    assert [one.kind for one in grows(leaking)] == ["leak"]
+    assert grows(filling) == []
+    assert grows(leaking[:4]) == []  # too few rounds to tell
 
 
 def test_fewer_answers_counted_than_callers_got_is_found() -> None:
