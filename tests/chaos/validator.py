@@ -54,8 +54,8 @@ def findings(history: History) -> list[Finding]:
 def growth(points: Sequence[tuple[float, float]]) -> float:
     """Bytes of memory that a process gains per request in the second half of a run.
 
-    The first half fills caches. A process that keeps something of each failed request stays far below any bound
-    of a single round, but not of this.
+    The first half fills caches. A process that keeps something of each failed request stays far below the
+    bound of a single round, but not of this.
 
     Args:
         points: requests so far and MB of the process, after each round.
