@@ -165,6 +165,33 @@ def language(root: Path, name: str = "lm", *, prefill: bool = True, more: str = 
     return write(root, name, manifest + more, graphs, characters())
 
 
+def with_time_axes(root: Path, name: str = "timed", *, sequence: int | str = 1) -> Path:
+    """The same model with a time axis, as stock exports have it: a step takes ids [n, `sequence`] and returns
+    logits [n, `sequence`, tokens], and the prefill graph returns logits [n, t, tokens] of every position."""
+    graphs = {"step.onnx": language_step(), "prefill.onnx": language_prefill()}
+    step, prompts = (graph.graph for graph in graphs.values())
+    step.input[0].CopyFrom(tensor("ids", "INT64", ("n", sequence)))
+    step.node.insert(0, helper.make_node("Squeeze", ["ids", "time"], ["token"]))
+    step.output[0].CopyFrom(tensor("scores", shape=("n", sequence, len(TOKENS))))
+    step.node.append(helper.make_node("Unsqueeze", ["logits", "time"], ["scores"]))
+    step.initializer.append(constant("time", [1], np.int64))
+    next(node for node in prompts.node if node.op_type == "LSTM").output[0] = "states"
+    prompts.node.extend(
+        [
+            helper.make_node("Squeeze", ["states", "time"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "O"], ["each"]),
+            helper.make_node("Transpose", ["each"], ["scores"], perm=[1, 0, 2]),
+        ]
+    )
+    prompts.initializer.append(constant("time", [1], np.int64))
+    prompts.output[0].CopyFrom(tensor("scores", shape=("n", "t", len(TOKENS))))
+    manifest = LANGUAGE.replace("stepwise.inputs.token", "stepwise.inputs.ids").replace("logits", "scores")
+    prefill = PREFILL.replace(
+        "[prefill.outputs.logits]", '[prefill.outputs.scores]\nlengths = {1 = "prompt"}'
+    )
+    return write(root, name, manifest + prefill, graphs, characters())
+
+
 # --- a translator ---------------------------------------------------------------------------------
 
 TRANSLATE = """

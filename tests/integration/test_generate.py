@@ -31,6 +31,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("models")
     steps.language(root)
     steps.language(root, "forced", prefill=False)
+    steps.with_time_axes(root)
+    steps.with_time_axes(root, "timed-free", sequence="sequence")
     steps.cache(root)
     steps.translator(root)
     steps.write(
@@ -90,6 +92,17 @@ def test_prefill_and_forced_steps_give_the_same_text(server: Served) -> None:
             assert text_of(generate(server, "lm", prompt, seed=seed)) == text_of(
                 generate(server, "forced", prompt, seed=seed)
             )
+
+
+@pytest.mark.parametrize("model", ["timed", "timed-free"])
+def test_ids_and_scores_may_have_a_time_axis(server: Served, model: str) -> None:
+    """The last position of the scores counts, in prompts of different lengths that share a run too."""
+    prompts = ["a", "abcdefgh", "j" * 40, "c" * 11, "hj", "b" * 64, "ghi", "a" * 23]
+    expected = [tokens_of(generate(server, "lm", prompt)) for prompt in prompts]
+    assert [tokens_of(generate(server, model, prompt)) for prompt in prompts] == expected
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        together = list(pool.map(lambda prompt: tokens_of(generate(server, model, prompt)), prompts))
+    assert together == expected
 
 
 def test_greedy_output_does_not_depend_on_the_seed(server: Served) -> None:
@@ -177,7 +190,7 @@ _SMALL_WINDOWS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16
 # --- batching -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["lm", "forced", "cached", "unmasked"])
+@pytest.mark.parametrize("model", ["lm", "forced", "timed", "cached", "unmasked"])
 def test_a_seed_gives_the_same_text_in_any_batch(server: Served, model: str) -> None:
     """64 concurrent requests with different lengths, prompts and sampling parameters."""
     rng = random.Random(3)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TOKEN_TASK = "token-classification"
 _GENERATIVE = ("generate", "translate")
+_MOST_SCORE_AXES = 3
 _OUTPUT_ROLES = ("scores", "vector", "attention")
 
 
@@ -88,8 +89,41 @@ def check_text_input(spec: ModelSpec, file: str) -> None:
     rank, batch_axis = len(tensor.shape), tensor.spec.batch_axis
     if rank > 2 or (rank == 1 and batch_axis is not None):
         raise LoadError(
-            f"{place}: shape {_shape(tensor)} does not hold the ids of a text as one row; make it"
+            f"{place}: shape {shape_of(tensor)} does not hold the ids of a text as one row; make it"
             " [batch, words] in the graph"
+        )
+
+
+def check_next_scores(spec: ModelSpec, place: str) -> None:
+    """Check that scores of the next token are [batch, vocabulary], or have one time axis beside these:
+    the last position counts. `place` is the prefix of errors.
+
+    Raises:
+        LoadError: the shape is another one, or rows of different lengths cannot be told apart.
+    """
+    tensor, text = spec.output(spec.manifest.roles.scores), spec.input(spec.text_input)
+    if tensor is None or not tensor.shape:
+        return
+    place, batch_axis = f"{place}.{tensor.name}", tensor.spec.batch_axis
+    if len(tensor.shape) > _MOST_SCORE_AXES or batch_axis == len(tensor.shape) - 1:
+        raise LoadError(
+            f"{place}: shape {shape_of(tensor)} holds no scores of the next token; make it"
+            " [batch, vocabulary] or [batch, sequence, vocabulary] in the graph"
+        )
+    if (
+        spec.is_stepwise
+        or text is None
+        or text.spec.batch_axis is None
+        or len(tensor.shape) < _MOST_SCORE_AXES
+    ):
+        return
+    axis = 0 if batch_axis == 1 else 1
+    name = _text_length(spec)
+    if tensor.shape[axis] != 1 and (name is None or tensor.spec.lengths.get(axis) != name):
+        raise LoadError(
+            f"{place}.lengths: axis {axis} of {shape_of(tensor)} needs the named length of the input"
+            f" {text.name!r}, so that the last real position of each row is known: set lengths on both, such"
+            f' as {{{axis} = "{name or "prompt"}"}}'
         )
 
 
@@ -109,7 +143,7 @@ def _check_scores(spec: ModelSpec, file: str) -> None:
         return
     if element := _per_element(spec, tensor):
         raise LoadError(
-            f"{file}: roles.scores: output {tensor.name!r} {_shape(tensor)} has scores for each of"
+            f"{file}: roles.scores: output {tensor.name!r} {shape_of(tensor)} has scores for each of"
             f' {element!r}, and task "classify" needs one row of scores for a text. For labels per word, set'
             f' task = "{TOKEN_TASK}"; else return [batch, labels] from the graph'
         )
@@ -122,7 +156,7 @@ def _check_token_scores(spec: ModelSpec, tensor: ModelTensor, file: str) -> None
     lengths = tensor.spec.lengths
     if len(tensor.shape) != 3 or list(lengths.values()) != [_text_length(spec)] or 2 in lengths:
         raise LoadError(
-            f"{file}: roles.scores: output {tensor.name!r} {_shape(tensor)} needs the shape [batch, words,"
+            f"{file}: roles.scores: output {tensor.name!r} {shape_of(tensor)} needs the shape [batch, words,"
             f" labels] and the named length of the text input {spec.text_input!r}: set lengths on both,"
             f' such as outputs.{tensor.name}.lengths = {{1 = "words"}}'
         )
@@ -148,13 +182,13 @@ def _check_vector(spec: ModelSpec, file: str) -> None:
         lengths = tensor.spec.lengths
         if len(tensor.shape) != 3 or list(lengths.values()) != [_text_length(spec)] or 2 in lengths:
             raise LoadError(
-                f"{place}.pooling: output {tensor.name!r} {_shape(tensor)} needs the shape [batch, words,"
+                f"{place}.pooling: output {tensor.name!r} {shape_of(tensor)} needs the shape [batch, words,"
                 f" width] and the named length of the text input {spec.text_input!r}:"
                 ' lengths = {1 = "words"}'
             )
     elif element := _per_element(spec, tensor):
         raise LoadError(
-            f"{place}.pooling: missing; output {tensor.name!r} {_shape(tensor)} has a vector for each of"
+            f"{place}.pooling: missing; output {tensor.name!r} {shape_of(tensor)} has a vector for each of"
             f' {element!r}, and roles.vector needs one for a text: set pooling = "mean", "first", "last" or'
             ' "max"'
         )
@@ -197,5 +231,6 @@ def _row_shape(tensor: ModelTensor) -> list[int | str | None]:
     return [size for axis, size in enumerate(tensor.shape) if axis != batch_axis] or [None]
 
 
-def _shape(tensor: ModelTensor) -> str:
+def shape_of(tensor: ModelTensor) -> str:
+    """The shape for messages: `[batch, ?, 4]`."""
     return "[" + ", ".join(str("?" if size is None else size) for size in tensor.shape) + "]"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import LoadError
 from .datatypes import EXACT_INTEGERS, from_onnx, holds
 from .numbers import check_generated_lengths
-from .roles import check_outputs, check_text_input
+from .roles import check_next_scores, check_outputs, check_text_input, shape_of
 from .spec import (
     GraphTensor,
     ModelSpec,
@@ -60,6 +60,7 @@ def make_step_spec(
         prefill=prefill_spec,
     )
     spec = _with_tensors(spec, graph, stepwise, file)
+    spec = _with_one_token(spec, file)
     _check_roles(spec, file)
     return spec
 
@@ -85,6 +86,28 @@ def _with_tensors(spec: ModelSpec, graph: GraphSignature, stepwise: StepwiseSect
             )
     check_generated_lengths(inputs, spec.manifest, f"{file}: stepwise.inputs")
     return replace(spec, inputs=inputs, outputs=outputs)
+
+
+def _with_one_token(spec: ModelSpec, file: str) -> ModelSpec:
+    """Fix the free axes of the token input to 1, as of [batch, sequence]: a step takes one id of each row.
+
+    Raises:
+        LoadError: the graph fixes such an axis to another size.
+    """
+    token, manifest = spec.input(spec.text_input), spec.manifest
+    if token is None or not (manifest.text or manifest.task in ("generate", "translate")):
+        return spec
+    batch_axis = token.spec.batch_axis
+    shape = tuple(
+        size if axis == batch_axis or isinstance(size, int) else 1 for axis, size in enumerate(token.shape)
+    )
+    if any(isinstance(size, int) and size != 1 for axis, size in enumerate(shape) if axis != batch_axis):
+        raise LoadError(
+            f"{file}: stepwise.inputs.{token.name}: shape {shape_of(token)} takes several ids a step; make"
+            " it [batch], [batch, 1] or [batch, sequence] in the graph"
+        )
+    fixed = replace(token, shape=shape)
+    return replace(spec, inputs=tuple(fixed if tensor is token else tensor for tensor in spec.inputs))
 
 
 def _prefill_spec(name: str, version: int, graph: GraphSignature, manifest: Manifest, file: str) -> ModelSpec:
@@ -235,6 +258,9 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
         if roles.input and not any(one.input(roles.input) for one in (spec, spec.prefill) if one):
             raise LoadError(f"{file}: roles.input: no graph has an input {roles.input!r}; correct the name")
         _check_token(spec, file)
+        check_next_scores(spec, f"{file}: stepwise.outputs")
+        if spec.prefill is not None:
+            check_next_scores(spec.prefill, f"{file}: prefill.outputs")
         if roles.attention and spec.output(roles.attention) is None:
             raise LoadError(
                 f"{file}: roles.attention: the step graph has no output {roles.attention!r}; correct the name"

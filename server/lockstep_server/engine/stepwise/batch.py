@@ -15,14 +15,14 @@ import numpy as np
 from ...model import datatypes
 from . import sampler
 from .client_steps import cut_row, named_states
-from .sampler import RowColumns, TokenLog
+from .sampler import RowColumns, TokenLog, next_scores
 from .slots import StateBlock, bucket, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ...model.datatypes import Arrays
-    from ...model.spec import ModelSpec
+    from ...model.spec import ModelSpec, ModelTensor
     from ..runtime.session import OnnxSession
     from .sequence import GenerationSequence
     from .slots import Key
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 _SHRINK_AFTER_STEPS = 32
 """Steps that shorter rows must have sufficed for before the block shrinks to them."""
+
+
+def token_shape(tensor: ModelTensor) -> tuple[int, ...]:
+    """The shape of a step's token input for any number of rows: (-1,), or (-1, 1) of [batch, sequence]."""
+    shape = [1] * max(len(tensor.shape), 1)
+    shape[tensor.spec.batch_axis or 0] = -1
+    return tuple(shape)
 
 
 class StepBatch:
@@ -46,7 +53,10 @@ class StepBatch:
         tensor = spec.input(spec.text_input)
         assert tensor is not None
         self._input, self._dtype = tensor.name, datatypes.NUMPY[tensor.datatype]
+        self._token_shape = token_shape(tensor)
         self._scores, self._attention = spec.manifest.roles.scores, spec.manifest.roles.attention
+        scores = spec.output(self._scores)
+        self._scores_axis = scores.spec.batch_axis if scores is not None else None
         self._oversized_steps = 0
         self._grows = any(state.spec.grows for state in spec.states)
         self._columns, self._log = RowColumns(rows), TokenLog(rows)
@@ -150,8 +160,11 @@ class StepBatch:
         """
         for row, ids in self._forced.items():
             self._columns.token[row] = ids[-1]
-        token = self._columns.token.astype(self._dtype, copy=False)
-        return self.block.step(session, {self._input: token})
+        return self.block.step(session, self._token_input(slice(None)))
+
+    def _token_input(self, rows: slice) -> Arrays:
+        token = self._columns.token[rows].astype(self._dtype, copy=False)
+        return {self._input: token.reshape(self._token_shape)}
 
     def observe(self, most: int) -> list[tuple[int, Arrays, Arrays, dict[str, int]]]:
         """Rows of at most so many sequences before a step: row, input, states and lengths of each."""
@@ -161,7 +174,7 @@ class StepBatch:
         return [
             (
                 row,
-                {self._input: self._columns.token[row : row + 1].astype(self._dtype)},
+                {name: token.copy() for name, token in self._token_input(slice(row, row + 1)).items()},
                 self.block.take(row),
                 self.block.lengths(row),
             )
@@ -178,7 +191,7 @@ class StepBatch:
         self.steps += 1
         self.compute_s += compute_s
         self.rows_run += len(self.row_of)
-        scores = outputs[self._scores].reshape(self.rows, -1)
+        scores = next_scores(outputs[self._scores], self._scores_axis, self.rows)
         tokens = self._columns.sample(scores, redraw=bool(self._forced))
         self.without_token = self._find_without_token(tokens) if tokens.min() < 0 else []
         self._log.add(tokens)

@@ -24,7 +24,7 @@ from ..runtime.verification import Verifier
 from . import client_steps
 from .batches import StepBatches, StepOutcome
 from .output import OutputProcessor
-from .prefill import PrefillRunner, sample_first_token
+from .prefill import PrefillRunner, first_scores, sample_first_token
 from .scheduler import Scheduler, SequenceLimits, StepPlan
 from .sequence import GenerationSequence, make_generation_sequence, make_step_request
 from .slots import initial_states
@@ -354,12 +354,13 @@ class StepEngine:
         """Add a prefilled sequence to a batch, with its first token if the prefill graph outputs scores."""
         sequence.states = initial_states(self.spec, output)
         sequence.prompt = ()
-        scores = output.get(self.spec.manifest.roles.scores)
+        assert self.spec.prefill is not None
+        scores = first_scores(self.spec.prefill, output)
         text = self.spec.manifest.text
         reason = ""
         if scores is not None:
             try:
-                reason = sample_first_token(sequence, scores.reshape(1, -1), text.end if text else None)
+                reason = sample_first_token(sequence, scores, text.end if text else None)
             except ServingError as error:
                 self._fail(sequence, error)
                 return

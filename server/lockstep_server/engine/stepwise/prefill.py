@@ -161,6 +161,15 @@ class PrefillRunner:
         ]
 
 
+def first_scores(spec: ModelSpec, output: Arrays) -> Array | None:
+    """The scores [1, tokens] of the token that follows a prompt, from the prefill graph's outputs for it, cut
+    to its length; None if the graph has no scores."""
+    tensor = spec.output(spec.manifest.roles.scores)
+    if tensor is None:
+        return None
+    return sampler.next_scores(output[tensor.name], tensor.spec.batch_axis, 1)
+
+
 def sample_first_token(sequence: GenerationSequence, scores: Array, end: int | None) -> str:
     """Sample the token that follows a prompt, from the prefill's scores [1, tokens].
 

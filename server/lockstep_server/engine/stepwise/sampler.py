@@ -131,6 +131,16 @@ def _mixed(bits: Array) -> Array:
     return mixed
 
 
+def next_scores(scores: Array, batch_axis: int | None, rows: int) -> Array:
+    """Scores of the next token, [rows, tokens], of an output that may have a time axis: its last position
+    counts. Without a batch axis, the output is that of one row."""
+    if batch_axis is None:
+        return scores.reshape(-1, scores.shape[-1])[-1:]
+    if scores.ndim > 2:
+        scores = scores[:, -1] if batch_axis == 0 else scores[-1]
+    return scores.reshape(rows, -1)
+
+
 def sample(scores: Array, u: Array, parameters: SamplingParameters) -> Array:
     """Sample token ids, int64 [rows]; -1 where the scores are not finite.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import bad_input
 from ...model import datatypes
 from ..runtime.batching import check_rows
 
@@ -182,6 +183,7 @@ class StateBlock:
             RowMismatch: an output or a state does not have one row per row of the block.
             Exception: whatever the session raises.
             The states have not changed then.
+            ServingError: BAD_INPUT, a cache has not grown by one element.
         """
         feeds = dict(inputs)
         for state in self.spec.states:
@@ -196,6 +198,8 @@ class StateBlock:
         for state in self.spec.states:
             if state.spec.output:
                 check_rows(state.spec.output, outputs[state.spec.output], state.spec.batch_axis, self.rows)
+            if state.spec.grows:
+                self._check_grown(state, outputs[state.spec.output])
         scores = self.spec.manifest.roles.scores
         for tensor in self.spec.outputs:
             shared = self.rows > 1 or tensor.name == scores  # else the whole output is the answer
@@ -203,6 +207,14 @@ class StateBlock:
                 check_rows(tensor.name, outputs[tensor.name], tensor.spec.batch_axis, self.rows)
         self._update_states(outputs)
         return outputs
+
+    def _check_grown(self, state: StateTensor, given: Array) -> None:
+        assert state.dynamic_axis
+        axis, name = state.dynamic_axis
+        added = given.shape[axis] - self._size[name]
+        if added != 1:
+            why = f"a step added {added} elements to it; send one element of the sequence in a step"
+            raise bad_input(f"state {state.spec.name}", why)
 
     def _update_states(self, outputs: Arrays) -> None:
         grown = set()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lockstep_server.engine.loading.manifest_file import parse
+from lockstep_server.engine.stepwise.batch import token_shape
 from lockstep_server.errors import LoadError
 from lockstep_server.model.spec import GraphSignature, GraphTensor, ModelSpec
 from lockstep_server.model.step_spec import make_step_spec
@@ -130,6 +131,17 @@ def test_the_spec_holds_that_of_the_prefill_graph() -> None:
 def test_without_tensor_sections_the_batch_axis_is_inferred() -> None:
     spec = bare(X, Y)
     assert [tensor.spec.batch_axis for tensor in (*spec.inputs, *spec.outputs)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("batch_axis", "shape", "taken"),
+    [(0, ("n", 1), (-1, 1)), (0, ("n", "s"), (-1, 1)), (1, ("s", "n"), (1, -1))],
+)
+def test_a_step_takes_one_id_of_each_row(batch_axis: int, shape: Any, taken: Any) -> None:
+    manifest = FULL.replace("inputs.token]\nbatch_axis = 0", f"inputs.token]\nbatch_axis = {batch_axis}")
+    token = spec_of(manifest, {**STEP_IN, "token": (IDS, shape)}).input("token")
+    assert token is not None
+    assert tuple(token.wire_shape()) == taken == token_shape(token)
 
 
 @pytest.mark.parametrize("front", [1, None, "k"])
@@ -303,6 +315,26 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             )
         },
         ("text.begin", "9 is no id of input 'token'", "from 0 to 8"),
+    ),
+    "a step that takes several ids": (
+        {"step_in": {**STEP_IN, "token": (IDS, ("n", 2))}},
+        ("stepwise.inputs.token", "shape [n, 2]", "make it [batch], [batch, 1] or [batch, sequence]"),
+    ),
+    "scores of four axes": (
+        {"step_out": {**STEP_OUT, "logits": (FLOATS, ("n", 1, 1, 9))}},
+        ("stepwise.outputs.logits", "shape [n, 1, 1, 9]", "[batch, sequence, vocabulary]"),
+    ),
+    "scores whose last axis has the rows": (
+        {"manifest": FULL.replace("logits]\nbatch_axis = 0", "logits]\nbatch_axis = 1")}
+        | {"step_out": {**STEP_OUT, "logits": (FLOATS, (9, "n"))}},
+        ("stepwise.outputs.logits", "shape [9, n]", "make it [batch, vocabulary]"),
+    ),
+    "prefill scores at every position without their length": (
+        {
+            "manifest": FULL + "[prefill.outputs.logits]\nbatch_axis = 0\n",
+            "prefill_out": {**PREFILL_OUT, "logits": (FLOATS, ("n", "s", 9))},
+        },
+        ("prefill.outputs.logits.lengths", "axis 1 of [n, s, 9]", '{1 = "source"}'),
     ),
     "a translator without a begin id": (
         {"manifest": FULL.replace("begin = 1\n", "")},
