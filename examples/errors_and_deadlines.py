@@ -19,7 +19,7 @@ with lc.Client(ADDRESS, timeout_s=2.0, retries=2) as client:
             print(f"invalid: {violation.field}: {violation.description}")
 
     try:
-        client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=100_000, timeout_s=0.1).result()
+        client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=60_000, timeout_s=0.1).result()
     except lc.DeadlineExceeded as error:
         print(f"deadline exceeded: {error}")
 

@@ -33,6 +33,7 @@ max = 64
 [roles]
 scores = "logits"
 [stepwise]
+max_tokens_limit = 10000000
 max_sequences = 64
 max_tokens = 40
 [stepwise.inputs.token]

@@ -22,11 +22,12 @@ from .errors import ServingError
 from .model.datatypes import Arrays
 from .model.spec import ModelSpec, RequestSize
 
-VERSION = 2
+VERSION = 3
 """Increased when a message changes, so that two processes of different versions never misread each other."""
 
-SequenceId = int | str | tuple[str, int]
-"""A caller's sequence id; a pair if the server assigned it."""
+SequenceId = int | str | tuple[str, int | str]
+"""A sequence id: as the caller sent it, or with the name of the authenticated caller that it belongs to. The
+server's own ids have an empty name."""
 
 
 class _Struct(msgspec.Struct, array_like=True, gc=False):
@@ -74,6 +75,7 @@ class Generate(_Struct, tag="generate", kw_only=True):
     stop: tuple[str, ...] = ()
     log_probabilities: bool = False
     attention: bool = False  # return each token's attention row and text
+    max_slots: int = 0  # the most sequences of its caller; 0: no limit
 
     @property
     def inspects_tokens(self) -> bool:
@@ -98,6 +100,7 @@ class Step(_Struct, tag="step", kw_only=True):
     accepted: float = 0.0
     deadline: float | None = None
     caller: str = ""
+    max_slots: int = 0  # the most sequences of its caller; 0: no limit
 
 
 Request = Infer | Generate | Step

@@ -73,7 +73,7 @@ class Follow:
         self._held = ""
         self._prefix: list[int] = []
         self._names: dict[int, str] = {}
-        self._sequence = ("follow", next(_numbers))
+        self._sequence = ("", next(_numbers))
         self._served: ServedModel | None = None
         self._top_k = self._ahead = 0
 
@@ -225,7 +225,8 @@ class Follow:
             "caller": current.get().name,
         }
         if served.spec.is_stepwise:
-            return messages.Step(**common, sequence=self._sequence, start=len(self._prefix) == 1)
+            start, most = len(self._prefix) == 1, current.get().slots or 0
+            return messages.Step(**common, sequence=self._sequence, start=start, max_slots=most)
         return messages.Infer(**common, size=measure_request(served.spec, inputs))
 
     def _check_length(self, served: ServedModel) -> None:

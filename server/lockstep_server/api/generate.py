@@ -139,8 +139,20 @@ def _common(spec: ModelSpec, request: Any, field: str) -> dict[str, Any]:
         "field": field,
         "priority": request.priority,
         "caller": current.get().name,
-        "max_tokens": request.max_tokens if request.HasField("max_tokens") else None,
+        "max_slots": current.get().slots or 0,
+        "max_tokens": _max_tokens(spec, request),
     }
+
+
+def _max_tokens(spec: ModelSpec, request: Any) -> int | None:
+    if not request.HasField("max_tokens"):
+        return None
+    stepwise, sent = spec.manifest.stepwise, int(request.max_tokens)
+    assert stepwise is not None
+    if sent > stepwise.max_tokens_limit:
+        why = f"{sent} exceeds the model's limit of {stepwise.max_tokens_limit}; send that or less"
+        raise bad_input("max_tokens", why)
+    return sent
 
 
 def _inference_request(

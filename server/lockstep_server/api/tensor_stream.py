@@ -9,6 +9,7 @@ from lockstep_proto import open_inference_pb2 as pb
 
 from .. import messages
 from ..errors import ServingError, bad_input
+from ..frontend.callers import current
 from ..frontend.requests import InferenceRequest
 from ..model.spec import measure_request
 from . import tensors, wire
@@ -66,7 +67,7 @@ def make_inference_request(
     name, version = request.model_name, request.model_version
     if request.parameters and (step := _sequence(request.parameters)) is not None:
         sequence, start = step
-        served = registry.resolve_step(name, version, sequence, start=start, method=method)
+        served = registry.resolve_step(name, version, _owned(sequence), start=start, method=method)
     else:
         served = registry.resolve(name, version, method)
     try:
@@ -127,6 +128,12 @@ def _sequence(parameters: Mapping[str, pb.InferParameter]) -> tuple[int | str, b
     return (sequence, start) if isinstance(sequence, int | str) else None
 
 
+def _owned(sequence: int | str) -> messages.SequenceId:
+    """The id with its owner: callers with a name of their own cannot step or end each other's sequences."""
+    caller = current.get()
+    return (caller.name, sequence) if caller.authenticated else sequence
+
+
 def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any] | None:
     """The fields of `messages.Step` that say which step it is; None on a one-shot model. As in Triton, a
     `sequence_id` that is 0, "" or missing means no sequence.
@@ -163,7 +170,8 @@ def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[
             f"missing: model {spec.name!r} is step-wise; send an id, and sequence_start with the first step",
         )
     return {
-        "sequence": sequence,
+        "sequence": _owned(sequence),
+        "max_slots": current.get().slots or 0,
         "start": sent.get("sequence_start", False),
         "end": sent.get("sequence_end", False),
     }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..durations import bounded_s
 from ..errors import overloaded
+from ..fair_queueing import Backlog
 from ..messages import Infer
 from ..model.cost_model import CostModel, representative
 
@@ -106,6 +107,7 @@ class AdmissionController:
         self._prices: dict[int, float] = {}
         self.waiting_s = 0.0
         self.requests = 0
+        self._backlog = Backlog()
         self._drain = _Drain()
         self._wrong_since: float | None = None  # when waits began to differ much from the estimates
 
@@ -156,10 +158,13 @@ class AdmissionController:
         deadline: float | None,
         call: CallShare | None = None,
         run_s: float = 0.0,
+        caller: str = "",
     ) -> float:
-        """Accept `seconds` of work. Returns the device seconds queued before it, for `compare_wait`.
+        """Accept `seconds` of work. Returns the device seconds that are served before it, for `compare_wait`.
 
         Args:
+            caller: who sent it. The engine serves callers in turn, so of another caller's work only as much
+                is served before as this caller has waiting.
             call: the call that the work is a part of, if it has other parts. They are not counted: a call
                 is never refused for its own size.
             run_s: estimated seconds of a run of this work alone.
@@ -167,13 +172,13 @@ class AdmissionController:
         Raises:
             ServingError: OVERLOADED, the estimated wait exceeds the model's limit or the deadline.
         """
-        others, others_s = self.requests, self.waiting_s
-        if call is not None:
-            others, others_s = others - call.requests, others_s - call.waiting_s
-        if others:
+        of_call = (call.requests, call.waiting_s) if call is not None else (0, 0.0)
+        if self.requests > of_call[0]:
+            others_s = self._backlog.ahead(caller, seconds, apart=of_call[1])
             wait_s = max(others_s, 0.0) / self._instances * self.pace
             self._check(wait_s, max(seconds * self.pace, run_s), now, deadline)
-        before_s = self.waiting_s / self._instances
+        before_s = self._backlog.ahead(caller, seconds) / self._instances
+        self._backlog.add(caller, seconds)
         self.waiting_s += seconds
         self.requests += 1
         self._drain.watch(self.waiting_s / self._instances, now)
@@ -197,8 +202,11 @@ class AdmissionController:
                 retry_after_s,
             )
 
-    def leave(self, seconds: float, now: float, call: CallShare | None = None, *, served: bool) -> None:
+    def leave(
+        self, seconds: float, now: float, call: CallShare | None = None, *, served: bool, caller: str = ""
+    ) -> None:
         """Remove the work of a request that has ended; `served`: it ran."""
+        self._backlog.remove(caller, seconds)
         self.requests -= 1
         self.waiting_s = self.waiting_s - seconds if self.requests else 0.0
         if served:

@@ -104,7 +104,8 @@ class ServedModel:
 
     def step_sent(self, step: messages.Step) -> None:
         """Note that a sequence is live here, unless its id is the server's own."""
-        if isinstance(step.sequence, tuple) or not (step.start or step.sequence in self.sequences):
+        is_own = isinstance(step.sequence, tuple) and not step.sequence[0]
+        if is_own or not (step.start or step.sequence in self.sequences):
             return
         self.sequences[step.sequence] = None
         self.sequences.move_to_end(step.sequence)

@@ -21,6 +21,7 @@ from .. import memory, messages
 from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, overloaded, unavailable
 from ..model.spec import RequestSize, measure_request, row_of_ids
 from .admission import deadline_of, is_past
+from .callers import current as caller_of_task
 from .request_log import RequestLog
 from .tracing import RequestSummary, Trace, current
 
@@ -177,7 +178,15 @@ class InFlightRequests:
 
         vocabulary = request.served.vocabulary
         assert vocabulary is not None  # the API refuses texts for a model without a tokenizer
-        self._tokenizers.encode(vocabulary, request.text, request.field, encoded, places=request.needs_places)
+        self._tokenizers.encode(
+            vocabulary,
+            request.text,
+            request.field,
+            encoded,
+            places=request.needs_places,
+            caller=request.message.caller,
+            wanted=lambda: key in self._tokenizing,
+        )
         returned = True
         if refusal:
             raise refusal[0]
@@ -232,7 +241,9 @@ class InFlightRequests:
         if (no_room := self.refusal_of(size)) is not None:
             self._refuse(request, no_room)
         try:
-            before_s = served.admission.enter(price_s, self._clock(), deadline, request.call, run_s)
+            before_s = served.admission.enter(
+                price_s, self._clock(), deadline, request.call, run_s, message.caller
+            )
         except ServingError as error:
             self._refuse(request, error)
         self._in_flight[key] = _InFlight(request, arrived, price_s, before_s, on_event, on_chunk, trace, size)
@@ -332,7 +343,10 @@ class InFlightRequests:
                 future.set_result(result)
 
         assert served.vocabulary is not None
-        self._tokenizers.encode(served.vocabulary, text, field, resolve)
+        caller = caller_of_task.get().name
+        self._tokenizers.encode(
+            served.vocabulary, text, field, resolve, caller=caller, wanted=lambda: not future.done()
+        )
         result = await future
         if isinstance(result, ServingError):
             raise result
@@ -367,7 +381,8 @@ class InFlightRequests:
         request, trace, seconds = entry.request, entry.trace, now - entry.accepted
         served, outcome = request.served, _outcome(event)
         ran = event is not None and (event.error is None or event.error.code is ErrorCode.FAILED)
-        served.admission.leave(entry.price_s, now, request.call, served=ran)
+        caller = request.message.caller
+        served.admission.leave(entry.price_s, now, request.call, served=ran, caller=caller)
         served.meters.record_ended(request.method, outcome, seconds, trace.id if trace is not None else "")
         if trace is not None or self._request_log.is_enabled_for(outcome):
             summary = RequestSummary(

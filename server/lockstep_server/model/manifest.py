@@ -101,6 +101,7 @@ class StepwiseSection:
     graph: str = "step.onnx"
     max_sequences: int = 256
     max_tokens: int = 512  # of a generation request that sets no limit
+    max_tokens_limit: int = 65536  # the largest that a request may set
     idle_timeout_s: float = 60.0
     inputs: Mapping[str, TensorSection] = field(default_factory=dict)
     outputs: Mapping[str, TensorSection] = field(default_factory=dict)

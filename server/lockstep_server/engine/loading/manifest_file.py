@@ -141,10 +141,15 @@ def _prefill(table: schema.TomlTable) -> PrefillSection:
 
 def _stepwise(table: schema.TomlTable) -> StepwiseSection:
     default = StepwiseSection()
+    max_tokens = table.get("max_tokens", schema.count, default.max_tokens)
+    limit = table.get("max_tokens_limit", schema.count, max(default.max_tokens_limit, max_tokens))
+    if limit < max_tokens:
+        raise table.error("max_tokens_limit", f"{limit} is below max_tokens, {max_tokens}; use that or more")
     return StepwiseSection(
         graph=table.get("graph", schema.relative_path, default.graph),
         max_sequences=table.get("max_sequences", schema.count, default.max_sequences),
-        max_tokens=table.get("max_tokens", schema.count, default.max_tokens),
+        max_tokens=max_tokens,
+        max_tokens_limit=limit,
         idle_timeout_s=table.get("idle_timeout_s", schema.seconds, default.idle_timeout_s),
         inputs=table.tables("inputs", _tensor),
         outputs=table.tables("outputs", _tensor),

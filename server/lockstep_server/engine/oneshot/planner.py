@@ -6,7 +6,7 @@ The run always includes the most urgent part, so that none starves. It adds part
 that is faster than running them one by one; running the urgent part by itself is one of the choices, so the
 estimated time is never worse than without batching.
 
-The order of urgency is that of `runtime/fair_queueing.py`.
+The order of urgency is that of `fair_queueing.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..runtime.fair_queueing import by_urgency
+from ...fair_queueing import by_urgency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ def _run_s(seconds: Any, costs: CostModel) -> Any:
 
 
 def _choose(live: list[RequestPart], now: float, costs: CostModel, limits: RunLimits) -> list[RequestPart]:
-    urgency = by_urgency(now, limits.patience_s)
+    urgency = by_urgency(now, limits.patience_s, live)
     urgent = min(live, key=urgency)
     others = [part for part in live if part.group == urgent.group and part is not urgent]
     if not limits.batching or not others or urgent.rows == 0:

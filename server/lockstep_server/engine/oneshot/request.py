@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...fair_queueing import FairQueueing
 from ..runtime import padding
-from ..runtime.fair_queueing import FairQueueing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -168,7 +168,7 @@ class WaitingQueue:
                 self._waiting.append(part)
             chosen = set(choose(self._waiting))
             if chosen:
-                self._fair_queueing.serve(max(part.start_tag for part in chosen))
+                self._fair_queueing.serve(min(part.start_tag for part in chosen))
                 self._waiting = [part for part in self._waiting if part not in chosen]
             if not self._waiting:
                 self._fair_queueing.forget_callers()

@@ -169,8 +169,9 @@ class ClientQueue:
             self._close(live)
         return None
 
-    def _unknown_sequence_error(self, sequence_id: SequenceId) -> ServingError:
-        if why := self._ended.get(sequence_id):
+    def _unknown_sequence_error(self, key: SequenceId) -> ServingError:
+        sequence_id = key[1] if isinstance(key, tuple) else key
+        if why := self._ended.get(key):
             message = (
                 f"the sequence {why}; start it again"  # without its id, which is the caller's: it is logged
             )

@@ -10,13 +10,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import deadline_passed, overloaded
+from ...fair_queueing import Backlog, FairQueueing, by_urgency
 from ...messages import SequenceCounts
 from ...model.cost_model import moving_average
-from ..runtime.fair_queueing import FairQueueing, by_urgency
 from .queues import ClientQueue, GenerationQueue
 from .sequence import ClientSequence, FailedSequence, GenerationSequence, StepRequest
 
@@ -207,7 +208,8 @@ class SlotPool:
     """A number of slots, shared by all kinds of sequences: which hold one, which wait for one, who is next.
 
     add → waiting → admit → slot → release. If too many sequences wait, new ones are rejected with a retry
-    time. Sequences are admitted by urgency and fair among callers; the patience is half of `max_queue_s`.
+    time. A free slot goes to the caller that holds the fewest; among its sequences, and between callers that
+    hold equally many, to the most urgent. The patience is half of `max_queue_s`.
     """
 
     def __init__(self, slots: int, max_waiting: int, max_queue_s: float) -> None:
@@ -215,18 +217,28 @@ class SlotPool:
         self.used = 0
         self.slot_time_s = 0.0  # moving average of how long a generation sequence holds its slot
         self.waiting: list[Sequence] = []
+        self.held: Counter[str] = Counter()  # slots, by caller
+        self._backlog = Backlog()  # sequences that wait
         self._fair_queueing = FairQueueing()
 
     def add(self, sequence: Sequence, deadline: float | None, now: float) -> ServingError | None:
         """Queue a sequence for a slot. Returns the error if it is rejected."""
-        if error := self._rejection(deadline, now):
+        if error := self._over_limit(sequence) or self._rejection(sequence.caller, deadline, now):
             return error
         sequence.start_tag = self._fair_queueing.start_tag(sequence.caller, 1)
         self.waiting.append(sequence)
+        self._backlog.add(sequence.caller, 1)
         return None
 
-    def _rejection(self, deadline: float | None, now: float) -> ServingError | None:
-        over = len(self.waiting) + 1 - (self.slots - self.used)
+    def _over_limit(self, sequence: Sequence) -> ServingError | None:
+        most, caller = sequence.max_slots, sequence.caller
+        if not most or self.held[caller] + self._backlog.requests(caller) < most:
+            return None
+        why = f"caller {caller!r} has {most} sequences of at most {most} (slots); end one, or retry after 1 s"
+        return overloaded(why, 1.0)
+
+    def _rejection(self, caller: str, deadline: float | None, now: float) -> ServingError | None:
+        over = round(self._backlog.ahead(caller, 1)) + 1 - (self.slots - self.used)
         if over <= 0:
             return None
         wait_s = self.slot_time_s * over / self.slots
@@ -247,24 +259,46 @@ class SlotPool:
         """Give the free slots to waiting sequences. Returns those that got one."""
         if not self.can_admit():
             return []
-        self.waiting.sort(key=by_urgency(now, self.max_queue_s / 2))
-        free = self.slots - self.used
-        admitted, self.waiting = self.waiting[:free], self.waiting[free:]
+        self.waiting.sort(key=by_urgency(now, self.max_queue_s / 2, self.waiting))
+        admitted = self._next(self.slots - self.used)
         for sequence in admitted:
             sequence.has_slot, sequence.since = True, now
             self._fair_queueing.serve(sequence.start_tag)
+            self._backlog.remove(sequence.caller, 1)
+        self.waiting = [sequence for sequence in self.waiting if not sequence.has_slot]
         self.used += len(admitted)
         if not self.waiting:
             self._fair_queueing.forget_callers()
         return admitted
+
+    def _next(self, count: int) -> list[Sequence]:
+        """The sequences that get the next `count` slots; `held` counts them. `waiting` is sorted."""
+        of_callers: dict[str, deque[tuple[int, Sequence]]] = {}
+        for rank, sequence in enumerate(self.waiting):
+            of_callers.setdefault(sequence.caller, deque()).append((rank, sequence))
+        heads = [(self.held[caller], queue[0][0], caller) for caller, queue in of_callers.items()]
+        heapq.heapify(heads)
+        chosen: list[Sequence] = []
+        while heads and len(chosen) < count:
+            _, _, caller = heapq.heappop(heads)
+            queue = of_callers[caller]
+            chosen.append(queue.popleft()[1])
+            self.held[caller] += 1
+            if queue:
+                heapq.heappush(heads, (self.held[caller], queue[0][0], caller))
+        return chosen
 
     def release(self, sequence: Sequence) -> None:
         """Free the slot of a sequence, or stop its waiting for one."""
         if sequence.has_slot:
             sequence.has_slot = False
             self.used -= 1
+            self.held[sequence.caller] -= 1
+            if self.held[sequence.caller] <= 0:
+                del self.held[sequence.caller]
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+            self._backlog.remove(sequence.caller, 1)
 
     def learn_slot_time(self, seconds: float) -> None:
         self.slot_time_s = moving_average(self.slot_time_s or seconds, seconds, _LEARNING_RATE)

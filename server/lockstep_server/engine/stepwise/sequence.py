@@ -32,6 +32,7 @@ class Sequence:
     start_tag: float = 0.0  # of fair queueing among callers: smaller is sooner
     has_slot: bool = False
     since: float = 0.0  # when it got its slot, or when a client sequence was last stepped
+    max_slots: int = 0  # the most sequences of its caller; 0: no limit
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +123,7 @@ def make_generation_sequence(spec: ModelSpec, request: messages.Generate) -> Gen
         request.deadline,
         request.priority,
         request.caller,
+        max_slots=request.max_slots,
         params=request,
         prompt=_prompt(spec, request.field, request.prompt),
         limit=stepwise.max_tokens if request.max_tokens is None else request.max_tokens,
@@ -148,7 +150,13 @@ def make_step_request(request: messages.Step) -> StepRequest:
     """Make a step request with a new client sequence. The scheduler replaces the new sequence by the
     live one with this id, unless the request starts a sequence."""
     sequence = ClientSequence(
-        request.key, request.accepted, None, request.priority, request.caller, id=request.sequence
+        request.key,
+        request.accepted,
+        None,
+        request.priority,
+        request.caller,
+        max_slots=request.max_slots,
+        id=request.sequence,
     )
     return StepRequest(
         request.key,

@@ -257,3 +257,49 @@ def test_the_deadline_is_the_earlier_of_the_calls_deadline_and_the_queue_timeout
     remaining_s: float | None, timeout_s: float, deadline: float | None
 ) -> None:
     assert deadline_of(10.0, remaining_s, timeout_s) == deadline
+
+
+# --- shares -----------------------------------------------------------------------------------------
+
+
+def _fill(controller: AdmissionController, caller: str, seconds: float = 0.01) -> int:
+    """Send work of a caller until it is refused. Returns how much was accepted."""
+    accepted = 0
+    while True:
+        try:
+            controller.enter(seconds, 0.0, None, caller=caller)
+        except ServingError:
+            return accepted
+        accepted += 1
+
+
+def test_alone_a_caller_may_use_the_whole_queue_and_then_others_still_get_their_share() -> None:
+    controller = admission(max_queue_ms=1000)
+    greedy = _fill(controller, "greedy")
+    assert greedy == pytest.approx(100, abs=2)
+    assert _fill(controller, "meek") == pytest.approx(50, abs=2)
+    for _ in range(30):  # the greedy one has more than its share still
+        controller.leave(0.01, 0.0, served=True, caller="greedy")
+    assert _fill(controller, "greedy") == 0
+    for _ in range(30):
+        controller.leave(0.01, 0.0, served=True, caller="greedy")
+    assert _fill(controller, "greedy") == pytest.approx(10, abs=2)
+
+
+def test_a_deadline_is_compared_with_the_wait_of_this_caller() -> None:
+    controller = admission(max_queue_ms=1000)
+    _fill(controller, "greedy")
+    controller.enter(0.01, 0.0, 0.1, caller="meek")
+    refusal(controller, 0.01, deadline=0.011)
+
+
+def test_many_strangers_do_not_fill_the_queue_without_end() -> None:
+    controller = admission(max_queue_ms=1000)
+    accepted = 0
+    for number in range(1000):
+        try:
+            controller.enter(0.01, 0.0, None, caller=f"@10.0.{number >> 8}.{number & 255}")
+        except ServingError:
+            continue
+        accepted += 1
+    assert accepted == pytest.approx(100, abs=2)

@@ -84,6 +84,7 @@ lengths = {1 = "source"}
 graph = "decoder.onnx"
 max_sequences = 16
 max_tokens = 70
+max_tokens_limit = 700
 idle_timeout_s = 5
 [stepwise.inputs.token]
 batch_axis = 0
@@ -136,6 +137,7 @@ def test_a_manifest_with_every_key_parses_to_its_content() -> None:
             "decoder.onnx",
             16,
             70,
+            700,
             5.0,
             {"token": TensorSection(0)},
             {"logits": TensorSection(0)},

@@ -32,6 +32,7 @@ def add(pool: SlotPool, count: int = 1, **more: Any) -> list[GenerationSequence]
 def next_admitted(pool: SlotPool, now: float) -> Sequence:
     """Free a slot, and return the sequence that gets it."""
     pool.used -= 1
+    pool.held.clear()  # as if the last holder's sequence had ended
     (sequence,) = pool.admit(now)
     return sequence
 
@@ -209,3 +210,36 @@ def test_a_flood_of_other_callers_starves_nobody() -> None:
         assert now < 10.0
         add(pool, 3, accepted=now, caller="flood", priority=5)
         admitted = next_admitted(pool, now)
+
+
+# --- shares -----------------------------------------------------------------------------------------
+
+
+def test_a_free_slot_goes_to_the_caller_that_holds_the_fewest() -> None:
+    pool = SlotPool(4, 100, 10.0)
+    holders = add(pool, 4, caller="greedy")
+    assert pool.admit(0.0) == holders
+    add(pool, 10, caller="greedy")
+    (meek,) = add(pool, caller="meek")
+    pool.release(holders[0])
+    assert pool.admit(1.0) == [meek]
+    assert pool.held == {"greedy": 3, "meek": 1}
+
+
+def test_a_full_queue_of_one_caller_does_not_refuse_another() -> None:
+    pool = full_pool(max_waiting=4)
+    add(pool, 4, caller="greedy")
+    assert pool.add(generation_sequence(caller="greedy"), None, 0.0) is not None
+    assert pool.add(generation_sequence(caller="meek"), None, 0.0) is None
+
+
+def test_a_caller_has_no_more_sequences_than_it_may() -> None:
+    pool = SlotPool(8, 100, 10.0)
+    first, _ = add(pool, 2, caller="small", max_slots=2)
+    pool.admit(0.0)
+    error = pool.add(generation_sequence(caller="small", max_slots=2), None, 0.0)
+    assert error is not None
+    assert error.code is ErrorCode.OVERLOADED
+    add(pool, 3, caller="other")
+    pool.release(first)
+    add(pool, caller="small", max_slots=2)

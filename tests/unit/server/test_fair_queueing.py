@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lockstep_server.engine.runtime.fair_queueing import FairQueueing, by_urgency
+from lockstep_server.fair_queueing import Backlog, FairQueueing, by_urgency
 
 NOW, PATIENCE_S = 100.0, 5.0
 
@@ -35,10 +35,11 @@ class Item:
         (Item(accepted=NOW - 5.1), Item(priority=9)),
         (Item(priority=9), Item(accepted=NOW - 5.0)),  # exactly at the patience
         (Item(accepted=NOW - 7, start_tag=9), Item(accepted=NOW - 6, priority=9, start_tag=1)),
+        (Item(start_tag=1), Item(accepted=NOW - 7, start_tag=2)),  # age alone is no claim on others' turns
     ],
 )
 def test_order_of_urgency(first: Item, second: Item) -> None:
-    key = by_urgency(NOW, PATIENCE_S)
+    key = by_urgency(NOW, PATIENCE_S, [first, second])
     assert sorted([second, first], key=key) == [first, second]
 
 
@@ -49,7 +50,7 @@ def served(fair: FairQueueing, waiting: list[Item], count: int) -> list[str]:
     """Serve the smallest start tags, and return the names of their callers."""
     order = []
     for _ in range(count):
-        item = min(waiting, key=by_urgency(NOW, PATIENCE_S))
+        item = min(waiting, key=by_urgency(NOW, PATIENCE_S, waiting))
         waiting.remove(item)
         fair.serve(item.start_tag)
         order.append(item.name)
@@ -98,3 +99,32 @@ def test_forgotten_callers_start_at_the_virtual_time() -> None:
     served(fair, waiting, 3)
     fair.forget_callers()
     assert fair.start_tag("a", 1) == fair.start_tag("b", 1) == 20.0
+
+
+# --- backlog ----------------------------------------------------------------------------------------
+
+
+def test_alone_a_caller_waits_for_all_that_it_has() -> None:
+    backlog = Backlog()
+    for _ in range(3):
+        backlog.add("a", 2.0)
+    assert backlog.ahead("a", 1.0) == 6.0
+    assert backlog.ahead("a", 1.0, apart=4.0) == 2.0
+
+
+def test_another_caller_waits_for_as_much_as_it_brings() -> None:
+    backlog = Backlog()
+    for _ in range(1000):
+        backlog.add("many", 2.0)
+    assert backlog.ahead("b", 1.0) == 1.0
+    backlog.add("b", 1.0)
+    assert backlog.ahead("b", 1.0) == 1.0 + 2.0
+
+
+def test_what_is_removed_is_forgotten() -> None:
+    backlog = Backlog()
+    backlog.add("a", 0.1)
+    backlog.add("a", 0.2)
+    backlog.remove("a", 0.1)
+    backlog.remove("a", 0.2)
+    assert backlog.ahead("b", 1.0) == backlog.ahead("a", 1.0) == 0.0
