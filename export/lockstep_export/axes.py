@@ -69,3 +69,28 @@ def read_axes(text: str, shape: Sequence[int], tensor: str) -> Axes:
             " the one with the rows"
         )
     return Axes(tuple("" if word.isdigit() or word == FIXED else word for word in words))
+
+
+@dataclass(frozen=True)
+class ModuleOutput:
+    """One output of a module: its axes in the module's order, and the sizes of the fixed ones."""
+
+    name: str
+    axes: Axes
+    shape: tuple[int, ...]
+    batch_first: bool = True  # in the graph; False keeps the module's axes
+
+    @property
+    def batch_axis(self) -> int:
+        """The index of the batch axis in the graph."""
+        return 0 if self.batch_first else self.axes.batch
+
+    @property
+    def graph_axes(self) -> tuple[str, ...]:
+        """The names of the axes in the graph, "" for a fixed one."""
+        return self.axes.graph_axes if self.batch_first else self.axes.names
+
+    @property
+    def width(self) -> int | None:
+        """The size of the last axis; None if it varies."""
+        return None if self.axes.names[-1] else self.shape[-1]

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lockstep_export.axes import BATCH, Axes
+from lockstep_export.axes import BATCH, Axes, ModuleOutput
 from lockstep_export.contract import InputContract, call
 from lockstep_export.errors import DescriptionError, ModuleError
-from lockstep_export.graph_module import GraphModule, ModuleOutput, by_name
+from lockstep_export.graph_module import GraphModule, by_name
 from lockstep_export.parity import Parity, gap, largest, table
 from lockstep_export.proof import BATCHED, prove
 from lockstep_export.samples import draw, stack

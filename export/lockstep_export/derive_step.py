@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lockstep_export.axes import BATCH, Axes
+from lockstep_export.axes import BATCH, Axes, ModuleOutput
 from lockstep_export.contract import InputContract, ModuleInput
 from lockstep_export.errors import DescriptionError, ModuleError
-from lockstep_export.graph_module import GraphModule, ModuleOutput
+from lockstep_export.graph_module import GraphModule
 from lockstep_export.packing import Ragged, without_packing
 from lockstep_export.recurrent import Cell, States
 from lockstep_export.recurrent_nodes import RecurrentReplacement, recurrent_layers, single_layer

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from lockstep_export import manifest
+from lockstep_export.axes import ModuleOutput
 from lockstep_export.checks import check_module
 from lockstep_export.contract import InputContract
 from lockstep_export.errors import ModuleError
-from lockstep_export.graph_module import GraphModule, ModuleOutput
+from lockstep_export.graph_module import GraphModule
 from lockstep_export.graph_spec import GraphSpec
 from lockstep_export.manifest import Table
 from lockstep_export.model_toml import (

@@ -5,42 +5,16 @@ states keep the module's axes, which the states of the step have too.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from lockstep_export.axes import Axes
+from lockstep_export.axes import ModuleOutput
 from lockstep_export.contract import InputContract
 from lockstep_export.errors import DescriptionError
 from lockstep_export.onnx_graph import Arrays
-
-
-@dataclass(frozen=True)
-class ModuleOutput:
-    """One output of a module: its axes in the module's order, and the sizes of the fixed ones."""
-
-    name: str
-    axes: Axes
-    shape: tuple[int, ...]
-    batch_first: bool = True  # in the graph; False keeps the module's axes
-
-    @property
-    def batch_axis(self) -> int:
-        """The index of the batch axis in the graph."""
-        return 0 if self.batch_first else self.axes.batch
-
-    @property
-    def graph_axes(self) -> tuple[str, ...]:
-        """The names of the axes in the graph, "" for a fixed one."""
-        return self.axes.graph_axes if self.batch_first else self.axes.names
-
-    @property
-    def width(self) -> int | None:
-        """The size of the last axis; None if it varies."""
-        return None if self.axes.names[-1] else self.shape[-1]
 
 
 class GraphModule(nn.Module):

@@ -3,9 +3,8 @@
 from typing import Any
 
 from lockstep_export import manifest
-from lockstep_export.axes import BATCH
+from lockstep_export.axes import BATCH, ModuleOutput
 from lockstep_export.contract import InputContract, ModuleInput
-from lockstep_export.graph_module import ModuleOutput
 from lockstep_export.manifest import Table
 from lockstep_export.options import ExportOptions
 from lockstep_export.tasks import Classify, ClassifyTokens, Encode, Generate, Translate

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lockstep_export.axes import ModuleOutput
 from lockstep_export.contract import InputContract
-from lockstep_export.graph_module import GraphModule, ModuleOutput
+from lockstep_export.graph_module import GraphModule
 from lockstep_export.packing import Ragged, without_packing
 from lockstep_export.recurrent import Kind, OnnxSequence, Packed, States
 

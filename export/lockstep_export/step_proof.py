@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lockstep_export.axes import ModuleOutput
 from lockstep_export.contract import InputContract
-from lockstep_export.graph_module import ModuleOutput
 from lockstep_export.onnx_graph import Arrays
 from lockstep_export.parity import EXACT, Difference, failed_run, gap, gaps, scales
 from lockstep_export.proof import Answer, cut

@@ -11,7 +11,7 @@ from lockstep_export.errors import DescriptionError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lockstep_export.graph_module import ModuleOutput
+    from lockstep_export.axes import ModuleOutput
     from lockstep_export.manifest import Table
 
     Outputs = Mapping[str, ModuleOutput]

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lockstep_export.axes import ModuleOutput
 from lockstep_export.checks import check_module, find_outputs
 from lockstep_export.contract import InputContract, ModuleInput, call
 from lockstep_export.declaration import State
 from lockstep_export.errors import DescriptionError
-from lockstep_export.graph_module import ModuleOutput, by_name
+from lockstep_export.graph_module import by_name
 from lockstep_export.samples import draw, stack
 from lockstep_export.step_module import StepModule, StepOutput, StepState
 
