@@ -1,7 +1,7 @@
 """Proof in production: recomputes a share of the answers from shared runs, each alone, and compares them.
 
 a shared run → `Verifier.offer` → now and then, or while the model has nothing to do: each `Recheck` alone
-→ `compare` → an answer that depends on its company withdraws batching
+→ `compare` → an answer that depends on the other rows withdraws batching
 
 Answers are sent before they are verified, so that nobody waits for it. Only what is beyond the model's
 tolerance, and beyond the rounding errors of a run of equal size, counts as a difference.
@@ -141,19 +141,19 @@ class Verifier:
 
 def _difference(spec: ModelSpec, recheck: Recheck, answers: int) -> str:
     """How an answer differs from that to the same request alone; empty if it does not."""
-    company = f"from a run that gave {answers} answers" if answers > 1 else "from a padded run"
+    run = f"from a run that gave {answers} answers" if answers > 1 else "from a padded run"
     try:
         (expected,) = recheck.alone()
     except RowMismatch as mismatch:
         return mismatch.message
-    except Exception:  # the session is closed, or the graph refuses what it took in company
+    except Exception:  # the session is closed, or the graph refuses what it took in a batch
         return ""
     found = compare(spec, expected, recheck.answer)
     if found.within or is_rounding(found, expected, recheck.copies):
         return ""
     by = "in shape, or in which values are finite" if found.apart == math.inf else f"by {found.apart:.2g}"
     return (
-        f"an answer {company} differs from that to the same request alone: output {found.output!r} {by};"
+        f"an answer {run} differs from that to the same request alone: output {found.output!r} {by};"
         f" the request was {recheck.shapes}"
     )
 
