@@ -14,7 +14,10 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 GPU: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
-DEPLOYMENT, SERVICE = yaml.safe_load_all((ROOT / "deploy/kubernetes/lockstep.yaml").read_text())
+DEPLOYMENT, SERVICE, NETWORK_POLICY = yaml.safe_load_all(
+    (ROOT / "deploy/kubernetes/lockstep.yaml").read_text()
+)
+MUTUAL_TLS = yaml.safe_load((ROOT / "deploy/kubernetes/mutual-tls.yaml").read_text())
 POD_MONITOR = yaml.safe_load((ROOT / "deploy/kubernetes/podmonitor.yaml").read_text())
 
 

@@ -19,6 +19,8 @@ from contract.containers import (
     COMPOSE,
     DEPLOYMENT,
     GPU,
+    MUTUAL_TLS,
+    NETWORK_POLICY,
     POD_MONITOR,
     PROMETHEUS,
     ROOT,
@@ -147,6 +149,32 @@ def test_the_server_ports_are_the_default_settings_everywhere() -> None:
     assert {one["containerPort"] for one in CONTAINER["ports"]} == wanted
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert CONTAINER[probe]["grpc"]["port"] == DEFAULTS.port
+
+
+def test_the_container_listens_on_every_address_and_others_on_loopback() -> None:
+    assert environment("server")["LOCKSTEP_HOST"] == "0.0.0.0"
+    assert {"name": "LOCKSTEP_HOST", "value": "0.0.0.0"} in CONTAINER["env"]
+    assert DEFAULTS.grpc_host == "127.0.0.1"
+
+
+def test_the_network_policy_opens_the_ports_of_the_pods() -> None:
+    labels = NETWORK_POLICY["spec"]["podSelector"]["matchLabels"].items()
+    assert labels <= DEPLOYMENT["spec"]["template"]["metadata"]["labels"].items()
+    opened = {port["port"] for rule in NETWORK_POLICY["spec"]["ingress"] for port in rule["ports"]}
+    assert opened == {one["name"] for one in CONTAINER["ports"]}
+
+
+def test_mutual_tls_patches_the_container_with_files_that_are_mounted() -> None:
+    pod = MUTUAL_TLS["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["name"] == CONTAINER["name"]
+    names = {one["name"]: one["value"] for one in container["env"]}
+    assert {name.removeprefix("LOCKSTEP_").lower() for name in names} <= vars(DEFAULTS).keys()
+    mounted = {one["mountPath"] for one in container["volumeMounts"]}
+    assert {str(Path(value).parent) for value in names.values()} == mounted
+    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    assert {one["secret"]["defaultMode"] for one in pod["volumes"]} == {0o440}
+    assert DEPLOYMENT["spec"]["template"]["spec"]["securityContext"]["fsGroup"]  # who may read them
 
 
 def test_the_drain_can_finish_before_the_container_is_killed() -> None:

@@ -67,6 +67,17 @@ def test_every_test_of_a_promise_exists() -> None:
     assert [file for file in files if not (ROOT / "tests" / file).is_file()] == []
 
 
+def test_every_threat_has_a_test_that_exists() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    rows = text[text.index("## Actors and threats") : text.index("## Out of scope")].splitlines()
+    threats = [row for row in rows if row.startswith("|")][2:]
+    assert len(threats) > 10
+    for row in threats:
+        files = re.findall(r"`([\w/]+/test_\w+\.py)`", row)
+        assert files, row
+        assert [file for file in files if not (ROOT / "tests" / file).is_file()] == []
+
+
 def test_every_setting_is_documented_with_its_default() -> None:
     rows = re.findall(r"^\| (`[a-z_`, ]+`) \| ([^|]*) \|", SERVER.read_text(encoding="utf-8"), re.MULTILINE)
     documented = {

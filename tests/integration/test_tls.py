@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -19,6 +22,7 @@ from integration.harness import REPOSITORY, Served, refused, settings
 from patience import PATIENCE_S, wait_until
 from security import bearer, certificates, credentials, digest, make_certificates, tls, write_auth
 
+from lockstep_client import AsyncClient, Client
 from lockstep_client.metrics_text import scrape
 from lockstep_client.tls import Tls
 from lockstep_proto.v1 import sequences_pb2 as pb
@@ -219,3 +223,42 @@ def test_certificates_rotate_under_load(
     assert not set(new) & set(old)
     kept = [r for r in caplog.records if r.levelno == logging.ERROR and "stay as they were" in r.getMessage()]
     assert kept
+
+
+# In a process of its own: tritonclient registers the same messages as our stubs.
+_TRITON = """
+import sys
+import tritonclient.grpc as triton
+address, folder = sys.argv[1:]
+files = {"root_certificates": "ca.pem", "private_key": "bob.key", "certificate_chain": "bob.pem"}
+paths = {name: f"{folder}/{file}" for name, file in files.items()}
+with triton.InferenceServerClient(address, ssl=True, **paths) as client:
+    assert client.is_server_ready(headers={"authorization": "Bearer token-of-bob"})
+    try:
+        client.is_server_ready()
+    except triton.InferenceServerException as error:
+        assert "no caller has a certificate for bob" in str(error)
+    else:
+        raise AssertionError("a call without a token was answered")
+"""
+
+
+def test_tritonclient_and_our_clients_call_over_mutual_tls(
+    start: Callable[..., Served], tmp_path: Path
+) -> None:
+    folder = certificates()
+    server = start(auth_file=write_auth(tmp_path / "auth.toml", AUTH), **tls(folder, mutual=True))
+    address = f"localhost:{server.app.port}"
+    command = [sys.executable, "-c", _TRITON, address, str(folder)]
+    triton = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert triton.returncode == 0, triton.stderr
+    shown = Tls(folder / "ca.pem", folder / "alice.pem", folder / "alice.key")
+    with Client(address, tls=shown) as ours:
+        assert ours.classify(MODEL, ["a fine film"])
+
+    async def classify() -> Any:
+        async with AsyncClient(address, tls=Tls(folder / "ca.pem", folder / "bob.pem", folder / "bob.key"),
+                               token="token-of-bob") as client:  # fmt: skip
+            return await client.classify(MODEL, ["a fine film"])
+
+    assert asyncio.run(classify())
