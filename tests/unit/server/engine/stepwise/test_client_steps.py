@@ -177,3 +177,25 @@ def test_a_step_that_returns_other_rows_is_repeated_for_each_request_alone(dropp
     assert [one.outputs["y"][:, 0].tolist() for one in others] == [[1], [2]]  # type: ignore[index]
     assert {run.rows for run in runs} == {1}
     assert (batching.allowed, batching.max_rows, len(reasons)) == (False, 1, 1)
+
+
+def test_a_step_that_adds_several_elements_to_a_cache_is_an_error_and_changes_no_state() -> None:
+    model = open_model("cache")
+
+    class Doubles:
+        """A session that returns the new element of the cache twice."""
+
+        output_names = model.session.output_names
+
+        def run(self, feeds: dict[str, Array]) -> list[Array]:
+            logits, present = model.session.run(feeds)
+            return [logits, np.concatenate([present, present[:, -1:]], 1)]
+
+    request = first_step(model, 1)
+    run(model, [request])
+    again = next_step(model, request, 2)
+    (answer,), _ = client_steps.run_steps(model.spec, Doubles(), [again], Batching(64), lambda: 0.0, 0.0)  # type: ignore[arg-type]
+    assert "added 2 elements" in str(answer.error)
+    assert "send one element" in str(answer.error)
+    assert again.sequence.states is not None
+    assert again.sequence.states["past"].shape[1] == 1
