@@ -103,6 +103,18 @@ def with_optional() -> ModelProto:
     )
 
 
+def with_rate() -> ModelProto:
+    """y = x * rate; `rate` is a scalar integer."""
+    return model(
+        [
+            helper.make_node("Cast", ["rate"], ["factor"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "factor"], ["y"]),
+        ],
+        [tensor("x", shape=("n", 2)), tensor("rate", "INT64", ())],
+        [tensor("y", shape=("n", 2))],
+    )
+
+
 def several_outputs() -> ModelProto:
     """same = x, negative = -x, size = |x|."""
     return model(

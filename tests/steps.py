@@ -329,6 +329,23 @@ def adder(root: Path, name: str = "adder", *, slots: int = 8, idle_s: float = 60
     return write(root, name, SUM.format(slots=slots, idle_s=idle_s), {"step.onnx": graph})
 
 
+def weighted_adder(root: Path, name: str = "weighted") -> Path:
+    """x [n, 2], rate (a scalar, 3 by the manifest) -> y = the sum of all x * rate so far."""
+    graph = model(
+        [
+            helper.make_node("Cast", ["rate"], ["factor"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "factor"], ["weighted"]),
+            helper.make_node("Add", ["sum_in", "weighted"], ["sum_out"]),
+            helper.make_node("Identity", ["sum_out"], ["y"]),
+        ],
+        [tensor("x", shape=("n", 2)), tensor("rate", "INT64", ()), tensor("sum_in", shape=("n", 2))],
+        [tensor("y", shape=("n", 2)), tensor("sum_out", shape=("n", 2))],
+    )
+    inputs = "inputs.x.batch_axis = 0\ninputs.rate.value = 3\noutputs.y.batch_axis = 0\n"
+    manifest = SUM.format(slots=8, idle_s=60).replace("[stepwise]\n", f"[stepwise]\n{inputs}")
+    return write(root, name, manifest, {"step.onnx": graph})
+
+
 def blurred_prefill() -> ModelProto:
     """As `translator_prefill`, but each vector of the memory is the mean of three neighbours."""
     graph = translator_prefill()

@@ -24,6 +24,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("models")
     steps.adder(root, slots=64)
     steps.cache(root)
+    steps.weighted_adder(root)
     fakes.write_model(root, "identity", fakes.identity())
     with serve(root, engine=request.param) as started:
         yield started
@@ -44,6 +45,13 @@ def step(
 
 def value(reply: Any) -> float:
     return float(fakes.values(reply, "y").ravel()[0])
+
+
+def test_a_constant_of_a_step_can_be_omitted_and_sent(server: Served) -> None:
+    assert value(server.infer(step(1, 8, start=True, model="weighted"))) == 3
+    sent = step(1, 8, end=True, model="weighted")
+    sent.MergeFrom(fakes.request("weighted", {"rate": ("INT64", 5)}))
+    assert value(server.infer(sent)) == 8
 
 
 def test_state_is_kept_from_start_to_end(server: Served) -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from integration.harness import Served, refused, serve
 from onnx import helper
+from patience import PATIENCE_S
 
 from lockstep_proto import open_inference_pb2 as pb
 
@@ -44,6 +45,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         fakes.write_model(root, f"scalar-{datatype}", fakes.identity(datatype, ()))
     fakes.write_model(root, "optional", fakes.with_optional())
     fakes.write_model(root, "several", fakes.several_outputs())
+    fakes.write_model(
+        root,
+        "rate",
+        fakes.with_rate(),
+        "inputs.rate.value = 3\ninputs.x.batch_axis = 0\noutputs.y.batch_axis = 0",
+    )
     with serve(root) as running:
         yield running
 
@@ -95,6 +102,26 @@ def test_an_optional_input_can_be_omitted(server: Served) -> None:
 def test_an_optional_input_can_be_sent(server: Served) -> None:
     request = fakes.request("optional", {"x": ("FP32", [1, 2]), "bias": ("FP32", [0.5])})
     assert fakes.values(server.infer(request), "y").tolist() == [1.5, 2.5]
+
+
+def test_a_constant_input_can_be_omitted_sent_and_is_not_listed(server: Served) -> None:
+    assert fakes.values(server.infer(fakes.floats("rate", [[1, 2]])), "y").tolist() == [[3, 6]]
+    request = fakes.request("rate", {"x": ("FP32", [[1, 2]]), "rate": ("INT64", 5)})
+    assert fakes.values(server.infer(request), "y").tolist() == [[5, 10]]
+    metadata = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="rate"))
+    assert [tensor.name for tensor in metadata.inputs] == ["x"]
+
+
+def test_requests_without_and_with_the_constant_get_their_own_answers(server: Served) -> None:
+    with server.hold():
+        requests = [fakes.floats("rate", [[k, 2 * k]]) for k in range(6)]
+        requests += [fakes.request("rate", {"x": ("FP32", [[k, k]]), "rate": ("INT64", 5)}) for k in range(2)]
+        calls = [server.inference.ModelInfer.future(request, timeout=PATIENCE_S) for request in requests]
+        server.wait_waiting("rate", len(calls))
+    replies = [call.result() for call in calls]
+    answers = [fakes.values(reply, "y").tolist() for reply in replies]
+    assert answers == [[[3 * k, 6 * k]] for k in range(6)] + [[[5 * k, 5 * k]] for k in range(2)]
+    assert replies[0].parameters["batch_rows"].double_param == 6
 
 
 def test_outputs_are_in_the_order_of_the_graph(server: Served) -> None:

@@ -21,11 +21,11 @@ def index(entry: ModelVersion) -> pb.RepositoryIndexResponse.ModelIndex:
 
 
 def _listed_inputs(spec: ModelSpec) -> list[ModelTensor]:
-    """The inputs without generated ones, which clients may send but need not.
+    """The inputs without those that the server fills in, which clients may send but need not.
 
     Metadata and config must list the same inputs, or perf_analyzer fails.
     """
-    return [tensor for tensor in spec.inputs if not tensor.spec.generated]
+    return [tensor for tensor in spec.inputs if not tensor.spec.filled]
 
 
 def _wire_shape(spec: ModelSpec, tensor: ModelTensor) -> list[int]:

@@ -95,7 +95,7 @@ def decode(spec: ModelSpec, request: pb.ModelInferRequest) -> Arrays:
             )
         arrays[tensor.name] = _decode(known, tensor, raw[index] if raw else None)
     for known in spec.inputs:
-        if known.name not in arrays and not known.optional and not known.spec.generated:
+        if known.name not in arrays and not known.optional and not known.spec.filled:
             raise bad_input(known.name, f"missing input; send it as {known.datatype} {known.wire_shape()}")
     return arrays
 

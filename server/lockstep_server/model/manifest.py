@@ -36,11 +36,21 @@ class TensorSection:
     lengths: Mapping[int, str] = field(default_factory=dict)  # axis -> named length
     pad: float = 0
     range: tuple[int, int] | None = None  # valid ids, half-open
-    generated: str = ""  # "mask", "lengths" or "zeros": filled in by the server
+    generated: str = ""  # "mask", "lengths", "positions" or "zeros": filled in by the server
     of: str = ""  # the named length of a generated input
     real: float = 1  # the mask's value for elements that are not padding
+    new: bool = (
+        False  # a step's mask over a growing cache has one more element at its end, for that of the step
+    )
     pooling: str = ""  # "mean", "first", "last" or "max": one vector of an output's one per element
     normalise: bool = False  # scale the vector to length 1
+    value: float | None = None  # of every element of a constant input: filled in by the server
+    sizes: Mapping[int, int] = field(default_factory=dict)  # axis -> size, of axes that the graph leaves open
+
+    @property
+    def filled(self) -> bool:
+        """Whether the server fills the input in unless the caller sends it."""
+        return bool(self.generated) or self.value is not None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ def check_numbers(tensor: ModelTensor, place: str) -> None:
         raise LoadError(
             f"{place}.{tensor.name}.pad: {datatype} cannot hold {section.pad:g}; use another value"
         )
+    if section.value is not None and not datatypes.holds(datatype, section.value):
+        raise LoadError(
+            f"{place}.{tensor.name}.value: {datatype} cannot hold {section.value:g}; use another value"
+        )
     if section.range is not None:
         if exact is None:
             raise LoadError(f"{place}.{tensor.name}.range: {datatype} holds no ids; remove this key")
@@ -39,17 +43,17 @@ def check_numbers(tensor: ModelTensor, place: str) -> None:
 
 
 def check_generated_lengths(inputs: Iterable[ModelTensor], manifest: Manifest, place: str) -> None:
-    """Check that the type of each generated input of lengths holds the largest length.
+    """Check that the type of each generated input of lengths or positions holds the largest.
 
     Raises:
         LoadError: it does not.
     """
     for tensor in inputs:
-        if tensor.spec.generated == "lengths":
+        if tensor.spec.generated in ("lengths", "positions"):
             longest = manifest.lengths[tensor.spec.of].max
             largest = datatypes.EXACT_INTEGERS.get(tensor.datatype, (0, 1))[1]
-            if longest > largest:
+            if longest - (tensor.spec.generated == "positions") > largest:
                 raise LoadError(
-                    f"{place}.{tensor.name}: {tensor.datatype} holds lengths up to {largest}, but"
-                    f" lengths.{tensor.spec.of}.max is {longest}; lower the maximum"
+                    f"{place}.{tensor.name}: {tensor.datatype} holds {tensor.spec.generated} up to {largest},"
+                    f" but lengths.{tensor.spec.of}.max is {longest}; lower the maximum"
                 )

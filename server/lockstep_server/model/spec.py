@@ -129,10 +129,10 @@ class ModelSpec:
     @property
     def text_input(self) -> str:
         """The input that takes token ids: `roles.input`, or the only required input that the server does
-        not generate. Empty if there is no such input or more than one."""
+        not fill in. Empty if there is no such input or more than one."""
         if self.input(self.manifest.roles.input):
             return self.manifest.roles.input
-        required = [tensor.name for tensor in self.inputs if not (tensor.spec.generated or tensor.optional)]
+        required = [tensor.name for tensor in self.inputs if not (tensor.spec.filled or tensor.optional)]
         return required[0] if len(required) == 1 else ""
 
 
@@ -176,13 +176,10 @@ def bind_tensor(tensor: GraphTensor, sections: Mapping[str, TensorSection], plac
             " convert it to a supported tensor type inside the graph"
         )
     datatype, optional = converted
-    spec = ModelTensor(
-        tensor.name,
-        datatype,
-        tensor.shape,
-        optional or tensor.optional,
-        sections.get(tensor.name, TensorSection()),
-    )
+    section = sections.get(tensor.name, TensorSection())
+    shape = tuple(section.sizes.get(axis, size) for axis, size in enumerate(tensor.shape))
+    spec = ModelTensor(tensor.name, datatype, shape, optional or tensor.optional, section)
+    _check_sizes(tensor, section, place)
     _check_axes(spec, place)
     numbers.check_numbers(spec, place)
     return spec
@@ -200,6 +197,26 @@ def _check_axes(tensor: ModelTensor, place: str) -> None:
             raise LoadError(
                 f"{place}.{tensor.name}: axis {axis} is fixed to {tensor.shape[axis]} in the graph;"
                 " export the model with a dynamic axis, or remove the axis from the manifest"
+            )
+
+
+def _check_sizes(tensor: GraphTensor, section: TensorSection, place: str) -> None:
+    """Check the sizes that the manifest gives to axes of the graph, and that a constant has no other."""
+    place = f"{place}.{tensor.name}"
+    for axis, size in section.sizes.items():
+        if axis >= len(tensor.shape):
+            why = f"axis {axis} does not exist; the tensor has {len(tensor.shape)} axes in the graph"
+            raise LoadError(f"{place}.sizes: {why}")
+        if isinstance(tensor.shape[axis], int) and tensor.shape[axis] != size:
+            why = f"axis {axis} is fixed to {tensor.shape[axis]} in the graph; remove it from the manifest"
+            raise LoadError(f"{place}.sizes: {why}")
+    if section.value is None:
+        return
+    for axis, known in enumerate(tensor.shape):
+        if not (isinstance(known, int) or axis in (section.batch_axis, *section.lengths, *section.sizes)):
+            raise LoadError(
+                f"{place}.value: the size of axis {axis} is unknown; write it: sizes = {{{axis} = 1}},"
+                f" or batch_axis = {axis} if it is that of the rows"
             )
 
 
@@ -295,14 +312,16 @@ def measure_request(spec: ModelSpec, inputs: datatypes.Arrays) -> RequestSize:
 
 
 def _check_generated(tensor: ModelTensor, array: np.ndarray[Any, Any], rows: int, length: int) -> None:
-    """Check lengths or a mask that a caller sends, instead of leaving them to the server.
+    """Check an input that a caller sends, instead of leaving it to the server.
 
     Raises:
         ServingError: BAD_INPUT, they do not fit the other inputs.
     """
-    by_mask = tensor.spec.generated == "mask"
-    shape = (rows, length) if by_mask else (rows,)
+    are_lengths = tensor.spec.generated == "lengths"
+    shape: tuple[int, ...] = (rows,) if are_lengths else (rows, length)
     shape = shape if tensor.spec.batch_axis != 1 else shape[::-1]
+    if tensor.spec.generated == "positions" and tensor.spec.batch_axis is None:  # the same for all rows
+        shape = (1,) * (len(tensor.shape) - 1) + (length,)
     omit = "or omit the input: the server generates it"
     if array.shape != shape:
         raise bad_input(
@@ -310,7 +329,7 @@ def _check_generated(tensor: ModelTensor, array: np.ndarray[Any, Any], rows: int
             f"shape {list(array.shape)} for {rows} rows of {length} {tensor.spec.of}; send {list(shape)},"
             f" {omit}",
         )
-    if not by_mask and array.size and not ((array >= 1) & (array <= length)).all():
+    if are_lengths and array.size and not ((array >= 1) & (array <= length)).all():
         wrong = array[~((array >= 1) & (array <= length))][0]
         raise bad_input(
             tensor.name,

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import LoadError
 from .datatypes import EXACT_INTEGERS, from_onnx, holds
+from .manifest import TensorSection
 from .numbers import check_generated_lengths
 from .roles import check_next_scores, check_outputs, check_text_input, shape_of
 from .spec import (
     GraphTensor,
     ModelSpec,
+    ModelTensor,
     StateTensor,
     bind_tensor,
     check_names,
@@ -46,7 +48,7 @@ def make_step_spec(
     """
     stepwise = manifest.stepwise
     assert stepwise is not None
-    prefill_spec = _prefill_spec(name, version, prefill, manifest, file) if prefill else None
+    prefill_spec = _prefill_spec(name, version, prefill, manifest, stepwise.state, file) if prefill else None
     states = _states(graph, stepwise, prefill_spec, file)
     spec = ModelSpec(
         name,
@@ -84,6 +86,13 @@ def _with_tensors(spec: ModelSpec, graph: GraphSignature, stepwise: StepwiseSect
                 f"{file}: stepwise.inputs.{tensor.name}.of: no state has the length {tensor.spec.of!r};"
                 f" available: {', '.join(sorted(state_lengths)) or 'none'}"
             )
+        _check_growth(tensor, spec, f"{file}: stepwise.inputs.{tensor.name}")
+        for name in tensor.spec.lengths.values():
+            if tensor.spec.value is not None and name not in state_lengths:
+                raise LoadError(
+                    f"{file}: stepwise.inputs.{tensor.name}.lengths: no state has the length {name!r};"
+                    f" available: {', '.join(sorted(state_lengths)) or 'none'}"
+                )
     check_generated_lengths(inputs, spec.manifest, f"{file}: stepwise.inputs")
     return replace(spec, inputs=inputs, outputs=outputs)
 
@@ -110,17 +119,58 @@ def _with_one_token(spec: ModelSpec, file: str) -> ModelSpec:
     return replace(spec, inputs=tuple(fixed if tensor is token else tensor for tensor in spec.inputs))
 
 
-def _prefill_spec(name: str, version: int, graph: GraphSignature, manifest: Manifest, file: str) -> ModelSpec:
+def _check_growth(tensor: ModelTensor, spec: ModelSpec, place: str) -> None:
+    """Check an input that counts the elements so far: a cache counts them."""
+    section = tensor.spec
+    if section.generated != "positions" and not section.new:
+        return
+    growing = sorted(
+        {state.dynamic_axis[1] for state in spec.states if state.dynamic_axis and state.spec.grows}
+    )
+    if section.of not in growing:
+        raise LoadError(
+            f"{place}.of: no state grows along {section.of!r}, so its elements are not counted; name one of"
+            f" {', '.join(growing) or 'a state with grows = true'}"
+        )
+    if section.generated == "positions" and (section.batch_axis is None or len(tensor.shape) > 2):
+        raise LoadError(
+            f"{place}.batch_axis: positions {shape_of(tensor)} differ between the rows of a step; make them"
+            " [batch] or [batch, sequence] and name the axis of the rows"
+        )
+
+
+def _prefill_spec(
+    name: str,
+    version: int,
+    graph: GraphSignature,
+    manifest: Manifest,
+    states: tuple[StateSection, ...],
+    file: str,
+) -> ModelSpec:
+    """The spec of the prefill graph. If it takes states as a step does, it starts from their first values; an
+    output that starts a state has the state's axes, unless the manifest says otherwise."""
     section = manifest.prefill
     assert section is not None
+    first = {
+        state.input: TensorSection(
+            state.batch_axis, value=state.initial, sizes=dict.fromkeys(state.lengths, 0)
+        )
+        for state in states
+    }
+    prefilled = {
+        state.prefill: TensorSection(state.batch_axis, state.lengths) for state in states if state.prefill
+    }
     check_names(section.inputs, graph.inputs, f"{file}: prefill.inputs")
     check_names(section.outputs, graph.outputs, f"{file}: prefill.outputs")
     spec = ModelSpec(
         name,
         version,
         manifest,
-        tuple(bind_tensor(t, section.inputs, f"{file}: prefill.inputs") for t in graph.inputs),
-        tuple(bind_tensor(t, section.outputs, f"{file}: prefill.outputs") for t in graph.outputs),
+        tuple(bind_tensor(t, {**first, **section.inputs}, f"{file}: prefill.inputs") for t in graph.inputs),
+        tuple(
+            bind_tensor(t, {**prefilled, **section.outputs}, f"{file}: prefill.outputs")
+            for t in graph.outputs
+        ),
         mode="prefill",
         model=name,
     )

@@ -44,12 +44,24 @@ class Coherence:
             self._check_axes(key, tensor.batch_axis, tensor.lengths)
             if tensor.generated and not inputs:
                 raise self._error(f"{key}.generated", "only an input can be generated; remove this key")
+            for option in ("value", "sizes"):
+                if getattr(tensor, option) not in (None, {}) and not inputs:
+                    raise self._error(f"{key}.{option}", "only an input can have it; remove this key")
+            if tensor.value is not None and (tensor.generated or name == self._manifest.roles.input):
+                other = "generated" if tensor.generated else "roles.input"
+                raise self._error(f"{key}.value", f"the input has {other} too; remove one of them")
+            for axis in tensor.sizes:
+                if axis == tensor.batch_axis or axis in tensor.lengths:
+                    raise self._error(f"{key}.sizes", f"axis {axis} varies by the manifest; use another axis")
             if tensor.generated and not tensor.of:
                 raise self._error(f"{key}.of", "missing; name the length that the input is generated from")
             if tensor.of:
                 self._check_length(f"{key}.of", tensor.of)
             if tensor.generated == "zeros" and prefix == "stepwise.inputs":
-                raise self._error(f"{key}.generated", 'a step takes "mask" or "lengths"; use one of them')
+                why = 'a step takes "mask", "lengths" or "positions"; use one of them, or value = 0'
+                raise self._error(f"{key}.generated", why)
+            if tensor.new and not (tensor.generated == "mask" and prefix == "stepwise.inputs"):
+                raise self._error(f"{key}.new", "only the generated mask of a step has it; remove this key")
             for option in ("pooling", "normalise"):
                 is_vector = prefix == "outputs" and name == self._manifest.roles.vector
                 if getattr(tensor, option) and not is_vector:

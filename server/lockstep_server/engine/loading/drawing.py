@@ -63,7 +63,7 @@ class Drawing:
         self.shortest = 1
         self._sizes: dict[Axis, int] = {}  # of free axes, by their symbol; None: without one
         self._constant = _CONSTANTS[0]
-        self._drawn = [t for t in spec.inputs if not t.spec.generated and not t.optional]
+        self._drawn = [t for t in spec.inputs if not t.spec.filled and not t.optional]
         self._free: set[Axis] = {axis for t in self._drawn for axis in _free_axes(t)}
 
     @property

@@ -90,7 +90,7 @@ class Loader:
                 f" available: {', '.join(map(str, versions))}"
             )
         loaded = []
-        if manifest.stepwise is None or entry.has_oneshot():
+        if manifest.stepwise is None or entry.has_oneshot(manifest):
             loaded.append(self._load_oneshot(entry, manifest, versions, report))
         if manifest.stepwise is not None:
             oneshot = loaded[0] if loaded else None
@@ -107,7 +107,8 @@ class Loader:
             return
         for other in repository.find_versions(self._root, model):
             try:
-                has_both = other.has_oneshot() and other.manifest().stepwise is not None
+                manifest = other.manifest()
+                has_both = manifest.stepwise is not None and other.has_oneshot(manifest)
             except LoadError:  # it is not served
                 continue
             if has_both:
@@ -166,7 +167,9 @@ class Loader:
             entry, entry.graph_file(manifest.stepwise.graph, "stepwise.graph"), manifest
         )
         prefill = None
-        if manifest.prefill is not None:
+        if manifest.prefill is not None and manifest.prefill.graph == manifest.stepwise.graph:
+            prefill = session
+        elif manifest.prefill is not None:
             prefill = self._open_session(
                 entry, entry.graph_file(manifest.prefill.graph, "prefill.graph"), manifest
             )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TASKS = ("tensor", "classify", "token-classification", "encode", "generate", "translate")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
-GENERATED = ("mask", "lengths", "zeros")
+GENERATED = ("mask", "lengths", "positions", "zeros")
 POOLINGS = ("mean", "first", "last", "max")
 
 
@@ -101,8 +101,11 @@ def _tensor(table: schema.TomlTable) -> TensorSection:
         generated=table.choice("generated", GENERATED, ""),
         of=table.get("of", schema.string, ""),
         real=table.get("real", schema.truth, 1.0),
+        new=table.get("new", schema.boolean, False),
         pooling=table.choice("pooling", POOLINGS, ""),
         normalise=table.get("normalise", schema.boolean, False),
+        value=table.optional("value", schema.number),
+        sizes=table.get("sizes", schema.sizes, {}),
     )
 
 

@@ -62,8 +62,10 @@ class RepositoryEntry:
         for path in (self.manifest_path, *self.folder.parent.glob("*"), *self.folder.rglob("*")):
             _check_readable(path)
 
-    def has_oneshot(self) -> bool:
-        return (self.folder / ONESHOT).exists()
+    def has_oneshot(self, manifest: Manifest) -> bool:
+        """Whether the version has a one-shot graph: a `model.onnx` that is not its step or prefill graph."""
+        others = {section.graph for section in (manifest.stepwise, manifest.prefill) if section is not None}
+        return ONESHOT not in others and (self.folder / ONESHOT).exists()
 
     def graph_file(self, name: str = ONESHOT, key: str = "") -> Path:
         """The path of a graph in the version's folder. `key` is the manifest key that names it, if any.

@@ -194,12 +194,19 @@ def id_range(value: Any) -> tuple[int, int]:
 def axes(value: Any) -> dict[int, str]:
     if not isinstance(value, dict):
         raise ValueError('use a table from axis to named length: {1 = "words"}')  # noqa: TRY004
-    lengths = {}
-    for axis, name in value.items():
-        if not (axis.isascii() and axis.isdigit() and len(axis) < _MAX_AXIS_DIGITS):
-            raise ValueError(f'axis {axis!r} is not a number; use {{1 = "words"}}')
-        lengths[int(axis)] = string(name)
-    return lengths
+    return {_axis(axis, '{1 = "words"}'): string(name) for axis, name in value.items()}
+
+
+def sizes(value: Any) -> dict[int, int]:
+    if not isinstance(value, dict):
+        raise ValueError("use a table from axis to size: {1 = 1}")  # noqa: TRY004
+    return {_axis(axis, "{1 = 1}"): integer(size, 0) for axis, size in value.items()}
+
+
+def _axis(key: str, example: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) < _MAX_AXIS_DIGITS):
+        raise ValueError(f"axis {key!r} is not a number; use {example}")
+    return int(key)
 
 
 def anything(value: Any) -> Any:

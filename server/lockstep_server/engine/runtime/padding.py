@@ -54,7 +54,24 @@ def stack(spec: ModelSpec, parts: Sequence[RowGroup], rows: int, lengths: tuple[
             inputs[tensor.name] = _stack(tensor, [part.inputs[tensor.name] for part in parts], size, spare)
         elif tensor.spec.generated:
             inputs[tensor.name] = _generate(spec, tensor, parts, size, spare)
+        elif tensor.spec.value is not None:
+            inputs[tensor.name] = constant(tensor, rows, size)
     return inputs
+
+
+def constant(tensor: ModelTensor, rows: int, size: Mapping[str, int]) -> Array:
+    """The input that has the manifest's `value` in every element, for `rows` rows and the named lengths
+    `size`."""
+    shape: list[int] = []
+    for axis, fixed in enumerate(tensor.shape):
+        if axis == tensor.spec.batch_axis:
+            shape.append(rows)
+        elif axis in tensor.spec.lengths:
+            shape.append(size[tensor.spec.lengths[axis]])
+        else:
+            assert isinstance(fixed, int)
+            shape.append(fixed)
+    return np.full(shape, tensor.spec.value, datatypes.NUMPY[tensor.datatype])
 
 
 def cut(
@@ -137,9 +154,15 @@ def _padding_value(tensor: ModelTensor) -> Any:
 def _generate(
     spec: ModelSpec, tensor: ModelTensor, parts: Sequence[RowGroup], size: Mapping[str, int], spare: int
 ) -> Array:
-    """The length of each row [rows], or a mask or zeros [rows, padded length], transposed if rows are on
-    axis 1."""
+    """The length of each row [rows], or a mask, positions or zeros [rows, padded length], transposed if rows
+    are on axis 1. Positions without a batch axis are the same for all rows: [padded length]."""
     section, dtype = tensor.spec, datatypes.NUMPY[tensor.datatype]
+    if section.generated == "positions":
+        positions = np.arange(size[section.of]).astype(dtype)
+        if section.batch_axis is None:
+            return positions.reshape((1,) * (len(tensor.shape) - 1) + (-1,))
+        rows = sum(part.rows for part in parts) + spare
+        return np.repeat(np.expand_dims(positions, section.batch_axis), rows, section.batch_axis)
     index = spec.length_names.index(section.of)
     counts = [part.rows for part in parts]
     counts[-1] += spare

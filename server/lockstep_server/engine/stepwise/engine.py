@@ -27,7 +27,7 @@ from .output import OutputProcessor
 from .prefill import PrefillRunner, first_scores, sample_first_token
 from .scheduler import Scheduler, SequenceLimits, StepPlan
 from .sequence import GenerationSequence, make_generation_sequence, make_step_request
-from .slots import initial_states
+from .slots import initial_states, is_full, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -366,6 +366,8 @@ class StepEngine:
                 return
         elif text is not None and text.begin is not None:
             sequence.token = text.begin
+        if not reason and is_full(self.spec, lengths_of(self.spec, sequence.states)):
+            reason = "length"  # the prompt fills the cache
         if reason:
             self._finish(sequence, reason)
         else:

@@ -16,12 +16,13 @@ import numpy as np
 from ...errors import bad_input
 from ...model import datatypes
 from ..runtime.batching import check_rows
+from ..runtime.padding import constant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ...model.datatypes import Arrays
-    from ...model.spec import ModelSpec, StateTensor
+    from ...model.spec import ModelSpec, ModelTensor, StateTensor
     from ..runtime.session import OnnxSession
 
     Array = np.ndarray[Any, Any]
@@ -194,6 +195,10 @@ class StateBlock:
             elif tensor.spec.generated == "lengths":
                 counts = self._lengths[tensor.spec.of]
                 feeds[tensor.name] = counts.astype(datatypes.NUMPY[tensor.datatype])
+            elif tensor.spec.generated == "positions":
+                feeds[tensor.name] = self._positions(tensor)
+            elif tensor.spec.value is not None and tensor.name not in feeds:
+                feeds[tensor.name] = constant(tensor, self.rows, self._size)
         outputs = dict(zip(session.output_names, session.run(feeds), strict=True))
         for state in self.spec.states:
             if state.spec.output:
@@ -207,6 +212,16 @@ class StateBlock:
                 check_rows(tensor.name, outputs[tensor.name], tensor.spec.batch_axis, self.rows)
         self._update_states(outputs)
         return outputs
+
+    def _positions(self, tensor: ModelTensor) -> Array:
+        """The position of each row's next element: the number of elements so far. That of a vacant row, which
+        counts no further than the block's size, is a valid one."""
+        counts, size = self._lengths[tensor.spec.of], self._size[tensor.spec.of]
+        if self.spec.padded:
+            counts = np.minimum(counts, size - 1)
+        shape = [1] * max(len(tensor.shape), 1)
+        shape[tensor.spec.batch_axis or 0] = -1
+        return counts.astype(datatypes.NUMPY[tensor.datatype]).reshape(shape)
 
     def _check_grown(self, state: StateTensor, given: Array) -> None:
         assert state.dynamic_axis
@@ -260,14 +275,14 @@ class StateBlock:
         self._lengths[name][row] = count
         for tensor in self.spec.inputs:
             if tensor.spec.generated == "mask" and tensor.spec.of == name:
-                mask, real = self._masks[tensor.name], tensor.spec.real
+                mask, real = self._masks[tensor.name][:, : self._size[name]], tensor.spec.real
                 mask[row] = (np.arange(mask.shape[1]) < count) == bool(real)
 
     def _update_masks(self) -> None:
         """Recompute the masks of all rows from their lengths."""
         for tensor in self.spec.inputs:
             if tensor.spec.generated == "mask":
-                mask, real = self._masks[tensor.name], tensor.spec.real
+                mask, real = self._masks[tensor.name][:, : self._size[tensor.spec.of]], tensor.spec.real
                 counts = self._lengths[tensor.spec.of]
                 mask[:] = (np.arange(mask.shape[1]) < counts[:, None]) == bool(real)
 
@@ -294,9 +309,11 @@ def _masks(spec: ModelSpec, rows: int, size: Mapping[str, int]) -> Arrays:
     masks = {}
     for tensor in spec.inputs:
         if tensor.spec.generated == "mask":
-            shape, real = (rows, size[tensor.spec.of]), bool(tensor.spec.real)
+            shape, real = (rows, size[tensor.spec.of] + tensor.spec.new), bool(tensor.spec.real)
             masks[tensor.name] = np.full(shape, not real, datatypes.NUMPY[tensor.datatype])
             masks[tensor.name][:, :1] = real
+            if tensor.spec.new:
+                masks[tensor.name][:, -1] = real
     return masks
 
 

@@ -90,6 +90,10 @@ WRONG: dict[str, tuple[str, str]] = {
     "[inputs.x]\nbatch_axis = 2": ("inputs.x", "axis 2 does not exist"),
     LENGTHS + '[inputs.x]\nbatch_axis = 0\nlengths = {3 = "words"}': ("inputs.x", "axis 3 does not exist"),
     "[inputs.fixed]\nbatch_axis = 0": ("inputs.fixed", "fixed to 4"),
+    "[inputs.x]\nvalue = 1": ("inputs.x.value", "axis 0 is unknown; write it: sizes = {0 = 1}"),
+    "[inputs.x]\nbatch_axis = 0\nvalue = 1": ("inputs.x.value", "axis 1 is unknown"),
+    "[inputs.x]\nsizes = {2 = 1}": ("inputs.x.sizes", "axis 2 does not exist"),
+    "[inputs.fixed]\nsizes = {0 = 3}": ("inputs.fixed.sizes", "fixed to 4"),
     '[roles]\nscores = "z"': ("roles.scores", "no output 'z'"),
     '[roles]\nvector = "x"': ("roles.vector", "no output 'x'"),
     '[roles]\nattention = "z"': ("roles.attention", "no output 'z'"),
@@ -119,6 +123,24 @@ def test_the_text_input_is_the_only_one_that_is_not_generated() -> None:
     )
     assert spec(graph({**X, "mask": ("n", "m")}, Y), text).text_input == "x"
     assert spec(graph({**X, "mask": ("n", "m")}, Y)).text_input == ""
+
+
+def test_a_constant_is_no_text_input_and_sizes_fix_axes_of_the_graph() -> None:
+    text = "[inputs.c]\nbatch_axis = 0\nvalue = 1\nsizes = {1 = 0}"
+    joined = spec(graph({**X, "c": ("n", "p", 3)}, Y), text)
+    assert joined.text_input == "x"
+    assert joined.inputs[1].shape == ("n", 0, 3)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "positions"])
+def test_a_caller_may_send_what_the_server_would_generate(kind: str) -> None:
+    section = f'[inputs.ids]\nbatch_axis = 0\ngenerated = "{kind}"\nof = "words"'
+    text = LENGTHS + '[inputs.x]\nbatch_axis = 0\nlengths = {1 = "words"}\n' + section
+    joined = spec(graph({**X, "ids": ("n", "m")}, Y), text)
+    x = np.zeros((2, 3))
+    assert measure_request(joined, {"x": x, "ids": np.array([[0, 0, 1], [0, 1, 1]])}).lengths == (3,)
+    with pytest.raises(ServingError, match=r"send \[2, 3\], or omit the input"):
+        measure_request(joined, {"x": x, "ids": np.zeros((2, 4))})
 
 
 def test_named_lengths_are_read_from_their_axes() -> None:
@@ -279,6 +301,9 @@ def test_one_row_of_scores_may_be_written_in_several_ways(shape: tuple) -> None:
         ("tensor(string)", "range = [0, 4]", "BYTES holds no ids"),
         ("tensor(int8)", 'generated = "lengths"\nof = "words"', "holds lengths up to 127"),
         ("tensor(float16)", 'generated = "lengths"\nof = "words"', "holds lengths up to 2048"),
+        ("tensor(uint8)", 'generated = "positions"\nof = "words"', "holds positions up to 255"),
+        ("tensor(int8)", "value = 300", "INT8 cannot hold 300"),
+        ("tensor(string)", "value = 1", "BYTES cannot hold 1"),
     ],
 )
 def test_a_number_that_the_datatype_cannot_hold_is_an_error(

@@ -69,6 +69,17 @@ input = "h_in"
 output = "h_out"
 """
 
+GROWING = """
+[lengths.past]
+max = 9
+[[stepwise.state]]
+name = "past"
+input = "past"
+output = "present"
+lengths = {1 = "past"}
+grows = true
+"""
+
 Shapes = dict[str, tuple[str, tuple[Any, ...]]]
 
 STEP_IN: Shapes = {"token": (IDS, ("n",)), "h_in": (FLOATS, ("n", 4)), "memory": (FLOATS, ("n", "s", 4))}
@@ -126,6 +137,36 @@ def test_the_spec_holds_that_of_the_prefill_graph() -> None:
     assert (prefill.mode, prefill.text_input) == ("prefill", "source")
     assert [tensor.name for tensor in prefill.outputs] == ["memory0", "h0"]
     assert bare(X, Y).prefill is None
+
+
+def test_a_prefill_graph_that_takes_states_starts_from_their_first_values() -> None:
+    """As of one graph that serves both: no section for the caches in and out is needed."""
+    manifest = """
+task = "generate"
+[prefill]
+graph = "step.onnx"
+[prefill.inputs.ids]
+batch_axis = 0
+lengths = {1 = "past"}
+[prefill.outputs.logits]
+batch_axis = 0
+lengths = {1 = "past"}
+[stepwise]
+inputs.ids.batch_axis = 0
+outputs.logits.batch_axis = 0
+[roles]
+scores = "logits"
+""" + GROWING.replace("grows", 'prefill = "present"\ninitial = 2\ngrows')
+    shapes_in: Shapes = {"ids": (IDS, ("n", "s")), "past": (FLOATS, ("n", "p", 4))}
+    shapes_out: Shapes = {"logits": (FLOATS, ("n", "s", 9)), "present": (FLOATS, ("n", "p + s", 4))}
+    spec = spec_of(manifest, shapes_in, shapes_out, shapes_in, shapes_out)
+    assert spec.prefill is not None
+    assert (spec.text_input, spec.prefill.text_input) == ("ids", "ids")
+    past, present = spec.prefill.input("past"), spec.prefill.output("present")
+    assert past is not None
+    assert present is not None
+    assert (past.shape, past.spec.value, past.spec.batch_axis) == (("n", 0, 4), 2, 0)
+    assert (present.spec.batch_axis, present.spec.lengths) == (0, {1: "past"})
 
 
 def test_without_tensor_sections_the_batch_axis_is_inferred() -> None:
@@ -315,6 +356,39 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             )
         },
         ("text.begin", "9 is no id of input 'token'", "from 0 to 8"),
+    ),
+    "positions along a length that does not grow": (
+        {
+            "manifest": FULL
+            + '[stepwise.inputs.places]\nbatch_axis = 0\ngenerated = "positions"\nof = "source"\n',
+            "step_in": {**STEP_IN, "places": (IDS, ("n",))},
+        },
+        ("stepwise.inputs.places.of", "no state grows along 'source'"),
+    ),
+    "a mask with a new element over a memory": (
+        {
+            "manifest": FULL
+            + '[stepwise.inputs.mask]\nbatch_axis = 0\ngenerated = "mask"\nof = "source"\nnew = true\n',
+            "step_in": {**STEP_IN, "mask": (IDS, ("n", "s"))},
+        },
+        ("stepwise.inputs.mask.of", "no state grows along 'source'"),
+    ),
+    "positions that are the same for all rows of a step": (
+        {
+            "manifest": GROWING + '[stepwise.inputs.places]\ngenerated = "positions"\nof = "past"\n',
+            "step_in": {"past": (FLOATS, ("n", "p", 4)), "places": (IDS, (1,))},
+            "step_out": {"present": (FLOATS, ("n", "q", 4))},
+            "prefill_in": None,
+        },
+        ("stepwise.inputs.places.batch_axis", "positions [1] differ between the rows"),
+    ),
+    "a constant along a length that no state has": (
+        {
+            "manifest": FULL.replace("[lengths.source]", "[lengths.other]\nmax = 3\n[lengths.source]")
+            + '[stepwise.inputs.c]\nbatch_axis = 0\nlengths = {1 = "other"}\nvalue = 0\n',
+            "step_in": {**STEP_IN, "c": (FLOATS, ("n", "o"))},
+        },
+        ("stepwise.inputs.c.lengths", "no state has the length 'other'", "available: source"),
     ),
     "a step that takes several ids": (
         {"step_in": {**STEP_IN, "token": (IDS, ("n", 2))}},

@@ -13,6 +13,7 @@ from unit.server import sample_models
 
 from lockstep_server.engine.runtime import padding
 from lockstep_server.engine.runtime.batching import RowMismatch
+from lockstep_server.model.manifest import TensorSection
 
 shapes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12)), min_size=1, max_size=6)
 
@@ -61,6 +62,35 @@ def test_generated_zeros_have_the_shape_of_the_mask(axis: int) -> None:
     assert inputs["types"].shape == inputs["mask"].shape
     assert inputs["types"].dtype == np.int64
     assert not inputs["types"].any()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_generated_positions_count_the_elements_of_each_row(axis: int) -> None:
+    spec = sample_models.ragged(axis)
+    section = replace(spec.inputs[1].spec, generated="positions")
+    each = replace(spec.inputs[1], name="each", datatype="INT64", spec=section)
+    common = replace(each, name="common", spec=replace(section, batch_axis=None, lengths={}), shape=(1, "w"))
+    spec = replace(spec, inputs=(*spec.inputs, each, common))
+    inputs = padding.stack(spec, draw_parts([(1, 2), (2, 5)], axis), 4, (5,))
+    assert (inputs["each"] if axis == 0 else inputs["each"].T).tolist() == [[0, 1, 2, 3, 4]] * 4
+    assert inputs["common"].tolist() == [[0, 1, 2, 3, 4]]
+    assert inputs["each"].dtype == np.int64
+
+
+def test_constants_have_the_shape_of_the_run() -> None:
+    spec = sample_models.ragged()
+    constants = (
+        sample_models.tensor("rate", TensorSection(value=16000), (), "INT64"),
+        sample_models.tensor("branch", TensorSection(value=1), (1,), "BOOL"),
+        sample_models.tensor("past", TensorSection(0, value=0), ("b", 4, 0, 8)),
+        sample_models.tensor("types", TensorSection(0, {1: "words"}, value=2), ("b", "w"), "INT32"),
+    )
+    spec = replace(spec, inputs=(*spec.inputs, *constants))
+    inputs = padding.stack(spec, draw_parts([(1, 2), (2, 5)], 0), 4, (5,))
+    assert (inputs["rate"].tolist(), inputs["branch"].tolist()) == (16000, [True])
+    assert inputs["past"].shape == (4, 4, 0, 8)
+    assert inputs["types"].tolist() == [[2] * 5] * 4
+    assert [inputs[one.name].dtype for one in constants] == [np.int64, np.bool_, np.float32, np.int32]
 
 
 def test_a_mask_from_a_client_is_padded_with_its_padding_value() -> None:

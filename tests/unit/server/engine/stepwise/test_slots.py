@@ -59,6 +59,11 @@ MASKS = (
         "holes", TensorSection(0, {1: "past"}, generated="mask", of="past", real=0), ("n", "p"), "FP32"
     ),
     specs.tensor("sizes", TensorSection(0, generated="lengths", of="source"), ("n",), "INT32"),
+    specs.tensor("seen", TensorSection(0, generated="mask", of="past", new=True), ("n", "q"), "INT64"),
+    specs.tensor("places", TensorSection(0, generated="positions", of="past"), ("n", "s"), "INT64"),
+    specs.tensor("across", TensorSection(1, generated="positions", of="past"), (1, "n"), "INT32"),
+    specs.tensor("rate", TensorSection(value=16000), (), "INT64"),
+    specs.tensor("each", TensorSection(0, {1: "source"}, value=1), ("n", "s", 2), "BOOL"),
 )
 SPEC = ModelSpec("m", 1, Manifest(lengths=LENGTHS), MASKS, (), batched=True, states=tuple(STATES.values()))
 
@@ -319,6 +324,52 @@ def test_masks_and_lengths_mark_the_real_elements() -> None:
     assert echo.inputs["mask"].tolist() == [[i < n for i in range(16)] for n in (4, 16, 1)]
     assert echo.inputs["holes"].tolist() == [[float(i >= n) for i in range(16)] for n in (0, 15, 2)]
     assert (echo.inputs["sizes"].tolist(), echo.inputs["sizes"].dtype) == ([4, 16, 1], np.int32)
+
+
+def test_a_mask_may_have_the_new_element_behind_those_of_the_bucket() -> None:
+    echo = Echo()
+    block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
+    for row, past in enumerate([0, 14, 2]):
+        write_states(block, row, row, source=1, past=past)
+    for step in range(2):
+        step_block(block, echo)
+        expected = [[int(i < n + step) for i in range(16)] + [1] for n in (0, 14, 2)]
+        assert echo.inputs["seen"].tolist() == expected
+    wider = block.resized(4, [1], (("past", 32), ("source", 16)))
+    step_block(wider, echo)
+    assert echo.inputs["seen"].sum(axis=1).tolist() == [17, 2, 2, 2]
+    assert echo.inputs["seen"].shape == (4, 33)
+    assert echo.inputs["seen"][:, -1].all()
+
+
+def test_positions_are_the_numbers_of_elements_so_far() -> None:
+    echo = Echo()
+    block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
+    for row, past in enumerate([0, 14, 2]):
+        write_states(block, row, row, source=1, past=past)
+    for step in range(2):
+        step_block(block, echo)
+        assert echo.inputs["places"].tolist() == [[0 + step], [14 + step], [2 + step]]
+        assert echo.inputs["across"].tolist() == [[0 + step, 14 + step, 2 + step]]
+        assert (echo.inputs["places"].dtype, echo.inputs["across"].dtype) == (np.int64, np.int32)
+
+
+def test_positions_of_vacant_rows_stay_valid() -> None:
+    """An embedding that has no more positions would fail the steps of all rows."""
+    echo, block = Echo(), StateBlock(SPEC, (("past", 16), ("source", 16)), 2)
+    for _ in range(20):
+        step_block(block, echo)
+    assert echo.inputs["places"].tolist() == [[15], [15]]
+
+
+def test_constants_are_filled_in_unless_they_are_given() -> None:
+    echo, block = Echo(), StateBlock(SPEC, (("past", 16), ("source", 32)), 2)
+    step_block(block, echo)
+    assert (echo.inputs["rate"].tolist(), echo.inputs["rate"].dtype) == (16000, np.int64)
+    assert echo.inputs["each"].shape == (2, 32, 2)
+    assert echo.inputs["each"].all()
+    block.step(echo, {"x": np.zeros((2, 1), np.float32), "rate": np.array(8000)})  # type: ignore[arg-type]
+    assert echo.inputs["rate"].tolist() == 8000
 
 
 @pytest.mark.parametrize("name", ["cache", "keys"])
