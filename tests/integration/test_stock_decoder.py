@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 import stock_decoder
-from integration.harness import Served, serve
+from integration.harness import REPOSITORY, Served, serve
 from made_once import made_once
 from patience import PATIENCE_S
 
@@ -37,6 +39,21 @@ def server(decoder: stock_decoder.DecoderModel, tmp_path_factory: pytest.TempPat
         (root / name / "model.toml").write_text(stock_decoder.manifest(file, prefill=prefill))
     with serve(root, engine="process") as started:
         yield started
+
+
+def test_the_manifest_in_the_docs_is_the_one_that_is_served() -> None:
+    """With the numbers of GPT-2, its tokenizer, and the first of its caches."""
+    page = (REPOSITORY.parent / "docs" / "serve-your-own.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    documented, served = tomllib.loads(block), tomllib.loads(stock_decoder.manifest())
+    assert documented.pop("text") == {"source": "tokenizer.json", "end": 50256}
+    assert documented["lengths"]["past"].pop("max") == 1024
+    del served["lengths"]["past"]["max"]
+    for graph in ("prefill", "stepwise"):
+        assert documented[graph]["inputs"]["input_ids"].pop("range") == [0, 50257]
+        del served[graph]["inputs"]["input_ids"]["range"]
+    served["stepwise"]["state"] = served["stepwise"]["state"][:1]
+    assert documented == served
 
 
 def prompts() -> list[list[int]]:
