@@ -22,6 +22,8 @@ from lockstep_load.requests import PreparedRequest
 from lockstep_load.senders import unary
 from lockstep_proto import open_inference_pb2 as pb
 
+from . import connect
+
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
@@ -41,19 +43,23 @@ def _request(model: str, ids: Any) -> PreparedRequest:
     return PreparedRequest(request.SerializeToString(), len(ids))
 
 
-async def closed_loop(channel: Any, made: list[PreparedRequest], inflight: int) -> dict[str, float]:
-    """A closed loop with `inflight` calls in flight."""
-    found = await send_all(made, unary(channel, protocol.INFER.path, {}), inflight)
+async def closed_loop(
+    channel: Any, made: list[PreparedRequest], inflight: int, options: dict[str, Any] | None = None
+) -> dict[str, float]:
+    """A closed loop with `inflight` calls in flight; each gets `options`."""
+    found = await send_all(made, unary(channel, protocol.INFER.path, options or {}), inflight)
     return _report(found.seconds, found.failed, found.wall_s)
 
 
-async def stream(channel: Any, made: list[PreparedRequest], inflight: int) -> dict[str, float]:
+async def stream(
+    channel: Any, made: list[PreparedRequest], inflight: int, options: dict[str, Any] | None = None
+) -> dict[str, float]:
     """One stream with `inflight` requests in flight; latencies count from the start.
 
     A loop of its own: requests on one stream are written without waiting for a reply to each, and replies
     are not matched to requests, whereas the load generator's driver awaits the end of each request.
     """
-    call, seconds, failed = channel.stream_stream(STREAM)(), list[float](), 0
+    call, seconds, failed = channel.stream_stream(STREAM)(**(options or {})), list[float](), 0
     room = asyncio.Semaphore(inflight)
     begun = time.perf_counter()
 
@@ -83,9 +89,10 @@ async def main(spec: dict[str, Any]) -> None:
     gc.collect()
     gc.freeze()  # keeps the requests out of collections, as the load generator's workers do
     drive = stream if spec.get("mode") == "stream" else closed_loop
-    async with grpc.aio.insecure_channel(spec["address"]) as channel:
-        await drive(channel, made[: max(len(made) // 10, inflight)], inflight)
-        print(json.dumps(await drive(channel, made, inflight)))
+    async with connect.channel(spec) as channel:
+        options = connect.call_options(spec)
+        await drive(channel, made[: max(len(made) // 10, inflight)], inflight, options)
+        print(json.dumps(await drive(channel, made, inflight, options)))
 
 
 if __name__ == "__main__":

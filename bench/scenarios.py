@@ -12,6 +12,7 @@ from . import client_scenarios, lengths, load_scenarios, processes, step_scenari
 from .feature_costs import metrics, verification
 from .overload import overload
 from .result import Result
+from .security_costs import security
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,6 +121,7 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "metrics": metrics,
     "verification": verification,
     "overload": overload,
+    "security": security,
     **step_scenarios.SCENARIOS,
     **client_scenarios.SCENARIOS,
     **load_scenarios.SCENARIOS,

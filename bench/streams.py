@@ -14,7 +14,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import numpy as np
 
 from lockstep_client import protocol
@@ -24,6 +23,8 @@ from lockstep_load.senders import token_stream
 from lockstep_load.worker_messages import RecordLog
 from lockstep_proto import open_inference_pb2 as oip
 from lockstep_proto.v1 import sequences_pb2 as pb
+
+from . import connect
 
 if TYPE_CHECKING:
     from lockstep_load.senders import ReplyTimes
@@ -62,7 +63,7 @@ def prompts(spec: dict[str, Any], count: int, tokens: int) -> list[PreparedReque
 async def streams(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
     """Measure from the time all streams have started until the first one ends, at constant batch size."""
     count, log = spec["streams"], TokenLog()
-    send = token_stream(channel, protocol.GENERATE, {})
+    send = token_stream(channel, protocol.GENERATE, connect.call_options(spec))
     records = _answered(await send_all(prompts(spec, count, spec["tokens"]), send, count, log))
     begin, end = sorted(at for at, _ in log.messages)[: count + 1][-1], min(records["due"] + records["took"])
     counted = [n for at, n in log.messages if begin < at <= end]
@@ -127,7 +128,7 @@ async def probes(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
 async def main(spec: dict[str, Any]) -> None:
     drive = {"round-trips": round_trips, "probes": probes}.get(spec.get("mode", ""), streams)
-    async with grpc.aio.insecure_channel(spec["address"]) as channel:
+    async with connect.channel(spec) as channel:
         if drive is not probes:
             await drive(channel, spec | {"tokens": min(spec["tokens"], 50)})  # warm-up
         print(json.dumps(await drive(channel, spec)))

@@ -157,6 +157,29 @@ def test_the_container_listens_on_every_address_and_others_on_loopback() -> None
     assert DEFAULTS.grpc_host == "127.0.0.1"
 
 
+def test_compose_with_tls_mounts_what_it_names() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.tls.yml").read_text())["services"]
+    assert services.keys() <= SERVICES.keys()
+    mounted = {one.split(":")[1] for one in services["server"]["volumes"]}
+    for name, value in services["server"]["environment"].items():
+        assert hasattr(DEFAULTS, name.removeprefix("LOCKSTEP_").lower())
+        assert value in mounted
+    assert f":{DEFAULTS.metrics_port}/healthz" in services["server"]["healthcheck"]["test"][-1]
+    command: Any = typer.main.get_command(cli.app)
+    known = {one.envvar for one in command.commands["classify"].params} | {"LOCKSTEP_TOKEN"}
+    assert services["load"]["environment"].keys() <= known
+
+
+def test_prometheus_with_tls_differs_in_how_it_connects_only() -> None:
+    secured = yaml.safe_load((ROOT / "deploy/prometheus/prometheus-tls.yml").read_text())
+    [job] = secured["scrape_configs"]
+    services = yaml.safe_load((ROOT / "docker-compose.tls.yml").read_text())["services"]
+    mounted = {one.split(":")[1] for one in services["prometheus"]["volumes"]}
+    assert {job.pop("tls_config")["ca_file"], job.pop("authorization")["credentials_file"]} <= mounted
+    assert job.pop("scheme") == "https"
+    assert secured == PROMETHEUS
+
+
 def test_the_network_policy_opens_the_ports_of_the_pods() -> None:
     labels = NETWORK_POLICY["spec"]["podSelector"]["matchLabels"].items()
     assert labels <= DEPLOYMENT["spec"]["template"]["metadata"]["labels"].items()

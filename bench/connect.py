@@ -1,0 +1,27 @@
+"""How the tools of a benchmark connect, by their spec: in plaintext, or with certificates and a token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def channel(spec: Mapping[str, Any]) -> grpc.aio.Channel:
+    """A channel to `address`, over TLS if the spec has a folder of certificates: with that of a `client`."""
+    folder = spec.get("certs")
+    if not folder:
+        return grpc.aio.insecure_channel(spec["address"])
+    files = [Path(folder) / name for name in ("ca.pem", "caller.key", "caller.pem")]
+    credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+    return grpc.aio.secure_channel(spec["address"], credentials)
+
+
+def call_options(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of each call."""
+    token = spec.get("token")
+    return {"metadata": (("authorization", f"Bearer {token}"),)} if token else {}
