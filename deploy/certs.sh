@@ -43,3 +43,4 @@ sign server "$names" serverAuth
 for client; do sign "$client" "DNS:$client" clientAuth; done
 chmod 600 ./*.key
 chmod 644 ./*.pem
+echo "made in $PWD, valid for $days days: $(ls ./*.pem ./*.key | sed 's,^./,,' | tr '\n' ' ')"

@@ -230,7 +230,8 @@ def health(model: str = "", *, timeout_s: float | None = None) -> Call[Health]:
 def _texts_or_ids(texts: str | Sequence[str], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
     texts = [texts] if isinstance(texts, str) else texts
     if (len(texts) > 0) == (len(ids) > 0):
-        raise arguments.invalid("texts", "expected at least one element in either texts or ids, not both")
+        sent = "both texts and ids" if len(texts) else "neither texts nor ids"
+        raise arguments.invalid("texts", f"{sent}; pass at least one element of one of them")
     return {
         "texts": [arguments.text(f"texts[{i}]", t) for i, t in enumerate(texts)],
         "ids": [arguments.row(f"ids[{i}]", r) for i, r in enumerate(ids)],

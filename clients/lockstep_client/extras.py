@@ -3,5 +3,5 @@
 
 def missing(feature: str, packages: str, extra: str) -> str:
     """States that `feature` needs `packages`, and how to install the extra that provides them."""
-    install = f"pip install '.[{extra}]' in a checkout of Lockstep"
+    install = f"pip install -e '.[{extra}]' in a checkout of Lockstep"
     return f"{feature} needs {packages}: install the extra with {install}"

@@ -10,8 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
+
+try:
+    import torch
+except ModuleNotFoundError:  # installed with the server only
+    sys.exit(
+        "lockstep-export needs PyTorch: run `make setup`, or pip install -e '.[export]', in a checkout of"
+        " Lockstep"
+    )
 
 from lockstep_export.errors import ExportError
 from lockstep_export.precision import KINDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -58,7 +59,14 @@ async def _serve(settings: Settings) -> int:
         address = host_and_port(settings.grpc_host, app.port)
         log.info("serving %s on %s, metrics on %d", settings.models, address, app.metrics_port)
         await stop.wait()
-        log.info("stopping: %d requests in flight", len(app.requests))
+        log.info(
+            "stopping within %g s: requests in flight: %d; a second signal stops at once",
+            settings.drain_s,
+            len(app.requests),
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, lambda *_: os._exit(1))
     finally:
         await app.stop()
     log.info("stopped")

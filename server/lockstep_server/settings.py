@@ -58,7 +58,7 @@ class _Duration(click.ParamType[float]):
         self.name = "float"
         self._longest, self._zero = LONGEST_S * per_s, zero
 
-    def get_metavar(self, *_: Any) -> str:
+    def get_metavar(self, *_: Any, **__: Any) -> str:
         return "FLOAT RANGE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:

@@ -186,6 +186,18 @@ def test_a_stream_beyond_the_longest_length_ends_with_an_error(
     assert len(replies) == 8
 
 
+def test_a_stream_is_not_refused_for_its_own_elements(tmp_path: Path, serving: Callable[..., Served]) -> None:
+    """Each element of a Transformer encodes the whole prefix: they wait for one another, and nobody else."""
+    shutil.copytree(REPOSITORY / "sentiment-transformer", tmp_path / "sentiment-transformer")
+    manifest = tmp_path / "sentiment-transformer" / "model.toml"
+    text = manifest.read_text()
+    assert "[batching]" in text
+    manifest.write_text(text.replace("[batching]", "[batching]\nmax_queue_ms = 0.001"))
+    server = serving(tmp_path)
+    requests = [start("sentiment-transformer"), pb.FollowRequest(text="good " * 100)]
+    assert len(list(server.sequences.Follow(iter(requests), timeout=PATIENCE_S))) == 100
+
+
 def test_a_cancelled_stream_frees_its_slot(tmp_path: Path, serving: Callable[..., Served]) -> None:
     folder = steps.language(tmp_path)
     manifest = folder.parent / "model.toml"

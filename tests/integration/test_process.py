@@ -90,6 +90,19 @@ def test_requests_that_outlast_the_drain_fail_and_the_server_exits(tmp_path: Pat
         assert server.wait_end() == 0
 
 
+def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path, "slow", fakes.slow())
+    with process("--models", str(tmp_path), "--drain-s", "1000") as server:
+        call = server.inference.ModelInfer.future(slow(400_000), timeout=limit_s(100))
+        wait_until(lambda: server.metric("lockstep_queue_depth", model="slow") == 1, "one in flight")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: any("stopping" in line for line in server.log), "a stopping server")
+        server.process.send_signal(signal.SIGINT)
+        assert server.wait_end() == 1
+        with refused(grpc.StatusCode.UNAVAILABLE):
+            call.result()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_idle_server_exits_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     fakes.write_model(tmp_path, "same", fakes.identity())

@@ -187,11 +187,16 @@ def _message_for_terminal(error: "LockstepError", client: "Client") -> str:
     from lockstep_client.errors import DeadlineExceeded, LockstepError, ModelNotFound, Unreachable
 
     if isinstance(error, Unreachable):
-        return f"no server at {client.address}: start one with `make serve` or set --address"
+        advice = "start one with `make serve` or set --address"
+        if not any(word in error.message for word in ("refused", "resolution", "esolve")):
+            advice += "; if it uses TLS, check --tls, --tls-cert and --tls-key"
+        return f"no server at {client.address}: {advice}"
     if isinstance(error, DeadlineExceeded):
         return error.message.replace("timeout_s", "--timeout")
     if isinstance(error, ModelNotFound) and "available: " not in error.message:
         try:
+            if "is not served" in error.message:  # it says why; other models are of no help
+                return error.message
             names = dict.fromkeys(state.name for state in client.models())
         except LockstepError:
             return error.message

@@ -18,6 +18,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 
 from .. import messages
 from ..errors import ServingError, bad_input
+from ..frontend.admission import CallShare
 from ..frontend.callers import current
 from ..frontend.requests import InferenceRequest
 from ..model import datatypes
@@ -76,6 +77,7 @@ class Follow:
         self._sequence = ("", next(_numbers))
         self._served: ServedModel | None = None
         self._top_k = self._ahead = 0
+        self._call = CallShare()  # elements wait for one another, and are not refused for it
 
     async def run(self) -> None:
         """
@@ -208,7 +210,9 @@ class Follow:
             array = row_of_ids(tensor, ids)
         inputs = {tensor.name: array}
         message = self._message(served, inputs)
-        inference = InferenceRequest(served, "Follow", message, remaining_s=self._context.time_remaining())
+        inference = InferenceRequest(
+            served, "Follow", message, remaining_s=self._context.time_remaining(), call=self._call
+        )
         task = asyncio.ensure_future(self._requests.infer(inference))
         self._steps.append(_Step(len(self._prefix), token, name, len(ids), task))
         self._updates.set()

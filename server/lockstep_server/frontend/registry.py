@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections import Counter, OrderedDict
 from contextlib import suppress
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ..model.spec import ModelSpec
     from .tokenization import OpenVocabulary
     from .versions import ModelVersion
+
+log = logging.getLogger(__name__)
 
 
 _STARTING = "the server is starting, or starts its engine again; retry after 1 s"
@@ -326,9 +329,20 @@ class ModelRegistry:
         self._report_change()
 
     def _report_change(self) -> None:
+        self._warn_if_too_few()
         change = asyncio.ensure_future(self._on_change(self))
         self._changes.add(change)
         change.add_done_callback(self._changes.discard)
+
+    def _warn_if_too_few(self) -> None:
+        """Say why the server is not ready although no model is loading any more."""
+        share = self.versions.share_ready()
+        if self._listed and self.versions.settled() and share < self._require_ready:
+            log.warning(
+                "not ready: %.0f%% of the model versions have loaded, require_models asks for %.0f%%",
+                share * 100,
+                self._require_ready * 100,
+            )
 
     def _begin_serving(self, entry: ModelVersion, update: messages.ModelUpdate) -> None:
         spec = entry.spec

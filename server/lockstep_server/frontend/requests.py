@@ -223,7 +223,10 @@ class InFlightRequests:
             self._refuse(request, unavailable("the server is stopping; send to another server"))
         spec = request.served.spec
         if spec.is_stepwise and isinstance(request.message, messages.Infer):
-            why = f"model {spec.model!r} has no one-shot form; {_STEPWISE_CALLS}"
+            if spec.name != spec.model:
+                why = f"{spec.name!r} is a step-wise form; use {spec.model!r}, or {_STEPWISE_CALLS}"
+            else:
+                why = f"model {spec.model!r} has no one-shot form; {_STEPWISE_CALLS}"
             self._refuse(request, bad_input("model", why))
 
     def _accept(

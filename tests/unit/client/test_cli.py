@@ -248,7 +248,7 @@ def test_a_missing_package_of_the_load_generator_is_one_line(lockstep, monkeypat
     code, lines, error = lockstep("load", "run", "--rate", "3")
     assert (code, lines) == (1, [])
     assert (
-        error == "lockstep: lockstep load needs hdrh: install the extra with pip install '.[load]'"
+        error == "lockstep: lockstep load needs hdrh: install the extra with pip install -e '.[load]'"
         " in a checkout of Lockstep\n"
     )
 

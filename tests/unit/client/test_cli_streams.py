@@ -164,7 +164,7 @@ def test_a_plot_without_matplotlib_names_the_extra(lockstep, server, monkeypatch
     monkeypatch.setattr("lockstep_client.plots.find_spec", lambda name: None)
     code, _, error = lockstep("translate", "-m", "sentiment", "a", "--plot", "x.png")
     assert code == 2
-    hint = "--plot needs matplotlib: install the extra with pip install '.[plot]' in a checkout of Lockstep\n"
+    hint = "--plot needs matplotlib: install the extra with pip install -e '.[plot]' in a checkout of Lockstep\n"
     assert error.endswith(hint)
     assert server.requests == []
 

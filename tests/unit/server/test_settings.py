@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -159,3 +160,10 @@ def test_a_duration_of_more_than_a_year_counts_as_a_year() -> None:
 
 def test_a_ratio_is_a_number() -> None:
     assert invoke("--traces-ratio", "nan")[0].exit_code == 2
+
+
+def test_help_shows_every_setting() -> None:
+    result, _ = invoke("--help")
+    assert result.exit_code == 0, result.output
+    for field in fields(Settings):
+        assert f"--{field.name.replace('_', '-')}" in result.output.replace("--no-", "--")

@@ -78,7 +78,7 @@ def test_without_matplotlib_the_error_names_the_extra(
 ) -> None:
     monkeypatch.setattr("lockstep_studies.drawing.find_spec", lambda _: None)
     assert study("gradients", "--out", tmp_path / "out") == 1
-    assert "pip install '.[plot]' in a checkout of Lockstep" in capsys.readouterr().err
+    assert "pip install -e '.[plot]' in a checkout of Lockstep" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

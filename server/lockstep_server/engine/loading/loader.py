@@ -291,7 +291,7 @@ def _output_vocabulary(entry: RepositoryEntry, spec: ModelSpec) -> Vocabulary | 
 
 def _open_vocabulary(entry: RepositoryEntry, name: str, key: str) -> Vocabulary:
     try:
-        file = entry.referenced_file(name, key)
+        file = entry.referenced_file(name)
         return Vocabulary(file.read_bytes())
     except (LoadError, OSError) as error:
         raise LoadError(f"{entry.manifest_path}: {key}: {error}") from error

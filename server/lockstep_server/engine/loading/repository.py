@@ -93,17 +93,15 @@ class RepositoryEntry:
                 )
         return resolve_inside(file, self.root)
 
-    def referenced_file(self, name: str, key: str) -> Path:
-        """The path of a file that the manifest names relative to itself, under `key`.
+    def referenced_file(self, name: str) -> Path:
+        """The path of a file that the manifest names relative to itself.
 
         Raises:
             LoadError: the file does not exist or lies outside the repository.
         """
         file = self.manifest_path.parent / name
         if not file.exists():
-            raise LoadError(
-                f"{self.manifest_path}: {key}: {name!r} does not exist; correct the path or add the file"
-            )
+            raise LoadError(f"{name!r} does not exist; correct the path or add the file")
         return resolve_inside(file, self.root)
 
     def digest(self) -> str:

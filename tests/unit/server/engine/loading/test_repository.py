@@ -83,12 +83,12 @@ def test_links_out_of_the_repository_are_rejected(tmp_path: Path) -> None:
         entry.graph_file,
         entry.manifest,
         entry.digest,
-        lambda: entry.referenced_file("words.json", "text.source"),
+        lambda: entry.referenced_file("words.json"),
     ):
         with pytest.raises(LoadError, match="outside of the model repository"):
             open_file()
     with pytest.raises(LoadError, match="outside of the model repository"):
-        entry.referenced_file("../../secret", "text.source")
+        entry.referenced_file("../../secret")
 
 
 def test_a_version_folder_that_links_out_of_the_repository_is_rejected(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_the_digest_changes_with_every_file(tmp_path: Path) -> None:
 def test_a_missing_file_that_the_manifest_names_is_an_error(tmp_path: Path) -> None:
     fakes.write_model(tmp_path, "m", b"", " ")
     (entry,) = repository.find_models(tmp_path)
-    with pytest.raises(LoadError, match=r"m/model.toml: text.source: 'words.json' does not exist"):
-        entry.referenced_file("words.json", "text.source")
+    with pytest.raises(LoadError, match=r"'words.json' does not exist"):
+        entry.referenced_file("words.json")
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_skipped(
