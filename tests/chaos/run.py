@@ -90,6 +90,7 @@ class Outcome:
     def figures(self) -> dict[str, Any]:
         """All but the history, to write as JSON."""
         return {
+            "machine": f"{os.cpu_count()} shared cores",
             "seed": self.seed, "requests": self.requests, "seconds": round(self.seconds, 1),
             "rounds": self.rounds, "by_rpc": dict(self.by_rpc.most_common()),
             "by_status": dict(self.by_status.most_common()), "write_failed_left_alone": self.write_failed,
@@ -101,8 +102,13 @@ class Outcome:
 
 
 @contextmanager
-def chaos_server(folder: Path, slow_s: float) -> Iterator[ServerProcess]:
-    """A server on the models of a chaos run, whose disk is slow."""
+def chaos_server(folder: Path, slow_s: float, stall_s: float = 3.0) -> Iterator[ServerProcess]:
+    """A server on the models of a chaos run.
+
+    Args:
+        slow_s: how long each file of its repository and cache may take to open.
+        stall_s: `max_stall_s`. Some callers read nothing for up to 5 s; the others always must be quicker.
+    """
     models, cache = folder / "models", folder / "cache"
     write_models(models)
     slow = {
@@ -111,7 +117,7 @@ def chaos_server(folder: Path, slow_s: float) -> Iterator[ServerProcess]:
         "LOCKSTEP_CHAOS_SLOW_S": str(slow_s),
     }
     flags = ("--models", str(models), "--cache", str(cache), "--model-control", "explicit")
-    limits = ("--max-stall-s", "3", "--verify-share", "0.02")
+    limits = ("--max-stall-s", str(stall_s), "--verify-share", "0.02")
     before = {name: os.environ.get(name) for name in slow}
     os.environ.update(slow)
     try:

@@ -79,6 +79,7 @@ def main() -> int:
             asyncio.run(fuzz_server(fuzz, rng, Path(folder), calls, each_s))
     total = sum(sum(one.values()) for one in fuzz.outcomes.values())
     figures = {
+        "machine": f"{os.cpu_count()} shared cores",
         "seed": options.seed, "inputs": total, "seconds": round(time.monotonic() - begun, 1),
         "outcomes": {name: dict(one.most_common()) for name, one in fuzz.outcomes.items()},
         "findings": fuzz.found,

@@ -9,6 +9,7 @@ import pytest
 from chaos.run import chaos_server, run
 from chaos.sabotage import CONTROLS
 from chaos.validator import findings
+from patience import limit_s
 
 if TYPE_CHECKING:
     from chaos.run import Outcome
@@ -19,7 +20,7 @@ FAULTS = ("reload", "kill", "unload", "pause", "reload")
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One round of calls and faults. The plan depends on the seed only, what meets when does not."""
-    with chaos_server(tmp_path_factory.mktemp("chaos"), slow_s=0.002) as server:
+    with chaos_server(tmp_path_factory.mktemp("chaos"), slow_s=0.002, stall_s=limit_s(10)) as server:
         return asyncio.run(
             run(server, seed=15, requests=1, seconds=600, per_round=600, each=6, faults=FAULTS)
         )
