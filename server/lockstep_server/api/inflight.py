@@ -91,10 +91,12 @@ class Reader:
                     gap_s = _READ_TIMEOUT_S if loop.time() - begun < _PACED_S else _GAP_S
                     self._arrived.clear()
                     arrived = asyncio.ensure_future(self._arrived.wait())
-                    done, _ = await asyncio.wait(
-                        (task, arrived), timeout=gap_s, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    arrived.cancel()
+                    try:
+                        done, _ = await asyncio.wait(
+                            (task, arrived), timeout=gap_s, return_when=asyncio.FIRST_COMPLETED
+                        )
+                    finally:
+                        arrived.cancel()
                     if not done:
                         return
 
