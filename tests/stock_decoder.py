@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import torch
 from torch import nn
 
@@ -176,3 +177,25 @@ def export(model: DecoderModel, file: Path) -> None:
             external_data=False,
             verbose=False,
         )
+
+
+def merge(file: Path) -> None:
+    """Give the graph the input of a merged decoder, `use_cache_branch` [1]. It must say whether there is a
+    cache, else the scores are wrong."""
+    model = onnx.load(file)
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info("use_cache_branch", onnx.TensorProto.BOOL, [1])
+    )
+    for node in model.graph.node:
+        node.output[:] = ["right" if name == "logits" else name for name in node.output]
+    make = onnx.helper.make_node
+    model.graph.node.extend(
+        [
+            make("Shape", ["past_key_values.0.key"], ["past_size"], start=2, end=3),
+            make("Cast", ["past_size"], ["has_past"], to=onnx.TensorProto.BOOL),
+            make("Equal", ["use_cache_branch", "has_past"], ["as_said"]),
+            make("Neg", ["right"], ["wrong"]),
+            make("Where", ["as_said", "right", "wrong"], ["logits"]),
+        ]
+    )
+    onnx.save(model, file)

@@ -37,6 +37,15 @@ def server(decoder: stock_decoder.DecoderModel, tmp_path_factory: pytest.TempPat
         (root / name / "1").mkdir(parents=True)
         shutil.copy(made / "model.onnx", root / name / "1" / file)
         (root / name / "model.toml").write_text(stock_decoder.manifest(file, prefill=prefill))
+    (root / "merged" / "1").mkdir(parents=True)
+    shutil.copy(made / "model.onnx", root / "merged" / "1")
+    stock_decoder.merge(root / "merged" / "1" / "model.onnx")
+    branch = "[{section}.inputs.use_cache_branch]\nvalue = {value}\n"
+    sections = {"prefill": "false", "stepwise": "true"}.items()
+    (root / "merged" / "model.toml").write_text(
+        stock_decoder.manifest()
+        + "".join(branch.format(section=section, value=value) for section, value in sections)
+    )
     with serve(root, engine="process") as started:
         yield started
 
@@ -75,7 +84,7 @@ def generate(server: Served, model: str, prompt: list[int], max_tokens: int = _T
     return whole
 
 
-@pytest.mark.parametrize("model", ["stock", "no-prefill"])
+@pytest.mark.parametrize("model", ["stock", "no-prefill", "merged"])
 def test_each_prompt_alone_and_all_together_continue_as_in_pytorch(
     server: Served, expected: list[list[int]], model: str
 ) -> None:
@@ -87,14 +96,14 @@ def test_each_prompt_alone_and_all_together_continue_as_in_pytorch(
     assert max(reply.timings.batch_rows for reply in together) > 1
 
 
-@pytest.mark.parametrize("model", ["stock", "no-prefill"])
+@pytest.mark.parametrize("model", ["stock", "no-prefill", "merged"])
 def test_the_self_test_has_nothing_to_report(server: Served, model: str) -> None:
     served = server.app.registry.get(model, 1)
     assert served is not None
     assert (served.spec.notice, served.spec.batched, served.spec.padded) == ("", True, True)
 
 
-@pytest.mark.parametrize("model", ["stock", "no-prefill"])
+@pytest.mark.parametrize("model", ["stock", "no-prefill", "merged"])
 @pytest.mark.parametrize("length", [50, 63, 64])
 def test_a_text_ends_when_the_cache_is_full(
     server: Served, decoder: stock_decoder.DecoderModel, model: str, length: int

@@ -27,6 +27,7 @@ from ..runtime.session import RUNTIME_VERSION, LeasedSession, OnnxSession
 from ..stepwise.engine import StepEngine
 from . import repository, selftest, selftest_steps
 from .costs import measure_costs, typical_run_s, warm_up
+from .generation_check import check_generation
 from .open_shapes import check_open_shapes
 
 if TYPE_CHECKING:
@@ -218,6 +219,10 @@ class Loader:
             spec, leased(session), leased(prefill) if prefill else None, reference
         )
         self._watch.check_load()
+        if not selftest_result.batched and spec.manifest.task in ("generate", "translate"):
+            tested = selftest_steps.apply_result(spec, selftest_result)
+            opened = leased(session), leased(prefill) if prefill else None
+            check_generation(tested, *opened, str(entry.manifest_path))
         cache.write({"selftest": asdict(selftest_result)})
         return selftest_result
 

@@ -18,6 +18,7 @@ from lockstep_server.engine.loading import repository
 from lockstep_server.engine.loading.loader import Loader
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
 from lockstep_server.engine.runtime.session import LeasedSession
+from lockstep_server.errors import LoadError
 from lockstep_server.model.cost_model import CostModel
 from lockstep_server.model.manifest import InstancesSection
 
@@ -93,6 +94,18 @@ def test_a_damaged_cache_is_measured_again(
     assert [loaded.spec.batched for loaded in load()] == [True, True]
     for file in files:
         assert json.loads(file.read_text())["selftest"]["batched"] is True
+
+
+def test_a_model_whose_steps_do_not_run_is_refused(tmp_path: Path) -> None:
+    """Its mask has an element for the step by the manifest, and none in the graph."""
+    folder = steps.cache(tmp_path / "models")
+    file = folder.parent / "model.toml"
+    file.write_text(file.read_text().replace("inputs.mask]", "inputs.mask]\nnew = true"))
+    config = messages.EngineConfig(models=str(tmp_path / "models"), cache=str(tmp_path / "cache"))
+    (entry,) = repository.find_models(tmp_path / "models")
+    for _ in range(2):  # a refusal is not cached
+        with pytest.raises(LoadError, match="stepwise: the graph does not run on what task generate feeds"):
+            Loader(config, tmp_path / "models", "cpu", DeviceScheduler(1)).load(entry, lambda _: None)
 
 
 def test_a_full_disk_leaves_no_half_file(
