@@ -28,6 +28,7 @@ TEXT = "not a good film , but I was happy to see it"
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     steps.language(root)
+    steps.with_time_axes(root)
     steps.translator(root)
     steps.adder(root)
     with serve(root, engine=request.param) as started:
@@ -115,13 +116,14 @@ def test_ids_are_read_at_once_and_text_at_white_space_or_a_flush(server: Served)
     assert [reply.element for reply in call] == ["g"]
 
 
-def test_a_language_model_predicts_tokens(server: Served) -> None:
-    replies = follow(server, "lm", "abc", top_k=3)
+@pytest.mark.parametrize("model", ["lm", "timed"])
+def test_a_language_model_predicts_tokens(server: Served, model: str) -> None:
+    replies = follow(server, model, "abc", top_k=3)
     assert [reply.element for reply in replies] == ["a", "b", "c"]
     for reply in replies:
         assert len(reply.labels) == 3
         assert [label.name for label in reply.labels] == [steps.TOKENS[label.index] for label in reply.labels]
-    request = pb.GenerateRequest(model="lm", text="abc", temperature=0, max_tokens=1)
+    request = pb.GenerateRequest(model=model, text="abc", temperature=0, max_tokens=1)
     (made,) = [
         token for one in server.sequences.Generate(request, timeout=PATIENCE_S) for token in one.tokens
     ]
