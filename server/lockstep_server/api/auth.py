@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..frontend.audit import Audit
     from ..frontend.callers import AuthFile
     from .identity import Metadata
-    from .instrumentation import Context
+    from .status import Context
 
 log = logging.getLogger(__name__)
 

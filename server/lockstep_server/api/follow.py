@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..frontend.requests import InFlightRequests
     from ..model.datatypes import Arrays
     from ..model.spec import ModelTensor
-    from .instrumentation import Context
+    from .status import Context
 
 _STEPS_AHEAD, _PREFIXES_AHEAD = 16, 2
 """Elements of one stream in flight, after which its reader waits. They run one after another, so more

@@ -21,7 +21,7 @@ from .replies import timings
 if TYPE_CHECKING:
     from ..frontend.registry import ServedModel
     from ..model.spec import ModelSpec
-    from .instrumentation import Context
+    from .status import Context
 
 _MAX_STOPS, _MAX_STOP_CHARACTERS = 16, 256
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..frontend.flush_control import FlushController
     from ..frontend.requests import InferenceRequest, InFlightRequests
     from .generate import MakeReply
-    from .instrumentation import Context
+    from .status import Context
 
 _CREDIT_BATCH = messages.STREAM_CREDITS // 4
 """Written chunks after which credits are returned, in one message."""

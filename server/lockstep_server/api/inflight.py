@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .. import messages
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InferenceRequest, InFlightRequests
-    from .instrumentation import Context
+    from .status import Context
 
 Result = TypeVar("Result")
 

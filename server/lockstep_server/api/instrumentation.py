@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from ..metrics.families import Metrics
+    from .status import Context
 
 log = logging.getLogger(__name__)
-
-Context = Any  # grpc.aio.ServicerContext, generic in its messages
 
 
 Refuse = Callable[[str, ServingError], None]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
     from .inflight import StreamLimits
-    from .instrumentation import Context
+    from .status import Context
 
 _EXTENSIONS = ("model_repository", "model_configuration", "statistics")
 

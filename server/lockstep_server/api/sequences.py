@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..frontend.registry import ModelRegistry, ServedModel
     from ..frontend.requests import InferenceRequest, InFlightRequests
     from .inflight import StreamLimits
-    from .instrumentation import Context
+    from .status import Context
 
 
 _RESULTS = pb.EncodeReply.DESCRIPTOR.fields_by_name["results"].number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -13,6 +13,8 @@ from ..errors import ErrorCode, ServingError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+Context = Any  # grpc.aio.ServicerContext, generic in its messages
 
 CODES: dict[ErrorCode, grpc.StatusCode] = {
     ErrorCode.BAD_INPUT: grpc.StatusCode.INVALID_ARGUMENT,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..frontend.registry import ServedModel
     from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec
-    from .instrumentation import Context
+    from .status import Context
 
 TextsRequest = pb.ClassifyRequest | pb.EncodeRequest | pb.ClassifyTokensRequest
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ...messages import SequenceId
-    from .scheduler import SlotPool
     from .sequence import ClientSequence, GenerationSequence, StepRequest
+    from .slot_pool import SlotPool
 
 _MAX_ENDED_IDS = 4096
 """Ids of ended sequences to remember, so that their next step gets SEQUENCE_LOST instead of BAD_INPUT."""

@@ -8,8 +8,8 @@ import pytest
 from unit.server.engine.stepwise.step_models import generation_sequence, step_request
 
 from lockstep_server.engine.stepwise.queues import ClientQueue
-from lockstep_server.engine.stepwise.scheduler import SlotPool
 from lockstep_server.engine.stepwise.sequence import ClientSequence
+from lockstep_server.engine.stepwise.slot_pool import SlotPool
 from lockstep_server.errors import ErrorCode
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from unit.server.engine.stepwise.step_models import generation_sequence
 
 from lockstep_server.engine.stepwise.queues import GenerationQueue
-from lockstep_server.engine.stepwise.scheduler import SlotPool
+from lockstep_server.engine.stepwise.slot_pool import SlotPool
 from lockstep_server.errors import ErrorCode
 
 if TYPE_CHECKING:
