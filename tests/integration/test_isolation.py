@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     fakes.write_model(root, "narrow", fakes.identity(), FOUR_ROWS)
     fakes.write_model(root, "mixer", fakes.row_mixer())
     fakes.write_model(root, "impatient", fakes.identity(), SHORT_QUEUE)
-    with serve(root) as running:
+    with serve(root, trusted_proxies="127.0.0.1,::1") as running:
         yield running
 
 
@@ -292,11 +292,12 @@ def test_a_request_that_cannot_meet_its_deadline_is_rejected_at_once(server: Ser
         first = send(server, "same", [[1]])
         server.wait_waiting("same", 1)
         admission = server.app.registry.get("same", 1).admission
-        admission.waiting_s += 0.4  # as if more work were queued
+        more = (0.3 / admission.pace, time.monotonic())
+        admission.enter(*more, None, caller="127.0.0.1")  # as if more work were queued
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="deadline") as caught:
             server.infer(fakes.floats("same", [[2]], timeout=100_000))
         assert any(isinstance(one, error_details_pb2.RetryInfo) for one in details(caught.value))
-        admission.waiting_s -= 0.4
+        admission.leave(*more, served=False, caller="127.0.0.1")
     assert fakes.values(first.result(), "y").item() == 1
 
 
@@ -304,16 +305,13 @@ def test_a_caller_with_many_requests_does_not_delay_another(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With batches of four rows, the second caller's request is in one of the first 3 of 26 runs."""
-    other = grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
-    infer = other.unary_unary(
-        "/inference.GRPCInferenceService/ModelInfer",
-        pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString,
-    )  # fmt: skip
     order: list[str] = []
     with server.hold():
         many = [send(server, "narrow", [[1]] * 4) for _ in range(25)]
         server.wait_waiting("narrow", 25)
-        single = infer.future(fakes.floats("narrow", [[2]] * 4), timeout=PATIENCE_S)
+        single = server.inference.ModelInfer.future(
+            fakes.floats("narrow", [[2]] * 4), timeout=PATIENCE_S, metadata=[("x-forwarded-for", "10.0.0.2")]
+        )
         server.wait_waiting("narrow", 26)
         deliver = server.app.requests.deliver
 
@@ -329,5 +327,4 @@ def test_a_caller_with_many_requests_does_not_delay_another(
     single.result()
     for one in many:
         one.result()
-    other.close()
     assert order.index("single") <= 2
