@@ -293,11 +293,11 @@ def test_a_request_that_cannot_meet_its_deadline_is_rejected_at_once(server: Ser
         server.wait_waiting("same", 1)
         admission = server.app.registry.get("same", 1).admission
         more = (0.3 / admission.pace, time.monotonic())
-        admission.enter(*more, None, caller="127.0.0.1")  # as if more work were queued
+        admission.enter(*more, None, caller="@127.0.0.1")  # as if more work were queued
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="deadline") as caught:
             server.infer(fakes.floats("same", [[2]], timeout=100_000))
         assert any(isinstance(one, error_details_pb2.RetryInfo) for one in details(caught.value))
-        admission.leave(*more, served=False, caller="127.0.0.1")
+        admission.leave(*more, served=False, caller="@127.0.0.1")
     assert fakes.values(first.result(), "y").item() == 1
 
 
