@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--out", type=Path, default=Path("docs/proof"), help="folder of soak.json and soak.svg"
+        "--out", type=Path, default=Path("docs/resilience"), help="folder of soak.json and soak.svg"
     )
     options = parser.parse_args()
     names = ",".join(model for model, _ in _workloads())
