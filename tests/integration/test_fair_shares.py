@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
 
 def test_a_flood_over_many_connections_refuses_nobody_else(
-    start: Callable[..., Served],
+    start: Callable[..., Served], tmp_path: Path
 ) -> None:
     """A stream of long texts keeps the queue full. The other caller has one text at a time."""
-    server = start(REPOSITORY, only="sentiment-lstm")
+    shutil.copytree(REPOSITORY / "sentiment-lstm", tmp_path / "models" / "sentiment-lstm")
+    manifest = tmp_path / "models" / "sentiment-lstm" / "model.toml"
+    manifest.write_text(manifest.read_text().replace("[batching]", "[batching]\nmax_queue_ms = 20"))
+    server = start(tmp_path / "models")
     ended = threading.Event()
     flood = pb.ClassifyRequest(model="sentiment-lstm", texts=["a fine film " * 40] * 64)
     outcomes: list[int] = []

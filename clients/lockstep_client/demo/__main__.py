@@ -13,6 +13,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: an error is one line of our own
+
 from lockstep_client.demo import DemoError
 from lockstep_client.demo.program import show
 from lockstep_client.demo.server import checked_port

@@ -93,7 +93,7 @@ def test_without_a_server_the_error_names_the_extra_before_the_first_study(
     out = tmp_path / "out"
     assert study("all", "--quick", "--out", out, "--models", models) == 1
     assert (
-        "needs lockstep_server: install the extra with pip install '.[server-cpu]' in a checkout of Lockstep"
+        "needs lockstep_server: install the extra with pip install -e '.[server-cpu]' in a checkout"
         in capsys.readouterr().err
     )
     assert not list(out.iterdir())
