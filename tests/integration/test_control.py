@@ -357,7 +357,8 @@ def test_a_folder_with_the_name_of_another_models_step_form_is_refused(
     shutil.copytree(REPOSITORY / "sentiment-rnn", tmp_path / "two")
     fakes.write_model(tmp_path, "two.step", add(1))
     server = serving(model_control="explicit")
-    assert "'two.step' is the name of the step-wise form of model 'two'; rename this folder" in caplog.text
+    why = "'two.step' is the name of the step-wise form of model 'two'; rename this folder"
+    wait_until(lambda: why in caplog.text, "the reason in the log")
     assert server.inference.ModelMetadata(pb.ModelMetadataRequest(name="two.step")).outputs[0].name != "y"
     with refused(NOT_FOUND, words="step-wise form of model 'two'"):
         load(server, "two.step")
