@@ -3,7 +3,7 @@
 Urgency: by priority, then by the start tag. Where priorities differ, what has waited longer than `patience_s`
 comes first, oldest first, so that no priority starves another. Start tags are those of start-time fair
 queueing (Goyal, Vin, Cheng 1996), so that a caller with a thousand requests does not delay a caller with one.
-`Backlog` is what this order means for a request that arrives: how much is served before it.
+`QueuedWork` is what this order means for a request that arrives: how much is served before it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def by_urgency(
     return urgency
 
 
-class Backlog:
+class QueuedWork:
     """How much work of each caller waits, in any unit."""
 
     def __init__(self) -> None:

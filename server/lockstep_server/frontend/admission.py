@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..durations import bounded_s
 from ..errors import overloaded
-from ..fair_queueing import Backlog
+from ..fair_queueing import QueuedWork
 from ..messages import Infer
 from ..model.cost_model import CostModel, representative
 
@@ -107,7 +107,7 @@ class AdmissionController:
         self._prices: dict[int, float] = {}
         self.waiting_s = 0.0
         self.requests = 0
-        self._backlog = Backlog()
+        self._queued = QueuedWork()
         self._drain = _Drain()
         self._wrong_since: float | None = None  # when waits began to differ much from the estimates
 
@@ -174,11 +174,11 @@ class AdmissionController:
         """
         of_call = (call.requests, call.waiting_s) if call is not None else (0, 0.0)
         if self.requests > of_call[0]:
-            others_s = self._backlog.ahead(caller, seconds, apart=of_call[1])
+            others_s = self._queued.ahead(caller, seconds, apart=of_call[1])
             wait_s = max(others_s, 0.0) / self._instances * self.pace
             self._check(wait_s, max(seconds * self.pace, run_s), now, deadline)
-        before_s = self._backlog.ahead(caller, seconds) / self._instances
-        self._backlog.add(caller, seconds)
+        before_s = self._queued.ahead(caller, seconds) / self._instances
+        self._queued.add(caller, seconds)
         self.waiting_s += seconds
         self.requests += 1
         self._drain.watch(self.waiting_s / self._instances, now)
@@ -206,7 +206,7 @@ class AdmissionController:
         self, seconds: float, now: float, call: CallShare | None = None, *, served: bool, caller: str = ""
     ) -> None:
         """Remove the work of a request that has ended; `served`: it ran."""
-        self._backlog.remove(caller, seconds)
+        self._queued.remove(caller, seconds)
         self.requests -= 1
         self.waiting_s = self.waiting_s - seconds if self.requests else 0.0
         if served:

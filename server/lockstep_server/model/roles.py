@@ -99,7 +99,7 @@ def check_next_scores(spec: ModelSpec, place: str) -> None:
     the last position counts. `place` is the prefix of errors.
 
     Raises:
-        LoadError: the shape is another one, or rows of different lengths cannot be told apart.
+        LoadError: the shape is another one, or rows of different lengths cannot be distinguished.
     """
     tensor, text = spec.output(spec.manifest.roles.scores), spec.input(spec.text_input)
     if tensor is None or not tensor.shape:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lockstep_server.fair_queueing import Backlog, FairQueueing, by_urgency
+from lockstep_server.fair_queueing import FairQueueing, QueuedWork, by_urgency
 
 NOW, PATIENCE_S = 100.0, 5.0
 
@@ -105,7 +105,7 @@ def test_forgotten_callers_start_at_the_virtual_time() -> None:
 
 
 def test_alone_a_caller_waits_for_all_that_it_has() -> None:
-    backlog = Backlog()
+    backlog = QueuedWork()
     for _ in range(3):
         backlog.add("a", 2.0)
     assert backlog.ahead("a", 1.0) == 6.0
@@ -113,7 +113,7 @@ def test_alone_a_caller_waits_for_all_that_it_has() -> None:
 
 
 def test_another_caller_waits_for_as_much_as_it_brings() -> None:
-    backlog = Backlog()
+    backlog = QueuedWork()
     for _ in range(1000):
         backlog.add("many", 2.0)
     assert backlog.ahead("b", 1.0) == 1.0
@@ -122,7 +122,7 @@ def test_another_caller_waits_for_as_much_as_it_brings() -> None:
 
 
 def test_what_is_removed_is_forgotten() -> None:
-    backlog = Backlog()
+    backlog = QueuedWork()
     backlog.add("a", 0.1)
     backlog.add("a", 0.2)
     backlog.remove("a", 0.1)

@@ -9,7 +9,6 @@ length. Either has a notice.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -176,12 +175,11 @@ class _SelfTest:
     def _why_different(self, found: Comparison, request: Request, requests: Sequence[Request]) -> str:
         padded = self._spec.manifest.fixed_shape or len({other.lengths for other in requests}) > 1
         cause = "padding changes the answer" if padded else "the rows of a batch are not independent"
-        by = "in shape, or in which values are finite" if found.apart == math.inf else f"by {found.apart:.2g}"
         extreme = {other.kind for other in requests} - {Kind.ORDINARY}
         values = " whose values are of very different size" if extreme and not padded else ""
         return (
-            f"{cause}: output {found.output!r} of a request with {_count(request.rows, 'row')} differs {by}"
-            f" in a batch of {_count(sum(other.rows for other in requests), 'row')}{values}"
+            f"{cause}: output {found.output!r} of a request with {_count(request.rows, 'row')} differs"
+            f" {found.amount()} in a batch of {_count(sum(other.rows for other in requests), 'row')}{values}"
         )
 
     def _is_rounding(self, request: Request, found: Comparison, expected: Arrays, rows: int) -> bool:

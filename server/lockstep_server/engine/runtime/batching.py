@@ -54,6 +54,10 @@ class Comparison(NamedTuple):
     within: bool  # every output is within its tolerance
     identical: bool  # every output is bit-identical
 
+    def amount(self) -> str:
+        """The difference in words, after "differs"."""
+        return "in shape, or in which values are finite" if self.apart == math.inf else f"by {self.apart:.2g}"
+
 
 def compare(spec: ModelSpec, expected: Arrays, answer: Arrays) -> Comparison:
     """Compare two answers to the same request, output by output."""

@@ -151,10 +151,9 @@ def _difference(spec: ModelSpec, recheck: Recheck, answers: int) -> str:
     found = compare(spec, expected, recheck.answer)
     if found.within or is_rounding(found, expected, recheck.copies):
         return ""
-    by = "in shape, or in which values are finite" if found.apart == math.inf else f"by {found.apart:.2g}"
     return (
-        f"an answer {run} differs from that to the same request alone: output {found.output!r} {by};"
-        f" the request was {recheck.shapes}"
+        f"an answer {run} differs from that to the same request alone: output {found.output!r}"
+        f" {found.amount()}; the request was {recheck.shapes}"
     )
 
 

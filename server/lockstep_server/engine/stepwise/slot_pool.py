@@ -9,7 +9,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from ...errors import overloaded
-from ...fair_queueing import Backlog, FairQueueing, by_urgency
+from ...fair_queueing import FairQueueing, QueuedWork, by_urgency
 from ...model.cost_model import moving_average
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class SlotPool:
         self.slot_time_s = 0.0  # moving average of how long a generation sequence holds its slot
         self.waiting: list[Sequence] = []
         self.held: Counter[str] = Counter()  # slots, by caller
-        self._backlog = Backlog()  # sequences that wait
+        self._queued = QueuedWork()  # sequences that wait
         self._fair_queueing = FairQueueing()
 
     def add(self, sequence: Sequence, deadline: float | None, now: float) -> ServingError | None:
@@ -47,18 +47,18 @@ class SlotPool:
             return error
         sequence.start_tag = self._fair_queueing.start_tag(sequence.caller, 1)
         self.waiting.append(sequence)
-        self._backlog.add(sequence.caller, 1)
+        self._queued.add(sequence.caller, 1)
         return None
 
     def _over_limit(self, sequence: Sequence) -> ServingError | None:
         most, caller = sequence.max_slots, sequence.caller
-        if not most or self.held[caller] + self._backlog.requests(caller) < most:
+        if not most or self.held[caller] + self._queued.requests(caller) < most:
             return None
         why = f"caller {caller!r} has {most} sequences of at most {most} (slots); end one, or retry after 1 s"
         return overloaded(why, 1.0)
 
     def _rejection(self, caller: str, deadline: float | None, now: float) -> ServingError | None:
-        over = round(self._backlog.ahead(caller, 1)) + 1 - (self.slots - self.used)
+        over = round(self._queued.ahead(caller, 1)) + 1 - (self.slots - self.used)
         if over <= 0:
             return None
         wait_s = self.slot_time_s * over / self.slots
@@ -84,7 +84,7 @@ class SlotPool:
         for sequence in admitted:
             sequence.has_slot, sequence.since = True, now
             self._fair_queueing.serve(sequence.start_tag)
-            self._backlog.remove(sequence.caller, 1)
+            self._queued.remove(sequence.caller, 1)
         self.waiting = [sequence for sequence in self.waiting if not sequence.has_slot]
         self.used += len(admitted)
         if not self.waiting:
@@ -118,7 +118,7 @@ class SlotPool:
                 del self.held[sequence.caller]
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
-            self._backlog.remove(sequence.caller, 1)
+            self._queued.remove(sequence.caller, 1)
 
     def learn_slot_time(self, seconds: float) -> None:
         self.slot_time_s = moving_average(self.slot_time_s or seconds, seconds, _LEARNING_RATE)
