@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -213,10 +213,19 @@ def from_text(text: str) -> LockstepError:
     return kind(message) if kind else ServerFailure(text or "the server failed without an error message")
 
 
+def is_cut_short(error: Any) -> bool:
+    """Whether gRPC's own INTERNAL stands for the status of a call that ended during a write."""
+    return _broke(error.code(), error.details() or "")
+
+
+def _broke(code: grpc.StatusCode, text: str) -> bool:
+    return code is grpc.StatusCode.INTERNAL and text == _CUT_SHORT
+
+
 def _meaning(code: grpc.StatusCode, text: str) -> type[LockstepError]:
     if code is grpc.StatusCode.UNAVAILABLE and text.lower().startswith(_NO_CONNECTION):
         return Unreachable
-    if code is grpc.StatusCode.INTERNAL and text == _CUT_SHORT:
+    if _broke(code, text):
         return Unavailable
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in text:
         return InvalidRequest
@@ -228,7 +237,7 @@ def _message(
 ) -> str:
     if _meaning(code, text) is Unreachable:
         return f"no server at {address}: check that it is running and that the address is right ({text})"
-    if text == _CUT_SHORT:
+    if _broke(code, text):
         return f"the stream to {address} broke during a write"
     if _TOO_LARGE in text:
         return f"{text}: send fewer rows per call, or raise max_message_bytes and the server's limit"

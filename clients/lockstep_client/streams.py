@@ -18,11 +18,14 @@ from lockstep_client import arguments, errors
 from lockstep_client.closing import AsyncClosing, Closing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from google.protobuf.message import Message
 
     from lockstep_client.protocol import RequestStream, StreamCall
+
+_STATUS_TURNS, _STATUS_TURN_S = 100, 0.01
+"""How often and how long to wait for the status of a stream that broke during a write."""
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -170,6 +173,10 @@ class AsyncStream(_ReplyStream[M, R], AsyncClosing):
     task that waits for a part cancels the call.
     """
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._status = _ServerStatus(self._rpc)
+
     def _messages(self) -> Any:
         return aiter(self._requests) if self._requests else ()
 
@@ -181,7 +188,10 @@ class AsyncStream(_ReplyStream[M, R], AsyncClosing):
                 yield self._read_part(reply)
             self._finish()
         except grpc.RpcError as error:
-            raise self._fail(error) from error
+            sent = await self._status.error(self._rpc, error)
+            if sent is not None:
+                raise self._fail(sent) from error
+            self._finish()
         except asyncio.CancelledError:
             if task_cancelled():
                 raise
@@ -199,6 +209,50 @@ class AsyncStream(_ReplyStream[M, R], AsyncClosing):
     async def close(self) -> None:
         """Cancel the call. A reader that waits for a part gets Cancelled."""
         self._cancel()
+
+
+class _ServerStatus:
+    """The status of an asyncio call as the server sent it.
+
+    If a write is under way when the call ends, grpc.aio sets a status of its own, INTERNAL, before or after
+    the server's, and the later one stays.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._error: grpc.aio.AioRpcError | None = None
+        self._is_ok = False
+        call.add_done_callback(self._keep)
+
+    def _keep(self, call: Any) -> None:
+        error = _status(call)
+        self._is_ok = error.code() is grpc.StatusCode.OK
+        if not self._is_ok and not errors.is_cut_short(error):
+            self._error = error
+
+    async def error(self, call: Any, reported: grpc.RpcError) -> grpc.RpcError | None:
+        """The error that the server sent. None if it sent OK, `reported` if none came."""
+        if self._is_ok or self._error or not errors.is_cut_short(reported):
+            return None if self._is_ok else self._error or reported
+        for _ in range(_STATUS_TURNS):
+            await asyncio.sleep(_STATUS_TURN_S)
+            if not errors.is_cut_short(late := _status(call)):
+                return None if late.code() is grpc.StatusCode.OK else late
+        return reported
+
+
+def _status(call: Any) -> grpc.aio.AioRpcError:
+    """The status of an asyncio call that has ended."""
+    parts = (call.code(), call.initial_metadata(), call.trailing_metadata(), call.details())
+    return grpc.aio.AioRpcError(*map(_ready, parts))
+
+
+def _ready(result: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that need not wait: a later turn of the loop may see another status."""
+    try:
+        result.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("the call has ended")
 
 
 def task_cancelled() -> bool:

@@ -281,6 +281,15 @@ def test_a_follow_is_not_retried_after_its_first_message(server, client, failure
     assert len(server.requests) == 1
 
 
+async def test_a_client_that_is_still_writing_gets_the_status_of_the_server(server, failure):
+    server.streams.followed = [pb.FollowReply(), failure(grpc.StatusCode.FAILED_PRECONDITION, "evicted")]
+    async with lc.AsyncClient(server.address) as client:
+        for _ in range(5):
+            stream = client.follow("sentiment", ["word " * 400] * 200)
+            with pytest.raises(lc.SequenceLost, match="evicted"):
+                await stream.result()
+
+
 def test_a_deadline_ends_a_stream_and_names_it(server, client, stuck):
     with pytest.raises(lc.DeadlineExceeded, match=r"no end of the stream from .* within 0\.2 s"):
         client.generate("sentiment", "x", timeout_s=0.2).result()
