@@ -24,7 +24,7 @@ from lockstep_client.server_process import ServerProcess
 from lockstep_server.api import inflight
 from lockstep_server.engine.runtime import engine_threads, run_watch
 from lockstep_server.frontend import loop_watch
-from lockstep_server.ipc import engine_process
+from lockstep_server.ipc import engine_process, heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -190,7 +190,7 @@ def test_a_hung_engine_process_is_replaced_and_health_says_so(
     slow_model: Path, serving: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serving(slow_model, engine="process")
-    monkeypatch.setattr(engine_process, "_TICK_S", 0.2)
+    monkeypatch.setattr(heartbeat, "_TICK_S", 0.2)
     seen: set[bool] = set()
     watching = threading.Event()
 

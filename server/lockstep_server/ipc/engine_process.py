@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from .. import messages
 from ..errors import LoadError, failed, unavailable
 from . import frames
 from .coalescing import MessageCoalescer
+from .exclusions import Exclusions
+from .heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -42,15 +44,8 @@ _MAX_PAUSE_S = 30.0
 _STOP_GRACE_S = 2.0
 """How long to wait for the process beyond its stop timeout before killing it."""
 
-_TICK_S = 1.0
-_HUNG_TICKS, _START_TICKS = 5, 120
-"""Heartbeats without any sign of life after which the process is killed: while it serves, while it starts."""
-
 _EXIT_S = 5.0
 """How long to wait for a killed process."""
-
-_MAX_DEADLY_LOADS = 2
-"""A model is not loaded any more once this many processes have ended, one after another, in its load."""
 
 MODULE = "lockstep_server.ipc.engine_main"
 
@@ -96,11 +91,9 @@ class EngineProcess:
         self._pause_s = 0.0
         self._restart: asyncio.Task[None] | None = None
         self._failed_starts = 0  # since the last one that succeeded
-        self._heartbeats: asyncio.Task[None] | None = None
-        self._silent_ticks = 0  # since the process read or wrote
+        self._heartbeat = Heartbeat(lambda: self.up, self._ask, self._hung)
         self._killed_because = ""
-        self._loading: set[str] = set()  # models
-        self._suspects: Counter[str] = Counter()  # models that were being loaded when a process ended
+        self._exclusions = Exclusions()
 
     @property
     def up(self) -> bool:
@@ -118,15 +111,17 @@ class EngineProcess:
 
     async def start(self, deliver: Callable[[messages.EngineUpdate], None]) -> messages.EngineInfo:
         self._deliver = deliver
-        return await self._spawn(self._config)
+        return await self._spawn()
 
-    async def _spawn(self, config: messages.EngineConfig) -> messages.EngineInfo:
+    async def _spawn(self, *, again: bool = False) -> messages.EngineInfo:
         """
         Raises:
             LoadError: the process could not start.
             OSError: the system has no process, memory or descriptor for it.
         """
         loop = asyncio.get_running_loop()
+        config = self._restart_config(self._config) if again else self._config
+        config = replace(config, excluded=self._exclusions.excluded)
         self._spawned_at = time.monotonic()
         ours, theirs = socket.socketpair()
         try:
@@ -143,12 +138,10 @@ class EngineProcess:
             theirs.close()
         self._socket, self._decoder = ours, frames.Decoder()
         self._unsent.clear()
-        self._loading.clear()
         self._started, self._ended = loop.create_future(), loop.create_future()
         loop.add_reader(ours.fileno(), self._read)
         self._write([config])
-        self._silent_ticks = 0
-        self._heartbeats = asyncio.ensure_future(self._watch(self._process))
+        self._heartbeat.start()
         try:
             return await self._started
         except LoadError:
@@ -158,24 +151,14 @@ class EngineProcess:
             reason = await self._exit_reason()
             raise LoadError(f"the engine process died during startup ({reason})") from None
 
-    # --- heartbeat ----------------------------------------------------------------------------------
+    # --- an end that the process does not choose ----------------------------------------------------
 
-    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill the process if it neither reads nor writes for too long, although it was sent a heartbeat.
+    def _ask(self) -> None:
+        self._write([messages.Heartbeat()])
 
-        Ticks are counted and not seconds, so that a pause of this process kills no other.
-        """
-        while process is self._process and self._socket is not None:
-            await asyncio.sleep(_TICK_S)
-            up = self.up
-            if self._silent_ticks >= (_HUNG_TICKS if up else _START_TICKS):
-                seconds = self._silent_ticks * _TICK_S
-                self._on_hang()
-                self._kill(f"the engine process did not answer for {seconds:g} s")
-                return
-            if up and not self._silent_ticks:
-                self._write([messages.Heartbeat()])
-            self._silent_ticks += 1
+    def _hung(self, seconds: float) -> None:
+        self._on_hang()
+        self._kill(f"the engine process did not answer for {seconds:g} s")
 
     def _kill(self, reason: str) -> None:
         """Kill the process, and treat its connection as closed: a stopped process might keep it open."""
@@ -209,7 +192,7 @@ class EngineProcess:
     def _send_batch(self, batch: list[messages.Message]) -> None:
         for message in batch:
             if isinstance(message, messages.Load):
-                self._readmit(message.model)
+                self._exclusions.readmit(message.model)
         if self._socket is not None:
             self._write(batch)
         else:
@@ -273,7 +256,7 @@ class EngineProcess:
         loop.remove_writer(descriptor)
 
     def _write_more(self) -> None:
-        self._silent_ticks = min(self._silent_ticks, 1)  # the process has read what filled the socket
+        self._heartbeat.drained()
         self._write_unsent()
 
     # --- receiving ----------------------------------------------------------------------------------
@@ -289,7 +272,7 @@ class EngineProcess:
         if not count:
             self._disconnected()
             return
-        self._silent_ticks = 0
+        self._heartbeat.heard()
         try:
             for batch in self._decoder.feed(bytes(self._buffer[:count])):
                 for message in batch:
@@ -309,9 +292,9 @@ class EngineProcess:
             case messages.Heartbeat():
                 pass  # that something came is all that counts
             case messages.LoadStarted():
-                self._loading.add(message.model)
+                self._exclusions.load_started(message.model)
             case messages.ModelStuck():
-                self._exclude(message.model, message.reason)
+                self._exclusions.exclude(message.model, message.reason)
                 self._deliver(message)
                 self._kill(f"a run or load of model {message.model!r} did not end")
             case messages.EngineStarted():
@@ -323,29 +306,8 @@ class EngineProcess:
             case _:
                 loaded = isinstance(message, messages.ModelUpdate) and message.state != "LOADING"
                 if loaded or isinstance(message, messages.LoadDone):
-                    self._loading.discard(message.model)
-                    self._suspects.pop(message.model, None)
+                    self._exclusions.load_ended(message.model)
                 self._deliver(message)
-
-    def _exclude(self, model: str, reason: str) -> None:
-        """Do not load a model in the next processes, until a caller asks for it."""
-        self._config = replace(self._config, excluded={**self._config.excluded, model: reason})
-
-    def _readmit(self, model: str) -> None:
-        if model in self._config.excluded:
-            excluded = {name: why for name, why in self._config.excluded.items() if name != model}
-            self._config = replace(self._config, excluded=excluded)
-
-    def _suspect(self) -> None:
-        """Exclude a model during whose loads processes ended time and again."""
-        self._suspects.update(self._loading)
-        for model in self._loading:
-            if self._suspects[model] >= _MAX_DEADLY_LOADS:
-                reason = f"the engine process ended {_MAX_DEADLY_LOADS} times while it loaded this model"
-                log.error("model %s is not loaded any more: %s", model, reason)
-                self._exclude(model, reason)
-                del self._suspects[model]
-        self._loading.clear()
 
     # --- restart and stop ---------------------------------------------------------------------------
 
@@ -357,6 +319,7 @@ class EngineProcess:
         loop.remove_writer(self._socket.fileno())
         self._socket.close()
         self._socket = None
+        self._heartbeat.stop()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
         if self._started is not None and not self._started.done():
@@ -370,7 +333,7 @@ class EngineProcess:
         """Report the loss and restart the process, until a start succeeds."""
         reason = f"the engine process died ({await self._exit_reason()})"
         log.error("%s; restarting it", reason)
-        self._suspect()
+        self._exclusions.process_ended()
         try:
             self._on_loss(reason)
         except Exception:
@@ -380,10 +343,10 @@ class EngineProcess:
             self._pause_s = min(max(self._pause_s * 2, 1.0), _MAX_PAUSE_S) if crash_loop else 0.0
             await asyncio.sleep(self._pause_s)
             try:
-                await self._spawn(self._restart_config(self._config))
+                await self._spawn(again=True)
             except Exception as error:  # no descriptor, no memory, no process: there may be one later
                 self._failed_starts += 1
-                self._suspect()
+                self._exclusions.process_ended()
                 log.error("restart of the engine process failed: %s", error)
                 self._on_start()
             else:
@@ -406,10 +369,7 @@ class EngineProcess:
                 await asyncio.wait_for(asyncio.shield(self._ended), within_s + _STOP_GRACE_S)
             except TimeoutError:
                 log.error("the engine process did not stop in time; killing it")
-        if self._heartbeats is not None:
-            self._heartbeats.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._heartbeats
+        self._heartbeat.stop()
         if self._process is not None:
             if self._process.poll() is None and self._socket is not None:
                 self._process.kill()

@@ -15,7 +15,7 @@ from unit.server import sample_models
 
 from lockstep_server import messages
 from lockstep_server.errors import ErrorCode, LoadError
-from lockstep_server.ipc import engine_process
+from lockstep_server.ipc import engine_process, heartbeat
 from lockstep_server.ipc.engine_process import EngineProcess
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ async def test_stop_before_start_does_nothing() -> None:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause before a restart, and a heartbeat every 0.1 s."""
     monkeypatch.setattr(engine_process, "_CRASH_LOOP_S", 0.0)
-    monkeypatch.setattr(engine_process, "_TICK_S", 0.1)
+    monkeypatch.setattr(heartbeat, "_TICK_S", 0.1)
 
 
 @pytest.mark.usefixtures("fast")
