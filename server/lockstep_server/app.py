@@ -230,7 +230,7 @@ class App:
             case messages.ModelStuck():
                 self.metrics.engine_hangs.inc()
             case messages.LoadDone():
-                self.registry.load_done(update)
+                self.registry.loads.done(update)
             case messages.EngineStats():
                 self._engine_stats = update
 
@@ -250,8 +250,8 @@ class App:
 
     def _restart_config(self, config: messages.EngineConfig) -> messages.EngineConfig:
         """The configuration of an engine process after another: what was unloaded or loaded stays so."""
-        selected = {*config.selected, *self.registry.loaded} if config.selected else ()
-        unloaded = tuple(sorted(self.registry.unloaded))
+        selected = {*config.selected, *self.registry.loads.loaded} if config.selected else ()
+        unloaded = tuple(sorted(self.registry.loads.unloaded))
         return structs.replace(config, selected=tuple(sorted(selected)), unloaded=unloaded, restart=True)
 
     def _healthy(self) -> bool:

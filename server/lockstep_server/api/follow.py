@@ -20,7 +20,7 @@ from .. import messages
 from ..errors import ServingError, bad_input
 from ..frontend.admission import CallShare
 from ..frontend.callers import current
-from ..frontend.requests import InferenceRequest
+from ..frontend.inference_request import InferenceRequest
 from ..model import datatypes
 from ..model.roles import classifies
 from ..model.spec import measure_request, row_of_ids
@@ -31,8 +31,9 @@ from .replies import labels, timings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..frontend.registry import ModelRegistry, ServedModel
+    from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
+    from ..frontend.served_model import ServedModel
     from ..model.datatypes import Arrays
     from ..model.spec import ModelTensor
     from .status import Context

@@ -14,12 +14,12 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from .. import messages
 from ..errors import bad_input
 from ..frontend.callers import current
-from ..frontend.requests import InferenceRequest
+from ..frontend.inference_request import InferenceRequest
 from . import tensors, texts
 from .replies import timings
 
 if TYPE_CHECKING:
-    from ..frontend.registry import ServedModel
+    from ..frontend.served_model import ServedModel
     from ..model.spec import ModelSpec
     from .status import Context
 

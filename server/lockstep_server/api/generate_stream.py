@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..frontend.flush_control import FlushController
-    from ..frontend.requests import InferenceRequest, InFlightRequests
+    from ..frontend.inference_request import InferenceRequest
+    from ..frontend.requests import InFlightRequests
     from .generate import MakeReply
     from .status import Context
 

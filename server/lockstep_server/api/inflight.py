@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .. import messages
+    from ..frontend.inference_request import InferenceRequest
     from ..frontend.registry import ModelRegistry
-    from ..frontend.requests import InferenceRequest, InFlightRequests
+    from ..frontend.requests import InFlightRequests
     from .status import Context
 
 Result = TypeVar("Result")

@@ -8,7 +8,7 @@ from lockstep_proto import model_config_pb2
 from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
-    from ..frontend.registry import ModelStatisticsCounters, ServedModel
+    from ..frontend.served_model import ModelStatisticsCounters, ServedModel
     from ..frontend.versions import ModelVersion
     from ..model.spec import ModelSpec, ModelTensor
 

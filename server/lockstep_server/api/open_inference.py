@@ -96,14 +96,16 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             raise bad_input(
                 f"parameters.{name}", "a load takes no overrides; change the files in the repository instead"
             )
-        await self._registry.change(messages.Load, request.model_name, self._send)
+        self._registry.check_listed()
+        await self._registry.loads.change(messages.Load, request.model_name, self._send)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         self._check_control()
-        await self._registry.change(messages.Unload, request.model_name, self._send)
+        self._registry.check_listed()
+        await self._registry.loads.change(messages.Unload, request.model_name, self._send)
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from .. import messages
     from ..frontend.flush_control import FlushController
-    from ..frontend.registry import ModelRegistry, ServedModel
-    from ..frontend.requests import InferenceRequest, InFlightRequests
+    from ..frontend.inference_request import InferenceRequest
+    from ..frontend.registry import ModelRegistry
+    from ..frontend.requests import InFlightRequests
+    from ..frontend.served_model import ServedModel
     from .inflight import StreamLimits
     from .status import Context
 

@@ -10,7 +10,7 @@ from lockstep_proto import open_inference_pb2 as pb
 from .. import messages
 from ..errors import ServingError, bad_input
 from ..frontend.callers import current
-from ..frontend.requests import InferenceRequest
+from ..frontend.inference_request import InferenceRequest
 from ..model.spec import measure_request
 from . import tensors, wire
 from .inflight import PipelinedStream

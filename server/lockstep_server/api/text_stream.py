@@ -18,7 +18,7 @@ from . import status, texts, token_spans, wire
 from .inflight import PipelinedStream
 
 if TYPE_CHECKING:
-    from ..frontend.requests import InferenceRequest
+    from ..frontend.inference_request import InferenceRequest
     from ..model.spec import ModelSpec
 
 Q = TypeVar("Q", pb.ClassifyRequest, pb.EncodeRequest, pb.ClassifyTokensRequest)

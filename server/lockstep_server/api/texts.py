@@ -17,7 +17,7 @@ from .. import messages
 from ..errors import ServingError, bad_input, in_field
 from ..frontend.admission import CallShare
 from ..frontend.callers import current
-from ..frontend.requests import UNMEASURED, InferenceRequest, text_inputs
+from ..frontend.inference_request import UNMEASURED, InferenceRequest, text_inputs
 from ..model import datatypes
 from ..model.roles import classifies, classifies_tokens
 from ..model.spec import RequestSize, measure_request
@@ -27,7 +27,7 @@ from .replies import labels, timings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..frontend.registry import ServedModel
+    from ..frontend.served_model import ServedModel
     from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec
     from .status import Context

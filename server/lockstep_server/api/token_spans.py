@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .. import messages
-    from ..frontend.requests import InferenceRequest
+    from ..frontend.inference_request import InferenceRequest
     from ..model.spec import ModelSpec
 
     Array = np.ndarray[Any, Any]

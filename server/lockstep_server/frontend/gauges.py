@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ..metrics.families import Metrics
-    from .registry import ModelRegistry, ServedModel
+    from .registry import ModelRegistry
+    from .served_model import ServedModel
 
 GaugeSample = tuple[tuple[str, ...], float]
 

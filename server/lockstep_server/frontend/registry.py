@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
-from collections import Counter, OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import messages
-from ..errors import ErrorCode, ServingError, bad_input, not_found, unavailable
-from ..metrics.families import Metrics, ModelMeters, length_bucket
+from ..errors import ServingError, bad_input, unavailable
+from ..metrics.families import Metrics, ModelMeters
 from ..model.roles import classifies, classifies_tokens
 from .admission import AdmissionController
+from .loads import Loads
 from .request_log import RequestLog
+from .served_model import ServedModel
 from .tokenization import Tokenizers
 from .versions import VersionState, VersionTable
 
@@ -28,127 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..model.spec import ModelSpec
-    from .tokenization import OpenVocabulary
     from .versions import ModelVersion
 
 log = logging.getLogger(__name__)
 
 
 _STARTING = "the server is starting, or starts its engine again; retry after 1 s"
-_SEQUENCES_PER_SLOT = 4
 _FORGET_S = 10.0
 """How long after its end a replaced version is remembered, for the errors of its sequences."""
-
-_LEARNING_RATE = 0.02
-_NO_SEQUENCES = messages.SequenceCounts(0, 0, 0)
-
-
-@dataclass
-class ModelStatisticsCounters:
-    """Counts and seconds since the model became ready, for ModelStatistics."""
-
-    succeeded: int = 0
-    success_s: float = 0.0
-    failed: int = 0
-    fail_s: float = 0.0
-    queue_s: float = 0.0
-    rows: int = 0
-    runs: int = 0
-    input_s: float = 0.0
-    compute_s: float = 0.0
-    output_s: float = 0.0
-    last_ms: int = 0
-    by_rows: Counter[int] = field(default_factory=Counter)
-    seconds_by_rows: dict[int, tuple[float, float, float]] = field(default_factory=dict)
-
-    def add_run(self, run: messages.Run) -> None:
-        self.runs += 1
-        self.rows += run.rows
-        self.input_s += run.input_s
-        self.compute_s += run.compute_s
-        self.output_s += run.output_s
-        self.by_rows[run.rows] += 1
-        a, b, c = self.seconds_by_rows.get(run.rows, (0.0, 0.0, 0.0))
-        self.seconds_by_rows[run.rows] = (a + run.input_s, b + run.compute_s, c + run.output_s)
-
-    def add_end(self, event: messages.Event, seconds: float) -> None:
-        self.queue_s += event.timings.queue_s
-        self.last_ms = int(time.time() * 1000)
-        if event.error is None:
-            self.succeeded += 1
-            self.success_s += seconds
-        else:
-            self.failed += 1
-            self.fail_s += seconds
-
-
-@dataclass(eq=False)
-class ServedModel:
-    """A READY model version: its spec, admission controller, meters and statistics."""
-
-    spec: ModelSpec
-    admission: AdmissionController
-    meters: ModelMeters
-    request_log: RequestLog = field(default_factory=RequestLog)
-    statistics: ModelStatisticsCounters = field(default_factory=ModelStatisticsCounters)
-    vocabulary: OpenVocabulary | None = None  # None: the model has no tokenizer
-    load_s: float = 0.0
-    sequence_counts: messages.SequenceCounts = _NO_SEQUENCES
-    step_costs: dict[int, float] = field(default_factory=dict)
-    """Learned seconds of a step, by its rows rounded up to a power of two."""
-    sequences: OrderedDict[messages.SequenceId, None] = field(default_factory=OrderedDict)
-    """Ids of the sequences that callers drive here, the last used last. A superset: evicted ones stay."""
-
-    @property
-    def slots(self) -> int:
-        """The most sequences alive at one time; 0 for a one-shot model."""
-        stepwise = self.spec.manifest.stepwise
-        return stepwise.max_sequences if self.spec.is_stepwise and stepwise else 0
-
-    def step_sent(self, step: messages.Step) -> None:
-        """Note that a sequence is live here, unless its id is the server's own."""
-        is_own = isinstance(step.sequence, tuple) and not step.sequence[0]
-        if is_own or not (step.start or step.sequence in self.sequences):
-            return
-        self.sequences[step.sequence] = None
-        self.sequences.move_to_end(step.sequence)
-        if len(self.sequences) > _SEQUENCES_PER_SLOT * self.slots:
-            self.sequences.popitem(last=False)  # evicted by the engine long before one that is used
-
-    def step_ended(self, step: messages.Step, error: ServingError | None) -> None:
-        """Note that a sequence has ended, if this step was its last or shows that it has."""
-        failed_start = step.start and error is not None
-        if step.end or failed_start or (error is not None and error.code is ErrorCode.SEQUENCE_LOST):
-            self.sequences.pop(step.sequence, None)
-
-    def record_refusal(self, method: str, error: ServingError, requests: int = 1) -> None:
-        """Count all `requests` as refused, and log one line for them."""
-        self.meters.record_refused(method, error.code.value, requests)
-        self.request_log.refused(self.spec.model, str(self.spec.version), method, error)
-
-    def record_runs(self, events: messages.Events) -> None:
-        """Add the runs of an engine update to the metrics and the statistics."""
-        if events.sequences is not None:
-            self.sequence_counts = events.sequences
-        for run in events.runs:
-            if run.mode == "stepwise":
-                self._learn_step(run)
-            self.statistics.add_run(run)
-            self.meters.record_run(run.mode, run.rows, run.compute_s)
-            self.meters.elements.inc(run.elements)
-            self.meters.padded.inc(run.padded_elements)
-            self.meters.device_wait.observe(run.device_wait_s)
-
-    def _learn_step(self, run: messages.Run) -> None:
-        rows = 1 << (run.rows - 1).bit_length()
-        known = self.step_costs.get(rows, run.compute_s)
-        self.step_costs[rows] = known + _LEARNING_RATE * (run.compute_s - known)
-
-    def record_end(self, event: messages.Event, seconds: float) -> None:
-        self.statistics.add_end(event, seconds)
-        if event.timings.steps:
-            self.meters.queue.observe(event.timings.queue_s)
-            self.meters.compute[length_bucket(event.length)].observe(event.timings.compute_s)
 
 
 class ModelRegistry:
@@ -172,13 +59,10 @@ class ModelRegistry:
         self._request_log = request_log or RequestLog()
         self._metrics, self._on_change = metrics, on_change
         self._served: dict[tuple[str, int], ServedModel] = {}
-        self._load_keys = itertools.count(1)
-        self._loads: dict[int, asyncio.Future[messages.LoadDone]] = {}
+        self.loads = Loads()
         self._changes: set[asyncio.Task[None]] = set()
         self._listed = False
         self._unlisted: set[tuple[str, int]] = set()  # not reported by the engine since its restart
-        self.unloaded: set[str] = set()  # names of the models that were unloaded, and not loaded since
-        self.loaded: set[str] = set()  # names of the models that were loaded by a request
 
     def resolve(self, name: str, version: str = "", method: str = "", requests: int = 1) -> ServedModel:
         """
@@ -374,11 +258,7 @@ class ModelRegistry:
         self._served.clear()
         for replaced in self._replaced:
             replaced.sequences.clear()
-        for key, future in list(self._loads.items()):
-            if not future.done():
-                reason = "the engine process ended; retry"
-                future.set_result(messages.LoadDone("", "", reason, key=key, temporary=True))
-        self._loads.clear()
+        self.loads.engine_lost()
 
     def set_costs(self, update: messages.Costs) -> None:
         if (served := self.get(update.model, update.version)) is not None:
@@ -408,39 +288,6 @@ class ModelRegistry:
             served.meters.thread_restarts.inc()
         entry.paused = update.reason
         self._report_change()
-
-    def load_done(self, update: messages.LoadDone) -> None:
-        if update.verb == "load" and not update.temporary:
-            self.unloaded.discard(update.model)  # even if it failed: its other versions may be served
-        if not update.reason:
-            became, was = (
-                (self.loaded, self.unloaded) if update.verb == "load" else (self.unloaded, self.loaded)
-            )
-            became.add(update.model)
-            was.discard(update.model)
-        future = self._loads.pop(update.key, None)
-        if future is not None and not future.done():
-            future.set_result(update)
-
-    async def change(
-        self,
-        kind: type[messages.Load | messages.Unload],
-        name: str,
-        send: Callable[[messages.Message], None],
-    ) -> None:
-        """Load or unload a model, and wait for the end.
-
-        Raises:
-            ServingError: NOT_FOUND, with the engine's reason for the failure; UNAVAILABLE, the engine starts,
-                stops or restarts.
-        """
-        self.check_listed()
-        key = next(self._load_keys)
-        done = self._loads[key] = asyncio.get_running_loop().create_future()
-        send(kind(name, key))
-        end = await done
-        if end.reason:
-            raise unavailable(end.reason) if end.temporary else not_found(name, end.reason)
 
 
 def _withdrawn(name: str, version: int, why: str) -> messages.ModelUpdate:

@@ -12,36 +12,32 @@ import itertools
 import logging
 import time
 from copy import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
 from .. import memory, messages
 from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, overloaded, unavailable
-from ..model.spec import RequestSize, measure_request, row_of_ids
+from ..model.spec import measure_request
 from .admission import deadline_of, is_past
 from .callers import current as caller_of_task
+from .inference_request import accepted_message, send_policy, tensor_bytes, text_inputs
 from .request_log import RequestLog
 from .tracing import RequestSummary, Trace, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..model.datatypes import Arrays
-    from ..model.spec import ModelSpec
     from ..text.tokenizer import EncodedText
-    from .admission import CallShare
-    from .registry import ModelRegistry, ServedModel
+    from .inference_request import InferenceRequest
+    from .registry import ModelRegistry
+    from .served_model import ServedModel
     from .tokenization import Tokenizers
 
 log = logging.getLogger(__name__)
 
 _TRIM_S = 0.5
 """How long after a burst its memory is given back."""
-
-UNMEASURED = RequestSize(0, (), 0)
-"""The size of a request whose text is not tokenized yet."""
 
 _STEPWISE_CALLS = "call Generate, Translate or Follow, or ModelInfer with a sequence_id"
 
@@ -54,32 +50,13 @@ class Send(Protocol):
     ) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class InferenceRequest:
-    """A checked request for one model version.
-
-    `message` is the request as the engine gets it, except its key, times, and what comes from `text`.
-    """
-
-    served: ServedModel
-    method: str  # the RPC, for metrics and log
-    message: messages.Request
-    text: str | None = None
-    encoded: EncodedText | None = None  # `text`, once it is tokenized
-    needs_places: bool = False  # the places of the tokens in `text` too
-    queue_timeout_s: float = 0.0  # 0: no queue timeout
-    remaining_s: float | None = None  # until the call's deadline
-    call: CallShare | None = None  # the call, if it has several requests
-
-    @property
-    def field(self) -> str:
-        """The caller's name for the input."""
-        return self.message.field
-
-    @property
-    def tokens(self) -> list[str] | None:
-        """The tokens of `text`; None if ids were sent."""
-        return self.encoded.tokens if self.encoded else None
+class _Arrival(NamedTuple):
+    key: int
+    request: InferenceRequest
+    time: float
+    trace: Trace | None
+    on_event: Callable[[messages.Event], None]
+    on_chunk: Callable[[messages.Chunk, float], None] | None
 
 
 class _InFlight(NamedTuple):
@@ -152,10 +129,20 @@ class InFlightRequests:
             ServingError: the request is refused, and recorded as such.
         """
         self._check(request)
-        key, arrived, trace = next(self._keys), self._clock(), current.get()
+        arrival = _Arrival(next(self._keys), request, self._clock(), current.get(), on_event, on_chunk)
         if request.text is None:
-            self._accept(key, request, arrived, trace, on_event, on_chunk)
-            return key
+            self._accept(arrival)
+        else:
+            self._tokenize(arrival, request.text)
+        return arrival.key
+
+    def _tokenize(self, arrival: _Arrival, text: str) -> None:
+        """Accept a request once its text is tokenized: at once, or later if it is long.
+
+        Raises:
+            ServingError: the request is refused at once.
+        """
+        key, request = arrival.key, arrival.request
         self._tokenizing.add(key)
         self._idle.clear()
         refusal: list[ServingError] = []
@@ -168,11 +155,11 @@ class InFlightRequests:
             try:
                 self._check(request)  # the server may have begun to stop meanwhile
                 self._take_ids(request, result)
-                self._accept(key, request, arrived, trace, on_event, on_chunk)
+                self._accept(arrival)
             except ServingError as error:
                 self._set_idle()
                 if returned:
-                    on_event(messages.Event(key=key, error=error))
+                    arrival.on_event(messages.Event(key=key, error=error))
                 else:
                     refusal.append(error)
 
@@ -180,7 +167,7 @@ class InFlightRequests:
         assert vocabulary is not None  # the API refuses texts for a model without a tokenizer
         self._tokenizers.encode(
             vocabulary,
-            request.text,
+            text,
             request.field,
             encoded,
             places=request.needs_places,
@@ -190,7 +177,6 @@ class InFlightRequests:
         returned = True
         if refusal:
             raise refusal[0]
-        return key
 
     def _take_ids(self, request: InferenceRequest, encoded: EncodedText | ServingError) -> None:
         """Complete the request's message with the ids of its text.
@@ -229,18 +215,15 @@ class InFlightRequests:
                 why = f"model {spec.model!r} has no one-shot form; {_STEPWISE_CALLS}"
             self._refuse(request, bad_input("model", why))
 
-    def _accept(
-        self,
-        key: int,
-        request: InferenceRequest,
-        arrived: float,
-        trace: Trace | None,
-        on_event: Callable[[messages.Event], None],
-        on_chunk: Callable[[messages.Chunk, float], None] | None,
-    ) -> None:
+    def _accept(self, arrival: _Arrival) -> None:
+        """
+        Raises:
+            ServingError: the request is refused, and recorded as such.
+        """
+        key, request, arrived, trace, on_event, on_chunk = arrival
         served, message = request.served, request.message
         deadline = deadline_of(arrived, request.remaining_s, request.queue_timeout_s)
-        (price_s, run_s), size = served.admission.demand(message), _size(message)
+        (price_s, run_s), size = served.admission.demand(message), tensor_bytes(message)
         if (no_room := self.refusal_of(size)) is not None:
             self._refuse(request, no_room)
         try:
@@ -256,8 +239,8 @@ class InFlightRequests:
         served.meters.record_accepted(request.method)
         if isinstance(message, messages.Step):
             served.step_sent(message)
-        message = request.message = _accepted(message, key, arrived, deadline, request.remaining_s)
-        self._send(message, _send_policy(served, message))
+        message = request.message = accepted_message(message, key, arrived, deadline, request.remaining_s)
+        self._send(message, send_policy(served, message))
 
     async def infer(self, request: InferenceRequest) -> messages.Event:
         """Send a request and wait for its event. Cancelling the wait cancels the request.
@@ -420,38 +403,8 @@ class InFlightRequests:
         return True
 
 
-def _size(message: messages.Request) -> int:
-    """Bytes of a request's tensors."""
-    if isinstance(message, messages.Generate):
-        return 0
-    return sum(array.nbytes for array in message.inputs.values())
-
-
 def _trim() -> None:
     asyncio.get_running_loop().run_in_executor(None, memory.collect_and_trim)
-
-
-def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:
-    """Token ids as the model's text input, one row."""
-    tensor = spec.input(spec.text_input)
-    assert tensor is not None
-    return {tensor.name: row_of_ids(tensor, ids)}
-
-
-def _accepted(
-    message: messages.Request, key: int, arrived: float, deadline: float | None, remaining_s: float | None
-) -> messages.Request:
-    if not isinstance(message, messages.Infer):
-        return replace(message, key=key, accepted=arrived, deadline=deadline)
-    due = None if remaining_s is None else arrived + remaining_s
-    return replace(message, key=key, accepted=arrived, deadline=deadline, due=due)
-
-
-def _send_policy(served: ServedModel, message: messages.Request) -> messages.SendPolicy:
-    """Generation requests and a model's only request are sent at once. Others are coalesced, so that they
-    can share a run."""
-    alone = isinstance(message, messages.Generate) or served.admission.requests == 1
-    return messages.SendPolicy.NOW if alone else messages.SendPolicy.COALESCE
 
 
 def _outcome(event: messages.Event | None) -> str:

@@ -15,8 +15,9 @@ from unit.server import sample_models
 from lockstep_server import messages
 from lockstep_server.errors import ErrorCode, ServingError, unavailable
 from lockstep_server.frontend.admission import AdmissionController
-from lockstep_server.frontend.registry import ServedModel
-from lockstep_server.frontend.requests import InferenceRequest, InFlightRequests
+from lockstep_server.frontend.inference_request import InferenceRequest
+from lockstep_server.frontend.requests import InFlightRequests
+from lockstep_server.frontend.served_model import ServedModel
 from lockstep_server.frontend.tokenization import Tokenizers
 from lockstep_server.metrics.families import Metrics, ModelMeters
 from lockstep_server.model.cost_model import CostModel

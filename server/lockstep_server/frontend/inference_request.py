@@ -1,0 +1,81 @@
+"""A checked request for a model version, and the message that the engine gets for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from .. import messages
+from ..model.spec import RequestSize, row_of_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..model.datatypes import Arrays
+    from ..model.spec import ModelSpec
+    from ..text.tokenizer import EncodedText
+    from .admission import CallShare
+    from .served_model import ServedModel
+
+UNMEASURED = RequestSize(0, (), 0)
+"""The size of a request whose text is not tokenized yet."""
+
+
+@dataclass(slots=True, eq=False)
+class InferenceRequest:
+    """A checked request for one model version.
+
+    `message` is the request as the engine gets it, except its key, times, and what comes from `text`.
+    """
+
+    served: ServedModel
+    method: str  # the RPC, for metrics and log
+    message: messages.Request
+    text: str | None = None
+    encoded: EncodedText | None = None  # `text`, once it is tokenized
+    needs_places: bool = False  # the places of the tokens in `text` too
+    queue_timeout_s: float = 0.0  # 0: no queue timeout
+    remaining_s: float | None = None  # until the call's deadline
+    call: CallShare | None = None  # the call, if it has several requests
+
+    @property
+    def field(self) -> str:
+        """The caller's name for the input."""
+        return self.message.field
+
+    @property
+    def tokens(self) -> list[str] | None:
+        """The tokens of `text`; None if ids were sent."""
+        return self.encoded.tokens if self.encoded else None
+
+
+def tensor_bytes(message: messages.Request) -> int:
+    """Bytes of a request's tensors."""
+    if isinstance(message, messages.Generate):
+        return 0
+    return sum(array.nbytes for array in message.inputs.values())
+
+
+def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:
+    """Token ids as the model's text input, one row."""
+    tensor = spec.input(spec.text_input)
+    assert tensor is not None
+    return {tensor.name: row_of_ids(tensor, ids)}
+
+
+def accepted_message(
+    message: messages.Request, key: int, arrived: float, deadline: float | None, remaining_s: float | None
+) -> messages.Request:
+    if not isinstance(message, messages.Infer):
+        return replace(message, key=key, accepted=arrived, deadline=deadline)
+    due = None if remaining_s is None else arrived + remaining_s
+    return replace(message, key=key, accepted=arrived, deadline=deadline, due=due)
+
+
+def send_policy(served: ServedModel, message: messages.Request) -> messages.SendPolicy:
+    """Generation requests and a model's only request are sent at once. Others are coalesced, so that they
+    can share a run."""
+    alone = isinstance(message, messages.Generate) or served.admission.requests == 1
+    return messages.SendPolicy.NOW if alone else messages.SendPolicy.COALESCE
