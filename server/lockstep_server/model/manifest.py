@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from . import lengths
+
 
 @dataclass(frozen=True)
 class TextSection:
@@ -33,7 +35,7 @@ class TensorSection:
     """`[inputs.NAME]` or `[outputs.NAME]`: the tensor's dynamic axes and its padding."""
 
     batch_axis: int | None = None
-    lengths: Mapping[int, str] = field(default_factory=dict)  # axis -> named length
+    lengths: Mapping[int, str] = field(default_factory=dict)  # axis -> named or computed length
     pad: float = 0
     range: tuple[int, int] | None = None  # valid ids, half-open
     generated: str = ""  # "mask", "lengths", "positions" or "zeros": filled in by the server
@@ -129,6 +131,7 @@ class Manifest:
     tolerance: float | None = None  # of the self-test; None: depends on the datatype
     text: TextSection | None = None
     lengths: Mapping[str, LengthSection] = field(default_factory=dict)
+    computed: Mapping[str, str] = field(default_factory=dict)  # lengths of outputs: name -> formula
     inputs: Mapping[str, TensorSection] = field(default_factory=dict)
     outputs: Mapping[str, TensorSection] = field(default_factory=dict)
     roles: RolesSection = RolesSection()
@@ -137,3 +140,20 @@ class Manifest:
     prefill: PrefillSection | None = None
     stepwise: StepwiseSection | None = None
     from_file: bool = False  # False: there is no model.toml
+
+    def length(self, name: str, known: Mapping[str, int]) -> int:
+        """A length by its name, if it is known or computed from known ones.
+
+        Raises:
+            ValueError: its formula has no value for these, such as a fraction.
+        """
+        if name not in self.computed:
+            return known[name]
+        formula = lengths.parse(self.computed[name])
+        return formula.value({other: self.length(other, known) for other in formula.names})
+
+    def sources(self, name: str) -> set[str]:
+        """The lengths of inputs that a length is computed from; itself, if it is one."""
+        if name not in self.computed:
+            return {name}
+        return set().union(*map(self.sources, lengths.parse(self.computed[name]).names))

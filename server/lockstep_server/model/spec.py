@@ -361,7 +361,27 @@ def _check_bounds(
                 f"length {name!r} is {length}, more than the model's limit of {longest}; shorten the input",
             )
     known_lengths = tuple(max(length, 0) for length in lengths.values())
+    if spec.manifest.computed:
+        _check_computed(spec, lengths, found_in)
     return RequestSize(rows, known_lengths, max(sum(known_lengths), 1))
+
+
+def _check_computed(spec: ModelSpec, lengths: dict[str, int], found_in: dict[str, str]) -> None:
+    """Check that the model makes at least one element of each output: alone it might fail, and in a batch the
+    elements would come from padding."""
+    for tensor in spec.outputs:
+        for name in tensor.spec.lengths.values():
+            if name not in spec.manifest.computed:
+                continue
+            inputs = [one for one in found_in if one in spec.manifest.sources(name)]
+            try:
+                made = spec.manifest.length(name, lengths)
+                why = f"the output {tensor.name!r} would have {max(made, 0)} elements; send more"
+            except ValueError as error:
+                made, why = 0, f"the length of the output {tensor.name!r} is not known: {error}"
+            if inputs and made < 1:
+                sizes = ", ".join(f"{one} is {lengths[one]}" for one in inputs)
+                raise bad_input(found_in[inputs[0]], f"{sizes}: {why}")
 
 
 def _largest_row(inputs: datatypes.Arrays, rows: int) -> int:

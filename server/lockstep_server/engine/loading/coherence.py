@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import LoadError
+from ...model import lengths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,7 @@ class Coherence:
 
     def check(self) -> None:
         manifest = self._manifest
+        self._check_formulas()
         self._check_tensors("inputs", manifest.inputs)
         self._check_tensors("outputs", manifest.outputs, inputs=False)
         for prefix, graph in (("prefill.", manifest.prefill), ("stepwise.", manifest.stepwise)):
@@ -32,16 +34,33 @@ class Coherence:
     def _error(self, key: str, why: str) -> LoadError:
         return LoadError(f"{self._file}: {key}: {why}")
 
-    def _check_length(self, key: str, length: str) -> None:
-        if length not in self._manifest.lengths:
-            raise self._error(key, f"unknown length {length!r}; add [lengths.{length}] with its max")
+    def _check_formulas(self) -> None:
+        known = {*self._manifest.lengths}
+        for name, formula in self._manifest.computed.items():
+            key = f"lengths.{name}" if name != formula else f"the length {name!r} of an output"
+            if unknown := sorted(lengths.parse(formula).names - known):
+                why = f"no length {unknown[0]!r} above it; available: {', '.join(sorted(known)) or 'none'}"
+                raise self._error(key, why)
+            known.add(name)
+
+    def _check_length(self, key: str, length: str, *, computed: bool = False) -> None:
+        if length in self._manifest.lengths or (computed and length in self._manifest.computed):
+            return
+        if length in self._manifest.computed:
+            raise self._error(key, f"the length {length!r} is computed, which only an output's can be")
+        formula = "" if length.isidentifier() else "; a formula can stand here for an output only"
+        try:
+            lengths.parse(length)
+        except ValueError as error:
+            formula = f"; in a formula, {error}"
+        raise self._error(key, f"unknown length {length!r}; add [lengths.{length}] with its max{formula}")
 
     def _check_tensors(
         self, prefix: str, tensors: Mapping[str, TensorSection], *, inputs: bool = True
     ) -> None:
         for name, tensor in tensors.items():
             key = f"{prefix}.{name}"
-            self._check_axes(key, tensor.batch_axis, tensor.lengths)
+            self._check_axes(key, tensor.batch_axis, tensor.lengths, computed=not inputs)
             if tensor.generated and not inputs:
                 raise self._error(f"{key}.generated", "only an input can be generated; remove this key")
             for option in ("value", "sizes"):
@@ -69,12 +88,14 @@ class Coherence:
                         f"{key}.{option}", "only the output of roles.vector has it; remove this key"
                     )
 
-    def _check_axes(self, key: str, batch_axis: int | None, lengths: Mapping[int, str]) -> None:
-        for axis, length in lengths.items():
-            self._check_length(f"{key}.lengths", length)
+    def _check_axes(
+        self, key: str, batch_axis: int | None, named: Mapping[int, str], *, computed: bool = False
+    ) -> None:
+        for axis, length in named.items():
+            self._check_length(f"{key}.lengths", length, computed=computed)
             if axis == batch_axis:
                 raise self._error(f"{key}.lengths", f"axis {axis} is the batch axis; use another axis")
-        if lengths and batch_axis is None:
+        if named and batch_axis is None:
             raise self._error(f"{key}.batch_axis", "missing; a tensor with a named length needs one")
 
     def _check_states(self) -> None:

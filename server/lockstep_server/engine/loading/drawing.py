@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...model import datatypes
+from ...model.lengths import next_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +79,35 @@ class Drawing:
             min(max(length, self.shortest), section.max)
             for length, section in zip(itertools.cycle(wanted), sections, strict=False)
         )
+
+    def spread_lengths(self, *wanted: int) -> tuple[int, ...]:
+        """As `lengths`, but of a model that makes fewer elements of its inputs, such as frames of samples,
+        `wanted` counts those, so that short requests differ in them too."""
+        sections = self.spec.manifest.lengths
+        spread: list[int] = []
+        for name, length in zip(sections, self.lengths(*wanted), strict=True):
+            stride, want = self._stride(name), wanted[len(spread) % len(wanted)]
+            if stride > 1:
+                uneven = self.shortest + (want - 1) * stride + want * 37 % stride
+                length = min(uneven, sections[name].max)
+            spread.append(length)
+        return tuple(spread)
+
+    def _stride(self, name: str) -> int:
+        """How many more elements of a length change a length that is computed from it."""
+        manifest, most = self.spec.manifest, 1
+        for computed in manifest.computed:
+            start = dict.fromkeys(manifest.lengths, self.shortest)
+
+            def size_of(n: int, computed: str = computed, start: dict[str, int] = start) -> int:
+                return manifest.length(computed, {**start, name: n})
+
+            if name in manifest.sources(computed):
+                with suppress(ValueError):  # it has no value for some lengths
+                    one = next_change(size_of, self.shortest, manifest.lengths[name].max)
+                    two = one and next_change(size_of, one, manifest.lengths[name].max)
+                    most = max(most, two - one if one and two else 1)
+        return most
 
     def inputs(self, rows: int, lengths: tuple[int, ...], kind: Kind = Kind.ORDINARY) -> Arrays:
         """The tensors of a request. Those without a batch axis are the same for every request."""

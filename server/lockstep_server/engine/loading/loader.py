@@ -29,6 +29,7 @@ from . import repository, selftest, selftest_steps
 from .costs import measure_costs, typical_run_s, warm_up
 from .generation_check import check_generation
 from .open_shapes import check_open_shapes
+from .output_lengths import check_output_lengths, hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,7 +259,10 @@ class Loader:
             costs = CostModel.from_dict(cached["costs"])
             warm_up(leased, replace(spec, batched=selftest_result.batched))
             return selftest_result, costs
+        check_output_lengths(leased, spec, str(entry.manifest_path))
         selftest_result = selftest.check(leased, spec)
+        if selftest_result.reason and (remedy := hint(leased, spec)):
+            selftest_result = replace(selftest_result, reason=f"{selftest_result.reason}; {remedy}")
         measured = replace(spec, batched=selftest_result.batched)
         costs = measure_costs(session, measured, self._device_scheduler, account)
         self._watch.check_load()

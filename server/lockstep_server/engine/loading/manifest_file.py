@@ -7,6 +7,7 @@ Every error names the file, the key and how to fix it.
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import LoadError
@@ -54,6 +55,7 @@ def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
         LoadError: as `read`.
     """
     top = schema.TomlTable(content, file, "")
+    bounded, computed = top.table("lengths", _lengths) or ({}, {})
     manifest = Manifest(
         task=top.choice("task", TASKS, "tensor"),
         labels=top.strings("labels"),
@@ -61,7 +63,8 @@ def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
         fixed_shape=top.get("fixed_shape", schema.boolean, False),
         tolerance=top.optional("tolerance", schema.positive),
         text=top.table("text", _text),
-        lengths=top.tables("lengths", _length),
+        lengths=bounded,
+        computed=computed,
         inputs=top.tables("inputs", _tensor),
         outputs=top.tables("outputs", _tensor),
         roles=top.table("roles", _roles) or RolesSection(),
@@ -72,6 +75,7 @@ def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
         from_file=True,
     )
     top.reject_unknown_keys()
+    manifest = _with_inline_formulas(manifest)
     Coherence(manifest, file).check()
     return manifest
 
@@ -86,6 +90,36 @@ def _text(table: schema.TomlTable) -> TextSection:
         begin=table.optional("begin", schema.index),
         end=table.optional("end", schema.index),
     )
+
+
+def _lengths(table: schema.TomlTable) -> tuple[dict[str, LengthSection], dict[str, str]]:
+    """`[lengths]`: a table for each length of inputs, a formula for each that is computed from others."""
+    bounded: dict[str, LengthSection] = {}
+    computed: dict[str, str] = {}
+    for name, value in table.content.items():
+        if isinstance(value, str):
+            computed[name] = table.require(name, schema.formula)
+        elif section := table.table(name, _length):
+            bounded[name] = section
+    return bounded, computed
+
+
+def _with_inline_formulas(manifest: Manifest) -> Manifest:
+    """Add the formulas that outputs have in place of a name. Each is its own name."""
+    graphs = (manifest, manifest.prefill, manifest.stepwise)
+    sections = [section for graph in graphs if graph for section in graph.outputs.values()]
+    used = {name for section in sections for name in section.lengths.values()}
+    inline = {
+        name: name for name in sorted(used - {*manifest.lengths, *manifest.computed}) if _is_formula(name)
+    }
+    return replace(manifest, computed={**manifest.computed, **inline})
+
+
+def _is_formula(text: str) -> bool:
+    try:
+        return not text.isidentifier() and bool(schema.formula(text))
+    except ValueError:
+        return False
 
 
 def _length(table: schema.TomlTable) -> LengthSection:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...durations import LARGEST_COUNT, bounded_s
 from ...errors import LoadError
+from ...model import lengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +123,11 @@ def relative_path(value: Any) -> str:
     if name.startswith(("/", "\\")) or "://" in name:
         raise ValueError("use a path relative to this file, inside the model repository")
     return name
+
+
+def formula(value: Any) -> str:
+    """A length that is computed from others."""
+    return lengths.parse(string(value)).text
 
 
 def boolean(value: Any) -> bool:

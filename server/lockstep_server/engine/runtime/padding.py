@@ -17,7 +17,7 @@ from ...model import datatypes
 from .batching import check_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor
@@ -88,31 +88,55 @@ def cut(
 
     Raises:
         RowMismatch: an output does not have the run's rows.
-        ValueError: an output does not have the run's length on an axis that the manifest names.
+        ValueError: an output does not have the run's length on an axis that the manifest names, or the length
+            that it computes from it.
     """
     if not spec.batched and len(parts) == 1:  # a shared run is cut even if batching was withdrawn meanwhile
         return [dict(outputs)]
     sections = {tensor.name: tensor.spec for tensor in spec.outputs}
-    order = {name: index for index, name in enumerate(spec.length_names)}
+    used = {length for name in outputs for length in sections[name].lengths.values()}
+    of_run = sizes_of(spec, used, [lengths])
+    of_parts = sizes_of(spec, used, [part.lengths for part in parts])
     answers: list[Arrays] = [{} for _ in parts]
     rows = sum(part.rows for part in parts) if rows is None else rows
     for name, array in outputs.items():
         axis = sections[name].batch_axis or 0
         check_rows(name, array, axis, rows)
-        dynamic = [(a, order[length]) for a, length in sections[name].lengths.items()]
+        dynamic = tuple(sections[name].lengths.items())
+        for a, length in dynamic:
+            if array.shape[a] != of_run[length][0]:
+                named = zip(spec.length_names, lengths, strict=True)
+                sizes = ", ".join(f"{size} {one}" for one, size in named)
+                why = f"axis {a} is {array.shape[a]}, not {of_run[length][0]}, in a run of {sizes}"
+                raise ValueError(f"output {name}: {why}")
         start = 0
-        for part, answer in zip(parts, answers, strict=True):
+        for number, (part, answer) in enumerate(zip(parts, answers, strict=True)):
             index = [slice(None)] * array.ndim
             index[axis] = slice(start, start + part.rows)
             start += part.rows
             for a, length in dynamic:
-                if array.shape[a] != lengths[length]:
-                    raise ValueError(
-                        f"output {name}: axis {a} is {array.shape[a]} in a run of length {lengths[length]}"
-                    )
-                index[a] = slice(part.lengths[length])
+                index[a] = slice(of_parts[length][number])
             answer[name] = array[tuple(index)]
     return answers
+
+
+def sizes_of(
+    spec: ModelSpec, names: Iterable[str], lengths: Sequence[tuple[int, ...]]
+) -> dict[str, list[int]]:
+    """The sizes of each named or computed length, for the named lengths of each request.
+
+    Raises:
+        ValueError: the formula of a length has no value for these.
+    """
+    order = {name: index for index, name in enumerate(spec.length_names)}
+    sizes: dict[str, list[int]] = {}
+    for name in names:
+        if name in order:
+            sizes[name] = [known[order[name]] for known in lengths]
+        else:
+            known_by_name = [dict(zip(order, known, strict=True)) for known in lengths]
+            sizes[name] = [spec.manifest.length(name, known) for known in known_by_name]
+    return sizes
 
 
 def value_of(array: Array) -> Hashable:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import ErrorCode, ServingError
 from ...model.roles import classifies, classifies_tokens, is_single_score
+from .padding import sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -180,8 +181,7 @@ def _vectors(spec: ModelSpec, tensor: ModelTensor, array: Array, parts: Sequence
     if section.pooling:
         ((axis, name),) = section.lengths.items()
         array = array if axis == 1 else np.moveaxis(array, axis, 1)
-        index = spec.length_names.index(name)
-        lengths = np.repeat([part.lengths[index] for part in parts], counts)
+        lengths = np.repeat(sizes_of(spec, [name], [part.lengths for part in parts])[name], counts)
         if array.ndim != 3 or len(array) < rows or array.shape[1] < lengths.max():
             raise ValueError(
                 f"output {tensor.name}: shape {array.shape} in a run of lengths {lengths.tolist()}"

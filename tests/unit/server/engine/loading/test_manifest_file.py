@@ -368,3 +368,48 @@ def test_an_error_for_invalid_toml_names_the_file(tmp_path: Path, content: bytes
     with pytest.raises(LoadError, match="not valid TOML") as caught:
         manifest_file.read(file)
     assert str(file) in str(caught.value)
+
+
+FRAMES = """
+[lengths]
+frames = "ceil(samples / 320)"
+[lengths.samples]
+max = 1000
+[inputs.x]
+batch_axis = 0
+lengths = {1 = "samples"}
+[outputs.y]
+batch_axis = 0
+lengths = {1 = "frames"}
+[outputs.z]
+batch_axis = 0
+lengths = {1 = "frames // 2"}
+"""
+
+
+def test_the_length_of_an_output_may_be_computed() -> None:
+    manifest = manifest_file.parse(tomllib.loads(FRAMES))
+    assert manifest.lengths == {"samples": LengthSection(1000)}
+    assert manifest.length("samples", {"samples": 1000}) == 1000
+    assert manifest.length("frames", {"samples": 1000}) == 4
+    assert manifest.length("frames // 2", {"samples": 1000}) == 2
+    assert manifest.sources("frames // 2") == {"samples"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "words"),
+    [
+        ('"ceil(samples / 320)"', '"ceil(samples ** 2)"', "lengths.frames", "ceil(samples / 320)"),
+        ('"ceil(samples / 320)"', '"ceil(words / 320)"', "lengths.frames", "available: samples"),
+        ('{1 = "samples"}', '{1 = "frames"}', "inputs.x.lengths", "only an output's"),
+        ('{1 = "samples"}', '{1 = "samples + 1"}', "inputs.x.lengths", "unknown length"),
+        ('"frames // 2"', '"frames ** 2"', "outputs.z.lengths", "in a formula, use"),
+        ('"frames // 2"', '"words // 2"', "the length 'words // 2'", "no length 'words'"),
+    ],
+)
+def test_a_formula_that_cannot_be_computed_is_an_error(old: str, new: str, key: str, words: str) -> None:
+    assert old in FRAMES
+    with pytest.raises(LoadError) as raised:
+        manifest_file.parse(tomllib.loads(FRAMES.replace(old, new)))
+    assert key in str(raised.value)
+    assert words in str(raised.value)

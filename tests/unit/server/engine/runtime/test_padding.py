@@ -130,7 +130,7 @@ def test_a_shared_run_is_cut_even_if_batching_was_withdrawn_meanwhile() -> None:
 
 def test_an_output_of_another_length_is_an_error() -> None:
     spec, parts = sample_models.ragged(), draw_parts([(1, 2), (1, 5)], 0)
-    with pytest.raises(ValueError, match="axis 1 is 4 in a run of length 5"):
+    with pytest.raises(ValueError, match="axis 1 is 4, not 5, in a run of 5 words"):
         padding.cut(spec, {"y": np.zeros((2, 4))}, parts, (5,))
 
 
