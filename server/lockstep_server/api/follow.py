@@ -142,7 +142,7 @@ class Follow:
         self._served, spec = served, served.spec
         if any(state.dynamic_axis and not state.spec.grows for state in spec.states):
             raise bad_input("start.model", f"model {spec.model!r} needs a whole source first; call Translate")
-        tensor = spec.input(spec.text_input)
+        tensor = spec.text_tensor
         predicts = classifies(spec) or (spec.is_stepwise and spec.manifest.task == "generate")
         if not predicts or tensor is None or tensor.datatype not in datatypes.EXACT_INTEGERS:
             raise bad_input(
@@ -289,6 +289,6 @@ class Follow:
 
 
 def _input(served: ServedModel) -> ModelTensor:
-    tensor = served.spec.input(served.spec.text_input)
+    tensor = served.spec.text_tensor
     assert tensor is not None
     return tensor

@@ -166,7 +166,7 @@ def _ids(spec: ModelSpec, request: Any, field: str) -> tuple[int, ...]:
     """The ids of the request; none if it has a text, which is tokenized later."""
     if request.WhichOneof(field) == "ids":
         first = spec.prefill or spec
-        tensor = first.input(first.text_input)
+        tensor = first.text_tensor
         assert tensor is not None
         texts.check_ids_count(request.ids.ids, "ids")
         tensors.check_ids(tensor, np.array([request.ids.ids], np.int64), "ids")

@@ -101,7 +101,7 @@ class TextRequests:
     ) -> None:
         self.served = served
         self._method, self._request = method, request
-        self._tensor = served.spec.input(served.spec.text_input)
+        self._tensor = served.spec.text_tensor
         try:
             self._outputs = outputs_of(served.spec, request)
             self._count = count(request)

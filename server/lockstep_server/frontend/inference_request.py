@@ -60,7 +60,7 @@ def tensor_bytes(message: messages.Request) -> int:
 
 def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:
     """Token ids as the model's text input, one row."""
-    tensor = spec.input(spec.text_input)
+    tensor = spec.text_tensor
     assert tensor is not None
     return {tensor.name: row_of_ids(tensor, ids)}
 

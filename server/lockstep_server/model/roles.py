@@ -80,7 +80,7 @@ def check_text_input(spec: ModelSpec, file: str) -> None:
     Raises:
         LoadError: it cannot.
     """
-    tensor = spec.input(spec.text_input)
+    tensor = spec.text_tensor
     if tensor is None or spec.manifest.text is None:
         return
     place = f"{file}: inputs.{tensor.name}"
@@ -101,7 +101,7 @@ def check_next_scores(spec: ModelSpec, place: str) -> None:
     Raises:
         LoadError: the shape is another one, or rows of different lengths cannot be distinguished.
     """
-    tensor, text = spec.output(spec.manifest.roles.scores), spec.input(spec.text_input)
+    tensor, text = spec.output(spec.manifest.roles.scores), spec.text_tensor
     if tensor is None or not tensor.shape:
         return
     place, batch_axis = f"{place}.{tensor.name}", tensor.spec.batch_axis
@@ -196,7 +196,7 @@ def _check_vector(spec: ModelSpec, file: str) -> None:
 
 def _text_length(spec: ModelSpec) -> str | None:
     """The named length of the text input."""
-    tensor = spec.input(spec.text_input)
+    tensor = spec.text_tensor
     return next(iter(tensor.spec.lengths.values()), None) if tensor is not None else None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,7 +100,7 @@ class ModelSpec:
     def input(self, name: str) -> ModelTensor | None:
         return next((tensor for tensor in self.inputs if tensor.name == name), None)
 
-    @property
+    @cached_property
     def length_names(self) -> tuple[str, ...]:
         return tuple(self.manifest.lengths)
 
@@ -126,7 +127,12 @@ class ModelSpec:
         tensors = (*self.inputs, *self.outputs)
         return self.batched and all(tensor.spec.batch_axis == 0 for tensor in tensors)
 
-    @property
+    @cached_property
+    def text_tensor(self) -> ModelTensor | None:
+        """The tensor of `text_input`."""
+        return self.input(self.text_input)
+
+    @cached_property
     def text_input(self) -> str:
         """The input that takes token ids: `roles.input`, or the only required input that the server does
         not fill in. Empty if there is no such input or more than one."""

@@ -103,7 +103,7 @@ def _with_one_token(spec: ModelSpec, file: str) -> ModelSpec:
     Raises:
         LoadError: the graph fixes such an axis to another size.
     """
-    token, manifest = spec.input(spec.text_input), spec.manifest
+    token, manifest = spec.text_tensor, spec.manifest
     if token is None or not (manifest.text or manifest.task in ("generate", "translate")):
         return spec
     batch_axis = token.spec.batch_axis
@@ -331,7 +331,7 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
 def _check_token(spec: ModelSpec, file: str) -> None:
     """The step graph's token input takes every id that may be generated."""
     token, scores, text = (
-        spec.input(spec.text_input),
+        spec.text_tensor,
         spec.output(spec.manifest.roles.scores),
         spec.manifest.text,
     )

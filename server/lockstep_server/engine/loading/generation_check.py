@@ -80,5 +80,5 @@ def _generate(spec: ModelSpec, session: OnnxSession, output: Arrays | None) -> N
 
 
 def _first_id(spec: ModelSpec) -> int:
-    tensor = spec.input(spec.text_input)
+    tensor = spec.text_tensor
     return tensor.spec.range[0] if tensor is not None and tensor.spec.range else 0

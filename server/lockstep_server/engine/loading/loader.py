@@ -276,7 +276,7 @@ def _input_vocabulary(entry: RepositoryEntry, spec: ModelSpec) -> Vocabulary | N
         return None
     vocabulary = _open_vocabulary(entry, text.source, "text.source")
     spec = spec.prefill or spec
-    tokens = spec.input(spec.text_input)
+    tokens = spec.text_tensor
     largest = datatypes.EXACT_INTEGERS.get(tokens.datatype, (0, -1))[1] if tokens else -1
     if tokens and vocabulary.largest_id > largest:
         raise LoadError(

@@ -187,7 +187,7 @@ class _StepSelfTest:
     def _draw_prompt(self, length: int) -> prefill.Prompt:
         graph = self._batched.prefill
         assert graph is not None
-        tensor = graph.input(graph.text_input)
+        tensor = graph.text_tensor
         assert tensor is not None
         length = max(min((length, *_prompt_limits(graph))), 1)
         ids = self._rng.integers(*(tensor.spec.range or (0, 2)), size=length)
@@ -311,7 +311,7 @@ class _StepSelfTest:
 
 def _prompt_limits(graph: ModelSpec | None) -> list[int]:
     """The longest prompt that the manifest allows, by each of its lengths."""
-    tensor = graph.input(graph.text_input) if graph else None
+    tensor = graph.text_tensor if graph else None
     if graph is None or tensor is None:
         return []
     return [graph.manifest.lengths[name].max for name in tensor.spec.lengths.values()]
@@ -355,7 +355,7 @@ def _compare_graphs(
     if prefill_session is not None and spec.prefill is not None and spec.prefill.output(scores):
         others.append(("the prefill graph", spec.prefill, prefill_session))
     for graph, other, other_session in others:
-        tensor = other.input(other.text_input)
+        tensor = other.text_tensor
         if tensor is None or len(tensor.shape) != 2 or not spec.text_input:
             continue  # without ids, it is unknown how the input splits into steps
         limits = [other.manifest.lengths[name].max for name in tensor.spec.lengths.values()]
@@ -379,7 +379,7 @@ def _of_last_position(spec: ModelSpec, outputs: Arrays) -> Arrays:
 
 def _step_through(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> Arrays:
     """The outputs of the last of one step per id."""
-    tensor = spec.input(spec.text_input)
+    tensor = spec.text_tensor
     assert tensor is not None
     dtype = np.int32 if tensor.datatype == "INT32" else np.int64
     shape = [1] * max(len(tensor.shape), 1)

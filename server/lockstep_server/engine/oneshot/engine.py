@@ -157,7 +157,9 @@ class OneShotEngine:
             self._verify(result)
 
     def _plan(self, lease: DeviceLease) -> RunPlan:
-        limits = replace(self._limits, max_run_s=lease.max_run_s)
+        limits = self._limits
+        if lease.max_run_s is not None:
+            limits = replace(limits, max_run_s=lease.max_run_s)
         plans: list[RunPlan] = []
 
         def choose(waiting: list[RequestPart]) -> tuple[RequestPart, ...]:
@@ -268,10 +270,6 @@ class OneShotEngine:
     def _commit(self, run_plan: RunPlan, results: Sequence[RunResult]) -> None:
         events = [event for part in run_plan.expired if (event := self._expire(part))]
         for result in results:
-            if result.error is None and result.run is not None:
-                self._wrong |= self.costs.learn(result.run.rows, result.run.length, result.run.compute_s)
-                self.costs.learn_overhead(self._clock() - result.begun - result.run.compute_s)
-                self._learned += 1
             for index, part in enumerate(result.plan.parts):
                 if event := self._answer(part, result, index):
                     events.append(event)
@@ -287,6 +285,11 @@ class OneShotEngine:
                 )
             )
         now = self._clock()
+        for result in results:  # after the answers, which callers wait for
+            if result.error is None and result.run is not None:
+                self._wrong |= self.costs.learn(result.run.rows, result.run.length, result.run.compute_s)
+                self.costs.learn_overhead(now - result.begun - result.run.compute_s)
+                self._learned += 1
         if self._learned >= _RUNS_PER_COSTS or (self._wrong and now - self._reported >= _COSTS_EVERY_S):
             self._learned, self._reported, self._wrong = 0, now, False
             learned = messages.Costs(self.spec.name, self.spec.version, self.costs.to_dict())
@@ -380,8 +383,8 @@ def _answers(
 
 
 def _unbatched(part: RequestPart, run_plan: RunPlan) -> RunPlan:
-    return replace(
-        run_plan, parts=(part,), expired=(), dropped=(), rows=part.rows, lengths=part.lengths, size=part.size
+    return run_plan._replace(
+        parts=(part,), expired=(), dropped=(), rows=part.rows, lengths=part.lengths, size=part.size
     )
 
 

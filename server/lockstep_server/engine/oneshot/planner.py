@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -50,8 +50,7 @@ class RunLimits:
     fixed_shape: tuple[int, tuple[int, ...]] | None = None  # rows and lengths of every run
 
 
-@dataclass(frozen=True)
-class RunPlan:
+class RunPlan(NamedTuple):
     """One run, and the parts to remove from the queue without a run."""
 
     parts: tuple[RequestPart, ...]  # in the order of the rows; empty: nothing to run

@@ -99,6 +99,7 @@ def cut(
     of_parts = sizes_of(spec, used, [part.lengths for part in parts])
     answers: list[Arrays] = [{} for _ in parts]
     rows = sum(part.rows for part in parts) if rows is None else rows
+    whole = len(parts) == 1 and parts[0].rows == rows and parts[0].lengths == lengths
     for name, array in outputs.items():
         axis = sections[name].batch_axis or 0
         check_rows(name, array, axis, rows)
@@ -109,6 +110,9 @@ def cut(
                 sizes = ", ".join(f"{size} {one}" for one, size in named)
                 why = f"axis {a} is {array.shape[a]}, not {of_run[length][0]}, in a run of {sizes}"
                 raise ValueError(f"output {name}: {why}")
+        if whole:
+            answers[0][name] = array
+            continue
         start = 0
         for number, (part, answer) in enumerate(zip(parts, answers, strict=True)):
             index = [slice(None)] * array.ndim
@@ -188,11 +192,15 @@ def _generate(
         rows = sum(part.rows for part in parts) + spare
         return np.repeat(np.expand_dims(positions, section.batch_axis), rows, section.batch_axis)
     index = spec.length_names.index(section.of)
-    counts = [part.rows for part in parts]
-    counts[-1] += spare
-    lengths = np.repeat([part.lengths[index] for part in parts], counts)
+    number = dtype if section.generated == "lengths" else np.int64
+    if len(parts) == 1:
+        lengths = np.full(parts[0].rows + spare, parts[0].lengths[index], number)
+    else:
+        counts = [part.rows for part in parts]
+        counts[-1] += spare
+        lengths = np.array([part.lengths[index] for part in parts], number).repeat(counts)
     if section.generated == "lengths":
-        return lengths.astype(dtype)
+        return lengths
     mask = np.arange(size[section.of]) < lengths[:, None]
     mask = np.zeros(mask.shape, dtype) if section.generated == "zeros" else mask == bool(section.real)
     mask = mask.astype(dtype, copy=False)

@@ -50,7 +50,7 @@ class StepBatch:
         self._vacant = list(range(rows))[::-1]
         text = spec.manifest.text
         self._end_token = -1 if text is None or text.end is None else text.end
-        tensor = spec.input(spec.text_input)
+        tensor = spec.text_tensor
         assert tensor is not None
         self._input, self._dtype = tensor.name, datatypes.NUMPY[tensor.datatype]
         self._token_shape = token_shape(tensor)

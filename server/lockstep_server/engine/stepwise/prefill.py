@@ -57,7 +57,7 @@ def prompt_of(prefill: ModelSpec, ids: Sequence[int]) -> Prompt:
 
 
 def _inputs(prefill: ModelSpec, ids: Sequence[int]) -> Arrays:
-    tensor = prefill.input(prefill.text_input)
+    tensor = prefill.text_tensor
     assert tensor is not None
     return {tensor.name: row_of_ids(tensor, ids)}
 
