@@ -17,6 +17,12 @@ def process_levels(pid: int) -> dict[str, float]:
     }
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def engine_pid(server: int) -> int:
     """The engine process of a server; 0 if there is none."""
     children = Path(f"/proc/{server}/task/{server}/children").read_text().split()

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 from lockstep_client.server_process import ServerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
-def tool(name: str, *arguments: str) -> Any:
-    """Run `python -m bench.NAME` and read its JSON."""
+def tool(name: str, *arguments: str | dict[str, Any], lines: Sequence[str] = ()) -> Any:
+    """Run `python -m bench.NAME` with these lines as its input, and read its JSON. Dictionaries become
+    JSON."""
+    words = [one if isinstance(one, str) else json.dumps(one) for one in arguments]
     done = subprocess.run(
-        [sys.executable, "-m", f"bench.{name}", *arguments], check=True, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", f"bench.{name}", *words],
+        check=True, stdout=subprocess.PIPE, text=True, input="\n".join(lines),
+    )  # fmt: skip
     return json.loads(done.stdout)
 
 
