@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -32,8 +33,8 @@ CODES: dict[ErrorCode, grpc.StatusCode] = {
 }
 
 
-def details(error: ServingError) -> list[Message]:
-    """google.rpc details: BadRequest (field), ResourceInfo (missing model), RetryInfo (retry delay)."""
+def _details(error: ServingError) -> list[Message]:
+    """google.rpc details but the retry delay: BadRequest (field), ResourceInfo (missing model)."""
     found: list[Message] = []
     if error.field:
         why = error.message.removeprefix(f"{error.field}: ")
@@ -45,27 +46,36 @@ def details(error: ServingError) -> list[Message]:
                 resource_type="model", resource_name=error.resource, description=error.message
             )
         )
-    if error.retry_after_s is not None:
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(error.retry_after_s * 1000))
-        found.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return found
 
 
 def trailers(error: ServingError, remaining_s: float | None) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata: status details, and the retry pushback in ms (-1: the deadline comes first)."""
-    packed = []
-    for detail in details(error):
-        wrapped = any_pb2.Any()
-        wrapped.Pack(detail)
-        packed.append(wrapped)
     code = CODES[error.code].value[0]
-    status = status_pb2.Status(code=code, message=error.message, details=packed)
-    found: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
-    if error.retry_after_s is not None:
-        fits = remaining_s is None or error.retry_after_s < remaining_s
-        found.append(("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000)) if fits else "-1"))
-    return tuple(found)
+    status: bytes = status_pb2.Status(code=code, message=error.message).SerializeToString()
+    status += b"".join(_packed(detail) for detail in _details(error))
+    if error.retry_after_s is None:
+        return (("grpc-status-details-bin", status),)
+    fits = remaining_s is None or error.retry_after_s < remaining_s
+    retry_ms = round(error.retry_after_s * 1000)
+    pushback = str(retry_ms) if fits else "-1"
+    return ("grpc-status-details-bin", status + _retry_info(retry_ms)), ("grpc-retry-pushback-ms", pushback)
+
+
+def _packed(detail: Message) -> bytes:
+    """A detail as a field of `google.rpc.Status`."""
+    wrapped = any_pb2.Any()
+    wrapped.Pack(detail)
+    packed: bytes = status_pb2.Status(details=[wrapped]).SerializeToString()
+    return packed
+
+
+@lru_cache(4096)
+def _retry_info(retry_ms: int) -> bytes:
+    """Overloaded servers refuse many calls with few different times."""
+    delay = duration_pb2.Duration()
+    delay.FromMilliseconds(retry_ms)
+    return _packed(error_details_pb2.RetryInfo(retry_delay=delay))
 
 
 async def abort(context: grpc.aio.ServicerContext, error: ServingError) -> NoReturn:  # type: ignore[type-arg]

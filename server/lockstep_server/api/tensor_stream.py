@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from lockstep_proto import open_inference_pb2 as pb
 
 from .. import messages
 from ..errors import ServingError, bad_input
+from ..frontend.admission import deadline_of
 from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
 from ..model.spec import measure_request
@@ -71,6 +73,9 @@ def make_inference_request(
     else:
         served = registry.resolve(name, version, method)
     try:
+        if not served.spec.is_stepwise:
+            now = time.monotonic()
+            served.admission.refuse_if_full(now, deadline_of(now, remaining_s, 0.0), caller=caller)
         if len(request.id) > _MAX_ID_CHARACTERS:
             why = f"the id has {len(request.id)} characters; send at most {_MAX_ID_CHARACTERS}"
             raise bad_input("id", why)

@@ -151,6 +151,19 @@ class AdmissionController:
     def estimated_wait_s(self) -> float:
         return self.waiting_s / self._instances * self.pace
 
+    def refuse_if_full(
+        self, now: float, deadline: float | None, call: CallShare | None = None, caller: str = ""
+    ) -> None:
+        """Refuse a request of any size that `enter` would refuse, before its tensors or text are looked at.
+
+        Raises:
+            ServingError: as `enter`.
+        """
+        of_call = (call.requests, call.waiting_s) if call is not None else (0, 0.0)
+        if self.requests > of_call[0]:
+            wait_s = max(self._queued.ahead(caller, 0.0, apart=of_call[1]), 0.0) / self._instances * self.pace
+            self._check(wait_s, 0.0, now, deadline)
+
     def enter(
         self,
         seconds: float,

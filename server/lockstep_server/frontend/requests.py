@@ -133,6 +133,7 @@ class InFlightRequests:
         if request.text is None:
             self._accept(arrival)
         else:
+            self._check_room(arrival)
             self._tokenize(arrival, request.text)
         return arrival.key
 
@@ -214,6 +215,18 @@ class InFlightRequests:
             else:
                 why = f"model {spec.model!r} has no one-shot form; {_STEPWISE_CALLS}"
             self._refuse(request, bad_input("model", why))
+
+    def _check_room(self, arrival: _Arrival) -> None:
+        """Refuse a request for which there is no room, whatever the length of its text."""
+        request = arrival.request
+        if isinstance(request.message, messages.Infer):
+            deadline = deadline_of(arrival.time, request.remaining_s, request.queue_timeout_s)
+            try:
+                request.served.admission.refuse_if_full(
+                    arrival.time, deadline, request.call, request.message.caller
+                )
+            except ServingError as error:
+                self._refuse(request, error)
 
     def _accept(self, arrival: _Arrival) -> None:
         """

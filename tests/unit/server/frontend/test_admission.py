@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from unit.server import sample_models
 
 from lockstep_server.errors import ErrorCode, ServingError
@@ -129,6 +132,36 @@ def test_queued_work_adds_up_and_returns_to_zero() -> None:
     controller.leave(0.1, 0.0, served=True)
     controller.leave(0.1, 0.0, served=True)
     assert (controller.waiting_s, controller.requests) == (0.0, 0)  # exactly: rounding must not add up
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.001, 0.4)), max_size=12),
+    st.sampled_from("abcd"),
+    st.floats(0.0, 1.0),
+    st.none() | st.floats(0.01, 2.0),
+)
+def test_what_is_refused_at_any_size_is_refused_at_every_size(
+    queued: list[tuple[str, float]], caller: str, seconds: float, deadline: float | None
+) -> None:
+    controller = admission(max_queue_ms=500)
+    for other, work in queued:
+        with suppress(ServingError):
+            controller.enter(work, 0.0, None, caller=other)
+    try:
+        controller.refuse_if_full(0.0, deadline, caller=caller)
+    except ServingError:
+        with pytest.raises(ServingError):
+            controller.enter(seconds, 0.0, deadline, caller=caller)
+
+
+def test_a_full_queue_is_full_before_the_size_is_known() -> None:
+    controller, call = admission(max_queue_ms=500), CallShare()
+    controller.refuse_if_full(0.0, None)
+    controller.enter(0.6, 0.0, None, call)
+    controller.refuse_if_full(0.0, None, call)  # a part of the same call
+    controller.refuse_if_full(0.0, None, caller="another")
+    with pytest.raises(ServingError, match="600 ms exceeds"):
+        controller.refuse_if_full(0.0, None)
 
 
 def test_above_the_queue_limit_the_retry_delay_is_the_excess() -> None:

@@ -158,6 +158,14 @@ async def test_a_long_text_that_is_refused_ends_with_its_error_and_is_not_sent(
     assert (reader.sent.qsize(), len(reader.requests)) == (0, 0)
 
 
+async def test_a_long_text_is_refused_without_its_ids_if_the_queue_is_full(vocabulary: Vocabulary) -> None:
+    reader = _Reader(vocabulary)
+    reader.served.admission.enter(60.0, 0.0, None)
+    with pytest.raises(ServingError, match="exceeds the limit"):
+        reader.start("good " * 200)
+    assert len(reader.requests) == 0
+
+
 async def test_a_text_whose_caller_left_is_not_sent(vocabulary: Vocabulary) -> None:
     reader = _Reader(vocabulary)
     cancelled = reader.start("good " * 200)
