@@ -22,7 +22,7 @@ from .errors import ServingError
 from .model.datatypes import Arrays
 from .model.spec import ModelSpec, RequestSize
 
-VERSION = 3
+VERSION = 4
 """Increased when a message changes, so that two processes of different versions never misread each other."""
 
 SequenceId = int | str | tuple[str, int | str]
@@ -50,6 +50,7 @@ class Infer(_Struct, tag="infer", kw_only=True):
     deadline: float | None = None  # no run starts after it
     due: float | None = None  # no run that ends after it is of use: the call's own deadline
     caller: str = ""  # fair queueing is between callers
+    alone: bool = False  # no other request of the model was in flight
 
 
 class Generate(_Struct, tag="generate", kw_only=True):
@@ -403,7 +404,7 @@ class Engine(Protocol):
     def start(self, report: Callable[[EngineUpdate], None]) -> None:
         """Start loading the models. `report` is called from the engine's threads."""
 
-    def receive(self, messages: Sequence[Message]) -> None:
+    def receive(self, messages: Sequence[Message]) -> object:
         """Handle messages in order. Never blocks; never raises because of a message's content."""
 
     def stop(self, within_s: float) -> None:

@@ -82,11 +82,14 @@ class LoadedModels:
         self._watch.start()
         self._changes.start(entries)
 
-    def receive(self, batch: Sequence[messages.Message]) -> None:
+    def receive(
+        self, batch: Sequence[messages.Message], *, may_run: bool = False
+    ) -> Callable[[], None] | None:
+        """Take over messages. `may_run` and the returned run as in `OneShotEngine.submit`."""
         with self._table.lock:
-            self._receive(batch)
+            return self._receive(batch, may_run=may_run)
 
-    def _receive(self, batch: Sequence[messages.Message]) -> None:
+    def _receive(self, batch: Sequence[messages.Message], *, may_run: bool) -> Callable[[], None] | None:
         accepted: AcceptedRequests = {}
         for message in batch:
             try:
@@ -96,7 +99,7 @@ class LoadedModels:
                 if isinstance(message, messages.Infer | messages.Generate | messages.Step):
                     self._engine_of.pop(message.key, None)
                     self._reject(message, failed(message.model))
-        self._queue(accepted)
+        return self._queue(accepted, may_run=may_run and len(accepted) == 1)
 
     def _receive_one(self, message: messages.Message, accepted: AcceptedRequests) -> None:
         match message:
@@ -183,17 +186,19 @@ class LoadedModels:
             assert isinstance(loaded.engine, StepEngine)
             loaded.engine.submit(request)
 
-    def _queue(self, accepted: AcceptedRequests) -> None:
+    def _queue(self, accepted: AcceptedRequests, *, may_run: bool = False) -> Callable[[], None] | None:
         """Submit all accepted requests, with one call per engine, which wakes it once."""
+        run = None
         for engine, requests in accepted.items():
             try:
-                engine.submit(requests)
+                run = engine.submit(requests, may_run=may_run)
             except Exception:  # concerns this model's requests only
                 log.exception("%s: queueing requests failed", engine.spec.name)
                 for request in requests:
                     self._cancel(request.key)
                     self._reject(request, failed(request.model))
         accepted.clear()
+        return run
 
     def _end_sequence(self, end: messages.EndSequence) -> None:
         if self._table.replaced.end_sequence(end):

@@ -66,16 +66,22 @@ def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:
 
 
 def accepted_message(
-    message: messages.Request, key: int, arrived: float, deadline: float | None, remaining_s: float | None
+    message: messages.Request,
+    key: int,
+    arrived: float,
+    deadline: float | None,
+    remaining_s: float | None,
+    *,
+    alone: bool,
 ) -> messages.Request:
     if not isinstance(message, messages.Infer):
         return replace(message, key=key, accepted=arrived, deadline=deadline)
     due = None if remaining_s is None else arrived + remaining_s
-    return replace(message, key=key, accepted=arrived, deadline=deadline, due=due)
+    return replace(message, key=key, accepted=arrived, deadline=deadline, due=due, alone=alone)
 
 
-def send_policy(served: ServedModel, message: messages.Request) -> messages.SendPolicy:
+def send_policy(message: messages.Request, *, alone: bool) -> messages.SendPolicy:
     """Generation requests and a model's only request are sent at once. Others are coalesced, so that they
     can share a run."""
-    alone = isinstance(message, messages.Generate) or served.admission.requests == 1
-    return messages.SendPolicy.NOW if alone else messages.SendPolicy.COALESCE
+    at_once = alone or isinstance(message, messages.Generate)
+    return messages.SendPolicy.NOW if at_once else messages.SendPolicy.COALESCE

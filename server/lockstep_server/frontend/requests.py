@@ -252,8 +252,10 @@ class InFlightRequests:
         served.meters.record_accepted(request.method)
         if isinstance(message, messages.Step):
             served.step_sent(message)
-        message = request.message = accepted_message(message, key, arrived, deadline, request.remaining_s)
-        self._send(message, send_policy(served, message))
+        alone = served.admission.requests == 1
+        message = accepted_message(message, key, arrived, deadline, request.remaining_s, alone=alone)
+        request.message = message
+        self._send(message, send_policy(message, alone=alone))
 
     async def infer(self, request: InferenceRequest) -> messages.Event:
         """Send a request and wait for its event. Cancelling the wait cancels the request.

@@ -13,11 +13,14 @@ import socket
 import sys
 import threading
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import logs, messages
 from ..errors import LoadError
 from . import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +95,9 @@ def serve(connection: socket.socket) -> int:
     Returns:
         The exit code: 1 if the engine could not start.
     """
-    inbox = _receive(connection, frames.Decoder())
-    config: messages.EngineConfig = next(inbox)
+    received = _receive(connection, frames.Decoder())
+    config, *first = next(received)
+    assert isinstance(config, messages.EngineConfig)
     writer = _FrameWriter(connection)
     from ..engine.models import LoadedModels
 
@@ -105,34 +109,75 @@ def serve(connection: socket.socket) -> int:
         writer.close()
         return 1
     writer.put(messages.EngineStarted(engine.info))
-    within_s = 0.0
-    batch: list[messages.Message] = []
-    for message in inbox:
-        if message is _END_OF_FRAME:
-            engine.receive(batch)
-            batch = []
-        elif isinstance(message, messages.StopEngine):
-            within_s = message.within_s
-            break
-        else:
-            batch.append(message)
+    engine.receive(first)
+    within_s = _Readers(received, engine.receive).run()
     engine.stop(within_s)
     writer.close()
     return 0
 
 
-_END_OF_FRAME = object()
+class Take(Protocol):
+    """The type of `LoadedModels.receive`."""
+
+    def __call__(
+        self, batch: Sequence[messages.Message], *, may_run: bool = False
+    ) -> Callable[[], None] | None: ...
 
 
-def _receive(connection: socket.socket, decoder: frames.Decoder) -> Any:
-    """Yield every message, and `_END_OF_FRAME` after each frame except the first, the configuration."""
-    first, buffer = True, memoryview(bytearray(frames.READ_BYTES))
+class _Readers:
+    """Two threads that read in turn. One may make the run of a lone request itself, which spares the request
+    a hand-over to the engine's thread, while the other one reads on."""
+
+    def __init__(self, received: Iterator[list[messages.Message]], take: Take) -> None:
+        self._received, self._take = received, take
+        self._reading = threading.Lock()
+        self._waiting: set[int] = set()  # threads that wait for `_reading`
+        self._ended = threading.Event()
+        self._within_s = 0.0
+        self._error: BaseException | None = None
+
+    def run(self) -> float:
+        """Read until `StopEngine` or the end of the connection. Returns the seconds the stop may take."""
+        for number in range(2):
+            threading.Thread(target=self._read, name=f"reader-{number}", daemon=True).start()
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._within_s
+
+    def _read(self) -> None:
+        try:
+            while (run := self._next_run()) is not None:
+                run()
+        except BaseException as error:
+            self._error = error
+        self._ended.set()
+
+    def _next_run(self) -> Callable[[], None] | None:
+        """Read until this thread has a run to make. None: there is nothing more to read."""
+        thread = threading.get_ident()
+        self._waiting.add(thread)
+        with self._reading:
+            self._waiting.discard(thread)
+            while not self._ended.is_set():
+                batch = next(self._received, None)
+                if batch is None:
+                    break
+                if isinstance(batch[-1], messages.StopEngine):
+                    self._take(batch[:-1])
+                    self._within_s = batch[-1].within_s
+                    break
+                if (run := self._take(batch, may_run=bool(self._waiting))) is not None:
+                    return run
+            self._ended.set()
+        return None
+
+
+def _receive(connection: socket.socket, decoder: frames.Decoder) -> Iterator[list[messages.Message]]:
+    """Yield the messages of each frame. The first one is the configuration."""
+    buffer = memoryview(bytearray(frames.READ_BYTES))
     while data := _read(connection, buffer):
-        for batch in decoder.feed(data):
-            yield from batch
-            if not first:
-                yield _END_OF_FRAME
-            first = False
+        yield from decoder.feed(data)
 
 
 def _read(connection: socket.socket, buffer: memoryview) -> bytes:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+_SHORT_RUN_S = 0.005
+"""A run estimated to be as short may be made by the thread that received its request."""
+
 _RUNS_PER_COSTS = 64
 """Runs after which the front end gets the learned costs."""
 
@@ -108,15 +111,30 @@ class OneShotEngine:
     def start(self) -> None:
         self._threads.start()
 
-    def submit(self, requests: Sequence[messages.Infer]) -> None:
-        """Queue requests. Each ends with exactly one event, unless it is cancelled."""
+    def submit(
+        self, requests: Sequence[messages.Infer], *, may_run: bool = False
+    ) -> Callable[[], None] | None:
+        """Queue requests. Each ends with exactly one event, unless it is cancelled.
+
+        Args:
+            may_run: the caller's thread has time for a run.
+
+        Returns:
+            A run that the caller must make, so that a lone short request waits for no other thread.
+        """
         parts: list[RequestPart] = []
         for infer in requests:
             request = self._held[infer.key] = QueuedRequest(infer)
             parts.extend(split(request, self.spec))
-        self._queue.put(parts)
+        run_here = may_run and len(parts) == 1 and requests[0].alone and self._is_short(parts[0])
+        run_here = run_here and self._queue.is_idle(self.spec.instances)
+        self._queue.put(parts, wake=not run_here)
         if self._threads.stopped:  # `stop` may have missed these requests
             self._fail_all(STOPPED)
+        return partial(self._threads.step_here, self._step, self._fail_queued) if run_here else None
+
+    def _is_short(self, part: RequestPart) -> bool:
+        return self.costs.estimate(part.rows, part.size) <= _SHORT_RUN_S
 
     def cancel(self, key: int) -> None:
         """Skip the request if it is still queued; otherwise drop its answer."""

@@ -139,9 +139,14 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._inbox) + len(self._waiting)
 
-    def put(self, parts: Iterable[RequestPart]) -> None:
+    def put(self, parts: Iterable[RequestPart], *, wake: bool = True) -> None:
         self._inbox.extend(parts)
-        self._wake()
+        if wake:
+            self._wake()
+
+    def is_idle(self, threads: int) -> bool:
+        """Whether the queue is empty and so many threads wait for it."""
+        return self._sleepers == threads and not len(self)
 
     def _wake(self) -> None:
         """Wake one thread. It takes the parts of one run and wakes the next thread if parts are left."""

@@ -65,6 +65,7 @@ class EngineThreads:
         self._name, self._sessions, self._niceness = name, sessions, niceness
         self._report_paused = report_paused
         self._lock = threading.Lock()
+        self._guest = threading.Lock()  # held by a thread in `step_here`
         self._paused = 0  # threads that wait to be restarted
         self._stop_pauses = threading.Event()
         self.terminated = False  # the sessions end their runs
@@ -116,6 +117,8 @@ class EngineThreads:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(end - time.monotonic(), 0.0))
+        if self._guest.acquire(timeout=max(end - time.monotonic(), 0.0)):
+            self._guest.release()
 
     def _work(
         self,
@@ -131,11 +134,8 @@ class EngineThreads:
                 while wait():
                     try:
                         step()
-                    except Exception:
-                        log.exception(
-                            "%s: scheduling step failed; failing all in-flight requests", self._name
-                        )
-                        fail_requests(failed(self._name))
+                    except Exception as error:
+                        self._step_failed(error, fail_requests)
             except BaseException:  # a panic of a library is no `Exception`
                 healthy = time.monotonic() - begun >= _HEALTHY_S
                 pause_s = _MIN_PAUSE_S if healthy else min(max(pause_s * 2, _MIN_PAUSE_S), _MAX_PAUSE_S)
@@ -143,6 +143,18 @@ class EngineThreads:
                 self._pause(pause_s, fail_requests)
             else:
                 return
+
+    def step_here(self, step: Callable[[], None], fail_requests: Callable[[ServingError], None]) -> None:
+        """Run a step on the calling thread, which is none of the engine's. One at a time."""
+        with self._guest:
+            try:
+                step()
+            except BaseException as error:  # of a library: the caller serves other models too
+                self._step_failed(error, fail_requests)
+
+    def _step_failed(self, error: BaseException, fail_requests: Callable[[ServingError], None]) -> None:
+        log.error("%s: scheduling step failed; failing all in-flight requests", self._name, exc_info=error)
+        fail_requests(failed(self._name))
 
     def _pause(self, seconds: float, fail_requests: Callable[[ServingError], None]) -> None:
         """Report that the model takes no requests, fail those that it has, and wait."""

@@ -1,0 +1,94 @@
+"""The two readers of the engine process: one makes a lone request's run, the other reads on."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from patience import PATIENCE_S
+
+from lockstep_server import messages
+from lockstep_server.ipc.engine_main import _Readers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+class Connection:
+    """Frames that a test sends, and what the engine takes of them."""
+
+    def __init__(self, runs: dict[int, Callable[[], None]]) -> None:
+        self._frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._runs = runs
+        self.taken: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
+        self.within_s: list[float] = []
+        self.errors: list[BaseException] = []
+        self._readers = _Readers(self._received(), self._take)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def send(self, *sent: Any) -> None:
+        self._frames.put(list(sent))
+
+    def close(self) -> None:
+        self._frames.put(None)
+        self.join()
+
+    def join(self) -> None:
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+
+    def _received(self) -> Iterator[list[Any]]:
+        while (frame := self._frames.get()) is not None:
+            if isinstance(frame[0], Exception):
+                raise frame[0]
+            yield frame
+
+    def _take(self, batch: Sequence[Any], *, may_run: bool = False) -> Callable[[], None] | None:
+        for message in batch:
+            self.taken.put((message.key, may_run))
+        return self._runs.get(batch[0].key) if batch and may_run else None
+
+    def _run(self) -> None:
+        try:
+            self.within_s.append(self._readers.run())
+        except BaseException as error:
+            self.errors.append(error)
+
+
+def test_one_reads_on_while_the_other_runs() -> None:
+    running, go_on = threading.Event(), threading.Event()
+
+    def run() -> None:
+        running.set()
+        go_on.wait(PATIENCE_S)
+
+    connection = Connection(dict.fromkeys(range(1000), run))
+    key = 0
+    while not running.is_set():  # the first frames may come before the second thread waits
+        connection.send(messages.Cancel(key))
+        connection.taken.get(timeout=PATIENCE_S)
+        key += 1
+    connection.send(messages.Cancel(1001))
+    assert connection.taken.get(timeout=PATIENCE_S) == (1001, False)  # nobody would read meanwhile
+    go_on.set()
+    connection.close()
+    assert connection.within_s == [0.0]
+
+
+def test_the_messages_before_a_stop_are_taken() -> None:
+    connection = Connection({})
+    connection.send(messages.Cancel(1), messages.StopEngine(within_s=3.0))
+    connection.join()
+    assert connection.taken.get(timeout=PATIENCE_S)[0] == 1
+    assert connection.within_s == [3.0]
+
+
+def test_a_frame_that_cannot_be_read_ends_the_engine() -> None:
+    connection = Connection({})
+    connection.send(ValueError("frame version"))
+    connection.join()
+    with pytest.raises(ValueError, match="frame version"):
+        raise connection.errors[0]
