@@ -219,7 +219,7 @@ class InFlightRequests:
     def _check_room(self, arrival: _Arrival) -> None:
         """Refuse a request for which there is no room, whatever the length of its text."""
         request = arrival.request
-        if isinstance(request.message, messages.Infer):
+        if isinstance(request.message, messages.Infer) and request.served.admission.requests:
             deadline = deadline_of(arrival.time, request.remaining_s, request.queue_timeout_s)
             try:
                 request.served.admission.refuse_if_full(
