@@ -1,12 +1,16 @@
-"""Tiny models of frames: a strided convolution over samples."""
+"""Tiny models of frames: a strided convolution, sums of frames and of windows, a recurrent one of chunks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fakes
 import numpy as np
+import steps
 from onnx import helper
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STRIDED = """
 lengths.samples.max = 20000
@@ -37,3 +41,97 @@ def strided(kernel: int, stride: int, *, counts: bool = False) -> Any:
             fakes.constant("W", weights, np.float32),
         ],
     )
+
+
+SUM_STATE = """
+[[stepwise.state]]
+name = "s"
+input = "s_in"
+output = "s_out"
+"""
+
+
+def summing(root: Path, name: str, size: int, *, rate: bool = False, **keys: Any) -> None:
+    """x [n, size], s_in [n, size] -> y = s_out = s_in + x. With `rate`, times a scalar input `sr`."""
+    nodes = [
+        helper.make_node("Cast", ["sr"], ["factor"], to=1),
+        helper.make_node("Mul", ["x", "factor"], ["scaled"]),
+        helper.make_node("Add", ["scaled" if rate else "x", "s_in"], ["s_out"]),
+        helper.make_node("Identity", ["s_out"], ["y"]),
+    ]
+    inputs = [fakes.tensor("x", shape=("n", size)), fakes.tensor("s_in", shape=("n", size))]
+    graph = fakes.model(
+        nodes if rate else nodes[2:],
+        inputs + [fakes.tensor("sr", "INT64", ())] * rate,
+        [fakes.tensor("y", shape=("n", size)), fakes.tensor("s_out", shape=("n", size))],
+        [],
+    )
+    more = "".join(f"{key} = {value}\n" for key, value in keys.items())
+    manifest = f"stepwise.outputs.y.batch_axis = 0\n[stepwise.inputs.x]\nbatch_axis = 0\n{more}{SUM_STATE}"
+    steps.write(root, name, manifest, {"step.onnx": graph})
+
+
+def labelled(root: Path, name: str) -> None:
+    """As `summing` with 3 features, whose sums are the scores of three labels."""
+    summing(root, name, 3)
+    file = root / name / "model.toml"
+    file.write_text('labels = ["a", "b", "c"]\nroles.scores = "y"\ntask = "classify"\n' + file.read_text())
+
+
+CHUNKS = """
+lengths.frames.max = 64
+[stepwise.inputs.x]
+batch_axis = 0
+lengths = {1 = "frames"}
+[stepwise.outputs.y]
+batch_axis = 0
+lengths = {1 = "OUTPUT"}
+[[stepwise.state]]
+name = "h"
+input = "h_in"
+output = "h_out"
+batch_axis = 1
+"""
+CHUNK_LENGTHS = """
+[stepwise.inputs.lengths]
+batch_axis = 0
+generated = "lengths"
+of = "frames"
+"""
+
+
+def chunked(root: Path, name: str, *, padded: bool = True, pooled: bool = False) -> None:
+    """x [n, frames, 3], h_in [1, n, 4] -> y [n, frames, 4], h_out: a GRU. Without `padded`, it does not know
+    the lengths of the rows. With `pooled`, y has the largest of each two frames."""
+    rng = np.random.default_rng(3)
+    counts = ["counts"] if padded else [""]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("GRU", ["t", "W", "R", "", *counts, "h_in"], ["all", "h_out"], hidden_size=4),
+        helper.make_node("Squeeze", ["all", "axis"], ["a"]),
+        helper.make_node("Transpose", ["a"], ["y" if not pooled else "b"], perm=[1, 0, 2]),
+    ]
+    if padded:
+        nodes.insert(0, helper.make_node("Cast", ["lengths"], ["counts"], to=6))
+    if pooled:
+        nodes += [
+            helper.make_node("Transpose", ["b"], ["c"], perm=[0, 2, 1]),
+            helper.make_node("MaxPool", ["c"], ["d"], kernel_shape=[2], strides=[2]),
+            helper.make_node("Transpose", ["d"], ["y"], perm=[0, 2, 1]),
+        ]
+    graph = fakes.model(
+        nodes,
+        [
+            fakes.tensor("x", shape=("n", "frames", 3)),
+            fakes.tensor("h_in", shape=(1, "n", 4)),
+            *([fakes.tensor("lengths", "INT64", ("n",))] if padded else []),
+        ],
+        [fakes.tensor("y", shape=("n", "made", 4)), fakes.tensor("h_out", shape=(1, "n", 4))],
+        [
+            fakes.constant("W", rng.standard_normal((1, 12, 3)), np.float32),
+            fakes.constant("R", rng.standard_normal((1, 12, 4)) * 0.5, np.float32),
+            fakes.constant("axis", [1], np.int64),
+        ],
+    )
+    manifest = CHUNKS.replace("OUTPUT", "frames // 2" if pooled else "frames")
+    steps.write(root, name, manifest + CHUNK_LENGTHS * padded, {"step.onnx": graph})

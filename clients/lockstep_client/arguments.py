@@ -6,13 +6,17 @@ argument in `violations`, as the server's errors do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from lockstep_client import tensors
 from lockstep_client.errors import InvalidRequest, Violation
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import numpy.typing as npt
 
 
 def model(name: str) -> str:
@@ -39,6 +43,19 @@ def row(field: str, ids: Iterable[int]) -> pb.Ids:
         return pb.Ids(ids=ids)
     except (TypeError, ValueError, OverflowError) as error:
         raise invalid(field, f"expected a sequence of 64-bit integers: {error}") from error
+
+
+def frames(field: str, chunk: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> pb.Frames:
+    """The frames of one message: an array of the only input, or arrays by the names of their inputs."""
+    named = chunk if isinstance(chunk, Mapping) else {"": chunk}
+    message = pb.Frames()
+    for name, value in named.items():
+        try:
+            wire = tensors.encode(name, value)
+        except InvalidRequest as error:
+            raise invalid(field, error.violations[0].description) from error
+        message.tensors.add(name=name, datatype=wire.datatype, shape=wire.shape, contents=wire.raw)
+    return message
 
 
 def count(field: str, value: int, *, below: int = 1 << 64) -> int:

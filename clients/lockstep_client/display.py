@@ -18,6 +18,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy.typing as npt
+
     from lockstep_client.results import Classification, Encoding, Health, ModelState, TokenClassification
     from lockstep_client.stream_results import (
         Generation,
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     )
 
     WithNotice = Classification | TokenClassification | Encoding | Generation | Translation | Prediction
+
+
+_FEW_NUMBERS = 8
 
 
 def json_line(value: Any) -> None:
@@ -94,11 +99,23 @@ class StreamedText:
             _line("")
 
 
+def _numbers(array: npt.NDArray[Any]) -> str:
+    """The first numbers of an array; of a larger one, its shape too."""
+    few = " ".join(
+        f"{number:.6g}" if array.dtype.kind == "f" else str(number) for number in array.ravel()[:_FEW_NUMBERS]
+    )
+    return few if array.size <= _FEW_NUMBERS else f"{few} … {list(array.shape)}"
+
+
 def prediction(item: Prediction) -> None:
     """Print a row for one element: position, element, label, probability, elements computed, milliseconds."""
     best = item.labels[0] if item.labels else None
     label, probability = (best.name, f"{best.probability:.4f}") if best else ("", "")
     computed, compute_ms = str(item.computed_elements), f"{item.timings.compute_s * 1e3:.3f}"
+    if item.outputs:
+        found = [f"{name}={_numbers(array)}" for name, array in item.outputs.items()]
+        _line("\t".join((str(item.position), *found, computed, compute_ms)))
+        return
     if sys.stdout.isatty():
         bar, element = "█" * round(20 * best.probability) if best else "", _printable(item.element)
         _line(

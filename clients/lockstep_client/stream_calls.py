@@ -9,7 +9,10 @@ stream; None uses the client's default, infinity sets no deadline.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lockstep_client import arguments, protocol, stream_replies
 from lockstep_client.protocol import RequestStream, StreamCall
@@ -19,6 +22,8 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Sequence
 
+    import numpy.typing as npt
+
     from lockstep_client.stream_results import (
         Generation,
         GenerationPart,
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
         Translation,
         TranslationPart,
     )
+
+    Chunk = npt.ArrayLike | Mapping[str, npt.ArrayLike] | Flush
 
 
 def generate(
@@ -140,6 +147,45 @@ def follow(
     )
 
 
+def follow_frames(
+    model: str,
+    chunks: npt.NDArray[Any] | Mapping[str, npt.ArrayLike] | Iterable[Chunk] | AsyncIterable[Chunk],
+    *,
+    outputs: Sequence[str] = (),
+    top_k: int = 0,
+    version: str = "",
+    timeout_s: float | None = None,
+) -> StreamCall[Prediction, list[Prediction]]:
+    """Predict after each frame of a sequence of numbers that is sent chunk by chunk, such as sound.
+
+        for prediction in client.follow_frames("vad", microphone()):
+            print(prediction.position, prediction.outputs["output"])
+
+    A chunk is an array of frames [frames, ...] for a model with one input, a mapping of input names to
+    arrays, or `FLUSH`. Its datatype is the model's: float32 for FP32. A single array or mapping is one chunk.
+    If a step of the model takes a window of samples, a chunk is any number of them [samples], and the server
+    buffers them until they fill a window; `FLUSH` and the end of the chunks fill the last one with padding.
+    Chunks are read concurrently with the predictions, as the pieces of `follow` are.
+
+    A classifier answers with labels, any other model with its outputs as arrays. `outputs` names those to
+    return beside labels. `top_k` 0 returns all labels.
+    """
+    start = pb.FollowStart(
+        model=arguments.model(model),
+        version=version,
+        top_k=arguments.count_32("top_k", top_k),
+        outputs=outputs,
+    )
+    return StreamCall(
+        protocol.FOLLOW,
+        pb.FollowRequest(start=start),
+        stream_replies.prediction,
+        list,
+        timeout_s,
+        RequestStream([chunks] if isinstance(chunks, np.ndarray | Mapping) else chunks, _framed),
+    )
+
+
 def _text_or_ids(field: str, text: str, ids: Sequence[int]) -> dict[str, Any]:
     if not len(ids):
         return {"text": arguments.text(field, text)}
@@ -154,3 +200,9 @@ def _written(piece: str | Sequence[int] | Flush) -> pb.FollowRequest:
     if isinstance(piece, str):
         return pb.FollowRequest(text=arguments.text("pieces", piece))
     return pb.FollowRequest(ids=arguments.row("pieces", piece))
+
+
+def _framed(chunk: Chunk) -> pb.FollowRequest:
+    if chunk is FLUSH:
+        return pb.FollowRequest(flush=True)
+    return pb.FollowRequest(frames=arguments.frames("chunks", chunk))

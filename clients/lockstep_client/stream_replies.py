@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lockstep_client import replies, stream_results
+from lockstep_client import replies, stream_results, tensors
 from lockstep_client.errors import ServerFailure
 from lockstep_proto.v1 import sequences_pb2 as pb
 
@@ -94,6 +94,9 @@ def prediction(reply: pb.FollowReply) -> stream_results.Prediction:
         element=reply.element,
         labels=replies.labels(reply.labels),
         computed_elements=reply.computed_elements,
+        outputs={
+            one.name: tensors.decode(one.name, one.datatype, one.shape, one.contents) for one in reply.outputs
+        },
         timings=replies.timings(reply.timings),
         notice=reply.notice,
         model=reply.model,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     import numpy.typing as npt
 
@@ -116,6 +118,8 @@ class Prediction:
     model: str = ""
     """Model and version are set in the first prediction of a stream only."""
     version: str = ""
+    outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, compare=False)
+    """Outputs of the model for this element, of frames: read-only arrays without the axis of the rows."""
 
     @property
     def best(self) -> Label:

@@ -128,7 +128,9 @@ def test_every_manifest_key_is_documented() -> None:
     assert [key for key in sorted(keys) if not re.search(rf"\b{key}\b", text)] == []
 
 
-@pytest.mark.parametrize(("index", "task"), [(0, "classify"), (1, "tensor"), (2, "encode"), (3, "translate")])
+@pytest.mark.parametrize(
+    ("index", "task"), [(0, "classify"), (1, "tensor"), (2, "encode"), (3, "translate"), (4, "tensor")]
+)
 def test_the_manifests_in_the_docs_are_valid(index: int, task: str) -> None:
     parsed = manifest_file.parse(tomllib.loads(_blocks(MANIFEST, "toml")[index]))
     assert parsed.task == task

@@ -150,12 +150,16 @@ def test_an_empty_stream_ends_without_an_error(server: Served) -> None:
     assert follow(server, "lm", "", True) == []
 
 
+def ids(*sent: int) -> pb.FollowRequest:
+    return pb.FollowRequest(ids=pb.Ids(ids=sent))
+
+
 BAD: dict[str, tuple[list[pb.FollowRequest], str, str]] = {
     "no start": ([pb.FollowRequest(text="a")], "start", "first message"),
     "two starts": ([start("lm"), start("lm")], "start", "first message"),
     "an id outside": ([start("lm"), pb.FollowRequest(ids=pb.Ids(ids=[99]))], "ids", "99"),
     "a translator": ([start("translator")], "start.model", "Translate"),
-    "a model of numbers": ([start("adder")], "start.model", "makes no predictions"),
+    "a model of numbers": ([start("adder"), ids(1)], "start.model", "makes no predictions"),
 }
 
 

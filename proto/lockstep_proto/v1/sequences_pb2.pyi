@@ -217,30 +217,52 @@ class EncodeReply(_message.Message):
     notice: str
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
 
+class NamedTensor(_message.Message):
+    __slots__ = ("name", "datatype", "shape", "contents")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    contents: bytes
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., contents: _Optional[bytes] = ...) -> None: ...
+
+class Frames(_message.Message):
+    __slots__ = ("tensors",)
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    tensors: _containers.RepeatedCompositeFieldContainer[NamedTensor]
+    def __init__(self, tensors: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
+
 class FollowStart(_message.Message):
-    __slots__ = ("model", "version", "top_k")
+    __slots__ = ("model", "version", "top_k", "outputs")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     top_k: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., top_k: _Optional[int] = ...) -> None: ...
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., top_k: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
-    __slots__ = ("start", "text", "ids", "flush")
+    __slots__ = ("start", "text", "ids", "flush", "frames")
     START_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     FLUSH_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
     start: FollowStart
     text: str
     ids: Ids
     flush: bool
-    def __init__(self, start: _Optional[_Union[FollowStart, _Mapping]] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., flush: _Optional[bool] = ...) -> None: ...
+    frames: Frames
+    def __init__(self, start: _Optional[_Union[FollowStart, _Mapping]] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., flush: _Optional[bool] = ..., frames: _Optional[_Union[Frames, _Mapping]] = ...) -> None: ...
 
 class FollowReply(_message.Message):
-    __slots__ = ("position", "id", "element", "labels", "computed_elements", "timings", "notice", "model", "version")
+    __slots__ = ("position", "id", "element", "labels", "computed_elements", "timings", "notice", "model", "version", "outputs")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ELEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +272,7 @@ class FollowReply(_message.Message):
     NOTICE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     position: int
     id: int
     element: str
@@ -259,7 +282,8 @@ class FollowReply(_message.Message):
     notice: str
     model: str
     version: str
-    def __init__(self, position: _Optional[int] = ..., id: _Optional[int] = ..., element: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., computed_elements: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    outputs: _containers.RepeatedCompositeFieldContainer[NamedTensor]
+    def __init__(self, position: _Optional[int] = ..., id: _Optional[int] = ..., element: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., computed_elements: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("model", "version", "text", "ids", "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "log_probabilities", "priority")

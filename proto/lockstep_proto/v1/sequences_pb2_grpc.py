@@ -129,7 +129,7 @@ class SequencesServicer:
 
     def Follow(self, request_iterator, context):
         """A prediction after each element as it arrives: one step of a step-wise model, or a run of a
-        one-shot model on the whole prefix.
+        one-shot model on the whole prefix. Elements are words, ids, or frames of numbers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

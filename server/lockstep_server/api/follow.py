@@ -1,8 +1,8 @@
 """Follow: a prediction after each element of a client's stream.
 
-text, ids, flushes -> whole words -> ids -> one request per element -> replies in order. On a step-wise
-model an element is one step of a client-driven sequence; on a one-shot model the whole prefix is
-encoded again.
+text, ids, frames, flushes -> whole words -> ids or frames -> one request per element -> replies in order. On
+a step-wise model an element is one step of a client-driven sequence; on a one-shot model the whole prefix is
+read again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 from .. import messages
-from ..errors import ServingError, bad_input
+from ..errors import ServingError, bad_input, in_field
 from ..frontend.admission import CallShare
 from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
@@ -25,17 +25,18 @@ from ..model import datatypes
 from ..model.roles import classifies
 from ..model.spec import measure_request, row_of_ids
 from . import tensors
-from .inflight import Reader
+from .frames import Element, FrameBuffer, FramePrefix, to_message
+from .inflight import Reader, write_in_time
 from .replies import labels, timings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
     from ..frontend.served_model import ServedModel
     from ..model.datatypes import Arrays
-    from ..model.spec import ModelTensor
+    from ..model.spec import ModelTensor, RequestSize
     from .status import Context
 
 _STEPS_AHEAD, _PREFIXES_AHEAD = 16, 2
@@ -64,20 +65,36 @@ class _Step(NamedTuple):
     task: asyncio.Task[messages.Event]
 
 
+class _Answer(NamedTuple):
+    """What the replies of a stream hold."""
+
+    labels: bool = False
+    outputs: tuple[str, ...] = ()  # tensors
+    top_k: int = 0
+
+
 class Follow:
     """One stream. A task reads messages and starts steps; the handler writes the replies in order."""
 
-    def __init__(self, registry: ModelRegistry, requests: InFlightRequests, context: Context) -> None:
+    def __init__(
+        self, registry: ModelRegistry, requests: InFlightRequests, context: Context, stall_s: float
+    ) -> None:
         self._registry, self._requests, self._context = registry, requests, context
+        self._stall_s = stall_s
         self._steps: deque[_Step] = deque()
         self._updates, self._room = asyncio.Event(), asyncio.Event()
         self._ended = self._dropped = False
         self._held = ""
         self._prefix: list[int] = []
+        self._frames: FrameBuffer | FramePrefix | None = None
+        self._position = 0
+        self._answer = _Answer()
+        self._reads_text = True
+        self._replied = False
         self._names: dict[int, str] = {}
         self._sequence = ("", next(_numbers))
         self._served: ServedModel | None = None
-        self._top_k = self._ahead = 0
+        self._ahead = 0
         self._call = CallShare()  # elements wait for one another, and are not refused for it
 
     async def run(self) -> None:
@@ -114,7 +131,7 @@ class Follow:
     async def _read(self, reader: Reader) -> None:
         try:
             await reader.run()
-            await self._take_text("", flush=True)
+            await self._flush()
         except ServingError as error:
             if self._served is not None:  # otherwise the registry has recorded it
                 self._served.record_refusal("Follow", error)
@@ -134,30 +151,67 @@ class Follow:
             self._start(message.start)
         elif kind == "ids":
             await self._take_ids(tuple(message.ids.ids))
+        elif kind == "frames":
+            await self._take_frames(message.frames)
+        elif kind == "flush":
+            await self._flush()
         else:
-            await self._take_text(message.text, flush=message.flush)
+            await self._take_text(message.text, flush=False)
 
     def _start(self, start: pb.FollowStart) -> None:
         served = self._registry.stepwise_if_any(start.model, start.version, "Follow")
         self._served, spec = served, served.spec
         if any(state.dynamic_axis and not state.spec.grows for state in spec.states):
             raise bad_input("start.model", f"model {spec.model!r} needs a whole source first; call Translate")
-        tensor = spec.text_tensor
-        predicts = classifies(spec) or (spec.is_stepwise and spec.manifest.task == "generate")
-        if not predicts or tensor is None or tensor.datatype not in datatypes.EXACT_INTEGERS:
-            raise bad_input(
-                "start.model",
-                f"model {spec.model!r} makes no predictions on text: its manifest needs labels for the"
-                " roles.scores of a text, or task generate, and an input of text; call ModelInfer",
-            )
-        generates = spec.manifest.task == "generate"
+        tensor, generates = spec.text_tensor, spec.manifest.task == "generate"
+        predicts = classifies(spec) or (spec.is_stepwise and generates)
+        self._reads_text = predicts and tensor is not None and tensor.datatype in datatypes.EXACT_INTEGERS
+        if not self._reads_text and not spec.is_stepwise and not any(one.spec.lengths for one in spec.inputs):
+            self._check_reads_text("start.model")
         self._ahead = _STEPS_AHEAD if spec.is_stepwise else _PREFIXES_AHEAD
         if generates and start.top_k > _MAX_NEXT_TOKENS:
             raise bad_input("start.top_k", f"{start.top_k} next tokens; ask for at most {_MAX_NEXT_TOKENS}")
-        self._top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
+        top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
+        names = tuple(one.name for one in spec.outputs)
+        for index, name in enumerate(start.outputs):
+            if name not in names:
+                why = f"the model has no output {tensors.quoted(name)}; available: {', '.join(names)}"
+                raise bad_input(f"start.outputs[{index}]", why)
+        outputs = tuple(start.outputs) or (() if predicts else names)
+        self._answer = _Answer(predicts, outputs, top_k)
+        self._frames = FrameBuffer(spec) if spec.is_stepwise else FramePrefix(spec)
+
+    def _check_reads_text(self, field: str) -> None:
+        """
+        Raises:
+            ServingError: BAD_INPUT, the model makes no predictions on text.
+        """
+        served = self._served
+        assert served is not None
+        if not self._reads_text:
+            raise bad_input(
+                field,
+                f"model {served.spec.model!r} makes no predictions on text: its manifest needs labels for the"
+                " roles.scores of a text, or task generate, and an input of text; send frames, or call"
+                " ModelInfer",
+            )
+
+    async def _flush(self) -> None:
+        """Start steps for the text or frames that are buffered."""
+        if self._frames is not None:
+            await self._start_elements(self._frames.flush())
+        if self._held:
+            await self._take_text("", flush=True)
+
+    async def _take_frames(self, frames: pb.Frames) -> None:
+        assert self._frames is not None
+        if self._prefix:
+            raise bad_input("frames", "the stream has text or ids; send frames in a stream of their own")
+        await self._start_elements(self._frames.take(frames, "frames"))
 
     async def _take_text(self, text: str, *, flush: bool) -> None:
         """Start steps for whole words; text after the last white space is held until more arrives."""
+        self._check_reads_text("start.model")
         if len(text) > _MAX_HELD_CHARACTERS:
             raise bad_input("text", f"{len(text)} characters at once; send at most {_MAX_HELD_CHARACTERS}")
         held = self._held + text
@@ -182,23 +236,40 @@ class Follow:
     async def _take_ids(self, ids: tuple[int, ...]) -> None:
         served = self._served
         assert served is not None
+        self._check_reads_text("start.model")
         if len(ids) > _MAX_IDS:
             raise bad_input("ids", f"{len(ids)} ids at once; send at most {_MAX_IDS}")
         tensors.check_ids(_input(served), np.array(ids, np.int64), "ids")
         await self._start_steps(ids, await self._requests.token_names(served, ids))
 
     async def _start_steps(self, ids: Sequence[int], names: Sequence[str]) -> None:
+        if self._position > len(self._prefix):
+            raise bad_input("ids", "the stream has frames; send text or ids in a stream of their own")
         for token, name in zip(ids, names, strict=True):
-            while len(self._steps) >= self._ahead:
-                self._room.clear()
-                await self._room.wait()
-            if self._dropped:
+            if not await self._has_room():
                 return
-            self._start_step(token, name)
-            if len(self._steps) == 1:
-                await asyncio.sleep(0)  # let the first step be sent before the next one starts
+            self._start_token(token, name)
+            await self._sent()
 
-    def _start_step(self, token: int, name: str) -> None:
+    async def _start_elements(self, elements: Iterable[Element]) -> None:
+        for element in elements:
+            if not await self._has_room():
+                return
+            self._start_step(element, "frames")
+            await self._sent()
+
+    async def _has_room(self) -> bool:
+        """Wait until another step may be in flight. False if the stream has ended."""
+        while len(self._steps) >= self._ahead:
+            self._room.clear()
+            await self._room.wait()
+        return not self._dropped
+
+    async def _sent(self) -> None:
+        if len(self._steps) == 1:
+            await asyncio.sleep(0)  # let the first step be sent before the next one starts
+
+    def _start_token(self, token: int, name: str) -> None:
         served = self._served
         assert served is not None
         self._check_length(served)
@@ -209,30 +280,46 @@ class Follow:
             array = np.array(ids, datatypes.NUMPY[tensor.datatype]).reshape((1,) * max(len(tensor.shape), 1))
         else:
             array = row_of_ids(tensor, ids)
-        inputs = {tensor.name: array}
-        message = self._message(served, inputs)
+        self._start_step(Element({tensor.name: array}, 1, len(ids)), "text", token, name)
+
+    def _start_step(self, element: Element, field: str, token: int = 0, name: str = "") -> None:
+        served = self._served
+        assert served is not None
+        message = self._message(served, element.inputs, field)
         inference = InferenceRequest(
             served, "Follow", message, remaining_s=self._context.time_remaining(), call=self._call
         )
         task = asyncio.ensure_future(self._requests.infer(inference))
-        self._steps.append(_Step(len(self._prefix), token, name, len(ids), task))
+        self._position += element.size
+        self._steps.append(_Step(self._position, token, name, element.computed or element.size, task))
         self._updates.set()
 
-    def _message(self, served: ServedModel, inputs: Arrays) -> messages.Infer | messages.Step:
+    def _message(self, served: ServedModel, inputs: Arrays, field: str) -> messages.Infer | messages.Step:
+        scores = (served.spec.manifest.roles.scores,) if self._answer.labels else ()
+        size = (
+            self._size(served, inputs) if served.spec.chunk_lengths or not served.spec.is_stepwise else None
+        )
         common: dict[str, Any] = {
             "key": 0,
             "model": served.spec.name,
             "version": served.spec.version,
             "inputs": inputs,
-            "outputs": (served.spec.manifest.roles.scores,),
-            "by_role": True,
-            "field": "text",
+            "outputs": tuple(dict.fromkeys((*scores, *self._answer.outputs))),
+            "by_role": self._answer.labels,
+            "field": field,
             "caller": current.get().name,
         }
         if served.spec.is_stepwise:
-            start, most = len(self._prefix) == 1, current.get().slots or 0
+            start, most = self._position == 0, current.get().slots or 0
             return messages.Step(**common, sequence=self._sequence, start=start, max_slots=most)
-        return messages.Infer(**common, size=measure_request(served.spec, inputs))
+        assert size is not None
+        return messages.Infer(**common, size=size)
+
+    def _size(self, served: ServedModel, inputs: Arrays) -> RequestSize:
+        try:
+            return measure_request(served.spec, inputs)
+        except ServingError as error:
+            raise in_field(error, "text" if self._prefix else f"frames.{error.field}") from None
 
     def _check_length(self, served: ServedModel) -> None:
         """The step-wise form is limited to the one-shot form's maximum length."""
@@ -250,7 +337,7 @@ class Follow:
             while self._steps:
                 step = self._steps[0]
                 event = await step.task
-                await self._context.write(await self._reply(step, event))
+                await write_in_time(self._context, await self._reply(step, event), self._stall_s)
                 self._steps.popleft()
                 self._room.set()
             self._updates.clear()
@@ -261,11 +348,12 @@ class Follow:
         served = self._served
         assert served is not None
         assert event.outputs is not None
-        manifest = served.spec.manifest
-        ranked = labels(event.outputs[manifest.roles.scores], manifest, self._top_k)
+        manifest, ranked = served.spec.manifest, list[pb.Label]()
+        if self._answer.labels:
+            ranked = labels(event.outputs[manifest.roles.scores], manifest, self._answer.top_k)
         if manifest.task == "generate":
             await self._name(served, ranked)
-        first = step.position == 1
+        first, self._replied = not self._replied, True
         return pb.FollowReply(
             model=served.spec.model if first else "",
             version=str(served.spec.version) if first else "",
@@ -276,6 +364,11 @@ class Follow:
             computed_elements=step.computed,
             timings=timings(event),
             notice=served.spec.notice,
+            outputs=[
+                to_message(tensor, event.outputs[tensor.name])
+                for tensor in served.spec.outputs
+                if tensor.name in self._answer.outputs
+            ],
         )
 
     async def _name(self, served: ServedModel, ranked: list[pb.Label]) -> None:

@@ -86,7 +86,7 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         await EncodeMany(self._registry, self._requests, context, self._limits).run()
 
     async def Follow(self, requests: Any, context: Context) -> None:
-        await Follow(self._registry, self._requests, context).run()
+        await Follow(self._registry, self._requests, context, self._limits.stall_s).run()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         served = self._registry.stepwise(request.model, request.version, "Generate")

@@ -175,10 +175,7 @@ def quoted(name: object) -> str:
 
 def _decode(known: ModelTensor, tensor: InputTensor, raw: wire.Part | None) -> Array:
     shape = tensor.shape
-    if tensor.datatype != known.datatype:
-        raise bad_input(
-            tensor.name, f"wrong datatype {quoted(tensor.datatype)}; the model takes {known.datatype}"
-        )
+    _check_datatype(known, tensor.datatype)
     if tensor.parameters:
         _no_shared_memory(tensor.name, tensor.parameters)
     _check_shape(known, shape)
@@ -189,22 +186,49 @@ def _decode(known: ModelTensor, tensor: InputTensor, raw: wire.Part | None) -> A
         raise bad_input(tensor.name, "the request has both contents and raw_input_contents; send one of them")
     else:
         array = _from_raw(known, raw, count)
-    try:
-        array = array.reshape(shape)
-    except ValueError:
-        raise bad_input(
-            tensor.name, f"shape {list(shape)} is too large for an array; send a smaller one"
-        ) from None
+    array = _reshaped(known, array, shape)
     if known.spec.range is not None:
         check_ids(known, array)
     return array
 
 
-def _check_shape(known: ModelTensor, shape: Sequence[int]) -> None:
+def from_bytes(known: ModelTensor, datatype: str, shape: Sequence[int], contents: wire.Part) -> Array:
+    """An array from row-major bytes, for an input whose axes the caller checks.
+
+    Raises:
+        ServingError: BAD_INPUT, another datatype, or the bytes are not those of such a shape.
+    """
+    _check_datatype(known, datatype)
+    _check_axes(known, shape)
+    array = _reshaped(known, _from_raw(known, contents, math.prod(shape)), shape)
+    if known.spec.range is not None:
+        check_ids(known, array)
+    return array
+
+
+def _check_datatype(known: ModelTensor, datatype: str) -> None:
+    if datatype != known.datatype:
+        raise bad_input(known.name, f"wrong datatype {quoted(datatype)}; the model takes {known.datatype}")
+
+
+def _reshaped(known: ModelTensor, array: Array, shape: Sequence[int]) -> Array:
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        raise bad_input(
+            known.name, f"shape {list(shape)} is too large for an array; send a smaller one"
+        ) from None
+
+
+def _check_axes(known: ModelTensor, shape: Sequence[int]) -> None:
     if len(shape) > _MAX_AXES:
         raise bad_input(known.name, f"the shape has {len(shape)} axes; send at most {_MAX_AXES}")
     if shape and min(shape) < 0:
         raise bad_input(known.name, f"shape {list(shape)} has a negative size; send sizes of 0 or more")
+
+
+def _check_shape(known: ModelTensor, shape: Sequence[int]) -> None:
+    _check_axes(known, shape)
     if known.any_rank:
         return
     if len(shape) != len(known.shape):
@@ -357,9 +381,9 @@ def encode(
             array, datatype = _best_classes(spec, tensor, array, classes[tensor.name]), "BYTES"
         reply.outputs.add(name=tensor.name, datatype=datatype, shape=array.shape)
         if parts is None:
-            reply.raw_output_contents.append(_to_raw(datatype, array))
+            reply.raw_output_contents.append(to_bytes(datatype, array))
         elif datatype == "BYTES":
-            parts += wire.delimited(_RAW_OUTPUTS, _to_raw(datatype, array))
+            parts += wire.delimited(_RAW_OUTPUTS, to_bytes(datatype, array))
         else:
             flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             parts += wire.delimited(_RAW_OUTPUTS, memoryview(flat))
@@ -397,7 +421,7 @@ def _best_classes(spec: ModelSpec, tensor: ModelTensor, array: Array, count: int
     return written if is_batch else written[0]
 
 
-def _to_raw(datatype: str, array: Array) -> bytes:
+def to_bytes(datatype: str, array: Array) -> bytes:
     if datatype != "BYTES":
         return array.tobytes()
     encoded = [str(element).encode("utf-8") for element in array.ravel()]

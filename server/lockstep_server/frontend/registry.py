@@ -307,7 +307,7 @@ def _methods(spec: ModelSpec) -> list[str]:
     roles, task = spec.manifest.roles, spec.manifest.task
     if spec.is_stepwise:
         methods += [name for name in ("Generate", "Translate") if task == name.lower()]
-        return [*methods, "Follow"] if roles.scores else methods
+        return [*methods, "Follow"]
     if spec.text_input and classifies(spec):
         methods += ["Classify", "ClassifyMany"]
     if spec.text_input and classifies_tokens(spec):

@@ -46,6 +46,7 @@ class TensorSection:
     )
     pooling: str = ""  # "mean", "first", "last" or "max": one vector of an output's one per element
     normalise: bool = False  # scale the vector to length 1
+    overlap: int | None = None  # of a step's window of samples: how many of the window before it has too
     value: float | None = None  # of every element of a constant input: filled in by the server
     sizes: Mapping[int, int] = field(default_factory=dict)  # axis -> size, of axes that the graph leaves open
 

@@ -95,6 +95,7 @@ class ModelSpec:
     model: str = ""  # name in the repository; `name` adds a suffix to the step-wise mode if there are two
     states: tuple[StateTensor, ...] = ()
     padding_invariant: bool = False  # answers are bit-identical for every padding of the states
+    chunks_padded: bool = False  # steps with chunks of different lengths may share a run
     prefill: ModelSpec | None = None
 
     def input(self, name: str) -> ModelTensor | None:
@@ -106,6 +107,13 @@ class ModelSpec:
 
     def output(self, name: str) -> ModelTensor | None:
         return next((tensor for tensor in self.outputs if tensor.name == name), None)
+
+    @property
+    def chunk_lengths(self) -> tuple[str, ...]:
+        """The named lengths along which a step takes a chunk of elements: of inputs, and of no state."""
+        named = {name for tensor in self.inputs for name in tensor.spec.lengths.values()}
+        of_states = {name for state in self.states for name in state.spec.lengths.values()}
+        return tuple(name for name in self.manifest.lengths if name in named - of_states)
 
     @property
     def is_stepwise(self) -> bool:

@@ -80,13 +80,18 @@ def _with_tensors(spec: ModelSpec, graph: GraphSignature, stepwise: StepwiseSect
     if not stepwise.inputs and not stepwise.outputs:
         inputs, outputs = infer_batch_axis(inputs, outputs)
     state_lengths = {name for state in spec.states for name in state.spec.lengths.values()}
+    known = set(state_lengths)
+    if spec.manifest.task not in ("generate", "translate"):  # whose steps take one token
+        sent = [tensor for tensor in inputs if not tensor.spec.filled]
+        known |= {name for tensor in sent for name in tensor.spec.lengths.values()}
     for tensor in inputs:
-        if tensor.spec.of and tensor.spec.of not in state_lengths:
+        if tensor.spec.of and tensor.spec.of not in known:
             raise LoadError(
-                f"{file}: stepwise.inputs.{tensor.name}.of: no state has the length {tensor.spec.of!r};"
-                f" available: {', '.join(sorted(state_lengths)) or 'none'}"
+                f"{file}: stepwise.inputs.{tensor.name}.of: no state has the length {tensor.spec.of!r}, nor"
+                f" an input that callers send; available: {', '.join(sorted(known)) or 'none'}"
             )
         _check_growth(tensor, spec, f"{file}: stepwise.inputs.{tensor.name}")
+        _check_overlap(tensor, f"{file}: stepwise.inputs.{tensor.name}")
         for name in tensor.spec.lengths.values():
             if tensor.spec.value is not None and name not in state_lengths:
                 raise LoadError(
@@ -137,6 +142,21 @@ def _check_growth(tensor: ModelTensor, spec: ModelSpec, place: str) -> None:
             f"{place}.batch_axis: positions {shape_of(tensor)} differ between the rows of a step; make them"
             " [batch] or [batch, sequence] and name the axis of the rows"
         )
+
+
+def _check_overlap(tensor: ModelTensor, place: str) -> None:
+    """Check that an input whose windows overlap is a window of a fixed number of samples."""
+    overlap = tensor.spec.overlap
+    sizes = [size for axis, size in enumerate(tensor.shape) if axis != tensor.spec.batch_axis]
+    if overlap is None:
+        return
+    if tensor.spec.batch_axis is None or len(sizes) != 1 or not isinstance(sizes[0], int):
+        raise LoadError(
+            f"{place}.overlap: shape {shape_of(tensor)} is no window of samples, [batch, samples]; give the"
+            " axis a size: sizes = {1 = 512}"
+        )
+    if overlap >= sizes[0]:
+        raise LoadError(f"{place}.overlap: {overlap} of a window of {sizes[0]}; use less than the window")
 
 
 def _prefill_spec(

@@ -330,7 +330,7 @@ def test_both_clients_have_the_same_methods_and_signatures():
         assert "timeout_s" in ours[name].parameters
         assert getattr(lc.Client, name).__doc__ == getattr(lc.AsyncClient, name).__doc__ != ""
         answer, awaited = ours[name].return_annotation, theirs[name].return_annotation
-        is_stream = name in ("generate", "translate", "follow") or name.endswith("_many")
+        is_stream = name in ("generate", "translate", "follow", "follow_frames") or name.endswith("_many")
         assert awaited == ("Async" + answer if is_stream else answer)
         assert inspect.iscoroutinefunction(getattr(lc.AsyncClient, name)) is not is_stream
 

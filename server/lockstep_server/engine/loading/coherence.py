@@ -79,6 +79,8 @@ class Coherence:
             if tensor.generated == "zeros" and prefix == "stepwise.inputs":
                 why = 'a step takes "mask", "lengths" or "positions"; use one of them, or value = 0'
                 raise self._error(f"{key}.generated", why)
+            if tensor.overlap is not None and prefix != "stepwise.inputs":
+                raise self._error(f"{key}.overlap", "only an input of a step can have it; remove this key")
             if tensor.new and not (tensor.generated == "mask" and prefix == "stepwise.inputs"):
                 raise self._error(f"{key}.new", "only the generated mask of a step has it; remove this key")
             for option in ("pooling", "normalise"):

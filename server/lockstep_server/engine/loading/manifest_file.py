@@ -138,6 +138,7 @@ def _tensor(table: schema.TomlTable) -> TensorSection:
         new=table.get("new", schema.boolean, False),
         pooling=table.choice("pooling", POOLINGS, ""),
         normalise=table.get("normalise", schema.boolean, False),
+        overlap=table.optional("overlap", schema.index),
         value=table.optional("value", schema.number),
         sizes=table.get("sizes", schema.sizes, {}),
     )

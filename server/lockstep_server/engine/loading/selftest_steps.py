@@ -62,6 +62,10 @@ class StepSelfTestResult:
     prefill_batched: bool = False  # the same for prompts, padded and batched
     deterministic: bool = False  # they are bit-identical
     padding_invariant: bool = False  # they stay so for every padding of the states
+    chunks_padded: bool = False  # also those of chunks of different lengths
+    chunk_reason: str = (
+        ""  # why only chunks of equal length share a run; empty if others do, or there are none
+    )
     reason: str = ""  # why not batched; empty if batched
     prefill_reason: str = ""  # why prompts are not batched; empty if they are, or there is no prefill graph
     disagreement: str = ""  # difference to the one-shot or prefill graph; empty if there is none
@@ -104,6 +108,8 @@ def apply_result(spec: ModelSpec, result: StepSelfTestResult) -> ModelSpec:
     """The spec with the result of the self-test, and with a notice for callers if it failed."""
     notices = [f"sequences are not batched: {result.reason}"] if result.reason else []
     notices += [f"prompts are not batched: {result.prefill_reason}"] if result.prefill_reason else []
+    if result.chunk_reason:
+        notices += [f"only chunks of equal length share a run: {result.chunk_reason}"]
     notices += [result.disagreement] if result.disagreement else []
     return replace(
         spec,
@@ -111,6 +117,7 @@ def apply_result(spec: ModelSpec, result: StepSelfTestResult) -> ModelSpec:
         padded=result.padded,
         deterministic=result.deterministic,
         padding_invariant=result.padding_invariant,
+        chunks_padded=result.chunks_padded,
         notice="; ".join(notices),
         prefill=replace(spec.prefill, batched=result.prefill_batched) if spec.prefill else None,
     )
@@ -149,9 +156,12 @@ class _StepSelfTest:
             return replace(result, padded=False, reason=reason)
         if not batchable(self._batched):
             return replace(result, reason="not every output of a step has a batch_axis")
-        reason, identical = self._compare_batched(answers)
+        reason, identical = self._compare_chunks(answers) if self._batched.chunk_lengths else ("", True)
+        result = replace(result, chunks_padded=self._batched.chunks_padded, chunk_reason=reason)
+        if reason or not self._batched.chunks_padded:
+            reason, identical = self._compare_batched(answers)
         if reason:
-            return replace(result, reason=reason)
+            return replace(result, reason=reason, chunk_reason="", chunks_padded=False)
         identical = identical and identical_prefill
         invariant = not identical or self._is_padding_invariant(answers)
         return replace(result, batched=True, deterministic=identical, padding_invariant=invariant)
@@ -195,13 +205,24 @@ class _StepSelfTest:
 
     def _draw_steps(self, count: int, kind: Kind) -> list[Arrays]:
         """The inputs of as many steps. If the graph fails with such values, they are ordinary ones."""
-        steps = [self._drawing.inputs(1, self._drawing.lengths(1), kind) for _ in range(count)]
+        chunked = bool(self._batched.chunk_lengths)
+        steps = [
+            self._drawing.inputs(1, self._drawing.spread_lengths(*self._chunk(count, step)), kind)
+            if chunked
+            else self._drawing.inputs(1, self._drawing.lengths(1), kind)
+            for step in range(count)
+        ]
         if kind is not Kind.ORDINARY:
             try:
                 step_all(self._batched, self._session, [self._starts[0]], [steps[:1]])
             except Exception:
                 return self._draw_steps(count, Kind.ORDINARY)
         return steps
+
+    @staticmethod
+    def _chunk(count: int, step: int) -> tuple[int, int]:
+        """Lengths of a chunk: others for each sequence and step, short ones and longer ones."""
+        return 1 + (5 * count + 3 * step) % 11, 1 + (3 * count + 2 * step) % 7
 
     def _try_step(self) -> None:
         steps = [self._drawing.inputs(1, self._drawing.lengths(1))]
@@ -233,6 +254,18 @@ class _StepSelfTest:
                         f" by {found.apart:.2g}"
                     )
         return ""
+
+    def _compare_chunks(self, answers: Sequence[Sequence[Arrays]]) -> tuple[str, bool]:
+        """As `_compare_batched`, with chunks of different lengths in one run. If they may not share one,
+        later runs have chunks of equal length only."""
+        self._batched = replace(self._batched, chunks_padded=True)
+        try:
+            reason, identical = self._compare_batched(answers)
+        except Exception as error:
+            reason, identical = f"a run of several fails: {logged_fault(error)}", False
+        if reason:
+            self._batched = replace(self._batched, chunks_padded=False)
+        return reason, identical
 
     def _compare_batched(self, answers: Sequence[Sequence[Arrays]]) -> tuple[str, bool]:
         """How answers differ in a batch, and whether they are bit-identical."""

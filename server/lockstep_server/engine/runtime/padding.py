@@ -51,9 +51,11 @@ def stack(spec: ModelSpec, parts: Sequence[RowGroup], rows: int, lengths: tuple[
     spare = rows - sum(part.rows for part in parts)
     for tensor in spec.inputs:
         if tensor.name in parts[0].inputs:
-            inputs[tensor.name] = _stack(tensor, [part.inputs[tensor.name] for part in parts], size, spare)
+            inputs[tensor.name] = stack_input(
+                tensor, [part.inputs[tensor.name] for part in parts], size, spare
+            )
         elif tensor.spec.generated:
-            inputs[tensor.name] = _generate(spec, tensor, parts, size, spare)
+            inputs[tensor.name] = generate(spec, tensor, parts, size, spare)
         elif tensor.spec.value is not None:
             inputs[tensor.name] = constant(tensor, rows, size)
     return inputs
@@ -150,7 +152,8 @@ def value_of(array: Array) -> Hashable:
     return array.shape, hashlib.blake2b(np.ascontiguousarray(array).data).digest()
 
 
-def _stack(tensor: ModelTensor, arrays: list[Array], size: Mapping[str, int], spare: int) -> Array:
+def stack_input(tensor: ModelTensor, arrays: list[Array], size: Mapping[str, int], spare: int) -> Array:
+    """The rows of an input, padded to the named lengths `size`, and `spare` more rows, which are valid."""
     axis = tensor.spec.batch_axis
     if axis is None:
         return arrays[0]
@@ -179,7 +182,7 @@ def _padding_value(tensor: ModelTensor) -> Any:
     return "" if tensor.datatype == "BYTES" else tensor.spec.pad
 
 
-def _generate(
+def generate(
     spec: ModelSpec, tensor: ModelTensor, parts: Sequence[RowGroup], size: Mapping[str, int], spare: int
 ) -> Array:
     """The length of each row [rows], or a mask, positions or zeros [rows, padded length], transposed if rows

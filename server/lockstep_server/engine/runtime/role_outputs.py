@@ -10,6 +10,7 @@ returns.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def by_role(
         ValueError: an output that is pooled does not have one element per real element of each row.
     """
     results: list[Arrays | ServingError] = list(answers)
-    for tensor in spec.outputs:
+    for tensor in filter(partial(has_role, spec), spec.outputs):
         readers = [index for index, names in enumerate(wanted) if tensor.name in names]
         if not readers:
             continue
@@ -73,6 +74,11 @@ def by_role(
                     wrong = _wrong_count(spec, tensor, result[tensor.name], parts[index])
                 results[index] = wrong or result
     return results
+
+
+def has_role(spec: ModelSpec, tensor: ModelTensor) -> bool:
+    roles = spec.manifest.roles
+    return tensor.name in (roles.scores, roles.vector, roles.attention)
 
 
 def wrong_shape(spec: ModelSpec, tensor: ModelTensor, array: Array) -> str:

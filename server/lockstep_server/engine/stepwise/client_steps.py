@@ -13,8 +13,9 @@ from ...errors import ServingError, bad_input
 from ..runtime.batching import RowMismatch
 from ..runtime.engine_threads import not_after
 from ..runtime.padding import value_of
-from ..runtime.role_outputs import fault
+from ..runtime.role_outputs import fault, has_role
 from ..runtime.verification import Recheck, shapes_of
+from . import chunks
 from .sequence import ClientSequence, StepRequest
 from .slots import StateBlock, bucket, growing_lengths, initial_states, is_full, key_of, lengths_of, widest
 
@@ -99,7 +100,7 @@ def _fault(spec: ModelSpec, step: StepRequest, outputs: Arrays) -> ServingError 
     """Why the caller cannot read the outputs by their roles; its sequence goes on."""
     if not step.by_role:
         return None
-    wanted = (tensor for tensor in spec.outputs if tensor.name in step.outputs)
+    wanted = (tensor for tensor in spec.outputs if tensor.name in step.outputs and has_role(spec, tensor))
     return next(filter(None, (fault(spec, tensor, outputs[tensor.name]) for tensor in wanted)), None)
 
 
@@ -117,23 +118,23 @@ def _too_long_error(spec: ModelSpec) -> ServingError:
 
 
 def group_steps(spec: ModelSpec, steps: Iterable[StepRequest], max_rows: int) -> list[list[StepRequest]]:
-    """Groups that can share a run: states of one bucket, inputs of one shape, equal inputs without a batch
-    axis, at most `max_rows`."""
+    """Groups that can share a run: states of one bucket, inputs of one shape, or chunks of one bucket, equal
+    inputs without a batch axis, at most `max_rows`."""
     shared = [tensor.name for tensor in spec.inputs if tensor.spec.batch_axis is None]
     by_key: dict[Hashable, list[StepRequest]] = {}
     for step in steps:
         sequence = step.sequence
         if sequence.states is None:
             sequence.states = initial_states(spec)
-        shapes = tuple((name, array.shape) for name, array in sorted(step.inputs.items()))
+        shapes = chunks.group_key(spec, step.inputs)
         key = () if spec.padding_invariant else key_of(spec, lengths_of(spec, sequence.states))
         values = tuple((name, value_of(step.inputs[name])) for name in shared if name in step.inputs)
         by_key.setdefault((key, shapes, values), []).append(step)
-    return [
-        group[start : start + max_rows]
-        for group in by_key.values()
-        for start in range(0, len(group), max_rows)
-    ]
+    groups = []
+    for group in by_key.values():
+        most = chunks.most_rows(spec, group[0].inputs, max_rows)
+        groups += [group[start : start + most] for start in range(0, len(group), most)]
+    return groups
 
 
 def run_group(
@@ -152,17 +153,22 @@ def run_group(
     block = StateBlock(spec, key or reduce(widest, (key_of(spec, step) for step in lengths)), rows)
     for row, step in enumerate(steps):
         block.write(row, _states(step), lengths[row])
-    feeds = {
-        tensor.name: _stack(tensor, [step.inputs[tensor.name] for step in steps], rows)
-        for tensor in spec.inputs
-        if tensor.name in steps[0].inputs
-    }
-    outputs = block.step(session, feeds)
-    answers = [
-        {
-            tensor.name: cut_row(tensor, outputs[tensor.name], row, rows, lengths[row])
-            for tensor in spec.outputs
+    own = lengths
+    if spec.chunk_lengths:
+        chunked = [chunks.chunk_of(spec, step.inputs) for step in steps]
+        outputs = block.step(session, chunks.feeds(spec, chunked, rows))
+        if len(steps) > 1:
+            chunks.check_outputs(spec, outputs, chunks.longest(chunked))
+            own = [{**one, **chunks.own_lengths(spec, each)} for one, each in zip(own, chunked, strict=True)]
+    else:
+        feeds = {
+            tensor.name: _stack(tensor, [step.inputs[tensor.name] for step in steps], rows)
+            for tensor in spec.inputs
+            if tensor.name in steps[0].inputs
         }
+        outputs = block.step(session, feeds)
+    answers = [
+        {tensor.name: cut_row(tensor, outputs[tensor.name], row, rows, own[row]) for tensor in spec.outputs}
         for row in range(len(steps))
     ]
     return answers, [block.take(row) for row in range(len(steps))]

@@ -190,6 +190,8 @@ class StateBlock:
         for state in self.spec.states:
             feeds[state.spec.input] = self._states[state.spec.name]
         for tensor in self.spec.inputs:
+            if tensor.name in feeds:
+                continue
             if tensor.spec.generated == "mask":
                 feeds[tensor.name] = self._masks[tensor.name]
             elif tensor.spec.generated == "lengths":
@@ -197,7 +199,7 @@ class StateBlock:
                 feeds[tensor.name] = counts.astype(datatypes.NUMPY[tensor.datatype])
             elif tensor.spec.generated == "positions":
                 feeds[tensor.name] = self._positions(tensor)
-            elif tensor.spec.value is not None and tensor.name not in feeds:
+            elif tensor.spec.value is not None:
                 feeds[tensor.name] = constant(tensor, self.rows, self._size)
         outputs = dict(zip(session.output_names, session.run(feeds), strict=True))
         for state in self.spec.states:
@@ -281,7 +283,7 @@ class StateBlock:
     def _update_masks(self) -> None:
         """Recompute the masks of all rows from their lengths."""
         for tensor in self.spec.inputs:
-            if tensor.spec.generated == "mask":
+            if tensor.name in self._masks:
                 mask, real = self._masks[tensor.name][:, : self._size[tensor.spec.of]], tensor.spec.real
                 counts = self._lengths[tensor.spec.of]
                 mask[:] = (np.arange(mask.shape[1]) < counts[:, None]) == bool(real)
@@ -308,7 +310,7 @@ def _masks(spec: ModelSpec, rows: int, size: Mapping[str, int]) -> Arrays:
     """The generated masks of vacant rows, each of which has one real element."""
     masks = {}
     for tensor in spec.inputs:
-        if tensor.spec.generated == "mask":
+        if tensor.spec.generated == "mask" and tensor.spec.of in size:
             shape, real = (rows, size[tensor.spec.of] + tensor.spec.new), bool(tensor.spec.real)
             masks[tensor.name] = np.full(shape, not real, datatypes.NUMPY[tensor.datatype])
             masks[tensor.name][:, :1] = real
