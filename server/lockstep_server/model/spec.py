@@ -108,7 +108,7 @@ class ModelSpec:
     def output(self, name: str) -> ModelTensor | None:
         return next((tensor for tensor in self.outputs if tensor.name == name), None)
 
-    @property
+    @cached_property
     def chunk_lengths(self) -> tuple[str, ...]:
         """The named lengths along which a step takes a chunk of elements: of inputs, and of no state."""
         named = {name for tensor in self.inputs for name in tensor.spec.lengths.values()}
