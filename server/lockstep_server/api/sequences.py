@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_proto.v1 import sequences_pb2_grpc
 
 from ..errors import ServingError
-from ..frontend.loop_watch import Turns
+from ..frontend.loop_watch import Turns, in_turns
 from . import generate, texts, token_spans, wire
 from .follow import Follow
 from .generate_stream import TokenStream
@@ -48,32 +49,27 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
         served = self._registry.resolve(request.model, request.version, "Classify")
         answered = await self._infer_texts(served, "Classify", request, context, texts.classify_outputs)
-        turns, results = Turns(), []
-        for _, event in answered:
-            results.append(texts.classification(served.spec, request, event))
-            await turns.end()
+        results = await in_turns(texts.classification(served.spec, request, event) for _, event in answered)
         return pb.ClassifyReply(results=results, **texts.model_fields(served.spec))
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> bytes:
         served = self._registry.resolve(request.model, request.version, "Encode")
         answered = await self._infer_texts(served, "Encode", request, context, texts.encode_outputs)
         fields: Any = texts.model_fields(served.spec)
-        turns = Turns()
-        parts: list[wire.Part] = [pb.EncodeReply(**fields).SerializeToString()]
-        for text, event in answered:
-            parts += wire.delimited(_RESULTS, *texts.encoding(served.spec, request, event, text.tokens))
-            await turns.end()
-        return wire.join(parts)
+        results = await in_turns(
+            wire.delimited(_RESULTS, *texts.encoding(served.spec, request, event, text.tokens))
+            for text, event in answered
+        )
+        return wire.join([pb.EncodeReply(**fields).SerializeToString(), *itertools.chain(*results)])
 
     async def ClassifyTokens(
         self, request: pb.ClassifyTokensRequest, context: Context
     ) -> pb.ClassifyTokensReply:
         served = self._registry.resolve(request.model, request.version, "ClassifyTokens")
         answered = await self._infer_texts(served, "ClassifyTokens", request, context, token_spans.outputs)
-        turns, results = Turns(), []
-        for text, event in answered:
-            results.append(token_spans.classification(served.spec, request, event, text))
-            await turns.end()
+        results = await in_turns(
+            token_spans.classification(served.spec, request, event, text) for text, event in answered
+        )
         return pb.ClassifyTokensReply(results=results, **texts.model_fields(served.spec))
 
     async def ClassifyTokensMany(self, requests: Any, context: Context) -> None:
@@ -124,12 +120,11 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
     ) -> list[tuple[InferenceRequest, messages.Event]]:
         """Send one request per text. Returns requests and events in order; the first error ends the call."""
         text_requests = texts.TextRequests(served, method, request, context, outputs_of)
-        turns, inferences = Turns(), []
-        for index in range(len(text_requests)):
-            inferences.append(text_requests.inference(index))
-            await turns.end()
-        if len(inferences) == 1:
-            return [(inferences[0], await self._requests.infer(inferences[0]))]
+        if len(text_requests) == 1:
+            inference = text_requests.inference(0)
+            return [(inference, await self._requests.infer(inference))]
+        inferences = await in_turns(map(text_requests.inference, range(len(text_requests))))
+        turns = Turns()
         tasks: list[asyncio.Task[messages.Event]] = []
         try:
             for inference in inferences:

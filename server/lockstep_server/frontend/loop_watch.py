@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,16 @@ class Turns:
         if self._clock() - self._begun >= _TURN_S:
             await asyncio.sleep(0)
             self._begun = self._clock()
+
+
+async def in_turns(made: Iterable[T]) -> list[T]:
+    """What an iterator makes, part by part; the event loop does other work in between if that takes long."""
+    found: list[T] = []
+    turns = Turns()
+    for one in made:
+        found.append(one)
+        await turns.end()
+    return found
 
 
 class LoopWatch:
