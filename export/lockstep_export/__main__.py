@@ -1,5 +1,5 @@
 """The command line: `lockstep-export zoo list | train NAME | export NAME | check NAME | all`,
-`study NAME` and `variant FOLDER`.
+`study NAME`, `adopt PATH` and `variant FOLDER`.
 
 The commands of `zoo` also exist at the top level: `lockstep-export train NAME` is
 `lockstep-export zoo train NAME`.
@@ -20,6 +20,7 @@ except ModuleNotFoundError:  # installed with the server only
         " Lockstep"
     )
 
+from lockstep_export.adopt.command import command as adopt
 from lockstep_export.errors import ExportError
 from lockstep_export.precision import KINDS
 from lockstep_export.variants import make_variant
@@ -103,6 +104,9 @@ def everything(
     """Trains, exports, checks and measures every model, and writes the accuracy table and the model cards."""
     record = build_all(_pipeline(out, work, quick), data, only or (), jobs)
     typer.echo(table(list(record.scores.values())))
+
+
+app.command("adopt")(adopt)
 
 
 @app.command("variant")
