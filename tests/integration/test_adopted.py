@@ -1,0 +1,130 @@
+"""Stock exports of optimum, adopted by one command each, answer what PyTorch answers.
+
+`tests/stock` has the graphs and what `model.generate` and the models answered.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from integration.harness import Served, serve
+from patience import PATIENCE_S
+
+from lockstep_export.adopt import adopt, adoption
+from lockstep_proto.v1 import sequences_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STOCK = Path(__file__).parents[1] / "stock"
+DECODERS = ("gpt2", "llama", "bloom")
+ENCODERS = ("bert-classifier", "bert-tagger", "sentence-encoder")
+STREAMS = 16
+END = 2
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adoption, "self_test", lambda *_: [])  # the server makes it when it loads
+        for name in (*DECODERS, *ENCODERS):
+            adopt(STOCK / name, root / name)
+    with serve(root, engine="process") as started:
+        yield started
+
+
+def expected(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((STOCK / name / "expected.json").read_text())
+    return found
+
+
+def generate(server: Served, name: str, item: dict[str, Any], count: int | None = None) -> pb.GenerateReply:
+    """The whole reply to one prompt."""
+    whole = pb.GenerateReply()
+    request = pb.GenerateRequest(
+        model=name, ids=pb.Ids(ids=item["prompt"]), temperature=0, max_tokens=count or item["max"]
+    )
+    for reply in server.sequences.Generate(request, timeout=PATIENCE_S):
+        whole.MergeFrom(reply)
+    return whole
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_the_self_test_finds_nothing_to_report(server: Served, name: str) -> None:
+    served = server.app.registry.get(name, 1)
+    assert served is not None
+    assert (served.spec.notice, served.spec.batched, served.spec.padded) == ("", True, True)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_each_prompt_alone_continues_as_in_pytorch_up_to_the_end_of_the_cache(
+    server: Served, name: str
+) -> None:
+    for item in expected(name):
+        reply, ends = generate(server, name, item), item["tokens"][-1] == END
+        assert list(reply.tokens) == [token for token in item["tokens"] if token != END], item["prompt"]
+        assert reply.reason == (pb.STOP_REASON_END if ends else pb.STOP_REASON_LENGTH)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_prompts_among_streams_that_come_and_go_continue_as_in_pytorch(server: Served, name: str) -> None:
+    """Every third stream is ended early by its limit, and every fifth by its caller."""
+    rng = random.Random(7)
+    items = expected(name) * 3
+    rng.shuffle(items)
+
+    def one(numbered: tuple[int, dict[str, Any]]) -> int:
+        number, item = numbered
+        count = rng.randrange(1, item["max"] + 1) if number % 3 == 0 else item["max"]
+        if number % 5 == 0:
+            request = pb.GenerateRequest(model=name, ids=pb.Ids(ids=item["prompt"]), temperature=0)
+            stream = server.sequences.Generate(request, timeout=PATIENCE_S)
+            assert set(next(stream).tokens[:1]) <= set(item["tokens"][:1])
+            stream.cancel()
+            return 0
+        reply = generate(server, name, item, count)
+        assert list(reply.tokens) == [token for token in item["tokens"][:count] if token != END]
+        return int(reply.timings.batch_rows)
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        rows = list(pool.map(one, enumerate(items)))
+    assert max(rows) > 1
+
+
+def test_a_classifier_gives_the_probabilities_of_pytorch(server: Served) -> None:
+    items = expected("bert-classifier")
+    request = pb.ClassifyRequest(model="bert-classifier", texts=[item["text"] for item in items])
+    reply = server.sequences.Classify(request, timeout=PATIENCE_S)
+    labels = ["negative", "neutral", "positive"]
+    for item, result in zip(items, reply.results, strict=True):
+        found = {label.name: label.probability for label in result.labels}
+        assert [found[label] for label in labels] == pytest.approx(item["probabilities"], abs=1e-5)
+
+
+def test_a_tagger_gives_each_token_the_label_of_pytorch(server: Served) -> None:
+    items = expected("bert-tagger")
+    texts = [item["text"] for item in items]
+    request = pb.ClassifyTokensRequest(model="bert-tagger", texts=texts, aggregation=pb.AGGREGATION_NONE)
+    reply = server.sequences.ClassifyTokens(request, timeout=PATIENCE_S)
+    labels = ["O", "B-PER", "I-PER"]
+    for item, result in zip(items, reply.results, strict=True):
+        own = item["probabilities"][1:-1]  # without the ids around the text
+        best = {start: labels[int(np.argmax(row))] for start, row in enumerate(own)}
+        assert result.spans
+        for span in result.spans:
+            assert span.labels[0].name == best[span.start], (item["text"], span)
+
+
+def test_a_sentence_encoder_gives_the_vectors_of_pytorch(server: Served) -> None:
+    items = expected("sentence-encoder")
+    request = pb.EncodeRequest(model="sentence-encoder", texts=[item["text"] for item in items])
+    reply = server.sequences.Encode(request, timeout=PATIENCE_S)
+    for item, result in zip(items, reply.results, strict=True):
+        assert list(result.vector) == pytest.approx(item["vector"], abs=1e-5)
