@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from . import client_scenarios, lengths, load_scenarios, processes, step_scenarios
 from .feature_costs import metrics, verification
 from .overload import overload
+from .policies import policies
 from .result import Result
 from .security_costs import security
 
@@ -121,6 +122,7 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "metrics": metrics,
     "verification": verification,
     "overload": overload,
+    "policies": policies,
     "security": security,
     **step_scenarios.SCENARIOS,
     **client_scenarios.SCENARIOS,

@@ -34,6 +34,10 @@ _WORTH = 0.02
 _CAUTION = 1.1
 """Runs that must end by a deadline are expected to take so many times their estimate."""
 
+AGE_WEIGHT = 0.2
+"""What has just arrived counts for so much less than the oldest when the gain of a run is computed. Otherwise
+parts of unusual lengths are passed over until they are the most urgent ones (`make bench ONLY=policies`)."""
+
 WINDOW = 128
 """The number of parts considered for a run: the most urgent ones."""
 
@@ -143,13 +147,15 @@ def _fastest_range(
     """The range [start, end) of `candidates`, sorted by size, that gains most from one common run.
 
     Of all ranges that include `urgent`, fit the limits and end before any of their calls does, it has the
-    smallest ratio of the run's time to the time of its parts run one by one, unless a run of half the time is
-    nearly as good. The ratio of `urgent` by itself is 1, and that is always allowed.
+    smallest ratio of the run's time to the time of its parts run one by one, of which younger ones count less,
+    unless a run of half the time is nearly as good. The ratio of `urgent` by itself is 1, and that is always
+    allowed.
 
     Cell [i, j] of the arrays is the range from `urgent - i` to `urgent + j`, both included.
     """
     before, after = candidates[urgent::-1], candidates[urgent + 1 :]
     unbatched_s = costs.estimates(_column(candidates, "rows"), _column(candidates, "size"))
+    unbatched_s *= _claims(candidates, now)
     rows = _range_sums(_column(before, "rows"), _column(after, "rows"))
     sizes = _range_sizes(before, after)
     batched_s = costs.estimates(rows, sizes)
@@ -168,6 +174,14 @@ def _fastest_range(
         best = shortest
     i, j = divmod(best, ratio.shape[1])
     return urgent - i, urgent + j + 1
+
+
+def _claims(parts: Sequence[RequestPart], now: float) -> Array:
+    """How much each part counts: the oldest 1, others less by their age."""
+    ages = np.maximum(now - _column(parts, "accepted"), 0.0)
+    youth = 1 - ages / max(ages.max(), 1e-9)
+    claims: Array = 1 - AGE_WEIGHT * youth
+    return claims
 
 
 def _column(parts: Sequence[RequestPart], name: str) -> Array:

@@ -163,6 +163,15 @@ def test_the_element_limit_counts_the_padding_of_two_named_lengths() -> None:
     assert len(run.parts) == 1
 
 
+def test_of_two_equal_gains_the_older_is_taken() -> None:
+    urgent = part(15, start_tag=0, accepted=NOW - 1)
+    costs, limits = CostModel((1.0, 0, 0, 0, 0)), RunLimits(2, 4096)
+    for old, young in ((14, 16), (16, 14)):
+        older = part(old, start_tag=1, accepted=NOW - 1)
+        younger = part(young, start_tag=2, accepted=NOW)
+        assert set(plan([urgent, younger, older], NOW, costs, limits).parts) == {urgent, older}
+
+
 def test_the_most_urgent_part_runs_if_the_queue_exceeds_the_window() -> None:
     waiting = [part(1 + i % 60, start_tag=i, accepted=NOW) for i in range(3 * WINDOW)]
     assert waiting[0] in chosen(waiting[::-1])
