@@ -147,8 +147,8 @@ def _fastest_range(
     """The range [start, end) of `candidates`, sorted by size, that gains most from one common run.
 
     Of all ranges that include `urgent`, fit the limits and end before any of their calls does, it has the
-    smallest ratio of the run's time to the time of its parts run one by one (younger ones count less), unless a
-    run of half the time is nearly as good. The ratio of `urgent` by itself is 1, and that is always allowed.
+    smallest ratio of the run's time to the time of its parts run one by one (younger ones count less), unless
+    a run of half the time is nearly as good. The ratio of `urgent` by itself is 1, which is always allowed.
 
     Cell [i, j] of the arrays is the range from `urgent - i` to `urgent + j`, both included.
     """
