@@ -75,6 +75,12 @@ class Generate(_Struct, tag="generate", kw_only=True):
     seed: int = 0
     stop: tuple[str, ...] = ()
     log_probabilities: bool = False
+    repetition_penalty: float = 1.0  # divides positive scores of ids that were read or generated; 1: off
+    presence_penalty: float = 0.0  # subtracted from the scores of ids that were generated
+    no_repeat: int = 0  # no sequence of as many ids occurs twice; 0: off
+    min_tokens: int = 0  # no end id before as many tokens
+    logit_bias: tuple[tuple[int, float], ...] = ()  # ids, and what is added to their scores
+    forbidden: tuple[int, ...] = ()  # ids that are not generated
     attention: bool = False  # return each token's attention row and text
     max_slots: int = 0  # the most sequences of its caller; 0: no limit
 

@@ -100,7 +100,7 @@ def test_each_prompt_alone_and_all_together_continue_as_in_pytorch(
 def test_the_self_test_has_nothing_to_report(server: Served, model: str) -> None:
     served = server.app.registry.get(model, 1)
     assert served is not None
-    assert (served.spec.notice, served.spec.batched, served.spec.padded) == ("", True, True)
+    assert (served.spec.notice, served.spec.batched, served.spec.unpadded) == ("", True, ())
 
 
 @pytest.mark.parametrize("model", ["stock", "no-prefill", "merged"])

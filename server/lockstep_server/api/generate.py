@@ -141,6 +141,9 @@ def _common(spec: ModelSpec, request: Any, field: str) -> dict[str, Any]:
         "caller": current.get().name,
         "max_slots": current.get().slots or 0,
         "max_tokens": _max_tokens(spec, request),
+        "repetition_penalty": spec.manifest.generation.repetition_penalty,
+        "no_repeat": spec.manifest.generation.no_repeat,
+        "min_tokens": spec.manifest.generation.min_tokens,
     }
 
 
@@ -165,13 +168,12 @@ def _inference_request(
 def _ids(spec: ModelSpec, request: Any, field: str) -> tuple[int, ...]:
     """The ids of the request; none if it has a text, which is tokenized later."""
     if request.WhichOneof(field) == "ids":
-        first = spec.prefill or spec
-        tensor = first.text_tensor
+        tensor = spec.reader.text_tensor
         assert tensor is not None
         texts.check_ids_count(request.ids.ids, "ids")
         tensors.check_ids(tensor, np.array([request.ids.ids], np.int64), "ids")
         return tuple(request.ids.ids)
-    if spec.manifest.text is None:
+    if not spec.manifest.reads_text:
         raise bad_input("text", f"model {spec.model!r} has no tokenizer; send ids")
     texts.check_text(request.text, "text")
     if field == "source" and not request.text.strip():

@@ -119,10 +119,10 @@ class TextRequests:
         timeout_s, name = self._request.queue_timeout_seconds, self.served.spec.name
         if not (math.isfinite(timeout_s) and timeout_s >= 0):
             raise bad_input("queue_timeout_seconds", f"{timeout_s:g} is out of range; send 0 or more")
-        if self._request.texts and self.served.spec.manifest.text is None:
+        if self._request.texts and not self.served.spec.manifest.reads_text:
             raise bad_input("texts", f"model {name!r} has no tokenizer; send ids")
         takes_ids = self._tensor is not None and (
-            self._tensor.datatype in datatypes.INTEGERS or self.served.spec.manifest.text is not None
+            self._tensor.datatype in datatypes.INTEGERS or self.served.spec.manifest.reads_text
         )
         if self._request.ids and not takes_ids:
             raise bad_input("ids", f"model {name!r} has no input of token ids; call ModelInfer")

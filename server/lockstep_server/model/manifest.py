@@ -15,12 +15,12 @@ from . import lengths
 
 @dataclass(frozen=True)
 class TextSection:
-    """`[text]`: the tokenizers of the model. Paths are relative to the manifest."""
+    """`[text]`: the tokenizers, and the ids around a text. Paths are relative to the manifest."""
 
-    source: str = ""  # tokenizer of the input
+    source: str = ""  # tokenizer of the input; empty: requests send ids
     target: str = ""  # tokenizer of the generated text; empty: `source`
-    begin: int | None = None  # id that generation starts from
-    end: int | None = None  # id that ends a generated sequence
+    begin: tuple[int, ...] = ()  # ids that generation starts from
+    end: tuple[int, ...] = ()  # ids of which each ends a generated sequence
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ class TensorSection:
     overlap: int | None = None  # of a step's window of samples: how many of the window before it has too
     value: float | None = None  # of every element of a constant input: filled in by the server
     sizes: Mapping[int, int] = field(default_factory=dict)  # axis -> size, of axes that the graph leaves open
+    encoder: str = ""  # of an input of the prefill graph: the output of the encoder graph that it takes
 
     @property
     def filled(self) -> bool:
         """Whether the server fills the input in unless the caller sends it."""
-        return bool(self.generated) or self.value is not None
+        return bool(self.generated) or self.value is not None or bool(self.encoder)
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,37 @@ class InstancesSection:
 
 
 @dataclass(frozen=True)
+class GenerationSection:
+    """`[generation]`: rules of the choice of tokens, and defaults of requests."""
+
+    forced_first: int | None = None  # the first token of each text
+    forced_last: int | None = None  # the last token that a request's limit allows
+    forbidden: tuple[int, ...] = ()  # ids that are never generated
+    forbidden_first: tuple[int, ...] = ()  # ids that are not the first token of a text
+    min_tokens: int = 0  # no end id before as many tokens
+    repetition_penalty: float = 1.0
+    no_repeat: int = 0  # no sequence of as many ids occurs twice; 0: off
+
+    @property
+    def rules(self) -> bool:
+        """Whether the scores of every text are changed."""
+        forced = (self.forced_first, self.forced_last) != (None, None)
+        return forced or bool(self.forbidden or self.forbidden_first)
+
+
+@dataclass(frozen=True)
+class EncoderSection:
+    """`[encoder]`: the graph that reads the source before the prefill graph, which takes its outputs."""
+
+    graph: str
+    inputs: Mapping[str, TensorSection] = field(default_factory=dict)
+    outputs: Mapping[str, TensorSection] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PrefillSection:
-    """`[prefill]`: the graph that reads a whole prompt or source in one run."""
+    """`[prefill]`: the graph that reads a whole prompt or source in one run; after an encoder graph, it reads
+    the ids that generation starts from."""
 
     graph: str
     inputs: Mapping[str, TensorSection] = field(default_factory=dict)
@@ -100,7 +130,7 @@ class StateSection:
     name: str
     input: str
     output: str = ""  # the step graph's output with the next value; empty: unchanged
-    prefill: str = ""  # the prefill graph's output with the first value
+    prefill: str = ""  # the output of the prefill graph, or of the encoder graph, with the first value
     initial: float = 0.0  # the first value without `prefill`
     batch_axis: int = 0
     lengths: Mapping[int, str] = field(default_factory=dict)  # axis -> named length
@@ -138,6 +168,8 @@ class Manifest:
     roles: RolesSection = RolesSection()
     batching: BatchingSection = BatchingSection()
     instances: InstancesSection = InstancesSection()
+    generation: GenerationSection = GenerationSection()
+    encoder: EncoderSection | None = None
     prefill: PrefillSection | None = None
     stepwise: StepwiseSection | None = None
     from_file: bool = False  # False: there is no model.toml
@@ -158,3 +190,20 @@ class Manifest:
         if name not in self.computed:
             return {name}
         return set().union(*map(self.sources, lengths.parse(self.computed[name]).names))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model has a tokenizer."""
+        return self.text is not None and bool(self.text.source)
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        return self.text.begin if self.text is not None else ()
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        return self.text.end if self.text is not None else ()
+
+    @property
+    def generates(self) -> bool:
+        return self.task in ("generate", "translate")

@@ -85,6 +85,7 @@ class ModelSpec:
     outputs: tuple[ModelTensor, ...]
     batched: bool = False  # requests may share a run: the self-test passed
     padded: bool = True  # also requests of different lengths
+    unpadded: tuple[str, ...] = ()  # lengths of states that are never padded: equal ones share a step
     deterministic: bool = False  # batched and unbatched answers are bit-identical
     notice: str = ""  # a warning for callers
     platform: str = "onnxruntime_onnx"
@@ -97,6 +98,8 @@ class ModelSpec:
     padding_invariant: bool = False  # answers are bit-identical for every padding of the states
     chunks_padded: bool = False  # steps with chunks of different lengths may share a run
     prefill: ModelSpec | None = None
+    encoder: ModelSpec | None = None  # of a prefill graph: the graph that it takes outputs of
+    fetched: tuple[str, ...] = ()  # the outputs to compute in a step; empty: all
 
     def input(self, name: str) -> ModelTensor | None:
         return next((tensor for tensor in self.inputs if tensor.name == name), None)
@@ -114,6 +117,12 @@ class ModelSpec:
         named = {name for tensor in self.inputs for name in tensor.spec.lengths.values()}
         of_states = {name for state in self.states for name in state.spec.lengths.values()}
         return tuple(name for name in self.manifest.lengths if name in named - of_states)
+
+    @property
+    def reader(self) -> ModelSpec:
+        """The graph that reads the ids of a prompt or source: encoder, prefill or step graph."""
+        first = self.prefill or self
+        return first.encoder or first
 
     @property
     def is_stepwise(self) -> bool:
@@ -251,7 +260,7 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
     if name and spec.input(name) is None:
         inputs = ", ".join(tensor.name for tensor in spec.inputs)
         raise LoadError(f"{file}: roles.input: the graph has no input {name!r}; available: {inputs}")
-    if spec.manifest.text and not spec.text_input:
+    if spec.manifest.reads_text and not spec.text_input:
         raise LoadError(f"{file}: roles.input: missing; name the input that takes the token ids")
     roles.check_outputs(spec, file)
     roles.check_text_input(spec, file)

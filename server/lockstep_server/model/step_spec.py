@@ -1,9 +1,9 @@
 """The spec of a step-wise model.
 
-step graph + prefill graph (optional) + `Manifest` → `make_step_spec` → `ModelSpec`
+step graph + prefill graph and encoder graph (optional) + `Manifest` → `make_step_spec` → `ModelSpec`
 
 The graph's state tensors are in `states`; `inputs` and `outputs` hold the other tensors of a step, and
-`prefill` the spec of the prefill graph.
+`prefill` the spec of the prefill graph, whose `encoder` is that of the encoder graph.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import LoadError
+from . import encoders
 from .datatypes import EXACT_INTEGERS, from_onnx, holds
 from .manifest import TensorSection
 from .numbers import check_generated_lengths
@@ -40,15 +41,20 @@ def make_step_spec(
     prefill: GraphSignature | None,
     manifest: Manifest,
     file: str,
+    encoder: GraphSignature | None = None,
 ) -> ModelSpec:
-    """Join the graphs with the manifest's `[stepwise]` and `[prefill]`. `file` is its path for errors.
+    """Join the graphs with the manifest's `[stepwise]`, `[prefill]` and `[encoder]`. `file` is its path for
+    errors.
 
     Raises:
         LoadError: the manifest does not match the graphs: a tensor is missing, or its type or axes differ.
     """
     stepwise = manifest.stepwise
     assert stepwise is not None
-    prefill_spec = _prefill_spec(name, version, prefill, manifest, stepwise.state, file) if prefill else None
+    prefill_spec = None
+    if prefill is not None:
+        encoder_spec = encoders.encoder_spec(name, version, encoder, manifest, file) if encoder else None
+        prefill_spec = _prefill_spec(name, version, prefill, manifest, encoder_spec, file)
     states = _states(graph, stepwise, prefill_spec, file)
     spec = ModelSpec(
         name,
@@ -64,7 +70,14 @@ def make_step_spec(
     spec = _with_tensors(spec, graph, stepwise, file)
     spec = _with_one_token(spec, file)
     _check_roles(spec, file)
-    return spec
+    return replace(spec, unpadded=_uncounted(spec))
+
+
+def _uncounted(spec: ModelSpec) -> tuple[str, ...]:
+    """The lengths of caches that no input of a step counts: the graph would take padding for elements."""
+    counted = {tensor.spec.of for tensor in spec.inputs if tensor.spec.generated in ("mask", "lengths")}
+    growing = {state.dynamic_axis[1] for state in spec.states if state.dynamic_axis and state.spec.grows}
+    return tuple(sorted(growing - counted))
 
 
 def _with_tensors(spec: ModelSpec, graph: GraphSignature, stepwise: StepwiseSection, file: str) -> ModelSpec:
@@ -72,7 +85,8 @@ def _with_tensors(spec: ModelSpec, graph: GraphSignature, stepwise: StepwiseSect
     state_inputs = {state.input for state in stepwise.state}
     state_outputs = {state.output for state in stepwise.state if state.output}
     graph_inputs = [tensor for tensor in graph.inputs if tensor.name not in state_inputs]
-    graph_outputs = [tensor for tensor in graph.outputs if tensor.name not in state_outputs]
+    ignored = _prefill_only(spec.manifest, stepwise)
+    graph_outputs = [one for one in graph.outputs if one.name not in state_outputs | ignored]
     check_names(stepwise.inputs, graph_inputs, f"{file}: stepwise.inputs")
     check_names(stepwise.outputs, graph_outputs, f"{file}: stepwise.outputs")
     inputs = tuple(bind_tensor(t, stepwise.inputs, f"{file}: stepwise.inputs") for t in graph_inputs)
@@ -99,7 +113,17 @@ def _with_tensors(spec: ModelSpec, graph: GraphSignature, stepwise: StepwiseSect
                     f" available: {', '.join(sorted(state_lengths)) or 'none'}"
                 )
     check_generated_lengths(inputs, spec.manifest, f"{file}: stepwise.inputs")
-    return replace(spec, inputs=inputs, outputs=outputs)
+    fetched = tuple(one.name for one in graph.outputs if one.name not in ignored) if ignored else ()
+    return replace(spec, inputs=inputs, outputs=outputs, fetched=fetched)
+
+
+def _prefill_only(manifest: Manifest, stepwise: StepwiseSection) -> set[str]:
+    """The outputs of a graph for prompts and steps that only its prompts have: they start states that a step
+    carries unchanged. A merged decoder returns its cross-attention caches empty in a step."""
+    if manifest.prefill is None or manifest.prefill.graph != stepwise.graph:
+        return set()
+    started = {state.prefill for state in stepwise.state if state.prefill and not state.output}
+    return started - stepwise.outputs.keys()
 
 
 def _with_one_token(spec: ModelSpec, file: str) -> ModelSpec:
@@ -109,7 +133,7 @@ def _with_one_token(spec: ModelSpec, file: str) -> ModelSpec:
         LoadError: the graph fixes such an axis to another size.
     """
     token, manifest = spec.text_tensor, spec.manifest
-    if token is None or not (manifest.text or manifest.task in ("generate", "translate")):
+    if token is None or not (manifest.text or manifest.generates):
         return spec
     batch_axis = token.spec.batch_axis
     shape = tuple(
@@ -164,13 +188,15 @@ def _prefill_spec(
     version: int,
     graph: GraphSignature,
     manifest: Manifest,
-    states: tuple[StateSection, ...],
+    encoder: ModelSpec | None,
     file: str,
 ) -> ModelSpec:
     """The spec of the prefill graph. If it takes states as a step does, it starts from their first values; an
     output that starts a state has the state's axes, unless the manifest says otherwise."""
-    section = manifest.prefill
+    section, stepwise = manifest.prefill, manifest.stepwise
     assert section is not None
+    assert stepwise is not None
+    states = stepwise.state
     first = {
         state.input: TensorSection(
             state.batch_axis, value=state.initial, sizes=dict.fromkeys(state.lengths, 0)
@@ -199,6 +225,8 @@ def _prefill_spec(
             f"{file}: prefill.inputs: exactly one input must take the token ids; set generated for the others"
         )
     check_generated_lengths(spec.inputs, manifest, f"{file}: prefill.inputs")
+    if encoder is not None:
+        return encoders.after_encoder(spec, encoder, states, file)
     check_text_input(spec, file)
     return spec
 
@@ -317,7 +345,7 @@ def check_roles_without_oneshot(spec: ModelSpec, file: str) -> None:
 
 def _check_roles(spec: ModelSpec, file: str) -> None:
     manifest, roles = spec.manifest, spec.manifest.roles
-    if manifest.task in ("generate", "translate"):
+    if manifest.generates:
         if spec.output(roles.scores) is None:
             names = ", ".join(tensor.name for tensor in spec.outputs)
             raise LoadError(
@@ -335,7 +363,7 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
             raise LoadError(
                 f"{file}: roles.attention: the step graph has no output {roles.attention!r}; correct the name"
             )
-    has_begin = manifest.text is not None and manifest.text.begin is not None
+    has_begin = bool(manifest.begin)
     prefill_scores = spec.prefill is not None and spec.prefill.output(roles.scores) is not None
     if manifest.task == "generate" and spec.prefill is not None and not (prefill_scores or has_begin):
         raise LoadError(
@@ -350,11 +378,7 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
 
 def _check_token(spec: ModelSpec, file: str) -> None:
     """The step graph's token input takes every id that may be generated."""
-    token, scores, text = (
-        spec.text_tensor,
-        spec.output(spec.manifest.roles.scores),
-        spec.manifest.text,
-    )
+    token, scores = spec.text_tensor, spec.output(spec.manifest.roles.scores)
     if token is None or scores is None:
         return
     place = f"{file}: stepwise.inputs.{token.name}"
@@ -366,11 +390,16 @@ def _check_token(spec: ModelSpec, file: str) -> None:
             " graph"
         )
     first, end = token.spec.range or (smallest, largest + 1)
-    if text is not None and text.begin is not None and not first <= text.begin < end:
-        raise LoadError(
-            f"{file}: text.begin: {text.begin} is no id of input {token.name!r}; use one from {first} to"
-            f" {end - 1}"
-        )
+    end = min(end, width) if isinstance(width, int) else end
+    generation = spec.manifest.generation
+    forced = {"forced_first": generation.forced_first, "forced_last": generation.forced_last}
+    ids = [("text.begin", begin) for begin in spec.manifest.begin]
+    ids += [(f"generation.{key}", forced_id) for key, forced_id in forced.items() if forced_id is not None]
+    for key, each in ids:
+        if not first <= each < end:
+            raise LoadError(
+                f"{file}: {key}: {each} is no id of input {token.name!r}; use one from {first} to {end - 1}"
+            )
 
 
 def _names(tensors: Mapping[str, GraphTensor]) -> str:

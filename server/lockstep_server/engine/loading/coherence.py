@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import LoadError
 from ...model import lengths
+from ...model.manifest import GenerationSection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,11 @@ class Coherence:
         self._check_formulas()
         self._check_tensors("inputs", manifest.inputs)
         self._check_tensors("outputs", manifest.outputs, inputs=False)
-        for prefix, graph in (("prefill.", manifest.prefill), ("stepwise.", manifest.stepwise)):
+        for prefix, graph in (
+            ("encoder.", manifest.encoder),
+            ("prefill.", manifest.prefill),
+            ("stepwise.", manifest.stepwise),
+        ):
             if graph is not None:
                 self._check_tensors(f"{prefix}inputs", graph.inputs)
                 self._check_tensors(f"{prefix}outputs", graph.outputs, inputs=False)
@@ -72,6 +77,8 @@ class Coherence:
             for axis in tensor.sizes:
                 if axis == tensor.batch_axis or axis in tensor.lengths:
                     raise self._error(f"{key}.sizes", f"axis {axis} varies by the manifest; use another axis")
+            if tensor.encoder:
+                self._check_encoder_input(prefix, key, tensor)
             if tensor.generated and not tensor.of:
                 raise self._error(f"{key}.of", "missing; name the length that the input is generated from")
             if tensor.of:
@@ -89,6 +96,16 @@ class Coherence:
                     raise self._error(
                         f"{key}.{option}", "only the output of roles.vector has it; remove this key"
                     )
+
+    def _check_encoder_input(self, prefix: str, key: str, tensor: TensorSection) -> None:
+        if prefix != "prefill.inputs" or self._manifest.encoder is None:
+            why = "only an input of the prefill graph takes an output of the encoder graph; remove this key"
+            if prefix == "prefill.inputs":
+                why = "there is no encoder graph; add [encoder] or remove this key"
+            raise self._error(f"{key}.encoder", why)
+        if tensor.generated or tensor.value is not None:
+            other = "generated" if tensor.generated else "value"
+            raise self._error(f"{key}.encoder", f"the input has {other} too; remove one of them")
 
     def _check_axes(
         self, key: str, batch_axis: int | None, named: Mapping[int, str], *, computed: bool = False
@@ -136,7 +153,17 @@ class Coherence:
             raise self._error("task", "token-classification has no step-wise form; remove [stepwise]")
         if manifest.task == "encode" and not manifest.roles.vector:
             raise self._error("roles.vector", "missing; name the output that holds the vector")
-        if manifest.task in ("generate", "translate") and manifest.stepwise is None:
+        if manifest.generates and manifest.stepwise is None:
             raise self._error("stepwise", f"missing; task {manifest.task} needs a step-wise form")
-        if manifest.text is not None and not manifest.text.source:
+        if manifest.generation != GenerationSection() and not manifest.generates:
+            raise self._error("generation", "only task generate or translate has it; remove this section")
+        if manifest.encoder is not None and not (manifest.generates and manifest.prefill is not None):
+            why = "only a model of task generate or translate with a prefill graph has one; remove [encoder]"
+            raise self._error("encoder", why)
+        if manifest.encoder is not None and not manifest.begin:
+            why = (
+                "missing; name the id that a decoder starts from, decoder_start_token_id of its configuration"
+            )
+            raise self._error("text.begin", why)
+        if manifest.text is not None and not manifest.text.source and not manifest.generates:
             raise self._error("text.source", 'missing; name the tokenizer: source = "tokenizer.json"')

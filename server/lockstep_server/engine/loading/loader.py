@@ -175,10 +175,15 @@ class Loader:
             prefill = self._open_session(
                 entry, entry.graph_file(manifest.prefill.graph, "prefill.graph"), manifest
             )
+        if prefill is not None and manifest.encoder is not None:
+            prefill.encoder = self._open_session(
+                entry, entry.graph_file(manifest.encoder.graph, "encoder.graph"), manifest
+            )
         name = entry.name + STEP_SUFFIX if oneshot else entry.name
         file = str(entry.manifest_path)
         graph = prefill.graph if prefill else None
-        spec = make_step_spec(name, entry.version, session.graph, graph, manifest, file)
+        encoder = prefill.encoder.graph if prefill and prefill.encoder else None
+        spec = make_step_spec(name, entry.version, session.graph, graph, manifest, file, encoder)
         if oneshot is None:
             check_roles_without_oneshot(spec, file)
         spec = replace(spec, provider=session.provider, versions=versions, model=entry.name)
@@ -220,7 +225,7 @@ class Loader:
             spec, leased(session), leased(prefill) if prefill else None, reference
         )
         self._watch.check_load()
-        if not selftest_result.batched and spec.manifest.task in ("generate", "translate"):
+        if not selftest_result.batched and spec.manifest.generates:
             tested = selftest_steps.apply_result(spec, selftest_result)
             opened = leased(session), leased(prefill) if prefill else None
             check_generation(tested, *opened, str(entry.manifest_path))
@@ -272,11 +277,10 @@ class Loader:
 
 def _input_vocabulary(entry: RepositoryEntry, spec: ModelSpec) -> Vocabulary | None:
     text = spec.manifest.text
-    if text is None:
+    if text is None or not text.source:
         return None
     vocabulary = _open_vocabulary(entry, text.source, "text.source")
-    spec = spec.prefill or spec
-    tokens = spec.text_tensor
+    tokens = spec.reader.text_tensor
     largest = datatypes.EXACT_INTEGERS.get(tokens.datatype, (0, -1))[1] if tokens else -1
     if tokens and vocabulary.largest_id > largest:
         raise LoadError(

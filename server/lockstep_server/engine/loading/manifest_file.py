@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ...errors import LoadError
 from ...model.manifest import (
     BatchingSection,
+    EncoderSection,
+    GenerationSection,
     InstancesSection,
     LengthSection,
     Manifest,
@@ -70,6 +72,8 @@ def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
         roles=top.table("roles", _roles) or RolesSection(),
         batching=top.table("batching", _batching) or BatchingSection(),
         instances=top.table("instances", _instances) or InstancesSection(),
+        generation=top.table("generation", _generation) or GenerationSection(),
+        encoder=top.table("encoder", _encoder),
         prefill=top.table("prefill", _prefill),
         stepwise=top.table("stepwise", _stepwise),
         from_file=True,
@@ -87,8 +91,8 @@ def _text(table: schema.TomlTable) -> TextSection:
     return TextSection(
         source=table.get("source", schema.relative_path, ""),
         target=table.get("target", schema.relative_path, ""),
-        begin=table.optional("begin", schema.index),
-        end=table.optional("end", schema.index),
+        begin=table.get("begin", schema.ids, ()),
+        end=table.get("end", schema.ids, ()),
     )
 
 
@@ -141,6 +145,7 @@ def _tensor(table: schema.TomlTable) -> TensorSection:
         overlap=table.optional("overlap", schema.index),
         value=table.optional("value", schema.number),
         sizes=table.get("sizes", schema.sizes, {}),
+        encoder=table.get("encoder", schema.string, ""),
     )
 
 
@@ -166,6 +171,27 @@ def _batching(table: schema.TomlTable) -> BatchingSection:
 def _instances(table: schema.TomlTable) -> InstancesSection:
     return InstancesSection(
         count=table.get("count", schema.count, None), threads=table.get("threads", schema.threads, 1)
+    )
+
+
+def _generation(table: schema.TomlTable) -> GenerationSection:
+    default = GenerationSection()
+    return GenerationSection(
+        forced_first=table.optional("forced_first", schema.index),
+        forced_last=table.optional("forced_last", schema.index),
+        forbidden=table.get("forbidden", schema.ids, ()),
+        forbidden_first=table.get("forbidden_first", schema.ids, ()),
+        min_tokens=table.get("min_tokens", schema.index, 0),
+        repetition_penalty=table.get("repetition_penalty", schema.positive, default.repetition_penalty),
+        no_repeat=table.get("no_repeat", schema.index, 0),
+    )
+
+
+def _encoder(table: schema.TomlTable) -> EncoderSection:
+    return EncoderSection(
+        graph=table.get("graph", schema.relative_path, "encoder.onnx"),
+        inputs=table.tables("inputs", _tensor),
+        outputs=table.tables("outputs", _tensor),
     )
 
 

@@ -63,8 +63,9 @@ class RepositoryEntry:
             _check_readable(path)
 
     def has_oneshot(self, manifest: Manifest) -> bool:
-        """Whether the version has a one-shot graph: a `model.onnx` that is not its step or prefill graph."""
-        others = {section.graph for section in (manifest.stepwise, manifest.prefill) if section is not None}
+        """Whether the version has a one-shot graph: a `model.onnx` that is none of its other graphs."""
+        sections = (manifest.stepwise, manifest.prefill, manifest.encoder)
+        others = {section.graph for section in sections if section is not None}
         return ONESHOT not in others and (self.folder / ONESHOT).exists()
 
     def graph_file(self, name: str = ONESHOT, key: str = "") -> Path:

@@ -152,6 +152,14 @@ def index(value: Any) -> int:
     return integer(value, 0)
 
 
+def ids(value: Any) -> tuple[int, ...]:
+    """An id, or a list of them."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ValueError("use an id, or a list of ids: [2, 7]")
+    return tuple(map(index, values))
+
+
 def threads(value: Any) -> int:
     """Threads of a session. ONNX Runtime starts them all, and ends the process if it cannot."""
     return integer(value, 1, _MAX_THREADS)

@@ -3,9 +3,10 @@
 random sequences → each stepped alone: states unpadded, states padded → all together → compare every step
 random prompts → each prefilled alone → all together → compare
 
-A model whose states must not be padded is stepped one sequence at a time with unpadded states; one whose
-prompts must not share a run prefills them one by one. Each has a notice. If the model has a one-shot or
-prefill graph too, the same ids go through that graph and through single steps, and the answers must agree.
+If padding a cache, or any state, changes the answer, only sequences of equal length share a step; a model
+whose answers then differ still is stepped one sequence at a time with unpadded states; one whose prompts must
+not share a run prefills them one by one. Each has a notice. If the model has a one-shot or prefill graph too,
+the same ids go through that graph and through single steps, and the answers must agree.
 """
 
 from __future__ import annotations
@@ -18,17 +19,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...model.spec import batchable
-from ..runtime.batching import compare, difference, is_rounding, tolerance
+from ..runtime.batching import compare, is_rounding
 from ..runtime.graph_errors import logged_fault
 from ..stepwise import client_steps, prefill
-from ..stepwise.sampler import next_scores
 from ..stepwise.sequence import ClientSequence, StepRequest
-from ..stepwise.slots import growing_lengths, initial_states, key_of, lengths_of
+from ..stepwise.slots import (
+    growing_lengths,
+    initial_states,
+    key_of,
+    lengths_of,
+    state_lengths,
+    without_padding,
+)
+from .compare_graphs import compare_graphs, prompt_limits, step_all
 from .drawing import Drawing, Kind
-from .selftest import run_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec
@@ -43,11 +50,11 @@ _LENGTHS = (6, 3, 9, 1, 7, 2, 8, 5, 4, 9, 6)
 _GROWING_LENGTHS = (20, 3, 35, 1, 7, 2, 8, 5, 4, 9, 6)
 """The same for a model with a cache, which outgrows two buckets."""
 
+_EQUAL_PROMPTS = 4
+"""Successive sequences with prompts of equal length."""
+
 _KINDS = {1: Kind.QUIET, 4: Kind.LOUD, 6: Kind.ZEROS, 8: Kind.ENDS}
 """The kinds of values of some of these sequences; the others have ordinary ones."""
-
-_COMPARED_LENGTHS = (1, 2, 5, 11)
-"""Lengths for which single steps are compared with the one-shot and the prefill graph."""
 
 _MOST_IDS = 1024
 """Ids of the longest prompt to try."""
@@ -58,7 +65,7 @@ class StepSelfTestResult:
     """The result of the self-test of a step-wise model."""
 
     batched: bool  # batched and unbatched answers are equal within the tolerance
-    padded: bool = True  # also if states are padded
+    unpadded: str = ""  # the lengths of states that must not be padded, separated by commas
     prefill_batched: bool = False  # the same for prompts, padded and batched
     deterministic: bool = False  # they are bit-identical
     padding_invariant: bool = False  # they stay so for every padding of the states
@@ -66,7 +73,7 @@ class StepSelfTestResult:
     chunk_reason: str = (
         ""  # why only chunks of equal length share a run; empty if others do, or there are none
     )
-    reason: str = ""  # why not batched; empty if batched
+    reason: str = ""  # why not batched, or only sequences of equal length; empty if neither
     prefill_reason: str = ""  # why prompts are not batched; empty if they are, or there is no prefill graph
     disagreement: str = ""  # difference to the one-shot or prefill graph; empty if there is none
 
@@ -84,10 +91,10 @@ def check(
         result = _StepSelfTest(spec, session, prefill_session, rng).result()
     except Exception as error:  # the graphs may fail on random input
         reason = f"the self-test could not run: {logged_fault(error)}"
-        result = StepSelfTestResult(batched=False, reason=reason)
+        result = StepSelfTestResult(batched=False, reason=reason, unpadded=",".join(spec.unpadded))
     try:
-        tested = replace(spec, batched=False, padded=result.padded)
-        disagreement = _compare_graphs(tested, session, prefill_session, oneshot, rng)
+        tested = replace(spec, batched=False, unpadded=_names(result.unpadded))
+        disagreement = compare_graphs(tested, session, prefill_session, oneshot, rng)
     except Exception as error:
         disagreement = f"the graphs could not be compared: {logged_fault(error)}"
     return replace(result, disagreement=disagreement)
@@ -106,7 +113,12 @@ def warm_up(
 
 def apply_result(spec: ModelSpec, result: StepSelfTestResult) -> ModelSpec:
     """The spec with the result of the self-test, and with a notice for callers if it failed."""
-    notices = [f"sequences are not batched: {result.reason}"] if result.reason else []
+    notices = []
+    if result.reason and result.batched:
+        lengths = result.unpadded.replace(",", " and ")
+        notices = [f"only sequences of equal {lengths} share a step: {result.reason}"]
+    elif result.reason:
+        notices = [f"sequences are not batched: {result.reason}"]
     notices += [f"prompts are not batched: {result.prefill_reason}"] if result.prefill_reason else []
     if result.chunk_reason:
         notices += [f"only chunks of equal length share a run: {result.chunk_reason}"]
@@ -114,13 +126,17 @@ def apply_result(spec: ModelSpec, result: StepSelfTestResult) -> ModelSpec:
     return replace(
         spec,
         batched=result.batched,
-        padded=result.padded,
+        unpadded=_names(result.unpadded),
         deterministic=result.deterministic,
         padding_invariant=result.padding_invariant,
         chunks_padded=result.chunks_padded,
         notice="; ".join(notices),
         prefill=replace(spec.prefill, batched=result.prefill_batched) if spec.prefill else None,
     )
+
+
+def _names(lengths: str) -> tuple[str, ...]:
+    return tuple(lengths.split(",")) if lengths else ()
 
 
 class _StepSelfTest:
@@ -135,9 +151,13 @@ class _StepSelfTest:
     ) -> None:
         self._session, self._prefill_session, self._rng = session, prefill_session, rng
         self._batched = replace(spec, batched=True)
-        self._alone = replace(spec, batched=False, padded=False)
+        self._alone = without_padding(spec)
         self._drawing = Drawing(spec, rng)
-        lengths = _GROWING_LENGTHS if growing_lengths(spec) else _LENGTHS
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draw the sequences: their prompts and the inputs of their steps."""
+        lengths = _GROWING_LENGTHS if growing_lengths(self._batched) else _LENGTHS
         self._starts = [self._start(length) for length in self._prompt_lengths(len(lengths))]
         self._drawing.settle(self._try_step)
         self._steps = [
@@ -151,9 +171,8 @@ class _StepSelfTest:
             prefill_batched=self._prefill_session is not None and not prefill_reason,
             prefill_reason=prefill_reason,
         )
-        answers = self._answers(self._batched)
-        if reason := self._padding_difference(answers):
-            return replace(result, padded=False, reason=reason)
+        answers, padding_reason = self._settle_padding()
+        result = replace(result, unpadded=",".join(self._batched.unpadded))
         if not batchable(self._batched):
             return replace(result, reason="not every output of a step has a batch_axis")
         reason, identical = self._compare_chunks(answers) if self._batched.chunk_lengths else ("", True)
@@ -164,7 +183,29 @@ class _StepSelfTest:
             return replace(result, reason=reason, chunk_reason="", chunks_padded=False)
         identical = identical and identical_prefill
         invariant = not identical or self._is_padding_invariant(answers)
-        return replace(result, batched=True, deterministic=identical, padding_invariant=invariant)
+        return replace(
+            result,
+            batched=True,
+            deterministic=identical,
+            padding_invariant=invariant,
+            reason=padding_reason,
+        )
+
+    def _settle_padding(self) -> tuple[list[list[Arrays]], str]:
+        """Find the lengths that must not be padded: none, those of caches, or all. Returns the answers of
+        each sequence stepped alone, and why some are not padded, if padding them was tried."""
+        answers, first = self._answers(self._batched), ""
+        caches = tuple(sorted(growing_lengths(self._batched)))
+        for unpadded in (caches, state_lengths(self._batched)):
+            reason = self._padding_difference(answers)
+            first = first or reason
+            if reason and unpadded != self._batched.unpadded:
+                self._batched = replace(self._batched, unpadded=unpadded)
+                self._draw()
+                answers = self._answers(self._batched)
+        if self._batched.unpadded and not first:
+            first = "no mask and no lengths among the inputs of a step count their elements"
+        return answers, first
 
     def run_as(self, spec: ModelSpec) -> None:
         """Run the same steps and prompts, batched as `spec` says, without comparing them."""
@@ -178,12 +219,14 @@ class _StepSelfTest:
     # --- sequences ----------------------------------------------------------------------------------
 
     def _prompt_lengths(self, count: int) -> Iterator[int]:
-        """Lengths of prompts: short ones, and one that is nearly as long as the model reads."""
+        """Lengths of prompts: short ones, and one that is nearly as long as the model reads. If lengths are
+        not padded, several are equal, so that these sequences share steps."""
+        equal = _EQUAL_PROMPTS if self._batched.unpadded else 1
         for index in range(count):
-            yield self._longest_prompt() - max(_GROWING_LENGTHS) if index == 2 else 3 + 5 * index
+            yield self._longest_prompt() - max(_GROWING_LENGTHS) if index == 2 else 3 + 5 * (index // equal)
 
     def _longest_prompt(self) -> int:
-        return min((*_prompt_limits(self._batched.prefill), _MOST_IDS))
+        return min((*prompt_limits(self._batched.prefill), _MOST_IDS))
 
     def _start(self, length: int) -> Arrays:
         """The initial states of a sequence, after a random prompt if there is a prefill graph."""
@@ -197,9 +240,9 @@ class _StepSelfTest:
     def _draw_prompt(self, length: int) -> prefill.Prompt:
         graph = self._batched.prefill
         assert graph is not None
-        tensor = graph.text_tensor
+        tensor = graph.reader.text_tensor
         assert tensor is not None
-        length = max(min((length, *_prompt_limits(graph))), 1)
+        length = max(min((length, *prompt_limits(graph))), 1)
         ids = self._rng.integers(*(tensor.spec.range or (0, 2)), size=length)
         return prefill.prompt_of(graph, ids.tolist())
 
@@ -330,7 +373,7 @@ class _StepSelfTest:
                 for values, expected in zip(steps, expected_steps, strict=True):
                     assert sequence.states is not None
                     key: Key = tuple(
-                        (name, min(size * times, spec.manifest.lengths[name].max))
+                        (name, _times(spec, name, size, times))
                         for name, size in key_of(spec, lengths_of(spec, sequence.states))
                     )
                     request = StepRequest(0, values, (), 0.0, None, sequence)
@@ -342,88 +385,5 @@ class _StepSelfTest:
         return True
 
 
-def _prompt_limits(graph: ModelSpec | None) -> list[int]:
-    """The longest prompt that the manifest allows, by each of its lengths."""
-    tensor = graph.text_tensor if graph else None
-    if graph is None or tensor is None:
-        return []
-    return [graph.manifest.lengths[name].max for name in tensor.spec.lengths.values()]
-
-
-def step_all(
-    spec: ModelSpec, session: OnnxSession, starts: Sequence[Arrays], inputs: Sequence[Sequence[Arrays]]
-) -> list[list[Arrays]]:
-    """The answers of each sequence at each of its steps, with all live sequences in one batch."""
-    sequences = [ClientSequence(i, 0.0, states=dict(start)) for i, start in enumerate(starts)]
-    answers: list[list[Arrays]] = [[] for _ in starts]
-    for step in range(max(map(len, inputs))):
-        requests = [
-            StepRequest(i, inputs[i][step], (), 0.0, None, sequences[i])
-            for i in range(len(inputs))
-            if step < len(inputs[i])
-        ]
-        for group in client_steps.group_steps(spec, requests, len(requests)):
-            outputs, states = client_steps.run_group(spec, session, group)
-            for request, output, state in zip(group, outputs, states, strict=True):
-                answers[request.key].append(output)
-                request.sequence.states = state
-    return answers
-
-
-# --- steps and whole sequences --------------------------------------------------------------------------
-
-
-def _compare_graphs(
-    spec: ModelSpec,
-    session: OnnxSession,
-    prefill_session: OnnxSession | None,
-    oneshot: tuple[ModelSpec, OnnxSession] | None,
-    rng: np.random.Generator,
-) -> str:
-    """How single steps differ from the one-shot or the prefill graph; empty if they do not."""
-    others = []
-    if oneshot is not None:
-        others.append(("the one-shot graph", *oneshot))
-    scores = spec.manifest.roles.scores
-    if prefill_session is not None and spec.prefill is not None and spec.prefill.output(scores):
-        others.append(("the prefill graph", spec.prefill, prefill_session))
-    for graph, other, other_session in others:
-        tensor = other.text_tensor
-        if tensor is None or len(tensor.shape) != 2 or not spec.text_input:
-            continue  # without ids, it is unknown how the input splits into steps
-        limits = [other.manifest.lengths[name].max for name in tensor.spec.lengths.values()]
-        lengths = sorted({min(n, *limits) for n in _COMPARED_LENGTHS}) if limits else _COMPARED_LENGTHS
-        for length in lengths:
-            ids = rng.integers(*(tensor.spec.range or (0, 2)), size=length).tolist()
-            last_step = _of_last_position(spec, _step_through(spec, session, ids))
-            whole = _of_last_position(other, run_ids(other, other_session, ids))
-            if found := _first_difference(last_step, whole, other):
-                return f"{graph} differs from {length} steps: {found}"
-    return ""
-
-
-def _of_last_position(spec: ModelSpec, outputs: Arrays) -> Arrays:
-    """These outputs of one row; of a model that generates, the scores of the last position."""
-    tensor = spec.output(spec.manifest.roles.scores)
-    if tensor is None or spec.manifest.task not in ("generate", "translate"):
-        return outputs
-    return {**outputs, tensor.name: next_scores(outputs[tensor.name], tensor.spec.batch_axis, 1)}
-
-
-def _step_through(spec: ModelSpec, session: OnnxSession, ids: Sequence[int]) -> Arrays:
-    """The outputs of the last of one step per id."""
-    tensor = spec.text_tensor
-    assert tensor is not None
-    dtype = np.int32 if tensor.datatype == "INT32" else np.int64
-    shape = [1] * max(len(tensor.shape), 1)
-    steps = [{tensor.name: np.full(shape, token, dtype)} for token in ids]
-    return step_all(spec, session, [initial_states(spec)], [steps])[0][-1]
-
-
-def _first_difference(steps: Mapping[str, Array], whole: Mapping[str, Array], spec: ModelSpec) -> str:
-    for name in steps.keys() & whole.keys():
-        if steps[name].shape == whole[name].shape:
-            apart, _ = difference(steps[name], whole[name])
-            if apart > tolerance(spec, whole[name]):
-                return f"output {name!r} by {apart:.2g}"
-    return ""
+def _times(spec: ModelSpec, name: str, size: int, times: int) -> int:
+    return size if name in spec.unpadded else min(size * times, spec.manifest.lengths[name].max)

@@ -90,6 +90,7 @@ class OnnxSession:
             tensor.onnx_type.endswith("(bfloat16)") for tensor in (*self.graph.inputs, *self.graph.outputs)
         )
         self.output_names = [tensor.name for tensor in self.graph.outputs]
+        self.encoder: OnnxSession | None = None  # of a prefill graph: the encoder graph that runs before it
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
         """Run the graph once. Returns the arrays of `outputs`, in their order (None: all outputs).
@@ -146,6 +147,8 @@ class LeasedSession(OnnxSession):
     ) -> None:
         self.__dict__.update(session.__dict__)  # the same open session
         self._device_scheduler, self._account = device_scheduler, account
+        if self.encoder is not None:
+            self.encoder = LeasedSession(self.encoder, device_scheduler, account)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
         with self._device_scheduler.lease(self._account, math.inf):

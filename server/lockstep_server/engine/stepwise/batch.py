@@ -16,6 +16,7 @@ from ...model import datatypes
 from . import sampler
 from .client_steps import cut_row, named_states
 from .sampler import RowColumns, TokenLog, next_scores
+from .score_rules import ScoreRules
 from .slots import StateBlock, bucket, key_of, lengths_of, widest
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ class StepBatch:
         self.block = StateBlock(spec, key, rows)
         self.row_of: dict[GenerationSequence, int] = {}
         self._vacant = list(range(rows))[::-1]
-        text = spec.manifest.text
-        self._end_token = -1 if text is None or text.end is None else text.end
+        self._ends = spec.manifest.end
         tensor = spec.text_tensor
         assert tensor is not None
         self._input, self._dtype = tensor.name, datatypes.NUMPY[tensor.datatype]
@@ -60,6 +60,7 @@ class StepBatch:
         self._oversized_steps = 0
         self._grows = any(state.spec.grows for state in spec.states)
         self._columns, self._log = RowColumns(rows), TokenLog(rows)
+        self._rules = ScoreRules(spec.manifest, rows)
         # prompt ids that still have to be stepped (no prefill graph), by row, in reverse order
         self._forced: dict[int, list[int]] = {}
         self._inspected: dict[int, GenerationSequence] = {}
@@ -93,6 +94,7 @@ class StepBatch:
         sequence.states = None
         self.row_of[sequence] = row
         self._columns.fill(row, sequence)
+        self._rules.fill(row, sequence)
         self._log.skip(row)
         if sequence.prompt:
             self._forced[row] = list(sequence.prompt[::-1])
@@ -121,6 +123,7 @@ class StepBatch:
         self._unreported.discard(sequence)
         self.block.clear(row)
         self._columns.clear(row)
+        self._rules.clear(row)
         self._vacant.append(row)
 
     def shrink(self) -> None:
@@ -144,6 +147,7 @@ class StepBatch:
         self.block = self.block.resized(rows, old_rows, key)
         self._columns = self._columns.resized(rows, old_rows)
         self._log = self._log.resized(rows, old_rows)
+        self._rules = self._rules.resized(rows, old_rows)
         moved = {old: new for new, old in enumerate(old_rows)}
         self._forced = {moved[row]: ids for row, ids in self._forced.items()}
         self._inspected = {moved[row]: sequence for row, sequence in self._inspected.items()}
@@ -192,11 +196,14 @@ class StepBatch:
         self.compute_s += compute_s
         self.rows_run += len(self.row_of)
         scores = next_scores(outputs[self._scores], self._scores_axis, self.rows)
-        tokens = self._columns.sample(scores, redraw=bool(self._forced))
+        ruled = self._rules.apply(scores, self._columns.generated) if self._rules else scores
+        tokens = self._columns.sample(ruled, redraw=bool(self._forced))
         self.without_token = self._find_without_token(tokens) if tokens.min() < 0 else []
         self._log.add(tokens)
         if self._forced:
             self._force()
+        if self._rules:
+            self._rules.add(tokens, self._forced)
         ended = self._ended(tokens)
         if self._inspected:
             stopped = self._inspect(scores, outputs, tokens, ended)
@@ -220,12 +227,12 @@ class StepBatch:
                 del self._forced[row]
 
     def _ended(self, tokens: Array) -> list[tuple[GenerationSequence, str]]:
-        done = self._columns.ended(self._end_token)
+        done = self._columns.ended(self._ends)
         if not done.any():
             return []
         rows = set(np.flatnonzero(done).tolist()) - self._forced.keys()
         return [
-            (sequence, "end" if tokens[row] == self._end_token else "length")
+            (sequence, "end" if tokens[row] in self._ends else "length")
             for sequence, row in self.row_of.items()
             if row in rows
         ]

@@ -11,7 +11,7 @@ from ..runtime.engine_threads import not_after
 from .batch import StepBatch
 from .client_steps import recheck
 from .sampler import NO_TOKEN
-from .slots import is_full, key_of, lengths_of
+from .slots import group_of, is_full, key_of, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,8 +63,9 @@ class StepBatches:
         """Add a sequence to a batch of its bucket that has room, or to a new batch."""
         assert sequence.states is not None
         key = key_of(self._spec, lengths_of(self._spec, sequence.states))
+        group = group_of(self._spec, key)
         for batch in self._batches:
-            if (batch.key == key or self._spec.padding_invariant) and len(batch) < self._batching.max_rows:
+            if group_of(self._spec, batch.key) == group and len(batch) < self._batching.max_rows:
                 break
         else:
             batch = StepBatch(self._spec, key)
@@ -175,7 +176,7 @@ class StepBatches:
         """Whether another batch can take all sequences of this one."""
         return any(
             other is not batch
-            and (other.key == batch.key or self._spec.padding_invariant)
+            and group_of(self._spec, other.key) == group_of(self._spec, batch.key)
             and len(other) + len(batch) <= self._batching.max_rows
             for other in self._batches
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +16,18 @@ from ..runtime.role_outputs import fault, has_role
 from ..runtime.verification import Recheck, shapes_of
 from . import chunks
 from .sequence import ClientSequence, StepRequest
-from .slots import StateBlock, bucket, growing_lengths, initial_states, is_full, key_of, lengths_of, widest
+from .slots import (
+    StateBlock,
+    bucket,
+    group_of,
+    growing_lengths,
+    initial_states,
+    is_full,
+    key_of,
+    lengths_of,
+    widest,
+    without_padding,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -127,7 +137,7 @@ def group_steps(spec: ModelSpec, steps: Iterable[StepRequest], max_rows: int) ->
         if sequence.states is None:
             sequence.states = initial_states(spec)
         shapes = chunks.group_key(spec, step.inputs)
-        key = () if spec.padding_invariant else key_of(spec, lengths_of(spec, sequence.states))
+        key = group_of(spec, key_of(spec, lengths_of(spec, sequence.states)))
         values = tuple((name, value_of(step.inputs[name])) for name in shared if name in step.inputs)
         by_key.setdefault((key, shapes, values), []).append(step)
     groups = []
@@ -193,7 +203,7 @@ def recheck(
         outputs, after = run_group(spec, session, steps)
         return [{**one, **named_states(state)} for one, state in zip(outputs, after, strict=True)]
 
-    alone = partial(run, replace(spec, batched=False, padded=False), 1)
+    alone = partial(run, without_padding(spec), 1)
     return Recheck(answer, alone, partial(run, spec, rows), shapes_of({**inputs, **named_states(states)}))
 
 

@@ -95,12 +95,13 @@ class StepEngine:
         self._closing = self._finishing = False
         self._ending = threading.Lock()
         self._starting: dict[messages.SequenceId, None] = {}  # sequences whose first step is in the inbox
+        encoder = prefill_session.encoder if prefill_session else None
         self._threads = EngineThreads(
             self._account.name,
             wait=self._wait,
             step=self._step,
             fail_requests=self._end_all,
-            sessions=[each for each in (session, prefill_session) if each is not None],
+            sessions=[each for each in (session, prefill_session, encoder) if each is not None],
             report_paused=self._report_paused,
         )
 
@@ -356,16 +357,17 @@ class StepEngine:
         sequence.prompt = ()
         assert self.spec.prefill is not None
         scores = first_scores(self.spec.prefill, output)
-        text = self.spec.manifest.text
-        reason = ""
+        begin, reason = self.spec.manifest.begin, ""
         if scores is not None:
             try:
-                reason = sample_first_token(sequence, scores, text.end if text else None)
+                reason = sample_first_token(sequence, scores, self.spec.manifest)
             except ServingError as error:
                 self._fail(sequence, error)
                 return
-        elif text is not None and text.begin is not None:
-            sequence.token = text.begin
+        elif len(begin) == 1:
+            sequence.token = begin[0]
+        else:
+            sequence.prompt = begin  # forced, one id a step
         if not reason and is_full(self.spec, lengths_of(self.spec, sequence.states)):
             reason = "length"  # the prompt fills the cache
         if reason:

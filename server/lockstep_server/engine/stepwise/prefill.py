@@ -12,14 +12,16 @@ from ... import messages
 from ...model.cost_model import moving_average
 from ...model.spec import measure_request, row_of_ids
 from ..runtime import padding
-from ..runtime.batching import RowMismatch
+from ..runtime.batching import RowMismatch, check_rows
 from ..runtime.verification import Recheck, shapes_of
 from . import sampler
+from .score_rules import ScoreRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ...model.datatypes import Arrays
+    from ...model.manifest import Manifest
     from ...model.spec import ModelSpec, RequestSize
     from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
@@ -32,11 +34,12 @@ _LEARNING_RATE = 0.1
 
 
 class Prompt(NamedTuple):
-    """The prompt of one sequence as inputs of the prefill graph."""
+    """The prompt of one sequence as inputs of the prefill graph, and its source as those of an encoder."""
 
     inputs: Arrays
     rows: int
     lengths: tuple[int, ...]
+    source: Arrays | None = None
 
     @property
     def size(self) -> int:
@@ -48,12 +51,18 @@ def measure_prompt(prefill: ModelSpec, ids: Sequence[int]) -> RequestSize:
     Raises:
         ServingError: BAD_INPUT, the prompt is longer than the model accepts.
     """
-    return measure_request(prefill, _inputs(prefill, ids))
+    return measure_request(prefill.reader, _inputs(prefill.reader, ids))
 
 
-def prompt_of(prefill: ModelSpec, ids: Sequence[int]) -> Prompt:
-    inputs = _inputs(prefill, ids)
-    return Prompt(inputs, 1, measure_request(prefill, inputs).lengths)
+def prompt_of(prefill: ModelSpec, ids: Sequence[int], begin: Sequence[int] = ()) -> Prompt:
+    """The prompt of one sequence. After an encoder graph, which reads `ids`, the prefill graph reads `begin`,
+    by default the manifest's."""
+    if prefill.encoder is None:
+        inputs = _inputs(prefill, ids)
+        return Prompt(inputs, 1, measure_request(prefill, inputs).lengths)
+    source, inputs = _inputs(prefill.encoder, ids), _inputs(prefill, begin or prefill.manifest.begin)
+    sizes = measure_request(prefill.encoder, source).lengths, measure_request(prefill, inputs).lengths
+    return Prompt(inputs, 1, tuple(map(max, *sizes)), source)
 
 
 def _inputs(prefill: ModelSpec, ids: Sequence[int]) -> Arrays:
@@ -71,10 +80,28 @@ def run(spec: ModelSpec, session: OnnxSession, prompts: Sequence[Prompt]) -> lis
     """
     lengths = tuple(max(column) for column in zip(*(prompt.lengths for prompt in prompts), strict=True))
     feeds = padding.stack(spec, prompts, len(prompts), lengths)
+    encoded = _encode(spec, session, prompts, lengths)
+    feeds.update((one.name, encoded[one.spec.encoder]) for one in spec.inputs if one.spec.encoder)
     outputs = dict(zip(session.output_names, session.run(feeds), strict=True))
+    outputs.update((one.name, encoded[one.name]) for one in spec.outputs if one.name not in outputs)
     if len(prompts) == 1 and not spec.batched:
         return [outputs]
     return padding.cut(replace(spec, batched=True), outputs, prompts, lengths)
+
+
+def _encode(
+    spec: ModelSpec, session: OnnxSession, prompts: Sequence[Prompt], lengths: tuple[int, ...]
+) -> Arrays:
+    """The outputs of the encoder graph for all sources, padded; empty without such a graph."""
+    if spec.encoder is None or session.encoder is None:
+        return {}
+    sources = [prompt._replace(inputs=prompt.source or {}) for prompt in prompts]
+    feeds = padding.stack(spec.encoder, sources, len(prompts), lengths)
+    outputs = dict(zip(session.encoder.output_names, session.encoder.run(feeds), strict=True))
+    for tensor in spec.encoder.outputs:
+        if tensor.spec.batch_axis is not None:
+            check_rows(tensor.name, outputs[tensor.name], tensor.spec.batch_axis, len(prompts))
+    return outputs
 
 
 class PrefillRunner:
@@ -155,7 +182,7 @@ class PrefillRunner:
                 output,
                 partial(run, alone, self._session, [prompt]),
                 partial(run, shared, self._session, [prompt] * len(prompts)),
-                shapes_of(prompt.inputs),
+                shapes_of(prompt.source or prompt.inputs),
             )
             for prompt, output in zip(prompts, outputs, strict=True)
         ]
@@ -170,7 +197,13 @@ def first_scores(spec: ModelSpec, output: Arrays) -> Array | None:
     return sampler.next_scores(output[tensor.name], tensor.spec.batch_axis, 1)
 
 
-def sample_first_token(sequence: GenerationSequence, scores: Array, end: int | None) -> str:
+def _ruled(sequence: GenerationSequence, scores: Array, manifest: Manifest) -> Array:
+    rules = ScoreRules(manifest, 1)
+    rules.fill(0, sequence)
+    return rules.apply(scores, np.zeros(1, np.int64)) if rules else scores
+
+
+def sample_first_token(sequence: GenerationSequence, scores: Array, manifest: Manifest) -> str:
     """Sample the token that follows a prompt, from the prefill's scores [1, tokens].
 
     Returns the reason if the sequence ends with it, else "".
@@ -182,13 +215,14 @@ def sample_first_token(sequence: GenerationSequence, scores: Array, end: int | N
     sampling = sampler.SamplingParameters.of(1)
     sampling.set(0, params.temperature, params.top_k, params.top_p)
     u = sampler.uniform(sampler.spread_one(params.seed), np.zeros(1, np.uint64))
-    tokens = sampler.sample(scores, u, sampling)
+    tokens = sampler.sample(_ruled(sequence, scores, manifest), u, sampling)
     token = sequence.token = int(tokens[0])
     if token < 0:
         raise sampler.NO_TOKEN
     sequence.generated = 1
+    sequence.chosen.append(token)
     sequence.pending.ids.append(token)
-    if token == end:
+    if token in manifest.end:
         return "end"
     if params.log_probabilities:
         sequence.pending.log_probabilities.append(float(sampler.log_probabilities(scores, tokens)[0]))

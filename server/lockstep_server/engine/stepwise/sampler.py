@@ -17,6 +17,8 @@ import numpy as np
 from ...errors import ErrorCode, ServingError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .sequence import GenerationSequence
 
     Array = np.ndarray[Any, Any]
@@ -262,11 +264,11 @@ class RowColumns:
         self._drawn += 1
         return self._draws[:, self._drawn - 1]
 
-    def ended(self, end_token: int) -> Array:
-        """Whether the latest token of each row is its last one, bool [rows]."""
+    def ended(self, ends: Iterable[int]) -> Array:
+        """Whether the latest token of each row is its last one: one of `ends`, or at its limit."""
         done: Array = self.generated >= self._limit
-        if end_token >= 0:
-            done |= (self.token == end_token) & self._used
+        for end in ends:
+            done |= (self.token == end) & self._used
         return done
 
 

@@ -41,6 +41,10 @@ class GenerationSequence(Sequence):
 
     params: messages.Generate = field(kw_only=True)  # the request, for its sampling parameters
     prompt: tuple[int, ...] = ()
+    context: tuple[
+        int, ...
+    ] = ()  # the ids that its text continues: the prompt, or the beginning of a translation
+    chosen: list[int] = field(default_factory=list)  # what it has generated, if rules of its scores need that
     limit: int = 0  # most tokens to generate
     credits: int = messages.STREAM_CREDITS
     paused_at: float = 0.0  # when its reader ran out of credit
@@ -117,6 +121,8 @@ def make_generation_sequence(spec: ModelSpec, request: messages.Generate) -> Gen
     """
     stepwise = spec.manifest.stepwise
     assert stepwise is not None
+    prompt = _prompt(spec, request.field, request.prompt)
+    reads_source = spec.manifest.task == "translate" or spec.reader.mode == "encoder"
     return GenerationSequence(
         request.key,
         request.accepted,
@@ -125,19 +131,20 @@ def make_generation_sequence(spec: ModelSpec, request: messages.Generate) -> Gen
         request.caller,
         max_slots=request.max_slots,
         params=request,
-        prompt=_prompt(spec, request.field, request.prompt),
+        prompt=prompt,
+        context=spec.manifest.begin if reads_source else prompt,
         limit=stepwise.max_tokens if request.max_tokens is None else request.max_tokens,
     )
 
 
 def _prompt(spec: ModelSpec, field: str, ids: tuple[int, ...]) -> tuple[int, ...]:
-    text = spec.manifest.text
-    if not ids and spec.manifest.task == "generate" and text and text.begin is not None:
-        ids = (text.begin,)
+    if not ids and spec.manifest.task == "generate" and spec.reader.mode != "encoder":
+        ids = spec.manifest.begin
     if not ids:
         raise bad_input(field, "the text is empty and the model has no begin token; send at least one word")
     if spec.prefill is not None:
         measure_prompt(spec.prefill, ids)
+        return ids
     for name in growing_lengths(spec):
         longest = spec.manifest.lengths[name].max
         if len(ids) > longest:

@@ -4,11 +4,13 @@
 row, and rows move only when their number changes. The states that one step returns are the next step's
 inputs, without a copy. States with a named length (attention memory, a cache) are padded to a bucket. If
 the self-test found that padding changes bits, a block holds only sequences of one bucket, so that batching
-changes no bits; otherwise sequences of all lengths share a block.
+changes no bits; otherwise sequences of all lengths share a block. A length that the model must not have
+padded (`ModelSpec.unpadded`) is equal in all rows of a block, and grows with each step.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from ..runtime.batching import check_rows
 from ..runtime.padding import constant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor, StateTensor
@@ -46,21 +48,35 @@ def key_of(spec: ModelSpec, lengths: Lengths) -> Key:
     """The key of a sequence with these lengths.
 
     A cache that fills its bucket needs the next one, because each step adds an element. For an unbatched
-    model only caches are padded: its results may depend on padding. For a model whose results do, nothing is.
+    model only caches are padded: its results may depend on padding. Lengths in `spec.unpadded` never are.
     """
-    caches, bounds = growing_lengths(spec) if spec.padded else set(), spec.manifest.lengths
-    names = {state.dynamic_axis[1] for state in spec.states if state.dynamic_axis}
+    caches, bounds = growing_lengths(spec), spec.manifest.lengths
     return tuple(
         (name, min(bucket(lengths[name] + (name in caches), _MIN_BUCKET), bounds[name].max))
-        if (spec.batched and spec.padded) or name in caches
+        if name not in spec.unpadded and (spec.batched or name in caches)
         else (name, lengths[name])
-        for name in sorted(names)
+        for name in state_lengths(spec)
     )
+
+
+def group_of(spec: ModelSpec, key: Key) -> Key:
+    """The part of a key that is equal for all sequences of a block."""
+    return tuple(item for item in key if item[0] in spec.unpadded) if spec.padding_invariant else key
+
+
+def without_padding(spec: ModelSpec) -> ModelSpec:
+    """The spec of a model that steps one sequence at a time, and pads nothing."""
+    return replace(spec, batched=False, unpadded=state_lengths(spec))
 
 
 def widest(one: Key, other: Key) -> Key:
     """The smallest key that holds sequences of both keys."""
     return tuple((name, max(size, more)) for (name, size), (_, more) in zip(one, other, strict=True))
+
+
+def state_lengths(spec: ModelSpec) -> tuple[str, ...]:
+    """The named lengths of the states, sorted."""
+    return tuple(sorted({state.dynamic_axis[1] for state in spec.states if state.dynamic_axis}))
 
 
 def growing_lengths(spec: ModelSpec) -> set[str]:
@@ -102,7 +118,7 @@ def lengths_of(spec: ModelSpec, states: Arrays) -> Lengths:
 class StateBlock:
     """The states of sequences that step together, one row each, padded to the lengths in `key`.
 
-    If the model's states must not be padded, the block has one row, and grows with its caches.
+    Of lengths that must not be padded, all rows have that in `key`, which grows with each step.
     """
 
     def __init__(self, spec: ModelSpec, key: Key, rows: int) -> None:
@@ -149,8 +165,11 @@ class StateBlock:
 
     def is_full(self, row: int) -> bool:
         """Whether a cache of this row has no room for another element."""
-        size = self._size if self.spec.padded else {n: s.max for n, s in self.spec.manifest.lengths.items()}
-        return any(self._lengths[name][row] >= size[name] for name in growing_lengths(self.spec))
+        return any(self._lengths[name][row] >= self._most(name) for name in growing_lengths(self.spec))
+
+    def _most(self, name: str) -> int:
+        """The most elements of a cache that the block holds."""
+        return self.spec.manifest.lengths[name].max if name in self.spec.unpadded else self._size[name]
 
     def needed_key(self, rows: Sequence[int]) -> Key:
         """The smallest key that holds these rows."""
@@ -201,7 +220,7 @@ class StateBlock:
                 feeds[tensor.name] = self._positions(tensor)
             elif tensor.spec.value is not None:
                 feeds[tensor.name] = constant(tensor, self.rows, self._size)
-        outputs = dict(zip(session.output_names, session.run(feeds), strict=True))
+        outputs = _run(self.spec, session, feeds)
         for state in self.spec.states:
             if state.spec.output:
                 check_rows(state.spec.output, outputs[state.spec.output], state.spec.batch_axis, self.rows)
@@ -219,7 +238,7 @@ class StateBlock:
         """The position of each row's next element: the number of elements so far. That of a vacant row, which
         counts no further than the block's size, is a valid one."""
         counts, size = self._lengths[tensor.spec.of], self._size[tensor.spec.of]
-        if self.spec.padded:
+        if tensor.spec.of not in self.spec.unpadded:
             counts = np.minimum(counts, size - 1)
         shape = [1] * max(len(tensor.shape), 1)
         shape[tensor.spec.batch_axis or 0] = -1
@@ -241,7 +260,7 @@ class StateBlock:
                 continue
             given = outputs.pop(section.output)
             if section.grows and state.dynamic_axis:
-                if self.spec.padded:
+                if state.dynamic_axis[1] not in self.spec.unpadded:
                     given = self._place_new_elements(state, given)
                 grown.add(state.dynamic_axis[1])
             self._states[section.name] = given
@@ -250,14 +269,14 @@ class StateBlock:
 
     def _grow(self, names: set[str]) -> None:
         """Count the element that a step has added to every cache of these named lengths."""
+        exact = names.intersection(self.spec.unpadded)
+        for name in exact:
+            self._size[name] += 1
         for name in names:
-            counts = self._lengths[name]
-            if not self.spec.padded:
-                self._size[name] += 1
-            counts += counts < self._size[name]
-        if not self.spec.padded:
+            self._lengths[name] += self._lengths[name] < self._size[name]
+        if exact:
             self.key = tuple(sorted(self._size.items()))
-            self._masks = _masks(self.spec, self.rows, self._size)
+            self._masks |= _masks(self.spec, self.rows, self._size, exact)
         self._update_masks()
 
     def _place_new_elements(self, state: StateTensor, given: Array) -> Array:
@@ -306,11 +325,18 @@ def _zeros(state: StateTensor, rows: int, size: Mapping[str, int]) -> Array:
     return np.zeros(_shape(state, rows, size), datatypes.NUMPY[state.datatype])
 
 
-def _masks(spec: ModelSpec, rows: int, size: Mapping[str, int]) -> Arrays:
-    """The generated masks of vacant rows, each of which has one real element."""
+def _run(spec: ModelSpec, session: OnnxSession, feeds: Arrays) -> Arrays:
+    """The outputs of a step, by name: those that the spec has."""
+    if not spec.fetched:
+        return dict(zip(session.output_names, session.run(feeds), strict=True))
+    return dict(zip(spec.fetched, session.run(feeds, spec.fetched), strict=True))
+
+
+def _masks(spec: ModelSpec, rows: int, size: Mapping[str, int], names: Iterable[str] | None = None) -> Arrays:
+    """The generated masks of vacant rows, each of which has one real element: all, or those of `names`."""
     masks = {}
     for tensor in spec.inputs:
-        if tensor.spec.generated == "mask" and tensor.spec.of in size:
+        if tensor.spec.generated == "mask" and tensor.spec.of in (size if names is None else names):
             shape, real = (rows, size[tensor.spec.of] + tensor.spec.new), bool(tensor.spec.real)
             masks[tensor.name] = np.full(shape, not real, datatypes.NUMPY[tensor.datatype])
             masks[tensor.name][:, :1] = real

@@ -117,7 +117,7 @@ def test_a_manifest_with_every_key_parses_to_its_content() -> None:
         default_version=2,
         fixed_shape=True,
         tolerance=0.5,
-        text=TextSection("source.json", "target.json", 1, 2),
+        text=TextSection("source.json", "target.json", (1,), (2,)),
         lengths={"source": LengthSection(100), "target": LengthSection(50)},
         inputs={
             "tokens": TensorSection(1, {0: "source"}, 3, (0, 500)),

@@ -102,7 +102,15 @@ def test_values_of_very_different_size_show_that_rows_are_mixed() -> None:
 
 def test_a_cache_without_a_mask_is_not_padded() -> None:
     found = checked(written(steps.UNMASKED, step=steps.unmasked_step()))
-    assert (found.batched, found.padded) == (False, False)
+    assert (found.batched, found.unpadded) == (True, "past")
+    assert "count their elements" in found.reason
+
+
+def test_a_mask_that_the_graph_ignores_shows_that_its_cache_must_not_be_padded() -> None:
+    graph = steps.unmasked_step()
+    graph.graph.input.append(fakes.tensor("mask", "BOOL", ("n", "p")))
+    found = checked(written(steps.CACHE, step=graph))
+    assert (found.batched, found.unpadded) == (True, "past")
     assert "padding changes the answer: output 'logits' of step 1 " in found.reason
 
 
@@ -139,7 +147,7 @@ def test_sizes_of_free_axes_are_tried_until_the_graph_accepts_one() -> None:
 def test_a_mask_of_the_wrong_polarity_is_found() -> None:
     manifest = steps.TRANSLATE.replace('generated = "mask"', 'generated = "mask"\nreal = 0')
     found = checked(written(manifest, step=steps.translator_step(), prefill=steps.translator_prefill()))
-    assert not found.batched
+    assert found.unpadded == "source"
     assert "padding changes the answer" in found.reason
 
 

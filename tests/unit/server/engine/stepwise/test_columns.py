@@ -63,9 +63,11 @@ def test_greedy_rows_take_the_best_token() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "token", "end", "ended"),
-    [(10, 3, -1, False), (1, 3, -1, True), (10, 3, 3, True), (10, 3, 4, False)],
+    [(10, 3, (), False), (1, 3, (), True), (10, 3, (5, 3), True), (10, 3, (4,), False)],
 )
-def test_a_row_ends_at_its_limit_or_its_end_token(limit: int, token: int, end: int, ended: bool) -> None:
+def test_a_row_ends_at_its_limit_or_its_end_token(
+    limit: int, token: int, end: tuple[int, ...], ended: bool
+) -> None:
     columns = RowColumns(4)
     columns.fill(1, generation_sequence(limit=limit, params={"temperature": 0}))
     columns.sample(np.eye(4, 50, k=token - 1, dtype=np.float32), redraw=False)
@@ -78,7 +80,7 @@ def test_a_vacant_row_never_ends() -> None:
     columns.clear(1)
     for _ in range(3):
         columns.sample(FLAT, redraw=False)
-    assert not columns.ended(0).any()
+    assert not columns.ended((0,)).any()
 
 
 def test_kept_rows_move_to_the_front_and_go_on() -> None:
@@ -89,7 +91,7 @@ def test_kept_rows_move_to_the_front_and_go_on() -> None:
     resized = columns.resized(4, [1, 3])
     assert resized.token[:2].tolist() == columns.token[[1, 3]].tolist()
     assert sampled(resized, 4)[:2] == [column_of(1, 4, generated=2), column_of(3, 4, generated=2)]
-    assert resized.ended(-1).tolist() == [True, True, False, False]
+    assert resized.ended(()).tolist() == [True, True, False, False]
 
 
 # --- log --------------------------------------------------------------------------------------------

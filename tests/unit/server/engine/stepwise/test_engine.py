@@ -480,7 +480,7 @@ class Poisoned:
 
     def __init__(self, session: Any, name: str, poison: int) -> None:
         self._session, self._name, self._poison = session, name, poison
-        self.output_names = session.output_names
+        self.output_names, self.encoder = session.output_names, None
 
     def run(self, feeds: dict[str, Array]) -> list[Array]:
         if (feeds[self._name] == self._poison).any():
@@ -493,7 +493,7 @@ class NotFinite:
 
     def __init__(self, session: Any, name: str) -> None:
         self._session, self._name, self._steps = session, name, 0
-        self.output_names = session.output_names
+        self.output_names, self.encoder = session.output_names, None
 
     def run(self, feeds: dict[str, Array]) -> list[Array]:
         self._steps += 1

@@ -1,0 +1,136 @@
+"""Compares single steps with whole graphs: ids through the one-shot or the prefill graph, and one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..runtime.batching import difference, tolerance
+from ..stepwise import client_steps, prefill
+from ..stepwise.sampler import next_scores
+from ..stepwise.sequence import ClientSequence, StepRequest
+from ..stepwise.slots import initial_states
+from .selftest import run_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ...model.datatypes import Arrays
+    from ...model.spec import ModelSpec
+    from ..runtime.session import OnnxSession
+
+    Array = np.ndarray[Any, Any]
+
+_COMPARED_LENGTHS = (1, 2, 5, 11)
+"""Lengths for which single steps are compared with the one-shot and the prefill graph."""
+
+
+def prompt_limits(graph: ModelSpec | None) -> list[int]:
+    """The longest prompt that the manifest allows, by each of its lengths."""
+    tensor = graph.reader.text_tensor if graph else None
+    if graph is None or tensor is None:
+        return []
+    return [graph.manifest.lengths[name].max for name in tensor.spec.lengths.values()]
+
+
+def step_all(
+    spec: ModelSpec, session: OnnxSession, starts: Sequence[Arrays], inputs: Sequence[Sequence[Arrays]]
+) -> list[list[Arrays]]:
+    """The answers of each sequence at each of its steps, with all live sequences in one batch."""
+    sequences = [ClientSequence(i, 0.0, states=dict(start)) for i, start in enumerate(starts)]
+    answers: list[list[Arrays]] = [[] for _ in starts]
+    for step in range(max(map(len, inputs))):
+        requests = [
+            StepRequest(i, inputs[i][step], (), 0.0, None, sequences[i])
+            for i in range(len(inputs))
+            if step < len(inputs[i])
+        ]
+        for group in client_steps.group_steps(spec, requests, len(requests)):
+            outputs, states = client_steps.run_group(spec, session, group)
+            for request, output, state in zip(group, outputs, states, strict=True):
+                answers[request.key].append(output)
+                request.sequence.states = state
+    return answers
+
+
+def compare_graphs(
+    spec: ModelSpec,
+    session: OnnxSession,
+    prefill_session: OnnxSession | None,
+    oneshot: tuple[ModelSpec, OnnxSession] | None,
+    rng: np.random.Generator,
+) -> str:
+    """How single steps differ from the one-shot or the prefill graph; empty if they do not."""
+    others = []
+    if oneshot is not None:
+        others.append(("the one-shot graph", *oneshot))
+    scores = spec.manifest.roles.scores
+    if prefill_session is not None and spec.prefill is not None and spec.prefill.output(scores):
+        if spec.prefill.encoder is not None:
+            return _compare_decoder_graphs(spec, session, prefill_session, rng)
+        others.append(("the prefill graph", spec.prefill, prefill_session))
+    for graph, other, other_session in others:
+        tensor = other.text_tensor
+        if tensor is None or len(tensor.shape) != 2 or not spec.text_input:
+            continue  # without ids, it is unknown how the input splits into steps
+        limits = [other.manifest.lengths[name].max for name in tensor.spec.lengths.values()]
+        lengths = sorted({min(n, *limits) for n in _COMPARED_LENGTHS}) if limits else _COMPARED_LENGTHS
+        for length in lengths:
+            ids = rng.integers(*(tensor.spec.range or (0, 2)), size=length).tolist()
+            last_step = _of_last_position(spec, _step_through(spec, session, ids))
+            whole = _of_last_position(other, run_ids(other, other_session, ids))
+            if found := _first_difference(last_step, whole, other):
+                return f"{graph} differs from {length} steps: {found}"
+    return ""
+
+
+def _compare_decoder_graphs(
+    spec: ModelSpec, session: OnnxSession, prefill_session: OnnxSession, rng: np.random.Generator
+) -> str:
+    """How a step differs from the prefill graph with one more id, after a source; empty if it does not."""
+    graph, begin = spec.prefill, spec.manifest.begin
+    assert graph is not None
+    source, token = graph.reader.text_tensor, spec.text_tensor
+    assert source is not None
+    assert token is not None
+    alone = replace(graph, batched=False)
+    for length in _COMPARED_LENGTHS[1:]:
+        ids = rng.integers(*(source.spec.range or (0, 2)), size=min((length, *prompt_limits(graph)))).tolist()
+        more = int(rng.integers(*(token.spec.range or (0, 2))))
+        (start,) = prefill.run(alone, prefill_session, [prefill.prompt_of(graph, ids)])
+        (whole,) = prefill.run(alone, prefill_session, [prefill.prompt_of(graph, ids, (*begin, more))])
+        step = _step_through(spec, session, [more], initial_states(spec, start))
+        if found := _first_difference(_of_last_position(spec, step), _of_last_position(graph, whole), graph):
+            return f"the prefill graph differs from a step after a source of {len(ids)} ids: {found}"
+    return ""
+
+
+def _of_last_position(spec: ModelSpec, outputs: Arrays) -> Arrays:
+    """These outputs of one row; of a model that generates, the scores of the last position."""
+    tensor = spec.output(spec.manifest.roles.scores)
+    if tensor is None or not spec.manifest.generates:
+        return outputs
+    return {**outputs, tensor.name: next_scores(outputs[tensor.name], tensor.spec.batch_axis, 1)}
+
+
+def _step_through(
+    spec: ModelSpec, session: OnnxSession, ids: Sequence[int], states: Arrays | None = None
+) -> Arrays:
+    """The outputs of the last of one step per id, after `states` or from the beginning."""
+    tensor = spec.text_tensor
+    assert tensor is not None
+    dtype = np.int32 if tensor.datatype == "INT32" else np.int64
+    shape = [1] * max(len(tensor.shape), 1)
+    steps = [{tensor.name: np.full(shape, token, dtype)} for token in ids]
+    return step_all(spec, session, [states or initial_states(spec)], [steps])[0][-1]
+
+
+def _first_difference(steps: Mapping[str, Array], whole: Mapping[str, Array], spec: ModelSpec) -> str:
+    for name in steps.keys() & whole.keys():
+        if steps[name].shape == whole[name].shape:
+            apart, _ = difference(steps[name], whole[name])
+            if apart > tolerance(spec, whole[name]):
+                return f"output {name!r} by {apart:.2g}"
+    return ""
