@@ -59,6 +59,10 @@ class QueuedWork:
     def requests(self, caller: str) -> int:
         return self._of.get(caller, (0, 0.0))[0]
 
+    def callers(self) -> Iterable[str]:
+        """The callers that have work waiting."""
+        return self._of
+
     def ahead(self, caller: str, work: float, apart: float = 0.0) -> float:
         """The work that is served before new `work` of a caller: what it has waiting, except `apart` of it,
         and as much of each other caller's."""

@@ -134,3 +134,55 @@ def test_max_tokens_has_a_limit(start: Callable[..., Served], tmp_path: Path) ->
     request = pb.GenerateRequest(model="lm", text="a", max_tokens=2**32 - 1)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "max_tokens", "10000000"):
         list(server.sequences.Generate(request, metadata=bearer("meek"), timeout=PATIENCE_S))
+
+
+def test_slots_are_taken_back_for_another_caller_and_no_text_changes(
+    start: Callable[..., Served], tmp_path: Path
+) -> None:
+    """A caller holds every slot with long streams. They are suspended in turn, and end with their own texts."""
+    models = tmp_path / "models"
+    manifest = steps.language(models).parent / "model.toml"
+    manifest.write_text(manifest.read_text().replace("max_sequences = 64", "max_sequences = 4"))
+    server = start(models)
+
+    def stream(caller: str, tokens: int, seed: int) -> Any:
+        request = pb.GenerateRequest(model="lm", text="a", max_tokens=tokens, seed=seed)
+        return server.sequences.Generate(request, metadata=bearer(caller), timeout=PATIENCE_S)
+
+    def ids(call: Any, until: int = 1 << 30) -> list[int]:
+        got: list[int] = []
+        for reply in call:
+            got += reply.tokens
+            if len(got) >= until:
+                break
+        return got
+
+    alone = ids(stream("greedy", 3000, seed=1))
+    first_of_greedy = stream("greedy", 3000, seed=1)  # the first that is suspended
+    endless = [stream("greedy", 10_000_000, seed=seed) for seed in (2, 3, 4)]
+    for call in endless:
+        ids(call, until=1)
+    meek = [stream("meek", 400, seed=5) for _ in range(2)]
+    first, second = (ids(call) for call in meek)
+    assert len(first) == 400
+    assert first == second
+    assert ids(first_of_greedy) == alone
+    for call in endless:
+        call.cancel()
+
+
+def test_a_sequence_that_lost_its_slot_goes_on_where_it_was(
+    start: Callable[..., Served], tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    steps.adder(models, slots=2)
+    server = start(models)
+    for sequence in (1, 2):
+        assert _step(server, "greedy", sequence, start=True) == 1
+    assert _step(server, "meek", 1, start=True) == 1
+    for sequence in (1, 2):  # one of them has no slot, until another has been idle for its turn
+        assert _step(server, "greedy", sequence) == 2
+        assert _step(server, "greedy", sequence) == 3
+    assert _step(server, "meek", 1, end=True) == 2
+    for sequence in (1, 2):
+        assert _step(server, "greedy", sequence, end=True) == 4

@@ -258,8 +258,13 @@ class StepEngine:
             self._output_processor.emit_failed(request, error)
         for sequence in plan.cancelled:
             self._batches.remove(sequence)
+        for sequence in plan.suspended:
+            self._suspend(sequence)
         for sequence in plan.resumed:
-            self._batches.add(sequence)
+            if sequence.states is None:  # suspended before its prefill
+                self._awaiting_prefill.append(sequence)
+            else:
+                self._batches.add(sequence)
         self._awaiting_prefill.extend(plan.admitted)
         if self._awaiting_prefill:
             self._prefill_admitted(lease)
@@ -277,6 +282,11 @@ class StepEngine:
         )
         generation.runs += runs
         return StepResult(generation, answers)
+
+    def _suspend(self, sequence: GenerationSequence) -> None:
+        self._batches.remove(sequence, keep_states=True)
+        self._awaiting_prefill = [other for other in self._awaiting_prefill if other is not sequence]
+        self._output_processor.emit_chunk(sequence)  # what is generated does not wait for a slot
 
     def _commit(self, outcome: StepResult) -> None:
         now = self._clock()

@@ -2,6 +2,7 @@
 
 `GenerationQueue`: add → (slot) → start → running → remove. A running sequence that is out of credit is
 paused; once it has credit it is resuming, and it runs again in the next plan. It keeps its slot meanwhile.
+A sequence of either kind may lose its slot to another caller: it is suspended, and resumes with a new slot.
 
 `ClientQueue`: add → (slot) → start → ready → next_steps → finish → ready or idle → … → end. A sequence is
 live from its first step until its end is requested; then its waiting steps run, and it ends. A sequence that
@@ -58,7 +59,10 @@ class GenerationQueue:
         sequence.credits += n
         if sequence in self._paused and sequence.credits > 0:
             del self._paused[sequence]
-            self._resuming[sequence] = None
+            if sequence.has_slot:
+                self._resuming[sequence] = None
+            else:
+                self._pool.wait_again(sequence)
 
     # --- steps --------------------------------------------------------------------------------------
 
@@ -74,6 +78,19 @@ class GenerationQueue:
         self._running.update(self._resuming)
         self._resuming.clear()
         return resumed
+
+    def suspend(self, sequence: GenerationSequence) -> bool:
+        """Stop a sequence that has lost its slot. Returns whether it ran, and may be in a batch."""
+        ran = sequence in self._running
+        if sequence not in self._paused:
+            self._running.pop(sequence, None)
+            self._resuming.pop(sequence, None)
+            self._pool.wait_again(sequence)
+        return ran
+
+    def reinstate(self, sequence: GenerationSequence) -> None:
+        """Resume a suspended sequence that has a slot again."""
+        self._resuming[sequence] = None
 
     def take_cancelled(self) -> tuple[GenerationSequence, ...]:
         """The sequences cancelled since the last call that held a slot."""
@@ -142,7 +159,7 @@ class ClientQueue:
         self._pool, self._idle_timeout_s = pool, idle_timeout_s
         self._live: dict[SequenceId, ClientSequence] = {}  # accept steps
         self._ready: dict[ClientSequence, None] = {}  # have a slot and a step to run
-        self._idle: OrderedDict[ClientSequence, None] = OrderedDict()  # have a slot; longest idle first
+        self._idle: OrderedDict[ClientSequence, None] = OrderedDict()  # have states; longest idle first
         self._ended: OrderedDict[SequenceId, str] = OrderedDict()  # why, for the caller
 
     # --- requests -----------------------------------------------------------------------------------
@@ -165,6 +182,9 @@ class ClientQueue:
         if live.has_slot:
             self._idle.pop(live, None)
             self._ready[live] = None
+        elif live in self._idle:  # suspended
+            del self._idle[live]
+            self._pool.wait_again(live)
         if end:
             self._close(live)
         return None
@@ -187,9 +207,13 @@ class ClientQueue:
             _discard_dropped(sequence)
             if not sequence.waiting and sequence in self._ready:
                 self._after_step(sequence, sequence.since)
-        if not sequence.has_slot and all(other.dropped for other in sequence.waiting):
+        elif all(other.dropped for other in sequence.waiting):
             sequence.waiting.clear()
-            self._close(sequence)
+            if sequence in self._pool.suspended and not sequence.closing:
+                self._pool.stop_waiting(sequence)
+                self._idle[sequence] = None
+            else:
+                self._close(sequence)
 
     def end(self, sequence_id: SequenceId) -> list[StepRequest]:
         """End a sequence whose client has gone. Returns its waiting steps, which are dropped."""
@@ -208,6 +232,12 @@ class ClientQueue:
     def start(self, sequence: ClientSequence) -> None:
         """Make a sequence that got a slot ready."""
         self._ready[sequence] = None
+
+    def suspend(self, sequence: ClientSequence) -> None:
+        """Stop a sequence that has lost its slot. An idle one waits for a slot when its next step comes."""
+        if sequence in self._ready:
+            del self._ready[sequence]
+            self._pool.wait_again(sequence)
 
     def next_steps(self) -> tuple[StepRequest, ...]:
         """Take one step of each ready sequence."""

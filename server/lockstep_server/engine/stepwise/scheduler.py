@@ -43,8 +43,9 @@ class StepPlan:
 
     failed: tuple[FailedSequence, ...]  # report these errors; remove generation sequences from their batches
     cancelled: tuple[GenerationSequence, ...]  # remove from their batches; report nothing
+    suspended: tuple[GenerationSequence, ...]  # lost their slot; remove from their batches with their states
     admitted: tuple[GenerationSequence, ...]  # got a slot; prefill them
-    resumed: tuple[GenerationSequence, ...]  # got credit; add them to a batch again
+    resumed: tuple[GenerationSequence, ...]  # got credit, or a slot again; add them to a batch, or prefill
     client_steps: tuple[StepRequest, ...]  # one of each client sequence that has any
     generating: bool  # whether any generation sequence runs
 
@@ -77,7 +78,7 @@ class Scheduler:
         return error
 
     def _register(self, request: Request, now: float) -> None:
-        dues = [] if request.has_slot else [now + self.limits.max_queue_s]
+        dues = [] if self._has_begun(request) else [now + self.limits.max_queue_s]
         if request.deadline is not None:
             dues.append(request.deadline)
         self._requests.add(request, dues)
@@ -110,14 +111,14 @@ class Scheduler:
         if due or self.generation.due() <= now:
             failed += self._end_late(due, now)
         self.clients.evict(now)
+        suspended, admitted = self._admit(now) if self.pool.waiting else ((), ())
         resumed = self.generation.resume()
-        admitted = self._admit(now) if self.pool.waiting else ()
         if due:  # after the admissions: the plan may be late, and a slot free
             failed += self._end_without_slot(due)
         cancelled = self.generation.take_cancelled()
         client_steps = self.clients.next_steps()
         return StepPlan(
-            tuple(failed), cancelled, admitted, resumed, client_steps, self.generation.running > 0
+            tuple(failed), cancelled, suspended, admitted, resumed, client_steps, self.generation.running > 0
         )
 
     def pause(self, sequence: GenerationSequence, now: float) -> None:
@@ -141,7 +142,7 @@ class Scheduler:
         return None if due == math.inf else due
 
     def _next_due(self) -> float:
-        return min(self._requests.due(), self.generation.due(), self.clients.due())
+        return min(self._requests.due(), self.generation.due(), self.clients.due(), self.pool.due())
 
     def has_work(self) -> bool:
         """Whether a plan would do anything now, apart from timeouts."""
@@ -157,16 +158,36 @@ class Scheduler:
 
     # --- plan ---------------------------------------------------------------------------------------
 
-    def _admit(self, now: float) -> tuple[GenerationSequence, ...]:
-        """Start the sequences that get a free slot. Returns the generation sequences among them."""
+    def _admit(
+        self, now: float
+    ) -> tuple[tuple[GenerationSequence, ...], tuple[GenerationSequence, ...]]:
+        """Give out the slots that are free, and those that are taken from others.
+
+        Returns:
+            The generation sequences that lost their slot and may be in a batch, and those that begin.
+        """
+        suspended: list[GenerationSequence] = []
+        begun = set(self.pool.suspended)
+        admitted = self.pool.admit(now)
+        while (swapped := self.pool.swap(now)) is not None:
+            last, sequence = swapped
+            if isinstance(last, ClientSequence):
+                self.clients.suspend(last)
+            elif isinstance(last, GenerationSequence) and self.generation.suspend(last):
+                suspended.append(last)
+            begun.add(last)
+            admitted.append(sequence)
         generation: list[GenerationSequence] = []
-        for sequence in self.pool.admit(now):
-            if isinstance(sequence, GenerationSequence):
-                generation.append(sequence)
-            elif isinstance(sequence, ClientSequence):
+        for sequence in admitted:
+            if isinstance(sequence, ClientSequence):
                 self.clients.start(sequence)
+            elif isinstance(sequence, GenerationSequence):
+                if sequence in begun:
+                    self.generation.reinstate(sequence)
+                else:
+                    generation.append(sequence)
         self.generation.start(generation)
-        return tuple(generation)
+        return tuple(suspended), tuple(generation)
 
     def _end_late(self, due: list[Request], now: float) -> Iterator[FailedSequence]:
         """End the requests that are past their deadline, and the stalled streams, and yield them."""
@@ -180,8 +201,13 @@ class Scheduler:
     def _end_without_slot(self, due: list[Request]) -> Iterator[FailedSequence]:
         """End the requests that have waited for a slot for too long, and yield them."""
         for request in due:
-            if not request.has_slot:
+            if not self._has_begun(request):
                 yield from self._end(request, self.pool.timeout_error())
+
+    def _has_begun(self, request: Request) -> bool:
+        """Whether a request's sequence has a slot, or had one and waits for another."""
+        sequence = request.sequence if isinstance(request, StepRequest) else request
+        return sequence.has_slot or sequence in self.pool.suspended
 
     def _end(self, request: Request, error: ServingError) -> Iterator[FailedSequence]:
         """End a request, unless it has ended."""

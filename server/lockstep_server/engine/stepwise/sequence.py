@@ -33,6 +33,7 @@ class Sequence:
     has_slot: bool = False
     since: float = 0.0  # when it got its slot, or when a client sequence was last stepped
     max_slots: int = 0  # the most sequences of its caller; 0: no limit
+    granted: float = 0.0  # when it got its slot
 
 
 @dataclass(slots=True, eq=False)

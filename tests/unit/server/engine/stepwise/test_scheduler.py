@@ -64,7 +64,7 @@ def full_scheduler(**more: Any) -> tuple[Scheduler, list[GenerationSequence]]:
 
 def test_an_empty_scheduler_plans_nothing() -> None:
     scheduler = make_scheduler()
-    assert scheduler.plan(0.0) == StepPlan((), (), (), (), (), generating=False)
+    assert scheduler.plan(0.0) == StepPlan((), (), (), (), (), (), generating=False)
     assert (scheduler.has_work(), scheduler.due(), scheduler.open_keys()) == (False, None, [])
 
 
@@ -72,7 +72,7 @@ def test_a_new_sequence_gets_a_free_slot_in_the_next_plan_and_keeps_stepping() -
     scheduler, first = make_scheduler(), generation_sequence()
     plan = plan_with(scheduler, first)
     assert (plan.admitted, plan.generating) == ((first,), True)
-    assert scheduler.plan(1.0) == StepPlan((), (), (), (), (), generating=True)
+    assert scheduler.plan(1.0) == StepPlan((), (), (), (), (), (), generating=True)
 
 
 def test_a_sequence_without_a_free_slot_waits_until_another_ends() -> None:
@@ -225,7 +225,7 @@ def test_a_sequence_cancelled_before_its_first_plan_holds_nothing() -> None:
     scheduler, gone = make_scheduler(), generation_sequence()
     assert scheduler.add_generation(gone, 0.0) is None
     scheduler.cancel(gone.key)
-    assert scheduler.plan(0.0) == StepPlan((), (), (), (), (), generating=False)
+    assert scheduler.plan(0.0) == StepPlan((), (), (), (), (), (), generating=False)
 
 
 def test_a_sequence_cancelled_while_running_frees_its_row_and_slot_in_the_same_plan() -> None:

@@ -34,6 +34,7 @@ class Callers(RuleBasedStateMachine):
         self.open: dict[int, GenerationSequence | StepRequest] = {}  # accepted, and not ended or cancelled
         self.running: list[GenerationSequence] = []
         self.paused: list[GenerationSequence] = []
+        self.suspended: list[GenerationSequence] = []
         self.order: dict[ClientSequence, int] = {}  # key of its last step
         self.all_sequences: list[GenerationSequence | ClientSequence] = []
         self.live: dict[str, ClientSequence] = {}
@@ -54,11 +55,14 @@ class Callers(RuleBasedStateMachine):
             self.open[request.key] = request
             self.all_sequences.append(request)
 
-    @rule(sequence=IDS, start=st.booleans(), end=st.booleans(), deadline=DEADLINES)
-    def add_step(self, sequence: str, start: bool, end: bool, deadline: float | None) -> None:
+    @rule(
+        sequence=IDS, start=st.booleans(), end=st.booleans(), deadline=DEADLINES, caller=st.sampled_from("xyz")
+    )
+    def add_step(self, sequence: str, start: bool, end: bool, deadline: float | None, caller: str) -> None:
         request = step_request(
             next(self.keys),
             accepted=self.now,
+            caller=caller,
             deadline=None if deadline is None else self.now + deadline,
             sequence=sequence,
         )
@@ -77,9 +81,7 @@ class Callers(RuleBasedStateMachine):
         self.scheduler.cancel(key)
         request = self.open.pop(key)
         self.step_dropped |= not isinstance(request, GenerationSequence)
-        for row in (self.running, self.paused):
-            if request in row:
-                row.remove(request)
+        self._forget(request)
 
     @rule(sequence=IDS)
     def end_sequence(self, sequence: str) -> None:
@@ -114,7 +116,7 @@ class Callers(RuleBasedStateMachine):
         self._check_generation(plan)
         self._check_client_steps(plan)
         if self.scheduler.counts().waiting:
-            free = LIMITS.slots - sum(sequence.has_slot for sequence in self.all_sequences)
+            free = LIMITS.slots - self._held()
             assert not free or self.step_dropped, "sequences wait while slots are free"
             assert not free or self.scheduler.has_work()
         due = self.scheduler.due()
@@ -126,19 +128,29 @@ class Callers(RuleBasedStateMachine):
         for request, _ in plan.failed:
             assert self.open.pop(request.key) is request, "only open requests end, and only once"
             self.step_dropped |= not isinstance(request, GenerationSequence)
-            for row in (self.running, self.paused):
-                if request in row:
-                    row.remove(request)
+            self._forget(request)
         for request in plan.cancelled:
             assert request.key not in self.open
+
+    def _forget(self, request: GenerationSequence | StepRequest) -> None:
+        for row in (self.running, self.paused, self.suspended):
+            if request in row:
+                row.remove(request)
+
+    def _held(self) -> int:
+        return sum(sequence.has_slot for sequence in self.all_sequences)
 
     def _check_generation(self, plan: StepPlan) -> None:
         for sequence in plan.admitted:
             assert sequence.has_slot
             assert sequence not in self.running
             assert self.open[sequence.key] is sequence
+        for sequence in plan.suspended:
+            self.running.remove(sequence)
+            self.suspended.append(sequence)
         for sequence in plan.resumed:
-            self.paused.remove(sequence)
+            assert sequence.has_slot
+            (self.paused if sequence in self.paused else self.suspended).remove(sequence)
         self.running += [*plan.admitted, *plan.resumed]
         assert plan.generating == bool(self.running)
 
@@ -173,7 +185,7 @@ class Callers(RuleBasedStateMachine):
 
     @invariant()
     def no_more_slots_are_used_than_exist(self) -> None:
-        assert sum(sequence.has_slot for sequence in self.all_sequences) <= LIMITS.slots
+        assert self._held() <= LIMITS.slots
 
     @invariant()
     def exactly_the_open_requests_are_known(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from lockstep_server.errors import ErrorCode
 
 
 def full_pool(slots: int = 1, max_waiting: int = 100, max_queue_s: float = 10.0) -> SlotPool:
-    """A pool whose slots are all in use."""
+    """A pool whose slots are all in use, each by a sequence of another caller."""
     pool = SlotPool(slots, max_waiting, max_queue_s)
-    for _ in range(slots):
-        pool.add(generation_sequence(), None, 0.0)
+    for number in range(slots):
+        pool.add(generation_sequence(caller=f"holder {number}"), None, 0.0)
     pool.admit(0.0)
     return pool
 
@@ -30,9 +31,9 @@ def add(pool: SlotPool, count: int = 1, **more: Any) -> list[GenerationSequence]
 
 
 def next_admitted(pool: SlotPool, now: float) -> Sequence:
-    """Free a slot, and return the sequence that gets it."""
-    pool.used -= 1
-    pool.held.clear()  # as if the last holder's sequence had ended
+    """End a sequence that holds a slot, and return the one that gets it."""
+    [holder, *_] = next(iter(pool._holders.values()))
+    pool.release(holder)
     (sequence,) = pool.admit(now)
     return sequence
 
@@ -223,7 +224,7 @@ def test_a_free_slot_goes_to_the_caller_that_holds_the_fewest() -> None:
     (meek,) = add(pool, caller="meek")
     pool.release(holders[0])
     assert pool.admit(1.0) == [meek]
-    assert pool.held == {"greedy": 3, "meek": 1}
+    assert (pool.held("greedy"), pool.held("meek")) == (3, 1)
 
 
 def test_a_full_queue_of_one_caller_does_not_refuse_another() -> None:
@@ -243,3 +244,97 @@ def test_a_caller_has_no_more_sequences_than_it_may() -> None:
     add(pool, 3, caller="other")
     pool.release(first)
     add(pool, caller="small", max_slots=2)
+
+
+# --- slots that are taken back ----------------------------------------------------------------------
+
+
+def taken(pool: SlotPool, now: float) -> list[tuple[Sequence, Sequence]]:
+    """All exchanges that are due, each sequence that lost its slot waiting again."""
+    found = []
+    while (swapped := pool.swap(now)) is not None:
+        found.append(swapped)
+        pool.wait_again(swapped[0])
+    return found
+
+
+def held_by(pool: SlotPool, count: int, caller: str) -> list[GenerationSequence]:
+    sequences = add(pool, count, caller=caller)
+    assert pool.admit(0.0) == sequences
+    return sequences
+
+
+def test_a_caller_that_holds_all_slots_gives_up_the_share_of_another() -> None:
+    pool = SlotPool(4, 100, 10.0)
+    greedy = held_by(pool, 4, "greedy")
+    meek = add(pool, 3, caller="meek")
+    assert pool.due() == pool.turn_s
+    assert taken(pool, pool.turn_s / 2) == []
+    assert taken(pool, pool.turn_s) == list(zip(greedy[:2], meek[:2], strict=True))
+    assert [sequence.has_slot for sequence in greedy] == [False, False, True, True]
+    assert (pool.held("greedy"), pool.held("meek"), pool.used) == (2, 2, 4)
+    pool.release(meek[0])
+    assert pool.admit(1.0) == [meek[2]]  # meek holds fewer than greedy
+    pool.release(meek[1])
+    pool.release(meek[2])
+    assert pool.admit(1.0) == greedy[:2]  # alone, a caller has all slots
+    assert not pool.suspended
+
+
+def test_slots_are_not_exchanged_forever() -> None:
+    pool = SlotPool(3, 100, 10.0)
+    held_by(pool, 2, "a")
+    held_by(pool, 1, "b")
+    add(pool, 1, caller="b")
+    assert (pool.due(), pool.swap(100.0)) == (math.inf, None)
+
+
+def test_more_callers_than_slots_take_turns() -> None:
+    pool = SlotPool(2, 100, 10.0)
+    for caller in "abcd":
+        add(pool, 1, caller=caller)
+    pool.admit(0.0)
+    turns = [taken(pool, (1 + number) * pool.turn_s) for number in range(4)]
+    assert [[next_.caller for _, next_ in turn] for turn in turns] == [["c", "d"], ["a", "b"]] * 2
+
+
+def test_suspended_sequences_take_turns_with_their_caller_s_others() -> None:
+    pool = SlotPool(2, 100, 10.0)
+    first, second = held_by(pool, 2, "greedy")
+    add(pool, 1, caller="meek")
+    add(pool, 1, caller="greedy")
+    taken(pool, pool.turn_s)
+    assert (first.has_slot, second.has_slot) == (False, True)
+    ((last, next_),) = taken(pool, pool.due())
+    assert (last, next_) == (second, first)  # and not the one that has not begun
+
+
+def test_as_many_sequences_are_suspended_as_there_are_slots() -> None:
+    pool = SlotPool(2, 100, 10.0)
+    held_by(pool, 2, "a")
+    for number in range(6):
+        add(pool, 1, caller=f"late {number}")
+    for turn in range(20):
+        taken(pool, float(turn))
+        assert len(pool.suspended) <= 2
+        assert pool.used == 2
+
+
+def test_a_share_of_the_slots_is_not_refused_for_how_long_others_hold_theirs() -> None:
+    pool = SlotPool(4, 4, 10.0)
+    held_by(pool, 4, "greedy")
+    pool.learn_slot_time(3600.0)
+    assert pool.add(generation_sequence(caller="greedy"), None, 0.0) is not None
+    for _ in range(2):
+        assert pool.add(generation_sequence(caller="meek"), None, 0.0) is None
+    assert pool.add(generation_sequence(caller="meek"), None, 0.0) is not None  # above its share
+    assert pool.add(generation_sequence(caller="third"), None, 0.0) is None
+
+
+def test_a_suspended_sequence_that_ends_waits_no_more() -> None:
+    pool = SlotPool(1, 100, 10.0)
+    (first,) = held_by(pool, 1, "a")
+    add(pool, 1, caller="b")
+    taken(pool, 1.0)
+    pool.release(first)
+    assert (pool.waiting, pool.suspended, pool.used) == ([], set(), 1)
