@@ -108,8 +108,8 @@ def _steps(engine: StepEngine, updates: list[messages.Events], count: int) -> No
 class RequestLevelScheduler(Scheduler):
     """Admits sequences only when the previous batch has ended completely."""
 
-    def _admit(self, now: float) -> tuple[GenerationSequence, ...]:
-        return () if self.generation.running else super()._admit(now)
+    def _admit(self, now: float) -> tuple[tuple[GenerationSequence, ...], tuple[GenerationSequence, ...]]:
+        return ((), ()) if self.generation.running else super()._admit(now)
 
     def has_work(self) -> bool:
         return super().has_work() or bool(self.pool.waiting)

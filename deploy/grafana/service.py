@@ -108,9 +108,9 @@ _TRAFFIC = DashboardRow(
             "Rejected on arrival",
             "reqps",
             "Requests rejected per second before acceptance, by error code. `overloaded` responses "
-            "include a retry delay, `unavailable` means that the model is not ready, `failed` is a "
-            "server error, and all other codes are client errors. Only requests to a known model have a "
-            "model label.",
+            "include a retry delay, as `quota` does (a limit of one caller), `unavailable` means that the "
+            "model is not ready, `failed` is a server error, and all other codes are client errors. Only "
+            "requests to a known model have a model label.",
             Query(sum_by(rate("lockstep_refused_total"), "code"), "{{code}}"),
             width=12,
         ),

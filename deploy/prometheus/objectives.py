@@ -64,7 +64,10 @@ AVAILABILITY = Objective(
         Term("lockstep_requests_total", f'outcome="deadline", method!~"{STREAMS}"'),
         _REFUSED,
     ),
-    (Term("lockstep_requests_total", 'outcome!~"cancelled|bad_input|sequence_lost|overloaded"'), _REFUSED),
+    (
+        Term("lockstep_requests_total", 'outcome!~"cancelled|bad_input|sequence_lost|overloaded|quota"'),
+        _REFUSED,
+    ),
     "requests fail because of the server",
 )
 

@@ -17,7 +17,8 @@ from msgspec import structs
 from . import __version__, messages
 from .api import access
 from .api.auth import Refusal
-from .api.server import HealthPublisher, Server
+from .api.health import HealthPublisher
+from .api.server import Server
 from .errors import LoadError, unavailable
 from .frontend.flush_control import FlushController
 from .frontend.gauges import GaugeReader
@@ -27,6 +28,7 @@ from .frontend.request_log import RequestLog
 from .frontend.requests import InFlightRequests
 from .frontend.tokenization import Tokenizers
 from .frontend.tracing import begin
+from .frontend.usage import CallerUsage
 from .ipc.engine_process import EngineProcess
 from .ipc.in_process import InProcess
 from .metrics import gpus
@@ -75,7 +77,7 @@ class App:
             self.registry,
             request_log,
             self.metrics.loop_lag.observe,
-            max_bytes=settings.max_inflight_mb << 20,
+            usage=CallerUsage(settings.max_inflight_mb << 20, self.metrics),
         )
         self._flush_control = FlushController(self.transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
@@ -160,7 +162,7 @@ class App:
             self.guard.check_scrape(authorization, certificate)
         except Refusal as refusal:
             record = self.guard.audit.refused
-            loop.call_soon_threadsafe(record, refusal.caller.name, "/metrics", refusal.reason)
+            loop.call_soon_threadsafe(record, refusal.caller, "/metrics", refusal.reason)
             return refusal.message
         return ""
 

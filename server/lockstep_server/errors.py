@@ -21,6 +21,7 @@ class ErrorCode(Enum):
     BAD_INPUT = "bad_input"  # never valid: shape, dtype, bytes, text, ids
     NOT_FOUND = "not_found"  # no such model or version, or one that failed to load
     OVERLOADED = "overloaded"  # the wait would be too long: retry later
+    QUOTA = "quota"  # the caller has reached a limit of its own: retry later
     DEADLINE = "deadline"  # passed while waiting, or between two steps
     UNAVAILABLE = "unavailable"  # loading, unloading, draining
     SEQUENCE_LOST = "sequence_lost"  # evicted, or used after its end
@@ -91,6 +92,10 @@ def not_found(resource: str, why: str) -> ServingError:
 
 def overloaded(why: str, retry_after_s: float) -> ServingError:
     return ServingError(ErrorCode.OVERLOADED, why, retry_after_s=retry_after_s)
+
+
+def quota_exceeded(why: str, retry_after_s: float) -> ServingError:
+    return ServingError(ErrorCode.QUOTA, why, retry_after_s=retry_after_s)
 
 
 def unavailable(why: str, retry_after_s: float = 1.0) -> ServingError:

@@ -170,7 +170,8 @@ class Settings:
     max_message_mb: int = _setting(64, "Largest request message, in MiB.", click.IntRange(1, 2047))
     max_inflight_mb: int = _setting(
         256,
-        "Tensors of all requests in flight, in MiB. Requests beyond it are refused with a retry time.",
+        "Tensors and waiting texts of requests in flight, in MiB. Requests beyond it are refused with a retry"
+        " time. Several callers together may hold at most twice as much.",
         click.IntRange(1, LARGEST_COUNT),
     )
     max_stream_inflight: int = _setting(

@@ -39,7 +39,7 @@ from deploy.__main__ import generated
 from lockstep_client import cli
 from lockstep_load.command import app as load_app
 from lockstep_server import settings
-from lockstep_server.api.server import LIVE
+from lockstep_server.api.health import LIVE
 
 DEFAULTS = settings.Settings()
 STOP_S = 2.0

@@ -166,9 +166,10 @@ def test_a_bad_token_is_refused(guarded: Served, metadata: Any, words: str) -> N
         guarded.sequences.Classify(TEXT, metadata=metadata, timeout=PATIENCE_S)
 
 
-def test_a_token_larger_than_metadata_may_be_is_refused(guarded: Served) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        guarded.sequences.Classify(TEXT, metadata=bearer("x" * 20_000), timeout=PATIENCE_S)
+@pytest.mark.parametrize("characters", [8192, 20_000])
+def test_a_token_larger_than_metadata_may_be_is_refused(guarded: Served, characters: int) -> None:
+    with pytest.raises(grpc.RpcError) as caught:  # by gRPC, or by the server
+        guarded.sequences.Classify(TEXT, metadata=bearer("x" * characters), timeout=PATIENCE_S)
     assert caught.value.code() is not grpc.StatusCode.OK
 
 
@@ -195,6 +196,20 @@ def test_a_caller_uses_its_models_only(guarded: Served) -> None:
         open_pb.ModelStatisticsRequest(), metadata=bearer("alice-1"), timeout=PATIENCE_S
     )
     assert {model.name for model in statistics.model_stats} == {MODEL}
+
+
+def test_a_caller_asks_for_the_health_of_its_models_only(guarded: Served) -> None:
+    for service in ("", "live", "lockstep.v1.Sequences", MODEL):
+        check = health_pb2.HealthCheckRequest(service=service)
+        assert guarded.health.Check(check, metadata=bearer("alice-1"), timeout=PATIENCE_S).status
+    other = health_pb2.HealthCheckRequest(service=WRITER)
+    with refused(DENIED, words=WRITER):
+        guarded.health.Check(other, metadata=bearer("alice-1"), timeout=PATIENCE_S)
+    with refused(DENIED, words=WRITER):
+        next(guarded.health.Watch(other, metadata=bearer("alice-1"), timeout=PATIENCE_S))
+    ready = open_pb.ModelReadyRequest(name=WRITER)
+    with refused(DENIED, words=WRITER):
+        guarded.inference.ModelReady(ready, metadata=bearer("alice-1"), timeout=PATIENCE_S)
 
 
 def test_a_priority_needs_its_permission(guarded: Served) -> None:

@@ -2,148 +2,452 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 import threading
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fakes
 import grpc
 import numpy as np
 import pytest
 import steps
-from integration.harness import REPOSITORY, Served, refused, settings
+import tagger
+from google.rpc import error_details_pb2
+from integration.harness import REPOSITORY, Served, details, refused, settings
 from patience import PATIENCE_S, wait_until
 from security import bearer, digest, write_auth
 
 from lockstep_proto.v1 import sequences_pb2 as pb
-from lockstep_proto.v1 import sequences_pb2_grpc
+from lockstep_server.api.auth import PERMISSION_OF
+from lockstep_server.frontend import admission
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-AUTH = "\n".join(f'[callers.{name}]\ntokens = ["{digest(name)}"]\n' for name in ("greedy", "meek"))
-LIMITED = AUTH + f'[callers.small]\ntokens = ["{digest("small")}"]\nslots = 2\n'
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+MEAN, SLOTS = "sentiment-mean", 4
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    servers = []
-
-    def start_server(models: Path, **more: Any) -> Served:
-        auth = write_auth(tmp_path / "auth.toml", LIMITED)
-        server = Served(settings(models, auth_file=auth, **more))
-        servers.append(server)
-        wait_until(server.app.registry.ready, "models ready")
-        return server
-
-    yield start_server
-    for server in servers:
-        server.close()
+def _caller(name: str, limits: str = "") -> str:
+    return f'[callers.{name}]\ntokens = ["{digest(name)}"]\n{limits}\n'
 
 
-def test_a_flood_over_many_connections_refuses_nobody_else(
-    start: Callable[..., Served], tmp_path: Path
-) -> None:
-    """A stream of long texts keeps the queue full. The other caller has one text at a time."""
-    shutil.copytree(REPOSITORY / "sentiment-lstm", tmp_path / "models" / "sentiment-lstm")
-    manifest = tmp_path / "models" / "sentiment-lstm" / "model.toml"
-    manifest.write_text(manifest.read_text().replace("[batching]", "[batching]\nmax_queue_ms = 20"))
-    server = start(tmp_path / "models")
-    ended = threading.Event()
-    flood = pb.ClassifyRequest(model="sentiment-lstm", texts=["a fine film " * 40] * 64)
-    outcomes: list[int] = []
-
-    def requests() -> Iterator[Any]:
-        while not ended.is_set():
-            yield flood
-
-    def send() -> None:
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        with grpc.insecure_channel(server.address, options) as channel:
-            stub = sequences_pb2_grpc.SequencesStub(channel)
-            for reply in stub.ClassifyMany(requests(), metadata=bearer("greedy"), timeout=PATIENCE_S):
-                outcomes.extend(outcome.failure.code for outcome in reply.outcomes)
-
-    senders = [threading.Thread(target=send) for _ in range(3)]
-    for sender in senders:
-        sender.start()
-    try:
-        refusals = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
-        wait_until(lambda: refusals in outcomes, "the greedy caller is refused")
-        text = pb.ClassifyRequest(model="sentiment-lstm", texts=["a fine film"])
-        for _ in range(20):  # raises if one is refused
-            server.sequences.Classify(text, metadata=bearer("meek"), timeout=PATIENCE_S)
-    finally:
-        ended.set()
-        for sender in senders:
-            sender.join()
+def _auth(names: list[str]) -> str:
+    once = [_caller(f"once-{name}", "requests_per_second = 0.01") for name in names]
+    others = [
+        _caller("greedy"),
+        _caller("meek"),
+        _caller("small", "slots = 2"),
+        _caller("light", "bytes = 1000"),
+        _caller("brief", "tokens_per_second = 0.01"),
+        _caller("gateway", "forwards = true\nrequests_per_second = 0.01"),
+    ]
+    return "\n".join(once + others)
 
 
-def _step(server: Served, caller: str, sequence: int | str, **more: bool) -> float:
-    """One step of a sequence of sums. Returns the sum."""
-    request = fakes.request("adder", {"x": ("FP32", np.full((1, 2), 1.0))})
+# --- every RPC ----------------------------------------------------------------------------------------
+
+
+def _text() -> Any:
+    return pb.ClassifyRequest(model=MEAN, texts=["a fine film"])
+
+
+def _vector() -> Any:
+    return pb.EncodeRequest(model=MEAN, texts=["a fine film"])
+
+
+def _words() -> Any:
+    return pb.ClassifyTokensRequest(model="tagger", texts=["Ada lives in Paris"])
+
+
+def _tensor() -> Any:
+    return fakes.floats("same", [[1, 2]])
+
+
+def _followed(model: str) -> list[Any]:
+    return [pb.FollowRequest(start=pb.FollowStart(model=model)), pb.FollowRequest(ids=pb.Ids(ids=[3]))]
+
+
+def _endless(rpc: str) -> Any:
+    if rpc == "Generate":
+        return pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000)
+    return pb.TranslateRequest(model="translator", text="abc", max_tokens=60_000)
+
+
+def _sum_step(model: str, sequence: int | str, **more: bool) -> Any:
+    request = fakes.request(model, {"x": ("FP32", np.full((1, 2), 1.0))})
     kind = "int64_param" if isinstance(sequence, int) else "string_param"
     setattr(request.parameters["sequence_id"], kind, sequence)
     for name, value in more.items():
         request.parameters[f"sequence_{name}"].bool_param = value
+    return request
+
+
+class Rpc(NamedTuple):
+    """An RPC, the model that it is called for, and the messages of a call with one request."""
+
+    path: str
+    model: str
+    messages: Callable[[], list[Any]]
+
+    def __str__(self) -> str:
+        return f"{self.path.rpartition('/')[2]}-{self.model}"
+
+
+_OPEN, _OURS = "/inference.GRPCInferenceService/", "/lockstep.v1.Sequences/"
+_numbers = itertools.count(1)
+ONE_SHOT = [
+    Rpc(_OPEN + "ModelInfer", "same", lambda: [_tensor()]),
+    Rpc(_OPEN + "ModelStreamInfer", "same", lambda: [_tensor()]),
+    Rpc(_OURS + "Classify", MEAN, lambda: [_text()]),
+    Rpc(_OURS + "ClassifyMany", MEAN, lambda: [_text()]),
+    Rpc(_OURS + "Encode", MEAN, lambda: [_vector()]),
+    Rpc(_OURS + "EncodeMany", MEAN, lambda: [_vector()]),
+    Rpc(_OURS + "ClassifyTokens", "tagger", lambda: [_words()]),
+    Rpc(_OURS + "ClassifyTokensMany", "tagger", lambda: [_words()]),
+    Rpc(_OURS + "Follow", MEAN, lambda: _followed(MEAN)),
+]
+STEPWISE = [
+    Rpc(_OURS + "Generate", "lm", lambda: [_endless("Generate")]),
+    Rpc(_OURS + "Translate", "translator", lambda: [_endless("Translate")]),
+    Rpc(_OURS + "Follow", "lm", lambda: _followed("lm")),
+    Rpc(_OPEN + "ModelInfer", "sums", lambda: [_sum_step("sums", next(_numbers), start=True)]),
+    Rpc(_OPEN + "ModelStreamInfer", "totals", lambda: [_sum_step("totals", next(_numbers), start=True)]),
+]
+RPCS = ONE_SHOT + STEPWISE
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Every request runs alone, so that the order is seen in which they are served."""
+    root = tmp_path_factory.mktemp("models")
+    shutil.copytree(REPOSITORY / MEAN, root / MEAN)
+    tagger.write(root)
+    fakes.write_model(root, "same", fakes.identity())
+    for folder in (steps.language(root), steps.translator(root)):
+        _change(folder.parent, r"max_sequences = \d+", f"max_sequences = {SLOTS}")
+    for name in ("sums", "totals", "kept"):
+        steps.adder(root, name, slots=SLOTS)
+    steps.adder(root, "counted", slots=8)
+    steps.adder(root, "brief", idle_s=0.01)
+    auth = write_auth(tmp_path_factory.mktemp("auth") / "auth.toml", _auth([str(rpc) for rpc in RPCS]))
+    running = Served(settings(root, auth_file=auth, batching=False, max_inflight_mb=1))
+    try:
+        wait_until(running.app.registry.ready, "models ready")
+        yield running
+    finally:
+        running.close()
+
+
+def _change(folder: Path, old: str, new: str) -> None:
+    manifest = folder / "model.toml"
+    changed, times = re.subn(old, new, manifest.read_text())
+    assert times == 1
+    manifest.write_text(changed)
+
+
+def _counted(server: Served, caller: str) -> tuple[int, int, int]:
+    """The requests of a caller so far: accepted, refused for overload, refused for a quota."""
+    value = server.app.metrics.registry.get_sample_value
+    accepted = value("lockstep_caller_requests_total", {"caller": caller})
+    refused = (
+        value("lockstep_caller_refused_total", {"caller": caller, "reason": reason})
+        for reason in ("overloaded", "quota")
+    )
+    counts = [accepted, *refused]
+    assert None not in counts
+    return tuple(map(int, counts))  # type: ignore[return-value]
+
+
+class Calls:
+    """Calls of one caller over two connections, each with one request and a thread that reads it."""
+
+    def __init__(self, server: Served, caller: str) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self._channels = [grpc.insecure_channel(server.address, options) for _ in range(2)]
+        self._server, self._caller, self._begun = server, caller, _counted(server, caller)
+        self._calls: list[Any] = []
+        self._threads: list[threading.Thread] = []
+        self._closed = threading.Event()
+        self.answered = 0
+
+    def send(self, rpc: Rpc, count: int) -> None:
+        """Send so many requests, and wait until each is accepted or refused."""
+        for _ in range(count):
+            channel = self._channels[len(self._calls) % 2]
+            begin: Any = channel.stream_stream(rpc.path)
+            messages = [message.SerializeToString() for message in rpc.messages()]
+            call = begin(self._messages(rpc, messages), metadata=bearer(self._caller), timeout=PATIENCE_S)
+            self._calls.append(call)
+            self._threads.append(threading.Thread(target=self._read, args=(call,)))
+            self._threads[-1].start()
+        wait_until(lambda: sum(self.counted()) >= len(self._calls), f"{len(self._calls)} calls have arrived")
+
+    def _messages(self, rpc: Rpc, messages: list[bytes]) -> Iterator[bytes]:
+        yield from messages
+        if rpc in STEPWISE and rpc.path.endswith("Follow"):  # its sequence ends with the stream
+            self._closed.wait(PATIENCE_S)
+
+    def _read(self, call: Any) -> None:
+        first = True
+        with suppress(grpc.RpcError):
+            for _ in call:
+                self.answered += first  # of the interpreter's: each thread adds once
+                first = False
+
+    def counted(self) -> tuple[int, int, int]:
+        """Requests accepted, refused for overload, and refused for a quota."""
+        now = _counted(self._server, self._caller)
+        return tuple(a - b for a, b in zip(now, self._begun, strict=True))  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """End all calls."""
+        self._closed.set()
+        for call in self._calls:
+            call.cancel()
+        self.wait()
+        for channel in self._channels:
+            channel.close()
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def calls(server: Served) -> Iterator[Callable[[str], Calls]]:
+    made: list[Calls] = []
+
+    def make(caller: str) -> Calls:
+        made.append(Calls(server, caller))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+    wait_until(lambda: len(server.app.requests) == 0, "no request in flight")
+
+
+def test_every_rpc_is_flooded_below() -> None:
+    opened = {path for path, permission in PERMISSION_OF.items() if permission == "infer"}
+    assert {rpc.path for rpc in RPCS} == opened
+
+
+@pytest.mark.parametrize("rpc", ONE_SHOT, ids=str)
+def test_beside_a_flood_a_caller_gets_its_share_of_the_queue_and_of_the_runs(
+    server: Served, calls: Callable[[str], Calls], rpc: Rpc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request costs 1 ms, and the queue takes 20 ms: alone, a caller has about 20 requests in it."""
+    control = server.app.registry.resolve(rpc.model, "", "").admission
+    monkeypatch.setattr(admission.AdmissionController, "price", lambda *_: 0.001)
+    monkeypatch.setattr(admission.AdmissionController, "run_s", lambda *_: 0.001)
+    monkeypatch.setattr(control, "max_queue_s", 0.0205)
+    monkeypatch.setattr(control, "_drain", admission._Drain())
+    monkeypatch.setattr(admission._Drain, "_learn", lambda *_: None)
+    order: list[str] = []
+    deliver, in_flight = server.app.requests.deliver, server.app.requests._in_flight
+
+    def watched(events: Any) -> None:
+        order.extend(in_flight[one.key].caller.name for one in events.events if one.key in in_flight)
+        deliver(events)
+
+    monkeypatch.setattr(server.app.requests, "deliver", watched)
+    greedy, meek = calls("greedy"), calls("meek")
+    with server.hold():
+        greedy.send(rpc, 60)
+        meek.send(rpc, 10)
+    assert greedy.counted() == (21, 39, 0)
+    assert meek.counted() == (10, 0, 0)
+    greedy.wait()
+    meek.wait()
+    assert meek.answered == 10
+    last = len(order) - 1 - order[::-1].index("meek")
+    assert order[:last].count("greedy") <= 10 / 0.8
+
+
+@pytest.mark.parametrize("rpc", STEPWISE, ids=str)
+def test_beside_a_flood_of_endless_sequences_a_caller_gets_its_share_of_the_slots(
+    server: Served, calls: Callable[[str], Calls], rpc: Rpc
+) -> None:
+    engine = server.engine(server.app.registry.stepwise_if_any(rpc.model, "", "").spec.name)
+    pool = engine._scheduler.pool
+    greedy, meek = calls("greedy"), calls("meek")
+    greedy.send(rpc, 10 * SLOTS)
+    wait_until(lambda: pool.held("greedy") == SLOTS, "one caller holds every slot")
+    meek.send(rpc, SLOTS // 2)
+    wait_until(lambda: meek.answered == SLOTS // 2, "the other caller is answered")
+    assert meek.counted() == (SLOTS // 2, 0, 0)
+    assert (pool.held("greedy"), pool.held("meek")) == (SLOTS // 2, SLOTS // 2)
+
+
+# --- limits of a caller -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rpc", RPCS, ids=str)
+def test_requests_per_second_are_counted_for_every_rpc(
+    server: Served, calls: Callable[[str], Calls], rpc: Rpc
+) -> None:
+    """At one request in 100 s, the second is refused."""
+    once = calls(f"once-{rpc}")
+    once.send(rpc, 1)
+    assert once.counted() == (1, 0, 0)
+    once.send(rpc, 1)
+    assert once.counted() == (1, 0, 1)
+
+
+def _retry_s(error: grpc.RpcError) -> float:
+    [retry] = [one.retry_delay for one in details(error) if isinstance(one, error_details_pb2.RetryInfo)]
+    return float(retry.ToTimedelta().total_seconds())
+
+
+def test_tokens_per_second_are_counted_as_they_are_generated(server: Served) -> None:
+    request = pb.GenerateRequest(model="lm", text="ab", max_tokens=5, temperature=0)
+    replies = list(server.sequences.Generate(request, metadata=bearer("brief"), timeout=PATIENCE_S))
+    tokens = 2 + sum(len(reply.tokens) for reply in replies)
+    with refused(EXHAUSTED, words="tokens_per_second") as caught:
+        list(server.sequences.Generate(request, metadata=bearer("brief"), timeout=PATIENCE_S))
+    assert (tokens - 1) / 0.01 < _retry_s(caught.value) <= tokens / 0.01
+    value = server.app.metrics.registry.get_sample_value
+    assert value("lockstep_caller_tokens_total", {"caller": "brief"}) == tokens
+
+
+def test_callers_behind_a_proxy_have_quotas_of_their_own(server: Served) -> None:
+    def infer(name: str) -> None:
+        metadata = (*bearer("gateway"), ("x-forwarded-for", name))
+        server.inference.ModelInfer(_tensor(), metadata=metadata, timeout=PATIENCE_S)
+
+    infer("ann")
+    with refused(EXHAUSTED, words="gateway/ann"):
+        infer("ann")
+    infer("ben")
+    value = server.app.metrics.registry.get_sample_value
+    assert value("lockstep_caller_requests_total", {"caller": "gateway"}) == 2
+    page = server.app.metrics.registry.collect()
+    labels = {v for family in page for sample in family.samples for v in sample.labels.values()}
+    assert not {"ann", "gateway/ann"} & labels
+
+
+def _large(kilobytes: int) -> Any:
+    return fakes.floats("same", np.zeros((1, kilobytes * 256)))
+
+
+def test_bytes_in_flight_are_bounded_for_a_caller_and_shared_among_all(server: Served) -> None:
+    """The server holds 1 MiB; `light` may hold 1000 bytes."""
+    pending = []
+
+    def send(caller: str, request: Any) -> None:
+        pending.append(
+            server.inference.ModelInfer.future(request, metadata=bearer(caller), timeout=PATIENCE_S)
+        )
+
+    def arrived(caller: str, before: tuple[int, int, int], count: int) -> tuple[int, int, int]:
+        wait_until(lambda: sum(_counted(server, caller)) == sum(before) + count, f"requests of {caller}")
+        now = _counted(server, caller)
+        return tuple(a - b for a, b in zip(now, before, strict=True))  # type: ignore[return-value]
+
+    begun = {caller: _counted(server, caller) for caller in ("greedy", "meek", "light")}
+    with server.hold():
+        for _ in range(2):
+            send("light", fakes.floats("same", np.zeros((1, 200))))  # 800 bytes
+        assert arrived("light", begun["light"], 2) == (1, 0, 1)
+        for _ in range(20):
+            send("greedy", _large(60))
+        accepted, overloaded, _ = arrived("greedy", begun["greedy"], 20)
+        assert (accepted, overloaded) == (17, 3)  # 1020 KiB
+        for _ in range(6):
+            send("meek", _large(60))
+        # Of three callers that hold bytes, a third of 1024 KiB each.
+        assert arrived("meek", begun["meek"], 6) == (5, 1, 0)
+        assert server.app.requests.usage.bytes < 2 << 20
+    for call in pending:
+        with suppress(grpc.RpcError):
+            call.result()
+    wait_until(lambda: server.app.requests.usage.bytes == 0, "all bytes are given back")
+
+
+# --- sequences ----------------------------------------------------------------------------------------
+
+
+def _step(server: Served, caller: str, model: str, sequence: int | str, **more: bool) -> float:
+    """One step of a sequence of sums. Returns the sum."""
+    request = _sum_step(model, sequence, **more)
     reply = server.inference.ModelInfer(request, metadata=bearer(caller), timeout=PATIENCE_S)
     return float(fakes.values(reply, "y").ravel()[0])
 
 
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with its engine in another process."""
+    root = tmp_path_factory.mktemp("models")
+    steps.adder(root, "counted", slots=8)
+    steps.adder(root, "brief", idle_s=0.01)
+    auth = write_auth(tmp_path_factory.mktemp("auth") / "auth.toml", _auth([]))
+    running = Served(settings(root, auth_file=auth, engine="process"))
+    try:
+        wait_until(running.app.registry.ready, "models ready")
+        yield running
+    finally:
+        running.close()
+
+
 @pytest.mark.parametrize("sequence", [7, "seven"])
-def test_nobody_reaches_the_sequence_of_another_caller(
-    start: Callable[..., Served], tmp_path: Path, sequence: int | str
-) -> None:
-    models = tmp_path / "models"
-    steps.adder(models, slots=8)
-    server = start(models, engine="process")
-    assert _step(server, "greedy", sequence, start=True) == 1
+def test_nobody_reaches_the_sequence_of_another_caller(processes: Served, sequence: int | str) -> None:
+    def step(caller: str, **more: bool) -> float:
+        return _step(processes, caller, "counted", sequence, **more)
+
+    assert step("greedy", start=True) == 1
     unknown = "unknown sequence"
     with refused(grpc.StatusCode.INVALID_ARGUMENT, words=unknown):
-        _step(server, "meek", sequence)
+        step("meek")
     with refused(grpc.StatusCode.INVALID_ARGUMENT, words=unknown):
-        _step(server, "meek", sequence, end=True)
-    assert _step(server, "meek", sequence, start=True) == 1  # an id of its own
-    assert _step(server, "greedy", sequence) == 2
-    assert _step(server, "meek", sequence, end=True) == 2
-    assert _step(server, "greedy", sequence, end=True) == 3
+        step("meek", end=True)
+    assert step("meek", start=True) == 1  # an id of its own
+    assert step("greedy") == 2
+    assert step("meek", end=True) == 2
+    assert step("greedy", end=True) == 3
     with refused(grpc.StatusCode.FAILED_PRECONDITION, words="has ended"):
-        _step(server, "greedy", sequence)
+        step("greedy")
     with refused(grpc.StatusCode.INVALID_ARGUMENT, words=unknown):
-        _step(server, "small", sequence)
+        step("small")
 
 
-def test_a_caller_holds_no_more_slots_than_it_may(start: Callable[..., Served], tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    steps.adder(models, slots=8)
-    server = start(models)
+def test_an_evicted_sequence_is_its_caller_s_still(processes: Served) -> None:
+    _step(processes, "greedy", "brief", 7, start=True)
+
+    def evicted() -> bool:
+        try:
+            _step(processes, "greedy", "brief", 7)
+        except grpc.RpcError as error:
+            return "evicted" in str(error.details())
+        return False
+
+    wait_until(evicted, "the sequence is evicted")
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, words="unknown sequence"):
+        _step(processes, "meek", "brief", 7)
+
+
+def test_a_caller_has_no_more_sequences_than_it_may(server: Served) -> None:
     for sequence in (1, 2):
-        _step(server, "small", sequence, start=True)
-    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="slots"):
-        _step(server, "small", 3, start=True)
-    _step(server, "meek", 3, start=True)
-    _step(server, "small", 1, end=True)
-    _step(server, "small", 3, start=True)
+        _step(server, "small", "counted", sequence, start=True)
+    with refused(EXHAUSTED, words="slots"):
+        _step(server, "small", "counted", 3, start=True)
+    _step(server, "meek", "counted", 3, start=True)
+    _step(server, "small", "counted", 1, end=True)
+    _step(server, "small", "counted", 3, start=True)
 
 
-def test_max_tokens_has_a_limit(start: Callable[..., Served], tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    steps.language(models)
-    server = start(models)
+def test_max_tokens_has_a_limit(server: Served) -> None:
     request = pb.GenerateRequest(model="lm", text="a", max_tokens=2**32 - 1)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "max_tokens", "10000000"):
         list(server.sequences.Generate(request, metadata=bearer("meek"), timeout=PATIENCE_S))
 
 
-def test_slots_are_taken_back_for_another_caller_and_no_text_changes(
-    start: Callable[..., Served], tmp_path: Path
-) -> None:
-    """A caller holds every slot with long streams. They are suspended in turn, and end with their own texts."""
-    models = tmp_path / "models"
-    manifest = steps.language(models).parent / "model.toml"
-    manifest.write_text(manifest.read_text().replace("max_sequences = 64", "max_sequences = 4"))
-    server = start(models)
+def test_a_suspended_stream_ends_with_its_own_text(server: Served) -> None:
+    """A caller holds every slot with long streams. They are suspended in turn."""
 
     def stream(caller: str, tokens: int, seed: int) -> Any:
         request = pb.GenerateRequest(model="lm", text="a", max_tokens=tokens, seed=seed)
@@ -162,27 +466,22 @@ def test_slots_are_taken_back_for_another_caller_and_no_text_changes(
     endless = [stream("greedy", 10_000_000, seed=seed) for seed in (2, 3, 4)]
     for call in endless:
         ids(call, until=1)
-    meek = [stream("meek", 400, seed=5) for _ in range(2)]
-    first, second = (ids(call) for call in meek)
+    first, second = (ids(call) for call in [stream("meek", 400, seed=5) for _ in range(2)])
     assert len(first) == 400
     assert first == second
     assert ids(first_of_greedy) == alone
     for call in endless:
         call.cancel()
+    wait_until(lambda: len(server.app.requests) == 0, "no request in flight")
 
 
-def test_a_sequence_that_lost_its_slot_goes_on_where_it_was(
-    start: Callable[..., Served], tmp_path: Path
-) -> None:
-    models = tmp_path / "models"
-    steps.adder(models, slots=2)
-    server = start(models)
-    for sequence in (1, 2):
-        assert _step(server, "greedy", sequence, start=True) == 1
-    assert _step(server, "meek", 1, start=True) == 1
-    for sequence in (1, 2):  # one of them has no slot, until another has been idle for its turn
-        assert _step(server, "greedy", sequence) == 2
-        assert _step(server, "greedy", sequence) == 3
-    assert _step(server, "meek", 1, end=True) == 2
-    for sequence in (1, 2):
-        assert _step(server, "greedy", sequence, end=True) == 4
+def test_a_sequence_that_lost_its_slot_goes_on_where_it_was(server: Served) -> None:
+    model = "kept"
+    for sequence in range(1, SLOTS + 1):
+        assert _step(server, "greedy", model, f"own {sequence}", start=True) == 1
+    assert _step(server, "meek", model, "own", start=True) == 1
+    for sequence in range(1, SLOTS + 1):  # one of them has no slot, until another's turn is over
+        assert _step(server, "greedy", model, f"own {sequence}") == 2
+    assert _step(server, "meek", model, "own", end=True) == 2
+    for sequence in range(1, SLOTS + 1):
+        assert _step(server, "greedy", model, f"own {sequence}", end=True) == 3

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ErrorCode, ServingError
 from ..frontend.callers import UNKNOWN, Caller, Credential, current, token_digest
+from .health import OF_NO_MODEL
 from .identity import certificate_names, host_of, is_in, networks, peer_host, values
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Guard:
         self._proxies = networks(proxies)
         self._header, self._clock = header.lower(), clock
         self._open: dict[OpenCall, None] = {}
+        self._export_usage()
 
     @property
     def on(self) -> bool:
@@ -244,7 +246,8 @@ class Guard:
         if self._file is None:
             return
         try:
-            self._file.refresh()
+            if self._file.refresh():
+                self._export_usage()
             for call in list(self._open):
                 try:
                     self._grant(call.grant.method, call.grant.credential, None)
@@ -252,6 +255,10 @@ class Guard:
                     call.end(refusal)
         except Exception:  # the next check must come
             log.exception("checking the auth file failed")
+
+    def _export_usage(self) -> None:
+        if self._file is not None:
+            self.audit.metrics.add_callers(self._file.table.names())
 
     # --- other ways in ---------------------------------------------------------------------------------
 
@@ -351,6 +358,8 @@ def model_of(message: Any) -> str:
     fields = message.DESCRIPTOR.fields_by_name
     if "start" in fields:  # Follow
         return str(message.start.model) if message.WhichOneof("message") == "start" else ""
+    if "service" in fields:  # a health check
+        return "" if message.service in OF_NO_MODEL else str(message.service)
     for name in ("model_name", "model", "name"):
         if name in fields:
             return str(getattr(message, name))

@@ -95,7 +95,8 @@ class Follow:
         self._sequence = ("", next(_numbers))
         self._served: ServedModel | None = None
         self._ahead = 0
-        self._call = CallShare()  # elements wait for one another, and are not refused for it
+        # Elements wait for one another, and are not refused for it.
+        self._call = CallShare(is_message=False)
 
     async def run(self) -> None:
         """

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .. import messages
+from ..frontend.callers import current as caller_of_task
 from ..frontend.tracing import current
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class TokenStream:
             return
         now, meters = time.monotonic(), self._inference.served.meters
         meters.record_tokens(tokens)
+        self._requests.usage.add_tokens(caller_of_task.get(), tokens)
         if self._last:
             meters.record_later_tokens(tokens, (now - self._last) / tokens)
         else:

@@ -404,7 +404,7 @@ class _Call:
             return True
         reported = error if isinstance(error, ServingError) else _internal(error)
         if isinstance(reported, Refusal):
-            self._counters.guard.audit.refused(reported.caller.name, self._counters.method, reported.reason)
+            self._counters.guard.audit.refused(reported.caller, self._counters.method, reported.reason)
         self._ended(status.CODES[reported.code])
         await status.abort(self._context, reported)
         return False

@@ -1,22 +1,26 @@
-"""The gRPC server: its services, channel options and health status."""
+"""The gRPC server: its services and channel options."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2_grpc import (
     add_ServerReflectionServicer_to_server as add_reflection,
 )
 
-from lockstep_proto import open_inference_pb2, open_inference_pb2_grpc
-from lockstep_proto.v1 import sequences_pb2, sequences_pb2_grpc
+from lockstep_proto import open_inference_pb2_grpc
+from lockstep_proto.v1 import sequences_pb2_grpc
 
 from ..errors import LoadError
+from ..frontend.callers import current
 from ..settings import host_and_port
 from .access import server_credentials
+from .auth import granted
+from .health import SERVICES
 from .inflight import StreamLimits
 from .instrumentation import InstrumentingServer, OpenCalls
 from .open_inference import OpenInference
@@ -32,19 +36,11 @@ if TYPE_CHECKING:
     from ..frontend.flush_control import FlushController
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
+    from ..frontend.usage import CallerUsage
     from ..metrics.families import Metrics
     from ..settings import Settings
     from .auth import Guard
-
-_SERVICES = (
-    open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
-    sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
-)
-
-LIVE = "live"
-"""Health service name for liveness probes: SERVING while the event loop runs, whatever the models do, unless
-the engine process ended and cannot be started again."""
-
+    from .health import HealthPublisher
 
 _MAX_UNREAD_CALLS = 1 << 20
 _MAX_UNREAD_S = 24 * 3600
@@ -53,72 +49,6 @@ _REFUSE_S = 1.0
 
 _HOLD_S = 2.0
 """How long it then keeps new calls open at most, until no more arrive."""
-
-
-class HealthPublisher:
-    """grpc.health.v1 status of the server (""), each service, each model by name, and `LIVE`."""
-
-    def __init__(self) -> None:
-        self.servicer = _HealthServicer(self._check_known)
-        self._registry: ModelRegistry | None = None
-        self._reported: dict[str, bool] = {}
-        self._draining = False
-
-    async def start(self, registry: ModelRegistry) -> None:
-        """Report NOT_SERVING; the library's initial status is SERVING."""
-        self._registry = registry
-        await self._report(LIVE, serving=True)
-        for name in ("", *_SERVICES):
-            await self._report(name, serving=False)
-
-    def alive(self) -> bool:
-        return self._reported[LIVE]
-
-    async def set_live(self, *, alive: bool) -> None:
-        """Report whether the server serves or recovers by itself."""
-        if not self._draining:
-            await self._report(LIVE, serving=alive)
-
-    async def update(self, registry: ModelRegistry) -> None:
-        if self._draining:
-            return
-        for name in registry.versions.names():
-            if name == LIVE:  # reserved: a model of this name has no health status
-                continue
-            await self._report(name, serving=registry.serving(name))
-        for name in ("", *_SERVICES):
-            await self._report(name, serving=registry.ready())
-
-    async def drain(self) -> None:
-        """Report NOT_SERVING for everything except `LIVE` from now on."""
-        self._draining = True
-        for name in list(self._reported):
-            await self._report(name, serving=name == LIVE and self._reported[LIVE])
-
-    def _check_known(self, name: str) -> None:
-        if self._registry is not None and name not in self._reported:
-            self._registry.check_known(name)
-
-    async def _report(self, name: str, *, serving: bool) -> None:
-        if self._reported.get(name) is not serving:
-            self._reported[name] = serving
-            status = health_pb2.HealthCheckResponse
-            await self.servicer.set(name, status.SERVING if serving else status.NOT_SERVING)
-
-
-class _HealthServicer(health.aio.HealthServicer):
-    """The library's, but a model that is not known yet is UNAVAILABLE and not NOT_FOUND.
-
-    `check_known` gets the name of a service, and raises the error for it.
-    """
-
-    def __init__(self, check_known: Callable[[str], None]) -> None:
-        super().__init__()
-        self._check_known = check_known
-
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802
-        self._check_known(request.service)
-        return await super().Check(request, context)
 
 
 class Server:
@@ -145,7 +75,7 @@ class Server:
             registry.record_refusal("", "", method, error)
 
         instrumented: Any = InstrumentingServer(
-            self._server, metrics, begin_trace, self._calls, refuse, requests.refusal_of, guard
+            self._server, metrics, begin_trace, self._calls, refuse, partial(_no_room, requests.usage), guard
         )
         limits = StreamLimits(settings.max_stream_inflight, settings.max_stall_s)
         inference = OpenInference(
@@ -161,7 +91,7 @@ class Server:
         sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, instrumented)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(health_publisher.servicer, instrumented)
         if settings.reflection:
-            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             add_reflection(reflection.aio.ReflectionServicer(names), instrumented)  # type: ignore[no-untyped-call]
         self._settings = settings
 
@@ -197,6 +127,13 @@ class Server:
         self._calls.hold = True
         await self._calls.settle(_HOLD_S)
         await self._server.stop(None)
+
+
+def _no_room(usage: CallerUsage, size: int) -> ServingError | None:
+    """The error of a message for which there is no room. Of a call of one message without a token, the caller
+    is not known yet."""
+    grant = granted.get()
+    return usage.no_room(size, current.get() if grant is None else grant.caller)
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:

@@ -53,6 +53,8 @@ class CallShare:
 
     requests: int = 0
     waiting_s: float = 0.0  # device seconds
+    is_message: bool = True  # its requests came in one message, which a quota lets pass as a whole
+    passed_quota: bool = False
 
 
 class _Drain:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..metrics.families import Metrics
+    from .callers import Caller
 
 log = logging.getLogger("lockstep_server.audit")
 
@@ -26,15 +27,17 @@ class Audit:
     """
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
-        self._metrics, self._clock = metrics, clock
+        self.metrics, self._clock = metrics, clock
         self._lines_left, self._refilled_at, self._unlogged = _BURST, clock(), 0
 
     def admin(self, caller: str, method: str, model: str, outcome: str) -> None:
         fields = {"caller": caller, "method": method, "model": model, "outcome": outcome}
         log.info("admin call", extra={"fields": fields})
 
-    def refused(self, caller: str, method: str, reason: str) -> None:
-        self._metrics.auth_refused.labels(reason).inc()
+    def refused(self, caller: Caller, method: str, reason: str) -> None:
+        self.metrics.auth_refused.labels(reason).inc()
+        if caller.account:
+            self.metrics.caller_refused.labels(caller.account, reason).inc()
         now = self._clock()
         self._lines_left = min(self._lines_left + (now - self._refilled_at) * _LINES_PER_SECOND, _BURST)
         self._refilled_at = now
@@ -42,7 +45,7 @@ class Audit:
             self._unlogged += 1
             return
         self._lines_left -= 1
-        fields: dict[str, Any] = {"caller": caller, "method": method, "reason": reason}
+        fields: dict[str, Any] = {"caller": caller.name, "method": method, "reason": reason}
         if self._unlogged:
             fields["unlogged"], self._unlogged = self._unlogged, 0
         log.warning("call refused", extra={"fields": fields})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
 import os
 import re
 import secrets
@@ -44,9 +45,21 @@ class Caller:
     permissions: frozenset[str] = PERMISSIONS
     models: tuple[str, ...] = ()  # patterns of model names; empty: all models
     slots: int | None = None  # most live sequences; None: as many as the models have
+    bytes: int = 0  # most bytes of requests in flight; 0: no limit of its own
+    requests_per_second: float = 0.0  # 0: no limit
+    tokens_per_second: float = 0.0  # 0: no limit
     expires: float = _NEVER  # seconds since the epoch
     forwards: bool = False  # a proxy, which names the callers behind it
     authenticated: bool = False  # has a name of the auth file
+
+    @property
+    def account(self) -> str:
+        """Its name in the auth file, or that of the proxy before it; "" if it is not in the file."""
+        return self.name.partition("/")[0] if self.authenticated else ""
+
+    @property
+    def has_quota(self) -> bool:
+        return bool(self.requests_per_second or self.tokens_per_second)
 
     def may_use(self, model: str) -> bool:
         """Whether this caller may use a model; the step-wise form of a model counts as the model."""
@@ -242,14 +255,12 @@ def _table(document: dict[str, Any]) -> CallerTable:
     return CallerTable(callers, anonymous)
 
 
-_KEYS = ("tokens", "certificates", "permissions", "models", "slots", "expires", "forwards")
+_KEYS = ("tokens", "certificates", "permissions", "models", "slots", "bytes", "requests_per_second",
+         "tokens_per_second", "expires", "forwards")  # fmt: skip
 
 
 def _caller(name: str, where: str, table: dict[str, Any]) -> Caller:
     _check_keys(f"{where}.", table, _KEYS)
-    slots = table.get("slots")
-    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-        raise _Invalid(f"{where}.slots: {slots!r} is not valid; use an integer of 1 or more")
     forwards = table.get("forwards", False)
     if not isinstance(forwards, bool):
         raise _Invalid(f"{where}.forwards: {forwards!r} is not valid; use true or false")
@@ -258,13 +269,34 @@ def _caller(name: str, where: str, table: dict[str, Any]) -> Caller:
         raise _Invalid(f"{where}.models: empty; name models, or leave the key out to allow all")
     return Caller(
         name,
-        _permissions(f"{where}.permissions", table.get("permissions", ["health", "read", "infer"])),
-        models,
-        slots,
-        _expiry(f"{where}.expires", table.get("expires")),
-        forwards,
+        permissions=_permissions(
+            f"{where}.permissions", table.get("permissions", ["health", "read", "infer"])
+        ),
+        models=models,
+        slots=_count(f"{where}.slots", table.get("slots")) or None,
+        bytes=_count(f"{where}.bytes", table.get("bytes")),
+        requests_per_second=_rate(f"{where}.requests_per_second", table.get("requests_per_second")),
+        tokens_per_second=_rate(f"{where}.tokens_per_second", table.get("tokens_per_second")),
+        expires=_expiry(f"{where}.expires", table.get("expires")),
+        forwards=forwards,
         authenticated=True,
     )
+
+
+def _count(where: str, value: Any) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _Invalid(f"{where}: {value!r} is not valid; use an integer of 1 or more")
+    return value
+
+
+def _rate(where: str, value: Any) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise _Invalid(f"{where}: {value!r} is not valid; use a number above 0")
+    return float(value)
 
 
 def _check_keys(prefix: str, table: dict[str, Any], known: Iterable[str]) -> None:

@@ -51,6 +51,13 @@ class InferenceRequest:
         return self.encoded.tokens if self.encoded else None
 
 
+def elements(message: messages.Request) -> int:
+    """The elements of a request, which count as its tokens."""
+    if isinstance(message, messages.Infer):
+        return message.size.elements
+    return len(message.prompt) if isinstance(message, messages.Generate) else 1
+
+
 def tensor_bytes(message: messages.Request) -> int:
     """Bytes of a request's tensors."""
     if isinstance(message, messages.Generate):

@@ -12,23 +12,26 @@ import itertools
 import logging
 import time
 from copy import copy
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from msgspec.structs import replace
 
 from .. import memory, messages
-from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, overloaded, unavailable
+from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, unavailable
 from ..model.spec import measure_request
 from .admission import deadline_of, is_past
 from .callers import current as caller_of_task
-from .inference_request import accepted_message, send_policy, tensor_bytes, text_inputs
+from .inference_request import accepted_message, elements, send_policy, tensor_bytes, text_inputs
 from .request_log import RequestLog
+from .tokenization import SHORT_TEXT
 from .tracing import RequestSummary, Trace, current
+from .usage import CallerUsage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..text.tokenizer import EncodedText
+    from .callers import Caller
     from .inference_request import InferenceRequest
     from .registry import ModelRegistry
     from .served_model import ServedModel
@@ -53,6 +56,7 @@ class Send(Protocol):
 class _Arrival(NamedTuple):
     key: int
     request: InferenceRequest
+    caller: Caller
     time: float
     trace: Trace | None
     on_event: Callable[[messages.Event], None]
@@ -61,6 +65,7 @@ class _Arrival(NamedTuple):
 
 class _InFlight(NamedTuple):
     request: InferenceRequest
+    caller: Caller
     accepted: float
     price_s: float  # device seconds it was admitted with
     before_s: float  # device seconds queued before it
@@ -73,7 +78,8 @@ class _InFlight(NamedTuple):
 class InFlightRequests:
     """The accepted requests that have not ended, by key. Event loop only.
 
-    `observe_lag` gets the age in seconds of each engine update when it is processed.
+    `observe_lag` gets the age in seconds of each engine update when it is processed. `usage` has what callers
+    use, and their limits.
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class InFlightRequests:
         observe_lag: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         tokenizers: Tokenizers | None = None,
-        max_bytes: int = 1 << 62,
+        usage: CallerUsage | None = None,
     ) -> None:
         self._send, self._registry, self._clock = send, registry, clock
         self._request_log = request_log or RequestLog()
@@ -92,22 +98,12 @@ class InFlightRequests:
         self._observe_lag = observe_lag
         self._keys = itertools.count(1)
         self._in_flight: dict[int, _InFlight] = {}
-        self._bytes = self._peak_bytes = 0  # of tensors of the requests in flight; since none was
-        self._max_bytes = max_bytes
-        self._tokenizing: set[int] = set()  # keys of requests that wait for their text's ids
+        self.usage = usage or CallerUsage()
+        self._peak_bytes = 0  # of the requests in flight, since none was
+        self._tokenizing: dict[int, tuple[Caller, int]] = {}  # who waits for ids, with a text of what size
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
-
-    def refusal_of(self, size: int) -> ServingError | None:
-        """The error of a request with tensors of `size` bytes, if those in flight leave no room for it."""
-        if not self._bytes or self._bytes + size <= self._max_bytes:
-            return None
-        return overloaded(
-            f"requests in flight hold {self._bytes >> 20} MB of at most {self._max_bytes >> 20} MB"
-            " (max_inflight_mb); retry after 1 s",
-            1.0,
-        )
 
     def __len__(self) -> int:
         return len(self._in_flight) + len(self._tokenizing)
@@ -129,7 +125,14 @@ class InFlightRequests:
             ServingError: the request is refused, and recorded as such.
         """
         self._check(request)
-        arrival = _Arrival(next(self._keys), request, self._clock(), current.get(), on_event, on_chunk)
+        caller = caller_of_task.get()
+        try:
+            self.usage.admit(caller, request.call)
+        except ServingError as error:
+            self._refuse(request, error, caller)
+        arrival = _Arrival(
+            next(self._keys), request, caller, self._clock(), current.get(), on_event, on_chunk
+        )
         if request.text is None:
             self._accept(arrival)
         else:
@@ -143,8 +146,11 @@ class InFlightRequests:
         Raises:
             ServingError: the request is refused at once.
         """
-        key, request = arrival.key, arrival.request
-        self._tokenizing.add(key)
+        key, request, size = arrival.key, arrival.request, 0
+        if len(text) > SHORT_TEXT:  # it may wait
+            size = len(text)
+            self._hold(request, size, arrival.caller)
+        self._tokenizing[key] = arrival.caller, size
         self._idle.clear()
         refusal: list[ServingError] = []
         returned = False
@@ -152,7 +158,7 @@ class InFlightRequests:
         def encoded(result: EncodedText | ServingError) -> None:
             if key not in self._tokenizing:  # cancelled
                 return
-            self._tokenizing.discard(key)
+            self._stop_tokenizing(key)
             try:
                 self._check(request)  # the server may have begun to stop meanwhile
                 self._take_ids(request, result)
@@ -179,6 +185,21 @@ class InFlightRequests:
         if refusal:
             raise refusal[0]
 
+    def _stop_tokenizing(self, key: int) -> None:
+        caller, size = self._tokenizing.pop(key)
+        if size:
+            self.usage.free(size, caller)
+
+    def _hold(self, request: InferenceRequest, size: int, caller: Caller) -> None:
+        """
+        Raises:
+            ServingError: there is no room for a request of `size` bytes. It is recorded as refused.
+        """
+        if (no_room := self.usage.no_room(size, caller)) is not None:
+            self._refuse(request, no_room, caller)
+        self.usage.hold(size, caller)
+        self._peak_bytes = max(self._peak_bytes, self.usage.bytes)
+
     def _take_ids(self, request: InferenceRequest, encoded: EncodedText | ServingError) -> None:
         """Complete the request's message with the ids of its text.
 
@@ -201,8 +222,10 @@ class InFlightRequests:
         except ServingError as error:
             self._refuse(request, error)
 
-    def _refuse(self, request: InferenceRequest, error: ServingError) -> None:
-        request.served.record_refusal(request.method, error)
+    def _refuse(
+        self, request: InferenceRequest, error: ServingError, caller: Caller | None = None
+    ) -> NoReturn:
+        request.served.record_refusal(request.method, error, caller=caller)
         raise in_field(error, request.field) from None
 
     def _check(self, request: InferenceRequest) -> None:
@@ -233,21 +256,22 @@ class InFlightRequests:
         Raises:
             ServingError: the request is refused, and recorded as such.
         """
-        key, request, arrived, trace, on_event, on_chunk = arrival
+        key, request, caller, arrived, trace, on_event, on_chunk = arrival
         served, message = request.served, request.message
         deadline = deadline_of(arrived, request.remaining_s, request.queue_timeout_s)
         (price_s, run_s), size = served.admission.demand(message), tensor_bytes(message)
-        if (no_room := self.refusal_of(size)) is not None:
-            self._refuse(request, no_room)
+        self._hold(request, size, caller)
         try:
             before_s = served.admission.enter(
                 price_s, self._clock(), deadline, request.call, run_s, message.caller
             )
         except ServingError as error:
-            self._refuse(request, error)
-        self._in_flight[key] = _InFlight(request, arrived, price_s, before_s, on_event, on_chunk, trace, size)
-        self._bytes += size
-        self._peak_bytes = max(self._peak_bytes, self._bytes)
+            self.usage.free(size, caller)
+            self._refuse(request, error, caller)
+        self._in_flight[key] = _InFlight(
+            request, caller, arrived, price_s, before_s, on_event, on_chunk, trace, size
+        )
+        self.usage.accepted(caller, elements(message))
         self._idle.clear()
         served.meters.record_accepted(request.method)
         if isinstance(message, messages.Step):
@@ -285,7 +309,7 @@ class InFlightRequests:
         gRPC also cancels a call at its deadline. Such a request is recorded as `deadline`, not `cancelled`.
         """
         if key in self._tokenizing:  # not accepted yet
-            self._tokenizing.discard(key)
+            self._stop_tokenizing(key)
             self._set_idle()
             return
         entry = self._in_flight.get(key)
@@ -373,8 +397,8 @@ class InFlightRequests:
     def _end(self, key: int, entry: _InFlight, event: messages.Event | None) -> float:
         """Record a request's end. Returns the seconds since it was accepted. No event: it was cancelled."""
         del self._in_flight[key]
-        self._bytes -= entry.size
-        if not self._bytes and self._peak_bytes >= memory.LARGE_BYTES:
+        self.usage.free(entry.size, entry.caller)
+        if not self.usage.bytes and self._peak_bytes >= memory.LARGE_BYTES:
             self._peak_bytes = 0
             # Later, when the calls have ended and their messages are free.
             asyncio.get_running_loop().call_later(_TRIM_S, _trim)
@@ -382,6 +406,8 @@ class InFlightRequests:
         request, trace, seconds = entry.request, entry.trace, now - entry.accepted
         served, outcome = request.served, _outcome(event)
         ran = event is not None and (event.error is None or event.error.code is ErrorCode.FAILED)
+        if event is not None and event.error is not None:
+            self.usage.ended(entry.caller, event.error)
         caller = request.message.caller
         served.admission.leave(entry.price_s, now, request.call, served=ran, caller=caller)
         served.meters.record_ended(request.method, outcome, seconds, trace.id if trace is not None else "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .. import messages
 from ..errors import ErrorCode
 from ..metrics.families import length_bucket
+from .callers import current
 from .request_log import RequestLog
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..metrics.families import ModelMeters
     from ..model.spec import ModelSpec
     from .admission import AdmissionController
+    from .callers import Caller
     from .tokenization import OpenVocabulary
 
 _SEQUENCES_PER_SLOT = 4
@@ -102,9 +104,13 @@ class ServedModel:
         if step.end or failed_start or (error is not None and error.code is ErrorCode.SEQUENCE_LOST):
             self.sequences.pop(step.sequence, None)
 
-    def record_refusal(self, method: str, error: ServingError, requests: int = 1) -> None:
-        """Count all `requests` as refused, and log one line for them."""
-        self.meters.record_refused(method, error.code.value, requests)
+    def record_refusal(
+        self, method: str, error: ServingError, requests: int = 1, caller: Caller | None = None
+    ) -> None:
+        """Count all `requests` as refused, and log one line for them. `caller` is that of this task if not
+        given."""
+        account = (caller or current.get()).account
+        self.meters.record_refused(method, error.code.value, requests, account)
         self.request_log.refused(self.spec.model, str(self.spec.version), method, error)
 
     def record_runs(self, events: messages.Events) -> None:

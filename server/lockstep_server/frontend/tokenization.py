@@ -21,7 +21,7 @@ from ..text.tokenizer import EncodedText, TokenizerError, Vocabulary
 OpenVocabulary = asyncio.Future[Vocabulary]
 Done = Callable[[EncodedText | ServingError], None]
 
-_SHORT_TEXT = 512
+SHORT_TEXT = 512
 """Characters. Tokenizing a shorter text costs less than passing it to another thread."""
 
 
@@ -77,7 +77,7 @@ class Tokenizers:
             caller: who sent it. Longer texts are tokenized fair among callers, by characters.
             wanted: whether the result is wanted still. A text whose request was cancelled is not tokenized.
         """
-        if len(text) <= _SHORT_TEXT and vocabulary.done() and vocabulary.exception() is None:
+        if len(text) <= SHORT_TEXT and vocabulary.done() and vocabulary.exception() is None:
             done(_encode(vocabulary.result(), text, field, places))
             return
         tag = self._fair_queueing.start_tag(caller, len(text))

@@ -17,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from .types import MetricFactory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .types import Counter, Histogram
 
@@ -29,6 +29,9 @@ _LENGTH_LABELS = (*map(str, _LENGTHS), "more")
 
 _OUTCOMES, _REFUSALS = ("ok", "failed", "deadline", "unavailable"), ("overloaded", "unavailable")
 """Exported as 0 from the start, because a rate misses everything counted before the first scrape."""
+
+CALLER_REFUSALS = ("quota", "overloaded")
+"""The error codes of requests that count as refused to their caller."""
 
 STATES = ("running", "waiting", "idle")
 """States of a step-wise sequence, in the order of `messages.SequenceCounts`."""
@@ -76,6 +79,21 @@ class Metrics:
             "Calls refused for their credentials or permissions, by reason.",
             "reason",
         )
+        self.caller_requests = factory.counter(
+            "lockstep_caller_requests_total", "Requests accepted, by caller of the auth file.", "caller"
+        )
+        self.caller_tokens = factory.counter(
+            "lockstep_caller_tokens_total",
+            "Tokens (elements) that callers of the auth file sent, and got from Generate and Translate.",
+            "caller",
+        )
+        self.caller_refused = factory.counter(
+            "lockstep_caller_refused_total",
+            "Requests of callers of the auth file that were refused, by reason: one of their permissions or"
+            " limits, or overload.",
+            "caller",
+            "reason",
+        )
         self.request_seconds = factory.histogram(
             "lockstep_request_seconds",
             "Seconds from the acceptance to the end of a request.",
@@ -101,6 +119,14 @@ class Metrics:
         self.queue_depth = factory.gauge(
             "lockstep_queue_depth", "Requests accepted and not yet ended.", "model"
         )
+
+    def add_callers(self, names: Iterable[str]) -> None:
+        """Export the usage of these callers, of the auth file, from 0 on."""
+        for name in names:
+            self.caller_requests.labels(name)
+            self.caller_tokens.labels(name)
+            for reason in CALLER_REFUSALS:
+                self.caller_refused.labels(name, reason)
 
     def _create_streams(self, factory: MetricFactory) -> None:
         self.tokens = factory.counter(
@@ -354,8 +380,11 @@ class ModelMeters:
             self._method(method)[1].observe(seconds)
         self.depth.inc(-1)
 
-    def record_refused(self, method: str, code: str, requests: int = 1) -> None:
+    def record_refused(self, method: str, code: str, requests: int = 1, account: str = "") -> None:
+        """`account` is the caller's name in the auth file; "" if it is not in it."""
         self._metrics.refused.labels(*self._labels, method, code).inc(requests)
+        if account and code in CALLER_REFUSALS:
+            self._metrics.caller_refused.labels(account, code).inc(requests)
 
     def _method(self, method: str) -> tuple[Counter, Histogram]:
         children = self._by_method.get(method)

@@ -158,9 +158,7 @@ class Scheduler:
 
     # --- plan ---------------------------------------------------------------------------------------
 
-    def _admit(
-        self, now: float
-    ) -> tuple[tuple[GenerationSequence, ...], tuple[GenerationSequence, ...]]:
+    def _admit(self, now: float) -> tuple[tuple[GenerationSequence, ...], tuple[GenerationSequence, ...]]:
         """Give out the slots that are free, and those that are taken from others.
 
         Returns:

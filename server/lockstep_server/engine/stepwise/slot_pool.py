@@ -8,7 +8,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...errors import overloaded
+from ...errors import overloaded, quota_exceeded
 from ...fair_queueing import FairQueueing, QueuedWork, by_urgency
 from ...model.cost_model import moving_average
 
@@ -87,7 +87,7 @@ class SlotPool:
         if not most or self.held(caller) + self._queued.requests(caller) < most:
             return None
         why = f"caller {caller!r} has {most} sequences of at most {most} (slots); end one, or retry after 1 s"
-        return overloaded(why, 1.0)
+        return quota_exceeded(why, 1.0)
 
     def _rejection(self, caller: str, deadline: float | None, now: float) -> ServingError | None:
         over = round(self._queued.ahead(caller, 1)) + 1 - (self.slots - self.used)

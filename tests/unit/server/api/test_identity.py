@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from security import digest, write_auth
 
-from lockstep_server.api.auth import Guard
+from lockstep_server.api.auth import Guard, Refusal
 from lockstep_server.api.identity import peer_host
 from lockstep_server.frontend.audit import Audit
+from lockstep_server.frontend.callers import AuthFile
 from lockstep_server.metrics.families import Metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -66,3 +71,13 @@ def test_a_proxy_may_name_callers_in_a_header_of_its_own() -> None:
     guard = Guard(Audit(Metrics()), proxies="10.0.0.9", header="X-Caller")
     assert guard.identify(_Context("ipv4:10.0.0.9:1", ("x-caller", "team-a"))).name == "@10.0.0.9/team-a"
     assert guard.identify(_Context("ipv4:10.0.0.8:1", ("x-caller", "team-a"))).name == "@10.0.0.8"
+
+
+@pytest.mark.parametrize("value", ["Bearer tokén", "Bearer tokén".encode(), b"Bearer \xff\xfe"])
+def test_a_token_that_is_not_ascii_is_refused(tmp_path: Path, value: str | bytes) -> None:
+    """Our clients' gRPC does not send one; others may."""
+    auth = write_auth(tmp_path / "auth.toml", f'[callers.a]\ntokens = ["{digest("token")}"]\n')
+    guard = Guard(Audit(Metrics()), AuthFile(auth))
+    with pytest.raises(Refusal, match="in ASCII") as caught:
+        guard.early("/lockstep.v1.Sequences/Classify", (("authorization", value),))
+    assert caught.value.reason == "malformed"

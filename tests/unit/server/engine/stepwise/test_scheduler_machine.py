@@ -56,7 +56,11 @@ class Callers(RuleBasedStateMachine):
             self.all_sequences.append(request)
 
     @rule(
-        sequence=IDS, start=st.booleans(), end=st.booleans(), deadline=DEADLINES, caller=st.sampled_from("xyz")
+        sequence=IDS,
+        start=st.booleans(),
+        end=st.booleans(),
+        deadline=DEADLINES,
+        caller=st.sampled_from("xyz"),
     )
     def add_step(self, sequence: str, start: bool, end: bool, deadline: float | None, caller: str) -> None:
         request = step_request(

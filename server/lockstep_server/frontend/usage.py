@@ -1,0 +1,191 @@
+"""What each caller uses, and its limits: bytes in flight, and requests and tokens per second.
+
+A request that arrives -> `admit` -> its bytes are held, its tokens counted -> its end gives the bytes back.
+Bytes are shared among callers: alone, a caller may hold all that the server allows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import overloaded, quota_exceeded
+from ..metrics.families import CALLER_REFUSALS
+from .callers import UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..errors import ServingError
+    from ..metrics.families import Metrics
+    from .admission import CallShare
+    from .callers import Caller
+
+_MOST_BUCKETS = 4096
+
+_OVERCOMMIT = 2
+"""The bytes of all callers together, as a multiple of what one caller may hold alone."""
+
+
+class TokenBucket:
+    """Lets `rate` units a second through; after a pause, as many as of one second at once.
+
+    A request may cost more than is left: it passes and the bucket owes it, so that large requests and tokens
+    that are counted once they are generated need no special case.
+    """
+
+    __slots__ = ("_at", "_left", "rate")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.rate, self._at, self._left = rate, now, self._most(rate)
+
+    @staticmethod
+    def _most(rate: float) -> float:
+        return max(rate, 1.0)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next request passes; 0 if it passes now."""
+        self._left = min(self._left + (now - self._at) * self.rate, self._most(self.rate))
+        self._at = now
+        return 0.0 if self._left >= 1 - 1e-6 else (1 - self._left) / self.rate
+
+    def spend(self, units: float) -> None:
+        self._left -= units
+
+    def is_full(self, now: float) -> bool:
+        self.wait_s(now)
+        return self._left >= self._most(self.rate)
+
+
+class CallerUsage:
+    """The bytes and quotas of all callers. Event loop only.
+
+    Args:
+        max_bytes: the most bytes of requests in flight that a caller may hold if no other holds any.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int = 1 << 62,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_bytes, self._metrics, self._clock = max_bytes, metrics, clock
+        self.bytes = 0  # of all requests in flight
+        self._held: dict[str, int] = {}  # bytes, of callers that hold any
+        self._buckets: dict[tuple[str, str], TokenBucket] = {}  # by caller and unit
+
+    # --- bytes ---------------------------------------------------------------------------------------
+
+    def no_room(self, size: int, caller: Caller = UNKNOWN) -> ServingError | None:
+        """The error of a request of `size` bytes for which those in flight leave no room, if so.
+
+        A caller may hold all bytes that others leave, and its share in any case: an equal part of all, or one
+        request. So all callers together hold at most twice `max_bytes`.
+
+        Args:
+            caller: who sent it. UNKNOWN: only what no caller may do is an error.
+        """
+        if not self.bytes or not size:
+            return None
+        held = self._held.get(caller.name, 0)
+        if caller.bytes and held and held + size > caller.bytes:
+            return quota_exceeded(
+                f"caller {caller.name!r} has {held} bytes in flight, and may have {caller.bytes} (bytes);"
+                " wait for answers, or retry after 1 s",
+                1.0,
+            )
+        if self.bytes + size <= self._max_bytes:
+            return None
+        share = self._max_bytes // len({caller.name, *self._held})
+        if self.bytes + size <= _OVERCOMMIT * self._max_bytes and (
+            caller is UNKNOWN or not held or held + size <= share
+        ):
+            return None
+        return overloaded(
+            f"requests in flight hold {self.bytes >> 20} MB of at most {self._max_bytes >> 20} MB"
+            " (max_inflight_mb); retry after 1 s",
+            1.0,
+        )
+
+    def hold(self, size: int, caller: Caller) -> None:
+        if not size:
+            return
+        self.bytes += size
+        self._held[caller.name] = self._held.get(caller.name, 0) + size
+
+    def free(self, size: int, caller: Caller) -> None:
+        if not size:
+            return
+        self.bytes -= size
+        held = self._held[caller.name] - size
+        if held:
+            self._held[caller.name] = held
+        else:
+            del self._held[caller.name]
+
+    # --- quotas --------------------------------------------------------------------------------------
+
+    def admit(self, caller: Caller, call: CallShare | None = None) -> None:
+        """Count one request that arrives.
+
+        Args:
+            call: the message that it is a part of. A message passes or not as a whole.
+
+        Raises:
+            ServingError: QUOTA, the caller has used up its requests or tokens per second.
+        """
+        if not caller.has_quota:
+            return
+        if call is None or not call.passed_quota:
+            self._check(caller)
+        if call is not None:
+            call.passed_quota = call.is_message
+        if caller.requests_per_second:
+            self._bucket(caller, "requests", caller.requests_per_second).spend(1)
+
+    def _check(self, caller: Caller) -> None:
+        now = self._clock()
+        rates = {"requests": caller.requests_per_second, "tokens": caller.tokens_per_second}
+        for unit, rate in rates.items():
+            if rate and (wait_s := self._bucket(caller, unit, rate).wait_s(now)):
+                retry_s = max(math.ceil(wait_s * 1000) / 1000, 0.001)
+                raise quota_exceeded(
+                    f"caller {caller.name!r} has used its {rate:g} {unit} per second"
+                    f" ({unit}_per_second); retry after {retry_s:.3f} s",
+                    retry_s,
+                )
+
+    def _bucket(self, caller: Caller, unit: str, rate: float) -> TokenBucket:
+        bucket = self._buckets.get((caller.name, unit))
+        if bucket is None:
+            now = self._clock()
+            if len(self._buckets) >= _MOST_BUCKETS:  # of callers behind a proxy, that came long ago
+                self._buckets = {key: one for key, one in self._buckets.items() if not one.is_full(now)}
+            bucket = self._buckets[caller.name, unit] = TokenBucket(rate, now)
+        bucket.rate = rate  # the auth file may have changed
+        return bucket
+
+    # --- counts --------------------------------------------------------------------------------------
+
+    def accepted(self, caller: Caller, tokens: int) -> None:
+        """Count an accepted request and the tokens that it sends."""
+        if caller.account:
+            if self._metrics is not None:
+                self._metrics.caller_requests.labels(caller.account).inc()
+            self.add_tokens(caller, tokens)
+
+    def add_tokens(self, caller: Caller, tokens: int) -> None:
+        """Count tokens: sent with a request, or generated."""
+        if not caller.account:
+            return
+        if self._metrics is not None:
+            self._metrics.caller_tokens.labels(caller.account).inc(tokens)
+        if caller.tokens_per_second:
+            self._bucket(caller, "tokens", caller.tokens_per_second).spend(tokens)
+
+    def ended(self, caller: Caller, error: ServingError) -> None:
+        """Count an accepted request that found no slot; other errors are not counted."""
+        if error.code.value in CALLER_REFUSALS and caller.account and self._metrics is not None:
+            self._metrics.caller_refused.labels(caller.account, error.code.value).inc()
