@@ -240,7 +240,7 @@ def test_a_caller_has_no_more_sequences_than_it_may() -> None:
     pool.admit(0.0)
     error = pool.add(generation_sequence(caller="small", max_slots=2), None, 0.0)
     assert error is not None
-    assert error.code is ErrorCode.OVERLOADED
+    assert error.code is ErrorCode.QUOTA
     add(pool, 3, caller="other")
     pool.release(first)
     add(pool, caller="small", max_slots=2)
