@@ -355,6 +355,9 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
             raise LoadError(f"{file}: roles.input: name the step graph's input that takes the token id")
         if roles.input and not any(one.input(roles.input) for one in (spec, spec.prefill) if one):
             raise LoadError(f"{file}: roles.input: no graph has an input {roles.input!r}; correct the name")
+        for graph in (spec, spec.prefill, spec.reader):
+            if graph is not None:
+                _check_fed(graph, file)
         _check_token(spec, file)
         check_next_scores(spec, f"{file}: stepwise.outputs")
         if spec.prefill is not None:
@@ -374,6 +377,22 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
         raise LoadError(f"{file}: prefill: missing; task translate needs a prefill graph for the source")
     if manifest.task == "translate" and not has_begin:
         raise LoadError(f"{file}: text.begin: missing; name the id that a translation starts from")
+
+
+def _check_fed(spec: ModelSpec, file: str) -> None:
+    """Check that Generate and Translate can feed every input of a graph: they send ids and nothing else."""
+    for tensor in spec.inputs:
+        if tensor.name == spec.text_input or tensor.spec.filled or tensor.optional:
+            continue
+        remedy = "set generated or value"
+        if spec.mode == "prefill":
+            remedy += ", or encoder for an output of the encoder graph"
+        if spec.is_stepwise:
+            remedy += ", or name it as the input of a [[stepwise.state]]"
+        raise LoadError(
+            f"{file}: {spec.mode}.inputs.{tensor.name}: task {spec.manifest.task} feeds the ids"
+            f" {spec.text_input!r} only, so every request would fail; {remedy}"
+        )
 
 
 def _check_token(spec: ModelSpec, file: str) -> None:

@@ -28,7 +28,7 @@ _PROMPT_LENGTHS = (7, 1, 40)
 def check_generation(
     spec: ModelSpec, session: OnnxSession, prefill_session: OnnxSession | None, file: str
 ) -> None:
-    """Generate two tokens, unbatched. `file` is the manifest's path for errors.
+    """Generate tokens from one prompt, as a stream alone does. `file` is the manifest's path for errors.
 
     Raises:
         LoadError: the prefill or the step graph does not run on what the server feeds, or its outputs cannot
@@ -69,10 +69,13 @@ def _prompt_outputs(spec: ModelSpec, session: OnnxSession | None) -> Arrays | No
 
 def _generate(spec: ModelSpec, session: OnnxSession, output: Arrays | None) -> None:
     states = initial_states(spec, output)
-    request = messages.Generate(key=0, model=spec.name, version=spec.version, prompt=())
+    request = messages.Generate(key=0, model=spec.name, version=spec.version, prompt=(), temperature=0)
     sequence = GenerationSequence(
         0, 0.0, params=request, limit=_TOKENS + 1, states=states, token=_first_id(spec), reported=True
     )
+    scores = prefill.first_scores(spec.prefill, output) if spec.prefill is not None and output else None
+    if scores is not None:
+        prefill.sample_first_token(sequence, scores, spec.manifest)
     batch = StepBatch(spec, key_of(spec, lengths_of(spec, states)))
     batch.add(sequence, 1)
     for _ in range(_TOKENS):

@@ -225,7 +225,7 @@ class Loader:
             spec, leased(session), leased(prefill) if prefill else None, reference
         )
         self._watch.check_load()
-        if not selftest_result.batched and spec.manifest.generates:
+        if spec.manifest.generates:
             tested = selftest_steps.apply_result(spec, selftest_result)
             opened = leased(session), leased(prefill) if prefill else None
             check_generation(tested, *opened, str(entry.manifest_path))

@@ -410,6 +410,13 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         },
         ("prefill.outputs.logits.lengths", "axis 1 of [n, s, 9]", '{1 = "source"}'),
     ),
+    "an input of a step that nothing feeds": (
+        {
+            "manifest": FULL.replace('scores = "logits"', 'scores = "logits"\ninput = "token"'),
+            "step_in": {**STEP_IN, "speaker": (IDS, ("n",))},
+        },
+        ("stepwise.inputs.speaker", "feeds the ids 'token' only", "set generated or value"),
+    ),
     "a translator without a begin id": (
         {"manifest": FULL.replace("begin = 1\n", "")},
         ("text.begin", "missing", "name the id"),
