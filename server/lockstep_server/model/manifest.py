@@ -131,7 +131,8 @@ class StateSection:
     input: str
     output: str = ""  # the step graph's output with the next value; empty: unchanged
     prefill: str = ""  # the output of the prefill graph, or of the encoder graph, with the first value
-    initial: float = 0.0  # the first value without `prefill`
+    initial: float = 0.0  # the first value, in every element, without `prefill` and `file`
+    file: str = ""  # the file with the first value: an array of one row, written by numpy.save
     batch_axis: int = 0
     lengths: Mapping[int, str] = field(default_factory=dict)  # axis -> named length
     grows: bool = False  # each step adds one element along its named length

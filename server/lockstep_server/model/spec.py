@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -67,6 +67,7 @@ class StateTensor:
     datatype: str
     shape: tuple[Axis, ...]
     spec: StateSection
+    first: np.ndarray[Any, Any] | None = field(default=None, compare=False)  # from a file; one row
 
     @property
     def dynamic_axis(self) -> tuple[int, str] | None:

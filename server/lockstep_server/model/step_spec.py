@@ -197,6 +197,12 @@ def _prefill_spec(
     assert section is not None
     assert stepwise is not None
     states = stepwise.state
+    for state in states:
+        if state.file and any(tensor.name == state.input for tensor in graph.inputs):
+            raise LoadError(
+                f"{file}: stepwise.state[{state.name}].file: the prefill graph takes this state too, and starts"
+                " it from a number; remove this key, or the input from the prefill graph"
+            )
     first = {
         state.input: TensorSection(
             state.batch_axis, value=state.initial, sizes=dict.fromkeys(state.lengths, 0)

@@ -130,14 +130,17 @@ class Coherence:
                 seen.add((field, name))
             if state.prefill and self._manifest.prefill is None:
                 raise self._error(f"{key}.prefill", "no prefill graph; add [prefill] or remove this key")
+            if state.file and (state.prefill or state.initial):
+                other = "prefill" if state.prefill else "initial"
+                raise self._error(f"{key}.file", f"the state has {other} too; remove one of them")
             if len(state.lengths) > 1:
                 raise self._error(f"{key}.lengths", "a state can vary along one axis at most; name one axis")
             if state.grows and not state.lengths:
                 raise self._error(f"{key}.grows", "no named length to grow along; add lengths")
-            if state.lengths and not state.grows and not state.prefill:
+            if state.lengths and not (state.grows or state.prefill or state.file):
                 raise self._error(
                     f"{key}.prefill",
-                    "missing; a state with a named length needs prefill, or grows = true",
+                    "missing; a state with a named length needs prefill, file, or grows = true",
                 )
             if state.grows and not state.output:
                 raise self._error(f"{key}.output", "missing; a state that grows needs an output")

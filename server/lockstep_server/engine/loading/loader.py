@@ -27,6 +27,7 @@ from ..runtime.session import RUNTIME_VERSION, LeasedSession, OnnxSession
 from ..stepwise.engine import StepEngine
 from . import repository, selftest, selftest_steps
 from .costs import measure_costs, typical_run_s, warm_up
+from .first_values import with_first_values
 from .generation_check import check_generation
 from .open_shapes import check_open_shapes
 from .output_lengths import check_output_lengths, hint
@@ -186,6 +187,7 @@ class Loader:
         spec = make_step_spec(name, entry.version, session.graph, graph, manifest, file, encoder)
         if oneshot is None:
             check_roles_without_oneshot(spec, file)
+        spec = with_first_values(spec, entry)
         spec = replace(spec, provider=session.provider, versions=versions, model=entry.name)
         input_vocabulary = oneshot.vocabulary if oneshot else _input_vocabulary(entry, spec)
         output_vocabulary = _output_vocabulary(entry, spec) or input_vocabulary

@@ -228,6 +228,7 @@ def _state(table: schema.TomlTable) -> StateSection:
         output=table.get("output", schema.string, ""),
         prefill=table.get("prefill", schema.string, ""),
         initial=table.get("initial", schema.number, 0.0),
+        file=table.get("file", schema.relative_path, ""),
         batch_axis=table.get("batch_axis", schema.index, 0),
         lengths=table.get("lengths", schema.axes, {}),
         grows=table.get("grows", schema.boolean, False),

@@ -111,6 +111,8 @@ class RepositoryEntry:
         for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             state.update(os.fsencode(file.name))
             state.update(resolve_inside(file, self.root).read_bytes())
+        for file in sorted(self.manifest_path.parent.glob("*.npy")):  # the first values of states
+            state.update(resolve_inside(file, self.root).read_bytes())
         if self.manifest_path.exists():
             state.update(self.manifest_path.read_bytes())
         return state.hexdigest()

@@ -100,6 +100,8 @@ def initial_states(spec: ModelSpec, prefilled: Arrays | None = None) -> Arrays:
         section = state.spec
         if prefilled is not None and section.prefill:
             states[section.name] = prefilled[section.prefill]
+        elif state.first is not None:
+            states[section.name] = state.first
         else:
             shape = _shape(state, 1, dict.fromkeys(section.lengths.values(), 0))
             states[section.name] = np.full(shape, section.initial, datatypes.NUMPY[state.datatype])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fakes
+import numpy as np
 import pytest
 import steps
 from unit.server import sample_models
@@ -18,6 +19,7 @@ from lockstep_server.engine.loading import repository
 from lockstep_server.engine.loading.loader import Loader
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
 from lockstep_server.engine.runtime.session import LeasedSession
+from lockstep_server.engine.stepwise.slots import initial_states
 from lockstep_server.errors import LoadError
 from lockstep_server.model.cost_model import CostModel
 from lockstep_server.model.manifest import InstancesSection
@@ -134,3 +136,39 @@ def test_a_cached_result_still_runs_every_size_before_the_model_is_served(
     monkeypatch.setattr(LeasedSession, "run", note_rows)
     load()
     assert {1, 2, 4, 8, 16} <= sizes
+
+
+# --- states that start from a file ------------------------------------------------------------------
+
+START = [[3.0, 5.0]]
+
+
+def from_file(root: Path, first: Any) -> list[LoadedModel]:
+    """The adder, whose sum starts from an array in a file."""
+    folder = steps.adder(root).parent
+    (folder / "model.toml").write_text((folder / "model.toml").read_text() + 'file = "start.npy"\n')
+    if first is not None:
+        np.save(folder / "start.npy", first)
+    (entry,) = repository.find_models(root)
+    loader = Loader(messages.EngineConfig(models=str(root)), root, "cpu", DeviceScheduler(1))
+    return loader.load(entry, lambda _: None)
+
+
+def test_a_state_starts_from_the_array_in_a_file(tmp_path: Path) -> None:
+    (loaded,) = from_file(tmp_path, np.array(START, np.float32))
+    assert loaded.spec.batched
+    assert initial_states(loaded.spec)["sum"].tolist() == START
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        (None, "'start.npy' does not exist"),
+        (np.array(START), "has type float64, the state has float32"),
+        (np.zeros((1, 3), np.float32), r"has shape \[1, 3\], the state of one sequence has \[1, 2\]"),
+        (np.array([{}], object), "is no array"),
+    ],
+)
+def test_a_file_that_does_not_fit_its_state_is_named(tmp_path: Path, first: Any, why: str) -> None:
+    with pytest.raises(LoadError, match=rf"stepwise.state\[sum\].file: .*{why}"):
+        from_file(tmp_path, first)
