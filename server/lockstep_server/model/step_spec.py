@@ -200,8 +200,8 @@ def _prefill_spec(
     for state in states:
         if state.file and any(tensor.name == state.input for tensor in graph.inputs):
             raise LoadError(
-                f"{file}: stepwise.state[{state.name}].file: the prefill graph takes this state too, and starts"
-                " it from a number; remove this key, or the input from the prefill graph"
+                f"{file}: stepwise.state[{state.name}].file: the prefill graph takes this state too, and"
+                " starts it from a number; remove this key, or the input from the prefill graph"
             )
     first = {
         state.input: TensorSection(
