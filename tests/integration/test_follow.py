@@ -16,6 +16,7 @@ from patience import PATIENCE_S, wait_until
 from lockstep_client import AsyncClient
 from lockstep_client.errors import ModelNotFound
 from lockstep_proto.v1 import sequences_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -204,16 +205,27 @@ def test_a_stream_is_not_refused_for_its_own_elements(tmp_path: Path, serving: C
     assert len(list(server.sequences.Follow(iter(requests), timeout=PATIENCE_S))) == 100
 
 
-def test_a_cancelled_stream_frees_its_slot(tmp_path: Path, serving: Callable[..., Served]) -> None:
+def test_a_stream_that_is_cancelled_or_not_read_frees_its_slot(
+    tmp_path: Path, serving: Callable[..., Served]
+) -> None:
     folder = steps.language(tmp_path)
     manifest = folder.parent / "model.toml"
     manifest.write_text(manifest.read_text().replace("max_sequences = 64", "max_sequences = 1"))
-    server = serving(tmp_path)
+    server = serving(tmp_path, max_stall_s=0.5)
     for _ in range(5):
         call = server.sequences.Follow(iter([start("lm"), pb.FollowRequest(text="a b ")]), timeout=PATIENCE_S)
         next(call)
         call.cancel()
         assert len(follow(server, "lm", "abc")) == 3
-    server.wait_idle()
+    unread = [start("lm", top_k=30), pb.FollowRequest(ids=pb.Ids(ids=[5] * 4000))]
+    with grpc.insecure_channel(server.address, [("grpc.http2.bdp_probe", 0)]) as channel:
+        call = sequences_pb2_grpc.SequencesStub(channel).Follow(iter(unread), timeout=PATIENCE_S)
+        next(call)
+        ended = "grpc_server_handled_total"
+        failed = {"grpc_method": "Follow", "grpc_code": "FAILED_PRECONDITION"}
+        wait_until(lambda: server.metric(ended, **failed) == 1, "the stream is ended")
+        server.wait_idle()
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, words="max_stall_s"):
+            list(call)
     for state in ("running", "waiting", "idle"):
         assert server.metric("lockstep_sequences", model="lm", state=state) == 0

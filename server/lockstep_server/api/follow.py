@@ -74,7 +74,8 @@ class _Answer(NamedTuple):
 
 
 class Follow:
-    """One stream. A task reads messages and starts steps; the handler writes the replies in order."""
+    """One stream. A task reads messages and starts steps; the handler writes the replies in order. A stream
+    whose client takes nothing for `stall_s` is ended."""
 
     def __init__(
         self, registry: ModelRegistry, requests: InFlightRequests, context: Context, stall_s: float
@@ -101,7 +102,8 @@ class Follow:
     async def run(self) -> None:
         """
         Raises:
-            ServingError: a message is invalid, or a step failed. Earlier elements have been answered.
+            ServingError: a message is invalid, or a step failed: earlier elements have been answered. Or the
+                client takes nothing.
         """
         reader = Reader(self._context, self._take)
         reading = asyncio.create_task(self._read(reader))
