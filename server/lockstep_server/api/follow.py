@@ -21,13 +21,14 @@ from ..errors import ServingError, bad_input, in_field
 from ..frontend.admission import CallShare
 from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
+from ..frontend.loop_watch import off_loop
 from ..model import datatypes
 from ..model.roles import classifies
 from ..model.spec import measure_request, row_of_ids
 from . import tensors
 from .frames import Element, FrameBuffer, FramePrefix, to_message
 from .inflight import Reader, write_in_time
-from .replies import labels, timings
+from .replies import labels, ranking_steps, timings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -353,7 +354,8 @@ class Follow:
         assert event.outputs is not None
         manifest, ranked = served.spec.manifest, list[pb.Label]()
         if self._answer.labels:
-            ranked = labels(event.outputs[manifest.roles.scores], manifest, self._answer.top_k)
+            scores, top_k = event.outputs[manifest.roles.scores], self._answer.top_k
+            ranked = await off_loop(ranking_steps(scores, 1, top_k), labels, scores, manifest, top_k)
         if manifest.task == "generate":
             await self._name(served, ranked)
         first, self._replied = not self._replied, True

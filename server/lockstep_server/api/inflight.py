@@ -184,7 +184,7 @@ class PipelinedStream(ABC, Generic[Result]):
         """
 
     @abstractmethod
-    def _next_message(self) -> Any:
+    async def _next_message(self) -> Any:
         """Take results from `_ready` and make the next message of them."""
 
     def _start(self, inference: InferenceRequest, on_event: Callable[[messages.Event], None]) -> None:
@@ -237,7 +237,7 @@ class PipelinedStream(ABC, Generic[Result]):
     async def _write(self) -> None:
         while self._ready or self._inflight or not self._ended:
             while self._ready:
-                message = self._next_message()
+                message = await self._next_message()
                 if not self._ready:
                     self._ready_bytes = 0
                 await write_in_time(self._context, message, self._stall_s)

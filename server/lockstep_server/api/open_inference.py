@@ -112,9 +112,9 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse | bytes:
         remaining_s, caller = context.time_remaining(), current.get().name
-        inference = make_inference_request(self._registry, request, "ModelInfer", remaining_s, caller)
+        inference = await make_inference_request(self._registry, request, "ModelInfer", remaining_s, caller)
         event = await self._requests.infer(inference)
-        return tensors.encode_reply(inference.served.spec, event, request)
+        return await tensors.encode_reply(inference.served.spec, event, request)
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
         await TensorStream(self._registry, self._requests, context, self._limits).run()

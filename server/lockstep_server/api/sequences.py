@@ -10,7 +10,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_proto.v1 import sequences_pb2_grpc
 
 from ..errors import ServingError
-from ..frontend.loop_watch import Turns, in_turns
+from ..frontend.loop_watch import Turns, await_in_turns, in_turns
 from . import generate, texts, token_spans, wire
 from .follow import Follow
 from .generate_stream import TokenStream
@@ -49,7 +49,9 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
         served = self._registry.resolve(request.model, request.version, "Classify")
         answered = await self._infer_texts(served, "Classify", request, context, texts.classify_outputs)
-        results = await in_turns(texts.classification(served.spec, request, event) for _, event in answered)
+        results = await await_in_turns(
+            texts.classification(served.spec, request, event) for _, event in answered
+        )
         return pb.ClassifyReply(results=results, **texts.model_fields(served.spec))
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> bytes:
@@ -60,14 +62,14 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
             wire.delimited(_RESULTS, *texts.encoding(served.spec, request, event, text.tokens))
             for text, event in answered
         )
-        return wire.join([pb.EncodeReply(**fields).SerializeToString(), *itertools.chain(*results)])
+        return await wire.join([pb.EncodeReply(**fields).SerializeToString(), *itertools.chain(*results)])
 
     async def ClassifyTokens(
         self, request: pb.ClassifyTokensRequest, context: Context
     ) -> pb.ClassifyTokensReply:
         served = self._registry.resolve(request.model, request.version, "ClassifyTokens")
         answered = await self._infer_texts(served, "ClassifyTokens", request, context, token_spans.outputs)
-        results = await in_turns(
+        results = await await_in_turns(
             token_spans.classification(served.spec, request, event, text) for text, event in answered
         )
         return pb.ClassifyTokensReply(results=results, **texts.model_fields(served.spec))

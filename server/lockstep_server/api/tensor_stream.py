@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lockstep_proto import open_inference_pb2 as pb
 
@@ -13,6 +12,7 @@ from ..errors import ServingError, bad_input
 from ..frontend.admission import deadline_of
 from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
+from ..frontend.loop_watch import off_loop
 from ..model.spec import measure_request
 from . import tensors, wire
 from .inflight import PipelinedStream
@@ -34,27 +34,38 @@ _RESERVED = "triton_"
 _INFER_RESPONSE = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 
 
-class TensorStream(PipelinedStream[Callable[[], pb.ModelStreamInferResponse | bytes]]):
+class _Result(NamedTuple):
+    """How a request of a stream ended. `spec` is None if it was refused."""
+
+    request: pb.ModelInferRequest
+    event: messages.Event
+    spec: ModelSpec | None = None
+
+
+class TensorStream(PipelinedStream["_Result"]):
     """One ModelStreamInfer stream."""
 
     async def _begin(self, request: pb.ModelInferRequest) -> None:
         await self._wait_for_room()
         try:
             remaining_s = self._context.time_remaining()
-            inference = make_inference_request(
+            inference = await make_inference_request(
                 self._registry, request, "ModelStreamInfer", remaining_s, self._peer
             )
             spec = inference.served.spec
-            self._start(inference, lambda event: self._queue(lambda: _stream_reply(spec, event, request)))
+            self._start(inference, lambda event: self._queue(_Result(request, event, spec)))
         except ServingError as error:
-            refusal = _stream_error(error, request)
-            self._queue(lambda: refusal)
+            self._queue(_Result(request, messages.Event(key=0, error=error)))
 
-    def _next_message(self) -> pb.ModelStreamInferResponse | bytes:
-        return self._ready.popleft()()
+    async def _next_message(self) -> pb.ModelStreamInferResponse | bytes:
+        request, event, spec = self._ready.popleft()
+        if event.error is not None:
+            return _stream_error(event.error, request)
+        assert spec is not None
+        return await _stream_reply(spec, event, request)
 
 
-def make_inference_request(
+async def make_inference_request(
     registry: ModelRegistry,
     request: pb.ModelInferRequest,
     method: str,
@@ -82,7 +93,7 @@ def make_inference_request(
         priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
         spec = served.spec
         step_fields = _step(spec, request.parameters)
-        inputs = tensors.decode(spec, request)
+        inputs = await off_loop(tensors.decoding_steps(request), tensors.decode, spec, request)
         size = measure_request(spec, inputs)
         common: dict[str, Any] = {
             "key": 0,
@@ -209,18 +220,15 @@ def _value(parameter: pb.InferParameter) -> Any:
     return getattr(parameter, kind) if kind else None
 
 
-def _stream_reply(
+async def _stream_reply(
     spec: ModelSpec, event: messages.Event, request: pb.ModelInferRequest
 ) -> pb.ModelStreamInferResponse | bytes:
-    if event.error is not None:
-        return _stream_error(event.error, request)
     try:
-        raw: list[wire.Part] = []
-        reply = pb.ModelStreamInferResponse(infer_response=tensors.encode(spec, event, request, raw))
+        parts = await tensors.encode_parts(spec, event, request)
     except ServingError as error:
         return _stream_error(error, request)
-    message = _final(reply, request).infer_response.SerializeToString()
-    return wire.join(wire.delimited(_INFER_RESPONSE, message, *raw))
+    marks = _final(pb.ModelStreamInferResponse(), request).infer_response.SerializeToString()
+    return await wire.join(wire.delimited(_INFER_RESPONSE, marks, *parts))
 
 
 def _stream_error(error: ServingError, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:

@@ -54,7 +54,7 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
     _count = 0
 
     @abstractmethod
-    def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
+    async def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
         """The outcome of a successful text."""
 
     async def _begin(self, request: Q) -> None:
@@ -92,24 +92,24 @@ class _ManyStream(PipelinedStream[_TextResult], Generic[Q]):
         except ServingError as error:
             self._queue(_TextResult(spec, request, number, error))
 
-    def _next_message(self) -> bytes:
+    async def _next_message(self) -> bytes:
         spec = self._ready[0].spec
         parts = [self.reply(**(texts.model_fields(spec) if spec else {})).SerializeToString()]
         number = self.reply.DESCRIPTOR.fields_by_name["outcomes"].number
         size = 0
         while self._ready and self._ready[0].spec is spec and size < _MAX_REPLY_BYTES:
-            outcome = self._outcome(self._ready.popleft())
+            outcome = await self._outcome(self._ready.popleft())
             parts += wire.delimited(number, *outcome)
             size += sum(map(len, outcome))
-        return wire.join(parts)
+        return await wire.join(parts)
 
-    def _outcome(self, result: _TextResult) -> list[wire.Part]:
+    async def _outcome(self, result: _TextResult) -> list[wire.Part]:
         """The bytes of an outcome, in parts."""
         error = result.event.error if isinstance(result.event, messages.Event) else result.event
         if error is not None:
             return [self.outcome(number=result.number, failure=_failure(error)).SerializeToString()]
         assert result.spec is not None
-        success = self._success(result.spec, result)
+        success = await self._success(result.spec, result)
         field: int = self.outcome.DESCRIPTOR.fields_by_name[success.field].number
         parts: list[wire.Part] = wire.delimited(field, *success.parts)
         return [self.outcome(number=result.number).SerializeToString(), *parts]
@@ -121,9 +121,9 @@ class ClassifyMany(_ManyStream[pb.ClassifyRequest]):
     method, reply, outcome = "ClassifyMany", pb.ClassifyManyReply, pb.ClassifyOutcome
     outputs_of = staticmethod(texts.classify_outputs)
 
-    def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
+    async def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
         assert isinstance(result.event, messages.Event)
-        found = texts.classification(spec, result.request, result.event)
+        found = await texts.classification(spec, result.request, result.event)
         return _Success("classification", [found.SerializeToString()])
 
 
@@ -133,10 +133,10 @@ class ClassifyTokensMany(_ManyStream[pb.ClassifyTokensRequest]):
     method, reply, outcome = "ClassifyTokensMany", pb.ClassifyTokensManyReply, pb.ClassifyTokensOutcome
     outputs_of = staticmethod(token_spans.outputs)
 
-    def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
+    async def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
         assert isinstance(result.event, messages.Event)
         assert result.inference is not None
-        found = token_spans.classification(spec, result.request, result.event, result.inference)
+        found = await token_spans.classification(spec, result.request, result.event, result.inference)
         return _Success("classification", [found.SerializeToString()])
 
 
@@ -146,7 +146,7 @@ class EncodeMany(_ManyStream[pb.EncodeRequest]):
     method, reply, outcome = "EncodeMany", pb.EncodeManyReply, pb.EncodeOutcome
     outputs_of = staticmethod(texts.encode_outputs)
 
-    def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
+    async def _success(self, spec: ModelSpec, result: _TextResult) -> _Success:
         assert isinstance(result.event, messages.Event)
         assert result.inference is not None
         parts = texts.encoding(spec, result.request, result.event, result.inference.tokens)

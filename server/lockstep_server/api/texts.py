@@ -18,11 +18,12 @@ from ..errors import ServingError, bad_input, in_field
 from ..frontend.admission import CallShare
 from ..frontend.callers import current
 from ..frontend.inference_request import UNMEASURED, InferenceRequest, text_inputs
+from ..frontend.loop_watch import off_loop
 from ..model import datatypes
 from ..model.roles import classifies, classifies_tokens
 from ..model.spec import RequestSize, measure_request
 from . import tensors, wire
-from .replies import labels, timings
+from .replies import labels, ranking_steps, timings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,8 +154,9 @@ class TextRequests:
         if not row.ids:
             raise bad_input(field, "the row of ids is empty; send at least one id")
         check_ids_count(row.ids, field)
-        tensors.check_ids(tensor, np.array([row.ids], np.int64), field)
-        inputs = text_inputs(self.served.spec, row.ids)
+        ids = np.array(row.ids, np.int64)
+        tensors.check_ids(tensor, ids, field)
+        inputs = text_inputs(self.served.spec, ids)
         try:
             size = measure_request(self.served.spec, inputs)
         except ServingError as error:
@@ -215,8 +217,12 @@ def encode_outputs(spec: ModelSpec, request: pb.EncodeRequest) -> tuple[str, ...
     return (*names, output_name(spec, "attention", "return attention")) if request.attention else names
 
 
-def classification(spec: ModelSpec, request: pb.ClassifyRequest, event: messages.Event) -> pb.Classification:
-    ranked = labels(output_of(event, spec.manifest.roles.scores), spec.manifest, request.top_k)
+async def classification(
+    spec: ModelSpec, request: pb.ClassifyRequest, event: messages.Event
+) -> pb.Classification:
+    scores = output_of(event, spec.manifest.roles.scores)
+    steps = ranking_steps(scores, 1, request.top_k)
+    ranked = await off_loop(steps, labels, scores, spec.manifest, request.top_k)
     return pb.Classification(labels=ranked, length=event.length, timings=timings(event))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 from ..errors import bad_input
+from ..frontend.loop_watch import off_loop
 from ..model.roles import classifies_tokens
 from ..text.tokenizer import TokenPlace
 from . import replies, texts
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _OUTSIDE = "O"
 """The label of tokens that belong to no entity, in all schemes of tags (IOB, IOB2, IOE, BILOU)."""
+
+
+_STEPS_PER_TOKEN = 10
 
 
 class _Span(NamedTuple):
@@ -60,10 +64,19 @@ def outputs(spec: ModelSpec, request: pb.ClassifyTokensRequest) -> tuple[str, ..
     return (spec.manifest.roles.scores,)
 
 
-def classification(
+async def classification(
     spec: ModelSpec, request: pb.ClassifyTokensRequest, event: messages.Event, inference: InferenceRequest
 ) -> pb.TokenClassification:
     """The result of one text or row of ids."""
+    scores = texts.output_of(event, spec.manifest.roles.scores)
+    tokens = scores.size // max(scores.shape[-1], 1)
+    steps = _STEPS_PER_TOKEN * tokens + replies.ranking_steps(scores, tokens, request.top_k)
+    return await off_loop(steps, _classification, spec, request, event, inference)
+
+
+def _classification(
+    spec: ModelSpec, request: pb.ClassifyTokensRequest, event: messages.Event, inference: InferenceRequest
+) -> pb.TokenClassification:
     manifest, text = spec.manifest, inference.text or ""
     tensor = spec.output(manifest.roles.scores)
     rows = texts.output_of(event, manifest.roles.scores).take(

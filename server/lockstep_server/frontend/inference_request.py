@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -12,6 +12,8 @@ from ..model.spec import RequestSize, row_of_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
     from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec
@@ -65,7 +67,7 @@ def tensor_bytes(message: messages.Request) -> int:
     return sum(array.nbytes for array in message.inputs.values())
 
 
-def text_inputs(spec: ModelSpec, ids: Sequence[int]) -> Arrays:
+def text_inputs(spec: ModelSpec, ids: Sequence[int] | np.ndarray[Any, Any]) -> Arrays:
     """Token ids as the model's text input, one row."""
     tensor = spec.text_tensor
     assert tensor is not None

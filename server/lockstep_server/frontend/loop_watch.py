@@ -11,10 +11,10 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
 T = TypeVar("T")
 
@@ -26,6 +26,7 @@ LATE_S = 0.25
 
 _FRAMES = 8
 _TURN_S = 0.002
+_MOST_STEPS = 2000
 
 
 class Turns:
@@ -49,6 +50,24 @@ async def in_turns(made: Iterable[T]) -> list[T]:
         found.append(one)
         await turns.end()
     return found
+
+
+async def await_in_turns(made: Iterable[Awaitable[T]]) -> list[T]:
+    """As `in_turns`, of what is awaited one after another."""
+    found: list[T] = []
+    turns = Turns()
+    for one in made:
+        found.append(await one)
+        await turns.end()
+    return found
+
+
+async def off_loop(steps: int, work: Callable[..., T], *arguments: Any) -> T:
+    """`work(*arguments)`: at once, or on a thread if it takes so many `steps`, of about a microsecond each,
+    that the event loop would be late for others."""
+    if steps <= _MOST_STEPS:
+        return work(*arguments)
+    return await asyncio.to_thread(work, *arguments)
 
 
 class LoopWatch:

@@ -34,6 +34,9 @@ _SIZE = struct.Struct("<Q")
 _OUT_OF_BAND_BYTES = 32 * 1024
 """Arrays of at least this size are sent after the body instead of inside it."""
 
+_LARGE_BYTES = 1 << 20
+"""A frame of which this much is known to follow is received in one place."""
+
 _NAMES = {dtype: name for name, dtype in datatypes.NUMPY.items()}
 
 Sent = (
@@ -143,6 +146,7 @@ class Decoder:
         self._chunks: deque[bytes] = deque()
         self._received = 0  # bytes in `_chunks`
         self._needed = _HEAD.size  # bytes before the next frame can be decoded
+        self._large: memoryview | None = None  # the place of what is needed, if that is much
 
     def feed(self, data: bytes) -> Iterator[list[Any]]:
         """Add bytes, and yield the messages of each frame that is now complete.
@@ -150,23 +154,45 @@ class Decoder:
         Raises:
             ValueError: a frame of another version, or one that holds something else than messages.
         """
-        self._chunks.append(data)
-        self._received += len(data)
-        if self._received < self._needed:
-            return
-        joined = bytearray().join(self._chunks)
+        later = b""
+        if self._large is None:
+            self._chunks.append(data)
+            self._received += len(data)
+            if self._received < self._needed:
+                return
+            joined = memoryview(bytearray().join(self._chunks))
+        else:
+            data, later = data[: self._needed - self._received], data[self._needed - self._received :]
+            self._large[self._received : self._received + len(data)] = data
+            self._received += len(data)
+            if self._received < self._needed:
+                return
+            joined = self._large
         start = 0
         while (end := self._frame_end(joined, start)) <= len(joined):
             yield self._decode(joined, start)
             start = end
-        rest = bytes(memoryview(joined)[start:])
+        self._keep(bytes(joined[start:]), end - start)
+        if later:
+            yield from self.feed(later)
+
+    def _keep(self, rest: bytes, needed: int) -> None:
+        """Keep the beginning of a frame, of which `needed` bytes are known to follow, with `rest` among them.
+
+        A large frame gets its place at once, and each chunk is copied as it arrives: one copy of all of it
+        would hold up the event loop.
+        """
         self._chunks.clear()
-        if rest:
+        self._received, self._needed, self._large = len(rest), needed, None
+        if needed >= _LARGE_BYTES:
+            place: Any = np.empty(needed, np.uint8)  # untouched, unlike a bytearray
+            self._large = memoryview(place)
+            self._large[: len(rest)] = rest
+        elif rest:
             self._chunks.append(rest)
-        self._received, self._needed = len(rest), end - start
 
     @staticmethod
-    def _frame_end(data: bytearray, start: int) -> int:
+    def _frame_end(data: memoryview, start: int) -> int:
         """End of the frame that begins at `start`: a lower bound until its header has arrived."""
         end = start + _HEAD.size
         if len(data) < end:
@@ -183,16 +209,15 @@ class Decoder:
         sizes: tuple[int, ...] = struct.unpack_from(f"<{count}Q", data, start + _HEAD.size)
         return sum(sizes, end + body)
 
-    def _decode(self, data: bytearray, start: int) -> list[Any]:
+    def _decode(self, data: memoryview, start: int) -> list[Any]:
         _, body, count = _HEAD.unpack_from(data, start)
         sizes = struct.unpack_from(f"<{count}Q", data, start + _HEAD.size)
         begin = start + _HEAD.size + count * _SIZE.size
-        view = memoryview(data)
         offset, self._arrays = begin + body, []
         for size in sizes:
-            self._arrays.append(view[offset : offset + size])
+            self._arrays.append(data[offset : offset + size])
             offset += size
-        decoded: list[Any] = self._decoder.decode(view[begin : begin + body])
+        decoded: list[Any] = self._decoder.decode(data[begin : begin + body])
         return decoded
 
     def _typed(self, kind: Any, value: Any) -> Any:

@@ -295,7 +295,7 @@ class RequestSize(NamedTuple):
         return self.rows * self.size
 
 
-def row_of_ids(tensor: ModelTensor, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+def row_of_ids(tensor: ModelTensor, ids: Sequence[int] | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Token ids as one row of the input `tensor`, whose type holds them."""
     row = np.array(ids, datatypes.NUMPY[tensor.datatype])
     if len(tensor.shape) == 1:  # [words]: the model is not batched

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
+from lockstep_server.api import replies
 from lockstep_server.api.replies import rank
 from lockstep_server.model.manifest import Manifest, RolesSection
 
@@ -51,3 +57,12 @@ def test_top_k_limits_the_number_of_labels(top_k: int, count: int) -> None:
 
 def test_equal_scores_keep_the_order_of_the_labels() -> None:
     assert [one.name for one in rank(np.zeros(3), manifest("softmax", "a", "b", "c"))] == ["a", "b", "c"]
+
+
+@given(
+    hnp.arrays(np.float64, (3, 200), elements=st.sampled_from([0.0, 0.1, 0.5]) | st.floats(-1, 1)),
+    st.integers(0, 12),
+)
+def test_the_best_of_many_are_those_of_a_sort(values: np.ndarray[Any, Any], count: int) -> None:
+    sorted_first = (-values).argsort(axis=1, kind="stable")[:, : count or None]
+    assert replies._best(values, count).tolist() == sorted_first.tolist()

@@ -78,7 +78,7 @@ def test_spans_equal_those_of_the_pipeline(pipeline: Any, strategy: str, data: s
     request = pb.ClassifyTokensRequest(aggregation=STRATEGIES[strategy], entities=strategy != "none", top_k=1)
     ours = [
         (span.start, span.end, span.labels[0].name, pytest.approx(span.labels[0].probability, rel=1e-5))
-        for span in token_spans.classification(SPEC, request, event, inference).spans
+        for span in token_spans._classification(SPEC, request, event, inference).spans
         if span.labels[0].name != "O"
     ]
     assert theirs(pipeline, strategy, scores[0].astype(np.float32), places) == ours

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.server import sample_models
 
 from lockstep_proto import open_inference_pb2
 from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_server.api import tensors, wire
 from lockstep_server.errors import ErrorCode
+from lockstep_server.frontend import loop_watch
 
 INFER = open_inference_pb2.ModelInferRequest
 
@@ -62,8 +66,6 @@ def test_a_large_request_of_few_parts_is_read() -> None:
     assert [bytes(one) for one in large.raw_input_contents] == list(request.raw_input_contents)
     texts = pb.EncodeRequest(texts=["word " * 100] * 4096)
     assert read(texts.SerializeToString(), pb.EncodeRequest) == texts
-    floats = typed(fp32_contents=[1.0] * 2_000_000)
-    assert read(floats.SerializeToString()) == floats
 
 
 @pytest.mark.parametrize(
@@ -82,32 +84,66 @@ def test_the_check_of_any_bytes_ends_and_raises_nothing(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (3,), (2, 500, 300)])
-def test_an_encoding_from_bytes_is_the_message(shape: tuple[int, ...]) -> None:
+async def test_an_encoding_from_bytes_is_the_message(shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     parts = wire.delimited(2, pb.Tensor(shape=shape).SerializeToString(), *wire.packed_floats(2, values))
-    assert pb.Encoding.FromString(wire.join(parts)) == pb.Encoding(
+    assert pb.Encoding.FromString(await wire.join(parts)) == pb.Encoding(
         attention=pb.Tensor(shape=shape, values=values.ravel())
     )
 
 
 @pytest.mark.parametrize(
-    ("field", "low", "high"),
+    ("field", "datatype", "low", "high"),
     [
-        ("bool_contents", 0, 1),
-        ("int_contents", -(2**31), 2**31 - 1),
-        ("int64_contents", -(2**63), 2**63 - 1),
-        ("uint_contents", 0, 2**32 - 1),
-        ("uint64_contents", 0, 2**64 - 1),
-        ("fp32_contents", -1000, 1000),
-        ("fp64_contents", -1000, 1000),
+        ("bool_contents", "BOOL", 0, 1),
+        ("int_contents", "INT32", -(2**31), 2**31 - 1),
+        ("int64_contents", "INT64", -(2**63), 2**63 - 1),
+        ("uint_contents", "UINT32", 0, 2**32 - 1),
+        ("uint64_contents", "UINT64", 0, 2**64 - 1),
+        ("fp32_contents", "FP32", -1000, 1000),
+        ("fp64_contents", "FP64", -1000, 1000),
     ],
 )
-def test_many_typed_contents_are_decoded_from_their_bytes(field: str, low: int, high: int) -> None:
+def test_many_typed_contents_are_decoded_from_their_bytes(
+    field: str, datatype: str, low: int, high: int
+) -> None:
     edges = [low, high, 0, 1, min(high, 127), min(high, 128), min(high, 16384)]
-    values = [bool(one) if field == "bool_contents" else one for one in edges * 400]
-    contents = typed(**{field: values}).inputs[0].contents
-    array = tensors._array_of(contents, field, getattr(contents, field))
-    assert array.tolist() == values
+    values = [bool(one) if field == "bool_contents" else one for one in edges * 10_000]
+    request = typed(**{field: values})
+    request.inputs[0].datatype = datatype
+    request.inputs[0].shape.append(len(values))
+    large = read(request.SerializeToString())
+    assert isinstance(large, wire.RawRequest)
+    assert not getattr(large.inputs[0].contents, field)  # the parser made no number of each
+    known = replace(sample_models.plain().inputs[0], datatype=datatype, shape=(len(values),))
+    packed = tensors._typed_bytes(large, 0, known)
+    assert tensors._from_typed(known, large.inputs[0], len(values), packed).tolist() == values
+
+
+def test_contents_are_those_of_their_input_however_they_are_encoded() -> None:
+    """In several pieces, in several inputs, with numbers that are not packed, and cut off."""
+    floats, more = np.arange(5000, dtype=np.float32), np.arange(7000, dtype=np.float32)
+
+    def contents(*parts: np.ndarray[Any, Any]) -> bytes:
+        return b"".join(b"".join(wire.delimited(6, part.tobytes())) for part in parts)
+
+    def request(*inputs: bytes) -> Any:
+        return read(b"".join(b"".join(wire.delimited(5, *wire.delimited(5, one))) for one in inputs))
+
+    def found(message: Any, index: int) -> list[float]:
+        known = replace(sample_models.plain().inputs[0], datatype="FP32", shape=("n",))
+        packed = tensors._typed_bytes(message, index, known) if isinstance(message, wire.RawRequest) else None
+        count = len(message.inputs[index].contents.fp32_contents) if packed is None else len(packed) // 4
+        array = tensors._from_typed(known, message.inputs[index], count, packed)
+        return array.tolist()
+
+    whole = request(contents(floats, more), contents(more), b"")
+    assert found(whole, 0) == [*floats, *more]
+    assert found(whole, 1) == more.tolist()
+    assert found(whole, 2) == []
+    unpacked = b"".join(b"\x35" + one.tobytes() for one in floats[:3])
+    assert found(request(contents(floats) + unpacked, contents(more)), 0) == [*floats, *floats[:3]]
+    assert isinstance(request(contents(floats)[:-1] + b"\x00" * 3, contents(more)), wire.Unreadable)
 
 
 @pytest.mark.parametrize("cut", [1, 70_000, 100_003])
@@ -122,3 +158,24 @@ def test_a_large_request_of_any_datatype_is_decoded_from_views() -> None:
     raw = b"".join(len(word).to_bytes(4, "little") + word for word in words)
     request = read(INFER(raw_input_contents=[raw]).SerializeToString())
     assert tensors._unpack("x", request.raw_input_contents[0]) == words
+
+
+async def test_a_large_reply_is_copied_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work of the event loop runs between any two of its pieces."""
+    turns = 0
+
+    async def other_work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(loop_watch, "_TURN_S", 0.0)
+    rng = np.random.default_rng(0)
+    sizes = (5, 3 << 20, 0, 2_500_000)
+    parts: list[Any] = [memoryview(rng.integers(0, 256, size, np.uint8)) for size in sizes]  # type: ignore[arg-type]
+    other = asyncio.create_task(other_work())
+    whole = await wire.join([b"head", *parts, b"tail"])
+    other.cancel()
+    assert whole == b"head" + b"".join(parts) + b"tail"
+    assert turns >= 6  # one for each megabyte

@@ -75,6 +75,18 @@ def test_messages_decode_however_the_bytes_are_split(batches: list[list[Any]], d
     assert equal(decoded(chunk for chunk in chunks if chunk), batches)
 
 
+def test_large_frames_decode_in_their_place_however_the_bytes_are_split() -> None:
+    batches = [
+        [sample_models.infer(inputs={"x": np.arange(200_000 + i, dtype=np.float64)}), messages.Cancel(i)]
+        for i in range(3)
+    ]
+    data = bytes_of(*batches)
+    sizes = (100_000, 1 << 20, 1_600_000, 1_600_200, 3_000_000, len(data))
+    for size in sizes:
+        chunks = [data[at : at + size] for at in range(0, len(data), size)]
+        assert equal(decoded(chunks), batches)
+
+
 def test_messages_decode_byte_by_byte() -> None:
     batches: list[list[messages.Message]] = [
         [messages.Cancel(1), infer_of(np.arange(5000.0))],
