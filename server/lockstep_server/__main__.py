@@ -1,12 +1,10 @@
-"""The command line `lockstep-serve`."""
+"""The command line `lockstep-serve`. Imports little before `main` handles signals: Ctrl-C ends it cleanly."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +23,9 @@ def main() -> None:
 
 
 def _run(settings: Settings) -> int:
+    import logging
+    import threading
+
     from .lifecycle import run
 
     code = run(settings)

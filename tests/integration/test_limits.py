@@ -323,8 +323,11 @@ def test_a_busy_event_loop_is_measured_and_what_it_does_is_logged(
     async def hold_up_everybody() -> None:
         time.sleep(4 * loop_watch.LATE_S)  # noqa: ASYNC251
 
-    server.run(hold_up_everybody())
-    wait_until(lambda: "hold_up_everybody" in caplog.text, "the log names the function")
+    def is_logged() -> bool:
+        server.run(hold_up_everybody())
+        return "in: hold_up_everybody (test_limits.py" in caplog.text
+
+    wait_until(is_logged, "the log names the function")
     late = server.metric("lockstep_event_loop_delay_seconds_count") - server.metric(
         "lockstep_event_loop_delay_seconds_bucket", le="0.25"
     )

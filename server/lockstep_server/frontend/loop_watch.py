@@ -6,11 +6,13 @@ The log names functions and lines of code, and nothing that callers sent.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -24,7 +26,13 @@ _EVERY_S = 0.1
 LATE_S = 0.25
 """An event loop that does not answer for this long is logged."""
 
+_LOOK_S = 0.05
+"""How often a late event loop is looked at. What it is seen doing most often is logged."""
+
 _FRAMES = 8
+_FRAMEWORKS = ("/asyncio/", "/uvloop/", "lockstep_server/lifecycle.py")
+_NOT_PYTHON = "no function of Python: gRPC copies a large message, or other programs use the processor"
+
 _TURN_S = 0.002
 _MOST_STEPS = 2000
 
@@ -98,18 +106,26 @@ class LoopWatch:
             answered.set()
 
         self._loop.call_soon_threadsafe(answer)
-        if answered.wait(LATE_S):
-            return
-        where = self._where()
-        while not answered.wait(1.0):
+        seen = Counter[str]()
+        while not answered.wait(_LOOK_S):
             if self._stopped.is_set() or self._loop.is_closed():
                 return
-        log.warning("the event loop was busy for %.0f ms in: %s", (self._clock() - asked) * 1000, where)
+            if where := self._where():
+                seen[where] += 1
+        late_s = self._clock() - asked
+        if late_s >= LATE_S:
+            where = seen.most_common(1)[0][0] if seen else _NOT_PYTHON
+            log.warning("the event loop was busy for %.0f ms in: %s", late_s * 1000, where)
 
     def _where(self) -> str:
-        """The functions that the event loop's thread is in, outermost first."""
+        """The functions that the event loop has called, outermost first; "" if it is in none."""
         frame = sys._current_frames().get(self._loop_thread)
-        if frame is None:
-            return "unknown"
-        frames = traceback.extract_stack(frame, limit=None)[-_FRAMES:]
-        return " > ".join(f"{one.name} ({one.filename.rsplit('/', 1)[-1]}:{one.lineno})" for one in frames)
+        frames = traceback.extract_stack(frame) if frame is not None else traceback.StackSummary()
+        called = list(itertools.takewhile(lambda one: not _is_framework(one), reversed(frames)))
+        return " > ".join(
+            f"{one.name} ({one.filename.rsplit('/', 1)[-1]}:{one.lineno})" for one in called[:_FRAMES][::-1]
+        )
+
+
+def _is_framework(frame: traceback.FrameSummary) -> bool:
+    return any(part in frame.filename for part in _FRAMEWORKS)
