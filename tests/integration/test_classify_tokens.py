@@ -159,7 +159,8 @@ def test_each_classification_names_the_other_for_a_model_of_the_other_kind(serve
         server.sequences.ClassifyTokens(
             pb.ClassifyTokensRequest(model="classifier", texts=["Ada"]), timeout=PATIENCE_S
         )
-    follow = server.sequences.Follow(iter([pb.FollowRequest(start=pb.FollowStart(model="tagger"))]))
+    start, text = pb.FollowRequest(start=pb.FollowStart(model="tagger")), pb.FollowRequest(text="Ada ")
+    follow = server.sequences.Follow(iter([start, text]))
     with pytest.raises(grpc.RpcError) as caught:
         list(follow)
     assert fields(caught.value) == ["start.model"]
