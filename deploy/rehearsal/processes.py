@@ -57,9 +57,10 @@ def rehearsal(folder: Path, models: Sequence[str] = ()) -> Iterator[Rehearsal]:
 
 
 @contextmanager
-def load(address: str) -> Iterator[None]:
-    """Send requests of every kind to the server until the context ends. See traffic.py."""
-    with _process("load", [sys.executable, "-m", "deploy.rehearsal.traffic", address]) as traffic:
+def load(address: str, pause_s: float = 0.0) -> Iterator[None]:
+    """Send requests of every kind to the server until the context ends, less with a pause. See traffic.py."""
+    command = [sys.executable, "-m", "deploy.rehearsal.traffic", address, str(pause_s)]
+    with _process("load", command) as traffic:
         traffic.wait_for_log("sending")
         yield
         traffic.check_running()

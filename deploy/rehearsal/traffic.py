@@ -1,4 +1,4 @@
-"""`python -m deploy.rehearsal.traffic ADDRESS`: sends requests of every kind until SIGINT or SIGTERM.
+"""`python -m deploy.rehearsal.traffic ADDRESS [PAUSE_S]`: sends requests of every kind until SIGINT or SIGTERM.
 
 Includes invalid requests, missed deadlines, cancelled streams and overload, so that the dashboards show every
 error code. It has loops of its own instead of the load generator's driver because it measures nothing: its
@@ -39,15 +39,15 @@ _WAVE_S = 40.0
 """Half the period of the load wave, in seconds. The load varies so that the curves have a shape."""
 
 
-async def drive(address: str, stop: asyncio.Event) -> None:
-    """Send requests until `stop` is set."""
+async def drive(address: str, stop: asyncio.Event, pause_s: float) -> None:
+    """Send requests until `stop` is set. Each sender waits `pause_s` longer between its requests."""
     async with AsyncClient(address, timeout_s=20.0) as client, asyncio.TaskGroup() as group:
         senders: list[Callable[[AsyncClient, random.Random], Awaitable[None]]] = [
             *[_classify] * 6, *[_generate] * 12, *[_translate] * 3, _classify_long, _encode, _follow,
             _send_invalid, _cancel_early, _miss_deadline, _overload, _burst_of_streams,
         ]  # fmt: skip
         tasks = [
-            group.create_task(_repeat(send, client, random.Random(seed), seed / len(senders)))
+            group.create_task(_repeat(send, client, random.Random(seed), seed / len(senders), pause_s))
             for seed, send in enumerate(senders)
         ]
         tasks.append(group.create_task(_send_traced(address)))
@@ -61,6 +61,7 @@ async def _repeat(
     client: AsyncClient,
     rng: random.Random,
     offset: float,
+    pause_s: float,
 ) -> None:
     """Send again and again, with pauses that follow the load wave. `offset` (0 to 1) spreads the senders."""
     clock = asyncio.get_running_loop().time
@@ -69,7 +70,7 @@ async def _repeat(
         trough = abs(((clock() - start) / _WAVE_S) % 2 - 1)  # 1 where the load is lowest
         with contextlib.suppress(LockstepError):  # the errors are intended
             await send(client, rng)
-        await asyncio.sleep(rng.uniform(0, 0.02 + 0.3 * trough * offset))
+        await asyncio.sleep(pause_s + rng.uniform(0, 0.02 + 0.3 * trough * offset))
 
 
 def _text(rng: random.Random, max_words: int = 60) -> str:
@@ -164,14 +165,14 @@ async def _send_traced(address: str) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _main(address: str) -> None:
+async def _main(address: str, pause_s: float = 0.0) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     print(f"sending requests to {address}", file=sys.stderr, flush=True)
-    await drive(address, stop)
+    await drive(address, stop, pause_s)
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1]))
+    asyncio.run(_main(sys.argv[1], *map(float, sys.argv[2:])))

@@ -21,6 +21,8 @@ _MIN_LOAD_S = 8.0
 """Long enough for every kind of request, and for a rate over four scrapes."""
 
 _MAX_LOAD_S = 75.0
+_PAUSE_S = 0.5
+"""Between the requests of a sender: every kind is needed, and the other tests need the cores."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         pytest.skip("prometheus not found on the PATH (apt install prometheus)")
     with processes.rehearsal(tmp_path_factory.mktemp("prometheus"), traffic.MODELS) as running:
         since = time.time()
-        with processes.load(running.address):
+        with processes.load(running.address, _PAUSE_S):
             _wait_for_rules(running.prometheus, since)
             metrics = (
                 urllib.request.urlopen(f"http://{running.metrics}/metrics", timeout=PATIENCE_S)
