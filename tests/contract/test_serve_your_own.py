@@ -1,29 +1,31 @@
 """Writes the files of docs/serve-your-own.md and runs its commands, in order.
 
-Only the server's ports are changed, to free ones, and scripts that follow one another run in one process, as
-each would import PyTorch for seconds.
+Only the server's ports are changed, to free ones. Scripts and commands run in this process, as each would
+import PyTorch for seconds; the server is a process.
 """
 
+import io
 import os
 import re
+import runpy
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import chdir, redirect_stdout, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from patience import PATIENCE_S, limit_s, wait_until
+from patience import PATIENCE_S, wait_until
 
-from lockstep_client import Client, LockstepError
+import lockstep_export.__main__
+from lockstep_client import Client, LockstepError, cli
 
 PAGE = Path(__file__).parents[2] / "docs/serve-your-own.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SCRIPTS = re.compile(r"(?:^python \w+\.py\n){2,}", re.MULTILINE)
-RUN_ALL = "import runpy, sys; [runpy.run_path(file, run_name='__main__') for file in sys.argv[1:]]"
 SERVE = "lockstep-serve"
 PORT = "8001"
 
@@ -37,14 +39,12 @@ class PageRunner:
         self.outputs: dict[str, str] = {}
         port, metrics_port = _free_ports()
         self.port = str(port)
-        self.environment = os.environ | {
+        self.environment = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "LOCKSTEP_PORT": self.port,
             "LOCKSTEP_METRICS_PORT": str(metrics_port),
             "LOCKSTEP_ADDRESS": f"localhost:{port}",
             "LOCKSTEP_CACHE": "",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONWARNINGS": "error",
         }
 
     def follow(self, page: str) -> None:
@@ -54,8 +54,11 @@ class PageRunner:
                 (name,) = re.findall(r"^# (\w+\.py)$", block.split("\n")[0])
                 (self.folder / name).write_text(block.replace(PORT, self.port), encoding="utf-8")
             elif not language:
-                for command in SCRIPTS.sub(_in_one_process, block).splitlines():
-                    self._run(command)
+                for command in block.splitlines():
+                    with pytest.MonkeyPatch.context() as patch, chdir(self.folder):
+                        for name, value in self.environment.items():
+                            patch.setenv(name, value)
+                        self._run(command, patch)
 
     def close(self) -> None:
         """Stops the server with SIGINT."""
@@ -68,25 +71,27 @@ class PageRunner:
             return client.health(timeout_s=PATIENCE_S).serving
         return False
 
-    def _run(self, command: str) -> None:
-        if command.startswith("pip install"):
+    def _run(self, command: str, patch: pytest.MonkeyPatch) -> None:
+        program, *arguments = words = shlex.split(command)
+        if program == "pip":
             return  # already installed
-        if command.startswith(SERVE):
+        if program == SERVE:
             self.close()
-            self.server = subprocess.Popen(command.split(), cwd=self.folder, env=self.environment)
+            self.server = subprocess.Popen(words)
             return
         if command == "lockstep health":
             wait_until(self._is_ready, "the server is ready")
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, env=self.environment, capture_output=True,
-            text=True, timeout=limit_s(200), check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        self.outputs[command] = done.stdout
-
-
-def _in_one_process(commands: re.Match[str]) -> str:
-    return f'python -c "{RUN_ALL}" {" ".join(commands[0].split()[1::2])}\n'
+        patch.setattr(sys, "argv", words)
+        with redirect_stdout(io.StringIO()) as printed:
+            if program == "python":
+                runpy.run_path(*arguments, run_name="__main__")
+            elif program == "lockstep":
+                assert cli.run(arguments) == 0, command
+            else:
+                assert program == "lockstep-export"
+                with pytest.raises(SystemExit, match="0"):
+                    lockstep_export.__main__.main()
+        self.outputs[command] = printed.getvalue()
 
 
 def _free_ports() -> tuple[int, int]:
