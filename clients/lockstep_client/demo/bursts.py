@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
+from lockstep_client import Overloaded
 from lockstep_client.demo import DemoError
 from lockstep_client.demo.output import emit, ms, quantile
 from lockstep_client.metrics_text import scrape
@@ -30,6 +31,8 @@ REVIEWS = (
 
 REQUESTS, IN_FLIGHT, LONGEST_WORDS = 512, 64, 60
 MANY = 4096
+MIN_WAIT_S = 0.05
+"""Before the next attempt of a rejected request if the server names no time."""
 HEADER = (
     "model", "sent", "runs", "rows/run", "padding", "req/s",
     "p50 ms", "p99 ms", "queue ms", "compute ms",
@@ -106,7 +109,7 @@ async def burst(client: AsyncClient, model: str, metrics_port: int) -> BurstResu
     answers: list[Classification] = []
 
     async def send(text: BurstText, _: object) -> None:
-        answers.extend(await client.classify(model, text.text))
+        answers.extend(await classify_when_accepted(client, model, text.text))
 
     address = f"127.0.0.1:{metrics_port}"
     before = await asyncio.to_thread(scrape, address)
@@ -127,6 +130,15 @@ async def burst(client: AsyncClient, model: str, metrics_port: int) -> BurstResu
         elements=increase("lockstep_elements_total"),
         padded_elements=increase("lockstep_padded_elements_total"),
     )
+
+
+async def classify_when_accepted(client: AsyncClient, model: str, text: str) -> list[Classification]:
+    """Classify a text; while the server is overloaded, as on a slow machine, wait for as long as it says."""
+    while True:
+        try:
+            return await client.classify(model, text)
+        except Overloaded as error:
+            await asyncio.sleep(error.retry_after_s or MIN_WAIT_S)
 
 
 async def pipelined(client: AsyncClient, model: str) -> float:

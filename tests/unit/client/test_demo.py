@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import grpc
 import pytest
 
+from lockstep_client import AsyncClient
 from lockstep_client.demo import DemoError
-from lockstep_client.demo.bursts import LONGEST_WORDS, mixed_texts
+from lockstep_client.demo.bursts import LONGEST_WORDS, classify_when_accepted, mixed_texts
 from lockstep_client.demo.models import DemoModels, demo_models
 from lockstep_client.demo.program import _has_model
 from lockstep_client.tables import table
@@ -85,6 +87,14 @@ def test_a_part_without_a_model_is_reported(capsys):
     assert _has_model("model", "sings")
     assert not _has_model("", "sings")
     assert capsys.readouterr().out == "\nNo model here sings: skipping this part.\n"
+
+
+async def test_a_burst_waits_while_the_server_is_overloaded(server, failure):
+    server.failures = [failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "a slow machine") for _ in range(3)]
+    async with AsyncClient(server.address, retries=0) as client:
+        [answer] = await classify_when_accepted(client, "sentiment", "a fine film")
+    assert answer.best.name == "positive"
+    assert len(server.requests) == 4
 
 
 def test_a_burst_is_the_same_each_time_and_of_every_length():
