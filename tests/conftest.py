@@ -1,5 +1,6 @@
 """Settings of all tests."""
 
+import gc
 import os
 import shutil
 import signal
@@ -40,6 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ[RUN_FOLDER], ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay: the collector need not visit them again and again while tests run."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_report_header() -> str:
