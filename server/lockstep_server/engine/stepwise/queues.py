@@ -266,6 +266,7 @@ class ClientQueue:
         """Make a sequence ready for its next step, or idle, or end it if it is closing."""
         if not sequence.has_slot:
             return
+        _discard_dropped(sequence)  # a step that was dropped before the sequence had a slot is still there
         if sequence.waiting:
             self._ready[sequence] = None
             return

@@ -103,6 +103,15 @@ def test_the_steps_of_one_id_belong_to_one_client_sequence() -> None:
     assert driver.add(3, "other", start=True).sequence is not driver.add(4).sequence
 
 
+def test_a_sequence_whose_next_step_was_dropped_before_it_had_a_slot_is_idle_after_its_first() -> None:
+    driver = ClientQueueDriver()
+    started, second = driver.add(1, start=True), driver.add(2)
+    driver.queue.drop(second)
+    assert driver.run(1.0) == (started,)
+    assert driver.state() == (0, 1, 1, 0)
+    assert driver.queue.due() == 61.0
+
+
 def test_a_dropped_step_is_skipped_and_the_next_one_runs() -> None:
     driver = ClientQueueDriver()
     started, second, third = driver.add(1, start=True), driver.add(2), driver.add(3)
