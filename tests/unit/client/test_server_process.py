@@ -147,7 +147,7 @@ def test_a_signal_to_the_parent_ends_the_child(number):
         child = int(parent.stdout.readline())
         parent.send_signal(number)
         assert parent.wait(PATIENCE_S) in (-number, 128 + number)
-    assert ended(child)
+    wait_until(lambda: ended(child), "the child has ended")
 
 
 def test_a_second_signal_while_stopping_kills_the_child(tmp_path):
@@ -170,7 +170,7 @@ def test_a_second_signal_while_stopping_kills_the_child(tmp_path):
         wait_until(asked.exists, "the child is asked to end")
         parent.send_signal(signal.SIGTERM)
         parent.wait(PATIENCE_S)
-    assert ended(child)
+    wait_until(lambda: ended(child), "the child has ended")
 
 
 def test_a_handler_of_the_program_stays():
