@@ -1,4 +1,4 @@
-"""`python -m deploy.rehearsal.traffic ADDRESS [PAUSE_S]`: sends requests of every kind until SIGINT or SIGTERM.
+"""`python -m deploy.rehearsal.traffic ADDRESS [PAUSE_S]`: sends requests of every kind until a signal.
 
 Includes invalid requests, missed deadlines, cancelled streams and overload, so that the dashboards show every
 error code. It has loops of its own instead of the load generator's driver because it measures nothing: its

@@ -84,7 +84,8 @@ class PageRunner:
         patch.setattr(sys, "argv", words)
         with redirect_stdout(io.StringIO()) as printed:
             if program == "python":
-                runpy.run_path(*arguments, run_name="__main__")
+                [script] = arguments
+                runpy.run_path(script, run_name="__main__")
             elif program == "lockstep":
                 assert cli.run(arguments) == 0, command
             else:
