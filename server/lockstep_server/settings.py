@@ -174,6 +174,10 @@ class Settings:
         " time. Several callers together may hold at most twice as much.",
         click.IntRange(1, LARGEST_COUNT),
     )
+    shared_memory_keys: str = _setting(
+        "",
+        "Take tensors in POSIX shared memory whose key begins with this prefix. Empty: in messages only.",
+    )
     max_stream_inflight: int = _setting(
         1024,
         "Maximum requests in flight per stream. The server stops reading the stream at this limit.",

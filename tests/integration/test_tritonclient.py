@@ -20,7 +20,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     fakes.write_model(root, "same", fakes.identity())
     fakes.write_model(root, "wide", fakes.identity("FP32", ("n", 3)))
     fakes.write_model(root, "words", fakes.identity("BYTES"))
-    with serve(root) as server:
+    with serve(root, shared_memory_keys="/lockstep-test") as server:
         ended = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("triton_checks.py")), server.address],
             capture_output=True, text=True, timeout=limit_s(100), check=False,

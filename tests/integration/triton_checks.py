@@ -25,6 +25,7 @@ CHECKS = (
     "repository",
     "classes",
     "final_response",
+    "shared_memory",
 )
 
 
@@ -90,6 +91,34 @@ def final_response(client: InferenceServerClient) -> None:
     client.stop_stream()
     assert error is None
     assert result.get_response().parameters["triton_final_response"].bool_param
+
+
+def shared_memory(client: InferenceServerClient) -> None:
+    import os
+
+    import numpy as np
+    import tritonclient.utils.shared_memory as shm
+    from tritonclient import grpc as triton
+
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    key, size = f"/lockstep-test-{os.getpid()}", x.nbytes
+    region = shm.create_shared_memory_region("tensors", key, 2 * size)
+    try:
+        shm.set_shared_memory_region(region, [x])
+        client.register_system_shared_memory("tensors", key, 2 * size)
+        assert list(client.get_system_shared_memory_status(as_json=True)["regions"]) == ["tensors"]
+        sent = triton.InferInput("x", x.shape, "FP32")
+        sent.set_shared_memory("tensors", size)
+        wanted = triton.InferRequestedOutput("y")
+        wanted.set_shared_memory("tensors", size, offset=size)
+        output = client.infer("same", [sent], outputs=[wanted]).get_output("y")
+        assert output.parameters["shared_memory_byte_size"].int64_param == size
+        found = shm.get_contents_as_numpy(region, np.float32, [2, 2], offset=size)
+        assert found.tolist() == x.tolist()
+        client.unregister_system_shared_memory()
+        assert not client.get_system_shared_memory_status(as_json=True).get("regions")
+    finally:
+        shm.destroy_shared_memory_region(region)
 
 
 def stream(client: InferenceServerClient) -> None:

@@ -44,7 +44,10 @@ _CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
         _REFLECTION: ("ServerReflectionInfo",),
     },
     "infer": {
-        _OPEN_INFERENCE: ("ModelInfer", "ModelStreamInfer"),
+        _OPEN_INFERENCE: (
+            "ModelInfer", "ModelStreamInfer", "SystemSharedMemoryStatus", "SystemSharedMemoryRegister",
+            "SystemSharedMemoryUnregister",
+        ),
         _SEQUENCES: (
             "Classify", "ClassifyMany", "ClassifyTokens", "ClassifyTokensMany", "Encode", "EncodeMany",
             "Follow", "Generate", "Translate",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
     from .inflight import StreamLimits
+    from .shared_memory import SharedMemory
     from .status import Context
 
 _EXTENSIONS = ("model_repository", "model_configuration", "statistics")
@@ -34,7 +35,9 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         control: bool,
         limits: StreamLimits,
         alive: Callable[[], bool],
+        shared_memory: SharedMemory,
     ) -> None:
+        self._shared_memory = shared_memory
         self._registry, self._requests, self._send = registry, requests, send
         self._control, self._limits, self._alive = control, limits, alive
 
@@ -56,7 +59,8 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: Context
     ) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name="lockstep", version=__version__, extensions=_EXTENSIONS)
+        extensions = (*_EXTENSIONS, *(["system_shared_memory"] if self._shared_memory.on else []))
+        return pb.ServerMetadataResponse(name="lockstep", version=__version__, extensions=extensions)
 
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: Context
@@ -112,12 +116,33 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse | bytes:
         remaining_s, caller = context.time_remaining(), current.get().name
-        inference = await make_inference_request(self._registry, request, "ModelInfer", remaining_s, caller)
-        event = await self._requests.infer(inference)
-        return await tensors.encode_reply(inference.served.spec, event, request)
+        shared = await self._shared_memory.read(request)
+        inference = await make_inference_request(
+            self._registry, request, "ModelInfer", remaining_s, caller, shared
+        )
+        event, spec = await self._requests.infer(inference), inference.served.spec
+        written = await self._shared_memory.write(spec, request, event)
+        return await tensors.encode_reply(spec, event, request, written)
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
-        await TensorStream(self._registry, self._requests, context, self._limits).run()
+        await TensorStream(self._registry, self._requests, context, self._limits, self._shared_memory).run()
+
+    async def SystemSharedMemoryStatus(
+        self, request: pb.SystemSharedMemoryStatusRequest, context: Context
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        return self._shared_memory.status(request.name)
+
+    async def SystemSharedMemoryRegister(
+        self, request: pb.SystemSharedMemoryRegisterRequest, context: Context
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        self._shared_memory.register(request)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest, context: Context
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        self._shared_memory.unregister(request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
 
     def _check_control(self) -> None:
         if not self._control:

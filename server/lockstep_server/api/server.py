@@ -25,6 +25,7 @@ from .inflight import StreamLimits
 from .instrumentation import InstrumentingServer, OpenCalls
 from .open_inference import OpenInference
 from .sequences import Sequences
+from .shared_memory import SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +75,9 @@ class Server:
         def refuse(method: str, error: ServingError) -> None:
             registry.record_refusal("", "", method, error)
 
+        admit = partial(_no_room, requests.usage)
         instrumented: Any = InstrumentingServer(
-            self._server, metrics, begin_trace, self._calls, refuse, partial(_no_room, requests.usage), guard
+            self._server, metrics, begin_trace, self._calls, refuse, admit, guard
         )
         limits = StreamLimits(settings.max_stream_inflight, settings.max_stall_s)
         inference = OpenInference(
@@ -85,6 +87,7 @@ class Server:
             control=settings.model_control == "explicit",
             limits=limits,
             alive=health_publisher.alive,
+            shared_memory=SharedMemory(settings.shared_memory_keys, settings.max_message_mb << 20, admit),
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, instrumented)  # type: ignore[no-untyped-call]
         sequences = Sequences(registry, requests, flush_control, limits=limits)

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..frontend.registry import ModelRegistry
+    from ..frontend.requests import InFlightRequests
     from ..model.spec import ModelSpec
+    from .inflight import StreamLimits
+    from .shared_memory import SharedMemory
+    from .status import Context
 
 _INT64_MAX = 2**63 - 1
 _SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
@@ -45,12 +49,24 @@ class _Result(NamedTuple):
 class TensorStream(PipelinedStream["_Result"]):
     """One ModelStreamInfer stream."""
 
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        requests: InFlightRequests,
+        context: Context,
+        limits: StreamLimits,
+        shared_memory: SharedMemory,
+    ) -> None:
+        super().__init__(registry, requests, context, limits)
+        self._shared_memory = shared_memory
+
     async def _begin(self, request: pb.ModelInferRequest) -> None:
         await self._wait_for_room()
         try:
             remaining_s = self._context.time_remaining()
+            shared = await self._shared_memory.read(request)
             inference = await make_inference_request(
-                self._registry, request, "ModelStreamInfer", remaining_s, self._peer
+                self._registry, request, "ModelStreamInfer", remaining_s, self._peer, shared
             )
             spec = inference.served.spec
             self._start(inference, lambda event: self._queue(_Result(request, event, spec)))
@@ -62,7 +78,13 @@ class TensorStream(PipelinedStream["_Result"]):
         if event.error is not None:
             return _stream_error(event.error, request)
         assert spec is not None
-        return await _stream_reply(spec, event, request)
+        try:
+            written = await self._shared_memory.write(spec, request, event)
+            parts = await tensors.encode_parts(spec, event, request, written)
+        except ServingError as error:
+            return _stream_error(error, request)
+        marks = _final(pb.ModelStreamInferResponse(), request).infer_response.SerializeToString()
+        return await wire.join(wire.delimited(_INFER_RESPONSE, marks, *parts))
 
 
 async def make_inference_request(
@@ -71,8 +93,9 @@ async def make_inference_request(
     method: str,
     remaining_s: float | None,
     caller: str,
+    shared: Mapping[int, wire.Part],
 ) -> InferenceRequest:
-    """Validate a ModelInfer request.
+    """Validate a ModelInfer request. `shared`: its inputs that are in shared memory, by their index.
 
     Raises:
         ServingError: unknown model, or an invalid request. It is recorded as refused.
@@ -93,7 +116,7 @@ async def make_inference_request(
         priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
         spec = served.spec
         step_fields = _step(spec, request.parameters)
-        inputs = await off_loop(tensors.decoding_steps(request), tensors.decode, spec, request)
+        inputs = await off_loop(tensors.decoding_steps(request), tensors.decode, spec, request, shared)
         size = measure_request(spec, inputs)
         common: dict[str, Any] = {
             "key": 0,
@@ -218,17 +241,6 @@ def _integer(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
 def _value(parameter: pb.InferParameter) -> Any:
     kind = parameter.WhichOneof("parameter_choice")
     return getattr(parameter, kind) if kind else None
-
-
-async def _stream_reply(
-    spec: ModelSpec, event: messages.Event, request: pb.ModelInferRequest
-) -> pb.ModelStreamInferResponse | bytes:
-    try:
-        parts = await tensors.encode_parts(spec, event, request)
-    except ServingError as error:
-        return _stream_error(error, request)
-    marks = _final(pb.ModelStreamInferResponse(), request).infer_response.SerializeToString()
-    return await wire.join(wire.delimited(_INFER_RESPONSE, marks, *parts))
 
 
 def _stream_error(error: ServingError, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:

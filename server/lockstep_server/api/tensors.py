@@ -20,7 +20,7 @@ from ..model import datatypes
 from . import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..messages import Event
     from ..model.datatypes import Arrays
@@ -75,18 +75,22 @@ def decoding_steps(request: pb.ModelInferRequest) -> int:
     return request.steps if isinstance(request, wire.RawRequest) else 0
 
 
-def decode(spec: ModelSpec, request: pb.ModelInferRequest) -> Arrays:
-    """Decode the request's inputs to arrays, by name.
+def decode(
+    spec: ModelSpec, request: pb.ModelInferRequest, shared: Mapping[int, wire.Part] | None = None
+) -> Arrays:
+    """Decode the request's inputs to arrays, by name. `shared`: the contents of those in shared memory, by
+    their index.
 
     Raises:
         ServingError: BAD_INPUT, with the name of the wrong field.
     """
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
+    shared = shared or {}
+    raw, count = request.raw_input_contents, len(request.inputs) - len(shared)
+    if raw and len(raw) != count:
         raise bad_input(
-            "raw_input_contents",
-            f"{len(raw)} entries for {len(request.inputs)} inputs; send one entry per input",
+            "raw_input_contents", f"{len(raw)} entries for {count} inputs; send one entry per input"
         )
+    in_message = iter(raw)
     arrays: Arrays = {}
     for index, tensor in enumerate(request.inputs):
         known = spec.input(tensor.name)
@@ -102,7 +106,8 @@ def decode(spec: ModelSpec, request: pb.ModelInferRequest) -> Arrays:
                 tensor.name, "the server generates this input from the states of the sequence; omit it"
             )
         typed = _typed_bytes(request, index, known) if isinstance(request, wire.RawRequest) else None
-        arrays[tensor.name] = _decode(known, tensor, raw[index] if raw else None, typed)
+        content = shared[index] if index in shared else next(in_message, None)
+        arrays[tensor.name] = _decode(known, tensor, content, typed)
     for known in spec.inputs:
         if known.name not in arrays and not known.optional and not known.spec.filled:
             raise bad_input(known.name, f"missing input; send it as {known.datatype} {known.wire_shape()}")
@@ -124,7 +129,6 @@ def requested_outputs(spec: ModelSpec, request: pb.ModelInferRequest) -> tuple[s
                 f"outputs[{index}].name",
                 f"the model has no output {quoted(output.name)}; available: {', '.join(sorted(names))}",
             )
-        _no_shared_memory(f"outputs.{output.name}", output.parameters)
         _check_class_count(spec, output, f"outputs[{index}].parameters.classification")
     return tuple(output.name for output in request.outputs)
 
@@ -187,8 +191,6 @@ def _decode(
 ) -> Array:
     shape = tensor.shape
     _check_datatype(known, tensor.datatype)
-    if tensor.parameters:
-        _no_shared_memory(tensor.name, tensor.parameters)
     _check_shape(known, shape)
     count = math.prod(shape)
     if raw is None:
@@ -352,13 +354,8 @@ def _strings(name: str, elements: Sequence[bytes], count: int) -> Array:
     return array
 
 
-def _no_shared_memory(name: str, parameters: Any) -> None:
-    if "shared_memory_region" in parameters:
-        raise bad_input(name, "shared memory is not supported; send raw_input_contents")
-
-
 async def encode_reply(
-    spec: ModelSpec, event: Event, request: pb.ModelInferRequest
+    spec: ModelSpec, event: Event, request: pb.ModelInferRequest, written: Mapping[str, int]
 ) -> pb.ModelInferResponse | bytes:
     """As `encode`; a large response as bytes, without copies of its tensors.
 
@@ -367,18 +364,20 @@ async def encode_reply(
     """
     outputs = event.outputs or {}
     if sum(array.nbytes for array in outputs.values()) < wire.LARGE_BYTES:
-        return encode(spec, event, request)
-    return await wire.join(await encode_parts(spec, event, request))
+        return encode(spec, event, request, written=written)
+    return await wire.join(await encode_parts(spec, event, request, written))
 
 
-async def encode_parts(spec: ModelSpec, event: Event, request: pb.ModelInferRequest) -> list[wire.Part]:
+async def encode_parts(
+    spec: ModelSpec, event: Event, request: pb.ModelInferRequest, written: Mapping[str, int]
+) -> list[wire.Part]:
     """As `encode`, as bytes in parts, without copies of tensors.
 
     Raises:
         ServingError: BAD_INPUT, as `encode`.
     """
     raw: list[wire.Part] = []
-    reply = await off_loop(_steps(event, request), encode, spec, event, request, raw)
+    reply = await off_loop(_steps(event, request), encode, spec, event, request, raw, written)
     return [reply.SerializeToString(), *raw]
 
 
@@ -390,18 +389,23 @@ def _steps(event: Event, request: pb.ModelInferRequest) -> int:
 
 
 def encode(
-    spec: ModelSpec, event: Event, request: pb.ModelInferRequest, parts: list[wire.Part] | None = None
+    spec: ModelSpec,
+    event: Event,
+    request: pb.ModelInferRequest,
+    parts: list[wire.Part] | None = None,
+    written: Mapping[str, int] | None = None,
 ) -> pb.ModelInferResponse:
     """Encode the response: outputs as raw contents; timings and the model's notice as parameters.
 
     Args:
         parts: gets the raw contents, as fields to append to the message, in place of the message.
+        written: bytes of the outputs that are in shared memory, by name. Their raw contents are empty.
 
     Raises:
         ServingError: BAD_INPUT, an output is too large to be ranked.
     """
     reply = pb.ModelInferResponse(model_name=spec.name, model_version=str(spec.version), id=request.id)
-    outputs = event.outputs or {}
+    outputs, written = event.outputs or {}, written or {}
     classes = {
         output.name: output.parameters["classification"].int64_param
         for output in request.outputs
@@ -414,7 +418,13 @@ def encode(
         datatype = tensor.datatype
         if tensor.name in classes:
             array, datatype = _best_classes(spec, tensor, array, classes[tensor.name]), "BYTES"
-        reply.outputs.add(name=tensor.name, datatype=datatype, shape=array.shape)
+        output = reply.outputs.add(name=tensor.name, datatype=datatype, shape=array.shape)
+        if tensor.name in written:
+            region = next(one.parameters for one in request.outputs if one.name == tensor.name)
+            for name in region:
+                output.parameters[name].CopyFrom(region[name])
+            output.parameters["shared_memory_byte_size"].int64_param = written[tensor.name]
+            array = array[:0] if array.ndim else array.reshape(1)[:0]
         if parts is None:
             reply.raw_output_contents.append(to_bytes(datatype, array))
         elif datatype == "BYTES":
