@@ -20,7 +20,7 @@ from security import bearer, digest, write_auth
 
 from lockstep_proto import open_inference_pb2 as open_pb
 from lockstep_proto.v1 import sequences_pb2 as pb
-from lockstep_server.api.auth import PERMISSION_OF
+from lockstep_server.api.permissions import PERMISSION_OF
 from lockstep_server.frontend.audit import Audit
 from lockstep_server.frontend.callers import PERMISSIONS
 

@@ -21,7 +21,7 @@ from patience import PATIENCE_S, wait_until
 from security import bearer, digest, write_auth
 
 from lockstep_proto.v1 import sequences_pb2 as pb
-from lockstep_server.api.auth import PERMISSION_OF
+from lockstep_server.api.permissions import PERMISSION_OF
 from lockstep_server.frontend import admission
 
 if TYPE_CHECKING:
@@ -234,6 +234,7 @@ def calls(server: Served) -> Iterator[Callable[[str], Calls]]:
 
 def test_every_rpc_is_flooded_below() -> None:
     opened = {path for path, permission in PERMISSION_OF.items() if permission == "infer"}
+    opened = {path for path in opened if "SharedMemory" not in path}  # which runs no model
     assert {rpc.path for rpc in RPCS} == opened
 
 

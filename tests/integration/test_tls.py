@@ -14,10 +14,12 @@ import threading
 import urllib.error
 import urllib.request
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from integration.harness import REPOSITORY, Served, refused, settings
 from patience import PATIENCE_S, wait_until
 from security import bearer, certificates, credentials, digest, make_certificates, tls, write_auth
@@ -30,7 +32,6 @@ from lockstep_proto.v1 import sequences_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 MODEL = "sentiment-bow"
 TEXT = pb.ClassifyRequest(model=MODEL, texts=["a fine film"])
@@ -262,3 +263,78 @@ def test_tritonclient_and_our_clients_call_over_mutual_tls(
             return await client.classify(MODEL, ["a fine film"])
 
     assert asyncio.run(classify())
+
+
+NODE_CLIENT = Path(__file__).parents[1] / "node"
+
+
+def _needs(tool: str, *files: Path) -> str:
+    """The path of a tool; skips the test if it, or a file that it needs, is missing."""
+    found = shutil.which(tool)
+    if found is None or not all(file.exists() for file in files):
+        pytest.skip(f"{tool} or its packages are not installed: {tool} is not tested")
+    return found
+
+
+def test_node_calls_over_mutual_tls(start: Callable[..., Served], tmp_path: Path) -> None:
+    """`npm ci --ignore-scripts --prefix tests/node` installs what it needs."""
+    node = _needs("node", NODE_CLIENT / "node_modules" / "@grpc" / "grpc-js" / "package.json")
+    folder = certificates()
+    server = start(auth_file=write_auth(tmp_path / "auth.toml", AUTH), **tls(folder, mutual=True))
+
+    def call(*arguments: str) -> str:
+        command = [
+            node,
+            str(NODE_CLIENT / "call.js"),
+            f"localhost:{server.app.port}",
+            str(folder),
+            *arguments,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
+
+    for answered in (call("alice"), call("bob", "token-of-bob")):
+        assert answered.startswith("health 0801\nlabels ")
+        assert "positive" in answered
+    assert "status 16 no caller has a certificate for bob" in call("bob")
+    assert "status 16 the token is not valid" in call("alice", "guess")
+
+
+def test_grpcurl_calls_over_mutual_tls(start: Callable[..., Served], tmp_path: Path) -> None:
+    """As docs/security.md says."""
+    grpcurl = _needs("grpcurl")
+    folder = certificates()
+    server = start(auth_file=write_auth(tmp_path / "auth.toml", AUTH), **tls(folder, mutual=True))
+
+    def call(client: str, *more: str) -> subprocess.CompletedProcess[str]:
+        shown = [
+            "-cacert",
+            f"{folder}/ca.pem",
+            "-cert",
+            f"{folder}/{client}.pem",
+            "-key",
+            f"{folder}/{client}.key",
+        ]
+        command = [grpcurl, *shown, *more, f"localhost:{server.app.port}", "list"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+
+    for listed in (call("alice"), call("bob", "-H", "Authorization: Bearer token-of-bob")):
+        assert "lockstep.v1.Sequences" in listed.stdout, listed.stderr
+    assert "no caller has a certificate for bob" in call("bob").stderr
+
+
+def test_a_certificate_is_revoked_by_its_name_in_the_auth_file(
+    start: Callable[..., Served], tmp_path: Path
+) -> None:
+    """Also for calls over a connection that is open, and for open calls. There are no revocation lists."""
+    folder, auth = certificates(), tmp_path / "auth.toml"
+    server = start(auth_file=write_auth(auth, AUTH), **tls(folder, mutual=True))
+    with grpc.secure_channel(f"localhost:{server.app.port}", credentials(folder, "alice")) as channel:
+        stub, health = sequences_pb2_grpc.SequencesStub(channel), health_pb2_grpc.HealthStub(channel)
+        assert stub.Classify(TEXT, timeout=PATIENCE_S).results
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+        next(watch)
+        write_auth(auth, AUTH.replace('certificates = ["alice"]', 'certificates = ["alice-2"]'))
+        with refused(UNAUTHENTICATED, words="alice"):
+            list(watch)
+        with refused(UNAUTHENTICATED, words="alice"):
+            stub.Classify(TEXT, timeout=PATIENCE_S)

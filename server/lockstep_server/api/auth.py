@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ErrorCode, ServingError
 from ..frontend.callers import UNKNOWN, Caller, Credential, current, token_digest
-from .health import OF_NO_MODEL
 from .identity import certificate_names, host_of, is_in, networks, peer_host, values
+from .permissions import PERMISSION_OF, model_of, priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,41 +28,6 @@ if TYPE_CHECKING:
     from .status import Context
 
 log = logging.getLogger(__name__)
-
-_OPEN_INFERENCE, _SEQUENCES = "inference.GRPCInferenceService", "lockstep.v1.Sequences"
-_HEALTH, _REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
-
-_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "health": {
-        _HEALTH: ("Check", "Watch", "List"),
-        _OPEN_INFERENCE: ("ServerLive", "ServerReady", "ModelReady"),
-    },
-    "read": {
-        _OPEN_INFERENCE: (
-            "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex",
-        ),
-        _REFLECTION: ("ServerReflectionInfo",),
-    },
-    "infer": {
-        _OPEN_INFERENCE: (
-            "ModelInfer", "ModelStreamInfer", "SystemSharedMemoryStatus", "SystemSharedMemoryRegister",
-            "SystemSharedMemoryUnregister",
-        ),
-        _SEQUENCES: (
-            "Classify", "ClassifyMany", "ClassifyTokens", "ClassifyTokensMany", "Encode", "EncodeMany",
-            "Follow", "Generate", "Translate",
-        ),
-    },
-    "admin": {_OPEN_INFERENCE: ("RepositoryModelLoad", "RepositoryModelUnload")},
-}  # fmt: skip
-
-PERMISSION_OF = {
-    f"/{service}/{method}": permission
-    for permission, services in _CLASSES.items()
-    for service, methods in services.items()
-    for method in methods
-}
-"""The permission that each method needs. A method that is missing here is denied to everybody."""
 
 _RECHECK_S = 1.0
 """How often the auth file and the credentials of open calls are checked."""
@@ -223,7 +188,7 @@ class Guard:
                 raise Refusal(
                     "model", ErrorCode.DENIED, f"caller {caller.name!r} may not use model {model!r}", caller
                 )
-        if "priority" not in caller.permissions and _priority(message):
+        if "priority" not in caller.permissions and priority_of(message):
             raise Refusal(
                 "priority",
                 ErrorCode.DENIED,
@@ -351,32 +316,3 @@ def _not_permitted(caller: Caller, permission: str | None, method: str) -> Refus
     return Refusal(
         "permission", ErrorCode.DENIED, f"caller {caller.name!r} has no permission {permission!r}", caller
     )
-
-
-# --- messages -----------------------------------------------------------------------------------------------
-
-
-def model_of(message: Any) -> str:
-    """The name of the model that a request is for; "" if it names none."""
-    fields = message.DESCRIPTOR.fields_by_name
-    if "start" in fields:  # Follow
-        return str(message.start.model) if message.WhichOneof("message") == "start" else ""
-    if "service" in fields:  # a health check
-        return "" if message.service in OF_NO_MODEL else str(message.service)
-    for name in ("model_name", "model", "name"):
-        if name in fields:
-            return str(getattr(message, name))
-    return ""
-
-
-def _priority(message: Any) -> bool:
-    fields = message.DESCRIPTOR.fields_by_name
-    if "priority" in fields:
-        return bool(message.priority)
-    if "start" in fields:
-        return bool(getattr(message.start, "priority", 0))
-    if "model_name" in fields and "parameters" in fields and "priority" in message.parameters:
-        parameter = message.parameters["priority"]
-        kind = parameter.WhichOneof("parameter_choice")
-        return bool(kind and getattr(parameter, kind))
-    return False

@@ -20,9 +20,10 @@ from ..frontend.callers import current
 from ..settings import host_and_port
 from .access import server_credentials
 from .auth import granted
+from .calls import OpenCalls
 from .health import SERVICES
 from .inflight import StreamLimits
-from .instrumentation import InstrumentingServer, OpenCalls
+from .instrumentation import InstrumentingServer
 from .open_inference import OpenInference
 from .sequences import Sequences
 from .shared_memory import SharedMemory

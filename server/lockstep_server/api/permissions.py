@@ -1,0 +1,68 @@
+"""The permission that each method needs, and what in a message needs more: its model, and its priority."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .health import OF_NO_MODEL
+
+_OPEN_INFERENCE, _SEQUENCES = "inference.GRPCInferenceService", "lockstep.v1.Sequences"
+_HEALTH, _REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
+
+_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
+    "health": {
+        _HEALTH: ("Check", "Watch", "List"),
+        _OPEN_INFERENCE: ("ServerLive", "ServerReady", "ModelReady"),
+    },
+    "read": {
+        _OPEN_INFERENCE: (
+            "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex",
+        ),
+        _REFLECTION: ("ServerReflectionInfo",),
+    },
+    "infer": {
+        _OPEN_INFERENCE: (
+            "ModelInfer", "ModelStreamInfer", "SystemSharedMemoryStatus", "SystemSharedMemoryRegister",
+            "SystemSharedMemoryUnregister",
+        ),
+        _SEQUENCES: (
+            "Classify", "ClassifyMany", "ClassifyTokens", "ClassifyTokensMany", "Encode", "EncodeMany",
+            "Follow", "Generate", "Translate",
+        ),
+    },
+    "admin": {_OPEN_INFERENCE: ("RepositoryModelLoad", "RepositoryModelUnload")},
+}  # fmt: skip
+
+PERMISSION_OF = {
+    f"/{service}/{method}": permission
+    for permission, services in _CLASSES.items()
+    for service, methods in services.items()
+    for method in methods
+}
+"""The permission that each method needs. A method that is missing here is denied to everybody."""
+
+
+def model_of(message: Any) -> str:
+    """The name of the model that a request is for; "" if it names none."""
+    fields = message.DESCRIPTOR.fields_by_name
+    if "start" in fields:  # Follow
+        return str(message.start.model) if message.WhichOneof("message") == "start" else ""
+    if "service" in fields:  # a health check
+        return "" if message.service in OF_NO_MODEL else str(message.service)
+    for name in ("model_name", "model", "name"):
+        if name in fields:
+            return str(getattr(message, name))
+    return ""
+
+
+def priority_of(message: Any) -> bool:
+    fields = message.DESCRIPTOR.fields_by_name
+    if "priority" in fields:
+        return bool(message.priority)
+    if "start" in fields:
+        return bool(getattr(message.start, "priority", 0))
+    if "model_name" in fields and "parameters" in fields and "priority" in message.parameters:
+        parameter = message.parameters["priority"]
+        kind = parameter.WhichOneof("parameter_choice")
+        return bool(kind and getattr(parameter, kind))
+    return False
