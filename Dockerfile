@@ -13,9 +13,12 @@ COPY proto proto
 COPY server server
 COPY clients clients
 COPY export export
+# Exact versions with hashes (make lock); setuptools, which builds the project, is among them.
+COPY deploy/locks deploy/locks
 
 FROM base AS load
-RUN pip install ".[load]"
+RUN pip install --require-hashes -r deploy/locks/load.txt \
+    && pip install --no-deps --no-build-isolation --no-index ".[load]"
 USER lockstep
 WORKDIR /home/lockstep
 ENTRYPOINT ["lockstep"]
@@ -23,7 +26,8 @@ ENTRYPOINT ["lockstep"]
 # The last stage, which `docker build` builds without --target.
 FROM base AS server
 ARG EXTRA=server-cpu
-RUN pip install ".[${EXTRA},traces]" \
+RUN pip install --require-hashes -r deploy/locks/${EXTRA}.txt \
+    && pip install --no-deps --no-build-isolation --no-index ".[${EXTRA},traces]" \
     && install -d -o lockstep -g lockstep /home/lockstep/.cache /home/lockstep/.cache/lockstep
 COPY models /models
 USER lockstep

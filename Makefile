@@ -17,6 +17,9 @@ EXTRA ?= server-cpu
 PACKAGES := lockstep_server lockstep_client lockstep_load lockstep_export lockstep_zoo lockstep_studies deploy
 SERVES := $(VENV)/.made-$(EXTRA)
 DEVELOPS := $(VENV)/.made-dev
+TOOLS_BIN := $(VENV)/tools/bin
+TOOLS := $(VENV)/.made-tools
+LOCK_ARGS ?= --upgrade
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -24,7 +27,7 @@ CERTS ?= certs
 CALLERS ?=
 HOSTS ?= localhost,127.0.0.1,::1
 
-.PHONY: help setup demo serve certs test test-observability lint bench chaos fuzz soak proto models dashboards pictures
+.PHONY: help setup demo serve certs test test-observability lint bench chaos fuzz soak proto models dashboards pictures lock audit pin
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +94,31 @@ dashboards: $(DEVELOPS) ## Write dashboards and alerting rules again, from deplo
 pictures: $(DEVELOPS) ## Draw the dashboards of docs/ again, from a run of five minutes
 	$(BIN)/python -m deploy.rehearsal
 
+# The extras of each image, by the name of its lock.
+LOCKS := server-cpu server-gpu load
+EXTRAS_server-cpu := server-cpu traces
+EXTRAS_server-gpu := server-gpu traces
+EXTRAS_load := load
+IMAGE_PYTHON := $(shell sed -nE 's/^FROM python:([0-9]+\.[0-9]+).*/\1/p' Dockerfile)
+
+lock: $(TOOLS) ## Lock the versions and hashes of what the images install; LOCK_ARGS='--upgrade-package grpcio' renews one
+	@for lock in $(LOCKS); do $(MAKE) --no-print-directory deploy/locks/$$lock.txt; done
+
+.PHONY: $(LOCKS:%=deploy/locks/%.txt)
+$(LOCKS:%=deploy/locks/%.txt): deploy/locks/%.txt:
+	@echo 'setuptools>=77' | $(TOOLS_BIN)/uv pip compile --quiet - pyproject.toml $(addprefix --extra ,$(EXTRAS_$*)) \
+	  --python-version $(IMAGE_PYTHON) --python-platform linux --generate-hashes --no-header --no-annotate \
+	  $(LOCK_ARGS) --output-file $@
+
+audit: $(TOOLS) ## Look the locked versions up in the advisories of PyPI; without a connection to them it fails
+	@for lock in $(LOCKS); do echo "$$lock:"; \
+	  $(TOOLS_BIN)/pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r deploy/locks/$$lock.txt || { \
+	  echo "make audit: deploy/locks/$$lock.txt has known vulnerabilities, or the advisories could not be read; see above" >&2; \
+	  exit 1; }; done
+
+pin: ## Pin the images of Dockerfile and compose to the digests that their tags have now
+	@deploy/pin.sh
+
 # --- the environment ------------------------------------------------------------------------------
 # A stamp is written last, so what failed half-way is done again by the next call.
 
@@ -112,6 +140,12 @@ $(VENV)/.made:
 	fi; \
 	echo "making $(VENV) with $$python"; \
 	"$$python" -m venv $(VENV)
+	@touch $@
+
+$(TOOLS): | $(VENV)/.made
+	@echo 'installing uv and pip-audit (once)'
+	@$(BIN)/python -m venv $(VENV)/tools
+	@$(TOOLS_BIN)/python -m pip install --quiet uv pip-audit
 	@touch $@
 
 $(SERVES): pyproject.toml | $(VENV)/.made

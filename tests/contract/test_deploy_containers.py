@@ -5,12 +5,13 @@ The files are compared with the project itself, so no container engine is needed
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
@@ -33,6 +34,8 @@ from contract.containers import (
     stages,
     with_defaults,
 )
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from patience import PATIENCE_S
 
 from deploy.__main__ import generated
@@ -40,6 +43,9 @@ from lockstep_client import cli
 from lockstep_load.command import app as load_app
 from lockstep_server import settings
 from lockstep_server.api.health import LIVE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULTS = settings.Settings()
 STOP_S = 2.0
@@ -49,6 +55,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONTAINER: dict[str, Any] = DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]
 POD: dict[str, Any] = DEPLOYMENT["spec"]["template"]["spec"]
 BUILT = {name for name, service in SERVICES.items() if "build" in service}
+
+DIGEST = "(?:@sha256:[0-9a-f]{64})?"  # `make pin` writes it
 
 each_service = pytest.mark.parametrize("name", SERVICES)
 
@@ -79,12 +87,12 @@ def test_each_image_is_pinned_or_built_here(name: str) -> None:
         assert image.endswith(":local")
         assert SERVICES[name]["build"]["target"] in stages()
     else:
-        assert re.search(r":v?\d+\.\d+\.\d+$", image)
+        assert re.search(rf":v?\d+\.\d+\.\d+{DIGEST}$", image)
 
 
 def test_the_base_image_is_pinned_to_a_supported_python() -> None:
     [base] = arguments("base", "FROM")
-    version = re.match(r"python:(\d+\.\d+)\.\d+-slim-bookworm AS base$", base)
+    version = re.match(rf"python:(\d+\.\d+)\.\d+-slim-bookworm{DIGEST} AS base$", base)
     assert version
     assert f"Programming Language :: Python :: {version[1]}" in PROJECT["classifiers"]
 
@@ -243,15 +251,86 @@ def test_copied_paths_exist_and_are_not_ignored(stage: str) -> None:
 @pytest.mark.parametrize("stage", ["load", "server"])
 def test_the_installed_extras_exist(stage: str) -> None:
     defaults = dict(part.split("=") for part in arguments(stage, "ARG"))
-    for line in arguments(stage, "RUN"):
-        for extras in re.findall(r"pip install \"\.\[([^]]+)\]\"", line):
-            wanted = re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], extras).split(",")
-            assert set(wanted) <= set(PROJECT["optional-dependencies"])
+    [extras] = re.findall(r"\"\.\[([^]]+)\]\"", " ".join(arguments(stage, "RUN")))
+    wanted = re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], extras).split(",")
+    assert set(wanted) <= set(PROJECT["optional-dependencies"])
     chosen = {
         SERVICES["server"]["build"]["args"]["EXTRA"],
         GPU["services"]["server"]["build"]["args"]["EXTRA"],
     }
     assert chosen == {"server-cpu", "server-gpu"}
+
+
+LOCKS = {"load": ["load"], "server-cpu": ["server-cpu", "traces"], "server-gpu": ["server-gpu", "traces"]}
+
+
+def _wanted(extras: list[str]) -> Iterator[Requirement]:
+    """What the project needs with some extras, those of extras included."""
+    for text in [
+        *PROJECT["dependencies"],
+        *(one for e in extras for one in PROJECT["optional-dependencies"][e]),
+    ]:
+        requirement = Requirement(text)
+        if requirement.name == PROJECT["name"]:
+            yield from _wanted(sorted(requirement.extras))
+        else:
+            yield requirement
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_images_install_locked_versions_by_their_hashes(name: str) -> None:
+    """`make lock` writes the locks."""
+    lock = (ROOT / "deploy" / "locks" / f"{name}.txt").read_text().replace("\\\n", "")
+    locked = {}
+    for line in lock.splitlines():
+        pinned, _, hashes = line.partition(" --hash=")
+        one = Requirement(pinned)
+        [version] = [each.version for each in one.specifier if each.operator == "=="]
+        assert re.fullmatch(r"sha256:[0-9a-f]{64}( +--hash=sha256:[0-9a-f]{64})*", hashes.strip()), line
+        locked[canonicalize_name(one.name)] = version
+    environment = {"python_version": "3.12", "sys_platform": "linux"}
+    build = Requirement(tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"][0])
+    for wanted in (build, *_wanted(LOCKS[name])):
+        if wanted.marker is None or wanted.marker.evaluate(environment):
+            assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), wanted
+
+
+@pytest.mark.parametrize("stage", ["load", "server"])
+def test_images_install_nothing_that_is_not_locked(stage: str) -> None:
+    [run] = [line for line in arguments(stage, "RUN") if "pip" in line]
+    first, second = re.findall(r"pip install ([^&]+)", run)
+    assert re.match(r"--require-hashes -r deploy/locks/(load|\$\{EXTRA\})\.txt", first)
+    assert second.startswith("--no-deps --no-build-isolation --no-index ")
+
+
+def test_pin_writes_digests_and_renews_them(tmp_path: Path) -> None:
+    """With a stand-in for `crane`, which reads the digest of a tag from a registry."""
+    for name in ("Dockerfile", "docker-compose.yml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    crane = tools / "crane"
+
+    def pin(answer: str) -> int:
+        crane.write_text(f"#!/bin/sh\n{answer}\n")
+        crane.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+        command = [str(ROOT / "deploy" / "pin.sh"), str(tmp_path)]
+        return subprocess.run(command, env=environment, capture_output=True).returncode
+
+    def images() -> list[str]:
+        text = "".join((tmp_path / name).read_text() for name in ("Dockerfile", "docker-compose.yml"))
+        found = re.findall(r"(?:FROM|image:) (\S+:\S+)", text)
+        return [image for image in found if not image.endswith(":local")]
+
+    before = images()
+    assert len(before) == 3
+    for digit in "ab":
+        assert pin(f"echo sha256:{digit * 64}") == 0
+        assert images() == [f"{image.partition('@')[0]}@sha256:{digit * 64}" for image in before]
+    pinned = images()
+    assert pin("exit 1") == 1
+    assert images() == pinned
 
 
 @pytest.mark.parametrize("stage", ["load", "server"])

@@ -329,7 +329,8 @@ def test_a_certificate_is_revoked_by_its_name_in_the_auth_file(
     folder, auth = certificates(), tmp_path / "auth.toml"
     server = start(auth_file=write_auth(auth, AUTH), **tls(folder, mutual=True))
     with grpc.secure_channel(f"localhost:{server.app.port}", credentials(folder, "alice")) as channel:
-        stub, health = sequences_pb2_grpc.SequencesStub(channel), health_pb2_grpc.HealthStub(channel)
+        stub = sequences_pb2_grpc.SequencesStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         assert stub.Classify(TEXT, timeout=PATIENCE_S).results
         watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
         next(watch)
