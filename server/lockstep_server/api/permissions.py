@@ -49,9 +49,11 @@ def model_of(message: Any) -> str:
         return str(message.start.model) if message.WhichOneof("message") == "start" else ""
     if "service" in fields:  # a health check
         return "" if message.service in OF_NO_MODEL else str(message.service)
-    for name in ("model_name", "model", "name"):
+    for name in ("model_name", "model"):
         if name in fields:
             return str(getattr(message, name))
+    if "name" in fields and "version" in fields:  # not the name of a region of shared memory
+        return str(message.name)
     return ""
 
 

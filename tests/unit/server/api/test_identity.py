@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from grpc_health.v1 import health_pb2
 from security import digest, write_auth
 
+from lockstep_proto import open_inference_pb2 as pb
+from lockstep_proto.v1 import sequences_pb2 as v1
 from lockstep_server.api.auth import Guard, Refusal
 from lockstep_server.api.identity import peer_host
+from lockstep_server.api.permissions import model_of
 from lockstep_server.frontend.audit import Audit
 from lockstep_server.frontend.callers import AuthFile
 from lockstep_server.metrics.families import Metrics
@@ -81,3 +85,15 @@ def test_a_token_that_is_not_ascii_is_refused(tmp_path: Path, value: str | bytes
     with pytest.raises(Refusal, match="in ASCII") as caught:
         guard.early("/lockstep.v1.Sequences/Classify", (("authorization", value),))
     assert caught.value.reason == "malformed"
+
+
+def test_the_model_of_a_message_is_known_whatever_its_field() -> None:
+    assert model_of(pb.ModelReadyRequest(name="a")) == "a"
+    assert model_of(pb.ModelInferRequest(model_name="a")) == "a"
+    assert model_of(pb.RepositoryModelLoadRequest(model_name="a")) == "a"
+    assert model_of(v1.ClassifyRequest(model="a")) == "a"
+    assert model_of(v1.FollowRequest(start=v1.FollowStart(model="a"))) == "a"
+    assert model_of(health_pb2.HealthCheckRequest(service="a")) == "a"
+    assert model_of(health_pb2.HealthCheckRequest(service="live")) == ""
+    assert model_of(pb.SystemSharedMemoryRegisterRequest(name="a")) == ""
+    assert model_of(pb.SystemSharedMemoryUnregisterRequest(name="a")) == ""
