@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from . import lengths
 
+TOKEN_TASK = "token-classification"
+GENERATIVE_TASKS = ("generate", "translate")
+
 
 @dataclass(frozen=True)
 class TextSection:
