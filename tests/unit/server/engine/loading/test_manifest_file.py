@@ -36,7 +36,7 @@ tolerance = 0.5
 source = "source.json"
 target = "target.json"
 begin = 1
-end = 2
+end = [2, 3]
 [lengths.source]
 max = 100
 [lengths.target]
@@ -117,7 +117,7 @@ def test_a_manifest_with_every_key_parses_to_its_content() -> None:
         default_version=2,
         fixed_shape=True,
         tolerance=0.5,
-        text=TextSection("source.json", "target.json", (1,), (2,)),
+        text=TextSection("source.json", "target.json", (1,), (2, 3)),
         lengths={"source": LengthSection(100), "target": LengthSection(50)},
         inputs={
             "tokens": TensorSection(1, {0: "source"}, 3, (0, 500)),
@@ -261,7 +261,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "a state with a named length that neither grows nor is prefilled": (
         '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a"}',
         "stepwise.state[h].prefill",
-        "needs prefill, or grows = true",
+        "needs prefill, file, or grows = true",
     ),
     "a state that grows without an output": (
         '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a"}\ngrows=true',
