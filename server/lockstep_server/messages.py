@@ -81,13 +81,17 @@ class Generate(_Struct, tag="generate", kw_only=True):
     min_tokens: int = 0  # no end id before as many tokens
     logit_bias: tuple[tuple[int, float], ...] = ()  # ids, and what is added to their scores
     forbidden: tuple[int, ...] = ()  # ids that are not generated
+    top: int = 0  # return so many of the most probable tokens at each place
+    beams: int = 1  # of a beam search; 1: none
+    length_penalty: float = 1.0
+    early_stopping: bool = False
     attention: bool = False  # return each token's attention row and text
     max_slots: int = 0  # the most sequences of its caller; 0: no limit
 
     @property
     def inspects_tokens(self) -> bool:
         """Each token must be looked at when it is made, not only when it is sent."""
-        return bool(self.stop or self.log_probabilities or self.attention)
+        return bool(self.stop or self.log_probabilities or self.attention or self.top)
 
 
 class Step(_Struct, tag="step", kw_only=True):
@@ -193,6 +197,23 @@ class RequestTimings(NamedTuple):
 NO_TIMINGS = RequestTimings(0.0, 0.0, 0, 0.0)
 
 
+class TopTokens(NamedTuple):
+    """The most probable tokens at one place of a text, best first."""
+
+    ids: list[int]
+    log_probabilities: list[float]
+    texts: tuple[str, ...] = ()
+
+
+class Alternative(NamedTuple):
+    """One of the texts of a beam search."""
+
+    ids: list[int]
+    text: str
+    score: float
+    reason: str
+
+
 class Event(_Struct, kw_only=True, gc=True):
     """The final result of a request: outputs or an error. Collected, as an error that is raised refers to the
     frames that hold its event."""
@@ -203,6 +224,7 @@ class Event(_Struct, kw_only=True, gc=True):
     timings: RequestTimings = NO_TIMINGS
     length: int = 0  # number of elements read by the model, or tokens generated
     reason: str = ""  # finish reason of a generation request: "end", "length" or "stop"
+    alternatives: tuple[Alternative, ...] = ()  # the texts of a beam search, best first
 
 
 class Chunk(_Struct, kw_only=True):
@@ -214,6 +236,7 @@ class Chunk(_Struct, kw_only=True):
     log_probabilities: list[float] = []
     attention: list[np.ndarray] = []  # one row of weights per token
     token_texts: list[str] = []  # the text of each token, if attention was requested
+    top: list[TopTokens] = []  # of each token, if requested
 
 
 class Run(_Struct, kw_only=True):

@@ -185,3 +185,46 @@ def test_the_self_test_batches_sequences_of_equal_length(server: Served, model: 
     assert ";" not in spec.notice
     assert spec.prefill is not None
     assert spec.prefill.batched
+
+
+# --- rules and beams --------------------------------------------------------------------------------
+
+WAYS: dict[str, dict[str, Any]] = {
+    "repetition": {"repetition_penalty": 1.7},
+    "no_repeat": {"no_repeat": 2},
+    "min_tokens": {"min_tokens": 12},
+    "beams": {"beams": 4},
+    "short_beams": {"beams": 3, "length_penalty": 0.0, "early_stopping": True},
+    "long_beams": {"beams": 2, "length_penalty": 2.0, "no_repeat": 3},
+}
+"""The ways of `encoder_decoders/make.py`."""
+
+
+def texts_of(reply: Any) -> Any:
+    """The texts as `expected.json` has them: with scores if there was a beam search."""
+    if not reply.alternatives:
+        return [list(reply.tokens)]
+    assert list(reply.alternatives[0].tokens) == list(reply.tokens)
+    return [[list(one.tokens), pytest.approx(one.score, abs=2e-3)] for one in reply.alternatives]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_rules_and_beams_give_what_generate_gives_among_streams_of_every_way(
+    server: Served, model: str
+) -> None:
+    """All ways at once, with greedy streams beside them, which stay as they are alone."""
+    expected = EXPECTED[MODELS[model][0]]
+    calls = [(way, index) for index in range(len(expected["sources"])) for way in ("greedy", *WAYS)]
+
+    def call(place: tuple[str, int]) -> Any:
+        way, index = place
+        sent = pb.Decoding(**WAYS.get(way, {}))
+        return texts_of(answer(server, model, expected["sources"][index], decoding=sent))
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(call, calls))
+    wrong = {}
+    for (way, index), texts in zip(calls, found, strict=True):
+        if texts[: len(expected[way][index])] != expected[way][index]:
+            wrong[way, index] = texts, expected[way][index]
+    assert not wrong

@@ -155,6 +155,63 @@ def test_generation_ends_before_a_stop_string(server: Served) -> None:
     assert replies[-1].reason == pb.STOP_REASON_STOP
 
 
+def test_top_log_probabilities_come_with_each_token(server: Served) -> None:
+    """Greedy streams take the first of them. Those beside the stream want others, or none."""
+    with ThreadPoolExecutor(8) as pool:
+        wants = [
+            pool.submit(
+                generate,
+                server,
+                temperature=0,
+                log_probabilities=True,
+                seed=count,
+                top_log_probabilities=count,
+            )
+            for count in (0, 1, 3, 20)
+        ]
+    for count, want in zip((0, 1, 3, 20), wants, strict=True):
+        replies = want.result()
+        top = [one for reply in replies for one in reply.top]
+        if not count:
+            assert not top
+            continue
+        chances = [chance for reply in replies for chance in reply.log_probabilities]
+        assert [one.ids[0] for one in top] == tokens_of(replies)
+        assert [one.log_probabilities[0] for one in top] == pytest.approx(chances)
+        assert all(len(one.ids) == len(one.texts) == count for one in top)
+        assert all(sorted(one.log_probabilities, reverse=True) == list(one.log_probabilities) for one in top)
+
+
+def test_beams_of_a_stream_come_with_its_last_message(server: Served) -> None:
+    """The first of them is the text, and better than the greedy one."""
+    (reply,) = generate(server, decoding=pb.Decoding(beams=4))
+    scores = [one.score for one in reply.alternatives]
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
+    best = reply.alternatives[0]
+    assert (best.text, best.tokens, best.reason) == (reply.text, reply.tokens, reply.reason)
+    greedy = generate(server, temperature=0, log_probabilities=True)
+    chances = [chance for one in greedy for chance in one.log_probabilities]
+    assert best.score > sum(chances) / len(chances)
+
+
+@pytest.mark.parametrize("model", ["translator", "blurred"])
+def test_beams_of_a_translation_are_the_same_in_any_batch(server: Served, model: str) -> None:
+    """Also from a prefill graph without scores, and beside streams that want attention."""
+    sent = [pb.Decoding(beams=beams) for beams in (1, 3, 4)] * 8
+    sources = ["abc de"[: 2 + index % 5] + "fghi" for index in range(len(sent))]
+    alone = [translate(server, one, model, decoding=how) for one, how in zip(sources, sent, strict=True)]
+    with ThreadPoolExecutor(24) as pool:
+        attended = [pool.submit(translate, server, one, model, attention=True) for one in sources]
+        together = list(pool.map(lambda one, how: translate(server, one, model, decoding=how), sources, sent))
+    assert [texts_of(one) for one in together] == [texts_of(one) for one in alone]
+    assert [tokens_of(one.result()) for one in attended][::3] == [tokens_of(one) for one in alone][::3]
+
+
+def texts_of(replies: list[Any]) -> Any:
+    return tokens_of(replies), [(list(one.tokens), one.score) for one in replies[-1].alternatives]
+
+
 def test_log_probabilities_come_with_each_token(server: Served) -> None:
     replies = generate(server, log_probabilities=True, temperature=0)
     chances = [chance for reply in replies for chance in reply.log_probabilities]
@@ -190,9 +247,18 @@ _SMALL_WINDOWS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16
 # --- batching -------------------------------------------------------------------------------------
 
 
+RULES: list[dict[str, Any]] = [
+    {},
+    {"repetition_penalty": 1.4},
+    {"presence_penalty": 0.8, "forbidden": [3, 4]},
+    {"no_repeat": 2, "min_tokens": 5},
+    {"logit_bias": {5: 2.0, 6: -2.0}},
+]
+
+
 @pytest.mark.parametrize("model", ["lm", "forced", "timed", "cached", "unmasked"])
 def test_a_seed_gives_the_same_text_in_any_batch(server: Served, model: str) -> None:
-    """64 concurrent requests with different lengths, prompts and sampling parameters."""
+    """64 concurrent requests with different lengths, prompts and ways to choose tokens, beam searches too."""
     rng = random.Random(3)
     requests: list[dict[str, Any]] = [
         {
@@ -206,10 +272,15 @@ def test_a_seed_gives_the_same_text_in_any_batch(server: Served, model: str) -> 
         }
         for seed in range(64)
     ]
-    expected = [tokens_of(generate(server, model, **request)) for request in requests]
+    for index in range(0, 64, 4):
+        requests[index]["decoding"] = pb.Decoding(**rng.choice(RULES))
+    for index in range(1, 64, 8):
+        searched = {"temperature": 0, "top_k": 0, "top_p": 0, "log_probabilities": False}
+        requests[index] |= searched | {"decoding": pb.Decoding(beams=rng.randint(2, 5), **rng.choice(RULES))}
+    expected = [texts_of(generate(server, model, **request)) for request in requests]
     with ThreadPoolExecutor(64) as pool:
         batched = list(pool.map(lambda request: generate(server, model, **request), requests))
-    assert [tokens_of(replies) for replies in batched] == expected
+    assert [texts_of(replies) for replies in batched] == expected
     assert max(replies[-1].timings.batch_rows for replies in batched) > 1
 
 
@@ -257,9 +328,32 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "top_p above 1": ({"text": "a", "top_p": 1.5}, "top_p", "from 0 to 1"),
     "an empty stop string": ({"text": "a", "stop": [""]}, "stop[0]", "1 to 256"),
     "too many stop strings": ({"text": "a", "stop": ["x"] * 17}, "stop", "at most 16"),
+    "no repetition penalty": (
+        {"text": "a", "decoding": pb.Decoding(repetition_penalty=0)}, "decoding.repetition_penalty", "0.001",
+    ),
+    "a bias without end": (
+        {"text": "a", "decoding": pb.Decoding(logit_bias={7: float("inf")})}, "decoding.logit_bias[7]",
+        "1e+06",
+    ),
+    "a bias of no id": (
+        {"text": "a", "decoding": pb.Decoding(logit_bias={-7: 1})}, "decoding.logit_bias", "-7",
+    ),
+    "a forbidden id that is none": (
+        {"text": "a", "decoding": pb.Decoding(forbidden=[-1])}, "decoding.forbidden", "-1",
+    ),
+    "too many beams": ({"text": "a", "decoding": pb.Decoding(beams=65)}, "decoding.beams", "at most 64"),
+    "beams and a temperature": (
+        {"text": "a", "temperature": 0.5, "decoding": pb.Decoding(beams=2)}, "temperature", "leave it out",
+    ),
+    "beams and stop strings": (
+        {"text": "a", "stop": ["b"], "decoding": pb.Decoding(beams=2)}, "stop", "leave it out",
+    ),
+    "too many top tokens": (
+        {"text": "a", "top_log_probabilities": 21}, "top_log_probabilities", "at most 20",
+    ),
     "a model of another task": ({"text": "a", "model": "translator"}, "model", "'translate'"),
     "a model without text": ({"text": "a", "model": "adder"}, "model", "'tensor'"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -285,8 +285,59 @@ class FollowReply(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[NamedTensor]
     def __init__(self, position: _Optional[int] = ..., id: _Optional[int] = ..., element: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., computed_elements: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
 
+class Decoding(_message.Message):
+    __slots__ = ("repetition_penalty", "presence_penalty", "no_repeat", "min_tokens", "logit_bias", "forbidden", "beams", "length_penalty", "early_stopping")
+    class LogitBiasEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: float
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    NO_REPEAT_FIELD_NUMBER: _ClassVar[int]
+    MIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
+    FORBIDDEN_FIELD_NUMBER: _ClassVar[int]
+    BEAMS_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    EARLY_STOPPING_FIELD_NUMBER: _ClassVar[int]
+    repetition_penalty: float
+    presence_penalty: float
+    no_repeat: int
+    min_tokens: int
+    logit_bias: _containers.ScalarMap[int, float]
+    forbidden: _containers.RepeatedScalarFieldContainer[int]
+    beams: int
+    length_penalty: float
+    early_stopping: bool
+    def __init__(self, repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., no_repeat: _Optional[int] = ..., min_tokens: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., forbidden: _Optional[_Iterable[int]] = ..., beams: _Optional[int] = ..., length_penalty: _Optional[float] = ..., early_stopping: _Optional[bool] = ...) -> None: ...
+
+class Alternative(_message.Message):
+    __slots__ = ("tokens", "text", "score", "reason")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    text: str
+    score: float
+    reason: StopReason
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., score: _Optional[float] = ..., reason: _Optional[_Union[StopReason, str]] = ...) -> None: ...
+
+class TopTokens(_message.Message):
+    __slots__ = ("ids", "log_probabilities", "texts")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    log_probabilities: _containers.RepeatedScalarFieldContainer[float]
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., texts: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "version", "text", "ids", "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "log_probabilities", "priority")
+    __slots__ = ("model", "version", "text", "ids", "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "log_probabilities", "priority", "decoding", "top_log_probabilities")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -299,6 +350,8 @@ class GenerateRequest(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DECODING_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     text: str
@@ -311,10 +364,12 @@ class GenerateRequest(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[str]
     log_probabilities: bool
     priority: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., log_probabilities: _Optional[bool] = ..., priority: _Optional[int] = ...) -> None: ...
+    decoding: Decoding
+    top_log_probabilities: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., log_probabilities: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., top_log_probabilities: _Optional[int] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
-    __slots__ = ("tokens", "text", "log_probabilities", "reason", "timings", "seed", "notice", "model", "version")
+    __slots__ = ("tokens", "text", "log_probabilities", "reason", "timings", "seed", "notice", "model", "version", "top", "alternatives")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -324,6 +379,8 @@ class GenerateReply(_message.Message):
     NOTICE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     text: str
     log_probabilities: _containers.RepeatedScalarFieldContainer[float]
@@ -333,10 +390,12 @@ class GenerateReply(_message.Message):
     notice: str
     model: str
     version: str
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., seed: _Optional[int] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    top: _containers.RepeatedCompositeFieldContainer[TopTokens]
+    alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., seed: _Optional[int] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., top: _Optional[_Iterable[_Union[TopTokens, _Mapping]]] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ...) -> None: ...
 
 class TranslateRequest(_message.Message):
-    __slots__ = ("model", "version", "text", "ids", "max_tokens", "attention", "priority")
+    __slots__ = ("model", "version", "text", "ids", "max_tokens", "attention", "priority", "decoding")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -344,6 +403,7 @@ class TranslateRequest(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DECODING_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     text: str
@@ -351,7 +411,8 @@ class TranslateRequest(_message.Message):
     max_tokens: int
     attention: bool
     priority: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., attention: _Optional[bool] = ..., priority: _Optional[int] = ...) -> None: ...
+    decoding: Decoding
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., attention: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ...) -> None: ...
 
 class AttentionRow(_message.Message):
     __slots__ = ("weights",)
@@ -360,7 +421,7 @@ class AttentionRow(_message.Message):
     def __init__(self, weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class TranslateReply(_message.Message):
-    __slots__ = ("tokens", "text", "attention", "source_tokens", "pieces", "reason", "timings", "notice", "model", "version")
+    __slots__ = ("tokens", "text", "attention", "source_tokens", "pieces", "reason", "timings", "notice", "model", "version", "alternatives")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
@@ -371,6 +432,7 @@ class TranslateReply(_message.Message):
     NOTICE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     text: str
     attention: _containers.RepeatedCompositeFieldContainer[AttentionRow]
@@ -381,7 +443,8 @@ class TranslateReply(_message.Message):
     notice: str
     model: str
     version: str
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., attention: _Optional[_Iterable[_Union[AttentionRow, _Mapping]]] = ..., source_tokens: _Optional[_Iterable[str]] = ..., pieces: _Optional[_Iterable[str]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., attention: _Optional[_Iterable[_Union[AttentionRow, _Mapping]]] = ..., source_tokens: _Optional[_Iterable[str]] = ..., pieces: _Optional[_Iterable[str]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "message", "field", "resource", "retry_after_seconds")

@@ -23,6 +23,7 @@ from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
 from ..frontend.loop_watch import off_loop
 from ..model import datatypes
+from ..model.roles import classifies
 from ..model.spec import measure_request, row_of_ids
 from . import tensors
 from .frames import Element, FrameBuffer, FramePrefix, to_message
@@ -167,7 +168,7 @@ class Follow:
         if any(state.dynamic_axis and not state.spec.grows for state in spec.states):
             raise bad_input("start.model", f"model {spec.model!r} needs a whole source first; call Translate")
         tensor, generates = spec.text_tensor, spec.manifest.task == "generate"
-        predicts = spec.classifies or (spec.is_stepwise and generates)
+        predicts = classifies(spec) or (spec.is_stepwise and generates)
         self._reads_text = predicts and tensor is not None and tensor.datatype in datatypes.EXACT_INTEGERS
         if not self._reads_text and not spec.is_stepwise and not any(one.spec.lengths for one in spec.inputs):
             self._check_reads_text("start.model")

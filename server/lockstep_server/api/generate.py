@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from .. import messages
 from ..errors import bad_input
 from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
-from . import tensors, texts
+from . import decoding, tensors, texts
+from .decoding import REASONS, in_range
 from .replies import timings
 
 if TYPE_CHECKING:
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from .status import Context
 
 _MAX_STOPS, _MAX_STOP_CHARACTERS = 16, 256
-
-_REASONS = {
-    "end": pb.STOP_REASON_END,
-    "length": pb.STOP_REASON_LENGTH,
-    "stop": pb.STOP_REASON_STOP,
-}
 
 MakeReply = Callable[[messages.Chunk | None, messages.Event | None], Any]
 
@@ -40,15 +34,17 @@ def generate_request(served: ServedModel, request: pb.GenerateRequest, context: 
         ServingError: BAD_INPUT with the field's name.
     """
     _check_task(served.spec, "generate")
-    top_p = _in_range("top_p", request.top_p, 1.0)
+    top_p = in_range("top_p", request.top_p, 1.0)
     message = messages.Generate(
         **_common(served.spec, request, "prompt"),
-        temperature=_in_range("temperature", request.temperature) if request.HasField("temperature") else 1.0,
+        temperature=in_range("temperature", request.temperature) if request.HasField("temperature") else 1.0,
         top_k=request.top_k,
         top_p=top_p or 1.0,
         seed=request.seed if request.HasField("seed") else secrets.randbits(63),
         stop=_stops(request),
         log_probabilities=request.log_probabilities,
+        top=decoding.top_count(request.top_log_probabilities),
+        **decoding.beams(served.spec, request),
     )
     return _inference_request(served, "Generate", message, request, "prompt", context)
 
@@ -67,7 +63,10 @@ def translate_request(
             f"model {served.spec.name!r} returns no attention: its manifest has no roles.attention",
         )
     message = messages.Generate(
-        **_common(served.spec, request, "source"), temperature=0.0, attention=request.attention
+        **_common(served.spec, request, "source"),
+        temperature=0.0,
+        attention=request.attention,
+        **decoding.beams(served.spec, request),
     )
     return _inference_request(served, "Translate", message, request, "source", context)
 
@@ -82,10 +81,14 @@ def generate_replies(inference: InferenceRequest) -> MakeReply:
         reply = pb.GenerateReply()
         if chunk is not None:
             reply = pb.GenerateReply(
-                tokens=chunk.ids, text=chunk.text, log_probabilities=chunk.log_probabilities
+                tokens=chunk.ids,
+                text=chunk.text,
+                log_probabilities=chunk.log_probabilities,
+                top=decoding.top_tokens(chunk),
             )
         if event is not None:
-            reply.reason, reply.seed, reply.notice = _REASONS[event.reason], seed, spec.notice
+            reply.alternatives.extend(decoding.alternatives(event))
+            reply.reason, reply.seed, reply.notice = REASONS[event.reason], seed, spec.notice
             reply.model, reply.version = spec.model, str(spec.version)
             reply.timings.CopyFrom(timings(event))
         return reply
@@ -116,7 +119,8 @@ def translate_replies(inference: InferenceRequest) -> MakeReply:
             )
             first = False
         if event is not None:
-            reply.reason, reply.notice = _REASONS[event.reason], spec.notice
+            reply.alternatives.extend(decoding.alternatives(event))
+            reply.reason, reply.notice = REASONS[event.reason], spec.notice
             reply.model, reply.version = spec.model, str(spec.version)
             reply.timings.CopyFrom(timings(event))
         return reply
@@ -141,9 +145,7 @@ def _common(spec: ModelSpec, request: Any, field: str) -> dict[str, Any]:
         "caller": current.get().name,
         "max_slots": current.get().slots or 0,
         "max_tokens": _max_tokens(spec, request),
-        "repetition_penalty": spec.manifest.generation.repetition_penalty,
-        "no_repeat": spec.manifest.generation.no_repeat,
-        "min_tokens": spec.manifest.generation.min_tokens,
+        **decoding.rules(spec, request.decoding),
     }
 
 
@@ -179,13 +181,6 @@ def _ids(spec: ModelSpec, request: Any, field: str) -> tuple[int, ...]:
     if field == "source" and not request.text.strip():
         raise bad_input("text", "the text is empty; send at least one word")
     return ()
-
-
-def _in_range(field: str, value: float, maximum: float = math.inf) -> float:
-    if not (math.isfinite(value) and 0 <= value <= maximum):
-        bounds = "of 0 or more" if maximum == math.inf else f"from 0 to {maximum:g}"
-        raise bad_input(field, f"{value:g} is out of range; send a number {bounds}")
-    return value
 
 
 def _stops(request: pb.GenerateRequest) -> tuple[str, ...]:

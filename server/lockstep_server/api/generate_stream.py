@@ -112,4 +112,5 @@ def join(chunks: Sequence[messages.Chunk]) -> messages.Chunk | None:
         log_probabilities=[one for chunk in chunks for one in chunk.log_probabilities],
         attention=[row for chunk in chunks for row in chunk.attention],
         token_texts=[text for chunk in chunks for text in chunk.token_texts],
+        top=[one for chunk in chunks for one in chunk.top],
     )

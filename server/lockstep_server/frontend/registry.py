@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from .. import messages
 from ..errors import ServingError, bad_input, unavailable
 from ..metrics.families import Metrics, ModelMeters
+from ..model.roles import classifies, classifies_tokens
 from .admission import AdmissionController
 from .loads import Loads
 from .request_log import RequestLog
@@ -307,8 +308,8 @@ def _methods(spec: ModelSpec) -> list[str]:
     if spec.is_stepwise:
         methods += [name for name in ("Generate", "Translate") if task == name.lower()]
         return [*methods, "Follow"]
-    if spec.text_input and spec.classifies:
+    if spec.text_input and classifies(spec):
         methods += ["Classify", "ClassifyMany"]
-    if spec.text_input and spec.classifies_tokens:
+    if spec.text_input and classifies_tokens(spec):
         methods += ["ClassifyTokens", "ClassifyTokensMany"]
     return [*methods, "Encode", "EncodeMany"] if spec.text_input and roles.vector else methods

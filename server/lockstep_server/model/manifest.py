@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 
 from . import lengths
 
-TOKEN_TASK = "token-classification"
-GENERATIVE_TASKS = ("generate", "translate")
-
 
 @dataclass(frozen=True)
 class TextSection:
@@ -99,6 +96,9 @@ class GenerationSection:
     min_tokens: int = 0  # no end id before as many tokens
     repetition_penalty: float = 1.0
     no_repeat: int = 0  # no sequence of as many ids occurs twice; 0: off
+    beams: int = 1  # of requests that do not sample, and want nothing that a beam search has not
+    length_penalty: float = 1.0
+    early_stopping: bool = False
 
     @property
     def rules(self) -> bool:

@@ -184,6 +184,9 @@ def _generation(table: schema.TomlTable) -> GenerationSection:
         min_tokens=table.get("min_tokens", schema.index, 0),
         repetition_penalty=table.get("repetition_penalty", schema.positive, default.repetition_penalty),
         no_repeat=table.get("no_repeat", schema.index, 0),
+        beams=table.get("beams", schema.count, default.beams),
+        length_penalty=table.get("length_penalty", schema.number, default.length_penalty),
+        early_stopping=table.get("early_stopping", schema.boolean, False),
     )
 
 

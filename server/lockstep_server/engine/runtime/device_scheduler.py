@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,8 @@ class DeviceAccount:
         self.charged = now
 
 
-class DeviceLease(NamedTuple):
+@dataclass
+class DeviceLease:
     """The right to run on the device, until its context ends."""
 
     waited_s: float

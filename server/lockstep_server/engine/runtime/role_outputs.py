@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ErrorCode, ServingError
+from ...model.roles import classifies, classifies_tokens, is_single_score
 from .padding import sizes_of
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def fault(spec: ModelSpec, tensor: ModelTensor, array: Array) -> ServingError | 
 
 
 def _is_per_token(spec: ModelSpec, tensor: ModelTensor) -> bool:
-    return spec.classifies_tokens and tensor.name == spec.manifest.roles.scores
+    return classifies_tokens(spec) and tensor.name == spec.manifest.roles.scores
 
 
 def _wrong_count(spec: ModelSpec, tensor: ModelTensor, array: Array, part: RowGroup) -> ServingError | None:
@@ -138,8 +139,8 @@ def _has_shape(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
     """Whether scores have one number per label and a vector has one axis, which the graph may leave open."""
     if tensor.name == spec.manifest.roles.vector:
         return array.ndim <= 2 or not tensor.any_rank
-    of_tokens = spec.classifies_tokens
-    if tensor.name != spec.manifest.roles.scores or not (of_tokens or spec.classifies):
+    of_tokens = classifies_tokens(spec)
+    if tensor.name != spec.manifest.roles.scores or not (of_tokens or classifies(spec)):
         return True
     axis = tensor.spec.batch_axis or 0
     width = math.prod(array.shape[:axis] + array.shape[axis + 1 :])
@@ -147,7 +148,7 @@ def _has_shape(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
         width = array.shape[-1] if array.ndim == 3 else 0
     elif array.ndim == 1 and tensor.spec.batch_axis is None:
         width = array.size
-    return width == len(spec.manifest.labels) or (width == 1 and spec.has_single_score)
+    return width == len(spec.manifest.labels) or (width == 1 and is_single_score(spec))
 
 
 def _is_not_finite(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:

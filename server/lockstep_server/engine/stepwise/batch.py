@@ -14,6 +14,7 @@ import numpy as np
 
 from ...model import datatypes
 from . import sampler
+from .beams import log_softmax
 from .client_steps import cut_row, named_states
 from .sampler import RowColumns, TokenLog, next_scores
 from .score_rules import ScoreRules
@@ -22,6 +23,7 @@ from .slots import StateBlock, bucket, key_of, lengths_of, widest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ... import messages
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor
     from ..runtime.session import OnnxSession
@@ -47,7 +49,8 @@ class StepBatch:
     def __init__(self, spec: ModelSpec, key: Key, rows: int = 1) -> None:
         self.spec = spec
         self.block = StateBlock(spec, key, rows)
-        self.row_of: dict[GenerationSequence, int] = {}
+        self.row_of: dict[GenerationSequence, int] = {}  # of a beam search, the first of its rows
+        self._beam_rows: dict[GenerationSequence, Array] = {}
         self._vacant = list(range(rows))[::-1]
         self._ends = spec.manifest.end
         tensor = spec.text_tensor
@@ -78,31 +81,43 @@ class StepBatch:
         return self.block.rows
 
     def __len__(self) -> int:
-        return len(self.row_of)
+        """The number of rows in use: one of each sequence, or one of each beam."""
+        return len(self.row_of) + sum(len(rows) - 1 for rows in self._beam_rows.values())
 
     # --- add and remove -----------------------------------------------------------------------------
 
     def add(self, sequence: GenerationSequence, max_rows: int) -> None:
-        """Move a sequence and its states into a row. The batch grows to `max_rows` at most."""
+        """Move a sequence and its states into a row, or one for each beam. The batch grows to `max_rows` at
+        most."""
         assert sequence.states is not None
         lengths = lengths_of(self.spec, sequence.states)
         key = widest(self.key, key_of(self.spec, lengths))
-        if not self._vacant or key != self.key:
-            self._resize(self.rows if self._vacant else min(self.rows * 2, bucket(max_rows)), key)
-        row = self._vacant.pop()
-        self.block.write(row, sequence.states, lengths)
-        sequence.states = None
-        self.row_of[sequence] = row
-        self._columns.fill(row, sequence)
-        self._rules.fill(row, sequence)
-        self._log.skip(row)
-        if sequence.prompt:
-            self._forced[row] = list(sequence.prompt[::-1])
-            sequence.prompt = ()
-        if sequence.inspects_tokens:
-            self._inspected[row] = sequence
-        if not sequence.reported:
-            self._unreported.add(sequence)
+        if len(self._vacant) < sequence.rows or key != self.key:
+            rows = self.rows
+            while rows - len(self) < sequence.rows:
+                rows = min(rows * 2, bucket(max_rows))
+            self._resize(rows, key)
+        search = sequence.search
+        rows_of_it = [self._vacant.pop() for _ in range(sequence.rows)]
+        for beam, row in enumerate(rows_of_it):
+            states = search.states[beam] if search is not None and search.states else sequence.states
+            self.block.write(row, states, lengths)
+            self._rules.fill(row, sequence, beam)
+            if sequence.prompt:
+                self._forced[row] = list(sequence.prompt[::-1])
+            if search is not None:
+                self._columns.fill_beam(row, int(search.tokens[beam]), len(search.chosen(beam)))
+        sequence.states, sequence.prompt = None, ()
+        row = self.row_of[sequence] = rows_of_it[0]
+        if search is not None:
+            search.states, self._beam_rows[sequence] = [], np.array(rows_of_it)
+        else:
+            self._columns.fill(row, sequence)
+            self._log.skip(row)
+            if sequence.inspects_tokens:
+                self._inspected[row] = sequence
+            if not sequence.reported:
+                self._unreported.add(sequence)
         sequence.steps -= self.steps
         sequence.compute_s -= self.compute_s
         sequence.total_rows -= self.rows_run
@@ -110,21 +125,27 @@ class StepBatch:
     def remove(self, sequence: GenerationSequence, *, keep_states: bool = False) -> None:
         """Free the row of a sequence and collect its tokens; `keep_states` copies its states into it."""
         row = self.row_of.pop(sequence)
-        sequence.pending.ids += self._log.take(row)
+        rows: list[int] = self._beam_rows.pop(sequence, np.array([row])).tolist()
+        if sequence.search is None:
+            sequence.pending.ids += self._log.take(row)
+            sequence.token = int(self._columns.token[row])
+            sequence.generated = int(self._columns.generated[row])
         sequence.steps += self.steps
         sequence.compute_s += self.compute_s
         sequence.total_rows += self.rows_run
-        sequence.token, sequence.generated = int(self._columns.token[row]), int(self._columns.generated[row])
         if keep_states:
             sequence.states = self.block.take(row)
             sequence.prompt = tuple(self._forced.get(row, ())[::-1])
-        self._forced.pop(row, None)
+            if sequence.search is not None:
+                sequence.search.states = [self.block.take(each) for each in rows]
         self._inspected.pop(row, None)
         self._unreported.discard(sequence)
-        self.block.clear(row)
-        self._columns.clear(row)
-        self._rules.clear(row)
-        self._vacant.append(row)
+        for each in rows:
+            self._forced.pop(each, None)
+            self.block.clear(each)
+            self._columns.clear(each)
+            self._rules.clear(each)
+            self._vacant.append(each)
 
     def shrink(self) -> None:
         """Resize to fewer rows if clearly fewer are needed, and to shorter rows if they have sufficed
@@ -134,7 +155,7 @@ class StepBatch:
         if key and self.spec.padding_invariant:
             key = self.block.needed_key(list(self.row_of.values()))
             self._oversized_steps = self._oversized_steps + 1 if key != self.key else 0
-        if half and len(self.row_of) <= half - half // 4:
+        if half and len(self) <= half - half // 4:
             self._resize(half, key)
         elif self._oversized_steps >= _SHRINK_AFTER_STEPS:
             self._resize(self.rows, key)
@@ -142,8 +163,8 @@ class StepBatch:
     def _resize(self, rows: int, key: Key) -> None:
         """Change the number of rows and their lengths; the sequences move to the front, in order."""
         self._oversized_steps = 0
-        kept = sorted(self.row_of.items(), key=lambda item: item[1])
-        old_rows = [row for _, row in kept]
+        beams = [row for each in self._beam_rows.values() for row in each.tolist()]
+        old_rows = sorted({*self.row_of.values(), *beams})
         self.block = self.block.resized(rows, old_rows, key)
         self._columns = self._columns.resized(rows, old_rows)
         self._log = self._log.resized(rows, old_rows)
@@ -151,8 +172,15 @@ class StepBatch:
         moved = {old: new for new, old in enumerate(old_rows)}
         self._forced = {moved[row]: ids for row, ids in self._forced.items()}
         self._inspected = {moved[row]: sequence for row, sequence in self._inspected.items()}
-        self.row_of = {sequence: new for new, (sequence, _) in enumerate(kept)}
-        self._vacant = list(range(len(kept), rows))[::-1]
+        self.row_of = {sequence: moved[row] for sequence, row in self._in_order()}
+        self._beam_rows = {
+            sequence: np.array([moved[row] for row in each.tolist()])
+            for sequence, each in self._beam_rows.items()
+        }
+        self._vacant = list(range(len(old_rows), rows))[::-1]
+
+    def _in_order(self) -> list[tuple[GenerationSequence, int]]:
+        return sorted(self.row_of.items(), key=lambda item: item[1])
 
     # --- step ---------------------------------------------------------------------------------------
 
@@ -194,27 +222,56 @@ class StepBatch:
         """Sample each row's next token. Returns the sequences that end with it, and the reasons."""
         self.steps += 1
         self.compute_s += compute_s
-        self.rows_run += len(self.row_of)
+        self.rows_run += len(self)
         scores = next_scores(outputs[self._scores], self._scores_axis, self.rows)
-        ruled = self._rules.apply(scores, self._columns.generated) if self._rules else scores
+        chosen_from = self._with_log_probabilities(scores) if self._beam_rows else scores
+        ruled = self._rules.apply(chosen_from, self._columns.generated) if self._rules else chosen_from
         tokens = self._columns.sample(ruled, redraw=bool(self._forced))
         self.without_token = self._find_without_token(tokens) if tokens.min() < 0 else []
         self._log.add(tokens)
         if self._forced:
             self._force()
+        searched = self._advance_searches(ruled, tokens) if self._beam_rows else []
         if self._rules:
             self._rules.add(tokens, self._forced)
-        ended = self._ended(tokens)
+        ended = self._ended(tokens) + searched
         if self._inspected:
             stopped = self._inspect(scores, outputs, tokens, ended)
             ended = [one for one in ended if one[0] not in stopped] + [(one, "stop") for one in stopped]
+        return ended
+
+    def _with_log_probabilities(self, scores: Array) -> Array:
+        """The scores, with the log-probabilities in the rows of beams."""
+        rows = np.concatenate(list(self._beam_rows.values()))
+        mixed = scores.astype(np.float32, copy=True)
+        mixed[rows] = log_softmax(scores[rows])
+        return mixed
+
+    def _advance_searches(self, ruled: Array, tokens: Array) -> list[tuple[GenerationSequence, str]]:
+        """Choose the tokens of all beams, and continue in each row the beam that is continued. Returns the
+        sequences whose search is done, and the reasons."""
+        ended = []
+        for sequence, rows in self._beam_rows.items():
+            search = sequence.search
+            assert search is not None
+            if rows[0] in self._forced or sequence in self.without_token:
+                continue
+            source, tokens[rows] = search.advance(ruled[rows], sequence.limit)
+            self.block.gather(rows, rows[source])
+            self._rules.gather(rows, rows[source])
+            if search.done:
+                ended.append((sequence, sequence.end_search()))
         return ended
 
     def _find_without_token(self, tokens: Array) -> list[GenerationSequence]:
         """Sequences whose scores were not finite."""
         none = tokens < 0
         tokens[none] = 0  # the next input; of a vacant row it is only required to be in range
-        return [sequence for sequence, row in self.row_of.items() if none[row]]
+        return [
+            sequence
+            for sequence, row in self.row_of.items()
+            if none[self._beam_rows.get(sequence, row)].any()
+        ]
 
     def _force(self) -> None:
         """Advance forced prompts by one id. Their rows generated nothing, unless the prompt just ended."""
@@ -245,6 +302,7 @@ class StepBatch:
         reasons = dict(ended)
         stopped: list[GenerationSequence] = []
         log_probabilities = None
+        top = self._top_tokens(scores)
         for row, sequence in self._inspected.items():
             if row in self._forced or reasons.get(sequence) == "end":
                 continue
@@ -253,6 +311,8 @@ class StepBatch:
                 if log_probabilities is None:
                     log_probabilities = sampler.log_probabilities(scores, tokens)
                 pending.log_probabilities.append(float(log_probabilities[row]))
+            if params.top:
+                pending.top.append(top[row])
             if params.attention:
                 pending.attention.append(self._attention_row(outputs, row))
             if params.stop:
@@ -261,6 +321,14 @@ class StepBatch:
                 if sequence.text.stopped:
                     stopped.append(sequence)
         return stopped
+
+    def _top_tokens(self, scores: Array) -> dict[int, messages.TopTokens]:
+        """The most probable tokens of the rows whose requests want them."""
+        wanted = {row: one.params.top for row, one in self._inspected.items() if one.params.top}
+        if not wanted:
+            return {}
+        found = sampler.top_tokens(scores[list(wanted)], list(wanted.values()))
+        return dict(zip(wanted, found, strict=True))
 
     def _attention_row(self, outputs: Arrays, row: int) -> Array:
         tensor = self.spec.output(self._attention)
@@ -293,6 +361,8 @@ class StepBatch:
     def collect_all(self, emit: Callable[[GenerationSequence], None]) -> None:
         """Collect the tokens of all rows, and `emit` each sequence that has pending output."""
         for sequence, row in list(self.row_of.items()):
+            if sequence.search is not None:
+                continue
             sequence.pending.ids += self._log.take(row)
             if sequence.pending.ids:
                 emit(sequence)

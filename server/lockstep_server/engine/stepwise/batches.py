@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ... import messages
+from ...errors import ErrorCode, ServingError
 from ..runtime.batching import RowMismatch
 from ..runtime.engine_threads import not_after
 from .batch import StepBatch
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from ..runtime.session import OnnxSession
     from ..runtime.verification import Verifier
     from .sequence import GenerationSequence
+
+
+NO_BEAMS = ServingError(
+    ErrorCode.FAILED, "beams share each run, and the model is not batched; send 1 beam, or see its notice"
+)
 
 
 @dataclass
@@ -65,7 +71,8 @@ class StepBatches:
         key = key_of(self._spec, lengths_of(self._spec, sequence.states))
         group = group_of(self._spec, key)
         for batch in self._batches:
-            if group_of(self._spec, batch.key) == group and len(batch) < self._batching.max_rows:
+            rows = len(batch) + sequence.rows
+            if group_of(self._spec, batch.key) == group and rows <= self._batching.max_rows:
                 break
         else:
             batch = StepBatch(self._spec, key)
@@ -84,10 +91,17 @@ class StepBatches:
         outcome = StepOutcome()
         for batch in list(self._batches):
             if len(batch) > self._batching.max_rows:  # batching was withdrawn
+                self._end_searches(batch, outcome)
                 self._separate(batch)
         for batch in list(self._batches):
             self._step(batch, waited_s, outcome)
         return outcome
+
+    def _end_searches(self, batch: StepBatch, outcome: StepOutcome) -> None:
+        """End the beam searches whose beams may no longer share a run."""
+        for sequence in [one for one in batch.row_of if one.rows > self._batching.max_rows]:
+            batch.remove(sequence)
+            outcome.failed.append((sequence, NO_BEAMS))
 
     def _step(self, batch: StepBatch, waited_s: float, outcome: StepOutcome) -> None:
         if not len(batch):  # all sequences were removed since the last step
@@ -119,7 +133,7 @@ class StepBatches:
         """Retry the sequences of a failed step one by one; only those that fail again have failed."""
         if isinstance(error, RowMismatch):
             self._batching.withdraw(error.message)
-        if len(batch) == 1:
+        if len(batch.row_of) == 1:
             (sequence,) = batch.row_of
             self._batches.remove(batch)
             batch.remove(sequence, keep_states=True)
@@ -141,7 +155,7 @@ class StepBatches:
         for sequence in list(batch.row_of):
             batch.remove(sequence, keep_states=True)
             singles.append(StepBatch(self._spec, batch.key))
-            singles[-1].add(sequence, 1)
+            singles[-1].add(sequence, sequence.rows)
         self._batches += singles
         return singles
 

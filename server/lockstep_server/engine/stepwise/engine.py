@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
 from ...durations import bounded_s
-from ...errors import ServingError, in_field
+from ...errors import ServingError, bad_input, in_field
 from ...text.detokenizer import Detokenizer, TextStream
 from ..runtime.batching import Batching
 from ..runtime.device_scheduler import DeviceAccount
@@ -24,7 +24,7 @@ from ..runtime.verification import Verifier
 from . import client_steps
 from .batches import StepBatches, StepOutcome
 from .output import OutputProcessor
-from .prefill import PrefillRunner, first_scores, sample_first_token
+from .prefill import PrefillRunner, first_scores, sample_first_token, start_search
 from .scheduler import Scheduler, SequenceLimits, StepPlan
 from .sequence import GenerationSequence, make_generation_sequence, make_step_request
 from .slots import initial_states, is_full, lengths_of
@@ -235,6 +235,10 @@ class StepEngine:
         if self._closing:
             return STOPPED
         sequence = make_generation_sequence(self.spec, request)
+        if sequence.rows > self._batching.max_rows:
+            most = self._batching.max_rows
+            why = f"{sequence.rows} beams share each run, and a run has at most {most} rows; send fewer"
+            return bad_input("decoding.beams", why)
         if sequence.limit == 0:
             self._output_processor.emit_empty(request.key)
             self._flush()
@@ -299,7 +303,7 @@ class StepEngine:
         if outcome.answers:
             self._emit_answers(outcome.answers, now)
         for sequence in self._batches.tidy():
-            self._finish(sequence, "length")
+            self._finish(sequence, _end_full(sequence))
         out_of_credit = self._output_processor.emit_step(self._batches, now, self._scheduler.counts)
         for sequence, error in self._output_processor.take_broken():
             self._batches.remove(sequence)
@@ -370,16 +374,19 @@ class StepEngine:
         begin, reason = self.spec.manifest.begin, ""
         if scores is not None:
             try:
-                reason = sample_first_token(sequence, scores, self.spec.manifest)
+                first = sample_first_token if sequence.search is None else start_search
+                reason = first(sequence, scores, self.spec.manifest)
             except ServingError as error:
                 self._fail(sequence, error)
                 return
         elif len(begin) == 1:
             sequence.token = begin[0]
+            if sequence.search is not None:
+                sequence.search.tokens[:] = begin[0]
         else:
             sequence.prompt = begin  # forced, one id a step
         if not reason and is_full(self.spec, lengths_of(self.spec, sequence.states)):
-            reason = "length"  # the prompt fills the cache
+            reason = _end_full(sequence)  # the prompt fills the cache
         if reason:
             self._finish(sequence, reason)
         else:
@@ -414,6 +421,14 @@ class StepEngine:
 
     def _flush(self) -> None:
         self._output_processor.flush(self._scheduler.counts())
+
+
+def _end_full(sequence: GenerationSequence) -> str:
+    """End a sequence whose cache is full. Returns the reason."""
+    if sequence.search is None:
+        return "length"
+    sequence.search.close()
+    return sequence.end_search()
 
 
 def _limits(spec: ModelSpec, stalled_s: float) -> SequenceLimits:

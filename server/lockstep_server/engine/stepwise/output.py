@@ -9,6 +9,7 @@ import numpy as np
 
 from ... import messages
 from ...errors import ErrorCode, ServingError
+from ...text.detokenizer import TextStream
 from .sequence import GenerationSequence, PendingOutput
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class OutputProcessor:
         token_texts: list[str] = []
         if sequence.params.attention and self._detokenizer is not None:
             token_texts = list(map(self._detokenizer.token, pending.ids))
+        if pending.top and self._detokenizer is not None:
+            texts = (tuple(map(self._detokenizer.token, one.ids)) for one in pending.top)
+            pending.top = [one._replace(texts=each) for one, each in zip(pending.top, texts, strict=True)]
         self._chunks.append(
             messages.Chunk(
                 key=sequence.key,
@@ -87,6 +91,7 @@ class OutputProcessor:
                 log_probabilities=pending.log_probabilities,
                 attention=pending.attention,
                 token_texts=token_texts,
+                top=pending.top,
             )
         )
         sequence.pending = PendingOutput()
@@ -117,9 +122,25 @@ class OutputProcessor:
         self._add_chunk(sequence, last=True)
         self._events.append(
             messages.Event(
-                key=sequence.key, timings=self._timings(sequence), length=sequence.generated, reason=reason
+                key=sequence.key,
+                timings=self._timings(sequence),
+                length=sequence.generated,
+                reason=reason,
+                alternatives=self._alternatives(sequence),
             )
         )
+
+    def _alternatives(self, sequence: GenerationSequence) -> tuple[messages.Alternative, ...]:
+        """The texts of a beam search, best first, without their end ids."""
+        found = []
+        for candidate in sequence.search.candidates() if sequence.search is not None else ():
+            ids = list(candidate.ids[: -1 if candidate.reason == "end" else None])
+            text = ""
+            if self._detokenizer is not None:
+                stream = TextStream(self._detokenizer.stream(), ())
+                text = stream.add(ids) + stream.finish()
+            found.append(messages.Alternative(ids, text, candidate.score, candidate.reason))
+        return tuple(found)
 
     def emit_failed(self, request: GenerationSequence | StepRequest, error: ServingError) -> None:
         """Emit the error, after a chunk with what was generated before it."""

@@ -15,6 +15,7 @@ from ..runtime import padding
 from ..runtime.batching import RowMismatch, check_rows
 from ..runtime.verification import Recheck, shapes_of
 from . import sampler
+from .beams import log_softmax
 from .score_rules import ScoreRules
 
 if TYPE_CHECKING:
@@ -203,6 +204,21 @@ def _ruled(sequence: GenerationSequence, scores: Array, manifest: Manifest) -> A
     return rules.apply(scores, np.zeros(1, np.int64)) if rules else scores
 
 
+def start_search(sequence: GenerationSequence, scores: Array, manifest: Manifest) -> str:
+    """Choose the first token of each beam, from the prefill's scores [1, tokens].
+
+    Returns the reason if the search ends with it, else "".
+
+    Raises:
+        ServingError: FAILED, the scores are not finite.
+    """
+    assert sequence.search is not None
+    if not np.isfinite(scores.max()):
+        raise sampler.NO_TOKEN
+    sequence.search.advance(_ruled(sequence, log_softmax(scores), manifest), sequence.limit)
+    return sequence.end_search() if sequence.search.done else ""
+
+
 def sample_first_token(sequence: GenerationSequence, scores: Array, manifest: Manifest) -> str:
     """Sample the token that follows a prompt, from the prefill's scores [1, tokens].
 
@@ -226,6 +242,8 @@ def sample_first_token(sequence: GenerationSequence, scores: Array, manifest: Ma
         return "end"
     if params.log_probabilities:
         sequence.pending.log_probabilities.append(float(sampler.log_probabilities(scores, tokens)[0]))
+    if params.top:
+        sequence.pending.top += sampler.top_tokens(scores, [params.top])
     if params.attention:
         sequence.pending.attention.append(np.zeros(0, np.float32))  # prefill graphs have no attention output
     if params.stop and sequence.text is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ... import messages
 from ...errors import ErrorCode, ServingError
 
 if TYPE_CHECKING:
@@ -205,6 +206,22 @@ def log_probabilities(scores: Array, tokens: Array) -> Array:
     return result
 
 
+def top_tokens(scores: Array, counts: list[int]) -> list[messages.TopTokens]:
+    """The most probable tokens of each row, as many as its count, with their log-probabilities as
+    `log_probabilities` has them."""
+    most = min(max(counts), scores.shape[1])
+    wide = scores.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    best = np.argpartition(-wide, most - 1, axis=1)[:, :most]
+    best = np.take_along_axis(best, np.argsort(-np.take_along_axis(wide, best, 1), axis=1), 1)
+    values = np.take_along_axis(wide, best, 1)
+    return [
+        messages.TopTokens(ids[:count], some[:count])
+        for ids, some, count in zip(best.tolist(), values.tolist(), counts, strict=True)
+    ]
+
+
 class RowColumns:
     """The next input, the sampling parameters and the limit of each row. A vacant row is sampled too, and
     its tokens are ignored."""
@@ -226,6 +243,11 @@ class RowColumns:
         self._sampling.set(row, params.temperature, params.top_k, params.top_p)
         self._seed[row : row + 1] = spread_one(params.seed)
         self._drawn = _DRAW_STEPS
+
+    def fill_beam(self, row: int, token: int, generated: int) -> None:
+        """Set a row to a beam, whose tokens and end are chosen elsewhere."""
+        self.clear(row)
+        self.token[row], self.generated[row] = token, generated
 
     def clear(self, row: int) -> None:
         """Make a row vacant."""

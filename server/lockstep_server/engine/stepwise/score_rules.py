@@ -58,12 +58,13 @@ class ScoreRules:
     def __bool__(self) -> bool:
         return bool(self._sequences)
 
-    def fill(self, row: int, sequence: GenerationSequence) -> None:
+    def fill(self, row: int, sequence: GenerationSequence, beam: int = 0) -> None:
         """Rule a row by what the model and the request of its sequence say, if they say anything."""
         if not has_rules(self._manifest, sequence):
             return
         self._sequences[row], self._compiled = sequence, None
-        ids = (*sequence.context, *sequence.chosen)
+        chosen = sequence.chosen if sequence.search is None else sequence.search.chosen(beam)
+        ids = (*sequence.context, *chosen)
         self._make_room(len(ids))
         self._ids[row, : len(ids)] = ids
         self._count[row] = len(ids)
@@ -72,8 +73,18 @@ class ScoreRules:
         """Make a row vacant. Its sequence keeps what it has generated."""
         sequence = self._sequences.pop(row, None)
         if sequence is not None:
-            sequence.chosen = self._ids[row, len(sequence.context) : self._count[row]].tolist()
             self._compiled = None
+        if sequence is not None and sequence.search is None:
+            sequence.chosen = self._ids[row, len(sequence.context) : self._count[row]].tolist()
+
+    def gather(self, rows: Array, sources: Array) -> None:
+        """Continue in `rows` what `sources` have read and generated: rows of one beam search."""
+        self._ids[rows], self._count[rows] = self._ids[sources], self._count[sources]
+        if self._compiled is not None and rows[0] in self._sequences:
+            places, from_places = (np.searchsorted(self._compiled.rows, each) for each in (rows, sources))
+            for marks in (self._compiled.seen, self._compiled.chosen):
+                if marks is not None:
+                    marks[places] = marks[from_places]
 
     def resized(self, rows: int, kept: list[int]) -> ScoreRules:
         """The rules of `rows` rows, of which the first are the `kept` ones of this object."""

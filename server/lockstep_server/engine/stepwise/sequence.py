@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
 from ...errors import bad_input
+from .beams import BeamSearch
 from .prefill import measure_prompt
 from .slots import growing_lengths
 
@@ -47,6 +48,7 @@ class GenerationSequence(Sequence):
     ] = ()  # the ids that its text continues: the prompt, or the beginning of a translation
     chosen: list[int] = field(default_factory=list)  # what it has generated, if rules of its scores need that
     limit: int = 0  # most tokens to generate
+    search: BeamSearch | None = None  # of a request with beams, which takes one row for each
     credits: int = messages.STREAM_CREDITS
     paused_at: float = 0.0  # when its reader ran out of credit
     text: TextStream | None = None
@@ -63,6 +65,18 @@ class GenerationSequence(Sequence):
     total_rows: int = 0  # rows in the batch, summed over its steps
 
     @property
+    def rows(self) -> int:
+        """The rows that it takes in a batch."""
+        return self.search.beams if self.search is not None else 1
+
+    def end_search(self) -> str:
+        """Make the best text of its beam search its output. Returns the reason."""
+        assert self.search is not None
+        best = self.search.candidates()[0]
+        self.pending.ids, self.generated = list(best.ids), len(best.ids)
+        return best.reason
+
+    @property
     def inspects_tokens(self) -> bool:
         """Whether each token must be processed when it is generated, not when it is reported."""
         return self.params.inspects_tokens
@@ -76,6 +90,7 @@ class PendingOutput:
     text: str = ""  # only for sequences with stop strings
     log_probabilities: list[float] = field(default_factory=list)
     attention: list[Any] = field(default_factory=list)
+    top: list[messages.TopTokens] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -134,6 +149,7 @@ def make_generation_sequence(spec: ModelSpec, request: messages.Generate) -> Gen
         params=request,
         prompt=prompt,
         context=spec.manifest.begin if reads_source else prompt,
+        search=BeamSearch.of(request, spec.manifest.end),
         limit=stepwise.max_tokens if request.max_tokens is None else request.max_tokens,
     )
 

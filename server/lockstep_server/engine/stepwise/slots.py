@@ -162,6 +162,15 @@ class StateBlock:
         for name in self._size:
             self._set_length(row, name, 1)  # one real element, so that a softmax over it is finite
 
+    def gather(self, rows: Array, sources: Array) -> None:
+        """Continue in `rows` the states of `sources`, which have the same lengths and unchanged states."""
+        if (rows == sources).all():
+            return
+        for state in self.spec.states:
+            if state.spec.output:
+                array = self._states[state.spec.name]
+                array[_row_index(state, rows)] = array[_row_index(state, sources)]
+
     def lengths(self, row: int) -> Lengths:
         return {name: int(counts[row]) for name, counts in self._lengths.items()}
 
