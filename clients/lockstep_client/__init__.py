@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lockstep_client.client import AsyncClient, Client
+    from lockstep_client.decoding import Decoding
     from lockstep_client.errors import (
         Cancelled,
         DeadlineExceeded,
@@ -52,10 +53,12 @@ if TYPE_CHECKING:
     )
     from lockstep_client.stream_results import (
         FLUSH,
+        Alternative,
         Flush,
         Generation,
         GenerationPart,
         Prediction,
+        TopTokens,
         Translation,
         TranslationPart,
     )
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLUSH",
+    "Alternative",
     "AsyncClient",
     "AsyncOutcomes",
     "AsyncStream",
@@ -71,6 +75,7 @@ __all__ = [
     "Classification",
     "Client",
     "DeadlineExceeded",
+    "Decoding",
     "Denied",
     "Duration",
     "Encoding",
@@ -99,6 +104,7 @@ __all__ = [
     "Timings",
     "Tls",
     "TokenClassification",
+    "TopTokens",
     "Translation",
     "TranslationPart",
     "Unauthenticated",
@@ -111,7 +117,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for module in ("results", "stream_results", "errors", "streams", "many", "tls", "client"):
+        for module in ("results", "stream_results", "errors", "streams", "many", "tls", "client", "decoding"):
             found = getattr(import_module(f"lockstep_client.{module}"), name, None)
             if found is not None:
                 return found

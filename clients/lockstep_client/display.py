@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from lockstep_client.results import Classification, Encoding, Health, ModelState, TokenClassification
     from lockstep_client.stream_results import (
+        Alternative,
         Generation,
         GenerationPart,
         Prediction,
@@ -39,6 +40,12 @@ def json_line(value: Any) -> None:
     """Print a result's fields, or a dict, as one JSON object on one line."""
     readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     _line(json.dumps(value, ensure_ascii=not readable, default=_to_json))
+
+
+def alternatives(found: Sequence[Alternative]) -> None:
+    """Print the texts of a beam search with their scores, best first."""
+    if found:
+        _rows(("score", "text"), [(f"{one.score:.4f}", one.text) for one in found])
 
 
 def classifications(texts: Sequence[str], answers: Sequence[Classification]) -> None:

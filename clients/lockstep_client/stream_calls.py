@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lockstep_client import arguments, protocol, stream_replies
+from lockstep_client import arguments, decoding, protocol, stream_replies
 from lockstep_client.protocol import RequestStream, StreamCall
 from lockstep_client.stream_results import FLUSH, Flush
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Sequence
+    from typing import Unpack
 
     import numpy.typing as npt
 
+    from lockstep_client.decoding import Decoding
     from lockstep_client.stream_results import (
         Generation,
         GenerationPart,
@@ -47,9 +49,11 @@ def generate(
     seed: int | None = None,
     stop: str | Sequence[str] = (),
     log_probabilities: bool = False,
+    top_log_probabilities: int = 0,
     version: str = "",
     priority: int = 0,
     timeout_s: float | None = None,
+    **options: Unpack[Decoding],
 ) -> StreamCall[GenerationPart, Generation]:
     """Generate a continuation of a prompt, a text or token ids, with a language model, as a stream.
 
@@ -61,7 +65,9 @@ def generate(
     Generates at most `max_tokens` tokens; None uses the model's limit. `temperature` 0 always takes the most
     probable token; None is 1. `top_k` and `top_p` restrict sampling to the most probable tokens; 0 turns
     either off. On a deterministic model the same `seed` gives the same text; None draws a seed, which the
-    result holds. The text ends before the first of the `stop` strings.
+    result holds. The text ends before the first of the `stop` strings. `top_log_probabilities` also returns
+    so many of the most probable tokens at each place. `options` are those of `Decoding`: penalties, bias,
+    beam search.
     """
     request = pb.GenerateRequest(
         model=arguments.model(model),
@@ -73,6 +79,8 @@ def generate(
         seed=None if seed is None else arguments.count("seed", seed),
         stop=[arguments.text("stop", one) for one in ([stop] if isinstance(stop, str) else stop)],
         log_probabilities=log_probabilities,
+        top_log_probabilities=arguments.count_32("top_log_probabilities", top_log_probabilities),
+        decoding=decoding.message(options),
         priority=arguments.count("priority", priority),
         **_text_or_ids("prompt", prompt, ids),
     )
@@ -91,13 +99,14 @@ def translate(
     version: str = "",
     priority: int = 0,
     timeout_s: float | None = None,
+    **options: Unpack[Decoding],
 ) -> StreamCall[TranslationPart, Translation]:
     """Translate one text, or one sequence of token ids, as a stream.
 
         print(client.translate("translate-en-fr", "A man is riding a red bicycle .").result().text)
 
     `attention` also returns the attention weights of each token over the source tokens, and these tokens.
-    `max_tokens` None uses the model's limit.
+    `max_tokens` None uses the model's limit. `options` are those of `Decoding`: beam search, penalties, bias.
     """
     if not text and not len(ids):
         raise arguments.invalid("text", "empty: expected a text or ids")
@@ -106,6 +115,7 @@ def translate(
         version=version,
         max_tokens=None if max_tokens is None else arguments.count_32("max_tokens", max_tokens),
         attention=attention,
+        decoding=decoding.message(options),
         priority=arguments.count("priority", priority),
         **_text_or_ids("text", text, ids),
     )

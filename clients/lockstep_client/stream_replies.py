@@ -29,6 +29,11 @@ def generation_part(reply: pb.GenerateReply) -> stream_results.GenerationPart:
         notice=reply.notice,
         model=reply.model,
         version=reply.version,
+        alternatives=_alternatives(reply.alternatives),
+        top=tuple(
+            stream_results.TopTokens(tuple(one.ids), tuple(one.log_probabilities), tuple(one.texts))
+            for one in reply.top
+        ),
     )
 
 
@@ -47,6 +52,8 @@ def generation(parts: Sequence[stream_results.GenerationPart]) -> stream_results
         notice=_notice(p.notice for p in parts),
         model=last.model,
         version=last.version,
+        alternatives=last.alternatives,
+        top=tuple(one for p in parts for one in p.top),
     )
 
 
@@ -63,6 +70,14 @@ def translation_part(reply: pb.TranslateReply) -> stream_results.TranslationPart
         notice=reply.notice,
         model=reply.model,
         version=reply.version,
+        alternatives=_alternatives(reply.alternatives),
+    )
+
+
+def _alternatives(sent: Iterable[pb.Alternative]) -> tuple[stream_results.Alternative, ...]:
+    return tuple(
+        stream_results.Alternative(one.text, tuple(one.tokens), one.score, _reason(one.reason))
+        for one in sent
     )
 
 
@@ -83,6 +98,7 @@ def translation(parts: Sequence[stream_results.TranslationPart]) -> stream_resul
         notice=_notice(p.notice for p in parts),
         model=last.model,
         version=last.version,
+        alternatives=last.alternatives,
     )
 
 

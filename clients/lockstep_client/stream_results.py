@@ -26,6 +26,26 @@ FLUSH: Final = Flush.FLUSH
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One of the texts of a beam search."""
+
+    text: str
+    tokens: tuple[int, ...]
+    score: float
+    """The sum of its log-probabilities, divided by (number of tokens) ** (length penalty)."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """The most probable tokens at one place, best first."""
+
+    ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class GenerationPart:
     """The tokens that were ready when the server wrote the message."""
 
@@ -41,6 +61,10 @@ class GenerationPart:
     notice: str = ""
     model: str = ""
     version: str = ""
+    alternatives: tuple[Alternative, ...] = ()
+    """The texts of a beam search, best first; in the last part only."""
+    top: tuple[TopTokens, ...] = ()
+    """One per token, if requested."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,10 @@ class Generation:
     model: str = ""
     version: str = ""
     """The version that generated it."""
+    alternatives: tuple[Alternative, ...] = ()
+    """The texts of a beam search, best first; the first is the text itself."""
+    top: tuple[TopTokens, ...] = ()
+    """One per token, if requested."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +107,8 @@ class TranslationPart:
     notice: str = ""
     model: str = ""
     version: str = ""
+    alternatives: tuple[Alternative, ...] = ()
+    """The texts of a beam search, best first; in the last part only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +129,8 @@ class Translation:
     model: str = ""
     version: str = ""
     """The version that translated."""
+    alternatives: tuple[Alternative, ...] = ()
+    """The texts of a beam search, best first; the first is the text itself."""
 
 
 @dataclass(frozen=True)

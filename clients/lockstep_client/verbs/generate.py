@@ -7,6 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lockstep_client.verbs.context import Model, VerbContext, Version
+from lockstep_client.verbs.decoding import (
+    Beams,
+    EarlyStopping,
+    Forbid,
+    LengthPenalty,
+    LogitBias,
+    MinTokens,
+    NoRepeat,
+    PresencePenalty,
+    RepetitionPenalty,
+    decoding_of,
+)
 
 if TYPE_CHECKING:
     from lockstep_client.stream_results import Generation
@@ -54,6 +66,21 @@ def generate(
         bool,
         typer.Option("--log-probabilities", help="Include the log probability of each token (with --json)."),
     ] = False,
+    top_log_probabilities: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="K", help="Include the K most probable tokens at each place (with --json)."
+        ),
+    ] = 0,
+    repetition_penalty: RepetitionPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    no_repeat: NoRepeat = None,
+    min_tokens: MinTokens = None,
+    logit_bias: LogitBias = None,
+    forbid: Forbid = None,
+    beams: Beams = None,
+    length_penalty: LengthPenalty = None,
+    early_stopping: EarlyStopping = None,
     version: Version = "",
 ) -> None:
     """Continue a prompt, and stream the text."""
@@ -62,7 +89,12 @@ def generate(
     start = time.perf_counter()
     with context.client.generate(
         model, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        stop=stop or (), log_probabilities=log_probabilities, version=version,
+        stop=stop or (), log_probabilities=log_probabilities, top_log_probabilities=top_log_probabilities,
+        version=version,
+        **decoding_of(
+            repetition_penalty, presence_penalty, no_repeat, min_tokens, logit_bias, forbid, beams,
+            length_penalty, early_stopping,
+        ),
     ) as stream:  # fmt: skip
         text = display.StreamedText(context.as_json)
         for part in stream:
@@ -73,6 +105,7 @@ def generate(
         return
     text.end()
     if sys.stdout.isatty():
+        display.alternatives(whole.alternatives)
         display.note(_summary(whole, time.perf_counter() - start))
     display.notices([whole])
 

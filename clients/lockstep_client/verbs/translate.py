@@ -7,8 +7,17 @@ import typer
 
 from lockstep_client.texts import InputError, text_batches
 from lockstep_client.verbs.context import Model, Texts, VerbContext, Version
+from lockstep_client.verbs.decoding import (
+    Beams,
+    EarlyStopping,
+    LengthPenalty,
+    NoRepeat,
+    RepetitionPenalty,
+    decoding_of,
+)
 
 if TYPE_CHECKING:
+    from lockstep_client.decoding import Decoding
     from lockstep_client.stream_results import Translation
 
 
@@ -26,17 +35,26 @@ def translate(
         int | None,
         typer.Option(min=0, metavar="N", help="Maximum number of tokens (default: the model's limit)."),
     ] = None,
+    repetition_penalty: RepetitionPenalty = None,
+    no_repeat: NoRepeat = None,
+    beams: Beams = None,
+    length_penalty: LengthPenalty = None,
+    early_stopping: EarlyStopping = None,
     version: Version = "",
 ) -> None:
     """Translate texts, and stream the translations."""
     from lockstep_client import plots
 
     plot = plots.checked_path(plot)
+    options = decoding_of(
+        repetition_penalty=repetition_penalty, no_repeat=no_repeat, beams=beams,
+        length_penalty=length_penalty, early_stopping=early_stopping,
+    )  # fmt: skip
     if plot and len(texts or []) != 1:
         raise InputError("--plot needs exactly one text as an argument")
     for some in text_batches(texts or []):
         for text in some:
-            whole = _one(context, model, text, attention or plot is not None, max_tokens, version)
+            whole = _one(context, model, text, attention or plot is not None, max_tokens, version, options)
             if attention and not context.as_json:
                 _heat_map(whole)
             if plot:
@@ -44,12 +62,18 @@ def translate(
 
 
 def _one(
-    context: VerbContext, model: str, text: str, attention: bool, max_tokens: int | None, version: str
+    context: VerbContext,
+    model: str,
+    text: str,
+    attention: bool,
+    max_tokens: int | None,
+    version: str,
+    options: "Decoding",
 ) -> "Translation":
     from lockstep_client import display
 
     with context.client.translate(
-        model, text, attention=attention, max_tokens=max_tokens, version=version
+        model, text, attention=attention, max_tokens=max_tokens, version=version, **options
     ) as stream:
         translation = display.StreamedText(context.as_json)
         for part in stream:
@@ -59,6 +83,8 @@ def _one(
         display.json_line(vars(whole) | {"model": whole.model or model, "source": text})
     else:
         translation.end()
+        if options.get("beams"):
+            display.alternatives(whole.alternatives)
         display.notices([whole])
     return whole
 

@@ -92,6 +92,21 @@ def test_generate_sends_its_options(lockstep, server):
     ]  # fmt: skip
 
 
+def test_generate_sends_how_tokens_are_chosen(lockstep, server):
+    lockstep(
+        "generate", "--model", "other", "--beams", "3", "--repetition-penalty", "1.5",
+        "--presence-penalty", "0.5", "--no-repeat", "2", "--min-tokens", "4", "--logit-bias", "7=-1",
+        "--logit-bias", "9=2", "--forbid", "8", "--length-penalty", "2", "--early-stopping",
+        "--top-log-probabilities", "3",
+    )  # fmt: skip
+    (request,) = server.requests
+    assert request.decoding == pb.Decoding(
+        beams=3, repetition_penalty=1.5, presence_penalty=0.5, no_repeat=2, min_tokens=4,
+        logit_bias={7: -1, 9: 2}, forbidden=[8], length_penalty=2, early_stopping=True,
+    )  # fmt: skip
+    assert request.top_log_probabilities == 3
+
+
 def test_generate_on_a_terminal_shows_seed_and_speed(at_terminal):
     _, lines, _ = at_terminal("generate", "-m", "sentiment", "--prompt", "x")
     assert lines[:2] == ["ab", "cd"]

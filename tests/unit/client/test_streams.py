@@ -7,6 +7,7 @@ import gc
 import math
 import queue
 import threading
+from typing import Any
 
 import grpc
 import numpy as np
@@ -61,6 +62,42 @@ def test_generate_sends_its_arguments(server, client):
     assert one == expected
     assert two == pb.GenerateRequest(model="other", ids=pb.Ids(ids=[1, 2]), stop=["a", "b"])
     assert three == pb.GenerateRequest(model="other", text="")
+
+
+DECODING: Any = {
+    "repetition_penalty": 1.5, "presence_penalty": 0.5, "no_repeat": 3, "min_tokens": 2,
+    "logit_bias": {7: -1.0}, "forbidden": [8], "beams": 4, "length_penalty": 2.0, "early_stopping": True,
+}  # fmt: skip
+
+
+def test_options_of_decoding_are_sent_as_they_are(server, client):
+    client.generate("other", "x", top_log_probabilities=3, **DECODING).result()
+    client.translate("other", "x", **DECODING).result()
+    generated, translated = server.requests
+    assert generated.decoding == translated.decoding == pb.Decoding(**DECODING)
+    assert generated.top_log_probabilities == 3
+
+
+def test_options_of_decoding_are_checked(client):
+    with pytest.raises(TypeError, match=r"'beam'.*beams"):
+        client.generate("other", "x", beam=3)
+    with pytest.raises(lc.InvalidRequest, match="beams"):
+        client.generate("other", "x", beams=-1)
+    with pytest.raises(lc.InvalidRequest, match="decoding"):
+        client.generate("other", "x", forbidden=["no id"])
+
+
+def test_alternatives_and_top_tokens_are_in_the_result(server, client):
+    server.streams.generated = [
+        pb.GenerateReply(
+            tokens=[4], text="a", reason=pb.STOP_REASON_END,
+            top=[pb.TopTokens(ids=[4, 5], log_probabilities=[-0.5, -1], texts=["a", "b"])],
+            alternatives=[pb.Alternative(tokens=[4], text="a", score=-0.5, reason=pb.STOP_REASON_END)],
+        )
+    ]  # fmt: skip
+    whole = client.generate("other", "x").result()
+    assert whole.alternatives == (lc.Alternative("a", (4,), -0.5, "END"),)
+    assert whole.top == (lc.TopTokens((4, 5), (-0.5, -1.0), ("a", "b")),)
 
 
 def test_translate_joins_text_and_attention(server, client):
