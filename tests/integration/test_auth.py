@@ -15,7 +15,9 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from integration.harness import REPOSITORY, Served, refused, serve, settings
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from patience import PATIENCE_S, wait_until
+from prometheus_client import generate_latest
 from security import bearer, digest, write_auth
 
 from lockstep_proto import open_inference_pb2 as open_pb
@@ -23,6 +25,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_server.api.permissions import PERMISSION_OF
 from lockstep_server.frontend.audit import Audit
 from lockstep_server.frontend.callers import PERMISSIONS
+from lockstep_server.frontend.spans import Spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -257,8 +260,28 @@ def test_refusals_and_admin_calls_are_audited_without_tokens(
     assert {"caller": "only-admin", "method": path, "model": MODEL, "outcome": "ok"} in lines
     assert _metric(guarded, "lockstep_auth_refused_total") == refusals + 2
     written = " ".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
-    assert "secret-guess" not in written
-    assert "token-read" not in written
+    assert not [token for token in ("secret-guess", "token-read", "token-admin") if token in written]
+
+
+def test_no_token_stands_in_a_metric_a_trace_or_an_error(tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    spans = Spans(exporter)
+    auth = write_auth(tmp_path / "auth.toml", CALLERS)
+    server = Served(settings(REPOSITORY, only=MODEL, auth_file=auth), spans)
+    try:
+        wait_until(server.app.registry.ready, "models ready")
+        server.sequences.Classify(TEXT, metadata=bearer("alice-1"), timeout=PATIENCE_S)
+        with refused(UNAUTHENTICATED) as caught:
+            server.sequences.Classify(TEXT, metadata=bearer("secret-guess"), timeout=PATIENCE_S)
+        error = caught.value
+        page = generate_latest(server.app.metrics.registry).decode()
+        wait_until(lambda: bool(spans._provider.force_flush() and exporter.get_finished_spans()), "spans")
+        traces = " ".join(span.to_json() for span in exporter.get_finished_spans())
+        assert "Classify" in traces
+        for text in (page, traces, str(error.details()), str(error.trailing_metadata())):
+            assert not [token for token in ("alice-1", digest("alice-1"), "secret-guess") if token in text]
+    finally:
+        server.close()
 
 
 def _audit(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

@@ -16,7 +16,7 @@ import pytest
 import steps
 import tagger
 from google.rpc import error_details_pb2
-from integration.harness import REPOSITORY, Served, details, refused, settings
+from integration.harness import REPOSITORY, Served, details, refused, serve, settings
 from patience import PATIENCE_S, wait_until
 from security import bearer, digest, write_auth
 
@@ -368,6 +368,29 @@ def test_bytes_in_flight_are_bounded_for_a_caller_and_shared_among_all(server: S
         with suppress(grpc.RpcError):
             call.result()
     wait_until(lambda: server.app.requests.usage.bytes == 0, "all bytes are given back")
+
+
+def test_without_an_auth_file_bytes_are_shared_among_addresses(tmp_path: Path) -> None:
+    """A proxy that the server trusts names two addresses."""
+    fakes.write_model(tmp_path, "same", fakes.identity())
+    with serve(tmp_path, batching=False, max_inflight_mb=1, trusted_proxies="127.0.0.1") as server:
+
+        def send(address: str, count: int) -> list[Any]:
+            metadata = (("x-forwarded-for", address),)
+            infer = server.inference.ModelInfer.future
+            return [infer(_large(60), metadata=metadata, timeout=PATIENCE_S) for _ in range(count)]
+
+        def counts() -> tuple[float, float]:
+            return server.metric("lockstep_accepted_total"), server.metric("lockstep_refused_total")
+
+        with server.hold():
+            calls = send("198.51.100.1", 20)
+            wait_until(lambda: counts() == (17, 3), "one address holds all bytes")
+            calls += send("198.51.100.2", 9)
+            wait_until(lambda: counts() == (25, 4), "another gets its half")
+        for call in calls:
+            with suppress(grpc.RpcError):
+                call.result()
 
 
 # --- sequences ----------------------------------------------------------------------------------------

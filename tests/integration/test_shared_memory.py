@@ -203,7 +203,7 @@ def test_memory_that_shrinks_is_an_error_and_harms_nobody(server: Served, memory
 def test_named_callers_have_their_own_regions(memory: Any) -> None:
     regions = shared_memory.SharedMemory(PREFIX, 1 << 20, lambda _: None)
     wanted = pb.SystemSharedMemoryRegisterRequest(name="mine", key=memory.name, byte_size=8)
-    alice, bob = (Caller(name, authenticated=True) for name in ("alice", "bob"))
+    alice, bob = (Caller(name, account=name) for name in ("alice", "bob"))
     current.set(alice)
     regions.register(wanted)
     current.set(bob)

@@ -50,16 +50,11 @@ class Caller:
     tokens_per_second: float = 0.0  # 0: no limit
     expires: float = _NEVER  # seconds since the epoch
     forwards: bool = False  # a proxy, which names the callers behind it
-    authenticated: bool = False  # has a name of the auth file
+    account: str = ""  # its name in the auth file, or that of the proxy before it; "": it is not in the file
 
     @property
-    def account(self) -> str:
-        """Its name in the auth file, or that of the proxy before it; "" if it is not in the file."""
-        return self.name.partition("/")[0] if self.authenticated else ""
-
-    @property
-    def has_quota(self) -> bool:
-        return bool(self.requests_per_second or self.tokens_per_second)
+    def authenticated(self) -> bool:
+        return bool(self.account)
 
     def may_use(self, model: str) -> bool:
         """Whether this caller may use a model; the step-wise form of a model counts as the model."""
@@ -279,7 +274,7 @@ def _caller(name: str, where: str, table: dict[str, Any]) -> Caller:
         tokens_per_second=_rate(f"{where}.tokens_per_second", table.get("tokens_per_second")),
         expires=_expiry(f"{where}.expires", table.get("expires")),
         forwards=forwards,
-        authenticated=True,
+        account=name,
     )
 
 

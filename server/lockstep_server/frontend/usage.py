@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import overloaded, quota_exceeded
-from ..metrics.families import CALLER_REFUSALS
+from ..metrics.families import CALLER_REFUSALS, Metrics
 from .callers import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..errors import ServingError
-    from ..metrics.families import Metrics
+    from ..metrics.types import Counter
     from .admission import CallShare
     from .callers import Caller
 
@@ -58,6 +58,13 @@ class TokenBucket:
         return self._left >= self._most(self.rate)
 
 
+class _Meters(NamedTuple):
+    """What a caller of the auth file has used."""
+
+    requests: Counter
+    tokens: Counter
+
+
 class CallerUsage:
     """The bytes and quotas of all callers. Event loop only.
 
@@ -71,7 +78,9 @@ class CallerUsage:
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._max_bytes, self._metrics, self._clock = max_bytes, metrics, clock
+        self._max_bytes, self._clock = max_bytes, clock
+        self._metrics = metrics or Metrics(enabled=False)
+        self._meters: dict[str, _Meters] = {}  # by account
         self.bytes = 0  # of all requests in flight
         self._held: dict[str, int] = {}  # bytes, of callers that hold any
         self._buckets: dict[tuple[str, str], TokenBucket] = {}  # by caller and unit
@@ -136,7 +145,7 @@ class CallerUsage:
         Raises:
             ServingError: QUOTA, the caller has used up its requests or tokens per second.
         """
-        if not caller.has_quota:
+        if not (caller.requests_per_second or caller.tokens_per_second):
             return
         if call is None or not call.passed_quota:
             self._check(caller)
@@ -172,20 +181,25 @@ class CallerUsage:
     def accepted(self, caller: Caller, tokens: int) -> None:
         """Count an accepted request and the tokens that it sends."""
         if caller.account:
-            if self._metrics is not None:
-                self._metrics.caller_requests.labels(caller.account).inc()
+            self._meters_of(caller.account).requests.inc()
             self.add_tokens(caller, tokens)
 
     def add_tokens(self, caller: Caller, tokens: int) -> None:
         """Count tokens: sent with a request, or generated."""
         if not caller.account:
             return
-        if self._metrics is not None:
-            self._metrics.caller_tokens.labels(caller.account).inc(tokens)
+        self._meters_of(caller.account).tokens.inc(tokens)
         if caller.tokens_per_second:
             self._bucket(caller, "tokens", caller.tokens_per_second).spend(tokens)
 
+    def _meters_of(self, account: str) -> _Meters:
+        meters = self._meters.get(account)
+        if meters is None:
+            requests, tokens = self._metrics.caller_requests, self._metrics.caller_tokens
+            meters = self._meters[account] = _Meters(requests.labels(account), tokens.labels(account))
+        return meters
+
     def ended(self, caller: Caller, error: ServingError) -> None:
         """Count an accepted request that found no slot; other errors are not counted."""
-        if error.code.value in CALLER_REFUSALS and caller.account and self._metrics is not None:
+        if error.code.value in CALLER_REFUSALS and caller.account:
             self._metrics.caller_refused.labels(caller.account, error.code.value).inc()

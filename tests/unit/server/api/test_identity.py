@@ -38,6 +38,12 @@ def test_a_caller_without_a_name_is_its_address(peer: str, host: str) -> None:
     assert peer_host(peer) == host
 
 
+def test_a_thousand_connections_of_one_address_are_one_caller() -> None:
+    guard = Guard(Audit(Metrics()))
+    peers = (f"ipv4:10.0.0.1:{port}" for port in range(50_000, 51_000))
+    assert {guard.identify(_Context(peer)).name for peer in peers} == {"@10.0.0.1"}
+
+
 class _Context:
     def __init__(self, peer: str, *metadata: tuple[str, str]) -> None:
         self._peer, self._metadata = peer, metadata

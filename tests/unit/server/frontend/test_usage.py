@@ -140,7 +140,7 @@ def test_elements_of_a_stream_pass_one_by_one() -> None:
 def test_tokens_per_second_count_those_sent_and_those_generated() -> None:
     clock = Clock()
     usage = CallerUsage(clock=clock, metrics=Metrics())
-    caller = Caller("a", tokens_per_second=10.0, authenticated=True)
+    caller = Caller("a", tokens_per_second=10.0, account="a")
     usage.admit(caller)
     usage.accepted(caller, 4)
     usage.add_tokens(caller, 26)
@@ -176,7 +176,7 @@ def test_only_callers_of_the_auth_file_have_metrics() -> None:
     metrics = Metrics()
     usage = CallerUsage(metrics=metrics)
     for name in ("known", "known/behind"):
-        usage.accepted(Caller(name, authenticated=True), 3)
+        usage.accepted(Caller(name, account="known"), 3)
     usage.accepted(Caller("@10.0.0.1"), 3)
     value = metrics.registry.get_sample_value
     assert value("lockstep_caller_requests_total", {"caller": "known"}) == 2
