@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +53,6 @@ def server(module: Words, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     example = (torch.randint(1, 20, (2, 5)), torch.ones(2, 5, dtype=torch.bool))
     for name, output, task in (
-        ("mean", "hidden", Encode("hidden", pooling="mean")),
         ("last", "hidden", Encode("hidden", pooling="last", normalise=True)),
         ("tagger", "logits", ClassifyTokens(LABELS)),
     ):
@@ -67,6 +67,12 @@ def server(module: Words, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             tokenizer=tokenizer,
             report=lambda _: None,
         )
+    shutil.copytree(root / "last", root / "mean")
+    manifest = (root / "mean" / "model.toml").read_text(encoding="utf-8")
+    for line, other in (('pooling = "last"', 'pooling = "mean"'), ("normalise = true", "normalise = false")):
+        assert line in manifest
+        manifest = manifest.replace(line, other)
+    (root / "mean" / "model.toml").write_text(manifest, encoding="utf-8")
     with serve(root) as running:
         yield running
 
