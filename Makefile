@@ -10,7 +10,7 @@ ARGS ?=
 ONLY ?=
 DATA ?=
 JOBS ?= 2
-TESTERS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1))
+TESTERS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1))
 DURATIONS ?=
 EXTRA ?= server-cpu
 
@@ -45,7 +45,8 @@ serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cu
 certs: ## Make certificates for a trial in CERTS=, for the server at HOSTS= and CALLERS="alice bob"
 	@HOSTS="$(HOSTS)" deploy/certs.sh "$(CERTS)" $(CALLERS)
 
-# More workers than cores, as many tests wait; the files that take longest first, so that no worker ends alone.
+# One worker more than cores, as some tests wait; each costs its imports, a server and a first export. The
+# files that take longest come first, so that no worker ends alone.
 # Workers share bytecode, or each would compile all tests for seconds.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest, which then runs them in one process

@@ -22,6 +22,9 @@ settings.register_profile(
 settings.load_profile("lockstep")
 
 
+gc.disable()  # until all tests are collected
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     # Before pytest-timeout reads it; workers are given the scaled value.
@@ -44,10 +47,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Modules and tests stay: the collector need not visit them again and again while tests run."""
+    """Modules and tests stay: the collector of garbage need not visit them again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 def pytest_report_header() -> str:
