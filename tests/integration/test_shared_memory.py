@@ -136,6 +136,8 @@ def test_status_lists_the_regions(server: Served, memory: Any) -> None:
         (f"{PREFIX}-nothing", "cannot be opened"),
         (f"{PREFIX}-link", "cannot be opened"),
     ],
+    # The same in all processes: without the process id.
+    ids=["not named", "folder above", "other folder", "nothing", "link"],
 )
 def test_other_memory_and_files_are_out_of_reach(server: Served, key: str, words: str) -> None:
     link = f"/dev/shm/{PREFIX}-link"
