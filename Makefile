@@ -27,7 +27,7 @@ CERTS ?= certs
 CALLERS ?=
 HOSTS ?= localhost,127.0.0.1,::1
 
-.PHONY: help setup demo serve certs test test-observability lint bench chaos fuzz soak proto models dashboards pictures lock audit pin
+.PHONY: help setup demo serve certs test test-observability lint bench bench-peers chaos fuzz soak proto models dashboards pictures lock audit pin
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ lint: $(DEVELOPS) ## Check style, types and layers
 
 bench: $(DEVELOPS) ## Measure speed against bare loops; ONLY=name runs one
 	$(BIN)/python -m bench $(ONLY)
+
+bench-peers: $(DEVELOPS) ## Lockstep beside other servers, each in its own environment; ARGS='--quick', ARGS='--servers all'
+	$(BIN)/python -m bench.peers $(ARGS)
 
 chaos: $(DEVELOPS) ## Random calls and faults, every end checked; ARGS='--requests 200000 --seed 1'
 	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)

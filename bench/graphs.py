@@ -46,9 +46,14 @@ max_queue_ms = 5000
 def make_repository(root: Path) -> Path:
     """Create a repository at `root` with the shipped models and the benchmark models."""
     shutil.copytree(SHIPPED, root)
-    _add(root, "bench-encoder", encoder(), _ENCODER_TOML)
+    add_encoder(root)
     _add(root, "bench-noop", noop(), _NOOP_TOML)
     return root
+
+
+def add_encoder(root: Path) -> None:
+    """Add the wide encoder, `bench-encoder`, to a repository."""
+    _add(root, "bench-encoder", encoder(), _ENCODER_TOML)
 
 
 def _add(root: Path, name: str, model: onnx.ModelProto, manifest: str) -> None:
