@@ -362,7 +362,7 @@ def test_a_stream_whose_reader_stops_is_bounded_in_bytes_and_ended(
 
 def test_requests_in_flight_are_bounded_in_bytes(tmp_path: Path, serving: Callable[..., Served]) -> None:
     fakes.write_model(tmp_path, "identity", fakes.identity())
-    server = serving(tmp_path, max_inflight_mb=2)
+    server = serving(tmp_path, max_inflight_mb=2, max_message_mb=4)
     large = fakes.request("identity", {"x": ("FP32", np.ones((512, 1024)))})  # 2 MB
     with server.hold():
         first = server.inference.ModelInfer.future(large, timeout=PATIENCE_S)
@@ -371,6 +371,30 @@ def test_requests_in_flight_are_bounded_in_bytes(tmp_path: Path, serving: Callab
             server.infer(large)
     assert first.result().model_name == "identity"
     server.infer(large)
+    _check_that_messages_on_their_way_are_bounded(server)
+
+
+def _check_that_messages_on_their_way_are_bounded(server: Served) -> None:
+    """While the process seems to grow, of six calls whose messages do not come, one goes on."""
+    arriving: Any = server.app._server._arriving
+    resident, grown = arriving._resident_bytes, threading.Event()
+    arriving._resident_bytes = lambda: resident() + (grown.is_set() << 30)
+    sent = threading.Event()
+    path = "/inference.GRPCInferenceService/ModelInfer"
+    ask: Any = server.channel.stream_unary(path, request_serializer=lambda one: one.SerializeToString())
+
+    def messages() -> Iterator[Any]:
+        sent.wait()
+        yield fakes.request("identity", {"x": ("FP32", np.ones((1, 1024)))})
+
+    calls = [ask.future(messages(), timeout=PATIENCE_S) for _ in range(6)]
+    wait_until(lambda: len(arriving._begun) == 6, "the calls have begun")
+    grown.set()
+    wait_until(lambda: sum(call.done() for call in calls) == 5, "the newest are refused")
+    assert {call.code() for call in calls if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    arriving._resident_bytes = resident
+    sent.set()
+    assert sum(call.code() is grpc.StatusCode.OK for call in calls) == 1
 
 
 def test_a_run_that_finds_no_memory_fails_by_itself(tmp_path: Path, serving: Callable[..., Served]) -> None:

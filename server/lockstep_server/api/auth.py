@@ -218,6 +218,7 @@ class Guard:
                 self._export_usage()
             for call in list(self._open):
                 try:
+                    assert call.grant is not None
                     self._grant(call.grant.method, call.grant.credential, None)
                 except Refusal as refusal:
                     call.end(refusal)
@@ -259,13 +260,14 @@ class Grant:
 
 
 class OpenCall:
-    """A stream that ends if its credentials do. `end` cancels the task that answers it."""
+    """A call that may be refused later: a stream whose credentials end, a message that takes too much memory.
+    `end` cancels the task that answers it."""
 
-    def __init__(self, grant: Grant, task: asyncio.Task[Any] | None) -> None:
+    def __init__(self, grant: Grant | None, task: asyncio.Task[Any] | None) -> None:
         self.grant, self._task = grant, task
-        self.refusal: Refusal | None = None
+        self.refusal: ServingError | None = None
 
-    def end(self, refusal: Refusal) -> None:
+    def end(self, refusal: ServingError) -> None:
         if self.refusal is None and self._task is not None:
             self.refusal = refusal
             self._task.cancel()

@@ -23,6 +23,7 @@ from .auth import Guard, OpenCall, Refusal
 
 if TYPE_CHECKING:
     from ..metrics.families import Metrics
+    from .arriving import ArrivingCalls
     from .status import Context
 
 log = logging.getLogger(__name__)
@@ -69,10 +70,17 @@ class MethodCounters:
     """One method's grpc_server_* metrics, and its part in the calls that are open."""
 
     def __init__(
-        self, metrics: Metrics, calls: OpenCalls, method: str, handler: Any, refuse: Refuse, guard: Guard
+        self,
+        metrics: Metrics,
+        calls: OpenCalls,
+        method: str,
+        handler: Any,
+        refuse: Refuse,
+        guard: Guard,
+        arriving: ArrivingCalls,
     ) -> None:
         _, service, name = method.split("/")
-        self.method, self.guard = method, guard
+        self.method, self.guard, self.arriving = method, guard, arriving
         self.descriptor = _request_type(service, name)
         self._refuse, self._name = refuse, name
         kind = {
@@ -100,11 +108,15 @@ class MethodCounters:
                 not send it.
         """
         if type(message) is wire.Unreadable:
-            self._refuse(self._name, message.error)
+            self.refused(message.error)
             raise message.error
         if self.guard.on:
             self.guard.check_message(message)
         return message
+
+    def refused(self, error: ServingError) -> None:
+        """Record the refusal of a message that was not read."""
+        self._refuse(self._name, error)
 
     def ended(self, code: str, begun: float) -> None:
         if code not in self._codes:
@@ -168,6 +180,25 @@ class CountedCall:
             self._open = OpenCall(grant, asyncio.current_task())
             guard.open(self._open)
 
+    async def read(self) -> Any:
+        """The only message of the call.
+
+        Raises:
+            ServingError: BAD_INPUT, the call has no message, or it cannot be read.
+        """
+        counters = self._counters
+        if self._open is None:
+            self._open = OpenCall(None, asyncio.current_task())
+        counters.arriving.begin(self._open)
+        try:
+            message = await self._context.read()
+        finally:
+            counters.arriving.end(self._open)
+        if message is grpc.aio.EOF:
+            raise ServingError(ErrorCode.BAD_INPUT, "the call has no message; send one")
+        counters.received.inc()
+        return counters.check(message)
+
     async def __aenter__(self) -> CountedCall:
         self._begun = time.perf_counter()
         self._counters.started.inc()
@@ -189,6 +220,8 @@ class CountedCall:
                 if (task := asyncio.current_task()) is not None:
                     task.uncancel()
                 error = self._open.refusal
+                if not isinstance(error, Refusal):
+                    self._counters.refused(error)
         if error is None:
             self._ended(grpc.StatusCode.OK)
             return False

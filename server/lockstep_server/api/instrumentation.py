@@ -15,6 +15,7 @@ from ..frontend import tracing
 from ..frontend.audit import Audit
 from ..frontend.callers import current
 from . import wire
+from .arriving import ArrivingCalls
 from .auth import Guard, Refusal, granted
 from .calls import CountedCall, CountingContext, MethodCounters, OpenCalls
 from .permissions import PERMISSION_OF
@@ -44,10 +45,12 @@ class InstrumentedService(grpc.GenericRpcHandler):
         refuse: Refuse = lambda *_: None,
         admit: wire.Admit = lambda _: None,
         guard: Guard | None = None,
+        arriving: ArrivingCalls | None = None,
     ) -> None:
         self._service, self._metrics, self._begin = service, metrics, begin
         self._calls, self._refuse, self._admit = calls or OpenCalls(), refuse, admit
         self._guard = guard or Guard(Audit(metrics))
+        self._arriving = arriving or ArrivingCalls()
         self._wrapped: dict[str, _Wrapped] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -56,7 +59,9 @@ class InstrumentedService(grpc.GenericRpcHandler):
             handler = self._service.service(handler_call_details)
             if handler is None:
                 return None  # unknown methods are not cached
-            counters = MethodCounters(self._metrics, self._calls, method, handler, self._refuse, self._guard)
+            counters = MethodCounters(
+                self._metrics, self._calls, method, handler, self._refuse, self._guard, self._arriving
+            )
             self._wrapped[method] = _Wrapped(handler, counters, self._admit)
         wrapped, metadata = self._wrapped[method], handler_call_details.invocation_metadata
         # gRPC calls `service` in the task that runs the handler, so the context variables reach it.
@@ -69,7 +74,7 @@ class InstrumentedService(grpc.GenericRpcHandler):
         except Refusal as refusal:
             return _refusing(refusal, wrapped.counters)
         granted.set(grant)
-        return wrapped.handler if grant is not None else wrapped.late
+        return wrapped.handler
 
 
 class InstrumentingServer:
@@ -84,9 +89,10 @@ class InstrumentingServer:
         refuse: Refuse,
         admit: wire.Admit,
         guard: Guard,
+        arriving: ArrivingCalls,
     ) -> None:
         self._server = server
-        self._shared = metrics, begin, calls, refuse, admit, guard
+        self._shared = metrics, begin, calls, refuse, admit, guard, arriving
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._server.add_generic_rpc_handlers(
@@ -98,25 +104,24 @@ class InstrumentingServer:
 
 
 class _Wrapped:
-    """The handlers of one method: `handler`, and `late`, for calls whose certificate is to be checked before
-    their message is read. gRPC reads the message of a unary call first, so `late` is a handler of streams."""
+    """The handler of one method. gRPC would read the message of a unary call first, so the handler is one of
+    a stream of requests, and reads its only message itself: once the call is allowed, and as long as there
+    is memory for it."""
 
     def __init__(self, handler: Any, counters: MethodCounters, admit: wire.Admit) -> None:
         self.counters = counters
         serializers = (wire.reader(handler.request_deserializer, counters.descriptor, admit), wire.serialized)
         if handler.request_streaming:
             streams = _streams(handler.stream_stream, counters)
-            self.handler = self.late = grpc.stream_stream_rpc_method_handler(streams, *serializers)
+            self.handler = grpc.stream_stream_rpc_method_handler(streams, *serializers)
         elif handler.response_streaming:
-            replies = handler.unary_stream
-            self.handler = grpc.unary_stream_rpc_method_handler(_replies(replies, counters), *serializers)
-            self.late = grpc.stream_stream_rpc_method_handler(_late_replies(replies, counters), *serializers)
+            replies = _replies(handler.unary_stream, counters)
+            self.handler = grpc.stream_stream_rpc_method_handler(replies, *serializers)
         else:
             behaviour = handler.unary_unary
             if PERMISSION_OF.get(counters.method) == "admin":
                 behaviour = _audited(behaviour, counters)
-            self.handler = grpc.unary_unary_rpc_method_handler(_unary(behaviour, counters), *serializers)
-            self.late = grpc.stream_stream_rpc_method_handler(_late_unary(behaviour, counters), *serializers)
+            self.handler = grpc.stream_unary_rpc_method_handler(_unary(behaviour, counters), *serializers)
 
 
 def _refusing(refusal: Refusal, counters: MethodCounters) -> Any:
@@ -146,38 +151,14 @@ def _audited(behaviour: Any, counters: MethodCounters) -> Any:
 
 
 def _unary(behaviour: Any, counters: MethodCounters) -> Any:
-    async def unary(request: Any, context: Context) -> Any:
-        counters.received.inc()
+    async def unary(_: Any, context: Context) -> Any:
         async with CountedCall(counters, context) as call:
             call.admit()
-            reply = await behaviour(counters.check(request), context)
+            reply = await behaviour(await call.read(), context)
             counters.sent.inc()
             return reply
 
     return unary
-
-
-def _late_unary(behaviour: Any, counters: MethodCounters) -> Any:
-    async def unary(_: Any, context: Context) -> None:
-        async with CountedCall(counters, context) as call:
-            call.admit()
-            reply = await behaviour(await _only_message(context, counters), context)
-            counters.sent.inc()
-            await context.write(reply)
-
-    return unary
-
-
-async def _only_message(context: Context, counters: MethodCounters) -> Any:
-    """
-    Raises:
-        ServingError: BAD_INPUT, the call has no message, or it cannot be read.
-    """
-    message = await context.read()
-    if message is grpc.aio.EOF:
-        raise ServingError(ErrorCode.BAD_INPUT, "the call has no message; send one")
-    counters.received.inc()
-    return counters.check(message)
 
 
 def _streams(behaviour: Any, counters: MethodCounters) -> Any:
@@ -197,22 +178,10 @@ async def _checked(requests: AsyncIterator[Any], counters: MethodCounters) -> As
 
 
 def _replies(behaviour: Any, counters: MethodCounters) -> Any:
-    async def replies(request: Any, context: Context) -> None:
-        counters.received.inc()
-        async with CountedCall(counters, context) as call:
-            call.admit(long=True)
-            await _drain(
-                behaviour(counters.check(request), CountingContext(context, counters)), context, counters
-            )
-
-    return replies
-
-
-def _late_replies(behaviour: Any, counters: MethodCounters) -> Any:
     async def replies(_: Any, context: Context) -> None:
         async with CountedCall(counters, context) as call:
             call.admit(long=True)
-            request = await _only_message(context, counters)
+            request = await call.read()
             await _drain(behaviour(request, CountingContext(context, counters)), context, counters)
 
     return replies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ..errors import LoadError
 from ..frontend.callers import current
 from ..settings import host_and_port
 from .access import server_credentials
+from .arriving import ArrivingCalls
 from .auth import granted
 from .calls import OpenCalls
 from .health import SERVICES
@@ -77,8 +79,9 @@ class Server:
             registry.record_refusal("", "", method, error)
 
         admit = partial(_no_room, requests.usage)
+        self._arriving = ArrivingCalls(2 * settings.max_inflight_mb << 20, settings.max_message_mb << 20)
         instrumented: Any = InstrumentingServer(
-            self._server, metrics, begin_trace, self._calls, refuse, admit, guard
+            self._server, metrics, begin_trace, self._calls, refuse, admit, guard, self._arriving
         )
         limits = StreamLimits(settings.max_stream_inflight, settings.max_stall_s)
         inference = OpenInference(
@@ -98,6 +101,7 @@ class Server:
             names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             add_reflection(reflection.aio.ReflectionServicer(names), instrumented)  # type: ignore[no-untyped-call]
         self._settings = settings
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Start listening. Returns the port.
@@ -119,6 +123,7 @@ class Server:
                 " choose a free port, and as --host an address of this machine"
             )
         await self._server.start()
+        self._watching = asyncio.ensure_future(self._arriving.watch())
         return port
 
     async def stop(self) -> None:
@@ -131,6 +136,8 @@ class Server:
         self._calls.hold = True
         await self._calls.settle(_HOLD_S)
         await self._server.stop(None)
+        if self._watching is not None:
+            self._watching.cancel()
 
 
 def _no_room(usage: CallerUsage, size: int) -> ServingError | None:

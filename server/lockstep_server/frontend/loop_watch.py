@@ -30,7 +30,7 @@ _LOOK_S = 0.05
 """How often a late event loop is looked at. What it is seen doing most often is logged."""
 
 _FRAMES = 8
-_FRAMEWORKS = ("/asyncio/", "/uvloop/", "lockstep_server/lifecycle.py")
+_FRAMEWORKS = ("/asyncio/", "/uvloop/", "/selectors.py", "lockstep_server/lifecycle.py")
 _NOT_PYTHON = "no function of Python: gRPC copies a large message, or other programs use the processor"
 
 _TURN_S = 0.002

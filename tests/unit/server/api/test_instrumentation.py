@@ -25,6 +25,9 @@ class _CancellingContext:
         self.taken = asyncio.Event()
         self.remaining_s = remaining_s
 
+    async def read(self) -> bytes:
+        return b"request"
+
     async def write(self, message: Any) -> None:
         self.taken.set()
         await asyncio.Event().wait()
@@ -62,7 +65,7 @@ async def test_a_message_is_counted_if_the_client_cancels_during_the_write(
     )
     handler = InstrumentedService(service, metrics, lambda method, metadata: None).service(_Details())
     context = _CancellingContext(remaining_s)
-    call = asyncio.ensure_future(handler.unary_stream(b"", context))
+    call = asyncio.ensure_future(handler.stream_stream(None, context))
     await context.taken.wait()
     call.cancel()
     with contextlib.suppress(asyncio.CancelledError):
