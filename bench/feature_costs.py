@@ -119,9 +119,9 @@ def _measured(
             drive(server.address)
         for _ in range(count):
             for server, bursts in servers:
-                before = _cpu_s(server.process.pid)
+                before = cpu_s(server.process.pid)
                 rate, units = drive(server.address)
-                bursts.append(LoadBurst(rate, (_cpu_s(server.process.pid) - before) / units * 1e6))
+                bursts.append(LoadBurst(rate, (cpu_s(server.process.pid) - before) / units * 1e6))
             servers.reverse()
     return as_shipped, with_flags
 
@@ -152,7 +152,7 @@ def _metrics_us() -> float:
     return min(timeit.repeat(count, number=_METRIC_CALLS, repeat=7)) / _METRIC_CALLS * 1e6
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """CPU time of the server process `pid`, including its engine process."""
     server = psutil.Process(pid)
     times = [one.cpu_times() for one in (server, *server.children())]

@@ -405,8 +405,9 @@ def _step(server: Served, caller: str, model: str, sequence: int | str, **more: 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with its engine in another process."""
+    """A server with its engine in another process, which batches."""
     root = tmp_path_factory.mktemp("models")
+    _change(steps.language(root).parent, r"max_sequences = \d+", f"max_sequences = {SLOTS}")
     steps.adder(root, "counted", slots=8)
     steps.adder(root, "brief", idle_s=0.01)
     auth = write_auth(tmp_path_factory.mktemp("auth") / "auth.toml", _auth([]))
@@ -470,12 +471,18 @@ def test_max_tokens_has_a_limit(server: Served) -> None:
         list(server.sequences.Generate(request, metadata=bearer("meek"), timeout=PATIENCE_S))
 
 
-def test_a_suspended_stream_ends_with_its_own_text(server: Served) -> None:
+@pytest.mark.parametrize(
+    "how", [pb.Decoding(), pb.Decoding(beams=3, repetition_penalty=1.1)], ids=["sampled", "beams"]
+)
+def test_a_suspended_stream_ends_with_its_own_text(processes: Served, how: pb.Decoding) -> None:
     """A caller holds every slot with long streams. They are suspended in turn."""
 
     def stream(caller: str, tokens: int, seed: int) -> Any:
         request = pb.GenerateRequest(model="lm", text="a", max_tokens=tokens, seed=seed)
-        return server.sequences.Generate(request, metadata=bearer(caller), timeout=PATIENCE_S)
+        if tokens == long:
+            request.decoding.CopyFrom(how)
+            request.temperature = 0 if how.beams else 1
+        return processes.sequences.Generate(request, metadata=bearer(caller), timeout=PATIENCE_S)
 
     def ids(call: Any, until: int = 1 << 30) -> list[int]:
         got: list[int] = []
@@ -485,8 +492,9 @@ def test_a_suspended_stream_ends_with_its_own_text(server: Served) -> None:
                 break
         return got
 
-    alone = ids(stream("greedy", 3000, seed=1))
-    first_of_greedy = stream("greedy", 3000, seed=1)  # the first that is suspended
+    long = 600 if how.beams else 3000
+    alone = ids(stream("greedy", long, seed=1))
+    first_of_greedy = stream("greedy", long, seed=1)  # the first that is suspended
     endless = [stream("greedy", 10_000_000, seed=seed) for seed in (2, 3, 4)]
     for call in endless:
         ids(call, until=1)
@@ -496,7 +504,7 @@ def test_a_suspended_stream_ends_with_its_own_text(server: Served) -> None:
     assert ids(first_of_greedy) == alone
     for call in endless:
         call.cancel()
-    wait_until(lambda: len(server.app.requests) == 0, "no request in flight")
+    wait_until(lambda: len(processes.app.requests) == 0, "no request in flight")
 
 
 def test_a_sequence_that_lost_its_slot_goes_on_where_it_was(server: Served) -> None:

@@ -75,7 +75,9 @@ class TokenStream:
             return
         now, meters = time.monotonic(), self._inference.served.meters
         meters.record_tokens(tokens)
-        self._requests.usage.add_tokens(caller_of_task.get(), tokens)
+        message = self._inference.message
+        beams = message.beams if isinstance(message, messages.Generate) else 1
+        self._requests.usage.add_tokens(caller_of_task.get(), tokens * beams)
         if self._last:
             meters.record_later_tokens(tokens, (now - self._last) / tokens)
         else:
