@@ -3,7 +3,8 @@
     dynamo   torch.export: tracks every size, so that it can name an axis which the module's code fixes. It
              freezes nn.RNN and stacked layers and fails on packed sequences; give it recurrent_nodes
     script   the older, faster one: follows recurrent layers and most packed sequences, but runs the code once
-             and freezes sizes and values that the code converts to Python, at best with a warning
+             it converts is left to the proof, which has many; a value is an error, by values_read.py
+             it converts is left to the proof, which has many; a value is an error (values_read.py)
 
 Neither is trusted: frozen axes are detected here, and the graph is compared with the module afterwards.
 """
@@ -27,6 +28,7 @@ from torch.jit._trace import TracerWarning
 
 from lockstep_export.errors import FrozenError, ModuleError
 from lockstep_export.graph_spec import GraphSpec
+from lockstep_export.values_read import frozen_values
 
 Tracer = Literal["dynamo", "script"]
 
@@ -52,6 +54,8 @@ def trace(graph_spec: GraphSpec, tracer: Tracer) -> Any:
     with _quiet(), _no_garbage_collection():
         try:
             model = (_dynamo if tracer == "dynamo" else _script)(graph_spec)
+        except FrozenError:
+            raise
         except Exception as error:  # tracers raise various types
             raise _translate_error(error, graph_spec) from error
     _check_axes(model, graph_spec)
@@ -132,9 +136,8 @@ def _script(graph_spec: GraphSpec) -> Any:
             verbose=False,
         )
     warned = [warning for warning in recorded if _is_from_module(warning)]
-    if warned:
-        why = str(warned[0].message).split(".")[0]
-        raise FrozenError(f"{Path(warned[0].filename).name}, line {warned[0].lineno}: {why}")
+    for where, why in frozen_values(warned, graph_spec):
+        raise FrozenError(f"{where}: {why}")
     return onnx.load_from_string(file.getvalue())
 
 
