@@ -3,8 +3,8 @@
     dynamo   torch.export: tracks every size, so that it can name an axis which the module's code fixes. It
              freezes nn.RNN and stacked layers and fails on packed sequences; give it recurrent_nodes
     script   the older, faster one: follows recurrent layers and most packed sequences, but runs the code once
-             it converts is left to the proof, which has many; a value is an error, by values_read.py
-             it converts is left to the proof, which has many; a value is an error (values_read.py)
+             and freezes sizes and values that the code converts to Python, at best with a warning. A size
+             that it converts is left to the proof, which has many; a value is an error (values_read.py)
 
 Neither is trusted: frozen axes are detected here, and the graph is compared with the module afterwards.
 """
