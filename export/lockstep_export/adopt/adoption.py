@@ -11,10 +11,10 @@ from lockstep_export.adopt.inputs import describe_inputs, ids_of, is_length
 from lockstep_export.adopt.oneshot import oneshot_table
 from lockstep_export.adopt.pairing import Pair, pair_states
 from lockstep_export.adopt.report import Report
-from lockstep_export.adopt.selftest import SelfTestError, self_test
+from lockstep_export.adopt.selftest import FAILED, SelfTestError, self_test
 from lockstep_export.adopt.seq2seq import seq2seq_table
 from lockstep_export.adopt.source import ENCODER, MODEL, Source, find_source, open_tokenizer
-from lockstep_export.adopt.stepwise import decoder_table, step_file_of, tensors_table
+from lockstep_export.adopt.stepwise import PAST, decoder_table, step_file_of, tensors_table
 from lockstep_export.errors import DescriptionError
 from lockstep_export.manifest import Table
 from lockstep_export.publication import MANIFEST, drafting, publish
@@ -66,12 +66,14 @@ def adopt(
         )
     source = find_source(path, report)
     table = decide(source, task, states or {}, report)
-    text = manifest.write(f"{folder.name}, adopted from {path.name}", table)
     with drafting(folder) as draft:
         model = draft / folder.name
-        _lay_out(source, model, version, text, link)
+        _lay_out(source, model, version, link)
+        text = _write(model, table, source)
         try:
             report.findings += self_test(draft, folder.name, version)
+            if _has_no_room(report.findings, table):
+                text = _with_room(draft, model, version, table, source, report)
         except SelfTestError as error:
             if not untested:
                 raise
@@ -132,8 +134,38 @@ def _alone(source: Source, file: str) -> Source:
     return source if file == MODEL else Source(**{**vars(source), "graphs": {MODEL: source.graphs[file]}})
 
 
-def _lay_out(source: Source, model: Path, version: int, text: str, link: bool) -> None:
-    """The folder as the server reads it."""
+def _has_no_room(findings: list[str], table: Table) -> bool:
+    """Whether steps fail that may be those with full caches."""
+    return PAST in table.get("lengths", {}) and any(FAILED in finding for finding in findings)
+
+
+def _with_room(draft: Path, model: Path, version: int, table: Table, source: Source, report: Report) -> str:
+    """The text of a manifest with one element less in a cache, if that mends the steps: some graphs have
+    tables of as many positions as the model reads, and a step takes a padded cache and one element more."""
+    before = table["lengths"][PAST]["max"]
+    table["lengths"][PAST]["max"] = before - 1
+    text = _write(model, table, source)
+    findings = self_test(draft, model.name, version)
+    if any(FAILED in finding for finding in findings):
+        table["lengths"][PAST]["max"] = before
+        return _write(model, table, source)
+    report.findings[:] = findings
+    report.decisions[:] = [
+        one for one in report.decisions if (one.subject, one.decided) != (PAST, f"at most {before}")
+    ]
+    report.decide(PAST, f"at most {before - 1}", f"the graph fails with {before} elements and one more")
+    return text
+
+
+def _write(model: Path, table: Table, source: Source) -> str:
+    """Write model.toml; returns its text."""
+    text = manifest.write(f"{model.name}, adopted from {source.path.name}", table)
+    (model / MANIFEST).write_text(text, encoding="utf-8")
+    return text
+
+
+def _lay_out(source: Source, model: Path, version: int, link: bool) -> None:
+    """The folder as the server reads it, but for the manifest."""
     graphs = model / str(version)
     graphs.mkdir(parents=True)
     for name, graph in source.graphs.items():
@@ -142,7 +174,6 @@ def _lay_out(source: Source, model: Path, version: int, text: str, link: bool) -
             if not (graphs / weights).exists():
                 (graphs / weights).parent.mkdir(parents=True, exist_ok=True)
                 _bring(graph.file.parent / weights, graphs / weights, link)
-    (model / MANIFEST).write_text(text, encoding="utf-8")
     for name, file in source.tokenizers.items():
         shutil.copyfile(file, model / name)
 

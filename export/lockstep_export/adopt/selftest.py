@@ -10,6 +10,7 @@ from lockstep_export.errors import ExportError
 
 CHECK = "lockstep_server.engine.loading.check"
 _NEEDED = ("lockstep_server", "onnxruntime", "tokenizers", "msgspec")
+FAILED = "the self-test could not run"  # the server's words for a graph that fails on a random input
 _LONGEST_S = 1800.0
 
 

@@ -255,6 +255,30 @@ def test_a_state_without_an_open_axis_is_refused(tmp_path: Path) -> None:
         decided(file)
 
 
+# --- the self-test --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_cache_is_one_shorter_if_the_graph_has_no_room_for_padding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """As with tables of exactly as many positions as the model reads."""
+    seen = []
+
+    def tested(root: Path, name: str, version: int) -> list[str]:
+        written = tomllib.loads((root / name / "model.toml").read_text())
+        seen.append(written["lengths"]["past"]["max"])
+        return [] if mended and seen[-1] == 63 else ["step-wise: the self-test could not run: a Where node"]
+
+    monkeypatch.setattr(adoption, "self_test", tested)
+    done = adopt(STOCK / "gpt2", tmp_path / "gpt2")
+    assert seen == [64, 63]
+    written = tomllib.loads((tmp_path / "gpt2/model.toml").read_text())
+    assert written["lengths"]["past"]["max"] == (63 if mended else 64)
+    limits = [one.decided for one in done.report.decisions if one.subject == "past"]
+    assert limits == ["at most 63" if mended else "at most 64"]
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
