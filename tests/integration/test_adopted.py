@@ -28,6 +28,7 @@ ENCODER_DECODERS = {"marian": "translate", "t5": "generate", "bart": "generate"}
 ENCODERS = ("bert-classifier", "bert-tagger", "sentence-encoder")
 STREAMS = 16
 END = 2
+BEAM_TOKENS = 12
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,9 @@ def expected(name: str) -> list[dict[str, Any]]:
     return found
 
 
-def call(server: Served, name: str, item: dict[str, Any], count: int) -> Any:
+def call(server: Served, name: str, item: dict[str, Any], count: int, **more: Any) -> Any:
     """The stream of Translate or Generate for one prompt."""
-    options = {"model": name, "ids": pb.Ids(ids=item["prompt"]), "max_tokens": count}
+    options: dict[str, Any] = {"model": name, "ids": pb.Ids(ids=item["prompt"]), "max_tokens": count, **more}
     if ENCODER_DECODERS.get(name) == "translate":
         return server.sequences.Translate(pb.TranslateRequest(**options), timeout=PATIENCE_S)
     return server.sequences.Generate(pb.GenerateRequest(temperature=0, **options), timeout=PATIENCE_S)
@@ -111,6 +112,19 @@ def test_prompts_among_streams_that_come_and_go_are_answered_as_in_pytorch(serve
     with ThreadPoolExecutor(STREAMS) as pool:
         rows = list(pool.map(one, enumerate(items)))
     assert max(rows) > 1
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODER_DECODERS])
+def test_the_best_of_four_beams_is_that_of_pytorch(server: Served, name: str) -> None:
+    def one(item: dict[str, Any]) -> list[int]:
+        count = min(BEAM_TOKENS, item["max"])
+        *_, last = call(server, name, item, count, decoding=pb.Decoding(beams=4))
+        return list(last.alternatives[0].tokens)
+
+    items = expected(name)
+    with ThreadPoolExecutor(STREAMS) as pool:
+        found = list(pool.map(one, items))
+    assert found == [without_end(item["beams_of_4"]) for item in items]
 
 
 def test_a_classifier_gives_the_probabilities_of_pytorch(server: Served) -> None:
