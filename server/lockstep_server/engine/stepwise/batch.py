@@ -82,6 +82,8 @@ class StepBatch:
 
     def __len__(self) -> int:
         """The number of rows in use: one of each sequence, or one of each beam."""
+        if not self._beam_rows:
+            return len(self.row_of)
         return len(self.row_of) + sum(len(rows) - 1 for rows in self._beam_rows.values())
 
     # --- add and remove -----------------------------------------------------------------------------
@@ -225,16 +227,19 @@ class StepBatch:
         self.rows_run += len(self)
         scores = next_scores(outputs[self._scores], self._scores_axis, self.rows)
         chosen_from = self._with_log_probabilities(scores) if self._beam_rows else scores
-        ruled = self._rules.apply(chosen_from, self._columns.generated) if self._rules else chosen_from
+        ruled = chosen_from
+        if self._rules.sequences:
+            ruled = self._rules.apply(chosen_from, self._columns.generated)
         tokens = self._columns.sample(ruled, redraw=bool(self._forced))
         self.without_token = self._find_without_token(tokens) if tokens.min() < 0 else []
         self._log.add(tokens)
         if self._forced:
             self._force()
-        searched = self._advance_searches(ruled, tokens) if self._beam_rows else []
-        if self._rules:
+        ended = self._ended(tokens)
+        if self._beam_rows:
+            ended += self._advance_searches(ruled, tokens)
+        if self._rules.sequences:
             self._rules.add(tokens, self._forced)
-        ended = self._ended(tokens) + searched
         if self._inspected:
             stopped = self._inspect(scores, outputs, tokens, ended)
             ended = [one for one in ended if one[0] not in stopped] + [(one, "stop") for one in stopped]

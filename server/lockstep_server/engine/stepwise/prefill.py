@@ -201,7 +201,7 @@ def first_scores(spec: ModelSpec, output: Arrays) -> Array | None:
 def _ruled(sequence: GenerationSequence, scores: Array, manifest: Manifest) -> Array:
     rules = ScoreRules(manifest, 1)
     rules.fill(0, sequence)
-    return rules.apply(scores, np.zeros(1, np.int64)) if rules else scores
+    return rules.apply(scores, np.zeros(1, np.int64)) if rules.sequences else scores
 
 
 def start_search(sequence: GenerationSequence, scores: Array, manifest: Manifest) -> str:

@@ -50,19 +50,16 @@ class ScoreRules:
 
     def __init__(self, manifest: Manifest, rows: int) -> None:
         self._manifest = manifest
-        self._sequences: dict[int, GenerationSequence] = {}  # by row
+        self.sequences: dict[int, GenerationSequence] = {}  # those with rules, by row
         self._ids = np.zeros((rows, _MIN_CAPACITY), np.int64)  # read and generated
         self._count = np.zeros(rows, np.int64)
         self._compiled: _Compiled | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._sequences)
 
     def fill(self, row: int, sequence: GenerationSequence, beam: int = 0) -> None:
         """Rule a row by what the model and the request of its sequence say, if they say anything."""
         if not has_rules(self._manifest, sequence):
             return
-        self._sequences[row], self._compiled = sequence, None
+        self.sequences[row], self._compiled = sequence, None
         chosen = sequence.chosen if sequence.search is None else sequence.search.chosen(beam)
         ids = (*sequence.context, *chosen)
         self._make_room(len(ids))
@@ -71,7 +68,7 @@ class ScoreRules:
 
     def clear(self, row: int) -> None:
         """Make a row vacant. Its sequence keeps what it has generated."""
-        sequence = self._sequences.pop(row, None)
+        sequence = self.sequences.pop(row, None)
         if sequence is not None:
             self._compiled = None
         if sequence is not None and sequence.search is None:
@@ -80,7 +77,7 @@ class ScoreRules:
     def gather(self, rows: Array, sources: Array) -> None:
         """Continue in `rows` what `sources` have read and generated: rows of one beam search."""
         self._ids[rows], self._count[rows] = self._ids[sources], self._count[sources]
-        if self._compiled is not None and rows[0] in self._sequences:
+        if self._compiled is not None and rows[0] in self.sequences:
             places, from_places = (np.searchsorted(self._compiled.rows, each) for each in (rows, sources))
             for marks in (self._compiled.seen, self._compiled.chosen):
                 if marks is not None:
@@ -92,7 +89,7 @@ class ScoreRules:
         new._make_room(self._ids.shape[1])
         new._ids[:count, : self._ids.shape[1]] = self._ids[kept]
         new._count[:count] = self._count[kept]
-        new._sequences = {row: self._sequences[old] for row, old in enumerate(kept) if old in self._sequences}
+        new.sequences = {row: self.sequences[old] for row, old in enumerate(kept) if old in self.sequences}
         return new
 
     def apply(self, scores: Array, generated: Array) -> Array:
@@ -170,8 +167,8 @@ class ScoreRules:
             self._ids = np.concatenate([self._ids, more], axis=1)
 
     def _compile(self, tokens: int) -> _Compiled:
-        rows = sorted(self._sequences)
-        sequences = [self._sequences[row] for row in rows]
+        rows = sorted(self.sequences)
+        sequences = [self.sequences[row] for row in rows]
         params = [sequence.params for sequence in sequences]
         generation = self._manifest.generation
         compiled = _Compiled(

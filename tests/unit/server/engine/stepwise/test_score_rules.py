@@ -29,7 +29,7 @@ def ruled(
     one = ScoreRules(rules, 1)
     one.fill(0, sequence)
     scores = np.arange(1, TOKENS + 1, dtype=np.float32)[None]
-    assert one
+    assert one.sequences
     return one.apply(scores, np.array([len(chosen)]))[0].tolist()
 
 
@@ -72,7 +72,7 @@ def test_ids_that_the_scores_do_not_have_are_ignored() -> None:
 def test_a_row_without_rules_needs_none() -> None:
     rules = ScoreRules(manifest((1,)), 2)
     rules.fill(0, generation_sequence())
-    assert not rules
+    assert not rules.sequences
 
 
 ids = st.integers(0, TOKENS - 1)
