@@ -198,8 +198,10 @@ def _strongest_attention(answer: Encoding) -> Iterable[tuple[str, ...]]:
 
 def _in_part(key: str, value: Any) -> bool:
     """Whether to print the field with a part: it is set, and does not describe the whole result."""
-    if key in ("reason", "timings", "seed", "notice", "model", "version"):
+    if key in ("reason", "timings", "seed", "notice", "model", "version", "alternatives"):
         return False
+    if key == "sample":
+        return bool(value)
     return value is not None and not (isinstance(value, tuple) and not value)
 
 

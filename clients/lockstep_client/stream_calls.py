@@ -50,6 +50,7 @@ def generate(
     stop: str | Sequence[str] = (),
     log_probabilities: bool = False,
     top_log_probabilities: int = 0,
+    samples: int = 1,
     version: str = "",
     priority: int = 0,
     timeout_s: float | None = None,
@@ -66,8 +67,9 @@ def generate(
     probable token; None is 1. `top_k` and `top_p` restrict sampling to the most probable tokens; 0 turns
     either off. On a deterministic model the same `seed` gives the same text; None draws a seed, which the
     result holds. The text ends before the first of the `stop` strings. `top_log_probabilities` also returns
-    so many of the most probable tokens at each place. `options` are those of `Decoding`: penalties, bias,
-    beam search.
+    so many of the most probable tokens at each place. `samples` generates several texts, whose parts arrive
+    as they come; the result is the first, with all in its `samples`. `options` are those of `Decoding`:
+    penalties, bias, beam search.
     """
     request = pb.GenerateRequest(
         model=arguments.model(model),
@@ -80,6 +82,7 @@ def generate(
         stop=[arguments.text("stop", one) for one in ([stop] if isinstance(stop, str) else stop)],
         log_probabilities=log_probabilities,
         top_log_probabilities=arguments.count_32("top_log_probabilities", top_log_probabilities),
+        samples=arguments.count_32("samples", samples) if samples != 1 else 0,
         decoding=decoding.message(options),
         priority=arguments.count("priority", priority),
         **_text_or_ids("prompt", prompt, ids),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,11 +35,20 @@ def generation_part(reply: pb.GenerateReply) -> stream_results.GenerationPart:
             stream_results.TopTokens(tuple(one.ids), tuple(one.log_probabilities), tuple(one.texts))
             for one in reply.top
         ),
+        sample=reply.sample,
     )
 
 
 def generation(parts: Sequence[stream_results.GenerationPart]) -> stream_results.Generation:
     """The joined parts of Generate. Raises ServerFailure if the last part is missing."""
+    count = 1 + max((part.sample for part in parts), default=0)
+    if count > 1:
+        texts = [_generation([one for one in parts if one.sample == sample]) for sample in range(count)]
+        return replace(texts[0], samples=tuple(texts))
+    return _generation(parts)
+
+
+def _generation(parts: Sequence[stream_results.GenerationPart]) -> stream_results.Generation:
     last = parts[-1] if parts else None
     if last is None or last.timings is None or last.seed is None:
         raise _no_reason()

@@ -65,6 +65,8 @@ class GenerationPart:
     """The texts of a beam search, best first; in the last part only."""
     top: tuple[TopTokens, ...] = ()
     """One per token, if requested."""
+    sample: int = 0
+    """Which of the samples it continues."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Generation:
     """The texts of a beam search, best first; the first is the text itself."""
     top: tuple[TopTokens, ...] = ()
     """One per token, if requested."""
+    samples: tuple[Generation, ...] = ()
+    """All texts, if several were asked for; this is the first."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -155,6 +155,28 @@ def test_generation_ends_before_a_stop_string(server: Served) -> None:
     assert replies[-1].reason == pb.STOP_REASON_STOP
 
 
+@pytest.mark.parametrize("model", ["lm", "forced"])
+def test_samples_are_the_texts_of_their_seeds(server: Served, model: str) -> None:
+    """Each as a request of its own would get it. Their prompt is prefilled once."""
+    replies = generate(server, model, samples=4, seed=9, temperature=1)
+    found = [[reply for reply in replies if reply.sample == sample] for sample in range(4)]
+    expected = [generate(server, model, seed=seed, temperature=1) for seed in range(9, 13)]
+    assert [(text_of(one), one[-1].seed) for one in found] == [
+        (text_of(one), one[-1].seed) for one in expected
+    ]
+    assert len({text_of(one) for one in found}) > 1
+
+
+def test_samples_end_together_if_one_fails(server: Served) -> None:
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "prompt", "limit of 64"):
+        generate(server, text="a" * 65, samples=3)
+    wait_gone(server)
+    with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
+        request = pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000, samples=3)
+        list(server.sequences.Generate(request, timeout=0.3))
+    wait_gone(server)
+
+
 def test_top_log_probabilities_come_with_each_token(server: Served) -> None:
     """Greedy streams take the first of them. Those beside the stream want others, or none."""
     with ThreadPoolExecutor(8) as pool:
@@ -347,6 +369,10 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "beams and stop strings": (
         {"text": "a", "stop": ["b"], "decoding": pb.Decoding(beams=2)}, "stop", "leave it out",
+    ),
+    "too many samples": ({"text": "a", "samples": 17}, "samples", "at most 16"),
+    "beams and samples": (
+        {"text": "a", "samples": 2, "decoding": pb.Decoding(beams=2)}, "samples", "leave it out",
     ),
     "too many top tokens": (
         {"text": "a", "top_log_probabilities": 21}, "top_log_probabilities", "at most 20",

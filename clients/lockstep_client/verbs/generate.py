@@ -72,6 +72,9 @@ def generate(
             min=0, metavar="K", help="Include the K most probable tokens at each place (with --json)."
         ),
     ] = 0,
+    samples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Generate N texts, and print each when all have ended.")
+    ] = 1,
     repetition_penalty: RepetitionPenalty = None,
     presence_penalty: PresencePenalty = None,
     no_repeat: NoRepeat = None,
@@ -90,7 +93,7 @@ def generate(
     with context.client.generate(
         model, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
         stop=stop or (), log_probabilities=log_probabilities, top_log_probabilities=top_log_probabilities,
-        version=version,
+        samples=samples, version=version,
         **decoding_of(
             repetition_penalty, presence_penalty, no_repeat, min_tokens, logit_bias, forbid, beams,
             length_penalty, early_stopping,
@@ -98,12 +101,18 @@ def generate(
     ) as stream:  # fmt: skip
         text = display.StreamedText(context.as_json)
         for part in stream:
-            text.part(part)
+            if samples == 1 or context.as_json:
+                text.part(part)
         whole = stream.result()
     if context.as_json:
         display.json_line(vars(whole) | {"model": whole.model or model, "prompt": prompt})
         return
-    text.end()
+    for number, sample in enumerate(whole.samples, 1):
+        if sys.stdout.isatty():
+            display.note(f"sample {number}, seed {sample.seed}")
+        print(sample.text)
+    if not whole.samples:
+        text.end()
     if sys.stdout.isatty():
         display.alternatives(whole.alternatives)
         display.note(_summary(whole, time.perf_counter() - start))

@@ -337,7 +337,7 @@ class TopTokens(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., texts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "version", "text", "ids", "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "log_probabilities", "priority", "decoding", "top_log_probabilities")
+    __slots__ = ("model", "version", "text", "ids", "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "log_probabilities", "priority", "decoding", "top_log_probabilities", "samples")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +352,7 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DECODING_FIELD_NUMBER: _ClassVar[int]
     TOP_LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     text: str
@@ -366,10 +367,11 @@ class GenerateRequest(_message.Message):
     priority: int
     decoding: Decoding
     top_log_probabilities: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., log_probabilities: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., top_log_probabilities: _Optional[int] = ...) -> None: ...
+    samples: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., log_probabilities: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., top_log_probabilities: _Optional[int] = ..., samples: _Optional[int] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
-    __slots__ = ("tokens", "text", "log_probabilities", "reason", "timings", "seed", "notice", "model", "version", "top", "alternatives")
+    __slots__ = ("tokens", "text", "log_probabilities", "reason", "timings", "seed", "notice", "model", "version", "top", "alternatives", "sample")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +383,7 @@ class GenerateReply(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
     ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     text: str
     log_probabilities: _containers.RepeatedScalarFieldContainer[float]
@@ -392,7 +395,8 @@ class GenerateReply(_message.Message):
     version: str
     top: _containers.RepeatedCompositeFieldContainer[TopTokens]
     alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., seed: _Optional[int] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., top: _Optional[_Iterable[_Union[TopTokens, _Mapping]]] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ...) -> None: ...
+    sample: int
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., seed: _Optional[int] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., top: _Optional[_Iterable[_Union[TopTokens, _Mapping]]] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., sample: _Optional[int] = ...) -> None: ...
 
 class TranslateRequest(_message.Message):
     __slots__ = ("model", "version", "text", "ids", "max_tokens", "attention", "priority", "decoding")

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .. import messages
     from ..model.spec import ModelSpec
 
-_MAX_TOP, _MAX_BEAMS, _MAX_IDS, _MAX_NUMBER = 20, 64, 1024, 1e6
+MAX_TOP, MAX_SAMPLES = 20, 16
+_MAX_BEAMS, _MAX_IDS, _MAX_NUMBER = 64, 1024, 1e6
 
 REASONS = {
     "end": pb.STOP_REASON_END,
@@ -63,8 +64,7 @@ def beams(spec: ModelSpec, request: Any) -> dict[str, Any]:
     sent, defaults = request.decoding, spec.manifest.generation
     against = next(iter(_against_beams(request)), None)
     count = _given(sent, "beams", defaults.beams if against is None else 1)
-    if count > _MAX_BEAMS:
-        raise bad_input("decoding.beams", f"{count} is out of range; send at most {_MAX_BEAMS}")
+    at_most("decoding.beams", count, _MAX_BEAMS)
     if count > 1 and against is not None:
         raise bad_input(against, f"a beam search has no {against}; leave it out, or send 1 beam")
     return {
@@ -83,16 +83,17 @@ def _against_beams(request: Any) -> Iterable[str]:
             yield field
     if getattr(request, "attention", False):
         yield "attention"
+    if getattr(request, "samples", 0) > 1:
+        yield "samples"
 
 
-def top_count(count: int) -> int:
+def at_most(field: str, count: int, most: int) -> int:
     """
     Raises:
         ServingError: BAD_INPUT, too many.
     """
-    if count > _MAX_TOP:
-        why = f"{count} is out of range; send at most {_MAX_TOP}"
-        raise bad_input("top_log_probabilities", why)
+    if count > most:
+        raise bad_input(field, f"{count} is out of range; send at most {most}")
     return count
 
 

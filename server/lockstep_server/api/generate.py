@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 from .. import messages
 from ..errors import bad_input
+from ..frontend.admission import CallShare
 from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
 from . import decoding, tensors, texts
@@ -34,6 +37,7 @@ def generate_request(served: ServedModel, request: pb.GenerateRequest, context: 
         ServingError: BAD_INPUT with the field's name.
     """
     _check_task(served.spec, "generate")
+    decoding.at_most("samples", request.samples, decoding.MAX_SAMPLES)
     top_p = in_range("top_p", request.top_p, 1.0)
     message = messages.Generate(
         **_common(served.spec, request, "prompt"),
@@ -43,7 +47,7 @@ def generate_request(served: ServedModel, request: pb.GenerateRequest, context: 
         seed=request.seed if request.HasField("seed") else secrets.randbits(63),
         stop=_stops(request),
         log_probabilities=request.log_probabilities,
-        top=decoding.top_count(request.top_log_probabilities),
+        top=decoding.at_most("top_log_probabilities", request.top_log_probabilities, decoding.MAX_TOP),
         **decoding.beams(served.spec, request),
     )
     return _inference_request(served, "Generate", message, request, "prompt", context)
@@ -71,7 +75,15 @@ def translate_request(
     return _inference_request(served, "Translate", message, request, "source", context)
 
 
-def generate_replies(inference: InferenceRequest) -> MakeReply:
+def samples(inference: InferenceRequest, count: int) -> list[InferenceRequest]:
+    """The requests of several texts of one prompt. Their prompts are equal, and share a prefill."""
+    assert isinstance(inference.message, messages.Generate)
+    call, seed = CallShare(), inference.message.seed
+    seeded = (structs.replace(inference.message, seed=(seed + index) % 2**64) for index in range(count))
+    return [replace(inference, message=message, call=call) for message in seeded]
+
+
+def generate_replies(inference: InferenceRequest, sample: int = 0) -> MakeReply:
     """A function that makes a Generate reply from a chunk, the final event, or both."""
     spec = inference.served.spec
     assert isinstance(inference.message, messages.Generate)
@@ -86,6 +98,7 @@ def generate_replies(inference: InferenceRequest) -> MakeReply:
                 log_probabilities=chunk.log_probabilities,
                 top=decoding.top_tokens(chunk),
             )
+        reply.sample = sample
         if event is not None:
             reply.alternatives.extend(decoding.alternatives(event))
             reply.reason, reply.seed, reply.notice = REASONS[event.reason], seed, spec.notice

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import messages
 from ..frontend.callers import current as caller_of_task
@@ -101,6 +101,36 @@ class TokenStream:
         self._event = event
         self._sent = self._sent or time.monotonic()
         self._updates.set()
+
+
+async def write_samples(streams: Sequence[TokenStream], context: Context, make: Sequence[MakeReply]) -> None:
+    """Write the replies of several streams of one call, each as it comes. If one fails, all end.
+
+    Raises:
+        ServingError: that of the first sequence that failed.
+    """
+    writer = _OneAtATime(context)
+    tasks = [
+        asyncio.ensure_future(stream.write_all(writer, one))
+        for stream, one in zip(streams, make, strict=True)
+    ]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _OneAtATime:
+    """Writes one message after the other."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._lock = context, asyncio.Lock()
+
+    async def write(self, message: Any) -> None:
+        async with self._lock:
+            await self._context.write(message)
 
 
 def join(chunks: Sequence[messages.Chunk]) -> messages.Chunk | None:

@@ -13,7 +13,7 @@ from ..errors import ServingError
 from ..frontend.loop_watch import Turns, await_in_turns, in_turns
 from . import generate, texts, token_spans, wire
 from .follow import Follow
-from .generate_stream import TokenStream
+from .generate_stream import TokenStream, write_samples
 from .text_stream import ClassifyMany, ClassifyTokensMany, EncodeMany
 
 if TYPE_CHECKING:
@@ -89,6 +89,13 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         served = self._registry.stepwise(request.model, request.version, "Generate")
         inference = self._validated(served, "Generate", generate.generate_request, request, context)
+        if request.samples > 1:
+            inferences = generate.samples(inference, request.samples)
+            streams = [TokenStream(self._requests, self._flush_control, each) for each in inferences]
+            await write_samples(
+                streams, context, [*map(generate.generate_replies, inferences, itertools.count())]
+            )
+            return
         stream = TokenStream(self._requests, self._flush_control, inference)
         await stream.write_all(context, generate.generate_replies(inference))
 

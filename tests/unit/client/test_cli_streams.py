@@ -13,6 +13,7 @@ import termios
 import threading
 import time
 from contextlib import suppress
+from typing import Any
 
 import grpc
 import pytest
@@ -105,6 +106,19 @@ def test_generate_sends_how_tokens_are_chosen(lockstep, server):
         logit_bias={7: -1, 9: 2}, forbidden=[8], length_penalty=2, early_stopping=True,
     )  # fmt: skip
     assert request.top_log_probabilities == 3
+
+
+def test_samples_are_printed_one_after_the_other(lockstep, server):
+    ends: Any = {"reason": pb.STOP_REASON_LENGTH, "seed": 3}
+    server.streams.generated = [
+        pb.GenerateReply(tokens=[4], text="a", sample=1),
+        pb.GenerateReply(tokens=[5], text="b"),
+        pb.GenerateReply(tokens=[6], text="c", sample=1, **ends),
+        pb.GenerateReply(tokens=[7], text="d", **ends),
+    ]
+    _, lines, _ = lockstep("generate", "-m", "other", "--prompt", "x", "--samples", "2")
+    assert lines == ["bd", "ac"]
+    assert server.requests[0].samples == 2
 
 
 def test_generate_on_a_terminal_shows_seed_and_speed(at_terminal):

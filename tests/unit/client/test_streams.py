@@ -78,6 +78,19 @@ def test_options_of_decoding_are_sent_as_they_are(server, client):
     assert generated.top_log_probabilities == 3
 
 
+def test_samples_arrive_mixed_and_are_joined_apart(server, client):
+    ends: Any = {"reason": pb.STOP_REASON_LENGTH, "seed": 3}
+    server.streams.generated = [
+        pb.GenerateReply(tokens=[4], text="a", sample=1),
+        pb.GenerateReply(tokens=[5], text="b"),
+        pb.GenerateReply(tokens=[6], text="c", sample=1, **ends),
+        pb.GenerateReply(tokens=[7], text="d", **ends),
+    ]
+    whole = client.generate("other", "x", samples=2).result()
+    assert server.requests[0].samples == 2
+    assert (whole.text, [one.text for one in whole.samples]) == ("bd", ["bd", "ac"])
+
+
 def test_options_of_decoding_are_checked(client):
     with pytest.raises(TypeError, match=r"'beam'.*beams"):
         client.generate("other", "x", beam=3)

@@ -134,23 +134,29 @@ class PrefillRunner:
         if max_run_s is not None and self._s_per_element:
             max_elements = min(max_elements, max_run_s / self._s_per_element)
         chosen: list[GenerationSequence] = []
+        prompts: set[tuple[int, ...]] = set()
         longest = 0
         for sequence in waiting:
-            longest = max(longest, len(sequence.prompt))
-            if chosen and (len(chosen) >= max_rows or longest * (len(chosen) + 1) > max_elements):
+            longest, rows = (
+                max(longest, len(sequence.prompt)),
+                len(prompts) + (sequence.prompt not in prompts),
+            )
+            if chosen and (rows > max_rows or longest * rows > max_elements):
                 break
             chosen.append(sequence)
+            prompts.add(sequence.prompt)
         return chosen
 
     def run(self, chosen: Sequence[GenerationSequence], waited_s: float) -> tuple[list[Arrays], messages.Run]:
-        """Run the prompts of `chosen`. Returns their outputs, in order, and the run.
+        """Run the prompts of `chosen`, equal ones once. Returns their outputs, in order, and the run.
 
         Raises:
             RowMismatch: an output does not have one row per prompt; batching is withdrawn.
             Exception: whatever the session raises.
         """
         begun = self._clock()
-        prompts = [prompt_of(self._spec, sequence.prompt) for sequence in chosen]
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(one.prompt for one in chosen))}
+        prompts = [prompt_of(self._spec, prompt) for prompt in places]
         try:
             outputs = run(self._spec, self._session, prompts)
         except RowMismatch as mismatch:
@@ -166,7 +172,7 @@ class PrefillRunner:
         for sequence in chosen:
             sequence.first_run_at, sequence.prefill_s = begun, took
         elements = sum(prompt.size for prompt in prompts)
-        return outputs, messages.Run(
+        return [outputs[places[sequence.prompt]] for sequence in chosen], messages.Run(
             rows=len(prompts),
             length=longest,
             elements=elements,

@@ -33,7 +33,9 @@ def prefill_spec(
 
 
 def waiting_sequences(*lengths: int) -> list[GenerationSequence]:
-    return [generation_sequence(prompt=(3,) * length) for length in lengths]
+    """With prompts of these lengths, no two of them equal."""
+    prompts = [(index, *[3] * (length - 1)) for index, length in enumerate(lengths)]
+    return [generation_sequence(prompt=prompt) for prompt in prompts]
 
 
 def choose_count(spec: ModelSpec, sequences: list[GenerationSequence], max_run_s: float | None = None) -> int:
@@ -76,6 +78,20 @@ def test_as_many_prompts_as_fit_are_chosen(
 
 def test_an_unbatched_graph_takes_one_prompt_at_a_time() -> None:
     assert choose_count(prefill_spec(batched=False), waiting_sequences(2, 2, 2)) == 1
+
+
+def test_equal_prompts_are_run_once() -> None:
+    """However few rows a run has: they are one."""
+    spec, session = prefill_spec(batching=BatchingSection(max_rows=1)), open_model("language").prefill_session
+    assert session is not None
+    sequences = [generation_sequence(prompt=(4, 5)) for _ in range(3)] + waiting_sequences(2)
+    assert choose_count(spec, sequences) == 3
+    outputs, run = PrefillRunner(spec, session, Batching(64), lambda: 0.0).run(sequences, 0.0)
+    assert (run.rows, run.elements) == (2, 4)
+    assert [array.tolist() for array in outputs[0].values()] == [
+        array.tolist() for array in outputs[2].values()
+    ]
+    assert outputs[0]["logits"].tolist() != outputs[3]["logits"].tolist()
 
 
 def test_max_run_s_bounds_a_run_by_the_measured_time_per_element() -> None:
