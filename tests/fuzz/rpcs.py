@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fakes
@@ -21,7 +22,7 @@ from . import corpus
 from .outcomes import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 HANG_S = 30.0
 """A call that has not ended by then hangs."""
@@ -32,6 +33,22 @@ WRITE_FAILED = "Internal error from Core"
 _MOST_REPLIES = 64
 
 _TEXTS = "sentiment-attention"
+
+MEMORY_KEY = "lockstep-fuzz"
+"""The key of `memory`."""
+
+_MEMORY_BYTES = 4096
+
+
+@contextmanager
+def memory() -> Iterator[None]:
+    """POSIX shared memory that the inputs of the fuzz may name."""
+    file = Path("/dev/shm") / MEMORY_KEY
+    file.write_bytes(bytes(_MEMORY_BYTES))
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def methods() -> dict[str, Method[Any]]:
@@ -68,11 +85,25 @@ def seeds() -> dict[str, list[list[bytes]]]:
     typed = fakes.request("identity", {"x": ("FP32", [[1.0]])}, typed=True)
     step = fakes.floats("adder", [[1, 2]], sequence_id=7, sequence_start=True, sequence_end=True)
     words = fakes.request(_TEXTS, {"tokens": ("INT64", [[5, 6]])}, outputs=["logits"])
+    shared = ipb.ModelInferRequest(model_name="identity")
+    for place, offset in (
+        (shared.inputs.add(name="x", datatype="FP32", shape=[1, 2]), 0), (shared.outputs.add(name="y"), 64),
+    ):  # fmt: skip
+        place.parameters["shared_memory_region"].string_param = "m"
+        place.parameters["shared_memory_byte_size"].int64_param = 8
+        place.parameters["shared_memory_offset"].int64_param = offset
+    region = ipb.SystemSharedMemoryRegisterRequest(name="m", key=MEMORY_KEY, byte_size=_MEMORY_BYTES)
     unary: dict[str, list[Any]] = {
         "Classify": [classify, by_ids], "Encode": [encode], "ClassifyTokens": [tokens],
         "ClassifyMany": [classify, by_ids], "EncodeMany": [encode], "ClassifyTokensMany": [tokens],
         "Generate": [generate], "Translate": [translate],
-        "ModelInfer": [infer, typed, step, words], "ModelStreamInfer": [infer, typed, step, words],
+        "ModelInfer": [infer, typed, step, words, shared],
+        "ModelStreamInfer": [infer, typed, step, words, shared],
+        "SystemSharedMemoryRegister": [region],
+        "SystemSharedMemoryStatus": [
+            ipb.SystemSharedMemoryStatusRequest(), ipb.SystemSharedMemoryStatusRequest(name="m"),
+        ],
+        "SystemSharedMemoryUnregister": [ipb.SystemSharedMemoryUnregisterRequest(name="m")],
         "ModelReady": [ipb.ModelReadyRequest(name="identity", version="1")],
         "ModelMetadata": [ipb.ModelMetadataRequest(name="lm", version="1")],
         "ModelConfig": [ipb.ModelConfigRequest(name="adder")],

@@ -31,7 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     write_models(root)
     fakes.write_model(root, "canary", fakes.identity())
-    with serve(root, model_control="explicit") as started:
+    keys = rpcs.MEMORY_KEY
+    with rpcs.memory(), serve(root, model_control="explicit", shared_memory_keys=keys) as started:
         yield started
 
 
