@@ -112,8 +112,8 @@ async def fuzz_server(
     models = folder / "models"
     write_models(models)
     fakes.write_model(models, "canary", fakes.identity())  # no input names it
-    flags = ("--models", str(models), "--cache", str(folder / "cache"), "--model-control", "explicit")
-    flags += ("--shared-memory-keys", rpcs.MEMORY_KEY)
+    flags = ["--models", str(models), "--cache", str(folder / "cache"), "--model-control", "explicit"]
+    flags += ["--shared-memory-keys", rpcs.MEMORY_KEY]
     with rpcs.memory(), ServerProcess(*flags, stop_timeout_s=30.0) as server:
         server.wait_ready()
         engine = engine_pid(server.process.pid)
