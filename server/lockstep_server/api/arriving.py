@@ -2,8 +2,8 @@
 
 gRPC tells the size of a message when all of it is there, so that admission control cannot bound what arrives.
 What does not arrive within moments is large, or its caller slow. If the process grows too much meanwhile,
-only the oldest of those calls go on, as many as there may be messages of the largest size. The others are
-refused, which frees what has arrived of them.
+only as many of those calls go on as there may be messages of the largest size: the oldest of each caller, in
+turn. The others are refused, which frees what has arrived of them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import memory
 from ..errors import overloaded
+from ..frontend.callers import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,11 @@ log = logging.getLogger(__name__)
 
 _EVERY_S = 0.05
 _SLOW_S = 0.02
+
+
+class _Begun(NamedTuple):
+    time: float
+    caller: str
 
 
 class ArrivingCalls:
@@ -45,13 +52,13 @@ class ArrivingCalls:
     ) -> None:
         self._limit_bytes, self._most = limit_bytes, max(limit_bytes // largest_bytes, 1)
         self._resident_bytes, self._clock = resident_bytes, clock
-        self._begun: dict[OpenCall, float] = {}
+        self._begun: dict[OpenCall, _Begun] = {}  # the oldest first
         self._before_bytes = 0  # resident, when nothing was arriving slowly
         self._next_check = 0.0
         self._is_trimmed = True
 
     def begin(self, call: OpenCall) -> None:
-        self._begun[call] = self._clock()
+        self._begun[call] = _Begun(self._clock(), current.get().name)
 
     def end(self, call: OpenCall) -> None:
         """The message is there, or the call has ended."""
@@ -73,14 +80,24 @@ class ArrivingCalls:
                 log.exception("checking the calls that arrive failed")
 
     def check(self) -> None:
-        """Refuse the newest of the calls that arrive slowly, if they take too much."""
+        """Refuse some of the calls that arrive slowly, if these take too much."""
         now = self._clock()
         self._next_check = now + _EVERY_S
-        slow = list(takewhile(lambda call: now - self._begun[call] > _SLOW_S, self._begun))
+        slow = list(takewhile(lambda call: now - self._begun[call].time > _SLOW_S, self._begun))
         if not slow:
             self._before_bytes = self._resident_bytes()
         elif len(slow) > self._most and self._resident_bytes() - self._before_bytes > self._limit_bytes:
-            self._refuse(slow[self._most :])
+            self._refuse(self._in_turn(slow)[self._most :])
+
+    def _in_turn(self, calls: list[OpenCall]) -> list[OpenCall]:
+        """The first call of each caller, then the second of each, and so on."""
+        count = Counter[str]()
+        turns = {}
+        for call in calls:
+            caller = self._begun[call].caller
+            count[caller] += 1
+            turns[call] = count[caller]
+        return sorted(calls, key=turns.__getitem__)
 
     def _refuse(self, calls: list[OpenCall]) -> None:
         error = overloaded(

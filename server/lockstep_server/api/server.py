@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,7 +20,6 @@ from ..frontend.callers import current
 from ..settings import host_and_port
 from .access import server_credentials
 from .arriving import ArrivingCalls
-from .auth import granted
 from .calls import OpenCalls
 from .health import SERVICES
 from .inflight import StreamLimits
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     from ..frontend.flush_control import FlushController
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
-    from ..frontend.usage import CallerUsage
     from ..metrics.families import Metrics
     from ..settings import Settings
     from .auth import Guard
@@ -78,7 +75,9 @@ class Server:
         def refuse(method: str, error: ServingError) -> None:
             registry.record_refusal("", "", method, error)
 
-        admit = partial(_no_room, requests.usage)
+        def admit(size: int) -> ServingError | None:
+            return requests.usage.no_room(size, current.get())
+
         self._arriving = ArrivingCalls(2 * settings.max_inflight_mb << 20, settings.max_message_mb << 20)
         instrumented: Any = InstrumentingServer(
             self._server, metrics, begin_trace, self._calls, refuse, admit, guard, self._arriving
@@ -138,13 +137,6 @@ class Server:
         await self._server.stop(None)
         if self._watching is not None:
             self._watching.cancel()
-
-
-def _no_room(usage: CallerUsage, size: int) -> ServingError | None:
-    """The error of a message for which there is no room. Of a call of one message without a token, the caller
-    is not known yet."""
-    grant = granted.get()
-    return usage.no_room(size, current.get() if grant is None else grant.caller)
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:

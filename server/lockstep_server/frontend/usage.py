@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import overloaded, quota_exceeded
 from ..metrics.families import CALLER_REFUSALS, Metrics
-from .callers import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,14 +86,11 @@ class CallerUsage:
 
     # --- bytes ---------------------------------------------------------------------------------------
 
-    def no_room(self, size: int, caller: Caller = UNKNOWN) -> ServingError | None:
+    def no_room(self, size: int, caller: Caller) -> ServingError | None:
         """The error of a request of `size` bytes for which those in flight leave no room, if so.
 
         A caller may hold all bytes that others leave, and its share in any case: an equal part of all, or one
         request. So all callers together hold at most twice `max_bytes`.
-
-        Args:
-            caller: who sent it. UNKNOWN: only what no caller may do is an error.
         """
         if not self.bytes or not size:
             return None
@@ -108,9 +104,7 @@ class CallerUsage:
         if self.bytes + size <= self._max_bytes:
             return None
         share = self._max_bytes // len({caller.name, *self._held})
-        if self.bytes + size <= _OVERCOMMIT * self._max_bytes and (
-            caller is UNKNOWN or not held or held + size <= share
-        ):
+        if self.bytes + size <= _OVERCOMMIT * self._max_bytes and (not held or held + size <= share):
             return None
         return overloaded(
             f"requests in flight hold {self.bytes >> 20} MB of at most {self._max_bytes >> 20} MB"

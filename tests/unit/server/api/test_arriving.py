@@ -5,6 +5,7 @@ from __future__ import annotations
 from lockstep_server.api.arriving import ArrivingCalls
 from lockstep_server.api.auth import OpenCall
 from lockstep_server.errors import ErrorCode
+from lockstep_server.frontend.callers import Caller, current
 
 
 class _Process:
@@ -55,6 +56,20 @@ def test_the_newest_are_refused_once_the_process_has_grown_too_much() -> None:
     assert (error.code, error.retry_after_s) == (ErrorCode.OVERLOADED, 1.0)
     process.later()
     assert refused(calls[:4]) == [False] * 4
+
+
+def test_a_caller_with_many_calls_gives_way_to_one_with_few() -> None:
+    process = _Process()
+    process.later()
+    calls: dict[str, list[_Call]] = {}
+    for name, count in (("greedy", 10), ("meek", 2)):
+        current.set(Caller(name))
+        calls[name] = begun(process, count)
+    process.later()
+    process.resident += 401
+    process.later()
+    assert refused(calls["meek"]) == [False] * 2
+    assert refused(calls["greedy"]) == [False] * 2 + [True] * 8
 
 
 def test_what_has_just_begun_is_not_refused() -> None:

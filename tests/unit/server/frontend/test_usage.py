@@ -56,13 +56,6 @@ def test_all_callers_together_hold_at_most_twice_the_limit(requests: list[tuple[
         assert usage.bytes <= max(200, requests[0][1])  # one request alone may have any size
 
 
-def test_a_request_of_an_unknown_caller_is_refused_before_it_is_parsed_if_nobody_may_send_it() -> None:
-    usage = CallerUsage(100)
-    usage.hold(100, A)
-    assert usage.no_room(90) is None
-    assert usage.no_room(110) is not None
-
-
 def test_a_caller_has_a_limit_of_its_own() -> None:
     usage = CallerUsage(100)
     small = Caller("small", bytes=20)
