@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from unit.zoo.sample_data import PAIRS, exported, language_model
+from unit.zoo.sample_data import PAIRS, forms, language_model
 
+from lockstep_export.onnx import export_onnx
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.step_module import STEP
 from lockstep_zoo.captions.task import bits, unknown
@@ -60,7 +61,8 @@ def test_learns_and_its_step_graph_gives_the_same_figure(tmp_path: Path, name: s
     dev = [float(line.split("dev ")[1].split()[0]) for line in lines]
     assert dev[-1] < dev[0]
     module, _ = load_trained(job)
-    exported(one, module, tmp_path, TOKENIZER.get_vocab_size())
+    graphs = forms(one, module, TOKENIZER.get_vocab_size()).graph_specs("dynamo")
+    export_onnx([graph for graph in graphs if graph.file == STEP], tmp_path)
     nats = mean_loss(module, CORPUS.dev)
     assert bits(one, OnnxGraph(tmp_path / STEP), CORPUS.dev) == pytest.approx(nats / 0.693147, rel=1e-4)
 
