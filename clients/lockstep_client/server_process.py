@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,6 +73,7 @@ class LoggedProcess:
                 self._command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
+            _running.add(self)
             stack.callback(self.stop)
             self._stack = stack.pop_all()
         return self
@@ -84,15 +85,21 @@ class LoggedProcess:
 
     def stop(self) -> int:
         """Send SIGTERM, and SIGKILL after the timeout or if interrupted. Returns the exit code."""
-        self.process.terminate()
         try:
+            self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(self._stop_timeout_s)
         finally:
-            if self.process.poll() is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self.kill()
             code = self.process.wait()
+            _running.discard(self)
         return code
+
+    def kill(self) -> None:
+        """Send SIGKILL to the process and those that it has started."""
+        if self.process.poll() is None:
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def check_running(self) -> None:
         """Raises ProcessError if the process has exited."""
@@ -125,6 +132,10 @@ class LoggedProcess:
         """The last lines of the log, to append to a message."""
         lines = self.log_text().splitlines()[-_TAIL_LINES:]
         return "".join(f"\n  {self.name}: {line}" for line in lines)
+
+
+_running: set[LoggedProcess] = set()
+"""The processes whose blocks have not ended."""
 
 
 class ServerProcess(LoggedProcess):
@@ -190,19 +201,29 @@ def _is_serving(check: Any, model: str) -> bool:
 
 @contextmanager
 def _exit_on_signals() -> Iterator[None]:
-    """Within the block, SIGTERM and SIGHUP raise SystemExit where they would end the process."""
+    """Within the block, SIGTERM and SIGHUP raise SystemExit where they would end the process.
+
+    A second one kills the children. It raises nothing: an exception could come between two lines of the code
+    that stops them, and leave them running.
+    """
     handled = []
+    exiting = False
+
+    def exit_once(number: int, _: object) -> None:
+        nonlocal exiting
+        if not exiting:
+            exiting = True
+            raise SystemExit(128 + number)
+        for one in list(_running):
+            one.kill()
+
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, _exit)
+                signal.signal(number, exit_once)
                 handled.append(number)
     try:
         yield
     finally:
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _exit(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)

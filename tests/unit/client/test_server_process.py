@@ -173,6 +173,18 @@ def test_a_second_signal_while_stopping_kills_the_child(tmp_path):
     wait_until(lambda: ended(child), "the child has ended")
 
 
+def test_a_second_signal_before_the_child_is_asked_to_end_kills_it():
+    code = PARENT.replace(
+        "    print(child",
+        "    child.process.terminate = lambda: signal.raise_signal(signal.SIGTERM)\n    print(child",
+    ).replace("import sys", "import signal, sys")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGTERM)
+        parent.wait(PATIENCE_S)
+    wait_until(lambda: ended(child), "the child has ended")
+
+
 def test_a_handler_of_the_program_stays():
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
