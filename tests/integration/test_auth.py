@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import threading
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -301,12 +302,17 @@ def test_a_revoked_caller_ends_and_a_broken_file_changes_nothing(tmp_path: Path)
         }
         for watch in watches.values():
             next(watch)
+        ended = threading.Event()
+        followed = server.sequences.Follow(_followed(ended), metadata=bearer("bob"), timeout=PATIENCE_S)
+        assert next(followed).position == 1
         write_auth(path, "[callers.alice]\ntokens = [")
         server.run(_recheck(server))
         server.sequences.Classify(TEXT, metadata=bearer("bob"), timeout=PATIENCE_S)
         write_auth(path, both.split("[callers.bob]", maxsplit=1)[0])
-        with refused(UNAUTHENTICATED, words="not valid"):
-            list(watches["bob"])
+        for stream in (watches["bob"], followed):
+            with refused(UNAUTHENTICATED, words="not valid"):
+                list(stream)
+        ended.set()
         with refused(UNAUTHENTICATED, words="not valid"):
             server.sequences.Classify(TEXT, metadata=bearer("bob"), timeout=PATIENCE_S)
         assert watches["alice"].is_active()
@@ -317,6 +323,13 @@ def test_a_revoked_caller_ends_and_a_broken_file_changes_nothing(tmp_path: Path)
         watches["alice"].cancel()
     finally:
         server.close()
+
+
+def _followed(ended: threading.Event) -> Iterator[pb.FollowRequest]:
+    """The messages of a stream that goes on."""
+    yield pb.FollowRequest(start=pb.FollowStart(model=WRITER))
+    yield pb.FollowRequest(text="R ")
+    ended.wait(PATIENCE_S)
 
 
 async def _recheck(server: Served) -> None:
