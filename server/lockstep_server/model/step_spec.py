@@ -407,14 +407,14 @@ def _check_token(spec: ModelSpec, file: str) -> None:
     if token is None or scores is None:
         return
     place = f"{file}: stepwise.inputs.{token.name}"
-    smallest, largest = EXACT_INTEGERS.get(token.datatype, (0, -1))
+    largest = EXACT_INTEGERS.get(token.datatype, (0, -1))[1]
     width = scores.shape[-1] if scores.shape else None
     if largest < 0 or (isinstance(width, int) and width - 1 > largest):
         raise LoadError(
             f"{place}: {token.datatype} cannot hold the ids of {width} scores; use INT64 or INT32 in the"
             " graph"
         )
-    first, end = token.spec.range or (smallest, largest + 1)
+    first, end = token.spec.range or (0, largest + 1)
     end = min(end, width) if isinstance(width, int) else end
     generation = spec.manifest.generation
     forced = {"forced_first": generation.forced_first, "forced_last": generation.forced_last}

@@ -258,6 +258,13 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "stepwise.state[h].lengths",
         "one axis at most",
     ),
+    "no ids": ("[text]\nbegin = []", "text.begin", "a list of ids"),
+    "an id that is a fraction": ("[text]\nend = [1, 2.5]", "text.end", "whole number"),
+    "a state from a file and from a number": (
+        '[[stepwise.state]]\nname="h"\ninput="i"\nfile="h.npy"\ninitial=1',
+        "stepwise.state[h].file",
+        "has initial too",
+    ),
     "a state with a named length that neither grows nor is prefilled": (
         '[lengths.a]\nmax=9\n[[stepwise.state]]\nname="h"\ninput="i"\nlengths={1="a"}',
         "stepwise.state[h].prefill",
