@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     Request = GenerationSequence | StepRequest
 
 
+_MOST_SWAPS = 8
+"""Slots that are taken back before one step, as states are copied. Others follow before the next."""
+
+
 @dataclass(frozen=True)
 class SequenceLimits:
     """Bounds of one model's sequences."""
@@ -167,7 +171,9 @@ class Scheduler:
         suspended: list[GenerationSequence] = []
         begun = set(self.pool.suspended)
         admitted = self.pool.admit(now)
-        while (swapped := self.pool.swap(now)) is not None:
+        for _ in range(_MOST_SWAPS):
+            if (swapped := self.pool.swap(now)) is None:
+                break
             last, sequence = swapped
             if isinstance(last, ClientSequence):
                 self.clients.suspend(last)

@@ -394,3 +394,17 @@ def test_a_deadline_that_passed_before_a_late_plan_frees_its_place() -> None:
     plan = scheduler.plan(LIMITS.max_queue_s + 1)
     assert list(plan.admitted) == [other]
     assert failures(plan) == [(late.key, ErrorCode.DEADLINE)]
+
+
+def test_many_slots_are_taken_back_over_several_steps() -> None:
+    """Each exchange copies states, and running streams wait meanwhile."""
+    scheduler = Scheduler(SequenceLimits(64, 64, 10.0, 60.0, 30.0))
+    greedy = [generation_sequence(caller="greedy") for _ in range(64)]
+    assert plan_with(scheduler, *greedy).admitted == tuple(greedy)
+    meek = [generation_sequence(caller="meek", accepted=0.5) for _ in range(32)]
+    plans = [plan_with(scheduler, *meek, now=0.5)]
+    while (due := scheduler.due()) is not None and due <= 0.5:
+        plans.append(scheduler.plan(0.5))
+    assert [len(plan.suspended) for plan in plans] == [8] * 4
+    assert [sequence for plan in plans for sequence in plan.admitted] == meek
+    assert scheduler.pool.held("greedy") == scheduler.pool.held("meek") == 32
