@@ -135,3 +135,48 @@ def chunked(root: Path, name: str, *, padded: bool = True, pooled: bool = False)
     )
     manifest = CHUNKS.replace("OUTPUT", "frames // 2" if pooled else "frames")
     steps.write(root, name, manifest + CHUNK_LENGTHS * padded, {"step.onnx": graph})
+
+
+CTC = """
+task = "ctc"
+blank = 0
+roles.scores = "y"
+"""
+CTC_LABELS = ("-", "a", "b", " ", "é")
+
+
+def spelling(
+    root: Path, name: str, *, tokenizer: bool = False, file: str = "model.onnx", finite: bool = False
+) -> None:
+    """x [n, frames, 5] -> y = x: the scores of each frame are the frame, or 1 and 0 if they must be finite.
+
+    As a step graph with `file`, x and y are [n, frames, 5], and a state counts the frames.
+    """
+    if tokenizer:
+        made = steps.Tokenizer(steps.models.WordLevel({p: i for i, p in enumerate(CTC_LABELS)}, "-"))
+        made.decoder = steps.decoders.Fuse()
+    shape = ("n", "frames", len(CTC_LABELS))
+    manifest = CTC + (
+        'text.target = "tokenizer.json"\n' if tokenizer else f"labels = {[*CTC_LABELS]}\n"
+    ).replace("'", '"')
+    manifest += "lengths.frames.max = 500\n"
+    axes = '{batch_axis = 0, lengths = {1 = "frames"}}'
+    nodes, inputs, outputs = [], [fakes.tensor("x", shape=shape)], [fakes.tensor("y", shape=shape)]
+    prefix = ""
+    if file == "step.onnx":
+        prefix = "stepwise."
+        nodes += [helper.make_node("Add", ["s_in", "one"], ["s_out"])]
+        inputs.append(fakes.tensor("s_in", shape=("n", 1)))
+        outputs.append(fakes.tensor("s_out", shape=("n", 1)))
+    if finite:
+        nodes.append(helper.make_node("Greater", ["x", "half"], ["larger"]))
+    nodes.append(helper.make_node("Cast", ["larger" if finite else "x"], ["y"], to=1))
+    manifest += f"{prefix}inputs.x = {axes}\n{prefix}outputs.y = {axes}\n" + SUM_STATE * bool(prefix)
+    constants = [fakes.constant("one", 1, np.float32), fakes.constant("half", 0.5, np.float32)]
+    graph = fakes.model(nodes, inputs, outputs, constants)
+    steps.write(root, name, manifest, {file: graph}, made if tokenizer else None)
+
+
+def spelled(text: str) -> Any:
+    """Frames [frames, 5] of the scores of these labels."""
+    return np.eye(len(CTC_LABELS), dtype=np.float32)[[CTC_LABELS.index(one) for one in text]]

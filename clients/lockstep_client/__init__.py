@@ -50,6 +50,8 @@ if TYPE_CHECKING:
         TensorSpec,
         Timings,
         TokenClassification,
+        Transcript,
+        TranscriptToken,
     )
     from lockstep_client.stream_results import (
         FLUSH,
@@ -105,6 +107,8 @@ __all__ = [
     "Tls",
     "TokenClassification",
     "TopTokens",
+    "Transcript",
+    "TranscriptToken",
     "Translation",
     "TranslationPart",
     "Unauthenticated",

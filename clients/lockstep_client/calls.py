@@ -10,9 +10,11 @@ deadline.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from grpc_health.v1 import health_pb2
 
 from lockstep_client import arguments, inference, protocol, replies, tensor_request
@@ -20,7 +22,7 @@ from lockstep_client.protocol import Call
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
         ModelStatistics,
         ServerInfo,
         TokenClassification,
+        Transcript,
     )
+
+    Frames = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 
 
 def classify(
@@ -139,6 +144,38 @@ def encode(
         **_texts_or_ids(texts, ids),
     )
     return Call(protocol.ENCODE, request, replies.encodings, timeout_s)
+
+
+def transcribe(
+    model: str,
+    frames: npt.NDArray[Any] | Mapping[str, npt.ArrayLike] | Sequence[Frames],
+    *,
+    version: str = "",
+    priority: int = 0,
+    queue_timeout_s: float = 0.0,
+    timeout_s: float | None = None,
+) -> Call[list[Transcript]]:
+    """Read the text in one or more sequences of frames, such as sound, with a CTC model. Returns one result
+    per sequence.
+
+        [read] = client.transcribe("touchtones", frames)  # [frames, features], float32
+        print(read.text)
+
+    A sequence is an array [frames, ...] without an axis of rows, or a mapping of input names to arrays. A
+    list holds several sequences. Requests with a larger `priority` run first. Raises Overloaded if the
+    request waits longer than `queue_timeout_s`; 0 uses the model's limit.
+    """
+    several = [frames] if isinstance(frames, np.ndarray | Mapping) else list(frames)
+    if not several:
+        raise arguments.invalid("frames", "empty: expected at least one sequence")
+    request = pb.TranscribeRequest(
+        model=arguments.model(model),
+        version=version,
+        frames=[arguments.frames("frames", one) for one in several],
+        priority=arguments.count("priority", priority),
+        queue_timeout_seconds=arguments.seconds("queue_timeout_s", queue_timeout_s),
+    )
+    return Call(protocol.TRANSCRIBE, request, replies.transcripts, timeout_s)
 
 
 def infer(

@@ -38,6 +38,7 @@ for command in (
     verb(one_shot.classify),
     verb(one_shot.classify_tokens),
     verb(one_shot.encode),
+    verb(one_shot.transcribe),
     verb(generate),
     verb(translate),
     verb(follow, timeout_s=None),

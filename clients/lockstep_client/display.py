@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lockstep_client.results import Classification, Encoding, Health, ModelState, TokenClassification
+    from lockstep_client.results import (
+        Classification,
+        Encoding,
+        Health,
+        ModelState,
+        TokenClassification,
+        Transcript,
+    )
     from lockstep_client.stream_results import (
         Alternative,
         Generation,
@@ -30,7 +37,9 @@ if TYPE_CHECKING:
         TranslationPart,
     )
 
-    WithNotice = Classification | TokenClassification | Encoding | Generation | Translation | Prediction
+    WithNotice = (
+        Classification | TokenClassification | Encoding | Transcript | Generation | Translation | Prediction
+    )
 
 
 _FEW_NUMBERS = 8
@@ -56,6 +65,12 @@ def classifications(texts: Sequence[str], answers: Sequence[Classification]) -> 
         for label in answer.labels
     ]
     _rows(("label", "probability", "text"), rows)
+
+
+def transcript(answer: Transcript, file: str) -> None:
+    """Print a row: the text and the file that it was read in."""
+    _line("\t".join((_printable(answer.text), file)))
+    notices([answer])
 
 
 def token_classifications(texts: Sequence[str], answers: Sequence[TokenClassification]) -> None:
@@ -119,8 +134,9 @@ def prediction(item: Prediction) -> None:
     best = item.labels[0] if item.labels else None
     label, probability = (best.name, f"{best.probability:.4f}") if best else ("", "")
     computed, compute_ms = str(item.computed_elements), f"{item.timings.compute_s * 1e3:.3f}"
-    if item.outputs:
-        found = [f"{name}={_numbers(array)}" for name, array in item.outputs.items()]
+    if item.text or item.outputs:
+        found = [_printable(item.text)] if item.text else []
+        found += [f"{name}={_numbers(array)}" for name, array in item.outputs.items()]
         _line("\t".join((str(item.position), *found, computed, compute_ms)))
         return
     if sys.stdout.isatty():

@@ -27,13 +27,18 @@ def chunks(path: Path, size: int) -> Iterator[npt.NDArray[Any]]:
     Raises:
         InputError: the file cannot be read, or has other content.
     """
-    array = _read(path)
+    array = read(path)
     step = size or max(len(array), 1)
     for start in range(0, len(array), step):
         yield array[start : start + step]
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
+def read(path: Path) -> npt.NDArray[Any]:
+    """All frames of a file, as `chunks`.
+
+    Raises:
+        InputError: as `chunks`.
+    """
     try:
         array = _sound(path) if path.suffix.lower() == ".wav" else np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, wave.Error) as error:

@@ -44,6 +44,22 @@ def classification(
     )
 
 
+def transcripts(reply: pb.TranscribeReply) -> list[results.Transcript]:
+    """One result per sequence of frames, in the order of the request."""
+    return [
+        results.Transcript(
+            text=message.text,
+            tokens=tuple(results.TranscriptToken(one.id, one.start, one.end) for one in message.tokens),
+            length=message.length,
+            timings=timings(message.timings),
+            model=reply.model,
+            version=reply.version,
+            notice=reply.notice,
+        )
+        for message in reply.results
+    ]
+
+
 def token_classifications(reply: pb.ClassifyTokensReply) -> list[results.TokenClassification]:
     """One result per text, in the order of the request."""
     return [token_classification(message, reply) for message in reply.results]

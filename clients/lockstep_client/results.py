@@ -125,6 +125,32 @@ class Encoding:
     notice: str = ""
 
 
+@dataclass(frozen=True)
+class TranscriptToken:
+    """A character or token of a transcript."""
+
+    id: int
+    start: int
+    """The first of the model's outputs that it was read in."""
+    end: int
+    """The one after the last."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The text that a CTC model read in one sequence of frames."""
+
+    text: str
+    tokens: tuple[TranscriptToken, ...]
+    """In order, without blanks and repetitions."""
+    length: int
+    """Number of elements that the model read."""
+    timings: Timings
+    model: str
+    version: str
+    notice: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class InferResult:
     """The outputs of `infer`."""

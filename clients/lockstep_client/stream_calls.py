@@ -180,8 +180,8 @@ def follow_frames(
     buffers them until they fill a window; `FLUSH` and the end of the chunks fill the last one with padding.
     Chunks are read concurrently with the predictions, as the pieces of `follow` are.
 
-    A classifier answers with labels, any other model with its outputs as arrays. `outputs` names those to
-    return beside labels. `top_k` 0 returns all labels.
+    A classifier answers with labels, a CTC model with text, any other model with its outputs as arrays.
+    `outputs` names those to return beside labels or text. `top_k` 0 returns all labels.
     """
     start = pb.FollowStart(
         model=arguments.model(model),

@@ -123,6 +123,8 @@ def prediction(reply: pb.FollowReply) -> stream_results.Prediction:
         outputs={
             one.name: tensors.decode(one.name, one.datatype, one.shape, one.contents) for one in reply.outputs
         },
+        text=reply.text,
+        kept_characters=reply.kept_characters,
         timings=replies.timings(reply.timings),
         notice=reply.notice,
         model=reply.model,

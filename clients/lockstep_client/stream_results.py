@@ -156,6 +156,9 @@ class Prediction:
     version: str = ""
     outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, compare=False)
     """Outputs of the model for this element, of frames: read-only arrays without the axis of the rows."""
+    text: str = ""
+    """Of a CTC model: the text so far is its first `kept_characters` characters, then this."""
+    kept_characters: int = 0
 
     @property
     def best(self) -> Label:

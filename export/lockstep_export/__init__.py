@@ -9,7 +9,15 @@ folder `<name>/{model.toml, *.json, 1/*.onnx}`, the only interface to the server
 from lockstep_export.declaration import State, Whole
 from lockstep_export.oneshot import export_oneshot
 from lockstep_export.stepwise import export_stepwise
-from lockstep_export.tasks import Classify, ClassifyTokens, Encode, Generate, Tensors, Translate
+from lockstep_export.tasks import (
+    Classify,
+    ClassifyTokens,
+    Encode,
+    Generate,
+    Tensors,
+    Transcribe,
+    Translate,
+)
 
 __all__ = [
     "Classify",
@@ -18,6 +26,7 @@ __all__ = [
     "Generate",
     "State",
     "Tensors",
+    "Transcribe",
     "Translate",
     "Whole",
     "export_oneshot",

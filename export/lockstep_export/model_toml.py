@@ -7,7 +7,7 @@ from lockstep_export.axes import BATCH, ModuleOutput
 from lockstep_export.contract import InputContract, ModuleInput
 from lockstep_export.manifest import Table
 from lockstep_export.options import ExportOptions
-from lockstep_export.tasks import Classify, ClassifyTokens, Encode, Generate, Translate
+from lockstep_export.tasks import Classify, ClassifyTokens, Encode, Generate, Transcribe, Translate
 
 TOKENIZER, SOURCE, TARGET = "tokenizer.json", "source.json", "target.json"
 
@@ -16,13 +16,14 @@ def model_table(contract: InputContract) -> Table:
     """The keys that apply to the whole model: task, labels, tokenizer, roles."""
     options = contract.options
     task = options.task
-    labels = list(task.labels) if isinstance(task, Classify | ClassifyTokens) else []
+    labels = list(task.labels) if isinstance(task, Classify | ClassifyTokens | Transcribe) else []
     ends = {"begin": task.begin, "end": task.end} if isinstance(task, Generate | Translate) else {}
     files = dict(zip(("source", "target"), tokenizer_files(options), strict=False))
     text = files | {name: end for name, end in ends.items() if end is not None}
     return {
         "task": task.name,
         **({"labels": labels} if labels else {}),
+        **({"blank": task.blank} if isinstance(task, Transcribe) else {}),
         **({"text": text} if files else {}),
         "roles": task.roles(),
     }

@@ -112,6 +112,42 @@ class ClassifyTokens:
 
 
 @dataclass(frozen=True)
+class Transcribe:
+    """Frames in, text out, by connectionist temporal classification (CTC): scores [batch, frames, labels].
+    `labels` are the texts of the scores, in order; that of the blank, at index `blank`, is not read."""
+
+    labels: Sequence[str]
+    blank: int = 0
+    scores: str = "logits"
+    name = "ctc"
+
+    @property
+    def main(self) -> str:
+        """The scores."""
+        return self.scores
+
+    def roles(self) -> Table:
+        """The scores."""
+        return {"scores": self.scores}
+
+    def check(self, outputs: Outputs) -> None:
+        """One score per label, in each frame or in a step's."""
+        _require(self.scores, "scores", outputs)
+        _check_labels(self.labels)
+        if not 0 <= self.blank < len(self.labels):
+            raise DescriptionError(
+                f"blank: {self.blank} is no index of the {len(self.labels)} labels; list the blank among them"
+            )
+        output = outputs[self.scores]
+        if output.axes.names[-1]:
+            raise DescriptionError(
+                f"scores: {self.scores!r} is {_describe(output)}, and Transcribe needs the scores of each"
+                " frame: return [batch, frames, labels]"
+            )
+        _check_width(self, outputs)
+
+
+@dataclass(frozen=True)
 class Encode:
     """Texts or ids in, a vector out, and attention weights on request. `pooling` makes one vector of the
     module's vectors for each word: their mean, the first, the last or the maximum, over real words only.
@@ -199,7 +235,7 @@ class Translate:
             _require(self.attention, "attention", outputs)
 
 
-Task = Tensors | Classify | ClassifyTokens | Encode | Generate | Translate
+Task = Tensors | Classify | ClassifyTokens | Transcribe | Encode | Generate | Translate
 
 
 def _require(output: str, role: str, outputs: Outputs) -> None:
@@ -216,9 +252,9 @@ def _check_labels(labels: Sequence[str]) -> None:
         raise DescriptionError(f'labels: {labels!r} given; name each score: labels=["negative", "positive"]')
 
 
-def _check_width(task: Classify | ClassifyTokens, outputs: Outputs) -> None:
+def _check_width(task: Classify | ClassifyTokens | Transcribe, outputs: Outputs) -> None:
     width, labels = outputs[task.scores].width, len(task.labels)
-    single_score = task.activation == "sigmoid" and width == 1 and labels == 2
+    single_score = getattr(task, "activation", "") == "sigmoid" and width == 1 and labels == 2
     if width != labels and not single_score:
         raise DescriptionError(
             f"labels: {labels} given, but {task.scores!r} has {width} scores per row; make them equal (or"

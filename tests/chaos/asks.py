@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fakes
+import frames
 import numpy as np
 import steps
 import tagger
@@ -47,6 +48,7 @@ def write_models(root: Path) -> None:
     steps.language(root)
     steps.translator(root)
     steps.adder(root, slots=64, idle_s=30)
+    frames.spelling(root, "spelling", finite=True)
     for name in ("identity", "swapped"):
         fakes.write_model(root, name, fakes.identity())
     fakes.write_model(root, "fragile", fakes.fragile())

@@ -129,7 +129,8 @@ def test_every_manifest_key_is_documented() -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "task"), [(0, "classify"), (1, "tensor"), (2, "encode"), (3, "translate"), (4, "tensor")]
+    ("index", "task"),
+    [(0, "classify"), (1, "tensor"), (2, "ctc"), (3, "encode"), (4, "translate"), (5, "tensor")],
 )
 def test_the_manifests_in_the_docs_are_valid(index: int, task: str) -> None:
     parsed = manifest_file.parse(tomllib.loads(_blocks(MANIFEST, "toml")[index]))

@@ -91,9 +91,10 @@ def test_every_rpc_has_a_line() -> None:
 
 @pytest.fixture(scope="module")
 def tagging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with a tagger, of which none is shipped."""
+    """A server with a tagger and a CTC model, of which none is shipped."""
     root = tmp_path_factory.mktemp("models")
     tagger.write(root)
+    shutil.copytree(ROOT / "examples" / "models" / "touchtones", root / "touchtones")
     with serve(root) as running:
         yield running
 
@@ -105,7 +106,7 @@ def test_a_line_works(shipped: Served, tagging: Served, line: Line) -> None:
             called(shipped, line)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
         return
-    replies = called(tagging if line.method.startswith("ClassifyTokens") else shipped, line)
+    replies = called(tagging if line.method.startswith(("ClassifyTokens", "Transcribe")) else shipped, line)
     assert replies
     assert not any(getattr(one, "error_message", "") for one in replies)
     outcomes = [one for reply in replies for one in getattr(reply, "outcomes", ())]

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _AT_ONCE = 16
-_SERVED = ("identity", "lm", "adder", "swapped", "tagger", "translator", "fragile", "sentiment-attention")
+_SERVED = (
+    "identity", "lm", "adder", "spelling", "swapped", "tagger", "translator", "fragile",
+    "sentiment-attention",
+)  # fmt: skip
 
 
 class Fuzz:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import fakes
 import grpc
 import grpc.aio
+import numpy as np
+from frames import spelled
 from grpc_health.v1 import health_pb2
 
-from lockstep_client import calls, protocol, stream_calls
+from lockstep_client import arguments, calls, protocol, stream_calls
 from lockstep_client.protocol import Method
 from lockstep_proto import open_inference_pb2 as ipb
 from lockstep_proto.v1 import sequences_pb2 as pb
@@ -81,6 +83,11 @@ def seeds() -> dict[str, list[list[bytes]]]:
         pb.FollowRequest(start=pb.FollowStart(model="lm", top_k=2)), pb.FollowRequest(text="ab "),
         pb.FollowRequest(ids=pb.Ids(ids=[3, 4])), pb.FollowRequest(flush=True),
     ]  # fmt: skip
+    adding = [
+        pb.FollowRequest(start=pb.FollowStart(model="adder", outputs=["y"])),
+        pb.FollowRequest(frames=arguments.frames("frames", np.ones((3, 2), np.float32))),
+    ]
+    transcribe = calls.transcribe("spelling", [spelled("ab-b"), spelled("a")], priority=1).request
     infer = fakes.floats("identity", [[1, 2], [3, 4]], request_id="a", priority=1, timeout=10**6)
     typed = fakes.request("identity", {"x": ("FP32", [[1.0]])}, typed=True)
     step = fakes.floats("adder", [[1, 2]], sequence_id=7, sequence_start=True, sequence_end=True)
@@ -96,7 +103,7 @@ def seeds() -> dict[str, list[list[bytes]]]:
     unary: dict[str, list[Any]] = {
         "Classify": [classify, by_ids], "Encode": [encode], "ClassifyTokens": [tokens],
         "ClassifyMany": [classify, by_ids], "EncodeMany": [encode], "ClassifyTokensMany": [tokens],
-        "Generate": [generate], "Translate": [translate],
+        "Generate": [generate], "Translate": [translate], "Transcribe": [transcribe],
         "ModelInfer": [infer, typed, step, words, shared],
         "ModelStreamInfer": [infer, typed, step, words, shared],
         "SystemSharedMemoryRegister": [region],
@@ -114,7 +121,7 @@ def seeds() -> dict[str, list[list[bytes]]]:
         "Check": [health_pb2.HealthCheckRequest(service="lm")],
     }  # fmt: skip
     found = {name: [[one.SerializeToString()] for one in made] for name, made in unary.items()}
-    found["Follow"] = [[one.SerializeToString() for one in follow]]
+    found["Follow"] = [[one.SerializeToString() for one in stream] for stream in (follow, adding)]
     return {name: found.get(name, [[b""], [b"\n\x01a"]]) for name in methods()}
 
 

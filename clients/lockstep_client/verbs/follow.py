@@ -38,7 +38,7 @@ def follow(
     """Predict after each element of a text, or of frames of numbers.
 
     Each line has position, element, label, probability, elements computed and compute time in ms; for frames
-    without labels, the outputs instead of element, label and probability.
+    without labels, the text or the outputs instead of element, label and probability.
     """
     if frames is not None:
         if text is not None:

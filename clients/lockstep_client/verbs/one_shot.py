@@ -1,7 +1,8 @@
-"""`lockstep classify`, `lockstep classify-tokens` and `lockstep encode`: one result per text."""
+"""`lockstep classify`, `classify-tokens`, `encode` and `transcribe`: one result per text or file."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -68,6 +69,23 @@ def encode(
 
     send = partial(context.client.encode, model, attention=attention, version=version)
     _answer(context, texts, send, display.encodings)
+
+
+def transcribe(
+    context: VerbContext,
+    model: Model,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Frames: .npy or .wav files.")],
+    version: Version = "",
+) -> None:
+    """Read the text in files of frames: prints text and file."""
+    from lockstep_client import display, frames_file
+
+    for file in files:
+        [answer] = context.client.transcribe(model, frames_file.read(file), version=version)
+        if context.as_json:
+            display.json_line({"file": str(file)} | vars(answer))
+        else:
+            display.transcript(answer, str(file))
 
 
 def _answer(

@@ -235,6 +235,54 @@ class Frames(_message.Message):
     tensors: _containers.RepeatedCompositeFieldContainer[NamedTensor]
     def __init__(self, tensors: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
 
+class TranscribeRequest(_message.Message):
+    __slots__ = ("model", "version", "frames", "priority", "queue_timeout_seconds")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    frames: _containers.RepeatedCompositeFieldContainer[Frames]
+    priority: int
+    queue_timeout_seconds: float
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., frames: _Optional[_Iterable[_Union[Frames, _Mapping]]] = ..., priority: _Optional[int] = ..., queue_timeout_seconds: _Optional[float] = ...) -> None: ...
+
+class TranscriptToken(_message.Message):
+    __slots__ = ("id", "start", "end")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    start: int
+    end: int
+    def __init__(self, id: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class Transcript(_message.Message):
+    __slots__ = ("text", "tokens", "length", "timings")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    tokens: _containers.RepeatedCompositeFieldContainer[TranscriptToken]
+    length: int
+    timings: Timings
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[_Union[TranscriptToken, _Mapping]]] = ..., length: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
+class TranscribeReply(_message.Message):
+    __slots__ = ("model", "version", "results", "notice")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    results: _containers.RepeatedCompositeFieldContainer[Transcript]
+    notice: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Transcript, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
+
 class FollowStart(_message.Message):
     __slots__ = ("model", "version", "top_k", "outputs")
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -262,7 +310,7 @@ class FollowRequest(_message.Message):
     def __init__(self, start: _Optional[_Union[FollowStart, _Mapping]] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., flush: _Optional[bool] = ..., frames: _Optional[_Union[Frames, _Mapping]] = ...) -> None: ...
 
 class FollowReply(_message.Message):
-    __slots__ = ("position", "id", "element", "labels", "computed_elements", "timings", "notice", "model", "version", "outputs")
+    __slots__ = ("position", "id", "element", "labels", "computed_elements", "timings", "notice", "model", "version", "outputs", "text", "kept_characters")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ELEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +321,8 @@ class FollowReply(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    KEPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     position: int
     id: int
     element: str
@@ -283,7 +333,9 @@ class FollowReply(_message.Message):
     model: str
     version: str
     outputs: _containers.RepeatedCompositeFieldContainer[NamedTensor]
-    def __init__(self, position: _Optional[int] = ..., id: _Optional[int] = ..., element: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., computed_elements: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
+    text: str
+    kept_characters: int
+    def __init__(self, position: _Optional[int] = ..., id: _Optional[int] = ..., element: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., computed_elements: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ..., text: _Optional[str] = ..., kept_characters: _Optional[int] = ...) -> None: ...
 
 class Decoding(_message.Message):
     __slots__ = ("repetition_penalty", "presence_penalty", "no_repeat", "min_tokens", "logit_bias", "forbidden", "beams", "length_penalty", "early_stopping")

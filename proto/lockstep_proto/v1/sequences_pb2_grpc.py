@@ -64,6 +64,11 @@ class SequencesStub:
                 request_serializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensRequest.SerializeToString,
                 response_deserializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensManyReply.FromString,
                 _registered_method=True)
+        self.Transcribe = channel.unary_unary(
+                '/lockstep.v1.Sequences/Transcribe',
+                request_serializer=lockstep_dot_v1_dot_sequences__pb2.TranscribeRequest.SerializeToString,
+                response_deserializer=lockstep_dot_v1_dot_sequences__pb2.TranscribeReply.FromString,
+                _registered_method=True)
         self.Follow = channel.stream_stream(
                 '/lockstep.v1.Sequences/Follow',
                 request_serializer=lockstep_dot_v1_dot_sequences__pb2.FollowRequest.SerializeToString,
@@ -127,6 +132,13 @@ class SequencesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Transcribe(self, request, context):
+        """One-shot: the text that a CTC model reads in each sequence of frames, of sound for example.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Follow(self, request_iterator, context):
         """A prediction after each element as it arrives: one step of a step-wise model, or a run of a
         one-shot model on the whole prefix. Elements are words, ids, or frames of numbers.
@@ -181,6 +193,11 @@ def add_SequencesServicer_to_server(servicer, server):
                     servicer.ClassifyTokensMany,
                     request_deserializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensRequest.FromString,
                     response_serializer=lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensManyReply.SerializeToString,
+            ),
+            'Transcribe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Transcribe,
+                    request_deserializer=lockstep_dot_v1_dot_sequences__pb2.TranscribeRequest.FromString,
+                    response_serializer=lockstep_dot_v1_dot_sequences__pb2.TranscribeReply.SerializeToString,
             ),
             'Follow': grpc.stream_stream_rpc_method_handler(
                     servicer.Follow,
@@ -360,6 +377,33 @@ class Sequences:
             '/lockstep.v1.Sequences/ClassifyTokensMany',
             lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensRequest.SerializeToString,
             lockstep_dot_v1_dot_sequences__pb2.ClassifyTokensManyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transcribe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lockstep.v1.Sequences/Transcribe',
+            lockstep_dot_v1_dot_sequences__pb2.TranscribeRequest.SerializeToString,
+            lockstep_dot_v1_dot_sequences__pb2.TranscribeReply.FromString,
             options,
             channel_credentials,
             insecure,

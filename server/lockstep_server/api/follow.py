@@ -23,12 +23,13 @@ from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
 from ..frontend.loop_watch import off_loop
 from ..model import datatypes
-from ..model.roles import classifies
+from ..model.roles import classifies, transcribes
 from ..model.spec import measure_request, row_of_ids
 from . import tensors
 from .frames import Element, FrameBuffer, FramePrefix, to_message
 from .inflight import Reader, write_in_time
 from .replies import labels, ranking_steps, timings
+from .transcribe import RunningText
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,6 +71,7 @@ class _Answer(NamedTuple):
     """What the replies of a stream hold."""
 
     labels: bool = False
+    text: RunningText | None = None  # of a CTC model
     outputs: tuple[str, ...] = ()  # tensors
     top_k: int = 0
 
@@ -178,11 +180,14 @@ class Follow:
         top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
         names = tuple(one.name for one in spec.outputs)
         for index, name in enumerate(start.outputs):
+            if name == spec.manifest.roles.scores and transcribes(spec):
+                raise bad_input(f"start.outputs[{index}]", "the reply has the text of these scores; omit it")
             if name not in names:
                 why = f"the model has no output {tensors.quoted(name)}; available: {', '.join(names)}"
                 raise bad_input(f"start.outputs[{index}]", why)
-        outputs = tuple(start.outputs) or (() if predicts else names)
-        self._answer = _Answer(predicts, outputs, top_k)
+        outputs = tuple(start.outputs) or (() if predicts or transcribes(spec) else names)
+        text = RunningText(spec, rereads=not spec.is_stepwise) if transcribes(spec) else None
+        self._answer = _Answer(predicts, text, outputs, top_k)
         self._frames = FrameBuffer(spec) if spec.is_stepwise else FramePrefix(spec)
 
     def _check_reads_text(self, field: str) -> None:
@@ -299,7 +304,8 @@ class Follow:
         self._updates.set()
 
     def _message(self, served: ServedModel, inputs: Arrays, field: str) -> messages.Infer | messages.Step:
-        scores = (served.spec.manifest.roles.scores,) if self._answer.labels else ()
+        reads_scores = self._answer.labels or self._answer.text is not None
+        scores = (served.spec.manifest.roles.scores,) if reads_scores else ()
         size = (
             self._size(served, inputs) if served.spec.chunk_lengths or not served.spec.is_stepwise else None
         )
@@ -309,7 +315,7 @@ class Follow:
             "version": served.spec.version,
             "inputs": inputs,
             "outputs": tuple(dict.fromkeys((*scores, *self._answer.outputs))),
-            "by_role": self._answer.labels,
+            "by_role": reads_scores,
             "field": field,
             "caller": current.get().name,
         }
@@ -358,6 +364,9 @@ class Follow:
             ranked = await off_loop(ranking_steps(scores, 1, top_k), labels, scores, manifest, top_k)
         if manifest.task == "generate":
             await self._name(served, ranked)
+        kept, text = 0, ""
+        if self._answer.text is not None:
+            kept, text = self._answer.text.add(event.outputs[manifest.roles.scores])
         first, self._replied = not self._replied, True
         return pb.FollowReply(
             model=served.spec.model if first else "",
@@ -369,6 +378,8 @@ class Follow:
             computed_elements=step.computed,
             timings=timings(event),
             notice=served.spec.notice,
+            text=text,
+            kept_characters=kept,
             outputs=[
                 to_message(tensor, event.outputs[tensor.name])
                 for tensor in served.spec.outputs

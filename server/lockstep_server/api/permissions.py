@@ -27,7 +27,7 @@ _CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         _SEQUENCES: (
             "Classify", "ClassifyMany", "ClassifyTokens", "ClassifyTokensMany", "Encode", "EncodeMany",
-            "Follow", "Generate", "Translate",
+            "Follow", "Generate", "Transcribe", "Translate",
         ),
     },
     "admin": {_OPEN_INFERENCE: ("RepositoryModelLoad", "RepositoryModelUnload")},

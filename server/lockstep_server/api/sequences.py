@@ -11,7 +11,7 @@ from lockstep_proto.v1 import sequences_pb2_grpc
 
 from ..errors import ServingError
 from ..frontend.loop_watch import Turns, await_in_turns, in_turns
-from . import generate, texts, token_spans, wire
+from . import generate, texts, token_spans, transcribe, wire
 from .follow import Follow
 from .generate_stream import TokenStream, write_samples
 from .text_stream import ClassifyMany, ClassifyTokensMany, EncodeMany
@@ -63,6 +63,18 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
             for text, event in answered
         )
         return await wire.join([pb.EncodeReply(**fields).SerializeToString(), *itertools.chain(*results)])
+
+    async def Transcribe(self, request: pb.TranscribeRequest, context: Context) -> pb.TranscribeReply:
+        requests = max(len(request.frames), 1)
+        served = self._registry.resolve(request.model, request.version, "Transcribe", requests)
+        try:
+            inferences = await in_turns(transcribe.inferences(served, request, context))
+        except ServingError as error:
+            served.record_refusal("Transcribe", error)
+            raise
+        events = await self._infer_all(inferences)
+        results = await in_turns(transcribe.transcript(served.spec, event) for event in events)
+        return pb.TranscribeReply(results=results, **texts.model_fields(served.spec))
 
     async def ClassifyTokens(
         self, request: pb.ClassifyTokensRequest, context: Context
@@ -133,13 +145,17 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
             inference = text_requests.inference(0)
             return [(inference, await self._requests.infer(inference))]
         inferences = await in_turns(map(text_requests.inference, range(len(text_requests))))
+        return list(zip(inferences, await self._infer_all(inferences), strict=True))
+
+    async def _infer_all(self, inferences: list[InferenceRequest]) -> list[messages.Event]:
+        """The events of requests, in order; the first error ends the call."""
         turns = Turns()
         tasks: list[asyncio.Task[messages.Event]] = []
         try:
             for inference in inferences:
                 tasks.append(asyncio.ensure_future(self._requests.infer(inference)))
                 await turns.end()
-            return list(zip(inferences, await asyncio.gather(*tasks), strict=True))
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .. import messages
 from ..errors import ServingError, bad_input, unavailable
 from ..metrics.families import Metrics, ModelMeters
-from ..model.roles import classifies, classifies_tokens
+from ..model.roles import classifies, classifies_tokens, transcribes
 from .admission import AdmissionController
 from .loads import Loads
 from .request_log import RequestLog
@@ -312,4 +312,6 @@ def _methods(spec: ModelSpec) -> list[str]:
         methods += ["Classify", "ClassifyMany"]
     if spec.text_input and classifies_tokens(spec):
         methods += ["ClassifyTokens", "ClassifyTokensMany"]
+    if transcribes(spec):
+        methods += ["Transcribe"]
     return [*methods, "Encode", "EncodeMany"] if spec.text_input and roles.vector else methods

@@ -161,6 +161,7 @@ class Manifest:
 
     task: str = "tensor"  # or one of `TASKS` in manifest_file.py
     labels: tuple[str, ...] = ()
+    blank: int | None = None  # of task ctc: the index of the score that stands for no label
     default_version: int | None = None
     fixed_shape: bool = False
     tolerance: float | None = None  # of the self-test; None: depends on the datatype

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .spec import ModelSpec, ModelTensor
 
 TOKEN_TASK = "token-classification"
+CTC_TASK = "ctc"
 _GENERATIVE = ("generate", "translate")
 _MOST_SCORE_AXES = 3
 _OUTPUT_ROLES = ("scores", "vector", "attention")
@@ -23,13 +24,18 @@ _OUTPUT_ROLES = ("scores", "vector", "attention")
 def classifies(spec: ModelSpec) -> bool:
     """Whether the model has one row of scores, with labels, for a whole text."""
     manifest = spec.manifest
-    other_scores = manifest.task in (*_GENERATIVE, TOKEN_TASK)
+    other_scores = manifest.task in (*_GENERATIVE, TOKEN_TASK, CTC_TASK)
     return bool(manifest.roles.scores and manifest.labels) and not other_scores
 
 
 def classifies_tokens(spec: ModelSpec) -> bool:
     """Whether the model has a row of scores for each token of a text."""
     return spec.manifest.task == TOKEN_TASK
+
+
+def transcribes(spec: ModelSpec) -> bool:
+    """Whether the model has a row of scores for each frame, of which the best ones make a text (CTC)."""
+    return spec.manifest.task == CTC_TASK
 
 
 def is_single_score(spec: ModelSpec) -> bool:
@@ -138,6 +144,9 @@ def _check_scores(spec: ModelSpec, file: str) -> None:
         raise LoadError(
             f"{file}: labels: missing; list the labels in the order of the scores {tensor.name!r}"
         )
+    if manifest.task == CTC_TASK:
+        _check_frame_scores(spec, tensor, file)
+        return
     if manifest.task == TOKEN_TASK and not spec.is_stepwise:
         _check_token_scores(spec, tensor, file)
         return
@@ -159,6 +168,22 @@ def _check_token_scores(spec: ModelSpec, tensor: ModelTensor, file: str) -> None
             f"{file}: roles.scores: output {tensor.name!r} {shape_of(tensor)} needs the shape [batch, words,"
             f" labels] and the named length of the text input {spec.text_input!r}: set lengths on both,"
             f' such as outputs.{tensor.name}.lengths = {{1 = "words"}}'
+        )
+    width = tensor.shape[-1]
+    if isinstance(width, int):
+        _check_width(spec, width, file)
+
+
+def _check_frame_scores(spec: ModelSpec, tensor: ModelTensor, file: str) -> None:
+    """Scores of a CTC model are [batch, frames, labels]; of a step, also [batch, labels]."""
+    rank, of_step = len(tensor.shape), spec.is_stepwise and len(tensor.shape) == 2
+    last_is_free = tensor.spec.batch_axis != rank - 1 and rank - 1 not in tensor.spec.lengths
+    batched_without = rank == 3 and tensor.spec.batch_axis is not None and not tensor.spec.lengths
+    if not last_is_free or not (rank == 3 or of_step) or (batched_without and not spec.is_stepwise):
+        raise LoadError(
+            f"{file}: roles.scores: output {tensor.name!r} {shape_of(tensor)} needs the shape [batch, frames,"
+            " labels], with the length of its frames, such as"
+            f' outputs.{tensor.name}.lengths = {{1 = "frames"}} or {{1 = "ceil(samples / 320)"}}'
         )
     width = tensor.shape[-1]
     if isinstance(width, int):

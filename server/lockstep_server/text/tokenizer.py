@@ -84,6 +84,13 @@ class Vocabulary:
         """Ids may have gaps. -1 without a token."""
         return max(self.tokenizer.get_vocab().values(), default=-1)
 
+    def pieces(self) -> tuple[str, ...]:
+        """The text that each id adds to the text of ids before it, by id; "" of special tokens."""
+        ids = range(self.largest_id + 1)
+        decode = self.tokenizer.decode
+        before = next((one for one in ids if decode([one]).strip()), 0)  # after it, a space in front is kept
+        return tuple(decode([before, one]).removeprefix(decode([before])) for one in ids)
+
     def names(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids; "" for an unknown id."""
         return [self.tokenizer.id_to_token(id) or "" for id in ids]  # noqa: A001

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lockstep_export import Classify, ClassifyTokens, Encode, export_oneshot, export_stepwise, forms
+from lockstep_export import (
+    Classify,
+    ClassifyTokens,
+    Encode,
+    Transcribe,
+    export_oneshot,
+    export_stepwise,
+    forms,
+)
 from lockstep_export.errors import DescriptionError, ExportError, ModuleError
 
 LABELS = ["O", "PER", "LOC"]
@@ -47,6 +55,8 @@ REJECTED: dict[str, tuple[Tagger, Any, type[ExportError], str]] = {
         "[batch, words, labels]",
     ),
     "two labels": (Tagger(), ClassifyTokens(LABELS[:2]), DescriptionError, "labels: 2 given"),
+    "a blank of no label": (Tagger(), Transcribe(LABELS, blank=9), DescriptionError, "blank: 9 is no index"),
+    "two labels of frames": (Tagger(), Transcribe(LABELS[:2]), DescriptionError, "labels: 2 given"),
     "no labels": (Tagger(first=True), Classify([]), DescriptionError, "name each score"),
     "labels without names": (Tagger(first=True), Classify([0, 1, 2]), DescriptionError, "name each score"),  # type: ignore[list-item]
     "a label of each letter": (Tagger(first=True), Classify("abc"), DescriptionError, "name each score"),

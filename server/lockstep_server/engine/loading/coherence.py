@@ -168,5 +168,25 @@ class Coherence:
                 "missing; name the id that a decoder starts from, decoder_start_token_id of its configuration"
             )
             raise self._error("text.begin", why)
-        if manifest.text is not None and not manifest.text.source and not manifest.generates:
+        if manifest.task == "ctc":
+            self._check_ctc()
+        elif manifest.blank is not None:
+            raise self._error("blank", f"task {manifest.task} has none; remove this key")
+        elif manifest.text is not None and not manifest.text.source and not manifest.generates:
             raise self._error("text.source", 'missing; name the tokenizer: source = "tokenizer.json"')
+
+    def _check_ctc(self) -> None:
+        manifest = self._manifest
+        text = manifest.text
+        if not manifest.roles.scores:
+            raise self._error("roles.scores", "missing; name the output that holds the scores of each label")
+        if manifest.blank is None:
+            raise self._error("blank", "missing; write the index of the blank among the scores: blank = 0")
+        if bool(manifest.labels) == bool(text and text.target):
+            why = 'list the text of each score, or name their tokenizer: text.target = "tokenizer.json"'
+            raise self._error("labels", f"{why}; one of both")
+        if manifest.labels and manifest.blank >= len(manifest.labels):
+            why = f"{manifest.blank} is no index of the {len(manifest.labels)} labels"
+            raise self._error("blank", f"{why}; list the blank among the labels, under any name")
+        if text and (text.source or text.begin or text.end):
+            raise self._error("text", "task ctc reads no text; keep only text.target")

@@ -85,7 +85,7 @@ class Loader:
         """
         self._check_name(entry)
         entry.check_files()
-        manifest = entry.manifest()
+        manifest = _with_labels(entry, entry.manifest())
         versions = tuple(other.version for other in repository.find_versions(self._root, entry.name))
         if manifest.default_version and manifest.default_version not in versions:
             raise LoadError(
@@ -275,6 +275,22 @@ class Loader:
         self._watch.check_load()
         cache.write({"selftest": asdict(selftest_result), "costs": costs.to_dict()})
         return selftest_result, costs
+
+
+def _with_labels(entry: RepositoryEntry, manifest: Manifest) -> Manifest:
+    """The manifest, of a CTC model with the labels of its tokenizer."""
+    text = manifest.text
+    if manifest.task != "ctc" or text is None:
+        return manifest
+    labels = _open_vocabulary(entry, text.target, "text.target").pieces()
+    if torn := [index for index, piece in enumerate(labels) if "\ufffd" in piece]:
+        why = f"token {torn[0]} is no whole character, so that no text is made of it"
+        raise LoadError(f"{entry.manifest_path}: text.target: {why}; use a tokenizer of characters or words")
+    assert manifest.blank is not None
+    if manifest.blank >= len(labels):
+        why = f"{manifest.blank} is no index of the {len(labels)} tokens of {text.target}"
+        raise LoadError(f"{entry.manifest_path}: blank: {why}; correct it")
+    return replace(manifest, labels=labels, text=None)
 
 
 def _input_vocabulary(entry: RepositoryEntry, spec: ModelSpec) -> Vocabulary | None:

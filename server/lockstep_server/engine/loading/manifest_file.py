@@ -31,7 +31,7 @@ from .coherence import Coherence
 if TYPE_CHECKING:
     from pathlib import Path
 
-TASKS = ("tensor", "classify", "token-classification", "encode", "generate", "translate")
+TASKS = ("tensor", "classify", "token-classification", "ctc", "encode", "generate", "translate")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 GENERATED = ("mask", "lengths", "positions", "zeros")
 POOLINGS = ("mean", "first", "last", "max")
@@ -61,6 +61,7 @@ def parse(content: dict[str, Any], file: str = "model.toml") -> Manifest:
     manifest = Manifest(
         task=top.choice("task", TASKS, "tensor"),
         labels=top.strings("labels"),
+        blank=top.optional("blank", schema.index),
         default_version=top.optional("default_version", schema.count),
         fixed_shape=top.get("fixed_shape", schema.boolean, False),
         tolerance=top.optional("tolerance", schema.positive),

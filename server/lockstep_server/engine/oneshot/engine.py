@@ -20,7 +20,7 @@ from ..runtime import padding
 from ..runtime.batching import Batching, RowMismatch
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
-from ..runtime.role_outputs import by_role
+from ..runtime.role_outputs import by_role, with_best_labels
 from ..runtime.verification import IDLE_S, Recheck, Verifier, shapes_of
 from .planner import RunLimits, RunPlan, plan
 from .request import QueuedRequest, RequestPart, WaitingQueue, join, split
@@ -332,7 +332,10 @@ class OneShotEngine:
         answer = result.answers[index]
         if isinstance(answer, ServingError):
             return self._end(request, error=answer)
-        request.answers[part.index] = answer
+        infer = request.infer
+        request.answers[part.index] = (
+            with_best_labels(self.spec, answer, infer.outputs) if infer.by_role else answer
+        )
         if len(request.answers) < request.parts:
             return None
         names, outputs = request.infer.outputs, join(self.spec, request)

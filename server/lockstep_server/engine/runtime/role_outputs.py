@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ErrorCode, ServingError
-from ...model.roles import classifies, classifies_tokens, is_single_score
+from ...model.roles import classifies, classifies_tokens, is_single_score, transcribes
 from .padding import sizes_of
 
 if TYPE_CHECKING:
@@ -105,6 +105,15 @@ def fault(spec: ModelSpec, tensor: ModelTensor, array: Array) -> ServingError | 
     return None
 
 
+def with_best_labels(spec: ModelSpec, outputs: Arrays, names: Sequence[str]) -> Arrays:
+    """The outputs of one request that reads `names` by role: of a CTC model, the index of the best score of
+    each frame, in place of the scores."""
+    scores = spec.manifest.roles.scores
+    if not transcribes(spec) or scores not in names:
+        return outputs
+    return {**outputs, scores: outputs[scores].argmax(axis=-1).astype(np.int32)}
+
+
 def _is_per_token(spec: ModelSpec, tensor: ModelTensor) -> bool:
     return classifies_tokens(spec) and tensor.name == spec.manifest.roles.scores
 
@@ -140,6 +149,8 @@ def _has_shape(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
     if tensor.name == spec.manifest.roles.vector:
         return array.ndim <= 2 or not tensor.any_rank
     of_tokens = classifies_tokens(spec)
+    if tensor.name == spec.manifest.roles.scores and transcribes(spec):
+        return bool(array.shape[-1:] == (len(spec.manifest.labels),))
     if tensor.name != spec.manifest.roles.scores or not (of_tokens or classifies(spec)):
         return True
     axis = tensor.spec.batch_axis or 0
@@ -158,10 +169,10 @@ def _is_not_finite(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
     """
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
-    activation = spec.manifest.roles.activation
+    activation = "softmax" if transcribes(spec) else spec.manifest.roles.activation
     if tensor.name != spec.manifest.roles.scores or activation == "none":
         return not np.isfinite(values).all()
-    nothing_left = activation == "softmax" and (values.max(axis=-1) == -np.inf).any()
+    nothing_left = activation == "softmax" and values.size > 0 and (values.max(axis=-1) == -np.inf).any()
     return bool(np.isnan(values).any() or (values == np.inf).any() or nothing_left)
 
 

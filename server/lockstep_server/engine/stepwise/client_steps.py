@@ -12,7 +12,7 @@ from ...errors import ServingError, bad_input
 from ..runtime.batching import RowMismatch
 from ..runtime.engine_threads import not_after
 from ..runtime.padding import value_of
-from ..runtime.role_outputs import fault, has_role
+from ..runtime.role_outputs import fault, has_role, with_best_labels
 from ..runtime.verification import Recheck, shapes_of
 from . import chunks
 from .sequence import ClientSequence, StepRequest
@@ -102,7 +102,8 @@ def run_steps(
             step.sequence.steps += 1
             timings = messages.RequestTimings(begun - step.accepted, took, 1, float(rows))
             wrong = _fault(spec, step, step_outputs)
-            answers.append(StepAnswer(step, None if wrong else step_outputs, wrong, timings))
+            found = with_best_labels(spec, step_outputs, step.outputs) if step.by_role else step_outputs
+            answers.append(StepAnswer(step, None if wrong else found, wrong, timings))
     return answers, runs
 
 
