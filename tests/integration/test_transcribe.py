@@ -15,12 +15,13 @@ from integration.harness import REPOSITORY, Served, refused, serve
 from patience import PATIENCE_S
 
 import lockstep_client as lc
-from lockstep_client import AsyncClient, Client
+from lockstep_client import AsyncClient, Client, cli
 from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_zoo.touchtones.tones import draw_keys, frames_of, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from lockstep_client import Prediction
 
@@ -149,3 +150,30 @@ def test_touch_tones_are_read_alone_and_batched_whole_and_streamed(server: Serve
         )
     assert [text_of(replies) for replies in streamed] == alone[:8]
     assert [len(replies) for replies in streamed] == [len(sound) for sound in sounds[:8]]
+
+
+def test_the_command_reads_files_of_frames(
+    server: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCKSTEP_ADDRESS", server.address)
+    file, other = str(tmp_path / "frames.npy"), tmp_path / "frames.txt"
+    np.save(file, spelled("-aa-b"))
+    other.write_text("no frames")
+
+    def lockstep(*arguments: str) -> tuple[int, list[str], str]:
+        code = cli.run(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out.splitlines(), printed.err
+
+    assert lockstep("transcribe", "--model", "labels", file) == (0, [f"ab\t{file}"], "")
+    code, lines, _ = lockstep("follow", "--model", "steps", "--frames", file, "--chunk", "2")
+    assert code == 0
+    assert [line.split("\t")[:2] for line in lines if "\ta\t" in line or "\tb\t" in line] == [
+        ["2", "a"],
+        ["5", "b"],
+    ]
+    code, lines, _ = lockstep("--json", "follow", "--model", "labelled", "--frames", file)
+    assert code != 0  # of another width
+    code, _, error = lockstep("transcribe", "--model", "labels", str(other))
+    assert code != 0
+    assert "cannot be read as .npy or .wav" in error
