@@ -77,7 +77,7 @@ class StepBatches:
         else:
             batch = StepBatch(self._spec, key)
             self._batches.append(batch)
-        batch.add(sequence, self._batching.max_rows)
+        batch.add(sequence, max(self._batching.max_rows, sequence.rows))  # `step` ends a search of too many
 
     def remove(self, sequence: GenerationSequence, *, keep_states: bool = False) -> None:
         """Remove a sequence from its batch, if it is in one; `keep_states` copies its states into it."""

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...errors import deadline_passed
+from ...errors import deadline_passed, overloaded
 from ...messages import SequenceCounts
 from .queues import ClientQueue, GenerationQueue
 from .sequence import ClientSequence, FailedSequence, GenerationSequence, StepRequest
@@ -68,10 +68,22 @@ class Scheduler:
 
     def add_generation(self, sequence: GenerationSequence, now: float) -> ServingError | None:
         """Queue a generation sequence. Returns the error if it is rejected."""
-        error = self.generation.add(sequence, now)
+        error = self._too_many_beams(sequence) or self.generation.add(sequence, now)
         if error is None:
             self._register(sequence, now)
         return error
+
+    def _too_many_beams(self, sequence: GenerationSequence) -> ServingError | None:
+        """All beam searches together may have as many beams more than sequences as there are slots, so that
+        states of at most twice as many rows are in memory. One search is always allowed."""
+        if sequence.rows == 1:
+            return None
+        rows = [one.rows - 1 for one in self._requests if isinstance(one, GenerationSequence)]
+        if not any(rows) or sum(rows) + sequence.rows - 1 <= self.limits.slots:
+            return None
+        retry_s = max(self.pool.slot_time_s, 0.05)
+        why = f"beam searches have {sum(rows)} beams more than slots, of at most {self.limits.slots}"
+        return overloaded(f"{why}; send fewer beams, or retry after {retry_s:.2f} s", retry_s)
 
     def add_step(self, request: StepRequest, *, start: bool, end: bool, now: float) -> ServingError | None:
         """Queue one step of a client sequence, and set `request.sequence` to the live sequence with its id.

@@ -276,6 +276,9 @@ class OpenRequests:
     def keys(self) -> list[int]:
         return list(self._requests)
 
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests.values())
+
     def due(self) -> float:
         """When the next timer fires; infinity if there is none."""
         return self._timers[0][0] if self._timers else math.inf

@@ -18,6 +18,7 @@ from lockstep_server.engine.runtime.batching import Batching
 from lockstep_server.engine.runtime.session import OnnxSession
 from lockstep_server.engine.stepwise import prefill
 from lockstep_server.engine.stepwise.batches import StepBatches
+from lockstep_server.engine.stepwise.beams import BeamSearch
 from lockstep_server.engine.stepwise.sequence import ClientSequence, GenerationSequence, StepRequest
 from lockstep_server.engine.stepwise.slots import initial_states
 from lockstep_server.model.step_spec import make_step_spec
@@ -120,6 +121,8 @@ def ready_sequence(model: StepModel, ids: Sequence[int], **params: Any) -> Gener
     more = {"limit": params.pop("limit", 20)}
     sequence = generation_sequence(prompt=tuple(ids), params=params, **more)
     spec = model.spec
+    sequence.search = BeamSearch.of(sequence.params, spec.manifest.end)
+    sequence.context = tuple(ids)
     if model.vocabulary is not None:
         sequence.text = TextStream(Detokenizer(model.vocabulary).stream(), sequence.params.stop)
     if spec.prefill is None or model.prefill_session is None:
@@ -128,6 +131,8 @@ def ready_sequence(model: StepModel, ids: Sequence[int], **params: Any) -> Gener
         (output,) = prefill.run(spec.prefill, model.prefill_session, [prefill.prompt_of(spec.prefill, ids)])
         sequence.states, sequence.prompt = initial_states(spec, output), ()
         sequence.token = 1  # the begin id
+        if sequence.search is not None:
+            sequence.search.tokens[:] = 1
     return sequence
 
 
@@ -172,6 +177,9 @@ class Runner:
             full = self.batches.tidy()
             for sequence in full:
                 self.generated[sequence].reason = "full"
+                if sequence.search is not None:
+                    sequence.search.close()
+                    sequence.end_search()
             ended += full
         for sequence in ended:
             del self.running[sequence]
@@ -191,8 +199,8 @@ class Runner:
 
 
 def unbatched(model: StepModel, sequence: GenerationSequence) -> Generated:
-    """The output of a sequence that shares no run."""
-    runner = Runner(model, max_rows=1)
+    """The output of a sequence that shares no run, but its own beams."""
+    runner = Runner(model, max_rows=sequence.rows)
     runner.add(sequence)
     runner.run()
     return runner.generated[sequence]

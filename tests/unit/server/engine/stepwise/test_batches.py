@@ -31,14 +31,23 @@ PARAMS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.8},
     {"top_k": 3},
     {"temperature": 1.5, "top_p": 0.7},
+    {"repetition_penalty": 1.5, "presence_penalty": 0.5},
+    {"no_repeat": 2, "min_tokens": 4, "forbidden": (3,)},
 )
 
+BEAMS: tuple[dict[str, Any], ...] = (
+    {"beams": 2},
+    {"beams": 3, "no_repeat": 2},
+    {"beams": 3, "repetition_penalty": 1.5, "early_stopping": True, "length_penalty": 0.5},
+)
+"""For runs of three rows at least."""
 
-def draw_prompt(model: StepModel, data: Any) -> tuple[list[int], dict[str, Any]]:
+
+def draw_prompt(model: StepModel, data: Any, max_rows: int) -> tuple[list[int], dict[str, Any]]:
     """A prompt and its sampling parameters; long ones need another bucket, and caches grow into the next."""
     longest = 30 if model.spec.manifest.lengths.get("source") else 18
     prompt = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=longest))
-    params = data.draw(st.sampled_from(PARAMS))
+    params = data.draw(st.sampled_from((*PARAMS, *BEAMS) if max_rows >= 3 else PARAMS))
     return prompt, {
         **params,
         "seed": data.draw(st.integers(-(2**63), 2**64)),
@@ -65,13 +74,14 @@ def test_batching_changes_no_token(kind: str, padding_invariant: bool, data: Any
     or one block for all lengths."""
     model = open_model(kind)
     model = replace(model, spec=replace(model.spec, padding_invariant=padding_invariant))
-    runner = Runner(model, max_rows=data.draw(st.sampled_from([1, 3, 4, 64])))
+    max_rows = data.draw(st.sampled_from([1, 3, 4, 64]))
+    runner = Runner(model, max_rows)
     requests: dict[GenerationSequence, tuple[list[int], dict[str, Any]]] = {}
     paused: list[GenerationSequence] = []
     for _ in range(data.draw(st.integers(5, 30))):
         match data.draw(st.sampled_from(["join", "join", "step", "step", "cancel", "pause", "resume"])):
             case "join":
-                prompt, params = draw_prompt(model, data)
+                prompt, params = draw_prompt(model, data, max_rows)
                 sequence = ready_sequence(model, prompt, **params)
                 requests[sequence] = (prompt, params)
                 runner.add(sequence)
@@ -265,6 +275,23 @@ class Fragile:
 
 
 POISON = 9
+
+
+def test_a_search_whose_rows_may_not_share_a_run_any_more_ends() -> None:
+    """A stream beside it goes on alone, also if batching ended before either was in a batch."""
+    model = open_model("forced")
+    runner = Runner(model)
+    early, late = (ready_sequence(model, [3, 4], beams=4, limit=12) for _ in range(2))
+    stream = ready_sequence(model, [3, 4], seed=5, limit=12)
+    runner.add(early)
+    runner.add(stream)
+    runner.step()
+    runner.batches._batching.withdraw("rows are mixed")
+    runner.add(late)
+    runner.run()
+    assert "the model is not batched" in str(runner.failed[early])
+    assert "the model is not batched" in str(runner.failed[late])
+    assert runner.generated[stream] == unbatched(model, ready_sequence(model, [3, 4], seed=5, limit=12))
 
 
 @pytest.mark.parametrize("kind", ["forced", "translator", "cache"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from unit.server.engine.stepwise.step_models import generation_sequence, step_request
 
+from lockstep_server.engine.stepwise.beams import BeamSearch, BeamSettings
 from lockstep_server.engine.stepwise.scheduler import Scheduler, SequenceLimits, StepPlan
 from lockstep_server.errors import ErrorCode
 from lockstep_server.messages import SequenceCounts
@@ -408,3 +409,29 @@ def test_many_slots_are_taken_back_over_several_steps() -> None:
     assert [len(plan.suspended) for plan in plans] == [8] * 4
     assert [sequence for plan in plans for sequence in plan.admitted] == meek
     assert scheduler.pool.held("greedy") == scheduler.pool.held("meek") == 32
+
+
+# --- beams ------------------------------------------------------------------------------------------
+
+
+def search(beams: int) -> GenerationSequence:
+    one = generation_sequence()
+    one.search = BeamSearch(BeamSettings(beams, 1.0, False), ())
+    return one
+
+
+def test_beams_are_bounded_by_the_slots_but_one_search_is_always_allowed() -> None:
+    scheduler = make_scheduler(slots=4, max_waiting=4)
+    first, second, third = search(8), search(2), search(3)
+    plan_with(scheduler, first)
+    error = scheduler.add_generation(second, 0.0)
+    assert error is not None
+    assert (error.code, error.retry_after_s) == (ErrorCode.OVERLOADED, 0.05)
+    assert "7 beams more than slots, of at most 4" in error.message
+    plan_with(scheduler, generation_sequence())
+    scheduler.finish([first], [], 1.0)
+    plan_with(scheduler, second, third)
+    assert scheduler.add_generation(search(3), 1.0) is not None
+    scheduler.cancel(second.key)
+    scheduler.cancel(third.key)
+    plan_with(scheduler, search(5))
