@@ -121,7 +121,9 @@ def _results(kind: str, medians: Measured) -> Iterator[Result]:
         yield Result(
             f"{title}: goodput per CPU second of the server", _per_cpu_second(here), "", least_cpu, None
         )
-        yield Result(f"{title}: CPU of the load, of all", here["load_cores"], "cores", _cores(here), None)
+        for part in ("load", "front"):
+            share = 100 * here[f"{part}_cores"] / _cores(here)
+            yield Result(f"{title}: share of the CPU time, {part}", share, "%", 100.0, None)
         if kind == "streams":
             yield Result(
                 f"{title}: first token, p99", here["first_p99_ms"], "ms", _MAX_QUEUE_MS, 1.2, at_most=True
