@@ -37,6 +37,10 @@ SERVICES = {
 }
 
 
+_SECOND = ("ClassifyTokens", "Transcribe", "SystemSharedMemory")
+"""The methods of which the shipped models and settings have none."""
+
+
 class Line(NamedTuple):
     """A grpcurl call of the page."""
 
@@ -91,22 +95,32 @@ def test_every_rpc_has_a_line() -> None:
 
 @pytest.fixture(scope="module")
 def tagging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with a tagger and a CTC model, of which none is shipped."""
+    """A server with a tagger and a CTC model, of which none is shipped, and shared memory, which is off by
+    default."""
     root = tmp_path_factory.mktemp("models")
     tagger.write(root)
     shutil.copytree(ROOT / "examples" / "models" / "touchtones", root / "touchtones")
-    with serve(root) as running:
+    with serve(root, shared_memory_keys="/lockstep-") as running:
         yield running
 
 
+@pytest.fixture
+def memory() -> Iterator[None]:
+    """What the line for SystemSharedMemoryRegister names."""
+    file = Path("/dev/shm/lockstep-tensors")
+    file.write_bytes(bytes(1024))
+    yield
+    file.unlink()
+
+
 @pytest.mark.parametrize("line", lines(), ids=lambda line: line.method)
-def test_a_line_works(shipped: Served, tagging: Served, line: Line) -> None:
+def test_a_line_works(shipped: Served, tagging: Served, memory: None, line: Line) -> None:
     if line.method in ("RepositoryModelLoad", "RepositoryModelUnload"):
         with pytest.raises(grpc.RpcError) as refused:
             called(shipped, line)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
         return
-    replies = called(tagging if line.method.startswith(("ClassifyTokens", "Transcribe")) else shipped, line)
+    replies = called(tagging if line.method.startswith(_SECOND) else shipped, line)
     assert replies
     assert not any(getattr(one, "error_message", "") for one in replies)
     outcomes = [one for reply in replies for one in getattr(reply, "outcomes", ())]
