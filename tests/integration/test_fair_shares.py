@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fakes
+import frames
 import grpc
 import numpy as np
 import pytest
@@ -64,6 +65,12 @@ def _words() -> Any:
     return pb.ClassifyTokensRequest(model="tagger", texts=["Ada lives in Paris"])
 
 
+def _sound() -> Any:
+    spelled = frames.spelled("-aa-")
+    tensor = pb.NamedTensor(name="x", datatype="FP32", shape=spelled.shape, contents=spelled.tobytes())
+    return pb.TranscribeRequest(model="spelling", frames=[pb.Frames(tensors=[tensor])])
+
+
 def _tensor() -> Any:
     return fakes.floats("same", [[1, 2]])
 
@@ -109,6 +116,7 @@ ONE_SHOT = [
     Rpc(_OURS + "EncodeMany", MEAN, lambda: [_vector()]),
     Rpc(_OURS + "ClassifyTokens", "tagger", lambda: [_words()]),
     Rpc(_OURS + "ClassifyTokensMany", "tagger", lambda: [_words()]),
+    Rpc(_OURS + "Transcribe", "spelling", lambda: [_sound()]),
     Rpc(_OURS + "Follow", MEAN, lambda: _followed(MEAN)),
 ]
 STEPWISE = [
@@ -127,6 +135,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     shutil.copytree(REPOSITORY / MEAN, root / MEAN)
     tagger.write(root)
+    frames.spelling(root, "spelling")
     fakes.write_model(root, "same", fakes.identity())
     for folder in (steps.language(root), steps.translator(root)):
         _change(folder.parent, r"max_sequences = \d+", f"max_sequences = {SLOTS}")
