@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 _SHIPPED = ("sentiment-bilstm", "sentiment-transformer")
 MODELS = ("bench-encoder", *_SHIPPED)
 MIX = "all three"
-_SECONDS = {1: 1.0, 16: 1.2, 64: 1.5, 256: 1.2}
-_BUSY = {1: 1.0, 64: 1.5}
+_SECONDS = {1: 0.9, 16: 1.1, 64: 1.3, 256: 1.0}
+_BUSY = {1: 0.9, 64: 1.3}
 _PERF_ANALYZER = {64}
-_PERF_ANALYZER_S = 1.8
+_PERF_ANALYZER_S = 1.5
 _BUSY_SERVERS = (LOCKSTEP, REFERENCE)
-_LEAD_S = 0.25
+_LEAD_S = 0.2
 _WARM_UP_S = 1.0
 """How long each server is loaded with each model before the first round."""
 

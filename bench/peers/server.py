@@ -35,9 +35,12 @@ class Running:
         self.peer, self.address, self._pid = peer, address, pid
 
     def pids(self) -> list[int]:
-        """The server's process and all below it."""
-        root = psutil.Process(self._pid)
-        return [one.pid for one in (root, *root.children(recursive=True))]
+        """The server's process and all below it; none if it has ended."""
+        try:
+            root = psutil.Process(self._pid)
+            return [one.pid for one in (root, *root.children(recursive=True))]
+        except psutil.NoSuchProcess:
+            return []
 
     def memory_mb(self) -> float:
         """Memory of all its processes, pages that several share counted once (PSS)."""

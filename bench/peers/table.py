@@ -33,6 +33,9 @@ class Cell:
     inflight: int
 
 
+_ROUND_FROM = 100
+"""From here on, numbers have no decimals."""
+
 Measured = dict[Cell, dict[str, list[dict[str, float]]]]
 """Rounds of each server for each cell; the servers' n-th rounds followed each other."""
 
@@ -74,7 +77,7 @@ def ratio(ours: Sequence[Round], theirs: Sequence[Round], name: str) -> Ratio:
 
 def bars(measured: Measured) -> Iterator[Bar]:
     """Every bar of every cell, against the best peer and against the 60 lines."""
-    for cell, servers in sorted(measured.items()):
+    for cell, servers in measured.items():
         if LOCKSTEP not in servers:
             continue
         ours = servers[LOCKSTEP]
@@ -164,7 +167,7 @@ def _bars(found: Sequence[Bar]) -> str:
 
 def _model_table(measured: Measured, model: str) -> str:
     rows = []
-    for cell, servers in sorted(measured.items()):
+    for cell, servers in measured.items():
         if cell.model != model:
             continue
         best: dict[str, Callable[..., str]] = {"rate": max, "p50_ms": min, "p99_ms": min}
@@ -180,8 +183,8 @@ def _model_table(measured: Measured, model: str) -> str:
                 (
                     str(cell.inflight), server + (f" ({failed:.0f} calls failed)" if failed else ""),
                     mark("rate", f"{shown['rate']:,.0f}"), _spread(rounds, "rate"),
-                    mark("p50_ms", f"{shown['p50_ms']:.1f}"),
-                    mark("p99_ms", f"{shown['p99_ms']:.1f}"), _spread(rounds, "p99_ms"),
+                    mark("p50_ms", _number(shown["p50_ms"])),
+                    mark("p99_ms", _number(shown["p99_ms"])), _spread(rounds, "p99_ms"),
                     f"{shown['server_us']:,.0f}", f"{shown['load_us']:,.0f}",
                 )
             )  # fmt: skip
@@ -198,7 +201,11 @@ def _by(servers: Mapping[str, Sequence[Round]], name: str) -> Callable[[str], fl
 
 def _spread(rounds: Sequence[Round], name: str) -> str:
     values = [one[name] for one in rounds]
-    return f"{min(values):,.0f} to {max(values):,.0f}"
+    return f"{_number(min(values))} to {_number(max(values))}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= _ROUND_FROM else f"{value:.1f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 0) -> str:

@@ -115,7 +115,7 @@ def test_the_page_says_what_was_measured_held_missed_and_left_out() -> None:
     assert "2 of 5 hold" in page
     assert "- Triton could not be measured: no Python 3.11" in page
     assert "| Lockstep | none | numpy 2.0 | 1,234 |" in page
-    assert "| 64 | mosec | **150** | 140 to 160 | **9.0** | **80.0** | 80 to 80 | 1 | 2 |" in page
+    assert "| 64 | mosec | **150** | 140 to 160 | **9.0** | **80.0** | 80.0 to 80.0 | 1 | 2 |" in page
     assert "1.40 (1.30 to 1.50) | ≥ 1.3 | held |" in page
     assert "1.50 (1.50 to 1.50) | ≤ 1.2 | **missed** |" in page
 
@@ -253,3 +253,14 @@ def test_peers_pad_without_changing_answers(repository: Path, monkeypatch: pytes
     sequences = [[5], [7, 8, 9], list(range(1, 20))]
     alone = [model.run([one])[0] for one in sequences]
     np.testing.assert_allclose(model.run(sequences), alone, rtol=1e-4, atol=1e-6)
+
+
+def test_a_server_that_exits_is_said_with_its_last_words(repository: Path) -> None:
+    peer = Peer("broken", "json", "", script="with_mosec.py", polls=True)  # mosec is not in this environment
+    with (
+        pytest.raises(
+            server.ProcessError, match=r"(?s)the broken exited with code 1.*No module named 'mosec'"
+        ),
+        server.running(peer, Path(sys.executable), repository, [MODEL]),
+    ):
+        pass
