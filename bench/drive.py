@@ -30,10 +30,10 @@ STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 def requests(model: str, lengths: list[int]) -> list[PreparedRequest]:
     """One ModelInfer request per length; the no-op model takes a length of 32."""
     rng = np.random.default_rng(0)
-    return [_request(model, rng.integers(1, 8000, length)) for length in lengths]
+    return [request(model, rng.integers(1, 8000, length)) for length in lengths]
 
 
-def _request(model: str, ids: Any) -> PreparedRequest:
+def request(model: str, ids: Any) -> PreparedRequest:
     noop = model == "bench-noop"
     request = pb.ModelInferRequest(model_name=model, id="1")
     request.inputs.add(name="x" if noop else "tokens", datatype="INT64", shape=[1, len(ids)])

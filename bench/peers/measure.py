@@ -22,7 +22,7 @@ from rich.console import Console
 
 from bench.graphs import SHIPPED, add_encoder
 
-from . import environments, server
+from . import answers, environments, server
 from .catalogue import LOCKSTEP, REFERENCE
 from .perf_analyzer import PerfAnalyzer
 from .table import OWN_LOAD, PERF_ANALYZER, Cell
@@ -126,13 +126,14 @@ def run(peers: Sequence[Peer], plan: Plan, cache: Path) -> dict[str, Any]:
         for peer in peers:
             try:
                 python = environments.python_of(peer, cache)
-                up.append(stack.enter_context(server.running(peer, python, repository, MODELS)))
-                up[-1].stop_for_now()
+                running = stack.enter_context(_started(peer, python, repository))
                 shown = environments.versions(peer, python)
-                servers[peer.name] = {"settings": peer.settings, "versions": shown}
-            except (environments.NotInstalledError, server.ProcessError) as error:
+            except (environments.NotInstalledError, answers.WrongAnswerError, server.ProcessError) as error:
                 missing[peer.name] = str(error).splitlines()[0]
                 print(f"{peer.name} is left out: {error}", file=sys.stderr)
+            else:
+                up.append(running)
+                servers[peer.name] = {"settings": peer.settings, "versions": shown}
         try:
             perf_analyzer = PerfAnalyzer(cache)
         except environments.NotInstalledError as error:
@@ -148,6 +149,24 @@ def run(peers: Sequence[Peer], plan: Plan, cache: Path) -> dict[str, Any]:
         for name, found in of_servers.items()
     ]
     return {"run": facts, "servers": servers, "measured": measured, "missing": missing}
+
+
+@contextmanager
+def _started(peer: Peer, python: Path, repository: Path) -> Iterator[Running]:
+    """A server whose answers are right. Triton does not start every time, so there is a second try.
+
+    Raises:
+        ProcessError: it did not start.
+        WrongAnswerError: it answers otherwise than the models do.
+    """
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(server.running(peer, python, repository, MODELS))
+        except server.ProcessError:
+            running = stack.enter_context(server.running(peer, python, repository, MODELS))
+        answers.check(running, repository, MODELS)
+        running.stop_for_now()
+        yield running
 
 
 def _repository(root: Path) -> Path:

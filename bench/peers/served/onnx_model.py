@@ -26,16 +26,16 @@ def names() -> list[str]:
 class OnnxModel:
     """`run`: sequences of ids -> the model's first output, float32 [rows, columns]."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, models: Path = MODELS) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = ort.InferenceSession(
-            MODELS / name / "1" / "model.onnx", options, providers=["CPUExecutionProvider"]
+            models / name / "1" / "model.onnx", options, providers=["CPUExecutionProvider"]
         )
         self._types = {one.name: one.type for one in self._session.get_inputs()}
         self.output = self._session.get_outputs()[0].name
 
-    def run(self, sequences: Sequence[Sequence[int]]) -> Any:
+    def run(self, sequences: Sequence[Any]) -> Any:
         lengths = np.array([len(one) for one in sequences], np.int64)
         ids = np.zeros((len(sequences), lengths.max()), np.int64)
         for row, one in zip(ids, sequences, strict=True):

@@ -10,21 +10,18 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
+import msgspec
 import numpy as np
 import patience
 import pytest
 
-from bench.drive import requests
 from bench.graphs import SHIPPED
-from bench.peers import catalogue, environments, load, server, table
+from bench.peers import answers, catalogue, environments, load, server, table
 from bench.peers.catalogue import LOCKSTEP, REFERENCE, Peer
 from bench.peers.http_calls import read_status
 from bench.peers.perf_analyzer import read_report
 from bench.peers.served import onnx_model
 from bench.peers.table import OWN_LOAD, Bar, Cell, Ratio
-from lockstep_client import protocol
-from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,11 +156,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        codec: Any = msgspec.msgpack if "msgpack" in self.headers["Content-Type"] else msgspec.json
+        asked = codec.decode(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = codec.encode({"output": asked["tokens"][:2]})
         self.send_response(200 if self.path == f"/{MODEL}" else 404)
-        self.send_header("Content-Length", "2")
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(b"{}")
+        self.wfile.write(answer)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -205,6 +204,12 @@ def test_load_over_http(http_address: str, kind: str) -> None:
     assert 0 < found["p50_ms"] <= found["p99_ms"]
 
 
+@pytest.mark.parametrize("kind", ["json", "msgpack"])
+def test_answers_over_http(http_address: str, kind: str) -> None:
+    running = server.Running(Peer("echo", kind, ""), http_address, os.getpid())
+    assert answers.ask(running, MODEL, np.array([7, 8, 9])).tolist() == [7, 8]
+
+
 def test_load_counts_calls_that_fail(http_address: str) -> None:
     found = measured(spec(http_address, "json", "unknown"))
     assert found["failed"] >= found["calls"]
@@ -224,20 +229,17 @@ def sixty_lines(repository: Path) -> Iterator[server.Running]:
         yield running
 
 
-def test_the_60_lines_answer_as_the_model_does(
+def test_the_60_lines_answer_as_the_model_does(sixty_lines: server.Running, repository: Path) -> None:
+    answers.check(sixty_lines, repository, [MODEL])
+
+
+def test_a_wrong_answer_is_found(
     sixty_lines: server.Running, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_model, "MODELS", repository)
-    model = onnx_model.OnnxModel(MODEL)
-    with grpc.insecure_channel(sixty_lines.address) as channel:
-        call: Any = channel.unary_unary(
-            protocol.INFER.path, response_deserializer=pb.ModelInferResponse.FromString
-        )
-        for made in requests(MODEL, [1, 7, 30]):
-            ids = np.frombuffer(pb.ModelInferRequest.FromString(made.body).raw_input_contents[0], np.int64)
-            reply = call(made.body)
-            got = np.frombuffer(reply.raw_output_contents[0], np.float32)
-            np.testing.assert_allclose(got, model.run([ids.tolist()])[0], rtol=1e-5)
+    right = answers.ask
+    monkeypatch.setattr(answers, "ask", lambda *asked: right(*asked) + (len(asked[2]) == 50))
+    with pytest.raises(answers.WrongAnswerError, match=f"{MODEL}, 50 ids: the answer begins with"):
+        answers.check(sixty_lines, repository, [MODEL])
 
 
 def test_the_60_lines_under_load_and_what_they_use(sixty_lines: server.Running) -> None:
@@ -249,7 +251,7 @@ def test_the_60_lines_under_load_and_what_they_use(sixty_lines: server.Running) 
 def test_peers_pad_without_changing_answers(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_model, "MODELS", repository)
     assert onnx_model.names() == [MODEL]
-    model = onnx_model.OnnxModel(MODEL)
+    model = onnx_model.OnnxModel(MODEL, repository)
     sequences = [[5], [7, 8, 9], list(range(1, 20))]
     alone = [model.run([one])[0] for one in sequences]
     np.testing.assert_allclose(model.run(sequences), alone, rtol=1e-4, atol=1e-6)
