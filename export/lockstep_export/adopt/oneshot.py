@@ -87,7 +87,9 @@ def inputs_tables(
                     check_vocabulary(source, size)
                 pad = source.id_of("pad_token_id")
                 tables[name] = axes | lengths
-                tables[name] |= {"pad": pad[0]} if pad and lengths and (size is None or pad[0] < size) else {}
+                tables[name] |= (
+                    {"pad": pad[0]} if pad and lengths and 0 <= pad[0] < (size or pad[0] + 1) else {}
+                )
                 tables[name] |= {} if size is None else {"range": [0, size]}
                 report.decide(where + name, "token ids", one.why)
             case "mask" if ids is not None or time is not None:

@@ -61,6 +61,10 @@ class Source:
                 return [int(one) for one in (value if isinstance(value, list) else [value])]
         return []
 
+    def generated(self, name: str) -> Any:
+        """A setting of generation_config.json; of older models it is in config.json."""
+        return self.generation.get(name, self.config.get(name))
+
     @property
     def longest(self) -> tuple[int, str] | None:
         """The most elements that the model reads, and where that is written."""

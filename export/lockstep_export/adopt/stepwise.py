@@ -12,6 +12,7 @@ from lockstep_export.adopt.pairing import Pair
 from lockstep_export.adopt.report import Report
 from lockstep_export.adopt.source import (
     DECODER,
+    ENCODER,
     MODEL,
     PREFILL,
     STEP,
@@ -24,6 +25,15 @@ from lockstep_export.errors import DescriptionError
 from lockstep_export.manifest import Table
 
 PAST = "past"
+_RULES = (
+    ("repetition_penalty", "repetition_penalty", 1.0),
+    ("no_repeat", "no_repeat_ngram_size", 0),
+    ("beams", "num_beams", 1),
+    ("length_penalty", "length_penalty", 1.0),
+    ("early_stopping", "early_stopping", False),
+)
+"""Keys of [generation], their names in generation_config.json, and defaults."""
+
 _CACHE_BYTES = 4 << 30
 _MOST_SEQUENCES = 256
 
@@ -301,13 +311,14 @@ def generation_table(source: Source, report: Report) -> Table:
         rules |= {key: ids[0]} if ids else {}
     rules |= {"forbidden": sorted(set(forbidden))} if forbidden else {}
     rules |= {"forbidden_first": first} if first else {}
-    for key, name, default in (
-        ("min_tokens", "min_new_tokens", 0),
-        ("repetition_penalty", "repetition_penalty", 1.0),
-        ("no_repeat", "no_repeat_ngram_size", 0),
-    ):
-        value = source.generation.get(name)
-        rules |= {key: value} if value and value != default else {}
+    fewest = source.generated("min_new_tokens")
+    if not fewest and ENCODER in source.graphs:  # it counts the first id; of a decoder, the prompt too
+        fewest = (source.generated("min_length") or 1) - 1
+    rules |= {"min_tokens": fewest} if fewest else {}
+    for key, name, default in _RULES:
+        value = source.generated(name)
+        if isinstance(value, int | float) and value != default:
+            rules[key] = type(default)(value)
     for key, value in rules.items():
         report.decide(key, str(value), "generation_config.json")
     return {"generation": rules} if rules else {}

@@ -194,6 +194,27 @@ def test_an_encoder_decoder_has_three_parts() -> None:
     assert questions(report) == []
 
 
+def test_the_settings_of_a_generation_are_taken_over(tmp_path: Path) -> None:
+    """As of bart-large-cnn. `min_length` counts the id that a text begins with."""
+    folder = shutil.copytree(STOCK / "bart", tmp_path / "bart")
+    written = json.loads((folder / "generation_config.json").read_text())
+    more = {
+        "num_beams": 4, "length_penalty": 2, "early_stopping": True, "no_repeat_ngram_size": 3,
+        "min_length": 56, "bad_words_ids": [[5], [6, 7]], "suppress_tokens": [9], "repetition_penalty": 1.0,
+    }  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(written | more))
+    assert decided(folder)[0]["generation"] == {
+        "forced_first": 1,
+        "forced_last": 2,
+        "forbidden": [5, 9],
+        "min_tokens": 55,
+        "no_repeat": 3,
+        "beams": 4,
+        "length_penalty": 2.0,
+        "early_stopping": True,
+    }
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 
