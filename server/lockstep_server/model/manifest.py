@@ -49,6 +49,7 @@ class TensorSection:
     overlap: int | None = None  # of a step's window of samples: how many of the window before it has too
     value: float | None = None  # of every element of a constant input: filled in by the server
     sizes: Mapping[int, int] = field(default_factory=dict)  # axis -> size, of axes that the graph leaves open
+    position: int = -1  # of scores with a time axis: the position that counts; below 0 from the end
     encoder: str = ""  # of an input of the prefill graph: the output of the encoder graph that it takes
 
     @property

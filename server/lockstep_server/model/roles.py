@@ -116,6 +116,7 @@ def check_next_scores(spec: ModelSpec, place: str) -> None:
             f"{place}: shape {shape_of(tensor)} holds no scores of the next token; make it"
             " [batch, vocabulary] or [batch, sequence, vocabulary] in the graph"
         )
+    _check_position(tensor, place)
     if (
         spec.is_stepwise
         or text is None
@@ -130,6 +131,20 @@ def check_next_scores(spec: ModelSpec, place: str) -> None:
             f"{place}.lengths: axis {axis} of {shape_of(tensor)} needs the named length of the input"
             f" {text.name!r}, so that the last real position of each row is known: set lengths on both, such"
             f' as {{{axis} = "{name or "prompt"}"}}'
+        )
+
+
+def _check_position(tensor: ModelTensor, place: str) -> None:
+    """Check that the scores have the position that counts."""
+    position, batch_axis = tensor.spec.position, tensor.spec.batch_axis
+    if position == -1:
+        return
+    if len(tensor.shape) < _MOST_SCORE_AXES:
+        raise LoadError(f"{place}.position: {shape_of(tensor)} has no axis of positions; remove this key")
+    size = tensor.shape[0 if batch_axis == 1 else 1]
+    if isinstance(size, int) and not -size <= position < size:
+        raise LoadError(
+            f"{place}.position: {shape_of(tensor)} has no position {position}; use {-size} to {size - 1}"
         )
 
 

@@ -90,6 +90,10 @@ class Coherence:
                 raise self._error(f"{key}.overlap", "only an input of a step can have it; remove this key")
             if tensor.new and not (tensor.generated == "mask" and prefix == "stepwise.inputs"):
                 raise self._error(f"{key}.new", "only the generated mask of a step has it; remove this key")
+            if tensor.position != -1 and (inputs or name != self._manifest.roles.scores):
+                raise self._error(
+                    f"{key}.position", "only the output of roles.scores has it; remove this key"
+                )
             for option in ("pooling", "normalise"):
                 is_vector = prefix == "outputs" and name == self._manifest.roles.vector
                 if getattr(tensor, option) and not is_vector:

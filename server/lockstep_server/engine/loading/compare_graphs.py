@@ -112,7 +112,11 @@ def _of_last_position(spec: ModelSpec, outputs: Arrays) -> Arrays:
     tensor = spec.output(spec.manifest.roles.scores)
     if tensor is None or not spec.manifest.generates:
         return outputs
-    return {**outputs, tensor.name: next_scores(outputs[tensor.name], tensor.spec.batch_axis, 1)}
+    section = tensor.spec
+    return {
+        **outputs,
+        tensor.name: next_scores(outputs[tensor.name], section.batch_axis, 1, section.position),
+    }
 
 
 def _step_through(

@@ -146,6 +146,7 @@ def _tensor(table: schema.TomlTable) -> TensorSection:
         overlap=table.optional("overlap", schema.index),
         value=table.optional("value", schema.number),
         sizes=table.get("sizes", schema.sizes, {}),
+        position=table.get("position", schema.position, -1),
         encoder=table.get("encoder", schema.string, ""),
     )
 

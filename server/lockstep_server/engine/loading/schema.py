@@ -152,6 +152,10 @@ def index(value: Any) -> int:
     return integer(value, 0)
 
 
+def position(value: Any) -> int:
+    return integer(value, -LARGEST_COUNT)
+
+
 def ids(value: Any) -> tuple[int, ...]:
     """An id, or a list of them."""
     values = value if isinstance(value, list) else [value]

@@ -60,6 +60,7 @@ class StepBatch:
         self._scores, self._attention = spec.manifest.roles.scores, spec.manifest.roles.attention
         scores = spec.output(self._scores)
         self._scores_axis = scores.spec.batch_axis if scores is not None else None
+        self._position = scores.spec.position if scores is not None else -1
         self._oversized_steps = 0
         self._grows = any(state.spec.grows for state in spec.states)
         self._columns, self._log = RowColumns(rows), TokenLog(rows)
@@ -225,7 +226,7 @@ class StepBatch:
         self.steps += 1
         self.compute_s += compute_s
         self.rows_run += len(self)
-        scores = next_scores(outputs[self._scores], self._scores_axis, self.rows)
+        scores = next_scores(outputs[self._scores], self._scores_axis, self.rows, self._position)
         chosen_from = self._with_log_probabilities(scores) if self._beam_rows else scores
         ruled = chosen_from
         if self._rules.sequences:

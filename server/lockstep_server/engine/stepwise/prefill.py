@@ -201,7 +201,7 @@ def first_scores(spec: ModelSpec, output: Arrays) -> Array | None:
     tensor = spec.output(spec.manifest.roles.scores)
     if tensor is None:
         return None
-    return sampler.next_scores(output[tensor.name], tensor.spec.batch_axis, 1)
+    return sampler.next_scores(output[tensor.name], tensor.spec.batch_axis, 1, tensor.spec.position)
 
 
 def _ruled(sequence: GenerationSequence, scores: Array, manifest: Manifest) -> Array:

@@ -134,13 +134,13 @@ def _mixed(bits: Array) -> Array:
     return mixed
 
 
-def next_scores(scores: Array, batch_axis: int | None, rows: int) -> Array:
-    """Scores of the next token, [rows, tokens], of an output that may have a time axis: its last position
+def next_scores(scores: Array, batch_axis: int | None, rows: int, position: int = -1) -> Array:
+    """Scores of the next token, [rows, tokens], of an output that may have a time axis, of which `position`
     counts. Without a batch axis, the output is that of one row."""
     if batch_axis is None:
-        return scores.reshape(-1, scores.shape[-1])[-1:]
+        return scores.reshape(-1, scores.shape[-1])[[position]]
     if scores.ndim > 2:
-        scores = scores[:, -1] if batch_axis == 0 else scores[-1]
+        scores = scores[:, position] if batch_axis == 0 else scores[position]
     return scores.reshape(rows, -1)
 
 

@@ -417,6 +417,17 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         },
         ("stepwise.inputs.speaker", "feeds the ids 'token' only", "set generated or value"),
     ),
+    "a position of scores that have none": (
+        {"manifest": FULL.replace("outputs.logits]\n", "outputs.logits]\nposition = 0\n")},
+        ("stepwise.outputs.logits.position", "has no axis of positions"),
+    ),
+    "a position that scores do not have": (
+        {
+            "manifest": FULL.replace("outputs.logits]\n", "outputs.logits]\nposition = 2\n"),
+            "step_out": {**STEP_OUT, "logits": (FLOATS, ("n", 2, 9))},
+        },
+        ("stepwise.outputs.logits.position", "has no position 2", "from -2 to 1"),
+    ),
     "a translator without a begin id": (
         {"manifest": FULL.replace("begin = 1\n", "")},
         ("text.begin", "missing", "name the id"),

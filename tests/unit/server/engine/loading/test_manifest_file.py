@@ -258,6 +258,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "stepwise.state[h].lengths",
         "one axis at most",
     ),
+    "a position of no scores": ("[outputs.y]\nposition = 0", "outputs.y.position", "roles.scores"),
     "no ids": ("[text]\nbegin = []", "text.begin", "a list of ids"),
     "an id that is a fraction": ("[text]\nend = [1, 2.5]", "text.end", "whole number"),
     "a state from a file and from a number": (

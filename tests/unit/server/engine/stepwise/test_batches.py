@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import fakes
 import numpy as np
 import pytest
+import steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 from unit.server.engine.stepwise.step_models import (
     Generated,
     Runner,
     StepModel,
+    open_folder,
     open_model,
     ready_sequence,
     unbatched,
@@ -21,6 +26,8 @@ from unit.server.engine.stepwise.step_models import (
 from lockstep_server.engine.stepwise import sampler
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lockstep_server.engine.stepwise.sequence import GenerationSequence
 
 Array = np.ndarray[Any, Any]
@@ -256,6 +263,26 @@ def test_a_full_cache_ends_only_its_own_sequence() -> None:
     runner.run()
     assert (runner.generated[full].reason, len(runner.generated[full].ids)) == ("full", 11)
     assert (runner.generated[other].reason, len(runner.generated[other].ids)) == ("length", 12)
+
+
+def test_the_position_of_the_manifest_is_the_one_that_counts(tmp_path: Path) -> None:
+    """A step returns two rows of scores, of which the second is for something else."""
+    graph = steps.language_step()
+    graph.graph.node.extend(
+        [
+            helper.make_node("Neg", ["logits"], ["other"]),
+            helper.make_node("Unsqueeze", ["logits", "axis"], ["one"]),
+            helper.make_node("Unsqueeze", ["other", "axis"], ["two"]),
+            helper.make_node("Concat", ["one", "two"], ["both"], axis=1),
+        ]
+    )
+    graph.graph.initializer.append(fakes.constant("axis", [1], np.int64))
+    graph.graph.output[0].CopyFrom(fakes.tensor("both", shape=("n", 2, len(steps.TOKENS))))
+    manifest = re.sub('prefill = ".0"\n', "", steps.LANGUAGE).replace("logits", "both")
+    manifest = manifest.replace("outputs.both]", "outputs.both]\nposition = 0")
+    model = open_folder(steps.write(tmp_path, "both", manifest, {"step.onnx": graph}, steps.characters()))
+    found = unbatched(model, ready_sequence(model, [3, 4], seed=5))
+    assert found == unbatched(open_model("forced"), ready_sequence(open_model("forced"), [3, 4], seed=5))
 
 
 # --- failures ---------------------------------------------------------------------------------------
