@@ -93,7 +93,7 @@ class GenerationSection:
     forced_first: int | None = None  # the first token of each text
     forced_last: int | None = None  # the last token that a request's limit allows
     forbidden: tuple[int, ...] = ()  # ids that are never generated
-    forbidden_first: tuple[int, ...] = ()  # ids that are not the first token of a text
+    forbidden_first: tuple[int, ...] = ()  # ids that are not the first token that is not forced
     min_tokens: int = 0  # no end id before as many tokens
     repetition_penalty: float = 1.0
     no_repeat: int = 0  # no sequence of as many ids occurs twice; 0: off

@@ -119,11 +119,11 @@ class ScoreRules:
         """Rule out, or force, ids by the number of tokens that each row has generated."""
         for end in _within(self._manifest.end, ruled.shape[1]):
             ruled[made < rules.min_tokens, end] = -np.inf
-        first = np.flatnonzero(made == 0)
-        if len(first):
-            ids = _within(self._manifest.generation.forbidden_first, ruled.shape[1])
-            ruled[first[:, None], ids] = -np.inf
-        _force(ruled, first, rules.forced_first)
+        chosen_first = int(rules.forced_first != _NONE)  # the first token that is not forced
+        ids = _within(self._manifest.generation.forbidden_first, ruled.shape[1])
+        if ids:
+            ruled[np.flatnonzero(made == chosen_first)[:, None], ids] = -np.inf
+        _force(ruled, np.flatnonzero(made == 0), rules.forced_first)
         if rules.forced_last != _NONE:
             _force(ruled, np.flatnonzero(made == rules.limit - 1), rules.forced_last)
 

@@ -343,6 +343,21 @@ def test_a_failing_step_fails_only_sequences_that_also_fail_unbatched(kind: str)
     assert 0 < poisoned < 12
 
 
+@pytest.mark.parametrize("kind", ["forced", "translator", "cache"])
+def test_a_search_beside_a_failing_sequence_finds_what_it_finds_alone(kind: str) -> None:
+    model = open_model(kind)
+    searches = {"beams": 3, "forbidden": (POISON,), "limit": 12}
+    runner = Runner(model, session=Fragile(model, POISON))
+    search, other = (ready_sequence(model, [3, 4], **searches) for _ in range(2))
+    failing = ready_sequence(model, [3, POISON, 4], temperature=0.0, logit_bias=((POISON, 100.0),))
+    for sequence in (search, failing, other):
+        runner.add(sequence)
+    runner.run()
+    assert list(runner.failed) == [failing]
+    expected = unbatched(model, ready_sequence(model, [3, 4], **searches))
+    assert runner.generated[search] == runner.generated[other] == expected
+
+
 def test_sequences_split_by_a_failure_are_batched_again() -> None:
     model = open_model("forced")
     runner = Runner(model, session=Fragile(model, POISON))

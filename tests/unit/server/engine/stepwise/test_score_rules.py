@@ -37,6 +37,9 @@ RULES: dict[str, tuple[Any, ...]] = {
     "a forbidden id of the model": (manifest(forbidden=(2,)), {}, (), (), [1, 2, NEVER, 4, 5, 6, 7, 8]),
     "an id that is not first": (manifest(forbidden_first=(2,)), {}, (), (), [1, 2, NEVER, 4, 5, 6, 7, 8]),
     "the same id later": (manifest(forbidden_first=(2,)), {}, (), (3,), [1, 2, 3, 4, 5, 6, 7, 8]),
+    "an id that is not first after a forced one": (
+        manifest(forced_first=5, forbidden_first=(2,)), {}, (), (5,), [1, 2, NEVER, 4, 5, 6, 7, 8],
+    ),
     "a forced first id": (manifest(forced_first=5), {}, (), (), [*[NEVER] * 5, 0, NEVER, NEVER]),
     "a forced last id": (manifest(forced_last=5), {}, (), (1,) * 8, [*[NEVER] * 5, 0, NEVER, NEVER]),
     "a forced last id, before": (manifest(forced_last=5), {}, (), (1,) * 7, [1, 2, 3, 4, 5, 6, 7, 8]),
