@@ -98,7 +98,7 @@ class MethodCounters:
         self._seconds = metrics.grpc_seconds.labels(*labels)
         self._handled = metrics.grpc_handled
         self._labels = labels
-        self._codes: dict[str, Any] = {}
+        self._codes: dict[grpc.StatusCode, Any] = {}
 
     def check(self, message: Any) -> Any:
         """The message.
@@ -118,9 +118,9 @@ class MethodCounters:
         """Record the refusal of a message that was not read."""
         self._refuse(self._name, error)
 
-    def ended(self, code: str, begun: float) -> None:
+    def ended(self, code: grpc.StatusCode, begun: float) -> None:
         if code not in self._codes:
-            self._codes[code] = self._handled.labels(*self._labels, code)
+            self._codes[code] = self._handled.labels(*self._labels, code.name)
         self._codes[code].inc()
         self._seconds.observe(time.perf_counter() - begun)
 
@@ -249,7 +249,7 @@ class CountedCall:
         return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
     def _ended(self, code: grpc.StatusCode) -> None:
-        self._counters.ended(code.name, self._begun)
+        self._counters.ended(code, self._begun)
         if (trace := tracing.current.get()) is not None:
             trace.call_ended(code.name, code.value[0])
 

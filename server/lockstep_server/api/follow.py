@@ -23,7 +23,6 @@ from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
 from ..frontend.loop_watch import off_loop
 from ..model import datatypes
-from ..model.roles import classifies, transcribes
 from ..model.spec import measure_request, row_of_ids
 from . import tensors
 from .frames import Element, FrameBuffer, FramePrefix, to_message
@@ -170,7 +169,7 @@ class Follow:
         if any(state.dynamic_axis and not state.spec.grows for state in spec.states):
             raise bad_input("start.model", f"model {spec.model!r} needs a whole source first; call Translate")
         tensor, generates = spec.text_tensor, spec.manifest.task == "generate"
-        predicts = classifies(spec) or (spec.is_stepwise and generates)
+        predicts = spec.classifies or (spec.is_stepwise and generates)
         self._reads_text = predicts and tensor is not None and tensor.datatype in datatypes.EXACT_INTEGERS
         if not self._reads_text and not spec.is_stepwise and not any(one.spec.lengths for one in spec.inputs):
             self._check_reads_text("start.model")
@@ -180,13 +179,13 @@ class Follow:
         top_k = start.top_k or (_NEXT_TOKENS if generates else 0)
         names = tuple(one.name for one in spec.outputs)
         for index, name in enumerate(start.outputs):
-            if name == spec.manifest.roles.scores and transcribes(spec):
+            if name == spec.manifest.roles.scores and spec.transcribes:
                 raise bad_input(f"start.outputs[{index}]", "the reply has the text of these scores; omit it")
             if name not in names:
                 why = f"the model has no output {tensors.quoted(name)}; available: {', '.join(names)}"
                 raise bad_input(f"start.outputs[{index}]", why)
-        outputs = tuple(start.outputs) or (() if predicts or transcribes(spec) else names)
-        text = RunningText(spec, rereads=not spec.is_stepwise) if transcribes(spec) else None
+        outputs = tuple(start.outputs) or (() if predicts or spec.transcribes else names)
+        text = RunningText(spec, rereads=not spec.is_stepwise) if spec.transcribes else None
         self._answer = _Answer(predicts, text, outputs, top_k)
         self._frames = FrameBuffer(spec) if spec.is_stepwise else FramePrefix(spec)
 

@@ -20,7 +20,6 @@ from ..frontend.callers import current
 from ..frontend.inference_request import UNMEASURED, InferenceRequest, text_inputs
 from ..frontend.loop_watch import off_loop
 from ..model import datatypes
-from ..model.roles import classifies, classifies_tokens
 from ..model.spec import RequestSize, measure_request
 from . import tensors, wire
 from .replies import labels, ranking_steps, timings
@@ -195,9 +194,9 @@ def classify_outputs(spec: ModelSpec, _: pb.ClassifyRequest) -> tuple[str, ...]:
         ServingError: BAD_INPUT, the model has no scores and labels for a text.
     """
     scores = output_name(spec, "scores", "classify")
-    if classifies_tokens(spec):
+    if spec.classifies_tokens:
         raise bad_input("model", f"model {spec.name!r} has labels for each word; call ClassifyTokens")
-    if not classifies(spec):
+    if not spec.classifies:
         why = (
             "its manifest has no labels"
             if spec.manifest.task == "tensor"

@@ -13,7 +13,6 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 
 from ..errors import bad_input
 from ..frontend.loop_watch import off_loop
-from ..model.roles import classifies_tokens
 from ..text.tokenizer import TokenPlace
 from . import replies, texts
 from .replies import Ranked
@@ -49,7 +48,7 @@ def outputs(spec: ModelSpec, request: pb.ClassifyTokensRequest) -> tuple[str, ..
     Raises:
         ServingError: BAD_INPUT, the model has no scores for tokens, or the aggregation is invalid.
     """
-    if not classifies_tokens(spec):
+    if not spec.classifies_tokens:
         task = spec.manifest.task
         raise bad_input(
             "model",

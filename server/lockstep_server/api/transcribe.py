@@ -19,7 +19,6 @@ from ..errors import ServingError, bad_input, in_field
 from ..frontend.admission import CallShare
 from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
-from ..model.roles import transcribes
 from ..model.spec import measure_request
 from . import frames
 from .replies import timings
@@ -46,7 +45,7 @@ def inferences(
         ServingError: BAD_INPUT, the model is no CTC model, or a sequence is invalid.
     """
     spec, timeout_s = served.spec, request.queue_timeout_seconds
-    if not transcribes(spec):
+    if not spec.transcribes:
         why = f"model {spec.name!r} cannot transcribe: its task is {spec.manifest.task!r}; it needs task ctc"
         raise bad_input("model", why)
     if not (math.isfinite(timeout_s) and timeout_s >= 0):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from .. import messages
 from ..errors import ServingError, bad_input, unavailable
 from ..metrics.families import Metrics, ModelMeters
-from ..model.roles import classifies, classifies_tokens, transcribes
 from .admission import AdmissionController
 from .loads import Loads
 from .request_log import RequestLog
@@ -308,10 +307,10 @@ def _methods(spec: ModelSpec) -> list[str]:
     if spec.is_stepwise:
         methods += [name for name in ("Generate", "Translate") if task == name.lower()]
         return [*methods, "Follow"]
-    if spec.text_input and classifies(spec):
+    if spec.text_input and spec.classifies:
         methods += ["Classify", "ClassifyMany"]
-    if spec.text_input and classifies_tokens(spec):
+    if spec.text_input and spec.classifies_tokens:
         methods += ["ClassifyTokens", "ClassifyTokensMany"]
-    if transcribes(spec):
+    if spec.transcribes:
         methods += ["Transcribe"]
     return [*methods, "Encode", "EncodeMany"] if spec.text_input and roles.vector else methods

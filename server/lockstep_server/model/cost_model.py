@@ -15,6 +15,7 @@ so that a fit which is wrong far from the measured sizes is wrong for a few runs
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -202,11 +203,13 @@ def _heirs(runs: Array) -> dict[tuple[int, int], Array]:
     return {(int(i), int(j)): flat[nearest == index] for index, (i, j) in enumerate(known)}
 
 
+@lru_cache(1024)
 def representative(size: float) -> int:
     """The power of two that stands for all sizes of the cell which `size` belongs to."""
     return 1 << max(round(math.log2(size)), 0) if size > 1 else 1
 
 
+@lru_cache(1024)
 def _bucket(value: float, buckets: int) -> int:
     return min(max(round(math.log2(value)), 0), buckets - 1) if value > 1 else 0
 

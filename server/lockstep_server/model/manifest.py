@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 
 from . import lengths
 
+TOKEN_TASK = "token-classification"
+CTC_TASK = "ctc"
+GENERATIVE_TASKS = ("generate", "translate")
+
 
 @dataclass(frozen=True)
 class TextSection:

@@ -1,7 +1,4 @@
-"""What the outputs of a model mean: the checks of the roles, and the RPCs that the roles allow.
-
-`spec.py` and `step_spec.py` call the checks when a model is loaded; the front end asks what a model can do.
-"""
+"""The checks of what a model's outputs mean, which `spec.py` and `step_spec.py` call when it is loaded."""
 
 from __future__ import annotations
 
@@ -10,37 +7,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import LoadError
 from . import datatypes
+from .manifest import CTC_TASK, GENERATIVE_TASKS, TOKEN_TASK
 
 if TYPE_CHECKING:
     from .spec import ModelSpec, ModelTensor
 
-TOKEN_TASK = "token-classification"
-CTC_TASK = "ctc"
-_GENERATIVE = ("generate", "translate")
 _MOST_SCORE_AXES = 3
 _OUTPUT_ROLES = ("scores", "vector", "attention")
-
-
-def classifies(spec: ModelSpec) -> bool:
-    """Whether the model has one row of scores, with labels, for a whole text."""
-    manifest = spec.manifest
-    other_scores = manifest.task in (*_GENERATIVE, TOKEN_TASK, CTC_TASK)
-    return bool(manifest.roles.scores and manifest.labels) and not other_scores
-
-
-def classifies_tokens(spec: ModelSpec) -> bool:
-    """Whether the model has a row of scores for each token of a text."""
-    return spec.manifest.task == TOKEN_TASK
-
-
-def transcribes(spec: ModelSpec) -> bool:
-    """Whether the model has a row of scores for each frame, of which the best ones make a text (CTC)."""
-    return spec.manifest.task == CTC_TASK
-
-
-def is_single_score(spec: ModelSpec) -> bool:
-    """Whether one score may stand for two labels."""
-    return spec.manifest.roles.activation == "sigmoid" and len(spec.manifest.labels) == 2
 
 
 def has_open_row(tensor: ModelTensor) -> bool:
@@ -151,7 +124,7 @@ def _check_position(tensor: ModelTensor, place: str) -> None:
 def _check_scores(spec: ModelSpec, file: str) -> None:
     manifest = spec.manifest
     tensor = spec.output(manifest.roles.scores)
-    if tensor is None or manifest.task in _GENERATIVE:
+    if tensor is None or manifest.task in GENERATIVE_TASKS:
         return
     if not manifest.labels and manifest.task == "tensor":
         return  # no RPC reads the scores
@@ -207,7 +180,7 @@ def _check_frame_scores(spec: ModelSpec, tensor: ModelTensor, file: str) -> None
 
 def _check_width(spec: ModelSpec, width: int, file: str) -> None:
     labels, scores = len(spec.manifest.labels), spec.manifest.roles.scores
-    if width != labels and not (width == 1 and is_single_score(spec)):
+    if width != labels and not (width == 1 and spec.has_single_score):
         raise LoadError(
             f"{file}: labels: {labels} labels for the {width} scores of output {scores!r};"
             " list one label per score"

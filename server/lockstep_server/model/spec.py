@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import LoadError, bad_input
 from . import datatypes, numbers, roles
-from .manifest import Manifest, StateSection, TensorSection
+from .manifest import CTC_TASK, GENERATIVE_TASKS, TOKEN_TASK, Manifest, StateSection, TensorSection
 
 Axis = int | str | None
 """An axis of a graph's tensor: its fixed size, its symbol, or None if it is dynamic without a symbol."""
@@ -124,6 +124,38 @@ class ModelSpec:
         """The graph that reads the ids of a prompt or source: encoder, prefill or step graph."""
         first = self.prefill or self
         return first.encoder or first
+
+    @cached_property
+    def output_sections(self) -> dict[str, TensorSection]:
+        """The manifest's section of each output, by name."""
+        return {tensor.name: tensor.spec for tensor in self.outputs}
+
+    @cached_property
+    def has_output_lengths(self) -> bool:
+        """Whether an axis of an output has a named or computed length."""
+        return any(tensor.spec.lengths for tensor in self.outputs)
+
+    @cached_property
+    def classifies(self) -> bool:
+        """Whether the model has one row of scores, with labels, for a whole text."""
+        manifest = self.manifest
+        other_scores = manifest.task in (*GENERATIVE_TASKS, TOKEN_TASK, CTC_TASK)
+        return bool(manifest.roles.scores and manifest.labels) and not other_scores
+
+    @cached_property
+    def classifies_tokens(self) -> bool:
+        """Whether the model has a row of scores for each token of a text."""
+        return self.manifest.task == TOKEN_TASK
+
+    @cached_property
+    def transcribes(self) -> bool:
+        """Whether the model has a row of scores for each frame, of which the best ones make a text (CTC)."""
+        return self.manifest.task == CTC_TASK
+
+    @cached_property
+    def has_single_score(self) -> bool:
+        """Whether one score may stand for two labels."""
+        return self.manifest.roles.activation == "sigmoid" and len(self.manifest.labels) == 2
 
     @property
     def is_stepwise(self) -> bool:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+_ROWS, _LENGTHS, _SIZE = attrgetter("rows"), attrgetter("lengths"), attrgetter("size")
+
 _WORTH = 0.02
 """A run that takes twice as long as another must save this share of the device's time: its callers wait."""
 
@@ -79,11 +81,11 @@ def plan(waiting: Sequence[RequestPart], now: float, costs: CostModel, limits: R
     if not live:
         return RunPlan((), expired, dropped, 0, (), 0, 0.0)
     chosen = live if len(live) == 1 else _choose(live, now, costs, limits)
-    rows = sum(part.rows for part in chosen)
-    lengths = tuple(max(column) for column in zip(*(part.lengths for part in chosen), strict=True))
+    rows = sum(map(_ROWS, chosen))
+    lengths = tuple(map(max, zip(*map(_LENGTHS, chosen), strict=True)))
     if limits.fixed_shape and len(lengths) == len(limits.fixed_shape[1]):
         rows, lengths = max(limits.fixed_shape[0], rows), limits.fixed_shape[1]
-    size = sum(lengths) or max(part.size for part in chosen)
+    size = sum(lengths) or max(map(_SIZE, chosen))
     return RunPlan(tuple(chosen), expired, dropped, rows, lengths, size, costs.estimate(rows, size))
 
 
@@ -136,7 +138,7 @@ def _choose(live: list[RequestPart], now: float, costs: CostModel, limits: RunLi
         return [urgent]
     if len(others) >= WINDOW:
         others = sorted(others, key=urgency)[: WINDOW - 1]
-    candidates = sorted((urgent, *others), key=attrgetter("size"))
+    candidates = sorted((urgent, *others), key=_SIZE)
     start, end = _fastest_range(candidates, candidates.index(urgent), now, costs, limits)
     return candidates[start:end]
 

@@ -9,6 +9,7 @@ import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ...messages import Infer
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec
+
+_START_TAG = attrgetter("start_tag")
 
 
 @dataclass(slots=True, eq=False)
@@ -173,7 +176,7 @@ class WaitingQueue:
                 self._waiting.append(part)
             chosen = set(choose(self._waiting))
             if chosen:
-                self._fair_queueing.serve(min(part.start_tag for part in chosen))
+                self._fair_queueing.serve(min(map(_START_TAG, chosen)))
                 self._waiting = [part for part in self._waiting if part not in chosen]
             if not self._waiting:
                 self._fair_queueing.forget_callers()

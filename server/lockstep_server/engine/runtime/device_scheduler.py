@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +41,7 @@ class DeviceAccount:
         self.charged = now
 
 
-@dataclass
-class DeviceLease:
+class DeviceLease(NamedTuple):
     """The right to run on the device, until its context ends."""
 
     waited_s: float

@@ -95,10 +95,13 @@ def cut(
     """
     if not spec.batched and len(parts) == 1:  # a shared run is cut even if batching was withdrawn meanwhile
         return [dict(outputs)]
-    sections = {tensor.name: tensor.spec for tensor in spec.outputs}
-    used = {length for name in outputs for length in sections[name].lengths.values()}
-    of_run = sizes_of(spec, used, [lengths])
-    of_parts = sizes_of(spec, used, [part.lengths for part in parts])
+    sections = spec.output_sections
+    of_run: dict[str, list[int]] = {}
+    of_parts: dict[str, list[int]] = {}
+    if spec.has_output_lengths:
+        used = {length for name in outputs for length in sections[name].lengths.values()}
+        of_run = sizes_of(spec, used, [lengths])
+        of_parts = sizes_of(spec, used, [part.lengths for part in parts])
     answers: list[Arrays] = [{} for _ in parts]
     rows = sum(part.rows for part in parts) if rows is None else rows
     whole = len(parts) == 1 and parts[0].rows == rows and parts[0].lengths == lengths

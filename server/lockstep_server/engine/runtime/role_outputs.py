@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ErrorCode, ServingError
-from ...model.roles import classifies, classifies_tokens, is_single_score, transcribes
 from .padding import sizes_of
 
 if TYPE_CHECKING:
@@ -109,13 +108,13 @@ def with_best_labels(spec: ModelSpec, outputs: Arrays, names: Sequence[str]) -> 
     """The outputs of one request that reads `names` by role: of a CTC model, the index of the best score of
     each frame, in place of the scores."""
     scores = spec.manifest.roles.scores
-    if not transcribes(spec) or scores not in names:
+    if not spec.transcribes or scores not in names:
         return outputs
     return {**outputs, scores: outputs[scores].argmax(axis=-1).astype(np.int32)}
 
 
 def _is_per_token(spec: ModelSpec, tensor: ModelTensor) -> bool:
-    return classifies_tokens(spec) and tensor.name == spec.manifest.roles.scores
+    return spec.classifies_tokens and tensor.name == spec.manifest.roles.scores
 
 
 def _wrong_count(spec: ModelSpec, tensor: ModelTensor, array: Array, part: RowGroup) -> ServingError | None:
@@ -148,10 +147,10 @@ def _has_shape(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
     """Whether scores have one number per label and a vector has one axis, which the graph may leave open."""
     if tensor.name == spec.manifest.roles.vector:
         return array.ndim <= 2 or not tensor.any_rank
-    of_tokens = classifies_tokens(spec)
-    if tensor.name == spec.manifest.roles.scores and transcribes(spec):
+    of_tokens = spec.classifies_tokens
+    if tensor.name == spec.manifest.roles.scores and spec.transcribes:
         return bool(array.shape[-1:] == (len(spec.manifest.labels),))
-    if tensor.name != spec.manifest.roles.scores or not (of_tokens or classifies(spec)):
+    if tensor.name != spec.manifest.roles.scores or not (of_tokens or spec.classifies):
         return True
     axis = tensor.spec.batch_axis or 0
     width = math.prod(array.shape[:axis] + array.shape[axis + 1 :])
@@ -159,7 +158,7 @@ def _has_shape(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
         width = array.shape[-1] if array.ndim == 3 else 0
     elif array.ndim == 1 and tensor.spec.batch_axis is None:
         width = array.size
-    return width == len(spec.manifest.labels) or (width == 1 and is_single_score(spec))
+    return width == len(spec.manifest.labels) or (width == 1 and spec.has_single_score)
 
 
 def _is_not_finite(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
@@ -169,7 +168,7 @@ def _is_not_finite(spec: ModelSpec, tensor: ModelTensor, array: Array) -> bool:
     """
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
-    activation = "softmax" if transcribes(spec) else spec.manifest.roles.activation
+    activation = "softmax" if spec.transcribes else spec.manifest.roles.activation
     if tensor.name != spec.manifest.roles.scores or activation == "none":
         return not np.isfinite(values).all()
     nothing_left = activation == "softmax" and values.size > 0 and (values.max(axis=-1) == -np.inf).any()
