@@ -17,10 +17,10 @@ from .. import messages
 from ..errors import ServingError, bad_input, in_field
 from ..frontend.admission import CallShare
 from ..frontend.callers import current
-from ..frontend.inference_request import UNMEASURED, InferenceRequest, text_inputs
+from ..frontend.inference_request import UNMEASURED, InferenceRequest
 from ..frontend.loop_watch import off_loop
 from ..model import datatypes
-from ..model.spec import RequestSize, measure_request
+from ..model.spec import RequestSize, measure_request, text_inputs
 from . import tensors, wire
 from .replies import labels, ranking_steps, timings
 

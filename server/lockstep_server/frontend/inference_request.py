@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from .. import messages
-from ..model.spec import RequestSize, row_of_ids
+from ..model.spec import RequestSize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-
-    from ..model.datatypes import Arrays
-    from ..model.spec import ModelSpec
     from ..text.tokenizer import EncodedText
     from .admission import CallShare
     from .served_model import ServedModel
@@ -65,13 +59,6 @@ def tensor_bytes(message: messages.Request) -> int:
     if isinstance(message, messages.Generate):
         return 0
     return sum(array.nbytes for array in message.inputs.values())
-
-
-def text_inputs(spec: ModelSpec, ids: Sequence[int] | np.ndarray[Any, Any]) -> Arrays:
-    """Token ids as the model's text input, one row."""
-    tensor = spec.text_tensor
-    assert tensor is not None
-    return {tensor.name: row_of_ids(tensor, ids)}
 
 
 def accepted_message(

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from .. import memory, messages
 from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, unavailable
-from ..model.spec import measure_request
+from ..model.spec import measure_request, text_inputs
 from .admission import deadline_of, is_past
 from .callers import current as caller_of_task
-from .inference_request import accepted_message, elements, send_policy, tensor_bytes, text_inputs
+from .inference_request import accepted_message, elements, send_policy, tensor_bytes
 from .request_log import RequestLog
 from .tokenization import SHORT_TEXT
 from .tracing import RequestSummary, Trace, current

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import LoadError
 from .numbers import check_generated_lengths
+from .oneshot_spec import bind_tensor, check_names
 from .roles import check_text_input
-from .spec import ModelSpec, bind_tensor, check_names
+from .spec import ModelSpec
 
 if TYPE_CHECKING:
     from .manifest import Manifest, StateSection

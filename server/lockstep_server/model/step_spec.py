@@ -16,16 +16,9 @@ from . import encoders
 from .datatypes import EXACT_INTEGERS, from_onnx, holds
 from .manifest import TensorSection
 from .numbers import check_generated_lengths
+from .oneshot_spec import bind_tensor, check_names, infer_batch_axis
 from .roles import check_next_scores, check_outputs, check_text_input, shape_of
-from .spec import (
-    GraphTensor,
-    ModelSpec,
-    ModelTensor,
-    StateTensor,
-    bind_tensor,
-    check_names,
-    infer_batch_axis,
-)
+from .spec import GraphTensor, ModelSpec, ModelTensor, StateTensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

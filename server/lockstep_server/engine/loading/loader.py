@@ -17,7 +17,7 @@ from ... import __version__, messages
 from ...errors import LoadError
 from ...model import datatypes
 from ...model.cost_model import CostModel
-from ...model.spec import make_spec
+from ...model.oneshot_spec import make_spec
 from ...model.step_spec import check_roles_without_oneshot, make_step_spec
 from ...text.tokenizer import TokenizerError, Vocabulary
 from ..oneshot.engine import OneShotEngine

@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import messages
 from ...model.cost_model import moving_average
-from ...model.spec import measure_request, row_of_ids
+from ...model.spec import measure_request, text_inputs
 from ..runtime import padding
 from ..runtime.batching import RowMismatch, check_rows
 from ..runtime.verification import Recheck, shapes_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ...model.datatypes import Arrays
     from ...model.manifest import Manifest
-    from ...model.spec import ModelSpec, RequestSize
+    from ...model.spec import ModelSpec
     from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
     from ..runtime.verification import Verifier
@@ -47,29 +47,15 @@ class Prompt(NamedTuple):
         return max(sum(self.lengths), 1)
 
 
-def measure_prompt(prefill: ModelSpec, ids: Sequence[int]) -> RequestSize:
-    """
-    Raises:
-        ServingError: BAD_INPUT, the prompt is longer than the model accepts.
-    """
-    return measure_request(prefill.reader, _inputs(prefill.reader, ids))
-
-
 def prompt_of(prefill: ModelSpec, ids: Sequence[int], begin: Sequence[int] = ()) -> Prompt:
     """The prompt of one sequence. After an encoder graph, which reads `ids`, the prefill graph reads `begin`,
     by default the manifest's."""
     if prefill.encoder is None:
-        inputs = _inputs(prefill, ids)
+        inputs = text_inputs(prefill, ids)
         return Prompt(inputs, 1, measure_request(prefill, inputs).lengths)
-    source, inputs = _inputs(prefill.encoder, ids), _inputs(prefill, begin or prefill.manifest.begin)
+    source, inputs = text_inputs(prefill.encoder, ids), text_inputs(prefill, begin or prefill.manifest.begin)
     sizes = measure_request(prefill.encoder, source).lengths, measure_request(prefill, inputs).lengths
     return Prompt(inputs, 1, tuple(map(max, *sizes)), source)
-
-
-def _inputs(prefill: ModelSpec, ids: Sequence[int]) -> Arrays:
-    tensor = prefill.text_tensor
-    assert tensor is not None
-    return {tensor.name: row_of_ids(tensor, ids)}
 
 
 def run(spec: ModelSpec, session: OnnxSession, prompts: Sequence[Prompt]) -> list[Arrays]:

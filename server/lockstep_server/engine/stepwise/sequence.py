@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
 from ...errors import bad_input
+from ...model.spec import measure_request, text_inputs
 from .beams import BeamSearch
-from .prefill import measure_prompt
 from .slots import growing_lengths
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ def _prompt(spec: ModelSpec, field: str, ids: tuple[int, ...]) -> tuple[int, ...
     if not ids:
         raise bad_input(field, "the text is empty and the model has no begin token; send at least one word")
     if spec.prefill is not None:
-        measure_prompt(spec.prefill, ids)
+        reader = spec.prefill.reader
+        measure_request(reader, text_inputs(reader, ids))  # refuses what is too long
         return ids
     for name in growing_lengths(spec):
         longest = spec.manifest.lengths[name].max

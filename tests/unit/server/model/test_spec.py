@@ -12,13 +12,13 @@ from unit.server import sample_models
 from lockstep_server.engine.loading.manifest_file import parse
 from lockstep_server.errors import LoadError, ServingError
 from lockstep_server.model.manifest import Manifest
+from lockstep_server.model.oneshot_spec import make_spec
 from lockstep_server.model.spec import (
     GraphSignature,
     GraphTensor,
     ModelSpec,
     RequestSize,
     batchable,
-    make_spec,
     measure_request,
 )
 

@@ -15,7 +15,8 @@ from lockstep_server.engine.loading.output_lengths import check_output_lengths, 
 from lockstep_server.engine.runtime import padding
 from lockstep_server.engine.runtime.session import OnnxSession
 from lockstep_server.errors import LoadError, ServingError
-from lockstep_server.model.spec import ModelSpec, make_spec, measure_request
+from lockstep_server.model.oneshot_spec import make_spec
+from lockstep_server.model.spec import ModelSpec, measure_request
 
 if TYPE_CHECKING:
     from pathlib import Path

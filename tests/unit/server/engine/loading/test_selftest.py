@@ -15,10 +15,12 @@ from lockstep_server.engine.loading.manifest_file import parse
 from lockstep_server.engine.runtime.device_scheduler import DeviceAccount, DeviceScheduler
 from lockstep_server.engine.runtime.session import OnnxSession
 from lockstep_server.model.manifest import Manifest
-from lockstep_server.model.spec import ModelSpec, make_spec
+from lockstep_server.model.oneshot_spec import make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from lockstep_server.model.spec import ModelSpec
 
 
 def opened(folder: Path, graph: Any, text: str = "") -> tuple[OnnxSession, ModelSpec]:

@@ -19,7 +19,7 @@ from lockstep_server.engine.loading import selftest_steps
 from lockstep_server.engine.loading.manifest_file import parse
 from lockstep_server.engine.loading.selftest_steps import StepSelfTestResult
 from lockstep_server.engine.runtime.session import OnnxSession
-from lockstep_server.model.spec import make_spec
+from lockstep_server.model.oneshot_spec import make_spec
 
 if TYPE_CHECKING:
     from onnx import ModelProto

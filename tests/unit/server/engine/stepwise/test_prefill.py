@@ -14,7 +14,7 @@ from unit.server.engine.stepwise.step_models import generation_sequence, open_mo
 
 from lockstep_server.engine.runtime.batching import Batching
 from lockstep_server.engine.stepwise import prefill
-from lockstep_server.engine.stepwise.prefill import PrefillRunner, measure_prompt, prompt_of
+from lockstep_server.engine.stepwise.prefill import PrefillRunner, prompt_of
 from lockstep_server.errors import ErrorCode, ServingError
 from lockstep_server.model.manifest import BatchingSection
 
@@ -119,8 +119,8 @@ def test_a_run_reports_its_time_and_its_padding() -> None:
 
 def test_a_prompt_longer_than_the_model_accepts_is_rejected() -> None:
     spec = prefill_spec()
-    assert measure_prompt(spec, [3] * 64).lengths == (64,)
+    assert prompt_of(spec, [3] * 64).lengths == (64,)
     with pytest.raises(ServingError) as rejected:
-        measure_prompt(spec, [3] * 65)
+        prompt_of(spec, [3] * 65)
     assert rejected.value.code is ErrorCode.BAD_INPUT
     assert "64" in rejected.value.message
