@@ -426,7 +426,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "manifest": FULL.replace("outputs.logits]\n", "outputs.logits]\nposition = 2\n"),
             "step_out": {**STEP_OUT, "logits": (FLOATS, ("n", 2, 9))},
         },
-        ("stepwise.outputs.logits.position", "has no position 2", "from -2 to 1"),
+        ("stepwise.outputs.logits.position", "has no position 2", "use -2 to 1"),
     ),
     "a translator without a begin id": (
         {"manifest": FULL.replace("begin = 1\n", "")},
