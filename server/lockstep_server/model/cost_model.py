@@ -34,6 +34,7 @@ _FIT_RUNS = 2  # a cell that the fit was measured in counts as having had so man
 _MUCH_WRONG = 4.0
 _WRONG = 3.0  # a measurement that differs from the estimate by this factor is worth telling the front end
 _MIN_S = 1e-7
+_MOST = 1e9  # a larger number is no cost in seconds, and no ratio of two
 
 
 def moving_average(average: float, value: float, rate: float) -> float:
@@ -138,20 +139,20 @@ class CostModel:
         Raises:
             KeyError, TypeError, ValueError: these are not the costs of a model.
         """
-        costs = cls(data["weights"], float(data["overhead_s"]))
-        ratios, runs = np.array(data["ratios"], float), np.array(data["runs"], int)
+        try:
+            costs = cls(data["weights"], float(data["overhead_s"]))
+            ratios, runs = np.array(data["ratios"], float), np.array(data["runs"], int)
+        except OverflowError as error:
+            raise ValueError(f"a number is too large: {error}") from error
         numbers = np.array([*costs.weights, costs.overhead_s])
         if numbers.shape != (_WEIGHTS + 1,) or ratios.shape != costs.ratios.shape:
             raise ValueError("the costs have another number of weights or ratios")
         if runs.shape != ratios.shape or (runs < 0).any():
             raise ValueError("the costs have another number of runs, or negative ones")
-        if not (
-            np.isfinite(numbers).all()
-            and (numbers >= 0).all()
-            and np.isfinite(ratios).all()
-            and (ratios > 0).all()
-        ):
-            raise ValueError("a cost is negative or not finite")
+        if not ((numbers >= 0).all() and (numbers <= _MOST).all()):
+            raise ValueError("a cost is negative, too large or not finite")
+        if not ((ratios > 0).all() and (ratios <= _MOST).all()):
+            raise ValueError("a ratio is not positive, too large or not finite")
         costs.ratios, costs.runs = ratios, np.minimum(runs, _KNOWN_RUNS)
         return costs
 

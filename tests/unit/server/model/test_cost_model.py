@@ -174,6 +174,11 @@ def test_an_average_converges_to_a_constant_value() -> None:
         {"ratios": 1},
         {"ratios": [[1]]},
         {"ratios": [[0] * 20] * 12},
+        {"ratios": [[1e300] * 20] * 12},
+        {"runs": [[float("inf")] * 20] * 12},
+        {"runs": [[10**400] * 20] * 12},
+        {"overhead_s": 10**400},
+        {"weights": [1e300, 0, 0, 0, 0]},
     ],
 )
 def test_costs_that_no_model_has_are_refused(damage: dict[str, Any]) -> None:
