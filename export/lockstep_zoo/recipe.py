@@ -1,7 +1,7 @@
 """Recipes: how a model is built and trained, and what its graphs take and return."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class LanguageModelRecipe(Recipe):
     step: Callable[[nn.Module], nn.Module]  # trained module → the graph of one step
     prefill: Callable[[nn.Module], nn.Module] | None = None  # trained module → the graph of a whole prompt
     states: Mapping[str, tuple[int, int]]  # the states of the step: each [first, rows, last]
+    caches: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # each [rows, first, past, last]
     oneshot: Callable[[nn.Module], nn.Module] | None = None  # trained module → logits at all positions
     stretch: int = 100  # length of the stretches of running text in training
     max_prompt: int = 4096

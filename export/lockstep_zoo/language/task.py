@@ -25,6 +25,7 @@ T = TypeVar("T")  # the texts of the data folder
 C = TypeVar("C")  # the corpus: the texts as ids
 
 EXAMPLE = [[3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]  # any ids: both axes are dynamic
+PAST = "past"
 MAX_POSITIONS = 1024  # of a batch with a score for every word at each of them
 
 
@@ -45,28 +46,34 @@ class LanguageTask(Task[LanguageModelRecipe, T, C]):
         vocabulary = tokenizer.get_vocab_size()
         tokens, lengths = padded(EXAMPLE)
         text: dict[str, Any] = {"axes": {"tokens": "batch prompt"}, "ids": {"tokens": vocabulary}}
-        prompt = text | {"axes": {"tokens": "batch prompt", "lengths": "batch"}, "lengths": "lengths"}
+        time = PAST if recipe.caches else "prompt"
+        prompt = text | {"axes": {"tokens": f"batch {time}", "lengths": "batch"}, "lengths": "lengths"}
         serving: dict[str, Any] = {
             "task": replace(self.task(tokenizer), max_tokens=recipe.max_tokens),
             "tokenizer": tokenizer,
             "longest": recipe.max_prompt,
             "tolerance": TOLERANCE,
-            "exact": True,
+            "exact": not recipe.caches,  # sums over a cache depend on its padding, by rounding
             "about": recipe.about,
         }
         if recipe.oneshot:  # a score for every word at every position: few positions share a batch
             serving["max_padded_elements"] = MAX_POSITIONS
-        sizes = {f"{name}_in": size for name, size in recipe.states.items()}
+        if recipe.caches:  # of their real elements
+            serving["lengths"] = "lengths"
+        example, axes = _example(recipe, tokens)
         return stepwise_forms(
             recipe.step(module),
-            {"token": tokens[:, 0]}
-            | {name: torch.zeros(first, len(tokens), last) for name, (first, last) in sizes.items()},
-            axes={"token": "batch"}
-            | {name: f"{first} batch {last}" for name, (first, last) in sizes.items()},
+            example,
+            axes=axes,
             ids={"token": vocabulary},
             states={
-                f"{name}_in": State(f"{name}_out", prefill=f"{name}0" if recipe.prefill else "", name=name)
-                for name in recipe.states
+                f"{name}_in": State(
+                    f"{name}_out",
+                    prefill=f"{name}0" if recipe.prefill else "",
+                    name=name,
+                    grows=name in recipe.caches,
+                )
+                for name in (*recipe.states, *recipe.caches)
             },
             prefill=Whole(recipe.prefill(module), {"tokens": tokens, "lengths": lengths}, **prompt)
             if recipe.prefill
@@ -74,6 +81,22 @@ class LanguageTask(Task[LanguageModelRecipe, T, C]):
             oneshot=Whole(recipe.oneshot(module), {"tokens": tokens}, **text) if recipe.oneshot else None,
             **serving,
         )
+
+
+def _example(recipe: LanguageModelRecipe, tokens: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The inputs of a step of each row's first token, and their axes; caches have as many elements as
+    `tokens` has columns."""
+    rows, past = tokens.shape
+    example, axes = {"token": tokens[:, 0]}, {"token": "batch"}
+    for name, (first, last) in recipe.states.items():
+        example[f"{name}_in"] = torch.zeros(first, rows, last)
+        axes[f"{name}_in"] = f"{first} batch {last}"
+    if recipe.caches:
+        example["lengths"], axes["lengths"] = torch.full((rows,), past), "batch"
+    for name, (first, last) in recipe.caches.items():
+        example[f"{name}_in"] = torch.zeros(rows, first, past, last)
+        axes[f"{name}_in"] = f"batch {first} {PAST} {last}"
+    return example, axes
 
 
 def run_steps(recipe: LanguageModelRecipe, step: OnnxGraph, row: Sequence[int]) -> Arrays:
@@ -86,12 +109,22 @@ def run_steps(recipe: LanguageModelRecipe, step: OnnxGraph, row: Sequence[int]) 
 
 
 def initial_states(recipe: LanguageModelRecipe, step: OnnxGraph, rows: int) -> dict[str, Tensor]:
-    """The states before the first token: zeros."""
+    """The states before the first token: zeros, and caches without elements."""
     shapes = {tensor.name: tensor.shape for tensor in step.session.get_inputs()}
     names = [f"{name}_in" for name in recipe.states]
-    return {name: torch.zeros(shapes[name][0], rows, shapes[name][2]) for name in names}
+    states = {name: torch.zeros(shapes[name][0], rows, shapes[name][2]) for name in names}
+    if recipe.caches:
+        states["lengths"] = torch.zeros(rows, dtype=torch.int64)
+    return states | {
+        f"{name}_in": torch.zeros(rows, first, 0, last) for name, (first, last) in recipe.caches.items()
+    }
 
 
 def next_states(recipe: LanguageModelRecipe, outputs: Arrays) -> dict[str, Tensor]:
     """The state inputs of the next step, from the outputs of a step."""
-    return {f"{name}_in": from_numpy(outputs[f"{name}_out"]) for name in recipe.states}
+    names = (*recipe.states, *recipe.caches)
+    states = {f"{name}_in": from_numpy(outputs[f"{name}_out"]) for name in names}
+    for name in recipe.caches:
+        cache = states[f"{name}_in"]
+        states["lengths"] = torch.full((cache.shape[0],), cache.shape[2])
+    return states
