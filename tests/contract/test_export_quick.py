@@ -16,6 +16,7 @@ WRITERS = ("next-word", "next-word-gru", "next-word-lstm", "context-cnn")
 NAMES = (
     *(f"sentiment-{name}" for name in (*BAGS, *NETWORKS)),
     "shakespeare-char-lstm",
+    "shakespeare-gpt",
     *(f"captions-{name}" for name in WRITERS),
     "translate-en-fr",
 )
