@@ -126,7 +126,7 @@ def test_the_character_model_completes_a_word() -> None:
     assert most_likely(SHAKESPEARE, "First Citize") == "n"
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != SHAKESPEARE])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name.startswith("captions-")])
 def test_the_word_models_continue_a_caption(name: str) -> None:
     assert most_likely(name, "A man is sitting on the") in {f" {place}" for place in PLACES}
     assert most_likely(name, "two dogs are running through the") in {" grass", " snow", " water", " field"}
