@@ -26,7 +26,7 @@ from .tensors import quoted, to_bytes
 
 if TYPE_CHECKING:
     from ..messages import Event
-    from ..model.spec import ModelSpec
+    from ..model.spec import ModelSpec, ModelTensor
     from . import wire
 
 REGION, _SIZE, _OFFSET = (f"shared_memory_{one}" for one in ("region", "byte_size", "offset"))
@@ -164,13 +164,8 @@ class SharedMemory:
             array = (event.outputs or {}).get(tensor.name)
             if array is None or tensor.name not in wanted:
                 continue
-            content, field = to_bytes(tensor.datatype, array), f"outputs.{tensor.name}"
-            region, offset, size = self._place(field, wanted[tensor.name])
-            if len(content) > size:
-                why = f"the output has {len(content)} bytes, and its place in shared memory {size}"
-                raise bad_input(field, f"{why}; send a larger one")
-            await off_loop(_steps(len(content)), _write, region, offset, content)
-            written[tensor.name] = len(content)
+            place = self._place(f"outputs.{tensor.name}", wanted[tensor.name])
+            written[tensor.name] = await off_loop(_steps(array.nbytes), _put, tensor, array, *place)
         return written
 
     def _place(self, field: str, parameters: Any) -> tuple[_Region, int, int]:
@@ -227,6 +222,16 @@ def _read(region: _Region, offset: int, size: int) -> wire.Part:
     if os.preadv(region.descriptor, [content], offset) != size:
         raise _shrunk()
     return memoryview(content)
+
+
+def _put(tensor: ModelTensor, array: Any, region: _Region, offset: int, size: int) -> int:
+    """Write an output. Returns its size in bytes."""
+    content = to_bytes(tensor.datatype, array)
+    if len(content) > size:
+        why = f"the output has {len(content)} bytes, and its place in shared memory {size}"
+        raise bad_input(f"outputs.{tensor.name}", f"{why}; send a larger one")
+    _write(region, offset, content)
+    return len(content)
 
 
 def _write(region: _Region, offset: int, content: bytes) -> None:
