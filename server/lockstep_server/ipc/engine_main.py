@@ -163,14 +163,23 @@ class _Readers:
                 batch = next(self._received, None)
                 if batch is None:
                     break
-                if isinstance(batch[-1], messages.StopEngine):
-                    self._take(batch[:-1])
-                    self._within_s = batch[-1].within_s
+                before, stop = _until_stop(batch)
+                if stop is not None:
+                    self._take(before)
+                    self._within_s = stop.within_s
                     break
                 if (run := self._take(batch, may_run=bool(self._waiting))) is not None:
                     return run
             self._ended.set()
         return None
+
+
+def _until_stop(batch: list[Any]) -> tuple[list[Any], messages.StopEngine | None]:
+    """The messages before a `StopEngine`, and that. What comes after it concerns nobody."""
+    for at, message in enumerate(batch):
+        if isinstance(message, messages.StopEngine):
+            return batch[:at], message
+    return batch, None
 
 
 def _receive(connection: socket.socket, decoder: frames.Decoder) -> Iterator[list[messages.Message]]:

@@ -78,11 +78,12 @@ def test_one_reads_on_while_the_other_runs() -> None:
     assert connection.within_s == [0.0]
 
 
-def test_the_messages_before_a_stop_are_taken() -> None:
+def test_the_messages_before_a_stop_are_taken_and_those_after_it_are_not() -> None:
     connection = Connection({})
-    connection.send(messages.Cancel(1), messages.StopEngine(within_s=3.0))
+    connection.send(messages.Cancel(1), messages.StopEngine(within_s=3.0), messages.Cancel(2))
     connection.join()
     assert connection.taken.get(timeout=PATIENCE_S)[0] == 1
+    assert connection.taken.empty()
     assert connection.within_s == [3.0]
 
 
