@@ -2,7 +2,8 @@
 
 `python -m bench.open_loop '{"address": …, "server": pid, "path": …, "rate": …, "seconds": …, "deadline": …}'`
 reads the messages to send from standard input, one a line in hexadecimal, and prints JSON. With `inflight` in
-place of `rate` it is a closed loop. Health is checked over a connection of its own meanwhile.
+place of `rate` it is a closed loop. Goodput is counted in `work`, the elements of each message: a server that
+refuses long requests answers more of them. Health is checked over a connection of its own meanwhile.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class _Load:
     def __init__(self, spec: dict[str, Any], bodies: list[bytes]) -> None:
         self._spec = spec
         self._made = [call(spec["path"], body, spec["deadline"]) for body in bodies]
+        self._work: list[int] = spec["work"]
+        self._work_of: dict[int, int] = {}  # by the number of the open call
+        self._done = 0
         self._health_check = call(_HEALTH, b"")
         host, port = spec["address"].rsplit(":", 1)
         self._calls, self._health = Connection(host, int(port)), Connection(host, int(port))
@@ -49,18 +53,19 @@ class _Load:
             self._end()
             self._answered.clear()
             self._first_of_answered.clear()
-            self._sent = 0
+            self._sent = self._done = 0
         before, begun = _cpu_seconds(spec["server"]), time.perf_counter()
         if "inflight" in spec:
             self._closed(begun + spec["seconds"], spec["inflight"])
         else:
             self._open_loop(begun + spec["seconds"], spec["rate"], draw)
         took, after = time.perf_counter() - begun, _cpu_seconds(spec["server"])
-        in_time = len(self._answered)
+        in_time, done = len(self._answered), self._done
         self._end()
         cores = {f"{name}_cores": (after[name] - before[name]) / took for name in before}
         return {
-            "goodput": in_time / took,
+            "goodput": done / took,
+            "answered": in_time / took,
             "offered": self._sent / took,
             "p99_ms": _ms(self._answered, 99),
             "first_p99_ms": _ms(self._first_of_answered, 99),
@@ -91,10 +96,11 @@ class _Load:
 
     def _begin(self, due: float) -> None:
         """Send a call. What is sent late has waited since it was due."""
-        made = self._made[self._sent % len(self._made)]
+        at = self._sent % len(self._made)
         self._sent += 1
         if len(self._open[self._calls]) < _MOST_OPEN:
-            self._open[self._calls][self._calls.begin(made)] = due
+            number = self._calls.begin(self._made[at])
+            self._open[self._calls][number], self._work_of[number] = due, self._work[at]
 
     def _end(self) -> None:
         """Wait for the open calls."""
@@ -121,8 +127,9 @@ class _Load:
                     self._ended(reply, now - calls.pop(reply.call))
 
     def _ended(self, reply: Reply, seconds: float) -> None:
-        first = self._first.pop(reply.call, seconds)
+        first, work = self._first.pop(reply.call, seconds), self._work_of.pop(reply.call)
         if reply.status == _OK and seconds <= self._spec["deadline"]:
+            self._done += work
             self._answered.append(seconds)
             self._first_of_answered.append(first)
         elif reply.status == _RESOURCE_EXHAUSTED:
