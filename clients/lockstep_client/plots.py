@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from lockstep_client import extras
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from lockstep_client.race import RaceResult
     from lockstep_client.stream_results import Translation
+    from lockstep_client.writing import WritingResult
 
 _STYLES = dict(zip(("step-wise", "fused", "one-shot", "re-encoding"), series_styles(), strict=False))
 """Colour and marker of each way of a race."""
@@ -64,11 +66,13 @@ def attention(path: Path, source: str, translation: Translation) -> None:
     save(figure, path)
 
 
-def race(path: Path, results: Sequence[RaceResult]) -> None:
-    """Plot the times to the first and last prediction, and the compute time, by text length."""
-    figure = new_figure(10, 5)
-    waiting = _by_words(figure, 1, "Time to prediction")
-    compute = _by_words(figure, 2, "Total compute time on the server")
+def race(path: Path, results: Sequence[RaceResult], written: Sequence[WritingResult] = ()) -> None:
+    """Plot the times to the first and last prediction, the compute time, by text length, and the compute time
+    of one more token of each writer, by context."""
+    columns = 2 + bool(written)
+    figure = new_figure(5 * columns, 5)
+    waiting = _by_length(figure, 1, columns, "Time to prediction")
+    compute = _by_length(figure, 2, columns, "Total compute time on the server")
     for contender in dict.fromkeys(result.contender for result in results if result.time):
         measured = [(r.words, r.time) for r in results if r.contender == contender and r.time]
         words, name = [words for words, _ in measured], f"{contender.way} {contender.model}"
@@ -81,12 +85,22 @@ def race(path: Path, results: Sequence[RaceResult]) -> None:
         last_ms = [time.last_s * 1e3 for _, time in measured]
         waiting.plot(words, last_ms, color=colour, marker=mark, label=f"{name}: whole text read")
         compute.plot(words, [time.compute_s * 1e3 for _, time in measured], color=colour, marker=mark)
+    if written:
+        _draw_writers(_by_length(figure, 3, columns, "Compute time of one more token", "characters"), written)
     draw_legend_below(figure, 2)
     save(figure, path)
 
 
-def _by_words(figure: Figure, at: int, title: str) -> Axes:
-    axes = new_axes(figure, 1, 2, at, title=title, x_label="words", y_label="milliseconds")
+def _draw_writers(axes: Axes, written: Sequence[WritingResult]) -> None:
+    names = dict.fromkeys(one.model for one in written)
+    for model, (colour, mark) in zip(names, islice(series_styles(), len(_STYLES), None), strict=False):
+        timed = [(one.characters, one.time) for one in written if one.model == model and one.time]
+        times_ms = [time.compute_per_token_s * 1e3 for _, time in timed]
+        axes.plot([at for at, _ in timed], times_ms, color=colour, marker=mark, label=f"writing {model}")
+
+
+def _by_length(figure: Figure, at: int, columns: int, title: str, unit: str = "words") -> Axes:
+    axes = new_axes(figure, 1, columns, at, title=title, x_label=unit, y_label="milliseconds")
     axes.set(xscale="log", yscale="log")
     draw_grid(axes)
     for axis in (axes.xaxis, axes.yaxis):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from lockstep_client import writing
 from lockstep_client.reading import FUSED, ONE_SHOT, REENCODING, STEPWISE
 from lockstep_client.tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lockstep_client.race import RaceResult
     from lockstep_client.reading import Contender, ReadingTime
+    from lockstep_client.writing import WritingResult
 
 HEADER = (
     "way", "model", "words", "first ms", "last ms", "compute ms", "per step", "steps", "computed", "answer",
@@ -22,12 +24,21 @@ _SAME = 1.05
 """Two times up to this ratio count as equal."""
 
 
-def show(results: Sequence[RaceResult]) -> None:
-    """Print the table, the notes and the sentences."""
-    table(HEADER, [_row(result) for result in results], left=2)
-    for note in notes(results):
+def show(results: Sequence[RaceResult], written: Sequence[WritingResult] = ()) -> None:
+    """Print the tables, the notes and the sentences."""
+    if results:
+        table(HEADER, [_row(result) for result in results], left=2)
+    _print_text(notes(results), sentences(results))
+    if written:
+        print()
+        table(writing.HEADER, writing.rows(written))
+    _print_text(writing.notes(written), writing.sentences(written))
+
+
+def _print_text(notes: Iterable[str], sentences: Iterable[str]) -> None:
+    for note in notes:
         print(note)
-    for sentence in sentences(results):
+    for sentence in sentences:
         print(f"\n{fill(sentence, WIDTH)}", flush=True)
 
 

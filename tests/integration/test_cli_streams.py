@@ -121,7 +121,10 @@ def test_follow_prints_each_re_encoding(lockstep: Run) -> None:
 def test_a_race_runs_with_the_shipped_models(lockstep: Run) -> None:
     code, lines, error = lockstep("race", "--lengths", "5,20", "--repeat", "2", "--json")
     assert (code, error) == (0, "")
-    *results, last = objects(lines)
+    *found, last = objects(lines)
+    results, written = (
+        [one for one in found if (one["way"] == "writing") is wanted] for wanted in (False, True)
+    )
     at_20 = {one["way"]: one for one in results if one["words"] == 20}
     assert {way: one["steps"] for way, one in at_20.items()} == {
         "step-wise": 20,
@@ -135,11 +138,15 @@ def test_a_race_runs_with_the_shipped_models(lockstep: Run) -> None:
     assert at_20["one-shot"]["answer"]["name"] == at_20["re-encoding"]["answer"]["name"]
     assert all(0 < one["first_s"] <= one["last_s"] for one in results)
     assert all(one["compute_s"] > 0 for one in results)
-    assert len(last["shows"]) == 2
+    assert [(one["model"], one["characters"], one["tokens"]) for one in written] == [
+        (model, characters, 64) for characters in (5, 20) for model in (WRITER, "shakespeare-gpt")
+    ]
+    assert all(one["compute_per_token_s"] > 0 for one in written)
+    assert len(last["shows"]) == 5
 
 
 def test_a_race_notes_texts_that_are_too_long(lockstep: Run) -> None:
-    arguments = ("race", "--lengths", "5000", "--repeat", "1", "--stepwise", "", "--json")
+    arguments = ("race", "--lengths", "5000", "--repeat", "1", "--stepwise", "", "--writers", "", "--json")
     code, lines, error = lockstep(*arguments)
     assert (code, error) == (1, "")  # nothing could be timed
     *results, _ = objects(lines)

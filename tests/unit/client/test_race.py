@@ -13,7 +13,7 @@ from patience import PATIENCE_S
 from unit.client.command import process
 
 import lockstep_client as lc
-from lockstep_client import plots, race_report
+from lockstep_client import plots, race_report, writing
 from lockstep_client.race import LONGEST_REENCODED, Race, RaceResult
 from lockstep_client.reading import (
     FUSED,
@@ -191,9 +191,49 @@ def test_the_plot_has_the_timed_contenders(tmp_path):
     assert "missing-model" not in drawn
 
 
+# --- writers --------------------------------------------------------------------------------------
+
+
+async def test_a_writer_writes_after_a_context_of_the_requested_length(server):
+    async with lc.AsyncClient(server.address) as client:
+        [one, missing] = await writing.results(client, [RNN, "nobody"], "to be ", 8, repeat=2)
+    asked = [request for request in server.requests if request.model == RNN]
+    assert [request.text for request in asked] == ["to be to"] * 3  # one of them warms up
+    assert {request.decoding.min_tokens for request in asked} == {writing.TOKENS}
+    assert (one.model, one.characters, one.note) == (RNN, 8, "")
+    # The fake's four tokens are 4 steps of 0.375 s, without the prefill, that 2.5 rows share.
+    assert one.time.tokens == 4
+    assert one.time.compute_per_token_s == pytest.approx(0.375 / 2.5 / 4)
+    assert one.time.first_s > 0
+    assert one.time.token_s >= 0
+    assert missing.time is None
+    assert missing.note.startswith("unknown model 'nobody'")
+
+
+def wrote(model, characters, compute_s):
+    return writing.WritingResult(model, characters, writing.WritingTime(0.1, compute_s, compute_s, 64))
+
+
+def test_the_sentences_about_writers_name_the_growth_and_the_winner():
+    found = [
+        wrote("lstm", 10, 1e-3),
+        wrote("gpt", 10, 1e-3),
+        wrote("lstm", 1000, 1e-3),
+        wrote("gpt", 1000, 5e-3),
+    ]
+    assert list(writing.sentences(found)) == [
+        "A token of lstm took 1 ms of compute after 10 characters and 1 ms after 1,000: 1 times as much.",
+        "A token of gpt took 1 ms of compute after 10 characters and 5 ms after 1,000: 5 times as much.",
+        "After 1,000 characters a token of gpt takes 5 times the compute of one of lstm.",
+    ]
+    assert (
+        list(writing.sentences([wrote("lstm", 10, 1e-3), writing.WritingResult("gpt", 10, None, "no")])) == []
+    )
+
+
 # --- the command --------------------------------------------------------------------------------------
 
-MODELS = ("--stepwise", RNN, "--fused", RNN, "--oneshot", TRANSFORMER)
+MODELS = ("--stepwise", RNN, "--fused", RNN, "--oneshot", TRANSFORMER, "--writers", "")
 
 
 @pytest.fixture
@@ -215,6 +255,19 @@ def test_the_command_prints_a_table_and_two_sentences(run):
     assert (
         sum(line.startswith(("At 3 words", "For a prediction after each of 3 words")) for line in lines) == 2
     )
+
+
+def test_the_command_lists_writers_below(run, tmp_path):
+    picture = tmp_path / "race.svg"
+    code, lines, error = run("--lengths", "2,3", "--writers", f"{RNN}, nobody", "--plot", str(picture))
+    assert (code, error) == (0, "")
+    at = next(index for index, line in enumerate(lines) if line.startswith("writer"))
+    assert [line.split()[:2] for line in lines[at + 1 : at + 5]] == [
+        [model, characters] for characters in ("2", "3") for model in (RNN, "nobody")
+    ]
+    assert sum(line.startswith(f"A token of {RNN} took 37.5 ms of compute after 2") for line in lines) == 1
+    assert sum("writing nobody" in line and "unknown model" in line for line in lines) == 2
+    assert f"writing {RNN}" in picture.read_text()
 
 
 def test_the_command_prints_json_lines(run, server):
