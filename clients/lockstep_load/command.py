@@ -191,9 +191,22 @@ def contrast(
         int, typer.Option(min=1, max=4096, metavar="N", help="Concurrent callers at full load.")
     ] = 16,
     ids: options.Ids = "1,8000",
+    writers: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Generative models that write after a context: with a state of constant size, with caches.",
+        ),
+    ] = "shakespeare-char-lstm,shakespeare-gpt",
+    contexts: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Contexts of the writers, in tokens.")
+    ] = "10,100,1000",
+    context_ids: Annotated[
+        str, typer.Option(metavar="LOW,HIGH", help="Range of the ids of a context.")
+    ] = "2,66",
     seconds: options.Seconds = 1.0,
 ) -> None:
-    """Compare three ways to read a text: step-wise RNN, fused RNN and one-shot Transformer.
+    """Compare three ways to read a text: step-wise RNN, fused RNN and one-shot Transformer; two to write one.
 
     Measures each at every length (one caller, and full load) and every rate, in turn. Takes about three
     minutes with the defaults.
@@ -208,11 +221,14 @@ def contrast(
         concurrency,
         options.ids(ids),
         rounds,
+        contrasts.writing_modes(writers),
+        tuple(options.whole_numbers("--contexts", contexts)),
+        options.ids(context_ids),
     )
     target = common.with_server(Target(common.address, stepwise))
     load = load_options.load(ClosedLoop(concurrency), seconds)
     with report_errors():
-        for way in ways:
+        for way in (*ways, *planned.writers):
             way_target = replace(target, model=way.model)
             preflight.prepare(
                 way_target,

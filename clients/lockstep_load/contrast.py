@@ -1,10 +1,14 @@
-"""Measures which way of reading a text is fastest at which length and rate.
+"""Measures which way of reading a text is fastest at which length and rate, and what writing costs as the
+context grows.
 
 Three of the ways of `lockstep race` are compared (lockstep_client/reading.py): recurrent weights step by step
 (Follow), the same weights in one fused run (Classify), and a Transformer in one run. Each is measured with
 one caller, with many callers, and in an open loop. One caller also sends single elements, each after the
 reply to the one before: this measures the cost of one more element. The three take turns, so that a temporary
 slowdown of the machine affects all of them.
+
+Two generative models write after contexts of several lengths: one with a state of constant size, one with
+caches. They are measured with one caller and with many.
 
 Run documents → `ContrastPoint`s → `findings`, sentences computed from the numbers.
 """
@@ -19,6 +23,7 @@ from typing import TYPE_CHECKING, get_args
 from msgspec import structs
 
 from lockstep_client import reading
+from lockstep_client.writing import TOKENS
 from lockstep_load.lengths import parse
 from lockstep_load.plan import ClosedLoop, LoadProfile, OpenLoop, Target, Workload
 from lockstep_load.results import FORMAT, ContrastDocument, ContrastMode, ReadingMode, RunDocument
@@ -34,6 +39,8 @@ STEPWISE, FUSED = f"{reading.STEPWISE} RNN", f"{reading.FUSED} RNN"
 ONE_SHOT = f"{reading.ONE_SHOT} Transformer"
 TIE_RATIO = 1.05
 """Numbers up to this ratio apart are reported as equal."""
+
+CONTEXT = "tokens of context"
 
 LATE_MS = 50.0
 """A rate whose p99 is higher is reported as not sustained."""
@@ -51,6 +58,10 @@ class Contrast:
     ids: tuple[int, int] | None
     rounds: int = 1
     """Repetitions of all runs; medians are reported."""
+    writers: tuple[ReadingMode, ...] = ()
+    contexts: tuple[int, ...] = ()
+    """Ids that a writer reads before it writes `writing.TOKENS` tokens."""
+    context_ids: tuple[int, int] | None = None
 
     def run(
         self,
@@ -78,6 +89,11 @@ class Contrast:
             for way in self.ways:
                 if mode != "next" or way.kind == "follow":
                     yield mode, pattern, length, way
+        for context in self.contexts if self.writers else ():
+            for way in self.writers:
+                yield "lone", ClosedLoop(1), context, way
+            for way in self.writers:
+                yield "full", ClosedLoop(self.concurrency), context, way
 
     def _loads(self) -> Iterator[tuple[ContrastMode, LoadPattern, int]]:
         for length in self.lengths:
@@ -92,6 +108,8 @@ class Contrast:
         """Requests of `length` elements for one way."""
         lengths = parse(str(length))
         assert lengths is not None
+        if way.kind == "generate":
+            return Workload(way.kind, lengths, self.context_ids, tokens=parse(str(TOKENS)))
         return Workload(way.kind, lengths, self.ids)
 
     def _document(self, runs: list[RunDocument]) -> ContrastDocument:
@@ -100,7 +118,7 @@ class Contrast:
             started_at=runs[0].started_at,
             target=runs[0].target,
             partial=any(one.partial for one in runs),
-            ways=list(self.ways),
+            ways=[*self.ways, *self.writers],
             concurrency=self.concurrency,
             rate_length=self.rate_length,
             rounds=self.rounds,
@@ -114,6 +132,13 @@ def reading_modes(stepwise: str, fused: str, one_shot: str) -> tuple[ReadingMode
     ways = ((STEPWISE, reading.STEPWISE, stepwise), (FUSED, reading.FUSED, fused),
             (ONE_SHOT, reading.ONE_SHOT, one_shot))  # fmt: skip
     return tuple(ReadingMode(name, model, reading.Contender(way, model).call) for name, way, model in ways)
+
+
+def writing_modes(names: str) -> tuple[ReadingMode, ...]:
+    """The writers of these names, separated by commas."""
+    return tuple(
+        ReadingMode(name.strip(), name.strip(), "generate") for name in names.split(",") if name.strip()
+    )
 
 
 def _load_name(mode: ContrastMode, pattern: LoadPattern) -> str:
@@ -137,12 +162,17 @@ class ContrastPoint:
     """Median time to the prediction for the whole text."""
     next_ms: float
     """Median time to a prediction after one more element: one round trip for a stream, otherwise the whole
-    text again. Infinite if not measured; for a stream this takes a `next` run."""
+    text again; of a writer, to one more token. Infinite if not measured; for a stream this takes a `next`
+    run."""
     p99_ms: float
     sequences: float
     """Answers per second."""
     lost: int
     """Requests that were not answered."""
+    tokens: float = 0.0
+    """Tokens per second, of a writer."""
+    writes: bool = False
+    """Whether it writes: `length` is its context then."""
 
 
 def point(run: RunDocument) -> ContrastPoint:
@@ -162,11 +192,15 @@ def point(run: RunDocument) -> ContrastPoint:
         latency.p99 if latency else never,
         run.rates.ok,
         run.lost,
+        run.rates.tokens,
+        run.load.call == "generate",
     )
 
 
 def _next_element_times(run: RunDocument) -> LatencySummary | None:
     """Times to a prediction after one more element; None if this run does not measure them."""
+    if run.load.call == "generate":
+        return run.per_token_ms
     if not run.first_token_ms:
         return run.latency_ms
     return run.gap_ms if run.mode == "next" else None
@@ -183,14 +217,20 @@ def points(runs: Sequence[RunDocument]) -> list[ContrastPoint]:
     ways = list(dict.fromkeys(run.way for run in runs))
     made = [
         replace(
-            reading.medians(some, "first_ms", "last_ms", "next_ms", "p99_ms", "sequences"),
+            reading.medians(some, "first_ms", "last_ms", "next_ms", "p99_ms", "sequences", "tokens"),
             lost=math.ceil(median(one.lost for one in some)),
         )
         for some in rounds.values()
     ]
     return sorted(
         _with_next_times(made),
-        key=lambda one: (CONTRAST_MODES.index(one.mode), one.rate, one.length, ways.index(one.way)),
+        key=lambda one: (
+            one.writes,
+            CONTRAST_MODES.index(one.mode),
+            one.rate,
+            one.length,
+            ways.index(one.way),
+        ),
     )
 
 
@@ -212,8 +252,8 @@ def is_complete(runs: Sequence[RunDocument]) -> bool:
 
 def findings(points: Sequence[ContrastPoint], concurrency: int) -> list[str]:
     """Sentences that summarise the points. Combinations that were not measured are omitted."""
-    lone = [one for one in points if one.mode == "lone"]
-    full = [one for one in points if one.mode == "full"]
+    lone, full = readings(points, "lone"), readings(points, "full")
+    wrote, wrote_full = writings(points, "lone"), writings(points, "full")
     unmeasured = {one.length for one in lone if math.isinf(one.next_ms)}
     return [
         *_by_length("One caller, fastest for the whole text", lone, "last_ms", "ms", least=True),
@@ -227,11 +267,37 @@ def findings(points: Sequence[ContrastPoint], concurrency: int) -> list[str]:
         ),
         *_by_length(f"{concurrency} callers, most texts per second", full, "sequences", "/s", least=False),
         *_rates([one for one in points if one.mode == "rate"]),
+        *_by_length("One caller, fastest next token", wrote, "next_ms", "ms", by=CONTEXT, least=True),
+        *_by_length("One caller, fastest first token", wrote, "first_ms", "ms", by=CONTEXT, least=True),
+        *_by_length(
+            f"{concurrency} callers, most tokens per second",
+            wrote_full,
+            "tokens",
+            "/s",
+            by=CONTEXT,
+            least=False,
+        ),
     ]
 
 
+def readings(points: Sequence[ContrastPoint], mode: ContrastMode) -> list[ContrastPoint]:
+    """The points of the ways to read, in one mode."""
+    return [one for one in points if one.mode == mode and not one.writes]
+
+
+def writings(points: Sequence[ContrastPoint], mode: ContrastMode) -> list[ContrastPoint]:
+    """The points of the writers, in one mode."""
+    return [one for one in points if one.mode == mode and one.writes]
+
+
 def _by_length(
-    claim: str, points: Sequence[ContrastPoint], metric: str, unit: str, *, least: bool
+    claim: str,
+    points: Sequence[ContrastPoint],
+    metric: str,
+    unit: str,
+    *,
+    least: bool,
+    by: str = "number of elements",
 ) -> Iterator[str]:
     """The winner at each length. Neighbouring lengths with the same winner are merged."""
     spans: list[tuple[str, list[int], str]] = []
@@ -246,7 +312,7 @@ def _by_length(
         parts = [
             f"{_span(lengths)}: {winner} (at {lengths[-1]:,}: {values})" for winner, lengths, values in spans
         ]
-        yield f"{claim}, by number of elements: {'; '.join(parts)}."
+        yield f"{claim}, by {by}: {'; '.join(parts)}."
 
 
 def _winner(points: Sequence[ContrastPoint], metric: str, *, least: bool) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lockstep_client.tables import table
 from lockstep_load import charts
-from lockstep_load.contrast import ContrastPoint, points
+from lockstep_load.contrast import CONTEXT, ContrastPoint, points, readings, writings
 from lockstep_load.report_model import ReportSection, ReportTable
 
 if TYPE_CHECKING:
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from lockstep_load.results import ContrastDocument
 
-HEADER = ("model", "elements", "load", "answers/s", "first ms", "next ms", "last ms", "p99 ms", "failed")
+HEADER = (
+    "model", "elements", "load", "answers/s", "tokens/s", "first ms", "next ms", "last ms", "p99 ms",
+    "failed",
+)  # fmt: skip
 
 
 def sections(document: ContrastDocument) -> Iterator[ReportSection]:
@@ -51,6 +54,7 @@ def rows(found: Sequence[ContrastPoint]) -> list[tuple[str, ...]]:
             f"{one.length:,}",
             {"lone": "1 caller", "full": "full load"}.get(one.mode, f"{one.rate:g}/s"),
             f"{one.sequences:,.1f}",
+            f"{one.tokens:,.0f}" if one.writes else "",
             f"{one.first_ms:,.2f}",
             "" if isinf(one.next_ms) else f"{one.next_ms:,.2f}",
             f"{one.last_ms:,.2f}",
@@ -62,8 +66,7 @@ def rows(found: Sequence[ContrastPoint]) -> list[tuple[str, ...]]:
 
 
 def _plots(found: Sequence[ContrastPoint], concurrency: int, rate_length: int) -> Iterator[str]:
-    lone = [one for one in found if one.mode == "lone"]
-    full = [one for one in found if one.mode == "full"]
+    lone, full = readings(found, "lone"), readings(found, "full")
     rated = [one for one in found if one.mode == "rate"]
     for title, number in (
         ("One caller: first prediction", "first_ms"),
@@ -75,6 +78,11 @@ def _plots(found: Sequence[ContrastPoint], concurrency: int, rate_length: int) -
     if rated:
         title = f"Open loop, {rate_length:,} elements: p99"
         yield _lines(title, "requests per second", "ms", rated, lambda one: one.p99_ms, lambda one: one.rate)
+    if wrote := writings(found, "lone"):
+        yield _lines("One caller: next token (median)", CONTEXT, "ms", wrote, attrgetter("next_ms"))
+    if wrote_full := writings(found, "full"):
+        title = f"{concurrency} callers: tokens per second"
+        yield _lines(title, CONTEXT, "/s", wrote_full, attrgetter("tokens"))
 
 
 def _lines(

@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 from unit.load import sample_runs
 
+from lockstep_client.writing import TOKENS
 from lockstep_load.contrast import (
     FUSED,
     ONE_SHOT,
@@ -18,8 +19,10 @@ from lockstep_load.contrast import (
     findings,
     is_complete,
     points,
+    writing_modes,
 )
 from lockstep_load.contrast_report import rows
+from lockstep_load.lengths import parse
 from lockstep_load.plan import ClosedLoop, LoadProfile, Target, Workload
 from lockstep_load.results import ReadingMode, RunDocument
 
@@ -95,7 +98,7 @@ def test_an_unmeasured_cost_of_one_more_element_gives_no_finding(
     assert math.isinf(points(runs)[0].next_ms)
     assert not any("one more element" in sentence for sentence in findings(points(runs), 16))
     assert is_complete(runs) is not bool(one_by_one)
-    assert [row[5] for row in rows(points(runs))] == ["", "1.30"]
+    assert [row[6] for row in rows(points(runs))] == ["", "1.30"]
 
 
 def test_only_streams_are_run_one_by_one() -> None:
@@ -113,6 +116,58 @@ def test_only_streams_are_run_one_by_one() -> None:
         ("follow", f"{STEPWISE}, 8 elements, one by one")
     ]
     assert len({name for *_, name in made_runs}) == len(made_runs) == 9
+
+
+def test_writers_write_after_each_context_alone_and_together() -> None:
+    made: list[tuple[str, str, Workload]] = []
+
+    def record_run(name: str, target: Target, workload: Workload, load: LoadProfile) -> RunDocument:
+        made.append((target.model, name, workload))
+        return structs.replace(sample_runs.steady(6, 5.0), name=name)
+
+    writers = writing_modes("lstm, gpt")
+    planned = Contrast((), (8,), (), 8, 2, (1, 9), writers=writers, contexts=(10, 100), context_ids=(2, 5))
+    document = planned.run(record_run, Target("localhost:1", "m"), LoadProfile(ClosedLoop(2), 1.0))
+    assert [name for _, name, _ in made] == [
+        f"{model}, {context} elements, {callers} in flight"
+        for context in (10, 100)
+        for callers in (1, 2)
+        for model in ("lstm", "gpt")
+    ]
+    assert {model for model, *_ in made} == {"lstm", "gpt"}
+    assert {(one.call, one.ids, str(one.tokens)) for *_, one in made} == {
+        ("generate", (2, 5), str(parse(f"{TOKENS}")))
+    }
+    assert [way.kind for way in document.ways] == ["generate", "generate"]
+    assert writing_modes("") == ()
+
+
+def wrote(way: str, length: int, gap_ms: float, tokens: float, **more: Any) -> RunDocument:
+    base = run(way, 9.0)
+    load = structs.replace(base.load, call="generate")
+    rates = structs.replace(base.rates, tokens=tokens)
+    first, gap = sample_runs.times(1.0), sample_runs.times(gap_ms)
+    here = {"load": load, "rates": rates, "length": length, "first_token_ms": first, "per_token_ms": gap}
+    return structs.replace(base, **{**here, **more})
+
+
+def test_the_findings_about_writers_compare_tokens_by_context() -> None:
+    runs = [wrote("gpt", 10, 1.0, 0.0), wrote("lstm", 10, 0.5, 0.0), wrote("gpt", 1000, 4.0, 0.0),
+            wrote("lstm", 1000, 0.5, 0.0), wrote("gpt", 10, 3.0, 800.0, mode="full"),
+            wrote("lstm", 10, 2.0, 2000.0, mode="full")]  # fmt: skip
+    token, first, full = findings(points([*runs, run(FUSED, 1.3)]), 16)[-3:]
+    assert token == (
+        "One caller, fastest next token, by tokens of context: 10 to 1,000: lstm"
+        " (at 1,000: gpt 4 ms, lstm 0.5 ms)."
+    )
+    assert first.startswith(
+        "One caller, fastest first token, by tokens of context: 10 to 1,000: gpt and lstm equal"
+    )
+    assert full == (
+        "16 callers, most tokens per second, by tokens of context: 10: lstm (at 10: gpt 800/s, lstm 2,000/s)."
+    )
+    assert not any("gpt" in one for one in findings(points([*runs, run(FUSED, 1.3)]), 16)[:-3])
+    assert [row[4] for row in rows(points(runs))] == ["0", "0", "0", "0", "800", "2,000"]
 
 
 def test_points_are_medians_of_valid_rounds() -> None:
