@@ -8,6 +8,8 @@ from .promql import SERVER, mean, quantile, rate, ratio, select, sum_by
 
 _LENGTHS = (("16", "1 to 16"), ("64", "17 to 64"), ("256", "65 to 256"), ("1024|more", "above 256"))
 
+_RUNNING = select("lockstep_sequences", 'state="running"')
+
 _WITH_SLOT = select("lockstep_sequences", 'state!="waiting"')
 
 _STREAMS = DashboardRow(
@@ -60,6 +62,31 @@ _STREAMS = DashboardRow(
             thresholds=((0.9, RED),),
             threshold_style="dashed",
             field_options={"max": 1},
+        ),
+        time_series(
+            "Step time",
+            "s",
+            "Mean time of a step, which all running sequences share. It grows with the context of a model "
+            "that keeps caches, and not with that of one whose state has a constant size.",
+            Query(mean("lockstep_run_seconds", 'mode="stepwise"', by=("model",)), "{{model}}"),
+        ),
+        time_series(
+            "State memory per stream",
+            "bytes",
+            "Memory of the states per running stream, padding included: caches grow with the context.",
+            Query(
+                f"{sum_by(select('lockstep_state_bytes'), 'model')} / ({sum_by(_RUNNING, 'model')} > 0)",
+                "{{model}}",
+            ),
+        ),
+        time_series(
+            "Streams per core",
+            "short",
+            "Running streams for each core that their prompts and steps keep busy, at their present speed.",
+            Query(
+                ratio(_RUNNING, rate("lockstep_run_seconds_sum", 'mode=~"stepwise|prefill"'), "model"),
+                "{{model}}",
+            ),
         ),
     ),
 )

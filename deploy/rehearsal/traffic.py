@@ -26,6 +26,7 @@ MODELS = (
     "sentiment-lstm",
     "sentiment-transformer",
     "shakespeare-char-lstm",
+    "shakespeare-gpt",
     "translate-en-fr",
 )
 _ONE_SHOT, _RECURRENT = ("sentiment-lstm", "sentiment-transformer"), "sentiment-lstm"
@@ -94,7 +95,8 @@ async def _encode(client: AsyncClient, rng: random.Random) -> None:
 
 async def _generate(client: AsyncClient, rng: random.Random) -> None:
     tokens = rng.choice((40, 200, 400))
-    stream = client.generate("shakespeare-char-lstm", "ROMEO:", max_tokens=tokens, seed=rng.randrange(99))
+    model = rng.choice(("shakespeare-char-lstm", "shakespeare-gpt"))
+    stream = client.generate(model, "ROMEO:", max_tokens=tokens, seed=rng.randrange(99))
     async with stream:
         await stream.result()
 

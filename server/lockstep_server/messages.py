@@ -283,6 +283,7 @@ class Events(_Struct, tag="events", kw_only=True, gc=True):
     runs: Sequence[Run] = ()
     chunks: Sequence[Chunk] = ()
     sequences: SequenceCounts | None = None
+    state_bytes: int = 0  # states of the sequences that step together, padding included
     sent: float = 0.0  # when the engine sent it; 0: unknown
 
 

@@ -616,9 +616,12 @@ def test_two_hundred_cancelled_streams_leave_nothing(tmp_path: Path, serving: Ca
     calls = [start_endless(server, seed) for seed in range(int(server.metric("lockstep_slots", model="lm")))]
     for call in calls:  # every slot is free
         next(call)
+    h_and_c = 2 * steps.WIDTH * np.dtype(np.float32).itemsize
+    wait_until(lambda: server.metric("lockstep_state_bytes", model="lm") == 64 * h_and_c, "64 states")
     for call in calls:
         call.cancel()
     wait_gone(server)
+    wait_until(lambda: server.metric("lockstep_state_bytes", model="lm") == 0, "no states")
     for state in ("waiting", "idle"):
         assert running(server, state) == 0
 

@@ -45,6 +45,9 @@ class GaugeReader:
         metrics.slots.read = lambda: _sums(
             ((one.spec.model,), float(one.slots)) for one in self._served() if one.slots
         )
+        metrics.state_bytes.read = lambda: _sums(
+            ((one.spec.model,), float(one.state_bytes)) for one in self._served() if one.slots
+        )
         metrics.run_cost.read = self._costs
 
     def _served(self) -> list[ServedModel]:

@@ -77,6 +77,7 @@ class ServedModel:
     vocabulary: OpenVocabulary | None = None  # None: the model has no tokenizer
     load_s: float = 0.0
     sequence_counts: messages.SequenceCounts = _NO_SEQUENCES
+    state_bytes: int = 0
     step_costs: dict[int, float] = field(default_factory=dict)
     """Learned seconds of a step, by its rows rounded up to a power of two."""
     sequences: OrderedDict[messages.SequenceId, None] = field(default_factory=OrderedDict)
@@ -116,7 +117,7 @@ class ServedModel:
     def record_runs(self, events: messages.Events) -> None:
         """Add the runs of an engine update to the metrics and the statistics."""
         if events.sequences is not None:
-            self.sequence_counts = events.sequences
+            self.sequence_counts, self.state_bytes = events.sequences, events.state_bytes
         for run in events.runs:
             if run.mode == "stepwise":
                 self._learn_step(run)

@@ -153,6 +153,11 @@ class Metrics:
         self.slots = factory.scraped(
             "lockstep_slots", "Slots: the maximum number of live step-wise sequences.", "model"
         )
+        self.state_bytes = factory.scraped(
+            "lockstep_state_bytes",
+            "Bytes of the states of streams that step together, padding and vacant rows included.",
+            "model",
+        )
         self.flush_interval = factory.scraped(
             "lockstep_flush_interval_seconds", "Seconds for which tokens are currently buffered at most."
         )

@@ -62,6 +62,11 @@ class StepBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of the states of all rows, padding and vacant rows included."""
+        return sum(batch.block.nbytes for batch in self._batches)
+
     def clear(self) -> None:
         self._batches.clear()
 

@@ -420,7 +420,7 @@ class StepEngine:
         self._flush()
 
     def _flush(self) -> None:
-        self._output_processor.flush(self._scheduler.counts())
+        self._output_processor.flush(self._scheduler.counts(), self._batches.state_bytes)
 
 
 def _end_full(sequence: GenerationSequence) -> str:

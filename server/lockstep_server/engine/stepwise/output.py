@@ -43,7 +43,7 @@ class OutputProcessor:
         self._spec, self._detokenizer, self._report, self._clock = spec, detokenizer, report, clock
         self.flush_interval_s = 0.0
         self._flushed = 0.0
-        self._counts = messages.SequenceCounts(0, 0, 0)
+        self._counts, self._state_bytes = messages.SequenceCounts(0, 0, 0), 0
         self._broken: list[tuple[GenerationSequence, Exception]] = []
         self._clear()
 
@@ -199,14 +199,15 @@ class OutputProcessor:
                     batch.collect(sequence)
                     self.emit_chunk(sequence)
         if self._events or self._chunks or len(self._runs) >= _MAX_RUNS or not len(batches):
-            self.flush(counts())
+            self.flush(counts(), batches.state_bytes)
         return out_of_credit
 
-    def flush(self, counts: messages.SequenceCounts) -> None:
-        """Report everything gathered, and the sequence counts if they changed."""
-        if not (self._events or self._chunks or self._runs or counts != self._counts):
+    def flush(self, counts: messages.SequenceCounts, state_bytes: int = 0) -> None:
+        """Report everything gathered, and the counts of sequences and of their bytes if they changed."""
+        changed = (counts, state_bytes) != (self._counts, self._state_bytes)
+        if not (self._events or self._chunks or self._runs or changed):
             return
-        self._counts = counts
+        self._counts, self._state_bytes = counts, state_bytes
         model, version, now = self._spec.name, self._spec.version, self._clock()
         events = messages.Events(
             model=model,
@@ -215,6 +216,7 @@ class OutputProcessor:
             runs=self._runs,
             chunks=self._chunks,
             sequences=counts,
+            state_bytes=state_bytes,
             sent=now,
         )
         self._clear()

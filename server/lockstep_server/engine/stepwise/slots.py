@@ -130,6 +130,11 @@ class StateBlock:
         self._lengths = {name: np.ones(rows, np.int64) for name in self._size}
         self._masks = _masks(spec, rows, self._size)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all rows' states, padding included."""
+        return sum(array.nbytes for array in self._states.values())
+
     def write(self, row: int, states: Arrays, lengths: Lengths) -> None:
         """Write a sequence's states (one row each) into `row`."""
         for state in self.spec.states:
