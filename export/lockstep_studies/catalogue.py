@@ -3,6 +3,7 @@
 from lockstep_studies import (
     comparison,
     gradients,
+    growing_context,
     long_range,
     long_sequence_cost,
     receptive_field,
@@ -16,6 +17,7 @@ _ALL: tuple[AnyStudy, ...] = (
     long_range.STUDY,
     receptive_field.STUDY,
     long_sequence_cost.STUDY,
+    growing_context.STUDY,
     comparison.STUDY,
 )
 STUDIES: dict[str, AnyStudy] = {study.name: study for study in _ALL}

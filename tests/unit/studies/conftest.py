@@ -14,9 +14,9 @@ SHIPPED = Path(__file__).parents[3] / "models"
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Two classifiers with their scores."""
+    """Two classifiers and two writers, with their scores."""
     folder = tmp_path / "models"
-    for name in ("sentiment-bow", "sentiment-rnn"):
+    for name in ("sentiment-bow", "sentiment-rnn", "shakespeare-char-lstm", "shakespeare-gpt"):
         shutil.copytree(SHIPPED / name, folder / name)
     shutil.copyfile(SHIPPED / "accuracy.json", folder / "accuracy.json")
     return folder

@@ -99,7 +99,7 @@ def test_without_a_server_the_error_names_the_extra_before_the_first_study(
     assert not list(out.iterdir())
 
 
-@pytest.mark.parametrize("name", ["comparison", "receptive-field"])
+@pytest.mark.parametrize("name", ["comparison", "growing-context", "receptive-field"])
 def test_a_repository_without_the_models_is_an_error(
     study: Study, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from lockstep_studies import (
     comparison,
     gradients,
+    growing_context,
     long_range,
     long_sequence_cost,
     receptive_field,
@@ -253,11 +254,41 @@ def test_texts_above_a_model_limit_are_shown_as_too_long() -> None:
     assert table.rows[0][-2:] == ("1.00 (2.00)", "too long")
 
 
+def context_rows(lstm_s: float, gpt_s: tuple[float, float]) -> list[growing_context.GrowingContextRow]:
+    """A model of constant step time, and one whose step time is that at 10 and at 1,000 characters."""
+    lstm, gpt = growing_context.LSTM, growing_context.GPT
+    return [
+        growing_context.GrowingContextRow(model, context, rows, rows * seconds, held, bits)
+        for rows in (1, 10)
+        for at, context in enumerate((10, 1_000))
+        for model, seconds, held, bits in (
+            (lstm, lstm_s, 2_048, 2.3),
+            (gpt, gpt_s[at], 4_096 * context, 2.26),
+        )
+    ]
+
+
+def test_a_cache_that_overtakes_a_constant_state_is_reported_by_length() -> None:
+    text = growing_context.finding(context_rows(2e-4, (1e-4, 5e-4)))
+    assert "from 200 µs to 200 µs (1.00 times) in the LSTM and from 100 µs to 500 µs (5.00 times)" in text
+    assert "the LSTM is faster at 1,000 and the GPT is faster at 10." in text
+    assert "one core keeps 250 streams of the LSTM, whose states take 2.05 kB a stream" in text
+    assert "a stream, or 500 to 100 streams of the GPT, whose states take 41.0 kB to 4.10 MB a stream" in text
+    assert "the GPT predicts the test text better, by 2.26 bits a character against 2.30" in text
+
+
+def test_equally_fast_steps_have_no_winner() -> None:
+    text = growing_context.finding(context_rows(1e-4, (1.02e-4, 1.04e-4)))
+    assert "they are equally fast at every length." in text
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_asks_a_question(name: str) -> None:
     assert STUDIES[name].question.endswith("?")
 
 
-def test_the_catalogue_lists_all_six_studies() -> None:
-    names = "sequential-cost gradients long-range receptive-field long-sequence-cost comparison"
+def test_the_catalogue_lists_all_seven_studies() -> None:
+    names = (
+        "sequential-cost gradients long-range receptive-field long-sequence-cost growing-context comparison"
+    )
     assert list(STUDIES) == names.split()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -17,7 +18,7 @@ from lockstep_export.errors import ExportError
 from lockstep_export.graph_spec import GraphSpec
 from lockstep_export.onnx import export_onnx
 from lockstep_export.onnx_graph import OnnxGraph
-from lockstep_studies import comparison, long_range, measure_memory, receptive_field, serving
+from lockstep_studies import comparison, growing_context, long_range, measure_memory, receptive_field, serving
 from lockstep_studies.encoders import KEEP, Attentive, Pooled, Recurrent, Stacked
 from lockstep_studies.graphs import export_step, export_whole
 from lockstep_studies.interleaved import median_seconds
@@ -230,3 +231,19 @@ def test_texts_above_a_model_limit_are_omitted(models: Path) -> None:
     assert {row.model: row.words for row in rows} == {"sentiment-bow": [5, 20], "sentiment-rnn": [5]}
     assert all(row.elements == row.words for row in rows)
     assert all(0 < wait <= high for row in rows for wait, high in zip(row.median_s, row.p90_s, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "held"),
+    [(growing_context.LSTM, (2_048, 2_048)), (growing_context.GPT, (16 * 4_096, 128 * 4_096))],
+)
+def test_a_step_is_measured_with_the_states_of_its_context(model: str, held: tuple[int, int]) -> None:
+    """A cache is padded to a power of two with room for one element more; an LSTM's state is not."""
+    graph = growing_context.StepGraph(SHIPPED / model)
+    assert (graph.state_bytes(10), graph.state_bytes(100)) == held
+    assert [growing_context.bucket(count) for count in (1, 16, 17, 1_001)] == [16, 16, 32, 1_024]
+    outputs: Any = graph.step(100, 3, np.random.default_rng(0))()
+    logits, *states = outputs
+    assert logits.shape == (3, 66)
+    grown = {state.shape[2] for state in states if state.ndim == 4}
+    assert len(grown) == (model == growing_context.GPT)
