@@ -26,6 +26,7 @@ def model_table(contract: InputContract) -> Table:
         **({"blank": task.blank} if isinstance(task, Transcribe) else {}),
         **({"text": text} if files else {}),
         "roles": task.roles(),
+        **({"generation": {"beams": task.beams}} if isinstance(task, Translate) and task.beams > 1 else {}),
     }
 
 

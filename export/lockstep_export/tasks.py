@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Activation = Literal["softmax", "sigmoid", "none"]
 Pooling = Literal["", "mean", "first", "last", "max"]
+MOST_BEAMS = 64
+"""Rows of a run, as far as the server goes."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ class Translate:
     scores: str = "logits"
     attention: str = ""
     max_tokens: int | None = 512  # if the request sets none; None: the server's default
+    beams: int = 1  # of requests that send no number of them
     name = "translate"
 
     @property
@@ -233,6 +236,8 @@ class Translate:
         _require(self.scores, "scores", outputs)
         if self.attention:
             _require(self.attention, "attention", outputs)
+        if not 1 <= self.beams <= MOST_BEAMS:
+            raise DescriptionError(f"beams: {self.beams} given; use 1, which is greedy, to {MOST_BEAMS}")
 
 
 Task = Tensors | Classify | ClassifyTokens | Transcribe | Encode | Generate | Translate

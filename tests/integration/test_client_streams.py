@@ -148,9 +148,20 @@ def test_a_translation_has_attention(client: lc.Client) -> None:
 
 
 def test_attention_does_not_change_the_translation(client: lc.Client) -> None:
-    plain = client.translate(TRANSLATOR, SOURCE).result()
+    plain = client.translate(TRANSLATOR, SOURCE, beams=1).result()
     assert plain.attention is None
     assert plain.text == client.translate(TRANSLATOR, SOURCE, attention=True).result().text
+
+
+def test_the_shipped_translator_has_beams_unless_a_request_wants_the_first_token_early(
+    client: lc.Client,
+) -> None:
+    searched = list(client.translate(TRANSLATOR, SOURCE))
+    assert len(searched) == 1
+    assert len(searched[0].alternatives) == 4
+    assert searched[0].text == client.translate(TRANSLATOR, SOURCE, beams=4).result().text
+    greedy = client.translate(TRANSLATOR, SOURCE, beams=1).result()
+    assert not greedy.alternatives
 
 
 def test_a_source_that_is_too_long_is_rejected(client: lc.Client) -> None:

@@ -159,5 +159,7 @@ RECIPE = TranslatorRecipe(
     limits=(
         "An unknown word is spelt out or replaced by a known one; the result does not mark this.",
         "Sources have at most 256 tokens.",
+        "BLEU is that of greedy translations. The server uses 4 beams (57.3 on the test part), whose text "
+        "arrives at once; `beams=1` streams, as does `attention`, which beams have not.",
     ),
 )

@@ -96,6 +96,7 @@ def test_the_translator_carries_its_memory() -> None:
     memory = {"name": "memory", "input": "memory", "prefill": "memory"} | ragged
     assert text["stepwise"]["state"][3] == memory
     assert text["roles"] == {"scores": "logits", "attention": "attention"}
+    assert text["generation"] == {"beams": 4}
 
 
 def test_any_names_and_values_survive_a_round_trip() -> None:
