@@ -180,3 +180,69 @@ def spelling(
 def spelled(text: str) -> Any:
     """Frames [frames, 5] of the scores of these labels."""
     return np.eye(len(CTC_LABELS), dtype=np.float32)[[CTC_LABELS.index(one) for one in text]]
+
+
+PROMPTED = """
+lengths.frames.max = 40
+[prefill.inputs.frames]
+batch_axis = 0
+lengths = {1 = "frames"}
+[prefill.inputs.lengths]
+batch_axis = 0
+generated = "lengths"
+of = "frames"
+[prefill.outputs.y]
+batch_axis = 0
+[stepwise.inputs.x]
+batch_axis = 0
+[stepwise.outputs.y]
+batch_axis = 0
+[[stepwise.state]]
+name = "h"
+input = "h_in"
+output = "h_out"
+prefill = "h0"
+batch_axis = 1
+"""
+
+
+def prompted(root: Path, name: str, *, manifest: str = PROMPTED, wrong: bool = False) -> None:
+    """The graphs of `prompted_graphs` as a model."""
+    step, prefill = prompted_graphs(wrong=wrong)
+    steps.write(root, name, manifest, {"step.onnx": step, "prefill.onnx": prefill})
+
+
+def prompted_graphs(*, wrong: bool = False) -> tuple[Any, Any]:
+    """A GRU of 4 units over frames of 3 numbers. Its step: x [n, 3], h_in [1, n, 4] -> y [n, 4], h_out. Its
+    prefill graph reads a prompt in one run: frames [n, t, 3], lengths [n] -> y [n, 4] after the last frame,
+    h0 [1, n, 4]. With `wrong`, it forgets what it has read."""
+    rng = np.random.default_rng(4)
+    constants = [
+        fakes.constant("W", rng.standard_normal((1, 12, 3)), np.float32),
+        fakes.constant("R", rng.standard_normal((1, 12, 4)) * 0.5, np.float32),
+        fakes.constant("axis", [0], np.int64),
+        fakes.constant("zero", 0, np.float32),
+    ]
+    step = fakes.model(
+        [
+            helper.make_node("Unsqueeze", ["x", "axis"], ["t"]),
+            helper.make_node("GRU", ["t", "W", "R", "", "", "h_in"], ["", "h_out"], hidden_size=4),
+            helper.make_node("Squeeze", ["h_out", "axis"], ["y"]),
+        ],
+        [fakes.tensor("x", shape=("n", 3)), fakes.tensor("h_in", shape=(1, "n", 4))],
+        [fakes.tensor("y", shape=("n", 4)), fakes.tensor("h_out", shape=(1, "n", 4))],
+        constants,
+    )
+    prefill = fakes.model(
+        [
+            helper.make_node("Transpose", ["frames"], ["t"], perm=[1, 0, 2]),
+            helper.make_node("Cast", ["lengths"], ["counts"], to=6),
+            helper.make_node("GRU", ["t", "W", "R", "", "counts"], ["", "h"], hidden_size=4),
+            helper.make_node("Mul" if wrong else "Add", ["h", "zero"], ["h0"]),
+            helper.make_node("Squeeze", ["h", "axis"], ["y"]),
+        ],
+        [fakes.tensor("frames", shape=("n", "t", 3)), fakes.tensor("lengths", "INT64", ("n",))],
+        [fakes.tensor("y", shape=("n", 4)), fakes.tensor("h0", shape=(1, "n", 4))],
+        constants,
+    )
+    return step, prefill

@@ -164,6 +164,7 @@ def follow_frames(
     model: str,
     chunks: npt.NDArray[Any] | Mapping[str, npt.ArrayLike] | Iterable[Chunk] | AsyncIterable[Chunk],
     *,
+    prompt: bool = False,
     outputs: Sequence[str] = (),
     top_k: int = 0,
     version: str = "",
@@ -180,6 +181,9 @@ def follow_frames(
     buffers them until they fill a window; `FLUSH` and the end of the chunks fill the last one with padding.
     Chunks are read concurrently with the predictions, as the pieces of `follow` are.
 
+    With `prompt`, the first chunk is the prompt of a model that has a graph for one: it is read in one run,
+    and has one prediction, after its last frame.
+
     A classifier answers with labels, a CTC model with text, any other model with its outputs as arrays.
     `outputs` names those to return beside labels or text. `top_k` 0 returns all labels.
     """
@@ -188,6 +192,7 @@ def follow_frames(
         version=version,
         top_k=arguments.count_32("top_k", top_k),
         outputs=outputs,
+        prompt=prompt,
     )
     return StreamCall(
         protocol.FOLLOW,

@@ -103,6 +103,7 @@ class Step(_Struct, tag="step", kw_only=True):
     sequence: SequenceId
     inputs: Arrays
     start: bool = False  # begin a new sequence; a live one with this id ends
+    prompt: bool = False  # the inputs are those of the prefill graph; only with `start`
     end: bool = False  # end the sequence after this step
     outputs: tuple[str, ...] = ()
     by_role: bool = False  # fail if one of the named outputs is not finite

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from integration.harness import Served, refused, serve
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 
 import lockstep_client as lc
 from lockstep_client import FLUSH, AsyncClient, Client
@@ -40,6 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     frames.chunked(root, "chunks")
     frames.chunked(root, "unpadded", padded=False)
     frames.chunked(root, "pooled", pooled=True)
+    frames.prompted(root, "prompted")
+    frames.prompted(root, "forgetful", wrong=True)
+    frames.prompted(root, "answerless", manifest=frames.PROMPTED.replace('lengths = {1 = "frames"}\n', ""))
     with serve(root) as started:
         yield started
 
@@ -202,6 +205,112 @@ async def test_an_async_client_follows_frames(server: Served) -> None:
     assert np.allclose(outputs(replies), np.cumsum(x, axis=0), atol=1e-5)
 
 
+# --- prompts ------------------------------------------------------------------------------------------------
+
+
+def stepped(x: Array) -> Array:
+    """The outputs y of frames x [frames, 3], by the step graph alone."""
+    session = onnxruntime.InferenceSession(frames.prompted_graphs()[0].SerializeToString())
+    h, found = np.zeros((1, 1, 4), np.float32), []
+    for frame in x:
+        y, h = session.run(["y", "h_out"], {"x": frame[None], "h_in": h})
+        found.append(y[0])
+    return np.array(found)
+
+
+def test_a_prompt_of_frames_is_read_in_one_run_and_steps_continue_it(server: Served, client: Client) -> None:
+    x = drawn(17, 3)
+    runs = {mode: runs_of(server, mode) for mode in ("prefill", "stepwise")}
+    first, *others = client.follow_frames("prompted", [x[:12], x[12:13], x[13:]], prompt=True)
+    assert (first.position, first.computed_elements, first.timings.steps) == (12, 12, 1)
+    assert first.timings.prefill_s > 0
+    assert [reply.position for reply in others] == [13, 14, 15, 16, 17]
+    assert np.allclose(outputs([first, *others]), stepped(x)[11:], atol=1e-5)
+    assert {mode: runs_of(server, mode) - before for mode, before in runs.items()} == {
+        "prefill": 1,
+        "stepwise": 5,
+    }
+    without = client.follow_frames("prompted", x).result()
+    assert np.allclose(outputs(without), stepped(x), atol=1e-5)
+
+
+def runs_of(server: Served, mode: str) -> float:
+    return server.metric("lockstep_batch_rows_count", model="prompted", mode=mode)
+
+
+def test_prompts_of_many_callers_share_a_run_and_answer_as_alone(server: Served, client: Client) -> None:
+    streams = [[drawn(5 + 3 * n, 3, seed=n), drawn(3, 3, seed=100 + n)] for n in range(10)]
+    alone = [outputs(client.follow_frames("prompted", pieces, prompt=True)) for pieces in streams]
+    before = runs_of(server, "prefill")
+    with ThreadPoolExecutor(len(streams)) as pool, server.hold():
+        calls = [
+            pool.submit(lambda pieces: outputs(client.follow_frames("prompted", pieces, prompt=True)), pieces)
+            for pieces in streams
+        ]
+        # A prompt and three frames of each.
+        wait_until(lambda: len(server.app.requests) == 4 * len(streams), "all frames have arrived")
+    together = [call.result() for call in calls]
+    assert runs_of(server, "prefill") - before < len(streams)
+    for one, other, pieces in zip(alone, together, streams, strict=True):
+        assert np.array_equal(one, other)
+        assert np.allclose(one, stepped(np.concatenate(pieces))[-4:], atol=1e-5)
+
+
+def infer_step(server: Served, name: str, x: Array, **parameters: Any) -> Array:
+    reply = server.infer(fakes.request("prompted", {name: ("FP32", x)}, **parameters))
+    return fakes.values(reply, "y")
+
+
+def test_a_tensor_request_starts_a_sequence_with_a_prompt(server: Served) -> None:
+    x = drawn(9, 3)
+    whole = stepped(x)
+    first = infer_step(
+        server, "frames", x[None, :8], sequence_id=7, sequence_start=True, sequence_prompt=True
+    )
+    assert np.allclose(first, whole[7:8], atol=1e-5)
+    last = infer_step(server, "x", x[8:], sequence_id=7, sequence_end=True)
+    assert np.allclose(last, whole[8:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "field", "words"),
+    [
+        ("prompted", {"sequence_prompt": True}, "parameters.sequence_prompt", "send it with sequence_start"),
+        (
+            "prompted",
+            {"sequence_prompt": 1, "sequence_start": True},
+            "parameters.sequence_prompt",
+            "not a bool",
+        ),
+        (
+            "sums",
+            {"sequence_prompt": True, "sequence_start": True},
+            "parameters.sequence_prompt",
+            "leave it out",
+        ),
+        ("strided", {"sequence_prompt": True}, "parameters.sequence_id", ""),
+    ],
+)
+def test_a_prompt_where_there_can_be_none_is_refused(
+    server: Served, model: str, parameters: dict[str, Any], field: str, words: str
+) -> None:
+    message = fakes.request(model, {"frames": ("FP32", drawn(1, 4, 3))}, sequence_id=9, **parameters)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, field, words):
+        server.infer(message)
+
+
+def test_a_prefill_graph_that_does_not_fit_is_reported_at_load(server: Served) -> None:
+    index = server.inference.RepositoryIndex(open_inference_pb2.RepositoryIndexRequest())
+    states = {model.name: (model.state, model.reason) for model in index.models}
+    assert states["prompted"] == ("READY", "")
+    state, reason = states["answerless"]
+    assert state == "UNAVAILABLE"
+    assert "prefill.inputs.frames" in reason
+    with Client(server.address) as client:
+        (reply,) = client.follow_frames("forgetful", drawn(3, 3), prompt=True)
+    assert "a step after a prompt of 1 differs from one after as many steps" in reply.notice
+
+
 START = pb.FollowRequest(start=pb.FollowStart(model="sums"))
 
 
@@ -238,6 +347,17 @@ BAD: dict[str, tuple[list[Any], str, str]] = {
     "no frames": ([begin("chunks"), sent(shape=[0, 3])], "frames.x", "0"),
     "text": ([START, pb.FollowRequest(text="a ")], "start.model", "send frames"),
     "too short": ([begin("strided"), sent(shape=[3])], "frames.x", "0 elements"),
+    "a prompt without a graph for it": ([begin("sums", prompt=True)], "start.prompt", "leave it out"),
+    "a prompt of another width": (
+        [begin("prompted", prompt=True), sent(name="frames", shape=[3, 1])],
+        "frames.frames",
+        "[-1, 3]",
+    ),
+    "a prompt that is too long": (
+        [begin("prompted", prompt=True), sent(name="frames", shape=[41, 3], contents=bytes(41 * 12))],
+        "frames.frames",
+        "40",
+    ),
 }
 
 

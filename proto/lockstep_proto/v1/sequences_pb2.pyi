@@ -284,16 +284,18 @@ class TranscribeReply(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Transcript, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
 
 class FollowStart(_message.Message):
-    __slots__ = ("model", "version", "top_k", "outputs")
+    __slots__ = ("model", "version", "top_k", "outputs", "prompt")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     top_k: int
     outputs: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., top_k: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
+    prompt: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., top_k: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ..., prompt: _Optional[bool] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("start", "text", "ids", "flush", "frames")

@@ -23,9 +23,10 @@ from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
 from ..frontend.loop_watch import off_loop
 from ..model import datatypes
+from ..model.prompts import takes_prompt
 from ..model.spec import measure_request, row_of_ids
 from . import tensors
-from .frames import Element, FrameBuffer, FramePrefix, to_message
+from .frames import Element, FrameBuffer, FramePrefix, prompt_of, prompt_reader, to_message
 from .inflight import Reader, write_in_time
 from .replies import labels, ranking_steps, timings
 from .transcribe import RunningText
@@ -90,6 +91,7 @@ class Follow:
         self._held = ""
         self._prefix: list[int] = []
         self._frames: FrameBuffer | FramePrefix | None = None
+        self._prompt = False  # the next frames are a prompt
         self._position = 0
         self._answer = _Answer()
         self._reads_text = True
@@ -166,7 +168,13 @@ class Follow:
     def _start(self, start: pb.FollowStart) -> None:
         served = self._registry.stepwise_if_any(start.model, start.version, "Follow")
         self._served, spec = served, served.spec
-        if any(state.dynamic_axis and not state.spec.grows for state in spec.states):
+        if start.prompt:
+            prompt_reader(spec, "start.prompt")
+            self._prompt = True
+        elif any(state.dynamic_axis and not state.spec.grows for state in spec.states) and takes_prompt(spec):
+            why = f"model {spec.model!r} needs a prompt of frames first; set prompt, and send it"
+            raise bad_input("start.prompt", why)
+        elif any(state.dynamic_axis and not state.spec.grows for state in spec.states):
             raise bad_input("start.model", f"model {spec.model!r} needs a whole source first; call Translate")
         tensor, generates = spec.text_tensor, spec.manifest.task == "generate"
         predicts = spec.classifies or (spec.is_stepwise and generates)
@@ -215,6 +223,12 @@ class Follow:
         assert self._frames is not None
         if self._prefix:
             raise bad_input("frames", "the stream has text or ids; send frames in a stream of their own")
+        if self._prompt:
+            assert self._served is not None
+            prompt = prompt_of(self._served.spec, frames, "frames")
+            await self._start_elements([prompt], prompt=True)
+            self._prompt = False
+            return
         await self._start_elements(self._frames.take(frames, "frames"))
 
     async def _take_text(self, text: str, *, flush: bool) -> None:
@@ -251,7 +265,7 @@ class Follow:
         await self._start_steps(ids, await self._requests.token_names(served, ids))
 
     async def _start_steps(self, ids: Sequence[int], names: Sequence[str]) -> None:
-        if self._position > len(self._prefix):
+        if self._prompt or self._position > len(self._prefix):
             raise bad_input("ids", "the stream has frames; send text or ids in a stream of their own")
         for token, name in zip(ids, names, strict=True):
             if not await self._has_room():
@@ -259,11 +273,11 @@ class Follow:
             self._start_token(token, name)
             await self._sent()
 
-    async def _start_elements(self, elements: Iterable[Element]) -> None:
+    async def _start_elements(self, elements: Iterable[Element], *, prompt: bool = False) -> None:
         for element in elements:
             if not await self._has_room():
                 return
-            self._start_step(element, "frames")
+            self._start_step(element, "frames", prompt=prompt)
             await self._sent()
 
     async def _has_room(self) -> bool:
@@ -290,10 +304,12 @@ class Follow:
             array = row_of_ids(tensor, ids)
         self._start_step(Element({tensor.name: array}, 1, len(ids)), "text", token, name)
 
-    def _start_step(self, element: Element, field: str, token: int = 0, name: str = "") -> None:
+    def _start_step(
+        self, element: Element, field: str, token: int = 0, name: str = "", *, prompt: bool = False
+    ) -> None:
         served = self._served
         assert served is not None
-        message = self._message(served, element.inputs, field)
+        message = self._message(served, element.inputs, field, prompt=prompt)
         inference = InferenceRequest(
             served, "Follow", message, remaining_s=self._context.time_remaining(), call=self._call
         )
@@ -302,7 +318,9 @@ class Follow:
         self._steps.append(_Step(self._position, token, name, element.computed or element.size, task))
         self._updates.set()
 
-    def _message(self, served: ServedModel, inputs: Arrays, field: str) -> messages.Infer | messages.Step:
+    def _message(
+        self, served: ServedModel, inputs: Arrays, field: str, *, prompt: bool
+    ) -> messages.Infer | messages.Step:
         reads_scores = self._answer.labels or self._answer.text is not None
         scores = (served.spec.manifest.roles.scores,) if reads_scores else ()
         size = (
@@ -320,7 +338,9 @@ class Follow:
         }
         if served.spec.is_stepwise:
             start, most = self._position == 0, current.get().slots or 0
-            return messages.Step(**common, sequence=self._sequence, start=start, max_slots=most)
+            return messages.Step(
+                **common, sequence=self._sequence, start=start, prompt=prompt, max_slots=most
+            )
         assert size is not None
         return messages.Infer(**common, size=size)
 

@@ -16,6 +16,8 @@ import numpy as np
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 from ..errors import ServingError, bad_input, in_field
+from ..model.prompts import takes_prompt
+from ..model.spec import measure_request
 from . import tensors
 
 if TYPE_CHECKING:
@@ -72,6 +74,34 @@ def _known(spec: ModelSpec, name: str, field: str) -> ModelTensor:
     if not name:
         raise bad_input(field, f"missing; the model has several inputs: {names}")
     raise bad_input(field, f"the model has no input {tensors.quoted(name)}; available: {names}")
+
+
+def prompt_reader(spec: ModelSpec, field: str) -> ModelSpec:
+    """The graph that reads a prompt of tensors.
+
+    Raises:
+        ServingError: BAD_INPUT, the model has none.
+    """
+    if not takes_prompt(spec):
+        remedy = "call Generate or Translate" if spec.manifest.generates else "leave it out"
+        raise bad_input(field, f"model {spec.model!r} has no graph that reads a prompt of tensors; {remedy}")
+    assert spec.prefill is not None
+    return spec.prefill
+
+
+def prompt_of(spec: ModelSpec, frames: pb.Frames, field: str) -> Element:
+    """The prompt that one message holds, as one element.
+
+    Raises:
+        ServingError: BAD_INPUT, as `one_row`; or its lengths are not allowed.
+    """
+    assert spec.prefill is not None
+    inputs = one_row(spec.prefill, frames, field)
+    try:
+        size = max(sum(measure_request(spec.prefill, inputs).lengths), 1)
+    except ServingError as error:
+        raise in_field(error, f"{field}.{error.field}") from None
+    return Element(inputs, size)
 
 
 def one_row(spec: ModelSpec, frames: pb.Frames, field: str) -> Arrays:

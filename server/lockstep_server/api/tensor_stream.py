@@ -15,6 +15,7 @@ from ..frontend.inference_request import InferenceRequest
 from ..frontend.loop_watch import off_loop
 from ..model.spec import measure_request
 from . import tensors, wire
+from .frames import prompt_reader
 from .inflight import PipelinedStream
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from .status import Context
 
 _INT64_MAX = 2**63 - 1
-_SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
+_PROMPT = "sequence_prompt"
+"""Whether the first request of a sequence has a prompt. A parameter of this server, not of Triton."""
+
+_SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", _PROMPT)
 _FINAL_RESPONSE = "triton_enable_empty_final_response"
 _MAX_ID_CHARACTERS, _MAX_PARAMETERS = 256, 256
 _RESERVED = "triton_"
@@ -116,8 +120,9 @@ async def make_inference_request(
         priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
         spec = served.spec
         step_fields = _step(spec, request.parameters)
-        inputs = await off_loop(tensors.decoding_steps(request), tensors.decode, spec, request, shared)
-        size = measure_request(spec, inputs)
+        read = prompt_reader(spec, f"parameters.{_PROMPT}") if step_fields and step_fields["prompt"] else spec
+        inputs = await off_loop(tensors.decoding_steps(request), tensors.decode, read, request, shared)
+        size = measure_request(read, inputs)
         common: dict[str, Any] = {
             "key": 0,
             "model": spec.name,
@@ -186,7 +191,7 @@ def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[
             if value not in (0, "", False, "0"):
                 raise bad_input(f"parameters.{name}", _no_steps(spec))
         return None
-    for name in ("sequence_start", "sequence_end"):
+    for name in ("sequence_start", "sequence_end", _PROMPT):
         if not isinstance(sent.get(name, False), bool):
             raise bad_input(
                 f"parameters.{name}",
@@ -208,11 +213,14 @@ def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[
             "parameters.sequence_id",
             f"missing: model {spec.name!r} is step-wise; send an id, and sequence_start with the first step",
         )
+    if sent.get(_PROMPT, False) and not sent.get("sequence_start", False):
+        raise bad_input(f"parameters.{_PROMPT}", "a prompt begins a sequence; send it with sequence_start")
     return {
         "sequence": _owned(sequence),
         "max_slots": current.get().slots or 0,
         "start": sent.get("sequence_start", False),
         "end": sent.get("sequence_end", False),
+        "prompt": sent.get(_PROMPT, False),
     }
 
 

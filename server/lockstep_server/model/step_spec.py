@@ -17,6 +17,7 @@ from .datatypes import EXACT_INTEGERS, from_onnx, holds
 from .manifest import TensorSection
 from .numbers import check_generated_lengths
 from .oneshot_spec import bind_tensor, check_names, infer_batch_axis
+from .prompts import check_prompt
 from .roles import check_next_scores, check_outputs, check_text_input, shape_of
 from .spec import GraphTensor, ModelSpec, ModelTensor, StateTensor
 
@@ -62,6 +63,7 @@ def make_step_spec(
     )
     spec = _with_tensors(spec, graph, stepwise, file)
     spec = _with_one_token(spec, file)
+    check_prompt(spec, file)
     _check_roles(spec, file)
     return replace(spec, unpadded=_uncounted(spec))
 
@@ -219,7 +221,7 @@ def _prefill_spec(
         mode="prefill",
         model=name,
     )
-    if not spec.text_input:
+    if manifest.generates and not spec.text_input:
         raise LoadError(
             f"{file}: prefill.inputs: exactly one input must take the token ids; set generated for the others"
         )

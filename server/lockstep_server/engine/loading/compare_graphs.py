@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...model.prompts import elements_of, sent_inputs, takes_prompt
 from ..runtime.batching import difference, tolerance
 from ..stepwise import client_steps, prefill
+from ..stepwise.client_prompts import prompt_of_tensors
 from ..stepwise.sampler import next_scores
 from ..stepwise.sequence import ClientSequence, StepRequest
 from ..stepwise.slots import initial_states
+from .drawing import Drawing
 from .selftest import run_ids
 
 if TYPE_CHECKING:
@@ -29,10 +32,21 @@ _COMPARED_LENGTHS = (1, 2, 5, 11)
 
 def prompt_limits(graph: ModelSpec | None) -> list[int]:
     """The longest prompt that the manifest allows, by each of its lengths."""
-    tensor = graph.reader.text_tensor if graph else None
-    if graph is None or tensor is None:
+    if graph is None:
         return []
-    return [graph.manifest.lengths[name].max for name in tensor.spec.lengths.values()]
+    named = {name for tensor in sent_inputs(graph.reader) for name in tensor.spec.lengths.values()}
+    return [graph.manifest.lengths[name].max for name in sorted(named)]
+
+
+def draw_prompt(graph: ModelSpec, length: int, rng: np.random.Generator) -> prefill.Prompt:
+    """A random prompt of about so many elements: ids, or tensors if the model does not generate."""
+    length = max(min((length, *prompt_limits(graph))), 1)
+    if not graph.manifest.generates:
+        drawing = Drawing(graph, rng)
+        return prompt_of_tensors(graph, drawing.inputs(1, drawing.lengths(length)))
+    tensor = graph.reader.text_tensor
+    assert tensor is not None
+    return prefill.prompt_of(graph, rng.integers(*(tensor.spec.range or (0, 2)), size=length).tolist())
 
 
 def step_all(
@@ -63,6 +77,8 @@ def compare_graphs(
     rng: np.random.Generator,
 ) -> str:
     """How single steps differ from the one-shot or the prefill graph; empty if they do not."""
+    if takes_prompt(spec) and prefill_session is not None:
+        return _compare_with_prompts(spec, session, prefill_session, rng)
     others = []
     if oneshot is not None:
         others.append(("the one-shot graph", *oneshot))
@@ -84,6 +100,41 @@ def compare_graphs(
             if found := _first_difference(last_step, whole, other):
                 return f"{graph} differs from {length} steps: {found}"
     return ""
+
+
+def _compare_with_prompts(
+    spec: ModelSpec, session: OnnxSession, prefill_session: OnnxSession, rng: np.random.Generator
+) -> str:
+    """How a prompt of tensors differs from a step for each of its elements, in its answer and in that of the
+    next step; empty if it does not. Steps that need a prompt first have no answer to compare."""
+    assert spec.prefill is not None
+    if any(state.dynamic_axis and not state.spec.grows for state in spec.states):
+        return ""
+    alone = replace(spec.prefill, batched=False)
+    for length in sorted({min((n, *prompt_limits(spec.prefill))) for n in _COMPARED_LENGTHS}):
+        prompt = draw_prompt(spec.prefill, length, rng)
+        (whole,) = prefill.run(alone, prefill_session, [prompt])
+        elements = [_element(spec, prompt, index) for index in range(length)]
+        begun = initial_states(spec)
+        after = [initial_states(spec, whole), begun]
+        stepped, read = step_all(spec, session, after, [elements[:1], [*elements, elements[0]]])
+        if found := _first_difference(read[-2], whole, spec):
+            return f"the prefill graph differs from {length} steps: {found}"
+        if found := _first_difference(read[-1], stepped[0], spec):
+            return f"a step after a prompt of {length} differs from one after as many steps: {found}"
+    return ""
+
+
+def _element(spec: ModelSpec, prompt: prefill.Prompt, index: int) -> Arrays:
+    """The inputs of the step that reads one element of a prompt."""
+    inputs = {}
+    for tensor, step, axis in elements_of(spec):
+        batch_axis = tensor.spec.batch_axis or 0
+        element = prompt.inputs[tensor.name].take(index, axis).take(0, batch_axis - (axis < batch_axis))
+        shape = list(step.wire_shape())
+        shape[step.spec.batch_axis or 0] = 1
+        inputs[step.name] = element.reshape(shape)
+    return inputs
 
 
 def _compare_decoder_graphs(

@@ -31,7 +31,7 @@ from ..stepwise.slots import (
     state_lengths,
     without_padding,
 )
-from .compare_graphs import compare_graphs, prompt_limits, step_all
+from .compare_graphs import compare_graphs, draw_prompt, prompt_limits, step_all
 from .drawing import Drawing, Kind
 
 if TYPE_CHECKING:
@@ -238,13 +238,8 @@ class _StepSelfTest:
         return initial_states(self._alone, output)
 
     def _draw_prompt(self, length: int) -> prefill.Prompt:
-        graph = self._batched.prefill
-        assert graph is not None
-        tensor = graph.reader.text_tensor
-        assert tensor is not None
-        length = max(min((length, *prompt_limits(graph))), 1)
-        ids = self._rng.integers(*(tensor.spec.range or (0, 2)), size=length)
-        return prefill.prompt_of(graph, ids.tolist())
+        assert self._batched.prefill is not None
+        return draw_prompt(self._batched.prefill, length, self._rng)
 
     def _draw_steps(self, count: int, kind: Kind) -> list[Arrays]:
         """The inputs of as many steps. If the graph fails with such values, they are ordinary ones."""
@@ -359,7 +354,7 @@ class _StepSelfTest:
                         else "prompts are not independent"
                     )
                     return (
-                        f"{cause}: output {found.output!r} of a prompt of {prompt.size} ids differs by"
+                        f"{cause}: output {found.output!r} of a prompt of {prompt.size} elements differs by"
                         f" {found.apart:.2g} in a batch of {len(prompts)} prompts"
                     ), False
         return "", identical

@@ -101,10 +101,17 @@ def run_steps(
             step.sequence.states = state
             step.sequence.steps += 1
             timings = messages.RequestTimings(begun - step.accepted, took, 1, float(rows))
-            wrong = _fault(spec, step, step_outputs)
-            found = with_best_labels(spec, step_outputs, step.outputs) if step.by_role else step_outputs
-            answers.append(StepAnswer(step, None if wrong else found, wrong, timings))
+            answers.append(answered(spec, step, step_outputs, timings))
     return answers, runs
+
+
+def answered(
+    spec: ModelSpec, step: StepRequest, outputs: Arrays, timings: messages.RequestTimings
+) -> StepAnswer:
+    """The result of a step that ran: its outputs, or why they cannot be read by their roles."""
+    wrong = _fault(spec, step, outputs)
+    found = with_best_labels(spec, outputs, step.outputs) if step.by_role else outputs
+    return StepAnswer(step, None if wrong else found, wrong, timings)
 
 
 def _fault(spec: ModelSpec, step: StepRequest, outputs: Arrays) -> ServingError | None:

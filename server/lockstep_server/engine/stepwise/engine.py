@@ -23,6 +23,7 @@ from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
 from ..runtime.verification import Verifier
 from . import client_steps
 from .batches import StepBatches, StepOutcome
+from .client_prompts import run_prompts
 from .output import OutputProcessor
 from .prefill import PrefillRunner, first_scores, sample_first_token, start_search
 from .scheduler import Scheduler, SequenceLimits, StepPlan
@@ -275,17 +276,22 @@ class StepEngine:
         generation = self._batches.step(lease.waited_s)
         if not plan.client_steps:
             return StepResult(generation, [])
-        answers, runs = client_steps.run_steps(
+        answers: list[client_steps.StepAnswer] = []
+        if prompts := [step for step in plan.client_steps if step.prompt]:
+            assert self._prefill is not None
+            answers, read = run_prompts(self.spec, self._prefill, prompts, lease.waited_s)
+            generation.runs += read
+        stepped, runs = client_steps.run_steps(
             self.spec,
             self._session,
-            plan.client_steps,
+            [step for step in plan.client_steps if not step.prompt],
             self._batching,
             self._clock,
             lease.waited_s,
             self._verifier,
         )
         generation.runs += runs
-        return StepResult(generation, answers)
+        return StepResult(generation, answers + stepped)
 
     def _suspend(self, sequence: GenerationSequence) -> None:
         self._batches.remove(sequence, keep_states=True)

@@ -106,6 +106,12 @@ class PrefillRunner:
         self._verifier = verifier
         self._s_per_element = 0.0  # moving average
 
+    @property
+    def max_rows(self) -> int:
+        """The most prompts in a run."""
+        is_batched = self._spec.batched and self._batching.allowed
+        return self._spec.manifest.batching.max_rows if is_batched else 1
+
     def choose(
         self, waiting: Iterable[GenerationSequence], max_run_s: float | None
     ) -> list[GenerationSequence]:
@@ -115,7 +121,7 @@ class PrefillRunner:
             max_run_s: budget of the run in seconds; None is unlimited.
         """
         bounds = self._spec.manifest.batching
-        max_rows = bounds.max_rows if self._spec.batched and self._batching.allowed else 1
+        max_rows = self.max_rows
         max_elements = float(bounds.max_padded_elements)
         if max_run_s is not None and self._s_per_element:
             max_elements = min(max_elements, max_run_s / self._s_per_element)
@@ -140,9 +146,21 @@ class PrefillRunner:
             RowMismatch: an output does not have one row per prompt; batching is withdrawn.
             Exception: whatever the session raises.
         """
-        begun = self._clock()
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(one.prompt for one in chosen))}
         prompts = [prompt_of(self._spec, prompt) for prompt in places]
+        outputs, run, begun = self.run_prompts(prompts, waited_s)
+        for sequence in chosen:
+            sequence.first_run_at, sequence.prefill_s = begun, run.compute_s
+        return [outputs[places[sequence.prompt]] for sequence in chosen], run
+
+    def run_prompts(
+        self, prompts: Sequence[Prompt], waited_s: float
+    ) -> tuple[list[Arrays], messages.Run, float]:
+        """Run prompts together. Returns their outputs, in order, the run, and when it began.
+
+        Raises: as `run`.
+        """
+        begun = self._clock()
         try:
             outputs = run(self._spec, self._session, prompts)
         except RowMismatch as mismatch:
@@ -155,18 +173,16 @@ class PrefillRunner:
         padded = longest * len(prompts)
         measured = took / padded
         self._s_per_element = moving_average(self._s_per_element or measured, measured, _LEARNING_RATE)
-        for sequence in chosen:
-            sequence.first_run_at, sequence.prefill_s = begun, took
-        elements = sum(prompt.size for prompt in prompts)
-        return [outputs[places[sequence.prompt]] for sequence in chosen], messages.Run(
+        counted = messages.Run(
             rows=len(prompts),
             length=longest,
-            elements=elements,
+            elements=sum(prompt.size for prompt in prompts),
             padded_elements=padded,
             compute_s=took,
             device_wait_s=waited_s,
             mode="prefill",
         )
+        return outputs, counted, begun
 
     def _rechecks(self, prompts: Sequence[Prompt], outputs: Sequence[Arrays]) -> list[Recheck]:
         alone, shared = replace(self._spec, batched=False), replace(self._spec, batched=True)

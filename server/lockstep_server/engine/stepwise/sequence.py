@@ -105,6 +105,7 @@ class StepRequest:
     sequence: ClientSequence
     dropped: bool = False  # cancelled or past its deadline: it will not run
     by_role: bool = False  # an output that is not finite is an error
+    prompt: bool = False  # its inputs are those of the prefill graph
 
     @property
     def has_slot(self) -> bool:
@@ -191,4 +192,5 @@ def make_step_request(request: messages.Step) -> StepRequest:
         request.deadline,
         sequence,
         by_role=request.by_role,
+        prompt=request.prompt,
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+import frames
 import pytest
 
 from lockstep_server.engine.loading.manifest_file import parse
 from lockstep_server.engine.stepwise.batch import token_shape
 from lockstep_server.errors import LoadError
+from lockstep_server.model.prompts import elements_of, takes_prompt
 from lockstep_server.model.spec import GraphSignature, GraphTensor, ModelSpec
 from lockstep_server.model.step_spec import make_step_spec
 
@@ -433,6 +435,86 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("text.begin", "missing", "name the id"),
     ),
 }
+
+
+PROMPT, STEP_X = frames.PROMPTED, "[stepwise.inputs.x]\nbatch_axis = 0\n"
+FRAME_IN: Shapes = {"x": (FLOATS, ("n", 3)), "h_in": (FLOATS, (1, "n", 4))}
+FRAME_OUT: Shapes = {"y": (FLOATS, ("n", 4)), "h_out": (FLOATS, (1, "n", 4))}
+PROMPT_IN: Shapes = {"frames": (FLOATS, ("n", "t", 3)), "lengths": (IDS, ("n",))}
+PROMPT_OUT: Shapes = {"y": (FLOATS, ("n", 4)), "h0": (FLOATS, (1, "n", 4))}
+BAD_PROMPTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "an element of another type": (
+        {"prefill_in": {**PROMPT_IN, "frames": ("tensor(double)", ("n", "t", 3))}},
+        ("prefill.inputs.frames", "FP64, but the step's input 'x' is FP32", "make them equal"),
+    ),
+    "an element of another width": (
+        {"prefill_in": {**PROMPT_IN, "frames": (FLOATS, ("n", "t", 5))}},
+        ("prefill.inputs.frames", "its elements are [5], but a step takes [3] of 'x'", "make them equal"),
+    ),
+    "an input that is no sequence": (
+        {
+            "manifest": PROMPT.replace('lengths = {1 = "frames"}\n', "", 1),
+            "prefill_in": {**PROMPT_IN, "frames": (FLOATS, ("n", 3))},
+        },
+        (
+            "prefill.inputs.frames",
+            "is no sequence of a step's elements",
+            "name the axis of the elements in lengths",
+        ),
+    ),
+    "an input that no step has": (
+        {
+            "manifest": PROMPT + '[prefill.inputs.z]\nbatch_axis = 0\nlengths = {1 = "frames"}\n',
+            "prefill_in": {**PROMPT_IN, "z": (FLOATS, ("n", "t", 3))},
+        },
+        ("prefill.inputs.frames", "no input of a step has this name", "(x)"),
+    ),
+    "an input of a step that a prompt has not": (
+        {
+            "manifest": PROMPT.replace("inputs.frames", "inputs.x") + "[stepwise.inputs.z]\nbatch_axis = 0\n",
+            "step_in": {**FRAME_IN, "z": (FLOATS, ("n", 2))},
+            "prefill_in": {"x": PROMPT_IN["frames"], "lengths": PROMPT_IN["lengths"]},
+        },
+        ("prefill.inputs", "none takes the elements of the step's input 'z'", "remove [prefill]"),
+    ),
+    "no answer": (
+        {
+            "manifest": PROMPT.replace("[prefill.outputs.y]\nbatch_axis = 0\n", ""),
+            "prefill_out": without(PROMPT_OUT, "y"),
+        },
+        ("prefill.outputs.y", "no such output", "return that of the last element"),
+    ),
+    "another answer": (
+        {"prefill_out": {**PROMPT_OUT, "y": (FLOATS, ("n", "t", 4))}},
+        ("prefill.outputs.y", "is not as that of a step, FP32 [n, 4]", "return that of the last element"),
+    ),
+    "steps that take chunks": (
+        {
+            "manifest": PROMPT.replace(STEP_X, STEP_X + 'lengths = {1 = "frames"}\n'),
+            "step_in": {**FRAME_IN, "x": (FLOATS, ("n", "t", 3))},
+        },
+        ("prefill", "a step takes a chunk or a window", "remove [prefill]"),
+    ),
+}
+
+
+def test_a_prompt_of_frames_is_read_by_the_prefill_graph() -> None:
+    spec = spec_of(PROMPT, FRAME_IN, FRAME_OUT, PROMPT_IN, PROMPT_OUT)
+    assert takes_prompt(spec)
+    ((prompt, step, axis),) = elements_of(spec)
+    assert (prompt.name, step.name, axis) == ("frames", "x", 1)
+    assert not takes_prompt(spec_of())
+
+
+@pytest.mark.parametrize("case", BAD_PROMPTS)
+def test_a_prefill_graph_that_does_not_read_elements_of_steps_is_an_error(case: str) -> None:
+    changed, messages = BAD_PROMPTS[case]
+    tensors = {"step_in": FRAME_IN, "step_out": FRAME_OUT, "prefill_in": PROMPT_IN, "prefill_out": PROMPT_OUT}
+    with pytest.raises(LoadError) as caught:
+        spec_of(**{"manifest": PROMPT, **tensors, **changed})
+    assert str(caught.value).startswith("m/model.toml: ")
+    for message in messages:
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("case", BAD)
