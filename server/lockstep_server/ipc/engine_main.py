@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -184,16 +185,9 @@ def _until_stop(batch: list[Any]) -> tuple[list[Any], messages.StopEngine | None
 
 def _receive(connection: socket.socket, decoder: frames.Decoder) -> Iterator[list[messages.Message]]:
     """Yield the messages of each frame. The first one is the configuration."""
-    buffer = memoryview(bytearray(frames.READ_BYTES))
-    while data := _read(connection, buffer):
-        yield from decoder.feed(data)
-
-
-def _read(connection: socket.socket, buffer: memoryview) -> bytes:
-    try:
-        return bytes(buffer[: connection.recv_into(buffer)])
-    except OSError:
-        return b""
+    with suppress(OSError):
+        while count := connection.recv_into(decoder.place()):
+            yield from decoder.received(count)
 
 
 def main() -> int:

@@ -81,7 +81,6 @@ class EngineProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._encoder, self._decoder = frames.Encoder(), frames.Decoder()
-        self._buffer = memoryview(bytearray(frames.READ_BYTES))
         self._coalescer = MessageCoalescer(self._send_batch)
         self._unsent: deque[memoryview] = deque()
         self._started: asyncio.Future[messages.EngineInfo] | None = None
@@ -264,7 +263,7 @@ class EngineProcess:
     def _read(self) -> None:
         assert self._socket is not None
         try:
-            count = self._socket.recv_into(self._buffer)
+            count = self._socket.recv_into(self._decoder.place())
         except BlockingIOError:
             return
         except OSError:
@@ -274,7 +273,7 @@ class EngineProcess:
             return
         self._heartbeat.heard()
         try:
-            for batch in self._decoder.feed(bytes(self._buffer[:count])):
+            for batch in self._decoder.received(count):
                 for message in batch:
                     self._receive_safely(message)
         except Exception:  # the stream of frames is broken: nothing after this can be read

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,8 +25,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 256 * 1024
-"""Bytes per read. Readers reuse one buffer, because allocating this size costs more than a small frame."""
+_READ_BYTES = 256 * 1024
+"""Bytes per read of small frames, into one buffer: allocating this size costs more than a small frame."""
+
+_LARGE_READ_BYTES = 1 << 20
+"""Bytes per read of a large frame, so that the event loop does other work in between."""
 
 _HEAD = struct.Struct("<III")
 _SIZE = struct.Struct("<Q")
@@ -137,51 +139,97 @@ def _substitutes(message: Any) -> list[Any]:
     return []
 
 
+class _Frame(NamedTuple):
+    """Where the parts of a frame are."""
+
+    end: int  # a lower bound until the header has arrived
+    body: int = 0
+    arrays: int = 0
+    sizes: tuple[int, ...] = ()  # of the arrays
+
+    @classmethod
+    def at(cls, data: memoryview, start: int) -> _Frame:
+        """The frame that begins at `start`.
+
+        Raises:
+            ValueError: it is of another version.
+        """
+        at = start + _HEAD.size
+        if len(data) < at:
+            return cls(at)
+        version: int
+        body: int
+        count: int
+        version, body, count = _HEAD.unpack_from(data, start)
+        if version != messages.VERSION:
+            raise ValueError(f"frame version {version} instead of {messages.VERSION}")
+        if not count:
+            return cls(at + body, at, at + body)
+        begin = at + count * _SIZE.size
+        if len(data) < begin:
+            return cls(begin)
+        sizes: tuple[int, ...] = struct.unpack_from(f"<{count}Q", data, at)
+        return cls(sum(sizes, begin + body), begin, begin + body, sizes)
+
+
 class Decoder:
-    """Decodes frames from a byte stream that arrives in arbitrary chunks."""
+    """Decodes frames from a byte stream that arrives in arbitrary chunks.
+
+    receive into `place()` -> `received` -> the messages of each frame that is complete
+    """
 
     def __init__(self) -> None:
         self._decoder = msgspec.msgpack.Decoder(list[Sent], dec_hook=self._typed)
         self._arrays: list[memoryview] = []
-        self._chunks: deque[bytes] = deque()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._chunks: list[bytearray] = []
         self._received = 0  # bytes in `_chunks`
         self._needed = _HEAD.size  # bytes before the next frame can be decoded
         self._large: memoryview | None = None  # the place of what is needed, if that is much
 
     def feed(self, data: bytes) -> Iterator[list[Any]]:
-        """Add bytes, and yield the messages of each frame that is now complete.
+        """As `received`, for bytes that are somewhere else."""
+        while data:
+            place = self.place()[: len(data)]
+            place[:], data = data[: len(place)], data[len(place) :]
+            yield from self.received(len(place))
+
+    def place(self) -> memoryview:
+        """Where the next bytes belong."""
+        if self._large is None:
+            return self._buffer
+        return self._large[self._received : self._received + _LARGE_READ_BYTES]
+
+    def received(self, count: int) -> Iterator[list[Any]]:
+        """The messages of each frame that is complete with the first `count` bytes of `place`.
 
         Raises:
             ValueError: a frame of another version, or one that holds something else than messages.
         """
-        later = b""
+        self._received += count
         if self._large is None:
-            self._chunks.append(data)
-            self._received += len(data)
-            if self._received < self._needed:
-                return
-            joined = memoryview(bytearray().join(self._chunks))
-        else:
-            data, later = data[: self._needed - self._received], data[self._needed - self._received :]
-            self._large[self._received : self._received + len(data)] = data
-            self._received += len(data)
-            if self._received < self._needed:
-                return
+            self._chunks.append(bytearray(self._buffer[:count]))
+        if self._received < self._needed:
+            return
+        if self._large is not None:
             joined = self._large
-        start = 0
-        while (end := self._frame_end(joined, start)) <= len(joined):
-            yield self._decode(joined, start)
-            start = end
-        self._keep(bytes(joined[start:]), end - start)
-        if later:
-            yield from self.feed(later)
+        else:
+            whole = self._chunks[0] if len(self._chunks) == 1 else bytearray().join(self._chunks)
+            joined = memoryview(whole)
+        start, size = 0, len(joined)
+        frame = _Frame.at(joined, 0)
+        while frame.end <= size:
+            yield self._decode(joined, frame)
+            start = frame.end
+            if start == size:
+                self._keep(bytearray(), _HEAD.size)
+                return
+            frame = _Frame.at(joined, start)
+        self._keep(bytearray(joined[start:]), frame.end - start)
 
-    def _keep(self, rest: bytes, needed: int) -> None:
+    def _keep(self, rest: bytearray, needed: int) -> None:
         """Keep the beginning of a frame, of which `needed` bytes are known to follow, with `rest` among them.
-
-        A large frame gets its place at once, and each chunk is copied as it arrives: one copy of all of it
-        would hold up the event loop.
-        """
+        A large frame gets its place at once, and is received there without a copy."""
         self._chunks.clear()
         self._received, self._needed, self._large = len(rest), needed, None
         if needed >= _LARGE_BYTES:
@@ -191,33 +239,12 @@ class Decoder:
         elif rest:
             self._chunks.append(rest)
 
-    @staticmethod
-    def _frame_end(data: memoryview, start: int) -> int:
-        """End of the frame that begins at `start`: a lower bound until its header has arrived."""
-        end = start + _HEAD.size
-        if len(data) < end:
-            return end
-        version: int
-        body: int
-        count: int
-        version, body, count = _HEAD.unpack_from(data, start)
-        if version != messages.VERSION:
-            raise ValueError(f"frame version {version} instead of {messages.VERSION}")
-        end += count * _SIZE.size
-        if len(data) < end:
-            return end
-        sizes: tuple[int, ...] = struct.unpack_from(f"<{count}Q", data, start + _HEAD.size)
-        return sum(sizes, end + body)
-
-    def _decode(self, data: memoryview, start: int) -> list[Any]:
-        _, body, count = _HEAD.unpack_from(data, start)
-        sizes = struct.unpack_from(f"<{count}Q", data, start + _HEAD.size)
-        begin = start + _HEAD.size + count * _SIZE.size
-        offset, self._arrays = begin + body, []
-        for size in sizes:
+    def _decode(self, data: memoryview, frame: _Frame) -> list[Any]:
+        offset, self._arrays = frame.arrays, []
+        for size in frame.sizes:
             self._arrays.append(data[offset : offset + size])
             offset += size
-        decoded: list[Any] = self._decoder.decode(data[begin : begin + body])
+        decoded: list[Any] = self._decoder.decode(data[frame.body : frame.arrays])
         return decoded
 
     def _typed(self, kind: Any, value: Any) -> Any:
