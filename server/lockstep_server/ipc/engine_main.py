@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 
 _MAX_INLINE_EVENTS = 4
 """Largest update, in events and chunks, that the reporting thread encodes itself."""
+
+_STAND_BY_S = 0.05
+"""How often the thread that does not read looks whether the other one has stopped reading."""
 
 _SWITCH_INTERVAL_S = 0.0005
 """Python's thread switch interval: how long an engine thread waits for one that encodes or decodes."""
@@ -111,7 +116,7 @@ def serve(connection: socket.socket) -> int:
         return 1
     writer.put(messages.EngineStarted(engine.info))
     engine.receive(first)
-    within_s = _Readers(received, engine.receive).run()
+    within_s = _Readers(received, engine.receive, partial(_is_readable, connection)).run()
     engine.stop(within_s)
     writer.close()
     return 0
@@ -127,12 +132,27 @@ class Take(Protocol):
 
 class _Readers:
     """Two threads that read in turn. One may make the run of a lone request itself, which spares the request
-    a hand-over to the engine's thread, while the other one reads on."""
+    a hand-over to the engine's thread.
 
-    def __init__(self, received: Iterator[list[messages.Message]], take: Take) -> None:
-        self._received, self._take = received, take
+    The other thread reads on during that run: at once if something came during the last such run, and
+    otherwise after 50 ms at most, as waking it for nothing would delay the run.
+
+    Args:
+        pending: whether there is something to read.
+    """
+
+    def __init__(
+        self,
+        received: Iterator[list[messages.Message]],
+        take: Take,
+        pending: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._received, self._take, self._pending = received, take, pending
         self._reading = threading.Lock()
-        self._waiting: set[int] = set()  # threads that wait for `_reading`
+        self._called = threading.Event()  # the other thread is asked to read on
+        self._standing_by: set[int] = set()  # threads that wait for `_reading`
+        self._batches = 0  # read so far
+        self._read_on = True
         self._ended = threading.Event()
         self._within_s = 0.0
         self._error: BaseException | None = None
@@ -140,39 +160,60 @@ class _Readers:
     def run(self) -> float:
         """Read until `StopEngine` or the end of the connection. Returns the seconds the stop may take."""
         for number in range(2):
-            threading.Thread(target=self._read, name=f"reader-{number}", daemon=True).start()
+            threading.Thread(target=self._work, name=f"reader-{number}", daemon=True).start()
         self._ended.wait()
         if self._error is not None:
             raise self._error
         return self._within_s
 
-    def _read(self) -> None:
+    def _work(self) -> None:
         try:
-            while (run := self._next_run()) is not None:
-                run()
+            while self._stand_by():
+                while (run := self._next_run()) is not None:
+                    if not self._make(run):
+                        break
         except BaseException as error:
             self._error = error
-        self._ended.set()
+            self._ended.set()
+
+    def _stand_by(self) -> bool:
+        """Wait for the turn to read. False: there is nothing more to read."""
+        thread = threading.get_ident()
+        self._standing_by.add(thread)
+        while not self._ended.is_set():
+            if self._reading.acquire(blocking=False):
+                self._standing_by.discard(thread)
+                return True
+            self._called.wait(_STAND_BY_S)
+            self._called.clear()
+        return False
 
     def _next_run(self) -> Callable[[], None] | None:
         """Read until this thread has a run to make. None: there is nothing more to read."""
-        thread = threading.get_ident()
-        self._waiting.add(thread)
-        with self._reading:
-            self._waiting.discard(thread)
-            while not self._ended.is_set():
-                batch = next(self._received, None)
-                if batch is None:
-                    break
-                before, stop = _until_stop(batch)
-                if stop is not None:
-                    self._take(before)
-                    self._within_s = stop.within_s
-                    break
-                if (run := self._take(batch, may_run=bool(self._waiting))) is not None:
-                    return run
-            self._ended.set()
+        while (batch := next(self._received, None)) is not None:
+            self._batches += 1
+            before, stop = _until_stop(batch)
+            if stop is not None:
+                self._take(before)
+                self._within_s = stop.within_s
+                break
+            if (run := self._take(batch, may_run=bool(self._standing_by))) is not None:
+                return run
+        self._ended.set()
         return None
+
+    def _make(self, run: Callable[[], None]) -> bool:
+        """Make a run, during which the other thread may read. Returns whether it is still this one's turn."""
+        batches = self._batches
+        self._reading.release()
+        if self._read_on:
+            self._called.set()
+        run()
+        if self._reading.acquire(blocking=False):
+            self._read_on = self._pending()
+            return True
+        self._read_on = self._batches != batches
+        return False
 
 
 def _until_stop(batch: list[Any]) -> tuple[list[Any], messages.StopEngine | None]:
@@ -188,6 +229,10 @@ def _receive(connection: socket.socket, decoder: frames.Decoder) -> Iterator[lis
     with suppress(OSError):
         while count := connection.recv_into(decoder.place()):
             yield from decoder.received(count)
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    return bool(select.select([connection], [], [], 0)[0])
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
 from ..runtime.role_outputs import by_role, with_best_labels
 from ..runtime.verification import IDLE_S, Recheck, Verifier, shapes_of
 from .planner import RunLimits, RunPlan, plan
-from .request import QueuedRequest, RequestPart, WaitingQueue, join, split
+from .request import QueuedRequest, RequestPart, WaitingQueue, join, split, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,19 +122,30 @@ class OneShotEngine:
         Returns:
             A run that the caller must make, so that a lone short request waits for no other thread.
         """
-        parts: list[RequestPart] = []
-        for infer in requests:
-            request = self._held[infer.key] = QueuedRequest(infer)
-            parts.extend(split(request, self.spec))
-        run_here = may_run and len(parts) == 1 and requests[0].alone and self._is_short(parts[0])
-        run_here = run_here and self._queue.is_idle(self.spec.instances)
-        self._queue.put(parts, wake=not run_here)
+        run = None
+        if may_run and len(requests) == 1 and self._runs_at_once(requests[0]):
+            request = self._held[requests[0].key] = QueuedRequest(requests[0])
+            step = partial(self._step, whole(request))
+            run = partial(self._threads.step_here, step, self._fail_queued)
+        else:
+            parts: list[RequestPart] = []
+            for infer in requests:
+                request = self._held[infer.key] = QueuedRequest(infer)
+                parts.extend(split(request, self.spec))
+            self._queue.put(parts)
         if self._threads.stopped:  # `stop` may have missed these requests
             self._fail_all(STOPPED)
-        return partial(self._threads.step_here, self._step, self._fail_queued) if run_here else None
+        return run
 
-    def _is_short(self, part: RequestPart) -> bool:
-        return self.costs.estimate(part.rows, part.size) <= _SHORT_RUN_S
+    def _runs_at_once(self, infer: messages.Infer) -> bool:
+        """Whether a lone request fits into one short run, and nothing else waits or runs."""
+        rows, _, size = infer.size
+        return (
+            infer.alone
+            and self._queue.is_idle(self.spec.instances)
+            and rows <= self.spec.most_rows(size)
+            and self.costs.estimate(rows, size) <= _SHORT_RUN_S
+        )
 
     def cancel(self, key: int) -> None:
         """Skip the request if it is still queued; otherwise drop its answer."""
@@ -166,9 +177,14 @@ class OneShotEngine:
     def _is_idle(self) -> bool:
         return not len(self._queue) and not self._queue.closed and not self._device_scheduler.waiting()
 
-    def _step(self) -> None:
-        with self._device_scheduler.lease(self._account, self._queue.deadline()) as lease:
-            run_plan = self._plan(lease)
+    def _step(self, alone: RequestPart | None = None) -> None:
+        """Plan, run and commit: parts of the queue, or one part that is not in it."""
+        deadline = self._queue.deadline() if alone is None else alone.accepted + 1.0
+        with self._device_scheduler.lease(self._account, deadline) as lease:
+            if alone is None:
+                run_plan = self._plan(lease)
+            else:
+                run_plan = plan((alone,), self._clock(), self.costs, self._limits)
             results = self._run(run_plan, lease.waited_s)
         self._commit(run_plan, results)
         for result in results:
@@ -410,7 +426,9 @@ def _unbatched(part: RequestPart, run_plan: RunPlan) -> RunPlan:
 
 
 def _requested_outputs(session: OnnxSession, parts: Sequence[RequestPart]) -> list[str]:
-    """The outputs that any part requests, in the graph's order."""
+    """The outputs that any part requests."""
+    if len(parts) == 1 and (outputs := parts[0].request.infer.outputs):
+        return [*dict.fromkeys(outputs)]
     requested: set[str] = set()
     for part in parts:
         if not part.request.infer.outputs:

@@ -86,6 +86,12 @@ def split(request: QueuedRequest, spec: ModelSpec) -> list[RequestPart]:
     ]
 
 
+def whole(request: QueuedRequest) -> RequestPart:
+    """A request as one part, which shares no run."""
+    size = request.infer.size
+    return RequestPart(request, 0, request.infer.inputs, size.rows, size.lengths, size.size, None)
+
+
 def _slice_rows(spec: ModelSpec, inputs: Arrays, start: int, end: int) -> Arrays:
     sliced = {}
     for name, array in inputs.items():
@@ -142,10 +148,9 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._inbox) + len(self._waiting)
 
-    def put(self, parts: Iterable[RequestPart], *, wake: bool = True) -> None:
+    def put(self, parts: Iterable[RequestPart]) -> None:
         self._inbox.extend(parts)
-        if wake:
-            self._wake()
+        self._wake()
 
     def is_idle(self, threads: int) -> bool:
         """Whether the queue is empty and so many threads wait for it."""

@@ -70,8 +70,8 @@ class _LeaseContext:
     def __enter__(self) -> DeviceLease:
         device_scheduler, account = self._device_scheduler, self._account
         requested = device_scheduler._clock()
-        device_scheduler._acquire(account, self._deadline, self._leases)
-        self._begun = begun = device_scheduler._clock()
+        waited = device_scheduler._acquire(account, self._deadline, self._leases, requested)
+        self._begun = begun = device_scheduler._clock() if waited else requested
         device_scheduler._held[self] = threading.get_ident()
         contended = device_scheduler._is_contended(account, begun)
         return DeviceLease(begun - requested, device_scheduler.max_run_s if contended else None)
@@ -122,16 +122,18 @@ class DeviceScheduler:
         with self._lock:
             return len(self._waiting)
 
-    def _acquire(self, account: DeviceAccount, deadline: float, leases: int) -> None:
+    def _acquire(self, account: DeviceAccount, deadline: float, leases: int, now: float) -> bool:
+        """Take leases. Returns whether it had to wait for them."""
         with self._lock:
-            self._last_used[account] = self._clock()
+            self._last_used[account] = now
             if not self._waiting and self._may_run(account, leases):
                 self._take(account, leases)
-                return
+                return False
             waiter = _Waiter(account, deadline, leases)
             self._waiting.append(waiter)
             self._grant()
         waiter.granted.wait()
+        return True
 
     def _release(self, account: DeviceAccount, leases: int, seconds: float) -> None:
         with self._lock:
@@ -140,7 +142,8 @@ class DeviceScheduler:
             self._last_used[account] = now
             self._free += leases
             self._not_yielding -= not account.yields_cpu
-            self._grant()
+            if self._waiting:
+                self._grant()
 
     def _grant(self) -> None:
         """Grant the free leases, least recent device time first.
@@ -168,9 +171,9 @@ class DeviceScheduler:
 
     def _is_contended(self, account: DeviceAccount, now: float) -> bool:
         """Whether another engine waits, or used the device within a half-life and so may return soon."""
+        if len(self._last_used) == 1:  # `account`, which has just acquired a lease
+            return False
         with self._lock:
-            if len(self._last_used) == 1 and account in self._last_used:
-                return False
             for other, used in list(self._last_used.items()):
                 if now - used > _HALF_LIFE_S and all(waiter.account is not other for waiter in self._waiting):
                     del self._last_used[other]

@@ -200,7 +200,7 @@ def generate(
     index = spec.length_names.index(section.of)
     number = dtype if section.generated == "lengths" else np.int64
     if len(parts) == 1:
-        lengths = np.full(parts[0].rows + spare, parts[0].lengths[index], number)
+        lengths = np.array([parts[0].lengths[index]] * (parts[0].rows + spare), number)
     else:
         counts = [part.rows for part in parts]
         counts[-1] += spare

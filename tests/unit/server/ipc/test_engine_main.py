@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class Connection:
     """Frames that a test sends, and what the engine takes of them."""
 
-    def __init__(self, runs: dict[int, Callable[[], None]]) -> None:
+    def __init__(self, runs: dict[int, Callable[[], None]], *, pending: bool = True) -> None:
         self._frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._runs = runs
         self.taken: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
         self.within_s: list[float] = []
         self.errors: list[BaseException] = []
-        self._readers = _Readers(self._received(), self._take)
+        self._readers = _Readers(self._received(), self._take, lambda: pending)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -58,14 +58,20 @@ class Connection:
             self.errors.append(error)
 
 
-def test_one_reads_on_while_the_other_runs() -> None:
+@pytest.mark.parametrize("pending", [True, False])
+def test_one_reads_on_while_the_other_runs(pending: bool) -> None:
+    """Also if nothing came during the last run, after which nobody is woken for the next one."""
     running, go_on = threading.Event(), threading.Event()
 
     def run() -> None:
+        if not lone.is_set():
+            lone.set()
+            return
         running.set()
         go_on.wait(PATIENCE_S)
 
-    connection = Connection(dict.fromkeys(range(1000), run))
+    lone = threading.Event()
+    connection = Connection(dict.fromkeys(range(1000), run), pending=pending)
     key = 0
     while not running.is_set():  # the first frames may come before the second thread waits
         connection.send(messages.Cancel(key))
