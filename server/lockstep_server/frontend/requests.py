@@ -271,15 +271,15 @@ class InFlightRequests:
         self._in_flight[key] = _InFlight(
             request, caller, arrived, price_s, before_s, on_event, on_chunk, trace, size
         )
-        self.usage.accepted(caller, elements(message))
         self._idle.clear()
-        served.meters.record_accepted(request.method)
         if isinstance(message, messages.Step):
             served.step_sent(message)
         alone = served.admission.requests == 1
         message = accepted_message(message, key, arrived, deadline, request.remaining_s, alone=alone)
         request.message = message
         self._send(message, send_policy(message, alone=alone))
+        self.usage.accepted(caller, elements(message))  # while the engine reads it
+        served.meters.record_accepted(request.method)
 
     async def infer(self, request: InferenceRequest) -> messages.Event:
         """Send a request and wait for its event. Cancelling the wait cancels the request.
@@ -312,39 +312,52 @@ class InFlightRequests:
             self._stop_tokenizing(key)
             self._set_idle()
             return
-        entry = self._in_flight.get(key)
+        entry = self._in_flight.pop(key, None)
         if entry is None:
             return
         event, remaining_s = None, entry.request.remaining_s
         if remaining_s is not None and is_past(remaining_s - (self._clock() - entry.accepted)):
             event = messages.Event(key=key, error=deadline_passed("before the answer"))
-        seconds = self._end(key, entry, event)
+        seconds = self._end(entry, event)
         if event is not None:
             entry.request.served.record_end(event, seconds)
         self._send(messages.Cancel(key))
 
     def deliver(self, events: messages.Events) -> None:
-        """Process an engine update: pass chunks and events on to the requests still in flight."""
-        if events.sent:
-            self._observe_lag(self._clock() - events.sent)
-        served = self._registry.get(events.model, events.version)
-        if served is not None:
-            served.record_runs(events)
+        """Process an engine update: pass chunks and events on to the requests still in flight. They are
+        counted when the callers that this wakes have sent their replies."""
+        now, ended = self._clock(), list[tuple[_InFlight, messages.Event]]()
         for chunk in events.chunks:
             self._pass_on(chunk, events.sent)
         for event in events.events:
-            entry = self._in_flight.get(event.key)
+            entry = self._in_flight.pop(event.key, None)
             if entry is None:
                 continue
-            seconds = self._end(event.key, entry, event)
-            entry.request.served.admission.compare_wait(entry.before_s, event, self._clock())
-            entry.request.served.record_end(event, seconds)
+            ended.append((entry, event))
             if isinstance(step := entry.request.message, messages.Step):
                 entry.request.served.step_ended(step, event.error)
             try:
                 entry.on_event(event)
             except Exception:  # must not affect the other requests of the batch
                 log.exception("request %d: processing its result failed", event.key)
+        if any(entry.trace is not None for entry, _ in ended):
+            self._record(events, now, ended)  # a trace ends with its call
+        else:
+            asyncio.get_running_loop().call_soon(self._record, events, now, ended)
+
+    def _record(
+        self, events: messages.Events, now: float, ended: list[tuple[_InFlight, messages.Event]]
+    ) -> None:
+        """Record what an update, delivered at `now`, says of runs and of requests that it ended."""
+        if events.sent:
+            self._observe_lag(now - events.sent)
+        served = self._registry.get(events.model, events.version)
+        if served is not None:
+            served.record_runs(events)
+        for entry, event in ended:
+            seconds = self._end(entry, event, now)
+            entry.request.served.admission.compare_wait(entry.before_s, event, now)
+            entry.request.served.record_end(event, seconds)
 
     def _pass_on(self, chunk: messages.Chunk, sent: float) -> None:
         entry = self._in_flight.get(chunk.key)
@@ -394,15 +407,15 @@ class InFlightRequests:
             event = messages.Event(key=key, error=copy(error))  # raised once each: a traceback of its own
             self.deliver(messages.Events(model=spec.name, version=spec.version, events=[event]))
 
-    def _end(self, key: int, entry: _InFlight, event: messages.Event | None) -> float:
-        """Record a request's end. Returns the seconds since it was accepted. No event: it was cancelled."""
-        del self._in_flight[key]
+    def _end(self, entry: _InFlight, event: messages.Event | None, now: float | None = None) -> float:
+        """Record a request's end, at `now`. Returns the seconds since it was accepted. No event: it was
+        cancelled."""
         self.usage.free(entry.size, entry.caller)
         if not self.usage.bytes and self._peak_bytes >= memory.LARGE_BYTES:
             self._peak_bytes = 0
             # Later, when the calls have ended and their messages are free.
             asyncio.get_running_loop().call_later(_TRIM_S, _trim)
-        now = self._clock()
+        now = self._clock() if now is None else now
         request, trace, seconds = entry.request, entry.trace, now - entry.accepted
         served, outcome = request.served, _outcome(event)
         ran = event is not None and (event.error is None or event.error.code is ErrorCode.FAILED)
