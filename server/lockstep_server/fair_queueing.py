@@ -66,6 +66,8 @@ class QueuedWork:
     def ahead(self, caller: str, work: float, apart: float = 0.0) -> float:
         """The work that is served before new `work` of a caller: what it has waiting, except `apart` of it,
         and as much of each other caller's."""
+        if not self._of:
+            return 0.0
         own = self._of.get(caller, (0, 0.0))[1] - apart
         others = (min(other, own + work) for name, (_, other) in self._of.items() if name != caller)
         return max(own, 0.0) + sum(others)

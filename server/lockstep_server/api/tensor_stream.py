@@ -104,8 +104,8 @@ async def make_inference_request(
     Raises:
         ServingError: unknown model, or an invalid request. It is recorded as refused.
     """
-    name, version = request.model_name, request.model_version
-    if request.parameters and (step := _sequence(request.parameters)) is not None:
+    name, version, parameters = request.model_name, request.model_version, request.parameters
+    if parameters and (step := _sequence(parameters)) is not None:
         sequence, start = step
         served = registry.resolve_step(name, version, _owned(sequence), start=start, method=method)
     else:
@@ -117,9 +117,9 @@ async def make_inference_request(
         if len(request.id) > _MAX_ID_CHARACTERS:
             why = f"the id has {len(request.id)} characters; send at most {_MAX_ID_CHARACTERS}"
             raise bad_input("id", why)
-        priority, timeout_s = _parameters(request.parameters) if request.parameters else (0, 0.0)
+        priority, timeout_s = _parameters(parameters) if parameters else (0, 0.0)
         spec = served.spec
-        step_fields = _step(spec, request.parameters)
+        step_fields = _step(spec, parameters) if parameters or spec.is_stepwise else None
         read = prompt_reader(spec, f"parameters.{_PROMPT}") if step_fields and step_fields["prompt"] else spec
         inputs = await off_loop(tensors.decoding_steps(request), tensors.decode, read, request, shared)
         size = measure_request(read, inputs)

@@ -268,6 +268,8 @@ def deadline_of(now: float, remaining_s: float | None, queue_timeout_s: float) -
     Of `time.monotonic()`, in seconds. `queue_timeout_s` 0 means no queue timeout. A limit of more than a year
     counts as a year.
     """
+    if remaining_s is None and not queue_timeout_s:
+        return None
     limits = (remaining_s, queue_timeout_s or None)
     ends = [now + bounded_s(limit) for limit in limits if limit is not None]
     return min(ends) if ends else None

@@ -144,6 +144,8 @@ class VersionTable:
     @staticmethod
     def _default(versions: dict[int, ModelVersion]) -> ModelVersion:
         """`default_version` of a READY version; else the highest READY one; else the one closest to READY."""
+        if len(versions) == 1:
+            return next(iter(versions.values()))
         ready = [entry for entry in versions.values() if entry.serves]
         for entry in ready:
             default = entry.spec.manifest.default_version if entry.spec else None

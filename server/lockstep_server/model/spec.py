@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import bad_input
+from ..errors import ServingError, bad_input
 from . import datatypes
 from .manifest import CTC_TASK, GENERATIVE_TASKS, TOKEN_TASK, Manifest, StateSection, TensorSection
 
@@ -54,6 +54,11 @@ class ModelTensor:
     def any_rank(self) -> bool:
         """The rank is unknown. ONNX Runtime describes scalars in the same way, so they count as unknown."""
         return not self.shape
+
+    @cached_property
+    def fixed(self) -> tuple[tuple[int, int], ...]:
+        """The axes of fixed size, and their sizes."""
+        return tuple((axis, size) for axis, size in enumerate(self.shape) if isinstance(size, int))
 
     def wire_shape(self) -> list[int]:
         """The shape in the Open Inference Protocol: -1 for a dynamic axis."""
@@ -103,7 +108,11 @@ class ModelSpec:
     fetched: tuple[str, ...] = ()  # the outputs to compute in a step; empty: all
 
     def input(self, name: str) -> ModelTensor | None:
-        return next((tensor for tensor in self.inputs if tensor.name == name), None)
+        return self._inputs.get(name)
+
+    @cached_property
+    def _inputs(self) -> dict[str, ModelTensor]:
+        return {tensor.name: tensor for tensor in self.inputs}
 
     @cached_property
     def length_names(self) -> tuple[str, ...]:
@@ -243,13 +252,16 @@ def measure_request(spec: ModelSpec, inputs: datatypes.Arrays) -> RequestSize:
         array = inputs.get(tensor.name)
         if array is None:
             continue
-        section = tensor.spec
-        if section.batch_axis is not None and section.batch_axis < array.ndim:
-            rows = _check_equal(
-                rows, array.shape[section.batch_axis], tensor.name, section.batch_axis, "rows"
-            )
+        section, shape = tensor.spec, array.shape
+        axis = section.batch_axis
+        if axis is not None and axis < len(shape):
+            if rows not in (-1, shape[axis]):
+                raise _unequal(rows, shape[axis], tensor.name, axis, "rows")
+            rows = shape[axis]
         for axis, name in section.lengths.items():
-            lengths[name] = _check_equal(lengths[name], array.shape[axis], tensor.name, axis, name)
+            if lengths[name] not in (-1, shape[axis]):
+                raise _unequal(lengths[name], shape[axis], tensor.name, axis, name)
+            lengths[name] = shape[axis]
             found_in.setdefault(name, tensor.name)
     if not lengths:
         return RequestSize(max(rows, 0) if rows >= 0 else 1, (), _largest_row(inputs, max(rows, 1)))
@@ -287,12 +299,10 @@ def _check_generated(tensor: ModelTensor, array: np.ndarray[Any, Any], rows: int
         )
 
 
-def _check_equal(known: int, size: int, tensor: str, axis: int, name: str) -> int:
-    if known not in (-1, size):
-        raise bad_input(
-            tensor, f"{size} {name} on axis {axis}, but another input has {known} {name}; make them equal"
-        )
-    return size
+def _unequal(known: int, size: int, tensor: str, axis: int, name: str) -> ServingError:
+    return bad_input(
+        tensor, f"{size} {name} on axis {axis}, but another input has {known} {name}; make them equal"
+    )
 
 
 def _check_bounds(
