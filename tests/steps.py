@@ -425,8 +425,13 @@ def unmasked(root: Path, name: str = "unmasked") -> Path:
     return write(root, name, UNMASKED, {"step.onnx": unmasked_step()}, characters())
 
 
-def cache(root: Path, name: str = "cached") -> Path:
-    """A language model that attends to all earlier tokens; its cache grows by one vector per step."""
+def cache(root: Path, name: str = "cached", *, alone: bool = False, fades: bool = False) -> Path:
+    """A language model that attends to all earlier tokens; its cache grows by one vector per step.
+
+    Args:
+        alone: a step returns the new vector only.
+        fades: a step halves the vectors before.
+    """
     graph = model(
         [
             helper.make_node("Gather", ["E", "token"], ["e"]),
@@ -462,4 +467,11 @@ def cache(root: Path, name: str = "cached") -> Path:
             least=(-1e9, np.float32),
         ),
     )
-    return write(root, name, CACHE, {"step.onnx": graph}, characters())
+    if fades:
+        graph.graph.node.insert(0, helper.make_node("Mul", ["past", "half"], ["faded"]))
+        graph.graph.node[3].input[0] = "faded"
+        graph.graph.initializer.append(constant("half", 0.5, np.float32))
+    if alone:
+        graph.graph.output[1].CopyFrom(tensor("new", shape=("n", 1, WIDTH)))
+    manifest = CACHE.replace("present", "new") if alone else CACHE
+    return write(root, name, manifest, {"step.onnx": graph}, characters())

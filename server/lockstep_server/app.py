@@ -282,6 +282,9 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
     return messages.EngineConfig(
         models=settings.models,
         device=settings.device,
+        device_id=settings.device_id,
+        gpu_memory_mb=settings.gpu_memory_mb,
+        state_values=settings.state_values,
         cache=str(Path(settings.cache).expanduser()) if settings.cache else "",
         batching=settings.batching,
         max_run_s=settings.max_run_ms / 1000,

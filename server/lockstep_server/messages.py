@@ -394,6 +394,9 @@ class EngineConfig(_Struct, tag="config", kw_only=True):
 
     models: str  # path of the model repository
     device: str = "auto"
+    device_id: int = 0  # of several GPUs
+    gpu_memory_mb: int = 0  # the most that a graph may take of a GPU; 0: no limit
+    state_values: str = "auto"  # where the states of sequences are: "host", "device", or by the device
     cache: str = ""  # folder for measured costs and self-test results; empty: none
     batching: bool = True
     max_run_s: float = 0.020  # bound on a run while several models use the device

@@ -124,6 +124,16 @@ class Settings:
         "Device that runs the models. auto: CUDA if available, otherwise CPU.",
         click.Choice(["auto", "cpu", "cuda"]),
     )
+    device_id: int = _setting(0, "Number of the GPU, of several.", click.IntRange(0, 1023))
+    gpu_memory_mb: int = _setting(
+        0, "Memory of the GPU that one graph may take, in MiB. 0: no limit.", click.IntRange(0, LARGEST_COUNT)
+    )
+    state_values: str = _setting(
+        "auto",
+        "Where the states of sequences are between steps. auto: on the device if it is a GPU, otherwise in"
+        " arrays of the host.",
+        click.Choice(["auto", "host", "device"]),
+    )
     engine: str = _setting(
         "process" if os.name == "posix" else "thread",
         "Run the engine in a separate process, or as threads of the server process.",

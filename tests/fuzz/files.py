@@ -60,9 +60,10 @@ class Fixture:
         from lockstep_server.engine.loading import repository
         from lockstep_server.engine.loading.loader import Loader
         from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
+        from lockstep_server.engine.runtime.session import CPU
 
         config = messages.EngineConfig(models=str(self._root), cache=str(self._cache))
-        loader = Loader(config, self._root, "cpu", DeviceScheduler(1))
+        loader = Loader(config, self._root, CPU, DeviceScheduler(1))
         (entry,) = repository.find_models(self._root)
         for loaded in loader.load(entry, lambda _: None):
             if loaded.vocabulary is not None:

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module", params=["thread", "process"])
+PLACES = {
+    "threads": {"engine": "thread"},
+    "a process": {"engine": "process"},
+    "states on the device": {"engine": "thread", "state_values": "device"},
+}
+"""Where the engine runs, and keeps the states of sequences."""
+
+
+@pytest.fixture(scope="module", params=PLACES)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     steps.language(root)
@@ -41,7 +49,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )  # fmt: skip
     steps.unmasked(root)
     steps.adder(root)
-    with serve(root, engine=request.param) as started:
+    with serve(root, **PLACES[request.param]) as started:
         yield started
 
 

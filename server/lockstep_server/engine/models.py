@@ -46,8 +46,9 @@ class LoadedModels:
     def __init__(self, config: messages.EngineConfig) -> None:
         self._config = config
         self._root = Path(config.models)
-        device = choose_device(config.device)
-        self.info = messages.EngineInfo(device, RUNTIME_VERSION, _leases(device))
+        memory_bytes = config.gpu_memory_mb << 20
+        device = choose_device(config.device, config.device_id, memory_bytes, config.state_values)
+        self.info = messages.EngineInfo(device.name, RUNTIME_VERSION, _leases(device.name))
         self.device_scheduler = DeviceScheduler(self.info.leases, config.max_run_s)
         self._watch = RunWatch(config.run_limit_s, config.load_limit_s, self._slow, self._stuck)
         loader = Loader(config, self._root, device, self.device_scheduler, self._watch)

@@ -102,6 +102,7 @@ class ModelSpec:
     model: str = ""  # name in the repository; `name` adds a suffix to the step-wise mode if there are two
     states: tuple[StateTensor, ...] = ()
     padding_invariant: bool = False  # answers are bit-identical for every padding of the states
+    keeps_elements: bool = False  # a step leaves the elements that its caches have as they are
     chunks_padded: bool = False  # steps with chunks of different lengths may share a run
     prefill: ModelSpec | None = None
     encoder: ModelSpec | None = None  # of a prefill graph: the graph that it takes outputs of
@@ -127,6 +128,17 @@ class ModelSpec:
         named = {name for tensor in self.inputs for name in tensor.spec.lengths.values()}
         of_states = {name for state in self.states for name in state.spec.lengths.values()}
         return tuple(name for name in self.manifest.lengths if name in named - of_states)
+
+    @cached_property
+    def state_lengths(self) -> tuple[str, ...]:
+        """The named lengths of the states, sorted."""
+        return tuple(sorted({state.dynamic_axis[1] for state in self.states if state.dynamic_axis}))
+
+    @cached_property
+    def growing_lengths(self) -> tuple[str, ...]:
+        """The named lengths that grow by one per step, sorted."""
+        growing = (state for state in self.states if state.spec.grows)
+        return tuple(sorted({state.dynamic_axis[1] for state in growing if state.dynamic_axis}))
 
     @property
     def reader(self) -> ModelSpec:

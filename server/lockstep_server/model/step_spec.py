@@ -71,8 +71,7 @@ def make_step_spec(
 def _uncounted(spec: ModelSpec) -> tuple[str, ...]:
     """The lengths of caches that no input of a step counts: the graph would take padding for elements."""
     counted = {tensor.spec.of for tensor in spec.inputs if tensor.spec.generated in ("mask", "lengths")}
-    growing = {state.dynamic_axis[1] for state in spec.states if state.dynamic_axis and state.spec.grows}
-    return tuple(sorted(growing - counted))
+    return tuple(name for name in spec.growing_lengths if name not in counted)
 
 
 def _with_tensors(spec: ModelSpec, graph: GraphSignature, stepwise: StepwiseSection, file: str) -> ModelSpec:
@@ -148,13 +147,10 @@ def _check_growth(tensor: ModelTensor, spec: ModelSpec, place: str) -> None:
     section = tensor.spec
     if section.generated != "positions" and not section.new:
         return
-    growing = sorted(
-        {state.dynamic_axis[1] for state in spec.states if state.dynamic_axis and state.spec.grows}
-    )
-    if section.of not in growing:
+    if section.of not in spec.growing_lengths:
         raise LoadError(
             f"{place}.of: no state grows along {section.of!r}, so its elements are not counted; name one of"
-            f" {', '.join(growing) or 'a state with grows = true'}"
+            f" {', '.join(spec.growing_lengths) or 'a state with grows = true'}"
         )
     if section.generated == "positions" and (section.batch_axis is None or len(tensor.shape) > 2):
         raise LoadError(

@@ -17,6 +17,7 @@ from ... import messages
 from ...errors import LoadError
 from ..runtime.device_scheduler import DeviceScheduler
 from ..runtime.run_watch import RunWatch
+from ..runtime.session import CPU
 from .loader import Loader
 from .repository import find_versions
 
@@ -32,7 +33,7 @@ def check(root: Path, name: str, version: int = 1) -> dict[str, Any]:
     if not entries:
         raise LoadError(f"{root / name}: no version {version}; add the graph {version}/model.onnx")
     scheduler = DeviceScheduler(1, config.max_run_s)
-    loaded = Loader(config, root, "cpu", scheduler, RunWatch()).load(entries[0], lambda _: None)
+    loaded = Loader(config, root, CPU, scheduler, RunWatch()).load(entries[0], lambda _: None)
     return {
         "modes": [
             {

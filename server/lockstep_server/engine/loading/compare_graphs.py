@@ -62,10 +62,10 @@ def step_all(
             if step < len(inputs[i])
         ]
         for group in client_steps.group_steps(spec, requests, len(requests)):
-            outputs, states = client_steps.run_group(spec, session, group)
-            for request, output, state in zip(group, outputs, states, strict=True):
+            outputs, block = client_steps.run_group(spec, session, group)
+            for row, (request, output) in enumerate(zip(group, outputs, strict=True)):
                 answers[request.key].append(output)
-                request.sequence.states = state
+                request.sequence.states = block.take(row)
     return answers
 
 

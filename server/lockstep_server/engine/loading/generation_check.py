@@ -76,7 +76,7 @@ def _generate(spec: ModelSpec, session: OnnxSession, output: Arrays | None) -> N
     scores = prefill.first_scores(spec.prefill, output) if spec.prefill is not None and output else None
     if scores is not None:
         prefill.sample_first_token(sequence, scores, spec.manifest)
-    batch = StepBatch(spec, key_of(spec, lengths_of(spec, states)))
+    batch = StepBatch(spec, key_of(spec, lengths_of(spec, states)), graphs=session.state_graphs)
     batch.add(sequence, 1)
     for _ in range(_TOKENS):
         batch.sample_tokens(batch.step(session), 0.0)

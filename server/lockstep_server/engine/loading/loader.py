@@ -23,7 +23,8 @@ from ...text.tokenizer import TokenizerError, Vocabulary
 from ..oneshot.engine import OneShotEngine
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.run_watch import RunWatch
-from ..runtime.session import RUNTIME_VERSION, LeasedSession, OnnxSession
+from ..runtime.session import RUNTIME_VERSION, Device, LeasedSession, OnnxSession
+from ..stepwise.device_states import StateGraphs
 from ..stepwise.engine import StepEngine
 from . import repository, selftest, selftest_steps
 from .costs import measure_costs, typical_run_s, warm_up
@@ -68,7 +69,7 @@ class Loader:
         self,
         config: messages.EngineConfig,
         root: Path,
-        device: str,
+        device: Device,
         device_scheduler: DeviceScheduler,
         watch: RunWatch | None = None,
     ) -> None:
@@ -189,6 +190,9 @@ class Loader:
             check_roles_without_oneshot(spec, file)
         spec = with_first_values(spec, entry)
         spec = replace(spec, provider=session.provider, versions=versions, model=entry.name)
+        session.steps = True
+        if self._device.states == "device" and all(state.datatype != "BF16" for state in spec.states):
+            session.state_graphs = StateGraphs(spec, self._device)
         input_vocabulary = oneshot.vocabulary if oneshot else _input_vocabulary(entry, spec)
         output_vocabulary = _output_vocabulary(entry, spec) or input_vocabulary
         selftest_result = self._selftest_steps(entry, spec, session, prefill, oneshot)
@@ -357,8 +361,9 @@ class _Cache:
     The folder may be missing or read-only.
     """
 
-    def __init__(self, folder: str, digest: str, device: str, kind: str) -> None:
-        key = f"{digest[:32]}-{device}-{RUNTIME_VERSION}-{__version__}-{kind}.json"
+    def __init__(self, folder: str, digest: str, device: Device, kind: str) -> None:
+        kind += "-on-device" if device.states == "device" and kind == "steps" else ""
+        key = f"{digest[:32]}-{device.name}-{RUNTIME_VERSION}-{__version__}-{kind}.json"
         self._file = Path(folder) / key if folder else None
 
     def read(self) -> dict[str, Any]:

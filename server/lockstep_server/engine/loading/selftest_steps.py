@@ -24,11 +24,9 @@ from ..runtime.graph_errors import logged_fault
 from ..stepwise import client_steps, prefill
 from ..stepwise.sequence import ClientSequence, StepRequest
 from ..stepwise.slots import (
-    growing_lengths,
     initial_states,
     key_of,
     lengths_of,
-    state_lengths,
     without_padding,
 )
 from .compare_graphs import compare_graphs, draw_prompt, prompt_limits, step_all
@@ -69,6 +67,7 @@ class StepSelfTestResult:
     prefill_batched: bool = False  # the same for prompts, padded and batched
     deterministic: bool = False  # they are bit-identical
     padding_invariant: bool = False  # they stay so for every padding of the states
+    keeps_elements: bool = False  # a step leaves the elements that its caches have as they are
     chunks_padded: bool = False  # also those of chunks of different lengths
     chunk_reason: str = (
         ""  # why only chunks of equal length share a run; empty if others do, or there are none
@@ -129,6 +128,7 @@ def apply_result(spec: ModelSpec, result: StepSelfTestResult) -> ModelSpec:
         unpadded=_names(result.unpadded),
         deterministic=result.deterministic,
         padding_invariant=result.padding_invariant,
+        keeps_elements=result.keeps_elements,
         chunks_padded=result.chunks_padded,
         notice="; ".join(notices),
         prefill=replace(spec.prefill, batched=result.prefill_batched) if spec.prefill else None,
@@ -157,7 +157,7 @@ class _StepSelfTest:
 
     def _draw(self) -> None:
         """Draw the sequences: their prompts and the inputs of their steps."""
-        lengths = _GROWING_LENGTHS if growing_lengths(self._batched) else _LENGTHS
+        lengths = _GROWING_LENGTHS if self._batched.growing_lengths else _LENGTHS
         self._starts = [self._start(length) for length in self._prompt_lengths(len(lengths))]
         self._drawing.settle(self._try_step)
         self._steps = [
@@ -172,7 +172,9 @@ class _StepSelfTest:
             prefill_reason=prefill_reason,
         )
         answers, padding_reason = self._settle_padding()
-        result = replace(result, unpadded=",".join(self._batched.unpadded))
+        result = replace(
+            result, unpadded=",".join(self._batched.unpadded), keeps_elements=self._keeps_elements()
+        )
         if not batchable(self._batched):
             return replace(result, reason="not every output of a step has a batch_axis")
         reason, identical = self._compare_chunks(answers) if self._batched.chunk_lengths else ("", True)
@@ -195,8 +197,8 @@ class _StepSelfTest:
         """Find the lengths that must not be padded: none, those of caches, or all. Returns the answers of
         each sequence stepped alone, and why some are not padded, if padding them was tried."""
         answers, first = self._answers(self._batched), ""
-        caches = tuple(sorted(growing_lengths(self._batched)))
-        for unpadded in (caches, state_lengths(self._batched)):
+        caches = self._batched.growing_lengths
+        for unpadded in (caches, self._batched.state_lengths):
             reason = self._padding_difference(answers)
             first = first or reason
             if reason and unpadded != self._batched.unpadded:
@@ -272,6 +274,22 @@ class _StepSelfTest:
             step_all(spec, self._session, [start], [steps])[0]
             for start, steps in zip(self._starts, self._steps, strict=True)
         ]
+
+    def _keeps_elements(self) -> bool:
+        """Whether the steps of one sequence leave the earlier elements of its caches as they are."""
+        caches = [state for state in self._batched.states if state.spec.grows and state.dynamic_axis]
+        states = dict(self._starts[0])
+        for inputs in self._steps[0] if caches else ():
+            request = StepRequest(0, inputs, (), 0.0, None, ClientSequence(0, 0.0, states=states))
+            after = client_steps.run_group(self._batched, self._session, [request])[1].take(0)
+            for state in caches:
+                assert state.dynamic_axis
+                axis, before = state.dynamic_axis[0], states[state.spec.name]
+                kept = after[state.spec.name].take(range(before.shape[axis]), axis)
+                if not np.array_equal(kept, before):
+                    return False
+            states = after
+        return bool(caches)
 
     # --- comparing ----------------------------------------------------------------------------------
 
@@ -366,15 +384,14 @@ class _StepSelfTest:
             for start, steps, expected_steps in zip(self._starts, self._steps, answers, strict=True):
                 sequence = ClientSequence(0, 0.0, states=dict(start))
                 for values, expected in zip(steps, expected_steps, strict=True):
-                    assert sequence.states is not None
+                    assert isinstance(sequence.states, dict)
                     key: Key = tuple(
                         (name, _times(spec, name, size, times))
                         for name, size in key_of(spec, lengths_of(spec, sequence.states))
                     )
                     request = StepRequest(0, values, (), 0.0, None, sequence)
-                    (answer,), (sequence.states,) = client_steps.run_group(
-                        spec, self._session, [request], key
-                    )
+                    (answer,), block = client_steps.run_group(spec, self._session, [request], key)
+                    sequence.states = block.take(0)
                     if not compare(spec, expected, answer).identical:
                         return False
         return True

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _LFS_POINTER = b"version https://git-lfs.github.com/"
 _MAX_GRAPH_BYTES = 64 << 20
+_NO_MEMORY = r"allocate memory|bad.alloc|out of memory|ALLOC_FAILED"
 _NEWER = "install a newer onnxruntime, or export the model for an older one"
 
 _CAUSES: tuple[tuple[str, str], ...] = (
@@ -49,7 +50,7 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         r"Permission denied|system error number 13",
         "the file is not readable; give the server's user the right",
     ),
-    (r"allocate memory|bad_alloc|out of memory", "there is not enough memory for it; serve fewer models"),
+    (_NO_MEMORY, "there is not enough memory for it; serve fewer models"),
     (
         r"invalid model|Invalid model|Type Error|INVALID_GRAPH",
         "the graph is invalid; check it with onnx.checker and export the model again",
@@ -125,6 +126,11 @@ def run_fault(error: Exception) -> str:
         return f"an index is out of range: the model's table ends at {found[1]}"
     found = re.search(r"while running (\w+) node", str(error))
     return f"ONNX Runtime fails in a {found[1]} node" if found else "ONNX Runtime fails"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a run failed because the device has not enough memory for it."""
+    return bool(re.search(_NO_MEMORY, str(error)))
 
 
 def logged_fault(error: Exception) -> str:

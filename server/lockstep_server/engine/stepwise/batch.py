@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor
     from ..runtime.session import OnnxSession
+    from .device_states import StateGraphs
     from .sequence import GenerationSequence
     from .slots import Key
 
@@ -46,9 +47,9 @@ def token_shape(tensor: ModelTensor) -> tuple[int, ...]:
 class StepBatch:
     """A batch of generation sequences, one per row of a block."""
 
-    def __init__(self, spec: ModelSpec, key: Key, rows: int = 1) -> None:
+    def __init__(self, spec: ModelSpec, key: Key, rows: int = 1, graphs: StateGraphs | None = None) -> None:
         self.spec = spec
-        self.block = StateBlock(spec, key, rows)
+        self.block = StateBlock(spec, key, rows, graphs)
         self.row_of: dict[GenerationSequence, int] = {}  # of a beam search, the first of its rows
         self._beam_rows: dict[GenerationSequence, Array] = {}
         self._vacant = list(range(rows))[::-1]
@@ -62,7 +63,6 @@ class StepBatch:
         self._scores_axis = scores.spec.batch_axis if scores is not None else None
         self._position = scores.spec.position if scores is not None else -1
         self._oversized_steps = 0
-        self._grows = any(state.spec.grows for state in spec.states)
         self._columns, self._log = RowColumns(rows), TokenLog(rows)
         self._rules = ScoreRules(spec.manifest, rows)
         # prompt ids that still have to be stepped (no prefill graph), by row, in reverse order
@@ -101,10 +101,12 @@ class StepBatch:
                 rows = min(rows * 2, bucket(max_rows))
             self._resize(rows, key)
         search = sequence.search
-        rows_of_it = [self._vacant.pop() for _ in range(sequence.rows)]
+        rows_of_it = self._vacant[-sequence.rows :][::-1]
         for beam, row in enumerate(rows_of_it):
             states = search.states[beam] if search is not None and search.states else sequence.states
-            self.block.write(row, states, lengths)
+            self.block.write(row, states, lengths)  # first: a device may have no memory for it
+        del self._vacant[-sequence.rows :]
+        for beam, row in enumerate(rows_of_it):
             self._rules.fill(row, sequence, beam)
             if sequence.prompt:
                 self._forced[row] = list(sequence.prompt[::-1])
@@ -346,9 +348,10 @@ class StepBatch:
 
     def outgrown(self) -> list[GenerationSequence]:
         """Sequences whose cache is full and that need the next bucket."""
-        if not self._grows:
+        if not self.spec.growing_lengths:
             return []
-        return [sequence for sequence, row in self.row_of.items() if self.block.is_full(row)]
+        full = self.block.full_rows()
+        return [sequence for sequence, row in self.row_of.items() if full[row]] if full.any() else []
 
     # --- output -------------------------------------------------------------------------------------
 

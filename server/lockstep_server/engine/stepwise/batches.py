@@ -80,7 +80,7 @@ class StepBatches:
             if group_of(self._spec, batch.key) == group and rows <= self._batching.max_rows:
                 break
         else:
-            batch = StepBatch(self._spec, key)
+            batch = StepBatch(self._spec, key, graphs=self._session.state_graphs)
             self._batches.append(batch)
         batch.add(sequence, max(self._batching.max_rows, sequence.rows))  # `step` ends a search of too many
 
@@ -159,7 +159,7 @@ class StepBatches:
         singles = []
         for sequence in list(batch.row_of):
             batch.remove(sequence, keep_states=True)
-            singles.append(StepBatch(self._spec, batch.key))
+            singles.append(StepBatch(self._spec, batch.key, graphs=self._session.state_graphs))
             singles[-1].add(sequence, sequence.rows)
         self._batches += singles
         return singles

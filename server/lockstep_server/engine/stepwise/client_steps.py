@@ -17,10 +17,11 @@ from ..runtime.verification import Recheck, shapes_of
 from . import chunks
 from .sequence import ClientSequence, StepRequest
 from .slots import (
+    PoolRow,
     StateBlock,
+    StatePool,
     bucket,
     group_of,
-    growing_lengths,
     initial_states,
     is_full,
     key_of,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
     from ..runtime.verification import Verifier
+    from .device_states import StateGraphs
+    from .host_states import Lengths
     from .slots import Key
 
     Array = np.ndarray[Any, Any]
@@ -59,8 +62,9 @@ def run_steps(
     clock: Callable[[], float],
     waited_s: float,
     verifier: Verifier | None = None,
+    pool: StatePool | None = None,
 ) -> tuple[list[StepAnswer], list[messages.Run]]:
-    """Run each request as one step of its sequence.
+    """Run each request as one step of its sequence. The states of a sequence are in `pool`, if there is one.
 
     A failed run is retried request by request, so that only the request that causes the failure gets
     the error. Its sequence keeps its states.
@@ -71,12 +75,13 @@ def run_steps(
         for step in steps
         if _is_full(spec, step)
     ]
-    waiting = group_steps(spec, (step for step in steps if not _is_full(spec, step)), batching.max_rows)
+    runnable = (step for step in steps if not _is_full(spec, step))
+    waiting = group_steps(spec, runnable, batching.max_rows, pool)
     while waiting:
         group = waiting.pop()
         begun, rows = clock(), len(group)
         try:
-            outputs, states = run_group(spec, session, group)
+            outputs, block = run_group(spec, session, group)
         except Exception as error:
             if isinstance(error, RowMismatch):
                 batching.withdraw(error.message)
@@ -92,13 +97,14 @@ def run_steps(
             continue
         took = clock() - begun
         if verifier is not None and rows > 1 and verifier.is_due(took):
+            after = (named_states(block.take(row)) for row in range(rows))
             verifier.collected += [
-                recheck(spec, session, step.inputs, _states(step), {**answer, **named_states(state)}, rows)
-                for step, answer, state in zip(group, outputs, states, strict=True)
+                recheck(spec, session, step.inputs, _copy_of_states(step), {**answer, **state}, rows)
+                for step, answer, state in zip(group, outputs, after, strict=True)
             ]
+        _keep_states(group, block)
         runs.append(messages.Run.of_step(rows, bucket(rows), took, waited_s))
-        for step, step_outputs, state in zip(group, outputs, states, strict=True):
-            step.sequence.states = state
+        for step, step_outputs in zip(group, outputs, strict=True):
             step.sequence.steps += 1
             timings = messages.RequestTimings(begun - step.accepted, took, 1, float(rows))
             answers.append(answered(spec, step, step_outputs, timings))
@@ -124,18 +130,20 @@ def _fault(spec: ModelSpec, step: StepRequest, outputs: Arrays) -> ServingError 
 
 def _is_full(spec: ModelSpec, step: StepRequest) -> bool:
     states = step.sequence.states
-    return states is not None and is_full(spec, lengths_of(spec, states))
+    return isinstance(states, dict) and is_full(spec, lengths_of(spec, states))
 
 
 def _too_long_error(spec: ModelSpec) -> ServingError:
-    name = min(growing_lengths(spec), key=lambda name: spec.manifest.lengths[name].max)
+    name = min(spec.growing_lengths, key=lambda name: spec.manifest.lengths[name].max)
     longest = spec.manifest.lengths[name].max
     return bad_input(
         name, f"the sequence has reached the model's limit of {longest} steps; start a new sequence"
     )
 
 
-def group_steps(spec: ModelSpec, steps: Iterable[StepRequest], max_rows: int) -> list[list[StepRequest]]:
+def group_steps(
+    spec: ModelSpec, steps: Iterable[StepRequest], max_rows: int, pool: StatePool | None = None
+) -> list[list[StepRequest]]:
     """Groups that can share a run: states of one bucket, inputs of one shape, or chunks of one bucket, equal
     inputs without a batch axis, at most `max_rows`."""
     shared = [tensor.name for tensor in spec.inputs if tensor.spec.batch_axis is None]
@@ -144,8 +152,10 @@ def group_steps(spec: ModelSpec, steps: Iterable[StepRequest], max_rows: int) ->
         sequence = step.sequence
         if sequence.states is None:
             sequence.states = initial_states(spec)
+        if pool is not None and isinstance(sequence.states, dict):  # it begins, or has read a prompt
+            sequence.states = pool.add(sequence.states)
         shapes = chunks.group_key(spec, step.inputs)
-        key = group_of(spec, key_of(spec, lengths_of(spec, sequence.states)))
+        key = group_of(spec, key_of(spec, _lengths(spec, step)))
         values = tuple((name, value_of(step.inputs[name])) for name in shared if name in step.inputs)
         by_key.setdefault((key, shapes, values), []).append(step)
     groups = []
@@ -157,8 +167,9 @@ def group_steps(spec: ModelSpec, steps: Iterable[StepRequest], max_rows: int) ->
 
 def run_group(
     spec: ModelSpec, session: OnnxSession, steps: Sequence[StepRequest], key: Key | None = None
-) -> tuple[list[Arrays], list[Arrays]]:
-    """Run one step of one group. Returns the outputs and the new states of each request, in order.
+) -> tuple[list[Arrays], StateBlock]:
+    """Run one step of one group. Returns the outputs of each request, and a block with their new states, in
+    order; the sequences still have those before the step.
 
     Args:
         key: lengths to pad the states to; None is the bucket of the longest.
@@ -166,11 +177,8 @@ def run_group(
     Raises:
         Exception: whatever the session raises; no state has changed then.
     """
-    lengths = [lengths_of(spec, _states(step)) for step in steps]
-    rows = bucket(len(steps))
-    block = StateBlock(spec, key or reduce(widest, (key_of(spec, step) for step in lengths)), rows)
-    for row, step in enumerate(steps):
-        block.write(row, _states(step), lengths[row])
+    lengths, rows = [_lengths(spec, step) for step in steps], bucket(len(steps))
+    block = _gather(spec, steps, lengths, key, rows, session.state_graphs)
     own = lengths
     if spec.chunk_lengths:
         chunked = [chunks.chunk_of(spec, step.inputs) for step in steps]
@@ -189,7 +197,42 @@ def run_group(
         {tensor.name: cut_row(tensor, outputs[tensor.name], row, rows, own[row]) for tensor in spec.outputs}
         for row in range(len(steps))
     ]
-    return answers, [block.take(row) for row in range(len(steps))]
+    return answers, block
+
+
+def _gather(
+    spec: ModelSpec,
+    steps: Sequence[StepRequest],
+    lengths: Sequence[Lengths],
+    key: Key | None,
+    rows: int,
+    graphs: StateGraphs | None,
+) -> StateBlock:
+    """A block of `rows` rows with copies of the states of these sequences."""
+    pooled = _pooled(steps)
+    if pooled:
+        return pooled[0].pool.gather(pooled, rows)
+    key = key or reduce(widest, (key_of(spec, one) for one in lengths))
+    block = StateBlock(spec, key, rows, graphs)
+    for row, step in enumerate(steps):
+        assert isinstance(step.sequence.states, dict)
+        block.write(row, step.sequence.states, lengths[row])
+    return block
+
+
+def _keep_states(steps: Sequence[StepRequest], block: StateBlock) -> None:
+    """The states that a step left in a block are those of the sequences."""
+    pooled = _pooled(steps)
+    if pooled:
+        pooled[0].pool.scatter(pooled, block)
+        return
+    for row, step in enumerate(steps):
+        step.sequence.states = block.take(row)
+
+
+def _pooled(steps: Sequence[StepRequest]) -> list[PoolRow]:
+    """The rows of the sequences in their pool; none if they have states of their own."""
+    return [step.sequence.states for step in steps if isinstance(step.sequence.states, PoolRow)]
 
 
 def recheck(
@@ -209,7 +252,7 @@ def recheck(
             for i in range(copies)
         ]
         outputs, after = run_group(spec, session, steps)
-        return [{**one, **named_states(state)} for one, state in zip(outputs, after, strict=True)]
+        return [{**one, **named_states(after.take(row))} for row, one in enumerate(outputs)]
 
     alone = partial(run, without_padding(spec), 1)
     return Recheck(answer, alone, partial(run, spec, rows), shapes_of({**inputs, **named_states(states)}))
@@ -220,9 +263,16 @@ def named_states(states: Arrays) -> Arrays:
     return {f"state {name}": array for name, array in states.items()}
 
 
-def _states(step: StepRequest) -> Arrays:
-    assert step.sequence.states is not None
-    return step.sequence.states
+def _copy_of_states(step: StepRequest) -> Arrays:
+    """The states of a sequence before a step, which `_keep_states` does not change."""
+    states = step.sequence.states
+    assert states is not None
+    return states.pool.take(states) if isinstance(states, PoolRow) else states
+
+
+def _lengths(spec: ModelSpec, step: StepRequest) -> Lengths:
+    states = step.sequence.states
+    return lengths_of(spec, states) if isinstance(states, dict) else {}
 
 
 def _stack(tensor: ModelTensor, arrays: list[Array], rows: int) -> Array:

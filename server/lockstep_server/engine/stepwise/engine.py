@@ -28,7 +28,7 @@ from .output import OutputProcessor
 from .prefill import PrefillRunner, first_scores, sample_first_token, start_search
 from .scheduler import Scheduler, SequenceLimits, StepPlan
 from .sequence import GenerationSequence, make_generation_sequence, make_step_request
-from .slots import initial_states, is_full, lengths_of
+from .slots import StatePool, initial_states, is_full, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,6 +88,9 @@ class StepEngine:
         self._device_scheduler, self._clock = device_scheduler, clock
         self._scheduler = Scheduler(_limits(spec, stalled_s))
         self._batches = StepBatches(spec, session, self._batching, clock, self._verifier)
+        self._client_states = (
+            StatePool(spec, session.state_graphs) if spec.batched and not spec.state_lengths else None
+        )
         self._awaiting_prefill: list[GenerationSequence] = []
         self._output_processor = OutputProcessor(spec, self._detokenizer, report, clock)
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
@@ -269,7 +272,7 @@ class StepEngine:
             if sequence.states is None:  # suspended before its prefill
                 self._awaiting_prefill.append(sequence)
             else:
-                self._batches.add(sequence)
+                self._add(sequence)
         self._awaiting_prefill.extend(plan.admitted)
         if self._awaiting_prefill:
             self._prefill_admitted(lease)
@@ -289,9 +292,17 @@ class StepEngine:
             self._clock,
             lease.waited_s,
             self._verifier,
+            self._client_states,
         )
         generation.runs += runs
         return StepResult(generation, answers + stepped)
+
+    def _add(self, sequence: GenerationSequence) -> None:
+        """Add a sequence to a batch; it fails alone if the device has no memory for its states."""
+        try:
+            self._batches.add(sequence)
+        except Exception as error:
+            self._fail(sequence, error)
 
     def _suspend(self, sequence: GenerationSequence) -> None:
         self._batches.remove(sequence, keep_states=True)
@@ -339,7 +350,7 @@ class StepEngine:
             for sequence in self._awaiting_prefill:
                 sequence.first_run_at = self._clock()
                 sequence.states = initial_states(self.spec)
-                self._batches.add(sequence)
+                self._add(sequence)
             self._awaiting_prefill = []
         elif self._awaiting_prefill:
             max_run_s = self._device_scheduler.max_run_s if len(self._batches) else lease.max_run_s
@@ -397,7 +408,7 @@ class StepEngine:
             self._finish(sequence, reason)
         else:
             self._output_processor.emit_chunk(sequence)
-            self._batches.add(sequence)
+            self._add(sequence)
 
     def _report_paused(self, reason: str) -> None:
         self._report(messages.ModelPaused(self.spec.name, self.spec.version, reason))

@@ -11,7 +11,6 @@ from ... import messages
 from ...errors import bad_input
 from ...model.spec import measure_request, text_inputs
 from .beams import BeamSearch
-from .slots import growing_lengths
 
 if TYPE_CHECKING:
     from ...errors import ServingError
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec
     from ...text.detokenizer import TextStream
+    from .slots import PoolRow
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +120,7 @@ class ClientSequence(Sequence):
     id: SequenceId = ""
     waiting: deque[StepRequest] = field(default_factory=deque)
     closing: bool = False  # it ends once its waiting steps have run
-    states: Arrays | None = None
+    states: Arrays | PoolRow | None = None
     steps: int = 0
 
 
@@ -164,7 +164,7 @@ def _prompt(spec: ModelSpec, field: str, ids: tuple[int, ...]) -> tuple[int, ...
         reader = spec.prefill.reader
         measure_request(reader, text_inputs(reader, ids))  # refuses what is too long
         return ids
-    for name in growing_lengths(spec):
+    for name in spec.growing_lengths:
         longest = spec.manifest.lengths[name].max
         if len(ids) > longest:
             why = f"the input has {len(ids)} elements, more than the model's limit of {longest}; shorten it"

@@ -1,11 +1,11 @@
 """The states of sequences that step together, one row per sequence.
 
 `StateBlock` holds up to `rows` sequences. Adding a sequence writes a vacant row, removing one clears its
-row, and rows move only when their number changes. The states that one step returns are the next step's
-inputs, without a copy. States with a named length (attention memory, a cache) are padded to a bucket. If
-the self-test found that padding changes bits, a block holds only sequences of one bucket, so that batching
-changes no bits; otherwise sequences of all lengths share a block. A length that the model must not have
-padded (`ModelSpec.unpadded`) is equal in all rows of a block, and grows with each step.
+row, and rows move only when their number changes (`host_states.py`). States with a named length (attention
+memory, a cache) are padded to a bucket. If the self-test found that padding changes bits, a block holds only
+sequences of one bucket, so that batching changes no bits; otherwise sequences of all lengths share a block.
+A length that the model must not have padded (`ModelSpec.unpadded`) is equal in all rows of a block, and
+grows with each step. Client sequences, of which every step has others, keep a row of a `StatePool` meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from ...errors import bad_input
 from ...model import datatypes
 from ..runtime.batching import check_rows
 from ..runtime.padding import constant
+from .device_states import DeviceStates, make_states
+from .host_states import HostStates, Lengths, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,14 +28,12 @@ if TYPE_CHECKING:
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor, StateTensor
     from ..runtime.session import OnnxSession
+    from .device_states import StateGraphs
 
     Array = np.ndarray[Any, Any]
 
 _MIN_BUCKET = 16
 """Elements. Shorter lengths share this bucket."""
-
-Lengths = dict[str, int]
-"""The named lengths of one sequence."""
 
 Key = tuple[tuple[str, int], ...]
 """The buckets of a sequence's named lengths. Sequences with equal keys may share a block."""
@@ -50,12 +50,12 @@ def key_of(spec: ModelSpec, lengths: Lengths) -> Key:
     A cache that fills its bucket needs the next one, because each step adds an element. For an unbatched
     model only caches are padded: its results may depend on padding. Lengths in `spec.unpadded` never are.
     """
-    caches, bounds = growing_lengths(spec), spec.manifest.lengths
+    caches, bounds = spec.growing_lengths, spec.manifest.lengths
     return tuple(
         (name, min(bucket(lengths[name] + (name in caches), _MIN_BUCKET), bounds[name].max))
         if name not in spec.unpadded and (spec.batched or name in caches)
         else (name, lengths[name])
-        for name in state_lengths(spec)
+        for name in spec.state_lengths
     )
 
 
@@ -66,7 +66,7 @@ def group_of(spec: ModelSpec, key: Key) -> Key:
 
 def without_padding(spec: ModelSpec) -> ModelSpec:
     """The spec of a model that steps one sequence at a time, and pads nothing."""
-    return replace(spec, batched=False, unpadded=state_lengths(spec))
+    return replace(spec, batched=False, unpadded=spec.state_lengths)
 
 
 def widest(one: Key, other: Key) -> Key:
@@ -74,19 +74,9 @@ def widest(one: Key, other: Key) -> Key:
     return tuple((name, max(size, more)) for (name, size), (_, more) in zip(one, other, strict=True))
 
 
-def state_lengths(spec: ModelSpec) -> tuple[str, ...]:
-    """The named lengths of the states, sorted."""
-    return tuple(sorted({state.dynamic_axis[1] for state in spec.states if state.dynamic_axis}))
-
-
-def growing_lengths(spec: ModelSpec) -> set[str]:
-    """The named lengths that grow by one per step."""
-    return {state.dynamic_axis[1] for state in spec.states if state.dynamic_axis and state.spec.grows}
-
-
 def is_full(spec: ModelSpec, lengths: Lengths) -> bool:
     """Whether a cache has reached its maximum length, so that no further step is possible."""
-    return any(lengths[name] >= spec.manifest.lengths[name].max for name in growing_lengths(spec))
+    return any(lengths[name] >= spec.manifest.lengths[name].max for name in spec.growing_lengths)
 
 
 def initial_states(spec: ModelSpec, prefilled: Arrays | None = None) -> Arrays:
@@ -103,7 +93,7 @@ def initial_states(spec: ModelSpec, prefilled: Arrays | None = None) -> Arrays:
         elif state.first is not None:
             states[section.name] = state.first
         else:
-            shape = _shape(state, 1, dict.fromkeys(section.lengths.values(), 0))
+            shape = shape_of(state, 1, dict.fromkeys(section.lengths.values(), 0))
             states[section.name] = np.full(shape, section.initial, datatypes.NUMPY[state.datatype])
     return states
 
@@ -120,68 +110,66 @@ def lengths_of(spec: ModelSpec, states: Arrays) -> Lengths:
 class StateBlock:
     """The states of sequences that step together, one row each, padded to the lengths in `key`.
 
-    Of lengths that must not be padded, all rows have that in `key`, which grows with each step.
+    Of lengths that must not be padded, all rows have that in `key`, which grows with each step. The states
+    are on the device of `graphs`, or in arrays of the host.
     """
 
-    def __init__(self, spec: ModelSpec, key: Key, rows: int) -> None:
-        self.spec, self.key, self.rows = spec, key, rows
+    def __init__(
+        self,
+        spec: ModelSpec,
+        key: Key,
+        rows: int,
+        graphs: StateGraphs | None = None,
+        states: HostStates | DeviceStates | None = None,
+    ) -> None:
+        self.spec, self.key, self.rows, self._graphs = spec, key, rows, graphs
         self._size = dict(key)
-        self._states = {state.spec.name: _zeros(state, rows, self._size) for state in spec.states}
+        # Both kinds have the same methods, and a block meets only blocks of its own kind.
+        self._states: Any = states or make_states(spec, rows, self._size, graphs)
         self._lengths = {name: np.ones(rows, np.int64) for name in self._size}
         self._masks = _masks(spec, rows, self._size)
 
     @property
     def nbytes(self) -> int:
         """The bytes of all rows' states, padding included."""
-        return sum(array.nbytes for array in self._states.values())
+        held: int = self._states.nbytes
+        return held
 
     def write(self, row: int, states: Arrays, lengths: Lengths) -> None:
         """Write a sequence's states (one row each) into `row`."""
-        for state in self.spec.states:
-            array = self._states[state.spec.name]
-            given = states[state.spec.name]
-            place = _row_index(state, row)
-            if state.dynamic_axis:
-                array[place] = 0
-                axis, name = state.dynamic_axis
-                place = (*place[:axis], slice(lengths[name]), *place[axis + 1 :])
-            array[place] = given
+        self._states.write(row, states, lengths)
         for name in self._size:
             self._set_length(row, name, lengths[name])
 
     def take(self, row: int) -> Arrays:
         """Return a copy of the states of `row`, without padding."""
-        states = {}
-        for state in self.spec.states:
-            place = _row_index(state, row)
-            if state.dynamic_axis:
-                axis, name = state.dynamic_axis
-                place = (*place[:axis], slice(int(self._lengths[name][row])), *place[axis + 1 :])
-            states[state.spec.name] = self._states[state.spec.name][place].copy()
+        states: Arrays = self._states.take(row, self.lengths(row))
         return states
 
     def clear(self, row: int) -> None:
         """Make `row` vacant. It keeps stepping with zeros, which no kernel computes slower than others."""
-        for state in self.spec.states:
-            self._states[state.spec.name][_row_index(state, row)] = 0
+        self._states.clear(row)
         for name in self._size:
             self._set_length(row, name, 1)  # one real element, so that a softmax over it is finite
 
     def gather(self, rows: Array, sources: Array) -> None:
         """Continue in `rows` the states of `sources`, which have the same lengths and unchanged states."""
-        if (rows == sources).all():
-            return
-        for state in self.spec.states:
-            if state.spec.output:
-                array = self._states[state.spec.name]
-                array[_row_index(state, rows)] = array[_row_index(state, sources)]
+        if not (rows == sources).all():
+            self._states.gather(rows, sources)
+
+    def put(self, rows: Array, other: StateBlock) -> None:
+        """Replace `rows` by the first rows of another block, which has no named lengths either."""
+        self._states.put(rows, other._states)
 
     def lengths(self, row: int) -> Lengths:
         return {name: int(counts[row]) for name, counts in self._lengths.items()}
 
-    def is_full(self, row: int) -> bool:
-        """Whether a cache of this row has no room for another element."""
-        return any(self._lengths[name][row] >= self._most(name) for name in growing_lengths(self.spec))
+    def full_rows(self) -> Array:
+        """Whether a cache of each row has no room for another element, bool [rows]."""
+        full = np.zeros(self.rows, bool)
+        for name in self.spec.growing_lengths:
+            full |= self._lengths[name] >= self._most(name)
+        return full
 
     def _most(self, name: str) -> int:
         """The most elements of a cache that the block holds."""
@@ -198,17 +186,11 @@ class StateBlock:
         Args:
             key: the new block's key, if it differs; it must hold the kept rows.
         """
-        new = StateBlock(self.spec, key or self.key, rows)
-        here, there = np.arange(len(kept)), np.asarray(kept, np.int64)
-        for state in self.spec.states:
-            name, to, source = state.spec.name, _row_index(state, here), _row_index(state, there)
-            if state.dynamic_axis:
-                axis, length = state.dynamic_axis
-                both = slice(min(self._size[length], new._size[length]))
-                to, source = (*to[:axis], both, *to[axis + 1 :]), (*source[:axis], both, *source[axis + 1 :])
-            new._states[name][to] = self._states[name][source]
+        key, sources = key or self.key, np.asarray(kept, np.int64)
+        states = self._states.resized(rows, sources, dict(key))
+        new = StateBlock(self.spec, key, rows, self._graphs, states)
         for name, counts in self._lengths.items():
-            new._lengths[name][here] = counts[there]
+            new._lengths[name][: len(sources)] = counts[sources]
         new._update_masks()
         return new
 
@@ -222,8 +204,6 @@ class StateBlock:
             ServingError: BAD_INPUT, a cache has not grown by one element.
         """
         feeds = dict(inputs)
-        for state in self.spec.states:
-            feeds[state.spec.input] = self._states[state.spec.name]
         for tensor in self.spec.inputs:
             if tensor.name in feeds:
                 continue
@@ -236,7 +216,7 @@ class StateBlock:
                 feeds[tensor.name] = self._positions(tensor)
             elif tensor.spec.value is not None:
                 feeds[tensor.name] = constant(tensor, self.rows, self._size)
-        outputs = _run(self.spec, session, feeds)
+        outputs: dict[str, Any] = self._states.run(session, feeds)
         for state in self.spec.states:
             if state.spec.output:
                 check_rows(state.spec.output, outputs[state.spec.output], state.spec.batch_axis, self.rows)
@@ -264,28 +244,22 @@ class StateBlock:
         assert state.dynamic_axis
         axis, name = state.dynamic_axis
         added = given.shape[axis] - self._size[name]
-        if added != 1:
+        if added != 1 and given.shape[axis] != 1:
             why = f"a step added {added} elements to it; send one element of the sequence in a step"
             raise bad_input(f"state {state.spec.name}", why)
 
-    def _update_states(self, outputs: Arrays) -> None:
-        grown = set()
-        for state in self.spec.states:
-            section = state.spec
-            if not section.output:
-                continue
-            given = outputs.pop(section.output)
-            if section.grows and state.dynamic_axis:
-                if state.dynamic_axis[1] not in self.spec.unpadded:
-                    given = self._place_new_elements(state, given)
-                grown.add(state.dynamic_axis[1])
-            self._states[section.name] = given
-        if grown:
-            self._grow(grown)
+    def _update_states(self, outputs: dict[str, Any]) -> None:
+        changed = [state.spec for state in self.spec.states if state.spec.output]
+        padded = [name for name in self.spec.growing_lengths if name not in self.spec.unpadded]
+        ends = {name: np.minimum(self._lengths[name], self._size[name] - 1) for name in padded}
+        self._states.advance({state.name: outputs.pop(state.output) for state in changed}, ends)
+        if self.spec.growing_lengths:
+            self._grow()
 
-    def _grow(self, names: set[str]) -> None:
-        """Count the element that a step has added to every cache of these named lengths."""
-        exact = names.intersection(self.spec.unpadded)
+    def _grow(self) -> None:
+        """Count the element that a step has added to every cache."""
+        names = self.spec.growing_lengths
+        exact = set(names).intersection(self.spec.unpadded)
         for name in exact:
             self._size[name] += 1
         for name in names:
@@ -293,20 +267,12 @@ class StateBlock:
         if exact:
             self.key = tuple(sorted(self._size.items()))
             self._masks |= _masks(self.spec, self.rows, self._size, exact)
-        self._update_masks()
-
-    def _place_new_elements(self, state: StateTensor, given: Array) -> Array:
-        """Cut a returned cache, which is one longer than its bucket, to its bucket: each row's new element
-        moves from the end of the axis to the end of the row's real elements."""
-        assert state.dynamic_axis
-        axis, name = state.dynamic_axis
-        size = self._size[name]
-        front = np.moveaxis(given, (state.spec.batch_axis, axis), (0, 1))
-        ends = np.minimum(self._lengths[name], size - 1)
-        front[np.arange(self.rows), ends] = front[:, size]
-        kept = [slice(None)] * given.ndim
-        kept[axis] = slice(size)
-        return np.ascontiguousarray(given[tuple(kept)])
+            self._update_masks()
+            return
+        for tensor in self.spec.inputs:
+            if tensor.name in self._masks and tensor.spec.of in names:
+                ends = self._lengths[tensor.spec.of] - 1
+                self._masks[tensor.name][np.arange(self.rows), ends] = bool(tensor.spec.real)
 
     def _set_length(self, row: int, name: str, count: int) -> None:
         self._lengths[name][row] = count
@@ -324,30 +290,6 @@ class StateBlock:
                 mask[:] = (np.arange(mask.shape[1]) < counts[:, None]) == bool(real)
 
 
-def _shape(state: StateTensor, rows: int, size: Mapping[str, int]) -> list[int]:
-    shape: list[int] = []
-    for axis, fixed in enumerate(state.shape):
-        if axis == state.spec.batch_axis:
-            shape.append(rows)
-        elif axis in state.spec.lengths:
-            shape.append(size[state.spec.lengths[axis]])
-        else:
-            assert isinstance(fixed, int)
-            shape.append(fixed)
-    return shape
-
-
-def _zeros(state: StateTensor, rows: int, size: Mapping[str, int]) -> Array:
-    return np.zeros(_shape(state, rows, size), datatypes.NUMPY[state.datatype])
-
-
-def _run(spec: ModelSpec, session: OnnxSession, feeds: Arrays) -> Arrays:
-    """The outputs of a step, by name: those that the spec has."""
-    if not spec.fetched:
-        return dict(zip(session.output_names, session.run(feeds), strict=True))
-    return dict(zip(spec.fetched, session.run(feeds, spec.fetched), strict=True))
-
-
 def _masks(spec: ModelSpec, rows: int, size: Mapping[str, int], names: Iterable[str] | None = None) -> Arrays:
     """The generated masks of vacant rows, each of which has one real element: all, or those of `names`."""
     masks = {}
@@ -361,8 +303,58 @@ def _masks(spec: ModelSpec, rows: int, size: Mapping[str, int], names: Iterable[
     return masks
 
 
-def _row_index(state: StateTensor, row: int | Array) -> tuple[Any, ...]:
-    """The index of one row, keeping its axis, or of several rows."""
-    where: Any = slice(row, row + 1) if isinstance(row, int) else row
-    axis = state.spec.batch_axis
-    return (*(slice(None),) * axis, where, *(slice(None),) * (len(state.shape) - axis - 1))
+class StatePool:
+    """The states of client sequences between their steps, a row each, so that those of a step are gathered
+    and scattered by index. Only for states without named lengths. Not thread-safe, except `free`."""
+
+    def __init__(self, spec: ModelSpec, graphs: StateGraphs | None = None) -> None:
+        self._spec, self._graphs = spec, graphs
+        self._clear()
+
+    def _clear(self) -> None:
+        self._block, self._vacant = StateBlock(self._spec, (), 1, self._graphs), [0]
+
+    def add(self, states: Arrays) -> PoolRow:
+        """Keep the states of a new sequence until the row that is returned is deleted."""
+        if not self._vacant:
+            rows = self._block.rows
+            self._block = self._block.resized(2 * rows, range(rows))
+            self._vacant += range(rows, 2 * rows)
+        row = PoolRow(self, self._vacant.pop())
+        self._block.write(row.index, states, {})
+        return row
+
+    def take(self, row: PoolRow) -> Arrays:
+        """Return a copy of a sequence's states."""
+        return self._block.take(row.index)
+
+    def gather(self, sequences: Sequence[PoolRow], rows: int) -> StateBlock:
+        """A block of `rows` rows with copies of these sequences' states, in order, then vacant rows."""
+        return self._block.resized(rows, [row.index for row in sequences])
+
+    def scatter(self, sequences: Sequence[PoolRow], block: StateBlock) -> None:
+        """Keep the states that a step left in the first rows of a block."""
+        self._block.put(np.array([row.index for row in sequences]), block)
+
+    def free(self, index: int) -> None:
+        """Use a row again. A pool without sequences gives its memory back."""
+        self._vacant.append(index)
+        if not self.used:
+            self._clear()
+
+    @property
+    def used(self) -> int:
+        """The number of sequences."""
+        return self._block.rows - len(self._vacant)
+
+
+class PoolRow:
+    """A sequence's row of a pool, which is free when nothing refers to it any more."""
+
+    __slots__ = ("index", "pool")
+
+    def __init__(self, pool: StatePool, index: int) -> None:
+        self.pool, self.index = pool, index
+
+    def __del__(self) -> None:
+        self.pool.free(self.index)

@@ -64,10 +64,16 @@ MEAN = helper.make_node("ReduceMean", ["sum_out"], ["mean"], axes=[0], keepdims=
 # --- batched and unbatched --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["language", "forced", "translator", "cache", "adder"])
+@pytest.mark.parametrize("kind", ["language", "forced", "translator", "cache", "alone", "adder"])
 def test_correct_models_are_deterministic(kind: str) -> None:
     found = checked(open_model(kind))
     assert (found.batched, found.deterministic, found.reason, found.disagreement) == (True, True, "", "")
+    assert found.keeps_elements == (kind in ("cache", "alone"))
+
+
+def test_a_step_that_changes_earlier_elements_of_its_cache_is_found(tmp_path: Path) -> None:
+    found = checked(open_folder(steps.cache(tmp_path, fades=True)))
+    assert (found.batched, found.reason, found.keeps_elements) == (True, "", False)
 
 
 def test_outputs_that_mix_rows_are_found() -> None:

@@ -15,10 +15,11 @@ import steps
 from lockstep_server import messages
 from lockstep_server.engine.loading import manifest_file
 from lockstep_server.engine.runtime.batching import Batching
-from lockstep_server.engine.runtime.session import OnnxSession
+from lockstep_server.engine.runtime.session import CPU, Device, DeviceArray, OnnxSession
 from lockstep_server.engine.stepwise import prefill
 from lockstep_server.engine.stepwise.batches import StepBatches
 from lockstep_server.engine.stepwise.beams import BeamSearch
+from lockstep_server.engine.stepwise.device_states import StateGraphs
 from lockstep_server.engine.stepwise.sequence import ClientSequence, GenerationSequence, StepRequest
 from lockstep_server.engine.stepwise.slots import initial_states
 from lockstep_server.model.step_spec import make_step_spec
@@ -59,6 +60,54 @@ def step_request(
     )
 
 
+# --- where states are kept ------------------------------------------------------------------------------
+
+
+@dataclass
+class Kept:
+    """Where models that are opened keep the states of sequences; set by the fixture `kept`."""
+
+    device: Device = CPU
+
+
+kept = Kept()
+_graphs: dict[Any, StateGraphs] = {}
+
+
+def graphs_of(spec: ModelSpec) -> StateGraphs | None:
+    """The graphs that move the states of a model; None if they are kept on the host."""
+    if kept.device.states == "host":
+        return None
+    states = tuple(
+        (one.spec.name, one.datatype, one.spec.batch_axis, one.dynamic_axis) for one in spec.states
+    )
+    if (kept.device, states) not in _graphs:
+        _graphs[kept.device, states] = StateGraphs(spec, kept.device)
+    return _graphs[kept.device, states]
+
+
+class FakeSession:
+    """A session whose `answer` computes the outputs from arrays, wherever states are kept."""
+
+    output_names: list[str]
+    state_graphs: StateGraphs | None = None
+
+    def answer(self, feeds: dict[str, Array]) -> list[Array]:
+        raise NotImplementedError
+
+    def run(
+        self, feeds: dict[str, Any], outputs: Sequence[str] | None = None, on_device: Any = None
+    ) -> list[Any]:
+        arrays = {
+            name: one.value.numpy() if isinstance(one, DeviceArray) else one for name, one in feeds.items()
+        }
+        found = zip(outputs or self.output_names, self.answer(arrays), strict=True)
+        return [
+            DeviceArray.of(array, kept.device) if on_device and name in on_device else array
+            for name, array in found
+        ]
+
+
 # --- models -----------------------------------------------------------------------------------------
 
 
@@ -75,24 +124,35 @@ class StepModel:
 def open_folder(folder: Path) -> StepModel:
     """Open a version folder as the loader does, but without the self-test: the model counts as batched."""
     manifest = manifest_file.read(folder.parent / "model.toml")
-    session = OnnxSession(folder / "step.onnx")
-    prefill_session = OnnxSession(folder / "prefill.onnx") if manifest.prefill else None
+    session = OnnxSession(folder / "step.onnx", kept.device)
+    prefill_session = OnnxSession(folder / "prefill.onnx", kept.device) if manifest.prefill else None
     spec = make_step_spec(
         "m", 1, session.graph, prefill_session.graph if prefill_session else None, manifest, "model.toml"
     )
+    session.state_graphs = graphs_of(spec)
     prefill_spec = replace(spec.prefill, batched=True) if spec.prefill else None
     tokenizer = folder.parent / "tokenizer.json"
     vocabulary = Vocabulary(tokenizer.read_bytes()) if tokenizer.exists() else None
     return StepModel(replace(spec, batched=True, prefill=prefill_spec), session, prefill_session, vocabulary)
 
 
-@cache
 def open_model(kind: str) -> StepModel:
+    """A model of `tests/steps.py`, as `open_own` opens it, which tests share."""
+    return _opened(kind, kept.device)
+
+
+@cache
+def _opened(kind: str, _: Device) -> StepModel:
+    return open_own(kind)
+
+
+def open_own(kind: str) -> StepModel:
     """Open a model of `tests/steps.py`.
 
     Args:
         kind: `language`, `forced` (no prefill graph), `ending` (has an end token), `translator`,
-            `cache` or `adder`.
+            `cache`, `kept` (its cache is written in place), `alone` (a step returns the new element only) or
+            `adder`.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -102,9 +162,12 @@ def open_model(kind: str) -> StepModel:
             "ending": lambda: _with_end(steps.language(root, prefill=False)),
             "translator": lambda: steps.translator(root),
             "cache": lambda: steps.cache(root),
+            "kept": lambda: steps.cache(root),
+            "alone": lambda: steps.cache(root, alone=True),
             "adder": lambda: steps.adder(root),
         }
-        return open_folder(makers[kind]())
+        model = open_folder(makers[kind]())
+        return replace(model, spec=replace(model.spec, keeps_elements=True)) if kind == "kept" else model
 
 
 def _with_end(folder: Path) -> Path:

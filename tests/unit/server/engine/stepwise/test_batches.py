@@ -13,7 +13,9 @@ import steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
+from unit.server.engine.stepwise import step_models
 from unit.server.engine.stepwise.step_models import (
+    FakeSession,
     Generated,
     Runner,
     StepModel,
@@ -23,6 +25,7 @@ from unit.server.engine.stepwise.step_models import (
     unbatched,
 )
 
+from lockstep_server.engine.runtime.session import CPU, Device
 from lockstep_server.engine.stepwise import sampler
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from lockstep_server.engine.stepwise.sequence import GenerationSequence
 
 Array = np.ndarray[Any, Any]
+
+pytestmark = pytest.mark.usefixtures("kept")
 
 PARAMS: tuple[dict[str, Any], ...] = (
     {},
@@ -72,6 +77,8 @@ def draw_prompt(model: StepModel, data: Any, max_rows: int) -> tuple[list[int], 
         ("translator", True),
         ("cache", False),
         ("cache", True),
+        ("kept", False),
+        ("alone", True),
     ],
 )
 @settings(max_examples=20)
@@ -285,17 +292,35 @@ def test_the_position_of_the_manifest_is_the_one_that_counts(tmp_path: Path) -> 
     assert found == unbatched(open_model("forced"), ready_sequence(open_model("forced"), [3, 4], seed=5))
 
 
+@pytest.mark.parametrize("kind", ["language", "translator", "cache", "kept", "alone"])
+def test_tokens_do_not_depend_on_where_states_are_kept(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[1 + seed % 9] * (1 + seed % 12) for seed in range(9)]
+    generated = []
+    for device in (CPU, Device(states="device")):
+        monkeypatch.setattr(step_models.kept, "device", device)
+        model = open_model(kind)
+        assert (model.session.state_graphs is None) == (device is CPU)
+        runner = Runner(model)
+        more: list[dict[str, Any]] = [{"seed": seed, **PARAMS[seed % 4]} for seed in range(8)]
+        for prompt, params in zip(prompts, [*more, BEAMS[2]], strict=True):
+            runner.add(ready_sequence(model, prompt, **params))
+            runner.step()
+        runner.run()
+        generated.append([each.ids for each in runner.generated.values()])
+    assert generated[0] == generated[1]
+
+
 # --- failures ---------------------------------------------------------------------------------------
 
 
-class Fragile:
+class Fragile(FakeSession):
     """A session that fails if any row contains a certain token."""
 
     def __init__(self, model: StepModel, poison: int) -> None:
         self._session, self._poison = model.session, poison
         self.output_names = model.session.output_names
 
-    def run(self, feeds: dict[str, Array]) -> list[Array]:
+    def answer(self, feeds: dict[str, Array]) -> list[Array]:
         if (feeds["token"] == self._poison).any():
             raise RuntimeError("poisoned")
         return self._session.run(feeds)

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.server.engine.stepwise.step_models import StepModel, open_model, step_request
+from unit.server.engine.stepwise.step_models import FakeSession, StepModel, open_model, step_request
 
 from lockstep_server.engine.runtime.batching import Batching
 from lockstep_server.engine.stepwise import client_steps
-from lockstep_server.engine.stepwise.slots import initial_states
+from lockstep_server.engine.stepwise.slots import PoolRow, StatePool, initial_states
 
 if TYPE_CHECKING:
     from lockstep_server.engine.stepwise.sequence import ClientSequence, StepRequest
 
 Array = np.ndarray[Any, Any]
+
+pytestmark = pytest.mark.usefixtures("kept")
 
 
 def inputs_of(model: StepModel, number: int) -> dict[str, Array]:
@@ -44,21 +46,25 @@ def next_step(model: StepModel, earlier: StepRequest, number: int) -> StepReques
 
 
 def run(
-    model: StepModel, requests: list[StepRequest], max_rows: int = 64
+    model: StepModel, requests: list[StepRequest], max_rows: int = 64, pool: StatePool | None = None
 ) -> dict[int, client_steps.StepAnswer]:
     answers, _ = client_steps.run_steps(
-        model.spec, model.session, requests, Batching(max_rows), lambda: 0.0, 0.0
+        model.spec, model.session, requests, Batching(max_rows), lambda: 0.0, 0.0, pool=pool
     )
     assert len(answers) == len(requests)
     return {answer.step.key: answer for answer in answers}
 
 
-@pytest.mark.parametrize("kind", ["adder", "forced", "cache", "translator"])
+@pytest.mark.parametrize(
+    ("kind", "pooled"),
+    [("adder", False), ("adder", True), ("forced", True), ("cache", False), ("translator", False)],
+)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_stepping_a_different_subset_each_time_changes_no_answer(kind: str, data: Any) -> None:
+def test_stepping_a_different_subset_each_time_changes_no_answer(kind: str, pooled: bool, data: Any) -> None:
     """Sequences without a step in a run keep their states."""
     model = open_model(kind)
+    pool = StatePool(model.spec, model.session.state_graphs) if pooled else None
     count = data.draw(st.integers(2, 6))
     sources = [data.draw(st.integers(1, 35)) for _ in range(count)]
     batched = [first_step(model, source) for source in sources]
@@ -66,7 +72,7 @@ def test_stepping_a_different_subset_each_time_changes_no_answer(kind: str, data
     max_rows = data.draw(st.sampled_from([1, 2, 64]))
     for step in range(8):
         subset = data.draw(st.lists(st.integers(0, count - 1), unique=True, min_size=1))
-        answers = run(model, [next_step(model, batched[i], step + i) for i in subset], max_rows)
+        answers = run(model, [next_step(model, batched[i], step + i) for i in subset], max_rows, pool)
         in_order = [answer for _, answer in sorted(answers.items())]
         for answer, i in zip(in_order, subset, strict=True):
             (expected,) = run(model, [next_step(model, unbatched[i], step + i)]).values()
@@ -75,12 +81,23 @@ def test_stepping_a_different_subset_each_time_changes_no_answer(kind: str, data
             for name, array in expected.outputs.items():
                 np.testing.assert_array_equal(answer.outputs[name], array)
             assert have_same_states(batched[i].sequence, unbatched[i].sequence)
+        if data.draw(st.booleans()):  # another sequence takes the row of one that has ended
+            i = data.draw(st.integers(0, count - 1))
+            batched[i], unbatched[i] = (first_step(model, sources[i]) for _ in range(2))
+    del answer, answers, in_order
+    batched.clear()
+    assert pool is None or pool.used == 0
+
+
+def states_of(sequence: ClientSequence) -> dict[str, Array]:
+    states = sequence.states
+    assert states is not None
+    return states.pool.take(states) if isinstance(states, PoolRow) else states
 
 
 def have_same_states(one: ClientSequence, other: ClientSequence) -> bool:
-    assert one.states is not None
-    assert other.states is not None
-    return all(np.array_equal(array, other.states[name]) for name, array in one.states.items())
+    ours, theirs = states_of(one), states_of(other)
+    return all(np.array_equal(array, theirs[name]) for name, array in ours.items())
 
 
 def test_attention_is_cut_to_the_sequences_source() -> None:
@@ -121,28 +138,29 @@ def test_answers_do_not_share_memory_with_states() -> None:
     assert following.outputs["y"].tolist() == [[1, -1]]
 
 
-class Fails:
+class Fails(FakeSession):
     """A session that fails if any row contains 13."""
 
     output_names = open_model("adder").session.output_names
 
-    def run(self, feeds: dict[str, Array]) -> list[Array]:
+    def answer(self, feeds: dict[str, Array]) -> list[Array]:
         if (feeds["x"] == 13).any():
             raise RuntimeError("13")
         return open_model("adder").session.run(feeds)
 
 
-def test_only_the_request_that_breaks_a_run_fails_and_its_sequence_keeps_its_state() -> None:
+@pytest.mark.parametrize("pooled", [False, True])
+def test_only_the_request_that_breaks_a_run_fails_and_its_sequence_keeps_its_state(pooled: bool) -> None:
     model = open_model("adder")
     requests = [first_step(model, 1) for _ in range(3)]
-    run(model, requests)
+    pool = StatePool(model.spec, model.session.state_graphs) if pooled else None
+    run(model, requests, pool=pool)
     bad, good = next_step(model, requests[0], 13), [next_step(model, request, 5) for request in requests[1:]]
     answers, runs = client_steps.run_steps(model.spec, Fails(), [bad, *good], Batching(64), lambda: 0.0, 0.0)  # type: ignore[arg-type]
     by_key = {answer.step.key: answer for answer in answers}
     assert "13" in str(by_key[bad.key].error)
     assert [by_key[request.key].outputs["y"].tolist() for request in good] == [[[6, -6]]] * 2  # type: ignore[index]
-    assert requests[0].sequence.states is not None
-    assert requests[0].sequence.states["sum"].tolist() == [[1, -1]]
+    assert states_of(requests[0].sequence)["sum"].tolist() == [[1, -1]]
     assert (requests[0].sequence.steps, requests[1].sequence.steps) == (1, 2)
     assert [run.rows for run in runs] == [1, 1]
 
@@ -154,12 +172,12 @@ def test_a_step_that_returns_other_rows_is_repeated_for_each_request_alone(dropp
     reasons: list[str] = []
     names = model.session.output_names
 
-    class Drops:
+    class Drops(FakeSession):
         """A session that drops the rows that contain 13 from one output."""
 
         output_names = names
 
-        def run(self, feeds: dict[str, Array]) -> list[Array]:
+        def answer(self, feeds: dict[str, Array]) -> list[Array]:
             outputs = model.session.run(feeds)
             keep = (feeds["x"] != 13).all(1)
             return [out[keep] if name == dropped else out for name, out in zip(names, outputs, strict=True)]
@@ -182,12 +200,12 @@ def test_a_step_that_returns_other_rows_is_repeated_for_each_request_alone(dropp
 def test_a_step_that_adds_several_elements_to_a_cache_is_an_error_and_changes_no_state() -> None:
     model = open_model("cache")
 
-    class Doubles:
+    class Doubles(FakeSession):
         """A session that returns the new element of the cache twice."""
 
         output_names = model.session.output_names
 
-        def run(self, feeds: dict[str, Array]) -> list[Array]:
+        def answer(self, feeds: dict[str, Array]) -> list[Array]:
             logits, present = model.session.run(feeds)
             return [logits, np.concatenate([present, present[:, -1:]], 1)]
 
@@ -197,5 +215,4 @@ def test_a_step_that_adds_several_elements_to_a_cache_is_an_error_and_changes_no
     (answer,), _ = client_steps.run_steps(model.spec, Doubles(), [again], Batching(64), lambda: 0.0, 0.0)  # type: ignore[arg-type]
     assert "added 2 elements" in str(answer.error)
     assert "send one element" in str(answer.error)
-    assert again.sequence.states is not None
-    assert again.sequence.states["past"].shape[1] == 1
+    assert states_of(again.sequence)["past"].shape[1] == 1

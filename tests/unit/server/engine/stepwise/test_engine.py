@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.server.engine.stepwise.step_models import StepModel, open_model, ready_sequence, unbatched
+from unit.server.engine.stepwise.step_models import (
+    FakeSession,
+    StepModel,
+    open_model,
+    open_own,
+    ready_sequence,
+    unbatched,
+)
 
 from lockstep_server import messages
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
@@ -20,12 +27,15 @@ from lockstep_server.engine.stepwise.batches import StepBatches
 from lockstep_server.engine.stepwise.engine import StepEngine
 from lockstep_server.engine.stepwise.scheduler import Scheduler
 from lockstep_server.engine.stepwise.sequence import ClientSequence, GenerationSequence
-from lockstep_server.errors import ErrorCode
+from lockstep_server.engine.stepwise.slots import StateBlock
+from lockstep_server.errors import ErrorCode, overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Array = np.ndarray[Any, Any]
+
+pytestmark = pytest.mark.usefixtures("kept")
 
 
 class Received:
@@ -59,7 +69,7 @@ class EngineDriver:
 
     def __init__(self, kind: str, session: Any = None, prefill_session: Any = None, **more: Any) -> None:
         own_sessions = more.pop("own_sessions", False)  # stopping an engine terminates its sessions
-        self.model = model = open_model.__wrapped__(kind) if own_sessions else open_model(kind)
+        self.model = model = open_own(kind) if own_sessions else open_model(kind)
         self.now, self.step_s = 0.0, 0.001
         self.reports: list[messages.Events] = []
         self.received: dict[int, Received] = {}
@@ -144,19 +154,20 @@ def expected_ids(model: StepModel, *prompt: int, **params: Any) -> list[int]:
     return unbatched(model, ready_sequence(model, prompt, **{"limit": 12, "seed": 1, **params})).ids
 
 
+REFERENCES = {"language": "forced", "kept": "cache", "alone": "cache"}
+"""Models with the same answers as others, from other graphs or blocks."""
+
 # --- chunks -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["language", "forced", "cache"])
+@pytest.mark.parametrize("kind", ["language", "forced", "cache", "kept", "alone"])
 def test_a_stream_gets_the_tokens_of_an_unbatched_run(kind: str) -> None:
     driver = EngineDriver(kind)
     keys = [driver.generate(1, 3 + i, seed=i) for i in range(8)]
     driver.drain()
     for i, key in enumerate(keys):
         received = driver.received[key]
-        assert received.ids == expected_ids(
-            open_model("forced" if kind == "language" else kind), 1, 3 + i, seed=i
-        )
+        assert received.ids == expected_ids(open_model(REFERENCES.get(kind, kind)), 1, 3 + i, seed=i)
         assert driver.model.vocabulary is not None
         assert received.text == "".join(driver.model.vocabulary.names(received.ids))
         assert (received.event.reason, received.event.length) == ("length", 12)
@@ -400,6 +411,13 @@ def test_each_sequence_keeps_its_own_state() -> None:
         assert outputs is not None
         assert outputs["y"][0, 0] == expected
     assert driver.counts() == (0, 0, 0)
+    assert pooled(driver) == 0
+
+
+def pooled(driver: EngineDriver) -> int:
+    """The number of client sequences whose states are kept."""
+    assert driver.engine._client_states is not None
+    return driver.engine._client_states.used
 
 
 def test_only_requested_outputs_are_returned() -> None:
@@ -410,10 +428,10 @@ def test_only_requested_outputs_are_returned() -> None:
 
 
 def test_only_the_step_that_breaks_a_run_fails_and_its_sequence_continues_unchanged() -> None:
-    class Picky:
+    class Picky(FakeSession):
         output_names = open_model("adder").session.output_names
 
-        def run(self, feeds: dict[str, Array]) -> list[Array]:
+        def answer(self, feeds: dict[str, Array]) -> list[Array]:
             if (feeds["x"] == 13).any():
                 raise RuntimeError("13")
             return open_model("adder").session.run(feeds)
@@ -450,7 +468,9 @@ def test_an_idle_sequence_is_evicted_and_its_next_step_gets_an_error() -> None:
     driver = EngineDriver("adder")
     driver.step_sequence(1, 1, 1, start=True)
     driver.drain()
+    assert pooled(driver) == 1
     driver.wait(61.0)
+    assert pooled(driver) == 0
     key = driver.step_sequence(1, 1, 1)
     driver.drain()
     assert driver.received[key].code is ErrorCode.SEQUENCE_LOST
@@ -475,27 +495,27 @@ def test_generation_and_client_sequences_share_an_engine() -> None:
 # --- failures ---------------------------------------------------------------------------------------
 
 
-class Poisoned:
+class Poisoned(FakeSession):
     """A session that fails on a certain id."""
 
     def __init__(self, session: Any, name: str, poison: int) -> None:
         self._session, self._name, self._poison = session, name, poison
-        self.output_names, self.encoder = session.output_names, None
+        self.output_names, self.encoder, self.state_graphs = session.output_names, None, session.state_graphs
 
-    def run(self, feeds: dict[str, Array]) -> list[Array]:
+    def answer(self, feeds: dict[str, Array]) -> list[Array]:
         if (feeds[self._name] == self._poison).any():
             raise RuntimeError("poisoned")
         return self._session.run(feeds)
 
 
-class NotFinite:
+class NotFinite(FakeSession):
     """A session whose output `name` is NaN in the second step."""
 
     def __init__(self, session: Any, name: str) -> None:
         self._session, self._name, self._steps = session, name, 0
-        self.output_names, self.encoder = session.output_names, None
+        self.output_names, self.encoder, self.state_graphs = session.output_names, None, session.state_graphs
 
-    def run(self, feeds: dict[str, Array]) -> list[Array]:
+    def answer(self, feeds: dict[str, Array]) -> list[Array]:
         self._steps += 1
         outputs = self._session.run(feeds)
         if self._steps == 2:
@@ -756,6 +776,28 @@ def test_the_leak_check_detects_leaks(monkeypatch: pytest.MonkeyPatch, leak: Any
     driver = EngineDriver("forced")
     with pytest.raises((AssertionError, KeyError)):
         check_nothing_leaks(driver)
+
+
+def test_a_sequence_whose_states_find_no_room_is_refused_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = EngineDriver("language")
+    running = driver.generate(1, 3)
+    driver.step(3)
+
+    def write(*_: Any) -> None:
+        raise overloaded("no memory; retry after 1 s", 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateBlock, "write", write)
+        refused = [driver.generate(1, 4), driver.generate(1, 5, beams=3)]
+        driver.step(2)
+    later = driver.generate(1, 6)
+    driver.drain()
+    assert [driver.received[key].code for key in refused] == [ErrorCode.OVERLOADED] * 2
+    assert driver.received[running].ids == expected_ids(open_model("forced"), 1, 3)
+    assert driver.received[later].ids == expected_ids(open_model("forced"), 1, 6)
+    assert driver.counts() == (0, 0, 0)
 
 
 def test_text_that_cannot_be_made_ends_its_own_sequence_only() -> None:

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.server import sample_models as specs
-from unit.server.engine.stepwise.step_models import open_model
+from unit.server.engine.stepwise.step_models import FakeSession, graphs_of, open_model
 
+from lockstep_server.engine.runtime.session import DeviceArray
 from lockstep_server.engine.stepwise.slots import (
+    PoolRow,
     StateBlock,
+    StatePool,
     bucket,
     initial_states,
     key_of,
@@ -68,6 +71,13 @@ MASKS = (
 SPEC = ModelSpec("m", 1, Manifest(lengths=LENGTHS), MASKS, (), batched=True, states=tuple(STATES.values()))
 
 
+pytestmark = pytest.mark.usefixtures("kept")
+
+
+def new_block(spec: ModelSpec, key: Any, rows: int) -> StateBlock:
+    return StateBlock(spec, key, rows, graphs_of(spec))
+
+
 def spec_of(state: StateTensor) -> ModelSpec:
     return ModelSpec("m", 1, Manifest(lengths=LENGTHS), (), (), batched=True, states=(state,))
 
@@ -99,15 +109,16 @@ def equal_states(one: dict[str, Array], other: dict[str, Array]) -> bool:
     )
 
 
-class Echo:
-    """Returns each state plus one and records its inputs; a cache is returned one element longer."""
+class Echo(FakeSession):
+    """Returns each state plus one and records its inputs; a cache is returned one element longer, or its new
+    element alone."""
 
-    def __init__(self, spec: ModelSpec = SPEC) -> None:
-        self.spec = spec
+    def __init__(self, spec: ModelSpec = SPEC, *, alone: bool = False) -> None:
+        self.spec, self.alone = spec, alone
         self.output_names = ["y", *(s.spec.output for s in spec.states if s.spec.output)]
         self.inputs: dict[str, Array] = {}
 
-    def run(self, feeds: dict[str, Array]) -> list[Array]:
+    def answer(self, feeds: dict[str, Array]) -> list[Array]:
         self.inputs = {name: array.copy() for name, array in feeds.items()}
         outputs: list[Array] = [feeds["x"] * 2]
         for state in self.spec.states:
@@ -124,7 +135,7 @@ class Echo:
         by_row = [1] * given.ndim
         by_row[state.spec.batch_axis] = -1
         new = np.broadcast_to(x.reshape(by_row), shape).astype(given.dtype)
-        return np.concatenate([given, new], axis)
+        return new if self.alone else np.concatenate([given, new], axis)
 
 
 def step_block(block: StateBlock, session: Any = None, start: float = 0.0) -> dict[str, Array]:
@@ -192,7 +203,7 @@ def test_initial_states_follow_the_manifest() -> None:
 def test_take_returns_what_was_written(what: str, length: int) -> None:
     spec = spec_of(STATES[what])
     lengths = {"source": length, "past": length - 1}
-    block = StateBlock(spec, key_of(spec, lengths), 4)
+    block = new_block(spec, key_of(spec, lengths), 4)
     put = [write_states(block, row, row, **lengths) for row in (0, 1, 2, 3)]
     assert all(equal_states(block.take(row), put[row]) for row in (0, 1, 2, 3))
 
@@ -201,7 +212,7 @@ def test_take_returns_what_was_written(what: str, length: int) -> None:
 def test_a_shorter_sequence_in_a_reused_row_sees_nothing_of_the_longer_one(what: str) -> None:
     """Elements beyond a sequence's own length are 0 in the session's inputs."""
     spec = spec_of(STATES[what])
-    used, fresh = (StateBlock(spec, key_of(spec, {"source": 15, "past": 15}), 2) for _ in range(2))
+    used, fresh = (new_block(spec, key_of(spec, {"source": 15, "past": 15}), 2) for _ in range(2))
     write_states(used, 1, 1, source=15, past=15)
     for block in (used, fresh):
         write_states(block, 1, 2, source=3, past=3)
@@ -215,7 +226,7 @@ def test_a_shorter_sequence_in_a_reused_row_sees_nothing_of_the_longer_one(what:
 
 
 def test_a_taken_state_is_a_copy() -> None:
-    block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1)
+    block = new_block(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1)
     write_states(block, 0, 1, source=3, past=3)
     taken = block.take(0)
     step_block(block)
@@ -225,7 +236,7 @@ def test_a_taken_state_is_a_copy() -> None:
 
 def test_a_cleared_row_is_zero_and_has_one_real_element() -> None:
     echo = Echo()
-    block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 2)
+    block = new_block(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 2)
     other = write_states(block, 0, 1, source=9, past=9)
     write_states(block, 1, 2, source=9, past=9)
     block.clear(1)
@@ -242,7 +253,7 @@ def test_resizing_rows_keeps_their_states(data: Any) -> None:
     taken = data.draw(st.lists(st.integers(0, rows - 1), unique=True, min_size=1))
     new_rows = data.draw(st.sampled_from([n for n in (1, 2, 4, 8, 16) if n >= len(taken)]))
     lengths = {row: {"source": 1 + 3 * row % 16, "past": (5 * row) % 16} for row in taken}
-    block = StateBlock(SPEC, (("past", 16), ("source", 16)), rows)
+    block = new_block(SPEC, (("past", 16), ("source", 16)), rows)
     put = {row: write_states(block, row, row, **lengths[row]) for row in taken}
     new = block.resized(new_rows, taken)
     assert new.rows == new_rows
@@ -259,7 +270,7 @@ def test_resizing_rows_keeps_their_states(data: Any) -> None:
 
 @pytest.mark.parametrize("size", [16, 32, 64])
 def test_resizing_to_other_lengths_keeps_the_states(size: int) -> None:
-    block = StateBlock(SPEC, (("past", 32), ("source", 32)), 4)
+    block = new_block(SPEC, (("past", 32), ("source", 32)), 4)
     put = [write_states(block, row, row, source=3 + 4 * row, past=2 + 4 * row) for row in range(4)]
     echo = Echo()
     new = block.resized(4, [3, 1], (("past", size), ("source", size)))
@@ -271,7 +282,7 @@ def test_resizing_to_other_lengths_keeps_the_states(size: int) -> None:
 
 
 def test_the_needed_key_is_that_of_the_longest_row() -> None:
-    block = StateBlock(SPEC, (("past", 64), ("source", 64)), 4)
+    block = new_block(SPEC, (("past", 64), ("source", 64)), 4)
     for row, (source, past) in enumerate([(3, 40), (20, 1), (60, 60)]):
         write_states(block, row, row, source=source, past=past)
     assert block.needed_key([0, 1]) == (("past", 64), ("source", 32))
@@ -289,7 +300,7 @@ def test_widest_holds_both_keys() -> None:
 
 
 def test_a_step_returns_the_outputs_and_keeps_the_states() -> None:
-    block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 2)
+    block = new_block(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 2)
     put = write_states(block, 0, 1, source=3, past=3)
     assert list(step_block(block)) == ["y"]
     after = block.take(0)
@@ -305,10 +316,10 @@ def test_states_are_paired_by_name_whatever_the_order_of_the_graphs_outputs() ->
             super().__init__()
             self.output_names.reverse()
 
-        def run(self, feeds: dict[str, Array]) -> list[Array]:
-            return super().run(feeds)[::-1]
+        def answer(self, feeds: dict[str, Array]) -> list[Array]:
+            return super().answer(feeds)[::-1]
 
-    blocks = [StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1) for _ in range(2)]
+    blocks = [new_block(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1) for _ in range(2)]
     for block, session in zip(blocks, (Echo(), Backwards()), strict=True):
         write_states(block, 0, 1, source=3, past=3)
         step_block(block, session)
@@ -317,7 +328,7 @@ def test_states_are_paired_by_name_whatever_the_order_of_the_graphs_outputs() ->
 
 def test_masks_and_lengths_mark_the_real_elements() -> None:
     echo = Echo()
-    block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
+    block = new_block(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
     for row, (source, past) in enumerate([(4, 0), (16, 15), (1, 2)]):
         write_states(block, row, row, source=source, past=past)
     step_block(block, echo)
@@ -328,7 +339,7 @@ def test_masks_and_lengths_mark_the_real_elements() -> None:
 
 def test_a_mask_may_have_the_new_element_behind_those_of_the_bucket() -> None:
     echo = Echo()
-    block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
+    block = new_block(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
     for row, past in enumerate([0, 14, 2]):
         write_states(block, row, row, source=1, past=past)
     for step in range(2):
@@ -344,7 +355,7 @@ def test_a_mask_may_have_the_new_element_behind_those_of_the_bucket() -> None:
 
 def test_positions_are_the_numbers_of_elements_so_far() -> None:
     echo = Echo()
-    block = StateBlock(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
+    block = new_block(SPEC, key_of(SPEC, {"source": 9, "past": 9}), 3)
     for row, past in enumerate([0, 14, 2]):
         write_states(block, row, row, source=1, past=past)
     for step in range(2):
@@ -356,14 +367,14 @@ def test_positions_are_the_numbers_of_elements_so_far() -> None:
 
 def test_positions_of_vacant_rows_stay_valid() -> None:
     """An embedding that has no more positions would fail the steps of all rows."""
-    echo, block = Echo(), StateBlock(SPEC, (("past", 16), ("source", 16)), 2)
+    echo, block = Echo(), new_block(SPEC, (("past", 16), ("source", 16)), 2)
     for _ in range(20):
         step_block(block, echo)
     assert echo.inputs["places"].tolist() == [[15], [15]]
 
 
 def test_constants_are_filled_in_unless_they_are_given() -> None:
-    echo, block = Echo(), StateBlock(SPEC, (("past", 16), ("source", 32)), 2)
+    echo, block = Echo(), new_block(SPEC, (("past", 16), ("source", 32)), 2)
     step_block(block, echo)
     assert (echo.inputs["rate"].tolist(), echo.inputs["rate"].dtype) == (16000, np.int64)
     assert echo.inputs["each"].shape == (2, 32, 2)
@@ -372,12 +383,14 @@ def test_constants_are_filled_in_unless_they_are_given() -> None:
     assert echo.inputs["rate"].tolist() == 8000
 
 
+@pytest.mark.parametrize("returned", ["the whole cache", "the cache, which is kept", "the element"])
 @pytest.mark.parametrize("name", ["cache", "keys"])
-def test_each_row_of_a_cache_grows_at_its_own_end(name: str) -> None:
+def test_each_row_of_a_cache_grows_at_its_own_end(name: str, returned: str) -> None:
     (state,) = (one for one in SPEC.states if one.spec.name == name)
     axis = next(iter(state.spec.lengths))
-    echo = Echo()
-    block = StateBlock(SPEC, key_of(SPEC, {"source": 1, "past": 9}), 3)
+    spec = replace(SPEC, keeps_elements=returned == "the cache, which is kept")
+    echo = Echo(alone=returned == "the element")
+    block = new_block(spec, key_of(SPEC, {"source": 1, "past": 9}), 3)
     pasts = (0, 9, 13)
     put = [write_states(block, row, row, source=1, past=past) for row, past in enumerate(pasts)]
     for start in (100.0, 200.0):
@@ -392,8 +405,37 @@ def test_each_row_of_a_cache_grows_at_its_own_end(name: str) -> None:
     assert [block.lengths(row)["past"] for row in range(3)] == [past + 2 for past in pasts]
 
 
+def test_a_cache_is_written_in_place() -> None:
+    class Recorder(Echo):
+        def run(self, feeds: dict[str, Any], *more: Any) -> list[Any]:
+            given = feeds["cache_in"], feeds["keys_in"]
+            self.fed = [
+                one.value.data_ptr() if isinstance(one, DeviceArray) else one.ctypes.data for one in given
+            ]
+            return super().run(feeds, *more)
+
+    block = new_block(SPEC, key_of(SPEC, {"source": 1, "past": 2}), 2)
+    seen, session = [], Recorder(alone=True)
+    for _ in range(3):
+        step_block(block, session)
+        seen.append(session.fed)
+    assert seen == [seen[0]] * 3
+
+
+def test_a_cache_without_room_takes_single_elements() -> None:
+    spec = replace(SPEC, unpadded=("past",))
+    block = new_block(spec, (("past", 3), ("source", 16)), 2)
+    put = [write_states(block, row, row, source=1, past=3) for row in range(2)]
+    step_block(block, Echo(alone=True), 100.0)
+    step_block(block, Echo(), 200.0)
+    for row in range(2):
+        taken = block.take(row)["cache"]
+        np.testing.assert_array_equal(taken[:, :3], put[row]["cache"])
+        assert taken[0, 3:, 0].tolist() == [100.0 + row, 200.0 + row]
+
+
 def test_a_vacant_row_of_a_cache_never_outgrows_it() -> None:
-    block = StateBlock(SPEC, key_of(SPEC, {"source": 1, "past": 0}), 2)
+    block = new_block(SPEC, key_of(SPEC, {"source": 1, "past": 0}), 2)
     for step in range(15):
         if step % 5 == 0:
             write_states(block, 0, step, source=1, past=0)
@@ -405,15 +447,49 @@ def test_a_vacant_row_of_a_cache_never_outgrows_it() -> None:
 
 def test_a_step_that_fails_changes_no_state() -> None:
     class Broken(Echo):
-        def run(self, feeds: dict[str, Array]) -> list[Array]:
+        def answer(self, feeds: dict[str, Array]) -> list[Array]:
             raise RuntimeError("broken")
 
-    block = StateBlock(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1)
+    block = new_block(SPEC, key_of(SPEC, {"source": 3, "past": 3}), 1)
     put = write_states(block, 0, 1, source=3, past=3)
     with pytest.raises(RuntimeError, match="broken"):
         step_block(block, Broken())
     assert equal_states(block.take(0), put)
     assert block.lengths(0) == {"source": 3, "past": 3}
+
+
+# --- a pool -----------------------------------------------------------------------------------------
+
+FIXED = replace(
+    SPEC, inputs=SPEC.inputs[:1], states=tuple(state for state in SPEC.states if not state.spec.lengths)
+)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_a_pool_keeps_the_states_of_each_sequence(data: Any) -> None:
+    """Sequences come, step in groups and go at random, against states of their own."""
+    pool, kept = StatePool(FIXED, graphs_of(FIXED)), dict[int, tuple[PoolRow, dict[str, Array]]]()
+    for number in range(data.draw(st.integers(1, 25))):
+        match data.draw(st.sampled_from(["come", "come", "step", "go"])):
+            case "come":
+                states = draw_states(FIXED, number)
+                kept[number] = pool.add(states), states
+            case "step" if kept:
+                chosen = data.draw(st.lists(st.sampled_from(sorted(kept)), unique=True, min_size=1))
+                rows = [kept[each][0] for each in chosen]
+                block = pool.gather(rows, bucket(len(rows)))
+                for row, each in enumerate(chosen):
+                    assert equal_states(block.take(row), kept[each][1])
+                step_block(block, Echo(FIXED))
+                pool.scatter(rows, block)
+                for each in chosen:
+                    kept[each] = kept[each][0], {name: array + 1 for name, array in kept[each][1].items()}
+                del rows
+            case "go" if kept:
+                del kept[data.draw(st.sampled_from(sorted(kept)))]
+        assert pool.used == len(kept)
+        assert all(equal_states(pool.take(row), states) for row, states in kept.values())
 
 
 # --- independence of rows, through real sessions ----------------------------------------------------
@@ -422,6 +498,8 @@ SHAPES = {
     "language": "layered [layers, n, d]",
     "translator": "flat, and ragged memory",
     "cache": "a growing cache",
+    "kept": "the same, written in place",
+    "alone": "the same, of which a step returns the new element only",
     "adder": "flat, without a tokenizer",
 }
 
@@ -444,7 +522,7 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(kind: str, data: Any) -> No
     own_lengths = lengths_of(spec, states)
     key = key_of(spec, own_lengths)
     row = data.draw(st.integers(0, 3))
-    unbatched, batched = StateBlock(spec, key, 1), StateBlock(spec, key, 4)
+    unbatched, batched = new_block(spec, key, 1), new_block(spec, key, 4)
     unbatched.write(0, states, own_lengths)
     batched.write(row, states, own_lengths)
     for step in range(6):
