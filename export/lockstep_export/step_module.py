@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +42,7 @@ class StepState:
     initial: float = 0.0
     prefill: str = ""
     grows: bool = False
+    element_only: bool = False  # the output is the new element of a cache, without those before it
 
     @property
     def batch_axis(self) -> int:
@@ -59,8 +61,9 @@ class StepState:
 
     @property
     def output_axes(self) -> tuple[str, ...]:
-        """The axes of the output; that of a cache has one element more."""
-        return tuple(f"{name}_and_one" if self.grows and name == self.length else name for name in self.axes)
+        """The axes of the output; that of a cache has one element more, or one alone."""
+        longer = "" if self.element_only else f"{self.length}_and_one"
+        return tuple(longer if self.grows and name == self.length else name for name in self.axes)
 
     def start(self, rows: int, elements: int = 0) -> Tensor:
         """The initial state of `rows` rows."""
@@ -186,7 +189,9 @@ class StepModule(nn.Module, ABC):
             found[output.name] = part
         for state in self.changing:
             part = outputs[state.output].take([index], axis=state.batch_axis)
-            if state.length:
+            if state.element_only:
+                part = np.concatenate([row.states[state.input].numpy(), part], axis=state.length_axis)
+            elif state.length:
                 kept = [
                     *range(sizes[state.length]),
                     *([part.shape[state.length_axis] - 1] if state.grows else []),

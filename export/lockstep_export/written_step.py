@@ -105,11 +105,9 @@ def written_step(module: nn.Module, contract: InputContract, states: Mapping[str
         raise DescriptionError("states: every input is a state; a step also needs an element as input")
     for input_ in contract.inputs:
         _check_axes(input_, states.get(input_.name))
-    returned = set(
-        by_name(call(module, {n: i.example for n, i in inputs.items()}, contract.by_name), contract)
-    )
-    outputs_of = {name: _output_of(name, states[name], returned) for name in states}
-    found = tuple(_state(inputs[name], state, outputs_of[name]) for name, state in states.items())
+    examples = {name: input_.example for name, input_ in inputs.items()}
+    returned = by_name(call(module, examples, contract.by_name), contract)
+    found = tuple(_state(inputs[name], state, returned) for name, state in states.items())
     outputs = find_outputs(*_without_old_elements(module, contract, found))
     for state in found:
         if state.output:
@@ -148,7 +146,7 @@ def _check_axes(input_: ModuleInput, state: State | None) -> None:
         )
 
 
-def _output_of(name: str, state: State, returned: set[str]) -> str:
+def _output_of(name: str, state: State, returned: Mapping[str, Tensor]) -> str:
     if not state.output:
         return ""
     after = state.output + "_out" if state.output + "_out" in returned else state.output
@@ -159,7 +157,11 @@ def _output_of(name: str, state: State, returned: set[str]) -> str:
     return after
 
 
-def _state(input_: ModuleInput, state: State, output: str) -> StepState:
+def _state(input_: ModuleInput, state: State, returned: Mapping[str, Tensor]) -> StepState:
+    output = _output_of(input_.name, state, returned)
+    axis = next(iter(input_.axes.lengths), 0)
+    has_others = input_.example.shape[axis] > 0
+    element_only = state.grows and has_others and returned[output].shape[axis : axis + 1] == (1,)
     return StepState(
         state.name or input_.name,
         input_.name,
@@ -170,6 +172,7 @@ def _state(input_: ModuleInput, state: State, output: str) -> StepState:
         state.initial,
         state.prefill,
         state.grows,
+        element_only,
     )
 
 
@@ -198,7 +201,7 @@ def _check_shape(state: StepState, output: ModuleOutput) -> None:
 
 
 def _check_growth(module: nn.Module, contract: InputContract, state: StepState) -> None:
-    """A cache keeps its elements and appends one."""
+    """A cache keeps its elements and appends one, or returns the new one alone."""
     rng = torch.Generator().manual_seed(5)
     inputs = stack(
         contract, [draw(contract, dict.fromkeys(contract.max_lengths, ELEMENTS), rng) for _ in range(ROWS)]
@@ -206,10 +209,12 @@ def _check_growth(module: nn.Module, contract: InputContract, state: StepState) 
     own = {input_.name: inputs[input_.name].movedim(0, input_.axes.batch) for input_ in contract.inputs}
     found = by_name(call(module, own, contract.by_name), contract)[state.output]
     size = found.shape[state.length_axis]
+    if size == 1:
+        return
     if size != ELEMENTS + 1 or not torch.equal(
         found.narrow(state.length_axis, 0, ELEMENTS), own[state.input]
     ):
         raise DescriptionError(
             f"states: {state.input!r} grows, so that {state.output!r} must be {state.input!r} with one more"
-            f" element at its end: torch.cat(({state.input}, new), dim={state.length_axis})"
+            f" element at its end, torch.cat(({state.input}, new), dim={state.length_axis}), or new alone"
         )

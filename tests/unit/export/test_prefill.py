@@ -27,7 +27,7 @@ from unit.export.sample_modules import (
 
 from lockstep_export import Generate, State, Tensors, Translate, Whole, export_stepwise
 from lockstep_export.errors import DescriptionError, ModuleError, ParityError
-from lockstep_export.forms import prove_forms
+from lockstep_export.forms import check_forms, prove_forms
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import Parity
 from lockstep_export.stepwise import stepwise_forms
@@ -87,6 +87,26 @@ def test_a_cache_grows_by_one_element_per_step(prefill: bool) -> None:
         "grows": True,
     }
     assert manifest["lengths"]["past"] == {"max": 96}
+
+
+class ReturnsElement(Decoder):
+    """The same step, which returns the new element of its cache alone."""
+
+    def forward(self, token: Tensor, past: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        found = super().forward(token, past, mask)
+        return {"logits": found["logits"], "new": found["present"][:, -1:]}
+
+
+def test_a_step_may_return_the_new_element_of_its_cache_alone() -> None:
+    states = {"past": State("new", grows=True, prefill="past0")}
+    arguments = cached(ReturnsElement(), prefill=True, states=states)
+    forms = stepwise_forms(arguments.pop("module"), arguments.pop("example"), **arguments)
+    check_forms(forms)
+    differences = prove_forms(forms, forms.module_answers())
+    assert {gap.comparison for gap in differences} >= {"batched", "padded", "forced"}
+    assert max(gap.largest for gap in differences) < 1e-5
+    assert forms.step is not None
+    assert forms.step.graph_spec().output_axes["new"] == ("batch", "", "")
 
 
 def test_a_translator_carries_its_memory(tmp_path: Path) -> None:
