@@ -61,7 +61,7 @@ def bits(recipe: LanguageModelRecipe, step: OnnxGraph, rows: Rows) -> float:
         states = initial_states(recipe, step, len(chosen))
         for tokens, wanted in zip(batch.tokens.T, batch.following.T.numpy(), strict=True):
             outputs = step.run({"token": tokens.contiguous(), **states})
-            states = next_states(recipe, outputs)
+            states = next_states(recipe, states, outputs)
             known = wanted != UNKNOWN_ID
             logits = torch.from_numpy(outputs["logits"][known]).double()
             nats = logits.logsumexp(dim=1).numpy() - logits.numpy()[np.arange(len(logits)), wanted[known]]

@@ -4,7 +4,7 @@ The task of each corpus (`shakespeare`, `captions`) adds the data, the tokenizer
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -68,7 +68,7 @@ class LanguageTask(Task[LanguageModelRecipe, T, C]):
             ids={"token": vocabulary},
             states={
                 f"{name}_in": State(
-                    f"{name}_out",
+                    f"{name}_new" if name in recipe.caches else f"{name}_out",
                     prefill=f"{name}0" if recipe.prefill else "",
                     name=name,
                     grows=name in recipe.caches,
@@ -104,7 +104,7 @@ def run_steps(recipe: LanguageModelRecipe, step: OnnxGraph, row: Sequence[int]) 
     states, outputs = initial_states(recipe, step, 1), {}
     for token in row:
         outputs = step.run({"token": torch.tensor([token]), **states})
-        states = next_states(recipe, outputs)
+        states = next_states(recipe, states, outputs)
     return outputs
 
 
@@ -120,11 +120,13 @@ def initial_states(recipe: LanguageModelRecipe, step: OnnxGraph, rows: int) -> d
     }
 
 
-def next_states(recipe: LanguageModelRecipe, outputs: Arrays) -> dict[str, Tensor]:
-    """The state inputs of the next step, from the outputs of a step."""
-    names = (*recipe.states, *recipe.caches)
-    states = {f"{name}_in": from_numpy(outputs[f"{name}_out"]) for name in names}
+def next_states(
+    recipe: LanguageModelRecipe, states: Mapping[str, Tensor], outputs: Arrays
+) -> dict[str, Tensor]:
+    """The state inputs of the next step, from those of a step and its outputs."""
+    after = {f"{name}_in": from_numpy(outputs[f"{name}_out"]) for name in recipe.states}
     for name in recipe.caches:
-        cache = states[f"{name}_in"]
-        states["lengths"] = torch.full((cache.shape[0],), cache.shape[2])
-    return states
+        cache = torch.cat((states[f"{name}_in"], from_numpy(outputs[f"{name}_new"])), dim=2)
+        after[f"{name}_in"] = cache
+        after["lengths"] = torch.full((cache.shape[0],), cache.shape[2])
+    return after

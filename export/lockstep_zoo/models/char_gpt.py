@@ -10,7 +10,8 @@ A head's slope s_h, 1/4, 1/16, 1/64 or 1/256, counts for each character of dista
 that a text may be longer than those of training. What it looks at, the keys and values of all characters
 so far, is the state of the model: a cache of 4 KiB for each character, where the LSTM keeps 2 KiB in all.
 
-The caches are [batch, heads, past, 32], and a step appends one element at the end of `past`. `CharGPTPrefill`
+The caches are [batch, heads, past, 32], and a step adds one element at the end of `past`. It returns that
+element alone, and attends to it and to the cache apart, so that no step copies the cache. `CharGPTPrefill`
 reads a whole prompt, `CharGPTStep` one character of each row; both share the weights of the trained module.
 """
 
@@ -103,7 +104,7 @@ class CharGPT(nn.Module):
 
 class CharGPTStep(nn.Module):
     """token [batch], lengths [batch] of the caches' real elements, caches [batch, heads, past, 32]
-    → logits [batch, vocabulary], caches with the new element at their end."""
+    → logits [batch, vocabulary], the new element of each cache [batch, heads, 1, 32]."""
 
     def __init__(self, trained: nn.Module) -> None:
         super().__init__()
@@ -112,21 +113,21 @@ class CharGPTStep(nn.Module):
 
     def forward(self, token: Tensor, lengths: Tensor, **past: Tensor) -> Outputs:
         model = self.trained
-        caches: Outputs = {}
+        added: Outputs = {}
         at = torch.arange(past["key_0_in"].shape[2])
         apart = (at[None, :] - lengths[:, None])[:, None, None, :]  # [batch, 1, 1, past], below 0 where real
         bias = torch.where(apart < 0, apart * model.slopes, FORBIDDEN)  # [batch, heads, 1, past]
-        bias = functional.pad(bias, (0, 1))  # the character itself
         x = model.embedding(token)[:, None]
         for index, layer in enumerate(model.layers):
             assert isinstance(layer, DecoderLayer)
             query, key, value = layer.project(x)
-            key = torch.cat((past[f"key_{index}_in"], key), dim=2)
-            value = torch.cat((past[f"value_{index}_in"], value), dim=2)
-            weights = torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1)
-            x = layer.finish(x, weights @ value)
-            caches |= {f"key_{index}_out": key, f"value_{index}_out": value}
-        return {"logits": model.head(model.norm(x[:, 0])), **caches}
+            earlier = query @ past[f"key_{index}_in"].transpose(2, 3) + bias  # [batch, heads, 1, past]
+            own = (query * key).sum(3, keepdim=True)  # [batch, heads, 1, 1]: the character itself
+            weights = torch.softmax(torch.cat((earlier, own), dim=3), dim=3)
+            found = weights[..., :-1] @ past[f"value_{index}_in"] + weights[..., -1:] * value
+            x = layer.finish(x, found)
+            added |= {f"key_{index}_new": key, f"value_{index}_new": value}
+        return {"logits": model.head(model.norm(x[:, 0])), **added}
 
 
 class CharGPTPrefill(nn.Module):

@@ -64,7 +64,7 @@ def bits(recipe: LanguageModelRecipe, step: OnnxGraph, text: Tensor) -> float:
     states, total = initial_states(recipe, step, 1), 0.0
     for token, after in pairwise(text):
         outputs = step.run({"token": token[None], **states})
-        states = next_states(recipe, outputs)
+        states = next_states(recipe, states, outputs)
         logits = outputs["logits"][0].astype(np.float64)
         total += float(np.logaddexp.reduce(logits) - logits[after])
     return total / (len(text) - 1) / math.log(2)
@@ -82,7 +82,7 @@ def bits_of_windows(recipe: LanguageModelRecipe, step: OnnxGraph, text: Tensor) 
         for at in range(max(map(len, rows)) - 1):
             token = torch.stack([row[min(at, len(row) - 1)] for row in rows])
             outputs = step.run({"token": token, **states})
-            states = next_states(recipe, outputs)
+            states = next_states(recipe, states, outputs)
             logits = outputs["logits"].astype(np.float64)
             for start, row, scores in zip(chosen, rows, logits, strict=True):
                 if at + 1 < len(row) and (at >= CONTEXT or start == 0):
