@@ -22,6 +22,7 @@ from lockstep_server import messages
 from lockstep_server.engine.loading import repository
 from lockstep_server.engine.loading.loader import Loader
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
+from lockstep_server.engine.runtime.session import CPU, Device
 from lockstep_server.engine.stepwise.batch import StepBatch
 from lockstep_server.engine.stepwise.scheduler import Scheduler
 
@@ -35,11 +36,11 @@ STEPS, ROUNDS = 1500, 5
 SLOTS = 64
 
 
-def open_engine(models: str, name: str, report: Any) -> Any:
+def open_engine(models: str, name: str, report: Any, device: Device = CPU) -> Any:
     """The step-wise form of a model, with its engine not started."""
     (found,) = repository.find_versions(Path(models), name)
     config = messages.EngineConfig(models=models)
-    loaded = Loader(config, Path(models), "cpu", DeviceScheduler()).load(found, report)
+    loaded = Loader(config, Path(models), device, DeviceScheduler()).load(found, report)
     return loaded[-1]
 
 
