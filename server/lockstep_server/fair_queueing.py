@@ -59,6 +59,9 @@ class QueuedWork:
     def requests(self, caller: str) -> int:
         return self._of.get(caller, (0, 0.0))[0]
 
+    def work(self, caller: str) -> float:
+        return self._of.get(caller, (0, 0.0))[1]
+
     def callers(self) -> Iterable[str]:
         """The callers that have work waiting."""
         return self._of

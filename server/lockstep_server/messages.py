@@ -86,7 +86,7 @@ class Generate(_Struct, tag="generate", kw_only=True):
     length_penalty: float = 1.0
     early_stopping: bool = False
     attention: bool = False  # return each token's attention row and text
-    max_slots: int = 0  # the most sequences of its caller; 0: no limit
+    max_slots: int = 0  # the most that its caller may have; 0: no limit
 
     @property
     def inspects_tokens(self) -> bool:
@@ -112,7 +112,7 @@ class Step(_Struct, tag="step", kw_only=True):
     accepted: float = 0.0
     deadline: float | None = None
     caller: str = ""
-    max_slots: int = 0  # the most sequences of its caller; 0: no limit
+    max_slots: int = 0  # the most that its caller may have; 0: no limit
 
 
 Request = Infer | Generate | Step

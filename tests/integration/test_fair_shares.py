@@ -79,9 +79,10 @@ def _followed(model: str) -> list[Any]:
     return [pb.FollowRequest(start=pb.FollowStart(model=model)), pb.FollowRequest(ids=pb.Ids(ids=[3]))]
 
 
-def _endless(rpc: str) -> Any:
+def _endless(rpc: str, beams: int = 1) -> Any:
     if rpc == "Generate":
-        return pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000)
+        how = pb.Decoding(beams=beams)
+        return pb.GenerateRequest(model="lm", text="a", max_tokens=10_000_000, decoding=how)
     return pb.TranslateRequest(model="translator", text="abc", max_tokens=60_000)
 
 
@@ -504,7 +505,8 @@ def test_a_suspended_stream_ends_with_its_own_text(processes: Served, how: pb.De
     long = 600 if how.beams else 3000
     alone = ids(stream("greedy", long, seed=1))
     first_of_greedy = stream("greedy", long, seed=1)  # the first that is suspended
-    endless = [stream("greedy", 10_000_000, seed=seed) for seed in (2, 3, 4)]
+    others = SLOTS - max(how.beams, 1)
+    endless = [stream("greedy", 10_000_000, seed=2 + number) for number in range(others)]
     for call in endless:
         ids(call, until=1)
     first, second = (ids(call) for call in [stream("meek", 400, seed=5) for _ in range(2)])
@@ -514,6 +516,45 @@ def test_a_suspended_stream_ends_with_its_own_text(processes: Served, how: pb.De
     for call in endless:
         call.cancel()
     wait_until(lambda: len(processes.app.requests) == 0, "no request in flight")
+
+
+def test_beams_are_slots(processes: Served) -> None:
+    """A greedy caller holds every slot with two searches. Another gets half of the slots."""
+    served = processes.app.registry.resolve("lm", "", "")
+    greedy, meek = Calls(processes, "greedy"), Calls(processes, "meek")
+    greedy.send(Rpc(_OURS + "Generate", "lm", lambda: [_endless("Generate", beams=2)]), 3)
+    wait_until(lambda: served.sequence_counts == (SLOTS, 1, 0), "two searches hold every slot")
+    meek.send(STEPWISE[0], SLOTS // 2)
+    wait_until(lambda: meek.answered == SLOTS // 2, "the other caller is answered")
+    assert meek.counted() == (SLOTS // 2, 0, 0)
+    for calls in (greedy, meek):
+        calls.close()
+    wait_until(lambda: len(processes.app.requests) == 0, "no request in flight")
+
+
+def test_beams_count_for_the_slots_that_a_caller_may_have(processes: Served) -> None:
+    def stream(caller: str, beams: int) -> Any:
+        request = _endless("Generate", beams)
+        request.max_tokens = 3 if caller == "meek" else request.max_tokens
+        return processes.sequences.Generate(request, metadata=bearer(caller), timeout=PATIENCE_S)
+
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "decoding.beams", "send 2 or fewer"):
+        list(stream("small", beams=3))
+    assert list(stream("meek", beams=3))
+    first, served = stream("small", beams=2), processes.app.registry.resolve("lm", "", "")
+    wait_until(lambda: served.sequence_counts.running == 2, "the search runs")
+    with refused(EXHAUSTED, words="has 2 of at most 2 slots") as caught:
+        list(stream("small", beams=1))
+    assert _retry_s(caught.value) == 1
+    first.cancel()
+    wait_until(lambda: len(processes.app.requests) == 0, "no request in flight")
+
+
+def test_samples_count_for_the_slots_that_a_caller_may_have(server: Served) -> None:
+    request = pb.GenerateRequest(model="lm", text="ab", max_tokens=3, samples=3)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "samples", "at most 2"):
+        list(server.sequences.Generate(request, metadata=bearer("small"), timeout=PATIENCE_S))
+    assert list(server.sequences.Generate(request, metadata=bearer("meek"), timeout=PATIENCE_S))
 
 
 def test_a_sequence_that_lost_its_slot_goes_on_where_it_was(server: Served) -> None:

@@ -37,7 +37,8 @@ def generate_request(served: ServedModel, request: pb.GenerateRequest, context: 
         ServingError: BAD_INPUT with the field's name.
     """
     _check_task(served.spec, "generate")
-    decoding.at_most("samples", request.samples, decoding.MAX_SAMPLES)
+    most = min(current.get().slots or decoding.MAX_SAMPLES, decoding.MAX_SAMPLES)
+    decoding.at_most("samples", request.samples, most)
     top_p = in_range("top_p", request.top_p, 1.0)
     message = messages.Generate(
         **_common(served.spec, request, "prompt"),

@@ -44,7 +44,7 @@ class Caller:
     name: str
     permissions: frozenset[str] = PERMISSIONS
     models: tuple[str, ...] = ()  # patterns of model names; empty: all models
-    slots: int | None = None  # most live sequences; None: as many as the models have
+    slots: int | None = None  # the most in each model; None: as many as it has
     bytes: int = 0  # most bytes of requests in flight; 0: no limit of its own
     requests_per_second: float = 0.0  # 0: no limit
     tokens_per_second: float = 0.0  # 0: no limit

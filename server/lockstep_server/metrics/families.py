@@ -146,12 +146,13 @@ class Metrics:
         )
         self.sequences = factory.scraped(
             "lockstep_sequences",
-            "Step-wise sequences by state: running, waiting for a slot, or idle (waiting for the client).",
+            "Step-wise sequences by state: running, waiting for a slot, or idle (waiting for the client)."
+            " Each beam of a search that runs counts.",
             "model",
             "state",
         )
         self.slots = factory.scraped(
-            "lockstep_slots", "Slots: the maximum number of live step-wise sequences.", "model"
+            "lockstep_slots", "Slots: the maximum number of live step-wise sequences and beams.", "model"
         )
         self.state_bytes = factory.scraped(
             "lockstep_state_bytes",

@@ -228,9 +228,9 @@ class StepEngine:
             else:
                 error = self._accept_step(request)
         except BaseException as fault:  # fails only this request; a panic of a library is no `Exception`
-            error = self._threads.to_serving_error(fault)
+            error = in_field(self._threads.to_serving_error(fault), request.field)
         if error is not None:
-            self._output_processor.emit_rejected(request.key, in_field(error, request.field))
+            self._output_processor.emit_rejected(request.key, error)
             self._flush()
         if isinstance(request, messages.Step):
             self._starting.pop(request.sequence, None)

@@ -7,15 +7,17 @@ has no clock and no session, and `now` is an argument.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...errors import deadline_passed, overloaded
+from ...errors import deadline_passed
 from ...messages import SequenceCounts
 from .queues import ClientQueue, GenerationQueue
 from .sequence import ClientSequence, FailedSequence, GenerationSequence, StepRequest
-from .slot_pool import OpenRequests, SlotPool
+from .slot_pool import SlotPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _MOST_SWAPS = 8
-"""Slots that are taken back before one step, as states are copied. Others follow before the next."""
+"""Exchanges of slots before one step, as states are copied. Others follow before the next."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +70,10 @@ class Scheduler:
 
     def add_generation(self, sequence: GenerationSequence, now: float) -> ServingError | None:
         """Queue a generation sequence. Returns the error if it is rejected."""
-        error = self._too_many_beams(sequence) or self.generation.add(sequence, now)
+        error = self.generation.add(sequence, now)
         if error is None:
             self._register(sequence, now)
         return error
-
-    def _too_many_beams(self, sequence: GenerationSequence) -> ServingError | None:
-        """All beam searches together may have as many beams more than sequences as there are slots, so that
-        states of at most twice as many rows are in memory. One search is always allowed."""
-        if sequence.rows == 1:
-            return None
-        rows = [one.rows - 1 for one in self._requests if isinstance(one, GenerationSequence)]
-        if not any(rows) or sum(rows) + sequence.rows - 1 <= self.limits.slots:
-            return None
-        retry_s = max(self.pool.slot_time_s, 0.05)
-        why = f"beam searches have {sum(rows)} beams more than slots, of at most {self.limits.slots}"
-        return overloaded(f"{why}; send fewer beams, or retry after {retry_s:.2f} s", retry_s)
 
     def add_step(self, request: StepRequest, *, start: bool, end: bool, now: float) -> ServingError | None:
         """Queue one step of a client sequence, and set `request.sequence` to the live sequence with its id.
@@ -169,7 +159,7 @@ class Scheduler:
         return self._requests.keys()
 
     def counts(self) -> SequenceCounts:
-        running = self.generation.running + self.clients.ready
+        running = self.generation.running + self.clients.ready + self.pool.extra
         return SequenceCounts(running, len(self.pool.waiting), self.generation.paused + self.clients.idle)
 
     # --- plan ---------------------------------------------------------------------------------------
@@ -186,13 +176,14 @@ class Scheduler:
         for _ in range(_MOST_SWAPS):
             if (swapped := self.pool.swap(now)) is None:
                 break
-            last, sequence = swapped
-            if isinstance(last, ClientSequence):
-                self.clients.suspend(last)
-            elif isinstance(last, GenerationSequence) and self.generation.suspend(last):
-                suspended.append(last)
-            begun.add(last)
-            admitted.append(sequence)
+            holders, sequence = swapped
+            for last in holders:
+                if isinstance(last, ClientSequence):
+                    self.clients.suspend(last)
+                elif isinstance(last, GenerationSequence) and self.generation.suspend(last):
+                    suspended.append(last)
+            begun.update(holders)
+            admitted += [sequence, *self.pool.admit(now)]  # a beam search may leave more than it takes
         generation: list[GenerationSequence] = []
         for sequence in admitted:
             if isinstance(sequence, ClientSequence):
@@ -237,3 +228,49 @@ class Scheduler:
             self.generation.remove(request)
         else:
             self.clients.drop(request)
+
+
+class OpenRequests:
+    """The requests that have not ended, by key, with the times at which each must be checked. A timer of a
+    request that has ended never fires."""
+
+    def __init__(self) -> None:
+        self._requests: dict[int, Request] = {}
+        self._timers: list[tuple[float, int, Request]] = []  # a heap
+        self._tie_break = itertools.count()
+
+    def add(self, request: Request, dues: Iterable[float]) -> None:
+        """Add a request with one timer for each time in `dues`."""
+        self._requests[request.key] = request
+        for due in dues:
+            heapq.heappush(self._timers, (due, next(self._tie_break), request))
+        if len(self._timers) > 4 * len(self._requests) + 64:  # most belong to ended requests
+            self._timers = [entry for entry in self._timers if self._is_open(entry[2])]
+            heapq.heapify(self._timers)
+
+    def get(self, key: int) -> Request | None:
+        return self._requests.get(key)
+
+    def pop(self, key: int) -> Request | None:
+        """Remove a request that ends. Returns None if there is none with this key."""
+        return self._requests.pop(key, None)
+
+    def keys(self) -> list[int]:
+        return list(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests.values())
+
+    def due(self) -> float:
+        """When the next timer fires; infinity if there is none."""
+        return self._timers[0][0] if self._timers else math.inf
+
+    def pop_due(self, now: float) -> Iterator[Request]:
+        """Remove the timers that have fired, and yield the request of each that is still open."""
+        while self.due() <= now:
+            _, _, request = heapq.heappop(self._timers)
+            if self._is_open(request):
+                yield request
+
+    def _is_open(self, request: Request) -> bool:
+        return self._requests.get(request.key) is request

@@ -33,8 +33,13 @@ class Sequence:
     start_tag: float = 0.0  # of fair queueing among callers: smaller is sooner
     has_slot: bool = False
     since: float = 0.0  # when it got its slot, or when a client sequence was last stepped
-    max_slots: int = 0  # the most sequences of its caller; 0: no limit
+    max_slots: int = 0  # the most that its caller may have; 0: no limit
     granted: float = 0.0  # when it got its slot
+
+    @property
+    def rows(self) -> int:
+        """The rows that it takes in a run, and the slots."""
+        return 1
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +71,6 @@ class GenerationSequence(Sequence):
 
     @property
     def rows(self) -> int:
-        """The rows that it takes in a batch."""
         return self.search.beams if self.search is not None else 1
 
     def end_search(self) -> str:

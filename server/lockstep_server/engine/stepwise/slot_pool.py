@@ -1,25 +1,21 @@
-"""The slots of a model: who holds one, who waits, who is next; and the requests that have not ended."""
+"""The slots of a model: who holds some, who waits, who is next."""
 
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...errors import overloaded, quota_exceeded
+from ...errors import bad_input, overloaded, quota_exceeded
 from ...fair_queueing import FairQueueing, QueuedWork, by_urgency
 from ...model.cost_model import moving_average
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from ...errors import ServingError
-    from .sequence import GenerationSequence, Sequence, StepRequest
-
-    Request = GenerationSequence | StepRequest
-
+    from .sequence import Sequence
 
 _LEARNING_RATE = 0.1
 
@@ -31,72 +27,106 @@ _OWN_TURNS = 4
 
 
 class _Exchange(NamedTuple):
-    """A slot that is to be taken: when, from which sequence, and the sequences of which one gets it."""
+    """Slots that are to be taken: when, from which sequences, and the sequence that gets them."""
 
     due: float
-    holder: Sequence
-    claimants: list[Sequence]
+    holders: list[Sequence]
+    claimant: Sequence
+
+
+class _Place(NamedTuple):
+    """Where a sequence stands among those of its caller that wait: suspended ones first, then by urgency."""
+
+    is_new: bool
+    rank: int  # by urgency, among the sequences of all callers
+    sequence: Sequence
 
 
 class SlotPool:
-    """A number of slots, shared by all kinds of sequences: which hold one, which wait for one, who is next.
+    """A number of slots, shared by all kinds of sequences: which hold some, which wait, who is next.
 
-    add → waiting → admit → slot → release. If too many sequences wait, new ones are rejected with a retry
-    time. A free slot goes to the caller that holds the fewest; among its sequences, and between callers that
-    hold equally many, to the most urgent. The patience is half of `max_queue_s`.
+    add → waiting → admit → slots → release. A sequence takes a slot for each of its rows, but not more
+    than there are. If too many sequences wait, new ones are rejected with a retry time. Free slots go to the
+    caller that holds the fewest; among its sequences, and between callers that hold equally many, to the
+    most urgent. No sequence overtakes another of its caller, but those of other callers go before one for
+    which too few slots are free. The patience is half of `max_queue_s`.
 
-    If no slot is free, `swap` takes one from the caller that holds the most for one that holds fewer. The
-    sequence that had it is suspended: it keeps its states, and waits (`wait_again`) before new sequences of
-    its caller. At most as many are suspended as there are slots, so the states of at most twice as many
-    sequences are in memory.
+    For a sequence that waits, `swap` takes slots from the callers that hold the most, if these hold more.
+    Those that had them are suspended: they keep their states, and wait (`wait_again`) before new sequences of
+    their callers. At most as many rows are suspended as there are slots, so the states of at most twice as
+    many are in memory.
     """
 
     def __init__(self, slots: int, max_waiting: int, max_queue_s: float) -> None:
         self.slots, self.max_waiting, self.max_queue_s = slots, max_waiting, max_queue_s
         self.turn_s = max(min(_TURN_S, max_queue_s / 4), 0.001)
         self.used = 0
-        self.slot_time_s = 0.0  # moving average of how long a generation sequence holds its slot
+        self.extra = 0  # used slots beyond one for each sequence
+        self.slot_time_s = 0.0  # moving average of how long a generation sequence holds its slots
         self.waiting: list[Sequence] = []
         self.suspended: set[Sequence] = set()
         self._holders: dict[str, dict[Sequence, None]] = {}  # by caller, the longest holder first
-        self._queued = QueuedWork()  # sequences that wait
+        self._held: dict[str, int] = {}  # slots, by caller
+        self._queued = QueuedWork()  # slots that sequences wait for
         self._fair_queueing = FairQueueing()
+        self._changed = False  # since `admit`
+        self._exchange: _Exchange | None = None
+        self._exchange_known = True  # nothing has changed since it was found
+        self._now = 0.0
 
     def add(self, sequence: Sequence, deadline: float | None, now: float) -> ServingError | None:
-        """Queue a sequence for a slot. Returns the error if it is rejected."""
-        if error := self._over_limit(sequence) or self._rejection(sequence.caller, deadline, now):
+        """Queue a sequence for slots. Returns the error if it is rejected."""
+        self._now = now
+        if error := self._over_limit(sequence) or self._rejection(sequence, deadline, now):
             return error
         self._queue(sequence)
         return None
 
     def wait_again(self, sequence: Sequence) -> None:
-        """Queue a suspended sequence for a slot."""
+        """Queue a suspended sequence for slots."""
         self._queue(sequence)
 
     def _queue(self, sequence: Sequence) -> None:
-        sequence.start_tag = self._fair_queueing.start_tag(sequence.caller, 1)
+        sequence.start_tag = self._fair_queueing.start_tag(sequence.caller, self._size(sequence))
         self.waiting.append(sequence)
-        self._queued.add(sequence.caller, 1)
+        self._queued.add(sequence.caller, self._size(sequence))
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self._changed, self._exchange_known = True, False
+
+    def _size(self, sequence: Sequence) -> int:
+        """The slots that a sequence takes."""
+        return min(sequence.rows, self.slots)
 
     def held(self, caller: str) -> int:
         """The number of slots that a caller holds."""
-        return len(self._holders.get(caller, ()))
+        return self._held.get(caller, 0)
+
+    def _wanted(self, caller: str) -> int:
+        """The number of slots that a caller holds and waits for."""
+        return self.held(caller) + round(self._queued.work(caller))
 
     def _over_limit(self, sequence: Sequence) -> ServingError | None:
-        most, caller = sequence.max_slots, sequence.caller
-        if not most or self.held(caller) + self._queued.requests(caller) < most:
+        most, caller, size = sequence.max_slots, sequence.caller, self._size(sequence)
+        if not most or (has := self._wanted(caller)) + size <= most:
             return None
-        why = f"caller {caller!r} has {most} sequences of at most {most} (slots); end one, or retry after 1 s"
-        return quota_exceeded(why, 1.0)
+        if size > most:
+            why = f"{sequence.rows} beams take {size} slots, and caller {caller!r} may have {most} (slots)"
+            return bad_input("decoding.beams", f"{why}; send {most} or fewer")
+        why = f"caller {caller!r} has {has} of at most {most} slots, and the sequence takes {size}"
+        return quota_exceeded(f"{why}; end another, or retry after 1 s", 1.0)
 
-    def _rejection(self, caller: str, deadline: float | None, now: float) -> ServingError | None:
-        over = round(self._queued.ahead(caller, 1)) + 1 - (self.slots - self.used)
+    def _rejection(self, sequence: Sequence, deadline: float | None, now: float) -> ServingError | None:
+        caller, size = sequence.caller, self._size(sequence)
+        over = round(self._queued.ahead(caller, size)) + size - (self.slots - self.used)
         if over <= 0 or self._has_claim(caller):
             return None
         wait_s = self.slot_time_s * over / self.slots
         if over > self.max_waiting or wait_s > self.max_queue_s:
             retry_s = min(max(wait_s, 0.05), 60.0)
-            why = f"no free slot ({self.used} of {self.slots} in use, {len(self.waiting)} waiting)"
+            what = "no free slot" if size == 1 else f"no {size} free slots"
+            why = f"{what} ({self.used} of {self.slots} in use, {len(self.waiting)} waiting)"
             return overloaded(f"{why}; retry after {retry_s:.2f} s", retry_s)
         if deadline is not None and now + wait_s > deadline:
             why = f"the expected wait for a slot ({wait_s:.2f} s) exceeds the deadline"
@@ -104,123 +134,173 @@ class SlotPool:
         return None
 
     def _has_claim(self, caller: str) -> bool:
-        """Whether one more sequence of this caller is within its share, so that a slot is taken for it."""
+        """Whether a caller is below its share, so that slots are taken for one more of its sequences."""
         callers = {caller, *self._holders, *self._queued.callers()}
-        share = self.slots // len(callers)
-        has = self.held(caller) + self._queued.requests(caller)
-        return has < share and len(self.suspended) < self.slots
+        return self._wanted(caller) < self.slots // len(callers) and self._suspended_slots() < self.slots
+
+    def _suspended_slots(self) -> int:
+        return sum(map(self._size, self.suspended))
+
+    # --- free slots -----------------------------------------------------------------------------------
 
     def can_admit(self) -> bool:
-        """Whether a sequence waits while a slot is free."""
-        return bool(self.waiting) and self.used < self.slots
+        """Whether `admit` may find a sequence that waits and for which slots are free."""
+        return self._changed and bool(self.waiting) and self.used < self.slots
 
     def admit(self, now: float) -> list[Sequence]:
-        """Give the free slots to waiting sequences. Returns those that got one."""
+        """Give the free slots to waiting sequences. Returns those that got theirs."""
+        self._now = now
         if not self.can_admit():
             return []
-        admitted = self._next(self.slots - self.used, now, self.waiting)
+        admitted = self._next()
         for sequence in admitted:
-            self._grant(sequence, now)
+            self._grant(sequence)
         self._remove_admitted()
+        self._changed = False
         return admitted
 
-    def swap(self, now: float) -> tuple[Sequence, Sequence] | None:
-        """Take a slot from a sequence for a waiting one.
+    def _next(self) -> list[Sequence]:
+        """The waiting sequences that get the free slots."""
+        free, room = self.slots - self.used, 2 * self.slots - self.used - self._suspended_slots()
+        queues = self._in_order()
+        heads = [(self.held(caller), queue[0].rank, caller) for caller, queue in queues.items()]
+        heapq.heapify(heads)
+        chosen: list[Sequence] = []
+        while heads and free:
+            held, _, caller = heapq.heappop(heads)
+            queue = queues[caller]
+            sequence, is_new = queue[0].sequence, queue[0].is_new
+            size = self._size(sequence)
+            if size > free or (is_new and size > room):
+                continue  # its caller's others wait too
+            chosen.append(sequence)
+            free -= size
+            room -= size if is_new else 0
+            queue.popleft()
+            if queue:
+                heapq.heappush(heads, (held + size, queue[0].rank, caller))
+        return chosen
 
-        Returns:
-            The sequence that is suspended and the one that got its slot; None if no slot is to be taken now.
-        """
-        exchange = self._exchange()
-        if exchange is None or exchange.due > now:
-            return None
-        self._take(exchange.holder)
-        self.suspended.add(exchange.holder)
-        (sequence,) = self._next(1, now, exchange.claimants)
-        self._grant(sequence, now)
-        self._remove_admitted()
-        return exchange.holder, sequence
+    def _in_order(self) -> dict[str, deque[_Place]]:
+        """The waiting sequences of each caller."""
+        urgency = by_urgency(self._now, self.max_queue_s / 2, self.waiting)
+        of_callers: dict[str, list[_Place]] = {}
+        for rank, sequence in enumerate(sorted(self.waiting, key=urgency)):
+            place = _Place(sequence not in self.suspended, rank, sequence)
+            of_callers.setdefault(sequence.caller, []).append(place)
+        return {caller: deque(sorted(queue)) for caller, queue in of_callers.items()}
 
-    def due(self) -> float:
-        """When `swap` takes the next slot; infinity if it takes none."""
-        exchange = self._exchange()
-        return math.inf if exchange is None else exchange.due
-
-    def _exchange(self) -> _Exchange | None:
-        """The next exchange of a slot, if there is any: between callers, or within one that has suspended
-        sequences."""
-        if not self.waiting or self.used < self.slots or not self._holders:
-            return None
-        found = [one for one in (self._between_callers(), self._within_callers()) if one is not None]
-        return min(found, key=lambda one: one.due, default=None)
-
-    def _between_callers(self) -> _Exchange | None:
-        """From the caller that holds the most to the one that holds the fewest.
-
-        A caller without a slot takes turns even with one that holds a single slot; otherwise, callers whose
-        numbers differ by one would exchange a slot forever.
-        """
-        claimants, callers = self.waiting, self._queued.callers()
-        if len(self.suspended) >= self.slots:
-            claimants = self._waiting_again()
-            callers = {sequence.caller for sequence in claimants}
-        fewest = min(map(self.held, callers), default=self.slots)
-        most = max(map(len, self._holders.values()))
-        if most - fewest < (2 if fewest else 1):
-            return None
-        longest = (next(iter(of)) for of in self._holders.values() if len(of) == most)
-        holder = min(longest, key=lambda sequence: sequence.granted)
-        return _Exchange(holder.granted + self.turn_s, holder, claimants)
-
-    def _within_callers(self) -> _Exchange | None:
-        """Suspended sequences take turns with the others of their caller."""
-        if not self.suspended:
-            return None
-        again = self._waiting_again()
-        callers = {sequence.caller for sequence in again}
-        longest = (next(iter(self._holders[caller])) for caller in callers if caller in self._holders)
-        holder = min(longest, key=lambda sequence: sequence.granted, default=None)
-        if holder is None:
-            return None
-        claimants = [sequence for sequence in again if sequence.caller == holder.caller]
-        return _Exchange(holder.granted + _OWN_TURNS * self.turn_s, holder, claimants)
-
-    def _waiting_again(self) -> list[Sequence]:
-        return [sequence for sequence in self.waiting if sequence in self.suspended]
-
-    def _grant(self, sequence: Sequence, now: float) -> None:
-        sequence.has_slot, sequence.since, sequence.granted = True, now, now
-        self._holders.setdefault(sequence.caller, {})[sequence] = None
-        self.used += 1
+    def _grant(self, sequence: Sequence) -> None:
+        caller, size = sequence.caller, self._size(sequence)
+        sequence.has_slot, sequence.since, sequence.granted = True, self._now, self._now
+        self._holders.setdefault(caller, {})[sequence] = None
+        self._held[caller] = self.held(caller) + size
+        self.used += size
+        self.extra += size - 1
         self.suspended.discard(sequence)
         self._fair_queueing.serve(sequence.start_tag)
-        self._queued.remove(sequence.caller, 1)
+        self._queued.remove(caller, size)
+        self._note_change()
 
     def _remove_admitted(self) -> None:
         self.waiting = [sequence for sequence in self.waiting if not sequence.has_slot]
         if not self.waiting:
             self._fair_queueing.forget_callers()
 
-    def _next(self, count: int, now: float, among: list[Sequence]) -> list[Sequence]:
-        """The waiting sequences that get the next `count` slots."""
-        urgency = by_urgency(now, self.max_queue_s / 2, among)
-        of_callers: dict[str, list[tuple[bool, int, Sequence]]] = {}
-        for rank, sequence in enumerate(sorted(among, key=urgency)):
-            begun = sequence in self.suspended
-            of_callers.setdefault(sequence.caller, []).append((not begun, rank, sequence))
-        queues = {caller: deque(sorted(queue)) for caller, queue in of_callers.items()}
-        heads = [(self.held(caller), queue[0][1], caller) for caller, queue in queues.items()]
-        heapq.heapify(heads)
-        chosen: list[Sequence] = []
-        while heads and len(chosen) < count:
-            held, _, caller = heapq.heappop(heads)
-            queue = queues[caller]
-            chosen.append(queue.popleft()[2])
-            if queue:
-                heapq.heappush(heads, (held + 1, queue[0][1], caller))
-        return chosen
+    # --- slots that are taken ---------------------------------------------------------------------------
+
+    def swap(self, now: float) -> tuple[list[Sequence], Sequence] | None:
+        """Take slots from sequences for a waiting one.
+
+        Returns:
+            The sequences that are suspended and the one that got their slots; None if none are taken now.
+        """
+        self._now = now
+        if self.due() > now:
+            return None
+        self._exchange_known = False  # the order may have changed with the time
+        if self.due() > now or (exchange := self._exchange) is None:
+            return None
+        for holder in exchange.holders:
+            self._take(holder)
+            self.suspended.add(holder)
+        self._grant(exchange.claimant)
+        self._remove_admitted()
+        return exchange.holders, exchange.claimant
+
+    def due(self) -> float:
+        """When `swap` takes the next slots; infinity if it takes none."""
+        if not self._exchange_known:
+            self._exchange, self._exchange_known = self._find_exchange(), True
+        return math.inf if self._exchange is None else self._exchange.due
+
+    def _find_exchange(self) -> _Exchange | None:
+        """The next exchange of slots, if there is any: between callers, or within one that has suspended
+        sequences."""
+        if not self.waiting or not self._holders or not (self.suspended or self._is_uneven()):
+            return None
+        heads = [queue[0] for queue in self._in_order().values()]
+        heads.sort(key=lambda place: (self.held(place.sequence.caller), place.rank))
+        waiting = [place.sequence for place in heads]
+        found = [self._between_callers(waiting), *map(self._within_caller, waiting)]
+        return min((one for one in found if one is not None), key=lambda one: one.due, default=None)
+
+    def _is_uneven(self) -> bool:
+        """Whether a caller may hold so much more than one that waits that it is to give up slots."""
+        fewest = min(map(self.held, self._queued.callers()), default=0)
+        return max(self._held.values(), default=0) - fewest >= (2 if fewest else 1)
+
+    def _between_callers(self, waiting: list[Sequence]) -> _Exchange | None:
+        """From the callers that hold the most to the first that holds few enough."""
+        room = self.slots - self._suspended_slots()
+        for claimant in waiting:
+            holders = self._taken_for(claimant)
+            is_new = claimant not in self.suspended
+            if holders and not (is_new and sum(map(self._size, holders)) > room):
+                return _Exchange(_granted(holders) + self.turn_s, holders, claimant)
+        return None
+
+    def _taken_for(self, claimant: Sequence) -> list[Sequence]:
+        """The sequences of other callers that are to give their slots to a waiting one, if it is to get any.
+
+        A caller without a slot takes turns even with one that holds a single slot. Otherwise nobody is left
+        with fewer slots than it then has, or they would be exchanged forever.
+        """
+        has, missing = self.held(claimant.caller), self._size(claimant) - (self.slots - self.used)
+        least = has + self._size(claimant) if has else 0
+        queues = {name: deque(of) for name, of in self._holders.items() if name != claimant.caller}
+        held = {name: self.held(name) for name in queues}
+        taken: list[Sequence] = []
+        while missing > 0:
+            most = max(held.values(), default=0)
+            longest = (queue[0] for name, queue in queues.items() if queue and held[name] == most)
+            holder = min(longest, key=lambda sequence: sequence.granted, default=None)
+            if holder is None or most - self._size(holder) < least:
+                return []
+            queues[holder.caller].popleft()
+            held[holder.caller] -= self._size(holder)
+            missing -= self._size(holder)
+            taken.append(holder)
+        return taken
+
+    def _within_caller(self, claimant: Sequence) -> _Exchange | None:
+        """A suspended sequence takes turns with the others of its caller."""
+        if claimant not in self.suspended:
+            return None
+        missing = self._size(claimant) - (self.slots - self.used)
+        holders: list[Sequence] = []
+        for holder in self._holders.get(claimant.caller, ()):
+            if missing > 0:
+                missing -= self._size(holder)
+                holders.append(holder)
+        if missing > 0 or not holders:
+            return None
+        return _Exchange(_granted(holders) + _OWN_TURNS * self.turn_s, holders, claimant)
+
+    # --- ends -----------------------------------------------------------------------------------------
 
     def release(self, sequence: Sequence) -> None:
-        """Free the slot of a sequence, or stop its waiting for one."""
+        """Free the slots of a sequence, or stop its waiting for them."""
         self.suspended.discard(sequence)
         if sequence.has_slot:
             self._take(sequence)
@@ -230,15 +310,20 @@ class SlotPool:
     def stop_waiting(self, sequence: Sequence) -> None:
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-            self._queued.remove(sequence.caller, 1)
+            self._queued.remove(sequence.caller, self._size(sequence))
+        self._note_change()
 
     def _take(self, sequence: Sequence) -> None:
+        caller, size = sequence.caller, self._size(sequence)
         sequence.has_slot = False
-        self.used -= 1
-        holders = self._holders[sequence.caller]
+        self.used -= size
+        self.extra -= size - 1
+        self._held[caller] -= size
+        holders = self._holders[caller]
         del holders[sequence]
         if not holders:
-            del self._holders[sequence.caller]
+            del self._holders[caller], self._held[caller]
+        self._note_change()
 
     def learn_slot_time(self, seconds: float) -> None:
         self.slot_time_s = moving_average(self.slot_time_s or seconds, seconds, _LEARNING_RATE)
@@ -248,47 +333,6 @@ class SlotPool:
         return overloaded(f"no slot became free within {self.max_queue_s:g} s; retry after 1 s", 1.0)
 
 
-class OpenRequests:
-    """The requests that have not ended, by key, with the times at which each must be checked. A timer of a
-    request that has ended never fires."""
-
-    def __init__(self) -> None:
-        self._requests: dict[int, Request] = {}
-        self._timers: list[tuple[float, int, Request]] = []  # a heap
-        self._tie_break = itertools.count()
-
-    def add(self, request: Request, dues: Iterable[float]) -> None:
-        """Add a request with one timer for each time in `dues`."""
-        self._requests[request.key] = request
-        for due in dues:
-            heapq.heappush(self._timers, (due, next(self._tie_break), request))
-        if len(self._timers) > 4 * len(self._requests) + 64:  # most belong to ended requests
-            self._timers = [entry for entry in self._timers if self._is_open(entry[2])]
-            heapq.heapify(self._timers)
-
-    def get(self, key: int) -> Request | None:
-        return self._requests.get(key)
-
-    def pop(self, key: int) -> Request | None:
-        """Remove a request that ends. Returns None if there is none with this key."""
-        return self._requests.pop(key, None)
-
-    def keys(self) -> list[int]:
-        return list(self._requests)
-
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self._requests.values())
-
-    def due(self) -> float:
-        """When the next timer fires; infinity if there is none."""
-        return self._timers[0][0] if self._timers else math.inf
-
-    def pop_due(self, now: float) -> Iterator[Request]:
-        """Remove the timers that have fired, and yield the request of each that is still open."""
-        while self.due() <= now:
-            _, _, request = heapq.heappop(self._timers)
-            if self._is_open(request):
-                yield request
-
-    def _is_open(self, request: Request) -> bool:
-        return self._requests.get(request.key) is request
+def _granted(holders: Iterable[Sequence]) -> float:
+    """When the last of them got its slots."""
+    return max(sequence.granted for sequence in holders)

@@ -18,7 +18,7 @@ from lockstep_server.engine.runtime.batching import Batching
 from lockstep_server.engine.runtime.session import CPU, Device, DeviceArray, OnnxSession
 from lockstep_server.engine.stepwise import prefill
 from lockstep_server.engine.stepwise.batches import StepBatches
-from lockstep_server.engine.stepwise.beams import BeamSearch
+from lockstep_server.engine.stepwise.beams import BeamSearch, BeamSettings
 from lockstep_server.engine.stepwise.device_states import StateGraphs
 from lockstep_server.engine.stepwise.sequence import ClientSequence, GenerationSequence, StepRequest
 from lockstep_server.engine.stepwise.slots import initial_states
@@ -38,7 +38,9 @@ _keys = itertools.count(1)
 
 
 def generation_sequence(key: int = 0, *, accepted: float = 0.0, **more: Any) -> GenerationSequence:
-    params = more.pop("params", {})
+    params, beams = more.pop("params", {}), more.pop("beams", 1)
+    if beams > 1:
+        more["search"] = BeamSearch(BeamSettings(beams, 1.0, False), ())
     request = messages.Generate(key=0, model="m", version=1, prompt=(), **params)
     return GenerationSequence(
         key or next(_keys), accepted, params=request, limit=more.pop("limit", 1000), **more

@@ -6,8 +6,8 @@ import gc
 
 from unit.server.engine.stepwise.step_models import generation_sequence, step_request
 
+from lockstep_server.engine.stepwise.scheduler import OpenRequests
 from lockstep_server.engine.stepwise.sequence import GenerationSequence
-from lockstep_server.engine.stepwise.slot_pool import OpenRequests
 
 
 def test_an_empty_table_is_never_due() -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from unit.server.engine.stepwise.step_models import generation_sequence, step_request
 
-from lockstep_server.engine.stepwise.beams import BeamSearch, BeamSettings
 from lockstep_server.engine.stepwise.scheduler import Scheduler, SequenceLimits, StepPlan
 from lockstep_server.errors import ErrorCode
 from lockstep_server.messages import SequenceCounts
@@ -414,24 +413,29 @@ def test_many_slots_are_taken_back_over_several_steps() -> None:
 # --- beams ------------------------------------------------------------------------------------------
 
 
-def search(beams: int) -> GenerationSequence:
-    one = generation_sequence()
-    one.search = BeamSearch(BeamSettings(beams, 1.0, False), ())
-    return one
+def test_a_search_that_takes_slots_suspends_all_sequences_that_had_them_in_one_plan() -> None:
+    scheduler = make_scheduler(slots=4, max_waiting=8)
+    greedy = [generation_sequence(caller="greedy") for _ in range(4)]
+    plan_with(scheduler, *greedy)
+    search = generation_sequence(caller="meek", beams=3)
+    assert plan_with(scheduler, search).admitted == ()
+    due = scheduler.due()
+    assert due is not None
+    plan = scheduler.plan(due)
+    assert (plan.suspended, plan.admitted) == (tuple(greedy[:3]), (search,))
+    assert scheduler.counts() == (4, 3, 0)  # each beam runs
+    assert not scheduler.has_work() or scheduler.generation.has_work()
+    scheduler.finish([search], [], due)
+    assert scheduler.plan(due).resumed == tuple(greedy[:3])
 
 
-def test_beams_are_bounded_by_the_slots_but_one_search_is_always_allowed() -> None:
-    scheduler = make_scheduler(slots=4, max_waiting=4)
-    first, second, third = search(8), search(2), search(3)
-    plan_with(scheduler, first)
-    error = scheduler.add_generation(second, 0.0)
-    assert error is not None
-    assert (error.code, error.retry_after_s) == (ErrorCode.OVERLOADED, 0.05)
-    assert "7 beams more than slots, of at most 4" in error.message
-    plan_with(scheduler, generation_sequence())
-    scheduler.finish([first], [], 1.0)
-    plan_with(scheduler, second, third)
-    assert scheduler.add_generation(search(3), 1.0) is not None
-    scheduler.cancel(second.key)
-    scheduler.cancel(third.key)
-    plan_with(scheduler, search(5))
+def test_a_search_that_waits_for_slots_keeps_nothing_busy() -> None:
+    scheduler = make_scheduler(slots=2, max_waiting=8)
+    step = add_step(scheduler, 1, start=True)
+    scheduler.finish([], scheduler.plan(0.0).client_steps, 0.0)
+    search = generation_sequence(beams=2)
+    assert plan_with(scheduler, search).admitted == ()
+    assert not scheduler.has_work()
+    scheduler.end_sequence(step.sequence.id)
+    assert scheduler.has_work()
+    assert scheduler.plan(0.0).admitted == (search,)

@@ -15,12 +15,16 @@ from lockstep_server.engine.stepwise.sequence import GenerationSequence
 
 if TYPE_CHECKING:
     from lockstep_server.engine.stepwise.scheduler import StepPlan
-    from lockstep_server.engine.stepwise.sequence import ClientSequence, StepRequest
+    from lockstep_server.engine.stepwise.sequence import ClientSequence, Sequence, StepRequest
 
 LIMITS = SequenceLimits(slots=3, max_waiting=5, max_queue_s=8.0, idle_timeout_s=6.0, stalled_s=5.0)
 IDS = st.sampled_from(["a", "b", "c", "d"])
 QUARTERS = st.integers(0, 40).map(lambda n: n / 4)
 DEADLINES = st.one_of(st.none(), st.integers(1, 40).map(lambda n: n / 4))
+
+
+def slots_of(sequence: Sequence) -> int:
+    return min(sequence.rows, LIMITS.slots)
 
 
 class Callers(RuleBasedStateMachine):
@@ -42,14 +46,17 @@ class Callers(RuleBasedStateMachine):
 
     # --- callers ------------------------------------------------------------------------------------
 
-    @rule(caller=st.sampled_from("xyz"), priority=st.integers(0, 2), deadline=DEADLINES)
-    def add_generation(self, caller: str, priority: int, deadline: float | None) -> None:
+    @rule(
+        caller=st.sampled_from("xyz"), priority=st.integers(0, 2), deadline=DEADLINES, beams=st.integers(1, 4)
+    )
+    def add_generation(self, caller: str, priority: int, deadline: float | None, beams: int) -> None:
         request = generation_sequence(
             next(self.keys),
             accepted=self.now,
             caller=caller,
             priority=priority,
             deadline=None if deadline is None else self.now + deadline,
+            beams=beams,
         )
         if self.scheduler.add_generation(request, self.now) is None:
             self.open[request.key] = request
@@ -119,10 +126,13 @@ class Callers(RuleBasedStateMachine):
         self._check_failed(plan)
         self._check_generation(plan)
         self._check_client_steps(plan)
-        if self.scheduler.counts().waiting:
-            free = LIMITS.slots - self._held()
-            assert not free or self.step_dropped, "sequences wait while slots are free"
-            assert not free or self.scheduler.has_work()
+        free = LIMITS.slots - self._held()
+        fitting = [one for one in self.scheduler.pool.waiting if slots_of(one) <= free]
+        if fitting:
+            ahead = [one for one in self.scheduler.pool.waiting if slots_of(one) > free]
+            is_behind = {one.caller for one in fitting} <= {one.caller for one in ahead}
+            assert is_behind or self.step_dropped, "sequences wait while slots are free"
+            assert is_behind or self.scheduler.has_work()
         due = self.scheduler.due()
         assert due is None or due > self.now or self.step_dropped, "a plan leaves nothing that is due"
         self.step_dropped = False
@@ -142,7 +152,7 @@ class Callers(RuleBasedStateMachine):
                 row.remove(request)
 
     def _held(self) -> int:
-        return sum(sequence.has_slot for sequence in self.all_sequences)
+        return sum(slots_of(sequence) for sequence in self.all_sequences if sequence.has_slot)
 
     def _check_generation(self, plan: StepPlan) -> None:
         for sequence in plan.admitted:
@@ -189,7 +199,12 @@ class Callers(RuleBasedStateMachine):
 
     @invariant()
     def no_more_slots_are_used_than_exist(self) -> None:
-        assert self._held() <= LIMITS.slots
+        assert self.scheduler.pool.used == self._held() <= LIMITS.slots
+
+    @invariant()
+    def states_of_at_most_twice_as_many_rows_are_in_memory(self) -> None:
+        suspended = sum(map(slots_of, self.scheduler.pool.suspended))
+        assert self._held() + suspended <= 2 * LIMITS.slots
 
     @invariant()
     def exactly_the_open_requests_are_known(self) -> None:

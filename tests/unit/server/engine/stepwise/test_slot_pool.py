@@ -250,11 +250,12 @@ def test_a_caller_has_no_more_sequences_than_it_may() -> None:
 
 
 def taken(pool: SlotPool, now: float) -> list[tuple[Sequence, Sequence]]:
-    """All exchanges that are due, each sequence that lost its slot waiting again."""
+    """All exchanges of one slot that are due, each sequence that lost its slot waiting again."""
     found = []
     while (swapped := pool.swap(now)) is not None:
-        found.append(swapped)
-        pool.wait_again(swapped[0])
+        ([holder], claimant) = swapped
+        found.append((holder, claimant))
+        pool.wait_again(holder)
     return found
 
 
@@ -338,3 +339,131 @@ def test_a_suspended_sequence_that_ends_waits_no_more() -> None:
     taken(pool, 1.0)
     pool.release(first)
     assert (pool.waiting, pool.suspended, pool.used) == ([], set(), 1)
+
+
+# --- beam searches ----------------------------------------------------------------------------------
+
+
+def test_a_search_takes_a_slot_for_each_beam() -> None:
+    pool = SlotPool(4, 100, 10.0)
+    (search,) = add(pool, caller="a", beams=3)
+    assert pool.admit(0.0) == [search]
+    assert (pool.used, pool.held("a"), pool.extra) == (3, 3, 2)
+    pool.release(search)
+    assert (pool.used, pool.held("a"), pool.extra) == (0, 0, 0)
+
+
+def test_a_search_of_more_beams_than_slots_takes_all_slots() -> None:
+    pool = SlotPool(4, 100, 10.0)
+    search, *_ = add(pool, 2, beams=64)
+    assert pool.admit(0.0) == [search]
+    assert (pool.used, pool.can_admit()) == (4, False)
+
+
+def test_later_sequences_of_a_caller_do_not_overtake_its_search_and_those_of_others_do() -> None:
+    pool = SlotPool(4, 100, 10.0)
+    first, second = held_by(pool, 2, "a")
+    (search,) = add(pool, caller="a", beams=3)
+    (later,) = add(pool, caller="a")
+    assert (pool.admit(1.0), pool.can_admit()) == ([], False)
+    (other,) = add(pool, caller="b")
+    assert pool.admit(1.0) == [other]
+    pool.release(first)
+    assert pool.admit(1.0) == []
+    pool.release(second)
+    assert pool.admit(1.0) == [search]
+    pool.release(other)
+    assert pool.admit(1.0) == [later]
+
+
+def test_beams_count_when_it_is_decided_who_holds_the_fewest() -> None:
+    pool = SlotPool(5, 100, 10.0)
+    (search,) = add(pool, caller="beams", beams=3)
+    held_by_one = [search, *add(pool, 2, caller="streams")]
+    assert pool.admit(0.0) == held_by_one
+    waits = add(pool, 1, caller="beams") + add(pool, 1, caller="streams")
+    pool.release(held_by_one[1])
+    assert pool.admit(1.0) == [waits[1]]
+
+
+def test_as_many_slots_are_taken_as_a_search_needs_and_all_at_once() -> None:
+    pool = SlotPool(4, 100, 10.0)
+    greedy = held_by(pool, 4, "greedy")
+    (search,) = add(pool, caller="meek", beams=2)
+    (another,) = add(pool, caller="meek", beams=2)
+    assert pool.swap(pool.turn_s) == (greedy[:2], search)
+    for holder in greedy[:2]:
+        pool.wait_again(holder)
+    for _ in range(4):  # the sequences of `greedy` take turns with each other
+        swapped = pool.swap(pool.due())
+        assert swapped is not None
+        assert {one.caller for one in (*swapped[0], swapped[1])} == {"greedy"}
+        pool.wait_again(swapped[0][0])
+    assert not another.has_slot
+
+
+def test_slots_of_a_search_that_its_successor_does_not_need_are_given_to_others() -> None:
+    pool = SlotPool(4, 100, 10.0)
+    (search,) = add(pool, caller="greedy", beams=4)
+    assert pool.admit(0.0) == [search]
+    meek = add(pool, 2, caller="meek")
+    assert pool.swap(pool.turn_s) == ([search], meek[0])
+    pool.wait_again(search)
+    assert pool.admit(pool.turn_s) == [meek[1]]
+    # With its 4 slots, it takes turns with a caller that holds 2.
+    assert pool.swap(2 * pool.turn_s) == (meek, search)
+
+
+def test_a_search_takes_no_slots_that_leave_others_with_fewer_than_its_caller_has() -> None:
+    pool = SlotPool(6, 100, 10.0)
+    held_by(pool, 4, "a")
+    held_by(pool, 2, "b")
+    (search,) = add(pool, caller="b", beams=2)
+    assert pool.due() == math.inf
+    (single,) = add(pool, caller="c", beams=1)
+    assert pool.swap(100.0) is not None
+    assert single.has_slot
+    assert not search.has_slot
+
+
+def test_no_more_rows_are_in_memory_than_twice_the_slots() -> None:
+    pool = SlotPool(4, 100, 10.0)
+    for number in range(6):
+        add(pool, 1, caller=f"caller {number}", beams=1 + number % 4)
+    pool.admit(0.0)
+    begun: set[Sequence] = set()
+    for turn in range(1, 40):
+        while (swapped := pool.swap(float(turn))) is not None:
+            for holder in swapped[0]:
+                pool.wait_again(holder)
+        pool.admit(float(turn))
+        begun |= {one for of in pool._holders.values() for one in of}
+        assert sum(one.rows for one in begun) <= 2 * pool.slots
+        assert pool.used <= pool.slots
+
+
+def test_a_search_within_the_limit_of_its_caller_counts_its_beams() -> None:
+    pool = SlotPool(8, 100, 10.0)
+    add(pool, caller="small", max_slots=3, beams=2)
+    error = pool.add(generation_sequence(caller="small", max_slots=3, beams=2), None, 0.0)
+    assert error is not None
+    assert (error.code, error.retry_after_s) == (ErrorCode.QUOTA, 1.0)
+    assert "2 of at most 3 slots" in error.message
+    add(pool, caller="small", max_slots=3)
+    never = pool.add(generation_sequence(caller="small", max_slots=3, beams=4), None, 0.0)
+    assert never is not None
+    assert (never.code, never.field) == (ErrorCode.BAD_INPUT, "decoding.beams")
+    assert "send 3 or fewer" in never.message
+
+
+def test_a_search_is_refused_by_the_slots_that_it_waits_for() -> None:
+    pool = full_pool(4, max_waiting=4)
+    pool.slot_time_s = 8.0
+    wide = generation_sequence(beams=3)
+    error = pool.add(wide, 5.0, 0.0)  # 3 slots are free in 6 s
+    assert error is not None
+    assert (error.code, error.retry_after_s) == (ErrorCode.OVERLOADED, 6.0)
+    assert pool.add(generation_sequence(beams=2), 5.0, 0.0) is None
+    full = pool.add(wide, None, 0.0)
+    assert full is not None
+    assert "no 3 free slots (4 of 4 in use, 1 waiting); retry after" in full.message
