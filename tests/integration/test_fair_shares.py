@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import shutil
@@ -128,6 +129,22 @@ STEPWISE = [
     Rpc(_OPEN + "ModelStreamInfer", "totals", lambda: [_sum_step("totals", next(_numbers), start=True)]),
 ]
 RPCS = ONE_SHOT + STEPWISE
+BRIEF = [
+    Rpc(_OURS + "Generate", "lm", lambda: [pb.GenerateRequest(model="lm", text="a", max_tokens=3)]),
+    Rpc(
+        _OURS + "Translate",
+        "translator",
+        lambda: [pb.TranslateRequest(model="translator", text="abc", max_tokens=3)],
+    ),
+    Rpc(_OURS + "Follow", "lm", lambda: _followed("lm")),
+    Rpc(_OPEN + "ModelInfer", "sums", lambda: [_sum_step("sums", next(_numbers), start=True, end=True)]),
+    Rpc(
+        _OPEN + "ModelStreamInfer",
+        "totals",
+        lambda: [_sum_step("totals", next(_numbers), start=True, end=True)],
+    ),
+]
+"""Sequences that end."""
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +196,7 @@ class Calls:
     def __init__(self, server: Served, caller: str) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._channels = [grpc.insecure_channel(server.address, options) for _ in range(2)]
-        self._server, self._caller, self._begun = server, caller, _counted(server, caller)
+        self._server, self.caller, self._begun = server, caller, _counted(server, caller)
         self._calls: list[Any] = []
         self._threads: list[threading.Thread] = []
         self._closed = threading.Event()
@@ -191,7 +208,7 @@ class Calls:
             channel = self._channels[len(self._calls) % 2]
             begin: Any = channel.stream_stream(rpc.path)
             messages = [message.SerializeToString() for message in rpc.messages()]
-            call = begin(self._messages(rpc, messages), metadata=bearer(self._caller), timeout=PATIENCE_S)
+            call = begin(self._messages(rpc, messages), metadata=bearer(self.caller), timeout=PATIENCE_S)
             self._calls.append(call)
             self._threads.append(threading.Thread(target=self._read, args=(call,)))
             self._threads[-1].start()
@@ -211,7 +228,7 @@ class Calls:
 
     def counted(self) -> tuple[int, int, int]:
         """Requests accepted, refused for overload, and refused for a quota."""
-        now = _counted(self._server, self._caller)
+        now = _counted(self._server, self.caller)
         return tuple(a - b for a, b in zip(now, self._begun, strict=True))  # type: ignore[return-value]
 
     def close(self) -> None:
@@ -248,36 +265,117 @@ def test_every_rpc_is_flooded_below() -> None:
     assert {rpc.path for rpc in RPCS} == opened
 
 
+class Turns:
+    """Lets an engine make one run, or one step of all sequences, at a time, and records whose requests are
+    answered."""
+
+    def __init__(self, server: Served, engine: Any, patch: pytest.MonkeyPatch) -> None:
+        self._server, self._arrivals = server, 0
+        self._may_go = threading.Semaphore(0)
+        self.answered: list[str] = []  # callers, in order
+        begins = "_plan" if hasattr(engine, "_plan") else "_drain"
+        begin = getattr(engine, begins)
+        deliver, in_flight = server.app.requests.deliver, server.app.requests._in_flight
+
+        def wait(*args: Any) -> Any:
+            self._arrivals += 1
+            self._may_go.acquire()
+            return begin(*args)
+
+        def watch(events: Any) -> None:
+            ended = (one for one in events.events if one.error is None and one.key in in_flight)
+            self.answered.extend(in_flight[one.key].caller.name for one in ended)
+            deliver(events)
+
+        patch.setattr(engine, begins, wait)
+        patch.setattr(server.app.requests, "deliver", watch)
+
+    def take(self) -> None:
+        """Let the engine, which has work, take a turn. Returns when all that it sent is delivered."""
+        before = self._arrivals
+        self._may_go.release()
+        wait_until(lambda: self._arrivals > before, "the engine begins its next turn")
+        self._server.run(asyncio.sleep(0))
+
+    def end(self) -> None:
+        """Let the engine run freely."""
+        self._may_go.release(1_000_000)
+
+
+@pytest.fixture
+def turns(
+    server: Served, monkeypatch: pytest.MonkeyPatch, calls: Callable[[str], Calls]
+) -> Iterator[Callable[[Any], Turns]]:
+    made: list[Turns] = []
+
+    def make(engine: Any) -> Turns:
+        made.append(Turns(server, engine, monkeypatch))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def window(turns: Turns, rpc: Rpc, greedy: Calls, others: list[Calls], answers: int = 24) -> list[str]:
+    """Whose requests are answered next, while one caller sends three for each of its own that is answered,
+    and each other one that is answered sends its next."""
+    begun = sent = len(turns.answered)
+    for _ in range(20 * answers):
+        if len(turns.answered) >= begun + answers:
+            break
+        turns.take()
+        new, sent = turns.answered[sent:], len(turns.answered)
+        greedy.send(rpc, 3 * new.count(greedy.caller))
+        for other in others:
+            other.send(rpc, new.count(other.caller))
+    return turns.answered[begun : begun + answers]
+
+
 @pytest.mark.parametrize("rpc", ONE_SHOT, ids=str)
 def test_beside_a_flood_a_caller_gets_its_share_of_the_queue_and_of_the_runs(
-    server: Served, calls: Callable[[str], Calls], rpc: Rpc, monkeypatch: pytest.MonkeyPatch
+    server: Served,
+    calls: Callable[[str], Calls],
+    rpc: Rpc,
+    turns: Callable[[Any], Turns],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each request costs 1 ms, and the queue takes 20 ms: alone, a caller has about 20 requests in it."""
-    control = server.app.registry.resolve(rpc.model, "", "").admission
+    served = server.app.registry.resolve(rpc.model, "", "")
+    control = served.admission
     monkeypatch.setattr(admission.AdmissionController, "price", lambda *_: 0.001)
     monkeypatch.setattr(admission.AdmissionController, "run_s", lambda *_: 0.001)
     monkeypatch.setattr(control, "max_queue_s", 0.0205)
     monkeypatch.setattr(control, "_drain", admission._Drain())
     monkeypatch.setattr(admission._Drain, "_learn", lambda *_: None)
-    order: list[str] = []
-    deliver, in_flight = server.app.requests.deliver, server.app.requests._in_flight
-
-    def watched(events: Any) -> None:
-        order.extend(in_flight[one.key].caller.name for one in events.events if one.key in in_flight)
-        deliver(events)
-
-    monkeypatch.setattr(server.app.requests, "deliver", watched)
-    greedy, meek = calls("greedy"), calls("meek")
-    with server.hold():
-        greedy.send(rpc, 60)
-        meek.send(rpc, 10)
-    assert greedy.counted() == (21, 39, 0)
+    greedy, meek, engine = calls("greedy"), calls("meek"), turns(server.engine(served.spec.name))
+    greedy.send(rpc, 30)
+    assert greedy.counted() == (21, 9, 0)
+    assert window(engine, rpc, greedy, [], answers=4) == ["greedy"] * 4  # alone, a caller has every run
+    meek.send(rpc, 10)
     assert meek.counted() == (10, 0, 0)
-    greedy.wait()
-    meek.wait()
-    assert meek.answered == 10
-    last = len(order) - 1 - order[::-1].index("meek")
-    assert order[:last].count("greedy") <= 10 / 0.8
+    refused = greedy.counted()[1]
+    goodput = window(engine, rpc, greedy, [meek])
+    assert 0.4 <= goodput.count("meek") / len(goodput) <= 0.6
+    assert meek.counted()[1:] == (0, 0)
+    assert greedy.counted()[1] > refused + goodput.count("greedy")
+
+
+@pytest.mark.parametrize("rpc", BRIEF, ids=str)
+def test_beside_a_flood_of_sequences_a_caller_gets_its_share_of_the_steps(
+    server: Served, calls: Callable[[str], Calls], rpc: Rpc, turns: Callable[[Any], Turns]
+) -> None:
+    greedy, meek = calls("greedy"), calls("meek")
+    stepwise = server.engine(server.app.registry.stepwise_if_any(rpc.model, "", "").spec.name)
+    engine = turns(stepwise)
+    greedy.send(rpc, 5 * SLOTS)
+    assert window(engine, rpc, greedy, [], answers=SLOTS) == ["greedy"] * SLOTS
+    assert stepwise._scheduler.pool.used == stepwise._scheduler.pool.held("greedy")
+    meek.send(rpc, SLOTS)
+    goodput = window(engine, rpc, greedy, [meek])
+    assert 0.4 <= goodput.count("meek") / len(goodput) <= 0.6
+    assert meek.counted()[1:] == (0, 0)
+    assert greedy.counted()[1] > 0
 
 
 @pytest.mark.parametrize("rpc", STEPWISE, ids=str)
