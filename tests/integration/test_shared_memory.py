@@ -183,11 +183,25 @@ def test_wrong_places_are_named(
         infer(server, sent)
 
 
-def test_an_unknown_region_is_named(server: Served, memory: Any) -> None:
-    sent = request()
-    sent.inputs[0].parameters["shared_memory_region"].string_param = "nothing"
-    with refused(grpc.StatusCode.NOT_FOUND, words="'nothing' is not registered"):
-        infer(server, sent)
+@pytest.mark.parametrize("streamed", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_an_unknown_region_is_named_and_counted_as_refused(
+    server: Served, memory: Any, side: str, streamed: bool
+) -> None:
+    def counts() -> tuple[float, float]:
+        method = "ModelStreamInfer" if streamed else "ModelInfer"
+        refused = server.metric("lockstep_refused_total", model="same", method=method, code="not_found")
+        return refused, server.metric("lockstep_accepted_total")
+
+    sent, (before, accepted) = request(), counts()
+    getattr(sent, side)[0].parameters["shared_memory_region"].string_param = "nothing"
+    if streamed:
+        (reply,) = server.inference.ModelStreamInfer(iter([sent]), timeout=PATIENCE_S)
+        assert "'nothing' is not registered" in reply.error_message
+    else:
+        with refused(grpc.StatusCode.NOT_FOUND, words="'nothing' is not registered"):
+            infer(server, sent)
+    assert counts() == (before + 1, accepted)
 
 
 @pytest.mark.parametrize("side", ["input", "output"])

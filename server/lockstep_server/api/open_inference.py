@@ -116,9 +116,8 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse | bytes:
         remaining_s, caller = context.time_remaining(), current.get().name
-        shared = await self._shared_memory.read(request)
         inference = await make_inference_request(
-            self._registry, request, "ModelInfer", remaining_s, caller, shared
+            self._registry, request, "ModelInfer", remaining_s, caller, self._shared_memory
         )
         event, spec = await self._requests.infer(inference), inference.served.spec
         written = await self._shared_memory.write(spec, request, event)

@@ -121,7 +121,7 @@ class SharedMemory:
         """The contents of the inputs that are in shared memory, by their index in the request.
 
         Raises:
-            ServingError: BAD_INPUT, an unknown region, or a place outside it.
+            ServingError: an unknown region, or a place outside it, of an input or an output.
         """
         tensors: tuple[Any, ...] = (*request.inputs, *request.outputs)
         used = [one.name for one in tensors if REGION in one.parameters]
@@ -130,9 +130,11 @@ class SharedMemory:
         if not self.on:
             raise bad_input(used[0], _OFF)
         for output in request.outputs:
-            if REGION in output.parameters and "classification" in output.parameters:
-                field = f"outputs.{output.name}.parameters.classification"
-                raise bad_input(field, "classes cannot be put into shared memory; omit one of them")
+            if REGION in output.parameters:
+                self._place(f"outputs.{output.name}", output.parameters)
+                if "classification" in output.parameters:
+                    field = f"outputs.{output.name}.parameters.classification"
+                    raise bad_input(field, "classes cannot be put into shared memory; omit one of them")
         places = {
             index: self._place(tensor.name, tensor.parameters)
             for index, tensor in enumerate(request.inputs)
@@ -154,7 +156,7 @@ class SharedMemory:
         """Write the outputs that are requested in shared memory. Returns their names and sizes in bytes.
 
         Raises:
-            ServingError: BAD_INPUT, an unknown region, or one that is too small.
+            ServingError: BAD_INPUT, a place that is too small. NOT_FOUND, the region was unregistered.
         """
         if not self.on:
             return {}

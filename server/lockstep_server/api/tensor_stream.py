@@ -68,9 +68,8 @@ class TensorStream(PipelinedStream["_Result"]):
         await self._wait_for_room()
         try:
             remaining_s = self._context.time_remaining()
-            shared = await self._shared_memory.read(request)
             inference = await make_inference_request(
-                self._registry, request, "ModelStreamInfer", remaining_s, self._peer, shared
+                self._registry, request, "ModelStreamInfer", remaining_s, self._peer, self._shared_memory
             )
             spec = inference.served.spec
             self._start(inference, lambda event: self._queue(_Result(request, event, spec)))
@@ -97,9 +96,9 @@ async def make_inference_request(
     method: str,
     remaining_s: float | None,
     caller: str,
-    shared: Mapping[int, wire.Part],
+    shared_memory: SharedMemory,
 ) -> InferenceRequest:
-    """Validate a ModelInfer request. `shared`: its inputs that are in shared memory, by their index.
+    """Validate a ModelInfer request, and read its inputs that are in shared memory.
 
     Raises:
         ServingError: unknown model, or an invalid request. It is recorded as refused.
@@ -121,6 +120,7 @@ async def make_inference_request(
         spec = served.spec
         step_fields = _step(spec, parameters) if parameters or spec.is_stepwise else None
         read = prompt_reader(spec, f"parameters.{_PROMPT}") if step_fields and step_fields["prompt"] else spec
+        shared = await shared_memory.read(request)
         inputs = await off_loop(tensors.decoding_steps(request), tensors.decode, read, request, shared)
         size = measure_request(read, inputs)
         common: dict[str, Any] = {
