@@ -11,10 +11,16 @@
 Names are imported on first use, so `import lockstep_client` itself imports neither gRPC nor numpy.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = (
+    False  # as in `typing`: the command handles Ctrl-C before anything that takes long is imported
+)
 if TYPE_CHECKING:
+    from typing import Any
+
     from lockstep_client.client import AsyncClient, Client
     from lockstep_client.decoding import Decoding
     from lockstep_client.errors import (

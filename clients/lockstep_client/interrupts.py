@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
 
+TYPE_CHECKING = False  # as in `typing`, which takes longer to import than all else
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import NoReturn
 
 INTERRUPTED = 130
 """The exit code that shells use: 128 + the signal number."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE_S, wait_until
 
-import lockstep_export.__main__
+import lockstep_export.cli
 from lockstep_client import Client, LockstepError, cli
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -88,7 +88,7 @@ class PageRunner:
             else:
                 assert program == "lockstep-export"
                 with pytest.raises(SystemExit, match="0"):
-                    lockstep_export.__main__.main()
+                    lockstep_export.cli.main()
         self.outputs[command] = printed.getvalue()
 
 

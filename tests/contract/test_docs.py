@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from lockstep_client.cli import app as client_app
-from lockstep_export.__main__ import app as export_app
+from lockstep_export.cli import app as export_app
 from lockstep_load.command import app as load_app
 from lockstep_server.engine.loading import manifest_file
 from lockstep_server.metrics.families import Metrics

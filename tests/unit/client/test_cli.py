@@ -175,22 +175,6 @@ def test_ctrl_c_ends_with_130_and_no_traceback(server):
     assert (running.returncode, out, error) == (130, "", "")
 
 
-def test_ctrl_c_during_the_import_exits_quietly():
-    code = """
-import signal, sys
-class Interrupted:
-    def find_spec(self, name, *_):
-        if name == "typer":
-            signal.raise_signal(signal.SIGINT)
-sys.meta_path.insert(0, Interrupted())
-from lockstep_client.__main__ import main
-main()
-"""
-    ended = started(code, "models")
-    out, error = ended.communicate(timeout=PATIENCE_S)
-    assert (ended.returncode, out, error) == (130, "", "")
-
-
 def test_an_ignored_ctrl_c_stays_ignored(server):
     code = """
 import signal

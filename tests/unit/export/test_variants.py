@@ -17,7 +17,7 @@ from torch import nn
 from unit.export.sample_modules import LENGTHS, TOKENS, WITH_LENGTHS, Reader
 
 from lockstep_export import export_stepwise
-from lockstep_export.__main__ import variant
+from lockstep_export.cli import variant
 from lockstep_export.comparison import compare
 from lockstep_export.errors import ExportError, ModuleError
 from lockstep_export.onnx_graph import OnnxGraph

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep_export.__main__ import main
+from lockstep_export.cli import main
 
 SHIPPED = Path(__file__).parents[3] / "models"
 

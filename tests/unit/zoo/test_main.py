@@ -9,7 +9,7 @@ import pytest
 from unit.zoo.sample_data import quick_build
 
 from lockstep_export import publication
-from lockstep_export.__main__ import main
+from lockstep_export.cli import main
 from lockstep_zoo.pipeline import Pipeline
 
 

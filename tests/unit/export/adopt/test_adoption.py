@@ -16,12 +16,12 @@ from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 from unit.export.adopt.graphs import BOOL, FLOAT, INT64, save, streaming_encoder
 
-from lockstep_export.__main__ import app
 from lockstep_export.adopt import adopt, adoption
 from lockstep_export.adopt.adoption import decide
 from lockstep_export.adopt.report import Report
 from lockstep_export.adopt.selftest import SelfTestError
 from lockstep_export.adopt.source import find_source
+from lockstep_export.cli import app
 from lockstep_export.errors import DescriptionError
 
 STOCK = Path(__file__).parents[3] / "stock"
