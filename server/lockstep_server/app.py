@@ -78,6 +78,7 @@ class App:
             request_log,
             self.metrics.loop_lag.observe,
             usage=CallerUsage(settings.max_inflight_mb << 20, self.metrics),
+            priorities=settings.priorities,
         )
         self._flush_control = FlushController(self.transport.send, settings.max_flush_ms / 1000)
         self._server = Server(

@@ -119,6 +119,11 @@ class Settings:
         "", "Comma-separated addresses or networks of proxies that name the callers behind them."
     )
     caller_header: str = _setting("x-forwarded-for", "Metadata key in which trusted proxies name the caller.")
+    priorities: bool = _setting(
+        True,
+        "Heed the priorities of requests, with --auth-file of callers with the permission only."
+        " Off: they are taken and ignored.",
+    )
     device: str = _setting(
         "auto",
         "Device that runs the models. auto: CUDA if available, otherwise CPU.",

@@ -79,7 +79,7 @@ class InFlightRequests:
     """The accepted requests that have not ended, by key. Event loop only.
 
     `observe_lag` gets the age in seconds of each engine update when it is processed. `usage` has what callers
-    use, and their limits.
+    use, and their limits. Without `priorities`, those of requests are ignored.
     """
 
     def __init__(
@@ -91,11 +91,13 @@ class InFlightRequests:
         clock: Callable[[], float] = time.monotonic,
         tokenizers: Tokenizers | None = None,
         usage: CallerUsage | None = None,
+        *,
+        priorities: bool = True,
     ) -> None:
         self._send, self._registry, self._clock = send, registry, clock
         self._request_log = request_log or RequestLog()
         self._tokenizers = tokenizers or registry.tokenizers
-        self._observe_lag = observe_lag
+        self._observe_lag, self._priorities = observe_lag, priorities
         self._keys = itertools.count(1)
         self._in_flight: dict[int, _InFlight] = {}
         self.usage = usage or CallerUsage()
@@ -125,6 +127,8 @@ class InFlightRequests:
             ServingError: the request is refused, and recorded as such.
         """
         self._check(request)
+        if request.message.priority and not self._priorities:
+            request.message = replace(request.message, priority=0)
         caller = caller_of_task.get()
         try:
             self.usage.admit(caller, request.call)

@@ -69,6 +69,18 @@ async def test_an_error_in_one_callback_does_not_affect_other_requests() -> None
     assert served.admission.requests == 0
 
 
+@pytest.mark.parametrize(("priorities", "sent"), [(True, 7), (False, 0)])
+async def test_priorities_are_heeded_or_not(priorities: bool, sent: int) -> None:
+    messages_sent: list[Any] = []
+    requests = InFlightRequests(
+        lambda message, when=None: messages_sent.append(message),
+        _EmptyRegistry(),  # type: ignore[arg-type]
+        priorities=priorities,
+    )
+    requests.start(InferenceRequest(_served(), "ModelInfer", _infer(priority=7)), lambda event: None)
+    assert [message.priority for message in messages_sent] == [sent]
+
+
 async def test_fail_all_ends_every_request_in_flight() -> None:
     served = _served()
     requests = InFlightRequests(lambda message, when=None: None, _EmptyRegistry())  # type: ignore[arg-type]
