@@ -155,10 +155,7 @@ class FakeServer:
     def follow(self, requests: Any, context: grpc.ServicerContext) -> Any:
         start = next(requests).start
         if self.failures or start.model not in self.models:
-            # Keep reading, as the real server does: an interrupted write would hide the status.
-            linger = threading.Thread(target=lambda: list(requests), daemon=True)
-            linger.start()
-            linger.join(0.05)
+            list(requests)  # as the real server reads on: an interrupted write would hide the status
         self.handled(start, context)
         self.known(start.model, context)
         yield from self.streams.follow(start.model, requests, context)
