@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockstep_server.errors import LoadError
+from lockstep_server.frontend import callers
 from lockstep_server.frontend.callers import AuthFile, Caller, Credential, parse, token_digest
 
 if TYPE_CHECKING:
@@ -59,6 +60,25 @@ def test_a_credential_finds_its_caller() -> None:
     assert by_token[0].name == "a"
     assert table.find(Credential(token_digest("tokens"))) is None
     assert table.find(Credential()) is None
+
+
+def test_the_time_of_a_refusal_tells_nothing_of_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token is looked up by a digest under a key that no caller knows, and compared in constant time."""
+    compared = []
+
+    def compare(known: bytes, shown: bytes) -> bool:
+        compared.append((known, shown))
+        return known == shown
+
+    monkeypatch.setattr("lockstep_server.frontend.callers.hmac.compare_digest", compare)
+    table = parse("a", f'[callers.a]\ntokens = ["{SHA}"]'.encode())
+    digest = token_digest("token")
+    assert table.find(Credential(digest)) is not None
+    assert compared == [(digest, digest)]
+    assert table.find(Credential(token_digest("tokens"))) is None
+    monkeypatch.setattr(callers, "_KEY", bytes(32))
+    assert table.find(Credential(digest)) is None
+    assert len(compared) == 1
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])

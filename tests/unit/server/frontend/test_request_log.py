@@ -10,6 +10,8 @@ import pytest
 
 from lockstep_server import messages
 from lockstep_server.errors import ErrorCode, ServingError, bad_input, overloaded
+from lockstep_server.frontend.audit import Audit
+from lockstep_server.frontend.callers import Caller
 from lockstep_server.frontend.registry import ModelRegistry
 from lockstep_server.frontend.request_log import RequestLog
 from lockstep_server.frontend.tracing import RequestSummary, Trace
@@ -140,3 +142,26 @@ def test_outcomes_below_the_log_level_are_disabled(caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.INFO, "lockstep_server.frontend.request_log")
     assert not RequestLog().is_enabled_for("ok")
     assert RequestLog().is_enabled_for("failed")
+
+
+def test_a_flood_of_refused_callers_writes_ten_lines_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    metrics = Metrics()
+    audit = Audit(metrics, lambda: now)
+
+    def lines() -> list[dict[str, Any]]:
+        written = [vars(record)["fields"] for record in caplog.records]
+        caplog.clear()
+        return written
+
+    for _ in range(1000):
+        audit.refused(Caller("a"), "/m", "unknown")
+    assert lines() == [{"caller": "a", "method": "/m", "reason": "unknown"}] * 50
+    now = 1.0
+    for _ in range(1000):
+        audit.refused(Caller("a"), "/m", "unknown")
+    first, *others = lines()
+    assert first["unlogged"] == 950
+    assert len(others) == 9
+    value = metrics.registry.get_sample_value("lockstep_auth_refused_total", {"reason": "unknown"})
+    assert value == 2000
