@@ -65,6 +65,23 @@ def outside(models: Path, rounds: int) -> Iterator[Result]:
         yield Result(f"a step outside its session, {name}", value, "us", baseline, target, at_most=True)
 
 
+def caches(models: Path, rounds: int) -> Iterator[Result]:
+    """16 streams of the GPT at 1,000 characters: the engine without a front end, against a bare loop that
+    writes the same caches in place."""
+    found = [processes.tool("states", "caches", str(models), "16", "1000") for _ in range(rounds)]
+    value, baseline = (
+        16e6 / statistics.median(one[name] for one in found) for name in ("step_us", "bare_us")
+    )
+    yield Result("shakespeare-gpt, 16 streams at 1,000 characters", value, "tokens/s", baseline, 0.6)
+
+
+def client_states(_: Path, rounds: int) -> Iterator[Result]:
+    """A step of 500 client-driven streams with 98 states each, against the runs of the graph alone."""
+    found = [processes.tool("states", "clients", "500") for _ in range(rounds)]
+    value, baseline = (statistics.median(one[name] for one in found) for name in ("round_ms", "session_ms"))
+    yield Result("steps of 500 client-driven streams with 98 states", value, "ms", baseline, None)
+
+
 def iteration_level(models: Path, rounds: int) -> Iterator[Result]:
     """Iteration-level scheduling of a translator against request-level batching.
 
@@ -136,6 +153,8 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "streams-1": streams(1, 0.22),
     "round-trips": round_trips,
     "outside": outside,
+    "caches": caches,
+    "client-states": client_states,
     "iteration-level": iteration_level,
     "first-token": first_token,
 }
