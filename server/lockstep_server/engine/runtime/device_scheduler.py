@@ -151,6 +151,8 @@ class DeviceScheduler:
         A waiter that needs more leases than are free blocks all after it, or it would never run. A waiter
         that only lacks the right to the reserved lease blocks nobody.
         """
+        if not self._waiting:
+            return
         now = self._clock()
         for waiter in sorted(self._waiting, key=lambda w: (w.account.recent_s(now), w.deadline)):
             if waiter.leases > self._free:

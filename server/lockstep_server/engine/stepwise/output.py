@@ -70,7 +70,7 @@ class OutputProcessor:
         pending = sequence.pending
         if sequence.credits <= 0 and not last:
             return
-        if not all(np.isfinite(weights).all() for weights in pending.attention):
+        if pending.attention and not all(np.isfinite(weights).all() for weights in pending.attention):
             raise NO_ATTENTION
         text = self._text(sequence, last=last)
         if not (pending.ids or text):
