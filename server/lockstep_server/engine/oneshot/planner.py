@@ -75,6 +75,8 @@ class RunPlan(NamedTuple):
 
 def plan(waiting: Sequence[RequestPart], now: float, costs: CostModel, limits: RunLimits) -> RunPlan:
     """Plan the next run. The order of `waiting` does not matter."""
+    if len(waiting) == 1 and limits.fixed_shape is None:
+        return _plan_one(waiting[0], now, costs)
     live, expired, dropped = _partition(waiting, now)
     live, hopeless = _in_time(live, now, costs)
     expired += hopeless
@@ -87,6 +89,15 @@ def plan(waiting: Sequence[RequestPart], now: float, costs: CostModel, limits: R
         rows, lengths = max(limits.fixed_shape[0], rows), limits.fixed_shape[1]
     size = sum(lengths) or max(map(_SIZE, chosen))
     return RunPlan(tuple(chosen), expired, dropped, rows, lengths, size, costs.estimate(rows, size))
+
+
+def _plan_one(part: RequestPart, now: float, costs: CostModel) -> RunPlan:
+    """As `plan`, for a part that is the only one."""
+    if part.request.cancelled or part.request.done:
+        return RunPlan((), (), (part,), 0, (), 0, 0.0)
+    if part.deadline is not None and part.deadline <= now:
+        return RunPlan((), (part,), (), 0, (), 0, 0.0)
+    return RunPlan((part,), (), (), part.rows, part.lengths, part.size, costs.estimate(part.rows, part.size))
 
 
 def _partition(

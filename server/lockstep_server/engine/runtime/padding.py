@@ -49,8 +49,11 @@ def stack(spec: ModelSpec, parts: Sequence[RowGroup], rows: int, lengths: tuple[
     inputs = {}
     size = dict(zip(spec.length_names, lengths, strict=True))
     spare = rows - sum(part.rows for part in parts)
+    whole = len(parts) == 1 and not spare and lengths == parts[0].lengths
     for tensor in spec.inputs:
-        if tensor.name in parts[0].inputs:
+        if tensor.name in parts[0].inputs and whole:
+            inputs[tensor.name] = parts[0].inputs[tensor.name]
+        elif tensor.name in parts[0].inputs:
             inputs[tensor.name] = stack_input(
                 tensor, [part.inputs[tensor.name] for part in parts], size, spare
             )
