@@ -10,15 +10,17 @@ import grpc
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_OPTIONS = [("grpc.max_receive_message_length", -1)]
+
 
 def channel(spec: Mapping[str, Any]) -> grpc.aio.Channel:
     """A channel to `address`, over TLS if the spec has a folder of certificates: with that of a `client`."""
     folder = spec.get("certs")
     if not folder:
-        return grpc.aio.insecure_channel(spec["address"])
+        return grpc.aio.insecure_channel(spec["address"], _OPTIONS)
     files = [Path(folder) / name for name in ("ca.pem", "caller.key", "caller.pem")]
     credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
-    return grpc.aio.secure_channel(spec["address"], credentials)
+    return grpc.aio.secure_channel(spec["address"], credentials, _OPTIONS)
 
 
 def call_options(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def requests(model: str, lengths: list[int]) -> list[PreparedRequest]:
 
 
 def request(model: str, ids: Any) -> PreparedRequest:
-    noop = model == "bench-noop"
+    noop = model in ("bench-noop", "bench-any-size")
     request = pb.ModelInferRequest(model_name=model, id="1")
     request.inputs.add(name="x" if noop else "tokens", datatype="INT64", shape=[1, len(ids)])
     request.raw_input_contents.append(ids.astype(np.int64).tobytes())

@@ -48,6 +48,7 @@ def make_repository(root: Path) -> Path:
     shutil.copytree(SHIPPED, root)
     add_encoder(root)
     _add(root, "bench-noop", noop(), _NOOP_TOML)
+    _add(root, "bench-any-size", noop("size"), _NOOP_TOML)
     return root
 
 
@@ -63,10 +64,10 @@ def _add(root: Path, name: str, model: onnx.ModelProto, manifest: str) -> None:
     (root / name / "model.toml").write_text(manifest)
 
 
-def noop() -> onnx.ModelProto:
-    """y = x: int64 [batch, 32]."""
-    x = helper.make_tensor_value_info("x", TensorProto.INT64, ["batch", 32])
-    y = helper.make_tensor_value_info("y", TensorProto.INT64, ["batch", 32])
+def noop(width: int | str = 32) -> onnx.ModelProto:
+    """y = x: int64 [batch, width]. A name stands for any width."""
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, ["batch", width])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, ["batch", width])
     return _model([helper.make_node("Identity", ["x"], ["y"])], [x], [y], {})
 
 

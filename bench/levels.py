@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -15,6 +16,12 @@ def process_levels(pid: int) -> dict[str, float]:
         "threads": float(status["Threads"]),
         "MB": round(int(status["VmRSS"].split()[0]) / 1024, 1),
     }
+
+
+def pss_mb(pid: int) -> float:
+    """Memory of a process in MB. Of a page that n processes share, an nth counts."""
+    found = re.search(r"^Pss: *(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def cpu_seconds(pid: int) -> float:

@@ -52,8 +52,8 @@ def overload(models: Path, rounds: int) -> Iterator[Result]:
     """Goodput at 1 to 10 times the capacity, the waits of what is answered, refusals, and health."""
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     with (
-        _replaced(models, MODEL, "max_queue_ms = 5000", f"max_queue_ms = {_MAX_QUEUE_MS}"),
-        _replaced(models, GENERATOR, "[stepwise]\n", f"[stepwise]\nmax_sequences = {_SLOTS}\n"),
+        replaced(models, MODEL, "max_queue_ms = 5000", f"max_queue_ms = {_MAX_QUEUE_MS}"),
+        replaced(models, GENERATOR, "[stepwise]\n", f"[stepwise]\nmax_sequences = {_SLOTS}\n"),
     ):
         for _ in range(rounds):
             for key, one in measure(models):
@@ -68,7 +68,7 @@ def overload(models: Path, rounds: int) -> Iterator[Result]:
 
 
 @contextmanager
-def _replaced(models: Path, model: str, old: str, new: str) -> Iterator[None]:
+def replaced(models: Path, model: str, old: str, new: str) -> Iterator[None]:
     """Change a manifest for a while."""
     manifest = models / model / "model.toml"
     text = manifest.read_text()

@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lockstep_client.server_process import ServerProcess
+from lockstep_client.server_process import START_TIMEOUT_S, ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,11 +49,11 @@ def echo() -> Iterator[str]:
 
 
 @contextmanager
-def server_process(models: Path, *flags: str) -> Iterator[ServerProcess]:
+def server_process(models: Path, *flags: str, timeout_s: float = START_TIMEOUT_S) -> Iterator[ServerProcess]:
     """Run a Lockstep server on `models`, ready with every model. Prints its warnings at the end."""
     cache = str(models.parent / "cache")
     with ServerProcess("--models", str(models), "--cache", cache, *flags, stop_timeout_s=60.0) as running:
-        running.wait_ready()
+        running.wait_ready(timeout_s=timeout_s)
         try:
             yield running
         finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import client_scenarios, lengths, load_scenarios, processes, step_scenarios
 from .feature_costs import metrics, verification
+from .growth import growth
 from .overload import overload
 from .policies import policies
 from .result import Result
@@ -123,6 +124,7 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "verification": verification,
     "overload": overload,
     "policies": policies,
+    "growth": growth,
     "security": security,
     **step_scenarios.SCENARIOS,
     **client_scenarios.SCENARIOS,

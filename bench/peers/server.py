@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import time
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from bench import processes
+from bench import levels, processes
 from lockstep_client.server_process import LoggedProcess, ProcessError
 
 from . import load
@@ -44,14 +43,11 @@ class Running:
 
     def memory_mb(self) -> float:
         """Memory of all its processes, pages that several share counted once (PSS)."""
-        total = 0
+        total = 0.0
         for pid in self.pids():
             with suppress(FileNotFoundError, ProcessLookupError):
-                found = re.search(
-                    r"^Pss: *(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE
-                )
-                total += int(found[1]) if found else 0
-        return total / 1024
+                total += levels.pss_mb(pid)
+        return total
 
     def stop_for_now(self) -> None:
         """Take no CPU until `go_on`, if it is a server that polls."""
