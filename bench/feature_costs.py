@@ -1,23 +1,29 @@
-"""The cost of what a flag turns off, metrics and verification: two servers side by side, one without, are
-loaded in turn.
+"""The cost of what a flag turns off: metrics, verification, the flight recorder.
 
-The server with metrics is scraped meanwhile, as OpenMetrics. Other work on the machine may change the ratio
-of the rates more than metrics do; therefore the CPU time of the metrics of one call is measured directly too.
+Two servers side by side, one without, are loaded in turn. The server with metrics is scraped meanwhile, as
+OpenMetrics. Other work on the machine may change the ratio of the rates more than a feature does; therefore
+the CPU time of the metrics of one call is measured directly too.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import threading
 import timeit
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import psutil
 
+from lockstep_server import messages
+from lockstep_server.engine.recorder import RunRecorder
+from lockstep_server.frontend.recorder import EndedRequest, EndedRequests
 from lockstep_server.metrics.families import Metrics, ModelMeters, length_bucket
+from lockstep_server.model.manifest import Manifest
+from lockstep_server.model.spec import ModelSpec
 
 from . import lengths, processes
 from .result import Result
@@ -33,7 +39,8 @@ _TOKENS = 160_000
 _WARM_TOKENS = 50
 """Tokens that `streams.py` generates per stream before it starts measuring."""
 
-_TARGET, _MAX_METRICS_SHARE, _VERIFY_TARGET = 0.97, 0.03, 0.99
+_TARGET, _MAX_METRICS_SHARE, _SMALL_TARGET = 0.97, 0.03, 0.99
+_RECORDER_SHARE = 0.01
 _SCRAPE_EVERY_S = 5.0
 _METRIC_CALLS = 20_000
 _RESAMPLES = 10_000
@@ -70,19 +77,44 @@ def metrics(models: Path, rounds: int) -> Iterator[Result]:
 
 def verification(models: Path, rounds: int) -> Iterator[Result]:
     """Answers of shared runs that are computed again: 64 requests in flight, and 64 streams."""
-    for name, model, drive in (
+    drives = (
         ("sentiment-bilstm, unary, 64 in flight", "sentiment-bilstm", _texts),
         (f"{MODEL}, 64 streams", MODEL, _tokens),
-    ):
-        flags = ("--verify-share", "0")
-        measured, plain = _measured(models, model, drive, rounds * _PAIRS_A_ROUND, flags)
+    )
+    yield from _compared("verification", models, rounds, drives, ("--verify-share", "0"))
+
+
+def recorder(models: Path, rounds: int) -> Iterator[Result]:
+    """Runs and requests that are remembered: no-op requests, whose runs are the cheapest, and 64 streams."""
+    drives = (
+        ("no-op model, unary, 64 in flight", "bench-noop", _requests),
+        (f"{MODEL}, 64 streams", MODEL, _tokens),
+    )
+    for result in _compared("recorder", models, rounds, drives, ("--recorded-runs", "0")):
+        yield result
+        if result.unit == "us each" and drives[0][0] in result.name:
+            title = "recorder: CPU of one call's request and run"
+            yield Result(title, _recorder_us(), "us", result.baseline, _RECORDER_SHARE, at_most=True)
+
+
+def _compared(
+    feature: str,
+    models: Path,
+    rounds: int,
+    drives: Sequence[tuple[str, str, Callable[[str], tuple[float, int]]]],
+    without: tuple[str, ...],
+) -> Iterator[Result]:
+    """Rate and CPU time with a feature, as ratios to a server without; 1% of the rate is the target."""
+    for name, model, drive in drives:
+        pairs = rounds * _PAIRS_A_ROUND
+        measured, plain = _measured(models, model, drive, pairs, without, scraped=False)
         for title, unit, values, bases, target in (
-            ("", "per second", [x.rate for x in measured], [x.rate for x in plain], _VERIFY_TARGET),
+            ("", "per second", [x.rate for x in measured], [x.rate for x in plain], _SMALL_TARGET),
             (", CPU", "us each", [x.cpu_us for x in measured], [x.cpu_us for x in plain], None),
         ):
             found, interval = paired_ratio(values, bases)
             base = statistics.median(bases)
-            yield Result(f"verification: {name}{title}", found * base, unit, base, target, interval=interval)
+            yield Result(f"{feature}: {name}{title}", found * base, unit, base, target, interval=interval)
 
 
 def paired_ratio(values: Sequence[float], baselines: Sequence[float]) -> tuple[float, tuple[float, float]]:
@@ -104,7 +136,13 @@ class LoadBurst(NamedTuple):
 
 
 def _measured(
-    models: Path, model: str, drive: Callable[[str], tuple[float, int]], count: int, without: tuple[str, ...]
+    models: Path,
+    model: str,
+    drive: Callable[[str], tuple[float, int]],
+    count: int,
+    without: tuple[str, ...],
+    *,
+    scraped: bool = True,
 ) -> tuple[list[LoadBurst], list[LoadBurst]]:
     """Measure a server, and one with the flags `without`, in pairs; the order alternates."""
     as_shipped: list[LoadBurst] = []
@@ -112,7 +150,7 @@ def _measured(
     with (
         processes.server_process(models, "--only", model) as measured,
         processes.server_process(models, "--only", model, *without) as plain,
-        _scraped(f"http://{measured.metrics_address}/metrics"),
+        _scraped(f"http://{measured.metrics_address}/metrics") if scraped else nullcontext(),
     ):
         servers = [(measured, as_shipped), (plain, with_flags)]
         for server, _ in servers:
@@ -150,6 +188,23 @@ def _metrics_us() -> float:
         metrics.loop_lag.observe(0.001)
 
     return min(timeit.repeat(count, number=_METRIC_CALLS, repeat=7)) / _METRIC_CALLS * 1e6
+
+
+def _recorder_us() -> float:
+    """Time of recording one unbatched request and its run in microseconds; the minimum of 7 tries."""
+    spec = ModelSpec("m", 1, Manifest(), (), (), model="m")
+    requests, runs = EndedRequests(4096), RunRecorder(4096).of(spec)
+    run = messages.Run(rows=1, length=32, elements=32, padded_elements=32, compute_s=0.001)
+    timings = messages.RequestTimings(0.001, 0.001)
+
+    def record() -> None:
+        key = random.getrandbits(63)
+        runs.add("one-shot", 1.0, 1, run, (key,), 0.001)
+        requests.add(
+            EndedRequest(key, "m", "m", 1, "ModelInfer", "ok", 1.0, 0.1, 0.0, 32, hash(""), 0, *timings)
+        )
+
+    return min(timeit.repeat(record, number=_METRIC_CALLS, repeat=7)) / _METRIC_CALLS * 1e6
 
 
 def cpu_s(pid: int) -> float:

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import client_scenarios, lengths, load_scenarios, processes, step_scenarios
-from .feature_costs import metrics, verification
+from .feature_costs import metrics, recorder, verification
 from .growth import growth
 from .overload import overload
 from .policies import policies
@@ -122,6 +122,7 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "two-models": two_models,
     "metrics": metrics,
     "verification": verification,
+    "recorder": recorder,
     "overload": overload,
     "policies": policies,
     "growth": growth,

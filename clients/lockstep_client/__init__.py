@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Violation,
     )
     from lockstep_client.many import AsyncOutcomes, Outcomes
+    from lockstep_client.operations import EndedRequest, ModelForm, Run, RunCost, TensorForm
     from lockstep_client.results import (
         Classification,
         Duration,
@@ -87,6 +88,7 @@ __all__ = [
     "Denied",
     "Duration",
     "Encoding",
+    "EndedRequest",
     "Flush",
     "Generation",
     "GenerationPart",
@@ -96,6 +98,7 @@ __all__ = [
     "Label",
     "LabeledSpan",
     "LockstepError",
+    "ModelForm",
     "ModelMetadata",
     "ModelNotFound",
     "ModelState",
@@ -104,10 +107,13 @@ __all__ = [
     "Outcomes",
     "Overloaded",
     "Prediction",
+    "Run",
+    "RunCost",
     "SequenceLost",
     "ServerFailure",
     "ServerInfo",
     "Stream",
+    "TensorForm",
     "TensorSpec",
     "Timings",
     "Tls",
@@ -125,9 +131,14 @@ __all__ = [
 ]
 
 
+_MODULES = (
+    "results", "stream_results", "errors", "streams", "many", "tls", "client", "decoding", "operations",
+)  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for module in ("results", "stream_results", "errors", "streams", "many", "tls", "client", "decoding"):
+        for module in _MODULES:
             found = getattr(import_module(f"lockstep_client.{module}"), name, None)
             if found is not None:
                 return found

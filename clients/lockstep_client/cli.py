@@ -21,6 +21,7 @@ from lockstep_client.verbs.follow import follow
 from lockstep_client.verbs.generate import generate
 from lockstep_client.verbs.load import load
 from lockstep_client.verbs.race import race
+from lockstep_client.verbs.runs import runs, why
 from lockstep_client.verbs.translate import translate
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ for command in (
     verb(race),
     verb(server.models),
     verb(server.health),
+    verb(runs, timeout_s=None),
+    verb(why),
 ):
     app.command()(command)
 app.command(

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from lockstep_client import address as addresses
-from lockstep_client import calls, errors, many_calls, protocol, stream_calls
+from lockstep_client import calls, errors, many_calls, operations, protocol, stream_calls
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
 from lockstep_client.closing import AsyncClosing, Closing
 from lockstep_client.many import AsyncOutcomes, Outcomes
@@ -259,6 +259,9 @@ class Client(_ConnectedClient, Closing):
     model_statistics = _blocking(calls.model_statistics)
     server = _blocking(calls.server)
     health = _blocking(calls.health)
+    describe = _blocking(operations.describe)
+    runs = _streaming(operations.runs)
+    ended_requests = _blocking(operations.ended_requests)
 
     def _answer(self, call: Call[R]) -> R:
         send = self._bound_call(call)
@@ -303,6 +306,9 @@ class AsyncClient(_ConnectedClient, AsyncClosing):
     model_statistics = _awaitable(calls.model_statistics)
     server = _awaitable(calls.server)
     health = _awaitable(calls.health)
+    describe = _awaitable(operations.describe)
+    runs = _async_streaming(operations.runs)
+    ended_requests = _awaitable(operations.ended_requests)
 
     def _open(self, settings: Connection) -> Any:
         try:  # now: a call would hang on another loop

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from lockstep_client import inference
+from lockstep_proto.v1 import operations_pb2
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class ManyCall(Generic[G, R]):
 
 
 _SEQUENCES = "/lockstep.v1.Sequences"
+_OPERATIONS = "/lockstep.v1.Operations"
 _INFERENCE = "/inference.GRPCInferenceService"
 
 CLASSIFY = Method(f"{_SEQUENCES}/Classify", pb.ClassifyReply)
@@ -111,10 +113,14 @@ UNLOAD = Method(f"{_INFERENCE}/RepositoryModelUnload", inference.RepositoryModel
 METADATA = Method(f"{_INFERENCE}/ModelMetadata", inference.ModelMetadataResponse)
 STATISTICS = Method(f"{_INFERENCE}/ModelStatistics", inference.ModelStatisticsResponse)
 SERVER = Method(f"{_INFERENCE}/ServerMetadata", inference.ServerMetadataResponse)
+DESCRIBE = Method(f"{_OPERATIONS}/Describe", operations_pb2.DescribeReply)
+RUNS = Method(f"{_OPERATIONS}/Runs", operations_pb2.RunsReply, "unary_stream")
+REQUESTS = Method(f"{_OPERATIONS}/Requests", operations_pb2.RequestsReply)
 HEALTH = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
 
 METHODS: tuple[Method[Any], ...] = (
     CLASSIFY, CLASSIFY_TOKENS, ENCODE, CLASSIFY_MANY, CLASSIFY_TOKENS_MANY,
     ENCODE_MANY, FOLLOW, GENERATE, TRANSCRIBE, TRANSLATE,
-    INFER, INFER_MANY, INDEX, LOAD, UNLOAD, METADATA, STATISTICS, SERVER, HEALTH,
+    INFER, INFER_MANY, INDEX, LOAD, UNLOAD, METADATA, STATISTICS, SERVER, DESCRIBE, RUNS, REQUESTS,
+    HEALTH,
 )  # fmt: skip

@@ -158,6 +158,7 @@ def timings(message: pb.Timings) -> results.Timings:
         batch_rows=message.batch_rows,
         prefill_s=message.prefill_seconds,
         first_token_s=message.first_token_seconds,
+        request_id=message.request_id,
     )
 
 

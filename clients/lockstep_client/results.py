@@ -37,6 +37,8 @@ class Timings:
     """Step-wise only: duration of the run that processed the prompt or the source."""
     first_token_s: float = 0.0
     """Step-wise only: from acceptance to the first token."""
+    request_id: str = ""
+    """The id of this request in the server's record of runs: `lockstep why` explains it."""
 
 
 @dataclass(frozen=True)

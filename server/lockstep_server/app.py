@@ -23,6 +23,7 @@ from .errors import LoadError, unavailable
 from .frontend.flush_control import FlushController
 from .frontend.gauges import GaugeReader
 from .frontend.loop_watch import LoopWatch
+from .frontend.recorder import Recorder
 from .frontend.registry import ModelRegistry
 from .frontend.request_log import RequestLog
 from .frontend.requests import InFlightRequests
@@ -72,6 +73,7 @@ class App:
             settings.require_models,
             settings.reload_grace_s,
         )
+        self.recorder = Recorder(self.transport.send, settings.recorded_runs)
         self.requests = InFlightRequests(
             self.transport.send,
             self.registry,
@@ -79,6 +81,7 @@ class App:
             self.metrics.loop_lag.observe,
             usage=CallerUsage(settings.max_inflight_mb << 20, self.metrics),
             priorities=settings.priorities,
+            ended=self.recorder.requests,
         )
         self._flush_control = FlushController(self.transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
@@ -92,6 +95,7 @@ class App:
             self._spans.begin if self._spans is not None else begin,
             self.guard,
             self._certificates,
+            self.recorder,
         )
         self._endpoints: HttpEndpoints | None = None
         self._guarding: asyncio.Task[None] | None = None
@@ -236,12 +240,16 @@ class App:
                 self.registry.loads.done(update)
             case messages.EngineStats():
                 self._engine_stats = update
+            case messages.RunRecords():
+                self.recorder.answered(update)
 
     def _engine_lost(self, reason: str) -> None:
         """Fail all requests in flight after the engine process died; the transport restarts it."""
         self.metrics.engine_restarts.inc()
         self.registry.engine_lost()
-        self.requests.fail_all(unavailable(f"{reason}; restarting it"))
+        error = unavailable(f"{reason}; restarting it")
+        self.requests.fail_all(error)
+        self.recorder.engine_lost(error)
 
     async def _engine_restarted(self) -> None:
         """The new engine process has named its models."""
@@ -294,6 +302,7 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
         run_limit_s=settings.max_run_s,
         load_limit_s=settings.max_load_s,
         verify_share=settings.verify_share,
+        recorded_runs=settings.recorded_runs,
         niceness=settings.engine_nice if settings.engine == "process" and sys.platform == "linux" else 0,
         selected=tuple(name.strip() for name in settings.only.split(",") if name.strip()),
     )

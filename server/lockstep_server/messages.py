@@ -1,10 +1,10 @@
 """The messages between the front end and the engine: flat, typed data that can be sent to another process.
 
 front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`, `EndSequence`,
-`SetFlushInterval`, `GetEngineStats`, `Load`, `Unload` or `Heartbeat`.
+`SetFlushInterval`, `GetEngineStats`, `GetRuns`, `Load`, `Unload` or `Heartbeat`.
 engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
 state, `Costs` when the learned costs of a model have changed, `Verified`, `BatchingOff`, `ModelPaused`,
-`LoadStarted`, `LoadDone`, `ModelStuck`, `EngineStats`, or the `Heartbeat` that was sent.
+`LoadStarted`, `LoadDone`, `ModelStuck`, `EngineStats`, `RunRecords`, or the `Heartbeat` that was sent.
 
 `ipc/frames.py` encodes them. Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
@@ -22,7 +22,7 @@ from .errors import ServingError
 from .model.datatypes import Arrays
 from .model.spec import ModelSpec, RequestSize
 
-VERSION = 4
+VERSION = 5
 """Increased when a message changes, so that two processes of different versions never misread each other."""
 
 SequenceId = int | str | tuple[str, int | str]
@@ -37,7 +37,7 @@ class _Struct(msgspec.Struct, array_like=True, gc=False):
 class Infer(_Struct, tag="infer", kw_only=True):
     """One one-shot request. It ends with exactly one `Event` of the same key, unless a `Cancel` ends it."""
 
-    key: int  # never reused by the sender
+    key: int  # drawn at random, and not reused while it is in use: callers know it as the request id
     model: str
     version: int
     inputs: Arrays  # checked against the spec
@@ -149,6 +149,15 @@ class GetEngineStats(_Struct, tag="get_engine_stats"):
     """Request statistics of the engine process. Answered by `EngineStats`."""
 
 
+class GetRuns(_Struct, tag="get_runs"):
+    """Runs that the engine remembers. Answered by the `RunRecords` of its key."""
+
+    key: int
+    after: int  # only runs with a larger number
+    model: str  # only runs of this model; "": of all
+    most: int
+
+
 class Load(_Struct, tag="load"):
     """Load or reload all versions of a model from the repository. Answered by the `LoadDone` of its key."""
 
@@ -168,7 +177,16 @@ class Heartbeat(_Struct, tag="heartbeat"):
 
 
 Message = (
-    Request | Cancel | Credit | EndSequence | SetFlushInterval | GetEngineStats | Load | Unload | Heartbeat
+    Request
+    | Cancel
+    | Credit
+    | EndSequence
+    | SetFlushInterval
+    | GetEngineStats
+    | GetRuns
+    | Load
+    | Unload
+    | Heartbeat
 )
 
 
@@ -265,6 +283,24 @@ class Run(_Struct, kw_only=True):
             device_wait_s=device_wait_s,
             mode="stepwise",
         )
+
+
+class RunRecord(_Struct):
+    """What the flight recorder keeps of a run."""
+
+    number: int  # of all runs of the engine, from 1
+    model: str
+    version: int
+    kind: str  # "one-shot", "prefill", "step" or "client-step"
+    begun: float
+    rows: int  # without vacant ones
+    run: Run
+    requests: tuple[int, ...]  # the keys of the requests in it
+    joined: tuple[int, ...] = ()  # of a step: those that were not in the step before it of their batch
+    left: tuple[int, ...] = ()  # of a step: those that were in it or in the one before it, and go on no more
+    queue_s: float = 0.0  # the longest wait of a request whose first run it is
+    cold: bool = False  # the first of its kind and shape since the model was loaded
+    failed: bool = False
 
 
 class SequenceCounts(NamedTuple):
@@ -366,6 +402,15 @@ class EngineStats(_Struct, tag="engine_stats"):
     garbage: list[dict[str, int]]  # `gc.get_stats()`: one mapping per generation
 
 
+class RunRecords(_Struct, tag="run_records"):
+    """The answer to a `GetRuns`."""
+
+    key: int
+    records: list[RunRecord]  # in order of their numbers
+    more: bool = False  # there are more now
+    reason: str = ""  # why there is no answer: the engine process restarts
+
+
 EngineUpdate = (
     Events
     | Costs
@@ -377,6 +422,7 @@ EngineUpdate = (
     | ModelPaused
     | ModelStuck
     | EngineStats
+    | RunRecords
     | Heartbeat
 )
 
@@ -410,6 +456,7 @@ class EngineConfig(_Struct, tag="config", kw_only=True):
     load_limit_s: float = 600.0  # a load is given up after it
     excluded: Mapping[str, str] = {}  # models that are not loaded at the start, and why
     verify_share: float = 0.0  # of the time of shared runs, to verify their answers
+    recorded_runs: int = 0  # the most runs to remember of each model and kind; 0: none
 
 
 class StopEngine(_Struct, tag="stop"):

@@ -165,6 +165,12 @@ class Settings:
         " 0: never; 1: every answer.",
         click.FloatRange(0, 1),
     )
+    recorded_runs: int = _setting(
+        4096,
+        "The most runs to remember of each model and kind of run, and requests of each model, for `lockstep"
+        " runs` and `lockstep why`. 0: none.",
+        click.IntRange(0, 1 << 20),
+    )
     max_run_ms: float = _setting(
         20.0, "Longest run planned while another model waits for the device, in milliseconds.", _MILLISECONDS
     )

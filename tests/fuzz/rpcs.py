@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2
 from lockstep_client import arguments, calls, protocol, stream_calls
 from lockstep_client.protocol import Method
 from lockstep_proto import open_inference_pb2 as ipb
+from lockstep_proto.v1 import operations_pb2 as opb
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 from . import corpus
@@ -33,6 +34,8 @@ WRITE_FAILED = "Internal error from Core"
 """What grpc.aio says of a write that failed."""
 
 _MOST_REPLIES = 64
+_ENDLESS, _FOLLOW_S = "/Runs", 0.5
+"""A method that goes on until it is cancelled, if bytes ask for that."""
 
 _TEXTS = "sentiment-attention"
 
@@ -54,10 +57,9 @@ def memory() -> Iterator[None]:
 
 
 def methods() -> dict[str, Method[Any]]:
-    """Every method of both services and the health check, by name; replies are not parsed."""
+    """Every method of all services and the health check, by name; replies are not parsed."""
     found: dict[str, Method[Any]] = {"Check": protocol.HEALTH}
-    for name in ("open_inference_pb2", "sequences_pb2"):
-        file = {"open_inference_pb2": ipb, "sequences_pb2": pb}[name]
+    for file in (ipb, pb, opb):
         for service in file.DESCRIPTOR.services_by_name.values():
             for one in service.methods:
                 shape = _SHAPES[one.client_streaming, one.server_streaming]
@@ -118,6 +120,9 @@ def seeds() -> dict[str, list[list[bytes]]]:
         "RepositoryIndex": [ipb.RepositoryIndexRequest(ready=True)],
         "RepositoryModelLoad": [ipb.RepositoryModelLoadRequest(model_name="swapped")],
         "RepositoryModelUnload": [ipb.RepositoryModelUnloadRequest(model_name="swapped")],
+        "Describe": [opb.DescribeRequest(), opb.DescribeRequest(model="lm", version="1")],
+        "Runs": [opb.RunsRequest(model="lm", after=3)],
+        "Requests": [opb.RequestsRequest(model="lm", id="a", since_seconds=9, limit=3)],
         "Check": [health_pb2.HealthCheckRequest(service="lm")],
     }  # fmt: skip
     found = {name: [[one.SerializeToString()] for one in made] for name, made in unary.items()}
@@ -134,11 +139,12 @@ class RpcTarget:
     async def run(self, data: bytes) -> Outcome:
         """Send the messages of an input, and read all replies."""
         bodies, begun = corpus.unpack(data), time.monotonic()
+        timeout_s = _FOLLOW_S if self._method.path.endswith(_ENDLESS) else HANG_S
         stub = getattr(self._channel, self._method.shape)(self._method.path)
         if self._method.shape == "stream_stream":
             call = stub(_each(bodies), timeout=HANG_S)
         else:
-            call = stub(bodies[0] if bodies else b"", timeout=HANG_S)
+            call = stub(bodies[0] if bodies else b"", timeout=timeout_s)
         with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
             if self._method.shape == "unary_unary":
                 await call

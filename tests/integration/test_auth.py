@@ -71,8 +71,8 @@ def _settings(auth_file: str, **more: Any) -> Any:
 
 def _every_method() -> list[tuple[str, Any]]:
     """Each method of each service that the server offers, and its descriptor."""
-    names = ("inference.GRPCInferenceService", "lockstep.v1.Sequences", "grpc.health.v1.Health",
-             "grpc.reflection.v1alpha.ServerReflection")  # fmt: skip
+    names = ("inference.GRPCInferenceService", "lockstep.v1.Sequences", "lockstep.v1.Operations",
+             "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")  # fmt: skip
     pool: Any = descriptor_pool.Default()
     return [
         (f"/{service}/{method.name}", method)

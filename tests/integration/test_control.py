@@ -435,6 +435,7 @@ def test_reflection_lists_the_services(tmp_path: Path, serving: Callable[..., Se
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
         "inference.GRPCInferenceService",
+        "lockstep.v1.Operations",
         "lockstep.v1.Sequences",
     ]
 

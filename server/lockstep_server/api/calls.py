@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Refuse = Callable[[str, ServingError], None]
 """Records that a message of a method was refused before it was read."""
 
-_ENDLESS = ("Watch", "ServerReflectionInfo")
+_ENDLESS = ("Watch", "ServerReflectionInfo", "Runs")
 """Methods whose calls end with the server only."""
 
 _QUIET_S = 0.2

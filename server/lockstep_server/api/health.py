@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from grpc_health.v1 import health, health_pb2
 
 from lockstep_proto import open_inference_pb2
-from lockstep_proto.v1 import sequences_pb2
+from lockstep_proto.v1 import operations_pb2, sequences_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SERVICES = (
     open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
     sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
+    operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
 )
 
 LIVE = "live"

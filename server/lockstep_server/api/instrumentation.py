@@ -18,7 +18,7 @@ from . import wire
 from .arriving import ArrivingCalls
 from .auth import Guard, Refusal, granted
 from .calls import CountedCall, CountingContext, MethodCounters, OpenCalls
-from .permissions import PERMISSION_OF
+from .permissions import AUDITED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -119,7 +119,7 @@ class _Wrapped:
             self.handler = grpc.stream_stream_rpc_method_handler(replies, *serializers)
         else:
             behaviour = handler.unary_unary
-            if PERMISSION_OF.get(counters.method) == "admin":
+            if counters.method in AUDITED:
                 behaviour = _audited(behaviour, counters)
             self.handler = grpc.stream_unary_rpc_method_handler(_unary(behaviour, counters), *serializers)
 

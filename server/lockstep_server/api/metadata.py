@@ -20,7 +20,7 @@ def index(entry: ModelVersion) -> pb.RepositoryIndexResponse.ModelIndex:
     )
 
 
-def _listed_inputs(spec: ModelSpec) -> list[ModelTensor]:
+def listed_inputs(spec: ModelSpec) -> list[ModelTensor]:
     """The inputs without those that the server fills in, which clients may send but need not.
 
     Metadata and config must list the same inputs, or perf_analyzer fails.
@@ -28,7 +28,7 @@ def _listed_inputs(spec: ModelSpec) -> list[ModelTensor]:
     return [tensor for tensor in spec.inputs if not tensor.spec.filled]
 
 
-def _wire_shape(spec: ModelSpec, tensor: ModelTensor) -> list[int]:
+def wire_shape(spec: ModelSpec, tensor: ModelTensor) -> list[int]:
     """The wire shape; a step-wise model takes one row per request."""
     shape = tensor.wire_shape()
     if spec.is_stepwise and tensor.spec.batch_axis is not None:
@@ -39,14 +39,14 @@ def _wire_shape(spec: ModelSpec, tensor: ModelTensor) -> list[int]:
 def metadata(spec: ModelSpec, versions: list[int]) -> pb.ModelMetadataResponse:
     def convert(tensor: ModelTensor) -> pb.ModelMetadataResponse.TensorMetadata:
         return pb.ModelMetadataResponse.TensorMetadata(
-            name=tensor.name, datatype=tensor.datatype, shape=_wire_shape(spec, tensor)
+            name=tensor.name, datatype=tensor.datatype, shape=wire_shape(spec, tensor)
         )
 
     return pb.ModelMetadataResponse(
         name=spec.name,
         versions=[str(version) for version in versions],
         platform=spec.platform,
-        inputs=[convert(tensor) for tensor in _listed_inputs(spec)],
+        inputs=[convert(tensor) for tensor in listed_inputs(spec)],
         outputs=[convert(tensor) for tensor in spec.outputs],
     )
 
@@ -63,17 +63,17 @@ def config(spec: ModelSpec) -> model_config_pb2.ModelConfig:
         if spec.is_stepwise and spec.manifest.stepwise
         else "model.onnx",
     )
-    for tensor in _listed_inputs(spec):
+    for tensor in listed_inputs(spec):
         config.input.add(
             name=tensor.name,
             data_type=_data_type(tensor),
-            dims=_wire_shape(spec, tensor)[first:],
+            dims=wire_shape(spec, tensor)[first:],
             allow_ragged_batch=bool(tensor.spec.lengths),
             optional=tensor.optional,
         )
     for tensor in spec.outputs:
         config.output.add(
-            name=tensor.name, data_type=_data_type(tensor), dims=_wire_shape(spec, tensor)[first:]
+            name=tensor.name, data_type=_data_type(tensor), dims=wire_shape(spec, tensor)[first:]
         )
     kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
     if spec.provider.startswith("CUDA"):

@@ -7,6 +7,7 @@ from typing import Any
 from .health import OF_NO_MODEL
 
 _OPEN_INFERENCE, _SEQUENCES = "inference.GRPCInferenceService", "lockstep.v1.Sequences"
+_OPERATIONS = "lockstep.v1.Operations"
 _HEALTH, _REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
 
 _CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -18,6 +19,7 @@ _CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
         _OPEN_INFERENCE: (
             "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex",
         ),
+        _OPERATIONS: ("Describe",),
         _REFLECTION: ("ServerReflectionInfo",),
     },
     "infer": {
@@ -30,7 +32,10 @@ _CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
             "Follow", "Generate", "Transcribe", "Translate",
         ),
     },
-    "admin": {_OPEN_INFERENCE: ("RepositoryModelLoad", "RepositoryModelUnload")},
+    "admin": {
+        _OPEN_INFERENCE: ("RepositoryModelLoad", "RepositoryModelUnload"),
+        _OPERATIONS: ("Runs", "Requests"),
+    },
 }  # fmt: skip
 
 PERMISSION_OF = {
@@ -40,6 +45,9 @@ PERMISSION_OF = {
     for method in methods
 }
 """The permission that each method needs. A method that is missing here is denied to everybody."""
+
+AUDITED = frozenset(f"/{_OPEN_INFERENCE}/{method}" for method in _CLASSES["admin"][_OPEN_INFERENCE])
+"""The methods that change what is served: each call is logged with its caller."""
 
 
 def model_of(message: Any) -> str:

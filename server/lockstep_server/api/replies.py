@@ -9,10 +9,12 @@ import numpy as np
 
 from lockstep_proto.v1 import sequences_pb2 as pb
 
+from ..frontend.recorder import request_id
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..messages import Event
+    from ..messages import Event, RequestTimings
     from ..model.manifest import Manifest
 
     Array = np.ndarray[Any, Any]
@@ -27,7 +29,11 @@ _MUCH_LESS = 16
 
 
 def timings(event: Event) -> pb.Timings:
-    queue_s, compute_s, steps, rows, prefill_s, first_token_s = event.timings
+    return timings_of(event.key, event.timings)
+
+
+def timings_of(key: int, timings: RequestTimings) -> pb.Timings:
+    queue_s, compute_s, steps, rows, prefill_s, first_token_s = timings
     return pb.Timings(
         queue_seconds=queue_s,
         compute_seconds=compute_s,
@@ -35,6 +41,7 @@ def timings(event: Event) -> pb.Timings:
         batch_rows=rows,
         prefill_seconds=prefill_s,
         first_token_seconds=first_token_s,
+        request_id=request_id(key),
     )
 
 

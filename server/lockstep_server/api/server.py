@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import (
 )
 
 from lockstep_proto import open_inference_pb2_grpc
-from lockstep_proto.v1 import sequences_pb2_grpc
+from lockstep_proto.v1 import operations_pb2_grpc, sequences_pb2_grpc
 
 from ..errors import LoadError
 from ..frontend.callers import current
@@ -25,6 +25,7 @@ from .health import SERVICES
 from .inflight import StreamLimits
 from .instrumentation import InstrumentingServer
 from .open_inference import OpenInference
+from .operations import Operations
 from .sequences import Sequences
 from .shared_memory import SharedMemory
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ..errors import ServingError
     from ..frontend import tracing
     from ..frontend.flush_control import FlushController
+    from ..frontend.recorder import Recorder
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
     from ..metrics.families import Metrics
@@ -67,6 +69,7 @@ class Server:
         begin_trace: tracing.BeginTrace,
         guard: Guard,
         certificates: CertificateFiles | None,
+        recorder: Recorder,
     ) -> None:
         self._server = grpc.aio.server(options=_options(settings))
         self._certificates = certificates
@@ -95,6 +98,8 @@ class Server:
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, instrumented)  # type: ignore[no-untyped-call]
         sequences = Sequences(registry, requests, flush_control, limits=limits)
         sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, instrumented)  # type: ignore[no-untyped-call]
+        operations = Operations(registry, requests, recorder)
+        operations_pb2_grpc.add_OperationsServicer_to_server(operations, instrumented)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(health_publisher.servicer, instrumented)
         if settings.reflection:
             names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -137,7 +137,8 @@ async def make_inference_request(
         else:
             _check_one_row(spec, size.rows)
             message = messages.Step(**common, **step_fields)
-        return InferenceRequest(served, method, message, queue_timeout_s=timeout_s, remaining_s=remaining_s)
+        limits: dict[str, Any] = {"queue_timeout_s": timeout_s, "remaining_s": remaining_s}
+        return InferenceRequest(served, method, message, **limits, id=request.id)
     except ServingError as error:
         served.record_refusal(method, error)
         raise

@@ -20,6 +20,7 @@ from .loading.loader import Loader
 from .model_changes import ModelChanges
 from .model_table import ModelTable
 from .oneshot.engine import OneShotEngine
+from .recorder import RunRecorder
 from .runtime.device_scheduler import DeviceScheduler
 from .runtime.run_watch import RunWatch
 from .runtime.session import RUNTIME_VERSION, choose_device
@@ -51,7 +52,8 @@ class LoadedModels:
         self.info = messages.EngineInfo(device.name, RUNTIME_VERSION, _leases(device.name))
         self.device_scheduler = DeviceScheduler(self.info.leases, config.max_run_s)
         self._watch = RunWatch(config.run_limit_s, config.load_limit_s, self._slow, self._stuck)
-        loader = Loader(config, self._root, device, self.device_scheduler, self._watch)
+        self._recorder = RunRecorder(config.recorded_runs)
+        loader = Loader(config, self._root, device, self.device_scheduler, self._watch, self._recorder)
         self._table = ModelTable()
         self._changes = ModelChanges(config, loader, self._table, self._report_results, self._watch)
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
@@ -120,6 +122,8 @@ class LoadedModels:
                 self._report(message)
             case messages.GetEngineStats():
                 self._report(messages.EngineStats(gc.get_stats()))
+            case messages.GetRuns(key, after, model, most):
+                self._report(messages.RunRecords(key, *self._recorder.read(after, model, most)))
             case messages.SetFlushInterval(flush_s):
                 self._changes.flush_s = flush_s
                 for engine in self._engines():

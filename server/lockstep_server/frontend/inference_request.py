@@ -35,6 +35,7 @@ class InferenceRequest:
     queue_timeout_s: float = 0.0  # 0: no queue timeout
     remaining_s: float | None = None  # until the call's deadline
     call: CallShare | None = None  # the call, if it has several requests
+    id: str = ""  # that its caller gave it
 
     @property
     def field(self) -> str:

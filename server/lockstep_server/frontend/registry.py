@@ -230,7 +230,9 @@ class ModelRegistry:
     def _begin_serving(self, entry: ModelVersion, update: messages.ModelUpdate) -> None:
         spec = entry.spec
         assert spec is not None
-        meters = ModelMeters(self._metrics, spec.model, entry.version, self.device, spec.mode, _methods(spec))
+        meters = ModelMeters(
+            self._metrics, spec.model, entry.version, self.device, spec.mode, methods_of(spec)
+        )
         admission = AdmissionController(spec, update.costs or {})
         vocabulary = self.tokenizers.open(update.tokenizer) if update.tokenizer else None
         served = ServedModel(
@@ -300,7 +302,7 @@ def loading(entry: ModelVersion) -> messages.ModelUpdate:
     return messages.ModelUpdate(model=entry.name, version=entry.version, state=VersionState.LOADING.name)
 
 
-def _methods(spec: ModelSpec) -> list[str]:
+def methods_of(spec: ModelSpec) -> list[str]:
     """The RPC methods that can use this mode of the model, by its manifest."""
     methods = ["ModelInfer", "ModelStreamInfer"]
     roles, task = spec.manifest.roles, spec.manifest.task

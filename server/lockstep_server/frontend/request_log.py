@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ErrorCode, ServingError
+from .recorder import request_id
 from .tracing import current
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class RequestLog:
             "outcome": request.outcome,
             "seconds": round(request.seconds, 6),
         }
+        if event is not None:
+            fields["request_id"] = request_id(event.key)
         if event is not None and event.timings.steps:
             timings = event.timings
             fields["queue_seconds"] = round(timings.queue_s, 6)

@@ -8,8 +8,8 @@ engine knows keys only.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+import random
 import time
 from copy import copy
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
@@ -22,6 +22,7 @@ from ..model.spec import measure_request, text_inputs
 from .admission import deadline_of, is_past
 from .callers import current as caller_of_task
 from .inference_request import accepted_message, elements, send_policy, tensor_bytes
+from .recorder import EndedRequest, EndedRequests
 from .request_log import RequestLog
 from .tokenization import SHORT_TEXT
 from .tracing import RequestSummary, Trace, current
@@ -67,6 +68,7 @@ class _InFlight(NamedTuple):
     request: InferenceRequest
     caller: Caller
     accepted: float
+    sent: float  # to the engine
     price_s: float  # device seconds it was admitted with
     before_s: float  # device seconds queued before it
     on_event: Callable[[messages.Event], None]
@@ -91,14 +93,15 @@ class InFlightRequests:
         clock: Callable[[], float] = time.monotonic,
         tokenizers: Tokenizers | None = None,
         usage: CallerUsage | None = None,
+        ended: EndedRequests | None = None,
         *,
         priorities: bool = True,
     ) -> None:
+        self._ended = ended or EndedRequests(0)
         self._send, self._registry, self._clock = send, registry, clock
         self._request_log = request_log or RequestLog()
         self._tokenizers = tokenizers or registry.tokenizers
         self._observe_lag, self._priorities = observe_lag, priorities
-        self._keys = itertools.count(1)
         self._in_flight: dict[int, _InFlight] = {}
         self.usage = usage or CallerUsage()
         self._peak_bytes = 0  # of the requests in flight, since none was
@@ -134,15 +137,19 @@ class InFlightRequests:
             self.usage.admit(caller, request.call)
         except ServingError as error:
             self._refuse(request, error, caller)
-        arrival = _Arrival(
-            next(self._keys), request, caller, self._clock(), current.get(), on_event, on_chunk
-        )
+        arrival = _Arrival(self._new_key(), request, caller, self._clock(), current.get(), on_event, on_chunk)
         if request.text is None:
             self._accept(arrival)
         else:
             self._check_room(arrival)
             self._tokenize(arrival, request.text)
         return arrival.key
+
+    def _new_key(self) -> int:
+        """A random key, as callers see it: how many requests there were is nobody's business."""
+        while (key := random.getrandbits(63)) in self._in_flight or key in self._tokenizing:
+            pass
+        return key
 
     def _tokenize(self, arrival: _Arrival, text: str) -> None:
         """Accept a request once its text is tokenized: at once, or later if it is long.
@@ -265,15 +272,14 @@ class InFlightRequests:
         deadline = deadline_of(arrived, request.remaining_s, request.queue_timeout_s)
         (price_s, run_s), size = served.admission.demand(message), tensor_bytes(message)
         self._hold(request, size, caller)
+        now = self._clock()
         try:
-            before_s = served.admission.enter(
-                price_s, self._clock(), deadline, request.call, run_s, message.caller
-            )
+            before_s = served.admission.enter(price_s, now, deadline, request.call, run_s, message.caller)
         except ServingError as error:
             self.usage.free(size, caller)
             self._refuse(request, error, caller)
         self._in_flight[key] = _InFlight(
-            request, caller, arrived, price_s, before_s, on_event, on_chunk, trace, size
+            request, caller, arrived, now, price_s, before_s, on_event, on_chunk, trace, size
         )
         self._idle.clear()
         if isinstance(message, messages.Step):
@@ -428,6 +434,7 @@ class InFlightRequests:
         caller = request.message.caller
         served.admission.leave(entry.price_s, now, request.call, served=ran, caller=caller)
         served.meters.record_ended(request.method, outcome, seconds, trace.id if trace is not None else "")
+        self._remember(entry, event, outcome, seconds)
         if trace is not None or self._request_log.is_enabled_for(outcome):
             summary = RequestSummary(
                 spec=served.spec,
@@ -446,6 +453,17 @@ class InFlightRequests:
                 trace.request_ended(summary)
         self._set_idle()
         return seconds
+
+    def _remember(self, entry: _InFlight, event: messages.Event | None, outcome: str, seconds: float) -> None:
+        request, spec, trace = entry.request, entry.request.served.spec, entry.trace
+        timings, length = (messages.NO_TIMINGS, 0) if event is None else (event.timings, event.length)
+        self._ended.add(
+            EndedRequest(
+                request.message.key, spec.name, spec.model, spec.version, request.method, outcome,
+                entry.accepted, seconds, entry.sent - entry.accepted, length, hash(request.id),
+                0 if trace is None else hash(trace.id), *timings,
+            )
+        )  # fmt: skip
 
     def _set_idle(self) -> None:
         if not self._in_flight and not self._tokenizing:

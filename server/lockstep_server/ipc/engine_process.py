@@ -209,6 +209,8 @@ class EngineProcess:
             case messages.Load() | messages.Unload():
                 verb = "load" if isinstance(message, messages.Load) else "unload"
                 update = messages.LoadDone(message.model, verb, error.message, message.key, temporary=True)
+            case messages.GetRuns():
+                update = messages.RunRecords(message.key, [], reason=error.message)
             case _:
                 return
         asyncio.get_running_loop().call_soon(self._deliver, update)

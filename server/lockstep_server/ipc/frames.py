@@ -51,6 +51,7 @@ Sent = (
     | messages.EndSequence
     | messages.SetFlushInterval
     | messages.GetEngineStats
+    | messages.GetRuns
     | messages.Load
     | messages.Unload
     | messages.Heartbeat
@@ -65,6 +66,7 @@ Sent = (
     | messages.ModelUpdate
     | messages.LoadDone
     | messages.EngineStats
+    | messages.RunRecords
     | messages.EngineStarted
     | messages.EngineFailed
 )

@@ -17,7 +17,7 @@ import pytest
 from patience import PATIENCE_S, wait_until
 
 import lockstep_client as lc
-from lockstep_client import calls, many_calls, stream_calls
+from lockstep_client import calls, many_calls, operations, stream_calls
 
 
 def test_classify_returns_a_result_per_text_in_order(client):
@@ -330,7 +330,9 @@ def test_both_clients_have_the_same_methods_and_signatures():
         assert "timeout_s" in ours[name].parameters
         assert getattr(lc.Client, name).__doc__ == getattr(lc.AsyncClient, name).__doc__ != ""
         answer, awaited = ours[name].return_annotation, theirs[name].return_annotation
-        is_stream = name in ("generate", "translate", "follow", "follow_frames") or name.endswith("_many")
+        is_stream = name in ("generate", "translate", "follow", "follow_frames", "runs") or name.endswith(
+            "_many"
+        )
         assert awaited == ("Async" + answer if is_stream else answer)
         assert inspect.iscoroutinefunction(getattr(lc.AsyncClient, name)) is not is_stream
 
@@ -338,9 +340,9 @@ def test_both_clients_have_the_same_methods_and_signatures():
 def test_every_call_is_a_method():
     defined = {
         name
-        for module in (calls, stream_calls, many_calls)
-        for name, _ in inspect.getmembers(module, inspect.isfunction)
-        if not name.startswith("_")
+        for module in (calls, stream_calls, many_calls, operations)
+        for name, one in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_") and one.__module__ == module.__name__
     }
     assert public_methods(lc.Client).keys() == defined | {"close", "with_metadata"}
 

@@ -21,6 +21,7 @@ from ...model.oneshot_spec import make_spec
 from ...model.step_spec import check_roles_without_oneshot, make_step_spec
 from ...text.tokenizer import TokenizerError, Vocabulary
 from ..oneshot.engine import OneShotEngine
+from ..recorder import OFF, RunRecorder
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.run_watch import RunWatch
 from ..runtime.session import RUNTIME_VERSION, Device, LeasedSession, OnnxSession
@@ -72,8 +73,9 @@ class Loader:
         device: Device,
         device_scheduler: DeviceScheduler,
         watch: RunWatch | None = None,
+        recorder: RunRecorder = OFF,
     ) -> None:
-        self._config, self._root, self._device = config, root, device
+        self._config, self._root, self._device, self._recorder = config, root, device, recorder
         self._device_scheduler, self._watch = device_scheduler, watch or RunWatch()
 
     def load(
@@ -155,6 +157,7 @@ class Loader:
             batching=config.batching,
             niceness=config.niceness,
             verify_share=config.verify_share,
+            recorder=self._recorder,
         )
         return LoadedModel(spec, engine, vocabulary)
 
@@ -200,7 +203,7 @@ class Loader:
         engine = StepEngine(
             spec, session, prefill, output_vocabulary, self._device_scheduler, report,
             stalled_s=self._config.stalled_s, batching=self._config.batching,
-            verify_share=self._config.verify_share,
+            verify_share=self._config.verify_share, recorder=self._recorder,
         )  # fmt: skip
         return LoadedModel(spec, engine, input_vocabulary)
 

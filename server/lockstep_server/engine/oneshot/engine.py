@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
 from ...errors import ServingError, deadline_passed
+from ..recorder import OFF
 from ..runtime import padding
 from ..runtime.batching import Batching, RowMismatch
 from ..runtime.device_scheduler import DeviceAccount
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ...model.cost_model import CostModel
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec
+    from ..recorder import RunRecorder
     from ..runtime.device_scheduler import DeviceLease, DeviceScheduler
     from ..runtime.session import OnnxSession
 
@@ -76,9 +78,10 @@ class OneShotEngine:
         batching: bool = True,
         niceness: int = 0,
         verify_share: float = 0.0,
+        recorder: RunRecorder = OFF,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.spec, self.costs = spec, costs
+        self.spec, self.costs, self._recorder = spec, costs, recorder.of(spec)
         self._device_scheduler, self._report, self._clock = device_scheduler, report, clock
         self._queue = WaitingQueue()
         self._held: dict[int, QueuedRequest] = {}
@@ -307,6 +310,8 @@ class OneShotEngine:
             for index, part in enumerate(result.plan.parts):
                 if event := self._answer(part, result, index):
                     events.append(event)
+        for result in results:  # before the answers, so that who has one finds its run
+            self._record(result)
         if events or results:
             runs = tuple(result.run for result in results if result.run is not None)
             self._report(
@@ -328,6 +333,19 @@ class OneShotEngine:
             self._learned, self._reported, self._wrong = 0, now, False
             learned = messages.Costs(self.spec.name, self.spec.version, self.costs.to_dict())
             self._report(learned)
+
+    def _record(self, result: RunResult) -> None:
+        parts, run = result.plan.parts, result.run
+        if run is not None:
+            self._recorder.add(
+                "one-shot",
+                result.begun,
+                sum(part.rows for part in parts),
+                run,
+                tuple(dict.fromkeys(part.request.infer.key for part in parts)),
+                queue_s=result.begun - min(part.accepted for part in parts),
+                failed=result.error is not None,
+            )
 
     def _report_paused(self, reason: str) -> None:
         self._report(messages.ModelPaused(self.spec.name, self.spec.version, reason))

@@ -70,6 +70,9 @@ class StepBatch:
         self._inspected: dict[int, GenerationSequence] = {}
         self._unreported: set[GenerationSequence] = set()
         self.without_token: list[GenerationSequence] = []
+        self._requests: tuple[int, ...] | None = ()  # None: sequences were added or removed
+        self._joined: list[GenerationSequence] = []
+        self._left: list[int] = []
         self.steps, self.compute_s, self.rows_run = 0, 0.0, 0
 
     @property
@@ -86,6 +89,30 @@ class StepBatch:
         if not self._beam_rows:
             return len(self.row_of)
         return len(self.row_of) + sum(len(rows) - 1 for rows in self._beam_rows.values())
+
+    @property
+    def requests(self) -> tuple[int, ...]:
+        """The keys of the requests whose sequences are in the batch: made once per change, not per step."""
+        if self._requests is None:
+            self._requests = tuple(sequence.key for sequence in self.row_of)
+        return self._requests
+
+    def take_joined(self) -> tuple[tuple[int, ...], float]:
+        """The keys of the sequences of this step that were not in the step before it, and the longest wait of
+        those whose first run it is."""
+        if not self._joined:
+            return (), 0.0
+        joined, self._joined = [one for one in self._joined if one in self.row_of], []
+        first = (one for one in joined if not one.prefill_s and one.steps + self.steps <= 1)
+        waited = max((one.first_run_at - one.accepted for one in first), default=0.0)
+        return tuple(one.key for one in joined), waited
+
+    def take_left(self) -> tuple[int, ...]:
+        """The keys of the sequences that were removed since the last call."""
+        if not self._left:
+            return ()
+        left, self._left = tuple(self._left), []
+        return left
 
     # --- add and remove -----------------------------------------------------------------------------
 
@@ -114,6 +141,8 @@ class StepBatch:
                 self._columns.fill_beam(row, int(search.tokens[beam]), len(search.chosen(beam)))
         sequence.states, sequence.prompt = None, ()
         row = self.row_of[sequence] = rows_of_it[0]
+        self._requests = None
+        self._joined.append(sequence)
         if search is not None:
             search.states, self._beam_rows[sequence] = [], np.array(rows_of_it)
         else:
@@ -130,6 +159,8 @@ class StepBatch:
     def remove(self, sequence: GenerationSequence, *, keep_states: bool = False) -> None:
         """Free the row of a sequence and collect its tokens; `keep_states` copies its states into it."""
         row = self.row_of.pop(sequence)
+        self._requests = None
+        self._left.append(sequence.key)
         rows: list[int] = self._beam_rows.pop(sequence, np.array([row])).tolist()
         if sequence.search is None:
             sequence.pending.ids += self._log.take(row)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ... import messages
 from ...errors import ErrorCode, ServingError
+from ..recorder import OFF
 from ..runtime.batching import RowMismatch
 from ..runtime.engine_threads import not_after
 from .batch import StepBatch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ...model.spec import ModelSpec
+    from ..recorder import ModelRecorder
     from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
     from ..runtime.verification import Verifier
@@ -51,7 +53,9 @@ class StepBatches:
         batching: Batching,
         clock: Callable[[], float],
         verifier: Verifier | None = None,
+        recorder: ModelRecorder | None = None,
     ) -> None:
+        self._recorder = recorder or OFF.of(spec)
         self._spec, self._session, self._batching, self._clock = spec, session, batching, clock
         self._verifier, self._step_s = verifier, 0.0
         self._batches: list[StepBatch] = []
@@ -127,12 +131,14 @@ class StepBatches:
         except Exception as error:
             self._split(batch, error, outcome)
             return
-        rows = len(batch)
+        rows, requests, (joined, waited) = len(batch), batch.requests, batch.take_joined()
         outcome.runs.append(messages.Run.of_step(rows, batch.rows, took, waited_s))
         outcome.failed.extend((sequence, NO_TOKEN) for sequence in batch.without_token)
         outcome.ended.extend(item for item in ended if item[0] not in batch.without_token)
         for sequence in {*batch.without_token, *(sequence for sequence, _ in ended)}:
             batch.remove(sequence)
+        run, left = outcome.runs[-1], batch.take_left()
+        self._recorder.add("step", begun, rows, run, requests, waited, joined, left)
 
     def _split(self, batch: StepBatch, error: Exception, outcome: StepOutcome) -> None:
         """Retry the sequences of a failed step one by one; only those that fail again have failed."""

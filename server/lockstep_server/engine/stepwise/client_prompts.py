@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec
+    from ..recorder import ModelRecorder
     from .prefill import PrefillRunner
     from .sequence import StepRequest
 
@@ -31,7 +32,11 @@ def prompt_of_tensors(prefill: ModelSpec, inputs: Arrays) -> Prompt:
 
 
 def run_prompts(
-    spec: ModelSpec, prefill: PrefillRunner, steps: Sequence[StepRequest], waited_s: float
+    spec: ModelSpec,
+    prefill: PrefillRunner,
+    steps: Sequence[StepRequest],
+    waited_s: float,
+    recorder: ModelRecorder | None = None,
 ) -> tuple[list[StepAnswer], list[messages.Run]]:
     """Read the prompt of each request, as many together as a run may have. If a run fails, its requests run
     one by one, and a sequence whose own fails has not begun."""
@@ -58,6 +63,10 @@ def run_prompts(
                 break
             continue
         runs.append(run)
+        if recorder is not None:
+            begin = [step for step, _ in group]
+            keys, waited = tuple(step.key for step in begin), begun - min(step.accepted for step in begin)
+            recorder.add("prefill", begun, run.rows, run, keys, waited)
         for (step, prompt), output in zip(group, outputs, strict=True):
             step.sequence.states = initial_states(spec, output)
             step.sequence.steps += prompt.size

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, ModelTensor
+    from ..recorder import ModelRecorder
     from ..runtime.batching import Batching
     from ..runtime.session import OnnxSession
     from ..runtime.verification import Verifier
@@ -63,6 +64,7 @@ def run_steps(
     waited_s: float,
     verifier: Verifier | None = None,
     pool: StatePool | None = None,
+    recorder: ModelRecorder | None = None,
 ) -> tuple[list[StepAnswer], list[messages.Run]]:
     """Run each request as one step of its sequence. The states of a sequence are in `pool`, if there is one.
 
@@ -104,6 +106,9 @@ def run_steps(
             ]
         _keep_states(group, block)
         runs.append(messages.Run.of_step(rows, bucket(rows), took, waited_s))
+        if recorder is not None:
+            keys, waited = tuple(step.key for step in group), begun - min(step.accepted for step in group)
+            recorder.add("client-step", begun, rows, runs[-1], keys, waited)
         for step, step_outputs in zip(group, outputs, strict=True):
             step.sequence.steps += 1
             timings = messages.RequestTimings(begun - step.accepted, took, 1, float(rows))

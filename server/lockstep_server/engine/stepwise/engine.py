@@ -17,6 +17,7 @@ from ... import messages
 from ...durations import bounded_s
 from ...errors import ServingError, bad_input, in_field
 from ...text.detokenizer import Detokenizer, TextStream
+from ..recorder import OFF
 from ..runtime.batching import Batching
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec
     from ...text.tokenizer import Vocabulary
+    from ..recorder import RunRecorder
     from ..runtime.device_scheduler import DeviceLease, DeviceScheduler
     from ..runtime.session import OnnxSession
 
@@ -65,9 +67,10 @@ class StepEngine:
         stalled_s: float = 30.0,
         batching: bool = True,
         verify_share: float = 0.0,
+        recorder: RunRecorder = OFF,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.spec = spec
+        self.spec, self._recorder = spec, recorder.of(spec)
         self._session, self._report = session, report
         self._batching = Batching.of(spec, report, allowed=batching and spec.batched)
         self._account = DeviceAccount(f"{spec.name}/{spec.version}")
@@ -87,7 +90,7 @@ class StepEngine:
         self._detokenizer = Detokenizer(vocabulary) if vocabulary else None
         self._device_scheduler, self._clock = device_scheduler, clock
         self._scheduler = Scheduler(_limits(spec, stalled_s))
-        self._batches = StepBatches(spec, session, self._batching, clock, self._verifier)
+        self._batches = StepBatches(spec, session, self._batching, clock, self._verifier, self._recorder)
         self._client_states = (
             StatePool(spec, session.state_graphs) if spec.batched and not spec.state_lengths else None
         )
@@ -282,7 +285,7 @@ class StepEngine:
         answers: list[client_steps.StepAnswer] = []
         if prompts := [step for step in plan.client_steps if step.prompt]:
             assert self._prefill is not None
-            answers, read = run_prompts(self.spec, self._prefill, prompts, lease.waited_s)
+            answers, read = run_prompts(self.spec, self._prefill, prompts, lease.waited_s, self._recorder)
             generation.runs += read
         stepped, runs = client_steps.run_steps(
             self.spec,
@@ -293,6 +296,7 @@ class StepEngine:
             lease.waited_s,
             self._verifier,
             self._client_states,
+            self._recorder,
         )
         generation.runs += runs
         return StepResult(generation, answers + stepped)
@@ -377,6 +381,9 @@ class StepEngine:
                     self._fail(sequence, skipped)
             return None
         self._output_processor.add_runs([run])
+        begun, keys = chosen[0].first_run_at, tuple(sequence.key for sequence in chosen)
+        waited = begun - min(sequence.accepted for sequence in chosen)
+        self._recorder.add("prefill", begun, run.rows, run, keys, waited)
         for sequence, output in zip(chosen, outputs, strict=True):
             self._start_generation(sequence, output)
         self._flush()  # first tokens do not wait for the next step

@@ -66,7 +66,7 @@ def test_a_successful_request_is_logged_at_debug(lines: list[logging.LogRecord])
     assert fields(line) == {
         "model": "lm", "version": "3", "method": "Classify", "outcome": "ok", "seconds": 1.0,
         "queue_seconds": 0.25, "compute_seconds": 0.5, "runs": 3, "rows": 8.0, "length": 12,
-        "trace_id": "ab" * 16,
+        "trace_id": "ab" * 16, "request_id": "0000000000000001",
     }  # fmt: skip
 
 
