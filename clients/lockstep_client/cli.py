@@ -19,6 +19,7 @@ from lockstep_client.verbs import one_shot, server
 from lockstep_client.verbs.context import report_error, verb
 from lockstep_client.verbs.follow import follow
 from lockstep_client.verbs.generate import generate
+from lockstep_client.verbs.infer import describe, infer
 from lockstep_client.verbs.load import load
 from lockstep_client.verbs.race import race
 from lockstep_client.verbs.runs import runs, why
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="lockstep",
-    help="Command-line client of Lockstep: classify, encode, generate, translate and follow texts.",
+    help="Command-line client of Lockstep: classify, encode, generate, translate and follow texts, run models"
+    " on tensors, and see what a server does.",
     add_completion=False,
     no_args_is_help=False,
     rich_markup_mode=None,
@@ -43,8 +45,11 @@ for command in (
     verb(generate),
     verb(translate),
     verb(follow, timeout_s=None),
+    verb(infer),
     verb(race),
     verb(server.models),
+    verb(describe),
+    verb(server.stats),
     verb(server.health),
     verb(runs, timeout_s=None),
     verb(why),
@@ -53,6 +58,9 @@ for command in (
 app.command(
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )(load)
+
+
+app.add_typer(server.repository, name="repository")
 
 
 @app.callback(invoke_without_command=True)

@@ -20,11 +20,12 @@ class InputError(Exception):
     """Invalid command-line input. The message states the problem."""
 
 
-def text_batches(arguments: Sequence[str]) -> Iterator[list[str]]:
+def text_batches(arguments: Sequence[str], blank: Callable[[int], None]) -> Iterator[list[str]]:
     """Yield the texts in lists of at most 32, each for one call.
 
-    Without arguments, or for `-`, reads one text per line from stdin and yields the lines as they arrive.
-    Raises InputError if there is no text, a text is empty, or stdin is not UTF-8.
+    Without arguments, or for `-`, reads one text per line from stdin and yields the lines as they arrive. A
+    blank line is no text: `blank` is called with its number, after the lines before it were yielded. Raises
+    InputError if there is no text, an argument is empty, or stdin is not UTF-8.
     """
     if arguments and list(arguments) != ["-"]:
         _check_arguments(arguments)
@@ -35,7 +36,7 @@ def text_batches(arguments: Sequence[str]) -> Iterator[list[str]]:
             'no text: pass one in quotes, as in lockstep VERB --model M "text", or - to read lines from stdin'
         )
     else:
-        yield from _from_lines(sys.stdin.buffer)
+        yield from _from_lines(sys.stdin.buffer, blank)
 
 
 def stdin_pieces() -> Iterator[str]:
@@ -72,13 +73,21 @@ def _check_arguments(arguments: Sequence[str]) -> None:
             raise InputError(f"text {number} is empty: expected at least one word")
 
 
-def _from_lines(stream: BinaryIO) -> Iterator[list[str]]:
+def _from_lines(stream: BinaryIO, blank: Callable[[int], None]) -> Iterator[list[str]]:
     number = 0
     for lines in _arrived(stream):
-        for start in range(0, len(lines), TEXTS_PER_CALL):
-            chunk = lines[start : start + TEXTS_PER_CALL]
-            yield [_decoded(number + i, line) for i, line in enumerate(chunk, start=1)]
-            number += len(chunk)
+        texts: list[str] = []
+        for line in lines:
+            number += 1
+            if line.strip():
+                texts.append(_decoded(number, line))
+            if texts and (not line.strip() or len(texts) == TEXTS_PER_CALL):
+                yield texts
+                texts = []
+            if not line.strip():
+                blank(number)
+        if texts:
+            yield texts
     if number == 0:
         raise InputError("no text: standard input is empty")
 
@@ -100,6 +109,4 @@ def _decoded(number: int, line: bytes) -> str:
         text = line.decode()
     except UnicodeDecodeError:
         raise InputError(f"line {number} is not UTF-8") from None
-    if not text.strip():
-        raise InputError(f"line {number} is empty: expected one text per line")
     return text.removesuffix("\r")

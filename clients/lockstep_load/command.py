@@ -24,7 +24,7 @@ from lockstep_load.search import LatencyBound, SearchPlan
 
 app = typer.Typer(
     name="load",
-    help="Measure a server under load.",
+    help="Load tester: measure a server under load.",
     add_completion=False,
     no_args_is_help=False,
     rich_markup_mode=None,
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _load(context: typer.Context) -> None:
-    """Measure a server under load.
+    """Load tester: measure a server under load. `lockstep repository load` loads a model.
 
     Exit codes: 0 valid measurement, 1 nothing measured or a file not written, 2 wrong usage, 3 invalid (the
     generator was the bottleneck), 4 compare found the second run worse, 130 interrupted.

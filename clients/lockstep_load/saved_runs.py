@@ -26,6 +26,7 @@ def compare(
     with runner.report_errors():
         both = documents.read(first), documents.read(second)
         pairs = _pairs(*both)
+        _check_loops(pairs)
         rows = {name: comparison.compare_runs(a, b) for name, a, b in pairs}
     to_stdout = str(json_file) == "-"
     kept = not json_file or to_stdout or runner.try_write(json_file, documents.write, rows)
@@ -69,6 +70,19 @@ def _pairs(first: Document, second: Document) -> list[tuple[str, RunDocument, Ru
     if not pairs:
         raise ValueError("the two documents have no run name in common")
     return pairs
+
+
+def _check_loops(pairs: list[tuple[str, RunDocument, RunDocument]]) -> None:
+    """
+    Raises:
+        ValueError: an open loop is compared with a closed one, whose callers wait: their latencies and rates
+            are no measure of each other.
+    """
+    for name, first, second in pairs:
+        one, other = first.load.loop, second.load.loop
+        if one != other:
+            why = "callers of a closed loop wait for answers; compare runs of one kind"
+            raise ValueError(f"{name}: the first run is {one} loop, the second {other}; {why}")
 
 
 def _run_name(run: RunDocument) -> str:

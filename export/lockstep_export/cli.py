@@ -14,23 +14,26 @@ import typer
 
 try:
     import torch
-except ModuleNotFoundError:  # installed with the server only
+
+    from lockstep_export.adopt.command import command as adopt
+    from lockstep_export.errors import ExportError
+    from lockstep_export.precision import KINDS
+    from lockstep_export.variants import make_variant
+    from lockstep_studies.command import app as studies
+    from lockstep_zoo.build_all import build_all
+    from lockstep_zoo.models import ZOO
+    from lockstep_zoo.pipeline import Pipeline
+    from lockstep_zoo.progress import terminal_progress
+    from lockstep_zoo.quality import quality
+    from lockstep_zoo.scores import table
+except ModuleNotFoundError as error:  # installed with the client or the server only
+    missing = str(error.name).partition(".")[0]
+    if missing.startswith("lockstep"):
+        raise
     sys.exit(
-        "lockstep-export needs PyTorch: run `make setup`, or pip install -e '.[export]', in a checkout of"
+        f"lockstep-export needs {missing}: run `make setup`, or pip install -e '.[export]', in a checkout of"
         " Lockstep"
     )
-
-from lockstep_export.adopt.command import command as adopt
-from lockstep_export.errors import ExportError
-from lockstep_export.precision import KINDS
-from lockstep_export.variants import make_variant
-from lockstep_studies.command import app as studies
-from lockstep_zoo.build_all import build_all
-from lockstep_zoo.models import ZOO
-from lockstep_zoo.pipeline import Pipeline
-from lockstep_zoo.progress import terminal_progress
-from lockstep_zoo.quality import quality
-from lockstep_zoo.scores import table
 
 app = typer.Typer(
     help="Train the zoo's sequence models, export them to ONNX and check that the results are equal.",

@@ -11,11 +11,21 @@ TYPE_CHECKING = False  # as in `typing`, which takes longer to import than all e
 if TYPE_CHECKING:
     from .settings import Settings
 
+_NEEDED = ("click", "msgspec", "prometheus_client", "tokenizers", "grpc_reflection", "onnxruntime")
+"""Packages that the base install does not have."""
+
 
 def main() -> None:
     """Parse the settings and run the server."""
     for number in (signal.SIGINT, signal.SIGTERM):  # until the event loop handles them
         signal.signal(number, lambda *_: os._exit(0))
+    from importlib.util import find_spec
+
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        sys.exit(
+            f"lockstep-serve needs {', '.join(missing)}: install the extra with"
+            " pip install '.[server-cpu]' or '.[server-gpu]' in a checkout of Lockstep"
+        )
     from . import __version__
     from .settings import command
 

@@ -5,6 +5,7 @@ verb function, which takes a `VerbContext` and its own options → `verb` → co
 lists show command lines. Exit codes: 1 request failed or server not serving, 2 usage error.
 """
 
+import difflib
 import inspect
 import math
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from lockstep_client import address as addresses
-from lockstep_client.texts import InputError
+from lockstep_client.texts import InputError, text_batches
 
 if TYPE_CHECKING:
     from lockstep_client.client import AsyncClient, Client
@@ -38,6 +39,22 @@ class VerbContext:
     """None: the option was not given, and the verb has no default."""
     connection: dict[str, Any]
     """The other connection arguments of the client."""
+
+    def text_batches(self, arguments: list[str] | None) -> Iterator[list[str]]:
+        """The texts of the command line or of stdin, as `texts.text_batches`. A blank line is an error of its
+        own: the others are answered, and the exit code is 1."""
+        blank: list[int] = []
+
+        def report(number: int) -> None:
+            blank.append(number)
+            message = f"line {number} is empty: expected one text per line"
+            report_error(
+                message, self.as_json, code="INVALID_ARGUMENT", meaning="invalid_request", line=number
+            )
+
+        yield from text_batches(arguments or [], report)
+        if blank:
+            raise typer.Exit(1)
 
     def run(self, work: "Callable[[AsyncClient], Coroutine[Any, Any, R]]") -> "R":
         """Run `work` with an AsyncClient on a new event loop."""
@@ -170,7 +187,7 @@ def verb_context(
         try:
             yield VerbContext(client, as_json, timeout_s, connection)
         except LockstepError as error:
-            report_error(_message_for_terminal(error, client), as_json, **_json_fields(error))
+            report_error(_message_for_terminal(error, client, tls), as_json, **_json_fields(error))
             raise typer.Exit(1) from None
         except InputError as error:
             raise typer.BadParameter(str(error)) from None
@@ -182,26 +199,43 @@ def _connection_options(tls: str, certificate: str, key: str) -> dict[str, Any]:
     return {"tls": of_options(tls, certificate, key), "token": os.environ.get("LOCKSTEP_TOKEN", "")}
 
 
-def _message_for_terminal(error: "LockstepError", client: "Client") -> str:
+def _message_for_terminal(error: "LockstepError", client: "Client", tls: tuple[str, str, str]) -> str:
     """The error message, with the command-line option or step that fixes the problem."""
-    from lockstep_client.errors import DeadlineExceeded, LockstepError, ModelNotFound, Unreachable
+    from lockstep_client import errors
+    from lockstep_client.diagnosis import why_unreachable
 
-    if isinstance(error, Unreachable):
-        advice = "start one with `make serve` or set --address"
-        if not any(word in error.message for word in ("refused", "resolution", "esolve")):
-            advice += "; if it uses TLS, check --tls, --tls-cert and --tls-key"
-        return f"no server at {client.address}: {advice}"
-    if isinstance(error, DeadlineExceeded):
+    if isinstance(error, errors.Unreachable):
+        if why := why_unreachable(client.address, *tls[:2]):
+            return f"cannot connect to {client.address}: {why}"
+        return f"no server at {client.address}: start one with `make serve` or set --address"
+    if isinstance(error, errors.DeadlineExceeded):
         return error.message.replace("timeout_s", "--timeout")
-    if isinstance(error, ModelNotFound) and "available: " not in error.message:
-        try:
-            if "is not served" in error.message:  # it says why; other models are of no help
-                return error.message
-            names = dict.fromkeys(state.name for state in client.models())
-        except LockstepError:
-            return error.message
-        return f"{error.message.rstrip('.')}; available: {', '.join(names) or 'none'}"
+    if isinstance(error, errors.Unsupported) and error.message.startswith(_NO_METHOD):
+        return f"{client.address} does not offer this call: it is not a Lockstep server, or an older one"
+    if isinstance(error, errors.ModelNotFound) and "is not served" not in error.message:
+        return _with_available(error, client)
     return error.message
+
+
+_NO_METHOD = ("Method not found", "unknown service", "unknown method")
+"""How gRPC servers in Python, Java and Go begin the message about a method that they do not have."""
+
+
+def _with_available(error: "LockstepError", client: "Client") -> str:
+    """The message about an unknown model, with the most similar name and all names."""
+    from lockstep_client.errors import LockstepError
+
+    message = error.message.rstrip(".")
+    try:
+        names = dict.fromkeys(state.name for state in client.models())
+    except LockstepError:
+        return message
+    close = difflib.get_close_matches(error.resource, names, 1) if error.resource not in names else []
+    if close:
+        message += f"; did you mean {close[0]!r}?"
+    if "available: " in message:
+        return message
+    return f"{message}{' Available:' if close else '; available:'} {', '.join(names) or 'none'}"
 
 
 def _json_fields(error: "LockstepError") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lockstep_client.texts import InputError, stdin_pieces, text_batches
+from lockstep_client.texts import InputError, stdin_pieces
 from lockstep_client.verbs.context import Model, VerbContext, Version
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def follow(
         pieces, timeout_s = stdin_pieces(), context.timeout_s or math.inf
         _follow(context, model, pieces, top_k=top_k, version=version, timeout_s=timeout_s)
     else:
-        [[one]] = text_batches([text])
+        [[one]] = context.text_batches([text])
         _follow(context, model, one, top_k=top_k, version=version)
 
 

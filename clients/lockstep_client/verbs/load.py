@@ -11,7 +11,7 @@ PACKAGE = "lockstep_load"
 
 
 def load(context: typer.Context) -> None:
-    """Measure a server under load; see lockstep load --help."""
+    """Load tester: measure a server under load."""
     try:
         app = import_module(f"{PACKAGE}.command").app
         code = app(context.args, prog_name="lockstep load", standalone_mode=False)

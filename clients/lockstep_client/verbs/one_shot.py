@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from lockstep_client.texts import text_batches
 from lockstep_client.verbs.context import Model, Texts, VerbContext, Version
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def _answer(
 ) -> None:
     from lockstep_client import display
 
-    for some in text_batches(texts or []):
+    for some in context.text_batches(texts):
         answers = send(some)
         if context.as_json:
             for text, answer in zip(some, answers, strict=True):

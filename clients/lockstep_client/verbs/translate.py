@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lockstep_client.texts import InputError, text_batches
+from lockstep_client.texts import InputError
 from lockstep_client.verbs.context import Model, Texts, VerbContext, Version
 from lockstep_client.verbs.decoding import (
     Beams,
@@ -52,7 +52,7 @@ def translate(
     )  # fmt: skip
     if plot and len(texts or []) != 1:
         raise InputError("--plot needs exactly one text as an argument")
-    for some in text_batches(texts or []):
+    for some in context.text_batches(texts):
         for text in some:
             whole = _one(context, model, text, attention or plot is not None, max_tokens, version, options)
             if attention and not context.as_json:

@@ -51,6 +51,8 @@ class FakeServer:
 
     models: tuple[str, ...] = ("sentiment", "other")
     status: int = health_pb2.HealthCheckResponse.SERVING
+    statuses: list[int] = field(default_factory=list)
+    """Before `status`, one for each health check."""
     failures: list[Failure] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, Any]] = field(default_factory=list)
@@ -166,7 +168,8 @@ class FakeServer:
     def health(self, request: Any, context: grpc.ServicerContext) -> health_pb2.HealthCheckResponse:
         if request.service:
             self.known(request.service, context)
-        return health_pb2.HealthCheckResponse(status=self.status)
+        status = self.statuses.pop(0) if self.statuses else self.status
+        return health_pb2.HealthCheckResponse(status=status)
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         inferences = {

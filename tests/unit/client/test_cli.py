@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from types import SimpleNamespace
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from patience import PATIENCE_S
@@ -48,6 +50,16 @@ def test_texts_are_read_from_stdin_with_a_dash_or_a_pipe(lockstep):
         assert [line.split("\t")[2] for line in lines] == ["one", "two", "three"]
 
 
+def test_a_blank_line_is_an_error_of_its_own(lockstep):
+    code, lines, error = lockstep("classify", "-m", "sentiment", "-", stdin=b"a\n\nb\n")
+    assert (code, lines) == (1, ["positive\t0.7500\ta", "positive\t0.7500\tb"])
+    assert error == "lockstep: line 2 is empty: expected one text per line\n"
+    _, lines, _ = lockstep("classify", "-m", "sentiment", "-", "--json", stdin=b"a\n\nb\n \n")
+    outcomes = [json.loads(line) for line in lines]
+    assert [one.get("text", one.get("line")) for one in outcomes] == ["a", 2, "b", 4]
+    assert outcomes[1]["code"] == "INVALID_ARGUMENT"
+
+
 def test_lines_are_sent_in_calls_of_32(lockstep, server):
     code, lines, _ = lockstep("classify", "-m", "sentiment", stdin=b"text\n" * 70)
     assert (code, len(lines)) == (0, 70)
@@ -62,8 +74,14 @@ def test_encode_prints_vectors_and_attention(lockstep):
     assert json.loads(lines[0])["attention"] == [[[[0.5, 0.5], [0.5, 0.5]]] * 2]
 
 
-def test_models(lockstep):
-    assert lockstep("models")[1][2] == "broken\t1\tUNAVAILABLE\tmodel.toml: no [inputs]"
+def test_models_of_a_server_that_describes_none_are_listed_by_their_states(lockstep):
+    assert lockstep("models")[1] == [
+        "model      version  state        task  inputs  forms  verb  note",
+        "sentiment  1        READY",
+        "other      1        READY",
+        "broken     1        UNAVAILABLE                             model.toml: no [inputs]",
+    ]
+    assert lockstep("repository", "list")[1] == lockstep("models")[1]
     _, lines, _ = lockstep("models", "--json")
     assert json.loads(lines[0]) == {"name": "sentiment", "version": "1", "state": "READY", "reason": ""}
 
@@ -82,6 +100,76 @@ def test_health_sets_the_exit_code(lockstep, server):
     }
 
 
+def test_health_waits_until_the_server_serves(lockstep, server, failure):
+    server.status = health_pb2.HealthCheckResponse.NOT_SERVING
+    assert lockstep("health", "--wait", "0.3")[:2] == (1, ["NOT_SERVING"])
+    asked = len(server.requests)
+    assert asked > 1
+    server.failures.append(failure(grpc.StatusCode.UNAVAILABLE, "the server is starting"))
+    states = health_pb2.HealthCheckResponse
+    server.statuses = [states.NOT_SERVING, states.SERVING]
+    assert lockstep("health", "--wait", "60") == (0, ["SERVING"], "")
+
+
+def test_health_waits_no_longer_than_it_was_told(lockstep, nowhere):
+    code, lines, error = lockstep("health", "--wait", "0.3", "--address", nowhere)
+    assert (code, lines) == (1, [])
+    assert error.startswith(f"lockstep: no server at {nowhere}")
+
+
+def test_statistics_are_a_table(lockstep):
+    header, row = lockstep("stats")[1]
+    assert header.split()[:5] == ["model", "version", "answered", "failed", "runs"]
+    assert row.split() == ["sentiment", "2", "0", "0", "2", "2.5", "-", "0.00", "-"]
+    assert json.loads(lockstep("stats", "--json")[1][0])["runs"] == 2
+
+
+def test_models_are_loaded_and_unloaded(lockstep, server):
+    for change in ("load", "unload"):
+        code, lines, _ = lockstep("repository", change, "sentiment")
+        assert code == 0
+        assert lines[0].startswith(f"{change}ed sentiment in ")
+    assert [request.model_name for request in server.requests] == ["sentiment"] * 2
+    assert lockstep("repository", "load", "sentimnet")[2].startswith("lockstep: unknown model 'sentimnet'")
+
+
+def test_tensors_are_read_from_json_and_files_and_printed(lockstep, tmp_path):
+    file = tmp_path / "ids.npy"
+    np.save(file, np.array([[12, 7]], np.int64))
+    for given in (("tokens=[[12, 7]]",), ("[[12, 7]]",), (f"tokens={file}",)):
+        code, lines, error = lockstep("infer", "-m", "sentiment", *given)
+        assert (code, lines, error) == (0, ["tokens int64 [1, 2]", "[[12,  7]]"], "")
+    _, lines, _ = lockstep("infer", "-m", "sentiment", "-", "--json", stdin=b'{"tokens": [[1]]}')
+    assert json.loads(lines[0])["outputs"] == {"tokens": [[1]]}
+    assert lockstep("infer", "-m", "sentiment", "[[3]]", "--save", str(tmp_path / "out.npz"))[0] == 0
+    assert np.load(tmp_path / "out.npz")["tokens"].tolist() == [[3]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("words=[[1]]", "the model has no input 'words'; it has tokens"),
+        ("tokens=[[1.5]]", "input 'tokens': not an array of INT64: its elements are float64"),
+        ("tokens=[[1], [2, 3]]", "input 'tokens': not an array of INT64"),
+        ("tokens=[[1", "input 'tokens': neither JSON nor the name of a .npy file"),
+        ("tokens=missing.npy", "missing.npy: cannot be read as .npy"),
+        ("tokens=[[99999999999999999999]]", "input 'tokens': not an array of INT64"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_named(lockstep, given, message):
+    code, lines, error = lockstep("infer", "-m", "sentiment", given)
+    assert (code, lines) == (2, [])
+    assert message in error
+
+
+def test_a_server_of_another_kind_is_named(lockstep, server):
+    code, _, error = lockstep("describe", "sentiment")
+    assert code == 1
+    assert error == (
+        f"lockstep: {server.address} does not offer this call: it is not a Lockstep server, or an older one\n"
+    )
+
+
 def test_a_notice_is_printed_to_stderr_once(lockstep, server):
     server.notice = "served without batching: it failed its self-test"
     _, _, error = lockstep("classify", "-m", "sentiment", "a", "b")
@@ -91,7 +179,10 @@ def test_a_notice_is_printed_to_stderr_once(lockstep, server):
 def test_an_unknown_model_lists_the_available_ones(lockstep):
     code, lines, error = lockstep("classify", "-m", "sentinent", "good")
     assert (code, lines) == (1, [])
-    assert error == "lockstep: unknown model 'sentinent'; available: sentiment, other, broken\n"
+    assert error == (
+        "lockstep: unknown model 'sentinent'; did you mean 'sentiment'? Available: sentiment, other, broken\n"
+    )
+    assert "did you mean" not in lockstep("classify", "-m", "zzz", "good")[2]
 
 
 def test_errors_are_json_with_json(lockstep, server, failure):
@@ -107,7 +198,6 @@ def test_errors_are_json_with_json(lockstep, server, failure):
         (("classify", "-m", "sentiment", ""), b"", "text 1 is empty"),
         (("classify", "-m", "sentiment", "a", " "), b"", "text 2 is empty"),
         (("classify", "-m", "sentiment", "-"), b"", "standard input is empty"),
-        (("classify", "-m", "sentiment", "-"), b"a\n\nb\n", "line 2 is empty"),
         (("encode", "-m", "sentiment", "-"), b"\xff\n", "line 1 is not UTF-8"),
         (("classify", "good"), b"", "--model"),
         (("models", "--address", "localhost"), b"", "use HOST:PORT"),
@@ -147,15 +237,19 @@ def test_tables_on_a_terminal(lockstep, monkeypatch):
 
 def test_help_and_version():
     runner = CliRunner()
-    verbs = ("classify", "encode", "generate", "translate", "follow", "race", "models", "health")
+    verbs = (
+        "classify", "encode", "generate", "translate", "follow", "race", "models", "health", "infer",
+        "stats", "describe", "runs", "why",
+    )  # fmt: skip
     shown = runner.invoke(cli.app, ["--help"])
     assert shown.exit_code == 0
     assert all(verb in shown.output for verb in verbs)
     assert "completion" not in shown.output
     assert runner.invoke(cli.app, []).output == shown.output
     assert runner.invoke(cli.app, ["--version"]).output == f"lockstep {version('lockstep-inference')}\n"
-    for verb in verbs:
-        output = runner.invoke(cli.app, [verb, "--help"]).output
+    assert re.search(r"^  load +Load tester: ", shown.output, re.MULTILINE)
+    for verb in (*verbs, "repository load"):
+        output = runner.invoke(cli.app, [*verb.split(), "--help"]).output
         assert all(option in output for option in ("--address", "--timeout", "--json"))
 
 
@@ -248,3 +342,29 @@ def test_the_load_generator_parses_its_own_arguments(lockstep, monkeypatch, argu
     load_generator(monkeypatch, generator)
     assert lockstep("load", *arguments)[0] == 3
     assert received == list(arguments)
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "message"),
+    [
+        (
+            "lockstep_export",
+            "torch",
+            "lockstep-export needs torch: run `make setup`, or pip install -e '.[export]'",
+        ),
+        ("lockstep_export", "sacrebleu", "lockstep-export needs sacrebleu: "),
+        (
+            "lockstep_server",
+            "onnxruntime",
+            "lockstep-serve needs onnxruntime: install the extra with pip install",
+        ),
+        ("lockstep_server", "click", "lockstep-serve needs click: "),
+    ],
+)
+def test_a_command_whose_extra_is_missing_names_it(module: str, missing: str, message: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from {module}.__main__ import main; main()"
+    ended = started(code, "--help")
+    out, error = ended.communicate(timeout=PATIENCE_S)
+    assert (ended.returncode, out) == (1, "")
+    assert error.startswith(message)
+    assert error.count("\n") == 1

@@ -347,7 +347,9 @@ def test_no_server_is_one_line(lockstep, nowhere, verb):
 def test_an_unknown_model_lists_the_available_ones(lockstep, verb):
     code, lines, error = lockstep(*VERBS[verb], "-m", "sentinent")
     assert (code, lines) == (1, [])
-    assert error == "lockstep: unknown model 'sentinent'; available: sentiment, other, broken\n"
+    assert error == (
+        "lockstep: unknown model 'sentinent'; did you mean 'sentiment'? Available: sentiment, other, broken\n"
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -111,6 +111,18 @@ def test_compare_ends_with_3_where_a_run_says_nothing_of_its_server(
     assert f"the {('first', 'second')[which]} run is invalid: the generator fell behind" in out
 
 
+def test_an_open_loop_is_not_compared_with_a_closed_one(
+    lockstep, files: tuple[str, str], tmp_path: Path
+) -> None:
+    run = sample_runs.steady(10, 20.0)
+    closed = structs.replace(run, load=structs.replace(run.load, loop="closed"))
+    documents.write(tmp_path / "closed.json", closed)
+    code, out, error = lockstep("load", "compare", files[0], str(tmp_path / "closed.json"))
+    assert code == 2
+    message = " ".join((out + error).split())
+    assert "the first run is open loop, the second closed" in message
+
+
 def test_compare_prints_json(lockstep, files: tuple[str, str]) -> None:
     code, out, _ = lockstep("load", "compare", *files, "--json", "-")
     [rows] = json.loads(out).values()
