@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 from ..errors import bad_input
+from ..frontend.callers import current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,14 +57,15 @@ def rules(spec: ModelSpec, sent: pb.Decoding) -> dict[str, Any]:
 
 def beams(spec: ModelSpec, request: Any) -> dict[str, Any]:
     """The fields of `messages.Generate` of a beam search. The model's own number of beams is for requests
-    that a beam search can answer.
+    that a beam search can answer, and is cut to the slots that the caller may have.
 
     Raises:
         ServingError: BAD_INPUT with the field's name.
     """
     sent, defaults = request.decoding, spec.manifest.generation
     against = next(iter(_against_beams(request)), None)
-    count = _given(sent, "beams", defaults.beams if against is None else 1)
+    usual = min(defaults.beams, current.get().slots or defaults.beams) if against is None else 1
+    count = _given(sent, "beams", usual)
     at_most("decoding.beams", count, _MAX_BEAMS)
     if count > 1 and against is not None:
         raise bad_input(against, f"a beam search has no {against}; leave it out, or send 1 beam")
