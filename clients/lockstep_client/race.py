@@ -1,6 +1,7 @@
 """A race: every way to read a text (reading.py) at one length, timed in turn.
 
-text and lengths → a warm-up and timed runs of each contender → median per contender → `RaceResult`.
+text and lengths → a warm-up and timed runs of each contender → median per contender → `RaceResult`. Or the
+run of median duration, with each of its predictions → `Recording`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from lockstep_client import reading
 from lockstep_client.errors import InvalidRequest, Overloaded
-from lockstep_client.reading import REENCODING, STEPWISE, Contender, ReadingTime, repeated
+from lockstep_client.reading import REENCODING, STEPWISE, Contender, Moment, ReadingTime, repeated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from lockstep_client.client import AsyncClient
 
@@ -54,6 +55,22 @@ class RaceResult:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """The predictions of one run of a contender, or a note with the reason why there are none."""
+
+    contender: Contender
+    words: int
+    moments: tuple[Moment, ...]
+    note: str
+
+    @property
+    def result(self) -> RaceResult:
+        """Its times."""
+        time = reading.reading_time(self.moments) if self.moments else None
+        return RaceResult(self.contender, self.words, time, 1 if time else 0, self.note)
+
+
+@dataclass(frozen=True)
 class Race:
     """A comparison of the contenders on one text, with `repeat` timed runs each."""
 
@@ -87,6 +104,23 @@ class Race:
             for contender in self.contenders
         ]
 
+    async def recordings(self) -> AsyncIterator[Recording]:
+        """One recording of each contender, of the whole text. Of `repeat` runs it is that of median duration.
+
+        The contenders run one after another, so each has the server to itself.
+        """
+        words = len(self.text.split())
+        for contender in self.contenders:
+            note = await self._warm_up(contender, self.text, words)
+            runs: list[list[Moment]] = []
+            try:
+                while not note and len(runs) < self.repeat:
+                    runs.append(await reading.record(self.client, contender, self.text))
+            except (InvalidRequest, Overloaded) as error:
+                note = _impossible(error)
+            runs.sort(key=lambda run: run[-1].at_s)
+            yield Recording(contender, words, () if note else tuple(runs[len(runs) // 2]), note)
+
     async def _warm_up(self, contender: Contender, text: str, words: int) -> str:
         """Run once untimed. Returns why the contender cannot run at this length; empty if it can."""
         if contender.way == REENCODING and words > LONGEST_REENCODED:
@@ -106,4 +140,8 @@ class Race:
         try:
             return await reading.measure(self.client, contender, text, on_prediction)
         except (InvalidRequest, Overloaded) as error:
-            return f"not possible at this length: {error.message}"
+            return _impossible(error)
+
+
+def _impossible(error: InvalidRequest | Overloaded) -> str:
+    return f"not possible at this length: {error.message}"

@@ -54,6 +54,21 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """One prediction of a reading."""
+
+    at_s: float
+    """Seconds from the start of the reading to its arrival."""
+    compute_s: float
+    """Seconds in the session: this text's share of the run."""
+    computed_elements: int
+    element: str
+    """The word that it follows; empty if it is for the whole text."""
+    answer: Label
+    """The most probable label."""
+
+
+@dataclass(frozen=True)
 class ReadingTime:
     """The times of one reading."""
 
@@ -108,44 +123,58 @@ def median_reading(readings: Sequence[ReadingTime]) -> ReadingTime | None:
     return medians(readings, "first_s", "last_s", "compute_s") if readings else None
 
 
-async def measure(
+async def record(
     client: AsyncClient, contender: Contender, text: str, on_prediction: Callable[[int], None] | None = None
-) -> ReadingTime:
-    """Read the text once.
+) -> list[Moment]:
+    """Read the text once. Returns at least one prediction.
 
     Calls `on_prediction` after each prediction with the number of predictions so far.
     """
-    start, first_s = time.perf_counter(), 0.0
-    seen: list[Prediction | Classification] = []
+    moments: list[Moment] = []
+    start = time.perf_counter()
     async for prediction in _predictions(client, contender, text):
-        seen.append(prediction)
-        first_s = first_s or time.perf_counter() - start
+        moments.append(_moment(time.perf_counter() - start, prediction))
         if on_prediction:
-            on_prediction(len(seen))
-    last_s = time.perf_counter() - start
-    if not seen:
+            on_prediction(len(moments))
+    if not moments:
         raise InvalidRequest(f"model {contender.model!r} predicted nothing after {text!r}")
-    return _reading_time(first_s, last_s, seen)
+    return moments
+
+
+async def measure(
+    client: AsyncClient, contender: Contender, text: str, on_prediction: Callable[[int], None] | None = None
+) -> ReadingTime:
+    """Read the text once, as `record` does. Returns the times."""
+    return reading_time(await record(client, contender, text, on_prediction))
 
 
 def measure_whole(client: Client, model: str, text: str) -> ReadingTime:
     """Read the text once with a blocking client, in one prediction for the whole text."""
     start = time.perf_counter()
-    answers = client.classify(model, text, top_k=1)
-    seconds = time.perf_counter() - start
-    return _reading_time(seconds, seconds, answers)
+    [answer] = client.classify(model, text, top_k=1)
+    return reading_time([_moment(time.perf_counter() - start, answer)])
 
 
-def _reading_time(
-    first_s: float, last_s: float, predictions: Sequence[Prediction | Classification]
-) -> ReadingTime:
+def _moment(at_s: float, prediction: Prediction | Classification) -> Moment:
+    return Moment(
+        at_s,
+        compute_s=prediction.timings.compute_s / max(prediction.timings.batch_rows, 1.0),
+        # All elements of the text for a Classification.
+        computed_elements=getattr(prediction, "computed_elements", 0) or getattr(prediction, "length", 0),
+        element=getattr(prediction, "element", ""),
+        answer=prediction.best,
+    )
+
+
+def reading_time(moments: Sequence[Moment]) -> ReadingTime:
+    """The times of a reading with at least one prediction."""
     return ReadingTime(
-        first_s,
-        last_s,
-        compute_s=sum(p.timings.compute_s / max(p.timings.batch_rows, 1.0) for p in predictions),
-        steps=len(predictions),
-        computed_elements=sum(_computed(p) for p in predictions),
-        answer=predictions[-1].best,
+        moments[0].at_s,
+        moments[-1].at_s,
+        compute_s=sum(moment.compute_s for moment in moments),
+        steps=len(moments),
+        computed_elements=sum(moment.computed_elements for moment in moments),
+        answer=moments[-1].answer,
     )
 
 
@@ -158,8 +187,3 @@ async def _predictions(
     async with client.follow(contender.model, text, top_k=1) as stream:
         async for prediction in stream:
             yield prediction
-
-
-def _computed(prediction: Prediction | Classification) -> int:
-    """Elements computed for the prediction: all elements of the text for a Classification."""
-    return getattr(prediction, "computed_elements", 0) or getattr(prediction, "length", 0)

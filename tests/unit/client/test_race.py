@@ -76,6 +76,23 @@ async def test_the_warm_up_run_reports_progress_and_is_not_timed(race):
     ]
 
 
+async def test_a_recording_has_each_prediction_and_its_time(server, race):
+    found = [one async for one in race.recordings()]
+    step, _fused, _once, again = found
+    assert [one.contender for one in found] == list(RUNNERS)
+    assert [[m.element for m in one.moments] for one in (step, again)] == [["a", "b", "c"]] * 2
+    assert [[m.computed_elements for m in one.moments] for one in found] == [[1, 1, 1], [3], [3], [1, 2, 3]]
+    for one in found:
+        times = [moment.at_s for moment in one.moments]
+        assert times == sorted(times)
+        assert one.result.time.last_s == times[-1]
+        assert one.result.time.compute_s == pytest.approx(sum(m.compute_s for m in one.moments))
+    server.streams.longest = 2
+    [*_, again] = [one async for one in race.recordings()]
+    assert again.moments == ()
+    assert again.note.startswith("not possible at this length: ")
+
+
 async def test_a_text_that_is_too_long_for_a_model_is_a_note(server, race):
     server.streams.longest = 3
     step, *_, again = await race.results(4)
