@@ -1,6 +1,7 @@
 # Server with the shipped models: docker build -t lockstep . && docker run -p 8001:8001 -p 8002:8002 lockstep
 # For GPUs: docker build --build-arg EXTRA=server-gpu ... and docker run --gpus all ...
 # Load generator: docker build --target load ...
+# The page of `lockstep ui`: docker build --target ui ...
 FROM python:3.12.12-slim-bookworm AS base
 
 ENV PIP_NO_CACHE_DIR=1 \
@@ -22,6 +23,14 @@ RUN pip install --require-hashes -r deploy/locks/load.txt \
 USER lockstep
 WORKDIR /home/lockstep
 ENTRYPOINT ["lockstep"]
+
+FROM base AS ui
+RUN pip install --require-hashes -r deploy/locks/ui.txt \
+    && pip install --no-deps --no-build-isolation --no-index ".[ui]"
+USER lockstep
+WORKDIR /home/lockstep
+EXPOSE 8003
+ENTRYPOINT ["lockstep", "ui", "--host", "0.0.0.0"]
 
 # The last stage, which `docker build` builds without --target.
 FROM base AS server

@@ -14,7 +14,7 @@ TESTERS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1))
 DURATIONS ?=
 EXTRA ?= server-cpu
 
-PACKAGES := lockstep_server lockstep_client lockstep_load lockstep_export lockstep_zoo lockstep_studies deploy
+PACKAGES := lockstep_server lockstep_client lockstep_load lockstep_ui lockstep_export lockstep_zoo lockstep_studies deploy
 SERVES := $(VENV)/.made-$(EXTRA)
 DEVELOPS := $(VENV)/.made-dev
 TOOLS_BIN := $(VENV)/tools/bin
@@ -27,7 +27,9 @@ CERTS ?= certs
 CALLERS ?=
 HOSTS ?= localhost,127.0.0.1,::1
 
-.PHONY: help setup demo serve certs test test-observability lint bench bench-peers chaos fuzz soak proto models dashboards pictures lock audit pin
+UI_PORT ?= 8003
+
+.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz soak proto models dashboards pictures lock audit pin
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +44,9 @@ demo: $(SERVES) ## Start a server, classify, fire a burst, generate, translate, 
 serve: $(SERVES) ## Serve MODELS= on PORT= and METRICS_PORT=, DEVICE=auto|cpu|cuda, until Ctrl-C
 	@exec $(BIN)/lockstep-serve --port $(PORT) --metrics-port $(METRICS_PORT) --models "$(MODELS)" --device $(DEVICE) $(ARGS)
 
+ui: $(SERVES) ## Show the server at PORT= in the browser, on UI_PORT=, until Ctrl-C
+	@exec $(BIN)/lockstep ui --address localhost:$(PORT) --port $(UI_PORT) $(ARGS)
+
 certs: ## Make certificates for a trial in CERTS=, for the server at HOSTS= and CALLERS="alice bob"
 	@HOSTS="$(HOSTS)" deploy/certs.sh "$(CERTS)" $(CALLERS)
 
@@ -54,7 +59,7 @@ ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(addprefix --durations=,$(DURATIONS)) \
 	  tests/contract tests/integration tests/unit/export tests/unit/studies tests/unit/zoo tests/examples \
 	  tests/observability tests/unit/bench tests/unit/chaos tests/unit/client tests/unit/fuzz tests/unit/load \
-	  tests/unit/server
+	  tests/unit/server tests/unit/ui
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -95,14 +100,15 @@ models: $(DEVELOPS) ## Train and export the shipped models again from DATA=folde
 dashboards: $(DEVELOPS) ## Write dashboards and alerting rules again, from deploy/
 	$(BIN)/python -m deploy
 
-pictures: $(DEVELOPS) ## Draw the dashboards of docs/ again, from a run of five minutes
-	$(BIN)/python -m deploy.rehearsal
+pictures: $(DEVELOPS) ## Draw the pictures of docs/ again: the page, and the dashboards from a run of five minutes
+	$(BIN)/python -m deploy.rehearsal $(ARGS)
 
 # The extras of each image, by the name of its lock.
-LOCKS := server-cpu server-gpu load
+LOCKS := server-cpu server-gpu load ui
 EXTRAS_server-cpu := server-cpu traces
 EXTRAS_server-gpu := server-gpu traces
 EXTRAS_load := load
+EXTRAS_ui := ui
 IMAGE_PYTHON := $(shell sed -nE 's/^FROM python:([0-9]+\.[0-9]+).*/\1/p' Dockerfile)
 
 lock: $(TOOLS) ## Lock the versions and hashes of what the images install; LOCK_ARGS='--upgrade-package grpcio' renews one
@@ -153,8 +159,8 @@ $(TOOLS): | $(VENV)/.made
 	@touch $@
 
 $(SERVES): pyproject.toml | $(VENV)/.made
-	@echo 'installing the server and the client (once)'
-	@$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
+	@echo 'installing the server, the client and the page (once)'
+	@$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA),ui]'
 	@touch $@
 
 $(DEVELOPS): pyproject.toml | $(VENV)/.made

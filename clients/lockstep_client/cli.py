@@ -24,6 +24,7 @@ from lockstep_client.verbs.load import load
 from lockstep_client.verbs.race import race
 from lockstep_client.verbs.runs import runs, why
 from lockstep_client.verbs.translate import translate
+from lockstep_client.verbs.ui import ui
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,7 @@ for command in (
     verb(follow, timeout_s=None),
     verb(infer),
     verb(race),
+    verb(ui),
     verb(server.models),
     verb(describe),
     verb(server.stats),

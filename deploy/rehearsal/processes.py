@@ -47,13 +47,18 @@ def rehearsal(folder: Path, models: Sequence[str] = ()) -> Iterator[Rehearsal]:
     Raises:
         ProcessError: a process exited, or was not ready in time. The message contains its log.
     """
-    flags = ("--models", str(ROOT / "models"), "--only", ",".join(models), "--cache", str(folder / "cache"))
-    with ServerProcess(*flags, stop_timeout_s=_STOP_TIMEOUT_S) as server:
+    with shipped_server(folder, models) as server:
         server.wait_listening()
         with _prometheus(folder, server.metrics_address) as prometheus:
             server.wait_ready()
             yield Rehearsal(server.address, server.metrics_address, prometheus)
         server.check_running()
+
+
+def shipped_server(folder: Path, models: Sequence[str] = ()) -> ServerProcess:
+    """A server with the shipped models, or those of these names, which writes its cache to `folder`."""
+    flags = ("--models", str(ROOT / "models"), "--only", ",".join(models), "--cache", str(folder / "cache"))
+    return ServerProcess(*flags, stop_timeout_s=_STOP_TIMEOUT_S)
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def test_only_grpc_is_published_to_other_machines(name: str) -> None:
         assert port.startswith("127.0.0.1:") or port == f"{DEFAULTS.port}:{DEFAULTS.port}"
 
 
-@pytest.mark.parametrize("name", ["server", "prometheus", "grafana"])
+@pytest.mark.parametrize("name", ["server", "prometheus", "grafana", "ui"])
 def test_each_health_check_is_a_valid_command_with_a_shorter_timeout(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     program, *words = check["test"][1:]
@@ -136,6 +136,10 @@ def test_each_health_check_is_a_valid_command_with_a_shorter_timeout(name: str) 
         assert program in PROJECT["scripts"]
         assert parses(cli.app, words)
         assert float(words[words.index("--timeout") + 1]) < seconds(check["timeout"])
+    elif name == "ui":  # its image has no wget
+        assert (program, words[0]) == ("python", "-c")
+        assert f"http://127.0.0.1:{port_of(name)}/" in words[1]
+        compile(words[1], "healthcheck", "exec")
     else:  # both images have the wget of busybox
         assert (program, words[:2]) == ("wget", ["-q", "--spider"])
         assert f":{port_of(name)}/" in words[2]
@@ -175,7 +179,8 @@ def test_compose_with_tls_mounts_what_it_names() -> None:
     assert f":{DEFAULTS.metrics_port}/healthz" in services["server"]["healthcheck"]["test"][-1]
     command: Any = typer.main.get_command(cli.app)
     known = {one.envvar for one in command.commands["classify"].params} | {"LOCKSTEP_TOKEN"}
-    assert services["load"]["environment"].keys() <= known
+    for name in ("load", "ui"):
+        assert services[name]["environment"].keys() <= known
 
 
 def test_prometheus_with_tls_differs_in_how_it_connects_only() -> None:
@@ -219,7 +224,7 @@ def test_the_server_user_owns_the_cache_and_has_the_same_id_everywhere() -> None
     [line] = [line for line in arguments("server", "RUN") if line.startswith("useradd")]
     user = re.fullmatch(r"useradd --create-home --uid (\d+) (\w+)", line)
     assert user
-    for stage in ("server", "load"):
+    for stage in ("server", "load", "ui"):
         assert arguments(stage, "USER") == [user[2]]
     for name in BUILT:
         assert SERVICES[name]["user"] == f"{user[1]}:{user[1]}"
@@ -238,7 +243,7 @@ def test_the_image_variables_are_settings_or_the_client_address() -> None:
     assert f"models {environment('server')['LOCKSTEP_MODELS']}" in arguments("server", "COPY")
 
 
-@pytest.mark.parametrize("stage", ["base", "load", "server"])
+@pytest.mark.parametrize("stage", ["base", "load", "ui", "server"])
 def test_copied_paths_exist_and_are_not_ignored(stage: str) -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for line in arguments(stage, "COPY"):
@@ -248,7 +253,7 @@ def test_copied_paths_exist_and_are_not_ignored(stage: str) -> None:
             assert source in kept
 
 
-@pytest.mark.parametrize("stage", ["load", "server"])
+@pytest.mark.parametrize("stage", ["load", "ui", "server"])
 def test_the_installed_extras_exist(stage: str) -> None:
     defaults = dict(part.split("=") for part in arguments(stage, "ARG"))
     [extras] = re.findall(r"\"\.\[([^]]+)\]\"", " ".join(arguments(stage, "RUN")))
@@ -261,7 +266,12 @@ def test_the_installed_extras_exist(stage: str) -> None:
     assert chosen == {"server-cpu", "server-gpu"}
 
 
-LOCKS = {"load": ["load"], "server-cpu": ["server-cpu", "traces"], "server-gpu": ["server-gpu", "traces"]}
+LOCKS = {
+    "load": ["load"],
+    "ui": ["ui"],
+    "server-cpu": ["server-cpu", "traces"],
+    "server-gpu": ["server-gpu", "traces"],
+}
 
 
 def _wanted(extras: list[str]) -> Iterator[Requirement]:
@@ -295,11 +305,11 @@ def test_images_install_locked_versions_by_their_hashes(name: str) -> None:
             assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), wanted
 
 
-@pytest.mark.parametrize("stage", ["load", "server"])
+@pytest.mark.parametrize("stage", ["load", "ui", "server"])
 def test_images_install_nothing_that_is_not_locked(stage: str) -> None:
     [run] = [line for line in arguments(stage, "RUN") if "pip" in line]
     first, second = re.findall(r"pip install ([^&]+)", run)
-    assert re.match(r"--require-hashes -r deploy/locks/(load|\$\{EXTRA\})\.txt", first)
+    assert re.match(r"--require-hashes -r deploy/locks/(load|ui|\$\{EXTRA\})\.txt", first)
     assert second.startswith("--no-deps --no-build-isolation --no-index ")
 
 
@@ -333,7 +343,7 @@ def test_pin_writes_digests_and_renews_them(tmp_path: Path) -> None:
     assert images() == pinned
 
 
-@pytest.mark.parametrize("stage", ["load", "server"])
+@pytest.mark.parametrize("stage", ["load", "ui", "server"])
 def test_each_image_starts_a_command_of_the_project(stage: str) -> None:
     assert command(stage, "ENTRYPOINT")[0] in PROJECT["scripts"]
 
@@ -357,6 +367,17 @@ def test_each_load_command_is_valid(name: str) -> None:
     host, port = SERVICES[name]["environment"]["LOCKSTEP_ADDRESS"].split(":")
     assert (host, int(port)) == ("server", DEFAULTS.port)
     assert SERVICES[name]["profiles"] == ["load"]
+
+
+def test_the_page_of_compose_listens_where_it_is_published() -> None:
+    program, *words = command("ui", "ENTRYPOINT")
+    assert program in PROJECT["scripts"]
+    group: Any = typer.main.get_command(cli.app)
+    context = group.commands["ui"].make_context("ui", words[1:])
+    assert context.params["host"] == "0.0.0.0"
+    assert f"127.0.0.1:{context.params['port']}:{context.params['port']}" in SERVICES["ui"]["ports"]
+    assert arguments("ui", "EXPOSE") == [str(context.params["port"])]
+    assert SERVICES["ui"]["environment"]["LOCKSTEP_ADDRESS"] == f"server:{DEFAULTS.port}"
 
 
 def test_the_gpu_file_overrides_existing_services_with_existing_flags() -> None:

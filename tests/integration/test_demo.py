@@ -98,6 +98,7 @@ def test_the_demo_shows_every_part(demo: subprocess.Popen[str], ports: tuple[int
         assert all(float(number) >= 0 for number in rest)
     assert float(rows["sentiment-lstm"][2]) > 1
     _check_streams(out)
+    assert "`make ui`" in out.splitlines()[-1]
     assert not _servers_at(ports[0])
 
 

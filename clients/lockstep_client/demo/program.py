@@ -29,6 +29,7 @@ async def show(options: argparse.Namespace) -> None:
             await _run_acts(client, await _wait_for_models(client, running, requested), options.metrics_port)
         emit("\nStopping the server")
     emit("Done. `make serve` keeps one running; `.venv/bin/lockstep --help` shows how to use it.")
+    emit("To see it move: `make serve`, then `make ui` in another terminal, then http://localhost:8003")
 
 
 async def _wait_for_models(client: AsyncClient, running: ServerProcess, requested: DemoModels) -> DemoModels:

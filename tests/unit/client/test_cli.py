@@ -331,6 +331,16 @@ def test_a_missing_package_of_the_load_generator_is_one_line(lockstep, monkeypat
     )
 
 
+def test_a_missing_package_of_the_page_is_one_line(lockstep, monkeypatch):
+    monkeypatch.delitem(sys.modules, "lockstep_ui.serving", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, lines, error = lockstep("ui")
+    assert (code, lines) == (1, [])
+    assert error.startswith(
+        "lockstep: lockstep ui needs uvicorn: install the extra with pip install -e '.[ui]'"
+    )
+
+
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--rate", "3", "--json")])
 def test_the_load_generator_parses_its_own_arguments(lockstep, monkeypatch, arguments):
     received = []
