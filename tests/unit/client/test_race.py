@@ -322,7 +322,9 @@ def test_progress_bars_are_shown_on_a_terminal(run, monkeypatch):
 def test_an_unknown_model_is_one_line(lockstep):
     code, lines, error = lockstep("race", "--lengths", "2")
     assert (code, lines) == (1, [])
-    assert error.startswith("lockstep: unknown model 'sentiment-lstm'; available: sentiment, other")
+    assert error.startswith(
+        "lockstep: unknown model 'sentiment-lstm'; did you mean 'sentiment'? Available: sentiment, other"
+    )
 
 
 @pytest.mark.parametrize(
