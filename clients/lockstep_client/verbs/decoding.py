@@ -9,6 +9,35 @@ from lockstep_client.texts import InputError
 if TYPE_CHECKING:
     from lockstep_client.decoding import Decoding
 
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Maximum number of tokens (default: the model's limit)."),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        min=0, metavar="T", help="Sampling temperature; 0 always takes the most probable token. Default: 1."
+    ),
+]
+TopK = Annotated[
+    int,
+    typer.Option(min=0, metavar="K", help="Sample from the K most probable tokens only; 0 turns it off."),
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="P",
+        help="Nucleus sampling: the smallest set of tokens whose probabilities sum to P; 0 turns it off.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="S", help="Random seed; the same seed gives the same text (default: a random one)."
+    ),
+]
 RepetitionPenalty = Annotated[
     float | None,
     typer.Option(metavar="R", help="Divide the scores of tokens that the text has; 1 turns it off."),

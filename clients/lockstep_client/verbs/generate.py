@@ -13,10 +13,15 @@ from lockstep_client.verbs.decoding import (
     Forbid,
     LengthPenalty,
     LogitBias,
+    MaxTokens,
     MinTokens,
     NoRepeat,
     PresencePenalty,
     RepetitionPenalty,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
     decoding_of,
 )
 
@@ -28,37 +33,11 @@ def generate(
     context: VerbContext,
     model: Model,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to continue.")] = "",
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Maximum number of tokens (default: the model's limit)."),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            metavar="T",
-            help="Sampling temperature; 0 always takes the most probable token. Default: 1.",
-        ),
-    ] = None,
-    top_k: Annotated[
-        int,
-        typer.Option(min=0, metavar="K", help="Sample from the K most probable tokens only; 0 turns it off."),
-    ] = 0,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="P",
-            help="Nucleus sampling: the smallest set of tokens whose probabilities sum to P; 0 turns it off.",
-        ),
-    ] = 0.0,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="S", help="Random seed; the same seed gives the same text (default: a random one)."
-        ),
-    ] = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_k: TopK = 0,
+    top_p: TopP = 0.0,
+    seed: Seed = None,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be repeated.")
     ] = None,
@@ -107,15 +86,22 @@ def generate(
     if context.as_json:
         display.json_line(vars(whole) | {"model": whole.model or model, "prompt": prompt})
         return
+    if not whole.samples:
+        text.end()
+    _show(whole, time.perf_counter() - start)
+
+
+def _show(whole: "Generation", wall_s: float) -> None:
+    """Print what is not printed while the text arrives: several samples, and on a terminal the figures."""
+    from lockstep_client import display
+
     for number, sample in enumerate(whole.samples, 1):
         if sys.stdout.isatty():
             display.note(f"sample {number}, seed {sample.seed}")
         print(sample.text)
-    if not whole.samples:
-        text.end()
     if sys.stdout.isatty():
         display.alternatives(whole.alternatives)
-        display.note(_summary(whole, time.perf_counter() - start))
+        display.note(_summary(whole, wall_s))
     display.notices([whole])
 
 

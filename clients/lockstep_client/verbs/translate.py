@@ -11,6 +11,7 @@ from lockstep_client.verbs.decoding import (
     Beams,
     EarlyStopping,
     LengthPenalty,
+    MaxTokens,
     NoRepeat,
     RepetitionPenalty,
     decoding_of,
@@ -31,10 +32,7 @@ def translate(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Plot the attention of one text to a file.")
     ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Maximum number of tokens (default: the model's limit)."),
-    ] = None,
+    max_tokens: MaxTokens = None,
     repetition_penalty: RepetitionPenalty = None,
     no_repeat: NoRepeat = None,
     beams: Beams = None,
