@@ -18,7 +18,7 @@ from lockstep_proto.v1 import sequences_pb2 as pb
 from ..errors import ServingError, bad_input, in_field
 from ..model.prompts import takes_prompt
 from ..model.spec import measure_request
-from . import tensors
+from . import tensor_replies, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -332,5 +332,5 @@ def to_message(tensor: ModelTensor, array: Array) -> pb.NamedTensor:
     """An output of one row, without the axis of the rows."""
     axis = tensor.spec.batch_axis
     row = array if axis is None or array.shape[axis] != 1 else array.squeeze(axis)
-    contents = tensors.to_bytes(tensor.datatype, row)
+    contents = tensor_replies.to_bytes(tensor.datatype, row)
     return pb.NamedTensor(name=tensor.name, datatype=tensor.datatype, shape=row.shape, contents=contents)

@@ -10,7 +10,7 @@ from lockstep_proto import open_inference_pb2_grpc
 from .. import __version__, messages
 from ..errors import ErrorCode, ServingError, bad_input
 from ..frontend.callers import current
-from . import metadata, tensors
+from . import metadata, tensor_replies
 from .tensor_stream import TensorStream, make_inference_request
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         )
         event, spec = await self._requests.infer(inference), inference.served.spec
         written = await self._shared_memory.write(spec, request, event)
-        return await tensors.encode_reply(spec, event, request, written)
+        return await tensor_replies.encode_reply(spec, event, request, written)
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
         await TensorStream(self._registry, self._requests, context, self._limits, self._shared_memory).run()

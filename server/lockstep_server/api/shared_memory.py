@@ -22,7 +22,8 @@ from lockstep_proto import open_inference_pb2 as pb
 from ..errors import ErrorCode, ServingError, bad_input, unavailable
 from ..frontend.callers import current
 from ..frontend.loop_watch import off_loop
-from .tensors import quoted, to_bytes
+from .tensor_replies import to_bytes
+from .tensors import quoted
 
 if TYPE_CHECKING:
     from ..messages import Event

@@ -14,7 +14,7 @@ from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
 from ..frontend.loop_watch import off_loop
 from ..model.spec import measure_request
-from . import tensors, wire
+from . import tensor_replies, tensors, wire
 from .frames import prompt_reader
 from .inflight import PipelinedStream
 
@@ -83,7 +83,7 @@ class TensorStream(PipelinedStream["_Result"]):
         assert spec is not None
         try:
             written = await self._shared_memory.write(spec, request, event)
-            parts = await tensors.encode_parts(spec, event, request, written)
+            parts = await tensor_replies.encode_parts(spec, event, request, written)
         except ServingError as error:
             return _stream_error(error, request)
         marks = _final(pb.ModelStreamInferResponse(), request).infer_response.SerializeToString()
@@ -128,7 +128,7 @@ async def make_inference_request(
             "model": spec.name,
             "version": spec.version,
             "inputs": inputs,
-            "outputs": tensors.requested_outputs(spec, request) if request.outputs else (),
+            "outputs": tensor_replies.requested_outputs(spec, request) if request.outputs else (),
             "priority": priority,
             "caller": caller,
         }

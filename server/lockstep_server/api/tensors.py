@@ -1,7 +1,7 @@
-"""Open Inference tensors to numpy arrays and back; all checks come before any allocation.
+"""Open Inference tensors to numpy arrays; all checks come before any allocation.
 
 names -> datatypes -> shapes -> byte counts -> arrays -> id ranges. The first error is raised with the
-input's name as its field.
+input's name as its field. `tensor_replies.py` is the way back.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ import numpy as np
 from lockstep_proto import open_inference_pb2 as pb
 
 from ..errors import bad_input
-from ..frontend.loop_watch import off_loop
 from ..model import datatypes
 from . import wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..messages import Event
     from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec, ModelTensor
 
@@ -47,7 +45,7 @@ _MAX_QUOTED_CHARACTERS = 80
 _MAX_AXES = 64
 """numpy's limit."""
 
-_MAX_STRINGS = 16_384
+MAX_STRINGS = 16_384
 """Elements of a BYTES tensor, and classes of an output. Each is handled by itself."""
 
 _MAX_STRING_BYTES = 4 << 20
@@ -56,11 +54,7 @@ _MAX_STRING_BYTES = 4 << 20
 _FEW_IDS = 64
 """So many ids are checked faster without NumPy."""
 
-_MAX_OUTPUTS = 256
-_MAX_RANKED = 1 << 20
-"""Elements of an output that are ranked for a request with `classification`."""
-
-_LENGTH_PREFIX = struct.Struct("<I")
+LENGTH_PREFIX = struct.Struct("<I")
 _WIRE = {
     "bool_contents": np.dtype(np.bool_),
     "int_contents": np.dtype(np.int32),
@@ -70,7 +64,6 @@ _WIRE = {
     "fp32_contents": np.dtype("<f4"),
     "fp64_contents": np.dtype("<f8"),
 }
-_RAW_OUTPUTS = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
 
 
 def decoding_steps(request: pb.ModelInferRequest) -> int:
@@ -115,34 +108,6 @@ def decode(
         if known.name not in arrays and not known.optional and not known.spec.filled:
             raise bad_input(known.name, f"missing input; send it as {known.datatype} {known.wire_shape()}")
     return arrays
-
-
-def requested_outputs(spec: ModelSpec, request: pb.ModelInferRequest) -> tuple[str, ...]:
-    """The names of the requested outputs; empty means all.
-
-    Raises:
-        ServingError: BAD_INPUT, unknown output.
-    """
-    known = spec.output_sections
-    if len(request.outputs) > _MAX_OUTPUTS:
-        raise bad_input("outputs", f"{len(request.outputs)} outputs; send at most {_MAX_OUTPUTS}")
-    for index, output in enumerate(request.outputs):
-        if output.name not in known:
-            raise bad_input(
-                f"outputs[{index}].name",
-                f"the model has no output {quoted(output.name)}; available: {', '.join(sorted(known))}",
-            )
-        if "classification" in output.parameters:
-            _check_class_count(spec, output, f"outputs[{index}].parameters.classification")
-    return tuple(output.name for output in request.outputs)
-
-
-def _check_class_count(spec: ModelSpec, output: Any, field: str) -> None:
-    if output.parameters["classification"].int64_param < 1:
-        raise bad_input(field, "the number of classes must be at least 1; send it as int64_param")
-    tensor = spec.output(output.name)
-    if tensor is not None and tensor.datatype in ("BYTES", "BOOL"):
-        raise bad_input(field, f"output {output.name!r} is {tensor.datatype}, which has no order; omit it")
 
 
 def check_ids(tensor: ModelTensor, array: Array, field: str = "") -> None:
@@ -321,21 +286,21 @@ def _numbers(field: str, packed: Array) -> Array:
 
 
 def _check_strings(name: str, count: int) -> None:
-    if count > _MAX_STRINGS:
-        raise bad_input(name, f"BYTES tensor has {count} elements; send at most {_MAX_STRINGS}")
+    if count > MAX_STRINGS:
+        raise bad_input(name, f"BYTES tensor has {count} elements; send at most {MAX_STRINGS}")
 
 
 def _unpack(name: str, raw: wire.Part) -> list[bytes]:
     """The elements, as far as a tensor may have so many."""
     elements: list[bytes] = []
     at = 0
-    while at < len(raw) and len(elements) <= _MAX_STRINGS:
+    while at < len(raw) and len(elements) <= MAX_STRINGS:
         if at + 4 > len(raw):
             raise bad_input(
                 name, "truncated BYTES tensor: expected a 4-byte length prefix before each element"
             )
         start = at + 4
-        at = start + _LENGTH_PREFIX.unpack_from(raw, at)[0]
+        at = start + LENGTH_PREFIX.unpack_from(raw, at)[0]
         if at > len(raw):
             raise bad_input(
                 name,
@@ -358,122 +323,3 @@ def _strings(name: str, elements: Sequence[bytes], count: int) -> Array:
         except UnicodeDecodeError:
             raise bad_input(name, f"element {index} is not UTF-8; send UTF-8 text") from None
     return array
-
-
-async def encode_reply(
-    spec: ModelSpec, event: Event, request: pb.ModelInferRequest, written: Mapping[str, int]
-) -> pb.ModelInferResponse | bytes:
-    """As `encode`; a large response as bytes, without copies of its tensors.
-
-    Raises:
-        ServingError: BAD_INPUT, as `encode`.
-    """
-    outputs = event.outputs or {}
-    if sum(array.nbytes for array in outputs.values()) < wire.LARGE_BYTES:
-        return encode(spec, event, request, written=written)
-    return await wire.join(await encode_parts(spec, event, request, written))
-
-
-async def encode_parts(
-    spec: ModelSpec, event: Event, request: pb.ModelInferRequest, written: Mapping[str, int]
-) -> list[wire.Part]:
-    """As `encode`, as bytes in parts, without copies of tensors.
-
-    Raises:
-        ServingError: BAD_INPUT, as `encode`.
-    """
-    raw: list[wire.Part] = []
-    reply = await off_loop(_steps(event, request), encode, spec, event, request, raw, written)
-    return [reply.SerializeToString(), *raw]
-
-
-def _steps(event: Event, request: pb.ModelInferRequest) -> int:
-    """Elements that `encode` handles one by one."""
-    ranked = {output.name for output in request.outputs if "classification" in output.parameters}
-    outputs = (event.outputs or {}).items()
-    return sum(array.size for name, array in outputs if array.dtype.hasobject or name in ranked)
-
-
-def encode(
-    spec: ModelSpec,
-    event: Event,
-    request: pb.ModelInferRequest,
-    parts: list[wire.Part] | None = None,
-    written: Mapping[str, int] | None = None,
-) -> pb.ModelInferResponse:
-    """Encode the response: outputs as raw contents; timings and the model's notice as parameters.
-
-    Args:
-        parts: gets the raw contents, as fields to append to the message, in place of the message.
-        written: bytes of the outputs that are in shared memory, by name. Their raw contents are empty.
-
-    Raises:
-        ServingError: BAD_INPUT, an output is too large to be ranked.
-    """
-    reply = pb.ModelInferResponse(model_name=spec.name, model_version=str(spec.version), id=request.id)
-    outputs, written = event.outputs or {}, written or {}
-    classes = {
-        output.name: output.parameters["classification"].int64_param
-        for output in request.outputs
-        if "classification" in output.parameters
-    }
-    for tensor in spec.outputs:
-        array = outputs.get(tensor.name)
-        if array is None:
-            continue
-        datatype = tensor.datatype
-        if tensor.name in classes:
-            array, datatype = _best_classes(spec, tensor, array, classes[tensor.name]), "BYTES"
-        output = reply.outputs.add(name=tensor.name, datatype=datatype, shape=array.shape)
-        if tensor.name in written:
-            region = next(one.parameters for one in request.outputs if one.name == tensor.name)
-            for name in region:
-                output.parameters[name].CopyFrom(region[name])
-            output.parameters["shared_memory_byte_size"].int64_param = written[tensor.name]
-            array = array[:0] if array.ndim else array.reshape(1)[:0]
-        if parts is None:
-            reply.raw_output_contents.append(to_bytes(datatype, array))
-        elif datatype == "BYTES":
-            parts += wire.delimited(_RAW_OUTPUTS, to_bytes(datatype, array))
-        else:
-            flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            parts += wire.delimited(_RAW_OUTPUTS, memoryview(flat))
-    parameters = reply.parameters
-    parameters["queue_seconds"].double_param = event.timings.queue_s
-    parameters["compute_seconds"].double_param = event.timings.compute_s
-    parameters["batch_rows"].double_param = event.timings.rows
-    if spec.notice:
-        parameters["notice"].string_param = spec.notice
-    return reply
-
-
-def _best_classes(spec: ModelSpec, tensor: ModelTensor, array: Array, count: int) -> Array:
-    """The `count` largest elements of each row, as Triton's classification extension writes them:
-    `value:index`, and `:label` if the manifest names one.
-
-    Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
-    """
-    is_batch = tensor.spec.batch_axis == 0
-    rows = array.reshape(array.shape[0] if is_batch else 1, -1)
-    labels = spec.manifest.labels if tensor.name == spec.manifest.roles.scores else ()
-    labels = labels if len(labels) == rows.shape[1] else ()  # scores of each token have no single label
-    count = min(count, rows.shape[1])
-    if rows.size > _MAX_RANKED or len(rows) * count > _MAX_STRINGS:
-        why = f"output {tensor.name!r} is too large: ask for fewer classes, or for the output itself"
-        raise bad_input("outputs.parameters.classification", why)
-    best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
-    written = np.empty(best.shape, object)
-    for row, ids in enumerate(best):
-        for place, index in enumerate(ids):
-            value = rows[row, index]
-            number = str(value) if value.dtype.kind in "iu" else f"{float(value):f}"
-            label = f":{labels[index]}" if index < len(labels) else ""
-            written[row, place] = f"{number}:{index}{label}"
-    return written if is_batch else written[0]
-
-
-def to_bytes(datatype: str, array: Array) -> bytes:
-    if datatype != "BYTES":
-        return array.tobytes()
-    encoded = [str(element).encode("utf-8") for element in array.ravel()]
-    return b"".join(_LENGTH_PREFIX.pack(len(element)) + element for element in encoded)

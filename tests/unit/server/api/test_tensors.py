@@ -15,7 +15,7 @@ from unit.server import sample_models
 
 from lockstep_proto import open_inference_pb2 as pb
 from lockstep_server import messages
-from lockstep_server.api import tensors
+from lockstep_server.api import tensor_replies, tensors
 from lockstep_server.errors import ErrorCode, ServingError
 from lockstep_server.model.manifest import Manifest, RolesSection, TensorSection
 from lockstep_server.model.spec import ModelSpec
@@ -116,7 +116,7 @@ def test_strings_survive_a_round_trip(texts: list[str]) -> None:
     )
     arrays = tensors.decode(spec, fakes.request("m", {"x": ("BYTES", np.array(texts, object))}))
     assert arrays["x"].tolist() == texts
-    reply = tensors.encode(spec, messages.Event(key=1, outputs=arrays), pb.ModelInferRequest(id="id"))
+    reply = tensor_replies.encode(spec, messages.Event(key=1, outputs=arrays), pb.ModelInferRequest(id="id"))
     assert fakes.values(reply, "x").tolist() == texts
 
 
@@ -144,7 +144,7 @@ def test_class_counts_are_written_as_tritons_extension_writes_them() -> None:
     request = pb.ModelInferRequest()
     request.outputs.add(name="y").parameters["classification"].int64_param = 2
     scores = np.array([[1, 5, 2], [7.5, 0, 7.5]], np.float32)
-    reply = tensors.encode(
+    reply = tensor_replies.encode(
         replace(spec, manifest=manifest), messages.Event(key=1, outputs={"y": scores}), request
     )
     assert (reply.outputs[0].datatype, list(reply.outputs[0].shape)) == ("BYTES", [2, 2])
@@ -157,7 +157,7 @@ def test_a_class_count_below_one_is_refused() -> None:
     request = pb.ModelInferRequest()
     request.outputs.add(name="y").parameters["classification"].int64_param = 0
     with pytest.raises(ServingError, match="at least 1"):
-        tensors.requested_outputs(sample_models.plain(), request)
+        tensor_replies.requested_outputs(sample_models.plain(), request)
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
