@@ -1,6 +1,6 @@
 """Uses the server through tritonclient, in a separate process because it also defines `inference.*`.
 
-Run as `python triton_checks.py HOST:PORT`; prints {check: "" or the error} as JSON.
+Run as `python triton_checks.py HOST:PORT`, with tests/ in PYTHONPATH; prints {check: "" or error} as JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import queue
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
+
+from patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
@@ -70,7 +72,7 @@ def asynchronous(client: InferenceServerClient) -> None:
         client.async_infer(
             "same", _inputs([[i]]), lambda result, error: answers.put((result, error)), request_id=str(i)
         )
-    found = [answers.get(timeout=60) for _ in range(20)]
+    found = [answers.get(timeout=PATIENCE_S) for _ in range(20)]
     assert all(error is None for _, error in found)
     assert {r.get_response().id: r.as_numpy("y").item() for r, _ in found} == {str(i): i for i in range(20)}
 
@@ -87,7 +89,7 @@ def final_response(client: InferenceServerClient) -> None:
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))
     client.async_stream_infer("same", _inputs([[1, 2]]), enable_empty_final_response=True)
-    result, error = answers.get(timeout=60)
+    result, error = answers.get(timeout=PATIENCE_S)
     client.stop_stream()
     assert error is None
     assert result.get_response().parameters["triton_final_response"].bool_param
@@ -128,7 +130,7 @@ def stream(client: InferenceServerClient) -> None:
         client.async_stream_infer("same", _inputs([[i]]), request_id=str(i), enable_empty_final_response=True)
     client.async_stream_infer("nobody", _inputs([[1]]), request_id="wrong")
     client.async_stream_infer("same", _inputs([[99]]), request_id="99")
-    found = [answers.get(timeout=60) for _ in range(22)]
+    found = [answers.get(timeout=PATIENCE_S) for _ in range(22)]
     client.stop_stream()
     good = {r.get_response().id: r.as_numpy("y").item() for r, error in found if error is None}
     assert good == {**{str(i): i for i in range(20)}, "99": 99}

@@ -60,6 +60,8 @@ class Streams:
     step_s: float = 0.001
     left: threading.Event = field(default_factory=threading.Event)
     """A stream was cancelled by its client."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    """A stream has ended, whichever side ended it; `left` is set before."""
 
     def generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[Any]:
         return self._play(self.generated, context)
@@ -81,6 +83,7 @@ class Streams:
         def note() -> None:
             if context._state.client == "cancelled":  # type: ignore[attr-defined]
                 self.left.set()
+            self.ended.set()
 
         context.add_callback(note)
         for one in script:

@@ -238,7 +238,8 @@ def test_dropping_the_stream_cancels_while_it_waits_for_pieces(server):
 def test_a_stream_read_to_its_end_is_not_cancelled(server, client):
     with client.generate("sentiment", "x") as stream:
         assert stream.result() == stream.result()
-    assert not server.streams.left.wait(0.05)
+    assert server.streams.ended.wait(PATIENCE_S)
+    assert not server.streams.left.is_set()
 
 
 def test_close_from_another_thread_ends_the_reader(server, stuck):

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from patience import PATIENCE_S
 
 from lockstep_server import messages
 from lockstep_server.errors import LoadError
@@ -102,7 +103,7 @@ async def test_updates_from_other_threads_arrive_on_the_event_loop_in_order() ->
         target=lambda: [engine.report(messages.LoadDone(str(i), "load")) for i in range(100)]
     )
     worker.start()
-    await asyncio.wait_for(done.wait(), 30)
+    await asyncio.wait_for(done.wait(), PATIENCE_S)
     worker.join()
     assert seen == ["first", *(str(i) for i in range(100))]
     assert threads == {threading.get_ident()}

@@ -23,6 +23,7 @@ class FakeEngine:
         self.work: queue.Queue[Any] = queue.Queue()
         self.closed = 0
         self.terminations = 0
+        self.is_terminated = threading.Event()
         self.failures: list[ServingError] = []
         self.pauses: queue.Queue[str] = queue.Queue()
         self._next = threading.local()
@@ -57,7 +58,7 @@ class FakeEngine:
 
 
 class Terminable:
-    """A session that counts its terminations."""
+    """A session that counts its terminations, and ends its run."""
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = weakref.ref(engine)
@@ -67,6 +68,7 @@ class Terminable:
         assert engine is not None
         assert engine.threads.terminated, "or its run would fail with an internal error"
         engine.terminations += 1
+        engine.is_terminated.set()
 
 
 def test_a_step_that_raises_fails_the_requests_and_the_thread_goes_on(
@@ -92,16 +94,15 @@ def test_stopping_waits_for_the_work_and_then_terminates_the_sessions() -> None:
 
 
 def test_a_run_that_takes_too_long_is_terminated() -> None:
-    engine, started, release = FakeEngine(), threading.Event(), threading.Event()
+    engine, started = FakeEngine(), threading.Event()
 
     def long_run() -> None:
         started.set()
-        assert release.wait(PATIENCE_S)
+        assert engine.is_terminated.wait(PATIENCE_S)
 
     engine.work.put(long_run)
     engine.threads.start()
     assert started.wait(PATIENCE_S)
-    threading.Timer(0.05, release.set).start()
     engine.threads.stop(0.0, engine.close)
     assert engine.terminations == 1
     assert engine.threads.alive() == 0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from unit.server.engine.stepwise.step_models import (
     FakeSession,
     StepModel,
@@ -146,7 +147,7 @@ class EngineDriver:
 
     def until(self, met: Callable[[], bool]) -> None:
         with self._arrived:
-            assert self._arrived.wait_for(met, 60)
+            assert self._arrived.wait_for(met, PATIENCE_S)
 
 
 def expected_ids(model: StepModel, *prompt: int, **params: Any) -> list[int]:
