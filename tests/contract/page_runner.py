@@ -41,7 +41,6 @@ class PageRunner:
             "LOCKSTEP_PORT": self.port,
             "LOCKSTEP_METRICS_PORT": str(metrics_port),
             "LOCKSTEP_ADDRESS": f"localhost:{port}",
-            "LOCKSTEP_CACHE": "",
         }
 
     def follow(self, page: str) -> None:

@@ -75,7 +75,11 @@ class Served(Stubs):
     @staticmethod
     async def _start(settings: Settings, spans: Any) -> App:
         app = App(settings, spans=spans)
-        await app.start()
+        try:
+            await app.start()
+        except BaseException:
+            await app.stop()
+            raise
         return app
 
     def run(self, work: Any) -> Any:
@@ -138,8 +142,9 @@ class Served(Stubs):
 
 
 def settings(models: Path, **more: Any) -> Settings:
-    usual = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "cache": "", "device": "cpu"}
-    return Settings(models=str(models), **{**usual, "engine": "thread", **more})
+    """Of a server for tests. What is measured of a model is measured once per test run."""
+    usual = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "device": "cpu", "engine": "thread"}
+    return Settings(models=str(models), **{**usual, "cache": os.environ["LOCKSTEP_CACHE"], **more})
 
 
 @contextmanager
@@ -155,7 +160,7 @@ def serve(models: Path, *, spans: Any = None, **more: Any) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def shipped() -> Iterator[Served]:
     """The shipped repository, with its limits: many requests at once are rejected on a slow machine."""
-    with serve(REPOSITORY, cache=os.environ["LOCKSTEP_CACHE"]) as server:
+    with serve(REPOSITORY) as server:
         yield server
 
 

@@ -151,7 +151,7 @@ def test_the_engine_process_ignores_sigint_and_sigterm(server: Served) -> None:
 
 def test_killing_the_front_end_leaves_no_engine_process(tmp_path: Path) -> None:
     steps.language(tmp_path)
-    with ServerProcess("--models", str(tmp_path), "--cache", "") as server:
+    with ServerProcess("--models", str(tmp_path)) as server:
         server.wait_listening(PATIENCE_S)
         (engine,) = _children(server.process.pid)
         server.process.kill()

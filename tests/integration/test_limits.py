@@ -169,7 +169,7 @@ def test_a_pipe_among_the_files_of_a_model_fails_that_model(tmp_path: Path) -> N
 
 @ENGINES
 def test_a_server_with_an_endless_run_stops_in_time(engine: str, slow_model: Path) -> None:
-    flags = ("--models", str(slow_model), "--cache", "", "--engine", engine, "--drain-s", "0.1")
+    flags = ("--models", str(slow_model), "--engine", engine, "--drain-s", "0.1")
     with ServerProcess(*flags) as server:
         server.wait_listening(PATIENCE_S)
         stubs = Stubs(server.address)
