@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import fakes
 import grpc
 import numpy as np
 import onnx
@@ -549,15 +550,19 @@ def test_stopping_with_streams_in_flight_logs_no_error(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_self_test_results_are_cached(
+def test_self_test_results_and_costs_are_cached(
     tmp_path: Path, serving: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps.language(tmp_path / "models")
+    fakes.write_model(tmp_path / "models", "same", fakes.identity())
     first = serving(tmp_path / "models", cache=str(tmp_path / "cache"))
     found = first.app.registry.resolve("lm").spec
     monkeypatch.setattr("lockstep_server.engine.loading.selftest_steps.check", lambda *_: 1 / 0)
+    monkeypatch.setattr("lockstep_server.engine.loading.selftest.check", lambda *_: 1 / 0)
+    monkeypatch.setattr("lockstep_server.engine.loading.loader.measure_costs", lambda *_: 1 / 0)
     again = serving(tmp_path / "models", cache=str(tmp_path / "cache"))
     assert again.app.registry.resolve("lm").spec == found
+    assert fakes.values(again.infer(fakes.floats("same", [[3]])), "y").item() == 3
     assert found.deterministic
 
 

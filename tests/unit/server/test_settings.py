@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from lockstep_server.durations import LONGEST_S
-from lockstep_server.settings import Settings, command
+from lockstep_server.settings import Settings, command, host_and_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,6 +156,13 @@ def test_a_duration_of_more_than_a_year_counts_as_a_year() -> None:
     _, got = invoke("--drain-s", "1e300", "--max-flush-ms", "1e300")
     assert got is not None
     assert (got.drain_s, got.max_flush_ms) == (LONGEST_S, LONGEST_S * 1000)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_may_stand_in_brackets(host: str) -> None:
+    _, got = invoke("--host", host)
+    assert got is not None
+    assert (got.host, host_and_port(got.grpc_host, 8001)) == ("::1", "[::1]:8001")
 
 
 def test_a_ratio_is_a_number() -> None:
