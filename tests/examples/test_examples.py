@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -41,18 +43,35 @@ def test_every_example_is_tested_and_listed() -> None:
     assert all(f"`{name}.py`" in listed for name in scripts)
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_an_example_prints_the_expected_output(shipped: Served, name: str) -> None:
-    lines = "a fine film\n\na warm , funny and moving film\ntwo hours of noise\n"
+LINES = "a fine film\n\na warm , funny and moving film\ntwo hours of noise\n"
+ALONE = "beside_tritonclient"
+"""tritonclient registers messages that are registered here too."""
+
+
+@pytest.mark.parametrize("name", sorted(SHOWN.keys() - {ALONE}))
+def test_an_example_prints_the_expected_output(
+    shipped: Served, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [f"{name}.py", shipped.address])
+    monkeypatch.setattr("sys.stdin", io.StringIO(LINES))
+    runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    printed = capsys.readouterr()
+    errors = "line 2: texts: the text is empty; send at least one word\n" if name == "many_texts" else ""
+    assert printed.err == errors
+    assert_shown(name, printed.out)
+
+
+def test_the_example_beside_tritonclient_prints_the_expected_output(shipped: Served) -> None:
     ended = subprocess.run(
-        [sys.executable, "-W", "error", FOLDER / f"{name}.py", shipped.address],
-        input=lines,
+        [sys.executable, "-W", "error", FOLDER / f"{ALONE}.py", shipped.address],
         capture_output=True,
         text=True,
         timeout=limit_s(100),
     )
-    assert ended.returncode == 0, ended.stderr
-    errors = "line 2: texts: the text is empty; send at least one word\n" if name == "many_texts" else ""
-    assert ended.stderr == errors
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert_shown(ALONE, ended.stdout)
+
+
+def assert_shown(name: str, output: str) -> None:
     for pattern in SHOWN[name]:
-        assert re.search(pattern, ended.stdout, re.MULTILINE), (pattern, ended.stdout)
+        assert re.search(pattern, output, re.MULTILINE), (pattern, output)
