@@ -12,9 +12,8 @@ from integration.harness import Served, serve
 from patience import PATIENCE_S
 from torch import nn
 from unit.export.sample_exports import PROMPTED, RECURRENT, arguments, sample_export
-from unit.export.sample_modules import HIDDEN, STEP, TOKENS, Last, NextToken, Step
+from unit.export.sample_modules import HIDDEN, NextToken
 
-from lockstep_export import Tensors, export_oneshot, export_stepwise
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 TEXTS = [[3, 9, 27, 1, 5, 14, 2], [8], [39, 38, 37, 36]]
@@ -29,13 +28,8 @@ def modules() -> dict[str, nn.Module]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
-    for name in (*RECURRENT, *PROMPTED, "language"):
+    for name in (*RECURRENT, *PROMPTED, "language", "step", "second"):
         shutil.copytree(sample_export(name).folder, root / name)
-    options = {name: value for name, value in STEP.items() if name != "example"}
-    export_stepwise(Step(), STEP["example"], root / "step", **options)
-    export_oneshot(
-        Last(), TOKENS, root / "second", axes="words batch", max_rows=1, task=Tensors(), report=lambda _: None
-    )
     with serve(root) as started:
         yield started
 
@@ -122,13 +116,12 @@ def test_prompts_and_caches_generate_the_tokens_of_the_module(
 
 
 def test_a_step_written_by_its_author_keeps_its_states(server: Served) -> None:
-    module = Step().eval()
     first = infer(server, "step", "logits", (1, 0, 2), token=[5])
     second = infer(server, "step", "logits", (1, 1, 2), token=[5])
     assert not np.allclose(first, second)
-    assert first.shape == (1, module.head.out_features)
+    assert first.shape == (1, 2)
 
 
 def test_a_module_with_its_batch_axis_second_is_served_with_it_first(server: Served) -> None:
-    one, other = (infer(server, "second", "output", tokens=[text]) for text in (TEXTS[0], TEXTS[2]))
+    one, other = (infer(server, "second", "logits", tokens=[text]) for text in (TEXTS[0], TEXTS[2]))
     assert one.shape == other.shape == (1, 2)

@@ -1,5 +1,6 @@
 """export_oneshot publishes models with the module's results, or nothing."""
 
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,12 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from unit.export.sample_exports import sample_export
 from unit.export.sample_modules import (
     LENGTHS,
     TOKENS,
     WITH_LENGTHS,
-    WITHOUT,
     Counted,
-    Last,
     LastState,
     Loop,
     MaskedMean,
@@ -72,10 +72,10 @@ def test_a_half_precision_module_is_published_in_float32(dtype: torch.dtype, tmp
     assert scores.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
-def test_a_module_with_its_batch_axis_second_gets_a_graph_with_it_first(tmp_path: Path) -> None:
-    export_oneshot(Last(), TOKENS, tmp_path / "mine", **{**WITHOUT, "axes": "words batch"}, max_rows=1)
-    assert axes(tmp_path / "mine/1/model.onnx")["tokens"] == ["batch", "words"]
-    assert manifest(tmp_path / "mine")["batching"]["max_rows"] == 1
+def test_a_module_with_its_batch_axis_second_gets_a_graph_with_it_first() -> None:
+    folder = sample_export("second").folder
+    assert axes(folder / "1/model.onnx")["tokens"] == ["batch", "words"]
+    assert manifest(folder)["batching"]["max_rows"] == 1
 
 
 class Described(MaskedMean):
@@ -151,7 +151,7 @@ def test_the_second_tracer_is_used_when_the_first_is_wrong(tmp_path: Path) -> No
 
 
 def test_a_silently_frozen_axis_is_reported_and_the_published_version_stays(tmp_path: Path) -> None:
-    export_oneshot(Reader(), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
+    shutil.copytree(sample_export("wide").folder, tmp_path / "mine")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(FrozenError, match="the axis 'batch' of 'tokens' is frozen at 3"):
         export_oneshot(Counted("RNN"), (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
@@ -195,8 +195,9 @@ def test_a_graph_with_different_results_is_rejected_with_a_table(
 
 def test_a_version_replaces_itself_and_a_further_one_has_its_own_manifest(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    export_oneshot(Reader("LSTM"), (TOKENS, LENGTHS), folder, **WITH_LENGTHS)
+    shutil.copytree(sample_export("wide").folder, folder)  # an LSTM
     export_oneshot(Reader("GRU"), (TOKENS, LENGTHS), folder, **WITH_LENGTHS)
+    assert not (folder / "1/step.onnx").exists()
     first = (folder / "model.toml").read_bytes()
     assert "GRU" in {node.op_type for node in onnx.load(folder / "1/model.onnx").graph.node}
     masked = {"axes": ("batch words",) * 2, "mask": "mask", "task": WITH_LENGTHS["task"]}

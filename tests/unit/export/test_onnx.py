@@ -6,9 +6,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
-from unit.zoo.sample_data import CLASSIFIERS, STEPWISE, classifier, exported, quick_build, quick_pipeline
+from unit.zoo.sample_data import (
+    CLASSIFIERS,
+    STEPWISE,
+    classifier,
+    forms,
+    quick_build,
+    quick_pipeline,
+)
 
 from lockstep_export.forms import ONESHOT
+from lockstep_export.onnx import export_onnx
 from lockstep_export.sharing import WEIGHTS
 from lockstep_export.step_module import STEP
 from lockstep_zoo.models import ZOO
@@ -78,7 +86,8 @@ def test_several_graphs_store_their_weights_once(folder: tuple[str, Path]) -> No
 
 def test_weights_that_are_not_float16_numbers_stay_float32(tmp_path: Path) -> None:
     recipe = classifier("sentiment-lstm")
-    exported(recipe, recipe.build(300), tmp_path)
+    graphs = forms(recipe, recipe.build(300), 300).graph_specs("dynamo")
+    export_onnx([graph for graph in graphs if graph.file == ONESHOT], tmp_path)
     constants = onnx.load(tmp_path / ONESHOT).graph.initializer
     embedding = next(constant for constant in constants if "embedding" in constant.name)
     assert embedding.data_type == TensorProto.FLOAT

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 from unit.export import sample_modules
-from unit.export.sample_exports import sample_export
-from unit.export.sample_modules import LENGTHS, STEP, TOKENS, WITH_LENGTHS, Reader, Step
+from unit.export.sample_exports import arguments, sample_export
+from unit.export.sample_modules import LENGTHS, TOKENS, WITH_LENGTHS, Reader
 from unit.zoo.sample_data import VOCABULARY, built
 
 from lockstep_export import export_stepwise
@@ -51,14 +51,11 @@ def test_a_step_is_derived_with_named_states() -> None:
     }
 
 
-def test_large_weights_are_stored_once(tmp_path: Path) -> None:
-    module = Reader("LSTM")
-    module.recurrence = torch.nn.LSTM(6, 64, batch_first=True)
-    module.head = torch.nn.Linear(64, 2)
-    export_stepwise(module, (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
-    bytes_of_weights = 4 * sum(weight.numel() for weight in module.parameters())
-    stored = sum(file.stat().st_size for file in (tmp_path / "mine/1").iterdir())
-    assert (tmp_path / "mine/1/weights.bin").is_file()
+def test_large_weights_are_stored_once() -> None:
+    version = sample_export("wide").folder / "1"
+    bytes_of_weights = 4 * sum(weight.numel() for weight in arguments("wide")["module"].parameters())
+    stored = sum(file.stat().st_size for file in version.iterdir())
+    assert (version / "weights.bin").is_file()
     assert stored < 1.5 * bytes_of_weights
 
 
@@ -131,14 +128,13 @@ def test_a_state_may_start_from_minus_infinity(tmp_path: Path) -> None:
     assert state["initial"] == -math.inf
 
 
-def test_a_step_written_by_its_author_keeps_its_names(tmp_path: Path) -> None:
-    options = {name: value for name, value in STEP.items() if name != "example"}
-    export_stepwise(Step(), STEP["example"], tmp_path / "mine", **options, initial={"c": 0.5})
-    assert stepwise(tmp_path / "mine")["state"] == [
+def test_a_step_written_by_its_author_keeps_its_names() -> None:
+    folder = sample_export("step").folder
+    assert stepwise(folder)["state"] == [
         {"name": "h", "input": "h", "output": "h_next", "batch_axis": 0},
         {"name": "c", "input": "c", "output": "c_out", "initial": 0.5, "batch_axis": 0},
     ]
-    assert [path.name for path in (tmp_path / "mine/1").iterdir()] == ["step.onnx"]
+    assert [path.name for path in (folder / "1").iterdir()] == ["step.onnx"]
 
 
 def test_the_derived_step_of_a_shipped_model_equals_its_written_one() -> None:

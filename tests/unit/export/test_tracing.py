@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import T5Config, T5EncoderModel
 
 from lockstep_export import Encode, export_oneshot
 from lockstep_export.errors import FrozenError
@@ -61,6 +60,8 @@ def test_a_constant_from_a_value_is_an_error() -> None:
 
 def test_a_t5_encoder_is_exported(tmp_path: Path) -> None:
     """Its code branches on sizes, of which the tracer warns, and only this tracer can follow it."""
+    from transformers import T5Config, T5EncoderModel  # takes seconds, which each worker would spend
+
     config = T5Config(vocab_size=205, d_model=48, d_kv=12, d_ff=96, num_layers=1, num_heads=4)
     model = T5EncoderModel(config)
     ids = torch.randint(1, 205, (3, 7))

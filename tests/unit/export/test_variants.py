@@ -2,7 +2,6 @@
 
 import shutil
 import tomllib
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from unit.export.sample_modules import LENGTHS, TOKENS, WITH_LENGTHS, Reader
+from unit.export.sample_exports import sample_export
+from unit.export.sample_modules import LENGTHS, TOKENS
 
-from lockstep_export import export_stepwise
 from lockstep_export.cli import variant
 from lockstep_export.comparison import compare
 from lockstep_export.errors import ExportError, ModuleError
@@ -30,23 +27,12 @@ ROWS = {"tokens": TOKENS, "lengths": LENGTHS}
 FILES = ["model.onnx", "step.onnx"]
 
 
-def wide(kind: str = "LSTM") -> Reader:
-    """A module with weights that are large enough to be converted."""
-    torch.manual_seed(6)
-    module = Reader(kind)
-    module.recurrence = getattr(nn, kind)(6, 48, batch_first=True)
-    module.head = nn.Linear(48, 2)
-    return module
-
-
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with weights that are large enough to be converted."""
     folder = tmp_path_factory.mktemp("models") / "mine"
-    export_stepwise(wide(), (TOKENS, LENGTHS), folder, **WITH_LENGTHS)
-    yield folder
-    torch.set_num_threads(threads)
+    shutil.copytree(sample_export("wide").folder, folder)
+    return folder
 
 
 def size(folder: Path) -> int:
