@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from unit.server.engine.stepwise.step_models import (
     FakeSession,
     StepModel,
@@ -642,7 +642,7 @@ def test_stopping_ends_every_request_with_unavailable_exactly_once() -> None:
     driver.until(lambda: bool(driver.received[keys[0]].chunks))
     driver.engine.stop(0.0)
     assert {driver.received[key].code for key in (*keys, paused)} == {ErrorCode.UNAVAILABLE}
-    assert driver.engine._threads.alive() == 0
+    wait_until(lambda: driver.engine._threads.alive() == 0, "the thread has ended")
 
 
 def test_a_request_after_the_stop_gets_unavailable() -> None:
