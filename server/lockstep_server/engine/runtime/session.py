@@ -216,7 +216,9 @@ class OnnxSession:
         except Exception as error:
             if run.is_ended and not self._terminated:
                 raise RunTooLong(self._owner, run.limit_s) from error
-            if is_out_of_memory(error):
+            # A device is shared and small; a host without memory for a run will have none later either.
+            on_device = kept is not None or self.provider != "CPUExecutionProvider"
+            if on_device and is_out_of_memory(error):
                 raise overloaded(f"{_NO_MEMORY} {_RETRY_S:g} s, or send less", _RETRY_S) from error
             raise
         finally:
