@@ -75,7 +75,7 @@ def lines(forms: Sequence[ModelForm], address: str) -> Iterator[str]:
     yield ""
     for title, example in examples(forms, address).items():
         yield f"{title}:"
-        yield from (f"  {line}" for line in example.splitlines())
+        yield from (f"  {line}".rstrip() for line in example.splitlines())
 
 
 def _form(form: ModelForm) -> Iterator[str]:

@@ -166,7 +166,8 @@ def _shared(request: EndedRequest, own: Sequence[Run]) -> list[str]:
         size = f"{first.padded_rows} row{'s' * (first.padded_rows > 1)} of {first.length} elements"
         padding = f", {first.padding:.0%} of them padding" if first.padding else ""
         length = f"; its own length is {request.length}" if first.kind == "ONE_SHOT" else ""
-        found = [f"it ran {with_} in a run of {size}{padding}{length}"]
+        what = "it" if first.kind == "ONE_SHOT" else "its prompt"
+        found = [f"{what} ran {with_} in a run of {size}{padding}{length}"]
         found += [f"its rows were split over {len(own)} runs"] * (first.kind == "ONE_SHOT" and len(own) > 1)
     else:
         found = []

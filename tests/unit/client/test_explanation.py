@@ -79,6 +79,7 @@ def test_a_stream_is_told_what_went_on_between_its_steps() -> None:
     )
     assert "78 ms went by between its runs, 69 ms at most at one time" in found
     assert "meanwhile there were 1 prefill run of m (50 ms)" in found
+    assert "its prompt ran alone in a run of 1 row of 8 elements" in found
 
 
 def test_what_is_forgotten_is_said() -> None:
