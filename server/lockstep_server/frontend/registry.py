@@ -17,6 +17,7 @@ from .. import messages
 from ..errors import ServingError, bad_input, unavailable
 from ..metrics.families import Metrics, ModelMeters
 from .admission import AdmissionController
+from .callers import current
 from .loads import Loads
 from .request_log import RequestLog
 from .served_model import ServedModel
@@ -73,7 +74,7 @@ class ModelRegistry:
         """
         try:
             self.check_known(name)
-            entry = self.versions.resolve(name, version)
+            entry = self.versions.resolve(name, version, current.get().may_use)
         except ServingError as error:
             if method:
                 self.record_refusal(name, version, method, error, requests)

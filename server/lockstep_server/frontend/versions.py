@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import ServingError, bad_input, not_found, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..model.spec import ModelSpec
 
@@ -122,8 +122,11 @@ class VersionTable:
         wanted = [entry for entry in self if not (entry.withdrawn or entry.state is VersionState.UNLOADING)]
         return sum(entry.state is VersionState.READY for entry in wanted) / len(wanted) if wanted else 0.0
 
-    def resolve(self, name: str, version: str = "") -> ModelVersion:
-        """The READY version for a request's model name and version ("": the default version).
+    def resolve(
+        self, name: str, version: str = "", shown: Callable[[str], bool] = lambda _: True
+    ) -> ModelVersion:
+        """The READY version for a request's model name and version ("": the default version). The error for
+        an unknown name lists the names that may be `shown`.
 
         Raises:
             ServingError: NOT_FOUND; UNAVAILABLE while loading or unloading; BAD_INPUT if the version is
@@ -135,7 +138,8 @@ class VersionTable:
                 raise not_found("", f"unknown model: the name has {len(name)} characters")
             if not name:
                 raise not_found(name, "model: the name is empty; send the name of a model")
-            raise not_found(name, f"unknown model {name!r}; available: {', '.join(self.names()) or 'none'}")
+            names = ", ".join(filter(shown, self.names())) or "none"
+            raise not_found(name, f"unknown model {name!r}; available: {names}")
         entry = self._default(versions) if not version else self._pinned(name, versions, version)
         if not entry.serves:
             raise _not_served(entry)
