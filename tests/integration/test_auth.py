@@ -193,8 +193,8 @@ def test_a_caller_uses_its_models_only(guarded: Served) -> None:
     with refused(DENIED, words=WRITER):
         list(guarded.sequences.Follow(iter([start]), metadata=bearer("alice-1"), timeout=PATIENCE_S))
     with refused(grpc.StatusCode.NOT_FOUND) as missing:
-        request = pb.ClassifyRequest(model="sentiment-none", texts=["a"])
-        guarded.sequences.Classify(request, metadata=bearer("alice-1"), timeout=PATIENCE_S)
+        unknown = pb.ClassifyRequest(model="sentiment-none", texts=["a"])
+        guarded.sequences.Classify(unknown, metadata=bearer("alice-1"), timeout=PATIENCE_S)
     assert missing.value.details() == f"unknown model 'sentiment-none'; available: {MODEL}"
     index = guarded.inference.RepositoryIndex(
         open_pb.RepositoryIndexRequest(), metadata=bearer("alice-1"), timeout=PATIENCE_S
