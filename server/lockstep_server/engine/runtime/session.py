@@ -234,6 +234,11 @@ class OnnxSession:
         self._most_bytes = size if shrinks else max(size, self._most_bytes)
         return shrinks
 
+    @property
+    def terminated(self) -> bool:
+        """Whether no run succeeds any more."""
+        return self._terminated
+
     def terminate(self) -> None:
         """Abort all current runs at their next node, and all later runs."""
         self._terminated = True
@@ -257,8 +262,11 @@ class OnnxSession:
     ) -> list[Any]:
         """As `run`, with inputs and outputs that are bound to values."""
         binding = self._session.io_binding()
-        for name, given in inputs.items():
-            value = given.value if isinstance(given, DeviceArray) else _to_value(given)
+        values = {
+            name: given.value if isinstance(given, DeviceArray) else _to_value(given)
+            for name, given in inputs.items()
+        }  # which the binding of some versions does not keep
+        for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
         for name in outputs:
             place = kept.get(name)

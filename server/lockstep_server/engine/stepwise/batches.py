@@ -144,6 +144,12 @@ class StepBatches:
         """Retry the sequences of a failed step one by one; only those that fail again have failed."""
         if isinstance(error, RowMismatch):
             self._batching.withdraw(error.message)
+        if self._session.terminated:  # a retry of each would delay the stop
+            self._batches.remove(batch)
+            for sequence in list(batch.row_of):
+                batch.remove(sequence)
+                outcome.failed.append((sequence, error))
+            return
         if len(batch.row_of) == 1:
             (sequence,) = batch.row_of
             self._batches.remove(batch)

@@ -93,6 +93,7 @@ class FakeSession:
 
     output_names: list[str]
     state_graphs: StateGraphs | None = None
+    terminated = False
 
     def answer(self, feeds: dict[str, Array]) -> list[Array]:
         raise NotImplementedError
