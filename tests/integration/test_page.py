@@ -257,7 +257,10 @@ _SHIFTS = """
     for (const one of list.getEntries()) if (!one.hadRecentInput) window.shifted += one.value;
   }).observe({ type: "layout-shift", buffered: true });
 """
-_LAYOUT = "() => [document.documentElement.scrollWidth, innerWidth]"
+_LAYOUT = """() => {
+  const shown = [...document.querySelectorAll("html, section:not([hidden]) .table")];
+  return [Math.max(...shown.map((one) => one.scrollWidth)), innerWidth];
+}"""
 _CONTRAST = """() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = (colour) => colour.slice(0, 3).map((v) => v / 255)
