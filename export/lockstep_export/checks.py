@@ -4,7 +4,8 @@ two identical calls → which axes of the outputs vary → independent rows (or 
 → the shortest and the longest row → padding
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lockstep_export import computed_lengths
 from lockstep_export.axes import BATCH, Axes, ModuleOutput
 from lockstep_export.contract import InputContract, call
 from lockstep_export.errors import DescriptionError, ModuleError
@@ -23,6 +25,8 @@ from lockstep_export.tasks import Generate, Translate
 
 ROWS, OTHER_ROWS = 3, 2
 LENGTH = 11
+FAR = 512  # elements more, so that an axis that changes once in many elements is seen to change
+LONGEST_TRIED = 2048
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -116,11 +120,28 @@ def _outputs(module: nn.Module, contract: InputContract) -> tuple[ModuleOutput, 
     shapes = _shapes(module, contract, ROWS, base)
     others = {BATCH: _shapes(module, contract, OTHER_ROWS, base)}
     for name in contract.max_lengths:
-        others[name] = _shapes(module, contract, ROWS, base | {name: _other_size(contract, name)})
+        others[name] = _shapes_elsewhere(module, contract, base, name)
     known = {BATCH: ROWS, **base}
     found = []
+
+    def fitted(output: str, axis: int, length: str) -> str:
+        """The formula of an axis that has other sizes than the length that it follows; "" if none fits."""
+        if length == BATCH:
+            return ""
+
+        @functools.cache
+        def size_of(size: int) -> int:
+            return _shapes(module, contract, 1, base | {length: size})[output][axis]
+
+        try:
+            longest = min(contract.max_lengths[length], LONGEST_TRIED)
+            return computed_lengths.fit(length, size_of, longest)
+        except DescriptionError:  # the module does not take some size
+            return ""
+
     for name, sizes in shapes.items():
-        axes = _infer_axes(name, sizes, known, {length: shape[name] for length, shape in others.items()})
+        changed = {length: shape[name] for length, shape in others.items()}
+        axes = _infer_axes(name, sizes, known, changed, fitted)
         if BATCH not in axes.names:
             _check_second_axis(module, contract)
             raise ModuleError(
@@ -132,7 +153,11 @@ def _outputs(module: nn.Module, contract: InputContract) -> tuple[ModuleOutput, 
 
 
 def _infer_axes(
-    output: str, sizes: tuple[int, ...], known: Mapping[str, int], others: Mapping[str, tuple[int, ...]]
+    output: str,
+    sizes: tuple[int, ...],
+    known: Mapping[str, int],
+    others: Mapping[str, tuple[int, ...]],
+    fitted: Callable[[str, int, str], str] = lambda *_: "",
 ) -> Axes:
     names = [""] * len(sizes)
     for length, shape in others.items():
@@ -141,14 +166,16 @@ def _infer_axes(
         for axis, (one, other) in enumerate(zip(sizes, shape, strict=True)):
             if one == other:
                 continue
-            if names[axis] or one != known[length]:
+            formula = length if one == known[length] else fitted(output, axis, length)
+            if names[axis] or not formula:
                 raise ModuleError(
                     f"axis {axis} of {output!r} has size {one} when {length!r} is {known[length]} and {other}"
-                    f" when it is different: return one element per element of {length!r}, or a fixed size"
-                    " (pad a convolution with padding='same'; do not merge axes), or drop the output with"
-                    " outputs=(...)"
+                    f" when it is different, and no formula fits, such as ceil({length} / 2): return one"
+                    f" element per element of {length!r}, or one per stride, or a fixed size (pad a"
+                    " convolution, so that it takes one element too; do not merge axes), or drop the output"
+                    " with outputs=(...)"
                 )
-            names[axis] = length
+            names[axis] = formula
     return Axes(tuple(names))
 
 
@@ -277,10 +304,15 @@ def _sizes(contract: InputContract, size: int) -> dict[str, int]:
     return {name: min(size + 4 * k, most) for k, (name, most) in enumerate(contract.max_lengths.items())}
 
 
-def _other_size(contract: InputContract, name: str) -> int:
-    """A different size for one length, within its maximum."""
-    size = _sizes(contract, LENGTH)[name]
-    return size + 2 if size + 2 <= contract.max_lengths[name] else max(1, size - 2)
+def _shapes_elsewhere(module: nn.Module, contract: InputContract, base: dict[str, int], name: str) -> Shapes:
+    """The shapes at a different size of one length, within its maximum: a far one if the module takes it."""
+    size, most = base[name], contract.max_lengths[name]
+    near = size + 2 if size + 2 <= most else max(1, size - 2)
+    far = min(size + FAR, most)
+    try:
+        return _shapes(module, contract, ROWS, base | {name: near if far == size else far})
+    except DescriptionError:  # `_check_extreme_lengths` reports what it does not take
+        return _shapes(module, contract, ROWS, base | {name: near})
 
 
 def _inputs(contract: InputContract, rows: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:

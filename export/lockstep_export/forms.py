@@ -3,6 +3,7 @@
 forms → checks → tracer → graphs → proof against the modules → model.toml → publication
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ from lockstep_export.step_proof import (
     prove_steps,
     unbatched_results,
 )
-from lockstep_export.tasks import Generate
+from lockstep_export.tasks import Translate
 from lockstep_export.tracer_fallback import open_graph, prove_with_fallback, traceable
 from lockstep_export.tracing import Tracer
 from lockstep_export.written_step import WrittenStep
@@ -91,7 +92,7 @@ class WholeForm:
             stack(contract, rows),
             {input_.name: input_.axes.graph_axes for input_ in contract.inputs},
             tuple(output.name for output in self.outputs),
-            {output.name: output.graph_axes for output in self.outputs},
+            {output.name: _symbols(output) for output in self.outputs},
             positional=True,
         )
 
@@ -100,6 +101,11 @@ class WholeForm:
         return draw(
             self.contract, {n: min(length, most) for n, most in self.contract.max_lengths.items()}, rng
         )
+
+
+def _symbols(output: ModuleOutput) -> tuple[str, ...]:
+    """The names of an output's axes as symbols of a graph, of which a formula is none."""
+    return tuple(re.sub(r"\W+", "_", name).strip("_") for name in output.graph_axes)
 
 
 @dataclass(frozen=True)
@@ -233,7 +239,7 @@ def _prove_step(forms: ModelForms, step: StepModule, found: Answers, expected: A
 
 
 def _agreement(forms: ModelForms, found: Answers, expected: Answers) -> list[Difference]:
-    """The step against the one-shot form, and against the prefill if both read the same text."""
+    """The step against the one-shot form, and against the prefill if both read the same elements."""
     step, tolerance, differences = forms.step, forms.options.tolerance, []
     if step is None:
         return []
@@ -244,7 +250,7 @@ def _agreement(forms: ModelForms, found: Answers, expected: Answers) -> list[Dif
             results = prefix_results(rows, contract, forms.oneshot.outputs, expected[ONESHOT], step)
             batch = ProofBatch(_elements_of(step, forms.oneshot, rows), results)
             differences += prove_steps(WHOLE, step, found[STEP], batch, tolerance)
-    if forms.prefill and isinstance(forms.options.task, Generate):
+    if forms.prefill and not isinstance(forms.options.task, Translate):
         contract, rng = forms.prefill.contract, torch.Generator().manual_seed(11)
         for lengths in LENGTHS:
             rows = [forms.prefill.row(length, rng) for length in lengths]

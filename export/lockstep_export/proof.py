@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from lockstep_export.axes import ModuleOutput
+from lockstep_export.computed_lengths import value
 from lockstep_export.contract import InputContract
 from lockstep_export.onnx_graph import Arrays
 from lockstep_export.parity import Difference, failed_run, gaps
@@ -79,8 +80,8 @@ def cut(outputs: Sequence[ModuleOutput], arrays: Arrays, index: int, row: Sample
     for output in outputs:
         part = arrays[output.name].take([index], axis=output.batch_axis)
         for axis, name in enumerate(output.graph_axes):
-            if name in row.lengths:
-                part = part.take(range(min(row.lengths[name], part.shape[axis])), axis=axis)
+            if (size := value(name, row.lengths)) is not None:
+                part = part.take(range(min(size, part.shape[axis])), axis=axis)
         parts[output.name] = part
     return parts
 

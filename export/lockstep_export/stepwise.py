@@ -14,6 +14,7 @@ from typing import Any, Unpack
 
 from torch import nn
 
+from lockstep_export.axes import BATCH
 from lockstep_export.checks import find_outputs
 from lockstep_export.contract import Example, InputContract
 from lockstep_export.declaration import State, Whole
@@ -168,11 +169,6 @@ def _check_longest(longest: Any, forms: ModelForms) -> None:
 
 def _check_declaration(forms: ModelForms, step: WrittenStep) -> None:
     task = forms.options.task
-    if forms.prefill and not isinstance(task, Generate | Translate):
-        raise DescriptionError(
-            "prefill: only a model that generates or translates starts from one; pass task=Generate(…) or"
-            " task=Translate(…), or omit prefill"
-        )
     if isinstance(task, Translate) and not forms.prefill:
         raise DescriptionError("task: Translate needs prefill=Whole(…), a module that reads the source")
     for state in step.states:
@@ -218,7 +214,10 @@ def _describe(axes: Sequence[str], shape: Sequence[int]) -> str:
 
 def _check_prefill(prefill: WholeForm, step: WrittenStep, task: object) -> None:
     inputs = prefill.contract.client_inputs
-    if len(inputs) != 1 or inputs[0].ids is None or len(prefill.contract.max_lengths) != 1:
+    generates = isinstance(task, Generate | Translate)
+    if not generates:
+        _check_answers(prefill, step)
+    elif len(inputs) != 1 or inputs[0].ids is None or len(prefill.contract.max_lengths) != 1:
         names = ", ".join(input_.name for input_ in inputs)
         raise DescriptionError(
             f"prefill: it must take the ids of a prompt or source, along one named length; it takes {names}."
@@ -230,8 +229,19 @@ def _check_prefill(prefill: WholeForm, step: WrittenStep, task: object) -> None:
             'prefill: no state starts from it; use states={"…": State("…", prefill="…")} with one of its'
             f" outputs: {names}"
         )
-    if isinstance(task, Generate):
+    if not isinstance(task, Translate):
         _check_same_elements("prefill", prefill, step)
+
+
+def _check_answers(prefill: WholeForm, step: WrittenStep) -> None:
+    """A prompt of tensors answers as the step after its last element does."""
+    found = {output.name: output.axes.names for output in prefill.outputs}
+    for output in step.outputs:
+        if output.name not in found or any(name not in ("", BATCH) for name in found[output.name]):
+            raise DescriptionError(
+                f"prefill: a prompt is answered as a step is, and the prefill returns no {output.name!r} of"
+                f" its last element alone; it returns {', '.join(found)}"
+            )
 
 
 def _check_same_elements(argument: str, whole: WholeForm, step: WrittenStep) -> None:

@@ -31,6 +31,7 @@ from lockstep_export.forms import check_forms, prove_forms
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import Parity
 from lockstep_export.stepwise import stepwise_forms
+from lockstep_server.engine.loading.check import check
 
 WORDS = Tokenizer(models.WordLevel({str(index): index for index in range(VOCABULARY)}, unk_token="0"))
 
@@ -107,6 +108,62 @@ def test_a_step_may_return_the_new_element_of_its_cache_alone() -> None:
     assert max(gap.largest for gap in differences) < 1e-5
     assert forms.step is not None
     assert forms.step.graph_spec().output_axes["new"] == ("batch", "", "")
+
+
+class FrameStep(nn.Module):
+    """x [batch, 3], h [1, batch, 5] -> y [batch, 5], h_next: one step of a GRU over frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.gru = nn.GRU(3, 5, batch_first=True)
+
+    def forward(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
+        y, after = self.gru(x[:, None], h)
+        return {"y": y[:, 0], "h_next": after}
+
+
+class FramePrompt(nn.Module):
+    """x [batch, frames, 3], lengths [batch] -> y [batch, 5] after the last frame, h0 [1, batch, 5]."""
+
+    def __init__(self, step: FrameStep) -> None:
+        super().__init__()
+        self.gru = step.gru
+
+    def forward(self, x: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        every, _ = self.gru(x)
+        last = every[torch.arange(x.shape[0]), lengths - 1]
+        return {"y": last, "h0": last[None]}
+
+
+def frames(**more: Any) -> dict[str, Any]:
+    """The arguments of a model whose sequences may begin with a prompt of frames."""
+    step = FrameStep()
+    prompt = Whole(
+        FramePrompt(step),
+        {"x": torch.randn(3, 6, 3), "lengths": torch.tensor([6, 2, 4])},
+        axes={"x": "batch frames 3", "lengths": "batch"},
+        lengths="lengths",
+    )
+    return {
+        "module": step,
+        "example": {"x": torch.randn(3, 3), "h": torch.zeros(1, 3, 5)},
+        "axes": {"x": "batch 3", "h": "1 batch 5"},
+        "states": {"h": State("h_next", prefill="h0")},
+        "prefill": prompt,
+        "task": Tensors(),
+        "longest": 40,
+        **more,
+    }
+
+
+def test_a_prompt_of_frames_is_proven_against_steps_and_loads(tmp_path: Path) -> None:
+    parity, manifest = export(tmp_path, frames())
+    assert {one.comparison for one in parity.differences} >= {"batched", "padded", "forced"}
+    assert manifest["prefill"]["inputs"]["x"] == {"batch_axis": 0, "lengths": {"1": "frames"}, "pad": 0}
+    assert manifest["prefill"]["outputs"] == {"y": {"batch_axis": 0}, "h0": {"batch_axis": 1}}
+    (mode,) = check(tmp_path, "mine")["modes"]
+    assert (mode["mode"], mode["batched"], mode["notice"]) == ("stepwise", True, "")
 
 
 def test_a_translator_carries_its_memory(tmp_path: Path) -> None:
@@ -238,9 +295,9 @@ def test_a_graph_of_other_weights_is_rejected() -> None:
 
 NO_PREFILL = {name: value for name, value in prefilled().items() if name != "prefill"}
 DECLARATIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "a prefill without a generating task": (
-        prefilled(task=Tensors()),
-        "prefill: only a model that generates",
+    "a prompt of tensors that is not answered": (
+        frames(prefill=replace(frames()["prefill"], outputs=("h0",))),
+        "the prefill returns no 'y' of its last element alone; it returns h0",
     ),
     "a start without a prefill": (NO_PREFILL, "pass prefill=Whole"),
     "a start that the prefill does not return": (
