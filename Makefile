@@ -29,7 +29,7 @@ HOSTS ?= localhost,127.0.0.1,::1
 
 UI_PORT ?= 8003
 
-.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz soak proto models dashboards pictures lock audit pin
+.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz soak proto models touchtones dashboards pictures lock audit pin
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ proto: $(DEVELOPS) ## Write the Python stubs again
 models: $(DEVELOPS) ## Train and export the shipped models again from DATA=folder, JOBS=2 at a time
 	@test -n "$(DATA)" || { echo 'make models: name the folder of the data: make models DATA=folder (models/README.md says which)' >&2; exit 2; }
 	$(BIN)/lockstep-export all --jobs $(JOBS) --data "$(DATA)" --out models
+
+touchtones: $(DEVELOPS) ## Train the example of CTC again, on tones that it renders itself; three minutes
+	$(BIN)/python -m lockstep_zoo.touchtones --out examples/models
 
 dashboards: $(DEVELOPS) ## Write dashboards and alerting rules again, from deploy/
 	$(BIN)/python -m deploy

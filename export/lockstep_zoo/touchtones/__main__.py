@@ -1,6 +1,6 @@
 """Trains the model on rendered tones, exports both forms and measures them.
 
-    python -m lockstep_zoo.touchtones --out examples/models
+    make touchtones     # python -m lockstep_zoo.touchtones --out examples/models
 
 It takes about three minutes on one core. The same seed gives the same data.
 """
