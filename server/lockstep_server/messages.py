@@ -1,7 +1,8 @@
 """The messages between the front end and the engine: flat, typed data that can be sent to another process.
 
 front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`, `EndSequence`,
-`SetFlushInterval`, `GetEngineStats`, `GetRuns`, `Load`, `Unload` or `Heartbeat`.
+`SetFlushInterval`, `GetEngineStats`, `GetRuns`, `Load`, `Unload` or `Heartbeat`; with several front ends
+(`ipc/front_ends.py`), also `FrontEndHello`, `LoadSeen` and `FindSequence`.
 engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
 state, `Costs` when the learned costs of a model have changed, `Verified`, `BatchingOff`, `ModelPaused`,
 `LoadStarted`, `LoadDone`, `ModelStuck`, `EngineStats`, `RunRecords`, or the `Heartbeat` that was sent.
@@ -22,12 +23,22 @@ from .errors import ServingError
 from .model.datatypes import Arrays
 from .model.spec import ModelSpec, RequestSize
 
-VERSION = 5
+VERSION = 6
 """Increased when a message changes, so that two processes of different versions never misread each other."""
 
 SequenceId = int | str | tuple[str, int | str]
 """A sequence id: as the caller sent it, or with the name of the authenticated caller that it belongs to. The
 server's own ids have an empty name."""
+
+
+FRONT_END_KEYS = 1 << 48
+"""Each front end has a number, above 0 if there are several, and makes the keys from
+`number * FRONT_END_KEYS` on. So no two front ends use the same key, and an answer finds its front end by
+it."""
+
+
+def front_end_of(key: int) -> int:
+    return key // FRONT_END_KEYS
 
 
 class _Struct(msgspec.Struct, array_like=True, gc=False):
@@ -176,6 +187,28 @@ class Heartbeat(_Struct, tag="heartbeat"):
     """The engine sends it back when it has handled all messages before it."""
 
 
+class FrontEndHello(_Struct, tag="hello"):
+    """The first message of one of several front ends. Answered by the updates that describe the models as
+    they are now, and `EngineStarted`."""
+
+    number: int
+
+
+class LoadSeen(_Struct, tag="load_seen"):
+    """A front end has processed the `LoadDone` of this key, which another one waits for."""
+
+    key: int
+
+
+class FindSequence(_Struct, tag="find_sequence"):
+    """Where is a sequence that another front end may have started? Answered by the `SequenceFound` of its
+    key."""
+
+    key: int
+    model: str  # the name of the step-wise form
+    sequence: SequenceId
+
+
 Message = (
     Request
     | Cancel
@@ -187,6 +220,9 @@ Message = (
     | Load
     | Unload
     | Heartbeat
+    | FrontEndHello
+    | LoadSeen
+    | FindSequence
 )
 
 
@@ -361,6 +397,7 @@ class ModelUpdate(_Struct, tag="model", kw_only=True):
     costs: Mapping[str, Any] | None = None  # `CostModel.to_dict`; only if READY and one-shot
     tokenizer: bytes = b""  # the content of the tokenizer's file; empty: the model has none
     load_s: float = 0.0  # duration of loading
+    load: int = 0  # number of this load; of no other while the engine runs
 
 
 class LoadDone(_Struct, tag="load_done"):
@@ -400,6 +437,15 @@ class EngineStats(_Struct, tag="engine_stats"):
     """Statistics of the engine process."""
 
     garbage: list[dict[str, int]]  # `gc.get_stats()`: one mapping per generation
+    # Of each step-wise form: name, version, number of sequences, bytes of their states.
+    sequences: list[tuple[str, int, SequenceCounts, int]] = []
+
+
+class SequenceFound(_Struct, tag="sequence_found"):
+    """The answer to a `FindSequence`."""
+
+    key: int
+    load: int  # of the `ModelUpdate` of the mode that it was last started on; 0: it is not known
 
 
 class RunRecords(_Struct, tag="run_records"):
@@ -423,6 +469,7 @@ EngineUpdate = (
     | ModelStuck
     | EngineStats
     | RunRecords
+    | SequenceFound
     | Heartbeat
 )
 

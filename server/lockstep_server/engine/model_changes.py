@@ -206,6 +206,7 @@ class ModelChanges:
             costs=loaded.costs(),
             tokenizer=loaded.vocabulary.content if loaded.vocabulary else b"",
             load_s=load_s,
+            load=loaded.load,
         )
         self._report(ready)
 

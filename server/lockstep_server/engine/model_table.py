@@ -7,6 +7,7 @@ engine that the sequence began on, and a new start with the same id goes to the 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -23,6 +24,10 @@ Key = tuple[str, int]
 """The name and version of a mode."""
 
 
+_MAX_STARTED = 16_384
+"""Client-driven sequences whose version is remembered, for a front end that did not start them."""
+
+
 class ModelTable:
     """The modes in service by name and version. `lock` is held while messages are routed, and for a swap."""
 
@@ -30,6 +35,24 @@ class ModelTable:
         self.lock = threading.Lock()
         self.modes: dict[Key, LoadedModel] = {}
         self.replaced = ReplacedEngines()
+        self._started: OrderedDict[tuple[str, messages.SequenceId], int] = OrderedDict()
+
+    def note_start(self, step: messages.Step) -> None:
+        """Remember the version that a client-driven sequence begins on."""
+        self._started[step.model, step.sequence] = step.version
+        self._started.move_to_end((step.model, step.sequence))
+        if len(self._started) > _MAX_STARTED:
+            self._started.popitem(last=False)
+
+    def load_of(self, model: str, sequence: messages.SequenceId) -> int:
+        """The number of the load of the mode that a sequence was last started on; 0 if it is not known."""
+        version = self._started.get((model, sequence), 0)
+        engine = self.replaced.engine_with((model, version), sequence)
+        modes = [*self.replaced.modes(), *self.modes.values()]
+        if engine is not None:
+            return next((mode.load for mode in modes if mode.engine is engine), 0)
+        mode = self.modes.get((model, version))
+        return mode.load if mode is not None else 0
 
     def versions_of(self, model: str) -> set[int]:
         return {mode.spec.version for mode in list(self.modes.values()) if mode.spec.model == model}
@@ -85,6 +108,10 @@ class ReplacedEngines:
         if (engine := engines.pop(step.sequence, None)) is not None:
             engine.end_sequence(step.sequence)
         return None
+
+    def engine_with(self, key: Key, sequence: messages.SequenceId) -> StepEngine | None:
+        """The replaced engine that a sequence is on, if it is on one."""
+        return self._engine_of.get(key, {}).get(sequence)
 
     def end_sequence(self, end: messages.EndSequence) -> bool:
         """End a client sequence whose client has gone, if it is on a replaced engine."""

@@ -120,8 +120,10 @@ class LoadedModels:
                 self._end_sequence(message)
             case messages.Heartbeat():
                 self._report(message)
+            case messages.FindSequence(key, model, sequence):
+                self._report(messages.SequenceFound(key, self._table.load_of(model, sequence)))
             case messages.GetEngineStats():
-                self._report(messages.EngineStats(gc.get_stats()))
+                self._report(messages.EngineStats(gc.get_stats(), self._sequences()))
             case messages.GetRuns(key, after, model, most):
                 self._report(messages.RunRecords(key, *self._recorder.read(after, model, most)))
             case messages.SetFlushInterval(flush_s):
@@ -129,6 +131,21 @@ class LoadedModels:
                 for engine in self._engines():
                     if isinstance(engine, StepEngine):
                         engine.set_flush_interval(flush_s)
+
+    def end_front_end(self, number: int) -> None:
+        """A front end has ended: cancel its requests, and end the sequences of its `Follow` streams. Those
+        that callers drive by an id of their own go on over another front end."""
+        with self._table.lock:
+            for key in list(self._engine_of):
+                if messages.front_end_of(key) == number:
+                    self._cancel(key)
+            modes = [*self._table.modes.values(), *self._table.replaced.modes()]
+            for spec, engine in [(mode.spec, mode.engine) for mode in modes]:
+                for sequence in engine.live_sequences() if isinstance(engine, StepEngine) else ():
+                    if isinstance(sequence, tuple) and not sequence[0]:
+                        own = isinstance(sequence[1], int) and messages.front_end_of(sequence[1]) == number
+                        if own:
+                            self._end_sequence(messages.EndSequence(spec.name, spec.version, sequence))
 
     def stop(self, within_s: float) -> None:
         self._changes.stop()
@@ -164,6 +181,14 @@ class LoadedModels:
         """The number of requests that are routed to an engine or held by one."""
         return max(sum(engine.in_flight() for engine in self._engines()), len(self._engine_of))
 
+    def _sequences(self) -> list[tuple[str, int, messages.SequenceCounts, int]]:
+        modes = list(self._table.modes.values())
+        return [
+            (mode.spec.name, mode.spec.version, *mode.engine.counts())
+            for mode in modes
+            if isinstance(mode.engine, StepEngine)
+        ]
+
     def _engines(self) -> list[OneShotEngine | StepEngine]:
         modes = [*list(self._table.modes.values()), *self._table.replaced.modes()]
         return [mode.engine for mode in modes]
@@ -172,6 +197,8 @@ class LoadedModels:
 
     def _accept(self, request: messages.Request, accepted: AcceptedRequests) -> None:
         """Submit the request to its step-wise engine, add it to `accepted`, or reject it."""
+        if isinstance(request, messages.Step) and request.start:
+            self._table.note_start(request)
         if (
             isinstance(request, messages.Step)
             and (engine := self._table.replaced.engine_of(request)) is not None

@@ -1,7 +1,7 @@
 """Main program of the engine process: frames -> messages -> `LoadedModels` -> updates -> frames.
 
 Only `ipc/engine_process.py` starts it. It exits on `StopEngine`, and when the socket closes, so no engine
-process outlives a front end that was killed.
+process outlives a front end that was killed. Several front ends connect to its listener (`front_ends.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import logs, messages
 from ..errors import LoadError
-from . import frames
+from . import frames, front_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from ..engine.models import LoadedModels
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +97,11 @@ def _is_small(message: Any) -> bool:
     )
 
 
-def serve(connection: socket.socket) -> int:
-    """Run the engine for the front end until `StopEngine` or the end of the connection.
+def serve(connection: socket.socket, listener: socket.socket | None = None) -> int:
+    """Run the engine until `StopEngine` or the end of the connection.
+
+    Args:
+        connection: to the front end, or to the supervisor of those that connect to `listener`.
 
     Returns:
         The exit code: 1 if the engine could not start.
@@ -107,19 +112,51 @@ def serve(connection: socket.socket) -> int:
     writer = _FrameWriter(connection)
     from ..engine.models import LoadedModels
 
+    several = None if listener is None else front_ends.FrontEnds(writer)
     try:
         engine = LoadedModels(config)
-        engine.start(writer.put)
+        engine.start(writer.put if several is None else several.report)
     except LoadError as error:
         writer.put(messages.EngineFailed(str(error)))
         writer.close()
         return 1
     writer.put(messages.EngineStarted(engine.info))
     engine.receive(first)
+    if listener is not None and several is not None:
+        front_ends.accept(listener, partial(_serve_front_end, engine, several))
     within_s = _Readers(received, engine.receive, partial(_is_readable, connection)).run()
     engine.stop(within_s)
+    if several is not None:
+        several.close()
     writer.close()
     return 0
+
+
+def _serve_front_end(engine: LoadedModels, several: front_ends.FrontEnds, connection: socket.socket) -> None:
+    """Serve one of several front ends until it closes its connection."""
+    with connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BYTES)
+        received = _receive(connection, frames.Decoder())
+        batch = next(received, None)
+        if batch is None or not isinstance(batch[0], messages.FrontEndHello):
+            return
+        number, first = batch[0].number, batch[1:]
+
+        def take(batch: Sequence[messages.Message], *, may_run: bool = False) -> Callable[[], None] | None:
+            return engine.receive(several.take(number, batch), may_run=may_run)
+
+        writer = _FrameWriter(connection)
+        several.add(number, writer, engine.info)
+        try:
+            take(first)
+            _Readers(received, take, partial(_is_readable, connection)).run()
+        except Exception:  # concerns this front end only, which is replaced
+            log.exception("reading from front end %d failed", number)
+        several.remove(number)
+        engine.end_front_end(number)
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        writer.close()
 
 
 class Take(Protocol):
@@ -236,8 +273,10 @@ def _is_readable(connection: socket.socket) -> bool:
 
 
 def main() -> int:
-    """`python -m lockstep_server.ipc.engine_main FD LEVEL FORM`: LEVEL and FORM as in `logs.configure`."""
+    """`python -m lockstep_server.ipc.engine_main FD LEVEL FORM [LISTENER]`: LEVEL and FORM as in
+    `logs.configure`; LISTENER is the descriptor of a socket to which several front ends connect."""
     descriptor, level, form = int(sys.argv[1]), *sys.argv[2:4]
+    listener = socket.socket(fileno=int(sys.argv[4])) if len(sys.argv) > 4 else None
     logs.configure(level, form)
     # The front end handles the signals and stops this process with `StopEngine`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -246,7 +285,7 @@ def main() -> int:
     with socket.socket(fileno=descriptor) as connection:
         connection.setblocking(True)
         try:
-            code = serve(connection)
+            code = serve(connection, listener)
         except BaseException:  # the front end starts another process
             log.exception("the engine process failed")
             code = 1

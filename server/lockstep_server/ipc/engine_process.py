@@ -8,34 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from .. import messages
 from ..errors import LoadError, failed, unavailable
-from . import frames
 from .coalescing import MessageCoalescer
+from .connection import Connection, exit_text, rejection, spawn
 from .exclusions import Exclusions
 from .heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    import socket
+    import subprocess
+    from collections.abc import Awaitable, Callable
 
     from ..errors import ServingError
 
 log = logging.getLogger(__name__)
-
-_SOCKET_BYTES = 4 << 20
-_TURN_BYTES = 1 << 20
-"""Bytes written in one turn of the event loop."""
 
 _CRASH_LOOP_S = 10.0
 """A process that dies sooner than this after its start is restarted after a pause."""
@@ -61,6 +55,8 @@ class EngineProcess:
         log: log level and format of the engine process.
         on_restart: awaited when a new process has started in place of one that died.
         restart_config: makes the configuration of that process.
+        listener: where the process accepts the connections of several front ends; None: there is only this
+            one. It outlives the process: front ends connect to the next one.
     """
 
     def __init__(
@@ -73,16 +69,16 @@ class EngineProcess:
         log: tuple[str, str] = ("info", "text"),
         on_restart: Callable[[], Awaitable[None]] | None = None,
         restart_config: Callable[[messages.EngineConfig], messages.EngineConfig] = lambda config: config,
+        listener: socket.socket | None = None,
     ) -> None:
+        self._listener = listener
         self._on_restart, self._restart_config = on_restart, restart_config
         self._config, self._log = config, log
         self._on_loss, self._on_start, self._on_hang = on_loss, on_start, on_hang
         self._deliver: Callable[[messages.EngineUpdate], None] = lambda _: None
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._encoder, self._decoder = frames.Encoder(), frames.Decoder()
+        self._connection: Connection | None = None
         self._coalescer = MessageCoalescer(self._send_batch)
-        self._unsent: deque[memoryview] = deque()
         self._started: asyncio.Future[messages.EngineInfo] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._stopping = False
@@ -97,7 +93,7 @@ class EngineProcess:
     @property
     def up(self) -> bool:
         started = self._started
-        return self._socket is not None and started is not None and started.done()
+        return self._connection is not None and started is not None and started.done()
 
     @property
     def recovers(self) -> bool:
@@ -122,24 +118,20 @@ class EngineProcess:
         config = self._restart_config(self._config) if again else self._config
         config = replace(config, excluded=self._exclusions.excluded)
         self._spawned_at = time.monotonic()
-        ours, theirs = socket.socketpair()
-        try:
-            for side in (ours, theirs):
-                side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
-            ours.setblocking(False)
-            command = [sys.executable, "-m", MODULE, str(theirs.fileno()), *self._log]
-            with _signals_blocked():
-                self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))  # noqa: ASYNC220
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._socket, self._decoder = ours, frames.Decoder()
-        self._unsent.clear()
+        listener = [] if self._listener is None else [self._listener.fileno()]
+        self._process, ours = spawn(MODULE, *self._log, *map(str, listener), keep=listener)
         self._started, self._ended = loop.create_future(), loop.create_future()
-        loop.add_reader(ours.fileno(), self._read)
-        self._write([config])
+        self._connection = Connection(
+            ours,
+            "the engine process",
+            self._receive,
+            self._disconnected,
+            broken=lambda: self._kill("the engine process sent what cannot be read"),
+            unsendable=lambda message: self._reject(message, failed(getattr(message, "model", ""))),
+            heard=self._heartbeat.heard,
+            drained=self._heartbeat.drained,
+        )
+        self._connection.write([config])
         self._heartbeat.start()
         try:
             return await self._started
@@ -153,7 +145,8 @@ class EngineProcess:
     # --- an end that the process does not choose ----------------------------------------------------
 
     def _ask(self) -> None:
-        self._write([messages.Heartbeat()])
+        if self._connection is not None:
+            self._connection.write([messages.Heartbeat()])
 
     def _hung(self, seconds: float) -> None:
         self._on_hang()
@@ -161,17 +154,18 @@ class EngineProcess:
 
     def _kill(self, reason: str) -> None:
         """Kill the process, and treat its connection as closed: a stopped process might keep it open."""
-        if self._killed_because or self._process is None or self._socket is None:
+        if self._killed_because or self._process is None or self._connection is None:
             return
         log.error("%s; killing it", reason)
         self._killed_because = reason
         self._process.kill()
+        self._connection.close()
         self._disconnected()
 
     async def _exit_code(self) -> int | None:
         """The exit code; None if the process does not end, which is then left to the system."""
         assert self._process is not None
-        with suppress(subprocess.TimeoutExpired):
+        with suppress(TimeoutExpired):
             return await asyncio.to_thread(self._process.wait, _EXIT_S)
         log.error("the engine process %d does not end although it was killed", self._process.pid)
         return None
@@ -181,7 +175,7 @@ class EngineProcess:
         killed_because, self._killed_because = self._killed_because, ""
         if killed_because:
             return killed_because
-        return "it does not end" if code is None else _exit_text(code)
+        return "it does not end" if code is None else exit_text(code)
 
     # --- sending ------------------------------------------------------------------------------------
 
@@ -192,8 +186,8 @@ class EngineProcess:
         for message in batch:
             if isinstance(message, messages.Load):
                 self._exclusions.readmit(message.model)
-        if self._socket is not None:
-            self._write(batch)
+        if self._connection is not None:
+            self._connection.write(batch)
         else:
             error = unavailable("the engine process is restarting")
             for message in batch:
@@ -201,98 +195,15 @@ class EngineProcess:
 
     def _reject(self, message: messages.Message, error: ServingError) -> None:
         """Answer a message that cannot be sent. Not at once: its sender does not know its key yet."""
-        update: messages.EngineUpdate
-        match message:
-            case messages.Infer() | messages.Generate() | messages.Step():
-                ended = messages.Event(key=message.key, error=error)
-                update = messages.Events(model=message.model, version=message.version, events=[ended])
-            case messages.Load() | messages.Unload():
-                verb = "load" if isinstance(message, messages.Load) else "unload"
-                update = messages.LoadDone(message.model, verb, error.message, message.key, temporary=True)
-            case messages.GetRuns():
-                update = messages.RunRecords(message.key, [], reason=error.message)
-            case _:
-                return
-        asyncio.get_running_loop().call_soon(self._deliver, update)
-
-    def _write(self, batch: list[Any]) -> None:
-        blocked = bool(self._unsent)
-        try:
-            parts = self._encoder.encode(batch)
-        except Exception:  # one message cannot be encoded: the others are sent
-            if len(batch) > 1:
-                for message in batch:
-                    self._write([message])
-                return
-            log.exception("a %s cannot be sent to the engine", type(batch[0]).__name__)
-            self._reject(batch[0], failed(getattr(batch[0], "model", "")))
-            return
-        self._unsent.extend(memoryview(part).cast("B") for part in parts)
-        if not blocked:
-            self._write_unsent()
-
-    def _write_unsent(self) -> None:
-        """Write as much as the socket accepts now, but no more than `_TURN_BYTES`, and the rest once it is
-        writable again: an engine that reads as fast as this writes must not hold up the event loop."""
-        assert self._socket is not None
-        loop, descriptor = asyncio.get_running_loop(), self._socket.fileno()
-        turn = 0
-        try:
-            while self._unsent:
-                if turn >= _TURN_BYTES:
-                    loop.add_writer(descriptor, self._write_more)
-                    return
-                part = self._unsent[0]
-                sent = self._socket.send(part[:_TURN_BYTES])
-                turn += sent
-                if sent < len(part):
-                    self._unsent[0] = part[sent:]
-                else:
-                    self._unsent.popleft()
-        except BlockingIOError:
-            loop.add_writer(descriptor, self._write_more)
-            return
-        except OSError:  # the process died: `_read` handles it
-            self._unsent.clear()
-        loop.remove_writer(descriptor)
-
-    def _write_more(self) -> None:
-        self._heartbeat.drained()
-        self._write_unsent()
-
-    # --- receiving ----------------------------------------------------------------------------------
-
-    def _read(self) -> None:
-        assert self._socket is not None
-        try:
-            count = self._socket.recv_into(self._decoder.place())
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        if not count:
-            self._disconnected()
-            return
-        self._heartbeat.heard()
-        try:
-            for batch in self._decoder.received(count):
-                for message in batch:
-                    self._receive_safely(message)
-        except Exception:  # the stream of frames is broken: nothing after this can be read
-            log.exception("reading from the engine process failed")
-            self._kill("the engine process sent what cannot be read")
-
-    def _receive_safely(self, message: Any) -> None:
-        try:
-            self._receive(message)
-        except Exception:  # concerns this message only
-            log.exception("processing a %s of the engine failed", type(message).__name__)
+        if (update := rejection(message, error)) is not None:
+            asyncio.get_running_loop().call_soon(self._deliver, update)
 
     def _receive(self, message: Any) -> None:
         match message:
             case messages.Heartbeat():
                 pass  # that something came is all that counts
             case messages.LoadStarted():
+                self._exclusions.readmit(message.model)  # a front end may have asked for it
                 self._exclusions.load_started(message.model)
             case messages.ModelStuck():
                 self._exclusions.exclude(message.model, message.reason)
@@ -314,12 +225,7 @@ class EngineProcess:
 
     def _disconnected(self) -> None:
         """The engine process closed its end of the socket."""
-        assert self._socket is not None
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._socket.fileno())
-        loop.remove_writer(self._socket.fileno())
-        self._socket.close()
-        self._socket = None
+        self._connection = None
         self._heartbeat.stop()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
@@ -364,28 +270,14 @@ class EngineProcess:
             self._restart.cancel()
             with suppress(asyncio.CancelledError):
                 await self._restart
-        if self._socket is not None and self._ended is not None:
-            self._write([messages.StopEngine(within_s)])
+        if self._connection is not None and self._ended is not None:
+            self._connection.write([messages.StopEngine(within_s)])
             try:
                 await asyncio.wait_for(asyncio.shield(self._ended), within_s + _STOP_GRACE_S)
             except TimeoutError:
                 log.error("the engine process did not stop in time; killing it")
         self._heartbeat.stop()
         if self._process is not None:
-            if self._process.poll() is None and self._socket is not None:
+            if self._process.poll() is None and self._connection is not None:
                 self._process.kill()
             await self._exit_code()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Start a process that Ctrl-C and SIGTERM do not end: until it ignores them, they are blocked."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _exit_text(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,4 +1,4 @@
-"""Encodes lists of messages as frames for the socket between the server's two processes.
+"""Encodes lists of messages as frames for the sockets between the server's processes.
 
     u32 version · u32 body length · u32 number of arrays · u64 length of each array · body · arrays
 
@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from .. import messages
+from .. import messages, supervision
 from ..errors import ErrorCode, ServingError, failed
 from ..model import datatypes
 
@@ -30,6 +30,9 @@ _READ_BYTES = 256 * 1024
 
 _LARGE_READ_BYTES = 1 << 20
 """Bytes per read of a large frame, so that the event loop does other work in between."""
+
+SOCKET_BYTES = 4 << 20
+"""What a socket holds of frames that are not read yet."""
 
 _HEAD = struct.Struct("<III")
 _SIZE = struct.Struct("<Q")
@@ -69,6 +72,25 @@ Sent = (
     | messages.RunRecords
     | messages.EngineStarted
     | messages.EngineFailed
+    | messages.FrontEndHello
+    | messages.LoadSeen
+    | messages.FindSequence
+    | messages.SequenceFound
+    | supervision.FrontEndConfig
+    | supervision.FrontEndStarted
+    | supervision.FrontEndFailed
+    | supervision.FrontEndState
+    | supervision.ServerState
+    | supervision.Usage
+    | supervision.FrontEndCame
+    | supervision.FrontEndGone
+    | supervision.Drain
+    | supervision.Drained
+    | supervision.GetStatistics
+    | supervision.StatisticsAsked
+    | supervision.Statistics
+    | supervision.GetReport
+    | supervision.Report
 )
 """Every message that is sent on its own."""
 

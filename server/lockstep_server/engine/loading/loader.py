@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -58,6 +60,9 @@ class LoadedModel:
     spec: ModelSpec
     engine: OneShotEngine | StepEngine
     vocabulary: Vocabulary | None  # of the input
+    load: int = dataclasses.field(
+        default_factory=itertools.count(1).__next__
+    )  # no other mode has this number
 
     def costs(self) -> dict[str, Any] | None:
         return self.engine.costs.to_dict() if isinstance(self.engine, OneShotEngine) else None

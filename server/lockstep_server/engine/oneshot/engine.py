@@ -145,6 +145,7 @@ class OneShotEngine:
         rows, _, size = infer.size
         return (
             infer.alone
+            and not self._held  # another front end may have sent one
             and self._queue.is_idle(self.spec.instances)
             and rows <= self.spec.most_rows(size)
             and self.costs.estimate(rows, size) <= _SHORT_RUN_S

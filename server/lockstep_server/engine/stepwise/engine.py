@@ -142,6 +142,10 @@ class StepEngine:
         """The number of requests that the engine thread has accepted and that have not ended."""
         return len(self._scheduler.open_keys())
 
+    def counts(self) -> tuple[messages.SequenceCounts, int]:
+        """The number of sequences, and the bytes of their states. Safe to call from any thread."""
+        return self._scheduler.counts(), self._batches.state_bytes
+
     def live_sequences(self) -> set[messages.SequenceId]:
         """The client sequences that accept steps."""
         return {*list(self._starting), *self._scheduler.clients.live_ids()}  # in this order: none is missed

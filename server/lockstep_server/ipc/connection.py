@@ -1,0 +1,202 @@
+"""One end of a socket to another process of the server, on the event loop.
+
+messages -> frames -> socket, in order, as fast as the other end reads; and its frames back, one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .. import messages
+from . import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ..errors import ServingError
+
+log = logging.getLogger(__name__)
+
+_TURN_BYTES = 1 << 20
+"""Bytes written in one turn of the event loop."""
+
+
+class Connection:
+    """Sends and receives messages until `close`, or until the other end closes. Event loop only.
+
+    Args:
+        name: what the log calls the other end.
+        receive: called with each message. What it raises concerns that message only.
+        closed: called once if the other end has closed the socket.
+        broken: called if the other end sends what cannot be read. Nothing after that can be read either.
+        unsendable: called with a message that cannot be encoded.
+        heard, drained: called when the other end has written, or read, something.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        name: str,
+        receive: Callable[[Any], None],
+        closed: Callable[[], None],
+        *,
+        broken: Callable[[], None] | None = None,
+        unsendable: Callable[[Any], None] = lambda _: None,
+        heard: Callable[[], None] = lambda: None,
+        drained: Callable[[], None] = lambda: None,
+    ) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BYTES)
+        connection.setblocking(False)
+        self._socket, self._name = connection, name
+        self._receive, self._closed, self._broken = receive, closed, broken or closed
+        self._unsendable, self._heard, self._drained = unsendable, heard, drained
+        self._encoder, self._decoder = frames.Encoder(), frames.Decoder()
+        self._unsent: deque[memoryview] = deque()
+        self._open = True
+        asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
+
+    def close(self) -> None:
+        """Forget what is not sent, and read nothing more. `closed` is not called."""
+        if not self._open:
+            return
+        self._open = False
+        loop, descriptor = asyncio.get_running_loop(), self._socket.fileno()
+        loop.remove_reader(descriptor)
+        loop.remove_writer(descriptor)
+        self._unsent.clear()
+        self._socket.close()
+
+    # --- sending ------------------------------------------------------------------------------------
+
+    def write(self, batch: Sequence[Any]) -> None:
+        """Send messages as one frame. Never blocks."""
+        if not self._open:
+            return
+        blocked = bool(self._unsent)
+        try:
+            parts = self._encoder.encode(list(batch))
+        except Exception:  # one message cannot be encoded: the others are sent
+            if len(batch) > 1:
+                for message in batch:
+                    self.write([message])
+                return
+            log.exception("a %s cannot be sent to %s", type(batch[0]).__name__, self._name)
+            self._unsendable(batch[0])
+            return
+        self._unsent.extend(memoryview(part).cast("B") for part in parts)
+        if not blocked:
+            self._write_unsent()
+
+    def _write_unsent(self) -> None:
+        """Write as much as the socket accepts now, but no more than `_TURN_BYTES`, and the rest once it is
+        writable again: a process that reads as fast as this writes must not hold up the event loop."""
+        loop, descriptor = asyncio.get_running_loop(), self._socket.fileno()
+        turn = 0
+        try:
+            while self._unsent:
+                if turn >= _TURN_BYTES:
+                    loop.add_writer(descriptor, self._write_more)
+                    return
+                part = self._unsent[0]
+                sent = self._socket.send(part[:_TURN_BYTES])
+                turn += sent
+                if sent < len(part):
+                    self._unsent[0] = part[sent:]
+                else:
+                    self._unsent.popleft()
+        except BlockingIOError:
+            loop.add_writer(descriptor, self._write_more)
+            return
+        except OSError:  # the process died: `_read` handles it
+            self._unsent.clear()
+        loop.remove_writer(descriptor)
+
+    def _write_more(self) -> None:
+        self._drained()
+        self._write_unsent()
+
+    # --- receiving ----------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            count = self._socket.recv_into(self._decoder.place())
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.close()
+            self._closed()
+            return
+        self._heard()
+        try:
+            for batch in self._decoder.received(count):
+                for message in batch:
+                    self._receive_safely(message)
+        except Exception:  # the stream of frames is broken: nothing after this can be read
+            log.exception("reading from %s failed", self._name)
+            self._broken()
+
+    def _receive_safely(self, message: Any) -> None:
+        try:
+            self._receive(message)
+        except Exception:  # concerns this message only
+            log.exception("processing a %s of %s failed", type(message).__name__, self._name)
+
+
+def rejection(message: messages.Message, error: ServingError) -> messages.EngineUpdate | None:
+    """The answer of a message that cannot be sent to the engine; None: it has no answer."""
+    match message:
+        case messages.Infer() | messages.Generate() | messages.Step():
+            ended = messages.Event(key=message.key, error=error)
+            return messages.Events(model=message.model, version=message.version, events=[ended])
+        case messages.Load() | messages.Unload():
+            verb = "load" if isinstance(message, messages.Load) else "unload"
+            return messages.LoadDone(message.model, verb, error.message, message.key, temporary=True)
+        case messages.GetRuns():
+            return messages.RunRecords(message.key, [], reason=error.message)
+        case messages.FindSequence():
+            return messages.SequenceFound(message.key, 0)
+    return None
+
+
+def spawn(module: str, *args: str, keep: Sequence[int] = ()) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start `python -m MODULE FD ARGS` with one end of a socket pair, and return the other end. The process
+    gets the descriptors `keep` too. It starts with SIGINT and SIGTERM blocked: Ctrl-C and SIGTERM do not end
+    it before it ignores them.
+
+    Raises:
+        OSError: the system has no process, memory or descriptor for it.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BYTES)
+        command = [sys.executable, "-m", module, str(theirs.fileno()), *args]
+        with _signals_blocked():
+            return subprocess.Popen(command, pass_fds=(theirs.fileno(), *keep)), ours
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def exit_text(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
