@@ -56,6 +56,14 @@ class QueuedWork:
         else:
             self._of.pop(caller, None)
 
+    def change(self, caller: str, requests: int, work: float) -> None:
+        """Add, or remove, several requests."""
+        before = self._of.get(caller, (0, 0.0))
+        if before[0] + requests > 0:
+            self._of[caller] = before[0] + requests, before[1] + work
+        else:
+            self._of.pop(caller, None)
+
     def requests(self, caller: str) -> int:
         return self._of.get(caller, (0, 0.0))[0]
 

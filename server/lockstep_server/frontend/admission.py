@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..messages import Event, Request
     from ..model.spec import ModelSpec
+    from .ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ _STALL = 4.0
 """A period counts as at most so many times slower than before: the machine may have stalled."""
 
 _BURST_S, _NOTHING_SERVED_S = 0.001, 0.25
+_SHARED_S = 0.2
+"""The pace is learned from periods of at least this length if there are several front ends."""
+
 _DEADLINE_SKEW_S = 0.02
 """A client's deadline may pass this much before the server's: its clock started before the call arrived."""
 
@@ -62,9 +66,12 @@ class _Drain:
 
     What leaves at the same time ran together. Work that is cancelled, or whose deadline passes, drains
     nothing, so that the pace rises where nothing is answered in time.
+
+    `least_s`: periods are no shorter, as what is served elsewhere is known later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least_s: float = 0.0) -> None:
+        self._least_s = least_s
         self.pace = 1.0
         self._since: float | None = None  # begin of the current period; None: little is queued
         self._burst = 0.0  # when work was last served in it
@@ -73,7 +80,7 @@ class _Drain:
     def watch(self, queued_s: float, now: float) -> None:
         """Begin or end a period by the device seconds that are queued, and learn if nothing is served."""
         if queued_s < _MIN_ESTIMATE_S:
-            if self._since is not None and self._drained_s >= _MIN_ESTIMATE_S:
+            if self._since is not None and self._is_over(self._since):
                 self._learn(self._burst)
             self._since = None
         elif self._since is None:
@@ -84,10 +91,14 @@ class _Drain:
     def served(self, seconds: float, now: float) -> None:
         if self._since is None:
             return
-        if now - self._burst > _BURST_S and self._drained_s >= _MIN_ESTIMATE_S:
+        if now - self._burst > _BURST_S and self._is_over(self._since):
             self._learn(self._burst)
         self._drained_s += seconds
         self._burst = now
+
+    def _is_over(self, since: float) -> bool:
+        """Whether a period of enough work ends with the last burst."""
+        return self._drained_s >= _MIN_ESTIMATE_S and self._burst - since >= self._least_s
 
     def _learn(self, until: float) -> None:
         assert self._since is not None
@@ -99,9 +110,11 @@ class _Drain:
 
 
 class AdmissionController:
-    """Accepted and unfinished work of one model version, in device seconds."""
+    """Accepted and unfinished work of one model version, in device seconds: of all front ends, if there are
+    several and `ledger` has what this one tells the others."""
 
-    def __init__(self, spec: ModelSpec, costs: Mapping[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, costs: Mapping[str, Any], ledger: Ledger | None = None) -> None:
+        self.ledger = ledger
         self._costs = CostModel.from_dict(costs) if costs else CostModel()
         self._spec = spec
         self._instances = spec.instances
@@ -110,7 +123,7 @@ class AdmissionController:
         self.waiting_s = 0.0
         self.requests = 0
         self._queued = QueuedWork()
-        self._drain = _Drain()
+        self._drain = _Drain(_SHARED_S if ledger is not None else 0.0)
         self._wrong_since: float | None = None  # when waits began to differ much from the estimates
 
     def batching_off(self) -> None:
@@ -199,7 +212,13 @@ class AdmissionController:
         self._drain.watch(self.waiting_s / self._instances, now)
         if call is not None:
             call.requests, call.waiting_s = call.requests + 1, call.waiting_s + seconds
+        if self.ledger is not None and seconds:
+            self._tell(self.ledger, caller, 1, seconds)
         return before_s
+
+    def _tell(self, ledger: Ledger, caller: str, requests: int, seconds: float) -> None:
+        share = abs(seconds) / self._instances / max(self.max_queue_s, _MIN_ESTIMATE_S)
+        ledger.change(self._spec.name, self._spec.version, caller, requests, seconds, share)
 
     def _check(self, wait: float, run: float, now: float, deadline: float | None) -> None:
         if wait > self.max_queue_s:
@@ -229,6 +248,21 @@ class AdmissionController:
         self._drain.watch(self.waiting_s / self._instances, now)
         if call is not None:
             call.requests, call.waiting_s = call.requests - 1, call.waiting_s - seconds
+        if self.ledger is not None and seconds:
+            self._tell(self.ledger, caller, -1, -seconds)
+            if served:
+                self.ledger.serve(self._spec.name, self._spec.version, seconds)
+
+    def add_queued(self, caller: str, requests: int, seconds: float, now: float) -> None:
+        """Count requests that another front end has accepted, or that have ended there."""
+        self._queued.change(caller, requests, seconds)
+        self.requests += requests
+        self.waiting_s = self.waiting_s + seconds if self.requests else 0.0
+        self._drain.watch(self.waiting_s / self._instances, now)
+
+    def add_served(self, seconds: float, now: float) -> None:
+        """Count device seconds of another front end's requests that ran."""
+        self._drain.served(seconds / self._instances, now)
 
     def compare_wait(self, before_s: float, event: Event, now: float) -> None:
         """Log if waits have differed from their estimates by more than `_MUCH` for a minute.

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from ..errors import ServingError
     from ..metrics.types import Counter
+    from ..supervision import Spent
     from .admission import CallShare
     from .callers import Caller
+    from .ledger import Ledger
 
 _MOST_BUCKETS = 4096
 
@@ -65,7 +67,8 @@ class _Meters(NamedTuple):
 
 
 class CallerUsage:
-    """The bytes and quotas of all callers. Event loop only.
+    """The bytes and quotas of all callers: at all front ends, if there are several and `ledger` has what this
+    one tells the others. Event loop only.
 
     Args:
         max_bytes: the most bytes of requests in flight that a caller may hold if no other holds any.
@@ -78,6 +81,7 @@ class CallerUsage:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_bytes, self._clock = max_bytes, clock
+        self.ledger: Ledger | None = None
         self._metrics = metrics or Metrics(enabled=False)
         self._meters: dict[str, _Meters] = {}  # by account
         self.bytes = 0  # of all requests in flight
@@ -94,7 +98,7 @@ class CallerUsage:
         """
         if not self.bytes or not size:
             return None
-        held = self._held.get(caller.name, 0)
+        held = self.held(caller.name)
         if caller.bytes and held and held + size > caller.bytes:
             return quota_exceeded(
                 f"caller {caller.name!r} has {held} bytes in flight, and may have {caller.bytes} (bytes);"
@@ -112,21 +116,32 @@ class CallerUsage:
             1.0,
         )
 
+    def held(self, caller: str) -> int:
+        """Bytes of a caller's requests in flight."""
+        return self._held.get(caller, 0)
+
     def hold(self, size: int, caller: Caller) -> None:
         if not size:
             return
-        self.bytes += size
-        self._held[caller.name] = self._held.get(caller.name, 0) + size
+        self.add_held(caller.name, size)
+        if self.ledger is not None:
+            self.ledger.change("", 0, caller.name, 1, size, size / self._max_bytes)
 
     def free(self, size: int, caller: Caller) -> None:
         if not size:
             return
-        self.bytes -= size
-        held = self._held[caller.name] - size
+        self.add_held(caller.name, -size)
+        if self.ledger is not None:
+            self.ledger.change("", 0, caller.name, -1, -size, size / self._max_bytes)
+
+    def add_held(self, caller: str, size: int) -> None:
+        """Count bytes more or less, here or at another front end."""
+        self.bytes += size
+        held = self._held.get(caller, 0) + size
         if held:
-            self._held[caller.name] = held
+            self._held[caller] = held
         else:
-            del self._held[caller.name]
+            self._held.pop(caller, None)
 
     # --- quotas --------------------------------------------------------------------------------------
 
@@ -146,13 +161,13 @@ class CallerUsage:
         if call is not None:
             call.passed_quota = call.is_message
         if caller.requests_per_second:
-            self._bucket(caller, "requests", caller.requests_per_second).spend(1)
+            self._spend(caller, "requests", caller.requests_per_second, 1)
 
     def _check(self, caller: Caller) -> None:
         now = self._clock()
         rates = {"requests": caller.requests_per_second, "tokens": caller.tokens_per_second}
         for unit, rate in rates.items():
-            if rate and (wait_s := self._bucket(caller, unit, rate).wait_s(now)):
+            if rate and (wait_s := self._bucket(caller.name, unit, rate).wait_s(now)):
                 retry_s = max(math.ceil(wait_s * 1000) / 1000, 0.001)
                 raise quota_exceeded(
                     f"caller {caller.name!r} has used its {rate:g} {unit} per second"
@@ -160,13 +175,22 @@ class CallerUsage:
                     retry_s,
                 )
 
-    def _bucket(self, caller: Caller, unit: str, rate: float) -> TokenBucket:
-        bucket = self._buckets.get((caller.name, unit))
+    def _spend(self, caller: Caller, unit: str, rate: float, units: float) -> None:
+        self._bucket(caller.name, unit, rate).spend(units)
+        if self.ledger is not None:
+            self.ledger.spend(caller.name, unit, rate, units)
+
+    def add_spent(self, spent: Spent) -> None:
+        """Count what a caller has used at another front end."""
+        self._bucket(spent.caller, spent.unit, spent.rate).spend(spent.units)
+
+    def _bucket(self, caller: str, unit: str, rate: float) -> TokenBucket:
+        bucket = self._buckets.get((caller, unit))
         if bucket is None:
             now = self._clock()
             if len(self._buckets) >= _MOST_BUCKETS:  # of callers behind a proxy, that came long ago
                 self._buckets = {key: one for key, one in self._buckets.items() if not one.is_full(now)}
-            bucket = self._buckets[caller.name, unit] = TokenBucket(rate, now)
+            bucket = self._buckets[caller, unit] = TokenBucket(rate, now)
         bucket.rate = rate  # the auth file may have changed
         return bucket
 
@@ -184,7 +208,7 @@ class CallerUsage:
             return
         self._meters_of(caller.account).tokens.inc(tokens)
         if caller.tokens_per_second:
-            self._bucket(caller, "tokens", caller.tokens_per_second).spend(tokens)
+            self._spend(caller, "tokens", caller.tokens_per_second, tokens)
 
     def _meters_of(self, account: str) -> _Meters:
         meters = self._meters.get(account)
