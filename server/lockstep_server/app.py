@@ -8,20 +8,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from functools import partial
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from . import __version__, messages
+from . import messages
 from .api import access
-from .api.auth import Refusal
 from .api.health import HealthPublisher
 from .api.server import Server
 from .errors import LoadError, unavailable
 from .frontend.flush_control import FlushController
 from .frontend.gauges import GaugeReader
+from .frontend.ledger import Ledger
 from .frontend.loop_watch import LoopWatch
 from .frontend.recorder import Recorder
 from .frontend.registry import ModelRegistry
@@ -30,19 +31,20 @@ from .frontend.requests import InFlightRequests
 from .frontend.tokenization import Tokenizers
 from .frontend.tracing import begin
 from .frontend.usage import CallerUsage
+from .ipc.engine_connection import EngineConnection
 from .ipc.engine_process import EngineProcess
 from .ipc.in_process import InProcess
-from .metrics import gpus
-from .metrics.endpoints import HttpEndpoints
 from .metrics.families import Metrics
-from .settings import host_and_port
+from .status_port import StatusPort
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
+    from .frontend.registry import AskOthers
     from .frontend.spans import Spans
     from .ipc import Transport
     from .settings import Settings
+    from .supervision import ServerState, Spent, Usage
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +52,56 @@ _SPAN_EXPORT_S = 2.0
 """Time limit for exporting the remaining spans at shutdown, in seconds."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """One of several front ends: its number, and where it reports to."""
+
+    number: int
+    engine: str  # path of the engine's socket
+    ready: Callable[[bool], None]  # whether enough models are ready here
+    tell: Callable[[Usage], None]
+    drained: Callable[[bool], None]  # whether all requests ended in time
+    ask_others: AskOthers
+
+
+@dataclass(frozen=True)
+class FrontEndTotals:
+    """Implements `ledger.Totals`: where a front end counts what others hold."""
+
+    registry: ModelRegistry
+    usage: CallerUsage
+
+    def add_held(self, caller: str, size: int) -> None:
+        self.usage.add_held(caller, size)
+
+    def add_queued(self, model: str, version: int, caller: str, requests: int, seconds: float) -> None:
+        if (served := self.registry.get(model, version)) is not None:
+            served.admission.add_queued(caller, requests, seconds, time.monotonic())
+
+    def add_served(self, model: str, version: int, seconds: float) -> None:
+        if (served := self.registry.get(model, version)) is not None:
+            served.admission.add_served(seconds, time.monotonic())
+
+    def add_spent(self, spent: Spent) -> None:
+        self.usage.add_spent(spent)
+
+
 class App:
-    """A server built from its settings. `stop` shuts the parts down in the reverse order of `start`."""
+    """A server, or one of its front ends, built from its settings. `stop` shuts the parts down in the reverse
+    order of `start`."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics | None = None, spans: Spans | None = None
+        self,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        spans: Spans | None = None,
+        place: Place | None = None,
     ) -> None:
-        self.settings = settings
+        """
+        Args:
+            place: of this front end, if it is one of several. None: it owns the engine.
+        """
+        self.settings, self._place = settings, place
         self._spans = spans or _spans(settings)
         self.metrics = metrics or Metrics(enabled=settings.metrics)
         self._certificates = access.certificate_files(settings)
@@ -65,24 +110,34 @@ class App:
         self._health = HealthPublisher()
         request_log = RequestLog(texts=settings.log_texts)
         self._tokenizers = Tokenizers(settings.tokenizer_workers)
+        first_key = 1 + (place.number * messages.FRONT_END_KEYS if place is not None else 0)
         self.registry = ModelRegistry(
             self.metrics,
-            self._health.update,
+            self._models_changed,
             request_log,
             self._tokenizers,
             settings.require_models,
             settings.reload_grace_s,
+            first_key,
         )
-        self.recorder = Recorder(self.transport.send, settings.recorded_runs)
+        self.recorder = Recorder(self.transport.send, settings.recorded_runs, first_key)
+        usage = CallerUsage(settings.max_inflight_mb << 20, self.metrics)
         self.requests = InFlightRequests(
             self.transport.send,
             self.registry,
             request_log,
             self.metrics.loop_lag.observe,
-            usage=CallerUsage(settings.max_inflight_mb << 20, self.metrics),
+            usage=usage,
             priorities=settings.priorities,
             ended=self.recorder.requests,
+            number=place.number if place is not None else 0,
         )
+        self.ledger: Ledger | None = None
+        if place is not None:
+            self.registry.others_ready = False
+            self.ledger = Ledger(place.number, place.tell, FrontEndTotals(self.registry, usage))
+            self.registry.ledger = usage.ledger = self.ledger
+            self.registry.ask, self.registry.ask_others = self.transport.send, place.ask_others
         self._flush_control = FlushController(self.transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
             settings,
@@ -96,16 +151,29 @@ class App:
             self.guard,
             self._certificates,
             self.recorder,
+            shares_port=place is not None,
         )
-        self._endpoints: HttpEndpoints | None = None
+        self._status: StatusPort | None = None
+        if place is None:
+            self._status = StatusPort(
+                settings, self.metrics, self.guard, self._certificates, self.transport, self._healthy
+            )
         self._guarding: asyncio.Task[None] | None = None
         self._loop_watch: LoopWatch | None = None
-        self._engine_stats = messages.EngineStats([])
         self.port = 0
         self.metrics_port = 0
 
     def _make_transport(self, settings: Settings) -> Transport:
-        config = _engine_config(settings)
+        if self._place is not None:
+            return EngineConnection(
+                self._place.engine,
+                self._place.number,
+                self._engine_known,
+                self._engine_lost,
+                self._engine_restarted,
+                lambda within_s: self._place.drained(within_s > 0) if self._place is not None else None,
+            )
+        config = engine_config(settings)
         if settings.engine == "thread":
             return InProcess.of(config)
         return EngineProcess(
@@ -115,82 +183,53 @@ class App:
             self.metrics.engine_hangs.inc,
             log=(settings.log_level, settings.log_format),
             on_restart=self._engine_restarted,
-            restart_config=self._restart_config,
+            restart_config=lambda config: restart_config(config, self.registry),
         )
 
     async def start(self) -> None:
         """Bind the ports, then start the engine. Returns once the model repository has been listed.
 
-        The ports come first so that a port in use is reported before any model is loaded.
+        The ports come first so that a port in use is reported before any model is loaded. One of several
+        front ends listens last, so that its first caller finds the models; the supervisor holds its port.
 
         Raises:
             LoadError: a port is in use, the repository does not exist, or the requested device is missing.
         """
         await self._health.start(self.registry)
-        self.port = await self._server.start()
+        if self._status is not None:
+            self.port = await self._server.start()
+            self.metrics_port = self._status.start()
         self._guarding = asyncio.ensure_future(self.guard.watch())
         self._loop_watch = LoopWatch(self.metrics.loop_delay.observe)
-        self._endpoints = self._start_http()
-        self.metrics_port = self._endpoints.port
         engine = await self.transport.start(self._deliver)
-        self.registry.device = engine.device
-        self._register_gauges(engine)
+        self._engine_known(engine)
+        self.metrics.flush_interval.read = lambda: [((), self._flush_control.interval_s)]
+        if self._status is not None:
+            self._status.watch_engine(engine, self.registry, lambda: self.requests.draining)
+        else:
+            GaugeReader(self.metrics, self.registry, all_=False)
         await self.registry.mark_listed()
+        if self._status is None:
+            self.port = await self._server.start()
 
-    def _start_http(self) -> HttpEndpoints:
-        settings, loop = self.settings, asyncio.get_running_loop()
+    def _engine_known(self, engine: messages.EngineInfo) -> None:
+        self.registry.device = engine.device
 
-        def request_engine_stats() -> None:
-            """The reply arrives after this scrape and is shown by the next one."""
-            loop.call_soon_threadsafe(self.transport.send, messages.GetEngineStats())
+    @property
+    def work(self) -> str:
+        """What a stop has to wait for, for the log."""
+        return f"requests in flight: {len(self.requests)}"
 
-        before_scrape = request_engine_stats if settings.engine == "process" else lambda: None
-        registry = self.metrics.registry if settings.metrics else None
-        try:
-            return HttpEndpoints(
-                settings.http_host,
-                settings.metrics_port,
-                registry,
-                self._healthy,
-                before_scrape,
-                certificates=self._certificates if settings.has_metrics_tls else None,
-                refusal=lambda *shown: self._scrape_refusal(loop, *shown),
-            )
-        except OSError as error:
-            raise _port_in_use(settings, error) from error
+    async def _models_changed(self, registry: ModelRegistry) -> None:
+        await self._health.update(registry)
+        if self._place is not None:
+            self._place.ready(registry.ready_here())
 
-    def _scrape_refusal(
-        self, loop: asyncio.AbstractEventLoop, authorization: str, certificate: Sequence[str]
-    ) -> str:
-        """Why /metrics may not be read, or "". Called on the thread of the scrape."""
-        try:
-            self.guard.check_scrape(authorization, certificate)
-        except Refusal as refusal:
-            record = self.guard.audit.refused
-            loop.call_soon_threadsafe(record, refusal.caller, "/metrics", refusal.reason)
-            return refusal.message
-        return ""
-
-    def _register_gauges(self, engine: messages.EngineInfo) -> None:
-        """Set the callbacks of the metrics that are read at each scrape."""
-        metrics = self.metrics
-        GaugeReader(metrics, self.registry)
-        metrics.build.read = lambda: [((__version__, engine.runtime), 1.0)]
-        metrics.leases.read = lambda: [((engine.device,), float(engine.leases))]
-        metrics.draining.read = lambda: [((), float(self.requests.draining))]
-        metrics.flush_interval.read = lambda: [((), self._flush_control.interval_s)]
-        metrics.engine_up.read = lambda: [((), float(self.transport.up))]
-        for key, family in metrics.engine_gc.items():
-            family.read = partial(self._engine_gc, key)
-        if self.settings.engine == "process":
-            metrics.watch_engine(lambda: self.transport.pid)
-        if self.settings.device != "cpu" and (found := gpus.open_gpus()) is not None:
-            metrics.registry.register(found)
-
-    def _engine_gc(self, key: str) -> list[tuple[tuple[str, ...], float]]:
-        """One garbage collector count of the engine process, by generation."""
-        generations = enumerate(self._engine_stats.garbage)
-        return [((str(generation),), float(counts[key])) for generation, counts in generations]
+    async def set_server_state(self, state: ServerState) -> None:
+        """Take over what the supervisor says of all front ends and of the engine."""
+        self.registry.others_ready = state.ready
+        await self._health.set_live(alive=state.alive)
+        await self._health.update(self.registry)
 
     async def stop(self) -> None:
         """Drain for at most `drain_s` seconds, then stop."""
@@ -208,8 +247,8 @@ class App:
         self._tokenizers.close()
         if self._loop_watch is not None:
             self._loop_watch.stop()
-        if self._endpoints is not None:
-            self._endpoints.stop()
+        if self._status is not None:
+            self._status.stop()
         if self._spans is not None:
             await self._spans.stop(_SPAN_EXPORT_S)
 
@@ -224,28 +263,22 @@ class App:
         match update:
             case messages.Events():
                 self.requests.deliver(update)
-            case messages.ModelUpdate():
-                self.registry.update(update)
-            case messages.Costs():
-                self.registry.set_costs(update)
-            case messages.Verified():
-                self.registry.verified(update)
-            case messages.BatchingOff():
-                self.registry.batching_off(update)
-            case messages.ModelPaused():
-                self.registry.pause(update)
             case messages.ModelStuck():
                 self.metrics.engine_hangs.inc()
-            case messages.LoadDone():
-                self.registry.loads.done(update)
             case messages.EngineStats():
-                self._engine_stats = update
+                if self._status is not None:
+                    self._status.engine_stats = update
             case messages.RunRecords():
                 self.recorder.answered(update)
+            case _:
+                self.registry.apply(update)
+                if self._place is not None and isinstance(update, messages.LoadDone):
+                    self.transport.send(messages.LoadSeen(update.key))
 
     def _engine_lost(self, reason: str) -> None:
         """Fail all requests in flight after the engine process died; the transport restarts it."""
-        self.metrics.engine_restarts.inc()
+        if self._place is None:  # the supervisor counts it otherwise
+            self.metrics.engine_restarts.inc()
         self.registry.engine_lost()
         error = unavailable(f"{reason}; restarting it")
         self.requests.fail_all(error)
@@ -258,12 +291,6 @@ class App:
     def _engine_restarting(self) -> None:
         """An attempt to restart the engine process has failed or succeeded."""
         self._live_report = asyncio.ensure_future(self._health.set_live(alive=self.transport.recovers))
-
-    def _restart_config(self, config: messages.EngineConfig) -> messages.EngineConfig:
-        """The configuration of an engine process after another: what was unloaded or loaded stays so."""
-        selected = {*config.selected, *self.registry.loads.loaded} if config.selected else ()
-        unloaded = tuple(sorted(self.registry.loads.unloaded))
-        return structs.replace(config, selected=tuple(sorted(selected)), unloaded=unloaded, restart=True)
 
     def _healthy(self) -> bool:
         return self.registry.ready() and not self.requests.draining
@@ -287,7 +314,7 @@ def _spans(settings: Settings) -> Spans | None:
         ) from error
 
 
-def _engine_config(settings: Settings) -> messages.EngineConfig:
+def engine_config(settings: Settings) -> messages.EngineConfig:
     return messages.EngineConfig(
         models=settings.models,
         device=settings.device,
@@ -308,9 +335,8 @@ def _engine_config(settings: Settings) -> messages.EngineConfig:
     )
 
 
-def _port_in_use(settings: Settings, error: OSError) -> LoadError:
-    return LoadError(
-        f"--metrics-port {settings.metrics_port}: cannot listen on"
-        f" {host_and_port(settings.http_host, settings.metrics_port)} ({error.strerror});"
-        " choose a free port, and as --host or --metrics-host an address of this machine"
-    )
+def restart_config(config: messages.EngineConfig, registry: ModelRegistry) -> messages.EngineConfig:
+    """The configuration of an engine process after another: what was unloaded or loaded stays so."""
+    selected = {*config.selected, *registry.loads.loaded} if config.selected else ()
+    unloaded = tuple(sorted(registry.loads.unloaded))
+    return structs.replace(config, selected=tuple(sorted(selected)), unloaded=unloaded, restart=True)

@@ -14,6 +14,7 @@ from . import logs
 from .app import App
 from .errors import LoadError
 from .settings import host_and_port
+from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -22,22 +23,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SWITCH_INTERVAL_S = 0.0002
+SWITCH_INTERVAL_S = 0.0002
 """Python's thread switch interval: how long an engine thread waits for a busy event loop after a run."""
 
 
 def run(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM. Returns the exit code."""
     logs.configure(settings.log_level, settings.log_format)
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        return _run(_serve(settings))
+        return run_loop(_serve(settings))
     except LoadError as error:
         print(f"lockstep-serve: {error}", file=sys.stderr)
         return 1
 
 
-def _run(main: Coroutine[Any, Any, int]) -> int:
+def run_loop(main: Coroutine[Any, Any, int]) -> int:
     """Run on uvloop if it is installed: a third more calls per second (docs/decisions/0004)."""
     try:
         import uvloop
@@ -51,7 +52,7 @@ async def _serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    app = App(settings)
+    app = App(settings) if settings.frontends == 1 else Supervisor(settings)
     try:
         if not await _start(app, stop):
             log.info("stopping before the start was complete")
@@ -60,9 +61,9 @@ async def _serve(settings: Settings) -> int:
         log.info("serving %s on %s, metrics on %d", settings.models, address, app.metrics_port)
         await stop.wait()
         log.info(
-            "stopping within %g s: requests in flight: %d; a second signal stops at once",
+            "stopping within %g s: %s; a second signal stops at once",
             settings.drain_s,
-            len(app.requests),
+            app.work,
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
@@ -73,7 +74,7 @@ async def _serve(settings: Settings) -> int:
     return 0
 
 
-async def _start(app: App, stop: asyncio.Event) -> bool:
+async def _start(app: App | Supervisor, stop: asyncio.Event) -> bool:
     """Start the server, unless it is stopped meanwhile. False: it was.
 
     Raises:

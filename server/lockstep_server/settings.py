@@ -144,6 +144,12 @@ class Settings:
         "Run the engine in a separate process, or as threads of the server process.",
         click.Choice(["process", "thread"]),
     )
+    frontends: int = _setting(
+        1,
+        "Number of gRPC front-end processes on the port, before one engine process. The system gives each"
+        " connection to one of them. More than 1: Linux only, with --engine process.",
+        click.IntRange(1, 64),
+    )
     engine_nice: int = _setting(
         5,
         "Nice value (0 to 19) of one-shot engine threads. Linux only, with --engine process.",

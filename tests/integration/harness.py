@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from lockstep_proto.v1 import sequences_pb2_grpc
 from lockstep_server.app import App
 from lockstep_server.engine.runtime.device_scheduler import DeviceAccount
 from lockstep_server.settings import Settings
+from lockstep_server.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,12 +32,52 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2] / "models"
 
 
-class Stubs:
-    """gRPC stubs of all services at an address."""
+FRONT_ENDS = "front ends"
+"""As `engine` of `serve`: an engine process, with two front ends before it."""
 
-    def __init__(self, address: str) -> None:
+_CONNECTIONS = 8
+"""Connections to several front ends, so many that practically never all of them reach the same one."""
+
+
+class Connections:
+    """Makes stubs that send each call over another connection than the one before."""
+
+    def __init__(self, address: str, count: int) -> None:
+        alone = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+        self.channels = [grpc.insecure_channel(address, alone) for _ in range(count)]
+        self._turn = itertools.cycle(range(count))
+
+    def __getattr__(self, kind: str) -> Any:
+        def make(*args: Any, **more: Any) -> Any:
+            calls = [getattr(channel, kind)(*args, **more) for channel in self.channels]
+            return _Calls(calls, self._turn)
+
+        return make
+
+    def close(self) -> None:
+        for channel in self.channels:
+            channel.close()
+
+
+class _Calls:
+    def __init__(self, calls: list[Any], turn: Iterator[int]) -> None:
+        self._calls, self._turn = calls, turn
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        return self._calls[next(self._turn)](*args, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **more: getattr(self._calls[next(self._turn)], name)(*args, **more)
+
+
+class Stubs:
+    """gRPC stubs of all services at an address. With several connections, they take turns."""
+
+    def __init__(self, address: str, connections: int = 1) -> None:
         self.address = address
-        self.channel = grpc.insecure_channel(address, [("grpc.enable_retries", 0)])
+        self.channel: Any = grpc.insecure_channel(address, [("grpc.enable_retries", 0)])
+        if connections > 1:
+            self.channel = Connections(address, connections)
         self.inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.sequences = sequences_pb2_grpc.SequencesStub(self.channel)
         self.health: Any = health_pb2_grpc.HealthStub(self.channel)
@@ -65,16 +107,16 @@ class Served(Stubs):
         self._thread = threading.Thread(target=self._loop.run_forever, name="server")
         self._thread.start()
         try:
-            self.app = self.run(self._start(settings, spans))
+            self.app: Any = self.run(self._start(settings, spans))
         except BaseException:
             self._end_loop()
             raise
-        super().__init__(f"127.0.0.1:{self.app.port}")
+        super().__init__(f"127.0.0.1:{self.app.port}", _CONNECTIONS if settings.frontends > 1 else 1)
         self.transport: Any = self.app.transport
 
     @staticmethod
-    async def _start(settings: Settings, spans: Any) -> App:
-        app = App(settings, spans=spans)
+    async def _start(settings: Settings, spans: Any) -> App | Supervisor:
+        app = App(settings, spans=spans) if settings.frontends == 1 else Supervisor(settings)
         try:
             await app.start()
         except BaseException:
@@ -124,6 +166,12 @@ class Served(Stubs):
         engine = self.engine(model)
         wait_until(lambda: engine.in_flight() == count, f"{count} requests held by {model}")
 
+    def in_flight(self) -> int:
+        """The number of requests that have not ended."""
+        if isinstance(self.app, App):
+            return len(self.app.requests)
+        return int(self.metric("lockstep_queue_depth"))
+
     def wait_idle(self) -> None:
         """Waits until no request is in flight and no engine holds one."""
         wait_until(lambda: len(self.app.requests) == 0, "no request in flight")
@@ -144,6 +192,8 @@ class Served(Stubs):
 def settings(models: Path, **more: Any) -> Settings:
     """Of a server for tests. What is measured of a model is measured once per test run."""
     usual = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "device": "cpu", "engine": "thread"}
+    if more.get("engine") == FRONT_ENDS:
+        more = {**more, "engine": "process", "frontends": 2}
     return Settings(models=str(models), **{**usual, "cache": os.environ["LOCKSTEP_CACHE"], **more})
 
 

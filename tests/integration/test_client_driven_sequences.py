@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 import steps
-from integration.harness import Served, refused, serve
+from integration.harness import FRONT_ENDS, Served, refused, serve
 from patience import PATIENCE_S, wait_until
 
 from lockstep_proto import open_inference_pb2 as pb
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module", params=["thread", "process"])
+@pytest.fixture(scope="module", params=["thread", "process", FRONT_ENDS])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     steps.adder(root, slots=64)

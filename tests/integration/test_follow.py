@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 import steps
-from integration.harness import REPOSITORY, Served, refused, serve
+from integration.harness import FRONT_ENDS, REPOSITORY, Served, refused, serve
 from patience import PATIENCE_S, wait_until
 
 from lockstep_client import AsyncClient
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TEXT = "not a good film , but I was happy to see it"
 
 
-@pytest.fixture(scope="module", params=["thread", "process"])
+@pytest.fixture(scope="module", params=["thread", "process", FRONT_ENDS])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     steps.language(root)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import steps
-from integration.harness import Served, refused, serve
+from integration.harness import FRONT_ENDS, Served, refused, serve
 from onnx import numpy_helper
 from patience import PATIENCE_S, wait_until
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PLACES = {
     "threads": {"engine": "thread"},
     "a process": {"engine": "process"},
+    FRONT_ENDS: {"engine": FRONT_ENDS},
     "states on the device": {"engine": "thread", "state_values": "device"},
 }
 """Where the engine runs, and keeps the states of sequences."""
@@ -418,7 +419,7 @@ def running(server: Served, state: str = "running") -> float:
 
 
 def wait_gone(server: Served) -> None:
-    wait_until(lambda: len(server.app.requests) == 0, "no call in flight")
+    wait_until(lambda: server.in_flight() == 0, "no call in flight")
     # The gauge is updated with the next events of the engine.
     generate(server, max_tokens=1)
     wait_until(lambda: running(server) == 0, "no sequence running")
@@ -611,7 +612,7 @@ def test_a_stream_whose_reader_stalls_is_ended(tmp_path: Path, serving: Callable
     with small_windows(server) as sequences:
         call = sequences.Generate(long_request())
         next(call)
-        wait_until(lambda: len(server.app.requests) == 0, "the stream is ended")
+        wait_until(lambda: server.in_flight() == 0, "the stream is ended")
         with refused(grpc.StatusCode.FAILED_PRECONDITION, words="read nothing"):
             list(call)
 

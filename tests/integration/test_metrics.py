@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 import steps
-from integration.harness import REPOSITORY, Served, refused, serve
+from integration.harness import FRONT_ENDS, REPOSITORY, Served, refused, serve
 from onnx import numpy_helper
 from patience import PATIENCE_S, wait_until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
@@ -66,7 +66,7 @@ def _without_numbers(graph: Path) -> None:
     onnx.save(model, graph)
 
 
-@pytest.fixture(scope="module", params=["thread", "process"])
+@pytest.fixture(scope="module", params=["thread", "process", FRONT_ENDS])
 def server(models: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
     with serve(models, engine=request.param) as running:
         yield running
@@ -170,7 +170,7 @@ def run_mixed_calls(server: Served) -> Callers:
     with ThreadPoolExecutor(24) as pool:
         for done in [pool.submit(one) for one in work]:
             done.result()
-    wait_until(lambda: len(server.app.requests) == 0, "no call in flight")
+    wait_until(lambda: server.in_flight() == 0, "no call in flight")
     return callers
 
 

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 import steps
-from integration.harness import Served, refused
+from integration.harness import FRONT_ENDS, Served, refused
 from integration.test_control import load, unload
 from onnx import helper
 from patience import PATIENCE_S, wait_until
@@ -65,7 +65,7 @@ def versions(server: Served) -> dict[str, str]:
     return {one.version: one.state for one in models if one.name == "sum"}
 
 
-@pytest.fixture(params=["thread", "process"])
+@pytest.fixture(params=["thread", "process", FRONT_ENDS])
 def server(request: pytest.FixtureRequest, tmp_path: Path, serving: Callable[..., Served]) -> Served:
     write_scaler(tmp_path, 1)
     return serving(engine=request.param, model_control="explicit")

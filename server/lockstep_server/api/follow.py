@@ -8,7 +8,6 @@ read again.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,8 +53,6 @@ _MAX_NEXT_TOKENS = 1000
 _MAX_IDS = 16_384
 """Ids in one message. The next message is read when these have been started."""
 
-_numbers = itertools.count(1)
-
 
 class _Step(NamedTuple):
     """An element in flight, with what its reply needs."""
@@ -97,7 +94,7 @@ class Follow:
         self._reads_text = True
         self._replied = False
         self._names: dict[int, str] = {}
-        self._sequence = ("", next(_numbers))
+        self._sequence = requests.own_sequence()
         self._served: ServedModel | None = None
         self._ahead = 0
         # Elements wait for one another, and are not refused for it.

@@ -8,7 +8,7 @@ from lockstep_proto import model_config_pb2
 from lockstep_proto import open_inference_pb2 as pb
 
 if TYPE_CHECKING:
-    from ..frontend.served_model import ModelStatisticsCounters, ServedModel
+    from ..frontend.served_model import ModelStatisticsCounters
     from ..frontend.versions import ModelVersion
     from ..model.spec import ModelSpec, ModelTensor
 
@@ -94,8 +94,7 @@ def _data_type(tensor: ModelTensor) -> Any:
     return model_config_pb2.DataType.Value(name)
 
 
-def statistics(served: ServedModel) -> pb.ModelStatistics:
-    counted, spec = served.statistics, served.spec
+def statistics(spec: ModelSpec, counted: ModelStatisticsCounters) -> pb.ModelStatistics:
     ended = counted.succeeded + counted.failed
 
     def duration(count: int, seconds: float) -> pb.StatisticDuration:

@@ -81,7 +81,10 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         else:
             may_use = current.get().may_use
             found = [one for one in self._registry.served_models() if may_use(one.spec.name)]
-        return pb.ModelStatisticsResponse(model_stats=[metadata.statistics(one) for one in found])
+        counted = await self._registry.statistics(found)
+        return pb.ModelStatisticsResponse(
+            model_stats=[metadata.statistics(one.spec, statistics) for one, statistics in counted]
+        )
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: Context

@@ -70,8 +70,14 @@ class Server:
         guard: Guard,
         certificates: CertificateFiles | None,
         recorder: Recorder,
+        *,
+        shares_port: bool = False,
     ) -> None:
-        self._server = grpc.aio.server(options=_options(settings))
+        """
+        Args:
+            shares_port: other processes listen on the port too, and the system gives each connection to one.
+        """
+        self._server = grpc.aio.server(options=_options(settings, shares_port=shares_port))
         self._certificates = certificates
         self._calls = OpenCalls()
 
@@ -81,7 +87,8 @@ class Server:
         def admit(size: int) -> ServingError | None:
             return requests.usage.no_room(size, current.get())
 
-        self._arriving = ArrivingCalls(2 * settings.max_inflight_mb << 20, settings.max_message_mb << 20)
+        arriving = (2 * settings.max_inflight_mb << 20) // settings.frontends
+        self._arriving = ArrivingCalls(arriving, settings.max_message_mb << 20)
         instrumented: Any = InstrumentingServer(
             self._server, metrics, begin_trace, self._calls, refuse, admit, guard, self._arriving
         )
@@ -144,12 +151,12 @@ class Server:
             self._watching.cancel()
 
 
-def _options(settings: Settings) -> list[tuple[str, Any]]:
+def _options(settings: Settings, *, shares_port: bool = False) -> list[tuple[str, Any]]:
     largest = settings.max_message_mb * 1024 * 1024
     return [
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),  # a second server on this port must fail
+        ("grpc.so_reuseport", int(shares_port)),  # otherwise a second server on this port must fail
         # By default gRPC itself ends calls that wait to be read, from 1,000 on or after 30 s, as CANCELLED:
         # unlogged and uncounted. Admission control refuses what is too much.
         ("grpc.server.max_pending_requests", _MAX_UNREAD_CALLS),

@@ -106,7 +106,10 @@ async def make_inference_request(
     name, version, parameters = request.model_name, request.model_version, request.parameters
     if parameters and (step := _sequence(parameters)) is not None:
         sequence, start = step
-        served = registry.resolve_step(name, version, _owned(sequence), start=start, method=method)
+        owned = _owned(sequence)
+        if not start:
+            await registry.locate(name, owned)
+        served = registry.resolve_step(name, version, owned, start=start, method=method)
     else:
         served = registry.resolve(name, version, method)
     try:

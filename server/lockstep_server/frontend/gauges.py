@@ -26,18 +26,24 @@ _LENGTHS = (16, 64, 256)
 
 
 class GaugeReader:
-    """Reads the registry from the scrape's thread. It copies first, because the event loop keeps writing."""
+    """Reads the registry from the scrape's thread. It copies first, because the event loop keeps writing.
 
-    def __init__(self, metrics: Metrics, registry: ModelRegistry) -> None:
+    `all_`: what is the same at each of several front ends too.
+    """
+
+    def __init__(self, metrics: Metrics, registry: ModelRegistry, *, all_: bool = True) -> None:
         self._registry = registry
+        metrics.estimated_wait.read = lambda: _longest(
+            (one.spec.model, one.admission.estimated_wait_s()) for one in self._oneshot()
+        )
+        metrics.run_cost.read = self._costs
+        if not all_:
+            return
         metrics.ready.read = self._ready
         metrics.state.read = self._states
         metrics.load_seconds.read = lambda: [(_labels(one), one.load_s) for one in self._served()]
         metrics.batched.read = lambda: [(_labels(one), float(one.spec.batched)) for one in self._served()]
         metrics.provider.read = self._providers
-        metrics.estimated_wait.read = lambda: _longest(
-            (one.spec.model, one.admission.estimated_wait_s()) for one in self._oneshot()
-        )
         metrics.queue_limit.read = lambda: _longest(
             (one.spec.model, one.admission.max_queue_s) for one in self._oneshot()
         )
@@ -48,7 +54,6 @@ class GaugeReader:
         metrics.state_bytes.read = lambda: _sums(
             ((one.spec.model,), float(one.state_bytes)) for one in self._served() if one.slots
         )
-        metrics.run_cost.read = self._costs
 
     def _served(self) -> list[ServedModel]:
         return self._registry.served_models()

@@ -17,11 +17,12 @@ class Loads:
     """Loads and unloads that have not ended, and what those that have ended are to mean after a restart of
     the engine. Event loop only.
 
+    `keys`: numbers of messages to the engine that it answers.
     `unloaded`, `loaded`: names of the models that were last unloaded, or loaded, by a request.
     """
 
-    def __init__(self) -> None:
-        self._keys = itertools.count(1)
+    def __init__(self, first_key: int = 1) -> None:
+        self.keys = itertools.count(first_key)
         self._waiting: dict[int, asyncio.Future[messages.LoadDone]] = {}
         self.unloaded: set[str] = set()
         self.loaded: set[str] = set()
@@ -38,7 +39,7 @@ class Loads:
             ServingError: NOT_FOUND, with the engine's reason for the failure; UNAVAILABLE, the engine stops
                 or restarts.
         """
-        key = next(self._keys)
+        key = next(self.keys)
         done = self._waiting[key] = asyncio.get_running_loop().create_future()
         send(kind(name, key))
         end = await done

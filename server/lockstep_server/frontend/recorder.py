@@ -148,12 +148,12 @@ class Send(Protocol):
 class Recorder:
     """What the server remembers of its requests and runs. Event loop only."""
 
-    def __init__(self, send: Send, size: int) -> None:
+    def __init__(self, send: Send, size: int, first_key: int = 1) -> None:
         self.requests = EndedRequests(size)
         self.epoch = time.time() - time.monotonic()
         """Added to a time of `time.monotonic()`, it makes seconds since 1970."""
         self._send = send
-        self._keys = itertools.count(1)
+        self._keys = itertools.count(first_key)
         self._asked: dict[int, asyncio.Future[messages.RunRecords]] = {}
 
     async def runs(self, after: int, model: str = "") -> messages.RunRecords:

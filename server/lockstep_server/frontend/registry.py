@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,20 @@ from .admission import AdmissionController
 from .callers import current
 from .loads import Loads
 from .request_log import RequestLog
-from .served_model import ServedModel
+from .served_model import ModelStatisticsCounters, ServedModel
 from .tokenization import Tokenizers
 from .versions import VersionState, VersionTable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
+    from typing import Any
 
     from ..model.spec import ModelSpec
+    from .ledger import Ledger
     from .versions import ModelVersion
+
+    AskOthers = Callable[[], Awaitable[list[tuple[str, int, dict[str, Any]]]]]
+    """Asks the other front ends for their statistics: name, version, fields of `ModelStatisticsCounters`."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +55,13 @@ class ModelRegistry:
         tokenizers: Tokenizers | None = None,
         require_ready: float = 0.0,
         reload_grace_s: float = 0.0,
+        first_key: int = 1,
     ) -> None:
+        self.ledger: Ledger | None = None  # if there are several front ends
+        self.others_ready = True  # the other front ends are
+        self.ask: Callable[[messages.Message], None] | None = None  # the engine, if there are several
+        self.ask_others: AskOthers | None = None
+        self._finds: dict[int, asyncio.Future[int]] = {}
         self._reload_grace_s = reload_grace_s
         self._replaced: list[ServedModel] = []  # with live sequences
         self.versions = VersionTable()
@@ -59,7 +71,7 @@ class ModelRegistry:
         self._request_log = request_log or RequestLog()
         self._metrics, self._on_change = metrics, on_change
         self._served: dict[tuple[str, int], ServedModel] = {}
-        self.loads = Loads()
+        self.loads = Loads(first_key)
         self._changes: set[asyncio.Task[None]] = set()
         self._listed = False
         self._unlisted: set[tuple[str, int]] = set()  # not reported by the engine since its restart
@@ -105,6 +117,39 @@ class ModelRegistry:
                 del other.sequences[sequence]  # the id means the new sequence from now on
         return served if served is not None else self.resolve(name, version, method)
 
+    async def statistics(
+        self, found: Iterable[ServedModel]
+    ) -> list[tuple[ServedModel, ModelStatisticsCounters]]:
+        """What all front ends have counted of these models."""
+        found = list(found)
+        others = await self.ask_others() if self.ask_others is not None else []
+        counted = []
+        for served in found:
+            total = deepcopy(served.statistics)
+            for name, version, fields in others:
+                if (name, version) == (served.spec.name, served.spec.version):
+                    total.add(ModelStatisticsCounters(**fields))
+            counted.append((served, total))
+        return counted
+
+    async def locate(self, name: str, sequence: messages.SequenceId) -> None:
+        """Learn from the engine where a sequence is, for `resolve_step`: another of several front ends may
+        have started it, and on a version that is not the default, or not in service, any more."""
+        places = [
+            one for one in itertools.chain(self._served.values(), self._replaced) if one.spec.name == name
+        ]
+        if self.ask is None or len(places) < 2:
+            return
+        key = next(self.loads.keys)
+        found = self._finds[key] = asyncio.get_running_loop().create_future()
+        self.ask(messages.FindSequence(key, name, sequence))
+        load = await asyncio.shield(found)
+        for place in places if load else ():
+            if place.load == load:
+                place.sequences[sequence] = None
+            else:
+                place.sequences.pop(sequence, None)
+
     def record_refusal(
         self, name: str, version: str, method: str, error: ServingError, requests: int = 1
     ) -> None:
@@ -149,6 +194,10 @@ class ModelRegistry:
         return self._served.get((name, version))
 
     def ready(self) -> bool:
+        """Whether this front end is ready, and so are the others."""
+        return self.ready_here() and self.others_ready
+
+    def ready_here(self) -> bool:
         """Whether the repository has been listed, no model is loading, and enough versions are READY."""
         return self._listed and self.versions.settled() and self.versions.share_ready() >= self._require_ready
 
@@ -187,6 +236,24 @@ class ModelRegistry:
         except ServingError:
             return False
         return True
+
+    def apply(self, update: messages.EngineUpdate) -> None:
+        """Apply what the engine says of a model."""
+        match update:
+            case messages.ModelUpdate():
+                self.update(update)
+            case messages.Costs():
+                self.set_costs(update)
+            case messages.Verified():
+                self.verified(update)
+            case messages.BatchingOff():
+                self.batching_off(update)
+            case messages.ModelPaused():
+                self.pause(update)
+            case messages.LoadDone():
+                self.loads.done(update)
+            case messages.SequenceFound(key, load):
+                self._finds.pop(key).set_result(load)
 
     def update(self, update: messages.ModelUpdate) -> None:
         """Apply a model's new state."""
@@ -234,14 +301,24 @@ class ModelRegistry:
         meters = ModelMeters(
             self._metrics, spec.model, entry.version, self.device, spec.mode, methods_of(spec)
         )
-        admission = AdmissionController(spec, update.costs or {})
+        if self.ledger is not None:
+            self.ledger.begin_model(spec.name, spec.version)
+        admission = AdmissionController(spec, update.costs or {}, self.ledger)
         vocabulary = self.tokenizers.open(update.tokenizer) if update.tokenizer else None
         served = ServedModel(
-            spec, admission, meters, self._request_log, vocabulary=vocabulary, load_s=update.load_s
+            spec,
+            admission,
+            meters,
+            self._request_log,
+            vocabulary=vocabulary,
+            load_s=update.load_s,
+            load=update.load,
         )
         replaced = self._served.get((entry.name, entry.version))
+        if replaced is not None:
+            replaced.admission.ledger = None  # what it still holds is not in the new one's queue
         self._served[entry.name, entry.version] = served
-        if replaced is not None and replaced.sequences:
+        if replaced is not None and (replaced.sequences or self.ledger is not None):
             self._replaced.append(replaced)
             forget = self._replaced.remove
             asyncio.get_running_loop().call_later(self._reload_grace_s + _FORGET_S, forget, replaced)
@@ -261,6 +338,9 @@ class ModelRegistry:
         for replaced in self._replaced:
             replaced.sequences.clear()
         self.loads.engine_lost()
+        for found in self._finds.values():
+            found.set_result(0)
+        self._finds.clear()
 
     def set_costs(self, update: messages.Costs) -> None:
         if (served := self.get(update.model, update.version)) is not None:
@@ -274,7 +354,8 @@ class ModelRegistry:
         if (served := self.get(update.model, update.version)) is not None:
             served.spec = replace(served.spec, batched=False, notice=f"not batched: {update.reason}")
             served.admission.batching_off()
-            served.meters.batch_mismatch.inc()
+            if self.ledger is None:  # otherwise the supervisor counts it
+                served.meters.batch_mismatch.inc()
             if (entry := self.versions.get(update.model, update.version)) is not None:
                 entry.spec = served.spec
 
@@ -286,7 +367,7 @@ class ModelRegistry:
         )
         if served is None or entry is None:
             return
-        if update.reason:
+        if update.reason and self.ledger is None:
             served.meters.thread_restarts.inc()
         entry.paused = update.reason
         self._report_change()

@@ -8,6 +8,7 @@ engine knows keys only.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
@@ -81,7 +82,8 @@ class InFlightRequests:
     """The accepted requests that have not ended, by key. Event loop only.
 
     `observe_lag` gets the age in seconds of each engine update when it is processed. `usage` has what callers
-    use, and their limits. Without `priorities`, those of requests are ignored.
+    use, and their limits. Without `priorities`, those of requests are ignored. `number` is that of this front
+    end, if there are several.
     """
 
     def __init__(
@@ -96,12 +98,14 @@ class InFlightRequests:
         ended: EndedRequests | None = None,
         *,
         priorities: bool = True,
+        number: int = 0,
     ) -> None:
         self._ended = ended or EndedRequests(0)
         self._send, self._registry, self._clock = send, registry, clock
         self._request_log = request_log or RequestLog()
         self._tokenizers = tokenizers or registry.tokenizers
         self._observe_lag, self._priorities = observe_lag, priorities
+        self._number, self._own_sequences = number, itertools.count(number * messages.FRONT_END_KEYS + 1)
         self._in_flight: dict[int, _InFlight] = {}
         self.usage = usage or CallerUsage()
         self._peak_bytes = 0  # of the requests in flight, since none was
@@ -147,9 +151,14 @@ class InFlightRequests:
 
     def _new_key(self) -> int:
         """A random key, as callers see it: how many requests there were is nobody's business."""
-        while (key := random.getrandbits(63)) in self._in_flight or key in self._tokenizing:
+        while (key := self._draw_key()) in self._in_flight or key in self._tokenizing:
             pass
         return key
+
+    def _draw_key(self) -> int:
+        if not self._number:
+            return random.getrandbits(63)
+        return self._number * messages.FRONT_END_KEYS + random.randrange(messages.FRONT_END_KEYS)
 
     def _tokenize(self, arrival: _Arrival, text: str) -> None:
         """Accept a request once its text is tokenized: at once, or later if it is long.
@@ -405,6 +414,10 @@ class InFlightRequests:
         if served.vocabulary is None:
             return [""] * len(ids)
         return (await asyncio.shield(served.vocabulary)).names(ids)
+
+    def own_sequence(self) -> messages.SequenceId:
+        """An id for a sequence of the server's own, which no other front end uses."""
+        return ("", next(self._own_sequences))
 
     def send(self, message: messages.Message) -> None:
         """Send the engine a message that has no reply."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import messages
 from ..errors import ErrorCode
@@ -44,6 +44,22 @@ class ModelStatisticsCounters:
     by_rows: Counter[int] = field(default_factory=Counter)
     seconds_by_rows: dict[int, tuple[float, float, float]] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as another front end gets them."""
+        return {**vars(self), "by_rows": dict(self.by_rows)}
+
+    def add(self, other: ModelStatisticsCounters) -> None:
+        """Add what another front end has counted."""
+        for name in ("succeeded", "success_s", "failed", "fail_s", "queue_s", "rows", "runs", "input_s",
+                     "compute_s", "output_s"):  # fmt: skip
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.last_ms = max(self.last_ms, other.last_ms)
+        self.by_rows = self.by_rows + Counter(other.by_rows)
+        for rows, seconds in other.seconds_by_rows.items():
+            before = self.seconds_by_rows.get(rows, (0.0, 0.0, 0.0))
+            a, b, c = (one + more for one, more in zip(before, seconds, strict=True))
+            self.seconds_by_rows[rows] = (a, b, c)
+
     def add_run(self, run: messages.Run) -> None:
         self.runs += 1
         self.rows += run.rows
@@ -76,6 +92,7 @@ class ServedModel:
     statistics: ModelStatisticsCounters = field(default_factory=ModelStatisticsCounters)
     vocabulary: OpenVocabulary | None = None  # None: the model has no tokenizer
     load_s: float = 0.0
+    load: int = 0  # its number, by which the engine names it
     sequence_counts: messages.SequenceCounts = _NO_SEQUENCES
     state_bytes: int = 0
     step_costs: dict[int, float] = field(default_factory=dict)

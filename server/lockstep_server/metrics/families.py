@@ -270,6 +270,10 @@ class Metrics:
             "lockstep_engine_hangs_total",
             "Times that the engine process did not answer, or a run or load did not end.",
         ).labels()
+        self.front_end_restarts = factory.counter(
+            "lockstep_frontend_restarts_total",
+            "Restarts of front-end processes after they died.",
+        ).labels()
         self.leases = factory.scraped(
             "lockstep_device_permits", "Maximum number of concurrent runs on the device.", "device"
         )

@@ -62,8 +62,6 @@ class FrontEnd:
 
     def begin(self) -> None:
         """The model is loaded, or loaded again: its requests leave the queue of the old one."""
-        if self.queued:
-            self.admission.ledger = None
         self.queued.clear()
         self.ledger.begin_model(SPEC.name, SPEC.version)
         self.admission = AdmissionController(SPEC, {}, self.ledger)

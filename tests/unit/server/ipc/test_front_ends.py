@@ -132,7 +132,7 @@ def test_a_load_does_not_wait_for_a_front_end_that_has_ended() -> None:
 
 def test_what_is_counted_once_and_what_the_supervisor_asks_goes_to_it_alone() -> None:
     engine = Engine()
-    updates = [
+    updates: list[messages.EngineUpdate] = [
         messages.Verified("m", 1, 3),
         messages.Heartbeat(),
         messages.EngineStats([]),
