@@ -10,7 +10,8 @@ import grpc
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_OPTIONS = [("grpc.max_receive_message_length", -1)]
+_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+"""No two channels share a connection."""
 
 
 def channel(spec: Mapping[str, Any]) -> grpc.aio.Channel:

@@ -1,17 +1,20 @@
 """Requests as fast as a server answers them: serialised in advance, replies are counted but not parsed.
 
 `python -m bench.drive '{"address": …, "model": …, "lengths": […], "inflight": 64, "mode": "unary"}'`
-prints {"rate", "p50_ms", "p99_ms", "failed"} as JSON. Unary calls are sent by the load generator's driver.
+prints {"rate", "p50_ms", "p99_ms", "failed"} as JSON. Unary calls are sent by the load generator's driver,
+in turn over as many "connections" as are given (1).
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import sys
 import time
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -23,6 +26,9 @@ from lockstep_load.senders import unary
 from lockstep_proto import open_inference_pb2 as pb
 
 from . import connect
+
+if TYPE_CHECKING:
+    from lockstep_load.senders import ReplyTimes
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
@@ -44,22 +50,27 @@ def request(model: str, ids: Any) -> PreparedRequest:
 
 
 async def closed_loop(
-    channel: Any, made: list[PreparedRequest], inflight: int, options: dict[str, Any] | None = None
+    channels: list[Any], made: list[PreparedRequest], inflight: int, options: dict[str, Any] | None = None
 ) -> dict[str, float]:
     """A closed loop with `inflight` calls in flight; each gets `options`."""
-    found = await send_all(made, unary(channel, protocol.INFER.path, options or {}), inflight)
+    turn = itertools.cycle([unary(channel, protocol.INFER.path, options or {}) for channel in channels])
+
+    async def send(request: PreparedRequest, times: ReplyTimes) -> None:
+        await next(turn)(request, times)
+
+    found = await send_all(made, send, inflight)
     return _report(found.seconds, found.failed, found.wall_s)
 
 
 async def stream(
-    channel: Any, made: list[PreparedRequest], inflight: int, options: dict[str, Any] | None = None
+    channels: list[Any], made: list[PreparedRequest], inflight: int, options: dict[str, Any] | None = None
 ) -> dict[str, float]:
     """One stream with `inflight` requests in flight; latencies count from the start.
 
     A loop of its own: requests on one stream are written without waiting for a reply to each, and replies
     are not matched to requests, whereas the load generator's driver awaits the end of each request.
     """
-    call, seconds, failed = channel.stream_stream(STREAM)(**(options or {})), list[float](), 0
+    call, seconds, failed = channels[0].stream_stream(STREAM)(**(options or {})), list[float](), 0
     room = asyncio.Semaphore(inflight)
     begun = time.perf_counter()
 
@@ -89,10 +100,12 @@ async def main(spec: dict[str, Any]) -> None:
     gc.collect()
     gc.freeze()  # keeps the requests out of collections, as the load generator's workers do
     drive = stream if spec.get("mode") == "stream" else closed_loop
-    async with connect.channel(spec) as channel:
+    async with AsyncExitStack() as stack:
+        count = spec.get("connections", 1)
+        channels = [await stack.enter_async_context(connect.channel(spec)) for _ in range(count)]
         options = connect.call_options(spec)
-        await drive(channel, made[: max(len(made) // 10, inflight)], inflight, options)
-        print(json.dumps(await drive(channel, made, inflight, options)))
+        await drive(channels, made[: max(len(made) // 10, inflight)], inflight, options)
+        print(json.dumps(await drive(channels, made, inflight, options)))
 
 
 if __name__ == "__main__":

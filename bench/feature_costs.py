@@ -1,4 +1,4 @@
-"""The cost of what a flag turns off: metrics, verification, the flight recorder.
+"""The cost of what a flag turns on or off: metrics, verification, the flight recorder, a second front end.
 
 Two servers side by side, one without, are loaded in turn. The server with metrics is scraped meanwhile, as
 OpenMetrics. Other work on the machine may change the ratio of the rates more than a feature does; therefore
@@ -40,6 +40,7 @@ _WARM_TOKENS = 50
 """Tokens that `streams.py` generates per stream before it starts measuring."""
 
 _TARGET, _MAX_METRICS_SHARE, _SMALL_TARGET = 0.97, 0.03, 0.99
+_FRONTENDS_TARGET, _CONNECTIONS = 0.97, 8
 _RECORDER_SHARE = 0.01
 _SCRAPE_EVERY_S = 5.0
 _METRIC_CALLS = 20_000
@@ -115,6 +116,25 @@ def _compared(
             found, interval = paired_ratio(values, bases)
             base = statistics.median(bases)
             yield Result(f"{feature}: {name}{title}", found * base, unit, base, target, interval=interval)
+
+
+def frontends(models: Path, rounds: int) -> Iterator[Result]:
+    """Two front ends against one: 64 calls in flight over 8 connections. On two cores they can only cost."""
+    for model, drawn in (("bench-noop", [32] * _REQUESTS), ("sentiment-bilstm", lengths.sst2(_REQUESTS))):
+
+        def drive(address: str, model: str = model, drawn: list[int] = drawn) -> tuple[float, int]:
+            found = processes.drive(address, model, drawn, connections=_CONNECTIONS)
+            return found["rate"], _REQUESTS + _REQUESTS // 10
+
+        one, two = _measured(models, model, drive, rounds * _PAIRS_A_ROUND, ("--frontends", "2"))
+        for title, unit, values, bases, target in (
+            ("", "per second", [x.rate for x in two], [x.rate for x in one], _FRONTENDS_TARGET),
+            (", CPU", "us each", [x.cpu_us for x in two], [x.cpu_us for x in one], None),
+        ):
+            found, interval = paired_ratio(values, bases)
+            base = statistics.median(bases)
+            name = f"two front ends: {model}, unary, 64 in flight{title}"
+            yield Result(name, found * base, unit, base, target, interval=interval)
 
 
 def paired_ratio(values: Sequence[float], baselines: Sequence[float]) -> tuple[float, tuple[float, float]]:

@@ -27,9 +27,10 @@ def tool(name: str, *arguments: str | dict[str, Any], lines: Sequence[str] = ())
 
 
 def drive(
-    address: str, model: str, lengths: list[int], *, inflight: int = 64, mode: str = "unary"
+    address: str, model: str, lengths: list[int], *, inflight: int = 64, mode: str = "unary", **more: Any
 ) -> dict[str, float]:
     spec = {"address": address, "model": model, "lengths": lengths, "inflight": inflight, "mode": mode}
+    spec |= more
     found: dict[str, float] = tool("drive", json.dumps(spec))
     if found["failed"]:
         raise RuntimeError(f"{found['failed']:.0f} of {len(lengths)} requests for {model} failed")

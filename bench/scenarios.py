@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import client_scenarios, lengths, load_scenarios, processes, step_scenarios
-from .feature_costs import metrics, recorder, verification
+from .feature_costs import frontends, metrics, recorder, verification
 from .growth import growth
 from .overload import overload
 from .policies import policies
@@ -123,6 +123,7 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "metrics": metrics,
     "verification": verification,
     "recorder": recorder,
+    "frontends": frontends,
     "overload": overload,
     "policies": policies,
     "growth": growth,
