@@ -123,7 +123,7 @@ def test_the_command_supports_tls(lockstep, certificates, monkeypatch) -> None:
     with behind_tls(certificates, "local", mutual=False) as fake:
         arguments = ("models", "--address", fake.address, "--tls", str(certificates / "ca.pem"))
         code, lines, error = lockstep(*arguments)
-        assert (code, len(lines), error) == (0, 3, "")
+        assert (code, len(lines), error) == (0, 4, "")  # a header, and three models
         assert fake.metadata[0]["authorization"] == "Bearer secret"
         code, _, error = lockstep("models", "--address", fake.address, "--tls", "system")
         assert (code, len(error.splitlines())) == (1, 1)

@@ -76,7 +76,8 @@ async def test_tokens_are_counted_if_the_client_cancels_during_the_write() -> No
         def get(self, model: str, version: int) -> ServedModel:
             return served
 
-    requests = InFlightRequests(lambda message, when=None: None, Registry())  # type: ignore[arg-type]
+    sent = list[Any]()
+    requests = InFlightRequests(lambda message, when=None: sent.append(message), Registry())  # type: ignore[arg-type]
     stream = TokenStream(
         requests,
         FlushController(lambda message: None, 0.02),
@@ -85,7 +86,7 @@ async def test_tokens_are_counted_if_the_client_cancels_during_the_write() -> No
     context = _CancellingContext()
     writing = asyncio.ensure_future(stream.write_all(context, lambda chunk, event: chunk))
     await asyncio.sleep(0)
-    requests.deliver(Events(model="m", version=1, chunks=[chunk([(1, "a"), (2, "b")], key=1)]))
+    requests.deliver(Events(model="m", version=1, chunks=[chunk([(1, "a"), (2, "b")], key=sent[0].key)]))
     await context.taken.wait()
     writing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
