@@ -26,7 +26,7 @@ PAGES = sorted(
     for folder in (".", "docs", "docs/decisions", "docs/studies", "bench", "examples", "models", "models/*")
     for path in ROOT.glob(f"{folder}/*.md")
 )
-SERVER = ROOT / "docs" / "server.md"
+SETTINGS = ROOT / "docs" / "settings.md"
 METRICS = ROOT / "docs" / "metrics.md"
 MANIFEST = ROOT / "docs" / "manifest.md"
 
@@ -79,7 +79,7 @@ def test_every_threat_has_a_test_that_exists() -> None:
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| ([^|]*) \|", SERVER.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| ([^|]*) \|", SETTINGS.read_text(encoding="utf-8"), re.MULTILINE)
     documented = {
         name: default.strip().strip('`"').lower()
         for names, defaults in rows
