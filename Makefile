@@ -19,6 +19,8 @@ SERVES := $(VENV)/.made-$(EXTRA)
 DEVELOPS := $(VENV)/.made-dev
 TOOLS_BIN := $(VENV)/tools/bin
 TOOLS := $(VENV)/.made-tools
+DOCS_BIN := $(VENV)/docs/bin
+DOCS := $(VENV)/.made-docs
 LOCK_ARGS ?= --upgrade
 
 .DEFAULT_GOAL := help
@@ -29,7 +31,7 @@ HOSTS ?= localhost,127.0.0.1,::1
 
 UI_PORT ?= 8003
 
-.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz soak proto models touchtones dashboards pictures lock audit pin
+.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz soak proto models touchtones dashboards pictures docs docs-serve lock audit pin
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +108,18 @@ dashboards: $(DEVELOPS) ## Write dashboards and alerting rules again, from deplo
 pictures: $(DEVELOPS) ## Draw the pictures of docs/ again: the page, and the dashboards from a run of five minutes
 	$(BIN)/python -m deploy.rehearsal $(ARGS)
 
+docs docs-serve: export PYTHON := $(CURDIR)/$(BIN)/python
+docs docs-serve: export SCRIPTS = $(wildcard $(CURDIR)/$(VENV)/docs/scripts/*.js)
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+
+docs: $(DEVELOPS) $(DOCS) ## Build the documents as a site in build/site; a warning or a broken link is an error
+	@mkdir -p build/docs
+	$(DOCS_BIN)/mkdocs build $(ARGS)
+
+docs-serve: $(DEVELOPS) $(DOCS) ## Show that site at http://localhost:8000, built again when a page changes
+	@mkdir -p build/docs
+	$(DOCS_BIN)/mkdocs serve $(ARGS)
+
 # The extras of each image, by the name of its lock.
 LOCKS := server-cpu server-gpu load ui
 EXTRAS_server-cpu := server-cpu traces
@@ -159,6 +173,14 @@ $(TOOLS): | $(VENV)/.made
 	@echo 'installing uv and pip-audit (once)'
 	@$(BIN)/python -m venv $(VENV)/tools
 	@$(TOOLS_BIN)/python -m pip install --quiet uv pip-audit
+	@touch $@
+
+$(DOCS): pyproject.toml deploy/site/scripts.sh | $(VENV)/.made
+	@echo 'installing MkDocs (once)'
+	@$(BIN)/python -m venv $(VENV)/docs
+	@$(DOCS_BIN)/python -m pip install --quiet --editable '.[docs]'
+	@deploy/site/scripts.sh $(VENV)/docs/scripts || \
+	  echo 'make docs: without npm and its registry, diagrams are shown as text' >&2
 	@touch $@
 
 $(SERVES): pyproject.toml | $(VENV)/.made

@@ -52,8 +52,7 @@ def export_stepwise(
     carried unchanged or start from the `prefill`. `initial` gives start values, 0 by default. `prefill` reads
     a whole prompt or source, `oneshot` is the one-shot form of the model.
 
-    Raises:
-        As `export_oneshot`.
+    Raises what `export_oneshot` raises.
     """
     forms = stepwise_forms(
         module,
