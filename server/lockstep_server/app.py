@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .frontend.registry import AskOthers
     from .frontend.spans import Spans
     from .ipc import Transport
+    from .ipc.child_process import ChildProcess
     from .settings import Settings
     from .supervision import ServerState, Spent, Usage
 
@@ -96,17 +97,19 @@ class App:
         metrics: Metrics | None = None,
         spans: Spans | None = None,
         place: Place | None = None,
+        engine: ChildProcess | None = None,
     ) -> None:
         """
         Args:
             place: of this front end, if it is one of several. None: it owns the engine.
+            engine: the engine process, if it has been started.
         """
         self.settings, self._place = settings, place
         self._spans = spans or _spans(settings)
         self.metrics = metrics or Metrics(enabled=settings.metrics)
         self._certificates = access.certificate_files(settings)
         self.guard = access.guard(settings, self.metrics)
-        self.transport = self._make_transport(settings)
+        self.transport = self._make_transport(settings, engine)
         self._health = HealthPublisher()
         request_log = RequestLog(texts=settings.log_texts)
         self._tokenizers = Tokenizers(settings.tokenizer_workers)
@@ -163,7 +166,7 @@ class App:
         self.port = 0
         self.metrics_port = 0
 
-    def _make_transport(self, settings: Settings) -> Transport:
+    def _make_transport(self, settings: Settings, engine: ChildProcess | None) -> Transport:
         if self._place is not None:
             return EngineConnection(
                 self._place.engine,
@@ -182,6 +185,7 @@ class App:
             self._engine_restarting,
             self.metrics.engine_hangs.inc,
             log=(settings.log_level, settings.log_format),
+            first=engine,
             on_restart=self._engine_restarted,
             restart_config=lambda config: restart_config(config, self.registry),
         )

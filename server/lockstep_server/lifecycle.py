@@ -19,6 +19,7 @@ from .supervisor import Supervisor
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from .ipc.child_process import ChildProcess
     from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,12 +28,16 @@ SWITCH_INTERVAL_S = 0.0002
 """Python's thread switch interval: how long an engine thread waits for a busy event loop after a run."""
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM. Returns the exit code."""
+def run(settings: Settings, engine: ChildProcess | None = None) -> int:
+    """Serve until SIGINT or SIGTERM. Returns the exit code.
+
+    Args:
+        engine: the engine process, if it has been started.
+    """
     logs.configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        return run_loop(_serve(settings))
+        return run_loop(_serve(settings, engine))
     except LoadError as error:
         print(f"lockstep-serve: {error}", file=sys.stderr)
         return 1
@@ -47,12 +52,12 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
     return uvloop.run(main)
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, engine: ChildProcess | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    app = App(settings) if settings.frontends == 1 else Supervisor(settings)
+    app = App(settings, engine=engine) if settings.frontends == 1 else Supervisor(settings)
     try:
         if not await _start(app, stop):
             log.info("stopping before the start was complete")

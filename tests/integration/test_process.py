@@ -160,6 +160,21 @@ def test_a_port_in_use_is_an_error(tmp_path: Path, which: str) -> None:
             Served(settings(tmp_path, **{which: number}))
 
 
+def test_a_server_that_cannot_listen_leaves_no_engine_process() -> None:
+    """The engine process is started first. It has the same stderr, so `run` waits for its end too."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = str(taken.getsockname()[1])
+        flags = ["--host", "127.0.0.1", "--port", number, "--metrics-port", "0"]
+        ended = subprocess.run(
+            [*COMMAND, *flags], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"lockstep-serve: --port {number}: cannot listen")
+    assert ended.stderr.count("\n") == 1
+
+
 def test_a_missing_repository_is_an_error_without_a_traceback(tmp_path: Path) -> None:
     ended = subprocess.run(
         [*COMMAND, "--models", str(tmp_path / "nowhere"), "--port", "0", "--metrics-port", "0"],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from .. import messages
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .. import messages
 
 
 class Transport(Protocol):
@@ -35,7 +35,7 @@ class Transport(Protocol):
             LoadError: the repository does not exist, or the device is not available.
         """
 
-    def send(self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
+    def send(self, message: messages.Message, when: messages.SendPolicy = ...) -> None:
         """Queue a message for the engine. Never blocks, and delivers no update before it returns."""
 
     async def stop(self, within_s: float) -> None:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import socket
-import subprocess
-import sys
 from collections import deque
-from contextlib import contextmanager
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
 from .. import messages
 from . import frames
+from .child_process import SOCKET_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import socket
+    from collections.abc import Callable, Sequence
 
     from ..errors import ServingError
 
@@ -53,7 +51,7 @@ class Connection:
         heard: Callable[[], None] = lambda: None,
         drained: Callable[[], None] = lambda: None,
     ) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BYTES)
+        connection.setsockopt(SOL_SOCKET, SO_SNDBUF, SOCKET_BYTES)
         connection.setblocking(False)
         self._socket, self._name = connection, name
         self._receive, self._closed, self._broken = receive, closed, broken or closed
@@ -166,37 +164,3 @@ def rejection(message: messages.Message, error: ServingError) -> messages.Engine
         case messages.FindSequence():
             return messages.SequenceFound(message.key, 0)
     return None
-
-
-def spawn(module: str, *args: str, keep: Sequence[int] = ()) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start `python -m MODULE FD ARGS` with one end of a socket pair, and return the other end. The process
-    gets the descriptors `keep` too. It starts with SIGINT and SIGTERM blocked: Ctrl-C and SIGTERM do not end
-    it before it ignores them.
-
-    Raises:
-        OSError: the system has no process, memory or descriptor for it.
-    """
-    ours, theirs = socket.socketpair()
-    try:
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BYTES)
-        command = [sys.executable, "-m", module, str(theirs.fileno()), *args]
-        with _signals_blocked():
-            return subprocess.Popen(command, pass_fds=(theirs.fileno(), *keep)), ours
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def exit_text(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,6 +1,6 @@
 """Main program of the engine process: frames -> messages -> `LoadedModels` -> updates -> frames.
 
-Only `ipc/engine_process.py` starts it. It exits on `StopEngine`, and when the socket closes, so no engine
+`ipc/child_process.py` starts it. It exits on `StopEngine`, and when the socket closes, so no engine
 process outlives a front end that was killed. Several front ends connect to its listener (`front_ends.py`).
 """
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .. import logs, messages
 from ..errors import LoadError
 from . import frames, front_ends
+from .child_process import SOCKET_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -106,12 +107,14 @@ def serve(connection: socket.socket, listener: socket.socket | None = None) -> i
     Returns:
         The exit code: 1 if the engine could not start.
     """
+    from ..engine.models import LoadedModels  # while the front end is imported
+
     received = _receive(connection, frames.Decoder())
-    config, *first = next(received)
+    if (batch := next(received, None)) is None:
+        return 0  # the front end could not start
+    config, *first = batch
     assert isinstance(config, messages.EngineConfig)
     writer = _FrameWriter(connection)
-    from ..engine.models import LoadedModels
-
     several = None if listener is None else front_ends.FrontEnds(writer)
     try:
         engine = LoadedModels(config)
@@ -135,7 +138,7 @@ def serve(connection: socket.socket, listener: socket.socket | None = None) -> i
 def _serve_front_end(engine: LoadedModels, several: front_ends.FrontEnds, connection: socket.socket) -> None:
     """Serve one of several front ends until it closes its connection."""
     with connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BYTES)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         received = _receive(connection, frames.Decoder())
         batch = next(received, None)
         if batch is None or not isinstance(batch[0], messages.FrontEndHello):

@@ -17,8 +17,9 @@ from msgspec.structs import replace
 
 from .. import messages
 from ..errors import LoadError, failed, unavailable
+from .child_process import ENGINE, ChildProcess, exit_text
 from .coalescing import MessageCoalescer
-from .connection import Connection, exit_text, rejection, spawn
+from .connection import Connection, rejection
 from .exclusions import Exclusions
 from .heartbeat import Heartbeat
 
@@ -41,8 +42,6 @@ _STOP_GRACE_S = 2.0
 _EXIT_S = 5.0
 """How long to wait for a killed process."""
 
-MODULE = "lockstep_server.ipc.engine_main"
-
 
 class EngineProcess:
     """Implements `Transport`.
@@ -53,6 +52,7 @@ class EngineProcess:
         on_start: called when an attempt to restart the process has failed or succeeded: see `recovers`.
         on_hang: called before a process is killed that does not answer.
         log: log level and format of the engine process.
+        first: the process, started before this; None: `start` starts it.
         on_restart: awaited when a new process has started in place of one that died.
         restart_config: makes the configuration of that process.
         listener: where the process accepts the connections of several front ends; None: there is only this
@@ -67,13 +67,14 @@ class EngineProcess:
         on_hang: Callable[[], None] = lambda: None,
         *,
         log: tuple[str, str] = ("info", "text"),
+        first: ChildProcess | None = None,
         on_restart: Callable[[], Awaitable[None]] | None = None,
         restart_config: Callable[[messages.EngineConfig], messages.EngineConfig] = lambda config: config,
         listener: socket.socket | None = None,
     ) -> None:
         self._listener = listener
         self._on_restart, self._restart_config = on_restart, restart_config
-        self._config, self._log = config, log
+        self._config, self._log, self._first = config, log, first
         self._on_loss, self._on_start, self._on_hang = on_loss, on_start, on_hang
         self._deliver: Callable[[messages.EngineUpdate], None] = lambda _: None
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,10 +120,13 @@ class EngineProcess:
         config = replace(config, excluded=self._exclusions.excluded)
         self._spawned_at = time.monotonic()
         listener = [] if self._listener is None else [self._listener.fileno()]
-        self._process, ours = spawn(MODULE, *self._log, *map(str, listener), keep=listener)
+        child, self._first = self._first, None
+        if child is None:
+            child = ChildProcess(ENGINE, *self._log, *map(str, listener), keep=listener)
+        self._process = child.process
         self._started, self._ended = loop.create_future(), loop.create_future()
         self._connection = Connection(
-            ours,
+            child.socket,
             "the engine process",
             self._receive,
             self._disconnected,

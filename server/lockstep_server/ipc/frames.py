@@ -31,9 +31,6 @@ _READ_BYTES = 256 * 1024
 _LARGE_READ_BYTES = 1 << 20
 """Bytes per read of a large frame, so that the event loop does other work in between."""
 
-SOCKET_BYTES = 4 << 20
-"""What a socket holds of frames that are not read yet."""
-
 _HEAD = struct.Struct("<III")
 _SIZE = struct.Struct("<Q")
 _OUT_OF_BAND_BYTES = 32 * 1024

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import messages, supervision
 from ..errors import LoadError
-from .connection import Connection, exit_text, spawn
+from .child_process import ChildProcess, exit_text
+from .connection import Connection
 from .heartbeat import Heartbeat
 
 if TYPE_CHECKING:
@@ -42,9 +43,10 @@ class FrontEndProcess:
         self._killed_because = ""
         self._reports: dict[int, asyncio.Future[None]] = {}
         self._heartbeat = Heartbeat(self._serves, self._ask, self._hung)
-        self._process, ours = spawn(MODULE)
+        child = ChildProcess(MODULE)
+        self._process = child.process
         self._connection = Connection(
-            ours, f"front end {self.number}", self._receive, self._closed, broken=self._break,
+            child.socket, f"front end {self.number}", self._receive, self._closed, broken=self._break,
             heard=self._heartbeat.heard, drained=self._heartbeat.drained,
         )  # fmt: skip
         self.send(config)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[4]
 
 @pytest.fixture(autouse=True)
 def puppet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_process, "MODULE", "tests.unit.server.ipc.puppet_engine")
+    monkeypatch.setattr(engine_process, "ENGINE", "tests.unit.server.ipc.puppet_engine")
     monkeypatch.setattr(engine_process, "_STOP_GRACE_S", 0.2)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
