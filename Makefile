@@ -134,6 +134,7 @@ lock: $(TOOLS) ## Lock the versions and hashes of what the images install; LOCK_
 .PHONY: $(LOCKS:%=deploy/locks/%.txt)
 $(LOCKS:%=deploy/locks/%.txt): deploy/locks/%.txt:
 	@echo 'setuptools>=77' | $(TOOLS_BIN)/uv pip compile --quiet - pyproject.toml $(addprefix --extra ,$(EXTRAS_$*)) \
+	  --override deploy/locks/override.txt \
 	  --python-version $(IMAGE_PYTHON) --python-platform linux --generate-hashes --no-header --no-annotate \
 	  $(LOCK_ARGS) --output-file $@
 

@@ -17,6 +17,7 @@ import typer
 from lockstep_client.interrupts import INTERRUPTED, leave
 from lockstep_client.verbs import one_shot, server
 from lockstep_client.verbs.context import report_error, verb
+from lockstep_client.verbs.demo import demo
 from lockstep_client.verbs.follow import follow
 from lockstep_client.verbs.generate import generate
 from lockstep_client.verbs.infer import describe, infer
@@ -57,10 +58,10 @@ for command in (
     verb(why),
 ):
     app.command()(command)
-app.command(
-    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)(load)
-
+for passing_on in (load, demo):  # they parse their own arguments
+    app.command(
+        add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+    )(passing_on)
 
 app.add_typer(server.repository, name="repository")
 

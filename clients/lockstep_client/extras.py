@@ -3,5 +3,4 @@
 
 def missing(feature: str, packages: str, extra: str) -> str:
     """States that `feature` needs `packages`, and how to install the extra that provides them."""
-    install = f"pip install -e '.[{extra}]' in a checkout of Lockstep"
-    return f"{feature} needs {packages}: install the extra with {install}"
+    return f"{feature} needs {packages}: install the extra with pip install 'lockstep-inference[{extra}]'"

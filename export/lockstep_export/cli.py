@@ -31,8 +31,8 @@ except ModuleNotFoundError as error:  # installed with the client or the server 
     if missing.startswith("lockstep"):
         raise
     sys.exit(
-        f"lockstep-export needs {missing}: run `make setup`, or pip install -e '.[export]', in a checkout of"
-        " Lockstep"
+        f"lockstep-export needs {missing}: install the extra with pip install 'lockstep-inference[export]',"
+        " or run `make setup` in a checkout"
     )
 
 app = typer.Typer(

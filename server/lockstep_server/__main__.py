@@ -23,8 +23,8 @@ def main() -> None:
 
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         sys.exit(
-            f"lockstep-serve needs {', '.join(missing)}: install the extra with"
-            " pip install '.[server-cpu]' or '.[server-gpu]' in a checkout of Lockstep"
+            f"lockstep-serve needs {', '.join(missing)}: install the extra with pip install"
+            " 'lockstep-inference[server-cpu]', or [server-gpu] for CUDA"
         )
     from . import __version__
     from .settings import command

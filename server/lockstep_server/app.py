@@ -313,8 +313,8 @@ def _spans(settings: Settings) -> Spans | None:
         return spans.Spans(spans.otlp(settings.traces_endpoint), settings.traces_ratio)
     except ImportError as error:
         raise LoadError(
-            f"--traces otlp needs {error.name}: install the extra with pip install '.[traces]'"
-            " in a checkout of Lockstep, or set --traces off"
+            f"--traces otlp needs {error.name}: install the extra with"
+            " pip install 'lockstep-inference[traces]', or set --traces off"
         ) from error
 
 

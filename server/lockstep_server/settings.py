@@ -51,6 +51,25 @@ def url(value: str) -> str:
     return value
 
 
+EXAMPLES = "examples:"
+
+
+def repository(value: str) -> str:
+    """The folder of the models: `examples:` is that of the models that the package brings along."""
+    if value != EXAMPLES:
+        return value
+    package = Path(__file__).resolve().parent
+    for folder, proof in (
+        (package / "examples", package),
+        (package.parents[1] / "models", package.parents[1] / "setup.py"),
+    ):
+        if folder.is_dir() and proof.exists():  # of a wheel; of a checkout
+            return str(folder)
+    raise click.BadParameter(
+        f"{EXAMPLES} was given, but this package was built without models; name a folder"
+    )
+
+
 class _Duration(click.ParamType[float]):
     """A finite duration of at least 0, in seconds or milliseconds; more than a year counts as a year."""
 
@@ -90,7 +109,11 @@ _SECONDS, _MILLISECONDS = _Duration(), _Duration(per_s=1000)
 class Settings:
     """All server settings. `command` builds the command line from the field metadata."""
 
-    models: str = _setting("models", "Model repository: the folder with the models.", click.Path())
+    models: str = _setting(
+        "models",
+        f"Model repository: the folder with the models. `{EXAMPLES}`: those that the package brings along.",
+        repository,
+    )
     host: str = _setting(
         "",
         "Address to listen on: an IPv4 or IPv6 address (`::` is every address), or a name."

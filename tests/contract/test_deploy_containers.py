@@ -243,11 +243,15 @@ def test_the_image_variables_are_settings_or_the_client_address() -> None:
     assert f"models {environment('server')['LOCKSTEP_MODELS']}" in arguments("server", "COPY")
 
 
-@pytest.mark.parametrize("stage", ["base", "load", "ui", "server"])
+@pytest.mark.parametrize("stage", ["build", "load", "ui", "server"])
 def test_copied_paths_exist_and_are_not_ignored(stage: str) -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for line in arguments(stage, "COPY"):
         *sources, _ = line.split()
+        if sources[0].startswith("--from="):
+            assert sources == [f"--from=build-{stage}", "/opt/lockstep"]
+            assert environment(stage)["PATH"].startswith("/opt/lockstep/bin:")
+            continue
         for source in sources:
             assert (ROOT / source).exists()
             assert source in kept
@@ -255,8 +259,8 @@ def test_copied_paths_exist_and_are_not_ignored(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", ["load", "ui", "server"])
 def test_the_installed_extras_exist(stage: str) -> None:
-    defaults = dict(part.split("=") for part in arguments(stage, "ARG"))
-    [extras] = re.findall(r"\"\.\[([^]]+)\]\"", " ".join(arguments(stage, "RUN")))
+    defaults = dict(part.split("=") for part in arguments(f"build-{stage}", "ARG"))
+    [extras] = re.findall(r"\"\.\[([^]]+)\]\"", " ".join(arguments(f"build-{stage}", "RUN")))
     wanted = re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], extras).split(",")
     assert set(wanted) <= set(PROJECT["optional-dependencies"])
     chosen = {
@@ -307,9 +311,10 @@ def test_images_install_locked_versions_by_their_hashes(name: str) -> None:
 
 @pytest.mark.parametrize("stage", ["load", "ui", "server"])
 def test_images_install_nothing_that_is_not_locked(stage: str) -> None:
-    [run] = [line for line in arguments(stage, "RUN") if "pip" in line]
+    assert not [line for line in arguments(stage, "RUN") if "pip" in line]
+    [run] = [line for line in arguments(f"build-{stage}", "RUN") if "pip" in line]
     first, second = re.findall(r"pip install ([^&]+)", run)
-    assert re.match(r"--require-hashes -r deploy/locks/(load|ui|\$\{EXTRA\})\.txt", first)
+    assert re.match(r"--no-deps --require-hashes -r deploy/locks/(load|ui|\$\{EXTRA\})\.txt", first)
     assert second.startswith("--no-deps --no-build-isolation --no-index ")
 
 

@@ -309,7 +309,7 @@ def test_the_error_for_a_missing_package_names_the_extra(root: Path) -> None:
         timeout=PATIENCE_S,
     )
     assert ended.returncode == 1
-    assert "pip install '.[traces]' in a checkout of Lockstep" in ended.stderr
+    assert "pip install 'lockstep-inference[traces]'" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -1,4 +1,4 @@
-"""A demo of Lockstep in half a minute: `python -m lockstep_client.demo`, or `make demo`.
+"""A demo of Lockstep in half a minute: `lockstep demo`, or `make demo` in a checkout.
 
 start a server on the shipped models → wait until each model is healthy → run the parts in order (program.py)
 → stop the server. The demo uses the public client; the server is an ordinary server process. A part whose

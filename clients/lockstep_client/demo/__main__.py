@@ -17,21 +17,25 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: an e
 
 from lockstep_client.demo import DemoError
 from lockstep_client.demo.program import show
-from lockstep_client.demo.server import checked_port
+from lockstep_client.demo.server import checked_port, repository
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
+def _options(arguments: Sequence[str], program: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "lockstep_client.demo", description="Start a server on the shipped models and show what it does."
+        program, description="Start a server on the shipped models and show what it does."
     )
     parser.add_argument("--port", type=int, default=8001, help="gRPC port; 0 picks a free one (%(default)s)")
     parser.add_argument(
         "--metrics-port", type=int, default=8002, help="port of /metrics; 0 picks one (%(default)s)"
     )
-    parser.add_argument("--models", default="models", help="model repository (%(default)s)")
+    parser.add_argument(
+        "--models",
+        default="examples:",
+        help="model repository; examples: those of the installation (%(default)s)",
+    )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     return parser.parse_args(arguments)
 
@@ -58,13 +62,14 @@ async def _until_signalled(options: argparse.Namespace) -> int:
     return 0
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], program: str = "lockstep demo") -> int:
     """Run the demo and return its exit code."""
     from lockstep_client.errors import LockstepError
     from lockstep_client.server_process import ProcessError
 
-    options = _options(arguments)
+    options = _options(arguments, program)
     try:
+        options.models = repository(options.models)
         options.port = checked_port(options.port, "gRPC")
         options.metrics_port = checked_port(options.metrics_port, "metrics")
         return asyncio.run(_until_signalled(options))

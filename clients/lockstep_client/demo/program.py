@@ -28,8 +28,11 @@ async def show(options: argparse.Namespace) -> None:
             emit(f"Starting a server on {options.models}/ (gRPC {address}, metrics {options.metrics_port})")
             await _run_acts(client, await _wait_for_models(client, running, requested), options.metrics_port)
         emit("\nStopping the server")
-    emit("Done. `make serve` keeps one running; `.venv/bin/lockstep --help` shows how to use it.")
-    emit("To see it move: `make serve`, then `make ui` in another terminal, then http://localhost:8003")
+    emit(
+        f"Done. `lockstep-serve --models {options.models}` keeps one running; `lockstep --help` lists calls."
+    )
+    emit("To see it move: `lockstep ui` in another terminal, then http://localhost:8003")
+    emit("In a checkout: `make serve` and `make ui`; `source .venv/bin/activate` finds the commands.")
 
 
 async def _wait_for_models(client: AsyncClient, running: ServerProcess, requested: DemoModels) -> DemoModels:

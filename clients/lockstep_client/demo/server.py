@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
+import tomllib
 from typing import TYPE_CHECKING
 
 from lockstep_client.demo import DemoError
@@ -17,6 +20,21 @@ if TYPE_CHECKING:
     from lockstep_client import AsyncClient
 
 START_S = 60.0
+
+
+def repository(models: str) -> str:
+    """The folder that the server takes for `--models`: it alone knows where `examples:` is.
+
+    Raises:
+        DemoError: the server is not installed, or refuses the value.
+    """
+    if not models.endswith(":"):  # a folder
+        return models
+    command = [sys.executable, "-m", "lockstep_server", "--models", models, "--show-settings"]
+    asked = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if asked.returncode:
+        raise DemoError((asked.stderr.strip().splitlines() or ["no server is installed"])[-1])
+    return str(tomllib.loads(asked.stdout)["models"])
 
 
 def server(options: argparse.Namespace, names: Sequence[str]) -> ServerProcess:
@@ -69,7 +87,7 @@ def checked_port(port: int, what: str) -> int:
         except OSError as error:
             raise DemoError(
                 f"port {port} ({what}) is not available: {error.strerror}. Stop the process that uses it, or"
-                " use other ports: make demo PORT=9001 METRICS_PORT=9002"
+                " use other ports: --port 9001 --metrics-port 9002 (make demo PORT=9001 METRICS_PORT=9002)"
             ) from None
         taken: int = probe.getsockname()[1]
     return taken

@@ -325,10 +325,8 @@ def test_a_missing_package_of_the_load_generator_is_one_line(lockstep, monkeypat
     load_generator(monkeypatch, lacking)
     code, lines, error = lockstep("load", "run", "--rate", "3")
     assert (code, lines) == (1, [])
-    assert (
-        error == "lockstep: lockstep load needs hdrh: install the extra with pip install -e '.[load]'"
-        " in a checkout of Lockstep\n"
-    )
+    install = "install the extra with pip install 'lockstep-inference[load]'"
+    assert error == f"lockstep: lockstep load needs hdrh: {install}\n"
 
 
 def test_a_missing_package_of_the_page_is_one_line(lockstep, monkeypatch):
@@ -337,7 +335,7 @@ def test_a_missing_package_of_the_page_is_one_line(lockstep, monkeypatch):
     code, lines, error = lockstep("ui")
     assert (code, lines) == (1, [])
     assert error.startswith(
-        "lockstep: lockstep ui needs uvicorn: install the extra with pip install -e '.[ui]'"
+        "lockstep: lockstep ui needs uvicorn: install the extra with pip install 'lockstep-inference[ui]'"
     )
 
 
@@ -360,7 +358,7 @@ def test_the_load_generator_parses_its_own_arguments(lockstep, monkeypatch, argu
         (
             "lockstep_export",
             "torch",
-            "lockstep-export needs torch: run `make setup`, or pip install -e '.[export]'",
+            "lockstep-export needs torch: install the extra with pip install 'lockstep-inference[export]'",
         ),
         ("lockstep_export", "sacrebleu", "lockstep-export needs sacrebleu: "),
         (

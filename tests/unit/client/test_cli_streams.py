@@ -193,7 +193,7 @@ def test_a_plot_without_matplotlib_names_the_extra(lockstep, server, monkeypatch
     monkeypatch.setattr("lockstep_client.plots.find_spec", lambda name: None)
     code, _, error = lockstep("translate", "-m", "sentiment", "a", "--plot", "x.png")
     assert code == 2
-    hint = "install the extra with pip install -e '.[plot]' in a checkout of Lockstep\n"
+    hint = "install the extra with pip install 'lockstep-inference[plot]'\n"
     assert error.endswith(f"--plot needs matplotlib: {hint}")
     assert server.requests == []
 

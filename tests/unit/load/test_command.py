@@ -71,7 +71,7 @@ def test_missing_packages_for_html_are_reported_before_the_run(lockstep, monkeyp
     monkeypatch.setattr("lockstep_load.options.find_spec", lambda name: None)
     code, out, error = lockstep(*RUN, "--rate", "5", "--seconds", "1", "--html", "a.html")
     assert code == 2
-    assert "pip install -e '.[load]'" in out + error
+    assert "pip install 'lockstep-inference[load]'" in out + error
 
 
 def test_scenario_list_shows_the_bundled_scenarios(lockstep) -> None:

@@ -78,7 +78,7 @@ def test_without_matplotlib_the_error_names_the_extra(
 ) -> None:
     monkeypatch.setattr("lockstep_studies.drawing.find_spec", lambda _: None)
     assert study("gradients", "--out", tmp_path / "out") == 1
-    assert "pip install -e '.[plot]' in a checkout of Lockstep" in capsys.readouterr().err
+    assert "pip install 'lockstep-inference[plot]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -93,7 +93,7 @@ def test_without_a_server_the_error_names_the_extra_before_the_first_study(
     out = tmp_path / "out"
     assert study("all", "--quick", "--out", out, "--models", models) == 1
     assert (
-        "needs lockstep_server: install the extra with pip install -e '.[server-cpu]' in a checkout"
+        "needs lockstep_server: install the extra with pip install 'lockstep-inference[server-cpu]'"
         in capsys.readouterr().err
     )
     assert not list(out.iterdir())
