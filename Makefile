@@ -31,7 +31,7 @@ HOSTS ?= localhost,127.0.0.1,::1
 
 UI_PORT ?= 8003
 
-.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz soak proto models touchtones dashboards pictures docs docs-serve lock audit pin
+.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz fleet soak proto models touchtones dashboards pictures docs docs-serve lock audit pin
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ chaos: $(DEVELOPS) ## Random calls and faults, every end checked; ARGS='--reques
 
 fuzz: $(DEVELOPS) ## Mutated bytes to every RPC, port and file; ARGS='--seconds 300 --only Follow'
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+fleet: $(DEVELOPS) ## Servers behind HAProxy, restarted, stalled and killed under load; ARGS='--rounds 10'
+	PYTHONPATH=tests $(BIN)/python -m fleet $(ARGS)
 
 soak: $(DEVELOPS) ## 30 minutes at 70% of the capacity: memory, descriptors, latency; ARGS='--minutes 8'
 	$(BIN)/python -m bench.soak $(ARGS)

@@ -167,6 +167,8 @@ _NO_CONNECTION = ("failed to connect", "errors resolving", "dns resolution faile
 _TOO_LARGE = "larger than max"
 # grpc.aio reports this if a stream ends while it writes a message.
 _CUT_SHORT = "Internal error from Core"
+# gRPC says so of a call without a status: a balancer lost its server, or was closed itself.
+_REMOVED = "Stream removed"
 _TOO_LATE = "Deadline Exceeded"
 
 
@@ -215,17 +217,21 @@ def from_text(text: str) -> LockstepError:
 
 def is_cut_short(error: Any) -> bool:
     """Whether gRPC's own INTERNAL stands for the status of a call that ended during a write."""
-    return _broke(error.code(), error.details() or "")
+    return _broke_writing(error.code(), error.details() or "")
+
+
+def _broke_writing(code: grpc.StatusCode, text: str) -> bool:
+    return code is grpc.StatusCode.INTERNAL and text == _CUT_SHORT
 
 
 def _broke(code: grpc.StatusCode, text: str) -> bool:
-    return code is grpc.StatusCode.INTERNAL and text == _CUT_SHORT
+    return code is grpc.StatusCode.UNKNOWN and text.startswith(_REMOVED)
 
 
 def _meaning(code: grpc.StatusCode, text: str) -> type[LockstepError]:
     if code is grpc.StatusCode.UNAVAILABLE and text.lower().startswith(_NO_CONNECTION):
         return Unreachable
-    if _broke(code, text):
+    if _broke_writing(code, text) or _broke(code, text):
         return Unavailable
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in text:
         return InvalidRequest
@@ -237,8 +243,10 @@ def _message(
 ) -> str:
     if _meaning(code, text) is Unreachable:
         return f"no server at {address}: check that it is running and that the address is right ({text})"
-    if _broke(code, text):
+    if _broke_writing(code, text):
         return f"the stream to {address} broke during a write"
+    if _broke(code, text):
+        return f"the call to {address} ended without a status: the connection to the server broke ({text})"
     if _TOO_LARGE in text:
         return f"{text}: send fewer rows per call, or raise max_message_bytes and the server's limit"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and (not text or _TOO_LATE in text):

@@ -34,6 +34,7 @@ from .frontend.usage import CallerUsage
 from .ipc.engine_connection import EngineConnection
 from .ipc.engine_process import EngineProcess
 from .ipc.in_process import InProcess
+from .metrics.endpoints import Condition
 from .metrics.families import Metrics
 from .status_port import StatusPort
 
@@ -159,10 +160,11 @@ class App:
         self._status: StatusPort | None = None
         if place is None:
             self._status = StatusPort(
-                settings, self.metrics, self.guard, self._certificates, self.transport, self._healthy
+                settings, self.metrics, self.guard, self._certificates, self.transport, self._condition
             )
         self._guarding: asyncio.Task[None] | None = None
         self._loop_watch: LoopWatch | None = None
+        self._started = self._draining = False
         self.port = 0
         self.metrics_port = 0
 
@@ -209,12 +211,13 @@ class App:
         self._engine_known(engine)
         self.metrics.flush_interval.read = lambda: [((), self._flush_control.interval_s)]
         if self._status is not None:
-            self._status.watch_engine(engine, self.registry, lambda: self.requests.draining)
+            self._status.watch_engine(engine, self.registry, lambda: self._draining)
         else:
             GaugeReader(self.metrics, self.registry, all_=False)
         await self.registry.mark_listed()
         if self._status is None:
             self.port = await self._server.start()
+        self._started = True
 
     def _engine_known(self, engine: messages.EngineInfo) -> None:
         self.registry.device = engine.device
@@ -236,9 +239,12 @@ class App:
         await self._health.update(self.registry)
 
     async def stop(self) -> None:
-        """Drain for at most `drain_s` seconds, then stop."""
+        """Report NOT_SERVING, go on for `shutdown_delay_s`, drain for at most `drain_s`, then stop."""
         settings = self.settings
+        self._draining = True
         await self._health.drain()
+        if self._started:
+            await asyncio.sleep(settings.shutdown_delay_s)
         drained = await self.requests.drain(settings.drain_s)
         if not drained:
             log.warning(
@@ -296,8 +302,8 @@ class App:
         """An attempt to restart the engine process has failed or succeeded."""
         self._live_report = asyncio.ensure_future(self._health.set_live(alive=self.transport.recovers))
 
-    def _healthy(self) -> bool:
-        return self.registry.ready() and not self.requests.draining
+    def _condition(self) -> Condition:
+        return Condition.DRAINING if self._draining else Condition.of(ready=self.registry.ready())
 
 
 def _spans(settings: Settings) -> Spans | None:

@@ -121,7 +121,9 @@ class Settings:
         host_name,
     )
     port: int = _setting(8001, "gRPC port. 0 selects a free port.", _PORT)
-    metrics_port: int = _setting(8002, "HTTP port for /metrics and /healthz. 0 selects a free port.", _PORT)
+    metrics_port: int = _setting(
+        8002, "HTTP port for /metrics, /healthz and /readyz. 0 selects a free port.", _PORT
+    )
     metrics_host: str = _setting("", "Address of the HTTP port. Empty: as --host.", host_name)
     tls_cert: str = _setting(
         "",
@@ -244,6 +246,12 @@ class Settings:
     )
     reflection: bool = _setting(True, "Enable gRPC server reflection, for tools such as grpcurl.")
     tokenizer_workers: int = _setting(1, "Number of tokenizer threads.", click.IntRange(1, 64))
+    shutdown_delay_s: float = _setting(
+        0.0,
+        "How long a server that stops goes on taking requests, while its health checks already fail, in"
+        " seconds: until load balancers have noticed.",
+        _Duration(zero=True),
+    )
     drain_s: float = _setting(
         10.0,
         "Drain timeout: how long requests in flight may take to finish at shutdown, in seconds.",

@@ -1,4 +1,4 @@
-"""The HTTP port of the server, with `/metrics` and `/healthz`, and the gauges that are read at a scrape."""
+"""The HTTP port of the server, with metrics and health, and the gauges that are read at a scrape."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .certificates import CertificateFiles
     from .frontend.registry import ModelRegistry
     from .ipc import Transport
+    from .metrics.endpoints import Condition
     from .metrics.families import Metrics
     from .settings import Settings
 
@@ -31,7 +32,7 @@ class StatusPort:
     """The HTTP endpoints of the process that owns the engine.
 
     Args:
-        healthy: as `HttpEndpoints` has it.
+        condition: as `HttpEndpoints` has it.
         page: what `/metrics` shows, if that is more than the metrics of this process. It asks the engine.
     """
 
@@ -42,11 +43,11 @@ class StatusPort:
         guard: Guard,
         certificates: CertificateFiles | None,
         transport: Transport,
-        healthy: Callable[[], bool],
+        condition: Callable[[], Condition],
         page: CollectorRegistry | None = None,
     ) -> None:
         self._settings, self._metrics, self._guard = settings, metrics, guard
-        self._certificates, self._transport, self._healthy = certificates, transport, healthy
+        self._certificates, self._transport, self._condition = certificates, transport, condition
         self._page, self._asks = page or metrics.registry, page is not None
         self._endpoints: HttpEndpoints | None = None
         self.engine_stats = messages.EngineStats([])
@@ -68,7 +69,7 @@ class StatusPort:
                 settings.http_host,
                 settings.metrics_port,
                 self._page if settings.metrics else None,
-                self._healthy,
+                self._condition,
                 request_engine_stats if settings.engine == "process" and not self._asks else lambda: None,
                 certificates=self._certificates if settings.has_metrics_tls else None,
                 refusal=partial(self._refusal, loop),

@@ -32,6 +32,7 @@ from .frontend.registry import ModelRegistry
 from .ipc.engine_process import EngineProcess
 from .ipc.front_end_process import FrontEndProcess
 from .metrics import pages
+from .metrics.endpoints import Condition
 from .metrics.families import Metrics
 from .settings import host_and_port
 from .status_port import StatusPort
@@ -85,7 +86,7 @@ class Supervisor:
         page = CollectorRegistry()
         page.register(pages.PageCollector(self._page))
         self._status = StatusPort(
-            settings, self.metrics, self.guard, self._certificates, self.transport, self._healthy, page
+            settings, self.metrics, self.guard, self._certificates, self.transport, self._condition, page
         )
         self._numbers, self._reports = itertools.count(1), itertools.count(1)
         self.front_ends: dict[int, FrontEndProcess] = {}
@@ -229,8 +230,10 @@ class Supervisor:
             for front_end in self.front_ends.values():
                 front_end.send(state)
 
-    def _healthy(self) -> bool:
-        return self._told is not None and self._told.ready and not self.draining
+    def _condition(self) -> Condition:
+        if self.draining:
+            return Condition.DRAINING
+        return Condition.of(ready=self._told is not None and self._told.ready)
 
     # --- the engine -----------------------------------------------------------------------------------
 
@@ -278,7 +281,7 @@ class Supervisor:
     # --- stop -----------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Let all front ends drain for at most `drain_s` seconds, then stop the engine, then them."""
+        """Let all front ends drain as `App.stop` does, then stop the engine, then them."""
         self.draining = True
         for restart in list(self._restarts):
             restart.cancel()
@@ -307,7 +310,8 @@ class Supervisor:
             asyncio.wait((one.drained, one.ended), return_when=asyncio.FIRST_COMPLETED) for one in front_ends
         ]
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*drains), self.settings.drain_s + _DRAIN_GRACE_S)
+            within_s = self.settings.shutdown_delay_s + self.settings.drain_s + _DRAIN_GRACE_S
+            await asyncio.wait_for(asyncio.gather(*drains), within_s)
             return all(not one.drained.done() or one.drained.result() for one in front_ends)
         return False
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,25 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
         assert server.wait_end() == 1
         with refused(grpc.StatusCode.UNAVAILABLE):
             call.result()
+
+
+def test_a_server_takes_requests_until_balancers_have_noticed_that_it_stops(tmp_path: Path) -> None:
+    fakes.write_model(tmp_path, "same", fakes.identity())
+    with process("--models", str(tmp_path), "--shutdown-delay-s", "3600") as server:
+        assert [_status(server, path) for path in ("/readyz", "/healthz")] == [200, 200]
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_serving(serving=False)
+        assert [_status(server, path) for path in ("/readyz", "/healthz")] == [404, 503]
+        assert server.metric("lockstep_draining") == 1
+        server.infer(fakes.floats("same", [[1.0]]))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_end() == 1
+
+
+def _status(server: Process, path: str) -> int:
+    connection = HTTPConnection(server.running.metrics_address, timeout=PATIENCE_S)
+    connection.request("GET", path)
+    return connection.getresponse().status
 
 
 def _handles_signals(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Serves `/metrics` and `/healthz` over HTTP."""
+"""Serves `/metrics`, `/healthz` and `/readyz` over HTTP."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socketserver
 import ssl
 import threading
 from contextlib import suppress
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -25,12 +26,26 @@ _SOCKET_TIMEOUT_S = 10.0
 """Socket timeout for idle or stalled HTTP clients."""
 
 
+class Condition(Enum):
+    """What `/readyz` answers: its status and body."""
+
+    READY = "200 OK", b"ok\n"
+    NOT_READY = "503 Service Unavailable", b"not ready\n"
+    # What HAProxy's disable-on-404 takes as: send no new calls, and let the open ones end.
+    DRAINING = "404 Not Found", b"draining\n"
+
+    @classmethod
+    def of(cls, *, ready: bool) -> Condition:
+        return cls.READY if ready else cls.NOT_READY
+
+
 class HttpEndpoints:
     """An HTTP server on a background thread, with one thread per connection.
 
     Args:
         registry: the metrics to serve at `/metrics`; None: `/metrics` answers 404.
-        healthy: whether `/healthz` answers 200 instead of 503.
+        condition: of the server. `/healthz` answers 200 if it is ready and 503 otherwise; `/readyz` answers
+            the condition.
         before_scrape: called before each scrape, on the scrape's thread.
         certificates: serve over TLS with these.
         refusal: from the Authorization header and the names in the client's certificate, why `/metrics` may
@@ -45,12 +60,12 @@ class HttpEndpoints:
         host: str,
         port: int,
         registry: CollectorRegistry | None,
-        healthy: Callable[[], bool],
+        condition: Callable[[], Condition],
         before_scrape: Callable[[], None],
         certificates: CertificateFiles | None = None,
         refusal: Refusal = lambda *_: "",
     ) -> None:
-        app = _wsgi_app(registry, healthy, before_scrape, refusal)
+        app = _wsgi_app(registry, condition, before_scrape, refusal)
         server_class = _IPv6Server if ":" in host else _ThreadingServer
         self._server = make_server(host, port, app, server_class, _RequestHandler)
         self._server.certificates = certificates
@@ -74,7 +89,7 @@ class HttpEndpoints:
 
 def _wsgi_app(
     registry: CollectorRegistry | None,
-    healthy: Callable[[], bool],
+    condition: Callable[[], Condition],
     before_scrape: Callable[[], None],
     refusal: Refusal,
 ) -> Any:
@@ -92,11 +107,14 @@ def _wsgi_app(
             before_scrape()
             with one_at_a_time:
                 return metrics(environ, respond)
-        status, body = ("200 OK", b"ok\n") if healthy() else ("503 Service Unavailable", b"not ready\n")
-        if path == "/metrics":
+        now = condition()
+        status, body = now.value
+        if path == "/healthz" and now is Condition.DRAINING:
+            status, body = Condition.NOT_READY.value
+        elif path == "/metrics":
             status, body = "404 Not Found", b"metrics are disabled; start the server with --metrics\n"
-        elif path != "/healthz":
-            status, body = "404 Not Found", b"not found; available: /metrics, /healthz\n"
+        elif path not in ("/healthz", "/readyz"):
+            status, body = "404 Not Found", b"not found; available: /metrics, /healthz, /readyz\n"
         respond(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [body]
 

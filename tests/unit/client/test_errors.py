@@ -48,6 +48,14 @@ def test_each_code_has_its_exception(server, client, failure, code, error):
     assert str(caught.value) == "what happened: what to do"
 
 
+def test_a_stream_that_a_balancer_ended_without_a_status_is_unavailable(server, client, failure):
+    server.failures.append(
+        failure(CODES.UNKNOWN, "Stream removed (Data frame with END_STREAM flag received)")
+    )
+    with pytest.raises(lc.Unavailable, match="ended without a status: the connection to the server broke"):
+        client.classify("sentiment", "good")
+
+
 def test_violations_have_their_fields(server, client, failure):
     wrong = error_details_pb2.BadRequest()
     wrong.field_violations.add(field="texts[1]", description="600 tokens, at most 512: shorten it")

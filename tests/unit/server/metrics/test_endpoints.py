@@ -12,7 +12,7 @@ import pytest
 from patience import PATIENCE_S
 from prometheus_client import CollectorRegistry, Gauge
 
-from lockstep_server.metrics.endpoints import HttpEndpoints
+from lockstep_server.metrics.endpoints import Condition, HttpEndpoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def endpoints() -> Iterator[HttpEndpoints]:
     registry = CollectorRegistry()
     Gauge("slots", "Slots.", registry=registry).set(7)
-    server = HttpEndpoints("127.0.0.1", 0, registry, lambda: True, lambda: None)
+    server = HttpEndpoints("127.0.0.1", 0, registry, lambda: Condition.READY, lambda: None)
     yield server
     stop_in_time(server)
 
@@ -49,7 +49,7 @@ def test_an_idle_connection_does_not_block_other_clients(endpoints: HttpEndpoint
 
 
 def test_the_server_stops_while_a_client_is_connected() -> None:
-    server = HttpEndpoints("127.0.0.1", 0, None, lambda: True, lambda: None)
+    server = HttpEndpoints("127.0.0.1", 0, None, lambda: Condition.READY, lambda: None)
     with socket.create_connection(("127.0.0.1", server.port)):
         read(server, "/healthz")
         stop_in_time(server)
@@ -57,10 +57,10 @@ def test_the_server_stops_while_a_client_is_connected() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::1", "::"])
 def test_an_idle_server_stops_on_any_address_and_frees_its_port(host: str) -> None:
-    server = HttpEndpoints(host, 0, None, lambda: True, lambda: None)
+    server = HttpEndpoints(host, 0, None, lambda: Condition.READY, lambda: None)
     stop_in_time(server)
     assert not server._thread.is_alive()
-    stop_in_time(HttpEndpoints(host, server.port, None, lambda: True, lambda: None))
+    stop_in_time(HttpEndpoints(host, server.port, None, lambda: Condition.READY, lambda: None))
 
 
 def test_an_idle_connection_is_closed_after_the_timeout(
