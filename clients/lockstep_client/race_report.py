@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from textwrap import fill
 from typing import TYPE_CHECKING
 
-from lockstep_client import writing
+from lockstep_client import tables, writing
 from lockstep_client.reading import FUSED, ONE_SHOT, REENCODING, STEPWISE
-from lockstep_client.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,19 +25,19 @@ _SAME = 1.05
 def show(results: Sequence[RaceResult], written: Sequence[WritingResult] = ()) -> None:
     """Print the tables, the notes and the sentences."""
     if results:
-        table(HEADER, [_row(result) for result in results], left=2)
+        tables.table(HEADER, [_row(result) for result in results], left=2)
     _print_text(notes(results), sentences(results))
     if written:
         print()
-        table(writing.HEADER, writing.rows(written))
+        tables.table(writing.HEADER, writing.rows(written))
     _print_text(writing.notes(written), writing.sentences(written))
 
 
 def _print_text(notes: Iterable[str], sentences: Iterable[str]) -> None:
     for note in notes:
-        print(note)
+        tables.text(note)
     for sentence in sentences:
-        print(f"\n{fill(sentence, WIDTH)}", flush=True)
+        tables.text(f"\n{sentence}", WIDTH)
 
 
 def notes(results: Sequence[RaceResult]) -> Iterator[str]:

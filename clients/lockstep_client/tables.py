@@ -1,8 +1,10 @@
-"""Tables: with borders on a terminal, as aligned columns in a pipe."""
+"""Tables and text: with borders and wrapped at its width on a terminal, as aligned columns in a pipe."""
 
 from __future__ import annotations
 
 import sys
+import textwrap
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +23,22 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         print("  ".join(cells).rstrip(), flush=True)
+
+
+def text(lines: str, width: int | None = None) -> None:
+    """Print lines. One that is longer than `width` or the terminal goes on in the next, between words."""
+    if sys.stdout.isatty():
+        columns = get_terminal_size().columns
+        width = min(width or columns, columns)
+    for line in lines.split("\n"):
+        print(_wrapped(line, width) if width else line, flush=True)
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _boxes(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:

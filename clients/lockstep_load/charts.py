@@ -1,15 +1,15 @@
 """The plots of a report, as inline SVG. Text and axes use the page's text colour.
 
-Documents → one Matplotlib figure each → SVG text. Series differ in colour and marker.
+Documents → one Matplotlib figure each → SVG text. Series differ in colour and marker, and a series has the
+same in every plot of a page.
 """
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lockstep_client.figures import (
-    COLOURS,
     INK,
     draw_grid,
     draw_legend,
@@ -31,82 +31,104 @@ if TYPE_CHECKING:
 
     from lockstep_load.results import RunDocument, ServerSecond
 
-WIDTH, HEIGHT = 6.4, 3.6
+WIDTH, HEIGHT = 4.6, 3.2
+"""Inches. At 72 units per inch, a plot fills a phone's screen with text of its full size."""
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
+_LATENCY, _TIME = "latency (ms)", "time (ms)"
 
 
-def by_percentile(runs: Sequence[tuple[str, RunDocument]]) -> str:
+class SeriesStyles:
+    """The colour and marker of each series of a page, by name: the same in all of its plots."""
+
+    def __init__(self) -> None:
+        self._styles = series_styles()
+        self._given: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        """Options of Matplotlib's `plot`. A new name gets the next style."""
+        if name not in self._given:
+            colour, marker = next(self._styles)
+            self._given[name] = {"color": colour, "marker": marker, "label": name}
+        return self._given[name]
+
+
+def by_percentile(styles: SeriesStyles, runs: Sequence[tuple[str, RunDocument]]) -> str:
     """Latency by percentile, on an axis that stretches the tail."""
-    figure, axes = _new_plot("Latency by percentile", "percentile", "ms")
-    for (name, run), colour in zip(runs, COLOURS, strict=False):
+    figure, axes = _new_plot("Latency by percentile", "requests that took at most this long (%)", _LATENCY)
+    for name, run in runs:
         times = LatencyHistogram.decoded(run.histogram)
         shown = [one for one in _CURVE if one < 100 and times.count * (100 - one) / 100 >= 1]
         x = [1 / (1 - one / 100) for one in shown]
-        axes.plot(x, times.percentiles_ms(shown), color=colour, label=name)
+        axes.plot(x, times.percentiles_ms(shown), ms=4, **styles(name))
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 10, 100, 1000, 10000], ["0", "50", "90", "99", "99.9", "99.99"])
+    axes.xaxis.minorticks_off()
     _log_scale(axes)
     draw_legend(axes)
     return _svg(figure)
 
 
-def over_time(run: RunDocument) -> str:
-    """p50 and p99 latency of the requests due in each second; answers per second below."""
-    figure = new_figure(WIDTH, HEIGHT + 1.2)
-    latency = new_axes(figure, 2, 1, 1, title="Latency by second due", y_label="ms")
-    counts = new_axes(figure, 2, 1, 2, x_label="second", y_label="per second")
-    draw_grid(latency)
-    draw_grid(counts)
-    seconds = run.seconds
-    at = [one.second for one in seconds]
-    shown = {"p50": [one.p50_ms for one in seconds], "p99": [one.p99_ms for one in seconds]}
-    for (name, values), (colour, mark) in zip(shown.items(), series_styles(), strict=False):
-        times = [_nan_if_none(one) for one in values]
-        latency.plot(at, times, color=colour, marker=mark, ms=3, label=name)
-    _log_scale(latency)
-    counts.plot(at, [one.ok for one in seconds], color=COLOURS[0], label="ok")
-    failed = [sum(one.ended.values()) - one.ok for one in seconds]
-    if any(failed):
-        counts.plot(at, failed, color=COLOURS[1], ls="--", label="not ok")
-    counts.plot(at, [one.in_flight for one in seconds], color=INK, ls=":", label="in flight")
-    draw_legend(latency)
-    draw_legend(counts)
+def latency_over_time(styles: SeriesStyles, run: RunDocument) -> str:
+    """p50 and p99 latency of the requests due in each second."""
+    figure, axes = _new_plot("Latency over time", "second in which requests were due", _LATENCY)
+    for name in ("p50", "p99"):
+        times = [_nan_if_none(getattr(one, f"{name}_ms")) for one in run.seconds]
+        axes.plot([one.second for one in run.seconds], times, ms=4, **styles(name))
+    _log_scale(axes)
+    draw_legend(axes)
     return _svg(figure)
 
 
-def by_length(run: RunDocument) -> str:
+def answers_over_time(styles: SeriesStyles, run: RunDocument) -> str:
+    """Answers and failures in each second, and requests in flight."""
+    figure, axes = _new_plot("Answers over time", "second", "requests (per second, or in flight)")
+    seconds = run.seconds
+    failed = [sum(one.ended.values()) - one.ok for one in seconds]
+    shown = {"answered": [one.ok for one in seconds], "not answered": failed if any(failed) else []}
+    shown["in flight"] = [one.in_flight for one in seconds]
+    for name, counts in shown.items():
+        if counts:
+            axes.plot([one.second for one in seconds], counts, ms=4, **styles(name))
+    axes.set_ylim(bottom=0)
+    draw_legend(axes)
+    return _svg(figure)
+
+
+def by_length(styles: SeriesStyles, run: RunDocument) -> str:
     """Latency by request length."""
-    figure, axes = _new_plot("Latency by length", "elements per request", "ms")
+    figure, axes = _new_plot("Latency by length", "length (elements, at most)", _LATENCY)
     rows = run.by_length
     at = [row.most for row in rows]
-    for name, (colour, mark) in zip(("p50", "p90", "p99"), series_styles(), strict=False):
-        axes.plot(at, [getattr(row, name) for row in rows], color=colour, marker=mark, label=name)
+    for name in ("p50", "p90", "p99"):
+        axes.plot(at, [getattr(row, name) for row in rows], **styles(name))
     _log_scale(axes)
-    log_x_at(axes, at, [f"≤ {row.most}" for row in rows])
+    log_x_at(axes, at)
     draw_legend(axes)
     return _svg(figure)
 
 
-def streams(run: RunDocument) -> str:
+def streams(styles: SeriesStyles, run: RunDocument) -> str:
     """Time to the first token, between tokens and between messages."""
-    figure, axes = _new_plot("Tokens", "percentile", "ms")
-    shown = [named for named in run.times if named[0] != "latency"]
-    for (name, times), (colour, mark) in zip(shown, series_styles(), strict=False):
-        axes.plot(PERCENTILES, times.percentiles, color=colour, marker=mark, label=name)
+    figure, axes = _new_plot("Tokens of streams", "percentile", _TIME)
+    for name, times in run.times:
+        if name != "latency":
+            axes.plot(PERCENTILES, times.percentiles, **styles(name))
     _log_scale(axes)
     draw_legend(axes)
     return _svg(figure)
 
 
-def throughput_latency(runs: Sequence[RunDocument], bound_ms: float | None = None) -> str:
+def throughput_latency(
+    styles: SeriesStyles, runs: Sequence[RunDocument], bound_ms: float | None = None
+) -> str:
     """Latency against answers per second, one point per rate."""
-    figure, axes = _new_plot("Throughput against latency", "answers per second", "ms")
+    figure, axes = _new_plot("Throughput against latency", "answers per second", _LATENCY)
     answered = [(one, one.latency_ms) for one in runs if one.latency_ms]
     ordered = sorted(answered, key=lambda pair: pair[0].load.rate or 0.0)
     x = [one.rates.ok for one, _ in ordered]
-    for name, (colour, mark) in zip(("p50", "p90", "p99"), series_styles(), strict=False):
-        axes.plot(x, [getattr(times, name) for _, times in ordered], color=colour, marker=mark, label=name)
+    for name in ("p50", "p90", "p99"):
+        axes.plot(x, [getattr(times, name) for _, times in ordered], **styles(name))
     for one, _ in ordered:
         if not one.valid:
             axes.axvline(one.rates.ok, color=INK, ls=":", alpha=0.6)
@@ -117,19 +139,19 @@ def throughput_latency(runs: Sequence[RunDocument], bound_ms: float | None = Non
     return _svg(figure)
 
 
-def batching(seconds: Sequence[ServerSecond]) -> str:
+def batching(styles: SeriesStyles, seconds: Sequence[ServerSecond]) -> str:
     """Rows per run and requests in flight over time, from the server's metrics."""
-    figure, axes = _new_plot("Server metrics", "second", "")
+    figure, axes = _new_plot("Batching on the server", "second", "rows per run, requests in flight")
     at = [one.at_s for one in seconds]
-    rows, depth = [one.rows_per_run for one in seconds], [one.queue_depth for one in seconds]
-    axes.plot(at, rows, color=COLOURS[0], marker="o", ms=3, label="rows per run")
-    axes.plot(at, depth, color=COLOURS[1], marker="s", ms=3, label="requests in flight")
+    axes.plot(at, [one.rows_per_run for one in seconds], ms=4, **styles("rows per run"))
+    axes.plot(at, [one.queue_depth for one in seconds], ms=4, **styles("in flight"))
     axes.set_ylim(bottom=0)
     draw_legend(axes)
     return _svg(figure)
 
 
 def lines(
+    styles: SeriesStyles,
     title: str,
     x_label: str,
     y_label: str,
@@ -137,8 +159,8 @@ def lines(
 ) -> str:
     """A log-log plot of named series, each with its x and y values."""
     figure, axes = _new_plot(title, x_label, y_label)
-    for (name, xs, ys), (colour, mark) in zip(series, series_styles(), strict=False):
-        axes.plot(list(xs), list(ys), color=colour, marker=mark, label=name)
+    for name, xs, ys in series:
+        axes.plot(list(xs), list(ys), **styles(name))
     _log_scale(axes)
     log_x_at(axes, sorted({x for _, xs, _ in series for x in xs}))
     draw_legend(axes)
@@ -153,8 +175,13 @@ def _new_plot(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _log_scale(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
     log_ticks(axes.yaxis)
+    if high < 6 * low:  # 1, 2 and 5 are rare in it
+        axes.yaxis.set_major_locator(MaxNLocator(4))
 
 
 def _nan_if_none(value: float | None) -> float:

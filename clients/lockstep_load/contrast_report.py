@@ -6,7 +6,7 @@ from math import isinf
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from lockstep_client.tables import table
+from lockstep_client.tables import table, text
 from lockstep_load import charts
 from lockstep_load.contrast import CONTEXT, ContrastPoint, points, readings, writings
 from lockstep_load.report_model import ReportSection, ReportTable
@@ -21,8 +21,10 @@ HEADER = (
     "failed",
 )  # fmt: skip
 
+_LENGTH, _TIME = "length of the text (elements)", "time (ms)"
 
-def sections(document: ContrastDocument) -> Iterator[ReportSection]:
+
+def sections(styles: charts.SeriesStyles, document: ContrastDocument) -> Iterator[ReportSection]:
     """The findings, then their data. Invalid runs are excluded and listed with their reasons."""
     found = points(document.runs)
     ways = [f"{way.name}: {way.kind} of {way.model}" for way in document.ways]
@@ -31,7 +33,7 @@ def sections(document: ContrastDocument) -> Iterator[ReportSection]:
         "Findings",
         [*document.finding, "\n".join(ways)],
         invalid,
-        plots=list(_plots(found, document.concurrency, document.rate_length)),
+        plots=list(_plots(styles, found, document.concurrency, document.rate_length)),
         tables=[ReportTable(HEADER, rows(found))],
     )
 
@@ -40,10 +42,10 @@ def show(document: ContrastDocument) -> None:
     """Print the same to stdout."""
     table(HEADER, rows(points(document.runs)))
     for sentence in document.finding:
-        print(f"\n{sentence}")
+        text(f"\n{sentence}")
     for run in document.runs:
         for reason in run.reasons:
-            print(f"INVALID: {run.name}: {reason}")
+            text(f"INVALID: {run.name}: {reason}")
 
 
 def rows(found: Sequence[ContrastPoint]) -> list[tuple[str, ...]]:
@@ -65,7 +67,9 @@ def rows(found: Sequence[ContrastPoint]) -> list[tuple[str, ...]]:
     ]
 
 
-def _plots(found: Sequence[ContrastPoint], concurrency: int, rate_length: int) -> Iterator[str]:
+def _plots(
+    styles: charts.SeriesStyles, found: Sequence[ContrastPoint], concurrency: int, rate_length: int
+) -> Iterator[str]:
     lone, full = readings(found, "lone"), readings(found, "full")
     rated = [one for one in found if one.mode == "rate"]
     for title, number in (
@@ -73,19 +77,23 @@ def _plots(found: Sequence[ContrastPoint], concurrency: int, rate_length: int) -
         ("One caller: prediction after one more element", "next_ms"),
         ("One caller: whole text", "last_ms"),
     ):
-        yield _lines(f"{title} (median)", "elements", "ms", lone, attrgetter(number))
-    yield _lines(f"{concurrency} callers: texts per second", "elements", "/s", full, attrgetter("sequences"))
+        yield _lines(styles, f"{title} (median)", _LENGTH, _TIME, lone, attrgetter(number))
+    title = f"{concurrency} callers: texts per second"
+    yield _lines(styles, title, _LENGTH, "texts per second", full, attrgetter("sequences"))
     if rated:
         title = f"Open loop, {rate_length:,} elements: p99"
-        yield _lines(title, "requests per second", "ms", rated, lambda one: one.p99_ms, lambda one: one.rate)
+        latency, rate = attrgetter("p99_ms"), attrgetter("rate")
+        yield _lines(styles, title, "requests per second", "p99 latency (ms)", rated, latency, rate)
     if wrote := writings(found, "lone"):
-        yield _lines("One caller: next token (median)", CONTEXT, "ms", wrote, attrgetter("next_ms"))
+        title = "One caller: next token (median)"
+        yield _lines(styles, title, CONTEXT, _TIME, wrote, attrgetter("next_ms"))
     if wrote_full := writings(found, "full"):
         title = f"{concurrency} callers: tokens per second"
-        yield _lines(title, CONTEXT, "/s", wrote_full, attrgetter("tokens"))
+        yield _lines(styles, title, CONTEXT, "tokens per second", wrote_full, attrgetter("tokens"))
 
 
 def _lines(
+    styles: charts.SeriesStyles,
     title: str,
     x_label: str,
     y_label: str,
@@ -97,4 +105,4 @@ def _lines(
     for way in dict.fromkeys(one.way for one in found):
         points_of_way = [one for one in found if one.way == way and 0 < value(one) < float("inf")]
         series.append((way, [at(one) for one in points_of_way], [value(one) for one in points_of_way]))
-    return charts.lines(title, x_label, y_label, series)
+    return charts.lines(styles, title, x_label, y_label, series)

@@ -49,33 +49,47 @@ def page(document: Document) -> str:
 
 def sections(document: Document) -> Iterator[ReportSection]:
     """The sections in order. The individual runs of a search or contrast are in the JSON only."""
+    styles = charts.SeriesStyles()
+    if isinstance(document, ContrastDocument):
+        return contrast_report.sections(styles, document)
+    for name in ("p50", "p90", "p99"):
+        styles(name)  # in this order in every report
+    return _sections(styles, document)
+
+
+def _sections(styles: charts.SeriesStyles, document: Document) -> Iterator[ReportSection]:
     if isinstance(document, RunDocument):
-        yield run_section(document)
+        yield run_section(styles, document)
     elif isinstance(document, SearchDocument):
-        yield _search_section(document)
-    elif isinstance(document, ContrastDocument):
-        yield from contrast_report.sections(document)
-    else:
-        yield _sweep_section(document) if isinstance(document, SweepDocument) else _scenario_section(document)
-        yield from _nested_sections(document)
+        yield _search_section(styles, document)
+    elif isinstance(document, SweepDocument):
+        yield _sweep_section(styles, document)
+        yield from _nested_sections(styles, document)
+    elif isinstance(document, ScenarioDocument):
+        yield _scenario_section(document)
+        yield from _nested_sections(styles, document)
 
 
-def _nested_sections(document: SweepDocument | ScenarioDocument) -> Iterator[ReportSection]:
+def _nested_sections(
+    styles: charts.SeriesStyles, document: SweepDocument | ScenarioDocument
+) -> Iterator[ReportSection]:
     for number, one in enumerate(document.runs, start=1):
         if isinstance(one, RunDocument):
-            yield run_section(one, title=f"{number}. {one.name}", folded=True)
+            yield run_section(styles, one, title=f"{number}. {one.name}", folded=True)
         else:
-            yield from sections(one)
+            yield from _sections(styles, one)
 
 
-def run_section(run: RunDocument, title: str = "", *, folded: bool = False) -> ReportSection:
+def run_section(
+    styles: charts.SeriesStyles, run: RunDocument, title: str = "", *, folded: bool = False
+) -> ReportSection:
     """All results of one run."""
     return ReportSection(
         title or "Run",
         [summary.headline(run), summary.outcomes(run), *_result(run), summary.generator(run)],
         run.reasons,
         run.notes,
-        list(_plots(run)),
+        list(_plots(styles, run)),
         list(_tables(run)),
         folded,
     )
@@ -88,10 +102,10 @@ def runs_table(runs: Sequence[RunDocument]) -> ReportTable:
         "load",
         "answers/s",
         "tokens/s",
-        "p50",
-        "p90",
-        "p99",
-        "p99.9",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "p99.9 ms",
         "max ms",
         "failed",
         "valid",
@@ -112,17 +126,18 @@ def _row(run: RunDocument) -> tuple[str, ...]:
     )
 
 
-def _plots(run: RunDocument) -> Iterator[str]:
+def _plots(styles: charts.SeriesStyles, run: RunDocument) -> Iterator[str]:
     if not run.latency_ms:
         return
-    yield charts.by_percentile([("latency", run)])
-    yield charts.over_time(run)
+    yield charts.by_percentile(styles, [("latency", run)])
+    yield charts.latency_over_time(styles, run)
+    yield charts.answers_over_time(styles, run)
     if len(run.by_length) > 1:
-        yield charts.by_length(run)
+        yield charts.by_length(styles, run)
     if run.first_token_ms:
-        yield charts.streams(run)
+        yield charts.streams(styles, run)
     if run.server_metrics and run.server_metrics.seconds:
-        yield charts.batching(run.server_metrics.seconds)
+        yield charts.batching(styles, run.server_metrics.seconds)
 
 
 def _tables(run: RunDocument) -> Iterator[ReportTable]:
@@ -141,16 +156,17 @@ def _result(run: RunDocument) -> list[str]:
     return [*lines, *(summary.drift_lines(run.drift) if run.drift else [])]
 
 
-def _search_section(document: SearchDocument) -> ReportSection:
+def _search_section(styles: charts.SeriesStyles, document: SearchDocument) -> ReportSection:
     runs = [one for one in document.runs if one.probe]
-    plots = [charts.throughput_latency(runs, document.search.bound_ms)] if runs else []
+    plots = [charts.throughput_latency(styles, runs, document.search.bound_ms)] if runs else []
     name, lead = document.name or "Search", [summary.search_sentence(document.search)]
     return ReportSection(name, lead, plots=plots, tables=[runs_table(runs)])
 
 
-def _sweep_section(document: SweepDocument) -> ReportSection:
+def _sweep_section(styles: charts.SeriesStyles, document: SweepDocument) -> ReportSection:
     runs = document.runs
-    plots = [charts.throughput_latency(runs), charts.by_percentile([(one.name, one) for one in runs[:6]])]
+    named = [(one.name, one) for one in runs[:6]]
+    plots = [charts.throughput_latency(styles, runs), charts.by_percentile(styles, named)]
     return ReportSection(document.name or "Sweep", plots=plots, tables=[runs_table(runs)])
 
 

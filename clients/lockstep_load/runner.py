@@ -16,7 +16,7 @@ import typer
 
 from lockstep_client.errors import LockstepError
 from lockstep_client.interrupts import INTERRUPTED
-from lockstep_client.tables import table
+from lockstep_client.tables import table, text
 from lockstep_load import contrast, contrast_report, documents, report, summary
 from lockstep_load.live_view import LiveView
 from lockstep_load.progress import ProgressLines
@@ -129,14 +129,14 @@ def show(document: Document) -> None:
         contrast_report.show(document)
     elif isinstance(document, SearchDocument):
         _show_table(document.runs)
-        print(f"\n{summary.search_sentence(document.search)}")
+        text(f"\n{summary.search_sentence(document.search)}")
     elif isinstance(document, SweepDocument):
         _show_runs(document.runs)
     else:
         _show_runs(list(iter_runs(document)))
         print()
         for line in result_lines(document):
-            print(line)
+            text(line)
 
 
 def exit_code(document: Document) -> int:
@@ -177,4 +177,4 @@ def _show_runs(runs: Sequence[RunDocument]) -> None:
     _show_table(runs)
     for one in runs:
         for reason in one.reasons:
-            print(f"INVALID: {one.name}: {reason}")
+            text(f"INVALID: {one.name}: {reason}")

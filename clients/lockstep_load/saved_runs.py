@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lockstep_client.tables import text
 from lockstep_load import compare as comparison
 from lockstep_load import documents, options, report, runner, summary
 from lockstep_load.results import Document, RunDocument, iter_runs
@@ -37,7 +38,7 @@ def compare(
             print(name)
             summary.show_comparison(some)
         for note in _differences(pairs):
-            print(f"note: {note}")
+            text(f"note: {note}")
     if not kept:
         raise typer.Exit(runner.NOT_WRITTEN)
     sound = [name for name, a, b in pairs if a.valid and b.valid]

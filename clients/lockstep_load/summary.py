@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lockstep_client.tables import table
+from lockstep_client.tables import table, text
 from lockstep_load.results import PERCENTILES, LatencySummary
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 def show(run: RunDocument) -> None:
     """Print all results of one run."""
-    print(headline(run))
-    print(outcomes(run))
+    text(headline(run))
+    text(outcomes(run))
     print()
     table(("milliseconds", *PERCENTILES), time_rows(run))
     if len(run.by_length) > 1:
@@ -35,11 +35,11 @@ def show(run: RunDocument) -> None:
         print()
         table(("server metrics", ""), server_rows(run.server_metrics))
     print()
-    print(generator(run))
+    text(generator(run))
     for note in run.notes:
-        print(f"note: {note}")
+        text(f"note: {note}")
     for reason in run.reasons:
-        print(f"INVALID: {reason}")
+        text(f"INVALID: {reason}")
 
 
 def headline(run: RunDocument) -> str:

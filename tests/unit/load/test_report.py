@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import structs
 from unit.load import sample_runs
 
-from lockstep_load import report, runner
+from lockstep_load import charts, report, runner
 from lockstep_load.contrast import FUSED, STEPWISE
 from lockstep_load.results import (
     ContrastDocument,
@@ -21,6 +22,9 @@ from lockstep_load.results import (
     SearchResult,
     SweepDocument,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def named(name: str, latency_ms: float, **more: Any) -> RunDocument:
@@ -61,10 +65,10 @@ CONTRAST = experiment_document(
 @pytest.mark.parametrize(
     ("document", "plots", "text"),
     [
-        (named("one", 5.0), 2, "answers/s"),
-        (SWEEP, 2 + 2 * 2, "Throughput against latency"),
+        (named("one", 5.0), 3, "answers/s"),
+        (SWEEP, 2 + 2 * 3, "Throughput against latency"),
         (SEARCH, 1, "10.0 requests/s is the highest rate that meets"),
-        (SCENARIO, 2 + 6 + 1, "all kinds"),
+        (SCENARIO, 3 + 8 + 1, "all kinds"),
         (CONTRAST, 4, "It was so."),
     ],
     ids=["run", "sweep", "search", "scenario", "contrast"],
@@ -79,6 +83,34 @@ def test_every_document_has_a_page_and_a_summary(
     assert "<script" not in page
     runner.show(document)
     assert capsys.readouterr().out
+
+
+def test_a_series_has_one_colour_and_marker_in_all_plots_of_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, set[tuple[str, str]]] = {}
+
+    def note(figure: Figure) -> str:
+        for axes in figure.axes:
+            assert axes.get_title()
+            assert axes.get_xlabel()
+            assert axes.get_ylabel()
+            for line in axes.lines:
+                drawn.setdefault(str(line.get_label()), set()).add((line.get_color(), line.get_marker()))
+        return "<svg>"
+
+    monkeypatch.setattr(charts, "_svg", note)
+    for document in (SCENARIO, CONTRAST):
+        drawn.clear()
+        report.page(document)
+        assert {len(styles) for styles in drawn.values()} == {1}
+        assert len({next(iter(styles)) for styles in drawn.values()}) == len(drawn)
+
+
+def test_the_axis_of_times_has_at_least_two_labels() -> None:
+    """Also if 1, 2 and 5 times a power of ten are none of them."""
+    for ms in (5.2, 30.0):
+        (plot, *_) = report.run_section(charts.SeriesStyles(), named("one", ms)).plots
+        labels = re.findall(r">([\d.,]+)</text>", plot[plot.index('id="matplotlib.axis_2"') :])
+        assert len(labels) >= 2, labels
 
 
 def test_the_page_of_a_run_without_answers_gives_the_reason() -> None:
