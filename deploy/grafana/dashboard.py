@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .dashboard_settings import DATASOURCE, ENGINE_RESTARTS, LINKS, TAG, VARIABLES, Json
+from .dashboard_settings import DATASOURCE, ENGINE_RESTARTS, LINKS, TAG, VARIABLES, Json, panel_links
 
 COLUMNS = 24
 SCHEMA_VERSION = 42
@@ -63,7 +63,8 @@ class Panel:
     transformations: tuple[Json, ...] = ()
     overrides: tuple[Json, ...] = ()  # options of single fields
 
-    def to_json(self, number: int, x: int, y: int) -> Json:
+    def to_json(self, number: int, x: int, y: int, section: str) -> Json:
+        """`section` is the anchor in docs/observability.md. Panels of times link to the recorder."""
         steps: list[Json] = [{"color": self.base_colour, "value": None}]
         steps += [{"color": colour, "value": value} for value, colour in self.thresholds]
         defaults = {
@@ -78,6 +79,7 @@ class Panel:
             "type": self.type,
             "title": self.title,
             "description": self.description,
+            "links": panel_links(section, recorder=self.unit == "s"),
             "datasource": DATASOURCE,
             "gridPos": {"h": self.height, "w": self.width, "x": x, "y": y},
             "fieldConfig": {"defaults": defaults, "overrides": list(self.overrides)},
@@ -126,11 +128,11 @@ class Dashboard:
             "links": [LINKS],
             "annotations": {"list": [ENGINE_RESTARTS]},
             "templating": {"list": VARIABLES},
-            "panels": _lay_out(self.rows),
+            "panels": _lay_out(self.rows, self.title.lower().replace(" ", "-")),
         }
 
 
-def _lay_out(rows: tuple[DashboardRow, ...]) -> list[Json]:
+def _lay_out(rows: tuple[DashboardRow, ...], section: str) -> list[Json]:
     """Place rows below one another, with panels from left to right, wrapped at the last column."""
     placed: list[Json] = []
     y = 0
@@ -140,7 +142,7 @@ def _lay_out(rows: tuple[DashboardRow, ...]) -> list[Json]:
         for panel in row.panels:
             if x + panel.width > COLUMNS:
                 x, y, height = 0, y + height, 0
-            placed.append(panel.to_json(len(placed) + 1, x, y))
+            placed.append(panel.to_json(len(placed) + 1, x, y, section))
             x, height = x + panel.width, max(height, panel.height)
         y += height
     return placed

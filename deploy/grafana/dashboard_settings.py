@@ -30,6 +30,19 @@ def _label_variable(name: str, label: str, query: str) -> Json:
     }
 
 
+def _address(name: str, label: str, url: str) -> Json:
+    """A hidden variable with the address of a site. `var-NAME=` in the dashboard's address changes it."""
+    return {
+        "name": name,
+        "label": label,
+        "type": "textbox",
+        "query": url,
+        "current": {"selected": True, "text": url, "value": url},
+        "options": [],
+        "hide": 2,
+    }
+
+
 VARIABLES: list[Json] = [
     {
         "name": "datasource",
@@ -44,7 +57,21 @@ VARIABLES: list[Json] = [
     _label_variable(
         "model", "Model", 'label_values(lockstep_queue_depth{job=~"$job", instance=~"$instance"}, model)'
     ),
+    _address("docs", "Documents", "http://localhost:8000"),  # make docs-serve
+    _address("page", "Page", "http://localhost:8003"),  # lockstep ui
 ]
+
+
+def panel_links(section: str, *, recorder: bool) -> list[Json]:
+    """Links of a panel: to what to do when it looks wrong, and to the flight recorder."""
+    runbook = ("When it looks wrong", f"${{docs:raw}}/observability.html#{section}")
+    slow = ("Why was this slow", "${docs:raw}/observability.html#why-was-this-slow")
+    runs = ("Latest runs", "${page:raw}/#lockstep")
+    return [
+        {"title": title, "type": "link", "url": url, "targetBlank": True}
+        for title, url in (runbook, *((slow, runs) if recorder else ()))
+    ]
+
 
 LINKS: Json = {
     "title": "Lockstep",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,15 @@ from deploy.grafana.dashboard import COLUMNS, SCHEMA_VERSION
 from deploy.rehearsal.grafana import filled_in
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 EXPORTED = exported()
 TYPES = {"timeseries", "stat", "heatmap", "table", "barchart", "state-timeline"}
 UNITS = {"s", "reqps", "ops", "short", "percentunit", "bytes"}
 MAX_FILE_BYTES = 100_000
+RUNBOOK = DEPLOY.parent / "docs" / "observability.md"
+PAGE = DEPLOY.parent / "clients" / "lockstep_ui" / "static" / "index.html"
 STATS = [(uid, panel) for uid, panel in panels() if panel["type"] == "stat"]
 
 each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
@@ -78,7 +82,11 @@ def test_dashboards_link_to_each_other_and_keep_the_variables(dashboard: dict[st
 
 @each_dashboard
 def test_variables_select_datasource_job_instance_and_model(dashboard: dict[str, Any]) -> None:
-    source, *labels = dashboard["templating"]["list"]
+    source, *labels, docs, page = dashboard["templating"]["list"]
+    assert [(one["name"], one["type"], one["hide"]) for one in (docs, page)] == [
+        ("docs", "textbox", 2),
+        ("page", "textbox", 2),
+    ]
     assert (source["type"], source["query"], source["name"]) == ("datasource", "prometheus", "datasource")
     assert [one["name"] for one in labels] == ["job", "instance", "model"]
     for one in labels:
@@ -90,6 +98,51 @@ def test_variables_select_datasource_job_instance_and_model(dashboard: dict[str,
         metric = re.match(r"label_values\((\w+)", one["definition"])
         assert metric
         assert metric[1] in EXPORTED
+
+
+def test_each_panel_links_to_its_section_of_the_runbook_and_times_to_the_flight_recorder() -> None:
+    pages = "index.html", *(re.findall(r'href="(#\w+)"', PAGE.read_text(encoding="utf-8")))
+    headings = re.findall(r"^## (.*)$", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE)
+    anchors = {heading.lower().replace(" ", "-") for heading in headings}
+    for uid, panel in panels():
+        runbook, *recorder = [link["url"] for link in panel["links"]]
+        assert runbook.startswith("${docs:raw}/observability.html#")
+        assert runbook.partition("#")[2] in anchors, panel["title"]
+        title = DASHBOARDS[uid]["title"].removeprefix("Lockstep / ")
+        assert runbook.endswith(f"#{title.lower().replace(' ', '-')}")
+        assert bool(recorder) is (panel["fieldConfig"]["defaults"]["unit"] == "s")
+        if recorder:
+            assert recorder[0].partition("#")[2] in anchors
+            assert recorder[1].removeprefix("${page:raw}/") in pages
+
+
+@each_dashboard
+def test_grafana_s_own_schema_knows_every_field(dashboard: dict[str, Any]) -> None:
+    """What Grafana's SDK reads and writes again is what it knows."""
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    register_default_plugins()
+    written = json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
+    # Fields of Grafana's editor of variables, and of Prometheus's annotations, are in no schema.
+    unknown = {path.rpartition(".")[2] for path in _lost(dashboard, written)}
+    assert unknown == {"definition", "step", "titleFormat"}
+
+
+def _lost(given: Any, kept: Any, path: str = "") -> Iterator[str]:
+    """The paths of what is not in `kept` as it was given."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for key, value in given.items():
+            if key in kept:
+                yield from _lost(value, kept[key], f"{path}.{key}")
+            else:
+                yield f"{path}.{key}"
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for index, (one, other) in enumerate(zip(given, kept, strict=True)):
+            yield from _lost(one, other, f"{path}[{index}]")
+    elif given != kept:
+        yield path
 
 
 @each_dashboard
