@@ -145,6 +145,7 @@ def batching(styles: SeriesStyles, seconds: Sequence[ServerSecond]) -> str:
     at = [one.at_s for one in seconds]
     axes.plot(at, [one.rows_per_run for one in seconds], ms=4, **styles("rows per run"))
     axes.plot(at, [one.queue_depth for one in seconds], ms=4, **styles("in flight"))
+    axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     draw_legend(axes)
     return _svg(figure)

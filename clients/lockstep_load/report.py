@@ -52,8 +52,8 @@ def sections(document: Document) -> Iterator[ReportSection]:
     styles = charts.SeriesStyles()
     if isinstance(document, ContrastDocument):
         return contrast_report.sections(styles, document)
-    for name in ("p50", "p90", "p99"):
-        styles(name)  # in this order in every report
+    for name in ("p50", "p90", "p99", "latency", "answered", "in flight"):
+        styles(name)  # the same colours in every report
     return _sections(styles, document)
 
 

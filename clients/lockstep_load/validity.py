@@ -80,7 +80,7 @@ def notes(facts: RunFacts) -> list[str]:
     if 0 < ok < total:
         found.append(f"latency covers only the {ok / total:.1%} of requests that were answered")
     if facts.open_loop and 0 < facts.latency_p50_ms < 4 * facts.lag_p99_ms:
-        found.append(f"up to {facts.lag_p99_ms:.2g} ms (p99) of the latency is the generator's own send lag")
+        found.append(f"up to {facts.lag_p99_ms:,.1f} ms (p99) of the latency is the generator's own send lag")
     few = [name for name, enough in _ENOUGH.items() if ok < enough]
     if ok and few:
         found.append(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from msgspec import structs
+from patience import PATIENCE_S
 from unit.load import sample_runs
 
+from deploy.rehearsal import page as driver
 from lockstep_load import charts, report, runner
 from lockstep_load.contrast import FUSED, STEPWISE
 from lockstep_load.results import (
@@ -24,6 +26,8 @@ from lockstep_load.results import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
 
@@ -94,7 +98,9 @@ def test_a_series_has_one_colour_and_marker_in_all_plots_of_a_page(monkeypatch: 
             assert axes.get_xlabel()
             assert axes.get_ylabel()
             for line in axes.lines:
-                drawn.setdefault(str(line.get_label()), set()).add((line.get_color(), line.get_marker()))
+                drawn.setdefault(str(line.get_label()), set()).add(
+                    (str(line.get_color()), str(line.get_marker()))
+                )
         return "<svg>"
 
     monkeypatch.setattr(charts, "_svg", note)
@@ -111,6 +117,38 @@ def test_the_axis_of_times_has_at_least_two_labels() -> None:
         (plot, *_) = report.run_section(charts.SeriesStyles(), named("one", ms)).plots
         labels = re.findall(r">([\d.,]+)</text>", plot[plot.index('id="matplotlib.axis_2"') :])
         assert len(labels) >= 2, labels
+
+
+@pytest.mark.skipif(driver.CHROMIUM is None, reason="no Chromium is installed")
+def test_the_page_fits_a_phone_and_leaves_no_place_of_a_row_empty(tmp_path: Path) -> None:
+    report.write(tmp_path / "report.html", SCENARIO)
+    with driver.browser(PATIENCE_S) as browser:
+        shown: list[tuple[int, Literal["light", "dark"]]] = [(360, "light"), (768, "dark"), (1400, "light")]
+        for width, scheme in shown:
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            page.goto((tmp_path / "report.html").as_uri())
+            page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            ink, paper = page.evaluate(_COLOURS)
+            assert (ink < paper) is (scheme == "light")
+            for section in page.evaluate(_PLOTS):
+                room, rows = section["room"], section["rows"]
+                assert all(abs(sum(row) - room) < 30 * len(row) for row in rows), (width, section)
+
+
+_COLOURS = """() => ["color", "background-color"].map((name) => {
+  const text = document.querySelector(".plots svg");
+  const of = name === "color" ? text : document.body;
+  return getComputedStyle(of).getPropertyValue(name).match(/[0-9]+/g).slice(0, 3).reduce((a, b) => a + +b, 0);
+})"""
+_PLOTS = """() => [...document.querySelectorAll(".plots")].map((plots) => {
+  const rows = new Map();
+  for (const one of plots.children) {
+    const { top, width } = one.getBoundingClientRect();
+    rows.set(top, [...(rows.get(top) ?? []), width]);
+  }
+  return { room: plots.clientWidth, rows: [...rows.values()] };
+})"""
 
 
 def test_the_page_of_a_run_without_answers_gives_the_reason() -> None:
