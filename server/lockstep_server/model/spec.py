@@ -140,6 +140,16 @@ class ModelSpec:
         growing = (state for state in self.states if state.spec.grows)
         return tuple(sorted({state.dynamic_axis[1] for state in growing if state.dynamic_axis}))
 
+    @cached_property
+    def changed_states(self) -> tuple[StateSection, ...]:
+        """The states that a step returns."""
+        return tuple(state.spec for state in self.states if state.spec.output)
+
+    @cached_property
+    def filled_inputs(self) -> tuple[ModelTensor, ...]:
+        """The inputs that the server can fill in."""
+        return tuple(one for one in self.inputs if one.spec.generated or one.spec.value is not None)
+
     @property
     def reader(self) -> ModelSpec:
         """The graph that reads the ids of a prompt or source: encoder, prefill or step graph."""

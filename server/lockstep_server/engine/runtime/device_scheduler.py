@@ -118,6 +118,11 @@ class DeviceScheduler:
             if holder == thread and self._held.pop(lease, None) is not None:
                 lease.release()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether an engine waits for a lease. It may be out of date at once, and takes no lock."""
+        return bool(self._waiting)
+
     def waiting(self) -> int:
         with self._lock:
             return len(self._waiting)

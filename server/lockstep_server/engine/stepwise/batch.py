@@ -62,7 +62,7 @@ class StepBatch:
         scores = spec.output(self._scores)
         self._scores_axis = scores.spec.batch_axis if scores is not None else None
         self._position = scores.spec.position if scores is not None else -1
-        self._oversized_steps = 0
+        self._fitting_step = 0  # the latest one that needed the block's lengths
         self._columns, self._log = RowColumns(rows), TokenLog(rows)
         self._rules = ScoreRules(spec.manifest, rows)
         # prompt ids that still have to be stepped (no prefill graph), by row, in reverse order
@@ -190,15 +190,16 @@ class StepBatch:
         key = self.key
         if key and self.spec.padding_invariant:
             key = self.block.needed_key(list(self.row_of.values()))
-            self._oversized_steps = self._oversized_steps + 1 if key != self.key else 0
+        if key == self.key:
+            self._fitting_step = self.steps
         if half and len(self) <= half - half // 4:
             self._resize(half, key)
-        elif self._oversized_steps >= _SHRINK_AFTER_STEPS:
+        elif self.steps - self._fitting_step >= _SHRINK_AFTER_STEPS:
             self._resize(self.rows, key)
 
     def _resize(self, rows: int, key: Key) -> None:
         """Change the number of rows and their lengths; the sequences move to the front, in order."""
-        self._oversized_steps = 0
+        self._fitting_step = self.steps
         beams = [row for each in self._beam_rows.values() for row in each.tolist()]
         old_rows = sorted({*self.row_of.values(), *beams})
         self.block = self.block.resized(rows, old_rows, key)
@@ -323,6 +324,8 @@ class StepBatch:
                 del self._forced[row]
 
     def _ended(self, tokens: Array) -> list[tuple[GenerationSequence, str]]:
+        if not (self._ends or self._columns.may_be_at_limit()):
+            return []
         done = self._columns.ended(self._ends)
         if not done.any():
             return []
@@ -376,6 +379,10 @@ class StepBatch:
         lengths = self.block.lengths(row)
         named = [lengths[name] for name in tensor.spec.lengths.values() if name in lengths]
         return weights[: named[0]].copy() if named else weights.copy()
+
+    def can_step_on(self) -> bool:
+        """Whether another step may come before the batch is looked at."""
+        return bool(self.row_of) and not (self._unreported or self._log.is_full() or self.outgrown())
 
     def outgrown(self) -> list[GenerationSequence]:
         """Sequences whose cache is full and that need the next bucket."""

@@ -106,6 +106,17 @@ class StepBatches:
             self._step(batch, waited_s, outcome)
         return outcome
 
+    def can_step_on(self) -> bool:
+        """Whether another step may come before `tidy` and before first tokens are emitted."""
+        if len(self._batches) > 1 and any(map(self._can_merge, self._batches)):
+            return False
+        return bool(self._batches) and all(batch.can_step_on() for batch in self._batches)
+
+    def step_on(self, outcome: StepOutcome) -> None:
+        """Run one more step of every batch."""
+        for batch in list(self._batches):
+            self._step(batch, 0.0, outcome)
+
     def _end_searches(self, batch: StepBatch, outcome: StepOutcome) -> None:
         """End the beam searches whose beams may no longer share a run."""
         for sequence in [one for one in batch.row_of if one.rows > self._batching.max_rows]:

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from ..runtime.session import OnnxSession
 
 
+_HAND_OVER_S = 0.001
+"""Handing the device to another thread takes about 0.1 ms, so an engine keeps it for several short steps."""
+
+
 class StepResult(NamedTuple):
     """The result of one step."""
 
@@ -215,8 +219,11 @@ class StepEngine:
     def _step(self) -> None:
         self._drain()
         with self._device_scheduler.lease(self._account, self._clock()) as lease:
-            plan = self._scheduler.plan(self._clock())
+            now = self._clock()
+            plan = self._scheduler.plan(now)
             outcome = self._run(plan, lease)
+            if not plan.client_steps:
+                self._step_on(outcome.generation, now)
         self._commit(outcome)
         self._verifier.verify_collected(self.spec)
 
@@ -304,6 +311,22 @@ class StepEngine:
         )
         generation.runs += runs
         return StepResult(generation, answers + stepped)
+
+    def _step_on(self, outcome: StepOutcome, planned: float) -> None:
+        """Step on, as long as neither a plan nor a commit would change anything. While others wait for the
+        device, for `_HAND_OVER_S` at most."""
+        if self._awaiting_prefill or self._scheduler.pool.waiting:
+            return
+        devices, due = self._device_scheduler, self._scheduler.due()
+        until = min(planned + devices.max_run_s, math.inf if due is None else due)
+        while (
+            not self._inbox
+            and not (outcome.ended or outcome.failed or self._verifier.collected)
+            and self._batches.can_step_on()
+            and (now := self._clock()) < (min(until, planned + _HAND_OVER_S) if devices.is_wanted else until)
+            and not self._output_processor.is_due(now, len(outcome.runs))
+        ):
+            self._batches.step_on(outcome)
 
     def _add(self, sequence: GenerationSequence) -> None:
         """Add a sequence to a batch; it fails alone if the device has no memory for its states."""

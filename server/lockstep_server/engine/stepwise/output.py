@@ -179,6 +179,10 @@ class OutputProcessor:
 
     # --- flush --------------------------------------------------------------------------------------
 
+    def is_due(self, now: float, runs: int) -> bool:
+        """Whether output, or so many more runs, must be flushed now."""
+        return now - self._flushed >= self.flush_interval_s or len(self._runs) + runs >= _MAX_RUNS
+
     def emit_step(
         self, batches: StepBatches, now: float, counts: Callable[[], messages.SequenceCounts]
     ) -> list[GenerationSequence]:

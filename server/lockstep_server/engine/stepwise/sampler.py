@@ -9,6 +9,7 @@ scores → `RowColumns.sample` → tokens → `TokenLog` → the pending output 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -155,8 +156,8 @@ def sample(scores: Array, u: Array, parameters: SamplingParameters) -> Array:
     scores = scores.astype(np.float32, copy=False)
     if not parameters.sampled:
         return _best(scores)
-    best = scores.max(axis=1, keepdims=True)
-    weights = scores - best  # a new array; the steps below work in place
+    # Functions, as methods would run more Python; the session has evicted it all from the caches.
+    weights = scores - np.maximum.reduce(scores, axis=1, keepdims=True)  # the steps below work in place
     if parameters.tempered:
         weights *= parameters.inverse
     np.exp(weights, out=weights)
@@ -166,9 +167,8 @@ def sample(scores: Array, u: Array, parameters: SamplingParameters) -> Array:
     np.add.accumulate(sums, axis=1, out=sums)
     totals = sums[:, -1]
     tokens: Array = (sums > (u * totals)[:, None]).argmax(axis=1)
-    finite = np.isfinite(totals)
-    if not finite.all():
-        tokens[~finite] = -1
+    if not math.isfinite(np.add.reduce(totals)):
+        tokens[~np.isfinite(totals)] = -1
     if parameters.greedy:
         rows = parameters.temperature == 0
         tokens[rows] = _best(scores[rows])
@@ -236,7 +236,8 @@ class RowColumns:
         self._used = np.zeros(rows, bool)
         self._sampling = SamplingParameters.of(rows, vacant=True)
         self._seed = np.zeros(rows, np.uint64)  # from `spread`
-        self._draws, self._drawn = np.zeros((rows, 1)), _DRAW_STEPS
+        self._draws, self._drawn = np.zeros((1, rows)), _DRAW_STEPS
+        self._before_limit = 0  # steps before a row can be at its limit
 
     def fill(self, row: int, sequence: GenerationSequence) -> None:
         """Set a row to the data of a sequence."""
@@ -245,7 +246,7 @@ class RowColumns:
         self._limit[row], self._used[row] = sequence.limit, True
         self._sampling.set(row, params.temperature, params.top_k, params.top_p)
         self._seed[row : row + 1] = spread_one(params.seed)
-        self._drawn = _DRAW_STEPS
+        self._drawn, self._before_limit = _DRAW_STEPS, 0
 
     def fill_beam(self, row: int, token: int, generated: int) -> None:
         """Set a row to a beam, whose tokens and end are chosen elsewhere."""
@@ -273,9 +274,10 @@ class RowColumns:
             scores: of the step, [rows, tokens].
             redraw: a row has generated fewer tokens than it was stepped since the last call.
         """
-        u = self._next_draw(redraw=redraw) if self._sampling.sampled else self._draws[:, 0]
+        u = self._next_draw(redraw=redraw) if self._sampling.sampled else self._draws[0]
         self.token = sample(scores, u, self._sampling)
         self.generated += 1
+        self._before_limit -= 1
         return self.token
 
     def _next_draw(self, *, redraw: bool) -> Array:
@@ -283,11 +285,18 @@ class RowColumns:
         rows change."""
         if self._drawn == _DRAW_STEPS or redraw:
             ahead = np.arange(_DRAW_STEPS, dtype=np.uint64)
-            steps = self.generated.view(np.uint64)[:, None] + ahead
-            self._draws = uniform(self._seed[:, None], steps)
+            steps = self.generated.view(np.uint64) + ahead[:, None]
+            self._draws = uniform(self._seed, steps)
             self._drawn = 0
         self._drawn += 1
-        return self._draws[:, self._drawn - 1]
+        numbers: Array = self._draws[self._drawn - 1]
+        return numbers
+
+    def may_be_at_limit(self) -> bool:
+        """Whether a row may be at its limit: steps are counted, as it takes longer to look at every row."""
+        if self._before_limit <= 0:
+            self._before_limit = int((self._limit - self.generated).min())
+        return self._before_limit <= 0
 
     def ended(self, ends: Iterable[int]) -> Array:
         """Whether the latest token of each row is its last one: one of `ends`, or at its limit."""
@@ -298,16 +307,16 @@ class RowColumns:
 
 
 class TokenLog:
-    """The tokens of the latest steps, [rows, steps]. A row's tokens are taken when they are reported."""
+    """The tokens of the latest steps, [steps, rows]. A row's tokens are taken when they are reported."""
 
     def __init__(self, rows: int) -> None:
-        self._tokens = np.zeros((rows, _LOG_STEPS), np.int64)
+        self._tokens = np.zeros((_LOG_STEPS, rows), np.int64)
         self._taken = np.zeros(rows, np.int64)  # steps already taken or skipped, by row
         self._steps = 0
 
     def add(self, tokens: Array) -> None:
         """Add the tokens of one step, [rows]."""
-        self._tokens[:, self._steps] = tokens
+        self._tokens[self._steps] = tokens
         self._steps += 1
 
     def skip(self, row: int) -> None:
@@ -320,7 +329,7 @@ class TokenLog:
         if start == self._steps:
             return []
         self._taken[row] = self._steps
-        tokens: list[int] = self._tokens[row, start : self._steps].tolist()
+        tokens: list[int] = self._tokens[start : self._steps, row].tolist()
         return tokens
 
     def is_full(self) -> bool:
@@ -334,6 +343,6 @@ class TokenLog:
     def resized(self, rows: int, kept: list[int]) -> TokenLog:
         """A log of `rows` rows, of which the first are the `kept` ones of this log."""
         new, count = TokenLog(rows), len(kept)
-        new._tokens[:count], new._taken[:count] = self._tokens[kept], self._taken[kept]
+        new._tokens[:, :count], new._taken[:count] = self._tokens[:, kept], self._taken[kept]
         new._steps = self._steps
         return new

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ...model.datatypes import Arrays
-    from ...model.spec import ModelSpec, ModelTensor, StateTensor
+    from ...model.spec import ModelSpec, ModelTensor
     from ..runtime.session import OnnxSession
     from .device_states import StateGraphs
 
@@ -204,7 +204,7 @@ class StateBlock:
             ServingError: BAD_INPUT, a cache has not grown by one element.
         """
         feeds = dict(inputs)
-        for tensor in self.spec.inputs:
+        for tensor in self.spec.filled_inputs:
             if tensor.name in feeds:
                 continue
             if tensor.spec.generated == "mask":
@@ -214,14 +214,13 @@ class StateBlock:
                 feeds[tensor.name] = counts.astype(datatypes.NUMPY[tensor.datatype])
             elif tensor.spec.generated == "positions":
                 feeds[tensor.name] = self._positions(tensor)
-            elif tensor.spec.value is not None:
+            else:
                 feeds[tensor.name] = constant(tensor, self.rows, self._size)
         outputs: dict[str, Any] = self._states.run(session, feeds)
-        for state in self.spec.states:
-            if state.spec.output:
-                check_rows(state.spec.output, outputs[state.spec.output], state.spec.batch_axis, self.rows)
-            if state.spec.grows:
-                self._check_grown(state, outputs[state.spec.output])
+        for section in self.spec.changed_states:
+            check_rows(section.output, outputs[section.output], section.batch_axis, self.rows)
+        if self.spec.growing_lengths:
+            self._check_grown(outputs)
         scores = self.spec.manifest.roles.scores
         for tensor in self.spec.outputs:
             shared = self.rows > 1 or tensor.name == scores  # else the whole output is the answer
@@ -240,18 +239,24 @@ class StateBlock:
         shape[tensor.spec.batch_axis or 0] = -1
         return counts.astype(datatypes.NUMPY[tensor.datatype]).reshape(shape)
 
-    def _check_grown(self, state: StateTensor, given: Array) -> None:
-        assert state.dynamic_axis
-        axis, name = state.dynamic_axis
-        added = given.shape[axis] - self._size[name]
-        if added != 1 and given.shape[axis] != 1:
-            why = f"a step added {added} elements to it; send one element of the sequence in a step"
-            raise bad_input(f"state {state.spec.name}", why)
+    def _check_grown(self, outputs: Arrays) -> None:
+        for state in self.spec.states:
+            if not (state.spec.grows and state.dynamic_axis):
+                continue
+            axis, name = state.dynamic_axis
+            given = outputs[state.spec.output].shape[axis]
+            if given not in (1, self._size[name] + 1):
+                added = given - self._size[name]
+                why = f"a step added {added} elements to it; send one element of the sequence in a step"
+                raise bad_input(f"state {state.spec.name}", why)
 
     def _update_states(self, outputs: dict[str, Any]) -> None:
-        changed = [state.spec for state in self.spec.states if state.spec.output]
-        padded = [name for name in self.spec.growing_lengths if name not in self.spec.unpadded]
-        ends = {name: np.minimum(self._lengths[name], self._size[name] - 1) for name in padded}
+        ends = {
+            name: np.minimum(self._lengths[name], self._size[name] - 1)
+            for name in self.spec.growing_lengths
+            if name not in self.spec.unpadded
+        }
+        changed = self.spec.changed_states
         self._states.advance({state.name: outputs.pop(state.output) for state in changed}, ends)
         if self.spec.growing_lengths:
             self._grow()
