@@ -1,4 +1,4 @@
-"""`python -m deploy`: generate the dashboards and rules."""
+"""`python -m deploy`: generate the dashboards, the rules and the drawings of the documents."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from .grafana import DASHBOARDS
 from .prometheus import burn_rates
 from .prometheus.operator import prometheus_rule
+from .site.drawings import drawings
 
 FOLDER = Path(__file__).parent
 
@@ -23,6 +24,7 @@ def generated() -> dict[Path, str]:
     }
     return {
         **dashboards,
+        **{FOLDER.parent / "docs" / "concepts" / name: svg for name, svg in drawings().items()},
         rules / "objectives.yml": objectives,
         FOLDER / "kubernetes" / "prometheusrule.yaml": prometheus_rule(objectives, symptoms),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import tomllib
@@ -23,12 +24,24 @@ from lockstep_server.settings import Settings
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     path
-    for folder in (".", "docs", "docs/decisions", "docs/studies", "bench", "examples", "models", "models/*")
+    for folder in (
+        ".",
+        "docs",
+        "docs/concepts",
+        "docs/decisions",
+        "docs/moving",
+        "docs/studies",
+        "bench",
+        "examples",
+        "models",
+        "models/*",
+    )
     for path in ROOT.glob(f"{folder}/*.md")
 )
 SETTINGS = ROOT / "docs" / "settings.md"
 METRICS = ROOT / "docs" / "metrics.md"
 MANIFEST = ROOT / "docs" / "manifest.md"
+TROUBLES = ROOT / "docs" / "troubleshooting.md"
 
 
 def _blocks(page: Path, language: str) -> list[str]:
@@ -165,3 +178,41 @@ def test_commands_in_the_docs_use_existing_verbs_and_flags(line: str) -> None:
         "--help"
     }
     assert [word for word in words if word.startswith("--") and word.split("=")[0] not in known] == []
+
+
+def _messages() -> list[str]:
+    """The messages that docs/troubleshooting.md explains: the first cells of its rows."""
+    rows = re.findall(r"^\| (`+)(.+?)\1 \|", TROUBLES.read_text(encoding="utf-8"), re.MULTILINE)
+    return [message for _, message in rows]
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    """Every text in the source, with … for what is filled in."""
+    trees = [
+        ast.parse(file.read_text(encoding="utf-8"))
+        for folder in ("server/lockstep_server", "clients", "export/lockstep_export")
+        for file in (ROOT / folder).rglob("*.py")
+    ]
+    return [text for tree in trees for node in ast.walk(tree) if (text := _text(node))]
+
+
+def _text(node: ast.AST) -> str:
+    """A string as it is written, `%s`, `{}` and expressions replaced by …; "" for other nodes."""
+    if isinstance(node, ast.JoinedStr):
+        parts = [str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        parts = [node.value]
+    else:
+        return ""
+    return re.sub(r"%[-+ #0-9.]*[a-z]|\{\}", "…", "".join(parts))
+
+
+@pytest.mark.parametrize("message", _messages())
+def test_messages_in_the_docs_are_those_of_the_source(message: str, said: list[str]) -> None:
+    assert any(message in text for text in said)
+
+
+def test_troubleshooting_explains_many_messages() -> None:
+    messages = _messages()
+    assert len(messages) == len(set(messages)) > 60
