@@ -53,7 +53,9 @@ Out = Annotated[
     Path | None, typer.Option(help="Model repository; default: models, or WORK/quick/models with --quick.")
 ]
 Work = Annotated[Path, typer.Option(help="Folder for checkpoints and drafts; training resumes from it.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Little data, one epoch: a test run, not for serving.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Little data, one epoch, fewer layers: a test run, not for serving.")
+]
 Only = Annotated[
     list[str] | None,
     typer.Option(help="Build only this model and keep the recorded figures of the others; repeatable."),

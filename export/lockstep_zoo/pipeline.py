@@ -46,7 +46,7 @@ class Pipeline:
     out: Path
     work: Path
     report: Callable[[str], None]
-    quick: bool = False  # little data and one epoch, for a test run
+    quick: bool = False  # little data, one epoch and fewer layers, for a test run
     show_progress: ShowProgress = no_progress
 
     def recipe(self, name: str) -> Recipe:
@@ -56,7 +56,7 @@ class Pipeline:
         recipe = ZOO[name]
         if not self.quick:
             return recipe
-        return replace(recipe, training=replace(recipe.training, epochs=QUICK_EPOCHS))
+        return replace(recipe, training=replace(recipe.training, epochs=QUICK_EPOCHS), **recipe.quick)
 
     def prepare(self, data: Path, *names: str) -> Corpora:
         """The corpora of the named models. All data is read before any tokenizer is trained."""
@@ -87,7 +87,7 @@ class Pipeline:
     def check(self, name: str) -> Parity:
         """Checks the published graphs again, against PyTorch if trained weights are available."""
         graphs = {file: graph.run for file, graph in graphs_in(self.version(name)).items()}
-        module = self._trained(name)
+        module = self.trained(name)
         differences = prove_forms(self.forms(name, module), graphs, graphs if module is None else None)
         return self._report(Parity(name, differences))
 
@@ -125,6 +125,14 @@ class Pipeline:
         sizes = [tokenizer.get_vocab_size() for tokenizer in tokenizers]
         return task.forms(recipe, recipe.build(*sizes) if module is None else module, tokenizers)
 
+    def trained(self, name: str) -> nn.Module | None:
+        """The module with its trained weights; None, which is reported, without a checkpoint."""
+        try:
+            return load_trained(self._job(name))[0]
+        except NotTrainedError:
+            self.report(f"{name}  no trained weights in {self.work}: comparing the graphs with themselves")
+            return None
+
     def manifest(self, name: str) -> Table:
         """The manifest of the published model."""
         return tomllib.loads((self.out / name / MANIFEST).read_text(encoding="utf-8"))
@@ -146,13 +154,6 @@ class Pipeline:
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
         sizes = tuple(tokenizer.get_vocab_size() for tokenizer in task.load(folder))
         return TrainingJob(recipe, sizes, digest, self.work / f"{name}.pt")
-
-    def _trained(self, name: str) -> nn.Module | None:
-        try:
-            return load_trained(self._job(name))[0]
-        except NotTrainedError:
-            self.report(f"{name}  no trained weights in {self.work}: comparing the graphs with themselves")
-            return None
 
     def _report(self, parity: Parity) -> Parity:
         parity.require()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -39,6 +39,7 @@ class Recipe:
     training: Training
     corpus: str  # the training data, and with it the tokenizers
     limits: tuple[str, ...] = ()  # known limits, a sentence each, for the model card
+    quick: Mapping[str, Any] = field(default_factory=dict)  # fields that differ in a test run: fewer layers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ element alone, and attends to it and to the cache apart, so that no step copies 
 reads a whole prompt, `CharGPTStep` one character of each row; both share the weights of the trained module.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +27,7 @@ from lockstep_zoo.recipe import LanguageModelRecipe, Outputs, Training
 from lockstep_zoo.shakespeare.tokenizer import UNKNOWN_ID
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD = 128, 4, 4, 512
+QUICK_LAYERS = 2
 HEAD = WIDTH // HEADS
 DROPOUT = 0.1
 START = 0.02  # standard deviation of new embeddings
@@ -68,11 +71,11 @@ class CharGPT(nn.Module):
 
     slopes: Tensor  # [heads, 1, 1]
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, layers: int = LAYERS) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, WIDTH)
         self.dropout = nn.Dropout(DROPOUT)
-        self.layers = nn.ModuleList(DecoderLayer() for _ in range(LAYERS))
+        self.layers = nn.ModuleList(DecoderLayer() for _ in range(layers))
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, vocabulary)
         self.register_buffer("slopes", torch.tensor(SLOPES)[:, None, None], persistent=False)
@@ -151,6 +154,11 @@ class CharGPTPrefill(nn.Module):
         return {"logits": logits, **named}
 
 
+def caches(layers: int) -> dict[str, tuple[int, int]]:
+    """The caches of the step, by name: heads, and elements of each."""
+    return {f"{part}_{layer}": (HEADS, HEAD) for layer in range(layers) for part in ("key", "value")}
+
+
 RECIPE = LanguageModelRecipe(
     name="shakespeare-gpt",
     about="Character GPT, four layers of 128 with caches; writes like Shakespeare, one character a step",
@@ -170,11 +178,12 @@ RECIPE = LanguageModelRecipe(
     step=CharGPTStep,
     prefill=CharGPTPrefill,
     states={},
-    caches={f"{part}_{layer}": (HEADS, HEAD) for layer in range(LAYERS) for part in ("key", "value")},
+    caches=caches(LAYERS),
     stretch=128,
     max_prompt=2048,
     limits=(
         "It writes words and lines that look like Shakespeare’s but mean little.",
         "2,048 characters at most, prompt and continuation together; it was trained on 128.",
     ),
+    quick={"build": partial(CharGPT, layers=QUICK_LAYERS), "caches": caches(QUICK_LAYERS)},
 )

@@ -12,6 +12,7 @@ The last matrices of the layers (O, W₂) start at zero: training starts from a 
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from lockstep_zoo.recipe import ClassifierRecipe, Outputs, Training
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_WORDS = 128, 4, 4, 512, 1024
+QUICK_LAYERS = 2
 DROPOUT = 0.2
 START = 0.02  # standard deviation of new embeddings: small, so that rare words add little noise to the mean
 
@@ -29,12 +31,12 @@ class TransformerClassifier(nn.Module):
 
     positions: Tensor  # [1024, 128]
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, layers: int = LAYERS) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, WIDTH)
         self.register_buffer("positions", sinusoids(MAX_WORDS, WIDTH), persistent=False)
         self.spread = nn.Dropout(0.4)
-        self.layers = nn.ModuleList(EncoderLayer() for _ in range(LAYERS))
+        self.layers = nn.ModuleList(EncoderLayer() for _ in range(layers))
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(WIDTH, 2))
         nn.init.normal_(self.embedding.weight, std=START)
@@ -121,4 +123,5 @@ RECIPE = ClassifierRecipe(
         "Four layers are many for 6,920 sentences: it is not better than the bag of words.",
         "1,024 tokens at most.",
     ),
+    quick={"build": partial(TransformerClassifier, layers=QUICK_LAYERS)},
 )

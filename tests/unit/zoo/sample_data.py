@@ -82,12 +82,15 @@ def built(name: str) -> nn.Module:
     return module
 
 
-def exported(
-    recipe: Recipe, module: nn.Module, folder: Path, vocabulary: int = VOCABULARY
-) -> dict[str, OnnxGraph]:
-    """The graphs of `module`, written into `folder`."""
-    export_onnx(forms(recipe, module, vocabulary).graph_specs("dynamo"), folder)
-    return dict(graphs_in(folder))
+def exported_and_compared(
+    recipe: Recipe, module: nn.Module, folder: Path, with_module: bool = True
+) -> list[Difference]:
+    """Exports a module that was built for VOCABULARY into `folder`. Returns the comparisons of its graphs
+    with it, or with themselves."""
+    described = forms(recipe, module)
+    export_onnx(described.graph_specs("dynamo"), folder)
+    found = {file: graph.run for file, graph in graphs_in(folder).items()}
+    return prove_forms(described, found, None if with_module else found)
 
 
 def forms(recipe: Recipe, module: nn.Module, vocabulary: int = VOCABULARY) -> ModelForms:
@@ -97,35 +100,33 @@ def forms(recipe: Recipe, module: nn.Module, vocabulary: int = VOCABULARY) -> Mo
     return task_of(recipe).forms(recipe, module, [tokenizer] * len(task_of(recipe).tokenizers))
 
 
-def compared(
-    recipe: Recipe, module: nn.Module, graphs: Mapping[str, OnnxGraph], with_module: bool = True
-) -> list[Difference]:
-    """The comparisons of `graphs` with `module`, or with themselves."""
-    found = {file: graph.run for file, graph in graphs.items()}
-    return prove_forms(forms(recipe, module), found, None if with_module else found)
-
-
-def as_built(name: str, folder: Path | None = None) -> dict[str, OnnxGraph]:
-    """The graphs of `built(name)`, exported once per run; in a copy, `folder`, for tests that change them."""
-    shared = built_folder(name)
+def graphs_of(name: str, folder: Path | None = None) -> dict[str, OnnxGraph]:
+    """The graphs of the quick build; in a copy, `folder`, for tests that change them."""
+    shared = quick_pipeline().version(name)
     if folder is None:
         return dict(graphs_in(shared))
     shutil.copytree(shared, folder, dirs_exist_ok=True)
     return dict(graphs_in(folder))
 
 
-def built_folder(name: str) -> Path:
-    """The folder of the graphs of `built(name)`. It is shared: read it, do not change it."""
-    return made_once(f"built-{name}", lambda folder: _export(name, folder))
+def compared(
+    name: str, graphs: Mapping[str, OnnxGraph], expected: Mapping[str, OnnxGraph] | None = None
+) -> list[Difference]:
+    """The comparisons of `graphs` with the unbatched results of `expected`, or with their own."""
+    found = {file: graph.run for file, graph in graphs.items()}
+    right = found if expected is None else {file: graph.run for file, graph in expected.items()}
+    return prove_forms(quick_pipeline().forms(name), found, right)
 
 
-def _export(name: str, folder: Path) -> None:
-    exported(ZOO[name], built(name), folder)
+def compared_with_new_weights(name: str) -> list[Difference]:
+    """The comparisons of the graphs of the quick build with a module of other weights."""
+    found = {file: graph.run for file, graph in graphs_of(name).items()}
+    return prove_forms(quick_pipeline().forms(name), found)
 
 
 def with_other_weights(name: str, folder: Path) -> dict[str, OnnxGraph]:
-    """The graphs of `built(name)` in `folder`, with all floating-point constants scaled."""
-    for file in built_folder(name).glob("*.onnx"):
+    """The graphs of the quick build in `folder`, with all floating-point constants scaled."""
+    for file in quick_pipeline().version(name).glob("*.onnx"):
         model = onnx.load(file)
         for constant in model.graph.initializer:
             values = numpy_helper.to_array(constant)

@@ -1,7 +1,7 @@
 """A model card lists figures, inputs and outputs, and known limits."""
 
 import pytest
-from unit.zoo.sample_data import CLASSIFIERS, ZOO, built_folder
+from unit.zoo.sample_data import CLASSIFIERS, ZOO, quick_pipeline
 
 from lockstep_zoo.model_card import model_card
 from lockstep_zoo.scores import Score
@@ -14,7 +14,7 @@ SCORE = Score("a-model", "classify", "sst2", 1234, 5678, "accuracy", 0.805, 0.81
 def card() -> str:
     recipe = ZOO["sentiment-gru"]
     manifest = {"labels": ["bad", "good"], "lengths": {"words": {"max": 4096}}}
-    return model_card(recipe, SCORE, manifest, built_folder(recipe.name))
+    return model_card(recipe, SCORE, manifest, quick_pipeline().version(recipe.name))
 
 
 def test_lists_the_figures(card: str) -> None:

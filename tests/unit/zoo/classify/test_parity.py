@@ -10,12 +10,13 @@ from unit.zoo.sample_data import (
     CLASSIFIERS,
     STEPWISE,
     VOCABULARY,
-    as_built,
     built,
     classifier,
     compared,
-    exported,
+    compared_with_new_weights,
+    exported_and_compared,
     forms,
+    graphs_of,
     quick_pipeline,
     with_other_weights,
 )
@@ -53,21 +54,14 @@ def test_every_trained_classifier_passes(name: str) -> None:
     assert {gap.output for gap in parity.differences if gap.comparison == "step"} <= {"logits", "vector"}
 
 
-def test_graphs_with_random_weights_pass() -> None:
-    recipe, module = classifier("sentiment-gru"), built("sentiment-gru")
-    require(compared(recipe, module, as_built(recipe.name)))
-
-
 def test_rejects_a_step_graph_of_other_weights(tmp_path: Path) -> None:
-    recipe, module = classifier("sentiment-gru"), built("sentiment-gru")
-    graphs, other = as_built(recipe.name), with_other_weights(recipe.name, tmp_path)
+    graphs, other = graphs_of("sentiment-gru"), with_other_weights("sentiment-gru", tmp_path)
     with pytest.raises(ParityError, match=r"step +logits .* DIFFERS"):
-        require(compared(recipe, module, {**graphs, STEP: other[STEP]}, with_module=False))
+        require(compared("sentiment-gru", {**graphs, STEP: other[STEP]}))
 
 
 def test_rejects_a_step_graph_that_swaps_its_states(tmp_path: Path) -> None:
-    recipe, module = classifier("sentiment-lstm"), built("sentiment-lstm")
-    graphs = as_built(recipe.name, tmp_path)
+    graphs = graphs_of("sentiment-lstm", tmp_path)
     model = onnx.load(tmp_path / STEP)
     names = {"h_out": "c_out", "c_out": "h_out"}
     for node in model.graph.node:
@@ -75,12 +69,12 @@ def test_rejects_a_step_graph_that_swaps_its_states(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "swapped.onnx")
     swapped = {**graphs, STEP: OnnxGraph(tmp_path / "swapped.onnx")}
     with pytest.raises(ParityError, match=r"step +vector .* DIFFERS"):
-        require(compared(recipe, module, swapped, with_module=False))
+        require(compared("sentiment-lstm", swapped))
 
 
 def test_rejects_a_backward_direction_that_starts_in_the_padding(tmp_path: Path) -> None:
-    recipe, module = classifier("sentiment-bilstm"), built("sentiment-bilstm")
-    as_built(recipe.name, tmp_path)
+    right = graphs_of("sentiment-bilstm")
+    graphs_of("sentiment-bilstm", tmp_path)
     model = onnx.load(tmp_path / ONESHOT)
     for node in model.graph.node:
         if node.op_type == "LSTM":
@@ -88,15 +82,15 @@ def test_rejects_a_backward_direction_that_starts_in_the_padding(tmp_path: Path)
     onnx.save(model, tmp_path / ONESHOT)
     graphs = {ONESHOT: OnnxGraph(tmp_path / ONESHOT)}
     with pytest.raises(ParityError, match="the exported graph is rejected"):
-        require(compared(recipe, module, graphs))
+        require(compared("sentiment-bilstm", graphs, right))
     with pytest.raises(ParityError, match="padded"):
-        require(compared(recipe, module, graphs, with_module=False))
+        require(compared("sentiment-bilstm", graphs))
 
 
 def test_rejects_a_mean_over_padding_although_torch_does_the_same(tmp_path: Path) -> None:
     recipe = classifier("sentiment-transformer")
     module = MeanOverPadding(VOCABULARY).eval()
-    differences = compared(recipe, module, exported(recipe, module, tmp_path))
+    differences = exported_and_compared(recipe, module, tmp_path)
     assert all(gap.within for gap in differences if gap.comparison == "as PyTorch")
     with pytest.raises(ParityError, match=r"padded +logits .* DIFFERS"):
         require(differences)
@@ -104,21 +98,19 @@ def test_rejects_a_mean_over_padding_although_torch_does_the_same(tmp_path: Path
         export_forms(forms(recipe, module), tmp_path / "published")
 
 
-def test_rejects_other_weights(tmp_path: Path) -> None:
-    recipe = classifier("sentiment-bow")
-    graphs = as_built(recipe.name)
+def test_rejects_other_weights() -> None:
     with pytest.raises(ParityError, match="as PyTorch"):
-        require(compared(recipe, recipe.build(VOCABULARY).eval(), graphs))
+        require(compared_with_new_weights("sentiment-bow"))
 
 
 def test_a_frozen_axis_is_reported_as_a_failed_run(tmp_path: Path) -> None:
-    recipe, module = classifier("sentiment-bow"), built("sentiment-bow")
-    as_built(recipe.name, tmp_path)
+    right = graphs_of("sentiment-bow")
+    graphs_of("sentiment-bow", tmp_path)
     model = onnx.load(tmp_path / ONESHOT)
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
     onnx.save(model, tmp_path / ONESHOT)
     with pytest.raises(ParityError, match=r"run +any .* DIFFERS .*dimensions"):
-        require(compared(recipe, module, {ONESHOT: OnnxGraph(tmp_path / ONESHOT)}))
+        require(compared("sentiment-bow", {ONESHOT: OnnxGraph(tmp_path / ONESHOT)}, right))
 
 
 def test_nan_is_not_equal() -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from unit.zoo.sample_data import (
     SHAKESPEARE,
     WRITERS,
-    as_built,
     built,
     compared,
-    exported,
+    exported_and_compared,
     forms,
+    graphs_of,
     language_model,
     quick_pipeline,
     with_other_weights,
@@ -42,35 +42,27 @@ def test_prompts_and_steps_are_equal(name: str) -> None:
     assert all(gap.largest == 0.0 for gap in differences if gap.comparison == "rows")
 
 
-def test_a_pair_of_graphs_with_random_weights_passes() -> None:
-    differences = compared(language_model(), built(SHAKESPEARE), as_built(SHAKESPEARE))
-    Parity(SHAKESPEARE, differences).require()
-
-
 def test_rejects_a_prefill_that_reads_the_padding(tmp_path: Path) -> None:
-    recipe, module = language_model(), built(SHAKESPEARE)
-    graphs = as_built(recipe.name, tmp_path)
+    graphs = graphs_of(SHAKESPEARE, tmp_path)
     model = onnx.load(tmp_path / PREFILL)
     for node in model.graph.node:
         if node.op_type == "LSTM":
             node.input[4] = ""  # sequence_lens
     onnx.save(model, tmp_path / PREFILL)
     leaky = {**graphs, PREFILL: OnnxGraph(tmp_path / PREFILL)}
-    differences = compared(recipe, module, leaky, with_module=False)
+    differences = compared(SHAKESPEARE, leaky)
     rejected = {(gap.comparison, gap.output) for gap in differences if not gap.within}
     assert rejected >= {("padded", "h0"), ("forced", "h0")}
 
 
 def test_rejects_a_step_of_other_weights(tmp_path: Path) -> None:
-    recipe, module = language_model(), built(SHAKESPEARE)
-    graphs, other = as_built(SHAKESPEARE), with_other_weights(SHAKESPEARE, tmp_path)
+    graphs, other = graphs_of(SHAKESPEARE), with_other_weights(SHAKESPEARE, tmp_path)
     with pytest.raises(ParityError, match="rejected"):
-        Parity(recipe.name, compared(recipe, module, {**graphs, STEP: other[STEP]})).require()
+        Parity(SHAKESPEARE, compared(SHAKESPEARE, {**graphs, STEP: other[STEP]}, graphs)).require()
 
 
 def test_rejects_rows_that_depend_on_other_rows(tmp_path: Path) -> None:
-    recipe, module = language_model(), built(SHAKESPEARE)
-    graphs = as_built(SHAKESPEARE, tmp_path)
+    graphs = graphs_of(SHAKESPEARE, tmp_path)
     model = onnx.load(tmp_path / STEP)
     last = next(node for node in model.graph.node if "logits" in node.output)
     last.output[0] = "own"
@@ -78,7 +70,7 @@ def test_rejects_rows_that_depend_on_other_rows(tmp_path: Path) -> None:
     model.graph.node.extend([mean, helper.make_node("Sub", ["own", "mean"], ["logits"])])
     onnx.save(model, tmp_path / STEP)
     mixing = {**graphs, STEP: OnnxGraph(tmp_path / STEP)}
-    differences = compared(recipe, module, mixing, with_module=False)
+    differences = compared(SHAKESPEARE, mixing)
     rows = [gap for gap in differences if gap.comparison == "rows"]
     assert {(gap.output, gap.rows) for gap in rows if not gap.within} >= {("logits", 1)}
 
@@ -97,8 +89,7 @@ class LooksAhead(nn.Module):
 def test_rejects_a_position_that_looks_ahead(tmp_path: Path) -> None:
     recipe = replace(language_model(CONTEXT), oneshot=LooksAhead)
     module = built(CONTEXT)
-    graphs = exported(recipe, module, tmp_path)
     with pytest.raises(ParityError, match=r"step +logits"):
-        Parity(CONTEXT, compared(recipe, module, graphs, with_module=False)).require()
+        Parity(CONTEXT, exported_and_compared(recipe, module, tmp_path, with_module=False)).require()
     with pytest.raises(ModuleError, match="already in PyTorch"):
         check_forms(forms(replace(recipe, max_prompt=64), module))
