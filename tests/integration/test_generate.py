@@ -35,9 +35,18 @@ PLACES = {
 }
 """Where the engine runs, and keeps the states of sequences."""
 
+TRANSLATORS = dict.fromkeys(PLACES, ("translator",)) | {"threads": ("translator", "blurred")}
+"""The models whose translations are compared in each place."""
+
 
 @pytest.fixture(scope="module", params=PLACES)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def place(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(place: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     steps.language(root)
     steps.language(root, "forced", prefill=False)
@@ -51,7 +60,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )  # fmt: skip
     steps.unmasked(root)
     steps.adder(root)
-    with serve(root, **PLACES[request.param]) as started:
+    with serve(root, **PLACES[place]) as started:
         yield started
 
 
@@ -227,8 +236,12 @@ def test_beams_of_a_stream_come_with_its_last_message(server: Served) -> None:
     assert best.score > sum(chances) / len(chances)
 
 
-@pytest.mark.parametrize("model", ["translator", "blurred"])
-def test_beams_of_a_translation_are_the_same_in_any_batch(server: Served, model: str) -> None:
+def test_beams_of_a_translation_are_the_same_in_any_batch(server: Served, place: str) -> None:
+    for model in TRANSLATORS[place]:
+        _check_beams_in_any_batch(server, model)
+
+
+def _check_beams_in_any_batch(server: Served, model: str) -> None:
     """Also from a prefill graph without scores, and beside streams that want attention."""
     sent = [pb.Decoding(beams=beams) for beams in (1, 3, 4)] * 8
     sources = ["abc de"[: 2 + index % 5] + "fghi" for index in range(len(sent))]
@@ -236,7 +249,7 @@ def test_beams_of_a_translation_are_the_same_in_any_batch(server: Served, model:
     with ThreadPoolExecutor(24) as pool:
         attended = [pool.submit(translate, server, one, model, attention=True) for one in sources]
         together = list(pool.map(lambda one, how: translate(server, one, model, decoding=how), sources, sent))
-    assert [texts_of(one) for one in together] == [texts_of(one) for one in alone]
+    assert [texts_of(one) for one in together] == [texts_of(one) for one in alone], model
     assert [tokens_of(one.result()) for one in attended][::3] == [tokens_of(one) for one in alone][::3]
 
 
@@ -288,8 +301,22 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("model", ["lm", "forced", "timed", "cached", "unmasked"])
-def test_a_seed_gives_the_same_text_in_any_batch(server: Served, model: str) -> None:
+SEEDED = {
+    "threads": ("lm", "forced", "timed", "cached", "unmasked"),
+    "a process": ("lm",),
+    FRONT_ENDS: ("lm",),
+    "states on the device": ("lm", "cached"),
+}
+"""The models that are compared in each place: how messages travel does not depend on the graph, and where
+states are kept only on their kind."""
+
+
+def test_a_seed_gives_the_same_text_in_any_batch(server: Served, place: str) -> None:
+    for model in SEEDED[place]:
+        _check_any_batch(server, model)
+
+
+def _check_any_batch(server: Served, model: str) -> None:
     """64 concurrent requests with different lengths, prompts and ways to choose tokens, beam searches too."""
     rng = random.Random(3)
     requests: list[dict[str, Any]] = [
@@ -312,7 +339,7 @@ def test_a_seed_gives_the_same_text_in_any_batch(server: Served, model: str) -> 
     expected = [texts_of(generate(server, model, **request)) for request in requests]
     with ThreadPoolExecutor(64) as pool:
         batched = list(pool.map(lambda request: generate(server, model, **request), requests))
-    assert [texts_of(replies) for replies in batched] == expected
+    assert [texts_of(replies) for replies in batched] == expected, model
     assert max(replies[-1].timings.batch_rows for replies in batched) > 1
 
 
@@ -335,9 +362,13 @@ def _initializers(graph: Any) -> dict[str, Any]:
     return {array.name: array for array in graph.graph.initializer}
 
 
-@pytest.mark.parametrize("model", ["translator", "blurred"])
-def test_translations_are_the_same_in_any_batch(server: Served, model: str) -> None:
+def test_translations_are_the_same_in_any_batch(server: Served, place: str) -> None:
     """Also with a model whose sources must not be padded."""
+    for model in TRANSLATORS[place]:
+        _check_translations_in_any_batch(server, model)
+
+
+def _check_translations_in_any_batch(server: Served, model: str) -> None:
     rng = random.Random(4)
     sources = ["".join(rng.choices("abcdefghij ", k=rng.randint(1, 39))) + "a" for _ in range(48)]
     expected = [translate(server, source, model, attention=True) for source in sources]
@@ -347,7 +378,7 @@ def test_translations_are_the_same_in_any_batch(server: Served, model: str) -> N
     def output(replies: list[pb.TranslateReply]) -> Any:
         return tokens_of(replies), [list(row.weights) for reply in replies for row in reply.attention]
 
-    assert [output(one) for one in batched] == [output(one) for one in expected]
+    assert [output(one) for one in batched] == [output(one) for one in expected], model
 
 
 # --- errors, cancels, deadlines, slow readers -----------------------------------------------------

@@ -81,7 +81,7 @@ def draw_prompt(model: StepModel, data: Any, max_rows: int) -> tuple[list[int], 
         ("alone", True),
     ],
 )
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_batching_changes_no_token(kind: str, padding_invariant: bool, data: Any) -> None:
     """Random joins, cancels, pauses and steps, in runs of few and many rows, with one block per bucket
