@@ -6,9 +6,19 @@ import json
 import re
 import shutil
 import statistics
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from lockstep_client import Client
+
 from . import processes
+from .overload import replaced
 from .result import Result
 
 if TYPE_CHECKING:
@@ -19,7 +29,15 @@ MODEL, TRANSLATOR = "shakespeare-char-lstm", "translate-en-fr"
 TOKENS = 120_000
 """Total of all streams of a run."""
 
+MOST_TOKENS = 65_536
+"""The most that a stream may ask for by default."""
+
 LOAD_SECONDS = 6.0
+ENCODER, LOADED = "bench-encoder", "sentiment-transformer"
+MAX_RUN_MS = 20.0
+"""The server's default limit for a run while another model waits."""
+
+_SETTLE_S, _ALONE_S, _BESIDE_S, _COLLECT_S = 1.0, 3.0, 10.0, 0.3
 
 
 def streams(count: int, target: float) -> Callable[[Path, int], Iterator[Result]]:
@@ -110,7 +128,7 @@ def first_token(models: Path, rounds: int) -> Iterator[Result]:
     medians, tails, bounds = [], [], []
     for _ in range(rounds):
         with processes.server(models, "--only", MODEL) as address:
-            found = stream_load(address, 63, mode="probes", tokens=2_000_000)
+            found = stream_load(address, 63, mode="probes", tokens=MOST_TOKENS)
         medians.append(found["p50_ms"])
         tails.append(found["p99_ms"])
         bounds.append(found["prefill_ms"] + 2 * found["step_ms"])
@@ -118,6 +136,77 @@ def first_token(models: Path, rounds: int) -> Iterator[Result]:
     name = "first token beside 63 streams"
     yield Result(f"{name}, median", statistics.median(medians), "ms", bound, 1.0, at_most=True)
     yield Result(f"{name}, p99", statistics.median(tails), "ms", bound, None)
+
+
+def beside(models: Path, rounds: int) -> Iterator[Result]:
+    """The p99 of the time from one step of 16 streams to the next, while a Transformer is permanently busy
+    and a model is loaded again and again, self-test and measurement of costs included."""
+    found = [_beside(models) for _ in range(rounds)]
+    value, baseline = (statistics.median(one[name] for one in found) for name in ("p99_ms", "alone_ms"))
+    name = f"{MODEL}, a step beside runs and loads, p99"
+    yield Result(f"{name}, against twice max_run_ms", value, "ms", 2 * MAX_RUN_MS, 1.0, at_most=True)
+    yield Result(f"{name}, against alone", value, "ms", baseline, None)
+
+
+def _beside(models: Path) -> dict[str, float]:
+    """The p99 of a step in ms: alone, then beside runs and loads."""
+    flags = ("--cache", "", "--model-control", "explicit", "--only", f"{MODEL},{ENCODER},{LOADED}")
+    longer = 'graph = "step.onnx"\nmax_tokens_limit = 100000000'
+    with ExitStack() as started:
+        started.enter_context(replaced(models, MODEL, 'graph = "step.onnx"', longer))
+        server = started.enter_context(processes.server_process(models, *flags))
+        spec = {"address": server.address, "model": MODEL, "streams": 16, "tokens": 100_000_000}
+        started.enter_context(_running("streams", spec))
+        client = started.enter_context(Client(server.address))
+        while not client.runs(MODEL).result():
+            time.sleep(_COLLECT_S)
+        time.sleep(_SETTLE_S)
+        alone, _ = _steps(client, time.sleep, _ALONE_S)
+        drawn = {"lengths": [120, 200] * 4000, "inflight": 32, "mode": "unary"}
+        started.enter_context(_running("drive", {"address": server.address, "model": ENCODER, **drawn}))
+
+        def load(seconds: float) -> None:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                client.load_model(LOADED, timeout_s=60.0)
+
+        gaps, loads = _steps(client, load, _BESIDE_S)
+        return {"alone_ms": alone, "p99_ms": gaps, "seconds": loads}
+
+
+@contextmanager
+def _running(tool: str, spec: dict[str, Any]) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"bench.{tool}", json.dumps(spec)], stdout=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _steps(client: Client, spend: Callable[[float], None], seconds: float) -> tuple[float, float]:
+    """The p99 of the time between two steps, in ms, while `spend` is at work, and how long that took."""
+    last = max(run.number for run in client.runs(MODEL).result())
+    begun: list[float] = []
+    stop = threading.Event()
+
+    def collect() -> None:
+        after = last
+        while not stop.is_set():
+            runs = client.runs(MODEL, after=after).result()
+            begun.extend(run.begun for run in runs if run.kind == "STEP")
+            after = max([after, *(run.number for run in runs)])
+            stop.wait(_COLLECT_S)
+
+    collector, since = threading.Thread(target=collect), time.monotonic()
+    collector.start()
+    spend(seconds)
+    took = time.monotonic() - since
+    stop.set()
+    collector.join()
+    return float(np.percentile(np.diff(np.sort(begun)), 99)) * 1e3, took
 
 
 def _bare(models: Path, rows: int) -> float:
@@ -157,4 +246,5 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "client-states": client_states,
     "iteration-level": iteration_level,
     "first-token": first_token,
+    "beside": beside,
 }

@@ -1,8 +1,9 @@
 """Shares a device fairly between engines, so that one model with long runs does not stall the others.
 
 An engine acquires a lease, plans a run while holding it, so that the plan is never stale, and runs. The
-waiting engine with the least recent device time goes first; ties go to the earliest deadline. While several
-engines use the device, no run longer than `max_run_s` is planned.
+waiting engine with the least recent device time goes first; ties go to the earliest deadline. One that was
+idle, or is new, is ahead of the others by `max_run_s` at most, or they would wait until it has used as much
+as they have. While several engines use the device, no run longer than `max_run_s` is planned.
 
 If there are several leases, one is reserved for accounts with `yields_cpu`. All others together hold at
 most `leases - 1`, so that the front end has a core.
@@ -97,6 +98,7 @@ class DeviceScheduler:
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[_Waiter] = []
+        self._turn = DeviceAccount("turn")  # the recent time of whoever got the device last
         self._last_used: dict[DeviceAccount, float] = {}
         self._held: dict[_LeaseContext, int] = {}  # with the threads that hold them
 
@@ -131,8 +133,11 @@ class DeviceScheduler:
         """Take leases. Returns whether it had to wait for them."""
         with self._lock:
             self._last_used[account] = now
+            least_s = self._turn.recent_s(now) - self.max_run_s
+            if account.recent_s(now) < least_s:
+                account.used_s, account.charged = least_s, now
             if not self._waiting and self._may_run(account, leases):
-                self._take(account, leases)
+                self._take(account, leases, now)
                 return False
             waiter = _Waiter(account, deadline, leases)
             self._waiting.append(waiter)
@@ -153,26 +158,34 @@ class DeviceScheduler:
     def _grant(self) -> None:
         """Grant the free leases, least recent device time first.
 
-        A waiter that needs more leases than are free blocks all after it, or it would never run. A waiter
+        A waiter that needs more leases than are free blocks all after it, or it would never run: but runs
+        with a high priority go on while it waits for one that yields the CPU, as that may end late. A waiter
         that only lacks the right to the reserved lease blocks nobody.
         """
         if not self._waiting:
             return
-        now = self._clock()
+        now, kept = self._clock(), False
         for waiter in sorted(self._waiting, key=lambda w: (w.account.recent_s(now), w.deadline)):
             if waiter.leases > self._free:
-                return
-            if self._may_run(waiter.account, waiter.leases):
-                self._take(waiter.account, waiter.leases)
+                kept = True
+            elif kept and (waiter.account.yields_cpu or not self._is_yielding_run()):
+                continue
+            elif self._may_run(waiter.account, waiter.leases):
+                self._take(waiter.account, waiter.leases, now)
                 self._waiting.remove(waiter)
                 waiter.granted.set()
+
+    def _is_yielding_run(self) -> bool:
+        """Whether a run with `yields_cpu` holds a lease."""
+        return self.leases - self._free > self._not_yielding
 
     def _may_run(self, account: DeviceAccount, leases: int) -> bool:
         if leases > self._free:
             return False
         return account.yields_cpu or self._not_yielding < self.max_leases(account)
 
-    def _take(self, account: DeviceAccount, leases: int) -> None:
+    def _take(self, account: DeviceAccount, leases: int, now: float) -> None:
+        self._turn.used_s, self._turn.charged = account.recent_s(now), now
         self._free -= leases
         self._not_yielding += not account.yields_cpu
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from typing import Any
 
 import pytest
 from patience import PATIENCE_S, wait_until
@@ -161,6 +163,47 @@ def test_exclusive_waits_for_all_leases_and_holds_them() -> None:
         assert order == ["exclusive"]
     waiting[0].join(PATIENCE_S)
     assert order == ["exclusive", "after"]
+
+
+def test_steps_go_on_while_a_measurement_waits_for_a_run_that_yields_the_cpu() -> None:
+    device_scheduler, order = DeviceScheduler(leases=2), list[str]()
+
+    def start(name: str, lease: Any, waiting: int) -> threading.Thread:
+        def take() -> None:
+            with lease:
+                order.append(name)
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        wait_until(lambda: device_scheduler.waiting() == waiting, f"{waiting} wait")
+        return thread
+
+    step = DeviceAccount("step")
+    with device_scheduler.lease(yielding("one-shot"), 0.0):
+        threads = [start("measurement", device_scheduler.exclusive(DeviceAccount("load")), 1)]
+        threads.append(start("one-shot", device_scheduler.lease(yielding("other"), math.inf), 2))
+        for _ in range(3):
+            with device_scheduler.lease(step, math.inf):
+                order.append("step")
+        last = device_scheduler.lease(step, math.inf)
+        last.__enter__()
+    threads.append(start("late step", device_scheduler.lease(DeviceAccount("late"), math.inf), 3))
+    assert order == ["step"] * 3, "the measurement is next, once the last step has ended"
+    last.__exit__()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order[3] == "measurement"
+    assert sorted(order[4:]) == ["late step", "one-shot"]
+
+
+def test_an_account_that_was_idle_is_ahead_of_the_others_by_one_run_at_most() -> None:
+    clock = Clock()
+    device_scheduler = DeviceScheduler(max_run_s=0.02, clock=clock)
+    busy, new = DeviceAccount("busy"), DeviceAccount("new")
+    for account, took_s in ((busy, 0.5), (busy, 0.001), (new, 0.03)):
+        with device_scheduler.lease(account, 0.0):
+            clock.now += took_s
+    assert new.recent_s(clock.now) > busy.recent_s(clock.now)
 
 
 def test_a_failed_run_returns_its_lease() -> None:
