@@ -26,7 +26,9 @@ def generated() -> dict[Path, str]:
         **dashboards,
         **{FOLDER.parent / "docs" / "concepts" / name: svg for name, svg in drawings().items()},
         rules / "objectives.yml": objectives,
-        FOLDER / "kubernetes" / "prometheusrule.yaml": prometheus_rule(objectives, symptoms),
+        FOLDER / "kubernetes" / "components" / "monitoring" / "prometheusrule.yaml": prometheus_rule(
+            objectives, symptoms
+        ),
     }
 
 

@@ -14,11 +14,22 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 GPU: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
-DEPLOYMENT, SERVICE, NETWORK_POLICY = yaml.safe_load_all(
-    (ROOT / "deploy/kubernetes/lockstep.yaml").read_text()
-)
-MUTUAL_TLS = yaml.safe_load((ROOT / "deploy/kubernetes/mutual-tls.yaml").read_text())
-POD_MONITOR = yaml.safe_load((ROOT / "deploy/kubernetes/podmonitor.yaml").read_text())
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+
+
+def manifest(name: str) -> Any:
+    """A Kubernetes file with one object."""
+    return yaml.safe_load((KUBERNETES / name).read_text())
+
+
+DEPLOYMENT: dict[str, Any] = manifest("base/deployment.yaml")
+SERVICE: dict[str, Any] = manifest("base/service.yaml")
+NETWORK_POLICY: dict[str, Any] = manifest("base/network.yaml")
+MUTUAL_TLS: dict[str, Any] = manifest("components/tls/mutual-tls.yaml")
+POD_MONITOR: dict[str, Any] = manifest("components/monitoring/podmonitor.yaml")
+[_SETTINGS] = manifest("base/kustomization.yaml")["configMapGenerator"]
+SETTINGS: dict[str, str] = dict(one.split("=", 1) for one in _SETTINGS["literals"])
+"""The variables of the server in Kubernetes."""
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:

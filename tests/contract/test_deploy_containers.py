@@ -27,6 +27,7 @@ from contract.containers import (
     ROOT,
     SERVICE,
     SERVICES,
+    SETTINGS,
     arguments,
     command,
     environment,
@@ -165,7 +166,7 @@ def test_the_server_ports_are_the_default_settings_everywhere() -> None:
 
 def test_the_container_listens_on_every_address_and_others_on_loopback() -> None:
     assert environment("server")["LOCKSTEP_HOST"] == "0.0.0.0"
-    assert {"name": "LOCKSTEP_HOST", "value": "0.0.0.0"} in CONTAINER["env"]
+    assert SETTINGS["LOCKSTEP_HOST"] == "0.0.0.0"
     assert DEFAULTS.grpc_host == "127.0.0.1"
 
 
@@ -214,8 +215,8 @@ def test_mutual_tls_patches_the_container_with_files_that_are_mounted() -> None:
 
 
 def test_the_drain_can_finish_before_the_container_is_killed() -> None:
-    needed = DEFAULTS.drain_s + STOP_S
-    assert seconds(SERVICES["server"]["stop_grace_period"]) > needed
+    assert seconds(SERVICES["server"]["stop_grace_period"]) > DEFAULTS.drain_s + STOP_S
+    needed = float(SETTINGS["LOCKSTEP_DRAIN_S"]) + STOP_S
     sleep_s = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
     assert POD["terminationGracePeriodSeconds"] > needed + sleep_s
 

@@ -115,7 +115,7 @@ def test_long_windows_are_evaluated_less_often_but_never_stale(group: dict[str, 
 
 
 def test_the_operator_object_has_the_same_rules() -> None:
-    file = yaml.safe_load((DEPLOY / "kubernetes" / "prometheusrule.yaml").read_text())
+    file = yaml.safe_load((DEPLOY / "kubernetes/components/monitoring/prometheusrule.yaml").read_text())
     groups = file["spec"]["groups"]
     assert [rule for group in groups for rule in group["rules"]] == RULES
     assert [group for group in groups if "interval" in group] == [g for g in BURN_RATES if "interval" in g]

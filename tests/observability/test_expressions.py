@@ -76,6 +76,12 @@ def test_every_rule_is_evaluated_without_an_error(run: Run) -> None:
     assert [rule for rule in rules if rule.get("lastError")] == []
 
 
+def test_autoscaling_triggers_have_one_value(run: Run) -> None:
+    file = Path(__file__).parents[2] / "deploy/kubernetes/components/keda/scaledobject.yaml"
+    for trigger in yaml.safe_load(file.read_text())["spec"]["triggers"]:
+        assert len(run.prometheus.now(trigger["metadata"]["query"])) == 1, trigger["name"]
+
+
 def test_queries_with_exemplars_return_exemplars(run: Run) -> None:
     queries = [
         query
