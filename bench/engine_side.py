@@ -40,7 +40,7 @@ def open_engine(models: str, name: str, report: Any, device: Device = CPU) -> An
     """The step-wise form of a model, with its engine not started."""
     (found,) = repository.find_versions(Path(models), name)
     config = messages.EngineConfig(models=models)
-    loaded = Loader(config, Path(models), device, DeviceScheduler()).load(found, report)
+    loaded = Loader(config, device, DeviceScheduler()).load(found, report)
     return loaded[-1]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from . import messages
+from . import messages, sources
 from .api import access
 from .api.health import HealthPublisher
 from .api.server import Server
@@ -325,8 +325,10 @@ def _spans(settings: Settings) -> Spans | None:
 
 
 def engine_config(settings: Settings) -> messages.EngineConfig:
+    first, *more = sources.split(settings.models) or [settings.models]
     return messages.EngineConfig(
-        models=settings.models,
+        models=first,
+        more_models=tuple(more),
         device=settings.device,
         device_id=settings.device_id,
         gpu_memory_mb=settings.gpu_memory_mb,

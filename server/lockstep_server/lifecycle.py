@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import logs
+from . import logs, sources
 from .app import App
 from .errors import LoadError
 from .settings import host_and_port
@@ -37,7 +38,9 @@ def run(settings: Settings, engine: ChildProcess | None = None) -> int:
     logs.configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        return run_loop(_serve(settings, engine))
+        # Before the event loop: a signal ends the process at once, and the next start goes on with the copy.
+        folders = sources.fetch(settings.models, settings.cache)
+        return run_loop(_serve(replace(settings, models=sources.joined(folders)), engine))
     except LoadError as error:
         print(f"lockstep-serve: {error}", file=sys.stderr)
         return 1

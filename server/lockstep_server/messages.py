@@ -486,6 +486,7 @@ class EngineConfig(_Struct, tag="config", kw_only=True):
     """Configuration of the engine, sent to its process at startup."""
 
     models: str  # path of the model repository
+    more_models: tuple[str, ...] = ()  # paths of further ones
     device: str = "auto"
     device_id: int = 0  # of several GPUs
     gpu_memory_mb: int = 0  # the most that a graph may take of a GPU; 0: no limit

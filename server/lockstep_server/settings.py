@@ -54,10 +54,14 @@ def url(value: str) -> str:
 EXAMPLES = "examples:"
 
 
-def repository(value: str) -> str:
-    """The folder of the models: `examples:` is that of the models that the package brings along."""
-    if value != EXAMPLES:
+def repositories(value: str) -> str:
+    """Model repositories, separated by commas: `examples:` is the models that the package brings along."""
+    if EXAMPLES not in value.split(","):
         return value
+    return ",".join(_examples() if part == EXAMPLES else part for part in value.split(","))
+
+
+def _examples() -> str:
     package = Path(__file__).resolve().parent
     for folder, proof in (
         (package / "examples", package),
@@ -111,8 +115,9 @@ class Settings:
 
     models: str = _setting(
         "models",
-        f"Model repository: the folder with the models. `{EXAMPLES}`: those that the package brings along.",
-        repository,
+        "Model repositories, separated by commas: folders, and addresses (s3://, gs://, hf://, https://) that"
+        f" are copied into the cache first. `{EXAMPLES}`: the models that the package brings along.",
+        repositories,
     )
     host: str = _setting(
         "",

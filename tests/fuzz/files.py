@@ -63,7 +63,7 @@ class Fixture:
         from lockstep_server.engine.runtime.session import CPU
 
         config = messages.EngineConfig(models=str(self._root), cache=str(self._cache))
-        loader = Loader(config, self._root, CPU, DeviceScheduler(1))
+        loader = Loader(config, CPU, DeviceScheduler(1))
         (entry,) = repository.find_models(self._root)
         for loaded in loader.load(entry, lambda _: None):
             if loaded.vocabulary is not None:

@@ -52,7 +52,8 @@ class ModelChanges:
         report: Callable[[messages.EngineUpdate], None],
         watch: RunWatch,
     ) -> None:
-        self._root, self._grace_s = Path(config.models), config.reload_grace_s
+        self._roots = tuple(map(Path, (config.models, *config.more_models)))
+        self._grace_s = config.reload_grace_s
         self._loader, self._table, self._report = loader, table, report
         self._reports: dict[tuple[str, int], Reports] = {}
         self._watch, self._excluded = watch, config.excluded
@@ -123,7 +124,7 @@ class ModelChanges:
 
     def _without_root(self, text: str) -> str:
         """A text with paths relative to the repository: callers see no others."""
-        for root in (self._root.resolve(), self._root):
+        for root in (*(root.resolve() for root in self._roots), *self._roots):
             text = text.replace(f"{root}{os.sep}", "")
         return text
 
@@ -170,7 +171,7 @@ class ModelChanges:
             served = self._table.modes.get((name, version))
             if served is not None and served.spec.model != model:
                 raise LoadError(
-                    f"{self._root / model}: a form of it is named {name!r}, as is a model of that name;"
+                    f"model {model!r}: a form of it is named {name!r}, as is a model of that name;"
                     " rename one of the two folders"
                 )
 
@@ -242,9 +243,9 @@ class ModelChanges:
         Raises:
             LoadError: a version could not be loaded, and why. The others are served.
         """
-        entries = repository.find_versions(self._root, name)
+        entries = [entry for root in self._roots for entry in repository.find_versions(root, name)]
         if not entries:
-            raise LoadError(f"{self._root / name}: no model of this name in the repository")
+            raise LoadError(f"{self._roots[0] / name}: no model of this name in the repository")
         failures = []
         for entry in entries:
             if (entry.name, entry.version) not in self._table.modes:

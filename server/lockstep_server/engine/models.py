@@ -46,14 +46,14 @@ class LoadedModels:
 
     def __init__(self, config: messages.EngineConfig) -> None:
         self._config = config
-        self._root = Path(config.models)
+        self._roots = tuple(map(Path, (config.models, *config.more_models)))
         memory_bytes = config.gpu_memory_mb << 20
         device = choose_device(config.device, config.device_id, memory_bytes, config.state_values)
         self.info = messages.EngineInfo(device.name, RUNTIME_VERSION, _leases(device.name))
         self.device_scheduler = DeviceScheduler(self.info.leases, config.max_run_s)
         self._watch = RunWatch(config.run_limit_s, config.load_limit_s, self._slow, self._stuck)
         self._recorder = RunRecorder(config.recorded_runs)
-        loader = Loader(config, self._root, device, self.device_scheduler, self._watch, self._recorder)
+        loader = Loader(config, device, self.device_scheduler, self._watch, self._recorder)
         self._table = ModelTable()
         self._changes = ModelChanges(config, loader, self._table, self._report_results, self._watch)
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
@@ -68,20 +68,21 @@ class LoadedModels:
             LoadError: the repository does not exist, or a selected model does not.
         """
         self._report = report
-        entries = repository.find_models(self._root)
-        for name in repository.folders_without_versions(self._root):
-            log.warning("%s holds no model version; add one as 1/model.onnx", self._root / name)
+        entries, places = repository.find_models(*self._roots), ", ".join(map(str, self._roots))
+        for root in self._roots:
+            for name in repository.folders_without_versions(root):
+                log.warning("%s holds no model version; add one as 1/model.onnx", root / name)
         config = self._config
         if config.selected:
             names = {entry.name for entry in entries}
             for name in config.selected:
                 if name not in names and not config.restart:
                     available = ", ".join(sorted(names)) or "none"
-                    raise LoadError(f"--only {name}: unknown model in {self._root}; available: {available}")
+                    raise LoadError(f"--only {name}: unknown model in {places}; available: {available}")
             entries = [entry for entry in entries if entry.name in config.selected]
         entries = [entry for entry in entries if entry.name not in config.unloaded]
         if not entries:
-            log.warning("no model in %s; add one as NAME/1/model.onnx", self._root)
+            log.warning("no model in %s; add one as NAME/1/model.onnx", places)
         self._watch.start()
         self._changes.start(entries)
 

@@ -33,7 +33,7 @@ def check(root: Path, name: str, version: int = 1) -> dict[str, Any]:
     if not entries:
         raise LoadError(f"{root / name}: no version {version}; add the graph {version}/model.onnx")
     scheduler = DeviceScheduler(1, config.max_run_s)
-    loaded = Loader(config, root, CPU, scheduler, RunWatch()).load(entries[0], lambda _: None)
+    loaded = Loader(config, CPU, scheduler, RunWatch()).load(entries[0], lambda _: None)
     return {
         "modes": [
             {

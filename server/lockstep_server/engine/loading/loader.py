@@ -74,13 +74,12 @@ class Loader:
     def __init__(
         self,
         config: messages.EngineConfig,
-        root: Path,
         device: Device,
         device_scheduler: DeviceScheduler,
         watch: RunWatch | None = None,
         recorder: RunRecorder = OFF,
     ) -> None:
-        self._config, self._root, self._device, self._recorder = config, root, device, recorder
+        self._config, self._device, self._recorder = config, device, recorder
         self._device_scheduler, self._watch = device_scheduler, watch or RunWatch()
 
     def load(
@@ -94,7 +93,7 @@ class Loader:
         self._check_name(entry)
         entry.check_files()
         manifest = _with_labels(entry, entry.manifest())
-        versions = tuple(other.version for other in repository.find_versions(self._root, entry.name))
+        versions = tuple(other.version for other in repository.find_versions(entry.root, entry.name))
         if manifest.default_version and manifest.default_version not in versions:
             raise LoadError(
                 f"{entry.manifest_path}: default_version: no version {manifest.default_version};"
@@ -116,7 +115,7 @@ class Loader:
         model = entry.name.removesuffix(STEP_SUFFIX)
         if model == entry.name:
             return
-        for other in repository.find_versions(self._root, model):
+        for other in repository.find_versions(entry.root, model):
             try:
                 manifest = other.manifest()
                 has_both = manifest.stepwise is not None and other.has_oneshot(manifest)

@@ -118,15 +118,24 @@ class RepositoryEntry:
         return state.hexdigest()
 
 
-def find_models(root: Path) -> list[RepositoryEntry]:
-    """All model versions under `root`, sorted by name and version. Other folders are skipped.
+def find_models(*roots: Path) -> list[RepositoryEntry]:
+    """All model versions under `roots`, sorted by name and version. Other folders are skipped.
 
     Raises:
-        LoadError: `root` is not a folder, or cannot be listed.
+        LoadError: one of `roots` is not a folder, or cannot be listed; or two have a model of the same name.
     """
-    if not root.is_dir():
-        raise LoadError(f"{root}: no such folder; set --models to the folder that contains the models")
-    return [entry for name in _folder_names(root) for entry in _readable_versions(root, name)]
+    found: dict[str, list[RepositoryEntry]] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise LoadError(f"{root}: no such folder; set --models to the folder that contains the models")
+        for name in _folder_names(root):
+            if entries := _readable_versions(root, name):
+                if name in found:
+                    raise LoadError(
+                        f"model {name!r} is in {found[name][0].root} and in {root}; rename or remove one"
+                    )
+                found[name] = entries
+    return [entry for name in sorted(found) for entry in found[name]]
 
 
 def folders_without_versions(root: Path) -> list[str]:

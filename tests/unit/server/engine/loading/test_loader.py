@@ -53,9 +53,7 @@ def test_the_number_of_instances_depends_on_costs_and_leases(
     spec = sample_models.ragged()
     spec = replace(spec, manifest=replace(spec.manifest, instances=section))
 
-    loader = Loader(
-        messages.EngineConfig(models="models", niceness=niceness), Path(), CPU, DeviceScheduler(leases)
-    )
+    loader = Loader(messages.EngineConfig(models="models", niceness=niceness), CPU, DeviceScheduler(leases))
     assert loader._instances(spec, costs) == expected
 
 
@@ -65,7 +63,7 @@ def load(tmp_path: Path) -> Callable[[], list[LoadedModel]]:
     fakes.write_model(tmp_path / "models", "same", fakes.identity())
     steps.adder(tmp_path / "models")
     config = messages.EngineConfig(models=str(tmp_path / "models"), cache=str(tmp_path / "cache"))
-    loader = Loader(config, tmp_path / "models", CPU, DeviceScheduler(1))
+    loader = Loader(config, CPU, DeviceScheduler(1))
     entries = repository.find_models(tmp_path / "models")
     return lambda: [loaded for entry in entries for loaded in loader.load(entry, lambda _: None)]
 
@@ -107,7 +105,7 @@ def test_a_model_whose_steps_do_not_run_is_refused(tmp_path: Path) -> None:
     (entry,) = repository.find_models(tmp_path / "models")
     for _ in range(2):  # a refusal is not cached
         with pytest.raises(LoadError, match="stepwise: the graph does not run on what task generate feeds"):
-            Loader(config, tmp_path / "models", CPU, DeviceScheduler(1)).load(entry, lambda _: None)
+            Loader(config, CPU, DeviceScheduler(1)).load(entry, lambda _: None)
 
 
 def test_a_full_disk_leaves_no_half_file(
@@ -150,7 +148,7 @@ def from_file(root: Path, first: Any) -> list[LoadedModel]:
     if first is not None:
         np.save(folder / "start.npy", first)
     (entry,) = repository.find_models(root)
-    loader = Loader(messages.EngineConfig(models=str(root)), root, CPU, DeviceScheduler(1))
+    loader = Loader(messages.EngineConfig(models=str(root)), CPU, DeviceScheduler(1))
     return loader.load(entry, lambda _: None)
 
 

@@ -161,3 +161,13 @@ def test_file_names_that_are_not_utf_8_are_part_of_the_digest(tmp_path: Path) ->
     (folder / "1" / os.fsdecode(b"odd\xff")).write_bytes(b"")
     (entry,) = repository.find_models(tmp_path)
     assert entry.digest()
+
+
+def test_models_of_several_folders_are_one_list_and_share_no_name(tmp_path: Path) -> None:
+    for folder, names in (("a", ("x", "z")), ("b", ("y",)), ("c", ("x",))):
+        for name in names:
+            fakes.write_model(tmp_path / folder, name, fakes.identity())
+    found = repository.find_models(tmp_path / "b", tmp_path / "a")
+    assert [(entry.name, entry.root.name) for entry in found] == [("x", "a"), ("y", "b"), ("z", "a")]
+    with pytest.raises(LoadError, match=r"model 'x' is in \S+/a and in \S+/c; rename or remove one"):
+        repository.find_models(tmp_path / "a", tmp_path / "c")
