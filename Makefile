@@ -14,13 +14,15 @@ TESTERS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1))
 DURATIONS ?=
 EXTRA ?= server-cpu
 
-PACKAGES := lockstep_server lockstep_client lockstep_load lockstep_ui lockstep_export lockstep_zoo lockstep_studies deploy
+PACKAGES := lockstep_server lockstep_ray lockstep_client lockstep_load lockstep_ui lockstep_export lockstep_zoo lockstep_studies deploy
 SERVES := $(VENV)/.made-$(EXTRA)
 DEVELOPS := $(VENV)/.made-dev
 TOOLS_BIN := $(VENV)/tools/bin
 TOOLS := $(VENV)/.made-tools
 DOCS_BIN := $(VENV)/docs/bin
 DOCS := $(VENV)/.made-docs
+RAY_BIN := $(VENV)/ray/bin
+RAY := $(VENV)/.made-ray
 LOCK_ARGS ?= --upgrade
 
 .DEFAULT_GOAL := help
@@ -31,7 +33,7 @@ HOSTS ?= localhost,127.0.0.1,::1
 
 UI_PORT ?= 8003
 
-.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz fleet soak proto models touchtones dashboards pictures docs docs-serve lock audit pin
+.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz fleet soak proto models touchtones dashboards pictures docs docs-serve lock audit pin ray-demo ray-test ray-bench
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,7 +62,7 @@ test: $(DEVELOPS) ## Run the tests; ARGS= goes to pytest, which then runs them i
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(addprefix --durations=,$(DURATIONS)) \
 	  tests/contract tests/integration tests/unit/export tests/unit/studies tests/unit/zoo tests/examples \
-	  tests/observability tests/unit/bench tests/unit/chaos tests/unit/client tests/unit/fuzz tests/unit/load \
+	  tests/observability tests/unit/bench tests/unit/chaos tests/unit/client tests/unit/fuzz tests/unit/load tests/unit/ray \
 	  tests/unit/server tests/unit/ui
 else
 	$(BIN)/python -m pytest $(ARGS)
@@ -94,6 +96,15 @@ fleet: $(DEVELOPS) ## Servers behind HAProxy, restarted, stalled and killed unde
 
 soak: $(DEVELOPS) ## 30 minutes at 70% of the capacity: memory, descriptors, latency; ARGS='--minutes 8'
 	$(BIN)/python -m bench.soak $(ARGS)
+
+ray-demo: $(RAY) ## Lockstep on a local Ray cluster: answers, a killed node, scaling, multiplexing; ARGS='--only answers'
+	@exec $(RAY_BIN)/python -m deploy.ray --models "$(MODELS)" $(ARGS)
+
+ray-test: $(DEVELOPS) $(RAY) ## Test the parts of ray-demo
+	LOCKSTEP_RAY_PYTHON="$(CURDIR)/$(RAY_BIN)/python" $(BIN)/python -m pytest tests/integration/test_ray.py $(ARGS)
+
+ray-bench: $(RAY) ## Measure what Ray Serve adds to a lone server
+	$(RAY_BIN)/python -m deploy.ray --models "$(MODELS)" --only measured --report bench/results/ray.json $(ARGS)
 
 proto: $(DEVELOPS) ## Write the Python stubs again
 	PYTHON="$(CURDIR)/$(BIN)/python" proto/generate.sh
@@ -185,6 +196,12 @@ $(DOCS): pyproject.toml deploy/site/scripts.sh | $(VENV)/.made
 	@$(DOCS_BIN)/python -m pip install --quiet --editable '.[docs]'
 	@deploy/site/scripts.sh $(VENV)/docs/scripts || \
 	  echo 'make docs: without npm and its registry, diagrams are shown as text' >&2
+	@touch $@
+
+$(RAY): pyproject.toml | $(VENV)/.made
+	@echo 'installing Ray in $(VENV)/ray (once; this takes minutes)'
+	@$(BIN)/python -m venv $(VENV)/ray
+	@$(RAY_BIN)/python -m pip install --quiet --editable '.[ray,$(EXTRA)]' tritonclient
 	@touch $@
 
 $(SERVES): pyproject.toml | $(VENV)/.made

@@ -144,9 +144,18 @@ class ServerProcess(LoggedProcess):
     port: int
     metrics_port: int
 
-    def __init__(self, *flags: str, stop_timeout_s: float = STOP_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        stop_timeout_s: float = STOP_TIMEOUT_S,
+        program: Sequence[str] = ("lockstep_server",),
+    ) -> None:
+        """
+        Args:
+            program: the module that runs the server, and arguments before the flags.
+        """
         usual = ("--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
-        command = [sys.executable, "-m", "lockstep_server", *usual, *flags]
+        command = [sys.executable, "-m", *program, *usual, *flags]
         super().__init__("server", command, stop_timeout_s=stop_timeout_s)
 
     @property
