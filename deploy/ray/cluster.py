@@ -100,6 +100,11 @@ class LocalCluster:
         os.kill(replica["pid"], signal.SIGKILL)
         self._cluster.remove_node(self._workers.pop(replica["node_id"]), allow_graceful=False)
 
+    def infer(self, model: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Outputs by a deployment handle, as tasks in the cluster get them."""
+        found: dict[str, Any] = serve.get_app_handle(APPLICATION).infer.remote(model, inputs).result()
+        return found
+
     def load(self) -> float:
         """The load that one of the replicas reports."""
         stats = serve.get_app_handle(APPLICATION).record_autoscaling_stats.remote().result()

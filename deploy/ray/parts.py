@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from lockstep_client import AsyncClient, Client, DeadlineExceeded, LockstepError, Unavailable
+from lockstep_client import AsyncClient, Client, DeadlineExceeded, LockstepError, ModelNotFound, Unavailable
 from lockstep_ray.application import SERVICES, Arguments, build
 
 from .load import keep_calling
@@ -65,6 +66,15 @@ def answers(cluster: LocalCluster, lone: str) -> dict[str, Any]:
         expected, found = ask(lone), ask(cluster.address)
         check(found == expected, f"{name}: {found} through Ray, {expected} from a lone server")
         shown[name] = "equal"
+    inputs = {"tokens": np.array([[12, 7, 431, 5]], np.int64)}
+    with Client(lone) as client:
+        expected = client.infer(CLASSIFIER, inputs)["logits"]
+    found = cluster.infer(CLASSIFIER, inputs)["logits"]
+    check(bool((found == expected).all()), f"{found} by a handle, {expected} from a lone server")
+    try:
+        cluster.infer("nothing", inputs)
+    except ModelNotFound:
+        shown["infer by a handle, and its errors"] = "equal"
     return shown
 
 

@@ -29,6 +29,7 @@ def test_each_part_of_the_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(report.read_text())
     assert list(figures) == list(PARTS)
+    assert len(figures["answers"]) == 7
     assert set(figures["answers"].values()) == {"equal"}
     assert figures["killed"]["streams"]["unavailable"] > 0
     assert figures["scaled"]["failed"] == 0
