@@ -3,6 +3,7 @@ build, drawings take the colours of the site, and nothing is fetched."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-_DRAWING = re.compile(r'<img alt="[^"]*" src="[^"]*(?P<file>concepts/[^"/]*\.svg)"\s*/?>')
+_FETCHED = re.compile(r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?://[^"]*)"')
+_PICTURE = re.compile(r'<img alt="[^"]*" src="(?P<file>[^":]*\.svg)"\s*/?>')
+_log = logging.getLogger("mkdocs.hooks")  # a warning ends a strict build
 
 
 def on_config(config: Any) -> Any:
@@ -27,15 +30,20 @@ def on_config(config: Any) -> Any:
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001
     """Put drawings into the page, where they follow its light and dark colours."""
+    folder = (Path(config.docs_dir) / page.file.src_uri).parent
 
     def drawing(image: re.Match[str]) -> str:
-        return (Path(config.docs_dir) / image["file"]).read_text(encoding="utf-8")
+        svg = (folder / image["file"]).read_text(encoding="utf-8")
+        return svg if 'class="drawing"' in svg else image[0]
 
-    return _DRAWING.sub(drawing, html)
+    return _PICTURE.sub(drawing, html)
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Search in a site that is opened from files needs a script that Material would fetch."""
+    """Use our copy of the script with which a site opened from files searches, and fetch nothing else."""
     folder = "../" * page.url.count("/")
     local = f'<script src="{folder}iframe-worker.js"></script>' if config.extra_javascript else ""
-    return output.replace('<script src="https://unpkg.com/iframe-worker/shim"></script>', local)
+    output = output.replace('<script src="https://unpkg.com/iframe-worker/shim"></script>', local)
+    for fetched in _FETCHED.findall(output):
+        _log.warning("%s: the page would fetch %s", page.file.src_uri, fetched)
+    return output

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import re
 from pathlib import PurePosixPath
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from deploy.site import hooks
 from deploy.site.commands import command_pages
+from deploy.site.drawings import drawings
 from deploy.site.pages import ROOT, page_of, project_files, project_pages, write
 from deploy.site.protos import rpc_pages
 from deploy.site.python_api import python_pages
 from lockstep_proto.v1 import operations_pb2, sequences_pb2
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class _Config(yaml.SafeLoader):
@@ -102,12 +108,46 @@ def test_every_public_name_of_python_has_a_directive(pages: dict[str, str]) -> N
         assert sorted(found) == sorted(package.__all__)
 
 
+def test_drawings_are_part_of_their_page_and_plots_are_not(tmp_path: Path) -> None:
+    drawn = drawings()
+    write(tmp_path, {"concepts/x.svg": drawn["padding.svg"], "plot.svg": "<svg></svg>"})
+    config = SimpleNamespace(docs_dir=str(tmp_path))
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="concepts/padding.md"))
+    html = '<p><img alt="a" src="x.svg" /> <img alt="b" src="../plot.svg" /></p>'
+    shown = hooks.on_page_content(html, page=page, config=config, files=None)
+    assert shown == f'<p>{drawn["padding.svg"]} <img alt="b" src="../plot.svg" /></p>'
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs/concepts").glob("*.md")}
+    assert [name for name in drawn if f"]({name})" not in pages[name.removesuffix(".svg")]] == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "fetched"),
+    [
+        ('<script src="https://unpkg.com/x"></script>', 1),
+        ('<link rel="stylesheet" href="https://fonts.googleapis.com/x">', 1),
+        ('<img src="https://img.shields.io/x">', 1),
+        ('<a href="https://grafana.com">', 0),
+        ('<script src="mermaid.min.js"></script>', 0),
+    ],
+)
+def test_a_page_that_would_fetch_something_ends_the_build(
+    tag: str, fetched: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = SimpleNamespace(url="a/b.html", file=SimpleNamespace(src_uri="a/b.md"))
+    config = SimpleNamespace(extra_javascript=["mermaid.min.js"])
+    shim = '<script src="https://unpkg.com/iframe-worker/shim"></script>'
+    assert hooks.on_post_page(shim + tag, page=page, config=config) == (
+        f'<script src="../iframe-worker.js"></script>{tag}'
+    )
+    assert len(caplog.records) == fetched
+
+
 def test_every_file_of_the_project_has_its_own_page() -> None:
     found = [page_of(file) for file in project_files()]
     assert len(found) == len(set(found)) > 70
 
 
-def test_pages_that_are_gone_are_removed_and_others_are_not_touched(tmp_path: Any) -> None:
+def test_pages_that_are_gone_are_removed_and_others_are_not_touched(tmp_path: Path) -> None:
     write(tmp_path, {"a.md": "a", "b/c.md": "c"})
     before = (tmp_path / "a.md").stat().st_mtime_ns
     write(tmp_path, {"a.md": "a", "b/d.md": "d"})
