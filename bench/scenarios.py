@@ -15,6 +15,7 @@ from .overload import overload
 from .policies import policies
 from .result import Result
 from .security_costs import security
+from .step_growth import step_growth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,6 +128,7 @@ SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
     "overload": overload,
     "policies": policies,
     "growth": growth,
+    "step-growth": step_growth,
     "security": security,
     **step_scenarios.SCENARIOS,
     **client_scenarios.SCENARIOS,
