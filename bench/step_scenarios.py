@@ -69,7 +69,7 @@ def round_trips(models: Path, rounds: int) -> Iterator[Result]:
 def outside(models: Path, rounds: int) -> Iterator[Result]:
     """Time of the engine thread outside the session for a step of 64 rows."""
     filters: dict[str, tuple[str, str, float | None]] = {
-        "temperature 0.8": ("0", "1", 0.35),
+        "temperature 0.8": ("0", "1", 0.25),
         "with top-k 20": ("20", "1", None),
         "with top-p 0.9": ("0", "0.9", None),
         "with both": ("20", "0.9", None),
@@ -237,7 +237,7 @@ def _endless(models: Path) -> Path:
 
 
 SCENARIOS: dict[str, Callable[[Path, int], Iterator[Result]]] = {
-    "streams-64": streams(64, 0.6),
+    "streams-64": streams(64, 0.75),
     "streams-8": streams(8, 0.35),
     "streams-1": streams(1, 0.22),
     "round-trips": round_trips,
