@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         Transcript,
         TranscriptToken,
     )
+    from lockstep_client.sequences import LiveSequence, SequenceState
     from lockstep_client.stream_results import (
         FLUSH,
         Alternative,
@@ -97,6 +98,7 @@ __all__ = [
     "InvalidRequest",
     "Label",
     "LabeledSpan",
+    "LiveSequence",
     "LockstepError",
     "ModelForm",
     "ModelMetadata",
@@ -110,6 +112,7 @@ __all__ = [
     "Run",
     "RunCost",
     "SequenceLost",
+    "SequenceState",
     "ServerFailure",
     "ServerInfo",
     "Stream",
@@ -133,6 +136,7 @@ __all__ = [
 
 _MODULES = (
     "results", "stream_results", "errors", "streams", "many", "tls", "client", "decoding", "operations",
+    "sequences",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from lockstep_client.verbs.infer import describe, infer
 from lockstep_client.verbs.load import load
 from lockstep_client.verbs.race import race
 from lockstep_client.verbs.runs import runs, why
+from lockstep_client.verbs.sequence import sequence
 from lockstep_client.verbs.translate import translate
 from lockstep_client.verbs.ui import ui
 
@@ -64,6 +65,7 @@ for passing_on in (load, demo):  # they parse their own arguments
     )(passing_on)
 
 app.add_typer(server.repository, name="repository")
+app.add_typer(sequence, name="sequence")
 
 
 @app.callback(invoke_without_command=True)

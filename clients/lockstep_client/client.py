@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from lockstep_client import address as addresses
-from lockstep_client import calls, errors, many_calls, operations, protocol, stream_calls
+from lockstep_client import calls, errors, many_calls, operations, protocol, sequences, stream_calls
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
 from lockstep_client.closing import AsyncClosing, Closing
 from lockstep_client.many import AsyncOutcomes, Outcomes
@@ -252,6 +252,8 @@ class Client(_ConnectedClient, Closing):
     follow_frames = _streaming(stream_calls.follow_frames)
     infer = _blocking(calls.infer)
     infer_many = _pipelining(many_calls.infer_many)
+    get_sequence = _blocking(sequences.get_sequence)
+    put_sequence = _blocking(sequences.put_sequence)
     models = _blocking(calls.models)
     load_model = _blocking(calls.load_model)
     unload_model = _blocking(calls.unload_model)
@@ -299,6 +301,8 @@ class AsyncClient(_ConnectedClient, AsyncClosing):
     follow_frames = _async_streaming(stream_calls.follow_frames)
     infer = _awaitable(calls.infer)
     infer_many = _async_pipelining(many_calls.infer_many)
+    get_sequence = _awaitable(sequences.get_sequence)
+    put_sequence = _awaitable(sequences.put_sequence)
     models = _awaitable(calls.models)
     load_model = _awaitable(calls.load_model)
     unload_model = _awaitable(calls.unload_model)

@@ -103,6 +103,8 @@ CLASSIFY_MANY = Method(f"{_SEQUENCES}/ClassifyMany", pb.ClassifyManyReply, "stre
 ENCODE_MANY = Method(f"{_SEQUENCES}/EncodeMany", pb.EncodeManyReply, "stream_stream")
 FOLLOW = Method(f"{_SEQUENCES}/Follow", pb.FollowReply, "stream_stream")
 GENERATE = Method(f"{_SEQUENCES}/Generate", pb.GenerateReply, "unary_stream")
+GET_SEQUENCE = Method(f"{_SEQUENCES}/GetSequence", pb.GetSequenceReply)
+PUT_SEQUENCE = Method(f"{_SEQUENCES}/PutSequence", pb.PutSequenceReply)
 TRANSCRIBE = Method(f"{_SEQUENCES}/Transcribe", pb.TranscribeReply)
 TRANSLATE = Method(f"{_SEQUENCES}/Translate", pb.TranslateReply, "unary_stream")
 INFER = Method(f"{_INFERENCE}/ModelInfer", inference.ModelInferResponse)
@@ -120,7 +122,7 @@ HEALTH = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
 
 METHODS: tuple[Method[Any], ...] = (
     CLASSIFY, CLASSIFY_TOKENS, ENCODE, CLASSIFY_MANY, CLASSIFY_TOKENS_MANY,
-    ENCODE_MANY, FOLLOW, GENERATE, TRANSCRIBE, TRANSLATE,
+    ENCODE_MANY, FOLLOW, GENERATE, GET_SEQUENCE, PUT_SEQUENCE, TRANSCRIBE, TRANSLATE,
     INFER, INFER_MANY, INDEX, LOAD, UNLOAD, METADATA, STATISTICS, SERVER, DESCRIBE, RUNS, REQUESTS,
     HEALTH,
 )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lockstep_client import arguments, decoding, protocol, stream_replies
+from lockstep_client import arguments, decoding, protocol, sequences, stream_replies
 from lockstep_client.protocol import RequestStream, StreamCall
 from lockstep_client.stream_results import FLUSH, Flush
 from lockstep_proto.v1 import sequences_pb2 as pb
@@ -51,6 +51,7 @@ def generate(
     log_probabilities: bool = False,
     top_log_probabilities: int = 0,
     samples: int = 1,
+    sequence_id: int | str = 0,
     version: str = "",
     priority: int = 0,
     timeout_s: float | None = None,
@@ -69,7 +70,8 @@ def generate(
     result holds. The text ends before the first of the `stop` strings. `top_log_probabilities` also returns
     so many of the most probable tokens at each place. `samples` generates several texts, whose parts arrive
     as they come; the result is the first, with all in its `samples`. `options` are those of `Decoding`:
-    penalties, bias, beam search.
+    penalties, bias, beam search. A `sequence_id` of `put_sequence` goes on with that text, from its first
+    token on, by the prompt and the settings that it has.
     """
     request = pb.GenerateRequest(
         model=arguments.model(model),
@@ -85,7 +87,7 @@ def generate(
         samples=arguments.count_32("samples", samples) if samples != 1 else 0,
         decoding=decoding.message(options),
         priority=arguments.count("priority", priority),
-        **_text_or_ids("prompt", prompt, ids),
+        **_source("prompt", prompt, ids, sequence_id),
     )
     return StreamCall(
         protocol.GENERATE, request, stream_replies.generation_part, stream_replies.generation, timeout_s
@@ -99,6 +101,7 @@ def translate(
     ids: Sequence[int] = (),
     max_tokens: int | None = None,
     attention: bool = False,
+    sequence_id: int | str = 0,
     version: str = "",
     priority: int = 0,
     timeout_s: float | None = None,
@@ -110,8 +113,9 @@ def translate(
 
     `attention` also returns the attention weights of each token over the source tokens, and these tokens.
     `max_tokens` None uses the model's limit. `options` are those of `Decoding`: beam search, penalties, bias.
+    A `sequence_id` of `put_sequence` goes on with that translation, from its first token on.
     """
-    if not text and not len(ids):
+    if not text and not len(ids) and not sequence_id:
         raise arguments.invalid("text", "empty: expected a text or ids")
     request = pb.TranslateRequest(
         model=arguments.model(model),
@@ -120,7 +124,7 @@ def translate(
         attention=attention,
         decoding=decoding.message(options),
         priority=arguments.count("priority", priority),
-        **_text_or_ids("text", text, ids),
+        **_source("text", text, ids, sequence_id),
     )
     return StreamCall(
         protocol.TRANSLATE, request, stream_replies.translation_part, stream_replies.translation, timeout_s
@@ -132,6 +136,7 @@ def follow(
     pieces: str | Iterable[str | Sequence[int] | Flush] | AsyncIterable[str | Sequence[int] | Flush],
     *,
     top_k: int = 0,
+    sequence_id: int | str = 0,
     version: str = "",
     timeout_s: float | None = None,
 ) -> StreamCall[Prediction, list[Prediction]]:
@@ -145,10 +150,14 @@ def follow(
     concurrently with the predictions, for example from `iter(queue.get, None)` of a queue that another thread
     fills; an AsyncClient also accepts async iterables. An exception of the iterable is raised to the reader
     of the stream. A single text is one piece. `top_k` 0 returns all labels of a classifier, or the 5 most
-    probable next tokens of a language model.
+    probable next tokens of a language model. With a `sequence_id` of `put_sequence`, the pieces follow those
+    that this sequence has read; it ends with the stream.
     """
     start = pb.FollowStart(
-        model=arguments.model(model), version=version, top_k=arguments.count_32("top_k", top_k)
+        model=arguments.model(model),
+        version=version,
+        top_k=arguments.count_32("top_k", top_k),
+        sequence=sequences.message_of("sequence_id", sequence_id) if sequence_id else None,
     )
     return StreamCall(
         protocol.FOLLOW,
@@ -167,6 +176,7 @@ def follow_frames(
     prompt: bool = False,
     outputs: Sequence[str] = (),
     top_k: int = 0,
+    sequence_id: int | str = 0,
     version: str = "",
     timeout_s: float | None = None,
 ) -> StreamCall[Prediction, list[Prediction]]:
@@ -185,7 +195,8 @@ def follow_frames(
     and has one prediction, after its last frame.
 
     A classifier answers with labels, a CTC model with text, any other model with its outputs as arrays.
-    `outputs` names those to return beside labels or text. `top_k` 0 returns all labels.
+    `outputs` names those to return beside labels or text. `top_k` 0 returns all labels. `sequence_id` is as
+    in `follow`.
     """
     start = pb.FollowStart(
         model=arguments.model(model),
@@ -193,6 +204,7 @@ def follow_frames(
         top_k=arguments.count_32("top_k", top_k),
         outputs=outputs,
         prompt=prompt,
+        sequence=sequences.message_of("sequence_id", sequence_id) if sequence_id else None,
     )
     return StreamCall(
         protocol.FOLLOW,
@@ -202,6 +214,15 @@ def follow_frames(
         timeout_s,
         RequestStream([chunks] if isinstance(chunks, np.ndarray | Mapping) else chunks, _framed),
     )
+
+
+def _source(field: str, text: str, ids: Sequence[int], sequence_id: int | str) -> dict[str, Any]:
+    """The prompt of a text, or the sequence to go on with."""
+    if not sequence_id:
+        return _text_or_ids(field, text, ids)
+    if text or len(ids):
+        raise arguments.invalid(field, f"expected either {field}, ids or a sequence_id")
+    return {"resume": pb.Resume(sequence=sequences.message_of("sequence_id", sequence_id))}
 
 
 def _text_or_ids(field: str, text: str, ids: Sequence[int]) -> dict[str, Any]:

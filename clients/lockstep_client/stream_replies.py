@@ -36,6 +36,7 @@ def generation_part(reply: pb.GenerateReply) -> stream_results.GenerationPart:
             for one in reply.top
         ),
         sample=reply.sample,
+        stream_id=reply.stream_id,
     )
 
 
@@ -81,6 +82,7 @@ def translation_part(reply: pb.TranslateReply) -> stream_results.TranslationPart
         model=reply.model,
         version=reply.version,
         alternatives=_alternatives(reply.alternatives),
+        stream_id=reply.stream_id,
     )
 
 
@@ -125,6 +127,7 @@ def prediction(reply: pb.FollowReply) -> stream_results.Prediction:
         },
         text=reply.text,
         kept_characters=reply.kept_characters,
+        stream_id=reply.stream_id,
         timings=replies.timings(reply.timings),
         notice=reply.notice,
         model=reply.model,

@@ -67,6 +67,8 @@ class GenerationPart:
     """One per token, if requested."""
     sample: int = 0
     """Which of the samples it continues."""
+    stream_id: str = ""
+    """Names the stream of this sample, for `get_sequence`; in its first part only."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class TranslationPart:
     version: str = ""
     alternatives: tuple[Alternative, ...] = ()
     """The texts of a beam search, best first; in the last part only."""
+    stream_id: str = ""
+    """Names the stream, for `get_sequence`; in the first part only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +163,8 @@ class Prediction:
     text: str = ""
     """Of a CTC model: the text so far is its first `kept_characters` characters, then this."""
     kept_characters: int = 0
+    stream_id: str = ""
+    """Names the stream, for `get_sequence`; in the first prediction of a step-wise model only."""
 
     @property
     def best(self) -> Label:

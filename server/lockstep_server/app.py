@@ -28,6 +28,7 @@ from .frontend.recorder import Recorder
 from .frontend.registry import ModelRegistry
 from .frontend.request_log import RequestLog
 from .frontend.requests import InFlightRequests
+from .frontend.sequence_states import SequenceStates
 from .frontend.tokenization import Tokenizers
 from .frontend.tracing import begin
 from .frontend.usage import CallerUsage
@@ -136,6 +137,7 @@ class App:
             ended=self.recorder.requests,
             number=place.number if place is not None else 0,
         )
+        self.sequence_states = SequenceStates(self.transport.send, first_key)
         self.ledger: Ledger | None = None
         if place is not None:
             self.registry.others_ready = False
@@ -155,6 +157,7 @@ class App:
             self.guard,
             self._certificates,
             self.recorder,
+            self.sequence_states,
             shares_port=place is not None,
         )
         self._status: StatusPort | None = None
@@ -280,6 +283,8 @@ class App:
                     self._status.engine_stats = update
             case messages.RunRecords():
                 self.recorder.answered(update)
+            case messages.SequenceAnswer():
+                self.sequence_states.answered(update)
             case _:
                 self.registry.apply(update)
                 if self._place is not None and isinstance(update, messages.LoadDone):
@@ -293,6 +298,7 @@ class App:
         error = unavailable(f"{reason}; restarting it")
         self.requests.fail_all(error)
         self.recorder.engine_lost(error)
+        self.sequence_states.engine_lost(error)
 
     async def _engine_restarted(self) -> None:
         """The new engine process has named its models."""

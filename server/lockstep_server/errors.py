@@ -25,6 +25,7 @@ class ErrorCode(Enum):
     DEADLINE = "deadline"  # passed while waiting, or between two steps
     UNAVAILABLE = "unavailable"  # loading, unloading, draining
     SEQUENCE_LOST = "sequence_lost"  # evicted, or used after its end
+    REFUSED_STATE = "refused_state"  # a sequence's state cannot be given, or is of another model
     UNAUTHENTICATED = "unauthenticated"
     DENIED = "denied"
     CANCELLED = "cancelled"  # by its caller

@@ -1,11 +1,13 @@
 """The messages between the front end and the engine: flat, typed data that can be sent to another process.
 
 front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`, `EndSequence`,
-`SetFlushInterval`, `GetEngineStats`, `GetRuns`, `Load`, `Unload` or `Heartbeat`; with several front ends
-(`ipc/front_ends.py`), also `FrontEndHello`, `LoadSeen` and `FindSequence`.
+`SetFlushInterval`, `GetEngineStats`, `GetRuns`, `GetSequence`, `PutSequence`, `Load`, `Unload` or
+`Heartbeat`; with several front ends (`ipc/front_ends.py`), also `FrontEndHello`, `LoadSeen` and
+`FindSequence`.
 engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
 state, `Costs` when the learned costs of a model have changed, `Verified`, `BatchingOff`, `ModelPaused`,
-`LoadStarted`, `LoadDone`, `ModelStuck`, `EngineStats`, `RunRecords`, or the `Heartbeat` that was sent.
+`LoadStarted`, `LoadDone`, `ModelStuck`, `EngineStats`, `RunRecords`, `SequenceAnswer`, or the `Heartbeat`
+that was sent.
 
 `ipc/frames.py` encodes them. Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
@@ -23,7 +25,7 @@ from .errors import ServingError
 from .model.datatypes import Arrays
 from .model.spec import ModelSpec, RequestSize
 
-VERSION = 6
+VERSION = 7
 """Increased when a message changes, so that two processes of different versions never misread each other."""
 
 SequenceId = int | str | tuple[str, int | str]
@@ -98,6 +100,8 @@ class Generate(_Struct, tag="generate", kw_only=True):
     early_stopping: bool = False
     attention: bool = False  # return each token's attention row and text
     max_slots: int = 0  # the most that its caller may have; 0: no limit
+    received: tuple[int, ...] = ()  # tokens that its caller has from an earlier stream: go on after them
+    resumes: SequenceId | None = None  # the sequence that was put to go on with it, if it is here
 
     @property
     def inspects_tokens(self) -> bool:
@@ -127,6 +131,39 @@ class Step(_Struct, tag="step", kw_only=True):
 
 
 Request = Infer | Generate | Step
+
+
+class SequenceState(_Struct, kw_only=True):
+    """A live sequence between two of its steps."""
+
+    states: Arrays  # of one row, by the names of the states
+    caller: str = ""
+    steps: int = 0  # so far, of a client-driven sequence
+    generation: Generate | None = None  # the request of a text; None: the caller drives the sequence
+    tokens: tuple[int, ...] = ()  # what the text has generated
+    next: int = 0  # the input of its next step
+    rest: tuple[int, ...] = ()  # ids of its prompt that are still to be stepped
+
+
+class GetSequence(_Struct, tag="get_sequence", kw_only=True):
+    """Copy the state of a sequence. Answered by the `SequenceAnswer` of its key."""
+
+    key: int
+    model: str = ""  # the name of the mode
+    version: int = 0
+    sequence: SequenceId | None = None  # of a client-driven sequence, or of one that was put
+    stream: int = 0  # the key of a generation request, without a `sequence`
+
+
+class PutSequence(_Struct, tag="put_sequence", kw_only=True):
+    """Make a live sequence of a state. Answered by the `SequenceAnswer` of its key, without a state."""
+
+    key: int
+    model: str
+    version: int
+    sequence: SequenceId
+    state: SequenceState
+    max_slots: int = 0
 
 
 class Cancel(_Struct, tag="cancel"):
@@ -217,6 +254,8 @@ Message = (
     | SetFlushInterval
     | GetEngineStats
     | GetRuns
+    | GetSequence
+    | PutSequence
     | Load
     | Unload
     | Heartbeat
@@ -457,6 +496,16 @@ class RunRecords(_Struct, tag="run_records"):
     reason: str = ""  # why there is no answer: the engine process restarts
 
 
+class SequenceAnswer(_Struct, tag="sequence_answer", kw_only=True):
+    """The answer to a `GetSequence` or `PutSequence`."""
+
+    key: int
+    model: str = ""  # the name of the mode that the sequence is on
+    version: int = 0
+    state: SequenceState | None = None
+    error: ServingError | None = None
+
+
 EngineUpdate = (
     Events
     | Costs
@@ -470,6 +519,7 @@ EngineUpdate = (
     | EngineStats
     | RunRecords
     | SequenceFound
+    | SequenceAnswer
     | Heartbeat
 )
 

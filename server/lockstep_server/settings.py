@@ -249,6 +249,15 @@ class Settings:
         " in seconds.",
         click.FloatRange(0),
     )
+    sequence_key_file: str = _setting(
+        "",
+        "File with the key that servers share to sign the states of sequences; its other lines are keys that"
+        " verify only. Empty: states are for callers with the permission admin.",
+        click.Path(),
+    )
+    max_sequence_mb: int = _setting(
+        64, "Largest state of a sequence that is given or taken, in MiB.", click.IntRange(1, 2047)
+    )
     reflection: bool = _setting(True, "Enable gRPC server reflection, for tools such as grpcurl.")
     tokenizer_workers: int = _setting(1, "Number of tokenizer threads.", click.IntRange(1, 64))
     shutdown_delay_s: float = _setting(

@@ -47,11 +47,15 @@ def write_models(root: Path) -> None:
     tagger.write(root)
     steps.language(root)
     steps.translator(root)
-    steps.adder(root, slots=64, idle_s=30)
+    write_adder(root)
     frames.spelling(root, "spelling", finite=True)
     for name in ("identity", "swapped"):
         fakes.write_model(root, name, fakes.identity())
     fakes.write_model(root, "fragile", fakes.fragile())
+
+
+def write_adder(root: Path) -> None:
+    steps.adder(root, slots=64, idle_s=30)
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,10 @@ class Asks:
             "lm", self._letters(), max_tokens=rng.randint(1, 40), seed=rng.randrange(1 << 32),
             temperature=rng.choice((0.0, 1.0)),
         )  # fmt: skip
+        if rng.random() < 0.3:  # it goes on after a stream that broke
+            request: Any = call.request
+            received = [rng.randint(2, 20) for _ in range(rng.randint(1, request.max_tokens))]
+            request.resume.tokens.extend(received)
         return _unary(call, "lm", lambda reply: tuple(reply.tokens))
 
     def _translate(self) -> Ask:

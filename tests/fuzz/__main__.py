@@ -120,6 +120,7 @@ async def fuzz_server(
     with rpcs.memory(), ServerProcess(*flags, stop_timeout_s=30.0) as server:
         server.wait_ready()
         engine = engine_pid(server.process.pid)
+        rpcs.start_sequence(server.address)
         async with grpc.aio.insecure_channel(server.address, [("grpc.enable_retries", 0)]) as channel:
             ports = {"http2": server.port, "http": server.metrics_port}
             for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,14 +13,16 @@ import fakes
 import grpc
 import grpc.aio
 import numpy as np
+from chaos.asks import write_adder
 from frames import spelled
 from grpc_health.v1 import health_pb2
 
-from lockstep_client import arguments, calls, protocol, stream_calls
+from lockstep_client import Client, arguments, calls, protocol, stream_calls
 from lockstep_client.protocol import Method
 from lockstep_proto import open_inference_pb2 as ipb
 from lockstep_proto.v1 import operations_pb2 as opb
 from lockstep_proto.v1 import sequences_pb2 as pb
+from lockstep_server.engine.loading.repository import find_models
 
 from . import corpus
 from .outcomes import Outcome
@@ -70,6 +73,26 @@ def methods() -> dict[str, Method[Any]]:
 _SHAPES: dict[tuple[bool, bool], protocol.Shape] = {
     (False, False): "unary_unary", (False, True): "unary_stream", (True, True): "stream_stream",
 }  # fmt: skip
+
+
+_LIVE = pb.SequenceId(number=99)
+
+
+def start_sequence(address: str) -> None:
+    """Start the sequence that the inputs of GetSequence name."""
+    with Client(address) as client:
+        client.infer("adder", {"x": np.ones((1, 2), np.float32)}, sequence_id=99, sequence_start=True)
+
+
+def _state() -> bytes:
+    """A state for the server's `adder`."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_adder(Path(folder))
+        [entry] = find_models(Path(folder))
+        files = entry.with_tokenizers(entry.digest(), entry.manifest())
+    sums = pb.NamedTensor(name="sum", datatype="FP32", shape=[1, 2], contents=bytes(8))
+    state = pb.SequenceState(model="adder", version=1, files=bytes.fromhex(files), states=[sums], steps=3)
+    return pb.SignedState(state=state.SerializeToString()).SerializeToString()
 
 
 def seeds() -> dict[str, list[list[bytes]]]:
@@ -123,6 +146,10 @@ def seeds() -> dict[str, list[list[bytes]]]:
         "Describe": [opb.DescribeRequest(), opb.DescribeRequest(model="lm", version="1")],
         "Runs": [opb.RunsRequest(model="lm", after=3)],
         "Requests": [opb.RequestsRequest(model="lm", id="a", since_seconds=9, limit=3)],
+        "GetSequence": [
+            pb.GetSequenceRequest(model="adder", id=_LIVE), pb.GetSequenceRequest(model="lm", stream_id="7f"),
+        ],
+        "PutSequence": [pb.PutSequenceRequest(state=_state())],
         "Check": [health_pb2.HealthCheckRequest(service="lm")],
     }  # fmt: skip
     found = {name: [[one.SerializeToString()] for one in made] for name, made in unary.items()}

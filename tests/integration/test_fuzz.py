@@ -33,6 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     fakes.write_model(root, "canary", fakes.identity())
     keys = rpcs.MEMORY_KEY
     with rpcs.memory(), serve(root, model_control="explicit", shared_memory_keys=keys) as started:
+        rpcs.start_sequence(started.address)
         yield started
 
 

@@ -32,6 +32,13 @@ TopP = Annotated[
         help="Nucleus sampling: the smallest set of tokens whose probabilities sum to P; 0 turns it off.",
     ),
 ]
+Sequence = Annotated[
+    str,
+    typer.Option(
+        metavar="ID",
+        help="Go on with a text that `lockstep sequence put` or `fork` made, from its first token.",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(

@@ -19,6 +19,7 @@ from lockstep_client.verbs.decoding import (
     PresencePenalty,
     RepetitionPenalty,
     Seed,
+    Sequence,
     Temperature,
     TopK,
     TopP,
@@ -63,6 +64,7 @@ def generate(
     beams: Beams = None,
     length_penalty: LengthPenalty = None,
     early_stopping: EarlyStopping = None,
+    sequence: Sequence = "",
     version: Version = "",
 ) -> None:
     """Continue a prompt, and stream the text."""
@@ -72,7 +74,7 @@ def generate(
     with context.client.generate(
         model, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
         stop=stop or (), log_probabilities=log_probabilities, top_log_probabilities=top_log_probabilities,
-        samples=samples, version=version,
+        samples=samples, sequence_id=sequence, version=version,
         **decoding_of(
             repetition_penalty, presence_penalty, no_repeat, min_tokens, logit_bias, forbid, beams,
             length_penalty, early_stopping,

@@ -286,18 +286,20 @@ class TranscribeReply(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Transcript, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
 
 class FollowStart(_message.Message):
-    __slots__ = ("model", "version", "top_k", "outputs", "prompt")
+    __slots__ = ("model", "version", "top_k", "outputs", "prompt", "sequence")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     top_k: int
     outputs: _containers.RepeatedScalarFieldContainer[str]
     prompt: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., top_k: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ..., prompt: _Optional[bool] = ...) -> None: ...
+    sequence: SequenceId
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., top_k: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ..., prompt: _Optional[bool] = ..., sequence: _Optional[_Union[SequenceId, _Mapping]] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("start", "text", "ids", "flush", "frames")
@@ -314,7 +316,7 @@ class FollowRequest(_message.Message):
     def __init__(self, start: _Optional[_Union[FollowStart, _Mapping]] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., flush: _Optional[bool] = ..., frames: _Optional[_Union[Frames, _Mapping]] = ...) -> None: ...
 
 class FollowReply(_message.Message):
-    __slots__ = ("position", "id", "element", "labels", "computed_elements", "timings", "notice", "model", "version", "outputs", "text", "kept_characters")
+    __slots__ = ("position", "id", "element", "labels", "computed_elements", "timings", "notice", "model", "version", "outputs", "text", "kept_characters", "stream_id")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ELEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -327,6 +329,7 @@ class FollowReply(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     KEPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     position: int
     id: int
     element: str
@@ -339,7 +342,8 @@ class FollowReply(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[NamedTensor]
     text: str
     kept_characters: int
-    def __init__(self, position: _Optional[int] = ..., id: _Optional[int] = ..., element: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., computed_elements: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ..., text: _Optional[str] = ..., kept_characters: _Optional[int] = ...) -> None: ...
+    stream_id: str
+    def __init__(self, position: _Optional[int] = ..., id: _Optional[int] = ..., element: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., computed_elements: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ..., text: _Optional[str] = ..., kept_characters: _Optional[int] = ..., stream_id: _Optional[str] = ...) -> None: ...
 
 class Decoding(_message.Message):
     __slots__ = ("repetition_penalty", "presence_penalty", "no_repeat", "min_tokens", "logit_bias", "forbidden", "beams", "length_penalty", "early_stopping")
@@ -393,7 +397,7 @@ class TopTokens(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., texts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "version", "text", "ids", "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "log_probabilities", "priority", "decoding", "top_log_probabilities", "samples")
+    __slots__ = ("model", "version", "text", "ids", "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "log_probabilities", "priority", "decoding", "top_log_probabilities", "samples", "resume")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -409,6 +413,7 @@ class GenerateRequest(_message.Message):
     DECODING_FIELD_NUMBER: _ClassVar[int]
     TOP_LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     text: str
@@ -424,10 +429,19 @@ class GenerateRequest(_message.Message):
     decoding: Decoding
     top_log_probabilities: int
     samples: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., log_probabilities: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., top_log_probabilities: _Optional[int] = ..., samples: _Optional[int] = ...) -> None: ...
+    resume: Resume
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., log_probabilities: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., top_log_probabilities: _Optional[int] = ..., samples: _Optional[int] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ...) -> None: ...
+
+class Resume(_message.Message):
+    __slots__ = ("tokens", "sequence")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    sequence: SequenceId
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., sequence: _Optional[_Union[SequenceId, _Mapping]] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
-    __slots__ = ("tokens", "text", "log_probabilities", "reason", "timings", "seed", "notice", "model", "version", "top", "alternatives", "sample")
+    __slots__ = ("tokens", "text", "log_probabilities", "reason", "timings", "seed", "notice", "model", "version", "top", "alternatives", "sample", "stream_id")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -440,6 +454,7 @@ class GenerateReply(_message.Message):
     TOP_FIELD_NUMBER: _ClassVar[int]
     ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     text: str
     log_probabilities: _containers.RepeatedScalarFieldContainer[float]
@@ -452,10 +467,11 @@ class GenerateReply(_message.Message):
     top: _containers.RepeatedCompositeFieldContainer[TopTokens]
     alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
     sample: int
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., seed: _Optional[int] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., top: _Optional[_Iterable[_Union[TopTokens, _Mapping]]] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., sample: _Optional[int] = ...) -> None: ...
+    stream_id: str
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., log_probabilities: _Optional[_Iterable[float]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., seed: _Optional[int] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., top: _Optional[_Iterable[_Union[TopTokens, _Mapping]]] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., sample: _Optional[int] = ..., stream_id: _Optional[str] = ...) -> None: ...
 
 class TranslateRequest(_message.Message):
-    __slots__ = ("model", "version", "text", "ids", "max_tokens", "attention", "priority", "decoding")
+    __slots__ = ("model", "version", "text", "ids", "max_tokens", "attention", "priority", "decoding", "resume")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -464,6 +480,7 @@ class TranslateRequest(_message.Message):
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DECODING_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     text: str
@@ -472,7 +489,8 @@ class TranslateRequest(_message.Message):
     attention: bool
     priority: int
     decoding: Decoding
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., attention: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ...) -> None: ...
+    resume: Resume
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., text: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., max_tokens: _Optional[int] = ..., attention: _Optional[bool] = ..., priority: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ...) -> None: ...
 
 class AttentionRow(_message.Message):
     __slots__ = ("weights",)
@@ -481,7 +499,7 @@ class AttentionRow(_message.Message):
     def __init__(self, weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class TranslateReply(_message.Message):
-    __slots__ = ("tokens", "text", "attention", "source_tokens", "pieces", "reason", "timings", "notice", "model", "version", "alternatives")
+    __slots__ = ("tokens", "text", "attention", "source_tokens", "pieces", "reason", "timings", "notice", "model", "version", "alternatives", "stream_id")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
@@ -493,6 +511,7 @@ class TranslateReply(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     text: str
     attention: _containers.RepeatedCompositeFieldContainer[AttentionRow]
@@ -504,7 +523,104 @@ class TranslateReply(_message.Message):
     model: str
     version: str
     alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., attention: _Optional[_Iterable[_Union[AttentionRow, _Mapping]]] = ..., source_tokens: _Optional[_Iterable[str]] = ..., pieces: _Optional[_Iterable[str]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ...) -> None: ...
+    stream_id: str
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., attention: _Optional[_Iterable[_Union[AttentionRow, _Mapping]]] = ..., source_tokens: _Optional[_Iterable[str]] = ..., pieces: _Optional[_Iterable[str]] = ..., reason: _Optional[_Union[StopReason, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., stream_id: _Optional[str] = ...) -> None: ...
+
+class SequenceId(_message.Message):
+    __slots__ = ("number", "text")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    text: str
+    def __init__(self, number: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class GetSequenceRequest(_message.Message):
+    __slots__ = ("model", "version", "id", "stream_id", "owner")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    id: SequenceId
+    stream_id: str
+    owner: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[_Union[SequenceId, _Mapping]] = ..., stream_id: _Optional[str] = ..., owner: _Optional[str] = ...) -> None: ...
+
+class GetSequenceReply(_message.Message):
+    __slots__ = ("state", "model", "version", "position", "tokens")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    state: bytes
+    model: str
+    version: str
+    position: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, state: _Optional[bytes] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class PutSequenceRequest(_message.Message):
+    __slots__ = ("state", "id", "seed")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    state: bytes
+    id: SequenceId
+    seed: int
+    def __init__(self, state: _Optional[bytes] = ..., id: _Optional[_Union[SequenceId, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class PutSequenceReply(_message.Message):
+    __slots__ = ("id", "model", "version", "position")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    id: SequenceId
+    model: str
+    version: str
+    position: int
+    def __init__(self, id: _Optional[_Union[SequenceId, _Mapping]] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class SignedState(_message.Message):
+    __slots__ = ("state", "signature")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    state: bytes
+    signature: bytes
+    def __init__(self, state: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class SequenceState(_message.Message):
+    __slots__ = ("model", "version", "files", "caller", "id", "made", "states", "steps", "generate", "translate", "tokens", "next", "rest")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GENERATE_FIELD_NUMBER: _ClassVar[int]
+    TRANSLATE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    files: bytes
+    caller: str
+    id: SequenceId
+    made: float
+    states: _containers.RepeatedCompositeFieldContainer[NamedTensor]
+    steps: int
+    generate: GenerateRequest
+    translate: TranslateRequest
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    next: int
+    rest: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., files: _Optional[bytes] = ..., caller: _Optional[str] = ..., id: _Optional[_Union[SequenceId, _Mapping]] = ..., made: _Optional[float] = ..., states: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ..., steps: _Optional[int] = ..., generate: _Optional[_Union[GenerateRequest, _Mapping]] = ..., translate: _Optional[_Union[TranslateRequest, _Mapping]] = ..., tokens: _Optional[_Iterable[int]] = ..., next: _Optional[int] = ..., rest: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "message", "field", "resource", "retry_after_seconds")

@@ -84,6 +84,16 @@ class SequencesStub:
                 request_serializer=lockstep_dot_v1_dot_sequences__pb2.TranslateRequest.SerializeToString,
                 response_deserializer=lockstep_dot_v1_dot_sequences__pb2.TranslateReply.FromString,
                 _registered_method=True)
+        self.GetSequence = channel.unary_unary(
+                '/lockstep.v1.Sequences/GetSequence',
+                request_serializer=lockstep_dot_v1_dot_sequences__pb2.GetSequenceRequest.SerializeToString,
+                response_deserializer=lockstep_dot_v1_dot_sequences__pb2.GetSequenceReply.FromString,
+                _registered_method=True)
+        self.PutSequence = channel.unary_unary(
+                '/lockstep.v1.Sequences/PutSequence',
+                request_serializer=lockstep_dot_v1_dot_sequences__pb2.PutSequenceRequest.SerializeToString,
+                response_deserializer=lockstep_dot_v1_dot_sequences__pb2.PutSequenceReply.FromString,
+                _registered_method=True)
 
 
 class SequencesServicer:
@@ -161,6 +171,20 @@ class SequencesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSequence(self, request, context):
+        """The state of a live sequence between two of its steps, which goes on. Only for its caller, and admins.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutSequence(self, request, context):
+        """Makes a live sequence of a state that this or another server gave. It goes on as the first would have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SequencesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -213,6 +237,16 @@ def add_SequencesServicer_to_server(servicer, server):
                     servicer.Translate,
                     request_deserializer=lockstep_dot_v1_dot_sequences__pb2.TranslateRequest.FromString,
                     response_serializer=lockstep_dot_v1_dot_sequences__pb2.TranslateReply.SerializeToString,
+            ),
+            'GetSequence': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSequence,
+                    request_deserializer=lockstep_dot_v1_dot_sequences__pb2.GetSequenceRequest.FromString,
+                    response_serializer=lockstep_dot_v1_dot_sequences__pb2.GetSequenceReply.SerializeToString,
+            ),
+            'PutSequence': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutSequence,
+                    request_deserializer=lockstep_dot_v1_dot_sequences__pb2.PutSequenceRequest.FromString,
+                    response_serializer=lockstep_dot_v1_dot_sequences__pb2.PutSequenceReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -485,6 +519,60 @@ class Sequences:
             '/lockstep.v1.Sequences/Translate',
             lockstep_dot_v1_dot_sequences__pb2.TranslateRequest.SerializeToString,
             lockstep_dot_v1_dot_sequences__pb2.TranslateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSequence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lockstep.v1.Sequences/GetSequence',
+            lockstep_dot_v1_dot_sequences__pb2.GetSequenceRequest.SerializeToString,
+            lockstep_dot_v1_dot_sequences__pb2.GetSequenceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutSequence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lockstep.v1.Sequences/PutSequence',
+            lockstep_dot_v1_dot_sequences__pb2.PutSequenceRequest.SerializeToString,
+            lockstep_dot_v1_dot_sequences__pb2.PutSequenceReply.FromString,
             options,
             channel_credentials,
             insecure,

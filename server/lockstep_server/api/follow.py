@@ -24,10 +24,11 @@ from ..frontend.loop_watch import off_loop
 from ..model import datatypes
 from ..model.prompts import takes_prompt
 from ..model.spec import measure_request, row_of_ids
-from . import tensors
+from . import sequence_ids, tensors
 from .frames import Element, FrameBuffer, FramePrefix, prompt_of, prompt_reader, to_message
 from .inflight import Reader, write_in_time
 from .replies import labels, ranking_steps, timings
+from .sequence_states import follow_stream_id
 from .transcribe import RunningText
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Follow:
         self._replied = False
         self._names: dict[int, str] = {}
         self._sequence = requests.own_sequence()
+        self._began = False  # the sequence has a step, or goes on with those of another
         self._served: ServedModel | None = None
         self._ahead = 0
         # Elements wait for one another, and are not refused for it.
@@ -191,8 +193,25 @@ class Follow:
                 raise bad_input(f"start.outputs[{index}]", why)
         outputs = tuple(start.outputs) or (() if predicts or spec.transcribes else names)
         text = RunningText(spec, rereads=not spec.is_stepwise) if spec.transcribes else None
+        if start.HasField("sequence"):
+            self._go_on(start)
         self._answer = _Answer(predicts, text, outputs, top_k)
         self._frames = FrameBuffer(spec) if spec.is_stepwise else FramePrefix(spec)
+
+    def _go_on(self, start: pb.FollowStart) -> None:
+        """Go on with a sequence that was put here."""
+        assert self._served is not None
+        spec, field = self._served.spec, "start.sequence"
+        if not spec.is_stepwise:
+            raise bad_input(field, f"model {spec.model!r} has no step-wise form; leave it out")
+        if start.prompt:
+            raise bad_input("start.prompt", "a prompt begins a sequence; leave sequence out")
+        if spec.transcribes:
+            why = "no state has the text so far of a CTC model; send the frames from the first on"
+            raise bad_input(field, why)
+        self._sequence = sequence_ids.owned(sequence_ids.value(start.sequence, field))
+        self._served = self._registry.resolve_step(spec.name, start.version, self._sequence, start=False)
+        self._began = True
 
     def _check_reads_text(self, field: str) -> None:
         """
@@ -334,7 +353,8 @@ class Follow:
             "caller": current.get().name,
         }
         if served.spec.is_stepwise:
-            start, most = self._position == 0, current.get().slots or 0
+            start, most = not self._began, current.get().slots or 0
+            self._began = True
             return messages.Step(
                 **common, sequence=self._sequence, start=start, prompt=prompt, max_slots=most
             )
@@ -394,6 +414,7 @@ class Follow:
             computed_elements=step.computed,
             timings=timings(event),
             notice=served.spec.notice,
+            stream_id=follow_stream_id(self._sequence) if first and self._is_own() else "",
             text=text,
             kept_characters=kept,
             outputs=[
@@ -402,6 +423,11 @@ class Follow:
                 if tensor.name in self._answer.outputs
             ],
         )
+
+    def _is_own(self) -> bool:
+        """Whether the sequence has no id of its caller's."""
+        is_step_wise = self._served is not None and self._served.spec.is_stepwise
+        return is_step_wise and isinstance(self._sequence, tuple) and not self._sequence[0]
 
     async def _name(self, served: ServedModel, ranked: list[pb.Label]) -> None:
         """Name the labels by their tokens: a language model predicts tokens."""

@@ -17,11 +17,14 @@ from ..errors import bad_input
 from ..frontend.admission import CallShare
 from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
-from . import decoding, tensors, texts
+from ..frontend.recorder import request_id
+from . import decoding, sequence_ids, tensors, texts
 from .decoding import REASONS, in_range
 from .replies import timings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..frontend.served_model import ServedModel
     from ..model.spec import ModelSpec
     from .status import Context
@@ -40,18 +43,27 @@ def generate_request(served: ServedModel, request: pb.GenerateRequest, context: 
     most = min(current.get().slots or decoding.MAX_SAMPLES, decoding.MAX_SAMPLES)
     decoding.at_most("samples", request.samples, most)
     top_p = in_range("top_p", request.top_p, 1.0)
+    if request.HasField("resume") and request.samples > 1:
+        raise bad_input("resume", "it goes on with one text; leave samples out")
     message = messages.Generate(
         **_common(served.spec, request, "prompt"),
         temperature=in_range("temperature", request.temperature) if request.HasField("temperature") else 1.0,
         top_k=request.top_k,
         top_p=top_p or 1.0,
-        seed=request.seed if request.HasField("seed") else secrets.randbits(63),
+        seed=_seed(request),
         stop=_stops(request),
         log_probabilities=request.log_probabilities,
         top=decoding.at_most("top_log_probabilities", request.top_log_probabilities, decoding.MAX_TOP),
         **decoding.beams(served.spec, request),
     )
     return _inference_request(served, "Generate", message, request, "prompt", context)
+
+
+def _seed(request: pb.GenerateRequest) -> int:
+    """That of the request; of a text that was put here, which has one, 0 if the request says none."""
+    if request.HasField("seed"):
+        return request.seed
+    return 0 if request.resume.HasField("sequence") else secrets.randbits(63)
 
 
 def translate_request(
@@ -88,9 +100,10 @@ def generate_replies(inference: InferenceRequest, sample: int = 0) -> MakeReply:
     """A function that makes a Generate reply from a chunk, the final event, or both."""
     spec = inference.served.spec
     assert isinstance(inference.message, messages.Generate)
-    seed = inference.message.seed
+    seed, first = inference.message.seed, True
 
     def make_reply(chunk: messages.Chunk | None, event: messages.Event | None) -> pb.GenerateReply:
+        nonlocal first
         reply = pb.GenerateReply()
         if chunk is not None:
             reply = pb.GenerateReply(
@@ -100,6 +113,8 @@ def generate_replies(inference: InferenceRequest, sample: int = 0) -> MakeReply:
                 top=decoding.top_tokens(chunk),
             )
         reply.sample = sample
+        if first:
+            reply.stream_id, first = request_id(inference.message.key), False
         if event is not None:
             reply.alternatives.extend(decoding.alternatives(event))
             reply.reason, reply.seed, reply.notice = REASONS[event.reason], seed, spec.notice
@@ -131,7 +146,8 @@ def translate_replies(inference: InferenceRequest) -> MakeReply:
                 pieces=chunk.token_texts,
                 source_tokens=(inference.tokens or []) if first and attention else [],
             )
-            first = False
+        if first:
+            reply.stream_id, first = request_id(inference.message.key), False
         if event is not None:
             reply.alternatives.extend(decoding.alternatives(event))
             reply.reason, reply.notice = REASONS[event.reason], spec.notice
@@ -154,6 +170,7 @@ def _common(spec: ModelSpec, request: Any, field: str) -> dict[str, Any]:
         "model": spec.name,
         "version": spec.version,
         "prompt": _ids(spec, request, field),
+        **_resume(spec, request),
         "field": field,
         "priority": request.priority,
         "caller": current.get().name,
@@ -181,6 +198,65 @@ def _inference_request(
     return InferenceRequest(served, method, message, text, remaining_s=context.time_remaining())
 
 
+def _resume(spec: ModelSpec, request: Any) -> dict[str, Any]:
+    """Where a text goes on. What the engine finds to be of another text is refused there."""
+    if not request.HasField("resume"):
+        return {}
+    resume = request.resume
+    if resume.tokens and decoding.beams(spec, request)["beams"] > 1:
+        raise bad_input("resume.tokens", "a text with beams has none before its end; send its request again")
+    check_tokens(spec, resume.tokens, "resume.tokens")
+    found: dict[str, Any] = {"received": tuple(resume.tokens)}
+    if resume.HasField("sequence"):
+        id_ = sequence_ids.value(resume.sequence, "resume.sequence")
+        found["resumes"] = sequence_ids.owned(id_)
+    return found
+
+
+def check_tokens(spec: ModelSpec, tokens: Sequence[int], field: str) -> None:
+    """
+    Raises:
+        ServingError: BAD_INPUT, too many for a text of the model, or an id that its steps do not take.
+    """
+    stepwise, tensor = spec.manifest.stepwise, spec.text_tensor
+    assert stepwise is not None
+    assert tensor is not None
+    if len(tokens) > stepwise.max_tokens_limit:
+        why = f"{len(tokens)} exceed the model's limit of {stepwise.max_tokens_limit} tokens"
+        raise bad_input(field, why)
+    tensors.check_ids(tensor, np.array([tokens], np.int64), field)
+
+
+def written(spec: ModelSpec, message: messages.Generate) -> pb.GenerateRequest | pb.TranslateRequest:
+    """The request that `generate_request` or `translate_request` makes this message of."""
+    rules = pb.Decoding(
+        repetition_penalty=message.repetition_penalty,
+        presence_penalty=message.presence_penalty,
+        no_repeat=message.no_repeat,
+        min_tokens=message.min_tokens,
+        logit_bias=dict(message.logit_bias),
+        forbidden=message.forbidden,
+        beams=1,
+    )
+    common: dict[str, Any] = {
+        "ids": pb.Ids(ids=message.prompt),
+        "max_tokens": message.max_tokens,
+        "decoding": rules,
+    }
+    if spec.manifest.task == "translate":
+        return pb.TranslateRequest(**common, attention=message.attention)
+    return pb.GenerateRequest(
+        **common,
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p,
+        seed=message.seed,
+        stop=message.stop,
+        log_probabilities=message.log_probabilities,
+        top_log_probabilities=message.top,
+    )
+
+
 def _ids(spec: ModelSpec, request: Any, field: str) -> tuple[int, ...]:
     """The ids of the request; none if it has a text, which is tokenized later."""
     if request.WhichOneof(field) == "ids":
@@ -189,6 +265,8 @@ def _ids(spec: ModelSpec, request: Any, field: str) -> tuple[int, ...]:
         texts.check_ids_count(request.ids.ids, "ids")
         tensors.check_ids(tensor, np.array([request.ids.ids], np.int64), "ids")
         return tuple(request.ids.ids)
+    if request.WhichOneof(field) is None and request.resume.HasField("sequence"):
+        return ()
     if not spec.manifest.reads_text:
         raise bad_input("text", f"model {spec.model!r} has no tokenizer; send ids")
     texts.check_text(request.text, "text")

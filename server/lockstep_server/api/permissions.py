@@ -29,7 +29,7 @@ _CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         _SEQUENCES: (
             "Classify", "ClassifyMany", "ClassifyTokens", "ClassifyTokensMany", "Encode", "EncodeMany",
-            "Follow", "Generate", "Transcribe", "Translate",
+            "Follow", "Generate", "GetSequence", "PutSequence", "Transcribe", "Translate",
         ),
     },
     "admin": {

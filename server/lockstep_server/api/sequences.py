@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..frontend.requests import InFlightRequests
     from ..frontend.served_model import ServedModel
     from .inflight import StreamLimits
+    from .sequence_states import StateCalls
     from .status import Context
 
 
@@ -42,9 +43,10 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         flush_control: FlushController,
         *,
         limits: StreamLimits,
+        state_calls: StateCalls,
     ) -> None:
         self._registry, self._requests, self._flush_control = registry, requests, flush_control
-        self._limits = limits
+        self._limits, self._state_calls = limits, state_calls
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
         served = self._registry.resolve(request.model, request.version, "Classify")
@@ -116,6 +118,12 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         inference = self._validated(served, "Translate", generate.translate_request, request, context)
         stream = TokenStream(self._requests, self._flush_control, inference)
         await stream.write_all(context, generate.translate_replies(inference))
+
+    async def GetSequence(self, request: pb.GetSequenceRequest, context: Context) -> pb.GetSequenceReply:
+        return await self._state_calls.get(request)
+
+    async def PutSequence(self, request: pb.PutSequenceRequest, context: Context) -> pb.PutSequenceReply:
+        return await self._state_calls.put(request, context)
 
     def _validated(
         self,

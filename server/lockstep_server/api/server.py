@@ -26,6 +26,7 @@ from .inflight import StreamLimits
 from .instrumentation import InstrumentingServer
 from .open_inference import OpenInference
 from .operations import Operations
+from .sequence_states import SequenceKeys, StateCalls
 from .sequences import Sequences
 from .shared_memory import SharedMemory
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ..frontend.recorder import Recorder
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
+    from ..frontend.sequence_states import SequenceStates
     from ..metrics.families import Metrics
     from ..settings import Settings
     from .auth import Guard
@@ -70,6 +72,7 @@ class Server:
         guard: Guard,
         certificates: CertificateFiles | None,
         recorder: Recorder,
+        sequence_states: SequenceStates,
         *,
         shares_port: bool = False,
     ) -> None:
@@ -103,7 +106,9 @@ class Server:
             shared_memory=SharedMemory(settings.shared_memory_keys, settings.max_message_mb << 20, admit),
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, instrumented)  # type: ignore[no-untyped-call]
-        sequences = Sequences(registry, requests, flush_control, limits=limits)
+        keys, most = SequenceKeys.read(settings.sequence_key_file), settings.max_sequence_mb << 20
+        states = StateCalls(registry, requests, sequence_states, keys, most)
+        sequences = Sequences(registry, requests, flush_control, limits=limits, state_calls=states)
         sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, instrumented)  # type: ignore[no-untyped-call]
         operations = Operations(registry, requests, recorder)
         operations_pb2_grpc.add_OperationsServicer_to_server(operations, instrumented)  # type: ignore[no-untyped-call]

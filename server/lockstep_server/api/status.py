@@ -26,6 +26,7 @@ CODES: dict[ErrorCode, grpc.StatusCode] = {
     ErrorCode.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     ErrorCode.SEQUENCE_LOST: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.REFUSED_STATE: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     ErrorCode.DENIED: grpc.StatusCode.PERMISSION_DENIED,
     ErrorCode.CANCELLED: grpc.StatusCode.CANCELLED,

@@ -14,7 +14,7 @@ from ..frontend.callers import current
 from ..frontend.inference_request import InferenceRequest
 from ..frontend.loop_watch import off_loop
 from ..model.spec import measure_request
-from . import tensor_replies, tensors, wire
+from . import sequence_ids, tensor_replies, tensors, wire
 from .frames import prompt_reader
 from .inflight import PipelinedStream
 
@@ -34,7 +34,7 @@ _PROMPT = "sequence_prompt"
 
 _SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", _PROMPT)
 _FINAL_RESPONSE = "triton_enable_empty_final_response"
-_MAX_ID_CHARACTERS, _MAX_PARAMETERS = 256, 256
+_MAX_PARAMETERS = 256
 _RESERVED = "triton_"
 """Triton reserves names with this prefix; other unknown names are the caller's own, and are ignored."""
 
@@ -106,7 +106,7 @@ async def make_inference_request(
     name, version, parameters = request.model_name, request.model_version, request.parameters
     if parameters and (step := _sequence(parameters)) is not None:
         sequence, start = step
-        owned = _owned(sequence)
+        owned = sequence_ids.owned(sequence)
         if not start:
             await registry.locate(name, owned)
         served = registry.resolve_step(name, version, owned, start=start, method=method)
@@ -116,8 +116,8 @@ async def make_inference_request(
         if not served.spec.is_stepwise:
             now = time.monotonic()
             served.admission.refuse_if_full(now, deadline_of(now, remaining_s, 0.0), caller=caller)
-        if len(request.id) > _MAX_ID_CHARACTERS:
-            why = f"the id has {len(request.id)} characters; send at most {_MAX_ID_CHARACTERS}"
+        if len(request.id) > sequence_ids.MAX_CHARACTERS:
+            why = f"the id has {len(request.id)} characters; send at most {sequence_ids.MAX_CHARACTERS}"
             raise bad_input("id", why)
         priority, timeout_s = _parameters(parameters) if parameters else (0, 0.0)
         spec = served.spec
@@ -176,12 +176,6 @@ def _sequence(parameters: Mapping[str, pb.InferParameter]) -> tuple[int | str, b
     return (sequence, start) if isinstance(sequence, int | str) else None
 
 
-def _owned(sequence: int | str) -> messages.SequenceId:
-    """The id with its owner: callers with a name of their own cannot step or end each other's sequences."""
-    caller = current.get()
-    return (caller.name, sequence) if caller.authenticated else sequence
-
-
 def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any] | None:
     """The fields of `messages.Step` that say which step it is; None on a one-shot model. As in Triton, a
     `sequence_id` that is 0, "" or missing means no sequence.
@@ -207,10 +201,10 @@ def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[
             "parameters.sequence_id",
             f"{tensors.quoted(sequence)} is not a sequence id; send an integer or a string",
         )
-    if isinstance(sequence, str) and len(sequence) > _MAX_ID_CHARACTERS:
+    if isinstance(sequence, str) and len(sequence) > sequence_ids.MAX_CHARACTERS:
         raise bad_input(
             "parameters.sequence_id",
-            f"the id has {len(sequence)} characters; send at most {_MAX_ID_CHARACTERS}",
+            f"the id has {len(sequence)} characters; send at most {sequence_ids.MAX_CHARACTERS}",
         )
     if sequence in (0, ""):
         raise bad_input(
@@ -220,7 +214,7 @@ def _step(spec: ModelSpec, parameters: Mapping[str, pb.InferParameter]) -> dict[
     if sent.get(_PROMPT, False) and not sent.get("sequence_start", False):
         raise bad_input(f"parameters.{_PROMPT}", "a prompt begins a sequence; send it with sequence_start")
     return {
-        "sequence": _owned(sequence),
+        "sequence": sequence_ids.owned(sequence),
         "max_slots": current.get().slots or 0,
         "start": sent.get("sequence_start", False),
         "end": sent.get("sequence_end", False),
@@ -257,9 +251,8 @@ def _value(parameter: pb.InferParameter) -> Any:
 
 def _stream_error(error: ServingError, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
     message = f"{error.code.value}: {error.message}"
-    reply = pb.ModelStreamInferResponse(
-        error_message=message, infer_response=pb.ModelInferResponse(id=request.id[:_MAX_ID_CHARACTERS])
-    )
+    named = pb.ModelInferResponse(id=request.id[: sequence_ids.MAX_CHARACTERS])
+    reply = pb.ModelStreamInferResponse(error_message=message, infer_response=named)
     return _final(reply, request)
 
 

@@ -37,8 +37,8 @@ class ModelTable:
         self.replaced = ReplacedEngines()
         self._started: OrderedDict[tuple[str, messages.SequenceId], int] = OrderedDict()
 
-    def note_start(self, step: messages.Step) -> None:
-        """Remember the version that a client-driven sequence begins on."""
+    def note_start(self, step: messages.Step | messages.PutSequence) -> None:
+        """Remember the version that a client-driven sequence begins on, or is put on."""
         self._started[step.model, step.sequence] = step.version
         self._started.move_to_end((step.model, step.sequence))
         if len(self._started) > _MAX_STARTED:

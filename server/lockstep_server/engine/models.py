@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import messages
-from ..errors import LoadError, failed, unavailable
+from ..errors import ErrorCode, LoadError, ServingError, failed, unavailable
 from .loading import repository
 from .loading.loader import Loader
 from .model_changes import ModelChanges
@@ -29,7 +29,6 @@ from .stepwise.engine import StepEngine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..errors import ServingError
     from .loading.loader import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -103,6 +102,9 @@ class LoadedModels:
                 if isinstance(message, messages.Infer | messages.Generate | messages.Step):
                     self._engine_of.pop(message.key, None)
                     self._reject(message, failed(message.model))
+                elif isinstance(message, messages.GetSequence | messages.PutSequence):
+                    error = failed(message.model)
+                    self._report(messages.SequenceAnswer(key=message.key, model=message.model, error=error))
         return self._queue(accepted, may_run=may_run and len(accepted) == 1)
 
     def _receive_one(self, message: messages.Message, accepted: AcceptedRequests) -> None:
@@ -123,6 +125,8 @@ class LoadedModels:
                 self._report(message)
             case messages.FindSequence(key, model, sequence):
                 self._report(messages.SequenceFound(key, self._table.load_of(model, sequence)))
+            case messages.GetSequence() | messages.PutSequence():
+                self._carry(message)
             case messages.GetEngineStats():
                 self._report(messages.EngineStats(gc.get_stats(), self._sequences()))
             case messages.GetRuns(key, after, model, most):
@@ -239,6 +243,31 @@ class LoadedModels:
         loaded = self._table.modes.get((end.model, end.version))
         if loaded is not None and isinstance(loaded.engine, StepEngine):
             loaded.engine.end_sequence(end.sequence)
+
+    def _carry(self, request: messages.GetSequence | messages.PutSequence) -> None:
+        """Pass a request for the state of a sequence to its engine."""
+        key, loaded = (
+            (request.model, request.version),
+            self._table.modes.get((request.model, request.version)),
+        )
+        engine = loaded.engine if loaded is not None else None
+        if isinstance(request, messages.PutSequence):
+            self._table.note_start(request)
+        elif request.sequence is None:
+            engine = self._engine_of.get(request.stream)
+        else:
+            engine = self._table.replaced.engine_with(key, request.sequence) or engine
+        if not isinstance(engine, StepEngine):
+            if isinstance(request, messages.GetSequence) and request.sequence is None:
+                why = "no stream of this id is open; it may have ended"
+                error = ServingError(ErrorCode.SEQUENCE_LOST, why)
+            else:
+                error = unavailable(f"model {request.model!r} is being unloaded")
+            self._report(messages.SequenceAnswer(key=request.key, model=request.model, error=error))
+        elif isinstance(request, messages.PutSequence):
+            engine.put_sequence(request)
+        else:
+            engine.get_sequence(request)
 
     def _reject(self, request: messages.Request, error: ServingError) -> None:
         rejected = messages.Event(key=request.key, error=error)

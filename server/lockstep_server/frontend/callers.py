@@ -195,13 +195,18 @@ def _signature(status: os.stat_result) -> tuple[int, ...]:
 def _check_mode(path: str, status: os.stat_result) -> None:
     """
     Raises:
-        LoadError: others than the owner can read or write the file. A group may read a file of root: that is
-            how Kubernetes gives a secret to a user who is not root.
+        LoadError: others than the owner can read or write the file.
     """
+    if (mode := readable_mode(status)) is not None:
+        raise LoadError(f"--auth-file {path}: others can read it (mode {mode:03o}); run chmod 600 {path}")
+
+
+def readable_mode(status: os.stat_result) -> int | None:
+    """The mode of a secret's file if others than its owner can read or write it. A group may read a file of
+    root: that is how Kubernetes gives a secret to a user who is not root."""
     mode = status.st_mode & 0o777
     allowed = 0o740 if status.st_uid == 0 and hasattr(os, "geteuid") and os.geteuid() != 0 else 0o700
-    if os.name == "posix" and mode & ~allowed:
-        raise LoadError(f"--auth-file {path}: others can read it (mode {mode:03o}); run chmod 600 {path}")
+    return mode if os.name == "posix" and mode & ~allowed else None
 
 
 class _Invalid(Exception):

@@ -52,7 +52,7 @@ def elements(message: messages.Request) -> int:
     """The elements of a request, which count as its tokens."""
     if isinstance(message, messages.Infer):
         return message.size.elements
-    return len(message.prompt) if isinstance(message, messages.Generate) else 1
+    return len(message.prompt) + len(message.received) if isinstance(message, messages.Generate) else 1
 
 
 def tensor_bytes(message: messages.Request) -> int:

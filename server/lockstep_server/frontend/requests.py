@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 _TRIM_S = 0.5
 """How long after a burst its memory is given back."""
 
+_STOPPING = "the server is stopping; send to another server"
 _STEPWISE_CALLS = "call Generate, Translate or Follow, or ModelInfer with a sequence_id"
 
 
@@ -248,9 +249,17 @@ class InFlightRequests:
         request.served.record_refusal(request.method, error, caller=caller)
         raise in_field(error, request.field) from None
 
+    def check_not_draining(self) -> None:
+        """
+        Raises:
+            ServingError: UNAVAILABLE, the server stops.
+        """
+        if self.draining:
+            raise unavailable(_STOPPING)
+
     def _check(self, request: InferenceRequest) -> None:
         if self.draining:
-            self._refuse(request, unavailable("the server is stopping; send to another server"))
+            self._refuse(request, unavailable(_STOPPING))
         spec = request.served.spec
         if spec.is_stepwise and isinstance(request.message, messages.Infer):
             if spec.name != spec.model:

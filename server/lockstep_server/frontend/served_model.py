@@ -109,10 +109,13 @@ class ServedModel:
     def step_sent(self, step: messages.Step) -> None:
         """Note that a sequence is live here, unless its id is the server's own."""
         is_own = isinstance(step.sequence, tuple) and not step.sequence[0]
-        if is_own or not (step.start or step.sequence in self.sequences):
-            return
-        self.sequences[step.sequence] = None
-        self.sequences.move_to_end(step.sequence)
+        if not is_own and (step.start or step.sequence in self.sequences):
+            self.sequence_put(step.sequence)
+
+    def sequence_put(self, sequence: messages.SequenceId) -> None:
+        """Note that a sequence of a caller's is live here."""
+        self.sequences[sequence] = None
+        self.sequences.move_to_end(sequence)
         if len(self.sequences) > _SEQUENCES_PER_SLOT * self.slots:
             self.sequences.popitem(last=False)  # evicted by the engine long before one that is used
 

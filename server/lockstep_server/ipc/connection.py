@@ -163,4 +163,6 @@ def rejection(message: messages.Message, error: ServingError) -> messages.Engine
             return messages.RunRecords(message.key, [], reason=error.message)
         case messages.FindSequence():
             return messages.SequenceFound(message.key, 0)
+        case messages.GetSequence() | messages.PutSequence():
+            return messages.SequenceAnswer(key=message.key, model=message.model, error=error)
     return None

@@ -52,6 +52,8 @@ Sent = (
     | messages.SetFlushInterval
     | messages.GetEngineStats
     | messages.GetRuns
+    | messages.GetSequence
+    | messages.PutSequence
     | messages.Load
     | messages.Unload
     | messages.Heartbeat
@@ -73,6 +75,7 @@ Sent = (
     | messages.LoadSeen
     | messages.FindSequence
     | messages.SequenceFound
+    | messages.SequenceAnswer
     | supervision.FrontEndConfig
     | supervision.FrontEndStarted
     | supervision.FrontEndFailed
@@ -154,6 +157,8 @@ def _substitutes(message: Any) -> list[Any]:
         ends = [messages.Event(key=event.key, error=error) for event in message.events]
         ends += [messages.Event(key=chunk.key, error=error) for chunk in message.chunks]
         return [messages.Events(model=message.model, version=message.version, events=ends)]
+    if isinstance(message, messages.SequenceAnswer):
+        return [messages.SequenceAnswer(key=message.key, error=failed(message.model))]
     if isinstance(message, messages.ModelUpdate):
         reason = "its description cannot be sent to the front end; see the server's log"
         return [replace(message, state="UNAVAILABLE", reason=reason, spec=None, costs=None, tokenizer=b"")]

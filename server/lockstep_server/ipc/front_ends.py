@@ -91,7 +91,7 @@ class FrontEnds:
                 case messages.LoadDone():
                     self._report_load(update)
                     return
-                case messages.SequenceFound() | messages.RunRecords():
+                case messages.SequenceFound() | messages.RunRecords() | messages.SequenceAnswer():
                     if (writer := self._writers.get(front_end_of(update.key))) is not None:
                         writer.put(update)
                     return

@@ -107,6 +107,7 @@ class ModelSpec:
     prefill: ModelSpec | None = None
     encoder: ModelSpec | None = None  # of a prefill graph: the graph that it takes outputs of
     fetched: tuple[str, ...] = ()  # the outputs to compute in a step; empty: all
+    files: str = ""  # of a step-wise mode: SHA-256 of the model's files, in hexadecimal
 
     def input(self, name: str) -> ModelTensor | None:
         return self._inputs.get(name)

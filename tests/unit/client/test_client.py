@@ -17,7 +17,7 @@ import pytest
 from patience import PATIENCE_S, wait_until
 
 import lockstep_client as lc
-from lockstep_client import calls, many_calls, operations, stream_calls
+from lockstep_client import calls, many_calls, operations, sequences, stream_calls
 
 
 def test_classify_returns_a_result_per_text_in_order(client):
@@ -340,9 +340,9 @@ def test_both_clients_have_the_same_methods_and_signatures():
 def test_every_call_is_a_method():
     defined = {
         name
-        for module in (calls, stream_calls, many_calls, operations)
+        for module in (calls, stream_calls, many_calls, operations, sequences)
         for name, one in inspect.getmembers(module, inspect.isfunction)
-        if not name.startswith("_") and one.__module__ == module.__name__
+        if not name.startswith("_") and one.__module__ == module.__name__ and name != "message_of"
     }
     assert public_methods(lc.Client).keys() == defined | {"close", "with_metadata"}
 

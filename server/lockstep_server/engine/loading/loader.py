@@ -202,7 +202,9 @@ class Loader:
             session.state_graphs = StateGraphs(spec, self._device)
         input_vocabulary = oneshot.vocabulary if oneshot else _input_vocabulary(entry, spec)
         output_vocabulary = _output_vocabulary(entry, spec) or input_vocabulary
-        selftest_result = self._selftest_steps(entry, spec, session, prefill, oneshot)
+        digest = entry.digest()
+        spec = replace(spec, files=entry.with_tokenizers(digest, entry.manifest()))
+        selftest_result = self._selftest_steps(entry, digest, spec, session, prefill, oneshot)
         spec = selftest_steps.apply_result(spec, selftest_result)
         engine = StepEngine(
             spec, session, prefill, output_vocabulary, self._device_scheduler, report,
@@ -214,13 +216,14 @@ class Loader:
     def _selftest_steps(
         self,
         entry: RepositoryEntry,
+        digest: str,
         spec: ModelSpec,
         session: OnnxSession,
         prefill: OnnxSession | None,
         oneshot: LoadedModel | None,
     ) -> selftest_steps.StepSelfTestResult:
         """Run the self-test, or read its result from the cache and warm up."""
-        cache = _Cache(self._config.cache, entry.digest(), self._device, "steps")
+        cache = _Cache(self._config.cache, digest, self._device, "steps")
         account = DeviceAccount(f"{spec.name}/{spec.version} loading")
 
         def leased(opened: OnnxSession) -> OnnxSession:

@@ -117,6 +117,14 @@ class RepositoryEntry:
             state.update(self.manifest_path.read_bytes())
         return state.hexdigest()
 
+    def with_tokenizers(self, digest: str, manifest: Manifest) -> str:
+        """`digest`, with the tokenizers that the manifest names: a hash of all that makes an answer."""
+        state = hashlib.sha256(digest.encode())
+        text = manifest.text
+        for name in (text.source, text.target) if text is not None else ():
+            state.update(self.referenced_file(name).read_bytes() if name else b"")
+        return state.hexdigest()
+
 
 def find_models(*roots: Path) -> list[RepositoryEntry]:
     """All model versions under `roots`, sorted by name and version. Other folders are skipped.

@@ -88,12 +88,13 @@ class StepBatches:
             self._batches.append(batch)
         batch.add(sequence, max(self._batching.max_rows, sequence.rows))  # `step` ends a search of too many
 
-    def remove(self, sequence: GenerationSequence, *, keep_states: bool = False) -> None:
-        """Remove a sequence from its batch, if it is in one; `keep_states` copies its states into it."""
+    def remove(self, sequence: GenerationSequence, *, keep_states: bool = False) -> bool:
+        """Remove a sequence from its batch; `keep_states` copies its states into it. False: it is in none."""
         for batch in self._batches:
             if sequence in batch.row_of:
                 batch.remove(sequence, keep_states=keep_states)
-                return
+                return True
+        return False
 
     def step(self, waited_s: float) -> StepOutcome:
         """Run one step of every batch."""

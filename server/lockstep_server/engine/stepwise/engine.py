@@ -11,18 +11,20 @@ import math
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from msgspec import structs
 
 from ... import messages
 from ...durations import bounded_s
-from ...errors import ServingError, bad_input, in_field
+from ...errors import ErrorCode, ServingError, bad_input, in_field
 from ...text.detokenizer import Detokenizer, TextStream
 from ..recorder import OFF
 from ..runtime.batching import Batching
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
 from ..runtime.verification import Verifier
-from . import client_steps
+from . import client_steps, snapshots
 from .batches import StepBatches, StepOutcome
 from .client_prompts import run_prompts
 from .output import OutputProcessor
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
     from ..recorder import RunRecorder
     from ..runtime.device_scheduler import DeviceLease, DeviceScheduler
     from ..runtime.session import OnnxSession
+
+_Carry = TypeVar("_Carry", messages.GetSequence, messages.PutSequence)
+
+_NOT_PUT = "no sequence of this id was put here, or it was evicted; send the prompt, and the tokens so far"
 
 
 _HAND_OVER_S = 0.001
@@ -137,6 +143,14 @@ class StepEngine:
     def end_sequence(self, sequence_id: messages.SequenceId) -> None:
         """End a client sequence whose client has gone."""
         self._post(self._scheduler.end_sequence, sequence_id)
+
+    def get_sequence(self, request: messages.GetSequence) -> None:
+        """Copy the state of a sequence. Reports a `SequenceAnswer`."""
+        self._post(self._answer, request, self._get_sequence)
+
+    def put_sequence(self, request: messages.PutSequence) -> None:
+        """Take a sequence over. Reports a `SequenceAnswer`."""
+        self._post(self._answer, request, self._put_sequence)
 
     def set_flush_interval(self, flush_interval_s: float) -> None:
         """Hold tokens back for at most this long before they are reported."""
@@ -252,6 +266,11 @@ class StepEngine:
     def _accept_generation(self, request: messages.Generate) -> ServingError | None:
         if self._closing:
             return STOPPED
+        if (key := request.resumes) is not None:
+            if (put := self._scheduler.put_texts.get(key)) is not None:
+                return self._continue(key, put, request)
+            if not request.prompt:
+                return ServingError(ErrorCode.SEQUENCE_LOST, _NOT_PUT)
         sequence = make_generation_sequence(self.spec, request)
         if sequence.rows > self._batching.max_rows:
             most = self._batching.max_rows
@@ -261,15 +280,115 @@ class StepEngine:
             self._output_processor.emit_empty(request.key)
             self._flush()
             return None
-        if self._detokenizer is not None:
-            sequence.text = TextStream(self._detokenizer.stream(), request.stop)
+        return self._begin(sequence)
+
+    def _begin(self, sequence: GenerationSequence) -> ServingError | None:
+        """Queue a sequence; one whose caller has all of its text ends at once."""
+        self._open_text(sequence)
+        has_stopped = sequence.text is not None and sequence.text.stopped
+        if sequence.emitted and (has_stopped or sequence.generated >= sequence.limit):
+            self._output_processor.emit_finished(sequence, "stop" if has_stopped else "length")
+            self._flush()
+            return None
         return self._scheduler.add_generation(sequence, self._clock())
+
+    def _open_text(self, sequence: GenerationSequence) -> None:
+        """Detokenize what the sequence generates, after the tokens that its caller has."""
+        if self._detokenizer is not None:
+            sequence.text = TextStream(self._detokenizer.stream(), sequence.params.stop)
+            sequence.text.add(sequence.emitted)
+
+    def _continue(
+        self, key: messages.SequenceId, put: GenerationSequence, request: messages.Generate
+    ) -> ServingError | None:
+        """Go on with a text that was put here. What its caller lacks of the text comes first."""
+        received, tokens = list(request.received), list(put.tokens)
+        if tokens[: len(received)] != received:
+            return bad_input("resume.tokens", "these are not the first tokens of the sequence; send those")
+        params = structs.replace(
+            put.params,
+            key=request.key,
+            accepted=request.accepted,
+            deadline=request.deadline,
+            priority=request.priority,
+            received=tuple(received),
+        )
+        if len(received) < len(tokens) and (params.log_probabilities or params.top or params.attention):
+            self._scheduler.put_texts.take(key)  # these were not put: read the prompt again
+            self._scheduler.pool.release(put)
+            return self._begin(make_generation_sequence(self.spec, params))
+        put.params, put.key, put.accepted = params, params.key, params.accepted
+        put.deadline, put.priority = params.deadline, params.priority
+        put.emitted, put.pending.ids = received, tokens[len(received) :]
+        self._open_text(put)
+        if put.text is not None and params.stop:
+            put.pending.text = put.text.add(put.pending.ids)
+        put.first_run_at = self._clock()
+        self._scheduler.continue_text(key, put, self._clock())
+        return None
 
     def _accept_step(self, request: messages.Step) -> ServingError | None:
         if self._closing and request.start:
             return STOPPED
         step = make_step_request(request)
         return self._scheduler.add_step(step, start=request.start, end=request.end, now=self._clock())
+
+    # --- sequences that come and go -------------------------------------------------------------------
+
+    def _answer(self, request: _Carry, handle: Callable[[_Carry], messages.SequenceState | None]) -> None:
+        state: messages.SequenceState | None = None
+        error: ServingError | None = None
+        try:
+            state = handle(request)
+        except BaseException as fault:  # as in `_accept`
+            error = self._threads.to_serving_error(fault)
+        spec = self.spec
+        self._report(
+            messages.SequenceAnswer(
+                key=request.key, model=spec.name, version=spec.version, state=state, error=error
+            )
+        )
+
+    def _get_sequence(self, request: messages.GetSequence) -> messages.SequenceState:
+        """
+        Raises:
+            ServingError: SEQUENCE_LOST, no live sequence is meant; else as `snapshots.of_generation`.
+        """
+        if request.sequence is None:
+            sequence = self._scheduler.get(request.stream)
+            if not isinstance(sequence, GenerationSequence):
+                raise ServingError(ErrorCode.SEQUENCE_LOST, "the stream has ended")
+            return self._state_of(sequence)
+        if (text := self._scheduler.put_texts.get(request.sequence)) is not None:
+            return snapshots.of_generation(text)
+        if (client := self._scheduler.clients.get(request.sequence)) is not None:
+            return snapshots.of_client(self.spec, client)
+        raise ServingError(ErrorCode.SEQUENCE_LOST, self._scheduler.clients.why_lost(request.sequence))
+
+    def _state_of(self, sequence: GenerationSequence) -> messages.SequenceState:
+        """The state of a text, which goes on."""
+        if sequence.search is None and self._batches.remove(sequence, keep_states=True):
+            state = snapshots.of_generation(sequence)
+            self._add(sequence)
+            return state
+        return snapshots.of_generation(sequence)
+
+    def _put_sequence(self, request: messages.PutSequence) -> None:
+        """
+        Raises:
+            ServingError: as `snapshots.generation_sequence`; OVERLOADED or QUOTA, no slot is free for it;
+                REFUSED_STATE, its id is in use.
+        """
+        if self._closing:
+            raise STOPPED
+        now, error = self._clock(), None
+        if request.state.generation is None:
+            error = self._scheduler.clients.put(snapshots.client_sequence(self.spec, request), now)
+        else:
+            text = snapshots.generation_sequence(self.spec, request)
+            error = self._scheduler.put_texts.put(request.sequence, text, now)
+        if error is not None:
+            raise error
 
     # --- steps --------------------------------------------------------------------------------------
 
@@ -381,6 +500,7 @@ class StepEngine:
             for sequence in self._awaiting_prefill:
                 sequence.first_run_at = self._clock()
                 sequence.states = initial_states(self.spec)
+                sequence.prompt += sequence.params.received  # stepped again, and so exactly as before
                 self._add(sequence)
             self._awaiting_prefill = []
         elif self._awaiting_prefill:
@@ -423,7 +543,10 @@ class StepEngine:
         assert self.spec.prefill is not None
         scores = first_scores(self.spec.prefill, output)
         begin, reason = self.spec.manifest.begin, ""
-        if scores is not None:
+        received = sequence.params.received
+        if received:
+            sequence.prompt = received if scores is not None else (*begin, *received)
+        elif scores is not None:
             try:
                 first = sample_first_token if sequence.search is None else start_search
                 reason = first(sequence, scores, self.spec.manifest)

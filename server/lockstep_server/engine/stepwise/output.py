@@ -94,6 +94,7 @@ class OutputProcessor:
                 top=pending.top,
             )
         )
+        sequence.emitted += pending.ids
         sequence.pending = PendingOutput()
         sequence.credits -= 1
         sequence.reported = True

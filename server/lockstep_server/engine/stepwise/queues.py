@@ -189,15 +189,33 @@ class ClientQueue:
             self._close(live)
         return None
 
+    def put(self, sequence: ClientSequence, now: float) -> ServingError | None:
+        """Take a sequence over that has states. Returns the error if it is rejected."""
+        if sequence.id in self._live:
+            return id_in_use()
+        if error := self._pool.put(sequence, now):
+            return error
+        sequence.since = now
+        self._live[sequence.id] = sequence
+        self._idle[sequence] = None
+        self._ended.pop(sequence.id, None)
+        return None
+
+    def get(self, sequence_id: SequenceId) -> ClientSequence | None:
+        """The live sequence with an id."""
+        return self._live.get(sequence_id)
+
     def _unknown_sequence_error(self, key: SequenceId) -> ServingError:
         sequence_id = key[1] if isinstance(key, tuple) else key
-        if why := self._ended.get(key):
-            message = (
-                f"the sequence {why}; start it again"  # without its id, which is the caller's: it is logged
-            )
-            return ServingError(ErrorCode.SEQUENCE_LOST, message)
+        if key in self._ended:
+            return ServingError(ErrorCode.SEQUENCE_LOST, self.why_lost(key))
         why = f"unknown sequence {sequence_id!r}; start it with sequence_start"
         return bad_input("parameters.sequence_id", why)
+
+    def why_lost(self, key: SequenceId) -> str:
+        """Why a sequence is not live, without its id, which is the caller's: it is logged."""
+        why = self._ended.get(key)
+        return f"the sequence {why}; start it again" if why else "no live sequence has this id"
 
     def drop(self, step: StepRequest) -> None:
         """Drop a step. A sequence that loses its only steps while it waits for a slot ends."""
@@ -326,6 +344,49 @@ class ClientQueue:
     @property
     def idle(self) -> int:
         return len(self._idle)
+
+
+class PutTexts:
+    """Texts that were put here with their states, until a stream goes on with them. Not thread-safe."""
+
+    def __init__(self, pool: SlotPool, idle_timeout_s: float) -> None:
+        self._pool, self._idle_timeout_s = pool, idle_timeout_s
+        self._texts: OrderedDict[SequenceId, GenerationSequence] = OrderedDict()  # the longest here first
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def put(self, key: SequenceId, sequence: GenerationSequence, now: float) -> ServingError | None:
+        """Take a sequence over. Returns the error if it is rejected."""
+        if key in self._texts:
+            return id_in_use()
+        if error := self._pool.put(sequence, now):
+            return error
+        sequence.since = now
+        self._texts[key] = sequence
+        return None
+
+    def get(self, key: SequenceId) -> GenerationSequence | None:
+        return self._texts.get(key)
+
+    def take(self, key: SequenceId) -> None:
+        """Forget a sequence, which a stream has taken."""
+        del self._texts[key]
+
+    def evict(self, now: float) -> None:
+        """End the sequences that no stream has taken for `idle_timeout_s`."""
+        while self.due() <= now:
+            _, sequence = self._texts.popitem(last=False)
+            self._pool.release(sequence)
+
+    def due(self) -> float:
+        """When the next one is evicted; infinity if there is none."""
+        return next(iter(self._texts.values())).since + self._idle_timeout_s if self._texts else math.inf
+
+
+def id_in_use() -> ServingError:
+    why = "a live sequence has this id; end it, or send another id"
+    return ServingError(ErrorCode.REFUSED_STATE, why)
 
 
 def _discard_dropped(sequence: ClientSequence) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import deadline_passed
 from ...messages import SequenceCounts
-from .queues import ClientQueue, GenerationQueue
+from .queues import ClientQueue, GenerationQueue, PutTexts
 from .sequence import ClientSequence, FailedSequence, GenerationSequence, StepRequest
 from .slot_pool import SlotPool
 
@@ -64,6 +64,7 @@ class Scheduler:
         self.pool = SlotPool(limits.slots, limits.max_waiting, limits.max_queue_s)
         self.generation = GenerationQueue(self.pool, limits.stalled_s)
         self.clients = ClientQueue(self.pool, limits.idle_timeout_s)
+        self.put_texts = PutTexts(self.pool, limits.idle_timeout_s)
         self._requests = OpenRequests()
 
     # --- requests -----------------------------------------------------------------------------------
@@ -82,6 +83,16 @@ class Scheduler:
         if error is None:
             self._register(request, now)
         return error
+
+    def continue_text(self, key: SequenceId, sequence: GenerationSequence, now: float) -> None:
+        """Go on with a text that was put here, as with one that was suspended."""
+        self.put_texts.take(key)
+        self.pool.wait_again(sequence)
+        self._register(sequence, now)
+
+    def get(self, key: int) -> Request | None:
+        """The request with this key, if it has not ended."""
+        return self._requests.get(key)
 
     def _register(self, request: Request, now: float) -> None:
         dues = [] if self._has_begun(request) else [now + self.limits.max_queue_s]
@@ -117,6 +128,7 @@ class Scheduler:
         if due or self.generation.due() <= now:
             failed += self._end_late(due, now)
         self.clients.evict(now)
+        self.put_texts.evict(now)
         suspended, admitted = self._admit(now) if self.pool.waiting else ((), ())
         resumed = self.generation.resume()
         if due:  # after the admissions: the plan may be late, and a slot free
@@ -148,7 +160,13 @@ class Scheduler:
         return None if due == math.inf else due
 
     def _next_due(self) -> float:
-        return min(self._requests.due(), self.generation.due(), self.clients.due(), self.pool.due())
+        return min(
+            self._requests.due(),
+            self.generation.due(),
+            self.clients.due(),
+            self.put_texts.due(),
+            self.pool.due(),
+        )
 
     def has_work(self) -> bool:
         """Whether a plan would do anything now, apart from timeouts."""
@@ -160,7 +178,8 @@ class Scheduler:
 
     def counts(self) -> SequenceCounts:
         running = self.generation.running + self.clients.ready + self.pool.extra
-        return SequenceCounts(running, len(self.pool.waiting), self.generation.paused + self.clients.idle)
+        idle = self.generation.paused + self.clients.idle + len(self.put_texts)
+        return SequenceCounts(running, len(self.pool.waiting), idle)
 
     # --- plan ---------------------------------------------------------------------------------------
 

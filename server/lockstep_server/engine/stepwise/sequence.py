@@ -60,6 +60,7 @@ class GenerationSequence(Sequence):
     states: Arrays | None = None  # while it has no row
     token: int = 0  # input of its next step
     generated: int = 0  # tokens
+    emitted: list[int] = field(default_factory=list)  # the tokens that are not pending any more
     pending: PendingOutput = field(default_factory=lambda: PendingOutput())
     reported: bool = False  # a chunk has been sent
     first_run_at: float = 0.0  # when the first run with it started
@@ -72,6 +73,11 @@ class GenerationSequence(Sequence):
     @property
     def rows(self) -> int:
         return self.search.beams if self.search is not None else 1
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All that it has generated, while it is in no batch."""
+        return (*self.emitted, *self.pending.ids)
 
     def end_search(self) -> str:
         """Make the best text of its beam search its output. Returns the reason."""
@@ -156,6 +162,9 @@ def make_generation_sequence(spec: ModelSpec, request: messages.Generate) -> Gen
         context=spec.manifest.begin if reads_source else prompt,
         search=BeamSearch.of(request, spec.manifest.end),
         limit=stepwise.max_tokens if request.max_tokens is None else request.max_tokens,
+        chosen=list(request.received),
+        emitted=list(request.received),
+        generated=len(request.received),
     )
 
 

@@ -82,6 +82,22 @@ class SlotPool:
         self._queue(sequence)
         return None
 
+    def put(self, sequence: Sequence, now: float) -> ServingError | None:
+        """Take a sequence over that has states, as one that is suspended and idle. Returns the error if no
+        slot is free for it."""
+        self._now = now
+        if error := self._over_limit(sequence):
+            return error
+        new = sum(self._size(one) for one in self.waiting if one not in self.suspended)
+        taken = self.used + self._suspended_slots() + new
+        if taken + self._size(sequence) > self.slots:
+            retry_s = min(max(self.slot_time_s, 1.0), 60.0)
+            why = f"no free slot for the sequence ({taken} of {self.slots} are taken)"
+            return overloaded(f"{why}; retry after {retry_s:.2f} s", retry_s)
+        self.suspended.add(sequence)
+        self._note_change()
+        return None
+
     def wait_again(self, sequence: Sequence) -> None:
         """Queue a suspended sequence for slots."""
         self._queue(sequence)
