@@ -37,11 +37,14 @@ class Connection:
     max_message_bytes: int
     keepalive_s: float
     channel_options: tuple[tuple[str, Any], ...]
+    resume_s: float = 30.0
 
     def __post_init__(self) -> None:
         checked(self.address)
         if not 0 <= self.retries <= 4:
             raise ValueError(f"retries is {self.retries}: gRPC supports 0 to 4")
+        if not self.resume_s >= 0:
+            raise ValueError(f"resume_s is {self.resume_s}: must be 0 seconds or more")
         if self.timeout_s <= 0:
             raise ValueError(f"timeout_s is {self.timeout_s}: must be above 0 seconds")
         if not 0 < self.max_message_bytes < 1 << 31:

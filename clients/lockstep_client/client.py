@@ -20,6 +20,7 @@ from lockstep_client import calls, errors, many_calls, operations, protocol, seq
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
 from lockstep_client.closing import AsyncClosing, Closing
 from lockstep_client.many import AsyncOutcomes, Outcomes
+from lockstep_client.resumption import Resumption
 from lockstep_client.streams import AsyncStream, Stream, task_cancelled
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class _ConnectedClient:
         *,
         timeout_s: float = 30.0,
         retries: int = 3,
+        resume_s: float = 30.0,
         tls: bool | Tls | grpc.ChannelCredentials = False,
         token: str | Callable[[], str] = "",
         plaintext_token: bool = False,
@@ -124,7 +126,8 @@ class _ConnectedClient:
 
         `address` is HOST:PORT, or a gRPC target such as `unix:/run/lockstep.sock`. `timeout_s` is the default
         deadline of each call, including its retries; infinity sets none. `retries` is the maximum number of
-        retries of a call that failed with UNAVAILABLE or RESOURCE_EXHAUSTED, 0 to 4.
+        retries of a call that failed with UNAVAILABLE or RESOURCE_EXHAUSTED, 0 to 4. For `resume_s` seconds,
+        `generate` and `translate` try to go on with a text whose server was lost; 0: they raise Unavailable.
 
         `tls` is True for the system's certificates, `Tls(...)` for others, or the result of
         grpc.ssl_channel_credentials. `token` is sent as a bearer token with each call; a function is called
@@ -140,6 +143,7 @@ class _ConnectedClient:
             address=address,
             timeout_s=timeout_s,
             retries=retries,
+            resume_s=resume_s,
             tls=tls,
             token=token,
             plaintext_token=plaintext_token,
@@ -180,14 +184,19 @@ class _ConnectedClient:
         start = self._start(call.method, call.timeout_s, repeatable=call.repeatable)
         return partial(start, self._connection.checked_size(call.request))
 
-    def _stream_arguments(self, call: StreamCall[M, R]) -> tuple[StreamCall[M, R], Any, Any, Any]:
+    def _stream_arguments(self, call: StreamCall[M, R]) -> tuple[StreamCall[M, R], Any, Any, Any, Any]:
         """The arguments of `Stream` and `AsyncStream`."""
+
+        def restart(request: Message, timeout_s: float) -> Any:
+            return self._start(call.method, timeout_s)(self._connection.checked_size(request))
+
         start = self._start(call.method, call.timeout_s)
         return (
             call,
             start,
             self._connection.checked_size,
             partial(self._error, call, awaited="end of the stream"),
+            Resumption(call, restart, self._deadline_s(call.timeout_s), self._connection.resume_s),
         )
 
     def _outcomes_arguments(self, call: ManyCall[G, R]) -> tuple[ManyCall[G, R], Any, Any, Any]:

@@ -188,6 +188,16 @@ def from_rpc(
     )
 
 
+def is_unavailable(error: grpc.RpcError) -> bool:
+    """Whether the server was lost, stops, or loads the model."""
+    return issubclass(_meaning(error.code(), error.details() or ""), Unavailable)
+
+
+def retry_after_s(error: grpc.RpcError) -> float | None:
+    """After how many seconds the server asks to retry, if it does."""
+    return _retry_after_s(_status(error), error)
+
+
 def from_code(
     code: int,
     message: str,

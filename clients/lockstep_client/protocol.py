@@ -69,6 +69,8 @@ class StreamCall(Generic[M, R]):
     join: Callable[[Sequence[M]], R]
     timeout_s: float | None
     pieces: RequestStream | None = None
+    resume: Callable[[Message, Sequence[M]], Message | None] | None = None
+    """The request that goes on after these parts, exactly as the stream would have; None if none does."""
 
 
 @dataclass(frozen=True)

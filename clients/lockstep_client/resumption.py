@@ -6,13 +6,12 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import grpc
-
 from lockstep_client import errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import grpc
     from google.protobuf.message import Message
 
     from lockstep_client.protocol import StreamCall
@@ -48,7 +47,7 @@ class Resumption(Generic[M]):
 
     def pause_s(self, error: grpc.RpcError, parts: Sequence[M]) -> float | None:
         """How long to wait before the stream goes on after these parts; None: it does not."""
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or self._call.resume is None or not parts:
+        if not errors.is_unavailable(error) or self._call.resume is None or not parts:
             return None
         now = self._clock()
         if len(parts) != self._parts:  # it went on since the last break

@@ -3,8 +3,9 @@
 arguments → `StreamCall` (request, reader of one message, how messages join) → `Stream` or `AsyncStream`
 (streams.py) → parts as they arrive, and all of them joined from `result()`.
 
-A stream may be retried until its first message arrives, not later. `timeout_s` is the deadline of the whole
-stream; None uses the client's default, infinity sets no deadline.
+A stream may be retried until its first message arrives. Later, those of `generate` and `translate` are
+resumed if their server is lost: a new call goes on after the tokens that have arrived. `timeout_s` is the
+deadline of the whole stream; None uses the client's default, infinity sets no deadline.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     import numpy.typing as npt
+    from google.protobuf.message import Message
 
     from lockstep_client.decoding import Decoding
     from lockstep_client.stream_results import (
@@ -90,7 +92,12 @@ def generate(
         **_source("prompt", prompt, ids, sequence_id),
     )
     return StreamCall(
-        protocol.GENERATE, request, stream_replies.generation_part, stream_replies.generation, timeout_s
+        protocol.GENERATE,
+        request,
+        stream_replies.generation_part,
+        stream_replies.generation,
+        timeout_s,
+        resume=_resumed,
     )
 
 
@@ -127,7 +134,12 @@ def translate(
         **_source("text", text, ids, sequence_id),
     )
     return StreamCall(
-        protocol.TRANSLATE, request, stream_replies.translation_part, stream_replies.translation, timeout_s
+        protocol.TRANSLATE,
+        request,
+        stream_replies.translation_part,
+        stream_replies.translation,
+        timeout_s,
+        resume=_resumed,
     )
 
 
@@ -214,6 +226,20 @@ def follow_frames(
         timeout_s,
         RequestStream([chunks] if isinstance(chunks, np.ndarray | Mapping) else chunks, _framed),
     )
+
+
+def _resumed(request: Any, parts: Sequence[GenerationPart | TranslationPart]) -> Message | None:
+    """The request for the rest of a text; None for several samples, and of a server that knows no rest."""
+    if not parts or not parts[0].stream_id or getattr(request, "samples", 0) > 1:
+        return None
+    resumed = type(request)()
+    resumed.CopyFrom(request)
+    resumed.resume.tokens[:] = [token for part in parts for token in part.tokens]
+    seed = getattr(parts[0], "seed", None)
+    if seed is not None:
+        resumed.seed = seed
+    rest: Message = resumed
+    return rest
 
 
 def _source(field: str, text: str, ids: Sequence[int], sequence_id: int | str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def generation_part(reply: pb.GenerateReply) -> stream_results.GenerationPart:
         log_probabilities=tuple(reply.log_probabilities),
         reason=_reason(reply.reason),
         timings=replies.timings(reply.timings) if last else None,
-        seed=reply.seed if last else None,
+        seed=reply.seed if last or reply.stream_id else None,
         notice=reply.notice,
         model=reply.model,
         version=reply.version,

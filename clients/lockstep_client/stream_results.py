@@ -55,9 +55,10 @@ class GenerationPart:
     log_probabilities: tuple[float, ...]
     """One per token, if requested."""
     reason: str = ""
-    """Set in the last part only, as are `timings`, `seed`, `model` and `version`."""
+    """Set in the last part only, as are `timings`, `model` and `version`."""
     timings: Timings | None = None
     seed: int | None = None
+    """Set in the first and in the last part."""
     notice: str = ""
     model: str = ""
     version: str = ""

@@ -8,6 +8,7 @@ dropping the last reference to the stream.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from lockstep_client.protocol import RequestStream, StreamCall
+    from lockstep_client.resumption import Resumption
 
 _STATUS_TURNS, _STATUS_TURN_S = 100, 0.01
 """How often and how long to wait for the status of a stream that broke during a write."""
@@ -79,8 +81,10 @@ class _ReplyStream(Generic[M, R]):
         start: Callable[[Any], Any],
         checked_size: Callable[[Message], Message],
         to_error: Callable[[grpc.RpcError], errors.LockstepError],
+        resumption: Resumption[M],
     ) -> None:
-        self._call, self._to_error = call, to_error
+        self._call, self._to_error, self._resumption = call, to_error, resumption
+        self._resumed = False
         self._parts: list[M] = []
         self._finished = self._cancelled = False
         self._failure: Exception | None = None
@@ -89,8 +93,23 @@ class _ReplyStream(Generic[M, R]):
         )
         self._rpc = start(self._messages() if self._requests else checked_size(call.request))
 
+    @property
+    def resumed(self) -> bool:
+        """Whether its server was lost and another call went on with it, from the last token that had arrived.
+        The text is the one that an uninterrupted stream would have had."""
+        return self._resumed
+
     def _messages(self) -> Any:
         raise NotImplementedError
+
+    def _pause_s(self, error: grpc.RpcError) -> float | None:
+        """How long to wait before the stream goes on; None: it has failed."""
+        return None if self._cancelled else self._resumption.pause_s(error, self._parts)
+
+    def _resume(self) -> None:
+        if self._cancelled:
+            raise self._closing_error()
+        self._rpc, self._resumed = self._resumption.start(), True
 
     def _read_part(self, reply: Any) -> M:
         part = self._call.read(reply)
@@ -134,6 +153,10 @@ class Stream(_ReplyStream[M, R], Closing):
     An error is raised as one of `lockstep_client.errors` after the parts received before it.
     """
 
+    def __init__(self, *arguments: Any) -> None:
+        self._closed = threading.Event()
+        super().__init__(*arguments)
+
     def _messages(self) -> Any:
         return iter(self._requests or ())
 
@@ -141,11 +164,16 @@ class Stream(_ReplyStream[M, R], Closing):
         if self._cancelled:
             raise self._closing_error()
         try:
-            for reply in self._rpc:
-                yield self._read_part(reply)
-            self._finish()
-        except grpc.RpcError as error:
-            raise self._fail(error) from error
+            while not self._finished:
+                try:
+                    for reply in self._rpc:
+                        yield self._read_part(reply)
+                    self._finish()
+                except grpc.RpcError as error:
+                    if (pause_s := self._pause_s(error)) is None:
+                        raise self._fail(error) from error
+                    self._closed.wait(pause_s)
+                    self._resume()
         finally:
             self._cancel()
 
@@ -159,6 +187,7 @@ class Stream(_ReplyStream[M, R], Closing):
     def close(self) -> None:
         """Cancel the call. A reader that waits for a part gets Cancelled."""
         self._cancel()
+        self._closed.set()
 
 
 class AsyncStream(_ReplyStream[M, R], AsyncClosing):
@@ -184,14 +213,21 @@ class AsyncStream(_ReplyStream[M, R], AsyncClosing):
         if self._cancelled:
             raise self._closing_error()
         try:
-            async for reply in self._rpc:
-                yield self._read_part(reply)
-            self._finish()
-        except grpc.RpcError as error:
-            sent = await self._status.error(self._rpc, error)
-            if sent is not None:
-                raise self._fail(sent) from error
-            self._finish()
+            while not self._finished:
+                try:
+                    async for reply in self._rpc:
+                        yield self._read_part(reply)
+                    self._finish()
+                except grpc.RpcError as error:
+                    sent = await self._status.error(self._rpc, error)
+                    if sent is None:
+                        self._finish()
+                    elif (pause_s := self._pause_s(sent)) is None:
+                        raise self._fail(sent) from error
+                    else:
+                        await asyncio.sleep(pause_s)
+                        self._resume()
+                        self._status = _ServerStatus(self._rpc)
         except asyncio.CancelledError:
             if task_cancelled():
                 raise

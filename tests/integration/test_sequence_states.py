@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from integration.harness import FRONT_ENDS, Served, details, refused, serve, set
 from patience import PATIENCE_S, wait_until
 from security import digest, write_auth
 
-from lockstep_client import Client, SequenceState
+from lockstep_client import AsyncClient, Client, SequenceState, Unavailable
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _TOKENS = 300
 """Tokens of a text that are compared."""
+
+_MORE = 100
+"""Tokens that are read after a copy was made, or a stream resumed."""
 
 _ENDLESS = 50_000
 """Tokens of a stream that has not ended when its state is copied."""
@@ -142,7 +146,7 @@ def test_a_copied_text_goes_on_as_the_first(first: Served, second: Served, model
     for one, other in ((first, second), (second, first)):
         with streaming(one, request) as (call, begun):
             state = copied(one, model, stream_id=begun.stream_id)
-            assert list(state.tokens) == expected.tokens[: len(state.tokens)]
+            assert list(state.tokens)[:_TOKENS] == expected.tokens[: len(state.tokens)]
             assert state.position == 5 + len(state.tokens)
             live = put(other, state.state)
             received = list(begun.tokens)
@@ -180,14 +184,14 @@ def test_a_continued_text_begins_with_what_its_caller_lacks(first: Served, secon
 def test_forks_have_their_own_seeds(first: Served, second: Served) -> None:
     with streaming(first, request_of("lm", "sampled")) as (_, begun):
         state = copied(first, "lm", stream_id=begun.stream_id)
-    texts = []
+    known, texts = list(state.tokens), []
+    most = len(known) + _MORE
     for server, seed in ((first, 1), (second, 1), (second, 2)):
         call = going_on(server, put(server, state.state, seed=seed))
-        texts.append(Text(call).tokens[:_TOKENS])
+        texts.append(Text(call, most).tokens[:most])
         call.cancel()
     assert texts[0] == texts[1] != texts[2]
-    known = len(state.tokens)
-    assert texts[1][:known] == texts[2][:known] == list(state.tokens)[:_TOKENS]
+    assert texts[1][: len(known)] == texts[2][: len(known)] == known
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -202,6 +206,89 @@ def test_a_broken_stream_is_replayed_exactly(first: Served, second: Served, mode
         assert expected.text.endswith(got.text)
         assert got.values == expected.values[received:]
         assert got.reason == expected.reason
+
+
+@contextmanager
+def _two_servers(root: Path) -> Iterator[tuple[Served, Served, str]]:
+    """Two servers that stop at once, and an address of both. The caller closes the first."""
+    one, two = (Served(settings(root, only="lm", drain_s=0)) for _ in range(2))
+    try:
+        for server in (one, two):
+            wait_until(server.app.registry.ready, "the model is ready")
+        yield one, two, f"ipv4:127.0.0.1:{one.app.port},127.0.0.1:{two.app.port}"
+    finally:
+        two.close()
+
+
+def _check_resumed(two: Served, tokens: list[int], text: str) -> None:
+    """A text that began on another server is the one that the second gives alone."""
+    request = request_of("lm", "sampled", max_tokens=len(tokens))
+    expected = Text(two.sequences.Generate(request, timeout=PATIENCE_S), len(tokens))
+    assert tokens == expected.tokens
+    assert text == expected.text
+
+
+_PROMPT = [3, 9, 4, 4, 11]
+_NARROW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+"""Channel options with which few messages are under way, so that few tokens are replayed."""
+
+
+def test_the_client_goes_on_when_a_server_is_lost(root: Path) -> None:
+    with _two_servers(root) as (one, two, address), Client(address, options=_NARROW) as client:
+        options: Any = {**SETTINGS["sampled"], "max_tokens": _ENDLESS, "timeout_s": PATIENCE_S}
+        with client.generate("lm", ids=_PROMPT, **options) as stream:
+            tokens: list[int] = []
+            text, before = "", 0
+            for part in stream:
+                tokens += part.tokens
+                text += part.text
+                if not before:
+                    one.close()
+                    before = 1
+                if not stream.resumed:
+                    before = len(tokens)
+                elif len(tokens) >= before + _MORE:
+                    break
+            assert stream.resumed
+        _check_resumed(two, tokens, text)
+
+
+def test_the_asyncio_client_goes_on_when_a_server_is_lost(root: Path) -> None:
+    async def read(one: Served, address: str) -> tuple[list[int], str]:
+        options: Any = {**SETTINGS["sampled"], "max_tokens": _ENDLESS, "timeout_s": PATIENCE_S}
+        tokens: list[int] = []
+        text, before = "", 0
+        async with (
+            AsyncClient(address, options=_NARROW) as client,
+            client.generate("lm", ids=_PROMPT, **options) as stream,
+        ):
+            async for part in stream:
+                tokens += part.tokens
+                text += part.text
+                if not before:
+                    await asyncio.to_thread(one.close)
+                    before = 1
+                if not stream.resumed:
+                    before = len(tokens)
+                elif len(tokens) >= before + _MORE:
+                    break
+            assert stream.resumed
+        return tokens, text
+
+    with _two_servers(root) as (one, two, address):
+        _check_resumed(two, *asyncio.run(read(one, address)))
+
+
+def test_a_text_whose_servers_are_all_lost_ends_with_the_reason(root: Path) -> None:
+    server = Served(settings(root, only="lm", drain_s=0))
+    wait_until(server.app.registry.ready, "the model is ready")
+    with Client(server.address, resume_s=0.3, retries=0) as client:
+        stream = client.generate("lm", ids=_PROMPT, max_tokens=_ENDLESS, timeout_s=PATIENCE_S)
+        parts = iter(stream)
+        next(parts)
+        server.close()
+        with pytest.raises(Unavailable):
+            list(parts)
 
 
 @pytest.mark.parametrize("received", [0, 1, 6])

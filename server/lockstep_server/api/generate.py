@@ -114,7 +114,7 @@ def generate_replies(inference: InferenceRequest, sample: int = 0) -> MakeReply:
             )
         reply.sample = sample
         if first:
-            reply.stream_id, first = request_id(inference.message.key), False
+            reply.stream_id, reply.seed, first = request_id(inference.message.key), seed, False
         if event is not None:
             reply.alternatives.extend(decoding.alternatives(event))
             reply.reason, reply.seed, reply.notice = REASONS[event.reason], seed, spec.notice
