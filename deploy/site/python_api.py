@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .pages import Pages
 
 _GROUPS = {
-    "Clients": ("client", "tls", "decoding"),
+    "Clients": ("client", "tls", "decoding", "sequences"),
     "Streams": ("streams", "many", "stream_results"),
     "Results": ("results",),
     "What a server serves and does": ("operations",),
     "Errors": ("errors",),
 }
+_OTHERS = "Results"
+"""The group of the modules that none names."""
 
 
 def python_pages() -> Pages:
@@ -32,11 +34,13 @@ def python_pages() -> Pages:
 
 def _client() -> str:
     modules = _modules(lockstep_client)
+    grouped = {file for files in _GROUPS.values() for file in files}
     lines = _head(lockstep_client, "Python client")
     for title, files in _GROUPS.items():
         lines += [f"## {title}", ""]
         for name in sorted(modules, key=_order):
-            if modules[name].rpartition(".")[2] in files:
+            file = modules[name].rpartition(".")[2]
+            if file in files or (title == _OTHERS and file not in grouped):
                 # The methods of the clients are made when their module is imported.
                 lines += [f"::: {modules[name]}.{name}", "    options:", "      force_inspection: true", ""]
     return "\n".join(lines)
