@@ -40,6 +40,9 @@ AGE_WEIGHT = 0.2
 """What has just arrived counts for so much less than the oldest when the gain of a run is computed. Otherwise
 parts of unusual lengths are passed over until they are the most urgent ones (`make bench ONLY=policies`)."""
 
+_FEW = 12
+"""So many parts are planned faster without NumPy."""
+
 WINDOW = 128
 """The number of parts considered for a run: the most urgent ones."""
 
@@ -162,12 +165,77 @@ def _fastest_range(
     Of all ranges that include `urgent`, fit the limits and end before any of their calls does, it has the
     smallest ratio of the run's time to the time of its parts run one by one (younger ones count less), unless
     a run of half the time is nearly as good. The ratio of `urgent` by itself is 1, which is always allowed.
+    """
+    ranges = few_ranges if len(candidates) <= _FEW else many_ranges
+    ratios, seconds = ranges(candidates, urgent, now, costs, limits)
+    ratios[0] = 1.0
+    smallest = min(ratios)
+    best = ratios.index(smallest)
+    limit = smallest * (1 + _WORTH)
+    shortest = min((at for at, ratio in enumerate(ratios) if ratio <= limit), key=seconds.__getitem__)
+    if seconds[shortest] <= seconds[best] / 2:
+        best = shortest
+    i, j = divmod(best, len(candidates) - urgent)
+    return urgent - i, urgent + j + 1
 
-    Cell [i, j] of the arrays is the range from `urgent - i` to `urgent + j`, both included.
+
+def few_ranges(
+    candidates: Sequence[RequestPart], urgent: int, now: float, costs: CostModel, limits: RunLimits
+) -> tuple[list[float], list[float]]:
+    """As `many_ranges`, one by one: NumPy takes ten times as long for a range of a few parts."""
+    overhead_s, ratios, seconds = costs.overhead_s, list[float](), list[float]()
+    claims = _claims(candidates, now)
+    alone_s = [
+        (costs.estimate(part.rows, part.size) + overhead_s) * claim
+        for part, claim in zip(candidates, claims, strict=True)
+    ]
+    of_parts = [
+        (part.rows, part.lengths or (part.size,), math.inf if part.due is None else part.due, one_s)
+        for part, one_s in zip(candidates, alone_s, strict=True)
+    ]
+    left: tuple[int, tuple[int, ...], float, float] = (0, (0,) * len(of_parts[0][1]), math.inf, 0.0)
+    for first in range(urgent, -1, -1):
+        left = joined = _joined(left, of_parts[first])
+        for last in range(urgent, len(candidates)):
+            if last > urgent:
+                joined = _joined(joined, of_parts[last])
+            rows, lengths, due, parts_s = joined
+            size = sum(lengths)
+            run_s = costs.estimate(rows, size) + overhead_s
+            fits = (
+                rows <= limits.max_rows
+                and rows * size <= limits.max_padded_elements
+                and (limits.max_run_s is None or run_s <= limits.max_run_s)
+                and _run_s(run_s, costs) <= due - now
+            )
+            ratios.append(run_s / parts_s if fits else math.inf)
+            seconds.append(run_s)
+    return ratios, seconds
+
+
+def _joined(
+    one: tuple[int, tuple[int, ...], float, float], other: tuple[int, tuple[int, ...], float, float]
+) -> tuple[int, tuple[int, ...], float, float]:
+    """The rows, the longest of each length, the first time that a call ends, and the seconds one by one."""
+    return (
+        one[0] + other[0],
+        tuple(map(max, one[1], other[1])),
+        one[2] if one[2] < other[2] else other[2],
+        one[3] + other[3],
+    )
+
+
+def many_ranges(
+    candidates: Sequence[RequestPart], urgent: int, now: float, costs: CostModel, limits: RunLimits
+) -> tuple[list[float], list[float]]:
+    """The ratio of each range that includes `urgent`, infinite if it may not run, and the seconds of its run.
+
+    Cell [i, j] of the arrays is the range from `urgent - i` to `urgent + j`, both included; the lists have
+    them row by row.
     """
     before, after = candidates[urgent::-1], candidates[urgent + 1 :]
     unbatched_s = costs.estimates(_column(candidates, "rows"), _column(candidates, "size"))
-    unbatched_s *= _claims(candidates, now)
+    unbatched_s *= np.array(_claims(candidates, now))
     rows = _range_sums(_column(before, "rows"), _column(after, "rows"))
     sizes = _range_sizes(before, after)
     batched_s = costs.estimates(rows, sizes)
@@ -178,22 +246,14 @@ def _fastest_range(
     if any(part.due is not None for part in candidates):
         too_large |= _run_s(batched_s, costs) > _range_due(before, after) - now
     ratio[too_large] = np.inf
-    ratio[0, 0] = 1.0
-    best = int(ratio.argmin())
-    nearly = ratio <= ratio.flat[best] * (1 + _WORTH)
-    shortest = int(np.where(nearly, batched_s, np.inf).argmin())
-    if batched_s.flat[shortest] <= batched_s.flat[best] / 2:
-        best = shortest
-    i, j = divmod(best, ratio.shape[1])
-    return urgent - i, urgent + j + 1
+    return ratio.ravel().tolist(), batched_s.ravel().tolist()
 
 
-def _claims(parts: Sequence[RequestPart], now: float) -> Array:
+def _claims(parts: Sequence[RequestPart], now: float) -> list[float]:
     """How much each part counts: the oldest 1, others less by their age."""
-    ages = np.maximum(now - _column(parts, "accepted"), 0.0)
-    youth = 1 - ages / max(ages.max(), 1e-9)
-    claims: Array = 1 - AGE_WEIGHT * youth
-    return claims
+    ages = [max(now - part.accepted, 0.0) for part in parts]
+    oldest = max(*ages, 1e-9)
+    return [1 - AGE_WEIGHT * (1 - age / oldest) for age in ages]
 
 
 def _column(parts: Sequence[RequestPart], name: str) -> Array:

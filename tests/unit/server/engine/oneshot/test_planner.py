@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from operator import attrgetter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.server.sample_models import part
 
-from lockstep_server.engine.oneshot.planner import WINDOW, RunLimits, plan
+from lockstep_server.engine.oneshot.planner import WINDOW, RunLimits, few_ranges, many_ranges, plan
 from lockstep_server.model.cost_model import CostModel
 
 RECURRENT = CostModel((5e-5, 0, 4e-5, 5e-6, 0))
@@ -272,6 +275,22 @@ def test_a_run_is_estimated_no_slower_than_its_parts_one_by_one(
     batched = price(run.rows, run.size)
     unbatched = sum(price(one.rows, one.size) for one in run.parts)
     assert batched <= unbatched * (1 + 1e-9)
+
+
+@given(st.one_of(waiting_, two_), costs_, limits_, st.data())
+def test_few_parts_are_planned_as_many_are(
+    waiting: list, costs: CostModel, limits: RunLimits, data: Any
+) -> None:
+    for one in waiting:
+        one.due = data.draw(st.sampled_from([None, NOW + 0.001, NOW + 1]))
+    candidates = sorted(waiting, key=attrgetter("size"))
+    urgent = data.draw(st.integers(0, len(candidates) - 1))
+    few = few_ranges(candidates, urgent, NOW, costs, limits)
+    many = many_ranges(candidates, urgent, NOW, costs, limits)
+    assert few[1] == pytest.approx(many[1])
+    for one, other, seconds in zip(*few[:1], *many[:1], few[1], strict=True):
+        on_the_edge = limits.max_run_s is not None and math.isclose(seconds, limits.max_run_s)
+        assert one == pytest.approx(other) or on_the_edge
 
 
 @given(waiting_, costs_, limits_, st.randoms(use_true_random=False))
