@@ -63,7 +63,6 @@ class Infer(_Struct, tag="infer", kw_only=True):
     deadline: float | None = None  # no run starts after it
     due: float | None = None  # no run that ends after it is of use: the call's own deadline
     caller: str = ""  # fair queueing is between callers
-    alone: bool = False  # no other request of the model was in flight
 
 
 class Generate(_Struct, tag="generate", kw_only=True):
@@ -268,7 +267,7 @@ Message = (
 class SendPolicy(Enum):
     """When a message is sent to the engine, together with all messages queued before it."""
 
-    NOW = "now"
+    NOW = "now"  # a run may begin with it at once
     TURN = "turn"  # at the end of this turn of the event loop, which may take milliseconds
     COALESCE = "coalesce"  # when the loop has no more input to read; after 4 ms at the latest
 

@@ -68,17 +68,15 @@ def accepted_message(
     arrived: float,
     deadline: float | None,
     remaining_s: float | None,
-    *,
-    alone: bool,
 ) -> messages.Request:
     if not isinstance(message, messages.Infer):
         return replace(message, key=key, accepted=arrived, deadline=deadline)
     due = None if remaining_s is None else arrived + remaining_s
-    return replace(message, key=key, accepted=arrived, deadline=deadline, due=due, alone=alone)
+    return replace(message, key=key, accepted=arrived, deadline=deadline, due=due)
 
 
-def send_policy(message: messages.Request, *, alone: bool) -> messages.SendPolicy:
-    """Generation requests and a model's only request are sent at once. Others are coalesced, so that they
-    can share a run."""
-    at_once = alone or isinstance(message, messages.Generate)
+def send_policy(message: messages.Request, *, may_run: bool) -> messages.SendPolicy:
+    """Generation requests are sent at once, and so are others that `may_run` at once: the model has no more
+    requests in flight than runs at a time. All others are coalesced, so that they can share a run."""
+    at_once = may_run or isinstance(message, messages.Generate)
     return messages.SendPolicy.NOW if at_once else messages.SendPolicy.COALESCE

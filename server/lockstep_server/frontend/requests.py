@@ -302,10 +302,10 @@ class InFlightRequests:
         self._idle.clear()
         if isinstance(message, messages.Step):
             served.step_sent(message)
-        alone = served.admission.requests == 1
-        message = accepted_message(message, key, arrived, deadline, request.remaining_s, alone=alone)
+        message = accepted_message(message, key, arrived, deadline, request.remaining_s)
         request.message = message
-        self._send(message, send_policy(message, alone=alone))
+        may_run = served.admission.requests <= served.spec.instances
+        self._send(message, send_policy(message, may_run=may_run))
         self.usage.accepted(caller, elements(message))  # while the engine reads it
         served.meters.record_accepted(request.method)
 

@@ -171,7 +171,7 @@ class Take(Protocol):
 
 
 class _Readers:
-    """Two threads that read in turn. One may make the run of a lone request itself, which spares the request
+    """Two threads that read in turn. One may make the run of a short request itself, which spares the request
     a hand-over to the engine's thread.
 
     The other thread reads on during that run: at once if something came during the last such run, and

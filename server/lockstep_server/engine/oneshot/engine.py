@@ -123,7 +123,8 @@ class OneShotEngine:
             may_run: the caller's thread has time for a run.
 
         Returns:
-            A run that the caller must make, so that a lone short request waits for no other thread.
+            A run that the caller must make, so that a short request of an idle model waits for no other
+            thread.
         """
         run = None
         if may_run and len(requests) == 1 and self._runs_at_once(requests[0]):
@@ -141,11 +142,10 @@ class OneShotEngine:
         return run
 
     def _runs_at_once(self, infer: messages.Infer) -> bool:
-        """Whether a lone request fits into one short run, and nothing else waits or runs."""
+        """Whether a request fits into one short run, and nothing else waits or runs."""
         rows, _, size = infer.size
         return (
-            infer.alone
-            and not self._held  # another front end may have sent one
+            not self._held
             and self._queue.is_idle(self.spec.instances)
             and rows <= self.spec.most_rows(size)
             and self.costs.estimate(rows, size) <= _SHORT_RUN_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
 from lockstep_server.errors import ErrorCode
 from lockstep_server.model.cost_model import CostModel
 from lockstep_server.model.spec import measure_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class MeetingSession:
@@ -108,7 +111,6 @@ class LoneRequest:
         *,
         costs: CostModel | None = None,
         start: bool = True,
-        alone: bool = True,
     ) -> None:
         self.events: list[messages.Event] = []
         self.answered = threading.Event()
@@ -117,9 +119,12 @@ class LoneRequest:
         if start:
             self.engine.start()
             wait_until(lambda: self.engine._queue.is_idle(1), "the engine's thread waits")
-        x = np.ones((1, 2), np.float32)
-        request = sample_models.infer(1, measure_request(spec, {"x": x}), inputs={"x": x}, alone=alone)
-        self.run = self.engine.submit([request], may_run=True)
+        self.run = self.submit(1)
+
+    def submit(self, key: int) -> Callable[[], None] | None:
+        inputs = {"x": np.ones((1, 2), np.float32)}
+        size = measure_request(self.engine.spec, inputs)
+        return self.engine.submit([sample_models.infer(key, size, inputs=inputs)], may_run=True)
 
     def _report(self, update: messages.EngineUpdate) -> None:
         if isinstance(update, messages.Events):
@@ -136,13 +141,11 @@ def test_a_lone_request_runs_on_the_thread_that_received_it() -> None:
     assert [event.error for event in lone.events] == [None]
 
 
-@pytest.mark.parametrize("why", ["no thread is idle", "the run is long", "others are in flight"])
+@pytest.mark.parametrize("why", ["no thread is idle", "the run is long"])
 def test_other_requests_run_on_the_engines_thread(why: str) -> None:
     long = CostModel((1.0, 0, 0, 0, 0)) if why == "the run is long" else None
     idle = why != "no thread is idle"
-    lone = LoneRequest(
-        session := CallingThread(), costs=long, start=idle, alone=why != "others are in flight"
-    )
+    lone = LoneRequest(session := CallingThread(), costs=long, start=idle)
     assert lone.run is None
     if not idle:
         lone.engine.start()
@@ -150,6 +153,17 @@ def test_other_requests_run_on_the_engines_thread(why: str) -> None:
     lone.engine.stop(PATIENCE_S)
     assert threading.get_ident() not in session.threads
     assert [event.error for event in lone.events] == [None]
+
+
+def test_a_second_request_runs_on_the_engines_thread_meanwhile() -> None:
+    lone = LoneRequest(session := CallingThread())
+    assert lone.run is not None
+    assert lone.submit(2) is None
+    assert lone.answered.wait(PATIENCE_S)
+    assert threading.get_ident() not in session.threads
+    lone.run()
+    lone.engine.stop(PATIENCE_S)
+    assert [(event.key, event.error) for event in lone.events] == [(2, None), (1, None)]
 
 
 def test_a_library_that_panics_fails_the_request_and_not_the_thread() -> None:
