@@ -23,7 +23,10 @@ def main() -> None:
     if options.from_results:
         write_page(json.loads(RESULTS.read_text()))
         return
-    plan = measure.QUICK if options.quick else measure.Plan(rounds=options.rounds, scale=options.scale)
+    plan = measure.QUICK
+    if not options.quick:
+        chosen = tuple(options.models), tuple(options.inflight), options.checks
+        plan = measure.Plan(options.rounds, options.scale, *chosen)
     names = options.servers or (catalogue.ESSENTIAL[:2] if options.quick else catalogue.ESSENTIAL)
     if names == ["all"]:
         names = list(catalogue.BY_NAME)
@@ -54,6 +57,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="times the usual seconds of each measurement"
     )
+    everything = measure.Plan()
+    parser.add_argument(
+        "--models", nargs="+", choices=everything.models, default=everything.models, metavar="MODEL",
+        help=f"models to load: {', '.join(map(repr, everything.models))}; without it all of them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--inflight", nargs="+", type=int, choices=everything.inflight, default=everything.inflight,
+        metavar="CALLS", help=f"calls in flight: {', '.join(map(str, everything.inflight))}; all of them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-checks", dest="checks", action="store_false",
+        help="measure neither with perf_analyzer nor beside a busy process",
+    )  # fmt: skip
     parser.add_argument(
         "--quick", action="store_true", help="one short round of Lockstep and the 60 lines, printed only"
     )
