@@ -120,9 +120,10 @@ def markdown(document: Mapping[str, Any]) -> str:
     measured = cells(document)
     parts = [_machine(document), _settings(document), _bars(list(bars(measured)))]
     for busy, load in sorted({(cell.busy, cell.load) for cell in measured}):
-        parts.append(
-            f"## {'Beside a process that keeps one core busy' if busy else 'Nothing else running'}, {load}"
+        where = (
+            "Beside a process that keeps one core busy" if busy else "With no process that keeps a core busy"
         )
+        parts.append(f"## {where}, {load}")
         group = {cell: found for cell, found in measured.items() if (cell.busy, cell.load) == (busy, load)}
         models = dict.fromkeys(cell.model for cell in group)
         parts.extend(f"### {model}\n\n{_model_table(group, model)}" for model in models)
@@ -147,7 +148,7 @@ def _settings(document: Mapping[str, Any]) -> str:
 def _bars(found: Sequence[Bar]) -> str:
     rows = [
         (
-            "busy" if bar.cell.busy else "quiet", bar.cell.load, bar.cell.model, str(bar.cell.inflight),
+            "one core" if bar.cell.busy else "none", bar.cell.load, bar.cell.model, str(bar.cell.inflight),
             bar.title if bar.against == REFERENCE and "60" in bar.title else f"{bar.title} ({bar.against})",
             str(bar.ratio), f"{'≤' if bar.at_most else '≥'} {bar.target:g}",
             "held" if bar.holds else "**missed**",
@@ -156,7 +157,7 @@ def _bars(found: Sequence[Bar]) -> str:
     ]  # fmt: skip
     held = sum(bar.holds for bar in found)
     head = (
-        "machine",
+        "busy process",
         "load",
         "model",
         "in flight",
