@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lockstep_client.server_process import LoggedProcess, ServerProcess
+from lockstep_client.server_process import START_TIMEOUT_S, LoggedProcess, ServerProcess
 
 from .prometheus import Prometheus
 
@@ -37,20 +37,23 @@ def has_prometheus() -> bool:
 
 
 @contextmanager
-def rehearsal(folder: Path, models: Sequence[str] = ()) -> Iterator[Rehearsal]:
+def rehearsal(
+    folder: Path, models: Sequence[str] = (), start_timeout_s: float = START_TIMEOUT_S
+) -> Iterator[Rehearsal]:
     """Run a server with the shipped models and a Prometheus that scrapes it. Yields once both are ready.
 
     Args:
         folder: where both write their files.
         models: names of the models to serve. Empty: all.
+        start_timeout_s: how long the server may take to be ready.
 
     Raises:
         ProcessError: a process exited, or was not ready in time. The message contains its log.
     """
     with shipped_server(folder, models) as server:
-        server.wait_listening()
+        server.wait_listening(start_timeout_s)
         with _prometheus(folder, server.metrics_address) as prometheus:
-            server.wait_ready()
+            server.wait_ready(timeout_s=start_timeout_s)
             yield Rehearsal(server.address, server.metrics_address, prometheus)
         server.check_running()
 

@@ -11,6 +11,7 @@ import pytest
 from patience import PATIENCE_S, limit_s
 
 from deploy.rehearsal import processes, traffic
+from lockstep_client.server_process import START_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,8 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     if not processes.has_prometheus():
         pytest.skip("prometheus not found on the PATH (apt install prometheus)")
-    with processes.rehearsal(tmp_path_factory.mktemp("prometheus"), traffic.MODELS) as running:
+    folder, patience_s = tmp_path_factory.mktemp("prometheus"), limit_s(START_TIMEOUT_S)
+    with processes.rehearsal(folder, traffic.MODELS, patience_s) as running:
         since = time.time()
         with processes.load(running.address, _PAUSE_S):
             _wait_for_rules(running.prometheus, since)
