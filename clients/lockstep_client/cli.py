@@ -16,6 +16,7 @@ import typer
 
 from lockstep_client.interrupts import INTERRUPTED, leave
 from lockstep_client.verbs import one_shot, server
+from lockstep_client.verbs.capacity import capacity
 from lockstep_client.verbs.context import report_error, verb
 from lockstep_client.verbs.demo import demo
 from lockstep_client.verbs.follow import follow
@@ -53,6 +54,7 @@ for command in (
     verb(ui),
     verb(server.models),
     verb(describe),
+    verb(capacity),
     verb(server.stats),
     verb(server.health),
     verb(runs, timeout_s=None),

@@ -119,6 +119,16 @@ def test_a_description_says_what_a_model_costs_and_returns(client: Client, locks
     assert [json.loads(line)["name"] for line in lines] == [whole.name, step.name]
 
 
+def test_servers_are_planned_from_what_runs_cost(lockstep: Lockstep) -> None:
+    code, lines, _ = lockstep("capacity", "-m", "sentiment-lstm", "--rate", "5000", "--p99", "200", "--json")
+    planned = json.loads(lines[0])
+    one = planned["one_server"]["requests/s"]
+    assert (code, one["latency_s"] <= 0.2) == (0, True)
+    assert (planned["servers"] - 2) * one["amount"] < 5000 <= (planned["servers"] - 1) * one["amount"]
+    code, _, error = lockstep("capacity", "-m", "sentiment-lstm", "--rate", "5000", "--p99", "0.1")
+    assert (code, "choose a larger --p99" in error) == (2, True), error
+
+
 def test_an_unknown_model_is_named_with_the_most_similar_one(lockstep: Lockstep) -> None:
     code, _, error = lockstep("describe", "sentiment-lstn")
     assert code == 1

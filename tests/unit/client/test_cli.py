@@ -239,7 +239,7 @@ def test_help_and_version():
     runner = CliRunner()
     verbs = (
         "classify", "encode", "generate", "translate", "follow", "race", "models", "health", "infer",
-        "stats", "describe", "runs", "why",
+        "stats", "describe", "capacity", "runs", "why",
     )  # fmt: skip
     shown = runner.invoke(cli.app, ["--help"])
     assert shown.exit_code == 0
