@@ -23,7 +23,6 @@ try:
     from lockstep_zoo.build_all import build_all
     from lockstep_zoo.models import ZOO
     from lockstep_zoo.pipeline import Pipeline
-    from lockstep_zoo.progress import terminal_progress
     from lockstep_zoo.quality import quality
     from lockstep_zoo.scores import table
 except ModuleNotFoundError as error:  # installed with the client or the server only
@@ -148,6 +147,4 @@ def _pipeline(out: Path | None, work: Path, quick: bool) -> Pipeline:
     torch.set_num_threads(1)  # more gain nothing on small tensors, and one thread makes sums reproducible
     if quick:  # a test run must not replace real models
         work = work / "quick"
-    return Pipeline(
-        out or (work / "models" if quick else REPOSITORY), work, typer.echo, quick, terminal_progress
-    )
+    return Pipeline(out or (work / "models" if quick else REPOSITORY), work, typer.echo, quick, quiet=False)

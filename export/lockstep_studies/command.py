@@ -9,12 +9,13 @@ import torch
 import typer
 from typer.core import TyperGroup
 
+from lockstep_client.progress import ProgressDisplay
 from lockstep_export.errors import ExportError
 from lockstep_studies.catalogue import STUDIES
 from lockstep_studies.drawing import check_drawing
 from lockstep_studies.report import check_folder, make_record, write
 from lockstep_studies.study import AnyStudy, StudySettings
-from lockstep_studies.terminal import progress_bar, show
+from lockstep_studies.terminal import show
 
 
 class StudyGroup(TyperGroup):
@@ -69,8 +70,8 @@ def run(studies: Iterable[AnyStudy], out: Path, settings: StudySettings) -> None
         study.check(settings)
     for study in studies:
         started = time.perf_counter()
-        with progress_bar(study.name) as progress:
-            result = study.run(settings, progress)
+        with ProgressDisplay(study.name) as progress:
+            result = study.run(settings, progress.update)
         write(make_record(result, time.perf_counter() - started), out)
         show(result)
         typer.echo(f"\n{out / study.name}.svg, {out / study.name}.json, {out / 'README.md'}")

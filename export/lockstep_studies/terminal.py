@@ -1,29 +1,12 @@
-"""A study on the terminal: progress while it measures (on stderr), then its table and finding."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""A study on the terminal: its table and finding."""
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
-from lockstep_studies.study import ReportProgress, StudyResult, StudyTable
+from lockstep_studies.study import StudyResult, StudyTable
 
 PIPED = 160  # columns if stdout is not a terminal
-
-
-@contextmanager
-def progress_bar(name: str) -> Iterator[ReportProgress]:
-    """Shows a progress bar on stderr while the block runs, if stderr is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name)
-
-        def progress(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{name}  {what}")
-
-        yield progress
 
 
 def show(result: StudyResult) -> None:

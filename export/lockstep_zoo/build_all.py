@@ -16,7 +16,6 @@ from lockstep_zoo.classify import pairs
 from lockstep_zoo.model_card import CARD, model_card
 from lockstep_zoo.models import ZOO
 from lockstep_zoo.pipeline import TASKS, Corpora, Pipeline
-from lockstep_zoo.progress import no_progress
 from lockstep_zoo.recipe import ClassifierRecipe
 from lockstep_zoo.scores import Score, ScoreRecord, read_record, write_record
 
@@ -48,7 +47,7 @@ def _write(pipeline: Pipeline, record: ScoreRecord) -> None:
 def _made(pipeline: Pipeline, corpora: Corpora, names: Sequence[str], jobs: int) -> list[Score]:
     if jobs == 1:
         return [pipeline.make(name, corpora) for name in names]
-    silent = replace(pipeline, show_progress=no_progress)  # progress bars of several processes would overlap
+    silent = replace(pipeline, quiet=True)  # progress bars of several processes would overlap
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _enter, (silent, corpora)) as pool:
         futures = {name: pool.submit(_make, name) for name in reversed(names)}  # longest first: they are last

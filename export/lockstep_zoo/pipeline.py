@@ -23,7 +23,6 @@ from lockstep_zoo.captions.task import CaptionsTask
 from lockstep_zoo.checkpoint import TrainingJob, load_trained
 from lockstep_zoo.classify.task import ClassifyTask
 from lockstep_zoo.models import ZOO, Recipe
-from lockstep_zoo.progress import ShowProgress, no_progress
 from lockstep_zoo.scores import Score
 from lockstep_zoo.shakespeare.task import ShakespeareTask
 from lockstep_zoo.task import AnyTask, Graphs
@@ -47,7 +46,7 @@ class Pipeline:
     work: Path
     report: Callable[[str], None]
     quick: bool = False  # little data, one epoch and fewer layers, for a test run
-    show_progress: ShowProgress = no_progress
+    quiet: bool = True  # show no progress of the training
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of that name; ExportError with the available names if there is none."""
@@ -73,7 +72,7 @@ class Pipeline:
         """Trains, or resumes after the last finished epoch."""
         job = self._job(name)
         training_task = task_of(job.recipe).training_task(job.recipe, corpora[job.recipe.corpus])
-        train(job, training_task, self.report, self.show_progress)
+        train(job, training_task, self.report, quiet=self.quiet)
 
     def export(self, name: str) -> Parity:
         """Exports the trained weights and publishes the graphs in `out` if their results equal PyTorch's."""

@@ -13,14 +13,16 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lockstep_client.progress import ProgressDisplay
 from lockstep_zoo.checkpoint import Progress, TrainingJob, load, save
-from lockstep_zoo.progress import ProgressUpdate, ShowProgress, ignore_progress, no_progress
 from lockstep_zoo.recipe import Recipe, Training
 from lockstep_zoo.training_task import TrainingTask
 
 LOWEST_RATE = 0.02  # of the highest, if the rate declines
 
 Report = Callable[[str], None]
+EpochUpdate = Callable[[float, float], None]
+"""Called with the finished share of the epoch and the mean loss."""
 
 
 class Fit:
@@ -42,7 +44,7 @@ class Fit:
         self.mean = AveragedModel(self.module, multi_avg_fn=decay)
         self.rng = torch.Generator().manual_seed(self.plan.seed)
 
-    def run_epoch(self, task: TrainingTask, done: int, update: ProgressUpdate = ignore_progress) -> float:
+    def run_epoch(self, task: TrainingTask, done: int, update: EpochUpdate = lambda *_: None) -> float:
         """One pass over the data after `done` others; returns the mean loss."""
         self.module.train()
         total, count = 0.0, task.count()
@@ -105,23 +107,23 @@ def rate(plan: Training, epoch: float) -> float:
     return LOWEST_RATE + (1 - LOWEST_RATE) * (1 + math.cos(math.pi * along)) / 2
 
 
-def train(
-    job: TrainingJob, task: TrainingTask, report: Report, show_progress: ShowProgress = no_progress
-) -> Progress:
+def train(job: TrainingJob, task: TrainingTask, report: Report, *, quiet: bool = True) -> Progress:
     """Trains until the dev figure stops improving; writes a checkpoint after every epoch."""
     fit = Fit(job, task)
     progress = _resume(job, fit, task, report)
     while not progress.finished(fit.plan):
-        with show_progress(_head(job.recipe, progress, task)) as update:
+        with ProgressDisplay(_head(job.recipe, progress, task), quiet=quiet) as display:
+
+            def update(share: float, loss: float, done: int = progress.epoch) -> None:
+                display.update(done + share, float(fit.plan.epochs), f"loss {loss:.3f}")
+
             advance(fit, progress, task, update)
         save(job, fit.state(), progress)
         report(_line(job.recipe, progress, task))
     return progress
 
 
-def advance(
-    fit: Fit, progress: Progress, task: TrainingTask, update: ProgressUpdate = ignore_progress
-) -> None:
+def advance(fit: Fit, progress: Progress, task: TrainingTask, update: EpochUpdate = lambda *_: None) -> None:
     """Runs and measures one more epoch, and keeps its weights if it is the best so far."""
     started = time.process_time()
     progress.loss = fit.run_epoch(task, progress.epoch, update)

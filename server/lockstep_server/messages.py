@@ -6,8 +6,8 @@ front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`
 `FindSequence`.
 engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
 state, `Costs` when the learned costs of a model have changed, `Verified`, `BatchingOff`, `ModelPaused`,
-`LoadStarted`, `LoadDone`, `ModelStuck`, `EngineStats`, `RunRecords`, `SequenceAnswer`, or the `Heartbeat`
-that was sent.
+`LoadStarted`, `LoadStep`, `LoadDone`, `ModelStuck`, `EngineStats`, `RunRecords`, `SequenceAnswer`, or the
+`Heartbeat` that was sent.
 
 `ipc/frames.py` encodes them. Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
@@ -25,7 +25,7 @@ from .errors import ServingError
 from .model.datatypes import Arrays
 from .model.spec import ModelSpec, RequestSize
 
-VERSION = 7
+VERSION = 8
 """Increased when a message changes, so that two processes of different versions never misread each other."""
 
 SequenceId = int | str | tuple[str, int | str]
@@ -455,6 +455,14 @@ class LoadStarted(_Struct, tag="load_started"):
     version: int
 
 
+class LoadStep(_Struct, tag="load_step"):
+    """What the load of a version does now, for those who wait for it."""
+
+    model: str
+    version: int
+    step: str  # "self-test"
+
+
 class ModelPaused(_Struct, tag="paused"):
     """A thread of the model's engine has ended and is being restarted: the model takes no requests."""
 
@@ -512,6 +520,7 @@ EngineUpdate = (
     | BatchingOff
     | ModelUpdate
     | LoadStarted
+    | LoadStep
     | LoadDone
     | ModelPaused
     | ModelStuck

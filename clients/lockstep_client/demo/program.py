@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from lockstep_client.demo import DemoError
 from lockstep_client.demo.models import DemoModels, demo_models
 from lockstep_client.demo.output import emit
 from lockstep_client.demo.server import ready, server
+from lockstep_client.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     import argparse
@@ -39,15 +41,17 @@ async def _wait_for_models(client: AsyncClient, running: ServerProcess, requeste
     """Wait until each model is ready or has failed. Returns the models that are ready."""
     absent = set()
     last_s = 0.0
-    for name in requested.names:
-        found = await ready(running, client, name)
-        if isinstance(found, str):
-            absent.add(name)
-            emit(f"  {name} is not served: {found}")
-        else:
-            last_s = max(last_s, found)
-            if name == requested.names[0]:
-                emit(f"  {name} is ready after {found:.1f} s")
+    with ProgressDisplay("  models", quiet=not sys.stderr.isatty()) as display:
+        for number, name in enumerate(requested.names):
+            display.update(number, len(requested.names), name)
+            found = await ready(running, client, name)
+            if isinstance(found, str):
+                absent.add(name)
+                emit(f"  {name} is not served: {found}")
+            else:
+                last_s = max(last_s, found)
+                if name == requested.names[0]:
+                    emit(f"  {name} is ready after {found:.1f} s")
     served = requested.without(absent)
     emit(f"  {len(served.names)} models are ready after {last_s:.1f} s")
     if not served.classifiers:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,14 @@ import typer
 from lockstep_client.verbs.context import VerbContext, verb
 
 if TYPE_CHECKING:
+    from lockstep_client.client import Client
     from lockstep_client.operations import ModelForm
+    from lockstep_client.progress import ProgressDisplay
     from lockstep_client.results import Health, ModelState, ModelStatistics
 
-_POLL_S = 0.2
+_POLL_S, _CALL_S = 0.2, 5.0
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.")]
 
 
 def models(context: VerbContext) -> None:
@@ -105,11 +110,15 @@ def health(
     wait: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Wait for so long until it is serving.")
     ] = 0.0,
+    quiet: Quiet = False,
 ) -> None:
-    """Check whether the server, or one model, is serving; exit code 1 if not."""
+    """Check whether the server, or one model, is serving; exit code 1 if not.
+
+    While it waits, it shows on stderr which models have loaded and what the others do.
+    """
     from lockstep_client import display
 
-    answer = _health(context, model, wait)
+    answer = _health(context, model, wait, quiet)
     if context.as_json:
         display.json_line({"address": context.client.address, "serving": answer.serving} | vars(answer))
     else:
@@ -118,18 +127,42 @@ def health(
         raise typer.Exit(1)
 
 
-def _health(context: VerbContext, model: str, wait_s: float) -> "Health":
+def _health(context: VerbContext, model: str, wait_s: float, quiet: bool) -> "Health":
     """The health once it is SERVING, at the latest after `wait_s` as it is then."""
     from lockstep_client.errors import DeadlineExceeded, ModelNotFound, Unavailable
+    from lockstep_client.progress import ProgressDisplay
 
-    end = time.monotonic() + wait_s
-    while (left_s := end - time.monotonic()) > 0:
-        with suppress(Unavailable, ModelNotFound, DeadlineExceeded):  # it may start, or get the model
-            answer = context.client.health(model, timeout_s=max(left_s, _POLL_S))
-            if answer.serving:
-                return answer
-        time.sleep(min(_POLL_S, left_s))
-    return context.client.health(model)
+    client, end = context.client, time.monotonic() + wait_s
+    with ProgressDisplay(model or client.address, quiet=quiet or context.as_json) as display:
+        while (left_s := end - time.monotonic()) > 0:
+            with suppress(Unavailable, ModelNotFound, DeadlineExceeded):  # it may start, or get the model
+                answer = client.health(model, timeout_s=max(left_s, _POLL_S))
+                if answer.serving:
+                    return answer
+            _show_loading(client, model, display, max(left_s, _POLL_S))
+            time.sleep(min(_POLL_S, left_s))
+    return client.health(model)
+
+
+def _show_loading(client: "Client", model: str, display: "ProgressDisplay", timeout_s: float) -> None:
+    """Show how many models have loaded, and what is done with the one that loads now."""
+    from lockstep_client.errors import LockstepError
+
+    try:
+        states = client.models(timeout_s=timeout_s)
+    except LockstepError as error:  # it has not started, or this caller may not list the models
+        display.update(0, 0, "waiting for the server" if error.code == "UNAVAILABLE" else "waiting")
+        return
+    names = {state.name for state in states}
+    mine = [
+        state
+        for state in states
+        if (state.name == model if model else state.name.removesuffix(".step") not in names - {state.name})
+    ]
+    loading = [state for state in mine if state.state == "LOADING"]
+    now = next((state for state in loading if state.reason), None)
+    what = f"{now.name}: {now.reason}" if now else ""
+    display.update(len(mine) - len(loading), len(mine) if loading else 0, what)
 
 
 repository = typer.Typer(
@@ -141,21 +174,30 @@ repository = typer.Typer(
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
 
 
-def load(context: VerbContext, model: Model) -> None:
+def load(context: VerbContext, model: Model, quiet: Quiet = False) -> None:
     """Load a model, or load it again from its files. Needs a server with --model-control explicit."""
-    _change(context, "load", model)
+    _change(context, "load", model, quiet)
 
 
-def unload(context: VerbContext, model: Model) -> None:
+def unload(context: VerbContext, model: Model, quiet: Quiet = False) -> None:
     """Unload a model after its requests have ended. Needs a server with --model-control explicit."""
-    _change(context, "unload", model)
+    _change(context, "unload", model, quiet)
 
 
-def _change(context: VerbContext, change: str, model: str) -> None:
+def _change(context: VerbContext, change: str, model: str, quiet: bool) -> None:
     from lockstep_client import display
+    from lockstep_client.progress import ProgressDisplay
 
     begun = time.monotonic()
-    (context.client.load_model if change == "load" else context.client.unload_model)(model)
+    call = context.client.load_model if change == "load" else context.client.unload_model
+    with (
+        ProgressDisplay(f"{change} {model}", quiet=quiet or context.as_json) as shown,
+        ThreadPoolExecutor() as pool,
+    ):
+        calling = pool.submit(call, model)
+        while not wait((calling,), _POLL_S).done:
+            _show_loading(context.client, model, shown, _CALL_S)
+        calling.result()
     seconds = time.monotonic() - begun
     if context.as_json:
         display.json_line({"model": model, "change": change, "seconds": seconds})

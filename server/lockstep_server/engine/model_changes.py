@@ -64,14 +64,23 @@ class ModelChanges:
     def start(self, entries: Iterable[RepositoryEntry]) -> None:
         """Report versions as LOADING, then load them one by one."""
         entries = list(entries)
+        begun, reasons = time.monotonic(), list[str]()
+
+        def log_end(load: Future[str]) -> None:
+            reasons.append(load.result() if not load.cancelled() else _STOPPING)
+            if len(reasons) == len(loads) and not self._stopping.is_set():
+                seconds = time.monotonic() - begun
+                log.info("%d of %d model versions loaded in %.1f s", reasons.count(""), len(loads), seconds)
+
         for entry in entries:
             self._report_state(entry, "LOADING")
+        loads = [entry for entry in entries if entry.name not in self._excluded]
         for entry in entries:
             if why := self._excluded.get(entry.name):
                 log.error("model %s/%d is not loaded: %s", entry.name, entry.version, why)
                 self._report_state(entry, "UNAVAILABLE", LoadError(why))
             else:
-                self._loads.submit(entry.name, self._load, entry)
+                self._loads.submit(entry.name, self._load, entry).add_done_callback(log_end)
 
     def begin(self, message: messages.Load | messages.Unload) -> None:
         """Load or unload a model. Reports `LoadDone`, with the reason if it failed."""
@@ -198,7 +207,9 @@ class ModelChanges:
     def _report_ready(self, loaded: LoadedModel, load_s: float) -> None:
         spec = loaded.spec
         level = logging.WARNING if spec.notice else logging.INFO
-        log.log(level, "model %s/%d is ready (%s)", spec.name, spec.version, describe(spec))
+        log.log(
+            level, "model %s/%d is ready after %.1f s (%s)", spec.name, spec.version, load_s, describe(spec)
+        )
         ready = messages.ModelUpdate(
             model=spec.name,
             version=spec.version,

@@ -50,7 +50,9 @@ class LoadedModels:
         device = choose_device(config.device, config.device_id, memory_bytes, config.state_values)
         self.info = messages.EngineInfo(device.name, RUNTIME_VERSION, _leases(device.name))
         self.device_scheduler = DeviceScheduler(self.info.leases, config.max_run_s)
-        self._watch = RunWatch(config.run_limit_s, config.load_limit_s, self._slow, self._stuck)
+        self._watch = RunWatch(
+            config.run_limit_s, config.load_limit_s, self._slow, self._stuck, on_step=self._load_step
+        )
         self._recorder = RunRecorder(config.recorded_runs)
         loader = Loader(config, device, self.device_scheduler, self._watch, self._recorder)
         self._table = ModelTable()
@@ -304,6 +306,10 @@ class LoadedModels:
         log.error("model %s is stuck: %s", owner, reason)
         self._report(messages.ModelStuck(name, int(version), reason))
         self._changes.give_up(name, int(version), reason)
+
+    def _load_step(self, owner: str, step: str) -> None:
+        name, _, version = owner.rpartition("/")
+        self._report(messages.LoadStep(name, int(version), step))
 
 
 def _leases(device: str) -> int:

@@ -250,6 +250,8 @@ class ModelRegistry:
                 self.batching_off(update)
             case messages.ModelPaused():
                 self.pause(update)
+            case messages.LoadStep():
+                self.versions.load_step(update.model, update.version, update.step)
             case messages.LoadDone():
                 self.loads.done(update)
             case messages.SequenceFound(key, load):

@@ -38,7 +38,7 @@ class ModelVersion:
     name: str
     version: int
     state: VersionState = VersionState.LOADING
-    reason: str = ""  # for operators
+    reason: str = ""  # for operators; of one that is LOADING, what its load does now
     public_reason: str = ""  # for callers
     withdrawn: bool = False  # UNAVAILABLE on purpose: unloaded, or not in the repository any more
     spec: ModelSpec | None = None
@@ -83,6 +83,12 @@ class VersionTable:
         entry = ModelVersion(name, version)
         self._entries.setdefault(name, {})[version] = entry
         return entry
+
+    def load_step(self, name: str, version: int, step: str) -> None:
+        """Note what the load of a version does now, for operators."""
+        entry = self.get(name, version)
+        if entry is not None and entry.state is VersionState.LOADING:
+            entry.reason = step
 
     def remove(self, entry: ModelVersion) -> None:
         self._entries[entry.name].pop(entry.version, None)

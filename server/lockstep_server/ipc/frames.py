@@ -58,6 +58,7 @@ Sent = (
     | messages.Unload
     | messages.Heartbeat
     | messages.LoadStarted
+    | messages.LoadStep
     | messages.ModelPaused
     | messages.ModelStuck
     | messages.StopEngine

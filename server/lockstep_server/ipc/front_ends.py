@@ -88,6 +88,8 @@ class FrontEnds:
                     of_model[type(update)] = update
                     if isinstance(update, messages.ModelPaused) and not update.reason:
                         del of_model[messages.ModelPaused]
+                case messages.LoadStep():
+                    pass  # of interest while it lasts
                 case messages.LoadDone():
                     self._report_load(update)
                     return

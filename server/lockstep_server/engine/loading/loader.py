@@ -229,6 +229,7 @@ class Loader:
         def leased(opened: OnnxSession) -> OnnxSession:
             return LeasedSession(opened, self._device_scheduler, account)
 
+        self._watch.load_step("warming up the steps")
         with suppress(KeyError, TypeError, ValueError):
             cached = _checked(selftest_steps.StepSelfTestResult(**cache.read()["selftest"]))
             applied = selftest_steps.apply_result(spec, cached)
@@ -237,6 +238,7 @@ class Loader:
         reference = None
         if oneshot is not None:
             reference = (oneshot.spec, leased(self._open_session(entry, entry.graph_file(), spec.manifest)))
+        self._watch.load_step("self-test of the steps")
         selftest_result = selftest_steps.check(
             spec, leased(session), leased(prefill) if prefill else None, reference
         )
@@ -250,6 +252,7 @@ class Loader:
 
     def _open_session(self, entry: RepositoryEntry, file: Path, manifest: Manifest) -> OnnxSession:
         owner = f"{entry.name}/{entry.version}"
+        self._watch.load_step(f"opening {file.name}")
         return OnnxSession(file, self._device, manifest.instances.threads, self._watch, owner)
 
     def _instances(self, spec: ModelSpec, costs: CostModel) -> int:
@@ -274,17 +277,20 @@ class Loader:
         """Run the self-test and measure the costs, or read both from the cache and warm up."""
         cache = _Cache(self._config.cache, entry.digest(), self._device, "oneshot")
         leased = LeasedSession(session, self._device_scheduler, account)
+        self._watch.load_step("warming up")
         with suppress(KeyError, TypeError, ValueError):
             cached = cache.read()
             selftest_result = _checked(selftest.SelfTestResult(**cached["selftest"]))
             costs = CostModel.from_dict(cached["costs"])
             warm_up(leased, replace(spec, batched=selftest_result.batched))
             return selftest_result, costs
+        self._watch.load_step("self-test")
         check_output_lengths(leased, spec, str(entry.manifest_path))
         selftest_result = selftest.check(leased, spec)
         if selftest_result.reason and (remedy := hint(leased, spec)):
             selftest_result = replace(selftest_result, reason=f"{selftest_result.reason}; {remedy}")
         measured = replace(spec, batched=selftest_result.batched)
+        self._watch.load_step("measuring what runs cost")
         costs = measure_costs(session, measured, self._device_scheduler, account)
         self._watch.check_load()
         cache.write({"selftest": asdict(selftest_result), "costs": costs.to_dict()})

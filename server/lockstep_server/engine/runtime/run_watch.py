@@ -40,7 +40,9 @@ class RunOptions(Protocol):
 class WatchedRun:
     """One run of a session, or one load of a model."""
 
-    __slots__ = ("begun", "is_ended", "is_slow", "is_stuck", "limit_s", "load", "options", "owner", "thread")
+    __slots__ = (
+        "begun", "is_ended", "is_slow", "is_stuck", "limit_s", "load", "options", "owner", "step", "thread"
+    )  # fmt: skip
 
     def __init__(
         self, owner: str, options: RunOptions | None, begun: float, limit_s: float, load: WatchedRun | None
@@ -48,6 +50,7 @@ class WatchedRun:
         self.owner, self.options, self.begun, self.limit_s, self.load = owner, options, begun, limit_s, load
         self.thread = threading.get_ident()
         self.is_slow = self.is_ended = self.is_stuck = False
+        self.step = "start"  # of a load: what it does now
 
     def end(self) -> None:
         """Ask the run to end; all runs of a load, now and later."""
@@ -64,6 +67,7 @@ class RunWatch:
     Args:
         on_slow: called with the id of the thread whose run or load has become slow.
         on_stuck: called with the model, as NAME/VERSION, and the reason, when a run does not end.
+        on_step: called with the model that is loaded, and what its load does now.
     """
 
     def __init__(
@@ -73,9 +77,10 @@ class RunWatch:
         on_slow: Callable[[int], None] = lambda _: None,
         on_stuck: Callable[[str, str], None] = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
+        on_step: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         self.max_run_s, self.max_load_s = max_run_s, max_load_s
-        self._on_slow, self._on_stuck, self._clock = on_slow, on_stuck, clock
+        self._on_slow, self._on_stuck, self._on_step, self._clock = on_slow, on_stuck, on_step, clock
         self._runs: set[WatchedRun] = set()
         self._loads: dict[int, WatchedRun] = {}  # by thread
         self._terminated = False
@@ -116,6 +121,19 @@ class RunWatch:
             del self._loads[load.thread]
             self._runs.discard(load)
 
+    def load_step(self, step: str) -> None:
+        """The load on this thread, if there is one, begins this step."""
+        load = self._loads.get(threading.get_ident())
+        if load is not None:
+            load.step = step
+            self._on_step(load.owner, step)
+            if load.is_slow:
+                self._log_step(load)
+
+    def _log_step(self, load: WatchedRun) -> None:
+        seconds = self._clock() - load.begun
+        log.info("model %s has been loading for %.0f s: %s", load.owner, seconds, load.step)
+
     def check_load(self) -> None:
         """
         Raises:
@@ -133,7 +151,7 @@ class RunWatch:
                 f"{load.owner}: a run of the self-test took longer than {self.max_run_s:g} s;"
                 " check the graph for a loop without an end, or raise --max-run-s"
             )
-        return f"{load.owner}: loading took longer than {load.limit_s:g} s; raise --max-load-s"
+        return f"{load.owner}: loading took longer than {load.limit_s:g} s ({load.step}); raise --max-load-s"
 
     def slow_loads(self) -> int:
         """The number of loads that have become slow."""
@@ -156,6 +174,8 @@ class RunWatch:
             seconds = now - run.begun
             if seconds >= (SLOW_RUN_S if run.options is not None else SLOW_LOAD_S) and not run.is_slow:
                 run.is_slow = True
+                if run.options is None:
+                    self._log_step(run)
                 self._on_slow(run.thread)
             if seconds >= run.limit_s and not (run.options.terminate if run.options else run.is_ended):
                 log.error("%s: ended after %g s: %s", run.owner, run.limit_s, _limit_name(run))

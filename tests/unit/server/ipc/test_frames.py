@@ -239,6 +239,7 @@ MESSAGES: tuple[Any, ...] = (
         model="m", version=1, state="READY", spec=sample_models.ragged(), costs=CostModel().to_dict()
     ),
     messages.LoadDone("m", "load", "why not"),
+    messages.LoadStep("m", 1, "self-test"),
     messages.EngineConfig(models="models", selected=("a", "b")),
     messages.StopEngine(1.5),
     messages.EngineStarted(messages.EngineInfo("cpu", "1.31.1", 1)),

@@ -146,6 +146,12 @@ def test_what_is_counted_once_and_what_the_supervisor_asks_goes_to_it_alone() ->
     assert (engine.writers[1].got, engine.writers[2].got) == ([], [found])
 
 
+def test_every_front_end_knows_what_a_load_does() -> None:
+    engine = Engine()
+    engine.all.report(step := messages.LoadStep("m", 1, "self-test"))
+    assert [one.got for one in (engine.supervisor, engine.writers[1], engine.writers[2])] == [[step]] * 3
+
+
 def test_chunks_are_held_back_as_long_as_the_busiest_front_end_needs() -> None:
     all_ = Engine().all
     sent = [

@@ -111,3 +111,22 @@ def test_when_the_engine_stops_all_runs_end_and_no_load_succeeds() -> None:
         watched.watch.begin("m/1", later)
     assert current.terminate
     assert later.terminate
+
+
+def test_a_load_names_its_steps_and_a_late_one_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    watched, steps = Watched(), list[tuple[str, str]]()
+    watched.watch = RunWatch(
+        10.0, 100.0, clock=lambda: watched.now, on_step=lambda owner, step: steps.append((owner, step))
+    )
+    watched.watch.load_step("of no load")
+    with caplog.at_level("INFO"), load_fails(watched, r"longer than 100 s \(measuring\)"):
+        watched.watch.load_step("self-test")
+        watched.at(SLOW_LOAD_S)
+        watched.at(6.0)
+        watched.watch.load_step("measuring")
+        watched.at(100.0)
+    assert steps == [("m/1", "self-test"), ("m/1", "measuring")]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "INFO"] == [
+        "model m/1 has been loading for 5 s: self-test",
+        "model m/1 has been loading for 6 s: measuring",
+    ]
