@@ -33,7 +33,7 @@ HOSTS ?= localhost,127.0.0.1,::1
 
 UI_PORT ?= 8003
 
-.PHONY: help setup demo serve ui certs test test-observability lint bench bench-peers chaos fuzz fleet soak proto models touchtones dashboards pictures docs docs-serve lock audit pin ray-demo ray-test ray-bench
+.PHONY: help setup demo serve ui certs test test-observability test-lowest test-package lint bench bench-peers chaos fuzz fleet soak proto models touchtones dashboards pictures docs docs-serve lock audit sbom pin ray-demo ray-test ray-bench
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,24 @@ endif
 test-observability: $(DEVELOPS) ## Ask a real Prometheus every expression of dashboards and alerts
 	@command -v prometheus >/dev/null || { echo 'make test-observability: there is no prometheus. On Debian and Ubuntu: apt install prometheus' >&2; exit 2; }
 	$(BIN)/python -m pytest tests/observability $(ARGS)
+
+# What needs the bounds of the server, the client, the load generator and the page, and neither PyTorch nor a browser.
+LOWEST := server-cpu,traces,load,ui,plot
+LOWEST_TESTS := tests/contract/test_package.py tests/integration/test_cli_models.py tests/integration/test_doctor.py \
+  tests/integration/test_sequences.py tests/integration/test_load.py tests/unit/client/test_cli.py tests/unit/server/api
+
+test-lowest: $(TOOLS) ## Run a part of the tests with the lowest versions that pyproject.toml allows; LOWEST_TESTS=
+	$(TOOLS_BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
+	$(TOOLS_BIN)/uv pip install --quiet --python $(VENV)/lowest --resolution lowest-direct --editable '.[$(LOWEST)]'
+	$(TOOLS_BIN)/uv pip install --quiet --python $(VENV)/lowest build setuptools pytest pytest-asyncio pytest-timeout hypothesis psutil onnx
+	$(VENV)/lowest/bin/python -m pytest $(LOWEST_TESTS) $(ARGS)
+
+test-package: $(TOOLS) ## Install the wheel in an empty environment, as users do, and serve its models; PYTHON=python3.13
+	rm -rf build/package && mkdir -p build/package
+	$(TOOLS_BIN)/uv build --quiet --out-dir build/package .
+	$(TOOLS_BIN)/uv venv --quiet --clear --python $(or $(PYTHON),$(BIN)/python) build/package/venv
+	$(TOOLS_BIN)/uv pip install --quiet --python build/package/venv "$$(ls build/package/*.whl)[server-cpu]"
+	LOCKSTEP_PYTHON=$(CURDIR)/build/package/venv/bin/python $(BIN)/python -m pytest tests/contract/test_package.py $(ARGS)
 
 lint: $(DEVELOPS) ## Check style, types and layers
 	$(BIN)/ruff check
@@ -158,6 +176,11 @@ audit: $(TOOLS) ## Look the locked versions up in the advisories of PyPI; withou
 	  echo "make audit: deploy/locks/$$lock.txt has known vulnerabilities, or the advisories could not be read; see above" >&2; \
 	  exit 1; }; done
 
+sbom: $(TOOLS) ## Write the software bill of materials of each image (CycloneDX) into build/sbom
+	@mkdir -p build/sbom
+	@for lock in $(LOCKS); do $(TOOLS_BIN)/cyclonedx-py requirements deploy/locks/$$lock.txt --pyproject pyproject.toml \
+	  --mc-type application --output-reproducible --of JSON -o build/sbom/$$lock.cdx.json && echo "build/sbom/$$lock.cdx.json"; done
+
 pin: ## Pin the images of Dockerfile and compose to the digests that their tags have now
 	@deploy/pin.sh
 
@@ -185,9 +208,9 @@ $(VENV)/.made:
 	@touch $@
 
 $(TOOLS): | $(VENV)/.made
-	@echo 'installing uv and pip-audit (once)'
+	@echo 'installing uv, pip-audit and cyclonedx-bom (once)'
 	@$(BIN)/python -m venv $(VENV)/tools
-	@$(TOOLS_BIN)/python -m pip install --quiet uv pip-audit
+	@$(TOOLS_BIN)/python -m pip install --quiet uv pip-audit cyclonedx-bom
 	@touch $@
 
 $(DOCS): pyproject.toml deploy/site/scripts.sh | $(VENV)/.made
