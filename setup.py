@@ -52,6 +52,8 @@ class BuildWithModels(build_py):
             if not (files := _files(str(models / name))):
                 raise SystemExit(f"setup.py: no files in models/{name}")
             found += [(file, lib / "lockstep_server/examples" / file.relative_to(models)) for file in files]
+        if models.is_dir():  # `lockstep doctor` compares the files with these hashes
+            found.append((models / "SHA256SUMS", lib / "lockstep_server/examples/SHA256SUMS"))
         return found
 
 

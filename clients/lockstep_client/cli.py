@@ -17,8 +17,10 @@ import typer
 from lockstep_client.interrupts import INTERRUPTED, leave
 from lockstep_client.verbs import one_shot, server
 from lockstep_client.verbs.capacity import capacity
+from lockstep_client.verbs.completion import completion, prepare
 from lockstep_client.verbs.context import report_error, verb
 from lockstep_client.verbs.demo import demo
+from lockstep_client.verbs.doctor import doctor
 from lockstep_client.verbs.follow import follow
 from lockstep_client.verbs.generate import generate
 from lockstep_client.verbs.infer import describe, infer
@@ -61,11 +63,13 @@ for command in (
     verb(why),
 ):
     app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(verb(doctor))
 for passing_on in (load, demo):  # they parse their own arguments
     app.command(
         add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
     )(passing_on)
 
+app.command()(completion)
 app.add_typer(server.repository, name="repository")
 app.add_typer(sequence, name="sequence")
 
@@ -84,6 +88,7 @@ def _lockstep(
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code. Raises BrokenPipeError if the reader closed stdout."""
     as_json = "--json" in arguments
+    prepare()
     try:
         code = app(list(arguments), prog_name="lockstep", standalone_mode=False)
         sys.stdout.flush()

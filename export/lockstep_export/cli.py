@@ -6,9 +6,10 @@ The commands of `zoo` also exist at the top level: `lockstep-export train NAME` 
 """
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -132,6 +133,46 @@ def variant(
             make_variant(model, known, out, version, measure=measure)
             return
     raise ExportError(f"--kind: unknown kind {kind!r}; available: {', '.join(KINDS)}")
+
+
+@app.command()
+def completion(shell: Annotated[str, typer.Argument(metavar="bash|zsh", help="Your shell.")]) -> None:
+    """Prints a script that completes this command: eval "$(lockstep-export completion bash)".
+
+    It has the words in it, as asking this command at each key would import PyTorch each time.
+    """
+    if shell not in ("bash", "zsh"):
+        raise ExportError(f"completion: unknown shell {shell!r}; available: bash, zsh")
+    cases = "".join(
+        f"    {path!r}{'*' if path else ''}) words={' '.join(words)!r} ;;\n"
+        for path, words in sorted(_words(typer.main.get_command(app)), reverse=True)
+    )
+    bridge = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
+    typer.echo(bridge + _COMPLETION.replace("CASES", cases))
+
+
+_COMPLETION = """\
+_lockstep_export() {
+  local path='' word words
+  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+    case "$word" in -*) ;; *) path="$path$word " ;; esac
+  done
+  case "$path" in
+CASES  esac
+  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o default -F _lockstep_export lockstep-export"""
+
+
+def _words(command: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:
+    """What may follow each path of subcommands: subcommands and options."""
+    inner: dict[str, Any] = getattr(command, "commands", {})
+    yield (
+        path,
+        [*inner, *(flag for option in command.params for flag in option.opts if flag[:2] == "--"), "--help"],
+    )
+    for name, one in inner.items():
+        yield from _words(one, f"{path}{name} ")
 
 
 def main() -> None:

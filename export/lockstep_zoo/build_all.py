@@ -3,6 +3,7 @@
 names → data read, folders checked → each model built by a Pipeline → record, README and model cards
 """
 
+import hashlib
 import multiprocessing
 import signal
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from lockstep_zoo.models import ZOO
 from lockstep_zoo.pipeline import TASKS, Corpora, Pipeline
 from lockstep_zoo.recipe import ClassifierRecipe
 from lockstep_zoo.scores import Score, ScoreRecord, read_record, write_record
+
+SUMS = "SHA256SUMS"
 
 
 def build_all(pipeline: Pipeline, data: Path, names: Sequence[str] = (), jobs: int = 1) -> ScoreRecord:
@@ -42,6 +45,16 @@ def _write(pipeline: Pipeline, record: ScoreRecord) -> None:
     for name, recipe in recipes.items():
         text = model_card(recipe, record.scores[name], pipeline.manifest(name), pipeline.version(name))
         (pipeline.out / name / CARD).write_text(text, encoding="utf-8")
+    (pipeline.out / SUMS).write_text(hashes(pipeline.out), encoding="utf-8")
+
+
+def hashes(out: Path) -> str:
+    """The hashes of graphs, weights and tokenizers, as `sha256sum` writes them. Manifests may be edited."""
+    lines = []
+    for file in sorted((*out.glob("*/*.json"), *out.glob("*/[0-9]*/*"))):
+        with file.open("rb") as opened:
+            lines.append(f"{hashlib.file_digest(opened, 'sha256').hexdigest()}  {file.relative_to(out)}\n")
+    return "".join(lines)
 
 
 def _made(pipeline: Pipeline, corpora: Corpora, names: Sequence[str], jobs: int) -> list[Score]:

@@ -6,6 +6,7 @@ The wheel is unpacked into an empty folder and run with the packages of this env
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -78,9 +79,10 @@ def test_the_wheel_has_every_file_of_the_packages_and_nothing_else(in_wheel: set
     wanted |= {
         f"lockstep_server/examples/{name}/{f}" for name in EXAMPLES for f in _files(ROOT / "models" / name)
     }
+    wanted.add("lockstep_server/examples/SHA256SUMS")
     wanted |= {f"lockstep_proto/protos/lockstep/{file}" for file in _files(ROOT / "proto" / "lockstep")}
     assert in_wheel == wanted
-    assert {Path(name).suffix for name in in_wheel} <= KINDS
+    assert {Path(name).suffix for name in in_wheel} <= {*KINDS, ""}
 
 
 def test_the_sdist_builds_that_wheel_and_has_no_tests(built: Path) -> None:
@@ -91,13 +93,24 @@ def test_the_sdist_builds_that_wheel_and_has_no_tests(built: Path) -> None:
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= files
     tops = {name.partition("/")[0] for name in names if "/" in name}
     assert tops == {"proto", "server", "export", "clients", "models", "lockstep_inference.egg-info"}
-    assert {name.split("/")[1] for name in files if name.startswith("models/")} == set(EXAMPLES)
+    assert {name.split("/")[1] for name in files if name.startswith("models/")} == {*EXAMPLES, "SHA256SUMS"}
 
 
 def test_a_release_has_its_changes_written_down() -> None:
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = f"## [{PROJECT['version']}] - " in changes
     assert released or f"will be version {PROJECT['version']}" in changes
+
+
+def test_the_hashes_are_those_of_the_shipped_models() -> None:
+    """`make models` writes them; after an edit: cd models && sha256sum */*.json */1/* > SHA256SUMS."""
+    sums = (ROOT / "models" / "SHA256SUMS").read_text(encoding="utf-8")
+    files = sorted((*(ROOT / "models").glob("*/*.json"), *(ROOT / "models").glob("*/[0-9]*/*")))
+    lines = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(ROOT / 'models')}"
+        for file in files
+    ]
+    assert sums.splitlines() == lines
 
 
 class Installed:
@@ -144,7 +157,8 @@ def test_the_wheel_serves_its_models_without_the_checkout(installed: Installed) 
                 line = server.stderr.readline()
                 assert line, "".join(lines)
                 lines.append(line)
-            assert str(ROOT) not in lines[-1]
+            assert "/lockstep_server/examples on " in lines[-1]
+            assert str(ROOT / "server") not in lines[-1]
             port = lines[-1].split(":")[-1].split(",")[0]
             address = ("--address", f"127.0.0.1:{port}")
 

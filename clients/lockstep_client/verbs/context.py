@@ -19,6 +19,7 @@ import typer
 
 from lockstep_client import address as addresses
 from lockstep_client.texts import InputError, text_batches
+from lockstep_client.verbs.completion import model_names
 
 if TYPE_CHECKING:
     from lockstep_client.client import AsyncClient, Client
@@ -124,7 +125,10 @@ Timeout = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 # Options that several verbs share.
-Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Name of the model.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="NAME", help="Name of the model.", autocompletion=model_names),
+]
 Version = Annotated[
     str, typer.Option(metavar="N", help="Version of the model (default: the server's choice).")
 ]

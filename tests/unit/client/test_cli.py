@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
@@ -376,3 +378,31 @@ def test_a_command_whose_extra_is_missing_names_it(module: str, missing: str, me
     assert (ended.returncode, out) == (1, "")
     assert error.startswith(message)
     assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_verbs_options_and_models(server) -> None:
+    script = """
+        eval "$(lockstep completion bash)"
+        ask() {
+            COMPREPLY=() COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+            "_${1//-/_}_completion" "$1"
+            echo "${COMPREPLY[*]}"
+        }
+        ask lockstep cl
+        ask lockstep classify --to
+        ask lockstep classify --model s
+        ask lockstep-serve --engine-n
+    """
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "LOCKSTEP_ADDRESS": server.address,
+    }
+    ended = subprocess.run(
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    verbs, options, models, serve = (line.split() for line in ended.stdout.splitlines())
+    assert (verbs, options, serve) == (["classify", "classify-tokens"], ["--top-k"], ["--engine-nice"])
+    assert models
+    assert all(name.startswith("s") for name in models)

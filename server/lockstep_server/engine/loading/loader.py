@@ -297,6 +297,35 @@ class Loader:
         return selftest_result, costs
 
 
+def open_graphs(entry: RepositoryEntry) -> str:
+    """Open what a version consists of, on the CPU, without running it. Returns its forms.
+
+    Raises:
+        LoadError: its manifest, a graph, a tokenizer or another file is missing or not valid.
+    """
+    entry.check_files()
+    manifest = _with_labels(entry, entry.manifest())
+    file, forms = str(entry.manifest_path), []
+    if manifest.stepwise is None or entry.has_oneshot(manifest):
+        spec = make_spec(entry.name, entry.version, OnnxSession(entry.graph_file()).graph, manifest, file)
+        _input_vocabulary(entry, spec)
+        forms.append("one-shot")
+    if (stepwise := manifest.stepwise) is not None:
+        step, prefill, encoder = (
+            OnnxSession(entry.graph_file(section.graph, f"{key}.graph")).graph if section else None
+            for section, key in (
+                (stepwise, "stepwise"), (manifest.prefill, "prefill"), (manifest.encoder, "encoder")
+            )
+        )  # fmt: skip
+        assert step is not None
+        spec = make_step_spec(entry.name, entry.version, step, prefill, manifest, file, encoder)
+        with_first_values(spec, entry)
+        _input_vocabulary(entry, spec)
+        _output_vocabulary(entry, spec)
+        forms.append("step-wise")
+    return ", ".join(forms)
+
+
 def _with_labels(entry: RepositoryEntry, manifest: Manifest) -> Manifest:
     """The manifest, of a CTC model with the labels of its tokenizer."""
     text = manifest.text

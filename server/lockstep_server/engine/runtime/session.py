@@ -69,6 +69,12 @@ class Device:
 CPU = Device()
 
 
+def providers() -> list[str]:
+    """The execution providers of this ONNX Runtime."""
+    found: list[str] = ort.get_available_providers()
+    return found
+
+
 def choose_device(wanted: str, index: int = 0, memory_bytes: int = 0, states: str = "auto") -> Device:
     """The device for the setting "cpu", "cuda" or "auto": CUDA if it works here. `states` is "host", "device"
     or "auto": on a GPU if there is one.
