@@ -208,7 +208,7 @@ def _between(request: EndedRequest, own: Sequence[Run], others: Iterable[Run]) -
     gaps = [(one.begun + one.seconds, other.begun) for one, other in pairwise(own)]
     gaps = [(begin, end) for begin, end in gaps if end > begin]
     between_s = sum(end - begin for begin, end in gaps)
-    if between_s < request.seconds / 10:
+    if not gaps or between_s < request.seconds / 10:
         return []
     behind = _behind(gaps, others)
     longest = max(gaps, key=lambda gap: gap[1] - gap[0])

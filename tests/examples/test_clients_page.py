@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import os
 import re
@@ -39,6 +40,13 @@ SERVICES = {
 
 _SECOND = ("ClassifyTokens", "Transcribe", "SystemSharedMemory")
 """The methods of which the shipped models and settings have none."""
+
+
+_FIRST_STEP = {
+    "model_name": "sentiment-lstm.step",
+    "inputs": [{"name": "token", "datatype": "INT64", "shape": [1], "contents": {"int64_contents": [12]}}],
+    "parameters": {"sequence_id": {"int64_param": 7}, "sequence_start": {"bool_param": True}},
+}
 
 
 class Line(NamedTuple):
@@ -82,6 +90,17 @@ def called(served: Served, line: Line) -> list[Any]:
     return list(call)
 
 
+def copied(served: Served, line: Line) -> list[Any]:
+    """The replies about sequence 7, which begins by a step, and which PutSequence copies."""
+    called(served, Line("inference.GRPCInferenceService", "ModelInfer", [_FIRST_STEP]))
+    [get] = [one for one in lines() if one.method == "GetSequence"]
+    state = called(served, get)
+    if line.method == "GetSequence":
+        return state
+    put = {**line.messages[0], "state": base64.b64encode(state[0].state).decode()}
+    return called(served, line._replace(messages=[put]))
+
+
 def kind(streaming: bool) -> str:
     return "stream" if streaming else "unary"
 
@@ -119,6 +138,9 @@ def test_a_line_works(shipped: Served, tagging: Served, memory: None, line: Line
         with pytest.raises(grpc.RpcError) as refused:
             called(shipped, line)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        return
+    if line.method in ("GetSequence", "PutSequence"):
+        assert all(one.position == 1 for one in copied(shipped, line))
         return
     replies = called(tagging if line.method.startswith(_SECOND) else shipped, line)
     assert replies or line.method == "Runs"  # there may have been none

@@ -258,9 +258,9 @@ def test_a_report_renders_in_a_browser_with_its_plots(session: LoadSession, tmp_
     dom = chromium(page, tmp_path, "--dump-dom", f"--screenshot={tmp_path / 'page.png'}")
     if not dom:
         dom = chromium(page, tmp_path, "--dump-dom")
-    for title in ("Latency by percentile", "Latency by second due", "Latency by length"):
+    for title in ("Latency by percentile", "Latency over time", "Answers over time", "Latency by length"):
         assert title in dom
-    assert dom.count("<svg") == 3
+    assert dom.count("<svg") == 4
     if not (tmp_path / "page.png").exists():
         chromium(page, tmp_path, f"--screenshot={tmp_path / 'page.png'}")
     pixels = imread(tmp_path / "page.png")[:, :, :3]
