@@ -8,6 +8,7 @@ import pytest
 from fleet.experiments import kill, lost_by_failure, lost_by_restart, restart, stall
 from fleet.load import load
 from fleet.processes import HAPROXY, NAMES, Fleet, write_models
+from patience import limit_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     models = tmp_path_factory.mktemp("fleet") / "models"
     models.mkdir()
     write_models(models)
-    with Fleet(models) as started:
+    with Fleet(models, delay_s=limit_s(2.0)) as started:  # a busy HAProxy notices later
         yield started
 
 
