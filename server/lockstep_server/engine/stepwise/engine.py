@@ -11,26 +11,25 @@ import math
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-from msgspec import structs
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import messages
 from ...durations import bounded_s
-from ...errors import ErrorCode, ServingError, bad_input, in_field
-from ...text.detokenizer import Detokenizer, TextStream
+from ...errors import ServingError
+from ...text.detokenizer import Detokenizer
 from ..recorder import OFF
 from ..runtime.batching import Batching
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.engine_threads import STOPPED, EngineThreads, not_after
 from ..runtime.verification import Verifier
-from . import client_steps, snapshots
+from . import client_steps
 from .batches import StepBatches, StepOutcome
 from .client_prompts import run_prompts
+from .intake import Intake
 from .output import OutputProcessor
 from .prefill import PrefillRunner, first_scores, sample_first_token, start_search
 from .scheduler import Scheduler, SequenceLimits, StepPlan
-from .sequence import GenerationSequence, make_generation_sequence, make_step_request
+from .sequence import GenerationSequence
 from .slots import StatePool, initial_states, is_full, lengths_of
 
 if TYPE_CHECKING:
@@ -42,11 +41,6 @@ if TYPE_CHECKING:
     from ..recorder import RunRecorder
     from ..runtime.device_scheduler import DeviceLease, DeviceScheduler
     from ..runtime.session import OnnxSession
-
-_Carry = TypeVar("_Carry", messages.GetSequence, messages.PutSequence)
-
-_NOT_PUT = "no sequence of this id was put here, or it was evicted; send the prompt, and the tokens so far"
-
 
 _HAND_OVER_S = 0.001
 """Handing the device to another thread takes about 0.1 ms, so an engine keeps it for several short steps."""
@@ -97,7 +91,6 @@ class StepEngine:
             if spec.prefill and prefill_session
             else None
         )
-        self._detokenizer = Detokenizer(vocabulary) if vocabulary else None
         self._device_scheduler, self._clock = device_scheduler, clock
         self._scheduler = Scheduler(_limits(spec, stalled_s))
         self._batches = StepBatches(spec, session, self._batching, clock, self._verifier, self._recorder)
@@ -105,13 +98,13 @@ class StepEngine:
             StatePool(spec, session.state_graphs) if spec.batched and not spec.state_lengths else None
         )
         self._awaiting_prefill: list[GenerationSequence] = []
-        self._output_processor = OutputProcessor(spec, self._detokenizer, report, clock)
+        detokenizer = Detokenizer(vocabulary) if vocabulary else None
+        self._output_processor = OutputProcessor(spec, detokenizer, report, clock)
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._changed = threading.Condition()
         self._sleeping = self._woken = False
-        self._closing = self._finishing = False
+        self._finishing = False
         self._ending = threading.Lock()
-        self._starting: dict[messages.SequenceId, None] = {}  # sequences whose first step is in the inbox
         encoder = prefill_session.encoder if prefill_session else None
         self._threads = EngineThreads(
             self._account.name,
@@ -120,6 +113,18 @@ class StepEngine:
             fail_requests=self._end_all,
             sessions=[each for each in (session, prefill_session, encoder) if each is not None],
             report_paused=self._report_paused,
+        )
+        self._intake = Intake(
+            spec,
+            self._scheduler,
+            self._batches,
+            self._batching,
+            detokenizer,
+            self._output_processor,
+            report,
+            to_serving_error=self._threads.to_serving_error,
+            rejoin=self._add,
+            clock=clock,
         )
 
     # --- from other threads -------------------------------------------------------------------------
@@ -130,8 +135,8 @@ class StepEngine:
     def submit(self, request: messages.Generate | messages.Step) -> None:
         """Queue a request. It gets exactly one event, unless it is cancelled."""
         if isinstance(request, messages.Step) and request.start:
-            self._starting[request.sequence] = None
-        self._post(self._accept, request)
+            self._intake.starting[request.sequence] = None
+        self._post(self._intake.accept, request)
 
     def cancel(self, key: int) -> None:
         """Cancel a request: its row is free in the next step."""
@@ -146,11 +151,11 @@ class StepEngine:
 
     def get_sequence(self, request: messages.GetSequence) -> None:
         """Copy the state of a sequence. Reports a `SequenceAnswer`."""
-        self._post(self._answer, request, self._get_sequence)
+        self._post(self._intake.get_sequence, request)
 
     def put_sequence(self, request: messages.PutSequence) -> None:
         """Take a sequence over. Reports a `SequenceAnswer`."""
-        self._post(self._answer, request, self._put_sequence)
+        self._post(self._intake.put_sequence, request)
 
     def set_flush_interval(self, flush_interval_s: float) -> None:
         """Hold tokens back for at most this long before they are reported."""
@@ -166,7 +171,10 @@ class StepEngine:
 
     def live_sequences(self) -> set[messages.SequenceId]:
         """The client sequences that accept steps."""
-        return {*list(self._starting), *self._scheduler.clients.live_ids()}  # in this order: none is missed
+        return {
+            *list(self._intake.starting),
+            *self._scheduler.clients.live_ids(),
+        }  # in this order: none is missed
 
     def ended_sequences(self) -> dict[messages.SequenceId, str]:
         """Why client sequences have ended, by id, as far as it is remembered."""
@@ -200,7 +208,7 @@ class StepEngine:
             self._end_all(STOPPED)
 
     def _close(self) -> None:
-        self._closing = True
+        self._intake.closed = True
         self._wake()
 
     def _wake(self) -> None:
@@ -213,7 +221,7 @@ class StepEngine:
     def _wait(self) -> bool:
         """Sleep until there is work; False if the thread should end."""
         while not (self._inbox or self._awaiting_prefill or self._scheduler.has_work()):
-            if self._threads.terminated or (self._closing and not self._is_needed()):
+            if self._threads.terminated or (self._intake.closed and not self._is_needed()):
                 return False
             due = self._scheduler.due()
             timeout = None if due is None else bounded_s(due - self._clock())
@@ -245,150 +253,6 @@ class StepEngine:
         while self._inbox:
             verb, args = self._inbox.popleft()
             verb(*args)
-
-    # --- requests -----------------------------------------------------------------------------------
-
-    def _accept(self, request: messages.Generate | messages.Step) -> None:
-        error: ServingError | None
-        try:
-            if isinstance(request, messages.Generate):
-                error = self._accept_generation(request)
-            else:
-                error = self._accept_step(request)
-        except BaseException as fault:  # fails only this request; a panic of a library is no `Exception`
-            error = in_field(self._threads.to_serving_error(fault), request.field)
-        if error is not None:
-            self._output_processor.emit_rejected(request.key, error)
-            self._flush()
-        if isinstance(request, messages.Step):
-            self._starting.pop(request.sequence, None)
-
-    def _accept_generation(self, request: messages.Generate) -> ServingError | None:
-        if self._closing:
-            return STOPPED
-        if (key := request.resumes) is not None:
-            if (put := self._scheduler.put_texts.get(key)) is not None:
-                return self._continue(key, put, request)
-            if not request.prompt:
-                return ServingError(ErrorCode.SEQUENCE_LOST, _NOT_PUT)
-        sequence = make_generation_sequence(self.spec, request)
-        if sequence.rows > self._batching.max_rows:
-            most = self._batching.max_rows
-            why = f"{sequence.rows} beams share each run, and a run has at most {most} rows; send fewer"
-            return bad_input("decoding.beams", why)
-        if sequence.limit == 0:
-            self._output_processor.emit_empty(request.key)
-            self._flush()
-            return None
-        return self._begin(sequence)
-
-    def _begin(self, sequence: GenerationSequence) -> ServingError | None:
-        """Queue a sequence; one whose caller has all of its text ends at once."""
-        self._open_text(sequence)
-        has_stopped = sequence.text is not None and sequence.text.stopped
-        if sequence.emitted and (has_stopped or sequence.generated >= sequence.limit):
-            self._output_processor.emit_finished(sequence, "stop" if has_stopped else "length")
-            self._flush()
-            return None
-        return self._scheduler.add_generation(sequence, self._clock())
-
-    def _open_text(self, sequence: GenerationSequence) -> None:
-        """Detokenize what the sequence generates, after the tokens that its caller has."""
-        if self._detokenizer is not None:
-            sequence.text = TextStream(self._detokenizer.stream(), sequence.params.stop)
-            sequence.text.add(sequence.emitted)
-
-    def _continue(
-        self, key: messages.SequenceId, put: GenerationSequence, request: messages.Generate
-    ) -> ServingError | None:
-        """Go on with a text that was put here. What its caller lacks of the text comes first."""
-        received, tokens = list(request.received), list(put.tokens)
-        if tokens[: len(received)] != received:
-            return bad_input("resume.tokens", "these are not the first tokens of the sequence; send those")
-        params = structs.replace(
-            put.params,
-            key=request.key,
-            accepted=request.accepted,
-            deadline=request.deadline,
-            priority=request.priority,
-            received=tuple(received),
-        )
-        if len(received) < len(tokens) and (params.log_probabilities or params.top or params.attention):
-            self._scheduler.put_texts.take(key)  # these were not put: read the prompt again
-            self._scheduler.pool.release(put)
-            return self._begin(make_generation_sequence(self.spec, params))
-        put.params, put.key, put.accepted = params, params.key, params.accepted
-        put.deadline, put.priority = params.deadline, params.priority
-        put.emitted, put.pending.ids = received, tokens[len(received) :]
-        self._open_text(put)
-        if put.text is not None and params.stop:
-            put.pending.text = put.text.add(put.pending.ids)
-        put.first_run_at = self._clock()
-        self._scheduler.continue_text(key, put, self._clock())
-        return None
-
-    def _accept_step(self, request: messages.Step) -> ServingError | None:
-        if self._closing and request.start:
-            return STOPPED
-        step = make_step_request(request)
-        return self._scheduler.add_step(step, start=request.start, end=request.end, now=self._clock())
-
-    # --- sequences that come and go -------------------------------------------------------------------
-
-    def _answer(self, request: _Carry, handle: Callable[[_Carry], messages.SequenceState | None]) -> None:
-        state: messages.SequenceState | None = None
-        error: ServingError | None = None
-        try:
-            state = handle(request)
-        except BaseException as fault:  # as in `_accept`
-            error = self._threads.to_serving_error(fault)
-        spec = self.spec
-        self._report(
-            messages.SequenceAnswer(
-                key=request.key, model=spec.name, version=spec.version, state=state, error=error
-            )
-        )
-
-    def _get_sequence(self, request: messages.GetSequence) -> messages.SequenceState:
-        """
-        Raises:
-            ServingError: SEQUENCE_LOST, no live sequence is meant; else as `snapshots.of_generation`.
-        """
-        if request.sequence is None:
-            sequence = self._scheduler.get(request.stream)
-            if not isinstance(sequence, GenerationSequence):
-                raise ServingError(ErrorCode.SEQUENCE_LOST, "the stream has ended")
-            return self._state_of(sequence)
-        if (text := self._scheduler.put_texts.get(request.sequence)) is not None:
-            return snapshots.of_generation(text)
-        if (client := self._scheduler.clients.get(request.sequence)) is not None:
-            return snapshots.of_client(self.spec, client)
-        raise ServingError(ErrorCode.SEQUENCE_LOST, self._scheduler.clients.why_lost(request.sequence))
-
-    def _state_of(self, sequence: GenerationSequence) -> messages.SequenceState:
-        """The state of a text, which goes on."""
-        if sequence.search is None and self._batches.remove(sequence, keep_states=True):
-            state = snapshots.of_generation(sequence)
-            self._add(sequence)
-            return state
-        return snapshots.of_generation(sequence)
-
-    def _put_sequence(self, request: messages.PutSequence) -> None:
-        """
-        Raises:
-            ServingError: as `snapshots.generation_sequence`; OVERLOADED or QUOTA, no slot is free for it;
-                REFUSED_STATE, its id is in use.
-        """
-        if self._closing:
-            raise STOPPED
-        now, error = self._clock(), None
-        if request.state.generation is None:
-            error = self._scheduler.clients.put(snapshots.client_sequence(self.spec, request), now)
-        else:
-            text = snapshots.generation_sequence(self.spec, request)
-            error = self._scheduler.put_texts.put(request.sequence, text, now)
-        if error is not None:
-            raise error
 
     # --- steps --------------------------------------------------------------------------------------
 
