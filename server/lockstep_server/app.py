@@ -22,13 +22,13 @@ from .api.server import Server
 from .errors import LoadError, unavailable
 from .frontend.flush_control import FlushController
 from .frontend.gauges import GaugeReader
-from .frontend.ledger import Ledger
 from .frontend.loop_watch import LoopWatch
 from .frontend.recorder import Recorder
 from .frontend.registry import ModelRegistry
 from .frontend.request_log import RequestLog
 from .frontend.requests import InFlightRequests
 from .frontend.sequence_states import SequenceStates
+from .frontend.shared_usage import SharedUsage
 from .frontend.tokenization import Tokenizers
 from .frontend.tracing import begin
 from .frontend.usage import CallerUsage
@@ -62,14 +62,14 @@ class Place:
     number: int
     engine: str  # path of the engine's socket
     ready: Callable[[bool], None]  # whether enough models are ready here
-    tell: Callable[[Usage], None]
+    send: Callable[[Usage], None]
     drained: Callable[[bool], None]  # whether all requests ended in time
     ask_others: AskOthers
 
 
 @dataclass(frozen=True)
 class FrontEndTotals:
-    """Implements `ledger.Totals`: where a front end counts what others hold."""
+    """Implements `shared_usage.Totals`: where a front end counts what others hold."""
 
     registry: ModelRegistry
     usage: CallerUsage
@@ -138,11 +138,11 @@ class App:
             number=place.number if place is not None else 0,
         )
         self.sequence_states = SequenceStates(self.transport.send, first_key)
-        self.ledger: Ledger | None = None
+        self.shared_usage: SharedUsage | None = None
         if place is not None:
             self.registry.others_ready = False
-            self.ledger = Ledger(place.number, place.tell, FrontEndTotals(self.registry, usage))
-            self.registry.ledger = usage.ledger = self.ledger
+            self.shared_usage = SharedUsage(place.number, place.send, FrontEndTotals(self.registry, usage))
+            self.registry.shared_usage = usage.shared_usage = self.shared_usage
             self.registry.ask, self.registry.ask_others = self.transport.send, place.ask_others
         self._flush_control = FlushController(self.transport.send, settings.max_flush_ms / 1000)
         self._server = Server(

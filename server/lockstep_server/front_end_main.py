@@ -92,12 +92,12 @@ class FrontEnd:
                 waits, self._state = self._state is not None, message
                 if not waits:
                     self._run(self._take_state())
-            case supervision.Usage() if app is not None and app.ledger is not None:
-                app.ledger.take(message)
-            case supervision.FrontEndCame() if app is not None and app.ledger is not None:
-                app.ledger.tell_all()
-            case supervision.FrontEndGone() if app is not None and app.ledger is not None:
-                app.ledger.forget(message.number)
+            case supervision.Usage() if app is not None and app.shared_usage is not None:
+                app.shared_usage.take(message)
+            case supervision.FrontEndCame() if app is not None and app.shared_usage is not None:
+                app.shared_usage.send_all()
+            case supervision.FrontEndGone() if app is not None and app.shared_usage is not None:
+                app.shared_usage.forget(message.number)
             case supervision.GetStatistics() if app is not None:
                 models = [
                     (one.spec.name, one.spec.version, one.statistics.to_dict())
@@ -131,7 +131,7 @@ class FrontEnd:
             config.number,
             config.engine,
             ready=lambda ready: write([supervision.FrontEndState(ready)]),
-            tell=lambda usage: write([usage]),
+            send=lambda usage: write([usage]),
             drained=lambda clean: write([supervision.Drained(clean)]),
             ask_others=self._others.ask,
         )

@@ -1,4 +1,4 @@
-"""The messages between the supervisor and each of several front ends (docs/decisions/0031).
+"""The messages between the supervisor and each of several front ends (docs/decisions/0033).
 
 supervisor → front end: `FrontEndConfig`, then `ServerState`, `FrontEndCame`, `FrontEndGone`, `GetReport`,
 `Drain`, the `Usage` of other front ends, `StatisticsAsked`, and `messages.Heartbeat`.

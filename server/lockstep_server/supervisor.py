@@ -1,9 +1,9 @@
 """Several gRPC front-end processes on one port before one engine process.
 
-The supervisor owns the engine process, the HTTP port and the front ends, and serves no call itself. It starts
-the processes again if they end. Each front end has a connection to the engine and one to the supervisor,
-which passes on what they hold (`frontend/ledger.py`), adds up their metrics, and makes them stop together
-(docs/decisions/0031).
+The supervisor owns the engine process, the HTTP port and the front ends, and serves no call itself. It
+restarts each process that ends. Each front end has a connection to the engine and one to the supervisor,
+which passes on what they hold (`frontend/shared_usage.py`), adds up their metrics, and stops them together
+(docs/decisions/0033).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Supervisor:
         self._reserved: list[socket.socket] = []
         self._guarding: asyncio.Task[None] | None = None
         self._engine_asked: asyncio.Future[None] | None = None
-        self._told: supervision.ServerState | None = None
+        self._sent: supervision.ServerState | None = None
         self._complete = self.draining = False
         self._pause_s = 0.0
         self.port = self.metrics_port = 0
@@ -169,7 +169,7 @@ class Supervisor:
                 for other in others:
                     other.send(message)
             case supervision.FrontEndStarted():
-                self._told = None  # it knows nothing yet
+                self._sent = None  # it knows nothing yet
                 self._state_changed()
                 for other in others:
                     other.send(supervision.FrontEndCame())
@@ -225,15 +225,15 @@ class Supervisor:
         serving = [one for one in self.front_ends.values() if one.serves]
         ready = self._complete and bool(serving) and all(one.ready for one in serving)
         state = supervision.ServerState(ready and self.registry.ready_here(), self.transport.recovers)
-        if state != self._told:
-            self._told = state
+        if state != self._sent:
+            self._sent = state
             for front_end in self.front_ends.values():
                 front_end.send(state)
 
     def _condition(self) -> Condition:
         if self.draining:
             return Condition.DRAINING
-        return Condition.of(ready=self._told is not None and self._told.ready)
+        return Condition.of(ready=self._sent is not None and self._sent.ready)
 
     # --- the engine -----------------------------------------------------------------------------------
 

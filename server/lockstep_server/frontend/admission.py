@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..messages import Event, Request
     from ..model.spec import ModelSpec
-    from .ledger import Ledger
+    from .shared_usage import SharedUsage
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +110,15 @@ class _Drain:
 
 
 class AdmissionController:
-    """Accepted and unfinished work of one model version, in device seconds: of all front ends, if there are
-    several and `ledger` has what this one tells the others."""
+    """Accepted and unfinished work of one model version, in device seconds.
 
-    def __init__(self, spec: ModelSpec, costs: Mapping[str, Any], ledger: Ledger | None = None) -> None:
-        self.ledger = ledger
+    If there are several front ends, `shared_usage` sends them the changes, and adds theirs.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, costs: Mapping[str, Any], shared_usage: SharedUsage | None = None
+    ) -> None:
+        self.shared_usage = shared_usage
         self._costs = CostModel.from_dict(costs) if costs else CostModel()
         self._spec = spec
         self._instances = spec.instances
@@ -123,7 +127,7 @@ class AdmissionController:
         self.waiting_s = 0.0
         self.requests = 0
         self._queued = QueuedWork()
-        self._drain = _Drain(_SHARED_S if ledger is not None else 0.0)
+        self._drain = _Drain(_SHARED_S if shared_usage is not None else 0.0)
         self._wrong_since: float | None = None  # when waits began to differ much from the estimates
 
     def batching_off(self) -> None:
@@ -212,13 +216,13 @@ class AdmissionController:
         self._drain.watch(self.waiting_s / self._instances, now)
         if call is not None:
             call.requests, call.waiting_s = call.requests + 1, call.waiting_s + seconds
-        if self.ledger is not None and seconds:
-            self._tell(self.ledger, caller, 1, seconds)
+        if self.shared_usage is not None and seconds:
+            self._share(self.shared_usage, caller, 1, seconds)
         return before_s
 
-    def _tell(self, ledger: Ledger, caller: str, requests: int, seconds: float) -> None:
+    def _share(self, shared_usage: SharedUsage, caller: str, requests: int, seconds: float) -> None:
         share = abs(seconds) / self._instances / max(self.max_queue_s, _MIN_ESTIMATE_S)
-        ledger.change(self._spec.name, self._spec.version, caller, requests, seconds, share)
+        shared_usage.change(self._spec.name, self._spec.version, caller, requests, seconds, share)
 
     def _check(self, wait: float, run: float, now: float, deadline: float | None) -> None:
         if wait > self.max_queue_s:
@@ -248,10 +252,10 @@ class AdmissionController:
         self._drain.watch(self.waiting_s / self._instances, now)
         if call is not None:
             call.requests, call.waiting_s = call.requests - 1, call.waiting_s - seconds
-        if self.ledger is not None and seconds:
-            self._tell(self.ledger, caller, -1, -seconds)
+        if self.shared_usage is not None and seconds:
+            self._share(self.shared_usage, caller, -1, -seconds)
             if served:
-                self.ledger.serve(self._spec.name, self._spec.version, seconds)
+                self.shared_usage.serve(self._spec.name, self._spec.version, seconds)
 
     def add_queued(self, caller: str, requests: int, seconds: float, now: float) -> None:
         """Count requests that another front end has accepted, or that have ended there."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..model.spec import ModelSpec
-    from .ledger import Ledger
+    from .shared_usage import SharedUsage
     from .versions import ModelVersion
 
     AskOthers = Callable[[], Awaitable[list[tuple[str, int, dict[str, Any]]]]]
@@ -57,7 +57,7 @@ class ModelRegistry:
         reload_grace_s: float = 0.0,
         first_key: int = 1,
     ) -> None:
-        self.ledger: Ledger | None = None  # if there are several front ends
+        self.shared_usage: SharedUsage | None = None  # if there are several front ends
         self.others_ready = True  # the other front ends are
         self.ask: Callable[[messages.Message], None] | None = None  # the engine, if there are several
         self.ask_others: AskOthers | None = None
@@ -303,9 +303,9 @@ class ModelRegistry:
         meters = ModelMeters(
             self._metrics, spec.model, entry.version, self.device, spec.mode, methods_of(spec)
         )
-        if self.ledger is not None:
-            self.ledger.begin_model(spec.name, spec.version)
-        admission = AdmissionController(spec, update.costs or {}, self.ledger)
+        if self.shared_usage is not None:
+            self.shared_usage.begin_model(spec.name, spec.version)
+        admission = AdmissionController(spec, update.costs or {}, self.shared_usage)
         vocabulary = self.tokenizers.open(update.tokenizer) if update.tokenizer else None
         served = ServedModel(
             spec,
@@ -318,9 +318,9 @@ class ModelRegistry:
         )
         replaced = self._served.get((entry.name, entry.version))
         if replaced is not None:
-            replaced.admission.ledger = None  # what it still holds is not in the new one's queue
+            replaced.admission.shared_usage = None  # what it still holds is not in the new one's queue
         self._served[entry.name, entry.version] = served
-        if replaced is not None and (replaced.sequences or self.ledger is not None):
+        if replaced is not None and (replaced.sequences or self.shared_usage is not None):
             self._replaced.append(replaced)
             forget = self._replaced.remove
             asyncio.get_running_loop().call_later(self._reload_grace_s + _FORGET_S, forget, replaced)
@@ -356,7 +356,7 @@ class ModelRegistry:
         if (served := self.get(update.model, update.version)) is not None:
             served.spec = replace(served.spec, batched=False, notice=f"not batched: {update.reason}")
             served.admission.batching_off()
-            if self.ledger is None:  # otherwise the supervisor counts it
+            if self.shared_usage is None:  # otherwise the supervisor counts it
                 served.meters.batch_mismatch.inc()
             if (entry := self.versions.get(update.model, update.version)) is not None:
                 entry.spec = served.spec
@@ -369,7 +369,7 @@ class ModelRegistry:
         )
         if served is None or entry is None:
             return
-        if update.reason and self.ledger is None:
+        if update.reason and self.shared_usage is None:
             served.meters.thread_restarts.inc()
         entry.paused = update.reason
         self._report_change()

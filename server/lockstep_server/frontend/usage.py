@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..supervision import Spent
     from .admission import CallShare
     from .callers import Caller
-    from .ledger import Ledger
+    from .shared_usage import SharedUsage
 
 _MOST_BUCKETS = 4096
 
@@ -67,8 +67,9 @@ class _Meters(NamedTuple):
 
 
 class CallerUsage:
-    """The bytes and quotas of all callers: at all front ends, if there are several and `ledger` has what this
-    one tells the others. Event loop only.
+    """The bytes and quotas of all callers. Event loop only.
+
+    If there are several front ends, `shared_usage` sends them the changes, and adds theirs.
 
     Args:
         max_bytes: the most bytes of requests in flight that a caller may hold if no other holds any.
@@ -81,7 +82,7 @@ class CallerUsage:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_bytes, self._clock = max_bytes, clock
-        self.ledger: Ledger | None = None
+        self.shared_usage: SharedUsage | None = None
         self._metrics = metrics or Metrics(enabled=False)
         self._meters: dict[str, _Meters] = {}  # by account
         self.bytes = 0  # of all requests in flight
@@ -124,15 +125,15 @@ class CallerUsage:
         if not size:
             return
         self.add_held(caller.name, size)
-        if self.ledger is not None:
-            self.ledger.change("", 0, caller.name, 1, size, size / self._max_bytes)
+        if self.shared_usage is not None:
+            self.shared_usage.change("", 0, caller.name, 1, size, size / self._max_bytes)
 
     def free(self, size: int, caller: Caller) -> None:
         if not size:
             return
         self.add_held(caller.name, -size)
-        if self.ledger is not None:
-            self.ledger.change("", 0, caller.name, -1, -size, size / self._max_bytes)
+        if self.shared_usage is not None:
+            self.shared_usage.change("", 0, caller.name, -1, -size, size / self._max_bytes)
 
     def add_held(self, caller: str, size: int) -> None:
         """Count bytes more or less, here or at another front end."""
@@ -177,8 +178,8 @@ class CallerUsage:
 
     def _spend(self, caller: Caller, unit: str, rate: float, units: float) -> None:
         self._bucket(caller.name, unit, rate).spend(units)
-        if self.ledger is not None:
-            self.ledger.spend(caller.name, unit, rate, units)
+        if self.shared_usage is not None:
+            self.shared_usage.spend(caller.name, unit, rate, units)
 
     def add_spent(self, spent: Spent) -> None:
         """Count what a caller has used at another front end."""

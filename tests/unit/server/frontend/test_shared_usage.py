@@ -17,7 +17,7 @@ from unit.server import sample_models
 from lockstep_server.errors import ServingError
 from lockstep_server.frontend.admission import AdmissionController
 from lockstep_server.frontend.callers import Caller
-from lockstep_server.frontend.ledger import Ledger
+from lockstep_server.frontend.shared_usage import SharedUsage
 from lockstep_server.frontend.usage import CallerUsage
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ CALLERS = [Caller(name, tokens_per_second=50, account=name) for name in ("ann", 
 
 
 class Timer:
-    """What a ledger has scheduled: the newest call that is not cancelled."""
+    """What a shared_usage has scheduled: the newest call that is not cancelled."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[float, Callable[[], None]]] = []
@@ -49,13 +49,13 @@ class Timer:
 
 
 class FrontEnd:
-    """The real admission and usage of one front end, with its ledger. Implements `Totals`."""
+    """The real admission and usage of one front end, with its shared_usage. Implements `Totals`."""
 
     def __init__(self, number: int, send: Callable[[Usage], None]) -> None:
         self.number, self.timer = number, Timer()
-        self.ledger = Ledger(number, send, self, self.timer.call_later, time.monotonic)
+        self.shared_usage = SharedUsage(number, send, self, self.timer.call_later, time.monotonic)
         self.usage = CallerUsage(1000)
-        self.usage.ledger = self.ledger
+        self.usage.shared_usage = self.shared_usage
         self.queued: list[tuple[str, float]] = []
         self.held: list[tuple[Caller, int]] = []
         self.begin()
@@ -63,8 +63,8 @@ class FrontEnd:
     def begin(self) -> None:
         """The model is loaded, or loaded again: its requests leave the queue of the old one."""
         self.queued.clear()
-        self.ledger.begin_model(SPEC.name, SPEC.version)
-        self.admission = AdmissionController(SPEC, {}, self.ledger)
+        self.shared_usage.begin_model(SPEC.name, SPEC.version)
+        self.admission = AdmissionController(SPEC, {}, self.shared_usage)
 
     def enter(self, caller: str, seconds: float) -> None:
         try:
@@ -104,7 +104,7 @@ class FrontEnd:
 
 
 class Ledgers(RuleBasedStateMachine):
-    """Front ends, and a supervisor that passes on what they tell, in order but late."""
+    """Front ends, and a supervisor that passes on what they send, in order but late."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Ledgers(RuleBasedStateMachine):
         self.front_ends[at].free()
 
     @rule(at=st.sampled_from(FRONT_ENDS))
-    def tell(self, at: int) -> None:
+    def send(self, at: int) -> None:
         self.front_ends[at].timer.fire()
 
     @rule(at=st.sampled_from(FRONT_ENDS))
@@ -145,17 +145,17 @@ class Ledgers(RuleBasedStateMachine):
             usage = messages.popleft()
             for other in self.front_ends:
                 if other is not sender:
-                    other.ledger.take(usage)
+                    other.shared_usage.take(usage)
 
     @rule(at=st.sampled_from(FRONT_ENDS))
     def replace(self, at: int) -> None:
-        """A front end dies with what it had not told, and another one comes."""
+        """A front end dies with what it had not sent, and another one comes."""
         gone = self.front_ends[at]
         self.front_ends[at] = self.new()
         for other in self.front_ends:
             if other is not self.front_ends[at]:
-                other.ledger.forget(gone.number)
-                other.ledger.tell_all()
+                other.shared_usage.forget(gone.number)
+                other.shared_usage.send_all()
 
     @rule()
     def load_again(self) -> None:
@@ -164,10 +164,10 @@ class Ledgers(RuleBasedStateMachine):
             front_end.begin()
 
     def teardown(self) -> None:
-        self.all_count_the_same_once_everything_is_told()
+        self.all_count_the_same_once_everything_is_sent()
 
     @rule()
-    def all_count_the_same_once_everything_is_told(self) -> None:
+    def all_count_the_same_once_everything_is_sent(self) -> None:
         self.settle()
         queued = [one for front_end in self.front_ends for one in front_end.queued]
         held = [one for front_end in self.front_ends for one in front_end.held]
@@ -190,7 +190,7 @@ class Ledgers(RuleBasedStateMachine):
 TestLedgers = Ledgers.TestCase
 
 
-def test_much_is_told_at_once_and_little_later() -> None:
+def test_much_is_sent_at_once_and_little_later() -> None:
     sent: list[Usage] = []
     front_end = FrontEnd(1, sent.append)
     front_end.hold(CALLERS[0], 1)
@@ -213,7 +213,7 @@ def test_what_is_spent_at_one_front_end_is_owed_at_the_others() -> None:
     one.timer.fire()
     other.usage.admit(caller)
     for usage in sent:
-        other.ledger.take(usage)
+        other.shared_usage.take(usage)
     with pytest.raises(ServingError, match="50 tokens per second"):
         other.usage.admit(caller)
 
@@ -250,15 +250,15 @@ class Shared(FrontEnd):
 
     def __init__(self, number: int, clock: Clock, others: list[Shared], count: int, most_ms: float) -> None:
         self.clock = clock
-        self.ledger = Ledger(number, self._send, self, clock.call_later, lambda: clock.now)
+        self.shared_usage = SharedUsage(number, self._send, self, clock.call_later, lambda: clock.now)
         self._others = others
         spec = sample_models.ragged(max_queue_ms=most_ms)
-        self.admission = AdmissionController(spec, {}, self.ledger if count > 1 else None)
+        self.admission = AdmissionController(spec, {}, self.shared_usage if count > 1 else None)
 
     def _send(self, usage: Usage) -> None:
         for other in self._others:
             if other is not self:
-                self.clock.call_later(0.0005, partial(other.ledger.take, usage))
+                self.clock.call_later(0.0005, partial(other.shared_usage.take, usage))
 
     def add_queued(self, model: str, version: int, caller: str, requests: int, seconds: float) -> None:
         self.admission.add_queued(caller, requests, seconds, self.clock.now)

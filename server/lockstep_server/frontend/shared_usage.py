@@ -1,9 +1,9 @@
-"""What several front ends hold together: each tells the others what its callers have queued, hold and spend.
+"""What the callers of all front ends have queued, hold and spend, so that all enforce the same bounds.
 
-admission, usage -> `Ledger` -> `Usage`, by way of the supervisor -> the ledgers of the others -> their
-admission and usage. So every front end counts all work, and refuses by the same bounds. What changes is told
-at once if it is much, as a share of its bound, and after `_TELL_S` otherwise: a bound may be exceeded by what
-the other front ends accept meanwhile. Of a quota, that much is owed later.
+admission, usage → `SharedUsage` → `Usage` → supervisor → `SharedUsage` of the other front ends → their
+admission and usage. A large change, as a share of its bound, is sent at once, a small one after
+`_SEND_AFTER_S`. A bound may be exceeded by what the other front ends accept meanwhile. A quota that is
+exceeded in this way is owed later.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Protocol
 
 from ..supervision import Amount, Spent, Usage
 
-_TELL_S = 0.05
-"""A small change is told after this time."""
+_SEND_AFTER_S = 0.05
+"""A small change is sent after this time."""
 
 _MUCH = 1 / 32
-"""A change of this share of its bound is told at once,"""
+"""A change of this share of its bound is sent at once,"""
 
 _PAUSE_S = 0.002
 """but no sooner than this after the last message."""
@@ -54,8 +54,8 @@ class Totals(Protocol):
         """Units of a quota."""
 
 
-class Ledger:
-    """What this front end holds, and what each other one has told. Event loop only."""
+class SharedUsage:
+    """What this front end holds, and what each other one has sent. Event loop only."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Ledger:
         self._call_later = call_later or asyncio.get_running_loop().call_later
         self._clock = clock
         self._own: dict[_Key, tuple[int, float]] = {}
-        self._told: dict[_Key, tuple[int, float]] = {}
+        self._sent: dict[_Key, tuple[int, float]] = {}
         self._changed: set[_Key] = set()
         self._served: defaultdict[tuple[str, int], float] = defaultdict(float)
         self._spent: defaultdict[tuple[str, str, float], float] = defaultdict(float)
@@ -105,7 +105,7 @@ class Ledger:
 
     def begin_model(self, model: str, version: int) -> None:
         """A model version begins with an empty queue, here and at the others."""
-        for amounts in (self._own, self._told, *self._others.values()):
+        for amounts in (self._own, self._sent, *self._others.values()):
             for key in [key for key in amounts if key[:2] == (model, version)]:
                 del amounts[key]
 
@@ -117,10 +117,10 @@ class Ledger:
                 return
             self._timer.cancel()
         self._hurries = hurries
-        delay_s = max(self._last + _PAUSE_S - self._clock(), 0.0) if hurries else _TELL_S
-        self._timer = self._call_later(delay_s, self._tell)
+        delay_s = max(self._last + _PAUSE_S - self._clock(), 0.0) if hurries else _SEND_AFTER_S
+        self._timer = self._call_later(delay_s, self._send_changes)
 
-    def _tell(self) -> None:
+    def _send_changes(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._hurries, self._weight = None, False, 0.0
@@ -128,7 +128,7 @@ class Ledger:
         changed = {
             key: now
             for key in self._changed
-            if (now := self._own.get(key, _NOTHING)) != self._told.get(key, _NOTHING)
+            if (now := self._own.get(key, _NOTHING)) != self._sent.get(key, _NOTHING)
         }
         served = [(*model, seconds) for model, seconds in self._served.items()]
         spent = [Spent(*who, units) for who, units in self._spent.items()]
@@ -137,24 +137,24 @@ class Ledger:
         self._spent.clear()
         for key, now in changed.items():
             if now == _NOTHING:
-                self._told.pop(key, None)
+                self._sent.pop(key, None)
             else:
-                self._told[key] = now
+                self._sent[key] = now
         if changed or served or spent:
             amounts = [Amount(*key, *now) for key, now in changed.items()]
             self._send(Usage(number=self._number, amounts=amounts, served=served, spent=spent))
 
-    def tell_all(self) -> None:
-        """Tell everything, as there is a front end that knows nothing yet."""
-        self._tell()
-        self._told.clear()
+    def send_all(self) -> None:
+        """Send everything, because a new front end knows nothing yet."""
+        self._send_changes()
+        self._sent.clear()
         self._changed.update(self._own)
-        self._tell()
+        self._send_changes()
 
     # --- what others hold ---------------------------------------------------------------------------
 
     def take(self, usage: Usage) -> None:
-        """Count what another front end has told."""
+        """Count what another front end has sent."""
         known = self._others.setdefault(usage.number, {})
         for model, version, caller, requests, amount in usage.amounts:
             key = model, version, caller
