@@ -24,7 +24,7 @@ class ErrorCode(Enum):
     QUOTA = "quota"  # the caller has reached a limit of its own: retry later
     DEADLINE = "deadline"  # passed while waiting, or between two steps
     UNAVAILABLE = "unavailable"  # loading, unloading, draining
-    SEQUENCE_LOST = "sequence_lost"  # evicted, or used after its end
+    SEQUENCE_LOST = "sequence_lost"  # unknown here, evicted, or used after its end
     REFUSED_STATE = "refused_state"  # a sequence's state cannot be given, or is of another model
     UNAUTHENTICATED = "unauthenticated"
     DENIED = "denied"

@@ -185,7 +185,7 @@ class Asks:
             (fakes.request("identity", {"x": ("INT64", [[1]])}), "INVALID_ARGUMENT"),
             (fakes.floats("identity", [[1.0]], sequence_id=7), "INVALID_ARGUMENT"),
             (fakes.floats("adder", [[1.0, 1.0]]), "INVALID_ARGUMENT"),
-            (fakes.floats("adder", [[1.0, 1.0]], sequence_id=unknown), "INVALID_ARGUMENT"),
+            (fakes.floats("adder", [[1.0, 1.0]], sequence_id=unknown), "FAILED_PRECONDITION"),
         ]  # fmt: skip
         request, status = self._rng.choice(wrong)
         may = frozenset({status, "NOT_FOUND", "INVALID_ARGUMENT"})

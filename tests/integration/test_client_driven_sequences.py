@@ -63,7 +63,7 @@ def test_state_is_kept_from_start_to_end(server: Served) -> None:
     assert answers == [1, 3, 7]
     with refused(grpc.StatusCode.FAILED_PRECONDITION, words="has ended"):
         server.infer(step(1, 7))
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "parameters.sequence_id", "sequence_start"):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words="unknown sequence"):
         server.infer(step(1, 77))
 
 

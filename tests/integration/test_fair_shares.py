@@ -539,9 +539,9 @@ def test_nobody_reaches_the_sequence_of_another_caller(processes: Served, sequen
 
     assert step("greedy", start=True) == 1
     unknown = "unknown sequence"
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, words=unknown):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words=unknown):
         step("meek")
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, words=unknown):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words=unknown):
         step("meek", end=True)
     assert step("meek", start=True) == 1  # an id of its own
     assert step("greedy") == 2
@@ -549,7 +549,7 @@ def test_nobody_reaches_the_sequence_of_another_caller(processes: Served, sequen
     assert step("greedy", end=True) == 3
     with refused(grpc.StatusCode.FAILED_PRECONDITION, words="has ended"):
         step("greedy")
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, words=unknown):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words=unknown):
         step("small")
 
 
@@ -564,7 +564,7 @@ def test_an_evicted_sequence_is_its_caller_s_still(processes: Served) -> None:
         return False
 
     wait_until(evicted, "the sequence is evicted")
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, words="unknown sequence"):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words="unknown sequence"):
         _step(processes, "meek", "brief", 7)
 
 

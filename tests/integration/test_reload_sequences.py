@@ -134,7 +134,7 @@ def test_an_unload_ends_what_a_replaced_version_holds(tmp_path: Path, server: Se
     unload(server, "sum")
     assert versions(server) == {"1": "UNAVAILABLE"}
     load(server, "sum")
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, words="unknown sequence"):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, words="unknown sequence"):
         step(server, 1)
 
 

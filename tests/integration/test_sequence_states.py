@@ -458,7 +458,7 @@ def test_states_are_signed_and_belong_to_their_callers(root: Path, tmp_path: Pat
         x = np.ones((1, 2), np.float32)
         alice.infer("adder", {"x": x}, sequence_id="s", sequence_start=True)
         state = alice.get_sequence("adder", "s")
-        for client, owner, error in ((bob, "alice", "only an admin"), (bob, "", "no live sequence")):
+        for client, owner, error in ((bob, "alice", "only an admin"), (bob, "", "unknown sequence")):
             with pytest.raises(Exception, match=error):
                 client.get_sequence("adder", "s", owner=owner)
         assert admin.get_sequence("adder", "s", owner="alice").position == 1

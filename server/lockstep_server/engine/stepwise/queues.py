@@ -15,7 +15,7 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from ...errors import ErrorCode, ServingError, bad_input
+from ...errors import ErrorCode, ServingError
 from .sequence import FailedSequence
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from .slot_pool import SlotPool
 
 _MAX_ENDED_IDS = 4096
-"""Ids of ended sequences to remember, so that their next step gets SEQUENCE_LOST instead of BAD_INPUT."""
+"""Ids of ended sequences to remember, so that the error of their next step says why."""
+
+UNKNOWN_SEQUENCE = "unknown sequence: this server does not hold it; start it with sequence_start"
 
 
 class GenerationQueue:
@@ -176,7 +178,7 @@ class ClientQueue:
             live = self._live[step.sequence.id] = step.sequence
             self._ended.pop(live.id, None)
         elif live is None:
-            return self._unknown_sequence_error(step.sequence.id)
+            return ServingError(ErrorCode.SEQUENCE_LOST, self.why_lost(step.sequence.id))
         step.sequence = live
         live.waiting.append(step)
         if live.has_slot:
@@ -205,17 +207,10 @@ class ClientQueue:
         """The live sequence with an id."""
         return self._live.get(sequence_id)
 
-    def _unknown_sequence_error(self, key: SequenceId) -> ServingError:
-        sequence_id = key[1] if isinstance(key, tuple) else key
-        if key in self._ended:
-            return ServingError(ErrorCode.SEQUENCE_LOST, self.why_lost(key))
-        why = f"unknown sequence {sequence_id!r}; start it with sequence_start"
-        return bad_input("parameters.sequence_id", why)
-
     def why_lost(self, key: SequenceId) -> str:
         """Why a sequence is not live, without its id, which is the caller's: it is logged."""
         why = self._ended.get(key)
-        return f"the sequence {why}; start it again" if why else "no live sequence has this id"
+        return f"the sequence {why}; start it again" if why else UNKNOWN_SEQUENCE
 
     def drop(self, step: StepRequest) -> None:
         """Drop a step. A sequence that loses its only steps while it waits for a slot ends."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from unit.server.engine.stepwise.step_models import generation_sequence, step_request
 
+from lockstep_server.engine.stepwise.queues import UNKNOWN_SEQUENCE
 from lockstep_server.engine.stepwise.scheduler import Scheduler, SequenceLimits, StepPlan
 from lockstep_server.errors import ErrorCode
 from lockstep_server.messages import SequenceCounts
@@ -91,7 +92,7 @@ def test_a_rejected_request_leaves_no_trace() -> None:
     assert scheduler.add_generation(generation_sequence(99), 0.0) is not None
     assert scheduler.add_step(step_request(98), start=True, end=False, now=0.0) is not None
     assert (scheduler.open_keys(), scheduler.counts()) == (before, SequenceCounts(2, 0, 0))
-    assert rejection(scheduler, "s").code is ErrorCode.BAD_INPUT  # the rejected start did not create it
+    assert rejection(scheduler, "s").message == UNKNOWN_SEQUENCE  # the rejected start did not create it
 
 
 def test_waiting_too_long_for_a_slot_fails_as_overloaded() -> None:
