@@ -184,7 +184,7 @@ class OneShotEngine:
     def _step(self, alone: RequestPart | None = None) -> None:
         """Plan, run and commit: parts of the queue, or one part that is not in it."""
         deadline = self._queue.deadline() if alone is None else alone.accepted + 1.0
-        with self._device_scheduler.lease(self._account, deadline) as lease:
+        with self._device_scheduler.lease(self._account, deadline, self._queue.claim) as lease:
             if alone is None:
                 run_plan = self._plan(lease)
             else:

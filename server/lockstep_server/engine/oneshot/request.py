@@ -16,6 +16,7 @@ import numpy as np
 
 from ...fair_queueing import FairQueueing
 from ..runtime import padding
+from ..runtime.device_scheduler import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -197,6 +198,12 @@ class WaitingQueue:
                 continue
             return first.accepted + 1.0 if first.deadline is None else first.deadline
         return math.inf
+
+    def claim(self) -> Claim | None:
+        """What waits, for the device scheduler, if all of it is of one caller and priority."""
+        parts = [*self._waiting, *self._inbox]
+        kinds = {(part.request.infer.caller, part.priority) for part in parts}
+        return Claim(*kinds.pop(), parts[0].accepted) if len(kinds) == 1 else None
 
     def close(self) -> None:
         """Make `wait` return False when the queue is empty."""

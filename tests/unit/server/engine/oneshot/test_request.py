@@ -185,3 +185,17 @@ def test_the_deadline_can_be_read_while_other_threads_put() -> None:
     assert queue.deadline() == 7.0
     queue.take(lambda waiting: ())
     assert queue.deadline() == 7.0
+
+
+def test_what_waits_is_claimed_if_it_is_of_one_caller_and_priority() -> None:
+    queue = WaitingQueue()
+    assert queue.claim() is None
+    queue.put([sample_models.part(caller="a", accepted=3.0)])
+    queue.take(lambda _: [])  # planned, and left waiting
+    queue.put([sample_models.part(caller="a", accepted=4.0)])
+    assert queue.claim() == ("a", 0, 3.0)
+    queue.put([sample_models.part(caller="a", accepted=5.0, priority=1)])
+    assert queue.claim() is None
+    queue.take(lambda waiting: waiting)
+    queue.put([sample_models.part(caller="a"), sample_models.part(caller="b")])
+    assert queue.claim() is None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from patience import PATIENCE_S, wait_until
 
-from lockstep_server.engine.runtime.device_scheduler import DeviceAccount, DeviceScheduler
+from lockstep_server.engine.runtime.device_scheduler import Claim, DeviceAccount, DeviceScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Clock:
@@ -27,15 +30,20 @@ def yielding(name: str) -> DeviceAccount:
 
 
 def queue_up(
-    device_scheduler: DeviceScheduler, order: list[str], waiters: list[tuple[DeviceAccount, float]]
+    device_scheduler: DeviceScheduler,
+    order: list[str],
+    waiters: list[tuple[DeviceAccount, float]],
+    claims: dict[str, Claim] | None = None,
+    work: Callable[[], None] = lambda: None,
 ) -> list[threading.Thread]:
-    """Threads that wait for a lease and append their names to `order` when they get one."""
+    """Threads that wait for a lease, append their names to `order` when they get one, and work."""
     threads = []
     for account, deadline in waiters:
 
         def acquire(account: DeviceAccount = account, deadline: float = deadline) -> None:
-            with device_scheduler.lease(account, deadline):
+            with device_scheduler.lease(account, deadline, lambda: (claims or {}).get(account.name)):
                 order.append(account.name)
+                work()
 
         threads.append(threading.Thread(target=acquire))
         threads[-1].start()
@@ -229,3 +237,55 @@ def test_a_waiter_for_an_unreserved_lease_does_not_block_yielding_accounts() -> 
     for thread in waiting:
         thread.join(PATIENCE_S)
     assert order == ["another step"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "ran_s", "first"),
+    [
+        (Claim("one", 0, since=5.0), Claim("one", 0, since=2.0), 5.0, "theirs"),
+        (Claim("one", 0, since=2.0), Claim("one", 0, since=5.0), 5.0, "mine"),
+        (Claim("one", 0, since=5.0), Claim("two", 0, since=2.0), 5.0, "mine"),
+        (Claim("one", 1, since=5.0), Claim("one", 0, since=2.0), 5.0, "mine"),
+        (Claim("one", 0, since=5.0), None, 5.0, "mine"),
+        (None, Claim("one", 0, since=2.0), 5.0, "mine"),
+        (Claim("one", 0, since=5.0), Claim("one", 0, since=2.0), 11.0, "mine"),
+    ],
+    ids=["older", "younger", "other caller", "other priority", "several callers", "mine of several", "flood"],
+)
+def test_a_turn_is_passed_to_older_requests_of_the_same_caller(
+    mine: Claim | None, theirs: Claim | None, ran_s: float, first: str
+) -> None:
+    """Unless the other engine has run for more than ten times as long."""
+    clock = Clock()
+    device_scheduler, order = DeviceScheduler(clock=clock), list[str]()
+    accounts = [DeviceAccount("mine"), DeviceAccount("theirs")]
+    claims = {name: claim for name, claim in (("mine", mine), ("theirs", theirs)) if claim is not None}
+    for account, used_s in zip(accounts, (1.0, ran_s), strict=True):
+        account.charge(used_s, clock.now)
+    with device_scheduler.lease(DeviceAccount("holder"), 0.0):
+        threads = queue_up(device_scheduler, order, [(one, 0.0) for one in accounts], claims)
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == [first, *{"mine", "theirs"} - {first}]
+
+
+def test_the_engine_that_passes_its_turn_pays_for_the_run() -> None:
+    """So the models of a caller that uses several get no more of the device than without passing."""
+    clock = Clock()
+    device_scheduler, order = DeviceScheduler(clock=clock), list[str]()
+    accounts = [DeviceAccount("mine"), DeviceAccount("theirs")]
+    claims = {"mine": Claim("one", 0, since=5.0), "theirs": Claim("one", 0, since=2.0)}
+    for account, used_s in zip(accounts, (1.0, 2.0), strict=True):
+        account.charge(used_s, clock.now)
+
+    def work() -> None:
+        clock.now += 0.25 if order == ["theirs"] else 0.0
+
+    with device_scheduler.lease(DeviceAccount("holder"), 0.0):
+        threads = queue_up(device_scheduler, order, [(one, 0.0) for one in accounts], claims, work)
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == ["theirs", "mine"]
+    kept = 0.5**0.25  # of what was used before
+    assert [one.recent_s(clock.now) for one in accounts] == pytest.approx([kept + 0.25, 2 * kept])
+    assert [one.recently_ran_s(clock.now) for one in accounts] == pytest.approx([kept, 2 * kept + 0.25])
