@@ -9,7 +9,6 @@
 Neither is trusted: frozen axes are detected here, and the graph is compared with the module afterwards.
 """
 
-import functools
 import gc
 import io
 import logging
@@ -27,6 +26,7 @@ import torch
 from torch.jit._trace import TracerWarning
 
 from lockstep_export.errors import FrozenError, ModuleError
+from lockstep_export.fast_export import fast_export
 from lockstep_export.graph_spec import GraphSpec
 from lockstep_export.values_read import frozen_values
 
@@ -39,9 +39,6 @@ NO_OPERATOR = re.compile(
 STATIC = re.compile(r"static shape of (\d+) for dimension inputs\['(\w+)'\](?:\[(\d+)\])?\.shape\[(\d+)\]")
 TORCH = str(Path(torch.__file__).parent)
 COLOURS = re.compile(r"\x1b\[\d*m")
-
-_registries: dict[int, Any] = {}
-"""torch's registries of ONNX operators, by opset."""
 
 
 def trace(graph_spec: GraphSpec, tracer: Tracer) -> Any:
@@ -67,7 +64,7 @@ def _dynamo(graph_spec: GraphSpec) -> Any:
         name: {index: axis for index, axis in enumerate(graph_spec.axes[name]) if axis}
         for name in graph_spec.inputs
     }
-    with _shared_registry(), _operators_listed_once():
+    with fast_export():
         program = torch.onnx.export(
             graph_spec.module.eval(),
             tuple(graph_spec.inputs.values()) if graph_spec.positional else (),
@@ -81,41 +78,6 @@ def _dynamo(graph_spec: GraphSpec) -> Any:
         )
     assert program is not None
     return program.model_proto
-
-
-@contextmanager
-def _shared_registry() -> Iterator[None]:
-    """Lets the exports of a process share torch's registry of ONNX operators. Each would build the same one
-    again, which takes a third of its time."""
-    from torch.onnx._internal.exporter import _registration
-
-    kind: Any = _registration.ONNXRegistry
-    original = vars(kind)["from_torchlib"]
-
-    def from_torchlib(opset_version: int) -> Any:
-        if opset_version not in _registries:
-            _registries[opset_version] = original.__get__(None, kind)(opset_version)
-        return _registries[opset_version]
-
-    kind.from_torchlib = staticmethod(from_torchlib)
-    try:
-        yield
-    finally:
-        kind.from_torchlib = original
-
-
-@contextmanager
-def _operators_listed_once() -> Iterator[None]:
-    """Lets an export list torch's composite operators once. It would list all of them again for each of some
-    fifty namespaces, which takes a tenth of its time."""
-    from torch._export import utils
-
-    original = vars(utils)["_materialize_cpp_cia_ops"]
-    utils._materialize_cpp_cia_ops = functools.cache(original)
-    try:
-        yield
-    finally:
-        utils._materialize_cpp_cia_ops = original
 
 
 def _script(graph_spec: GraphSpec) -> Any:
