@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MODELS = sorted(folder.name for folder in REPOSITORY.glob("sentiment-*"))
-REQUESTS, IN_FLIGHT = 160, 64
+REQUESTS, IN_FLIGHT = 96, 64
 QUEUED = 16  # few enough short ones for the queue limit of the model, on a slow machine too
 Array = np.ndarray[Any, Any]
 

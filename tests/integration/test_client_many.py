@@ -176,16 +176,16 @@ def test_a_deadline_applies_to_the_whole_call(client: Any) -> None:
 def test_items_rejected_for_overload_are_retried_until_answered(
     serving: Any, connect: Any, tmp_path: Path
 ) -> None:
-    """256 items in flight are seconds of work for this model, and its queue limit is 20 ms."""
+    """100 items in flight are half a second of work for this model, and its queue limit is 20 ms."""
     shutil.copytree(REPOSITORY / VECTORS, tmp_path / VECTORS)
     manifest = tmp_path / VECTORS / "model.toml"
     manifest.write_text(manifest.read_text().replace("[batching]\n", "[batching]\nmax_queue_ms = 20\n"))
     served = serving(tmp_path)
     with connect(served.address) as client:
-        found = list(client.classify_many(VECTORS, [text * 9 for text in TEXTS[:300]]))
-        assert [one.error for one in found] == [None] * 300
+        found = list(client.classify_many(VECTORS, [text * 9 for text in TEXTS[:100]]))
+        assert [one.error for one in found] == [None] * 100
     with connect(served.address, retries=0) as client:
-        once = list(client.classify_many(VECTORS, [text * 9 for text in TEXTS[:300]]))
+        once = list(client.classify_many(VECTORS, [text * 9 for text in TEXTS[:100]]))
         assert {type(one.error) for one in once} <= {lc.Overloaded, type(None)}
         assert any(isinstance(one.error, lc.Overloaded) for one in once)
 

@@ -122,7 +122,7 @@ def _check_streams(out: str) -> None:
 
 
 def test_a_part_without_its_model_is_skipped(ports: tuple[int, int], tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "models" / "sentiment-lstm", tmp_path / "sentiment-lstm")
+    shutil.copytree(ROOT / "models" / "sentiment-tfidf", tmp_path / "sentiment-tfidf")
     shutil.copytree(ROOT / "models" / "sentiment-bow", tmp_path / "sentiment-bow")
     (tmp_path / "sentiment-bow" / "1" / "model.onnx").write_bytes(b"no model")
     with _start(*ports, tmp_path) as process:
@@ -130,9 +130,9 @@ def test_a_part_without_its_model_is_skipped(ports: tuple[int, int], tmp_path: P
 
     assert (process.returncode, err) == (0, "")
     assert "  sentiment-bow is not served: " in out
-    for part in ("continues a text", "translates", "returns its attention"):
+    for part in ("continues a text", "translates", "classifies texts step by step", "returns its attention"):
         assert f"No model here {part}" in out
-    assert "sentiment-lstm reads a sentence word by word" in out
+    assert "4,096 texts to sentiment-tfidf" in out
     assert "Done." in out
 
 
