@@ -18,7 +18,7 @@ import numpy as np
 from grpc_health.v1 import health_pb2
 
 from lockstep_client import arguments, inference, protocol, replies, tensor_request
-from lockstep_client.protocol import Call
+from lockstep_client.protocol import Call, SequenceUse
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
@@ -202,14 +202,23 @@ def infer(
     raise InvalidRequest, which names the input: `inputs['tokens']`.
 
     With a `sequence_id` (not 0, not "") the call is one step of a sequence whose state the server keeps. Set
-    `sequence_start` on its first step and `sequence_end` on its last. Steps are never retried, because the
-    server may have executed the first attempt: after Unavailable or DeadlineExceeded start a new sequence.
+    `sequence_start` on its first step and `sequence_end` on its last. A step goes to the server that has the
+    sequence, also if that has moved it. It is not sent twice, because the server may have executed the first
+    attempt: after Unavailable, SequenceLost or DeadlineExceeded start a new sequence. A client with
+    `on_lost="restart"` does so itself after the first two: it sends all earlier steps again.
     """
     request_template = tensor_request.template(model, version, outputs, priority, queue_timeout_s)
     for name, value in _sequence(sequence_id, sequence_start, sequence_end).items():
         request_template.parameters[name].CopyFrom(value)
     request = tensor_request.with_inputs(request_template, inputs)
-    return Call(protocol.INFER, request, replies.infer_result, timeout_s, repeatable=not sequence_id)
+    use = (
+        SequenceUse.of(model, sequence_id, steps=True, starts=sequence_start, ends=sequence_end)
+        if sequence_id
+        else None
+    )
+    return Call(
+        protocol.INFER, request, replies.infer_result, timeout_s, repeatable=not sequence_id, sequence=use
+    )
 
 
 def models(*, ready: bool = False, timeout_s: float | None = None) -> Call[list[ModelState]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from lockstep_client.address import checked, is_loopback
+from lockstep_client.address import checked, is_loopback, is_name, is_target
 from lockstep_client.errors import InvalidRequest, Violation
 from lockstep_client.tls import Tls
 
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from lockstep_client.attempts import OnLost
+
 MAX_MESSAGE_BYTES = 64 << 20
 # Most servers close a connection that sends more than one ping in 5 minutes; Lockstep allows one in 30 s.
 KEEPALIVE_S = 330.0
 LEAST_KEEPALIVE_S = 40.0
+CONNECT_S = 5.0
+"""How long a connection attempt to one of several servers may take; to a lone one gRPC's 20 s."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Connection:
     keepalive_s: float
     channel_options: tuple[tuple[str, Any], ...]
     resume_s: float = 30.0
+    on_lost: OnLost = "fail"
+    authority: str = ""
+    """The name that the server's certificate has, if not that of `address`."""
+    connect_s: float = 0.0
+    """How long a connection attempt may take; 0: gRPC's 20 s."""
 
     def __post_init__(self) -> None:
         checked(self.address)
@@ -45,6 +54,8 @@ class Connection:
             raise ValueError(f"retries is {self.retries}: gRPC supports 0 to 4")
         if not self.resume_s >= 0:
             raise ValueError(f"resume_s is {self.resume_s}: must be 0 seconds or more")
+        if self.on_lost not in ("fail", "restart"):
+            raise ValueError(f'on_lost is {self.on_lost!r}: must be "fail" or "restart"')
         if self.timeout_s <= 0:
             raise ValueError(f"timeout_s is {self.timeout_s}: must be above 0 seconds")
         if not 0 < self.max_message_bytes < 1 << 31:
@@ -98,12 +109,33 @@ class Connection:
             # An HTTP proxy cannot reach the loopback interface of this machine.
             "grpc.enable_http_proxy": int(not is_loopback(self.address)),
         }
+        name = self.authority.rpartition(":")[0]
+        override = {"grpc.default_authority": self.authority, "grpc.ssl_target_name_override": name}
+        named = override if name else {}
+        quick = {"grpc.min_reconnect_backoff_ms": round(self.connect_s * 1e3)} if self.connect_s else {}
         tls = self.tls.options if isinstance(self.tls, Tls) else {}
-        return list({**ours, **tls, **dict(self.channel_options)}.items())
+        return list({**ours, **named, **quick, **tls, **dict(self.channel_options)}.items())
 
     def with_metadata(self, more: Iterable[tuple[str, str]]) -> Connection:
         """A copy with additional metadata."""
         return replace(self, metadata=(*self.metadata, *more))
+
+    def to_server(self, address: str) -> Connection:
+        """A copy for one of several servers, or for one that another names.
+
+        Raises ValueError if it has no valid address, or may not get the token.
+        """
+        if address == self.address:
+            return self
+        name = self.address if is_name(self.address) else ""
+        return replace(self, address=address, authority=name, connect_s=CONNECT_S)
+
+    def may_follow_to(self, address: str) -> bool:
+        """Whether a sequence may be followed to a server that its own names."""
+        try:
+            return not is_target(address) and bool(self.to_server(address))
+        except ValueError:
+            return False
 
     @property
     def without_retries(self) -> Connection:

@@ -53,14 +53,14 @@ for command in (
     verb(follow, timeout_s=None),
     verb(infer),
     verb(race),
-    verb(ui),
+    verb(ui, of_one_server=True),
     verb(server.models),
     verb(describe),
     verb(capacity),
-    verb(server.stats),
-    verb(server.health),
-    verb(runs, timeout_s=None),
-    verb(why),
+    verb(server.stats, of_one_server=True),
+    verb(server.health, of_one_server=True),
+    verb(runs, timeout_s=None, of_one_server=True),
+    verb(why, of_one_server=True),
 ):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(verb(doctor))

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lockstep_client import address as addresses
+
 _TIMEOUT_S = 2.0
 _GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _MUCH = 1 << 16
@@ -36,6 +38,9 @@ def why_unreachable(address: str, tls: str = "", certificate: str = "") -> str:
         tls: "", "system", or the file of the authorities that the client trusts.
         certificate: the file of the client's certificate; "" if it has none.
     """
+    if len(several := addresses.split(address)) > 1:
+        found = {one: why for one in several if (why := why_unreachable(one, tls, certificate))}
+        return "; ".join(f"{one}: {why}" for one, why in found.items())
     try:
         reach = _reach(address)
     except OSError as error:

@@ -171,6 +171,10 @@ _CUT_SHORT = "Internal error from Core"
 _REMOVED = "Stream removed"
 _TOO_LATE = "Deadline Exceeded"
 
+MOVED_TO, MOVED_SEQUENCE = "lockstep-moved-to", "lockstep-sequence"
+"""Trailing metadata of a server that stops and has moved a sequence: the address of the other server, and
+the id that a stream goes on with there."""
+
 
 def from_rpc(
     error: grpc.RpcError, address: str, timeout_s: float | None, awaited: str = "answer"
@@ -191,6 +195,43 @@ def from_rpc(
 def is_unavailable(error: grpc.RpcError) -> bool:
     """Whether the server was lost, stops, or loads the model."""
     return issubclass(_meaning(error.code(), error.details() or ""), Unavailable)
+
+
+def is_unreachable(error: grpc.RpcError) -> bool:
+    """Whether no connection was made, so that the call has not been sent."""
+    return _meaning(error.code(), error.details() or "") is Unreachable
+
+
+def is_retryable(error: grpc.RpcError) -> bool:
+    """Whether another server, or a later time, may help."""
+    return issubclass(_meaning(error.code(), error.details() or ""), Unavailable | Overloaded)
+
+
+def is_lost(error: grpc.RpcError) -> bool:
+    """Whether a sequence is lost: its server is, or does not hold it."""
+    return issubclass(_meaning(error.code(), error.details() or ""), Unavailable | SequenceLost)
+
+
+def is_refusal(error: grpc.RpcError) -> bool:
+    """Whether the server refused the call, and a sequence is as it was before."""
+    kinds = InvalidRequest | Overloaded | Unauthenticated | Denied
+    return issubclass(_meaning(error.code(), error.details() or ""), kinds)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Where a sequence has been moved to."""
+
+    address: str
+    sequence_id: str
+    """Of the stream's sequence, to go on with; "" for one whose caller named it."""
+
+
+def moved_to(error: grpc.RpcError) -> Moved | None:
+    """Where the server has moved the sequence of a call that failed; None if it has not."""
+    trailers = dict(_trailers(error))
+    address = trailers.get(MOVED_TO)
+    return Moved(str(address), str(trailers.get(MOVED_SEQUENCE, ""))) if address else None
 
 
 def retry_after_s(error: grpc.RpcError) -> float | None:
@@ -302,9 +343,12 @@ def _retry_after_s(status: Status | None, error: grpc.RpcError) -> float | None:
     retry = _detail(status, error_details_pb2.RetryInfo)
     if retry:
         return float(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
-    trailers: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()  # type: ignore[assignment]
-    for key, value in trailers:
+    for key, value in _trailers(error):
         if key == "grpc-retry-pushback-ms":
             with suppress(ValueError):
                 return max(0.0, float(value) / 1e3)
     return None
+
+
+def _trailers(error: grpc.RpcError) -> Iterable[tuple[str, str | bytes]]:
+    return error.trailing_metadata() or ()  # type: ignore[return-value]

@@ -6,6 +6,7 @@ or with asyncio.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -26,6 +27,8 @@ G = TypeVar("G")
 M = TypeVar("M")
 R = TypeVar("R")
 
+_LONGEST_KEY = 256
+
 Shape = Literal["unary_unary", "unary_stream", "stream_stream"]
 
 
@@ -39,6 +42,41 @@ class Method(Generic[Reply]):
 
 
 @dataclass(frozen=True)
+class SequenceUse:
+    """What a call does with a sequence that a server holds."""
+
+    key: str
+    """The metadata `lockstep-sequence-id`, by which clients and balancers choose a server; "": none."""
+    place: Hashable
+    """Names the sequence among all that this client uses."""
+    steps: bool = False
+    """Whether the call is a step that its caller sends."""
+    starts: bool = False
+    ends: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        sequence_id: int | str,
+        *,
+        steps: bool = False,
+        starts: bool = False,
+        ends: bool = False,
+    ) -> SequenceUse:
+        """What a call does with the sequence of an id."""
+        return cls(cls.key_of(sequence_id), (model.removesuffix(".step"), sequence_id), steps, starts, ends)
+
+    @staticmethod
+    def key_of(sequence_id: int | str) -> str:
+        """An id as metadata: itself, or the hash of a text that metadata cannot hold."""
+        text = str(sequence_id)
+        if text.isascii() and text.isprintable() and text == text.strip() and len(text) <= _LONGEST_KEY:
+            return text
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
 class Call(Generic[R]):
     """One unary call; its result is an `R`."""
 
@@ -48,6 +86,9 @@ class Call(Generic[R]):
     timeout_s: float | None
     repeatable: bool = True
     """Whether it may be retried automatically: false if a second attempt could take effect twice."""
+    sequence: SequenceUse | None = None
+    placed: Callable[[Any], Hashable] | None = None
+    """The place of the sequence that a reply is about, if the request does not say."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +112,7 @@ class StreamCall(Generic[M, R]):
     pieces: RequestStream | None = None
     resume: Callable[[Message, Sequence[M]], Message | None] | None = None
     """The request that goes on after these parts, exactly as the stream would have; None if none does."""
+    sequence: SequenceUse | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""When and how a broken stream of text goes on: pure, apart from the clock."""
+"""When, where and how a broken stream goes on: pure, apart from the clock."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lockstep_client import errors
+from lockstep_client.attempts import KEPT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,9 +15,13 @@ if TYPE_CHECKING:
     import grpc
     from google.protobuf.message import Message
 
+    from lockstep_client.attempts import Attempts
     from lockstep_client.protocol import StreamCall
+    from lockstep_client.routing import Router
 
 M = TypeVar("M")
+
+_KEPT_AT_FIRST = 1 << 20
 
 _FIRST_S, _LONGEST_S = 0.1, 1.0
 """The pause before the first attempt after a break, and the longest one: each is twice the one before."""
@@ -26,41 +31,122 @@ class Resumption(Generic[M]):
     """The attempts to go on with one stream.
 
     Args:
-        start: sends a request with so many seconds until its deadline; infinity: without one.
+        open_: starts the call on a server with its messages, and so many seconds until its deadline.
         deadline_s: of the whole stream.
         resume_s: how long a stream is tried to be resumed without a new part; 0: not at all.
+        restarts: whether a stream of pieces is begun again if its server is lost, from all of them.
     """
 
     def __init__(
         self,
         call: StreamCall[M, Any],
-        start: Callable[[Message, float], Any],
+        open_: Callable[[StreamCall[M, Any], str, Any, float], Any],
+        router: Router,
+        attempts: Attempts,
         deadline_s: float,
         resume_s: float,
+        restarts: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._call, self._start, self._resume_s, self._clock = call, start, resume_s, clock
+        self._call, self._open, self._router, self._attempts = call, open_, router, attempts
+        self._resume_s, self._restarts, self._clock = resume_s, restarts, clock
         self._end = clock() + deadline_s
-        self._request: Message | None = None
+        self._request: Message | None = call.request
+        self._address, self._tried = "", list[str]()
+        self._moved = ""
         self._parts = 0
         self._since, self._pause_s = 0.0, _FIRST_S
+        use = call.sequence
+        self._key, self._place = (use.key, use.place) if use else ("", None)
 
-    def pause_s(self, error: grpc.RpcError, parts: Sequence[M]) -> float | None:
-        """How long to wait before the stream goes on after these parts; None: it does not."""
-        if not errors.is_unavailable(error) or self._call.resume is None or not parts:
+    @property
+    def kept_at_first(self) -> int:
+        """Bytes of pieces to keep until the first part arrives. For a lone server, gRPC keeps them."""
+        return max(self.kept, 0 if self._router.is_alone else _KEPT_AT_FIRST)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of pieces to keep after that."""
+        return KEPT_BYTES if self._restarts else 0
+
+    @property
+    def request(self) -> Message:
+        """What to send: the whole request, or the first message before pieces."""
+        assert self._request is not None
+        return self._request
+
+    def start(self, messages: Any) -> Any:
+        """Start the call, or the one that goes on."""
+        self._address = self._moved or self._router.choose(self._key, self._place, avoid=self._tried)
+        self._moved = ""
+        left_s = self._end - self._clock()
+        return self._open(
+            self._call, self._address, messages, max(left_s, 0.0) if math.isfinite(left_s) else math.inf
+        )
+
+    def received(self, part: M) -> None:
+        """The first part of a call has arrived."""
+        self._tried.clear()
+        if self._router.is_alone:
+            return
+        self._attempts.report(self._address, None)
+        if self._place is not None:
+            self._router.place(self._place, self._address)
+        if stream_id := getattr(part, "stream_id", ""):
+            self._router.place(stream_id, self._address)
+
+    def pause_s(self, error: grpc.RpcError, parts: Sequence[M], replays: bool) -> float | None:
+        """How long to wait before the stream goes on after these parts; None: it does not.
+
+        Args:
+            replays: whether all pieces that were sent can be sent again.
+        """
+        self._attempts.report(self._address, error)
+        if (moved := self._attempts.follow(error)) and self._call.resume:
+            self._moved, self._request = moved.address, self._rest(parts, moved.sequence_id)
+            return 0.0
+        if not parts:
+            return self._again(error, replays)
+        if self._call.pieces:
+            again = self._restarts and replays and errors.is_lost(error)
+            return self._wait_s(error, parts) if again else None
+        if self._call.resume is None:
             return None
+        if not errors.is_unavailable(error):
+            return None
+        self._request = self._call.resume(self._call.request, parts)
+        return self._wait_s(error, parts) if self._request is not None else None
+
+    def _rest(self, parts: Sequence[M], sequence_id: str) -> Message:
+        """The request for the rest of a text that is a sequence of another server now."""
+        assert self._call.resume is not None
+        rest = self._call.resume(self._call.request, parts)
+        if rest is None:
+            rest = type(self._call.request)()
+            rest.CopyFrom(self._call.request)
+        rest.resume.sequence.text = sequence_id  # type: ignore[attr-defined]
+        return rest
+
+    def _again(self, error: grpc.RpcError, replays: bool) -> float | None:
+        """How long to wait before a stream without a part is begun again; with a lone server, gRPC does
+        that."""
+        if self._router.is_alone or (self._call.pieces and not replays):
+            return None
+        self._tried.append(self._address)
+        if self._place is not None and error.code().name == "FAILED_PRECONDITION":
+            return 0.0 if set(self._router.addresses) - set(self._tried) else None
+        return self._attempts.pause_s(error, self._tried, self._end)
+
+    def _wait_s(self, error: grpc.RpcError, parts: Sequence[M]) -> float | None:
+        """The pause before the next attempt to go on, on another server if there is one."""
         now = self._clock()
         if len(parts) != self._parts:  # it went on since the last break
             self._parts, self._since, self._pause_s = len(parts), now, _FIRST_S
-            self._request = self._call.resume(self._call.request, parts)
+        if self._place is not None:
+            self._router.forget(self._place)
+        self._tried = [self._address]
         pause_s = max(self._pause_s, errors.retry_after_s(error) or 0.0)
-        if self._request is None or now + pause_s > min(self._since + self._resume_s, self._end):
+        if now + pause_s > min(self._since + self._resume_s, self._end):
             return None
         self._pause_s = min(2 * self._pause_s, _LONGEST_S)
         return pause_s
-
-    def start(self) -> Any:
-        """Send the request that goes on."""
-        assert self._request is not None
-        left_s = self._end - self._clock()
-        return self._start(self._request, left_s if math.isfinite(left_s) else math.inf)

@@ -6,11 +6,14 @@ arguments → `Call` → client.py → reply message → result. Counterpart of 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockstep_client import arguments, protocol
-from lockstep_client.protocol import Call
+from lockstep_client.protocol import Call, SequenceUse
 from lockstep_proto.v1 import sequences_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def get_sequence(
     request = pb.GetSequenceRequest(
         model=arguments.model(model), version=version, owner=owner, **_named(sequence_id, stream_id)
     )
-    return Call(protocol.GET_SEQUENCE, request, _state, timeout_s)
+    use = SequenceUse("", stream_id) if stream_id else SequenceUse.of(model, sequence_id)
+    return Call(protocol.GET_SEQUENCE, request, _state, timeout_s, sequence=use)
 
 
 def put_sequence(
@@ -87,7 +91,10 @@ def put_sequence(
         id=message_of("sequence_id", sequence_id) if sequence_id else None,
         seed=None if seed is None else arguments.count("seed", seed),
     )
-    return Call(protocol.PUT_SEQUENCE, request, _live, timeout_s, repeatable=False)
+    use = SequenceUse(SequenceUse.key_of(sequence_id) if sequence_id else "", None, starts=True)
+    return Call(
+        protocol.PUT_SEQUENCE, request, _live, timeout_s, repeatable=False, sequence=use, placed=_placed
+    )
 
 
 def message_of(name: str, sequence_id: int | str) -> pb.SequenceId:
@@ -113,3 +120,8 @@ def _live(reply: pb.PutSequenceReply) -> LiveSequence:
     id_ = reply.id
     sequence_id = id_.text if id_.WhichOneof("id") == "text" else id_.number
     return LiveSequence(sequence_id, reply.model, reply.version, reply.position)
+
+
+def _placed(reply: pb.PutSequenceReply) -> Hashable:
+    live = _live(reply)
+    return SequenceUse.of(live.model, live.sequence_id).place

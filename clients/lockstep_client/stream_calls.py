@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lockstep_client import arguments, decoding, protocol, sequences, stream_replies
-from lockstep_client.protocol import RequestStream, StreamCall
+from lockstep_client.protocol import RequestStream, SequenceUse, StreamCall
 from lockstep_client.stream_results import FLUSH, Flush
 from lockstep_proto.v1 import sequences_pb2 as pb
 
@@ -98,6 +98,7 @@ def generate(
         stream_replies.generation,
         timeout_s,
         resume=_resumed,
+        sequence=SequenceUse.of(model, sequence_id) if sequence_id else None,
     )
 
 
@@ -140,6 +141,7 @@ def translate(
         stream_replies.translation,
         timeout_s,
         resume=_resumed,
+        sequence=SequenceUse.of(model, sequence_id) if sequence_id else None,
     )
 
 
@@ -178,6 +180,7 @@ def follow(
         list,
         timeout_s,
         RequestStream([pieces] if isinstance(pieces, str) else pieces, _written),
+        sequence=SequenceUse.of(model, sequence_id) if sequence_id else None,
     )
 
 
@@ -225,6 +228,7 @@ def follow_frames(
         list,
         timeout_s,
         RequestStream([chunks] if isinstance(chunks, np.ndarray | Mapping) else chunks, _framed),
+        sequence=SequenceUse.of(model, sequence_id) if sequence_id else None,
     )
 
 

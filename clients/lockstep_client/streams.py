@@ -1,6 +1,6 @@
 """`Stream` and `AsyncStream`: the replies of one streaming RPC, blocking or with asyncio.
 
-pieces → `_RequestMessages` → the wire → parts, each kept until `result()` joins them. Leaving the loop, by
+pieces → `RequestMessages` → the wire → parts, each kept until `result()` joins them. Leaving the loop, by
 break or by an exception, cancels the RPC on the server, as do the end of a `with` statement, `close()`, and
 dropping the last reference to the stream.
 """
@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 
-from lockstep_client import arguments, errors
+from lockstep_client import errors
 from lockstep_client.closing import AsyncClosing, Closing
+from lockstep_client.pieces import RequestMessages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from google.protobuf.message import Message
 
-    from lockstep_client.protocol import RequestStream, StreamCall
+    from lockstep_client.protocol import StreamCall
     from lockstep_client.resumption import Resumption
 
 _STATUS_TURNS, _STATUS_TURN_S = 100, 0.01
@@ -33,87 +33,72 @@ M = TypeVar("M")
 R = TypeVar("R")
 
 
-class _RequestMessages:
-    """The request messages of a stream: the first message, then one per piece.
-
-    An exception of the source ends the requests and is kept in `failure`; if raised to gRPC, it would only be
-    logged. There is no reference to the stream, so an unreferenced stream is collected while pieces wait.
-    """
-
-    def __init__(
-        self, first: Message, pieces: RequestStream, checked_size: Callable[[Message], Message]
-    ) -> None:
-        self._first, self._pieces, self._checked_size = first, pieces, checked_size
-        self.failure: Exception | None = None
-
-    def __iter__(self) -> Iterator[Message]:
-        yield self._first
-        try:
-            if isinstance(self._pieces.source, AsyncIterable):
-                raise arguments.invalid("pieces", "async iterables need an AsyncClient")
-            for piece in self._pieces.source:
-                yield self._message(piece)
-        except Exception as error:
-            self.failure = error
-
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        if not isinstance(self._pieces.source, AsyncIterable):
-            for message in self:
-                yield message
-            return
-        yield self._first
-        try:
-            async for piece in self._pieces.source:
-                yield self._message(piece)
-        except Exception as error:
-            self.failure = error
-
-    def _message(self, piece: Any) -> Message:
-        return self._checked_size(self._pieces.write(piece))
-
-
 class _ReplyStream(Generic[M, R]):
     """The state of both kinds of stream: the parts received so far, and how the stream ended."""
 
     def __init__(
         self,
         call: StreamCall[M, R],
-        start: Callable[[Any], Any],
+        resumption: Resumption[M],
         checked_size: Callable[[Message], Message],
         to_error: Callable[[grpc.RpcError], errors.LockstepError],
-        resumption: Resumption[M],
     ) -> None:
         self._call, self._to_error, self._resumption = call, to_error, resumption
+        self._checked_size = checked_size
         self._resumed = False
         self._parts: list[M] = []
+        self._repeated = 0
+        """Replies to come that are those of parts which have arrived: of a stream that was begun again."""
+        self._is_new = True
         self._finished = self._cancelled = False
         self._failure: Exception | None = None
+        checked_size(call.request)
         self._requests = (
-            _RequestMessages(checked_size(call.request), call.pieces, checked_size) if call.pieces else None
+            RequestMessages(call.request, call.pieces, checked_size, resumption.kept_at_first)
+            if call.pieces
+            else None
         )
-        self._rpc = start(self._messages() if self._requests else checked_size(call.request))
+        self._rpc = self._start()
 
     @property
     def resumed(self) -> bool:
-        """Whether its server was lost and another call went on with it, from the last token that had arrived.
-        The text is the one that an uninterrupted stream would have had."""
+        """Whether its server was lost, or has moved it, and another call went on after the last part that had
+        arrived. The parts are those that an uninterrupted stream would have had."""
         return self._resumed
 
     def _messages(self) -> Any:
         raise NotImplementedError
 
+    def _start(self) -> Any:
+        """Start the call, or the next one that goes on."""
+        request = self._resumption.request
+        return self._resumption.start(self._messages() if self._requests else self._checked_size(request))
+
     def _pause_s(self, error: grpc.RpcError) -> float | None:
         """How long to wait before the stream goes on; None: it has failed."""
-        return None if self._cancelled else self._resumption.pause_s(error, self._parts)
+        if self._cancelled or (self._requests and self._requests.failure):
+            return None
+        replays = self._requests is not None and self._requests.complete
+        return self._resumption.pause_s(error, self._parts, replays)
 
     def _resume(self) -> None:
         if self._cancelled:
             raise self._closing_error()
-        self._rpc, self._resumed = self._resumption.start(), True
+        self._rpc, self._resumed = self._start(), bool(self._parts)
+        self._is_new, self._repeated = True, len(self._parts) if self._requests else 0
 
-    def _read_part(self, reply: Any) -> M:
+    def _read_part(self, reply: Any) -> M | None:
+        """The next part; None for one that has been read before."""
+        if self._repeated:
+            self._repeated -= 1
+            return None
         part = self._call.read(reply)
         self._parts.append(part)
+        if self._is_new:
+            self._is_new = False
+            self._resumption.received(part)
+            if self._requests:
+                self._requests.keep(self._resumption.kept)
         return part
 
     def _finish(self) -> None:
@@ -132,6 +117,8 @@ class _ReplyStream(Generic[M, R]):
         return self._failure or errors.Cancelled("stream closed before its end: make a new call")
 
     def _cancel(self) -> None:
+        if self._requests:
+            self._requests.close()
         if not self._finished:
             self._cancelled = True
             self._rpc.cancel()
@@ -158,7 +145,7 @@ class Stream(_ReplyStream[M, R], Closing):
         super().__init__(*arguments)
 
     def _messages(self) -> Any:
-        return iter(self._requests or ())
+        return self._requests.messages() if self._requests else ()
 
     def __iter__(self) -> Iterator[M]:
         if self._cancelled:
@@ -167,7 +154,8 @@ class Stream(_ReplyStream[M, R], Closing):
             while not self._finished:
                 try:
                     for reply in self._rpc:
-                        yield self._read_part(reply)
+                        if (part := self._read_part(reply)) is not None:
+                            yield part
                     self._finish()
                 except grpc.RpcError as error:
                     if (pause_s := self._pause_s(error)) is None:
@@ -207,7 +195,7 @@ class AsyncStream(_ReplyStream[M, R], AsyncClosing):
         self._status = _ServerStatus(self._rpc)
 
     def _messages(self) -> Any:
-        return aiter(self._requests) if self._requests else ()
+        return self._requests.async_messages() if self._requests else ()
 
     async def __aiter__(self) -> AsyncIterator[M]:
         if self._cancelled:
@@ -216,7 +204,8 @@ class AsyncStream(_ReplyStream[M, R], AsyncClosing):
             while not self._finished:
                 try:
                     async for reply in self._rpc:
-                        yield self._read_part(reply)
+                        if (part := self._read_part(reply)) is not None:
+                            yield part
                     self._finish()
                 except grpc.RpcError as error:
                     sent = await self._status.error(self._rpc, error)

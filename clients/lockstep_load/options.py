@@ -71,7 +71,10 @@ def report_file(path: Path | None) -> Path | None:
 Address = Annotated[
     str,
     typer.Option(
-        envvar="LOCKSTEP_ADDRESS", metavar="HOST:PORT", callback=checked_address, help="Server address."
+        envvar="LOCKSTEP_ADDRESS",
+        metavar="HOST:PORT",
+        callback=checked_address,
+        help="Server address, or several, comma-separated.",
     ),
 ]
 Encryption = Annotated[

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from lockstep_client import calls, protocol
+from lockstep_client.routing import least_loaded
 from lockstep_load import target_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from lockstep_load.plan import Target, Workload
     from lockstep_load.requests import PreparedRequest
@@ -73,6 +74,26 @@ def sender(
         follow = _follow_one_by_one if workload.one_by_one else _follow
         return follow(channel, target_client.call_options(target))
     return _steps(channel, target)
+
+
+def spread(
+    senders: Sequence[Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]],
+) -> Callable[[PreparedRequest, ReplyTimes], Awaitable[None]]:
+    """A sender to several servers: each request goes to one with the fewest requests in flight, as the client
+    library chooses it."""
+    if len(senders) == 1:
+        return senders[0]
+    loads, rng = [0] * len(senders), random.Random()
+
+    async def send(request: PreparedRequest, times: ReplyTimes) -> None:
+        chosen = least_loaded([(load, place) for place, load in enumerate(loads)], rng)
+        loads[chosen] += 1
+        try:
+            await senders[chosen](request, times)
+        finally:
+            loads[chosen] -= 1
+
+    return send
 
 
 def unary(

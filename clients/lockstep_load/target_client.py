@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
+from lockstep_client import address as addresses
 from lockstep_client.channel import KEEPALIVE_S, MAX_MESSAGE_BYTES, Connection
 from lockstep_client.client import Client
 from lockstep_client.tls import Tls, of_options
@@ -28,12 +29,15 @@ def client(target: Target, timeout_s: float) -> Client:
     )
 
 
-def channel(target: Target) -> grpc.aio.Channel:
-    """A channel for a worker process."""
-    connection = _connection(target)
+def channels(target: Target) -> list[grpc.aio.Channel]:
+    """Channels for a worker process, one to each server."""
+    return [_channel(_connection(target).to_server(one)) for one in addresses.split(target.address)]
+
+
+def _channel(connection: Connection) -> grpc.aio.Channel:
     if credentials := connection.credentials:
-        return grpc.aio.secure_channel(target.address, credentials, connection.options)
-    return grpc.aio.insecure_channel(target.address, connection.options)
+        return grpc.aio.secure_channel(connection.address, credentials, connection.options)
+    return grpc.aio.insecure_channel(connection.address, connection.options)
 
 
 def call_options(target: Target) -> dict[str, Any]:

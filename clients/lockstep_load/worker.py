@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from lockstep_load.clock import SystemClock
 from lockstep_load.driver import Driver
 from lockstep_load.plan import WorkerJob
 from lockstep_load.requests import request_pool
-from lockstep_load.senders import sender
+from lockstep_load.senders import sender, spread
 from lockstep_load.worker_messages import RecordLog, WorkerDone, WorkerFailed, WorkerReady
 
 if TYPE_CHECKING:
@@ -84,15 +84,19 @@ async def _serve(pipe: Connection) -> None:
 async def run_job(job: WorkerJob, received: asyncio.Queue[Any], emit: Callable[[Any], None]) -> None:
     """Run one job, from preparing its requests to `WorkerDone`."""
     requests = request_pool(job)
-    async with target_client.channel(job.target) as channel:
+    async with AsyncExitStack() as stack:
+        opened = target_client.channels(job.target)
+        channels = [await stack.enter_async_context(channel) for channel in opened]
         with suppress(TimeoutError):
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_TIMEOUT_S)
+            connecting = (channel.channel_ready() for channel in channels)
+            await asyncio.wait_for(asyncio.gather(*connecting), CONNECT_TIMEOUT_S)
         gc.collect()
         gc.freeze()  # keeps the requests out of collections during the run
         emit(WorkerReady(job.index))
         command = await received.get()
         if isinstance(command, StartRun):
-            log, send = RecordLog(), sender(channel, job.target, job.workload)
+            log = RecordLog()
+            send = spread([sender(channel, job.target, job.workload) for channel in channels])
             clock = SystemClock()
             driver = Driver(job.share, send, requests, log, clock.now() + command.after_s, clock)
             await _drive(job, driver, log, received, emit)

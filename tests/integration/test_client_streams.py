@@ -281,7 +281,7 @@ def test_a_sequence_of_tensors_equals_a_follow(client: lc.Client) -> None:
 def test_a_step_without_a_start_is_an_error(client: lc.Client) -> None:
     (token,) = client.metadata("sentiment-lstm.step").inputs
     value = np.full([abs(size) for size in token.shape], 5, np.int64)
-    with pytest.raises(lc.InvalidRequest, match="sequence"):
+    with pytest.raises(lc.SequenceLost, match="sequence"):
         client.infer("sentiment-lstm.step", {token.name: value}, sequence_id=99)
 
 

@@ -92,7 +92,7 @@ Address = Annotated[
         envvar="LOCKSTEP_ADDRESS",
         metavar="HOST:PORT",
         callback=_checked_address,
-        help="Address of the server.",
+        help="Address of the server, or of several, separated by commas.",
     ),
 ]
 Encryption = Annotated[
@@ -138,8 +138,13 @@ Texts = Annotated[
 ]
 
 
-def verb(function: Callable[..., None], *, timeout_s: float | None = TIMEOUT_S) -> Callable[..., None]:
-    """Make a command of `function`, whose first parameter is a `VerbContext` and whose others are options."""
+def verb(
+    function: Callable[..., None], *, timeout_s: float | None = TIMEOUT_S, of_one_server: bool = False
+) -> Callable[..., None]:
+    """Make a command of `function`, whose first parameter is a `VerbContext` and whose others are options.
+
+    `of_one_server`: it is about a server, so that several addresses are an error.
+    """
     options_of_verb = list(inspect.signature(function).parameters.values())[1:]
 
     def command(
@@ -151,6 +156,10 @@ def verb(function: Callable[..., None], *, timeout_s: float | None = TIMEOUT_S) 
         as_json: bool,
         **options: Any,
     ) -> None:
+        if of_one_server and len(addresses.split(address)) > 1:
+            raise typer.BadParameter(
+                "this is about one server: give the address of one", param_hint="--address"
+            )
         with verb_context(address, timeout, as_json, (tls, tls_cert, tls_key)) as context:
             function(context, **options)
 

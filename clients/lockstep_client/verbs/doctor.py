@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lockstep_client.verbs.context import VerbContext
+from lockstep_client import address as addresses
+from lockstep_client.verbs.context import TIMEOUT_S, VerbContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ def doctor(context: VerbContext, given: typer.Context) -> None:
 
 def _findings(context: VerbContext, given: typer.Context) -> "Iterator[Finding]":
     from lockstep_client import doctor as checks
+    from lockstep_client.client import Client
     from lockstep_client.diagnosis import Endpoint
 
     yield from checks.packages()
@@ -50,8 +52,10 @@ def _findings(context: VerbContext, given: typer.Context) -> "Iterator[Finding]"
     source = given.get_parameter_source("address")
     if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT"):
         options: dict[str, Any] = given.params
-        endpoint = Endpoint(context.client.address, options["tls"], options["tls_cert"])
-        yield from checks.running(context.client, endpoint)
+        for address in addresses.split(context.client.address):
+            endpoint = Endpoint(address, options["tls"], options["tls_cert"])
+            with Client(address, timeout_s=context.timeout_s or TIMEOUT_S, **context.connection) as client:
+                yield from checks.running(client, endpoint)
 
 
 def _show(finding: "Finding") -> None:

@@ -206,5 +206,5 @@ def _change(context: VerbContext, change: str, model: str, quiet: bool) -> None:
 
 
 repository.command("list")(verb(models))
-repository.command("load")(verb(load, timeout_s=600.0))
-repository.command("unload")(verb(unload, timeout_s=600.0))
+repository.command("load")(verb(load, timeout_s=600.0, of_one_server=True))
+repository.command("unload")(verb(unload, timeout_s=600.0, of_one_server=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from concurrent import futures
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -216,8 +217,8 @@ class FakeServer:
         )
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
+@contextmanager
+def fake_server() -> Iterator[FakeServer]:
     """A running fake server at `server.address`; clear `server.answers` to make it hang."""
     fake = FakeServer()
     fake.answers.set()
@@ -229,6 +230,19 @@ def server() -> Iterator[FakeServer]:
         yield fake
         fake.answers.set()
         running.stop(0).wait()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with fake_server() as fake:
+        yield fake
+
+
+@pytest.fixture
+def other() -> Iterator[FakeServer]:
+    """A second server."""
+    with fake_server() as fake:
+        yield fake
 
 
 @pytest.fixture(params=[Client, Awaited], ids=["sync", "async"])

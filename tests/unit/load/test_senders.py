@@ -12,7 +12,7 @@ import pytest
 from lockstep_load.lengths import parse
 from lockstep_load.plan import ClosedLoop, LoadProfile, Target, WorkerJob, Workload
 from lockstep_load.requests import request_pool
-from lockstep_load.senders import ReplyTimes, sender
+from lockstep_load.senders import ReplyTimes, sender, spread
 from lockstep_proto.v1 import sequences_pb2 as pb
 
 
@@ -87,3 +87,29 @@ def test_without_one_by_one_a_text_is_a_single_message() -> None:
         3,
         3,
     ]
+
+
+async def test_requests_go_to_the_server_with_the_fewest_in_flight() -> None:
+    begun: list[int] = []
+    ends = [asyncio.Event(), asyncio.Event()]
+
+    def sender_of(server: int) -> Any:
+        async def send(_request: Any, _times: Any) -> None:
+            begun.append(server)
+            await ends[server].wait()
+
+        return send
+
+    send: Any = spread([sender_of(0), sender_of(1)])
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(send(None, None))
+            await asyncio.sleep(0)
+        assert sorted(begun) == [0, 0, 1, 1]
+        ends[1].set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        group.create_task(send(None, None))
+        await asyncio.sleep(0)
+        assert begun[-1] == 1
+        ends[0].set()
