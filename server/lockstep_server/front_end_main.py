@@ -17,7 +17,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from . import logs, messages, supervision
+from . import logs, memory, messages, supervision
 from .app import App, Place
 from .errors import LoadError
 from .ipc.connection import Connection
@@ -143,6 +143,7 @@ class FrontEnd:
             self._end(1)
             return
         self._started = True
+        memory.keep_all()
         write([supervision.FrontEndStarted()])
 
     async def _take_state(self) -> None:

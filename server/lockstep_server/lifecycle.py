@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import logs, sources
+from . import logs, memory, sources
 from .app import App
 from .errors import LoadError
 from .settings import host_and_port
@@ -65,6 +65,7 @@ async def _serve(settings: Settings, engine: ChildProcess | None) -> int:
         if not await _start(app, stop):
             log.info("stopping before the start was complete")
             return 0
+        memory.keep_all()
         address = host_and_port(settings.grpc_host, app.port)
         log.info("serving %s on %s, metrics on %d", settings.models, address, app.metrics_port)
         await stop.wait()

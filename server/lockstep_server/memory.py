@@ -1,4 +1,4 @@
-"""Gives memory that a burst of large requests needed back to the system."""
+"""Gives memory that a burst of large requests needed back to the system, and keeps collections short."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def resident_bytes() -> int:
     with suppress(OSError, ValueError, AttributeError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def keep_all() -> None:
+    """Leave all objects that exist out of garbage collections, for a process that is ready: its modules would
+    make a full one take 10 to 17 ms, under load every few seconds."""
+    gc.freeze()
 
 
 def collect_and_trim() -> None:

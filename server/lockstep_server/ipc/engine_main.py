@@ -18,7 +18,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import logs, messages
+from .. import logs, memory, messages
 from ..errors import LoadError
 from . import frames, front_ends
 from .child_process import SOCKET_BYTES
@@ -118,6 +118,7 @@ def serve(connection: socket.socket, listener: socket.socket | None = None) -> i
     several = None if listener is None else front_ends.FrontEnds(writer)
     try:
         engine = LoadedModels(config)
+        memory.keep_all()  # but nothing of a model, which may be unloaded
         engine.start(writer.put if several is None else several.report)
     except LoadError as error:
         writer.put(messages.EngineFailed(str(error)))
