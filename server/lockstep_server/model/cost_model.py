@@ -216,4 +216,4 @@ def _bucket(value: float, buckets: int) -> int:
 
 
 def _buckets(values: Array, buckets: int) -> Array:
-    return np.clip(np.rint(np.log2(np.maximum(values, 1))), 0, buckets - 1).astype(np.intp)
+    return np.minimum(np.rint(np.log2(np.maximum(values, 1))), buckets - 1).astype(np.intp)

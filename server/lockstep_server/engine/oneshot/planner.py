@@ -166,17 +166,31 @@ def _fastest_range(
     smallest ratio of the run's time to the time of its parts run one by one (younger ones count less), unless
     a run of half the time is nearly as good. The ratio of `urgent` by itself is 1, which is always allowed.
     """
-    ranges = few_ranges if len(candidates) <= _FEW else many_ranges
-    ratios, seconds = ranges(candidates, urgent, now, costs, limits)
+    if len(candidates) <= _FEW:
+        best = best_of_few(*few_ranges(candidates, urgent, now, costs, limits))
+    else:
+        best = best_of_many(*many_ranges(candidates, urgent, now, costs, limits))
+    i, j = divmod(best, len(candidates) - urgent)
+    return urgent - i, urgent + j + 1
+
+
+def best_of_few(ratios: list[float], seconds: list[float]) -> int:
+    """The index of the range to run; the first range is the urgent part by itself."""
     ratios[0] = 1.0
     smallest = min(ratios)
     best = ratios.index(smallest)
     limit = smallest * (1 + _WORTH)
     shortest = min((at for at, ratio in enumerate(ratios) if ratio <= limit), key=seconds.__getitem__)
-    if seconds[shortest] <= seconds[best] / 2:
-        best = shortest
-    i, j = divmod(best, len(candidates) - urgent)
-    return urgent - i, urgent + j + 1
+    return shortest if seconds[shortest] <= seconds[best] / 2 else best
+
+
+def best_of_many(ratios: Array, seconds: Array) -> int:
+    """As `best_of_few`."""
+    ratios[0] = 1.0
+    best = int(ratios.argmin())
+    near = np.flatnonzero(ratios <= ratios[best] * (1 + _WORTH))
+    shortest = int(near[seconds[near].argmin()])
+    return shortest if seconds[shortest] <= seconds[best] / 2 else best
 
 
 def few_ranges(
@@ -227,11 +241,11 @@ def _joined(
 
 def many_ranges(
     candidates: Sequence[RequestPart], urgent: int, now: float, costs: CostModel, limits: RunLimits
-) -> tuple[list[float], list[float]]:
+) -> tuple[Array, Array]:
     """The ratio of each range that includes `urgent`, infinite if it may not run, and the seconds of its run.
 
-    Cell [i, j] of the arrays is the range from `urgent - i` to `urgent + j`, both included; the lists have
-    them row by row.
+    Cell [i, j] of the arrays within is the range from `urgent - i` to `urgent + j`, both included; those
+    returned have the cells row by row.
     """
     before, after = candidates[urgent::-1], candidates[urgent + 1 :]
     unbatched_s = costs.estimates(_column(candidates, "rows"), _column(candidates, "size"))
@@ -246,7 +260,7 @@ def many_ranges(
     if any(part.due is not None for part in candidates):
         too_large |= _run_s(batched_s, costs) > _range_due(before, after) - now
     ratio[too_large] = np.inf
-    return ratio.ravel().tolist(), batched_s.ravel().tolist()
+    return ratio.ravel(), batched_s.ravel()
 
 
 def _claims(parts: Sequence[RequestPart], now: float) -> list[float]:

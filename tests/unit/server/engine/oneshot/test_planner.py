@@ -6,12 +6,21 @@ import math
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.server.sample_models import part
 
-from lockstep_server.engine.oneshot.planner import WINDOW, RunLimits, few_ranges, many_ranges, plan
+from lockstep_server.engine.oneshot.planner import (
+    WINDOW,
+    RunLimits,
+    best_of_few,
+    best_of_many,
+    few_ranges,
+    many_ranges,
+    plan,
+)
 from lockstep_server.model.cost_model import CostModel
 
 RECURRENT = CostModel((5e-5, 0, 4e-5, 5e-6, 0))
@@ -291,6 +300,12 @@ def test_few_parts_are_planned_as_many_are(
     for one, other, seconds in zip(*few[:1], *many[:1], few[1], strict=True):
         on_the_edge = limits.max_run_s is not None and math.isclose(seconds, limits.max_run_s)
         assert one == pytest.approx(other) or on_the_edge
+
+
+@given(st.lists(st.tuples(st.floats(0.2, 2), st.floats(0.001, 1)), min_size=1, max_size=40))
+def test_of_few_ranges_the_same_is_best_as_of_many(ranges: list) -> None:
+    ratios, seconds = map(list, zip(*ranges, strict=True))
+    assert best_of_few(list(ratios), seconds) == best_of_many(np.array(ratios), np.array(seconds))
 
 
 @given(waiting_, costs_, limits_, st.randoms(use_true_random=False))
