@@ -119,9 +119,20 @@ def test_a_description_says_what_a_model_costs_and_returns(client: Client, locks
     assert [json.loads(line)["name"] for line in lines] == [whole.name, step.name]
 
 
-def test_servers_are_planned_from_what_runs_cost(lockstep: Lockstep) -> None:
-    code, lines, _ = lockstep("capacity", "-m", "sentiment-lstm", "--rate", "5000", "--p99", "200", "--json")
+def test_servers_are_planned_from_what_runs_cost(lockstep: Lockstep, shipped: Served) -> None:
+    load = ("capacity", "-m", "sentiment-lstm", "--rate", "5000", "--p99", "200")
+    metrics = f"127.0.0.1:{shipped.app.metrics_port}"
+    code, lines, _ = lockstep(*load, "--metrics", metrics, "--price", "0.5", "--json")
     planned = json.loads(lines[0])
+    assert planned["cost_per_hour"] == planned["servers"] * 0.5
+    assert 1e8 < planned["memory_bytes"] < 1e11
+    _, lines, _ = lockstep(*load, "--metrics", metrics, "--price", "0.5")
+    assert [words in "\n".join(lines) for words in ("GB of memory each", "for a million requests")] == [
+        True
+    ] * 2
+    code, _, error = lockstep(*load, "--metrics", "127.0.0.1:1")
+    assert (code, "--metrics" in error) == (2, True)
+    code, lines, _ = lockstep(*load, "--json")
     one = planned["one_server"]["requests/s"]
     assert (code, one["latency_s"] <= 0.2) == (0, True)
     assert (planned["servers"] - 2) * one["amount"] < 5000 <= (planned["servers"] - 1) * one["amount"]
