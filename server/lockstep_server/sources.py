@@ -4,8 +4,9 @@
 imports fsspec.
 
 Of a remote repository, the cache holds each file by its hash (`files/`), a folder of links to them for each
-state of the repository (`repositories/`), and which state an address had last (`addresses/`). A folder
-appears in one step, when all of its files have been checked. Files that were begun go on where they ended.
+state of the repository and a list of its files (`repositories/`), and which states an address had, the last
+one first (`addresses/`). A folder appears in one step, when all of its files have been checked. Files that
+were begun go on where they ended. The last `KEPT_STATES` of an address stay, older ones are removed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import re
 import shutil
 import time
+from base64 import b64decode
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,14 +35,21 @@ SUMS = "SHA256SUMS"
 """A file of the repository with lines `HASH  PATH`, as `sha256sum` writes them. Web servers list no files, so
 `https://` needs it; elsewhere it is checked if it is there."""
 
+KEPT_STATES = 3
+"""States of a remote repository that stay in the cache: a server that serves an earlier one goes on with
+it."""
+
 SCHEMES = ("s3", "gs", "hf", "https", "http")
+_FILES = ".json"
+"""Suffix of the list of a state's files: their paths and keys."""
+
 _ATTEMPTS = 3
 _CHUNK = 1 << 20
 _BLOCK = 8 << 20
 """Bytes that are asked for at once, and lost if the connection breaks meanwhile."""
 
 _PROGRESS_S = 5.0
-_TAGS = ("sha256", "ETag", "etag", "md5Hash", "blob_id", "oid", "LastModified", "mtime", "updated")
+_TAGS = ("sha256", "md5Hash", "ETag", "etag", "blob_id", "oid", "LastModified", "mtime", "updated")
 """Keys with which file systems of fsspec say that the content of a file is another, the surest first."""
 
 
@@ -98,7 +107,7 @@ def _fetch(address: str, cache: Path) -> Path:
             system, root = _open(address)
             files = _list(system, root, address)
         except LoadError as error:
-            last = cache / "repositories" / (record.read_text() if record.exists() else "none")
+            last = cache / "repositories" / (record.read_text().split() if record.exists() else ["none"])[0]
             if not last.is_dir():
                 raise
             log.warning("%s; serving the copy of it in the cache", error)
@@ -108,9 +117,30 @@ def _fetch(address: str, cache: Path) -> Path:
         folder = cache / "repositories" / name
         if not folder.is_dir():
             _copy(system, root, address, files, cache, folder)
+        folder.with_suffix(_FILES).write_text(state)
+        before = record.read_text().split() if record.exists() else []
         record.parent.mkdir(exist_ok=True)
-        record.write_text(name)
+        record.write_text("\n".join([name, *(one for one in before if one != name)][:KEPT_STATES]))
+        if [name] != before[:1]:
+            _prune(cache)
         return folder
+
+
+def _prune(cache: Path) -> None:
+    """Remove the states that no address keeps, and the files of none."""
+    kept = {name for record in (cache / "addresses").iterdir() for name in record.read_text().split()}
+    used: set[str] = set()
+    for folder in (cache / "repositories").iterdir():
+        if folder.suffix == _FILES:
+            if folder.stem in kept:
+                used |= {key for _, key in json.loads(folder.read_text())}
+        elif folder.name not in kept:
+            log.info("removing %s, a state of a repository that is no longer kept", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.with_suffix(_FILES).unlink(missing_ok=True)
+    for file in (cache / "files").iterdir():
+        if file.name.removesuffix(".part") not in used:
+            file.unlink()
 
 
 @contextmanager
@@ -306,14 +336,36 @@ def _difference(file: _File, fetched: Path) -> str:
     size = fetched.stat().st_size
     if file.size is not None and size != file.size:
         return f"has {size} bytes, not {file.size}"
-    if file.sha256 and (found := _hash(fetched, "sha256")) != file.sha256:
-        return f"has the SHA-256 {found}, not {file.sha256} as in {SUMS}"
-    etag = re.fullmatch(r'ETag "?([0-9a-f]{32})"?', file.tag)  # of an object in one part: its MD5
-    if not file.sha256 and etag is not None and (found := _hash(fetched, "md5")) != etag[1]:
-        return f"has the MD5 {found}, not {etag[1]} as its ETag"
+    algorithm, expected, where = _announced(file)
+    if expected and (found := _hash(fetched, algorithm)) != expected:
+        return f"has the {algorithm} {found}, not {expected} as {where}"
     return ""
 
 
+def _announced(file: _File) -> tuple[str, str, str]:
+    """The hash that a file should have: its algorithm, its hexadecimal digits ("": not known), and who says
+    so."""
+    if file.sha256:
+        return "SHA-256", file.sha256, f"in {SUMS}"
+    kind, _, value = file.tag.partition(" ")
+    if kind == "sha256":  # of a file in Git LFS, by Hugging Face
+        return "SHA-256", value, "in the repository"
+    if kind == "blob_id" and re.fullmatch(r"[0-9a-f]{40}", value):  # of any other file there
+        return "Git SHA-1", value, "in the repository"
+    if kind == "md5Hash":  # by Google Cloud Storage
+        return "MD5", b64decode(value).hex(), "its md5Hash"
+    etag = re.fullmatch(r'ETag "?([0-9a-f]{32})"?', file.tag)  # by S3, of an object in one part
+    return "MD5", etag[1] if etag else "", "its ETag"
+
+
+_ALGORITHMS = {"SHA-256": "sha256", "MD5": "md5", "Git SHA-1": "sha1"}
+
+
 def _hash(file: Path, algorithm: str) -> str:
+    digest = hashlib.new(_ALGORITHMS[algorithm], usedforsecurity=False)
+    if algorithm == "Git SHA-1":
+        digest.update(f"blob {file.stat().st_size}\0".encode())
     with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, algorithm).hexdigest()
+        while chunk := opened.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
