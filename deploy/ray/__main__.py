@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _CLASSIFIERS = ["sentiment-gru", "sentiment-lstm", "sentiment-textcnn"]
 _PARTS = ("configuration", "answers", "killed", "cancelled", "scaled", "multiplexed", "measured")
+_SHORT = "short"
+"""Alone: on one node, for `make test`."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,6 +30,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--report", type=Path, help="write the figures to this JSON file")
     options = parser.parse_args(arguments)
     chosen = options.only.split(",")
+    if chosen == [_SHORT]:
+        return _run_short(str(Path(options.models).resolve()), options.report)
     if unknown := set(chosen) - set(_PARTS):
         parser.error(
             f"--only: there is no part {', '.join(sorted(unknown))}; choose from {', '.join(_PARTS)}"
@@ -79,6 +83,22 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     if options.report is not None:
         options.report.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+def _run_short(models: str, report: Path | None) -> int:
+    served = ["--only", f"{parts.CLASSIFIER},{parts.WRITER}"]
+    try:
+        with ServerProcess("--models", models, *served) as lone, LocalCluster(nodes=0) as cluster:
+            cluster.deploy(models=models, flags=served, num_cpus=1, min_replicas=2, max_replicas=2)
+            lone.wait_ready()
+            shown = parts.short(cluster, lone.address)
+    except (parts.CheckError, TimeoutError) as error:
+        print(f"ray-demo: {error}", file=sys.stderr)
+        return 1
+    print(f"{_SHORT}:", ", ".join(f"{key}: {value}" for key, value in shown.items()))
+    if report is not None:
+        report.write_text(json.dumps({_SHORT: shown}) + "\n")
     return 0
 
 

@@ -37,7 +37,11 @@ _WITHIN_S = 180.0
 
 
 class LocalCluster:
-    """A head node without engines, and worker nodes that have room for one replica each."""
+    """A head node without engines, and worker nodes that have room for one replica each.
+
+    Args:
+        nodes: worker nodes. 0: the head node has room for two replicas, and no node can be killed.
+    """
 
     def __init__(self, nodes: int) -> None:
         self._nodes = nodes
@@ -56,7 +60,7 @@ class LocalCluster:
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={
-                "num_cpus": 0,
+                "num_cpus": 0 if self._nodes else 2,
                 "include_dashboard": False,
                 "object_store_memory": _STORE_BYTES,
                 "_system_config": system,

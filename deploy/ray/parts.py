@@ -37,6 +37,7 @@ _SEEDS = 4
 _LONG, _ENDLESS = 2000, 60_000
 _WITHIN_S = 60.0
 _SENDERS = 8
+_SEQUENCES, _STEPS = 12, 4
 
 
 class CheckError(AssertionError):
@@ -76,6 +77,54 @@ def answers(cluster: LocalCluster, lone: str) -> dict[str, Any]:
     except ModelNotFound:
         shown["infer by a handle, and its errors"] = "equal"
     return shown
+
+
+def short(cluster: LocalCluster, lone: str) -> dict[str, Any]:
+    """Calls of both services answer what a lone server answers, and a sequence keeps its state from step to
+    step."""
+    shown = {}
+    for name in ("Classify", "Generate with seeds", "Follow"):
+        expected, found = _QUESTIONS[name](lone), _QUESTIONS[name](cluster.address)
+        check(found == expected, f"{name}: {found} through Ray, {expected} from a lone server")
+        shown[name] = "equal"
+    expected, found = _stepped(lone), _stepped(cluster.address)
+    check(found == expected, f"steps of sequences: {found} through Ray, {expected} from a lone server")
+    check(len({tuple(steps) for steps in found}) == _SEQUENCES, "sequences of other steps have equal answers")
+    shown["ModelInfer with sequence_id"] = "equal"
+    replicas = _replicas_used(cluster)
+    check(replicas == 2, f"{replicas} of 2 replicas had sequences")
+    return shown
+
+
+def _stepped(address: str) -> Any:
+    """Scores after each step of some sequences that are stepped by turns, by two clients."""
+    found: list[list[float]] = [[] for _ in range(_SEQUENCES)]
+    with Client(address, retries=0) as one, Client(address, retries=0) as two:
+        for step in range(_STEPS):
+            for number in range(_SEQUENCES):
+                answer = (one, two)[step % 2].infer(
+                    f"{CLASSIFIER}.step",
+                    {"token": np.array([5 + number + step], np.int64)},
+                    sequence_id=f"sequence {number}",
+                    sequence_start=step == 0,
+                    sequence_end=step == _STEPS - 1,
+                )
+                found[number].append(float(answer["logits"].item()))
+    return found
+
+
+def _replicas_used(cluster: LocalCluster) -> int:
+    """How many replicas have the sequences that are begun now."""
+    hosts = set()
+    with Client(cluster.address, retries=0) as client:
+        for number in range(_SEQUENCES):
+            client.infer(
+                f"{CLASSIFIER}.step", {"token": np.array([5], np.int64)},
+                sequence_id=f"sequence {number}", sequence_start=True,
+            )  # fmt: skip
+            steps = client.with_metadata(("lockstep-sequence-id", f"sequence {number}"))
+            hosts.add(steps.describe(CLASSIFIER)[0].load_s)  # that of its replica
+    return len(hosts)
 
 
 def _classified(address: str) -> Any:
