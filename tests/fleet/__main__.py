@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .load import Call, History
 
 _SHOWN = 10
+_PAUSE_S = 0.002
 
 
 def main() -> int:
@@ -43,7 +44,13 @@ def main() -> int:
             def loaded() -> AbstractContextManager[History]:
                 direct = next(iter(fleet.servers.values())).address
                 return load(
-                    fleet.address, direct, tokens=options.tokens, pause_s=0.002, callers=options.callers
+                    fleet.address,
+                    direct,
+                    tokens=options.tokens,
+                    pause_s=_PAUSE_S,
+                    callers=options.callers,
+                    streams=6,
+                    stream_pause_s=_PAUSE_S,
                 )
 
             for number in range(1, options.rounds + 1):

@@ -88,10 +88,12 @@ class Callers:
     Args:
         tokens: the length of a stream.
         pause_s: between two calls of a caller.
+        stream_pause_s: between two streams of a caller.
     """
 
-    def __init__(self, address: str, direct: str, tokens: int, pause_s: float) -> None:
-        self._address, self._tokens, self._pause_s = address, tokens, pause_s
+    def __init__(self, address: str, direct: str, tokens: int, pause_s: float, stream_pause_s: float) -> None:
+        self._address, self._tokens = address, tokens
+        self._pause_s, self._stream_pause_s = pause_s, stream_pause_s
         self._stopping = threading.Event()
         self._numbers = itertools.count(random.getrandbits(32))
         with grpc.insecure_channel(direct) as channel:
@@ -141,7 +143,7 @@ class Callers:
         with grpc.insecure_channel(self._address, _ALONE) as channel:
             stub = _sequences(channel)
             for seed in itertools.cycle(_SEEDS):
-                if self._stopping.wait(self._pause_s):
+                if self._stopping.wait(self._stream_pause_s):
                     return
                 record = self.history.begin("stream")
                 stream = self._generate(stub, seed)
@@ -179,15 +181,22 @@ class Callers:
 
 @contextmanager
 def load(
-    address: str, direct: str, *, tokens: int = 3000, pause_s: float = 0.02, callers: int = 2
+    address: str,
+    direct: str,
+    *,
+    tokens: int = 3000,
+    pause_s: float = 0.02,
+    callers: int = 2,
+    streams: int = 3,
+    stream_pause_s: float = 1.0,
 ) -> Iterator[History]:
-    """Callers of `address` while the block runs: `callers` of one-shot calls, 6 streams, 12 sequences.
+    """Callers of `address` while the block runs: of one-shot calls, of streams, and one of 12 sequences.
 
     Args:
         direct: the address of one server, which makes the texts to compare with.
     """
-    them = Callers(address, direct, tokens, pause_s)
-    work = [*[them.one_shots] * callers, *[them.streams] * 6, lambda: them.sequences(12)]
+    them = Callers(address, direct, tokens, pause_s, stream_pause_s)
+    work = [*[them.one_shots] * callers, *[them.streams] * streams, lambda: them.sequences(12)]
     threads = [threading.Thread(target=one, daemon=True) for one in work]
     for thread in threads:
         thread.start()
