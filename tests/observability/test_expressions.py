@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 import statistics
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from patience import limit_s, wait_until
 
 from deploy.rehearsal import grafana
 from deploy.rehearsal.processes import SCRAPE_S
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from deploy.rehearsal.prometheus import Curve
 
-pytestmark = [pytest.mark.observability, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.observability, pytest.mark.timeout(limit_s(240))]
 
 DASHBOARDS = {board["title"]: board for board in grafana.dashboards()}
 RULES = [
@@ -39,10 +41,17 @@ _COMPARISON = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*-?[\d.]+")
 
 @pytest.mark.parametrize("title", DASHBOARDS)
 def test_every_panel_has_data(run: Run, title: str) -> None:
-    queries = list(grafana.queries(DASHBOARDS[title], SCRAPE_S, run.seconds))
-    assert queries
-    empty = [query for query in queries if not results(run, query) and not needs_gpu(run, query)]
-    assert [f"{query}: {query.expression}" for query in empty] == []
+    """The load goes on meanwhile: what it has not shown yet on a busy machine, it shows later."""
+
+    def empty() -> list[str]:
+        queries = list(grafana.queries(DASHBOARDS[title], SCRAPE_S, run.seconds))
+        assert queries
+        lacking = [query for query in queries if not results(run, query) and not needs_gpu(run, query)]
+        return [f"{query}: {query.expression}" for query in lacking]
+
+    with suppress(AssertionError):
+        wait_until(lambda: not empty(), title)
+    assert empty() == []
 
 
 @pytest.mark.parametrize("title", DASHBOARDS)
