@@ -16,7 +16,8 @@ from ...model import datatypes
 from . import sampler
 from .beams import log_softmax
 from .client_steps import cut_row, named_states
-from .sampler import RowColumns, TokenLog, next_scores
+from .columns import RowColumns, TokenLog
+from .sampler import next_scores
 from .score_rules import ScoreRules
 from .slots import StateBlock, bucket, key_of, lengths_of, widest
 

@@ -7,7 +7,7 @@ import pytest
 from unit.server.engine.stepwise.step_models import generation_sequence
 
 from lockstep_server.engine.stepwise import sampler
-from lockstep_server.engine.stepwise.sampler import RowColumns, TokenLog
+from lockstep_server.engine.stepwise.columns import RowColumns, TokenLog
 
 FLAT = np.zeros((4, 50), np.float32)
 """Scores by which all 50 tokens are equally likely, for 4 rows."""
