@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 NO_TOKEN = ServingError(ErrorCode.FAILED, "the model's scores are not finite; no next token can be sampled")
 
+_MANY = 512
+"""Tokens from which on they are summed in parts."""
+
+_PART = 64
+_RANKED = 256
+"""The largest weights, which usually are all that top-p keeps."""
+
 _MIN_TEMPERATURE = 1e-6
 """A lower temperature is greedy: its inverse would overflow in float32."""
 
@@ -148,16 +155,48 @@ def sample(scores: Array, u: Array, parameters: SamplingParameters) -> Array:
     np.exp(weights, out=weights)
     if parameters.cuts:
         _cut(weights, parameters)
-    sums = weights.astype(np.float64)  # a cast within the sum takes longer
-    np.add.accumulate(sums, axis=1, out=sums)
-    totals = sums[:, -1]
-    tokens: Array = (sums > (u * totals)[:, None]).argmax(axis=1)
-    if not math.isfinite(np.add.reduce(totals)):
-        tokens[~np.isfinite(totals)] = -1
+    wide = weights.astype(np.float64)  # a cast within the sum takes longer
+    tokens = _drawn(wide, u) if wide.shape[1] < _MANY else _drawn_by_parts(wide, u)
     if parameters.greedy:
         rows = parameters.temperature == 0
         tokens[rows] = _best(scores[rows])
     return tokens
+
+
+def _drawn(weights: Array, u: Array) -> Array:
+    """The token of each row at which the sum of weights exceeds `u` of their total; -1 if it is not finite.
+    The weights are summed in place."""
+    sums = np.add.accumulate(weights, axis=1, out=weights)
+    totals = sums[:, -1]
+    tokens: Array = (sums > (u * totals)[:, None]).argmax(axis=1)
+    if not math.isfinite(np.add.reduce(totals)):
+        tokens[~np.isfinite(totals)] = -1
+    return tokens
+
+
+def _drawn_by_parts(weights: Array, u: Array) -> Array:
+    """As `_drawn`, for many tokens: sums of parts first, then within one part. Where the order of a sum could
+    decide, `_drawn` does."""
+    rows, count = weights.shape
+    every = np.arange(rows)
+    parts = np.add.reduceat(weights, np.arange(0, count, _PART), axis=1)
+    ends = np.add.accumulate(parts, axis=1)
+    drawn = u * ends[:, -1]
+    part = (ends > drawn[:, None]).argmax(axis=1)
+    places = np.minimum((part * _PART)[:, None] + np.arange(_PART), count - 1)
+    within = np.add.accumulate(weights[every[:, None], places], axis=1)
+    within += (ends[every, part] - parts[every, part])[:, None]
+    tokens: Array = places[every, (within > drawn[:, None]).argmax(axis=1)]
+    apart = np.minimum(*(np.abs(sums - drawn[:, None]).min(axis=1) for sums in (ends, within)))
+    unsure = np.flatnonzero(~(apart > _rounding(count) * ends[:, -1]))
+    if len(unsure):
+        tokens[unsure] = _drawn(weights[unsure], u[unsure])
+    return tokens
+
+
+def _rounding(count: int) -> float:
+    """How much sums of so many weights in different orders, and shares of them, may differ, of the total."""
+    return count * 2.0**-50
 
 
 def _best(scores: Array) -> Array:
@@ -173,16 +212,45 @@ def _cut(weights: Array, parameters: SamplingParameters) -> None:
     """
     rows = np.flatnonzero((parameters.top_k > 0) | (parameters.top_p < 1))
     cut = weights[rows]
-    count, every = cut.shape[1], np.arange(len(rows))
-    ranked = np.sort(cut, axis=1)[:, ::-1]
-    top_k, top_p = parameters.top_k[rows], parameters.top_p[rows]
+    cut[cut < _least_kept(cut, parameters.top_k[rows], parameters.top_p[rows])[:, None]] = 0
+    weights[rows] = cut
+
+
+def _least_kept(weights: Array, top_k: Array, top_p: Array) -> Array:
+    """The least weight that each row keeps. Of many weights, only the largest are sorted, if these decide."""
+    count = weights.shape[1]
+    few = max(_RANKED, int(top_k.max()))
+    if 4 * few > count:
+        return _least_of(np.sort(weights, axis=1)[:, ::-1], top_k, top_p)
+    ranked = np.sort(np.partition(weights, count - few, axis=1)[:, count - few :], axis=1)[:, ::-1]
+    if not (top_p < 1).any():
+        return _least_of(ranked, top_k, top_p)
+    totals = np.add.reduce(weights, axis=1, dtype=np.float64)
+    least = _least_of(ranked, top_k, top_p, totals)
+    # Those rows may keep more, or the order of a sum could decide.
+    sums = np.cumsum(ranked, axis=1, dtype=np.float64)
+    apart = np.abs(sums - (top_p * totals)[:, None]).min(axis=1)
+    sure = (top_k > 0) | ((apart > _rounding(count) * totals) & (sums[:, -1] > top_p * totals))
+    rest = np.flatnonzero(~sure)
+    if len(rest):
+        least[rest] = _least_of(np.sort(weights[rest], axis=1)[:, ::-1], top_k[rest], top_p[rest])
+    return least
+
+
+def _least_of(ranked: Array, top_k: Array, top_p: Array, totals: Array | None = None) -> Array:
+    """The least weight that each row keeps, of its largest ones, sorted. `totals` are the sums of all
+    weights, if there are more."""
+    every, count = np.arange(len(ranked)), ranked.shape[1]
     last = np.where(top_k > 0, np.minimum(top_k, count), count) - 1
     if (top_p < 1).any():
         sums = np.cumsum(ranked, axis=1, dtype=np.float64)
-        wanted = np.where(top_p < 1, top_p * sums[every, last], np.inf)
+        considered = sums[every, last]
+        if totals is not None:
+            considered = np.where(top_k > 0, considered, totals)
+        wanted = np.where(top_p < 1, top_p * considered, np.inf)
         last = np.minimum(last, (sums < wanted[:, None]).sum(axis=1))
-    cut[cut < ranked[every, last][:, None]] = 0
-    weights[rows] = cut
+    least: Array = ranked[every, last]
+    return least
 
 
 def log_probabilities(scores: Array, tokens: Array) -> Array:

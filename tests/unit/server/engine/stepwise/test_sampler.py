@@ -301,3 +301,48 @@ def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     parameters.set(0, temperature)
     scores = np.array([[0.1, 0.3, 0.2], [0.1, 0.3, 0.2]], np.float32)
     assert sampler.sample(scores, np.full(2, 0.99), parameters).tolist() == [1, 2]
+
+
+# --- many tokens ------------------------------------------------------------------------------------
+
+
+def drawn_weights(seed: int, tokens: int, spread: float) -> Array:
+    draw = np.random.default_rng(seed)
+    scores = (draw.standard_normal((30, tokens)) * spread).astype(np.float32)
+    if seed % 2:
+        scores = scores.round()  # equal ones
+    return np.exp(scores - scores.max(axis=1, keepdims=True))
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([sampler._MANY, 600, 2000, 2049]),
+    st.sampled_from([0.0, 1.0, 6.0, 40.0]),
+)
+def test_sums_of_parts_draw_the_tokens_of_one_running_sum(seed: int, tokens: int, spread: float) -> None:
+    """Half of the numbers are at an edge between two tokens."""
+    wide = drawn_weights(seed, tokens, spread).astype(np.float64)
+    draw = np.random.default_rng(seed)
+    u = draw.random(30)
+    sums = np.cumsum(wide[:15], axis=1)
+    edges = sums[np.arange(15), draw.integers(0, tokens, 15)] / sums[:, -1]
+    u[:15] = np.minimum(edges * (1 + draw.integers(-2, 3, 15) * 2.0**-53), 1 - 2.0**-53)
+    expected = sampler._drawn(wide.copy(), u)
+    assert sampler._drawn_by_parts(wide, u).tolist() == expected.tolist()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.2, 2.0, 20.0]))
+def test_few_sorted_weights_cut_as_all_of_them(seed: int, spread: float) -> None:
+    weights, draw = drawn_weights(seed, 5 * sampler._RANKED, spread), np.random.default_rng(seed)
+    top_k = np.where(draw.random(30) < 0.5, 0, draw.integers(1, sampler._RANKED, 30))
+    top_p = np.where((draw.random(30) < 0.3) & (top_k > 0), 1.0, draw.random(30))
+    expected = sampler._least_of(np.sort(weights, axis=1)[:, ::-1], top_k, top_p)
+    assert sampler._least_kept(weights, top_k, top_p).tolist() == expected.tolist()
+
+
+def test_many_scores_that_are_not_finite_have_no_token() -> None:
+    scores = np.zeros((2, 2 * sampler._MANY))
+    scores[0, 700] = np.nan
+    found = sample(scores, [0.3, 0.3], [Params(), Params()])
+    assert found[0] == -1
+    assert found[1] >= 0
