@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lockstep_server import messages
-from lockstep_server.engine.runtime.session import RUNTIME_VERSION, Device, OnnxSession, choose_device
+from lockstep_server.engine.runtime.device import RUNTIME_VERSION, Device, choose_device
+from lockstep_server.engine.runtime.session import OnnxSession
 from lockstep_server.engine.stepwise.device_states import make_states
 
 from .engine_side import open_engine

@@ -21,8 +21,8 @@ import numpy as np
 from lockstep_server import messages
 from lockstep_server.engine.loading import repository
 from lockstep_server.engine.loading.loader import Loader
+from lockstep_server.engine.runtime.device import CPU, Device
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
-from lockstep_server.engine.runtime.session import CPU, Device
 from lockstep_server.engine.stepwise.batch import StepBatch
 from lockstep_server.engine.stepwise.scheduler import Scheduler
 

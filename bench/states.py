@@ -23,7 +23,7 @@ import onnx
 from onnx import helper
 
 from lockstep_server import messages
-from lockstep_server.engine.runtime.session import Device
+from lockstep_server.engine.runtime.device import Device
 
 from .bare import session as bare_session
 from .engine_side import SessionTimer, open_engine

@@ -28,8 +28,8 @@ from lockstep_client import figures
 from lockstep_server import messages
 from lockstep_server.engine.loading import repository
 from lockstep_server.engine.loading.loader import Loader
+from lockstep_server.engine.runtime.device import CPU
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
-from lockstep_server.engine.runtime.session import CPU
 from lockstep_server.engine.stepwise.batches import StepOutcome
 
 from . import processes

@@ -19,7 +19,7 @@ from . import __version__, sources
 from .api import access
 from .engine.loading import repository
 from .engine.loading.loader import open_graphs
-from .engine.runtime.session import RUNTIME_VERSION, choose_device, providers
+from .engine.runtime.device import RUNTIME_VERSION, choose_device, providers
 from .errors import LoadError
 from .metrics.families import Metrics
 from .settings import Settings, command

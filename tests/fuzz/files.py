@@ -59,8 +59,8 @@ class Fixture:
         from lockstep_server import messages
         from lockstep_server.engine.loading import repository
         from lockstep_server.engine.loading.loader import Loader
+        from lockstep_server.engine.runtime.device import CPU
         from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
-        from lockstep_server.engine.runtime.session import CPU
 
         config = messages.EngineConfig(models=str(self._root), cache=str(self._cache))
         loader = Loader(config, CPU, DeviceScheduler(1))

@@ -21,9 +21,9 @@ from .model_changes import ModelChanges
 from .model_table import ModelTable
 from .oneshot.engine import OneShotEngine
 from .recorder import RunRecorder
+from .runtime.device import RUNTIME_VERSION, choose_device
 from .runtime.device_scheduler import DeviceScheduler
 from .runtime.run_watch import RunWatch
-from .runtime.session import RUNTIME_VERSION, choose_device
 from .stepwise.engine import StepEngine
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import Any
 
 from ... import messages
 from ...errors import LoadError
+from ..runtime.device import CPU
 from ..runtime.device_scheduler import DeviceScheduler
 from ..runtime.run_watch import RunWatch
-from ..runtime.session import CPU
 from .loader import Loader
 from .repository import find_versions
 

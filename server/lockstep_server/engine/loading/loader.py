@@ -24,9 +24,10 @@ from ...model.step_spec import check_roles_without_oneshot, make_step_spec
 from ...text.tokenizer import TokenizerError, Vocabulary
 from ..oneshot.engine import OneShotEngine
 from ..recorder import OFF, RunRecorder
+from ..runtime.device import RUNTIME_VERSION, Device
 from ..runtime.device_scheduler import DeviceAccount
 from ..runtime.run_watch import RunWatch
-from ..runtime.session import RUNTIME_VERSION, Device, LeasedSession, OnnxSession
+from ..runtime.session import LeasedSession, OnnxSession
 from ..stepwise.device_states import StateGraphs
 from ..stepwise.engine import StepEngine
 from . import repository, selftest, selftest_steps
@@ -174,9 +175,8 @@ class Loader:
         oneshot: LoadedModel | None,
     ) -> LoadedModel:
         assert manifest.stepwise is not None
-        session = self._open_session(
-            entry, entry.graph_file(manifest.stepwise.graph, "stepwise.graph"), manifest
-        )
+        graph_file = entry.graph_file(manifest.stepwise.graph, "stepwise.graph")
+        session = self._open_session(entry, graph_file, manifest, captures=self._device.states == "device")
         prefill = None
         if manifest.prefill is not None and manifest.prefill.graph == manifest.stepwise.graph:
             prefill = session
@@ -250,10 +250,13 @@ class Loader:
         cache.write({"selftest": asdict(selftest_result)})
         return selftest_result
 
-    def _open_session(self, entry: RepositoryEntry, file: Path, manifest: Manifest) -> OnnxSession:
+    def _open_session(
+        self, entry: RepositoryEntry, file: Path, manifest: Manifest, *, captures: bool = False
+    ) -> OnnxSession:
         owner = f"{entry.name}/{entry.version}"
         self._watch.load_step(f"opening {file.name}")
-        return OnnxSession(file, self._device, manifest.instances.threads, self._watch, owner)
+        threads = manifest.instances.threads
+        return OnnxSession(file, self._device, threads, self._watch, owner, captures=captures)
 
     def _instances(self, spec: ModelSpec, costs: CostModel) -> int:
         """The number of concurrent runs of a one-shot model, within the device's leases.

@@ -8,8 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -17,9 +16,9 @@ import numpy as np
 import onnxruntime as ort
 
 from ... import memory
-from ...errors import LoadError, RunTooLong, bad_input, overloaded
+from ...errors import RunTooLong, bad_input, overloaded
 from ...model.spec import GraphSignature, GraphTensor
-from . import small_graphs
+from .device import CPU, Device, DeviceArray, check_on_gpu, session_options
 from .graph_errors import check_files, is_out_of_memory, load_error, run_fault
 from .run_watch import RunWatch
 
@@ -41,100 +40,48 @@ _RETRY_S = 1.0
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _BFLOAT16_ONNX = 16  # onnx.TensorProto.BFLOAT16
 
-RUNTIME_VERSION: str = ort.__version__
+_NOT_CAPTURED = "its steps launch each kernel, as ONNX Runtime makes no CUDA graph of them"
+
+_NO_GRAPH = "-1"
+"""The graph id of runs that neither capture nor replay one, in a session that captures others."""
+
+_CAPTURE_AFTER = 16
+"""Steps with the same values before they are captured, which takes as long as several steps."""
+
+_MOST_GRAPHS = 128
+"""CUDA graphs of a session. ONNX Runtime keeps each as long as the session."""
 
 
-@dataclass(frozen=True)
-class Device:
-    """Where models run, and how."""
+@dataclass
+class _Bound:
+    """A binding of a graph's inputs and outputs."""
 
-    name: str = "cpu"  # or "cuda"
-    index: int = 0  # of several GPUs
-    memory_bytes: int = 0  # the most that ONNX Runtime takes of a GPU for one session; 0: no limit
-    states: str = "host"  # where the states of sequences are kept: "host" or "device"
-    required: bool = False  # a graph that falls back to the CPU is an error
-
-    @property
-    def providers(self) -> list[Any]:
-        """ONNX Runtime's providers, the first of which should run the nodes of a graph."""
-        if self.name != "cuda":
-            return ["CPUExecutionProvider"]
-        # The default, an exhaustive search for convolution algorithms, repeats for every new shape.
-        options = {"cudnn_conv_algo_search": "HEURISTIC", "device_id": str(self.index)}
-        if self.memory_bytes:
-            options |= {"gpu_mem_limit": str(self.memory_bytes), "arena_extend_strategy": "kSameAsRequested"}
-        return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    io: Any
+    values: tuple[DeviceArray, ...] = ()  # all of them, if all are on the device and stay where they are
+    runs: int = 0
+    graph: str = ""  # the id of its CUDA graph
 
 
-CPU = Device()
+class Bindings:
+    """The bindings of one block, each made once, as its steps read and write the same values again and again.
+    There are two: what one step writes, the next one reads."""
 
+    _MOST = 2
 
-def providers() -> list[str]:
-    """The execution providers of this ONNX Runtime."""
-    found: list[str] = ort.get_available_providers()
-    return found
+    def __init__(self) -> None:
+        self._bound: dict[tuple[int, ...], _Bound] = {}
 
+    def find(self, values: tuple[DeviceArray, ...]) -> _Bound | None:
+        return self._bound.get(tuple(map(id, values)))
 
-def choose_device(wanted: str, index: int = 0, memory_bytes: int = 0, states: str = "auto") -> Device:
-    """The device for the setting "cpu", "cuda" or "auto": CUDA if it works here. `states` is "host", "device"
-    or "auto": on a GPU if there is one.
+    def add(self, bound: _Bound) -> None:
+        if len(self._bound) >= self._MOST:
+            self._bound.clear()  # it keeps values that are used no more
+        self._bound[tuple(map(id, bound.values))] = bound
 
-    Raises:
-        LoadError: the setting is "cuda", and a graph does not run on CUDA here.
-    """
-    device = Device("cuda", index, memory_bytes)
-    why = "" if wanted == "cpu" else _why_not(device)
-    if wanted == "cuda" and why:
-        raise LoadError(f"--device cuda: {why}; or use --device cpu")
-    if wanted == "auto" and why and "CUDAExecutionProvider" in ort.get_available_providers():
-        log.warning("models run on the CPU, although this ONNX Runtime supports CUDA: %s", why)
-    if wanted == "cpu" or why:
-        device = Device()
-    kept = ("device" if device.name == "cuda" else "host") if states == "auto" else states
-    return replace(device, states=kept, required=wanted == "cuda")
-
-
-def _why_not(device: Device) -> str:
-    """Why a graph does not run on CUDA; empty if it does."""
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return "this ONNX Runtime does not support CUDA; install the extra server-gpu"
-    ort.preload_dlls()
-    graph = small_graphs.model([small_graphs.Node("Identity", ["x"], "y")], {"x": "FP32"}, {"y": "FP32"})
-    try:
-        session = ort.InferenceSession(graph, _options(1), providers=device.providers)
-        if session.get_providers()[0] == "CUDAExecutionProvider":
-            session.run(None, {"x": np.zeros(1, np.float32)})
-            return ""
-        reason = "ONNX Runtime cannot start it"
-    except Exception as error:
-        reason = run_fault(error)
-    return f"{reason}; look for a GPU {device.index}, its driver and the CUDA version of this ONNX Runtime"
-
-
-class DeviceArray:
-    """A tensor on the device of a session."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: ort.OrtValue) -> None:
-        self.value = value
-
-    @classmethod
-    def of(cls, array: Array, device: Device) -> DeviceArray:
-        """A copy of an array on a device."""
-        return cls(ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), device.name, device.index))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape())
-
-    @property
-    def ndim(self) -> int:
-        return len(self.value.shape())
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.value.tensor_size_in_bytes())
+    def clear(self) -> None:
+        """Let all values go."""
+        self._bound.clear()
 
 
 class OnnxSession:
@@ -143,6 +90,7 @@ class OnnxSession:
     Args:
         watch: ends runs that take too long.
         owner: NAME/VERSION of the model, for logs and errors.
+        captures: on a GPU, runs with the same bindings again and again become CUDA graphs, if it can be.
 
     Raises:
         LoadError: this ONNX Runtime cannot load the file.
@@ -155,21 +103,23 @@ class OnnxSession:
         threads: int = 1,
         watch: RunWatch | None = None,
         owner: str = "",
+        *,
+        captures: bool = False,
     ) -> None:
-        options = _options(threads)
-        if device.name == "cuda":
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        self.captures = captures and device.captures
+        self._graph_ids: dict[tuple[Any, ...], str] = {}
         if isinstance(file, bytes):
-            self._session = ort.InferenceSession(file, options, providers=device.providers)
+            self._session = self._open(file, device, threads)
         else:
             check_files(file)
             try:
-                self._session = ort.InferenceSession(str(file), options, providers=device.providers)
+                self._session = self._open(file, device, threads)
             except Exception as error:
                 raise load_error(file, error) from error
         self.provider: str = self._session.get_providers()[0]
         if device.name == "cuda" and not isinstance(file, bytes):
-            _check_on_gpu(self._session, file, required=device.required)
+            check_on_gpu(self._session, file, required=device.required)
+        self._has_graphs = self.captures  # each run says which
         self.graph = _describe(self._session)
         self._watch, self._owner = watch or RunWatch(), owner
         self._running: set[ort.RunOptions] = set()
@@ -184,17 +134,39 @@ class OnnxSession:
         self.steps = False  # it has inputs of about one size at every step, for which it keeps memory
         self._most_bytes = 0
 
+    @property
+    def binds_all(self) -> bool:
+        """Whether all inputs and outputs can be values on the device."""
+        return not self._bfloat16
+
+    def _open(self, file: Path | bytes, device: Device, threads: int) -> ort.InferenceSession:
+        model = file if isinstance(file, bytes) else str(file)
+        options = session_options(threads)
+        if device.name == "cuda":
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self.captures:
+            try:
+                return _open_to_capture(model, options, device)
+            except Exception as error:  # whatever else is wrong will be so without them too
+                self.captures = False
+                name = "a graph of the server" if isinstance(file, bytes) else file
+                log.warning("%s: %s: %s", name, _NOT_CAPTURED, run_fault(error))
+        return ort.InferenceSession(model, options, providers=device.providers)
+
     def run(
         self,
         inputs: Mapping[str, Any],
         outputs: Sequence[str] | None = None,
         kept: Mapping[str, DeviceArray | None] | None = None,
+        bindings: Bindings | None = None,
     ) -> list[Any]:
         """Run the graph once. Returns the arrays of `outputs`, in their order (None: all outputs).
 
         Args:
             inputs: arrays or, with `kept`, also values on the device.
             kept: the outputs that stay on the device, each in a new value, or in the one that is given.
+            bindings: those of earlier runs with the same values. All inputs are values then, and all outputs
+                are kept in given ones.
 
         Raises:
             ServingError: BAD_INPUT: ONNX Runtime rejects an input.
@@ -211,9 +183,11 @@ class OnnxSession:
             self._watch.had_large_run = True
             if self.provider == "CPUExecutionProvider":
                 options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        if self._has_graphs and bindings is None:
+            options.add_run_config_entry("gpu_graph_id", _NO_GRAPH)
         try:
             if kept is not None:
-                return self._run_bound(inputs, outputs or self.output_names, kept, options)
+                return self._run_bound(inputs, outputs or self.output_names, kept, bindings, options)
             if self._bfloat16:
                 return self._run_values(inputs, outputs, options)
             return self._session.run(outputs, inputs, options)  # type: ignore[no-any-return]
@@ -264,27 +238,60 @@ class OnnxSession:
         inputs: Mapping[str, Any],
         outputs: Sequence[str],
         kept: Mapping[str, DeviceArray | None],
+        bindings: Bindings | None,
         options: ort.RunOptions,
     ) -> list[Any]:
         """As `run`, with inputs and outputs that are bound to values."""
-        binding = self._session.io_binding()
-        values = {
-            name: given.value if isinstance(given, DeviceArray) else _to_value(given)
-            for name, given in inputs.items()
-        }  # which the binding of some versions does not keep
-        for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)
+        if bindings is None:
+            bound = self._bind(inputs, outputs, kept)
+            self._session.run_with_iobinding(bound.io, options)
+            found = zip(outputs, bound.io.get_outputs(), strict=True)
+            return [DeviceArray(value) if name in kept else _from_value(value) for name, value in found]
+        given = [kept[name] for name in outputs]
+        values = (*inputs.values(), *given)
+        known = bindings.find(values)
+        bound = known or self._bind(inputs, outputs, kept)
+        if known is None:
+            bound.values = values
+            bindings.add(bound)
+        if self._has_graphs:
+            options.add_run_config_entry("gpu_graph_id", self._graph_id(bound))
+        self._session.run_with_iobinding(bound.io, options)
+        return given
+
+    def _bind(
+        self, inputs: Mapping[str, Any], outputs: Sequence[str], kept: Mapping[str, DeviceArray | None]
+    ) -> _Bound:
+        io = self._session.io_binding()
+        for name, given in inputs.items():
+            io.bind_ortvalue_input(name, given.value if isinstance(given, DeviceArray) else _to_value(given))
         for name in outputs:
             place = kept.get(name)
             if place is not None:
-                binding.bind_ortvalue_output(name, place.value)
+                io.bind_ortvalue_output(name, place.value)
             elif name in kept:
-                binding.bind_output(name, self.device.name, self.device.index)
+                io.bind_output(name, self.device.name, self.device.index)
             else:
-                binding.bind_output(name)
-        self._session.run_with_iobinding(binding, options)
-        found = zip(outputs, binding.get_outputs(), strict=True)
-        return [DeviceArray(value) if name in kept else _from_value(value) for name, value in found]
+                io.bind_output(name)
+        return _Bound(io)
+
+    def stop_capturing(self, error: Exception) -> None:
+        """Run without CUDA graphs from now on, as one could not be captured or replayed."""
+        if self.captures:
+            self.captures = False
+            log.warning("%s: %s: %s", self._owner, _NOT_CAPTURED, run_fault(error))
+
+    def _graph_id(self, bound: _Bound) -> str:
+        """The CUDA graph that a run captures, or that replays it: one for each set of addresses and shapes.
+        Runs of few steps have none."""
+        bound.runs += 1
+        if not self.captures:
+            return _NO_GRAPH
+        if not bound.graph and bound.runs > _CAPTURE_AFTER:
+            places = tuple((one.value.data_ptr(), one.shape) for one in bound.values)
+            if places in self._graph_ids or len(self._graph_ids) < _MOST_GRAPHS:
+                bound.graph = self._graph_ids.setdefault(places, str(len(self._graph_ids) + 1))
+        return bound.graph or _NO_GRAPH
 
 
 class LeasedSession(OnnxSession):
@@ -304,45 +311,21 @@ class LeasedSession(OnnxSession):
         inputs: Mapping[str, Any],
         outputs: Sequence[str] | None = None,
         kept: Mapping[str, DeviceArray | None] | None = None,
+        bindings: Bindings | None = None,
     ) -> list[Any]:
         with self._device_scheduler.lease(self._account, math.inf):
-            return super().run(inputs, outputs, kept)
+            return super().run(inputs, outputs, kept, bindings)
 
 
-def _options(threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised as exceptions and logged by the engine
-    # A spinning thread would take a core from the front end.
-
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _check_on_gpu(session: ort.InferenceSession, file: Path, *, required: bool) -> None:
-    """Log the nodes of a graph that do not run on the GPU.
-
-    Raises:
-        LoadError: `required`, and none does.
+def _open_to_capture(model: bytes | str, options: ort.SessionOptions, device: Device) -> ort.InferenceSession:
     """
-    if session.get_providers()[0] != "CUDAExecutionProvider":
-        why = f"{file}: ONNX Runtime runs the graph on the CPU, not on the GPU, and does not say why"
-        if required:
-            raise LoadError(f"{why}; use --device auto to accept that")
-        log.warning("%s", why)
-    elif elsewhere := nodes_elsewhere(session, "CUDAExecutionProvider"):
-        operators = ", ".join(f"{count} {operator}" for operator, count in elsewhere.most_common())
-        cost = "their tensors go to the host and back in each run"
-        log.warning("%s: nodes without a kernel for the GPU run on the CPU: %s; %s", file, operators, cost)
-
-
-def nodes_elsewhere(session: ort.InferenceSession, provider: str) -> Counter[str]:
-    """The nodes that other providers run, by operator; none if this ONNX Runtime does not tell, or was not
-    asked to record it."""
-    assigned: list[Any] = getattr(session, "get_provider_graph_assignment_info", list)()
-    others = (one for one in assigned if one.ep_name != provider)
-    return Counter(node.op_type for one in others for node in one.get_nodes())
+    Raises:
+        Exception: ONNX Runtime cannot capture the graph, or opens it on the CPU instead.
+    """
+    opened = ort.InferenceSession(model, options, providers=device.capturing_providers)
+    if opened.get_providers()[0] != "CUDAExecutionProvider":
+        raise RuntimeError("it would run on the CPU")
+    return opened
 
 
 def _describe(session: ort.InferenceSession) -> GraphSignature:

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..runtime.session import DeviceArray, OnnxSession
+from ...errors import RunTooLong
+from ..runtime.device import DeviceArray
+from ..runtime.session import Bindings, OnnxSession
 from ..runtime.small_graphs import Node, model, places
 from .host_states import HostStates, shape_of, zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ...model.datatypes import Arrays
     from ...model.spec import ModelSpec, StateTensor
-    from ..runtime.session import Device
+    from ..runtime.device import Device
     from .host_states import Lengths
 
     Array = np.ndarray[Any, Any]
@@ -42,6 +44,14 @@ class StateGraphs:
     def upload(self, array: Array) -> DeviceArray:
         """A copy of an array on the device."""
         return DeviceArray.of(array, self._device)
+
+    def empty(self, shape: tuple[int, ...], kind: Any) -> DeviceArray:
+        """A value on the device with arbitrary elements."""
+        return DeviceArray.empty(shape, kind, self._device)
+
+    def copy(self, value: DeviceArray) -> DeviceArray:
+        """A copy in memory that no run of a graph uses; by the host, as it is made once for each block."""
+        return self.upload(value.numpy())
 
     def pick(
         self, values: Values, rows: Array, lengths: Mapping[str, Array], *, to_host: bool = False
@@ -100,6 +110,11 @@ def _placing(states: Sequence[StateTensor]) -> tuple[list[Node], dict[str, str],
     return nodes, inputs, {f"to {state.spec.name}": state.datatype for state in states}
 
 
+def _kind(one: Array | DeviceArray) -> tuple[tuple[int, ...], Any]:
+    """The shape and the type of an output."""
+    return one.shape, one.value.element_type() if isinstance(one, DeviceArray) else one.dtype
+
+
 def make_states(
     spec: ModelSpec, rows: int, size: Mapping[str, int], graphs: StateGraphs | None
 ) -> HostStates | DeviceStates:
@@ -110,9 +125,24 @@ def make_states(
 class DeviceStates:
     """As `HostStates`, on a device."""
 
-    def __init__(self, spec: ModelSpec, rows: int, size: Mapping[str, int], graphs: StateGraphs) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        rows: int,
+        size: Mapping[str, int],
+        graphs: StateGraphs,
+        values: Values | None = None,
+    ) -> None:
         self._spec, self._rows, self._graphs = spec, rows, graphs
-        self._values = {state.spec.name: graphs.upload(zeros(state, rows, size)) for state in spec.states}
+        self._values = values or {
+            state.spec.name: graphs.upload(zeros(state, rows, size)) for state in spec.states
+        }
+        # A length that is not padded is another one in each step.
+        self._holds = not set(spec.unpadded).intersection(spec.growing_lengths)
+        self._inputs: dict[str, DeviceArray] = {}  # of a step, except states
+        self._outputs: Values = {}  # where a step writes: of a state, the value of the step before
+        self._kinds: dict[str, tuple[tuple[int, ...], Any]] = {}  # shapes and types of the latest outputs
+        self._bindings = Bindings()
 
     @property
     def nbytes(self) -> int:
@@ -136,15 +166,14 @@ class DeviceStates:
         every[rows] = sources
         changed = {name: self._values[name] for name in self._changed()}
         self._values |= self._graphs.pick(changed, every, self._until(self._size()))
+        self._bindings.clear()
 
     def resized(self, rows: int, kept: Array, size: Mapping[str, int]) -> DeviceStates:
         own = self._size()
         both = {name: min(own[name], size[name]) for name in own}
         found = self._graphs.pick(self._values, kept, self._until(both))
         if rows == len(kept) and both == dict(size):
-            new = DeviceStates.__new__(DeviceStates)
-            new._spec, new._rows, new._graphs, new._values = self._spec, rows, self._graphs, found
-            return new
+            return DeviceStates(self._spec, rows, size, self._graphs, found)
         new = DeviceStates(self._spec, rows, size, self._graphs)
         indices = {}
         for state in self._spec.states:
@@ -164,12 +193,48 @@ class DeviceStates:
 
     # --- a step -------------------------------------------------------------------------------------
 
-    def run(self, session: OnnxSession, feeds: dict[str, Any]) -> dict[str, Any]:
-        kept = {state.spec.output: None for state in self._spec.states if state.spec.output}
-        for state in self._spec.states:
-            feeds[state.spec.input] = self._values[state.spec.name]
+    def run(self, session: OnnxSession, feeds: dict[str, Any], on_device: str = "") -> dict[str, Any]:
         names = self._spec.fetched or session.output_names
-        return dict(zip(names, session.run(feeds, names, kept), strict=True))
+        staying = {state.spec.output for state in self._spec.states} | {on_device}
+        failed: Exception | None = None
+        if self._holds and self._kinds and session.binds_all:
+            try:
+                return self._run_held(session, feeds, names, staying)
+            except RunTooLong:
+                raise
+            except Exception as error:  # if it is that of a capture, or of outputs with new shapes, try anew
+                failed = error
+        given = {**feeds, **self._state_inputs()}
+        kept = {name: None for name in names if name in staying}
+        found = dict(zip(names, session.run(given, names, kept), strict=True))
+        if failed is not None:
+            self._holds = False
+            session.stop_capturing(failed)
+        self._kinds = {name: _kind(one) for name, one in found.items()}
+        if session.captures:  # the memory of a run, which a CUDA graph of another block may write to
+            found |= {name: self._graphs.copy(found[name]) for name in kept}
+        return found
+
+    def _run_held(
+        self, session: OnnxSession, feeds: dict[str, Any], names: Sequence[str], staying: Collection[str]
+    ) -> dict[str, Any]:
+        """As `run`, with all inputs and outputs in values that stay where they are from step to step."""
+        for name, array in feeds.items():
+            held = self._inputs.get(name)
+            if held is not None and held.takes(array):
+                held.update(array)
+            else:
+                self._inputs[name] = self._graphs.upload(array)
+        for name in names:
+            if name not in self._outputs:
+                self._outputs[name] = self._graphs.empty(*self._kinds[name])
+        places = {name: self._outputs[name] for name in names}
+        given = {**{name: self._inputs[name] for name in feeds}, **self._state_inputs()}
+        session.run(given, names, places, self._bindings)
+        return {name: one if name in staying else one.numpy() for name, one in places.items()}
+
+    def _state_inputs(self) -> Values:
+        return {state.spec.input: self._values[state.spec.name] for state in self._spec.states}
 
     def advance(self, given: Mapping[str, DeviceArray], ends: Mapping[str, Array]) -> None:
         indices: dict[str, Array] = {}
@@ -180,6 +245,7 @@ class DeviceStates:
             if name not in given:
                 continue
             if not (state.spec.grows and state.dynamic_axis):
+                self._outputs[state.spec.output] = self._values[name]
                 self._values[name] = given[name]
                 continue
             axis, length = state.dynamic_axis

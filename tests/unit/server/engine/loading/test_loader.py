@@ -17,8 +17,9 @@ from unit.server import sample_models
 from lockstep_server import messages
 from lockstep_server.engine.loading import repository
 from lockstep_server.engine.loading.loader import Loader
+from lockstep_server.engine.runtime.device import CPU
 from lockstep_server.engine.runtime.device_scheduler import DeviceScheduler
-from lockstep_server.engine.runtime.session import CPU, LeasedSession
+from lockstep_server.engine.runtime.session import LeasedSession
 from lockstep_server.engine.stepwise.slots import initial_states
 from lockstep_server.errors import LoadError
 from lockstep_server.model.cost_model import CostModel

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -12,16 +13,14 @@ from hypothesis import strategies as st
 from unit.server.engine.stepwise.step_models import open_own
 
 from lockstep_server import memory
-from lockstep_server.engine.runtime.session import (
-    CPU,
-    Device,
-    DeviceArray,
-    OnnxSession,
-    choose_device,
-    nodes_elsewhere,
-)
+from lockstep_server.engine.runtime import session as session_module
+from lockstep_server.engine.runtime.device import CPU, Device, DeviceArray, choose_device, nodes_elsewhere
+from lockstep_server.engine.runtime.session import Bindings, OnnxSession
 from lockstep_server.engine.runtime.small_graphs import Node, model, places
 from lockstep_server.errors import ErrorCode, LoadError, ServingError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -33,6 +32,22 @@ def without_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr(ctypes, "CDLL", fake_driver(None))
+
+
+def fake_driver(version: int | None) -> Any:
+    """What `ctypes.CDLL` does where the driver supports this CUDA version, or where there is none."""
+
+    class Driver:
+        def __init__(self, _: str) -> None:
+            if version is None:
+                raise OSError("libcuda.so.1: cannot open shared object file")
+
+        def cuDriverGetVersion(self, found: Any) -> int:
+            found._obj.value = version
+            return 0
+
+    return Driver
 
 
 def test_cuda_without_support_names_the_extra() -> None:
@@ -44,8 +59,20 @@ def test_cuda_without_support_names_the_extra() -> None:
 
 
 @pytest.mark.usefixtures("without_driver")
-def test_a_gpu_that_does_not_start_is_an_error_if_it_was_asked_for() -> None:
-    with pytest.raises(LoadError, match="GPU 3, its driver and the CUDA version"):
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        (None, "no driver of NVIDIA"),
+        (11080, r"the driver supports CUDA 11\.8, and this ONNX Runtime needs 12\.6; update the driver"),
+        (12020, "look for a GPU 3, its driver and the CUDA version"),
+    ],
+)
+def test_a_gpu_that_does_not_start_is_an_error_if_it_was_asked_for(
+    version: int | None, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", fake_driver(version))
+    monkeypatch.setattr(ort, "cuda_version", "12.6", raising=False)
+    with pytest.raises(LoadError, match=hint):
         choose_device("cuda", 3)
 
 
@@ -143,3 +170,115 @@ def test_nodes_that_a_provider_does_not_run_are_counted() -> None:
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     assert nodes_elsewhere(session, "CUDAExecutionProvider") == {"Add": 1, "Relu": 1}
     assert not nodes_elsewhere(session, "CPUExecutionProvider")
+
+
+# --- bindings and CUDA graphs -------------------------------------------------------------------------
+
+
+def doubling() -> bytes:
+    return model([Node("Add", ["x", "x"], "y")], {"x": "FP32"}, {"y": "FP32"})
+
+
+def test_values_are_bound_once_and_may_be_updated_where_they_are() -> None:
+    session, bindings = OnnxSession(doubling()), Bindings()
+    x, y = (DeviceArray.of(np.zeros(3, np.float32), CPU) for _ in range(2))
+    address = x.value.data_ptr()
+    for number in range(3):
+        x.update(np.full(3, number, np.float32))
+        assert session.run({"x": x}, ["y"], {"y": y}, bindings) == [y]
+        assert y.numpy().tolist() == [2 * number] * 3
+    assert x.value.data_ptr() == address
+    assert len(bindings._bound) == 1
+    for _ in range(5):  # other values each time: those of before are let go
+        x = DeviceArray.of(np.ones(3, np.float32), CPU)
+        session.run({"x": x}, ["y"], {"y": y}, bindings)
+    assert len(bindings._bound) <= 2
+
+
+def test_updates_are_of_one_shape_and_type() -> None:
+    x = DeviceArray.of(np.zeros(3, np.float32), CPU)
+    assert x.takes(np.ones(3, np.float32))
+    assert not x.takes(np.ones(4, np.float32))
+    assert not x.takes(np.ones(3, np.int32))
+    before = x.numpy()
+    x.update(np.ones(3, np.float32))
+    assert before.tolist() == [0, 0, 0]
+
+
+class Opened(ort.InferenceSession):  # type: ignore[misc]
+    """A session of the CPU where one of a GPU is asked for, which records the CUDA graph of each run."""
+
+    refuses_graphs = False
+
+    def __init__(self, file: Any, options: Any, providers: Any, **_: Any) -> None:
+        if "enable_cuda_graph" in providers[0][1] and self.refuses_graphs:
+            raise RuntimeError("all compute graph nodes have not been partitioned to the CUDA EP")
+        super().__init__(file, options, providers=["CPUExecutionProvider"])
+        self.with_graphs, self.ids = "enable_cuda_graph" in providers[0][1], list[str]()
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
+        self.ids.append(run_options.get_run_config_entry("gpu_graph_id"))
+        super().run_with_iobinding(iobinding, run_options)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> type[Opened]:
+    monkeypatch.setattr(ort, "InferenceSession", Opened)
+    monkeypatch.setattr(Opened, "refuses_graphs", False)
+    return Opened
+
+
+def on_fake_gpu(session: OnnxSession, runs: int, bindings: Bindings, places: list[DeviceArray]) -> list[str]:
+    """The CUDA graphs of runs that write to each place what they read from the one before."""
+    for run in range(runs):
+        x, y = places[run % 2], places[(run + 1) % 2]
+        session.run({"x": x}, ["y"], {"y": y}, bindings)
+    ids: list[str] = session._session.ids[-runs:]
+    return ids
+
+
+@pytest.mark.usefixtures("opened")
+def test_each_set_of_addresses_has_a_cuda_graph_after_some_runs() -> None:
+    session, bindings = OnnxSession(doubling(), Device("cuda"), captures=True), Bindings()
+    places = [DeviceArray.of(np.zeros(3, np.float32), CPU) for _ in range(2)]
+    ids = on_fake_gpu(session, 40, bindings, places)
+    assert ids[:32] == ["-1"] * 32
+    assert ids[32:] == ["1", "2"] * 4
+    assert on_fake_gpu(session, 34, Bindings(), places)[32:] == ["1", "2"]  # the addresses count
+    more = [DeviceArray.of(np.zeros(3, np.float32), CPU) for _ in range(2)]
+    assert on_fake_gpu(session, 34, Bindings(), more)[32:] == ["3", "4"]
+    session.run({"x": places[0]}, ["y"], {"y": None})
+    assert session._session.ids[-1] == "-1"
+
+
+@pytest.mark.usefixtures("opened")
+def test_a_session_has_a_limited_number_of_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "_MOST_GRAPHS", 3)
+    session = OnnxSession(doubling(), Device("cuda"), captures=True)
+    pairs = [[DeviceArray.of(np.zeros(3, np.float32), CPU) for _ in range(2)] for _ in range(2)]
+    assert on_fake_gpu(session, 34, Bindings(), pairs[0])[32:] == ["1", "2"]
+    assert on_fake_gpu(session, 34, Bindings(), pairs[1])[32:] == ["3", "-1"]
+
+
+def test_a_graph_that_cannot_be_captured_is_named_at_load_and_runs_without(
+    opened: type[Opened], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(opened, "refuses_graphs", True)
+    file = tmp_path / "step.onnx"
+    file.write_bytes(doubling())
+    session = OnnxSession(file, Device("cuda"), captures=True)
+    assert not session.captures
+    assert not session._session.with_graphs
+    assert "step.onnx: its steps launch each kernel" in caplog.text
+    assert "not been partitioned to the CUDA EP" in caplog.text
+    assert session.run({"x": np.ones(1, np.float32)})[0].tolist() == [2]
+
+
+@pytest.mark.usefixtures("opened")
+def test_cuda_graphs_are_only_for_sessions_that_ask_and_can_be_switched_off() -> None:
+    assert not OnnxSession(doubling(), Device("cuda"))._session.with_graphs
+    assert not OnnxSession(doubling(), Device("cuda", graphs=False), captures=True)._session.with_graphs
+    assert not OnnxSession(doubling(), CPU, captures=True).captures

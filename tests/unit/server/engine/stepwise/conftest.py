@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import onnxruntime as ort
 import pytest
 from unit.server.engine.stepwise import step_models
 
-from lockstep_server.engine.runtime.session import CPU, Device, choose_device
+from lockstep_server.engine.runtime.device import CPU, Device, choose_device
 from lockstep_server.errors import LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PLACES: list[Any] = ["host", "device"]
-if "CUDAExecutionProvider" in ort.get_available_providers():
-    PLACES.append(pytest.param("gpu", marks=pytest.mark.gpu))
 
-
-@pytest.fixture(scope="module", params=PLACES)
+@pytest.fixture(scope="module", params=step_models.PLACES)
 def kept(request: pytest.FixtureRequest) -> Iterator[None]:
     """In arrays of the host, in values of the CPU provider that graphs move, or in values of a GPU."""
     place = {"host": CPU, "device": Device(states="device")}.get(request.param)

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime as ort
+import pytest
 import steps
 
 from lockstep_server import messages
 from lockstep_server.engine.loading import manifest_file
 from lockstep_server.engine.runtime.batching import Batching
-from lockstep_server.engine.runtime.session import CPU, Device, DeviceArray, OnnxSession
+from lockstep_server.engine.runtime.device import CPU, Device, DeviceArray
+from lockstep_server.engine.runtime.session import OnnxSession
 from lockstep_server.engine.stepwise import prefill
 from lockstep_server.engine.stepwise.batches import StepBatches
 from lockstep_server.engine.stepwise.beams import BeamSearch, BeamSettings
@@ -72,6 +75,11 @@ class Kept:
     device: Device = CPU
 
 
+PLACES: list[Any] = ["host", "device"]
+"""The parameters of the fixture `kept`."""
+if "CUDAExecutionProvider" in ort.get_available_providers():
+    PLACES.append(pytest.param("gpu", marks=pytest.mark.gpu))
+
 kept = Kept()
 _graphs: dict[Any, StateGraphs] = {}
 
@@ -83,9 +91,9 @@ def graphs_of(spec: ModelSpec) -> StateGraphs | None:
     states = tuple(
         (one.spec.name, one.datatype, one.spec.batch_axis, one.dynamic_axis) for one in spec.states
     )
-    if (kept.device, states) not in _graphs:
-        _graphs[kept.device, states] = StateGraphs(spec, kept.device)
-    return _graphs[kept.device, states]
+    scores = spec.output(spec.manifest.roles.scores)
+    shape = scores and (scores.datatype, len(scores.shape), scores.spec.batch_axis, scores.spec.position)
+    return _graphs.setdefault((kept.device, states, shape), StateGraphs(spec, kept.device))
 
 
 class FakeSession:
@@ -93,7 +101,7 @@ class FakeSession:
 
     output_names: list[str]
     state_graphs: StateGraphs | None = None
-    terminated = False
+    terminated = binds_all = captures = False
 
     def answer(self, feeds: dict[str, Array]) -> list[Array]:
         raise NotImplementedError

@@ -25,12 +25,13 @@ from unit.server.engine.stepwise.step_models import (
     unbatched,
 )
 
-from lockstep_server.engine.runtime.session import CPU, Device
+from lockstep_server.engine.runtime.device import CPU, Device
 from lockstep_server.engine.stepwise import sampler
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lockstep_server.engine.stepwise.batch import StepBatch
     from lockstep_server.engine.stepwise.sequence import GenerationSequence
 
 Array = np.ndarray[Any, Any]
@@ -308,6 +309,73 @@ def test_tokens_do_not_depend_on_where_states_are_kept(kind: str, monkeypatch: p
         runner.run()
         generated.append([each.ids for each in runner.generated.values()])
     assert generated[0] == generated[1]
+
+
+# --- values on the device ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    if step_models.kept.device is CPU:
+        monkeypatch.setattr(step_models.kept, "device", Device(states="device"))
+
+
+def batch_of(model: StepModel, count: int, **params: Any) -> tuple[Runner, StepBatch]:
+    runner = Runner(model)
+    for seed in range(count):
+        runner.add(ready_sequence(model, [3, 4], seed=seed, limit=999, **params))
+    (batch,) = runner.batches
+    return runner, batch
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize("kind", ["forced", "translator", "kept", "alone"])
+def test_steps_use_the_same_memory_again(kind: str) -> None:
+    """Two sets of values, which one step writes and the next reads, or one that elements are written to."""
+    runner, batch = batch_of(open_model(kind), 3)
+    for _ in range(4):
+        runner.step()
+    bound = dict(batch.block._states._bindings._bound)
+    assert 1 <= len(bound) <= 2
+    held = batch.block.nbytes
+    for _ in range(6):
+        runner.step()
+    assert batch.block._states._bindings._bound == bound
+    assert batch.block.nbytes == held
+
+
+class Uncapturable:
+    """A session in which runs with kept bindings fail, as where another thread disturbs a capture."""
+
+    def __init__(self, session: Any) -> None:
+        self._session, self.failed, self.stopped = session, 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, feeds: Any, outputs: Any = None, kept: Any = None, bindings: Any = None) -> Any:
+        if bindings is not None:
+            self.failed += 1
+            raise RuntimeError("CUDA error 900: operation not permitted when stream is capturing")
+        return self._session.run(feeds, outputs, kept)
+
+    def stop_capturing(self, error: Exception) -> None:
+        assert "900" in str(error)
+        self.stopped += 1
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize("kind", ["forced", "alone"])
+def test_a_step_that_cannot_be_captured_runs_without_and_loses_nothing(kind: str) -> None:
+    model = open_model(kind)
+    session = Uncapturable(model.session)
+    runner = Runner(model, session=session)
+    sequence = ready_sequence(model, [3, 4], seed=5, limit=20)
+    runner.add(sequence)
+    runner.run()
+    assert runner.generated[sequence] == unbatched(model, ready_sequence(model, [3, 4], seed=5, limit=20))
+    assert session.failed == session.stopped > 0
+    assert session.failed <= 2  # once for each block
 
 
 # --- failures ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from unit.server import sample_models as specs
 from unit.server.engine.stepwise.step_models import FakeSession, graphs_of, open_model
 
-from lockstep_server.engine.runtime.session import DeviceArray
+from lockstep_server.engine.runtime.device import DeviceArray
 from lockstep_server.engine.stepwise.slots import (
     PoolRow,
     StateBlock,
