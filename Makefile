@@ -33,7 +33,7 @@ HOSTS ?= localhost,127.0.0.1,::1
 
 UI_PORT ?= 8003
 
-.PHONY: help setup demo serve ui certs test test-observability test-lowest test-package lint bench bench-peers chaos fuzz fleet soak proto models touchtones dashboards pictures docs docs-serve lock audit sbom pin ray-demo ray-test ray-bench
+.PHONY: help setup demo serve ui certs test test-device test-observability test-lowest test-package lint bench bench-peers chaos fuzz fleet soak proto models touchtones dashboards pictures docs docs-serve lock audit sbom pin ray-demo ray-test ray-bench
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,14 @@ ifeq ($(ARGS),)
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
+
+# The code of a GPU, all but its kernels: states and scores are values, which graphs move and sample.
+test-device: export LOCKSTEP_STATE_VALUES := device
+test-device: $(DEVELOPS) ## Run the tests of step-wise serving with states and sampling as on a GPU
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile tests/unit/server/engine/stepwise tests/unit/server/engine/loading \
+	  $(addprefix tests/integration/test_,adopted.py batched_equals_solo.py client_driven_sequences.py client_streams.py \
+	  encoder_decoders.py fair_shares.py follow.py frames.py generate.py gpu.py reload_sequences.py sequence_states.py \
+	  sequences.py stock_decoder.py streams.py tritonclient.py) $(ARGS)
 
 test-observability: $(DEVELOPS) ## Ask a real Prometheus every expression of dashboards and alerts
 	@command -v prometheus >/dev/null || { echo 'make test-observability: there is no prometheus. On Debian and Ubuntu: apt install prometheus' >&2; exit 2; }

@@ -165,8 +165,8 @@ class Settings:
     )
     state_values: str = _setting(
         "auto",
-        "Where the states of sequences are between steps. auto: on the device if it is a GPU, otherwise in"
-        " arrays of the host.",
+        "Where the states of sequences are between steps, and next tokens are sampled. auto: on the device if"
+        " it is a GPU, otherwise in arrays of the host.",
         click.Choice(["auto", "host", "device"]),
     )
     engine: str = _setting(

@@ -190,8 +190,10 @@ class Served(Stubs):
 
 
 def settings(models: Path, **more: Any) -> Settings:
-    """Of a server for tests. What is measured of a model is measured once per test run."""
+    """Of a server for tests. What is measured of a model is measured once per test run. With
+    LOCKSTEP_STATE_VALUES=device, states and scores are values that graphs move and sample, as on a GPU."""
     usual = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "device": "cpu", "engine": "thread"}
+    usual["state_values"] = os.environ.get("LOCKSTEP_STATE_VALUES", "auto")
     if more.get("engine") == FRONT_ENDS:
         more = {**more, "engine": "process", "frontends": 2}
     return Settings(models=str(models), **{**usual, "cache": os.environ["LOCKSTEP_CACHE"], **more})

@@ -37,6 +37,7 @@ class Device:
     states: str = "host"  # where the states of sequences are kept: "host" or "device"
     required: bool = False  # a graph that falls back to the CPU is an error
     graphs: bool = True  # on a GPU, steps are captured as CUDA graphs
+    sampling: bool = True  # if states are on the device, next tokens are sampled there
 
     @property
     def captures(self) -> bool:

@@ -6,6 +6,7 @@ shape, so that one graph serves tensors of any size.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _IR_VERSION, _OPSET = 8, 16
-_INT = 2  # AttributeProto.AttributeType
+_FLOAT, _INT, _INTS = 1, 2, 7  # AttributeProto.AttributeType
 
 ELEMENT_TYPES = {
     "FP32": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7, "BOOL": 9, "FP16": 10,
@@ -24,12 +25,12 @@ ELEMENT_TYPES = {
 
 
 class Node(NamedTuple):
-    """An operator with its inputs, its one output, and whole numbers as attributes."""
+    """An operator with its inputs, the output that is used, and numbers as attributes."""
 
     operator: str
     inputs: Sequence[str]
     output: str
-    attributes: Mapping[str, int] = {}
+    attributes: Mapping[str, int | float | Sequence[int]] = {}
 
 
 def model(nodes: Sequence[Node], inputs: Mapping[str, str], outputs: Mapping[str, str]) -> bytes:
@@ -43,10 +44,20 @@ def model(nodes: Sequence[Node], inputs: Mapping[str, str], outputs: Mapping[str
 
 def _node(node: Node) -> bytes:
     found = b"".join(_text(1, name) for name in node.inputs) + _text(2, node.output)
+    if node.operator == "TopK":
+        found += _text(2, f"{node.output}, indices")
     found += _text(4, node.operator)
     for name, value in node.attributes.items():
-        found += _message(5, _text(1, name) + _number(3, value) + _number(20, _INT))
+        found += _message(5, _text(1, name) + _attribute(value))
     return found
+
+
+def _attribute(value: int | float | Sequence[int]) -> bytes:
+    if isinstance(value, float):
+        return _varint(2 << 3 | 5) + struct.pack("<f", value) + _number(20, _FLOAT)
+    if isinstance(value, int):
+        return _number(3, value) + _number(20, _INT)
+    return b"".join(_number(8, each) for each in value) + _number(20, _INTS)
 
 
 def _value(name: str, datatype: str) -> bytes:
@@ -58,6 +69,7 @@ def _value(name: str, datatype: str) -> bytes:
 
 
 def _varint(value: int) -> bytes:
+    value &= 2**64 - 1  # of a negative one
     found = bytearray()
     while value > 0x7F:
         found.append(value & 0x7F | 0x80)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...model import datatypes
+from ..runtime.device import DeviceArray
 from . import sampler
 from .beams import log_softmax
 from .client_steps import cut_row, named_states
@@ -57,6 +58,7 @@ class StepBatch:
         self._ends = spec.manifest.end
         tensor = spec.text_tensor
         assert tensor is not None
+        self._sampler = graphs.sampler if graphs is not None else None
         self._input, self._dtype = tensor.name, datatypes.NUMPY[tensor.datatype]
         self._token_shape = token_shape(tensor)
         self._scores, self._attention = spec.manifest.roles.scores, spec.manifest.roles.attention
@@ -222,15 +224,26 @@ class StepBatch:
 
     # --- step ---------------------------------------------------------------------------------------
 
-    def step(self, session: OnnxSession) -> Arrays:
-        """Run one step of all rows.
+    def step(self, session: OnnxSession, *, observed: bool = False) -> dict[str, Any]:
+        """Run one step of all rows. Its scores stay on the device if nobody but the sampler needs them.
+
+        Args:
+            observed: the outputs are needed on the host.
 
         Raises:
             Exception: whatever the session raises; nothing has changed then.
         """
         for row, ids in self._forced.items():
             self._columns.token[row] = ids[-1]
-        return self.block.step(session, self._token_input(slice(None)))
+        on_device = (
+            self._scores if self._sampler is not None and not observed and self._only_samples() else ""
+        )
+        return self.block.step(session, self._token_input(slice(None)), on_device)
+
+    def _only_samples(self) -> bool:
+        """Whether no row has rules, beams or log-probabilities."""
+        of_scores = (one.params.log_probabilities or one.params.top for one in self._inspected.values())
+        return not (self._rules.sequences or self._beam_rows or any(of_scores))
 
     def _token_input(self, rows: slice) -> Arrays:
         token = self._columns.token[rows].astype(self._dtype, copy=False)
@@ -261,12 +274,14 @@ class StepBatch:
         self.steps += 1
         self.compute_s += compute_s
         self.rows_run += len(self)
-        scores = next_scores(outputs[self._scores], self._scores_axis, self.rows, self._position)
-        chosen_from = self._with_log_probabilities(scores) if self._beam_rows else scores
-        ruled = chosen_from
-        if self._rules.sequences:
-            ruled = self._rules.apply(chosen_from, self._columns.generated)
-        tokens = self._columns.sample(ruled, redraw=bool(self._forced))
+        scores: Any = outputs[self._scores]
+        ruled: Any = scores
+        if isinstance(scores, DeviceArray):
+            tokens = self._sample(scores)
+        else:
+            scores = next_scores(scores, self._scores_axis, self.rows, self._position)
+            ruled = self._ruled(scores)
+            tokens = self._columns.sample(ruled, redraw=bool(self._forced))
         self.without_token = self._find_without_token(tokens) if tokens.min() < 0 else []
         self._log.add(tokens)
         if self._forced:
@@ -280,6 +295,17 @@ class StepBatch:
             stopped = self._inspect(scores, outputs, tokens, ended)
             ended = [one for one in ended if one[0] not in stopped] + [(one, "stop") for one in stopped]
         return ended
+
+    def _sample(self, scores: DeviceArray) -> Array:
+        assert self._sampler is not None
+        return self._columns.sample(scores, redraw=bool(self._forced), by=self._sampler.sample)
+
+    def _ruled(self, scores: Array) -> Array:
+        """The scores of all rows that tokens are chosen from."""
+        chosen_from = self._with_log_probabilities(scores) if self._beam_rows else scores
+        if not self._rules.sequences:
+            return chosen_from
+        return self._rules.apply(chosen_from, self._columns.generated)
 
     def _with_log_probabilities(self, scores: Array) -> Array:
         """The scores, with the log-probabilities in the rows of beams."""

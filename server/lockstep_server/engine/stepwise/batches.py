@@ -132,7 +132,7 @@ class StepBatches:
             observed = batch.observe(verifier.most_rows(len(batch)))
         begun = self._clock()
         try:
-            outputs = batch.step(self._session)
+            outputs = batch.step(self._session, observed=bool(observed))
             took = self._step_s = self._clock() - begun
             for row, inputs, states, lengths in observed:
                 assert verifier is not None

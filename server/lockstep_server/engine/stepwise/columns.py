@@ -12,7 +12,7 @@ import numpy as np
 from .sampler import SamplingParameters, sample, spread_one, uniform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .sequence import GenerationSequence
 
@@ -69,15 +69,16 @@ class RowColumns:
         new._sampling.take(self._sampling, kept)
         return new
 
-    def sample(self, scores: Array, *, redraw: bool) -> Array:
+    def sample(self, scores: Any, *, redraw: bool, by: Callable[..., Array] = sample) -> Array:
         """Sample the next token of each row, int64 [rows]; -1 where the scores are not finite.
 
         Args:
             scores: of the step, [rows, tokens].
             redraw: a row has generated fewer tokens than it was stepped since the last call.
+            by: `sample`, or what does the same on a device, where the scores are.
         """
         u = self._next_draw(redraw=redraw) if self._sampling.sampled else self._draws[0]
-        self.token = sample(scores, u, self._sampling)
+        self.token = by(scores, u, self._sampling)
         self.generated += 1
         self._before_limit -= 1
         return self.token

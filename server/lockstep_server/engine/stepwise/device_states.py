@@ -16,6 +16,7 @@ from ...errors import RunTooLong
 from ..runtime.device import DeviceArray
 from ..runtime.session import Bindings, OnnxSession
 from ..runtime.small_graphs import Node, model, places
+from .device_sampler import DeviceSampler
 from .host_states import HostStates, shape_of, zeros
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class StateGraphs:
     def __init__(self, spec: ModelSpec, device: Device) -> None:
         self._states = {state.spec.name: state for state in spec.states}
         self._device = device
+        can_sample = device.sampling and DeviceSampler.can_sample(spec)
+        self.sampler = DeviceSampler(spec, device) if can_sample else None
         self._pick: dict[tuple[str, ...], OnnxSession] = {}
         self._place: dict[tuple[str, ...], OnnxSession] = {}
 

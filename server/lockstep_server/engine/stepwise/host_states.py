@@ -86,8 +86,12 @@ class HostStates:
 
     # --- a step -------------------------------------------------------------------------------------
 
-    def run(self, session: OnnxSession, feeds: Arrays) -> dict[str, Any]:
-        """Run a step graph on these states and other inputs. Returns all outputs, by name."""
+    def run(self, session: OnnxSession, feeds: Arrays, on_device: str = "") -> dict[str, Any]:  # noqa: ARG002
+        """Run a step graph on these states and other inputs. Returns all outputs, by name.
+
+        Args:
+            on_device: an output that stays on the device, if the states are there, until the next step.
+        """
         for state in self._spec.states:
             feeds[state.spec.input] = self.arrays[state.spec.name]
         if not self._spec.fetched:

@@ -54,6 +54,7 @@ class SamplingParameters:
     greedy: bool = False
     tempered: bool = False
     cuts: bool = False
+    held: Any = None  # what `device_sampler.py` keeps of them on a device until they change
 
     @classmethod
     def of(cls, rows: int, *, vacant: bool = False) -> SamplingParameters:
@@ -98,6 +99,7 @@ class SamplingParameters:
         self.sampled = not (greedy_rows | self.vacant).all()
         self.tempered = bool((self.inverse != 1).any())
         self.cuts = bool((self.top_k > 0).any() or (self.top_p < 1).any())
+        self.held = None
 
 
 def spread(seed: Array) -> Array:

@@ -194,8 +194,11 @@ class StateBlock:
         new._update_masks()
         return new
 
-    def step(self, session: OnnxSession, inputs: Mapping[str, Array]) -> Arrays:
+    def step(self, session: OnnxSession, inputs: Mapping[str, Array], on_device: str = "") -> dict[str, Any]:
         """Run one step of all rows and keep the new states. Returns the other outputs, by name.
+
+        Args:
+            on_device: the output that is returned as a value on the device, valid until the next step.
 
         Raises:
             RowMismatch: an output or a state does not have one row per row of the block.
@@ -216,7 +219,7 @@ class StateBlock:
                 feeds[tensor.name] = self._positions(tensor)
             else:
                 feeds[tensor.name] = constant(tensor, self.rows, self._size)
-        outputs: dict[str, Any] = self._states.run(session, feeds)
+        outputs: dict[str, Any] = self._states.run(session, feeds, on_device)
         for section in self.spec.changed_states:
             check_rows(section.output, outputs[section.output], section.batch_axis, self.rows)
         if self.spec.growing_lengths:

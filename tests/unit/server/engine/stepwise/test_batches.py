@@ -25,7 +25,7 @@ from unit.server.engine.stepwise.step_models import (
     unbatched,
 )
 
-from lockstep_server.engine.runtime.device import CPU, Device
+from lockstep_server.engine.runtime.device import CPU, Device, DeviceArray
 from lockstep_server.engine.stepwise import sampler
 
 if TYPE_CHECKING:
@@ -342,6 +342,32 @@ def test_steps_use_the_same_memory_again(kind: str) -> None:
         runner.step()
     assert batch.block._states._bindings._bound == bound
     assert batch.block.nbytes == held
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize(
+    ("params", "stay"),
+    [
+        ({}, True),
+        ({"top_k": 3, "stop": ("zz",)}, True),
+        ({"log_probabilities": True}, False),
+        ({"top": 2}, False),
+        ({"forbidden": (3,)}, False),
+        ({"beams": 2}, False),
+    ],
+)
+def test_scores_stay_on_the_device_if_only_the_sampler_needs_them(params: dict[str, Any], stay: bool) -> None:
+    model = open_model("forced")
+    runner, batch = batch_of(model, 2)
+    asking = ready_sequence(model, [3], **params)
+    runner.add(asking)
+    for _ in range(3):
+        outputs = batch.step(model.session)
+        assert isinstance(outputs["logits"], DeviceArray) is stay
+        batch.sample_tokens(outputs, 0.0)
+    runner.remove(asking)
+    assert isinstance(batch.step(model.session)["logits"], DeviceArray)
+    assert not isinstance(batch.step(model.session, observed=True)["logits"], DeviceArray)
 
 
 class Uncapturable:
