@@ -39,7 +39,7 @@ for host in $(printf %s "$hosts" | tr , ' '); do
     *) names=${names:+$names,}DNS:$host ;;
   esac
 done
-sign server "$names" serverAuth
+sign server "$names" serverAuth,clientAuth # a server is a client of its peers
 for client; do sign "$client" "DNS:$client" clientAuth; done
 chmod 600 ./*.key
 chmod 644 ./*.pem

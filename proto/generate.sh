@@ -7,9 +7,9 @@ python=${PYTHON:-python3}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" -m grpc_tools.protoc -I . --python_out="$work" --pyi_out="$work" \
-  lockstep/model_config.proto lockstep/open_inference.proto lockstep/v1/{sequences,operations}.proto
+  lockstep/model_config.proto lockstep/open_inference.proto lockstep/v1/{sequences,operations,peers}.proto
 "$python" -m grpc_tools.protoc -I . --grpc_python_out="$work" \
-  lockstep/open_inference.proto lockstep/v1/{sequences,operations}.proto
+  lockstep/open_inference.proto lockstep/v1/{sequences,operations,peers}.proto
 # The client builds its copy of the package inference from this set, in its own descriptor pool.
 "$python" -m grpc_tools.protoc -I . --include_imports \
   --descriptor_set_out="$work/lockstep/open_inference.binpb" lockstep/open_inference.proto

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from . import messages, sources
-from .api import access
+from .api import access, peers
 from .api.health import HealthPublisher
 from .api.server import Server
 from .errors import LoadError, unavailable
 from .frontend.flush_control import FlushController
 from .frontend.gauges import GaugeReader
 from .frontend.loop_watch import LoopWatch
+from .frontend.pulls import Pulls
 from .frontend.recorder import Recorder
 from .frontend.registry import ModelRegistry
 from .frontend.request_log import RequestLog
@@ -138,6 +139,17 @@ class App:
             number=place.number if place is not None else 0,
         )
         self.sequence_states = SequenceStates(self.transport.send, first_key)
+        self.mover = peers.mover(
+            settings,
+            self.sequence_states,
+            self.registry,
+            self.metrics,
+            self.requests,
+            self._certificates,
+        )
+        if self.mover is not None:
+            self.requests.pulls = pulls = Pulls(self.mover)
+            pulls.send, pulls.fail = self.requests.send_again, self.requests.fail
         self.shared_usage: SharedUsage | None = None
         if place is not None:
             self.registry.others_ready = False
@@ -158,6 +170,7 @@ class App:
             self._certificates,
             self.recorder,
             self.sequence_states,
+            self.mover,
             shares_port=place is not None,
         )
         self._status: StatusPort | None = None
@@ -248,13 +261,15 @@ class App:
         await self._health.drain()
         if self._started:
             await asyncio.sleep(settings.shutdown_delay_s)
-        drained = await self.requests.drain(settings.drain_s)
+        drained = await self._drain(settings.drain_s)
         if not drained:
             log.warning(
                 "drain timed out after %g s: %d requests in flight", settings.drain_s, len(self.requests)
             )
         await self.transport.stop(within_s=1.0 if drained else 0.0)
         await self._server.stop()
+        if self.mover is not None:
+            await self.mover.peers.close()
         if self._guarding is not None:
             self._guarding.cancel()
         self._tokenizers.close()
@@ -264,6 +279,17 @@ class App:
             self._status.stop()
         if self._spans is not None:
             await self._spans.stop(_SPAN_EXPORT_S)
+
+    async def _drain(self, within_s: float) -> bool:
+        """Finish what is in flight, and move live sequences to peers. False if something is left."""
+        draining = asyncio.ensure_future(self.requests.drain(within_s))
+        if self.mover is not None and self._started:
+            moving = asyncio.ensure_future(self.mover.drain(within_s, self.requests.movable_texts))
+            await self.mover.sequences_moved.wait()
+            drained = await draining
+            moving.cancel()
+            return drained
+        return await draining
 
     def _deliver(self, update: messages.EngineUpdate) -> None:
         """Process an update of the engine. An error concerns this update only."""
@@ -283,7 +309,7 @@ class App:
                     self._status.engine_stats = update
             case messages.RunRecords():
                 self.recorder.answered(update)
-            case messages.SequenceAnswer():
+            case messages.SequenceAnswer() | messages.SequenceList():
                 self.sequence_states.answered(update)
             case _:
                 self.registry.apply(update)
@@ -299,6 +325,8 @@ class App:
         self.requests.fail_all(error)
         self.recorder.engine_lost(error)
         self.sequence_states.engine_lost(error)
+        if self.mover is not None:
+            self.mover.engine_lost()
 
     async def _engine_restarted(self) -> None:
         """The new engine process has named its models."""

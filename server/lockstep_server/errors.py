@@ -42,6 +42,8 @@ class ServingError(Exception):
         field: the request field that is wrong, if any.
         resource: the model or version that was not found, if any.
         retry_after_s: after how many seconds a rejected request may be retried.
+        moved_to: address of the server that has the sequence now, if another one has it.
+        sequence: the id by which that server goes on with it, if its caller does not know it.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class ServingError(Exception):
         field: str = "",
         resource: str = "",
         retry_after_s: float | None = None,
+        moved_to: str = "",
+        sequence: str = "",
     ) -> None:
         self.code = code
         self.message = _truncated(message)
@@ -59,20 +63,44 @@ class ServingError(Exception):
         self.resource = _truncated(resource)
         super().__init__(self.message)
         self.retry_after_s = None if retry_after_s is None else bounded_s(retry_after_s)
+        self.moved_to, self.sequence = moved_to, sequence
+
+    @property
+    def plain(self) -> tuple[str, str, str, str, float | None, str, str]:
+        """All that it holds, for `of_plain`."""
+        return (
+            self.code.value, self.message, self.field, self.resource, self.retry_after_s, self.moved_to,
+            self.sequence,
+        )  # fmt: skip
+
+    @classmethod
+    def of_plain(
+        cls,
+        code: str,
+        message: str,
+        field: str,
+        resource: str,
+        retry_after_s: float | None,
+        moved_to: str,
+        sequence: str,
+    ) -> ServingError:
+        return ServingError(
+            ErrorCode(code),
+            message,
+            field=field,
+            resource=resource,
+            retry_after_s=retry_after_s,
+            moved_to=moved_to,
+            sequence=sequence,
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.code, self.message, self.field, self.resource, self.retry_after_s)
+        return ServingError.of_plain, self.plain
 
 
 def _truncated(text: str) -> str:
     # An error may quote the request, but gRPC metadata is limited to 8 KiB in total.
     return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}…"
-
-
-def _rebuild(
-    code: ErrorCode, message: str, field: str, resource: str, retry_after_s: float | None
-) -> ServingError:
-    return ServingError(code, message, field=field, resource=resource, retry_after_s=retry_after_s)
 
 
 def in_field(error: ServingError, field: str) -> ServingError:
@@ -101,6 +129,12 @@ def quota_exceeded(why: str, retry_after_s: float) -> ServingError:
 
 def unavailable(why: str, retry_after_s: float = 1.0) -> ServingError:
     return ServingError(ErrorCode.UNAVAILABLE, why, retry_after_s=retry_after_s)
+
+
+def moved(address: str, sequence: str = "") -> ServingError:
+    """The sequence of a request is on another server, and the request has not run."""
+    why = f"the sequence was moved to {address}; go on there"
+    return ServingError(ErrorCode.UNAVAILABLE, why, retry_after_s=0.05, moved_to=address, sequence=sequence)
 
 
 def deadline_passed(where: str) -> ServingError:

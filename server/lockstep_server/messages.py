@@ -1,13 +1,13 @@
 """The messages between the front end and the engine: flat, typed data that can be sent to another process.
 
 front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`, `EndSequence`,
-`SetFlushInterval`, `GetEngineStats`, `GetRuns`, `GetSequence`, `PutSequence`, `Load`, `Unload` or
-`Heartbeat`; with several front ends (`ipc/front_ends.py`), also `FrontEndHello`, `LoadSeen` and
-`FindSequence`.
+`SetFlushInterval`, `GetEngineStats`, `GetRuns`, `GetSequence`, `PutSequence`, `ThawSequence`,
+`ListSequences`, `Load`, `Unload` or `Heartbeat`; with several front ends (`ipc/front_ends.py`), also
+`FrontEndHello`, `LoadSeen` and `FindSequence`.
 engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
 state, `Costs` when the learned costs of a model have changed, `Verified`, `BatchingOff`, `ModelPaused`,
-`LoadStarted`, `LoadStep`, `LoadDone`, `ModelStuck`, `EngineStats`, `RunRecords`, `SequenceAnswer`, or the
-`Heartbeat` that was sent.
+`LoadStarted`, `LoadStep`, `LoadDone`, `ModelStuck`, `EngineStats`, `RunRecords`, `SequenceAnswer`,
+`SequenceList`, or the `Heartbeat` that was sent.
 
 `ipc/frames.py` encodes them. Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
@@ -25,7 +25,7 @@ from .errors import ServingError
 from .model.datatypes import Arrays
 from .model.spec import ModelSpec, RequestSize
 
-VERSION = 8
+VERSION = 9
 """Increased when a message changes, so that two processes of different versions never misread each other."""
 
 SequenceId = int | str | tuple[str, int | str]
@@ -152,6 +152,7 @@ class GetSequence(_Struct, tag="get_sequence", kw_only=True):
     version: int = 0
     sequence: SequenceId | None = None  # of a client-driven sequence, or of one that was put
     stream: int = 0  # the key of a generation request, without a `sequence`
+    freeze: bool = False  # run none of its steps until a `ThawSequence` of the same key comes
 
 
 class PutSequence(_Struct, tag="put_sequence", kw_only=True):
@@ -163,6 +164,22 @@ class PutSequence(_Struct, tag="put_sequence", kw_only=True):
     sequence: SequenceId
     state: SequenceState
     max_slots: int = 0
+
+
+class ThawSequence(_Struct, tag="thaw_sequence", kw_only=True):
+    """End the freeze of a sequence: its waiting steps run, or it ends here and they get an error that says
+    why."""
+
+    key: int  # of the `GetSequence` that froze it
+    moved_to: str = ""  # the address of the server that has it now
+    resumes: str = ""  # its id there, if its caller does not know it
+    lost: str = ""  # why it ends
+
+
+class ListSequences(_Struct, tag="list_sequences"):
+    """Which sequences are live? Answered by the `SequenceList` of its key."""
+
+    key: int
 
 
 class Cancel(_Struct, tag="cancel"):
@@ -255,6 +272,8 @@ Message = (
     | GetRuns
     | GetSequence
     | PutSequence
+    | ThawSequence
+    | ListSequences
     | Load
     | Unload
     | Heartbeat
@@ -509,8 +528,26 @@ class SequenceAnswer(_Struct, tag="sequence_answer", kw_only=True):
     key: int
     model: str = ""  # the name of the mode that the sequence is on
     version: int = 0
+    files: str = ""  # the hash of the model's files
     state: SequenceState | None = None
     error: ServingError | None = None
+
+
+class LiveSequence(NamedTuple):
+    """A sequence that a caller drives, a text that was put and waits for its stream, or the text of a
+    stream."""
+
+    model: str  # the name of the mode
+    version: int
+    sequence: SequenceId
+    stream: int = 0  # the key of the generation request
+
+
+class SequenceList(_Struct, tag="sequence_list"):
+    """The answer to a `ListSequences`."""
+
+    key: int
+    sequences: list[LiveSequence]
 
 
 EngineUpdate = (
@@ -528,6 +565,7 @@ EngineUpdate = (
     | RunRecords
     | SequenceFound
     | SequenceAnswer
+    | SequenceList
     | Heartbeat
 )
 

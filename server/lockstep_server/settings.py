@@ -255,6 +255,17 @@ class Settings:
         " verify only. Empty: states are for callers with the permission admin.",
         click.Path(),
     )
+    peers: str = _setting(
+        "",
+        "HOST:PORT of the other servers of the fleet, comma-separated, or one name that leads to all of them."
+        " Live sequences are moved to them when this server stops, and from them when a step comes here."
+        " Needs --sequence-key-file.",
+    )
+    peer_ca: str = _setting(
+        "",
+        "PEM file with the authorities of the peers' certificates. Empty: --tls-client-ca.",
+        click.Path(),
+    )
     max_sequence_mb: int = _setting(
         64, "Largest state of a sequence that is given or taken, in MiB.", click.IntRange(1, 2047)
     )

@@ -323,6 +323,10 @@ def _check(settings: Settings) -> None:
     """
     if settings.engine != "process":
         raise LoadError(f"--frontends {settings.frontends} needs --engine process; set it, or --frontends 1")
+    if settings.peers:
+        raise LoadError(
+            f"--frontends {settings.frontends}: front ends do not share what --peers moves; use 1"
+        )
     if not hasattr(socket, "SO_REUSEPORT") or os.name != "posix":
         raise LoadError(f"--frontends {settings.frontends}: this system has no SO_REUSEPORT; use 1")
     if settings.shared_memory_keys:

@@ -129,8 +129,13 @@ class Served(Stubs):
 
     def close(self) -> None:
         self.channel.close()
+        self.drain()
+
+    def drain(self) -> None:
+        """Stops while calls may be open."""
         self.run(self.app.stop())
         self._end_loop()
+        self.channel.close()
 
     def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -431,7 +431,7 @@ AUTH = "".join(
     f'[callers.{name}]\ntokens = ["{digest(f"token-{name}")}"]\npermissions = {permissions}\n'
     for name, permissions in (
         ("alice", '["health", "read", "infer"]'), ("bob", '["health", "read", "infer"]'),
-        ("root", '["health", "read", "infer", "admin"]'),
+        ("root", '["health", "read", "admin"]'),
     )
 )  # fmt: skip
 

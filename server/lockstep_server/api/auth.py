@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ErrorCode, ServingError
 from ..frontend.callers import UNKNOWN, Caller, Credential, current, token_digest
 from .identity import certificate_names, host_of, is_in, networks, peer_host, values
-from .permissions import PERMISSION_OF, model_of, priority_of
+from .permissions import PERMISSIONS_OF, SIGNED, model_of, priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -130,10 +130,12 @@ class Guard:
         return _anybody(host)
 
     def _grant(self, method: str, credential: Credential, metadata: Metadata) -> Grant:
+        if method in SIGNED:
+            return Grant(UNKNOWN, credential, method)
         caller = self._caller(credential)
-        permission = PERMISSION_OF.get(method)
-        if permission is None or permission not in caller.permissions:
-            raise _not_permitted(caller, permission, method)
+        permissions = PERMISSIONS_OF.get(method, ())
+        if caller.permissions.isdisjoint(permissions):
+            raise _not_permitted(caller, " or ".join(permissions), method)
         if caller.forwards:
             caller = self._forwarded(caller, metadata)
         return Grant(caller, credential, method)
@@ -308,8 +310,8 @@ def _unauthenticated(reason: str, message: str, caller: Caller = UNKNOWN) -> Ref
     return Refusal(reason, ErrorCode.UNAUTHENTICATED, message, caller)
 
 
-def _not_permitted(caller: Caller, permission: str | None, method: str) -> Refusal:
-    if permission is None:
+def _not_permitted(caller: Caller, permission: str, method: str) -> Refusal:
+    if not permission:
         return Refusal("method", ErrorCode.DENIED, f"{method} has no permission, and is denied", caller)
     if not caller.authenticated:
         return _unauthenticated(

@@ -98,6 +98,7 @@ class Follow:
         self._sequence = requests.own_sequence()
         self._began = False  # the sequence has a step, or goes on with those of another
         self._served: ServedModel | None = None
+        self._moved: ServingError | None = None  # the sequence is on another server
         self._ahead = 0
         # Elements wait for one another, and are not refused for it.
         self._call = CallShare(is_message=False)
@@ -120,9 +121,16 @@ class Follow:
         finally:
             reading.cancel()
             self._drop()
+            if self._requests.sequence_streams.get(self._sequence) == self._move:
+                del self._requests.sequence_streams[self._sequence]
             if self._served is not None and self._served.spec.is_stepwise:
                 spec = self._served.spec
                 self._requests.send(messages.EndSequence(spec.name, spec.version, self._sequence))
+
+    def _move(self, error: ServingError) -> None:
+        """The sequence has moved. Elements that are in flight end with this error themselves."""
+        self._moved = error
+        self._updates.set()
 
     def _drop(self) -> None:
         """Cancel all steps, and start no more."""
@@ -195,6 +203,7 @@ class Follow:
         text = RunningText(spec, rereads=not spec.is_stepwise) if spec.transcribes else None
         if start.HasField("sequence"):
             self._go_on(start)
+        self._requests.sequence_streams[self._sequence] = self._move
         self._answer = _Answer(predicts, text, outputs, top_k)
         self._frames = FrameBuffer(spec) if spec.is_stepwise else FramePrefix(spec)
 
@@ -387,6 +396,8 @@ class Follow:
                 self._steps.popleft()
                 self._room.set()
             self._updates.clear()
+            if self._moved is not None:
+                raise self._moved
             if not self._ended:
                 await self._updates.wait()
 

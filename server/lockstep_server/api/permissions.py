@@ -8,45 +8,54 @@ from .health import OF_NO_MODEL
 
 _OPEN_INFERENCE, _SEQUENCES = "inference.GRPCInferenceService", "lockstep.v1.Sequences"
 _OPERATIONS = "lockstep.v1.Operations"
+_PEERS = "lockstep.v1.Peers"
 _HEALTH, _REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
 
-_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "health": {
+_CLASSES: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
+    ("health",): {
         _HEALTH: ("Check", "Watch", "List"),
         _OPEN_INFERENCE: ("ServerLive", "ServerReady", "ModelReady"),
     },
-    "read": {
+    ("read",): {
         _OPEN_INFERENCE: (
             "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex",
         ),
         _OPERATIONS: ("Describe",),
         _REFLECTION: ("ServerReflectionInfo",),
     },
-    "infer": {
+    ("infer",): {
         _OPEN_INFERENCE: (
             "ModelInfer", "ModelStreamInfer", "SystemSharedMemoryStatus", "SystemSharedMemoryRegister",
             "SystemSharedMemoryUnregister",
         ),
         _SEQUENCES: (
             "Classify", "ClassifyMany", "ClassifyTokens", "ClassifyTokensMany", "Encode", "EncodeMany",
-            "Follow", "Generate", "GetSequence", "PutSequence", "Transcribe", "Translate",
+            "Follow", "Generate", "Transcribe", "Translate",
         ),
     },
-    "admin": {
+    ("infer", "admin"): {_SEQUENCES: ("GetSequence", "PutSequence")},
+    ("admin",): {
         _OPEN_INFERENCE: ("RepositoryModelLoad", "RepositoryModelUnload"),
         _OPERATIONS: ("Runs", "Requests"),
     },
 }  # fmt: skip
 
-PERMISSION_OF = {
-    f"/{service}/{method}": permission
-    for permission, services in _CLASSES.items()
+_SIGNED = {_PEERS: ("Hello", "Offer", "Confirm", "Pull")}
+"""Between servers: each message shows by its signature who sends it."""
+
+PERMISSIONS_OF = {
+    f"/{service}/{method}": permissions
+    for permissions, services in _CLASSES.items()
     for service, methods in services.items()
     for method in methods
 }
-"""The permission that each method needs. A method that is missing here is denied to everybody."""
+"""The permissions of which each method needs one. A method that is neither here nor in `SIGNED` is
+denied to everybody."""
 
-AUDITED = frozenset(f"/{_OPEN_INFERENCE}/{method}" for method in _CLASSES["admin"][_OPEN_INFERENCE])
+SIGNED = frozenset(f"/{service}/{method}" for service, methods in _SIGNED.items() for method in methods)
+"""The methods that need none, as their messages are signed."""
+
+AUDITED = frozenset(f"/{_OPEN_INFERENCE}/{method}" for method in _CLASSES["admin",][_OPEN_INFERENCE])
 """The methods that change what is served: each call is logged with its caller."""
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
@@ -23,18 +21,14 @@ from .. import messages
 from ..errors import ErrorCode, LoadError, ServingError, bad_input
 from ..frontend.callers import current, readable_mode
 from ..frontend.loop_watch import off_loop
-from ..model import datatypes
-from . import generate, sequence_ids, tensors
+from . import sequence_ids, state_messages, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
     from ..frontend.sequence_states import SequenceStates
     from ..frontend.served_model import ServedModel
-    from ..model.datatypes import Arrays
-    from ..model.spec import ModelSpec, StateTensor
+    from ..model.spec import ModelSpec
     from .status import Context
 
 _LEAST_KEY_BYTES = 16
@@ -129,13 +123,15 @@ class StateCalls:
         if size > self._max_bytes:
             why = f"the state has {size} bytes, above the server's limit of {self._max_bytes}"
             raise ServingError(ErrorCode.REFUSED_STATE, f"{why} (max_sequence_mb)")
-        if (named := self._registry.get(answer.model, answer.version)) is not None:
-            served = named
-        signed = await off_loop(size // _BYTES_PER_STEP, self._signed, served.spec, state, request)
+        places = (self._registry.get(answer.model, answer.version), served)
+        found = next((one.spec for one in places if one and one.spec.files == answer.files), None)
+        if found is None:
+            raise ServingError(ErrorCode.REFUSED_STATE, "the model was loaded again, from other files")
+        signed = await off_loop(size // _BYTES_PER_STEP, self._signed, found, state, request)
         return pb.GetSequenceReply(
             state=signed,
-            model=served.spec.model,
-            version=str(served.spec.version),
+            model=found.model,
+            version=str(found.version),
             position=_position(state),
             tokens=state.tokens,
         )
@@ -158,13 +154,13 @@ class StateCalls:
         if not caller.may_use(state.model):
             raise _denied(f"caller {caller.name!r} may not use model {state.model!r}")
         self._requests.check_not_draining()
-        served = self._same_model(state)
+        served = state_messages.served_by(self._registry, state)
         spec = served.spec
-        generation = _generation(served, state, context)
+        carried = state_messages.read(served, state, context)
         if request.HasField("seed"):
-            if generation is None:
+            if carried.generation is None:
                 raise bad_input("seed", "the caller drives this sequence, which has no seed; leave it out")
-            generation = replace(generation, seed=request.seed)
+            carried = replace(carried, generation=replace(carried.generation, seed=request.seed))
         if request.HasField("id"):
             id_ = sequence_ids.value(request.id, "id")
         elif state.HasField("id"):
@@ -172,15 +168,6 @@ class StateCalls:
         else:
             id_ = secrets.token_hex(8)
         sequence = sequence_ids.owned_by(state.caller, id_)
-        carried = messages.SequenceState(
-            states=_arrays(spec, state.states),
-            caller=state.caller,
-            steps=state.steps,
-            generation=generation,
-            tokens=tuple(state.tokens),
-            next=state.next,
-            rest=tuple(state.rest),
-        )
         put = messages.PutSequence(
             key=0,
             model=spec.name,
@@ -190,7 +177,7 @@ class StateCalls:
             max_slots=caller.slots or 0,
         )
         await self._states.put(put)
-        if generation is None:
+        if carried.generation is None:
             served.sequence_put(sequence)
         return pb.PutSequenceReply(
             id=_id(id_), model=spec.model, version=str(spec.version), position=_position(carried)
@@ -211,51 +198,10 @@ class StateCalls:
         served = self._registry.resolve(model, version)
         return served if served.spec.is_stepwise else self._registry.stepwise(model, version, "GetSequence")
 
-    def _same_model(self, state: pb.SequenceState) -> ServedModel:
-        """The mode that a state is of.
-
-        Raises:
-            ServingError: as the registry's; REFUSED_STATE, this server has another version or other files.
-        """
-        try:
-            served = self._registry.resolve(state.model, str(state.version))
-        except ServingError as error:
-            if error.code is not ErrorCode.NOT_FOUND or state.model not in self._registry.versions:
-                raise
-            raise ServingError(ErrorCode.REFUSED_STATE, f"the state is of another version: {error}") from None
-        if not served.spec.is_stepwise or state.files != bytes.fromhex(served.spec.files):
-            why = f"the files of model {state.model!r} differ from those that the state is of"
-            raise ServingError(ErrorCode.REFUSED_STATE, f"{why}; start the sequence again")
-        return served
-
     def _signed(
         self, spec: ModelSpec, state: messages.SequenceState, request: pb.GetSequenceRequest
     ) -> bytes:
-        message = pb.SequenceState(
-            model=spec.name,
-            version=spec.version,
-            files=bytes.fromhex(spec.files),
-            caller=state.caller,
-            id=request.id if request.HasField("id") else None,
-            made=time.time(),
-            states=[
-                pb.NamedTensor(
-                    name=one.spec.name,
-                    datatype=one.datatype,
-                    shape=state.states[one.spec.name].shape,
-                    contents=state.states[one.spec.name].tobytes(),
-                )
-                for one in spec.states
-            ],
-            steps=state.steps,
-            tokens=state.tokens,
-            next=state.next,
-            rest=state.rest,
-        )
-        if state.generation is not None:
-            written = generate.written(spec, state.generation)
-            kind = message.translate if isinstance(written, pb.TranslateRequest) else message.generate
-            kind.CopyFrom(written)  # type: ignore[arg-type]
+        message = state_messages.written(spec, state, request.id if request.HasField("id") else None)
         content = message.SerializeToString()
         return pb.SignedState(state=content, signature=self._keys.sign(content)).SerializeToString()
 
@@ -300,52 +246,3 @@ def _stream(stream_id: str) -> dict[str, Any]:
         why = f"{tensors.quoted(stream_id)} is none; send that of a stream's first reply"
         raise bad_input("stream_id", why)
     return {"sequence": ("", key)} if kind else {"stream": key}
-
-
-def _generation(served: ServedModel, state: pb.SequenceState, context: Context) -> messages.Generate | None:
-    """The request of a text, validated as when it was sent. None: the caller drives the sequence."""
-    kind = state.WhichOneof("request")
-    if kind is None:
-        return None
-    request = getattr(state, kind)
-    make = generate.translate_request if kind == "translate" else generate.generate_request
-    if request.HasField("resume") or getattr(request, "samples", 0) > 1 or request.text:
-        raise bad_input(f"state.{kind}", "not the request of one text of ids")
-    request.model, request.priority = state.model, 0
-    message = make(served, request, context).message
-    assert isinstance(message, messages.Generate)
-    generate.check_tokens(served.spec, (state.next,), "state.next")
-    generate.check_tokens(served.spec, state.tokens, "state.tokens")
-    generate.check_tokens(served.spec, state.rest, "state.rest")
-    return message
-
-
-def _arrays(spec: ModelSpec, sent: Iterable[pb.NamedTensor]) -> Arrays:
-    """The tensors of a state, of which the engine checks the shapes.
-
-    Raises:
-        ServingError: BAD_INPUT, a tensor is not one of the model's states.
-    """
-    known = {state.spec.name: state for state in spec.states}
-    arrays: Arrays = {}
-    for tensor in sent:
-        if tensor.name not in known or tensor.name in arrays:
-            why = f"{tensors.quoted(tensor.name)} is no state of the model, or there twice"
-            raise bad_input("state.states", why)
-        arrays[tensor.name] = _array(known[tensor.name], tensor)
-    return arrays
-
-
-def _array(state: StateTensor, tensor: pb.NamedTensor) -> np.ndarray[Any, Any]:
-    field, dtype = f"state.states.{state.spec.name}", datatypes.NUMPY[state.datatype]
-    if tensor.datatype != state.datatype or state.datatype == "BYTES":
-        raise bad_input(field, f"the datatype is {tensors.quoted(tensor.datatype)}, not {state.datatype}")
-    shape = list(tensor.shape)
-    if len(shape) != len(state.shape) or (shape and min(shape) < 0):
-        raise bad_input(field, f"shape {shape[:8]} is not one of this state")
-    count = 1
-    for size in shape:
-        count *= size
-    if count * dtype.itemsize != len(tensor.contents):
-        raise bad_input(field, f"{len(tensor.contents)} bytes; the shape needs {count * dtype.itemsize}")
-    return np.frombuffer(bytearray(tensor.contents), dtype).reshape(shape)

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import (
 )
 
 from lockstep_proto import open_inference_pb2_grpc
-from lockstep_proto.v1 import operations_pb2_grpc, sequences_pb2_grpc
+from lockstep_proto.v1 import operations_pb2_grpc, peers_pb2_grpc, sequences_pb2_grpc
 
 from ..errors import LoadError
 from ..frontend.callers import current
@@ -26,6 +26,7 @@ from .inflight import StreamLimits
 from .instrumentation import InstrumentingServer
 from .open_inference import OpenInference
 from .operations import Operations
+from .peers import PeerCalls
 from .sequence_states import SequenceKeys, StateCalls
 from .sequences import Sequences
 from .shared_memory import SharedMemory
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ..errors import ServingError
     from ..frontend import tracing
     from ..frontend.flush_control import FlushController
+    from ..frontend.moving import Mover
     from ..frontend.recorder import Recorder
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
@@ -73,11 +75,13 @@ class Server:
         certificates: CertificateFiles | None,
         recorder: Recorder,
         sequence_states: SequenceStates,
+        mover: Mover | None = None,
         *,
         shares_port: bool = False,
     ) -> None:
         """
         Args:
+            mover: moves sequences from and to peers; None: there are none.
             shares_port: other processes listen on the port too, and the system gives each connection to one.
         """
         self._server = grpc.aio.server(options=_options(settings, shares_port=shares_port))
@@ -110,6 +114,9 @@ class Server:
         states = StateCalls(registry, requests, sequence_states, keys, most)
         sequences = Sequences(registry, requests, flush_control, limits=limits, state_calls=states)
         sequences_pb2_grpc.add_SequencesServicer_to_server(sequences, instrumented)  # type: ignore[no-untyped-call]
+        if mover is not None:
+            peers = PeerCalls(mover, registry, keys)
+            peers_pb2_grpc.add_PeersServicer_to_server(peers, instrumented)  # type: ignore[no-untyped-call]
         operations = Operations(registry, requests, recorder)
         operations_pb2_grpc.add_OperationsServicer_to_server(operations, instrumented)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(health_publisher.servicer, instrumented)

@@ -52,16 +52,25 @@ def _details(error: ServingError) -> list[Message]:
 
 
 def trailers(error: ServingError, remaining_s: float | None) -> tuple[tuple[str, str | bytes], ...]:
-    """Trailing metadata: status details, and the retry pushback in ms (-1: the deadline comes first)."""
+    """Trailing metadata: status details, the retry pushback in ms (-1: the deadline comes first), and where a
+    sequence that was moved is."""
     code = CODES[error.code].value[0]
     status: bytes = status_pb2.Status(code=code, message=error.message).SerializeToString()
     status += b"".join(_packed(detail) for detail in _details(error))
+    more: tuple[tuple[str, str], ...] = ()
+    if error.moved_to:
+        more = (("lockstep-moved-to", error.moved_to),)
+        more += (("lockstep-sequence", error.sequence),) if error.sequence else ()
     if error.retry_after_s is None:
-        return (("grpc-status-details-bin", status),)
+        return (("grpc-status-details-bin", status), *more)
     fits = remaining_s is None or error.retry_after_s < remaining_s
     retry_ms = round(error.retry_after_s * 1000)
     pushback = str(retry_ms) if fits else "-1"
-    return ("grpc-status-details-bin", status + _retry_info(retry_ms)), ("grpc-retry-pushback-ms", pushback)
+    return (
+        ("grpc-status-details-bin", status + _retry_info(retry_ms)),
+        ("grpc-retry-pushback-ms", pushback),
+        *more,
+    )
 
 
 def _packed(detail: Message) -> bytes:

@@ -58,6 +58,7 @@ class LoadedModels:
         self._table = ModelTable()
         self._changes = ModelChanges(config, loader, self._table, self._report_results, self._watch)
         self._engine_of: dict[int, OneShotEngine | StepEngine] = {}
+        self._frozen_at: dict[int, StepEngine] = {}  # by the key of the request that froze a sequence
         self._report: Callable[[messages.EngineUpdate], None] = lambda _: None
 
     # --- messages.Engine ----------------------------------------------------------------------------
@@ -129,6 +130,11 @@ class LoadedModels:
                 self._report(messages.SequenceFound(key, self._table.load_of(model, sequence)))
             case messages.GetSequence() | messages.PutSequence():
                 self._carry(message)
+            case messages.ThawSequence():
+                if (frozen := self._frozen_at.pop(message.key, None)) is not None:
+                    frozen.thaw_sequence(message)
+            case messages.ListSequences(key):
+                self._report(messages.SequenceList(key, self._live_sequences()))
             case messages.GetEngineStats():
                 self._report(messages.EngineStats(gc.get_stats(), self._sequences()))
             case messages.GetRuns(key, after, model, most):
@@ -194,6 +200,16 @@ class LoadedModels:
             (mode.spec.name, mode.spec.version, *mode.engine.counts())
             for mode in modes
             if isinstance(mode.engine, StepEngine)
+        ]
+
+    def _live_sequences(self) -> list[messages.LiveSequence]:
+        """Each sequence that a caller drives, and each text that waits for its stream."""
+        modes = [*self._table.modes.values(), *self._table.replaced.modes()]
+        return [
+            messages.LiveSequence(mode.spec.name, mode.spec.version, sequence)
+            for mode in modes
+            if isinstance(mode.engine, StepEngine)
+            for sequence in (*mode.engine.live_sequences(), *mode.engine.put_texts())
         ]
 
     def _engines(self) -> list[OneShotEngine | StepEngine]:
@@ -269,6 +285,8 @@ class LoadedModels:
         elif isinstance(request, messages.PutSequence):
             engine.put_sequence(request)
         else:
+            if request.freeze:
+                self._frozen_at[request.key] = engine
             engine.get_sequence(request)
 
     def _reject(self, request: messages.Request, error: ServingError) -> None:

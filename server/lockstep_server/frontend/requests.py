@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..text.tokenizer import EncodedText
     from .callers import Caller
     from .inference_request import InferenceRequest
+    from .pulls import Pulls
     from .registry import ModelRegistry
     from .served_model import ServedModel
     from .tokenization import Tokenizers
@@ -114,6 +115,10 @@ class InFlightRequests:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
+        self.pulls: Pulls | None = None  # where steps of sequences of other servers go
+        """With peers, a server that stops goes on stepping the sequences that it holds."""
+        self.sequence_streams: dict[messages.SequenceId, Callable[[ServingError], None]] = {}
+        """Streams that step a sequence, by its id: each is called when the sequence has moved."""
 
     def __len__(self) -> int:
         return len(self._in_flight) + len(self._tokenizing)
@@ -258,7 +263,7 @@ class InFlightRequests:
             raise unavailable(_STOPPING)
 
     def _check(self, request: InferenceRequest) -> None:
-        if self.draining:
+        if self.draining and not self._goes_on(request.message):
             self._refuse(request, unavailable(_STOPPING))
         spec = request.served.spec
         if spec.is_stepwise and isinstance(request.message, messages.Infer):
@@ -267,6 +272,10 @@ class InFlightRequests:
             else:
                 why = f"model {spec.model!r} has no one-shot form; {_STEPWISE_CALLS}"
             self._refuse(request, bad_input("model", why))
+
+    def _goes_on(self, message: messages.Request) -> bool:
+        """Whether a server that stops takes a request: a step, as the engine knows where its sequence is."""
+        return self.pulls is not None and isinstance(message, messages.Step) and not message.start
 
     def _check_room(self, arrival: _Arrival) -> None:
         """Refuse a request for which there is no room, whatever the length of its text."""
@@ -304,8 +313,9 @@ class InFlightRequests:
             served.step_sent(message)
         message = accepted_message(message, key, arrived, deadline, request.remaining_s)
         request.message = message
-        may_run = served.admission.requests <= served.spec.instances
-        self._send(message, send_policy(message, may_run=may_run))
+        if self.pulls is None or not self.pulls.defers(message):
+            may_run = served.admission.requests <= served.spec.instances
+            self._send(message, send_policy(message, may_run=may_run))
         self.usage.accepted(caller, elements(message))  # while the engine reads it
         served.meters.record_accepted(request.method)
 
@@ -360,6 +370,10 @@ class InFlightRequests:
         for event in events.events:
             entry = self._in_flight.pop(event.key, None)
             if entry is None:
+                continue
+            message = entry.request.message
+            if self.pulls is not None and self.pulls.missed(message, event.error, entry.caller.name):
+                self._in_flight[event.key] = entry
                 continue
             ended.append((entry, event))
             if isinstance(step := entry.request.message, messages.Step):
@@ -431,6 +445,26 @@ class InFlightRequests:
     def send(self, message: messages.Message) -> None:
         """Send the engine a message that has no reply."""
         self._send(message)
+
+    def movable_texts(self) -> list[messages.LiveSequence]:
+        """The streams of texts that another server can go on with: one text, without beams."""
+        return [
+            messages.LiveSequence(message.model, message.version, ("", key), key)
+            for key, entry in self._in_flight.items()
+            if isinstance(message := entry.request.message, messages.Generate)
+            and message.beams == 1
+            and entry.request.call is None
+        ]
+
+    def send_again(self, request: messages.Request) -> None:
+        """Send a request again whose sequence is here now, unless it was cancelled."""
+        if request.key in self._in_flight:
+            self._send(request)
+
+    def fail(self, request: messages.Request, error: ServingError) -> None:
+        """End a request that could not be run, unless it was cancelled."""
+        event = messages.Event(key=request.key, error=copy(error))
+        self.deliver(messages.Events(model=request.model, version=request.version, events=[event]))
 
     def fail_all(self, error: ServingError) -> None:
         """End all requests in flight with `error`, after the engine process was lost."""

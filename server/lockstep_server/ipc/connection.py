@@ -165,4 +165,6 @@ def rejection(message: messages.Message, error: ServingError) -> messages.Engine
             return messages.SequenceFound(message.key, 0)
         case messages.GetSequence() | messages.PutSequence():
             return messages.SequenceAnswer(key=message.key, model=message.model, error=error)
+        case messages.ListSequences():
+            return messages.SequenceList(message.key, [])
     return None

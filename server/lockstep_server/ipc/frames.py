@@ -17,7 +17,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from .. import messages, supervision
-from ..errors import ErrorCode, ServingError, failed
+from ..errors import ServingError, failed
 from ..model import datatypes
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ Sent = (
     | messages.GetRuns
     | messages.GetSequence
     | messages.PutSequence
+    | messages.ThawSequence
+    | messages.ListSequences
     | messages.Load
     | messages.Unload
     | messages.Heartbeat
@@ -77,6 +79,7 @@ Sent = (
     | messages.FindSequence
     | messages.SequenceFound
     | messages.SequenceAnswer
+    | messages.SequenceList
     | supervision.FrontEndConfig
     | supervision.FrontEndStarted
     | supervision.FrontEndFailed
@@ -118,7 +121,7 @@ class Encoder:
         if isinstance(value, np.ndarray):
             return self._array(value)
         if isinstance(value, ServingError):
-            return (value.code.value, value.message, value.field, value.resource, value.retry_after_s)
+            return value.plain
         if isinstance(value, np.generic):
             return value.item()
         raise TypeError(f"{type(value).__name__} cannot be sent to another process")
@@ -276,10 +279,7 @@ class Decoder:
 
     def _typed(self, kind: Any, value: Any) -> Any:
         if kind is ServingError:
-            code, message, field, resource, retry_after_s = value
-            return ServingError(
-                ErrorCode(code), message, field=field, resource=resource, retry_after_s=retry_after_s
-            )
+            return ServingError.of_plain(*value)
         name, shape, content = value
         dtype = datatypes.NUMPY[name]
         if name == "BYTES":

@@ -93,7 +93,12 @@ class FrontEnds:
                 case messages.LoadDone():
                     self._report_load(update)
                     return
-                case messages.SequenceFound() | messages.RunRecords() | messages.SequenceAnswer():
+                case (
+                    messages.SequenceFound()
+                    | messages.RunRecords()
+                    | messages.SequenceAnswer()
+                    | messages.SequenceList()
+                ):
                     if (writer := self._writers.get(front_end_of(update.key))) is not None:
                         writer.put(update)
                     return

@@ -221,6 +221,13 @@ class Metrics:
             "Times that a run showed that requests of the model must not share a run.",
             *one,
         )
+        self.moves = factory.counter(
+            "lockstep_sequence_moves_total",
+            "Live sequences that came from a peer (in), went to one (out), stayed because no peer took them"
+            " (refused), or were lost because a peer was lost meanwhile.",
+            "model",
+            "result",
+        )
         self.thread_restarts = factory.counter(
             "lockstep_engine_thread_restarts_total",
             "Times that a thread of the model's engine ended and was restarted.",

@@ -157,6 +157,10 @@ class StepEngine:
         """Take a sequence over. Reports a `SequenceAnswer`."""
         self._post(self._intake.put_sequence, request)
 
+    def thaw_sequence(self, request: messages.ThawSequence) -> None:
+        """End the freeze of a sequence."""
+        self._post(self._intake.frozen.thaw, request)
+
     def set_flush_interval(self, flush_interval_s: float) -> None:
         """Hold tokens back for at most this long before they are reported."""
         self._output_processor.flush_interval_s = flush_interval_s
@@ -175,6 +179,10 @@ class StepEngine:
             *list(self._intake.starting),
             *self._scheduler.clients.live_ids(),
         }  # in this order: none is missed
+
+    def put_texts(self) -> list[messages.SequenceId]:
+        """The texts that were put here and that no stream has taken. Safe to call from any thread."""
+        return self._scheduler.put_texts.ids()
 
     def ended_sequences(self) -> dict[messages.SequenceId, str]:
         """Why client sequences have ended, by id, as far as it is remembered."""

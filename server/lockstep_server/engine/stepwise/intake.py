@@ -15,6 +15,7 @@ from ...errors import ErrorCode, ServingError, bad_input, in_field
 from ...text.detokenizer import TextStream
 from ..runtime.engine_threads import STOPPED
 from . import snapshots
+from .frozen import FrozenSequences
 from .sequence import GenerationSequence, make_generation_sequence, make_step_request
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Intake:
         self._spec, self._scheduler, self._batches, self._batching = spec, scheduler, batches, batching
         self._detokenizer, self._output, self._report = detokenizer, output, report
         self._to_serving_error, self._rejoin, self._clock = to_serving_error, rejoin, clock
+        self.frozen = FrozenSequences(spec, scheduler, batches, output, clock)
         self.closed = False
         """Whether new sequences are rejected."""
         self.starting: dict[messages.SequenceId, None] = {}
@@ -84,7 +86,8 @@ class Intake:
             if (put := self._scheduler.put_texts.get(key)) is not None:
                 return self._continue(key, put, request)
             if not request.prompt:
-                return ServingError(ErrorCode.SEQUENCE_LOST, _NOT_PUT)
+                away = self._scheduler.put_texts.away(key)
+                return away or ServingError(ErrorCode.SEQUENCE_LOST, _NOT_PUT)
         sequence = make_generation_sequence(self._spec, request)
         if sequence.rows > self._batching.max_rows:
             most = self._batching.max_rows
@@ -167,7 +170,12 @@ class Intake:
         spec = self._spec
         self._report(
             messages.SequenceAnswer(
-                key=request.key, model=spec.name, version=spec.version, state=state, error=error
+                key=request.key,
+                model=spec.name,
+                version=spec.version,
+                files=spec.files,
+                state=state,
+                error=error,
             )
         )
 
@@ -180,12 +188,20 @@ class Intake:
             sequence = self._scheduler.get(request.stream)
             if not isinstance(sequence, GenerationSequence):
                 raise ServingError(ErrorCode.SEQUENCE_LOST, "the stream has ended")
+            if request.freeze:
+                return self.frozen.stream(request.key, sequence)
             return self._state_of(sequence)
         if (text := self._scheduler.put_texts.get(request.sequence)) is not None:
+            if request.freeze:
+                return self.frozen.text(request.key, request.sequence, text)
             return snapshots.of_generation(text)
         if (client := self._scheduler.clients.get(request.sequence)) is not None:
+            if request.freeze:
+                return self.frozen.client(request.key, client)
             return snapshots.of_client(self._spec, client)
-        raise ServingError(ErrorCode.SEQUENCE_LOST, self._scheduler.clients.why_lost(request.sequence))
+        raise self._scheduler.put_texts.away(request.sequence) or self._scheduler.clients.lost(
+            request.sequence
+        )
 
     def _state_of(self, sequence: GenerationSequence) -> messages.SequenceState:
         """The state of a text, which goes on."""

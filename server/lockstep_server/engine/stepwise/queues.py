@@ -6,16 +6,17 @@ A sequence of either kind may lose its slot to another caller: it is suspended, 
 
 `ClientQueue`: add → (slot) → start → ready → next_steps → finish → ready or idle → … → end. A sequence is
 live from its first step until its end is requested; then its waiting steps run, and it ends. A sequence that
-is idle for too long is evicted. Ended ids are remembered for a while.
+is idle for too long is evicted. Ended ids are remembered for a while. A sequence that is moved to another
+server is frozen meanwhile: freeze → thaw, or leave.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from ...errors import ErrorCode, ServingError
+from ...errors import ErrorCode, ServingError, moved, unavailable
 from .sequence import FailedSequence
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ...messages import SequenceId
     from .sequence import ClientSequence, GenerationSequence, StepRequest
     from .slot_pool import SlotPool
+
+_End = TypeVar("_End")
 
 _MAX_ENDED_IDS = 4096
 """Ids of ended sequences to remember, so that the error of their next step says why."""
@@ -84,7 +87,7 @@ class GenerationQueue:
     def suspend(self, sequence: GenerationSequence) -> bool:
         """Stop a sequence that has lost its slot. Returns whether it ran, and may be in a batch."""
         ran = sequence in self._running
-        if sequence not in self._paused:
+        if sequence not in self._paused and not sequence.frozen:
             self._running.pop(sequence, None)
             self._resuming.pop(sequence, None)
             self._pool.wait_again(sequence)
@@ -93,6 +96,22 @@ class GenerationQueue:
     def reinstate(self, sequence: GenerationSequence) -> None:
         """Resume a suspended sequence that has a slot again."""
         self._resuming[sequence] = None
+
+    def freeze(self, sequence: GenerationSequence) -> None:
+        """Step a sequence no more. It keeps its slot, and is in no batch."""
+        sequence.frozen = True
+        self._running.pop(sequence, None)
+        self._resuming.pop(sequence, None)
+        self._paused.pop(sequence, None)
+        self._pool.stop_waiting(sequence)
+
+    def thaw(self, sequence: GenerationSequence) -> None:
+        """Go on with a frozen sequence, which has not ended."""
+        sequence.frozen = False
+        if sequence.has_slot:
+            self._resuming[sequence] = None
+        else:
+            self._pool.wait_again(sequence)
 
     def take_cancelled(self) -> tuple[GenerationSequence, ...]:
         """The sequences cancelled since the last call that held a slot."""
@@ -163,6 +182,8 @@ class ClientQueue:
         self._ready: dict[ClientSequence, None] = {}  # have a slot and a step to run
         self._idle: OrderedDict[ClientSequence, None] = OrderedDict()  # have states; longest idle first
         self._ended: OrderedDict[SequenceId, str] = OrderedDict()  # why, for the caller
+        self._frozen: dict[SequenceId, ClientSequence] = {}
+        self._moved: OrderedDict[SequenceId, tuple[str, str]] = OrderedDict()  # where to, and the id there
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -171,17 +192,21 @@ class ClientQueue:
         the step is rejected."""
         live = self._live.get(step.sequence.id)
         if start:
+            if step.sequence.id in self._frozen:
+                return being_moved()
             if error := self._pool.add(step.sequence, step.deadline, now):
                 return error
             if live is not None:
                 self._close(live)
             live = self._live[step.sequence.id] = step.sequence
-            self._ended.pop(live.id, None)
+            self._forget(live.id)
         elif live is None:
-            return ServingError(ErrorCode.SEQUENCE_LOST, self.why_lost(step.sequence.id))
+            return self.lost(step.sequence.id)
         step.sequence = live
         live.waiting.append(step)
-        if live.has_slot:
+        if live.frozen:
+            pass
+        elif live.has_slot:
             self._idle.pop(live, None)
             self._ready[live] = None
         elif live in self._idle:  # suspended
@@ -200,22 +225,27 @@ class ClientQueue:
         sequence.since = now
         self._live[sequence.id] = sequence
         self._idle[sequence] = None
-        self._ended.pop(sequence.id, None)
+        self._forget(sequence.id)
         return None
 
     def get(self, sequence_id: SequenceId) -> ClientSequence | None:
         """The live sequence with an id."""
         return self._live.get(sequence_id)
 
-    def why_lost(self, key: SequenceId) -> str:
+    def lost(self, key: SequenceId) -> ServingError:
         """Why a sequence is not live, without its id, which is the caller's: it is logged."""
+        if (place := self._moved.get(key)) is not None:
+            return moved(*place)
         why = self._ended.get(key)
-        return f"the sequence {why}; start it again" if why else UNKNOWN_SEQUENCE
+        reason = f"the sequence {why}; start it again" if why else UNKNOWN_SEQUENCE
+        return ServingError(ErrorCode.SEQUENCE_LOST, reason)
 
     def drop(self, step: StepRequest) -> None:
         """Drop a step. A sequence that loses its only steps while it waits for a slot ends."""
         step.dropped = True
         sequence = step.sequence
+        if sequence.frozen:
+            return
         if sequence.has_slot:
             _discard_dropped(sequence)
             if not sequence.waiting and sequence in self._ready:
@@ -239,6 +269,50 @@ class ClientQueue:
         live.waiting.clear()
         self._close(live)
         return dropped
+
+    # --- moves --------------------------------------------------------------------------------------
+
+    def freeze(self, sequence: ClientSequence) -> ServingError | None:
+        """Run no more steps of a live sequence. Returns the error if that is not possible now."""
+        if sequence.frozen:
+            return being_moved()
+        if not (sequence.has_slot or sequence in self._pool.suspended):
+            return unavailable("the first step of the sequence has not run yet; retry", 0.1)
+        sequence.frozen = True
+        self._frozen[sequence.id] = sequence
+        self._ready.pop(sequence, None)
+        self._idle.pop(sequence, None)
+        self._pool.stop_waiting(sequence)
+        return None
+
+    def thaw(self, sequence: ClientSequence, now: float) -> None:
+        """Go on with a frozen sequence."""
+        if not sequence.frozen:
+            return  # it has ended
+        sequence.frozen, sequence.since = False, now
+        del self._frozen[sequence.id]
+        _discard_dropped(sequence)
+        if sequence.closing and not sequence.waiting:
+            self._release(sequence)
+        elif not sequence.waiting:
+            self._idle[sequence] = None
+        elif sequence.has_slot:
+            self._ready[sequence] = None
+        else:
+            self._pool.wait_again(sequence)
+
+    def leave(
+        self, sequence: ClientSequence, *, address: str = "", resumes: str = "", why: str = ""
+    ) -> list[StepRequest]:
+        """End a frozen sequence, which another server has now, or nobody. Returns its waiting steps."""
+        left = [step for step in sequence.waiting if not step.dropped]
+        sequence.waiting.clear()
+        if sequence.frozen:
+            self._close(sequence, why)
+            if address:
+                self._ended.pop(sequence.id, None)
+                _remember(self._moved, sequence.id, (address, resumes))
+        return left
 
     # --- steps --------------------------------------------------------------------------------------
 
@@ -301,14 +375,20 @@ class ClientQueue:
             self._release(sequence)
 
     def _remember_end(self, sequence_id: SequenceId, why: str) -> None:
-        self._ended[sequence_id] = why
-        if len(self._ended) > _MAX_ENDED_IDS:
-            self._ended.popitem(last=False)
+        _remember(self._ended, sequence_id, why)
+
+    def _forget(self, sequence_id: SequenceId) -> None:
+        """Forget the end of an earlier sequence of an id that is live."""
+        self._ended.pop(sequence_id, None)
+        self._moved.pop(sequence_id, None)
 
     def _release(self, sequence: ClientSequence) -> None:
         self._idle.pop(sequence, None)
         self._ready.pop(sequence, None)
         sequence.states = None
+        if sequence.frozen:
+            sequence.frozen = False
+            del self._frozen[sequence.id]
         self._pool.release(sequence)
 
     # --- state --------------------------------------------------------------------------------------
@@ -338,7 +418,7 @@ class ClientQueue:
 
     @property
     def idle(self) -> int:
-        return len(self._idle)
+        return len(self._idle) + len(self._frozen)
 
 
 class PutTexts:
@@ -347,26 +427,53 @@ class PutTexts:
     def __init__(self, pool: SlotPool, idle_timeout_s: float) -> None:
         self._pool, self._idle_timeout_s = pool, idle_timeout_s
         self._texts: OrderedDict[SequenceId, GenerationSequence] = OrderedDict()  # the longest here first
+        self._frozen: dict[SequenceId, GenerationSequence] = {}
+        self._moved: OrderedDict[SequenceId, str] = OrderedDict()  # to which server
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._texts) + len(self._frozen)
 
     def put(self, key: SequenceId, sequence: GenerationSequence, now: float) -> ServingError | None:
         """Take a sequence over. Returns the error if it is rejected."""
-        if key in self._texts:
+        if key in self._texts or key in self._frozen:
             return id_in_use()
         if error := self._pool.put(sequence, now):
             return error
         sequence.since = now
         self._texts[key] = sequence
+        self._moved.pop(key, None)
         return None
 
     def get(self, key: SequenceId) -> GenerationSequence | None:
         return self._texts.get(key)
 
+    def ids(self) -> list[SequenceId]:
+        """The texts that are here. Safe to call from any thread."""
+        return list(self._texts)
+
     def take(self, key: SequenceId) -> None:
         """Forget a sequence, which a stream has taken."""
         del self._texts[key]
+
+    def away(self, key: SequenceId) -> ServingError | None:
+        """Why a text is not here, if it is being moved to another server or was."""
+        if key in self._frozen:
+            return being_moved()
+        return moved(self._moved[key]) if key in self._moved else None
+
+    def freeze(self, key: SequenceId) -> None:
+        """Let no stream go on with a text that is here."""
+        self._frozen[key] = self._texts.pop(key)
+
+    def thaw(self, key: SequenceId, now: float) -> None:
+        sequence = self._texts[key] = self._frozen.pop(key)
+        sequence.since = now
+
+    def leave(self, key: SequenceId, address: str) -> None:
+        """End a frozen text, which another server has now, or nobody."""
+        self._pool.release(self._frozen.pop(key))
+        if address:
+            _remember(self._moved, key, address)
 
     def evict(self, now: float) -> None:
         """End the sequences that no stream has taken for `idle_timeout_s`."""
@@ -377,6 +484,16 @@ class PutTexts:
     def due(self) -> float:
         """When the next one is evicted; infinity if there is none."""
         return next(iter(self._texts.values())).since + self._idle_timeout_s if self._texts else math.inf
+
+
+def _remember(ends: OrderedDict[SequenceId, _End], sequence_id: SequenceId, end: _End) -> None:
+    ends[sequence_id] = end
+    if len(ends) > _MAX_ENDED_IDS:
+        ends.popitem(last=False)
+
+
+def being_moved() -> ServingError:
+    return unavailable("the sequence is being moved to another server; retry", 0.05)
 
 
 def id_in_use() -> ServingError:

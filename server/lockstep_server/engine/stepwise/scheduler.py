@@ -113,6 +113,11 @@ class Scheduler:
         for step in self.clients.end(sequence_id):
             self._requests.pop(step.key)
 
+    def leave(self, sequence: ClientSequence, **where: str) -> list[StepRequest]:
+        """End a frozen client sequence, as `ClientQueue.leave`. Returns the steps that end with it."""
+        left = self.clients.leave(sequence, **where)
+        return [step for step in left if self._requests.pop(step.key) is not None]
+
     def credit(self, key: int, n: int) -> None:
         """Add credit for `n` chunks to a generation sequence; a paused one resumes."""
         request = self._requests.get(key)

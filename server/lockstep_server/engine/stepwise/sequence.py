@@ -35,6 +35,7 @@ class Sequence:
     since: float = 0.0  # when it got its slot, or when a client sequence was last stepped
     max_slots: int = 0  # the most that its caller may have; 0: no limit
     granted: float = 0.0  # when it got its slot
+    frozen: bool = False  # it takes no step while it is moved to another server
 
     @property
     def rows(self) -> int:

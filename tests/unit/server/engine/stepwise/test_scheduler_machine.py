@@ -42,6 +42,8 @@ class Callers(RuleBasedStateMachine):
         self.order: dict[ClientSequence, int] = {}  # key of its last step
         self.all_sequences: list[GenerationSequence | ClientSequence] = []
         self.live: dict[str, ClientSequence] = {}
+        self.frozen: list[ClientSequence] = []
+        self.frozen_texts: list[GenerationSequence] = []
         self.step_dropped = False  # since the last plan, which is what frees its slot
 
     # --- callers ------------------------------------------------------------------------------------
@@ -114,6 +116,49 @@ class Callers(RuleBasedStateMachine):
         self.scheduler.credit(sequence.key, 1)
         self.scheduler.credit(sequence.key, 1)
 
+    # --- moves to other servers -------------------------------------------------------------------------
+
+    @rule(sequence=IDS)
+    def freeze(self, sequence: str) -> None:
+        live = self.scheduler.clients.get(sequence)
+        if live is not None and self.scheduler.clients.freeze(live) is None:
+            self.frozen.append(live)
+
+    @precondition(lambda self: self.frozen)
+    @rule(data=st.data(), moves=st.booleans())
+    def end_freeze(self, data: Any, moves: bool) -> None:
+        sequence = data.draw(st.sampled_from(self.frozen))
+        self.frozen.remove(sequence)
+        self.step_dropped = True
+        if not moves:
+            self.scheduler.clients.thaw(sequence, self.now)
+            return
+        for step in self.scheduler.leave(sequence, address="other", resumes="", why=""):
+            del self.open[step.key]
+        if self.live.get(str(sequence.id)) is sequence:
+            del self.live[str(sequence.id)]
+        assert not sequence.has_slot
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def freeze_text(self, data: Any) -> None:
+        sequence = data.draw(st.sampled_from(self.running))
+        self.scheduler.generation.freeze(sequence)
+        self.running.remove(sequence)
+        self.frozen_texts.append(sequence)
+
+    @precondition(lambda self: self.frozen_texts)
+    @rule(data=st.data(), moves=st.booleans())
+    def end_freeze_of_text(self, data: Any, moves: bool) -> None:
+        sequence = data.draw(st.sampled_from(self.frozen_texts))
+        self.frozen_texts.remove(sequence)
+        if moves:
+            self.scheduler.finish((sequence,), (), self.now)
+            del self.open[sequence.key]
+        else:
+            self.scheduler.generation.thaw(sequence)
+            self.suspended.append(sequence)
+
     @rule(seconds=QUARTERS)
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -147,7 +192,7 @@ class Callers(RuleBasedStateMachine):
             assert request.key not in self.open
 
     def _forget(self, request: GenerationSequence | StepRequest) -> None:
-        for row in (self.running, self.paused, self.suspended):
+        for row in (self.running, self.paused, self.suspended, self.frozen_texts):
             if request in row:
                 row.remove(request)
 
@@ -175,6 +220,7 @@ class Callers(RuleBasedStateMachine):
             assert self.open[step.key] is step
             assert not step.dropped
             assert step.sequence.has_slot
+            assert not step.sequence.frozen
             assert self.order.get(step.sequence, 0) < step.key, "in order of arrival"
             self.order[step.sequence] = step.key
 
@@ -218,6 +264,11 @@ class Callers(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """All requests end without the clock advancing, and every slot becomes free again."""
+        for frozen in self.frozen:
+            self.scheduler.clients.thaw(frozen, self.now)
+        for text in self.frozen_texts:
+            self.scheduler.generation.thaw(text)
+            self.suspended.append(text)
         for sequence_id in ("a", "b", "c", "d"):
             self.end_sequence(sequence_id)
         for sequence in list(self.paused):

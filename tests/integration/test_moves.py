@@ -1,0 +1,349 @@
+"""Live sequences move between servers: when one stops, and when a step comes to another one."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import fakes
+import grpc
+import numpy as np
+import pytest
+import steps
+from integration.harness import Served, refused, settings
+from patience import PATIENCE_S, wait_until
+from security import bearer, certificates, credentials, digest, tls, write_auth
+
+from lockstep_proto import open_inference_pb2_grpc
+from lockstep_proto.v1 import peers_pb2, peers_pb2_grpc
+from lockstep_proto.v1 import sequences_pb2 as pb
+from lockstep_server.errors import LoadError
+from lockstep_server.frontend import pulls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_MORE = 100
+"""Tokens that are read after a text has moved."""
+
+AUTH = 'anonymous = ["health", "metrics"]\n' + "".join(
+    f'[callers.{name}]\ntokens = ["{digest(f"token-{name}")}"]\npermissions = ["infer"]\n'
+    for name in ("alice", "bob")
+)
+KEY = "0123456789abcdef0123456789abcdef"
+UNAVAILABLE, PRECONDITION = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    steps.adder(folder, slots=4)
+    steps.language(folder)
+    return folder
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+class Fleet:
+    """Servers that are peers of one another."""
+
+    def __init__(self, root: Path, key_file: str) -> None:
+        self.root, self.key_file = root, key_file
+        self.ports, self.host = free_ports(3), "127.0.0.1"
+        self.servers: dict[int, Served] = {}
+
+    def start(self, number: int, root: Path | None = None, *, wait: bool = True, **more: Any) -> Served:
+        usual: dict[str, Any] = {
+            "drain_s": 60,
+            "peers": ",".join(f"{self.host}:{port}" for port in self.ports),
+            "sequence_key_file": self.key_file,
+            "port": self.ports[number],
+        }
+        server = self.servers[number] = Served(settings(root or self.root, **{**usual, **more}))
+        if wait:
+            server.wait_serving()
+        return server
+
+    def stop(self, number: int) -> None:
+        self.servers.pop(number).drain()
+
+    @contextlib.contextmanager
+    def stopping(self, number: int) -> Iterator[None]:
+        """Stops a server, whose drain lasts until the end of the block."""
+        server = self.servers[number]
+        request = pb.GenerateRequest(model="lm", ids=pb.Ids(ids=[1]), max_tokens=50_000, seed=1)
+        stream = server.sequences.Generate(request, timeout=PATIENCE_S)
+        next(stream)
+        closing = threading.Thread(target=self.stop, args=(number,))
+        closing.start()
+        try:
+            wait_until(server.app.mover.sequences_moved.is_set, "sequences to be moved")
+            yield
+        finally:
+            stream.cancel()
+            closing.join(PATIENCE_S)
+
+    def address(self, number: int) -> str:
+        return f"127.0.0.1:{self.ports[number]}"
+
+
+@pytest.fixture
+def fleet(root: Path, tmp_path: Path) -> Iterator[Fleet]:
+    made = Fleet(root, write_auth(tmp_path / "key", KEY))
+    yield made
+    for number in list(made.servers):
+        made.stop(number)
+
+
+def step(server: Served, sequence: int | str, value: float, caller: str = "", **more: bool) -> float:
+    request = fakes.request("adder", {"x": ("FP32", [[value, 1.0]])})
+    kind = "string_param" if isinstance(sequence, str) else "int64_param"
+    setattr(request.parameters["sequence_id"], kind, sequence)
+    for name, is_set in more.items():
+        request.parameters[f"sequence_{name}"].bool_param = is_set
+    metadata = bearer(f"token-{caller}") if caller else ()
+    reply = server.inference.ModelInfer(request, timeout=PATIENCE_S, metadata=metadata)
+    return float(fakes.values(reply, "y").ravel()[0])
+
+
+def moves(server: Served, result: str) -> float:
+    return server.metric("lockstep_sequence_moves_total", result=result)
+
+
+def trailers(error: grpc.RpcError) -> dict[str, Any]:
+    metadata: Any = error.trailing_metadata()
+    return dict(metadata or ())
+
+
+def element(value: float) -> pb.FollowRequest:
+    return pb.FollowRequest(
+        frames=pb.Frames(
+            tensors=[
+                pb.NamedTensor(
+                    datatype="FP32", shape=[1, 2], contents=np.array([[value, 1]], np.float32).tobytes()
+                )
+            ]
+        )
+    )
+
+
+def summed(reply: pb.FollowReply) -> float:
+    return float(np.frombuffer(reply.outputs[0].contents, np.float32)[0])
+
+
+# --- a step finds its sequence --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sequence", [7, "seven"])
+def test_a_step_finds_its_sequence_wherever_it_comes(fleet: Fleet, sequence: int | str) -> None:
+    one, two, three = (fleet.start(number) for number in range(3))
+    assert step(one, sequence, 1, start=True) == 1
+    assert [step(server, sequence, 1) for server in (two, three, one, one, two)] == [2, 3, 4, 5, 6]
+    assert (moves(two, "in"), moves(two, "out")) == (2, 1)
+    assert step(three, sequence, 1, end=True) == 7
+    for server in (one, two, three):
+        with refused(PRECONDITION, words="start it again"):
+            step(server, sequence, 1)
+    with refused(PRECONDITION, words="unknown sequence"):
+        step(one, 70, 1)
+
+
+def test_steps_that_come_while_their_sequence_does_run_in_order(fleet: Fleet) -> None:
+    one, two = fleet.start(0), fleet.start(1)
+    step(one, 1, 0, start=True)
+    requests = []
+    for value in range(1, 40):
+        request = fakes.request("adder", {"x": ("FP32", [[value, 1.0]])}, request_id=str(value))
+        request.parameters["sequence_id"].int64_param = 1
+        requests.append(request)
+    replies = list(two.inference.ModelStreamInfer(iter(requests), timeout=PATIENCE_S))
+    sums = {r.infer_response.id: float(fakes.values(r.infer_response, "y").ravel()[0]) for r in replies}
+    assert sums == {str(value): value * (value + 1) / 2 for value in range(1, 40)}
+
+
+def test_sequences_stay_with_their_callers_and_peers_need_no_token(fleet: Fleet, tmp_path: Path) -> None:
+    auth = write_auth(tmp_path / "auth.toml", AUTH)
+    one, two = fleet.start(0, auth_file=auth), fleet.start(1, auth_file=auth)
+    assert step(one, 1, 1, "alice", start=True) == 1
+    with refused(PRECONDITION, words="unknown sequence"):
+        step(two, 1, 1, "bob")
+    assert step(two, 1, 1, "alice") == 2
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_peers_talk_over_tls(fleet: Fleet, mutual: bool) -> None:
+    folder = certificates()
+    more: dict[str, Any] = {**tls(folder, mutual=mutual), "metrics_tls": False}
+    more |= {} if mutual else {"peer_ca": str(folder / "ca.pem")}
+    fleet.host = "localhost"
+    servers = [fleet.start(number, wait=False, **more) for number in range(2)]
+    shown = credentials(folder, "alice" if mutual else "")
+    values = []
+    for number, server in enumerate(servers):
+        wait_until(server.app.registry.ready, "the models")
+        with grpc.secure_channel(f"localhost:{fleet.ports[number]}", shown) as channel:
+            server.inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            values.append(step(server, 1, 1, start=not number))
+    assert values == [1, 2]
+
+
+def test_a_flood_of_unknown_ids_is_refused_with_a_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulls, "_SEARCHES", 2.0)
+    monkeypatch.setattr(pulls, "_SEARCHES_PER_S", 0.001)
+    one, two = fleet.start(0), fleet.start(1)
+    step(one, 1, 1, start=True)
+    for unknown in (100, 101):
+        with refused(PRECONDITION, words="unknown sequence"):
+            step(two, unknown, 1)
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, words="unknown sequences; retry after"):
+        step(two, 102, 1)
+
+
+# --- a peer that does not take it -----------------------------------------------------------------
+
+
+def test_a_peer_with_other_files_takes_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    steps.adder(tmp_path, slots=5)
+    one, two = fleet.start(0), fleet.start(1, root=tmp_path)
+    step(one, 1, 1, start=True)
+    with refused(UNAVAILABLE, words="files of model 'adder' differ"):
+        step(two, 1, 1)
+    assert step(one, 1, 1) == 2
+    assert moves(one, "refused") == 1
+
+
+def test_a_full_peer_refuses_and_the_next_one_takes_it(fleet: Fleet) -> None:
+    one, two = fleet.start(0), fleet.start(1)
+    for sequence in range(10, 14):
+        step(two, sequence, 1, start=True)
+    step(one, 1, 1, start=True)
+    with refused(UNAVAILABLE, words="no free slot"):
+        step(two, 1, 1)
+    assert step(one, 1, 1) == 2
+    three = fleet.start(2)
+    with fleet.stopping(0):
+        with refused(UNAVAILABLE) as caught:
+            step(one, 1, 1)
+        assert trailers(caught.value)["lockstep-moved-to"] == fleet.address(2)
+    assert step(three, 1, 1) == 3
+
+
+def test_a_server_that_is_no_peer_gets_nothing(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulls, "_WITHIN_S", 0.2)
+    other_key = write_auth(tmp_path / "other", KEY[::-1])
+    one, two = fleet.start(0), fleet.start(1, sequence_key_file=other_key)
+    step(one, 1, 1, start=True)
+    with refused(UNAVAILABLE, words="a peer that may hold it does not answer"):
+        step(two, 1, 1)
+    assert step(one, 1, 1) == 2
+    stub = peers_pb2_grpc.PeersStub(one.channel)
+    forged = peers_pb2.PeerMessage(content=b"", signature=b"x" * 32)
+    for method in ("Hello", "Offer", "Confirm", "Pull"):
+        with refused(grpc.StatusCode.UNAUTHENTICATED, words="not signed with the key"):
+            getattr(stub, method)(forged, timeout=PATIENCE_S)
+
+
+# --- a server that stops --------------------------------------------------------------------------
+
+
+def test_a_server_that_stops_moves_its_sequences_and_says_where(fleet: Fleet) -> None:
+    one, two = fleet.start(0), fleet.start(1)
+    for sequence in (1, 2, 3):
+        assert step(one, sequence, sequence, start=True) == sequence
+    with fleet.stopping(0):
+        assert moves(one, "out") == 3
+        for sequence in (1, 2):
+            with refused(UNAVAILABLE, words="moved to") as caught:
+                step(one, sequence, 1)
+            assert trailers(caught.value)["lockstep-moved-to"] == fleet.address(1)
+        with refused(UNAVAILABLE, words="stopping"):
+            step(one, 9, 1, start=True)
+        with refused(UNAVAILABLE, words="stopping"):
+            step(one, 9, 1)
+        assert step(two, 1, 1) == 2
+    assert [step(two, sequence, 1) for sequence in (1, 2, 3)] == [3, 3, 4]
+
+
+def test_without_a_peer_sequences_go_on_until_the_end_of_the_drain(fleet: Fleet) -> None:
+    one = fleet.start(0)
+    step(one, 1, 1, start=True)
+    with fleet.stopping(0):
+        assert step(one, 1, 1) == 2
+        assert moves(one, "refused") == 1
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_follow_that_moves_says_where_and_under_which_id(fleet: Fleet, idle: bool) -> None:
+    one, two = fleet.start(0), fleet.start(1)
+    messages: queue.Queue[pb.FollowRequest | None] = queue.Queue()
+    follow = one.sequences.Follow(iter(messages.get, None), timeout=PATIENCE_S)
+    messages.put(pb.FollowRequest(start=pb.FollowStart(model="adder")))
+    messages.put(element(1))
+    assert summed(next(follow)) == 1
+    with fleet.stopping(0):
+        if not idle:
+            messages.put(element(1))
+        with pytest.raises(grpc.RpcError) as caught:
+            next(follow)
+        assert caught.value.code() is UNAVAILABLE
+        found = trailers(caught.value)
+    assert found["lockstep-moved-to"] == fleet.address(1)
+    start = pb.FollowStart(model="adder", sequence=pb.SequenceId(text=found["lockstep-sequence"]))
+    going_on = two.sequences.Follow(iter([pb.FollowRequest(start=start), element(5)]), timeout=PATIENCE_S)
+    assert summed(next(going_on)) == 6
+
+
+def test_a_text_that_would_not_end_in_the_drain_goes_on_elsewhere(fleet: Fleet) -> None:
+    one, two = fleet.start(0, drain_s=0.4), fleet.start(1)
+    request = pb.GenerateRequest(model="lm", ids=pb.Ids(ids=[3, 9]), max_tokens=50_000, seed=5)
+    stream = one.sequences.Generate(request, timeout=PATIENCE_S)
+    tokens = list(next(stream).tokens)
+    stop = threading.Thread(target=fleet.stop, args=(0,))
+    stop.start()
+    with pytest.raises(grpc.RpcError) as caught:
+        tokens.extend(token for reply in stream for token in reply.tokens)
+    stop.join(PATIENCE_S)
+    found = trailers(caught.value)
+    assert (caught.value.code(), found["lockstep-moved-to"]) == (UNAVAILABLE, fleet.address(1))
+    moved = len(tokens)
+    resume = pb.Resume(sequence=pb.SequenceId(text=found["lockstep-sequence"]), tokens=tokens)
+    more = two.sequences.Generate(pb.GenerateRequest(model="lm", resume=resume), timeout=PATIENCE_S)
+    for reply in more:
+        tokens += reply.tokens
+        if len(tokens) > moved + _MORE:
+            break
+    more.cancel()
+    alone = two.sequences.Generate(
+        pb.GenerateRequest(model="lm", ids=pb.Ids(ids=[3, 9]), max_tokens=len(tokens), seed=5)
+    )
+    assert [token for reply in alone for token in reply.tokens] == tokens
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"sequence_key_file": ""}, "--peers needs --sequence-key-file"),
+        ({"peers": "other"}, "'other' is not HOST:PORT"),
+        ({"peers": "", "peer_ca": "ca.pem"}, "--peer-ca needs --peers"),
+        ({"peer_ca": "ca.pem"}, "--peer-ca needs --tls-cert"),
+        ({"frontends": 2, "engine": "process"}, "front ends do not share what --peers moves"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(fleet: Fleet, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(LoadError, match=words):
+        fleet.start(0, **more)
