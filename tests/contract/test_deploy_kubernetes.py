@@ -45,7 +45,7 @@ BUILDERS = [[found, *more] for name, more in (("kubectl", ["kustomize"]), ("kust
             if (found := shutil.which(name))]  # fmt: skip
 BUILDS = sorted(path.parent for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
 KUSTOMIZATIONS = sorted(KUBERNETES.rglob("kustomization.yaml"))
-PATCHES = {"gpu.yaml", "stateful.yaml", "mutual-tls.yaml"}
+PATCHES = {"gpu.yaml", "stateful.yaml", "mutual-tls.yaml", "peers.yaml"}
 PLAIN = [
     path
     for path in sorted(KUBERNETES.rglob("*.yaml"))
@@ -224,7 +224,7 @@ def test_components_go_with_any_overlay(tmp_path: Path, overlay: str) -> None:
     shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
     mine = tmp_path / "kubernetes" / "mine"
     mine.mkdir()
-    components = [f"../components/{name}" for name in ("tls", "monitoring", "keda")]
+    components = [f"../components/{name}" for name in ("tls", "monitoring", "keda", "peers")]
     own = {"resources": [f"../overlays/{overlay}"], "components": components}
     if overlay == "cpu":
         own["resources"] = ["../base"]  # keda in place of its autoscaler
@@ -238,6 +238,7 @@ def test_components_go_with_any_overlay(tmp_path: Path, overlay: str) -> None:
     assert {one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one} == {
         "lockstep-tls",
         "lockstep-auth",
+        "lockstep-sequence-key",
     }
     assert {"ScaledObject", "PodMonitor", "PrometheusRule"} <= {one["kind"] for one in resources}
 

@@ -35,6 +35,8 @@ def test_the_servers_of_the_page_are_those_of_the_balancer() -> None:
     (answer_ms,) = re.findall(r"timeout check (\d+)ms", configuration)
     noticed_s = (int(interval_ms) + int(answer_ms)) / 1000
     assert all(one.shutdown_delay_s > 2 * noticed_s for one in served)
+    (peers,) = re.findall(r"LOCKSTEP_PEERS=(\S+)", PAGE)
+    assert [name.rpartition(":")[2] for name in peers.split(",")] == [port for port, _ in addresses]
     assert f"`{SEQUENCE_HEADER}`" in PAGE
     assert f"hdr({SEQUENCE_HEADER})" in configuration
 

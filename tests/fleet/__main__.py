@@ -55,10 +55,9 @@ def main() -> int:
 
             for number in range(1, options.rounds + 1):
                 with loaded() as history:
-                    restarts = [restart(fleet, history, name) for name in NAMES]
-                broken += _report(
-                    f"round {number}, rolling restart", history, lost_by_restart(history, restarts)
-                )
+                    for name in NAMES:
+                        restart(fleet, history, name)
+                broken += _report(f"round {number}, rolling restart", history, lost_by_restart(history))
                 for what, disturb in (("stall", stall), ("kill", kill)):
                     name = NAMES[number % len(NAMES)]
                     with loaded() as history:

@@ -79,11 +79,9 @@ def kill(fleet: Fleet, history: History, server: str) -> Disturbance:
     return Disturbance(server, began, out)
 
 
-def lost_by_restart(history: History, restarts: list[Disturbance]) -> list[Call]:
-    """The calls that a rolling restart must not fail: all but steps of sequences on that server."""
-    return [
-        call for call in history.calls if call.failed and not (call.kind == "step" and _on(call, restarts))
-    ]
+def lost_by_restart(history: History) -> list[Call]:
+    """The calls that a rolling restart must not fail: none at all. Sequences move to peers."""
+    return [call for call in history.calls if call.failed]
 
 
 def lost_by_failure(history: History, failure: Disturbance) -> list[Call]:

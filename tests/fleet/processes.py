@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import socket
 from contextlib import ExitStack
@@ -37,12 +38,17 @@ def write_models(root: Path) -> None:
 class Fleet:
     """Three servers of one model repository, by the names that HAProxy gives them.
 
+    They are peers of one another, and move their sequences when they stop.
+
     Args:
         delay_s: `--shutdown-delay-s` of the servers; longer than HAProxy takes to notice.
     """
 
     def __init__(self, models: Path, *, delay_s: float = 2.0) -> None:
         self._flags = ["--models", str(models), "--shutdown-delay-s", str(delay_s), "--drain-s", "600"]
+        self._ports = dict(zip(NAMES, _free_ports(len(NAMES)), strict=True))
+        peers = ",".join(f"127.0.0.1:{port}" for port in self._ports.values())
+        self._flags += ["--peers", peers, "--sequence-key-file", str(_write_key(models.with_name("key")))]
         self._flags += ["--cache", os.environ.get("LOCKSTEP_CACHE", str(models.with_name("cache")))]
         self._stack = ExitStack()
         self.servers: dict[str, ServerProcess] = {}
@@ -53,10 +59,10 @@ class Fleet:
         assert HAPROXY is not None
         with ExitStack() as stack:
             stack.callback(self._stop)
-            self.servers = {name: self._start() for name in NAMES}
+            self.servers = {name: self._start("--port", str(self._ports[name])) for name in NAMES}
             for server in self.servers.values():
                 server.wait_ready(timeout_s=limit_s(120))
-            self.address = f"127.0.0.1:{_free_port()}"
+            self.address = f"127.0.0.1:{_free_ports(1)[0]}"
             os.environ["LOCKSTEP_FLEET"] = self.address
             for name, server in self.servers.items():
                 variable = f"LOCKSTEP_{name[1:]}"
@@ -115,8 +121,15 @@ class Fleet:
         )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def _write_key(path: Path) -> Path:
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    return path
