@@ -202,6 +202,12 @@ def is_unreachable(error: grpc.RpcError) -> bool:
     return _meaning(error.code(), error.details() or "") is Unreachable
 
 
+def is_cut_off(error: grpc.RpcError) -> bool:
+    """Whether the connection to the server broke. A status of a Lockstep server has details."""
+    kind = _meaning(error.code(), error.details() or "")
+    return issubclass(kind, Unavailable) and kind is not Unreachable and _status(error) is None
+
+
 def is_retryable(error: grpc.RpcError) -> bool:
     """Whether another server, or a later time, may help."""
     return issubclass(_meaning(error.code(), error.details() or ""), Unavailable | Overloaded)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Any
 
 from lockstep_client import arguments
+from lockstep_proto.v1 import sequences_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,17 +29,19 @@ class RequestMessages:
     logged. There is no reference to the stream, so an unreferenced stream is collected while pieces wait.
 
     Args:
-        limit: bytes to keep. Beyond, the messages cannot be sent again.
+        limit: bytes to keep. Beyond, those that have been answered are forgotten, or all.
     """
 
-    def __init__(
-        self, first: Message, pieces: RequestStream, checked_size: Callable[[Message], Message], limit: int
-    ) -> None:
-        self._first, self._pieces, self._checked_size = first, pieces, checked_size
+    def __init__(self, pieces: RequestStream, checked_size: Callable[[Message], Message], limit: int) -> None:
+        self._pieces, self._checked_size = pieces, checked_size
         self._source: Any = None
         self._kept: list[Message] = []
         self._dropped = self._size = 0
         self._limit = limit
+        self._gone = 0  # elements of messages that are not kept
+        self._begin: tuple[int, Message | None] = 0, None
+        self.answered = 0
+        """Elements that the server has answered."""
         self._ended = False
         self._turn = threading.Lock()
         self._reading: asyncio.Future[None] | None = None
@@ -49,14 +52,32 @@ class RequestMessages:
         """Whether all messages so far can be sent again."""
         return not self._dropped
 
-    def keep(self, limit: int) -> None:
-        """Keep at most so many bytes from the next message on."""
-        self._limit = limit
+    def begin_again(self) -> None:
+        """The next call sends all messages. They must be `complete`."""
+        self._begin = 0, None
 
-    def messages(self) -> Iterator[Message]:
-        """The messages of one call."""
-        yield self._first
-        place = 0
+    def go_on(self) -> bool:
+        """The next call sends what has not been answered. Returns False if that is not known: how many
+        elements a text or a chunk of frames has is known to the server only."""
+        left = self.answered - self._gone
+        for place, message in enumerate(self._kept, self._dropped):
+            count = _elements(message)
+            if count is None:
+                return False
+            if left < count:
+                self._begin = (place, _rest(message, left)) if left else (place, None)
+                return True
+            left -= count
+        self._begin = self._dropped + len(self._kept), None
+        return left == 0
+
+    def messages(self, first: Message) -> Iterator[Message]:
+        """The messages of one call, of which the first says what is followed."""
+        yield first
+        place, cut = self._begin
+        if cut is not None:
+            place += 1
+            yield cut
         while True:
             while (message := self._message(place)) is None:
                 if self._ended:
@@ -68,10 +89,13 @@ class RequestMessages:
             yield message
             self._trim(place)
 
-    async def async_messages(self) -> AsyncIterator[Message]:
+    async def async_messages(self, first: Message) -> AsyncIterator[Message]:
         """The messages of one asyncio call. That it is cancelled does not cancel the source."""
-        yield self._first
-        place = 0
+        yield first
+        place, cut = self._begin
+        if cut is not None:
+            place += 1
+            yield cut
         while True:
             while (message := self._message(place)) is None:
                 if self._ended:
@@ -121,7 +145,30 @@ class RequestMessages:
         self._kept.append(message)
 
     def _trim(self, place: int) -> None:
-        """Forget all messages, once the call has sent them, if they are more than are to be kept."""
-        if self._size > self._limit and place == self._dropped + len(self._kept):
-            self._kept = []
-            self._dropped, self._size = place, 0
+        """Forget messages, once the call has sent them, if they are more than are to be kept."""
+        if self._size <= self._limit or place != self._dropped + len(self._kept):
+            return
+        while self._kept and (count := _elements(self._kept[0])) is not None:
+            if self._gone + count > self.answered:
+                break
+            self._gone += count
+            self._dropped += 1
+            self._size -= self._kept.pop(0).ByteSize()
+        if self._size > self._limit:
+            self._dropped, self._kept, self._size = place, [], 0
+            self._gone = _UNKNOWN
+
+
+_UNKNOWN = -1 << 62
+"""More is left than any messages have: what was not answered is no longer known."""
+
+
+def _elements(message: Any) -> int | None:
+    """How many elements a message has; None: not known before the server has read it."""
+    kind = message.WhichOneof("message")
+    return len(message.ids.ids) if kind == "ids" else 0 if kind == "flush" else None
+
+
+def _rest(message: Any, answered: int) -> Message:
+    """A message of ids without the first ones."""
+    return pb.FollowRequest(ids=pb.Ids(ids=message.ids.ids[answered:]))

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from lockstep_client.attempts import Attempts
+    from lockstep_client.pieces import RequestMessages
     from lockstep_client.protocol import StreamCall
     from lockstep_client.routing import Router
 
 M = TypeVar("M")
 
-_KEPT_AT_FIRST = 1 << 20
+_KEPT_FOR_A_MOVE = 1 << 20
 
 _FIRST_S, _LONGEST_S = 0.1, 1.0
 """The pause before the first attempt after a break, and the longest one: each is twice the one before."""
@@ -54,20 +55,19 @@ class Resumption(Generic[M]):
         self._request: Message | None = call.request
         self._address, self._tried = "", list[str]()
         self._moved = ""
-        self._parts = 0
+        self._parts = -1
+        self._cut_off = False
+        self.begins_again = False
+        """Whether the next call sends all pieces again, and its replies begin with those that have
+        arrived."""
         self._since, self._pause_s = 0.0, _FIRST_S
         use = call.sequence
         self._key, self._place = (use.key, use.place) if use else ("", None)
 
     @property
-    def kept_at_first(self) -> int:
-        """Bytes of pieces to keep until the first part arrives. For a lone server, gRPC keeps them."""
-        return max(self.kept, 0 if self._router.is_alone else _KEPT_AT_FIRST)
-
-    @property
     def kept(self) -> int:
-        """Bytes of pieces to keep after that."""
-        return KEPT_BYTES if self._restarts else 0
+        """Bytes of pieces to keep, to begin the stream again, or to go on where it was moved."""
+        return KEPT_BYTES if self._restarts else _KEPT_FOR_A_MOVE
 
     @property
     def request(self) -> Message:
@@ -95,21 +95,22 @@ class Resumption(Generic[M]):
         if stream_id := getattr(part, "stream_id", ""):
             self._router.place(stream_id, self._address)
 
-    def pause_s(self, error: grpc.RpcError, parts: Sequence[M], replays: bool) -> float | None:
-        """How long to wait before the stream goes on after these parts; None: it does not.
-
-        Args:
-            replays: whether all pieces that were sent can be sent again.
-        """
+    def pause_s(
+        self, error: grpc.RpcError, parts: Sequence[M], requests: RequestMessages | None
+    ) -> float | None:
+        """How long to wait before the stream goes on after these parts; None: it does not."""
+        replays = requests is not None and requests.complete
         self._attempts.report(self._address, error)
-        if (moved := self._attempts.follow(error)) and self._call.resume:
-            self._moved, self._request = moved.address, self._rest(parts, moved.sequence_id)
+        if (moved := self._attempts.follow(error)) and self._follow(moved, parts, requests):
             return 0.0
         if not parts:
             return self._again(error, replays)
-        if self._call.pieces:
-            again = self._restarts and replays and errors.is_lost(error)
-            return self._wait_s(error, parts) if again else None
+        if requests:
+            if not (self._restarts and replays and errors.is_lost(error)):
+                return None
+            requests.begin_again()
+            self.begins_again, self._request = True, self._call.request
+            return self._wait_s(error, parts)
         if self._call.resume is None:
             return None
         if not errors.is_unavailable(error):
@@ -117,19 +118,27 @@ class Resumption(Generic[M]):
         self._request = self._call.resume(self._call.request, parts)
         return self._wait_s(error, parts) if self._request is not None else None
 
-    def _rest(self, parts: Sequence[M], sequence_id: str) -> Message:
-        """The request for the rest of a text that is a sequence of another server now."""
-        assert self._call.resume is not None
-        rest = self._call.resume(self._call.request, parts)
-        if rest is None:
-            rest = type(self._call.request)()
-            rest.CopyFrom(self._call.request)
-        rest.resume.sequence.text = sequence_id  # type: ignore[attr-defined]
-        return rest
+    def _follow(self, moved: errors.Moved, parts: Sequence[M], requests: RequestMessages | None) -> bool:
+        """Let the next call go on where the sequence was moved to. Returns False if it cannot."""
+        request = self._call.request
+        if self._call.resume:
+            self._request = _text_of(self._call.resume(request, parts) or request, moved.sequence_id)
+        elif requests and requests.go_on():
+            self.begins_again, self._request = False, _pieces_of(request, moved.sequence_id)
+        elif requests and requests.complete:
+            requests.begin_again()
+            self.begins_again, self._request = True, request
+        else:
+            return False
+        self._moved = moved.address
+        return True
 
     def _again(self, error: grpc.RpcError, replays: bool) -> float | None:
-        """How long to wait before a stream without a part is begun again; with a lone server, gRPC does
-        that."""
+        """How long to wait before a stream without a part is begun again. With a lone server, gRPC does
+        that, unless the connection breaks after the server has accepted it."""
+        if self._call.resume and (self._cut_off or errors.is_cut_off(error)):
+            self._cut_off = True
+            return self._wait_s(error, ()) if errors.is_unavailable(error) else None
         if self._router.is_alone or (self._call.pieces and not replays):
             return None
         self._tried.append(self._address)
@@ -150,3 +159,22 @@ class Resumption(Generic[M]):
             return None
         self._pause_s = min(2 * self._pause_s, _LONGEST_S)
         return pause_s
+
+
+def _text_of(request: Any, sequence_id: str) -> Message:
+    """The request for a text that goes on with a sequence of another server."""
+    rest = type(request)()
+    rest.CopyFrom(request)
+    rest.resume.sequence.text = sequence_id
+    message: Message = rest
+    return message
+
+
+def _pieces_of(first: Any, sequence_id: str) -> Message:
+    """The first message before pieces that go on with a sequence of another server."""
+    rest = type(first)()
+    rest.CopyFrom(first)
+    rest.start.sequence.text = sequence_id
+    rest.start.prompt = False
+    message: Message = rest
+    return message

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
@@ -19,7 +20,7 @@ from lockstep_client.closing import AsyncClosing, Closing
 from lockstep_client.pieces import RequestMessages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from google.protobuf.message import Message
 
@@ -49,15 +50,11 @@ class _ReplyStream(Generic[M, R]):
         self._parts: list[M] = []
         self._repeated = 0
         """Replies to come that are those of parts which have arrived: of a stream that was begun again."""
-        self._is_new = True
+        self._is_new, self._offset = True, 0
         self._finished = self._cancelled = False
         self._failure: Exception | None = None
         checked_size(call.request)
-        self._requests = (
-            RequestMessages(call.request, call.pieces, checked_size, resumption.kept_at_first)
-            if call.pieces
-            else None
-        )
+        self._requests = RequestMessages(call.pieces, checked_size, resumption.kept) if call.pieces else None
         self._rpc = self._start()
 
     @property
@@ -78,14 +75,16 @@ class _ReplyStream(Generic[M, R]):
         """How long to wait before the stream goes on; None: it has failed."""
         if self._cancelled or (self._requests and self._requests.failure):
             return None
-        replays = self._requests is not None and self._requests.complete
-        return self._resumption.pause_s(error, self._parts, replays)
+        if self._requests:
+            self._requests.answered = len(self._parts)
+        return self._resumption.pause_s(error, self._parts, self._requests)
 
     def _resume(self) -> None:
         if self._cancelled:
             raise self._closing_error()
         self._rpc, self._resumed = self._start(), bool(self._parts)
-        self._is_new, self._repeated = True, len(self._parts) if self._requests else 0
+        self._is_new = True
+        self._repeated = len(self._parts) if self._resumption.begins_again else 0
 
     def _read_part(self, reply: Any) -> M | None:
         """The next part; None for one that has been read before."""
@@ -93,12 +92,17 @@ class _ReplyStream(Generic[M, R]):
             self._repeated -= 1
             return None
         part = self._call.read(reply)
+        if self._is_new:
+            self._offset = _offset(part, self._parts)
+        if self._offset:
+            one: Any = part
+            part = replace(one, position=one.position + self._offset)
         self._parts.append(part)
         if self._is_new:
             self._is_new = False
             self._resumption.received(part)
-            if self._requests:
-                self._requests.keep(self._resumption.kept)
+        if self._requests:
+            self._requests.answered = len(self._parts)
         return part
 
     def _finish(self) -> None:
@@ -145,7 +149,7 @@ class Stream(_ReplyStream[M, R], Closing):
         super().__init__(*arguments)
 
     def _messages(self) -> Any:
-        return self._requests.messages() if self._requests else ()
+        return self._requests.messages(self._resumption.request) if self._requests else ()
 
     def __iter__(self) -> Iterator[M]:
         if self._cancelled:
@@ -195,7 +199,7 @@ class AsyncStream(_ReplyStream[M, R], AsyncClosing):
         self._status = _ServerStatus(self._rpc)
 
     def _messages(self) -> Any:
-        return self._requests.async_messages() if self._requests else ()
+        return self._requests.async_messages(self._resumption.request) if self._requests else ()
 
     async def __aiter__(self) -> AsyncIterator[M]:
         if self._cancelled:
@@ -263,6 +267,12 @@ class _ServerStatus:
             if not errors.is_cut_short(late := _status(call)):
                 return None if late.code() is grpc.StatusCode.OK else late
         return reported
+
+
+def _offset(part: Any, parts: Sequence[Any]) -> int:
+    """What to add to positions of a call that counts the elements of a moved sequence from 1 again."""
+    last: int = getattr(parts[-1], "position", 0) if parts else 0
+    return last if last and part.position <= last else 0
 
 
 def _status(call: Any) -> grpc.aio.AioRpcError:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 import pytest
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 
 import lockstep_client as lc
 from lockstep_client import address as addresses
 from lockstep_client import connected
 from lockstep_proto.v1 import sequences_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ONE = {"a": np.array([1], np.int64)}
 
@@ -113,6 +117,71 @@ def test_a_text_goes_on_where_it_was_moved(server, other, client, failure):
     assert (whole.text, whole.tokens) == ("abc", (4, 5, 6))
     (sent,) = other.requests
     assert (sent.resume.sequence.text, list(sent.resume.tokens), sent.text) == ("m1", [4, 5], "x")
+
+
+PREDICTIONS = [pb.FollowReply(position=n, id=n, labels=[pb.Label(name=str(n))]) for n in range(1, 6)]
+
+
+def then_set(event: threading.Event, pieces: list[Any]) -> Iterator[Any]:
+    """Pieces, after which the event is set."""
+    yield from pieces
+    event.set()
+
+
+def test_ids_that_were_not_answered_go_on_where_the_sequence_was_moved(server, other, client, failure):
+    sent = threading.Event()
+    server.streams.followed = [sent, *PREDICTIONS[:3], moved(failure, other, "m1")]
+    other.streams.followed = [pb.FollowReply(position=n - 3, labels=[pb.Label(name=str(n))]) for n in (4, 5)]
+    stream = client.follow("sentiment", then_set(sent, [[1, 2], [3, 4], [5]]))
+    found = iter(stream)
+    predictions = [next(found) for _ in range(5)]
+    assert [(one.position, one.best.name) for one in predictions] == [(n, str(n)) for n in range(1, 6)]
+    wait_until(lambda: len(other.streams.received) == 2, "the rest is sent")
+    found.close()
+    assert [list(one.ids.ids) for one in other.streams.received] == [[4], [5]]
+    (start,) = other.requests
+    assert start.sequence.text == "m1"
+
+
+def test_texts_are_sent_again_where_the_sequence_was_moved(server, other, client, failure):
+    sent = threading.Event()
+    server.streams.followed = [sent, *PREDICTIONS[:2], moved(failure, other, "m1")]
+    other.streams.followed = [*PREDICTIONS]
+    stream = client.follow("sentiment", then_set(sent, ["one two ", "three four five "]))
+    found = iter(stream)
+    assert [next(found).best.name for _ in range(5)] == ["1", "2", "3", "4", "5"]
+    wait_until(lambda: len(other.streams.received) == 2, "all is sent again")
+    found.close()
+    assert [one.text for one in other.streams.received] == ["one two ", "three four five "]
+    assert not other.requests[0].HasField("sequence")
+
+
+def broken(failure: Any) -> Any:
+    """A connection that breaks has no details of a server."""
+
+    class Broken(failure):
+        def end(self, context: grpc.ServicerContext) -> None:
+            context.abort(self.code, self.message)
+
+    return Broken(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+
+def test_a_text_of_which_nothing_arrived_is_begun_again(server, client, failure):
+    best = pb.Alternative(tokens=[4], text="a", score=-1.0)
+    server.failures += [broken(failure)] * 6
+    server.streams.generated = [
+        pb.GenerateReply(tokens=[4], text="a", reason=pb.STOP_REASON_END, alternatives=[best])
+    ]
+    assert client.generate("sentiment", "x", beams=2, temperature=None).result().text == "a"
+    assert len(server.requests) == 7, "more often than a call is retried"
+
+
+def test_several_samples_of_which_some_arrived_are_not_resumed(server, client, failure):
+    begun = pb.GenerateReply(tokens=[4], text="a", seed=3, sample=1, stream_id="s1")
+    server.streams.generated = [begun, broken(failure)]
+    with pytest.raises(lc.Unavailable, match="Socket closed"):
+        client.generate("sentiment", "x", samples=2).result()
+    assert len(server.requests) == 1
 
 
 @pytest.fixture
