@@ -156,19 +156,16 @@ def test_texts_are_sent_again_where_the_sequence_was_moved(server, other, client
     assert not other.requests[0].HasField("sequence")
 
 
-def broken(failure: Any) -> Any:
-    """A connection that breaks has no details of a server."""
+class Broken:
+    """A connection that breaks: a status without the details of a server."""
 
-    class Broken(failure):
-        def end(self, context: grpc.ServicerContext) -> None:
-            context.abort(self.code, self.message)
-
-    return Broken(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    def end(self, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
 
-def test_a_text_of_which_nothing_arrived_is_begun_again(server, client, failure):
+def test_a_text_of_which_nothing_arrived_is_begun_again(server, client):
     best = pb.Alternative(tokens=[4], text="a", score=-1.0)
-    server.failures += [broken(failure)] * 6
+    server.failures += [Broken()] * 6
     server.streams.generated = [
         pb.GenerateReply(tokens=[4], text="a", reason=pb.STOP_REASON_END, alternatives=[best])
     ]
@@ -176,9 +173,9 @@ def test_a_text_of_which_nothing_arrived_is_begun_again(server, client, failure)
     assert len(server.requests) == 7, "more often than a call is retried"
 
 
-def test_several_samples_of_which_some_arrived_are_not_resumed(server, client, failure):
+def test_several_samples_of_which_some_arrived_are_not_resumed(server, client):
     begun = pb.GenerateReply(tokens=[4], text="a", seed=3, sample=1, stream_id="s1")
-    server.streams.generated = [begun, broken(failure)]
+    server.streams.generated = [begun, Broken()]
     with pytest.raises(lc.Unavailable, match="Socket closed"):
         client.generate("sentiment", "x", samples=2).result()
     assert len(server.requests) == 1
