@@ -17,6 +17,7 @@ from integration.harness import Served, refused, settings
 from patience import PATIENCE_S, wait_until
 from security import bearer, certificates, credentials, digest, tls, write_auth
 
+from lockstep_client import Client
 from lockstep_proto import open_inference_pb2_grpc
 from lockstep_proto.v1 import peers_pb2, peers_pb2_grpc
 from lockstep_proto.v1 import sequences_pb2 as pb
@@ -347,3 +348,34 @@ def test_a_text_that_would_not_end_in_the_drain_goes_on_elsewhere(fleet: Fleet) 
 def test_settings_that_do_not_go_together_are_refused(fleet: Fleet, more: dict[str, Any], words: str) -> None:
     with pytest.raises(LoadError, match=words):
         fleet.start(0, **more)
+
+
+@pytest.mark.parametrize("addresses", [1, 2], ids=["the old address", "both addresses"])
+def test_the_client_library_goes_on_where_a_sequence_was_moved(fleet: Fleet, addresses: int) -> None:
+    """Neither a step nor a Follow fails, and both answer as on a server that did not stop."""
+    fleet.start(0)
+    x, ids = np.ones((1, 2), np.float32), [[3, 4], [5, 6, 7], [8]]
+    with Client(fleet.address(0)) as client:
+        expected = [one.labels for one in client.follow("lm", ids).result()]
+        client.infer("adder", {"x": x}, sequence_id=7, sequence_start=True)
+        moved = threading.Event()
+
+        def pieces() -> Iterator[Any]:
+            yield ids[0]
+            assert moved.wait(PATIENCE_S)
+            yield from ids[1:]
+
+        stream = client.follow("lm", pieces())
+        predictions = iter(stream)
+        found = [next(predictions), next(predictions)]
+        fleet.start(1)
+        with fleet.stopping(0):
+            moved.set()
+            found += predictions
+            assert stream.resumed
+            assert [one.labels for one in found] == expected
+            assert [one.position for one in found] == [1, 2, 3, 4, 5, 6]
+            told = ",".join(fleet.address(number) for number in range(addresses))
+            with Client(told) as other:
+                assert float(other.infer("adder", {"x": x}, sequence_id=7)["y"][0][0]) == 2
+            assert float(client.infer("adder", {"x": x}, sequence_id=7)["y"][0][0]) == 3
