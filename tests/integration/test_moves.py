@@ -22,7 +22,7 @@ from lockstep_proto import open_inference_pb2_grpc
 from lockstep_proto.v1 import peers_pb2, peers_pb2_grpc
 from lockstep_proto.v1 import sequences_pb2 as pb
 from lockstep_server.errors import LoadError
-from lockstep_server.frontend import pulls
+from lockstep_server.frontend import moving, pulls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +104,13 @@ def fleet(root: Path, tmp_path: Path) -> Iterator[Fleet]:
     yield made
     for number in list(made.servers):
         made.stop(number)
+
+
+@pytest.fixture
+def texts_move_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole drain is the part of it in which texts that have not ended are moved."""
+    monkeypatch.setattr(moving, "_LAST_PART", 1)
+    monkeypatch.setattr(moving, "_LAST_S", float("inf"))
 
 
 def step(server: Served, sequence: int | str, value: float, caller: str = "", **more: bool) -> float:
@@ -306,8 +313,9 @@ def test_a_follow_that_moves_says_where_and_under_which_id(fleet: Fleet, idle: b
     assert summed(next(going_on)) == 6
 
 
+@pytest.mark.usefixtures("texts_move_at_once")
 def test_a_text_that_would_not_end_in_the_drain_goes_on_elsewhere(fleet: Fleet) -> None:
-    one, two = fleet.start(0, drain_s=0.4), fleet.start(1)
+    one, two = fleet.start(0), fleet.start(1)
     request = pb.GenerateRequest(model="lm", ids=pb.Ids(ids=[3, 9]), max_tokens=50_000, seed=5)
     stream = one.sequences.Generate(request, timeout=PATIENCE_S)
     tokens = list(next(stream).tokens)
@@ -330,6 +338,29 @@ def test_a_text_that_would_not_end_in_the_drain_goes_on_elsewhere(fleet: Fleet) 
         pb.GenerateRequest(model="lm", ids=pb.Ids(ids=[3, 9]), max_tokens=len(tokens), seed=5)
     )
     assert [token for reply in alone for token in reply.tokens] == tokens
+
+
+@pytest.mark.usefixtures("texts_move_at_once")
+def test_the_client_library_goes_where_a_sequence_and_a_text_went(fleet: Fleet) -> None:
+    fleet.start(0)
+    two = fleet.start(1)
+    x = np.ones((1, 2), np.float32)
+    with Client(fleet.address(0)) as direct, Client(fleet.address(1)) as client:
+        assert direct.infer("adder", {"x": x}, sequence_id=1, sequence_start=True)["y"][0, 0] == 1
+        with direct.generate("lm", ids=[3, 9], max_tokens=50_000, seed=5) as stream:
+            parts = iter(stream)
+            tokens = list(next(parts).tokens)
+            stop = threading.Thread(target=fleet.stop, args=(0,))
+            stop.start()
+            for part in parts:
+                tokens += part.tokens
+                if stream.resumed:
+                    break
+        stop.join(PATIENCE_S)
+        assert client.infer("adder", {"x": x}, sequence_id=1)["y"][0, 0] == 2
+        alone = client.generate("lm", ids=[3, 9], max_tokens=len(tokens), seed=5).result()
+        assert (len(tokens) < 50_000, alone.tokens) == (True, tuple(tokens))
+    assert moves(two, "in") == 2
 
 
 # --- settings -------------------------------------------------------------------------------------
