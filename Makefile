@@ -81,15 +81,18 @@ test-observability: $(DEVELOPS) ## Ask a real Prometheus every expression of das
 	$(BIN)/python -m pytest tests/observability $(ARGS)
 
 # What needs the bounds of the server, the client, the load generator and the page, and neither PyTorch nor a browser.
+# Old versions beside new ones of what they need warn that they will stop working together.
 LOWEST := server-cpu,traces,load,ui,plot
 LOWEST_TESTS := tests/contract/test_package.py tests/integration/test_cli_models.py tests/integration/test_doctor.py \
-  tests/integration/test_sequences.py tests/integration/test_load.py tests/unit/client/test_cli.py tests/unit/server/api
+  tests/integration/test_load.py tests/integration/test_sequences.py tests/integration/test_traces.py \
+  tests/unit/client/test_cli.py tests/unit/server/api tests/unit/server/engine/runtime tests/unit/server/engine/stepwise \
+  tests/unit/server/text tests/unit/ui
 
 test-lowest: $(TOOLS) ## Run a part of the tests with the lowest versions that pyproject.toml allows; LOWEST_TESTS=
 	$(TOOLS_BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
 	$(TOOLS_BIN)/uv pip install --quiet --python $(VENV)/lowest --resolution lowest-direct --editable '.[$(LOWEST)]'
 	$(TOOLS_BIN)/uv pip install --quiet --python $(VENV)/lowest build setuptools pytest pytest-asyncio pytest-timeout hypothesis psutil onnx
-	$(VENV)/lowest/bin/python -m pytest $(LOWEST_TESTS) $(ARGS)
+	$(VENV)/lowest/bin/python -m pytest -W default::DeprecationWarning $(LOWEST_TESTS) $(ARGS)
 
 test-package: $(TOOLS) ## Install the wheel in an empty environment, as users do, and serve its models; PYTHON=python3.13
 	rm -rf build/package && mkdir -p build/package

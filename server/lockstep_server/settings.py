@@ -74,7 +74,7 @@ def _examples() -> str:
     )
 
 
-class _Duration(click.ParamType[float]):
+class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A finite duration of at least 0, in seconds or milliseconds; more than a year counts as a year."""
 
     def __init__(self, *, per_s: int = 1, zero: bool = False) -> None:
