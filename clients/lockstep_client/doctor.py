@@ -21,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lockstep_client.tables import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -287,9 +289,9 @@ def running(client: Client, endpoint: Endpoint) -> Iterator[Finding]:
     if endpoint.tls and (until := expiry(*endpoint)) is not None:
         days = (until - datetime.now(UTC)).days
         if days > FEW_DAYS:
-            yield Finding("certificate", "ok", f"valid for {days} days")
+            yield Finding("certificate", "ok", f"valid for {counted(days, 'day')}")
         else:
-            yield Finding("certificate", "warning", f"valid for {days} days", "renew it")
+            yield Finding("certificate", "warning", f"valid for {counted(days, 'day')}", "renew it")
     begun = time.monotonic()
     try:
         healthy = client.health(timeout_s=_CALL_TIMEOUT_S).serving
@@ -299,13 +301,11 @@ def running(client: Client, endpoint: Endpoint) -> Iterator[Finding]:
         return
     ms = (time.monotonic() - begun) * 500
     loading = sum(state.state == "LOADING" for state in states)
-    detail = f"{len(states)} models and forms, {ms:.1f} ms a call"
+    detail = f"{counted(len(states), 'model form')}, {ms:.1f} ms a call"
     if healthy:
         yield Finding("health", "ok", f"SERVING, {detail}")
     elif loading:
-        yield Finding(
-            "health", "warning", f"{loading} models are loading, {detail}", "lockstep health --wait 600"
-        )
+        yield Finding("health", "warning", f"{detail}, {loading} loading", "lockstep health --wait 600")
     else:
         yield Finding("health", "problem", f"NOT SERVING, {detail}", "see its log, or the models below")
     for state in states:

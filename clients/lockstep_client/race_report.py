@@ -57,8 +57,9 @@ def sentences(results: Sequence[RaceResult]) -> list[str]:
 
 def _waiting_times(results: Sequence[RaceResult]) -> Iterator[str]:
     for words, step, fused in _pairs(results, STEPWISE, FUSED):
+        length = tables.counted(words, "word")
         yield (
-            f"At {words:,} words the step-wise model had its first prediction after {_ms(step.first_s)} ms,"
+            f"At {length} the step-wise model had its first prediction after {_ms(step.first_s)} ms,"
             f" {_sooner_or_later(step.first_s, fused.first_s)} than the fused run of the whole text"
             f" ({_ms(fused.first_s)} ms); its last one came after {_ms(step.last_s)} ms,"
             f" {_sooner_or_later(step.last_s, fused.last_s)}."
@@ -67,8 +68,9 @@ def _waiting_times(results: Sequence[RaceResult]) -> Iterator[str]:
 
 def _stepwise_compute(results: Sequence[RaceResult]) -> Iterator[str]:
     for words, step, again in _pairs(results, STEPWISE, REENCODING):
+        length = tables.counted(words, "word")
         yield (
-            f"For a prediction after each of {words:,} words, stepping computed {step.computed_elements:,}"
+            f"For a prediction after each of {length}, stepping computed {step.computed_elements:,}"
             f" elements in {_ms(step.compute_s)} ms and re-encoding {again.computed_elements:,} in"
             f" {_ms(again.compute_s)} ms: {_times(again.compute_s, step.compute_s)} compute."
         )
@@ -76,8 +78,9 @@ def _stepwise_compute(results: Sequence[RaceResult]) -> Iterator[str]:
 
 def _one_shot_compute(results: Sequence[RaceResult]) -> Iterator[str]:
     for words, fused, once in _pairs(results, FUSED, ONE_SHOT):
+        length = tables.counted(words, "word")
         yield (
-            f"For one prediction after {words:,} words, the fused recurrent model took"
+            f"For one prediction after {length}, the fused recurrent model took"
             f" {_ms(fused.compute_s)} ms of compute and the one-shot model {_ms(once.compute_s)} ms:"
             f" {_times(once.compute_s, fused.compute_s)}."
         )

@@ -12,6 +12,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from lockstep_client.tables import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
@@ -45,7 +47,7 @@ class RaceScreen:
             self._live.refresh()
 
     def __rich__(self) -> Group:
-        return Group(Text(f"{self._words:,} words", style="bold"), *self._bars())
+        return Group(Text(counted(self._words, "word"), style="bold"), *self._bars())
 
     def _bars(self) -> Iterator[Text]:
         for contender in self._contenders:

@@ -34,6 +34,11 @@ def text(lines: str, width: int | None = None) -> None:
         print(_wrapped(line, width) if width else line, flush=True)
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, in the plural unless it is 1: `1 warning`, `2,000 tokens`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def _wrapped(line: str, width: int) -> str:
     indent = " " * (len(line) - len(line.lstrip()))
     return textwrap.fill(

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lockstep_client.tables import counted
 from lockstep_load.histogram import LatencyHistogram
 from lockstep_load.outcome import RequestOutcome
 from lockstep_load.plan import ClosedLoop, LoadProfile, OpenLoop
@@ -167,7 +168,7 @@ class RecentSeconds:
             return f"{pattern.rate:,g}/s"
         if isinstance(pattern, ClosedLoop):
             return f"{pattern.concurrency} in flight"
-        return f"{pattern.samples:,} samples"
+        return counted(pattern.samples, "sample")
 
     @property
     def failures(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lockstep_client.tables import table, text
+from lockstep_client.tables import counted, table, text
 from lockstep_load.results import PERCENTILES, LatencySummary
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def load_description(load: LoadSettings) -> str:
         return f"open loop of {load.rate:g}/s ({load.arrivals})"
     if load.loop == "closed":
         return f"closed loop of {load.concurrency}"
-    return f"offline, {load.samples:,} samples, {load.concurrency} in flight"
+    return f"offline, {counted(load.samples or 0, 'sample')}, {load.concurrency} in flight"
 
 
 def outcomes(run: RunDocument) -> str:
@@ -150,12 +150,12 @@ def search_sentence(found: SearchResult) -> str:
     """The result of a search in one sentence."""
     bound = f"p{found.percentile:g} within {found.bound_ms:g} ms"
     if found.rate is None:
-        return f"No rate meets {bound} ({found.probes} probes)."
+        return f"No rate meets {bound} ({counted(found.probes, 'probe')})."
     limit = f" Limited by {found.limit}." if found.limit else ""
     return (
         f"{found.rate:,.1f} requests/s is the highest rate that meets {bound}, to within"
         f" {found.within:.0%}; confirmed by {found.confirmations} of {found.confirmations} repeat"
-        f" runs, {found.probes} probes in total.{limit}"
+        f" runs, {counted(found.probes, 'probe')} in total.{limit}"
     )
 
 

@@ -126,9 +126,9 @@ def _models(settings: Settings) -> Iterator[Finding]:
         except Exception as error:
             yield _problem(f"model {entry.name}", f"version {entry.version}: {type(error).__name__}: {error}")
     if opened:
-        yield Finding(
-            "models", "ok", f"{opened} of {len(entries)} versions in {settings.models} can be opened"
-        )
+        versions = f"version{'s' * (len(entries) != 1)}"
+        detail = f"{opened} of {len(entries)} {versions} in {settings.models} can be opened"
+        yield Finding("models", "ok", detail)
     for root in roots:
         if (root / SUMS).exists():
             yield _hashes(root)
@@ -156,7 +156,7 @@ def _hashes(root: Path) -> Finding:
         return Finding(
             "hashes", "problem", f"{len(changed)} of {count} files are not those of {SUMS}: {names}", remedy
         )
-    return Finding("hashes", "ok", f"{count} files are those of {SUMS}")
+    return Finding("hashes", "ok", f"all {count} are those of {SUMS}")
 
 
 def _problem(check: str, message: str) -> Finding:

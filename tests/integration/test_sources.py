@@ -270,7 +270,7 @@ def test_a_bucket_is_copied_once_and_what_changes_again(
     assert caplog.text == ""
     bucket.pipe("models/production/adder/model.toml", b"[stepwise]\nmax_sequences = 1\n")
     (second,) = sources.fetch(BUCKET, str(tmp_path))
-    assert "1 files" in caplog.text
+    assert "1 file," in caplog.text
     changed = {path for path, content in contents(second).items() if content != contents(models)[path]}
     assert changed == {"adder/model.toml"}
     assert contents(first) == contents(models), "a server may still serve it"

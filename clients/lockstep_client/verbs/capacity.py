@@ -51,7 +51,7 @@ def capacity(
 ) -> None:
     """Plan servers for a load, from what the runs of a running server cost."""
     from lockstep_client import capacity as plans
-    from lockstep_client import display
+    from lockstep_client import display, tables
 
     if not (rate or streams):
         raise InputError("give --rate R, --streams N or both")
@@ -91,7 +91,8 @@ def capacity(
             f"{wanted:g} {unit}: a server carries {one.amount:.0f}, limited by {one.limit},"
             f" with {one.rows:.1f} rows per run and a p99 of {one.latency_s * 1e3:.3g} ms"
         )
-    typer.echo(f"{servers} servers ({spare} spare) with {cores} cores each: {servers * cores} cores")
+    fleet, all_cores = tables.counted(servers, "server"), tables.counted(servers * cores, "core")
+    typer.echo(f"{fleet} ({spare} spare) with {tables.counted(cores, 'core')} each: {all_cores}")
     if memory:
         typer.echo(_memory_line(memory, each))
     if price:

@@ -23,6 +23,7 @@ def doctor(context: VerbContext, given: typer.Context) -> None:
     --address, or LOCKSTEP_ADDRESS, it also looks at the server there. Exit code 1: there is a problem.
     """
     from lockstep_client import display
+    from lockstep_client.tables import counted
 
     states: Counter[str] = Counter()
     for finding in _findings(context, given):
@@ -32,7 +33,8 @@ def doctor(context: VerbContext, given: typer.Context) -> None:
         else:
             _show(finding)
     if not context.as_json:
-        typer.echo(f"\n{states['ok']} ok, {states['warning']} warnings, {states['problem']} problems")
+        warnings, problems = (counted(states[state], state) for state in ("warning", "problem"))
+        typer.echo(f"\n{states['ok']} ok, {warnings}, {problems}")
     if states["problem"]:
         raise typer.Exit(1)
 

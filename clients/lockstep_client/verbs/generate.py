@@ -109,9 +109,11 @@ def _show(whole: "Generation", wall_s: float) -> None:
 
 def _summary(whole: "Generation", wall_s: float) -> str:
     """Token count, stop reason, seed and speed."""
+    from lockstep_client.tables import counted
+
     return " · ".join(
         [
-            f"{len(whole.tokens)} tokens, ended by {whole.reason}",
+            f"{counted(len(whole.tokens), 'token')}, ended by {whole.reason}",
             f"seed {whole.seed}",
             f"first token after {whole.timings.first_token_s * 1e3:.1f} ms on the server",
             f"{len(whole.tokens) / wall_s:,.0f} tokens/s",

@@ -13,7 +13,7 @@ from lockstep_client.demo import DemoError
 from lockstep_client.demo.bursts import LONGEST_WORDS, classify_when_accepted, mixed_texts
 from lockstep_client.demo.models import DemoModels, demo_models
 from lockstep_client.demo.program import _has_model
-from lockstep_client.tables import table
+from lockstep_client.tables import counted, table
 
 CLASSIFY = 'task = "classify"\n[text]\nsource = "tokenizer.json"\n'
 GENERATE, TRANSLATE = CLASSIFY.replace("classify", "generate"), CLASSIFY.replace("classify", "translate")
@@ -120,3 +120,8 @@ def test_a_table_on_a_terminal_breaks_no_word(capsys, monkeypatch, width):
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("sentence", "lstm", "positive", "three", "50%"))
     assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in shown.splitlines()) <= width
+
+
+def test_one_has_no_plural() -> None:
+    found = [counted(count, "warning") for count in (0, 1, 2, 2000)]
+    assert found == ["0 warnings", "1 warning", "2 warnings", "2,000 warnings"]
