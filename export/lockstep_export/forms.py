@@ -4,13 +4,14 @@ forms → checks → tracer → graphs → proof against the modules → model.t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from lockstep_client.progress import ProgressDisplay
 from lockstep_export import manifest
 from lockstep_export.axes import ModuleOutput
 from lockstep_export.checks import check_module
@@ -59,6 +60,26 @@ LONGEST_STEPS = max(map(max, LENGTHS))
 LONGEST_START = 40  # elements of a prefill from which steps are compared
 
 Answers = Mapping[str, Answer]  # by file name of the graph
+ReportProgress = Callable[[int, int, str], None]
+"""Called with the number of finished parts, the total, and a description of the next part."""
+
+
+class Parts:
+    """Counts the parts of an export."""
+
+    def __init__(self, total: int, report: ReportProgress | None) -> None:
+        self._done, self._total, self._report = -1, total, report
+
+    def begin(self, what: str) -> None:
+        """Another part begins, and with it the one before is finished."""
+        self._done += 1
+        self._total = max(self._total, self._done + 1)  # a second tracer tries again
+        if self._report is not None:
+            self._report(self._done, self._total, what)
+
+
+def _silent(_: str) -> None:
+    """The progress that nobody asked for."""
 
 
 @dataclass(frozen=True)
@@ -162,18 +183,21 @@ class ModelForms:
         return manifest.write(self.options.about or type(self.module).__name__, self.table())
 
 
-def export_forms(forms: ModelForms, folder: Path) -> Parity:
-    """Checks, exports, proves and publishes a model.
+def export_forms(forms: ModelForms, folder: Path, progress: ReportProgress | None = None) -> Parity:
+    """Checks, exports, proves and publishes a model. `progress` is called as each part begins.
 
     Raises:
         DescriptionError, ModuleError: the modules cannot be served; the message names the remedy.
         ParityError: the graphs' results differ from the modules'. Nothing is published.
     """
-    check_forms(forms)
+    graphs = len(forms.module_answers())
+    begin = Parts(2 * graphs + proofs_of(forms), progress).begin  # checked, traced, proven
+    check_forms(forms, begin)
 
     def attempt(draft: Path, tracer: Tracer) -> list[Difference]:
-        export_onnx(forms.graph_specs(tracer), draft, tracer)
-        return prove_forms(forms, {file: open_graph(draft / file).run for file in forms.module_answers()})
+        export_onnx(forms.graph_specs(tracer), draft, tracer, begin)
+        found = {file: open_graph(draft / file).run for file in forms.module_answers()}
+        return prove_forms(forms, found, begin=begin)
 
     options, modules = forms.options, [forms.module, *(form.graph_module for form in forms.wholes)]
     with drafting(folder) as draft:
@@ -182,22 +206,31 @@ def export_forms(forms: ModelForms, folder: Path) -> Parity:
     return parity
 
 
-def report_parity(parity: Parity, forms: ModelForms, folder: Path) -> Parity:
-    """Reports a successful proof."""
+def export_and_report(forms: ModelForms, folder: Path) -> Parity:
+    """`export_forms` for a person who waits: shows its progress on stderr, and reports the proof.
+
+    Raises:
+        DescriptionError, ModuleError, ParityError: as `export_forms`.
+    """
     options = forms.options
+    with ProgressDisplay(folder.name, quiet=not options.progress) as display:
+        parity = export_forms(forms, folder, display.update)
     compared = f"{len(parity.differences)} comparisons, worst {parity.worst:.1e}"
     options.report(f"{folder}/{options.version}: parity holds: {compared}")
     return parity
 
 
-def check_forms(forms: ModelForms) -> None:
+def check_forms(forms: ModelForms, begin: Callable[[str], None] = _silent) -> None:
     """The checks of each module, and of the agreement of the step with the other forms.
 
     Raises:
         DescriptionError, ModuleError: a module cannot be served.
     """
     for form in forms.wholes:
+        begin(f"checking {form.file}")
         check_module(form.graph_module.module, form.contract)
+    if forms.step is not None:
+        begin(f"checking {STEP}")
     if isinstance(forms.step, WrittenStep):
         forms.step.check()
     answers = forms.module_answers()
@@ -208,27 +241,41 @@ def check_forms(forms: ModelForms) -> None:
     raise ModuleError("\n  ".join([what, *table(failed)]) + f"\n{forms.step.remedy}")
 
 
-def prove_forms(forms: ModelForms, found: Answers, expected: Answers | None = None) -> list[Difference]:
+def proofs_of(forms: ModelForms) -> int:
+    """The number of parts of `prove_forms`."""
+    return len(forms.wholes) + (len(LENGTHS) + 1 if forms.step else 0)
+
+
+def prove_forms(
+    forms: ModelForms,
+    found: Answers,
+    expected: Answers | None = None,
+    begin: Callable[[str], None] = _silent,
+) -> list[Difference]:
     """Compares `found` with the modules, or with the unbatched results of `expected`, and the forms with each
     other."""
     expected = forms.module_answers() if expected is None else expected
     differences = []
     for form in forms.wholes:
+        begin(f"proving {form.file}")
         differences += prove(form.contract, form.outputs, found[form.file], expected[form.file])
     if forms.step is None:
         return differences
     try:
-        return differences + _prove_step(forms, forms.step, found, expected)
+        return differences + _prove_step(forms, forms.step, found, expected, begin)
     except Exception as error:  # ONNX Runtime raises various types
         return [*differences, failed_run(1, error)]
 
 
-def _prove_step(forms: ModelForms, step: StepModule, found: Answers, expected: Answers) -> list[Difference]:
+def _prove_step(
+    forms: ModelForms, step: StepModule, found: Answers, expected: Answers, begin: Callable[[str], None]
+) -> list[Difference]:
     differences, options = [], forms.options
-    for batch in _step_batches(forms, step, expected):
+    for batch in _step_batches(forms, step, expected, begin):
         for extra in (0, EXTRA_PADDING) if step.max_lengths else (0,):
             comparison = PADDED if extra else BATCHED
             differences += prove_steps(comparison, step, found[STEP], batch, options.tolerance, extra)
+    begin(f"proving {STEP}: as the other forms")
     differences += _agreement(forms, found, expected)
     if options.exact:
         rng = torch.Generator().manual_seed(13)
@@ -262,14 +309,16 @@ def _agreement(forms: ModelForms, found: Answers, expected: Answers) -> list[Dif
     return differences
 
 
-def _step_batches(forms: ModelForms, step: StepModule, expected: Answers) -> list[ProofBatch]:
-    rng, found = torch.Generator().manual_seed(9), []
+def _step_batches(
+    forms: ModelForms, step: StepModule, expected: Answers, begin: Callable[[str], None]
+) -> Iterator[ProofBatch]:
+    rng = torch.Generator().manual_seed(9)
     for lengths in LENGTHS:
+        begin(f"proving {STEP}: up to {max(lengths)} steps")
         starts = _starts(forms, expected, [min(3 + 5 * k, LONGEST_START) for k in range(len(lengths))], rng)
         room = [_room(step, start) for start in starts]
         rows = _elements(step, [min(pair) for pair in zip(lengths, room, strict=True)], rng)
-        found.append(ProofBatch(rows, unbatched_results(step, expected[STEP], rows, starts), starts))
-    return found
+        yield ProofBatch(rows, unbatched_results(step, expected[STEP], rows, starts), starts)
 
 
 def _room(step: StepModule, start: States) -> int:

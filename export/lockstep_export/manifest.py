@@ -12,6 +12,9 @@ from typing import Any
 
 Table = dict[str, Any]
 
+TASKS = ("tensor", "classify", "token-classification", "encode", "generate", "translate")
+"""What a graph that others exported may do."""
+
 BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys that need no quotes
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from lockstep_export.checks import find_outputs
 from lockstep_export.contract import Example
 from lockstep_export.errors import DescriptionError, ModuleError
-from lockstep_export.forms import ONESHOT, ModelForms, WholeForm, export_forms, report_parity
+from lockstep_export.forms import ONESHOT, ModelForms, WholeForm, export_and_report
 from lockstep_export.graph_module import GraphModule
 from lockstep_export.options import ServingOptions
 from lockstep_export.parity import Parity
@@ -44,7 +44,7 @@ def export_oneshot(
         ParityError: the graph's results differ from the module's. Nothing is published.
     """
     forms = oneshot_forms(module, example, axes=axes, outputs=outputs, **serving)
-    return report_parity(export_forms(forms, Path(folder)), forms, Path(folder))
+    return export_and_report(forms, Path(folder))
 
 
 def oneshot_forms(

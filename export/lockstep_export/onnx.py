@@ -6,7 +6,7 @@ graph spec → torch's tracer → tracer names and stack traces removed
            → weights that several graphs of one model share moved to one file beside them
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,18 @@ from lockstep_export.tracing import Tracer, trace
 SMALLEST_HALF = 1024  # elements; below this a Cast costs more bytes than it saves
 
 
-def export_onnx(graph_specs: Sequence[GraphSpec], folder: Path, tracer: Tracer = "dynamo") -> None:
-    """Writes the graphs of one model into `folder`."""
-    save({graph_spec.file: _model(graph_spec, tracer) for graph_spec in graph_specs}, folder)
+def export_onnx(
+    graph_specs: Sequence[GraphSpec],
+    folder: Path,
+    tracer: Tracer = "dynamo",
+    begin: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Writes the graphs of one model into `folder`; `begin` is called as each begins."""
+    models = {}
+    for graph_spec in graph_specs:
+        begin(f"tracing {graph_spec.file}")
+        models[graph_spec.file] = _model(graph_spec, tracer)
+    save(models, folder)
 
 
 def save(models: Mapping[str, Any], folder: Path) -> None:

@@ -32,6 +32,7 @@ class ServingOptions(TypedDict, total=False):
     exact: bool  # a step's results must not depend on the batch in a single bit
     about: str  # the first line of the manifest
     report: Callable[[str], None]
+    progress: bool  # show on stderr how far the export is
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class ExportOptions:
     exact: bool = False
     about: str = ""
     report: Callable[[str], None] = print
+    progress: bool = True
 
 
 def parse_options(serving: Mapping[str, Any]) -> ExportOptions:

@@ -20,7 +20,7 @@ from lockstep_export.contract import Example, InputContract
 from lockstep_export.declaration import State, Whole
 from lockstep_export.derive_step import check_derivable, derive
 from lockstep_export.errors import DescriptionError
-from lockstep_export.forms import ONESHOT, PREFILL, ModelForms, WholeForm, export_forms, report_parity
+from lockstep_export.forms import ONESHOT, PREFILL, ModelForms, WholeForm, export_and_report
 from lockstep_export.graph_module import GraphModule
 from lockstep_export.oneshot import evaluation_copy
 from lockstep_export.options import ServingOptions
@@ -65,7 +65,7 @@ def export_stepwise(
         outputs=outputs,
         **serving,
     )
-    return report_parity(export_forms(forms, Path(folder)), forms, Path(folder))
+    return export_and_report(forms, Path(folder))
 
 
 def stepwise_forms(

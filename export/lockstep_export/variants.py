@@ -14,12 +14,13 @@ import numpy as np
 import onnx
 import typer
 
+from lockstep_client.progress import ProgressDisplay
 from lockstep_export.comparison import Comparison, Spec, compare
 from lockstep_export.errors import ExportError, ModuleError
 from lockstep_export.manifest import write
 from lockstep_export.onnx import save
 from lockstep_export.onnx_graph import OnnxGraph
-from lockstep_export.precision import Kind, narrowed
+from lockstep_export.precision import KINDS, Kind, narrowed
 from lockstep_export.publication import MANIFEST, drafting
 from lockstep_export.tracer_fallback import open_graph
 
@@ -33,7 +34,7 @@ Measure = Callable[[Path, Path, Path], str]
 
 def make_variant(
     model: Path,
-    kind: Kind,
+    kind: str,
     out: Path,
     version: int = 1,
     report: Report = typer.echo,
@@ -42,8 +43,12 @@ def make_variant(
     """Publishes the variant as `out`/<name>-<kind>; returns the comparisons that it reports.
 
     Raises:
-        ExportError: the model does not exist, its values are out of range for `kind`, or `measure` failed.
+        ExportError: the kind is not one of `KINDS`, the model does not exist, its values are out of range
+            for `kind`, or `measure` failed.
     """
+    known = next((one for one in KINDS if one == kind), None)
+    if known is None:
+        raise ExportError(f"--kind: unknown kind {kind!r}; available: {', '.join(KINDS)}")
     source = model / str(version)
     files = sorted(source.glob("*.onnx"))
     manifest_folder = source if (source / MANIFEST).is_file() else model
@@ -53,14 +58,22 @@ def make_variant(
     name = model.resolve().name
     target = out / f"{name}-{kind}"
     with drafting(target) as draft:
-        save({file.name: narrowed(onnx.load(file), kind) for file in files}, draft / "1")
-        comparisons = [_compare(file, draft / "1", manifest) for file in files]
+        with ProgressDisplay(target.name) as display:
+            narrow = {}
+            for done, file in enumerate(files):
+                display.update(done, 2 * len(files), f"converting {file.name}")
+                narrow[file.name] = narrowed(onnx.load(file), known)
+            save(narrow, draft / "1")
+            comparisons = []
+            for done, file in enumerate(files, len(files)):
+                display.update(done, 2 * len(files), f"comparing {file.name}")
+                comparisons.append(_compare(file, draft / "1", manifest))
         _check(target.name, comparisons)
         for file in manifest_folder.glob("*.json"):
             shutil.copyfile(file, draft / file.name)
         quality = measure(model, source, draft / "1") if measure else ""
         about = f"{name} in {kind}: {quality or summary(comparisons)}"
-        (draft / MANIFEST).write_text(write(about, _manifest(manifest, kind)), encoding="utf-8")
+        (draft / MANIFEST).write_text(write(about, _manifest(manifest, known)), encoding="utf-8")
         _publish(draft, target)
     _report_comparisons(report, source, target / "1", comparisons)
     if quality:

@@ -7,12 +7,13 @@ import hashlib
 import multiprocessing
 import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from lockstep_client.progress import ProgressDisplay
 from lockstep_zoo.classify import pairs
 from lockstep_zoo.model_card import CARD, model_card
 from lockstep_zoo.models import ZOO
@@ -59,12 +60,20 @@ def hashes(out: Path) -> str:
 
 def _made(pipeline: Pipeline, corpora: Corpora, names: Sequence[str], jobs: int) -> list[Score]:
     if jobs == 1:
-        return [pipeline.make(name, corpora) for name in names]
+        scores = []
+        for index, name in enumerate(names, 1):
+            pipeline.report(f"{name}  {index} of {len(names)} models")
+            scores.append(pipeline.make(name, corpora))
+        return scores
     silent = replace(pipeline, quiet=True)  # progress bars of several processes would overlap
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _enter, (silent, corpora)) as pool:
         futures = {name: pool.submit(_make, name) for name in reversed(names)}  # longest first: they are last
         try:
+            with ProgressDisplay(f"{len(names)} models", quiet=pipeline.quiet) as display:
+                display.update(0, len(names))
+                for done, ended in enumerate(as_completed(futures.values()), 1):
+                    display.update(done, len(names), f"{ended.result().model} is made")
             return [futures[name].result() for name in names]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from lockstep_client.progress import ProgressDisplay
 from lockstep_export.errors import ExportError, NotTrainedError
-from lockstep_export.forms import ModelForms, export_forms, prove_forms
+from lockstep_export.forms import ModelForms, Parts, export_forms, proofs_of, prove_forms
 from lockstep_export.manifest import Table
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.parity import Parity
@@ -46,7 +47,7 @@ class Pipeline:
     work: Path
     report: Callable[[str], None]
     quick: bool = False  # little data, one epoch and fewer layers, for a test run
-    quiet: bool = True  # show no progress of the training
+    quiet: bool = True  # show no progress
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of that name; ExportError with the available names if there is none."""
@@ -81,13 +82,18 @@ class Pipeline:
         require_writable(self.out)
         task = task_of(job.recipe)
         forms = task.forms(job.recipe, module, task.load(self._tokenizer_folder(job.recipe)))
-        return self._report(export_forms(forms, self.out / name))
+        with self._display(name) as display:
+            parity = export_forms(forms, self.out / name, display.update)
+        return self._report(parity)
 
     def check(self, name: str) -> Parity:
         """Checks the published graphs again, against PyTorch if trained weights are available."""
         graphs = {file: graph.run for file, graph in graphs_in(self.version(name)).items()}
         module = self.trained(name)
-        differences = prove_forms(self.forms(name, module), graphs, graphs if module is None else None)
+        forms, expected = self.forms(name, module), graphs if module is None else None
+        with self._display(name) as display:
+            parts = Parts(proofs_of(forms), display.update)
+            differences = prove_forms(forms, graphs, expected, parts.begin)
         return self._report(Parity(name, differences))
 
     def score(self, name: str, corpora: Corpora) -> Score:
@@ -139,6 +145,9 @@ class Pipeline:
     def version(self, name: str) -> Path:
         """The folder of the published graphs."""
         return self.out / name / VERSION
+
+    def _display(self, name: str) -> ProgressDisplay:
+        return ProgressDisplay(name, quiet=self.quiet)
 
     def _tokenizer_folder(self, recipe: Recipe) -> Path:
         return self.work / recipe.corpus

@@ -248,7 +248,7 @@ def _copy(system: Any, root: str, address: str, files: list[_File], cache: Path,
     store, partial = cache / "files", folder.with_name(f"{folder.name}.part")
     store.mkdir(exist_ok=True)
     missing = [file for file in files if not (store / file.key).exists()]
-    progress = _Progress(address, len(missing), sum(file.size or 0 for file in missing))
+    progress = _Progress(address, len(missing), _size(system, root, missing))
     for file in missing:
         _fetch_file(system, root, address, file, store, progress)
         progress.done()
@@ -263,30 +263,47 @@ def _copy(system: Any, root: str, address: str, files: list[_File], cache: Path,
     partial.rename(folder)
 
 
+def _size(system: Any, root: str, files: list[_File]) -> int:
+    """Bytes of all files; 0 if the source does not know them of each."""
+    unknown = [f"{root}/{file.path}" for file in files if file.size is None]
+    try:
+        asked = system.sizes(unknown) if unknown else []
+    except Exception:  # reading them will say why, if it fails too
+        return 0
+    sizes = [*asked, *(file.size for file in files if file.size is not None)]
+    return 0 if None in sizes else sum(sizes)
+
+
 class _Progress:
-    """Logs how much has been fetched, every few seconds."""
+    """Logs how much has been fetched, every few seconds, and about how long the rest takes."""
 
     def __init__(self, address: str, files: int, size: int) -> None:
         self._address, self._files, self._size = address, files, size
         self._done = self._bytes = 0
-        self._next = time.monotonic() + _PROGRESS_S
+        self._begun = time.monotonic()
+        self._next = self._begun + _PROGRESS_S
+        self._all = f"{files} file{'s' * (files != 1)}"
         if files:
-            log.info("fetching %s: %d files%s", address, files, f", {size / 1e6:.1f} MB" if size else "")
+            log.info("fetching %s: %s%s", address, self._all, f", {size / 1e6:.1f} MB" if size else "")
 
     def add(self, size: int) -> None:
         self._bytes += size
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _PROGRESS_S
-            whole = f" of {self._size / 1e6:.1f}" if self._size else ""
-            log.info(
-                "fetching %s: %d of %d files, %.1f%s MB",
-                self._address, self._done, self._files, self._bytes / 1e6, whole,
-            )  # fmt: skip
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _PROGRESS_S
+            log.info("fetching %s: %s", self._address, self._line(now - self._begun))
+
+    def _line(self, seconds: float) -> str:
+        whole = f" of {self._size / 1e6:.1f}" if self._size else ""
+        left = ""
+        if self._bytes < self._size:
+            left = f", about {seconds * (self._size - self._bytes) / self._bytes:.0f} s left"
+        return f"{self._done} of {self._all}, {self._bytes / 1e6:.1f}{whole} MB{left}"
 
     def done(self) -> None:
         self._done += 1
         if self._done == self._files:
-            log.info("fetched %s: %d files, %.1f MB", self._address, self._files, self._bytes / 1e6)
+            log.info("fetched %s: %s, %.1f MB", self._address, self._all, self._bytes / 1e6)
 
 
 def _fetch_file(system: Any, root: str, address: str, file: _File, store: Path, progress: _Progress) -> None:

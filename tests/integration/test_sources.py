@@ -404,6 +404,21 @@ def test_old_states_of_a_repository_are_removed(web: Web, tmp_path: Path) -> Non
     assert [Path(folder).exists() for folder in folders[3:]] == [True] * 3
 
 
+def test_a_download_says_how_far_it_is_and_how_long_the_rest_takes(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sources, "_PROGRESS_S", 0.0)
+    web.put({"a/1/model.onnx": bytes(1 << 20), "b/1/model.onnx": b"1" * (1 << 20)})
+    with caplog.at_level(logging.INFO, "lockstep_server.sources"):
+        sources.fetch(web.address, str(tmp_path))
+    first, *lines, last = (
+        record.message.removeprefix(f"fetching {web.address}: ") for record in caplog.records
+    )
+    assert (first, last) == ("2 files, 2.1 MB", f"fetched {web.address}: 2 files, 2.1 MB")
+    assert re.fullmatch(r"0 of 2 files, 1\.0 of 2\.1 MB, about \d+ s left", lines[0])
+    assert lines[-1] == "1 of 2 files, 2.1 of 2.1 MB"
+
+
 def test_a_server_serves_a_folder_and_a_bucket(bucket: Any, tmp_path: Path) -> None:
     del bucket  # filled
     own = tmp_path / "own"

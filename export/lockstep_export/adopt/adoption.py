@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,8 @@ from lockstep_export.adopt.seq2seq import seq2seq_table
 from lockstep_export.adopt.source import ENCODER, MODEL, Source, find_source, open_tokenizer
 from lockstep_export.adopt.stepwise import PAST, decoder_table, step_file_of, tensors_table
 from lockstep_export.errors import DescriptionError
-from lockstep_export.manifest import Table
+from lockstep_export.manifest import TASKS, Table
 from lockstep_export.publication import MANIFEST, drafting, publish
-
-TASKS = ("tensor", "classify", "token-classification", "encode", "generate", "translate")
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ def adopt(
     link: bool = False,
     untested: bool = False,
     report: Report | None = None,
+    begin: Callable[[str], None] = lambda _: None,
 ) -> Adoption:
     """Makes `folder`, models/NAME, from graphs that others have exported. Nothing in `path` changes.
 
@@ -51,6 +50,7 @@ def adopt(
         link: make hard links to the graphs instead of copies, where the file system can.
         untested: publish the model even if the server refuses it.
         report: filled in also if an error follows.
+        begin: called as each part of the work begins.
 
     Raises:
         DescriptionError: what the graphs mean cannot be decided; the message names the remedy.
@@ -64,16 +64,18 @@ def adopt(
             f"{folder / str(version)} exists; choose another --version or another name, or replace it with"
             " --overwrite"
         )
+    begin("reading the graphs")
     source = find_source(path, report)
     table = decide(source, task, states or {}, report)
     with drafting(folder) as draft:
         model = draft / folder.name
+        begin("copying the graphs")
         _lay_out(source, model, version, link)
         text = _write(model, table, source)
         try:
-            report.findings += self_test(draft, folder.name, version)
+            report.findings += self_test(draft, folder.name, version, begin)
             if _has_no_room(report.findings, table):
-                text = _with_room(draft, model, version, table, source, report)
+                text = _with_room(draft, model, version, table, source, report, begin)
         except SelfTestError as error:
             if not untested:
                 raise
@@ -139,13 +141,21 @@ def _has_no_room(findings: list[str], table: Table) -> bool:
     return PAST in table.get("lengths", {}) and any(FAILED in finding for finding in findings)
 
 
-def _with_room(draft: Path, model: Path, version: int, table: Table, source: Source, report: Report) -> str:
+def _with_room(
+    draft: Path,
+    model: Path,
+    version: int,
+    table: Table,
+    source: Source,
+    report: Report,
+    begin: Callable[[str], None],
+) -> str:
     """The text of a manifest with one element less in a cache, if that mends the steps: some graphs have
     tables of as many positions as the model reads, and a step takes a padded cache and one element more."""
     before = table["lengths"][PAST]["max"]
     table["lengths"][PAST]["max"] = before - 1
     text = _write(model, table, source)
-    findings = self_test(draft, model.name, version)
+    findings = self_test(draft, model.name, version, begin)
     if any(FAILED in finding for finding in findings):
         table["lengths"][PAST]["max"] = before
         return _write(model, table, source)

@@ -7,7 +7,6 @@ It takes about three minutes on one core. The same seed gives the same data.
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from lockstep_client.progress import ProgressDisplay
 from lockstep_export import State, Transcribe, Whole
-from lockstep_export.forms import ModelForms, export_forms
+from lockstep_export.forms import ModelForms, export_and_report
 from lockstep_export.onnx_graph import OnnxGraph
 from lockstep_export.stepwise import stepwise_forms
 from lockstep_zoo.touchtones.model import BLANK, HIDDEN, LABELS, TouchTones, TouchTonesStep, read_keys
@@ -80,25 +80,23 @@ def train(steps: int, seed: int = 1) -> TouchTones:
     module.scale.copy_(1 / sample.std(0))
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.005, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.005, total_steps=steps)
-    begun = time.process_time()
-    for step in range(1, steps + 1):
-        drawn = batch(rng)
-        logits = module(drawn.frames, drawn.sizes)["logits"]
-        if step <= steps // 2:
-            loss = functional.cross_entropy(logits.flatten(0, 1), drawn.aligned.flatten(), ignore_index=-1)
-        else:
-            scores = functional.log_softmax(logits, dim=2).transpose(0, 1)
-            loss = functional.ctc_loss(scores, drawn.targets, drawn.sizes, drawn.keys, BLANK)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0:
-            print(
-                f"step {step}/{steps}  loss {loss.item():.3f}  {time.process_time() - begun:.0f} s",
-                flush=True,
-            )
+    with ProgressDisplay(NAME) as display:
+        for step in range(steps):
+            drawn = batch(rng)
+            logits = module(drawn.frames, drawn.sizes)["logits"]
+            if step < steps // 2:
+                loss = functional.cross_entropy(
+                    logits.flatten(0, 1), drawn.aligned.flatten(), ignore_index=-1
+                )
+            else:
+                scores = functional.log_softmax(logits, dim=2).transpose(0, 1)
+                loss = functional.ctc_loss(scores, drawn.targets, drawn.sizes, drawn.keys, BLANK)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            display.update(step + 1, steps, f"loss {loss.item():.3f}")
     return module.eval()
 
 
@@ -170,8 +168,7 @@ def main() -> None:
         if options.weights:
             torch.save(module.state_dict(), options.weights)
     folder = options.out / NAME
-    parity = export_forms(forms_of(module), folder)  # proven against PyTorch
-    print(f"{NAME}: {len(parity.differences)} comparisons, worst {parity.worst:.1e}")
+    export_and_report(forms_of(module), folder)  # proven against PyTorch
     graph = OnnxGraph(folder / "1" / "model.onnx")
     figures = {name: measure(graph, noise_db) for name, noise_db in NOISE.items()}
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

@@ -23,6 +23,8 @@ from unit.export.sample_modules import (
 
 from lockstep_export import Encode, export_oneshot
 from lockstep_export.errors import FrozenError, ModuleError, ParityError
+from lockstep_export.forms import Parts, export_forms
+from lockstep_export.oneshot import oneshot_forms
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -145,9 +147,13 @@ def test_a_loop_over_the_words_is_reported_as_a_frozen_axis(tmp_path: Path) -> N
 
 
 def test_the_second_tracer_is_used_when_the_first_is_wrong(tmp_path: Path) -> None:
-    module = LastState("RNN", bidirectional=True, nonlinearity="relu")
-    parity = export_oneshot(module, (TOKENS, LENGTHS), tmp_path / "mine", **WITH_LENGTHS)
+    module, begun = LastState("RNN", bidirectional=True, nonlinearity="relu"), []
+    forms = oneshot_forms(module, (TOKENS, LENGTHS), **WITH_LENGTHS)
+    parity = export_forms(forms, tmp_path / "mine", lambda *part: begun.append(part))
     assert parity.worst < 1e-5
+    assert begun == [
+        (done, 3, f"{part} model.onnx") for done, part in enumerate(("checking", "tracing", "proving"))
+    ]
 
 
 def test_a_silently_frozen_axis_is_reported_and_the_published_version_stays(tmp_path: Path) -> None:
@@ -205,3 +211,11 @@ def test_a_version_replaces_itself_and_a_further_one_has_its_own_manifest(tmp_pa
     assert (folder / "model.toml").read_bytes() == first
     assert "mask" in manifest(folder / "2")["inputs"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+
+
+def test_parts_that_a_second_tracer_does_again_are_counted() -> None:
+    begun: list[tuple[int, int, str]] = []
+    parts = Parts(2, lambda *part: begun.append(part))
+    for what in ("trace", "prove", "trace", "prove"):
+        parts.begin(what)
+    assert begun == [(0, 2, "trace"), (1, 2, "prove"), (2, 3, "trace"), (3, 4, "prove")]

@@ -1,7 +1,8 @@
 """Loads one model as the server does, reports what the self-test found, and ends.
 
-`python -m lockstep_server.engine.loading.check ROOT NAME [VERSION]` → one line of JSON:
+`python -m lockstep_server.engine.loading.check ROOT NAME [VERSION]` → lines of JSON; the last is one of two:
 
+    {"step": "self-test"}                                                          what begins now
     {"modes": [{"mode": "stepwise", "batched": true, "padded": true, "notice": ""}]}   exit status 0
     {"error": "models/x/model.toml: roles.scores: …"}                                  exit status 1
 """
@@ -33,7 +34,9 @@ def check(root: Path, name: str, version: int = 1) -> dict[str, Any]:
     if not entries:
         raise LoadError(f"{root / name}: no version {version}; add the graph {version}/model.onnx")
     scheduler = DeviceScheduler(1, config.max_run_s)
-    loaded = Loader(config, CPU, scheduler, RunWatch()).load(entries[0], lambda _: None)
+    watch = RunWatch(on_step=lambda _, step: print(json.dumps({"step": step}), flush=True))
+    with watch.load(name):
+        loaded = Loader(config, CPU, scheduler, watch).load(entries[0], lambda _: None)
     return {
         "modes": [
             {

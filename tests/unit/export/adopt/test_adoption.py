@@ -286,7 +286,7 @@ def test_a_cache_is_one_shorter_if_the_graph_has_no_room_for_padding(
     """As with tables of exactly as many positions as the model reads."""
     seen = []
 
-    def tested(root: Path, name: str, version: int) -> list[str]:
+    def tested(root: Path, name: str, version: int, begin: object) -> list[str]:
         written = tomllib.loads((root / name / "model.toml").read_text())
         seen.append(written["lengths"]["past"]["max"])
         return [] if mended and seen[-1] == 63 else ["step-wise: the self-test could not run: a Where node"]
@@ -372,6 +372,8 @@ def test_what_the_server_refuses_is_not_published_unless_asked(tmp_path: Path) -
     with pytest.raises(SelfTestError, match="x"):
         adopt(file, tmp_path / "models/x")
     assert list((tmp_path / "models").iterdir()) == []
-    done = adopt(file, tmp_path / "models/x", untested=True)
+    begun: list[str] = []
+    done = adopt(file, tmp_path / "models/x", untested=True, begin=begun.append)
+    assert begun == ["reading the graphs", "copying the graphs", "opening model.onnx"]
     assert done.report.findings[0].startswith("the server refuses the model: x/1/model.onnx")
     assert (tmp_path / "models/x/model.toml").is_file()
