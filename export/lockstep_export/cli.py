@@ -5,35 +5,22 @@ The commands of `zoo` also exist at the top level: `lockstep-export train NAME` 
 `lockstep-export zoo train NAME`.
 """
 
+import os
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-try:
-    import torch
+from lockstep_client.progress import ProgressDisplay
+from lockstep_export.errors import DescriptionError, ExportError
+from lockstep_export.imports import importing
+from lockstep_export.manifest import TASKS
+from lockstep_studies.command import app as studies
 
-    from lockstep_export.adopt.command import command as adopt
-    from lockstep_export.errors import ExportError
-    from lockstep_export.precision import KINDS
-    from lockstep_export.variants import make_variant
-    from lockstep_studies.command import app as studies
-    from lockstep_zoo.build_all import build_all
-    from lockstep_zoo.models import ZOO
+if TYPE_CHECKING:
     from lockstep_zoo.pipeline import Pipeline
-    from lockstep_zoo.quality import quality
-    from lockstep_zoo.scores import table
-except ModuleNotFoundError as error:  # installed with the client or the server only
-    missing = str(error.name).partition(".")[0]
-    if missing.startswith("lockstep"):
-        raise
-    sys.exit(
-        f"lockstep-export needs {missing}: install the extra with pip install 'lockstep-inference[export]',"
-        " or run `make setup` in a checkout"
-    )
 
 app = typer.Typer(
     help="Train the zoo's sequence models, export them to ONNX and check that the results are equal.",
@@ -70,6 +57,8 @@ REPOSITORY, WORK = Path("models"), Path("build/export")
 @zoo.command("list")
 def list_zoo() -> None:
     """Lists the models, each with a description."""
+    with importing():
+        from lockstep_zoo.models import ZOO
     for recipe in ZOO.values():
         typer.echo(f"{recipe.name:<24} {recipe.about}")
 
@@ -107,17 +96,62 @@ def everything(
     quick: Quick = False,
 ) -> None:
     """Trains, exports, checks and measures every model, and writes the accuracy table and the model cards."""
+    with importing():
+        from lockstep_zoo.build_all import build_all
+        from lockstep_zoo.scores import table
     record = build_all(_pipeline(out, work, quick), data, only or (), jobs)
     typer.echo(table(list(record.scores.values())))
 
 
-app.command("adopt")(adopt)
+@app.command()
+def adopt(
+    path: Annotated[Path, typer.Argument(help="An ONNX file, a folder of them, or a folder of optimum.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new model: models/NAME.")],
+    task: Annotated[
+        str | None, typer.Option(help=f"What the model does, if its files do not say it: {', '.join(TASKS)}.")
+    ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=OUTPUT",
+            help="The output that continues a state, if names do not say it; INPUT= for an input that is no"
+            " state. Repeatable.",
+        ),
+    ] = None,
+    version: Annotated[int, typer.Option(min=1, help="Version to write.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the version if it exists.")] = False,
+    link: Annotated[
+        bool, typer.Option("--link", help="Hard links instead of copies, on the same file system.")
+    ] = False,
+    untested: Annotated[
+        bool,
+        typer.Option(
+            "--untested", help="Write the model also if the self-test refuses it, to edit model.toml."
+        ),
+    ] = False,
+) -> None:
+    """Serves a graph that others exported: decides what its tensors mean, writes model.toml and tests it."""
+    with importing():
+        from lockstep_export.adopt import adoption
+        from lockstep_export.adopt.report import Report
+    report = Report()
+    try:
+        with ProgressDisplay(f"adopt {out.name}") as display:
+            adoption.adopt(
+                path, out, task=task, states=dict(_pair(text) for text in state or ()), version=version,
+                overwrite=overwrite, link=link, untested=untested, report=report,
+                begin=lambda what: display.update(0, 0, what),
+            )  # fmt: skip
+    finally:
+        for line in report.lines():
+            typer.echo(line)
+    typer.echo(f"{out}/{version}: adopted")
 
 
 @app.command("variant")
 def variant(
     model: Annotated[Path, typer.Argument(help="Folder of the model: models/NAME.")],
-    kind: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Option(help="One of fp16, int8, int8-dynamic.")],
     out: Annotated[Path, typer.Option(help="Model repository for the variant.")] = Path("models"),
     version: Annotated[int, typer.Option(help="Version to convert.")] = 1,
     data: Annotated[
@@ -127,65 +161,38 @@ def variant(
 ) -> None:
     """Makes an fp16 or int8 variant of a model and reports its agreement and speed relative to the original,
     and with --data the quality of both."""
-    measure = None if data is None else partial(quality, data=data)
-    for known in KINDS:
-        if known == kind:
-            make_variant(model, known, out, version, measure=measure)
-            return
-    raise ExportError(f"--kind: unknown kind {kind!r}; available: {', '.join(KINDS)}")
-
-
-@app.command()
-def completion(shell: Annotated[str, typer.Argument(metavar="bash|zsh", help="Your shell.")]) -> None:
-    """Prints a script that completes this command: eval "$(lockstep-export completion bash)".
-
-    It has the words in it, as asking this command at each key would import PyTorch each time.
-    """
-    if shell not in ("bash", "zsh"):
-        raise ExportError(f"completion: unknown shell {shell!r}; available: bash, zsh")
-    cases = "".join(
-        f"    {path!r}{'*' if path else ''}) words={' '.join(words)!r} ;;\n"
-        for path, words in sorted(_words(typer.main.get_command(app)), reverse=True)
-    )
-    bridge = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
-    typer.echo(bridge + _COMPLETION.replace("CASES", cases))
-
-
-_COMPLETION = """\
-_lockstep_export() {
-  local path='' word words
-  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    case "$word" in -*) ;; *) path="$path$word " ;; esac
-  done
-  case "$path" in
-CASES  esac
-  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
-}
-complete -o default -F _lockstep_export lockstep-export"""
-
-
-def _words(command: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:
-    """What may follow each path of subcommands: subcommands and options."""
-    inner: dict[str, Any] = getattr(command, "commands", {})
-    yield (
-        path,
-        [*inner, *(flag for option in command.params for flag in option.opts if flag[:2] == "--"), "--help"],
-    )
-    for name, one in inner.items():
-        yield from _words(one, f"{path}{name} ")
+    with importing():
+        from lockstep_export.variants import make_variant
+        from lockstep_zoo.quality import quality
+    make_variant(model, kind, out, version, measure=None if data is None else partial(quality, data=data))
 
 
 def main() -> None:
     """The console script: an ExportError is one line on stderr and exit status 1."""
+    if "_LOCKSTEP_EXPORT_COMPLETE" in os.environ:  # a shell asks what may follow
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
-        app()
+        app(prog_name="lockstep-export")
     except ExportError as error:
         typer.echo(f"lockstep-export: {error}", err=True)
         sys.exit(1)
 
 
-def _pipeline(out: Path | None, work: Path, quick: bool) -> Pipeline:
+def _pipeline(out: Path | None, work: Path, quick: bool) -> "Pipeline":
+    with importing():
+        import torch
+
+        from lockstep_zoo.pipeline import Pipeline
     torch.set_num_threads(1)  # more gain nothing on small tensors, and one thread makes sums reproducible
     if quick:  # a test run must not replace real models
         work = work / "quick"
     return Pipeline(out or (work / "models" if quick else REPOSITORY), work, typer.echo, quick, quiet=False)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, output = text.partition("=")
+    if not equals:
+        raise DescriptionError(f"--state {text}: write INPUT=OUTPUT")
+    return name, output

@@ -5,17 +5,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from typer.core import TyperGroup
 
 from lockstep_client.progress import ProgressDisplay
 from lockstep_export.errors import ExportError
-from lockstep_studies.catalogue import STUDIES
-from lockstep_studies.drawing import check_drawing
-from lockstep_studies.report import check_folder, make_record, write
-from lockstep_studies.study import AnyStudy, StudySettings
-from lockstep_studies.terminal import show
+from lockstep_export.imports import importing
+from lockstep_studies.study import QUESTIONS, AnyStudy, StudySettings
 
 
 class StudyGroup(TyperGroup):
@@ -25,7 +21,7 @@ class StudyGroup(TyperGroup):
         """Returns the subcommand; raises ExportError if the name is unknown."""
         found = super().get_command(ctx, cmd_name)
         if found is None:
-            raise ExportError(f"unknown study {cmd_name!r}; available: {', '.join(STUDIES)} (or list, all)")
+            raise ExportError(f"unknown study {cmd_name!r}; available: {', '.join(QUESTIONS)} (or list, all)")
         return found
 
 
@@ -51,18 +47,24 @@ OUT, MODELS = Path("build/studies"), Path("models")
 @app.command("list")
 def list_studies() -> None:
     """List every study and its question."""
-    for study in STUDIES.values():
-        typer.echo(f"{study.name:<20} {study.question}")
+    for name, question in QUESTIONS.items():
+        typer.echo(f"{name:<20} {question}")
 
 
 @app.command("all")
 def run_all(out: Out = OUT, models: Models = MODELS, seed: Seed = 1, quick: Quick = False) -> None:
     """Run all studies."""
-    run(STUDIES.values(), out, StudySettings(models, seed, quick))
+    run(_studies(*QUESTIONS), out, StudySettings(models, seed, quick))
 
 
 def run(studies: Iterable[AnyStudy], out: Path, settings: StudySettings) -> None:
     """Runs the studies one by one. Raises ExportError before the first if any of them cannot run."""
+    with importing():
+        import torch
+
+        from lockstep_studies.drawing import check_drawing
+        from lockstep_studies.report import check_folder, make_record, write
+        from lockstep_studies.terminal import show
     torch.set_num_threads(1)
     check_drawing()
     check_folder(out)
@@ -77,12 +79,18 @@ def run(studies: Iterable[AnyStudy], out: Path, settings: StudySettings) -> None
         typer.echo(f"\n{out / study.name}.svg, {out / study.name}.json, {out / 'README.md'}")
 
 
-def _subcommand(study: AnyStudy) -> Callable[..., None]:
+def _studies(*names: str) -> list[AnyStudy]:
+    with importing():
+        from lockstep_studies.catalogue import STUDIES
+    return [STUDIES[name] for name in names]
+
+
+def _subcommand(name: str) -> Callable[..., None]:
     def verb(out: Out = OUT, models: Models = MODELS, seed: Seed = 1, quick: Quick = False) -> None:
-        run([study], out, StudySettings(models, seed, quick))
+        run(_studies(name), out, StudySettings(models, seed, quick))
 
     return verb
 
 
-for _study in STUDIES.values():
-    app.command(_study.name, help=_study.question)(_subcommand(_study))
+for _name, _question in QUESTIONS.items():
+    app.command(_name, help=_question)(_subcommand(_name))

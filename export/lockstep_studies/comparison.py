@@ -248,7 +248,6 @@ def panels(rows: Sequence[ComparisonRow]) -> list[StudyPanel]:
 
 STUDY = Study(
     name="comparison",
-    question="Which sentiment model is worth what it costs?",
     method="Accuracy, parameters and training (seconds of processor time, one thread) are taken from the "
     "repository's records; ± is 1.96 standard errors. Latency is measured by a client on the same machine, "
     "with one call in flight to a Lockstep server that serves all of the models: medians of {rounds} rounds, "

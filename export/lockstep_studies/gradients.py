@@ -237,7 +237,6 @@ def _distances(row: GradientsRow) -> list[float]:
 
 STUDY = Study(
     name="gradients",
-    question="How much of a loss at the end reaches the input some steps back?",
     method="Norms of the gradient at the inputs of one untrained layer of width {width} over {steps} random "
     "inputs, medians over {draws} draws of weights and inputs. 'as drawn' is PyTorch's initialisation; with "
     "'gates keep', gate biases of 5 hold the state; larger recurrent weights are {gain} times PyTorch's. "

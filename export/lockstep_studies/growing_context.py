@@ -253,7 +253,6 @@ def panels(rows: Sequence[GrowingContextRow]) -> list[StudyPanel]:
 
 STUDY = Study(
     name="growing-context",
-    question="What does one more character cost: with a state of constant size, and with a cache?",
     method=f"The step graphs of {LSTM} (two layers of 128) and {GPT} (four layers of 128), in ONNX Runtime "
     "on one thread, with states drawn at random. One stream in a step, or several ({rows}), which share it. "
     "Caches are padded to a power of two, as the server pads them. What the graphs copy counts; what the "

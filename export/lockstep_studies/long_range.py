@@ -229,7 +229,6 @@ def panels(rows: Sequence[LongRangeRow]) -> list[StudyPanel]:
 
 STUDY = Study(
     name="long-range",
-    question="Which layers can repeat a signal from some positions ago?",
     method="One layer of width {width} between an embedding and a linear layer, trained separately for each "
     "distance with the same settings for every layer: at most {batches} batches of {rows} new random "
     "sequences, Adam with a learning rate of {learning_rate}, gradients clipped at {clip}, stopped after "

@@ -199,7 +199,6 @@ def panels(rows: Sequence[LongSequenceCostRow]) -> list[StudyPanel]:
 
 STUDY = Study(
     name="long-sequence-cost",
-    question="What do long sequences cost, in time and in memory?",
     method="One layer of width {width} (three layers for the convolutions, with kernels of 3, 5 and 7), one "
     "sequence, ONNX Runtime on one thread. {processes} new processes for each layer and length, interleaved, "
     "with {runs} runs in each: medians of processor time. Memory is the peak of a process's resident set "

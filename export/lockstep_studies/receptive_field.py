@@ -257,7 +257,6 @@ def panels(rows: Sequence[ReceptiveFieldRow]) -> list[StudyPanel]:
 
 STUDY = Study(
     name="receptive-field",
-    question="How far does a change of one word reach?",
     method="The trained models of the repository under ONNX Runtime, on {texts} texts of {positions} random "
     "words whose middle word is changed. The states at each word are compared (the features of a "
     "convolution, the states of a recurrent layer, the last normalised output of the Transformer): medians "

@@ -224,7 +224,6 @@ def panels(rows: Sequence[SequentialCostRow]) -> list[StudyPanel]:
 
 STUDY = Study(
     name="sequential-cost",
-    question="What does reading one position after the other cost, by length?",
     method="One layer of width {width} and one sequence, on one thread. The looped RNN makes one call of "
     "PyTorch's cell for each position, or one run of ONNX Runtime, as a step-wise model does. Medians of "
     "processor time over {rounds} interleaved rounds.",

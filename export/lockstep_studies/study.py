@@ -12,6 +12,17 @@ from typing import Any, Generic, TypeVar
 P = TypeVar("P")  # a study's plan: a frozen dataclass of plain values, saved with the result
 R = TypeVar("R")  # a study's row: the same
 
+QUESTIONS = {
+    "sequential-cost": "What does reading one position after the other cost, by length?",
+    "gradients": "How much of a loss at the end reaches the input some steps back?",
+    "long-range": "Which layers can repeat a signal from some positions ago?",
+    "receptive-field": "How far does a change of one word reach?",
+    "long-sequence-cost": "What do long sequences cost, in time and in memory?",
+    "growing-context": "What does one more character cost: with a state of constant size, and with a cache?",
+    "comparison": "Which sentiment model is worth what it costs?",
+}
+"""Of each study, by its name: the command line lists them without PyTorch."""
+
 ReportProgress = Callable[[int, int, str], None]
 """Called with the number of finished parts, the total, and a description of the next part."""
 
@@ -82,8 +93,7 @@ class StudyPanel:
 class Study(Generic[P, R]):
     """One question and how it is answered."""
 
-    name: str
-    question: str
+    name: str  # a key of QUESTIONS
     method: str  # how it is measured; names in braces are replaced by the plan's values
     plan: P
     quick: P
@@ -94,6 +104,11 @@ class Study(Generic[P, R]):
     panels: Callable[[Sequence[R]], list[StudyPanel]]
     check: Callable[[StudySettings], None] = lambda _: None
     """Raises ExportError if something that the measurement needs is missing."""
+
+    @property
+    def question(self) -> str:
+        """What it answers."""
+        return QUESTIONS[self.name]
 
     def run(self, settings: StudySettings, progress: ReportProgress) -> "StudyResult":
         """Measures with `plan`, or with `quick` if the settings say so."""

@@ -34,7 +34,8 @@ main()
         ("lockstep_client", ["--help"], "typer", 130),
         ("lockstep_client", ["--help"], "lockstep_client.verbs", 130),
         ("lockstep_export", ["--help"], "typer", 130),
-        ("lockstep_export", ["--help"], "torch", 130),
+        ("lockstep_export", ["check", "sentiment-rnn"], "torch", 130),
+        ("lockstep_export", ["study", "gradients"], "torch", 130),
     ],
 )
 def test_ctrl_c_during_an_import_ends_a_command_quietly(

@@ -20,12 +20,13 @@ class Shell(StrEnum):
 
 
 def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.")]) -> None:
-    """Print a script that completes lockstep and lockstep-serve: eval "$(lockstep completion bash)"."""
+    """Print a script that completes this command and those of the server and the exporter: eval "$(lockstep
+    completion bash)"."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
-    typer.echo(
-        get_completion_script(prog_name="lockstep", complete_var="_LOCKSTEP_COMPLETE", shell=shell.value)
-    )
+    for command in ("lockstep", "lockstep-export"):
+        variable = f"_{command.upper().replace('-', '_')}_COMPLETE"
+        typer.echo(get_completion_script(prog_name=command, complete_var=variable, shell=shell.value))
     if serve := shutil.which("lockstep-serve"):
         environment = os.environ | {"_LOCKSTEP_SERVE_COMPLETE": f"{shell.value}_source"}
         made = subprocess.run(

@@ -354,30 +354,65 @@ def test_the_load_generator_parses_its_own_arguments(lockstep, monkeypatch, argu
     assert received == list(arguments)
 
 
+NEEDS = "this command needs"
+EXTRA = "install the extra with pip install 'lockstep-inference[export]', or run `make setup`"
+
+
 @pytest.mark.parametrize(
-    ("module", "missing", "message"),
+    ("module", "arguments", "missing", "message"),
     [
         (
             "lockstep_export",
+            "zoo list",
             "torch",
-            "lockstep-export needs torch: install the extra with pip install 'lockstep-inference[export]'",
+            f"lockstep-export: {NEEDS} torch: {EXTRA}",
         ),
-        ("lockstep_export", "sacrebleu", "lockstep-export needs sacrebleu: "),
+        ("lockstep_export", "check rnn", "sacrebleu", f"lockstep-export: {NEEDS} sacrebleu: "),
+        ("lockstep_export", "study gradients", "torch", f"lockstep-export: {NEEDS} torch: "),
+        ("lockstep_export", "adopt m --out n", "onnx", f"lockstep-export: {NEEDS} onnx: "),
+        ("lockstep_export", "variant m --kind int8", "onnx", f"lockstep-export: {NEEDS} onnx: "),
         (
             "lockstep_server",
+            "",
             "onnxruntime",
-            "lockstep-serve needs onnxruntime: install the extra with pip install",
+            "lockstep-serve needs onnxruntime: install the extra with pip",
         ),
-        ("lockstep_server", "click", "lockstep-serve needs click: "),
+        ("lockstep_server", "--help", "click", "lockstep-serve needs click: "),
     ],
 )
-def test_a_command_whose_extra_is_missing_names_it(module: str, missing: str, message: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; from {module}.__main__ import main; main()"
-    ended = started(code, "--help")
+def test_a_command_whose_extra_is_missing_names_it(
+    module: str, arguments: str, missing: str, message: str
+) -> None:
+    ended = started(without(missing, module), *arguments.split())
     out, error = ended.communicate(timeout=PATIENCE_S)
     assert (ended.returncode, out) == (1, "")
     assert error.startswith(message)
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "code"),
+    [
+        ("lockstep_export", "--help", 0),
+        ("lockstep_export", "adopt --help", 0),
+        ("lockstep_export", "study --help", 0),
+        ("lockstep_export", "train --no-such-flag", 2),
+        ("lockstep_server", "--help", 0),
+        ("lockstep_server", "--no-such-flag", 2),
+    ],
+)
+def test_help_and_usage_errors_need_no_extra(module: str, arguments: str, code: int) -> None:
+    ended = started(without("torch", module, "onnx", "onnxruntime", "tokenizers"), *arguments.split())
+    out, error = ended.communicate(timeout=PATIENCE_S)
+    assert ended.returncode == code
+    assert "Usage: " in (error if code else out)
+    assert "needs" not in error
+
+
+def without(missing: str, module: str, *more: str) -> str:
+    """Code of the command where some packages are not installed."""
+    absent = f"sys.modules.update(dict.fromkeys({(missing, *more)!r}))"
+    return f"import sys; {absent}; from {module}.__main__ import main; main()"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
@@ -393,6 +428,7 @@ def test_bash_completes_verbs_options_and_models(server) -> None:
         ask lockstep classify --to
         ask lockstep classify --model s
         ask lockstep-serve --engine-n
+        ask lockstep-export zoo exp
     """
     environment = {
         **os.environ,
@@ -402,7 +438,8 @@ def test_bash_completes_verbs_options_and_models(server) -> None:
     ended = subprocess.run(
         ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
-    verbs, options, models, serve = (line.split() for line in ended.stdout.splitlines())
-    assert (verbs, options, serve) == (["classify", "classify-tokens"], ["--top-k"], ["--engine-nice"])
+    verbs, options, models, serve, export = (line.split() for line in ended.stdout.splitlines())
+    assert (verbs, options) == (["classify", "classify-tokens"], ["--top-k"])
+    assert (serve, export) == (["--engine-nice"], ["export"])
     assert models
     assert all(name.startswith("s") for name in models)
