@@ -28,6 +28,7 @@ _WIDTH_IN, _GRID_UNIT_IN, _DPI = 17.0, 0.34, 80
 _COLUMNS = 24
 _COLOURS = 128
 _PAGE, _PANEL = "#f0f1f3", "#ffffff"
+_NAMED = "a drawing: the panels' queries to a real Prometheus, plotted without Grafana"
 
 
 def draw_dashboard(
@@ -39,6 +40,7 @@ def draw_dashboard(
     with mpl.rc_context({"font.size": 8, "text.color": TEXT, "axes.edgecolor": LINE}):
         figure = Figure((_WIDTH_IN, height_in), dpi=_DPI, facecolor=_PAGE)
         figure.text(0.012, 1 - 1.2 / (depth + 2), dashboard["title"], fontsize=15, weight="bold")
+        figure.text(0.988, 1 - 1.2 / (depth + 2), _NAMED, fontsize=9, alpha=0.8, horizontalalignment="right")
         results: dict[int, list[Any]] = defaultdict(list)
         for query in grafana.queries(dashboard, scrape_s, time.time() - since):
             run = prometheus.now if query.target["instant"] else _range_query(prometheus, since)
