@@ -93,7 +93,15 @@ def run(arguments: Sequence[str]) -> int:
         code = app(list(arguments), prog_name="lockstep", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
-        report_error(error.format_message(), as_json, code="USAGE", meaning="usage")
+        message = error.format_message()
+        if message.startswith("Usage: "):  # a group without its verb
+            typer.echo(message, err=True)
+            return error.exit_code
+        if "'--model'" in message and message.startswith("Missing"):
+            message = f"{message.rstrip('.')}; `lockstep models` lists them"
+        if message.startswith("No such option") and arguments[0].startswith("-"):
+            message += "; options come after the verb: lockstep VERB --option"
+        report_error(message, as_json, code="USAGE", meaning="usage")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED

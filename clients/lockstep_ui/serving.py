@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from typing import Any
@@ -27,7 +28,8 @@ def serve(
     try:
         listening = socket.create_server((host, port), family=_family(host))
     except OSError as error:
-        why = f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"
+        reason = os.strerror(error.errno) if error.errno else error
+        why = f"cannot listen on {host} port {port}: {reason}; choose another with --port"
         report_error(why, as_json)
         sys.exit(1)
     names = {*LOOPBACK, *(name.lower() for name in allowed)}

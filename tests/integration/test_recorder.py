@@ -202,6 +202,10 @@ def test_runs_are_printed_and_written_as_json(
     run = json.loads(lines[0])
     assert (run["model"], run["kind"], run["length"]) == ("words", "ONE_SHOT", 7)
     assert run["requests"] == [client.ended_requests(request_id="printed")[0].request_id]
+    code, lines, error = lockstep("runs", "--model", "wordz")
+    assert (code, lines) == (1, [])
+    assert error.startswith("lockstep: unknown model 'wordz'")
+    assert "did you mean 'words'?" in error
 
 
 @pytest.fixture

@@ -50,6 +50,8 @@ def runs(
     for some in context.client.runs(model):
         latest.extend(some)
         number = some[-1].number
+    if model and not number:
+        context.client.describe(model)  # a model that does not exist has no runs either, and is an error
     for run in latest:
         show(run)
     if follow:

@@ -443,3 +443,21 @@ def test_bash_completes_verbs_options_and_models(server) -> None:
     assert (serve, export) == (["--engine-nice"], ["export"])
     assert models
     assert all(name.startswith("s") for name in models)
+
+
+def test_a_group_without_its_verb_lists_them(lockstep) -> None:
+    code, lines, error = lockstep("sequence")
+    assert (code, lines) == (2, [])
+    assert {"get", "put"} <= {line.split()[0] for line in error.splitlines() if line.startswith("  ")}
+
+
+def test_the_error_for_an_option_before_the_verb_shows_its_place(lockstep) -> None:
+    code, lines, error = lockstep("--address", "localhost:1", "health")
+    assert (code, lines) == (2, [])
+    assert error.endswith("--address; options come after the verb: lockstep VERB --option\n")
+
+
+def test_the_error_for_a_missing_model_names_the_verb_that_lists_them(lockstep) -> None:
+    code, lines, error = lockstep("classify", "a fine film")
+    assert (code, lines) == (2, [])
+    assert error == "lockstep: Missing option '--model' / '-m'; `lockstep models` lists them\n"
