@@ -56,6 +56,8 @@ EXAMPLES = "examples:"
 
 def repositories(value: str) -> str:
     """Model repositories, separated by commas: `examples:` is the models that the package brings along."""
+    if not value.strip(" ,"):
+        raise click.BadParameter(f"empty; name a folder of models, an address, or {EXAMPLES}")
     if EXAMPLES not in value.split(","):
         return value
     return ",".join(_examples() if part == EXAMPLES else part for part in value.split(","))

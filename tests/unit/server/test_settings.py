@@ -174,3 +174,11 @@ def test_help_shows_every_setting() -> None:
     assert result.exit_code == 0, result.output
     for field in fields(Settings):
         assert f"--{field.name.replace('_', '-')}" in result.output.replace("--no-", "--")
+
+
+@pytest.mark.parametrize("value", ["", " ", ","])
+def test_an_empty_repository_is_refused(value: str) -> None:
+    """It would be the working directory."""
+    result, settings = invoke("--models", value)
+    assert (result.exit_code, settings) == (2, None)
+    assert "empty; name a folder of models, an address, or examples:" in " ".join(result.output.split())
