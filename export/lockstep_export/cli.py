@@ -16,7 +16,7 @@ import typer
 from lockstep_client.progress import ProgressDisplay
 from lockstep_export.errors import DescriptionError, ExportError
 from lockstep_export.imports import importing
-from lockstep_export.manifest import TASKS
+from lockstep_export.manifest import KINDS, TASKS
 from lockstep_studies.command import app as studies
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def adopt(
 @app.command("variant")
 def variant(
     model: Annotated[Path, typer.Argument(help="Folder of the model: models/NAME.")],
-    kind: Annotated[str, typer.Option(help="One of fp16, int8, int8-dynamic.")],
+    kind: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")],
     out: Annotated[Path, typer.Option(help="Model repository for the variant.")] = Path("models"),
     version: Annotated[int, typer.Option(help="Version to convert.")] = 1,
     data: Annotated[
@@ -161,10 +161,13 @@ def variant(
 ) -> None:
     """Makes an fp16 or int8 variant of a model and reports its agreement and speed relative to the original,
     and with --data the quality of both."""
+    known = next((one for one in KINDS if one == kind), None)
+    if known is None:
+        raise ExportError(f"--kind: unknown kind {kind!r}; available: {', '.join(KINDS)}")
     with importing():
         from lockstep_export.variants import make_variant
         from lockstep_zoo.quality import quality
-    make_variant(model, kind, out, version, measure=None if data is None else partial(quality, data=data))
+    make_variant(model, known, out, version, measure=None if data is None else partial(quality, data=data))
 
 
 def main() -> None:

@@ -8,12 +8,16 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 Table = dict[str, Any]
 
 TASKS = ("tensor", "classify", "token-classification", "encode", "generate", "translate")
 """What a graph that others exported may do."""
+
+Kind = Literal["fp16", "int8", "int8-dynamic"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""The narrower numbers of a variant (precision.py)."""
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys that need no quotes
 

@@ -13,17 +13,15 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lockstep_export.errors import ModuleError
+from lockstep_export.manifest import Kind
 from lockstep_export.onnx import store_halves
-
-Kind = Literal["fp16", "int8", "int8-dynamic"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LARGEST_HALF = 65504
 INFINITE = 1e9  # from here on, a mask means minus infinity, and is clipped to the float16 range

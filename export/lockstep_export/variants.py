@@ -17,10 +17,10 @@ import typer
 from lockstep_client.progress import ProgressDisplay
 from lockstep_export.comparison import Comparison, Spec, compare
 from lockstep_export.errors import ExportError, ModuleError
-from lockstep_export.manifest import write
+from lockstep_export.manifest import Kind, write
 from lockstep_export.onnx import save
 from lockstep_export.onnx_graph import OnnxGraph
-from lockstep_export.precision import KINDS, Kind, narrowed
+from lockstep_export.precision import narrowed
 from lockstep_export.publication import MANIFEST, drafting
 from lockstep_export.tracer_fallback import open_graph
 
@@ -34,7 +34,7 @@ Measure = Callable[[Path, Path, Path], str]
 
 def make_variant(
     model: Path,
-    kind: str,
+    kind: Kind,
     out: Path,
     version: int = 1,
     report: Report = typer.echo,
@@ -43,12 +43,8 @@ def make_variant(
     """Publishes the variant as `out`/<name>-<kind>; returns the comparisons that it reports.
 
     Raises:
-        ExportError: the kind is not one of `KINDS`, the model does not exist, its values are out of range
-            for `kind`, or `measure` failed.
+        ExportError: the model does not exist, its values are out of range for `kind`, or `measure` failed.
     """
-    known = next((one for one in KINDS if one == kind), None)
-    if known is None:
-        raise ExportError(f"--kind: unknown kind {kind!r}; available: {', '.join(KINDS)}")
     source = model / str(version)
     files = sorted(source.glob("*.onnx"))
     manifest_folder = source if (source / MANIFEST).is_file() else model
@@ -62,7 +58,7 @@ def make_variant(
             narrow = {}
             for done, file in enumerate(files):
                 display.update(done, 2 * len(files), f"converting {file.name}")
-                narrow[file.name] = narrowed(onnx.load(file), known)
+                narrow[file.name] = narrowed(onnx.load(file), kind)
             save(narrow, draft / "1")
             comparisons = []
             for done, file in enumerate(files, len(files)):
@@ -73,7 +69,7 @@ def make_variant(
             shutil.copyfile(file, draft / file.name)
         quality = measure(model, source, draft / "1") if measure else ""
         about = f"{name} in {kind}: {quality or summary(comparisons)}"
-        (draft / MANIFEST).write_text(write(about, _manifest(manifest, known)), encoding="utf-8")
+        (draft / MANIFEST).write_text(write(about, _manifest(manifest, kind)), encoding="utf-8")
         _publish(draft, target)
     _report_comparisons(report, source, target / "1", comparisons)
     if quality:

@@ -397,6 +397,7 @@ def test_a_command_whose_extra_is_missing_names_it(
         ("lockstep_export", "adopt --help", 0),
         ("lockstep_export", "study --help", 0),
         ("lockstep_export", "train --no-such-flag", 2),
+        ("lockstep_export", "variant m", 2),
         ("lockstep_server", "--help", 0),
         ("lockstep_server", "--no-such-flag", 2),
     ],

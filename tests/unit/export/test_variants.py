@@ -44,7 +44,7 @@ def test_a_variant_has_the_same_names_and_fewer_bytes(
     model: Path, tmp_path: Path, kind: str, share: float
 ) -> None:
     lines: list[str] = []
-    comparisons = make_variant(model, kind, tmp_path, report=lines.append)
+    comparisons = make_variant(model, kind, tmp_path, report=lines.append)  # type: ignore[arg-type]
     folder = tmp_path / f"mine-{kind}"
     assert size(folder) < share * size(model)
     assert [one.graph for one in comparisons] == FILES
