@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -367,7 +368,13 @@ EXTRA = "install the extra with pip install 'lockstep-inference[export]', or run
             "torch",
             f"lockstep-export: {NEEDS} torch: {EXTRA}",
         ),
-        ("lockstep_export", "check rnn", "sacrebleu", f"lockstep-export: {NEEDS} sacrebleu: "),
+        pytest.param(
+            "lockstep_export",
+            "check rnn",
+            "sacrebleu",
+            f"lockstep-export: {NEEDS} sacrebleu: ",
+            marks=pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is missing first"),
+        ),
         ("lockstep_export", "study gradients", "torch", f"lockstep-export: {NEEDS} torch: "),
         ("lockstep_export", "adopt m --out n", "onnx", f"lockstep-export: {NEEDS} onnx: "),
         ("lockstep_export", "variant m --kind int8", "onnx", f"lockstep-export: {NEEDS} onnx: "),
