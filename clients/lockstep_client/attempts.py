@@ -267,8 +267,10 @@ class Attempts:
 
 def _is_not_here(error: grpc.RpcError, use: SequenceUse) -> bool:
     """Whether the call has not taken effect, and may do so on another server."""
+    if errors.is_unreachable(error):
+        return True
     if use.starts:  # a start ends a sequence of the same id, so it may be sent twice
-        return errors.is_unreachable(error) or (use.steps and errors.is_unavailable(error))
+        return use.steps and errors.is_unavailable(error)
     return error.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 

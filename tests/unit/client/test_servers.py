@@ -93,6 +93,14 @@ def test_a_step_follows_a_sequence_that_was_moved(server, other, client, failure
     assert len(server.requests) == 3, "other sequences are where they were"
 
 
+def test_a_step_goes_to_the_other_server_if_its_own_has_gone(server, connect, nowhere):
+    """A server that stopped has moved its sequences, and the other one finds them."""
+    with connect(f"{nowhere},{server.address}") as client:
+        for number in range(1, 9):
+            assert client.infer("sentiment", ONE, sequence_id=number)["a"].tolist() == [1]
+    assert len(server.requests) == 8
+
+
 def test_a_sequence_that_is_moved_in_a_circle_is_not_followed_forever(server, other, client, failure):
     server.failures += [moved(failure, other)] * 9
     other.failures += [moved(failure, server)] * 9
