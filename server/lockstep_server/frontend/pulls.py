@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .. import messages
@@ -39,6 +40,14 @@ _MOST_CALLERS = 1024
 _STOPPING = "the server is stopping and does not hold the sequence; send to another server"
 
 
+@dataclass
+class _Waiting:
+    """Requests for a sequence that is searched, in the order in which they came."""
+
+    missed: list[messages.Request] = field(default_factory=list)  # these came before any that is deferred
+    deferred: list[messages.Request] = field(default_factory=list)
+
+
 class Pulls:
     """Event loop only.
 
@@ -49,7 +58,7 @@ class Pulls:
         self._mover, self._clock = mover, clock
         self.send: Callable[[messages.Request], None]
         self.fail: Callable[[messages.Request, ServingError], None]
-        self._waiting: dict[Key, list[messages.Request]] = {}
+        self._waiting: dict[Key, _Waiting] = {}
         self._failing: set[int] = set()
         self._budgets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # searches left, as of when
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,7 +67,7 @@ class Pulls:
         """Whether a request waits because its sequence is on its way. It is sent later."""
         if not self._waiting or (key := _sequence_of(request)) not in self._waiting:
             return False
-        self._waiting[key].append(request)
+        self._waiting[key].deferred.append(request)
         return True
 
     def missed(self, request: messages.Request, error: ServingError | None, caller: str) -> bool:
@@ -68,8 +77,10 @@ class Pulls:
         key = _sequence_of(request)
         if key is None or request.key in self._failing or (self._mover.draining and error.moved_to):
             return False
-        if not self.defers(request):
-            self._waiting[key] = [request]
+        if (waiting := self._waiting.get(key)) is not None:
+            waiting.missed.append(request)  # the engine had it already when the first one failed
+        else:
+            self._waiting[key] = _Waiting([request])
             task = asyncio.ensure_future(self._pull(key, error, caller))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -81,7 +92,8 @@ class Pulls:
             reason = await self._search(key, error, caller)
         except Exception:
             log.exception("searching a sequence of %s at peers failed", key[0])
-        for request in self._waiting.pop(key):
+        waiting = self._waiting.pop(key)
+        for request in (*waiting.missed, *waiting.deferred):
             if reason is None:
                 self.send(request)
             else:
