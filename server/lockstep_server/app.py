@@ -150,12 +150,7 @@ class App:
         if self.mover is not None:
             self.requests.pulls = pulls = Pulls(self.mover)
             pulls.send, pulls.fail = self.requests.send_again, self.requests.fail
-        self.shared_usage: SharedUsage | None = None
-        if place is not None:
-            self.registry.others_ready = False
-            self.shared_usage = SharedUsage(place.number, place.send, FrontEndTotals(self.registry, usage))
-            self.registry.shared_usage = usage.shared_usage = self.shared_usage
-            self.registry.ask, self.registry.ask_others = self.transport.send, place.ask_others
+        self.shared_usage = self._share(usage, place) if place is not None else None
         self._flush_control = FlushController(self.transport.send, settings.max_flush_ms / 1000)
         self._server = Server(
             settings,
@@ -183,6 +178,14 @@ class App:
         self._started = self._draining = False
         self.port = 0
         self.metrics_port = 0
+
+    def _share(self, usage: CallerUsage, place: Place) -> SharedUsage:
+        """Count for, and with, the other front ends."""
+        shared = SharedUsage(place.number, place.send, FrontEndTotals(self.registry, usage))
+        self.registry.others_ready = False
+        self.registry.shared_usage = usage.shared_usage = shared
+        self.registry.ask, self.registry.ask_others = self.transport.send, place.ask_others
+        return shared
 
     def _make_transport(self, settings: Settings, engine: ChildProcess | None) -> Transport:
         if self._place is not None:

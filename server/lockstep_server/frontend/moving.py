@@ -184,8 +184,8 @@ class Mover:
             if state is MoveState.MOVED:
                 end["resumes"] = resumes
                 served.sequences.pop(live.sequence, None)
-                if (tell := self._streams.get(live.sequence)) is not None:
-                    tell(moved(end["moved_to"], resumes))
+                if (end_stream := self._streams.get(live.sequence)) is not None:
+                    end_stream(moved(end["moved_to"], resumes))
             self._count(served.spec.model, _RESULTS[state])
             return state, why
         except asyncio.CancelledError:  # the server ends
@@ -208,7 +208,7 @@ class Mover:
     def _id_there(
         self, sequence: messages.SequenceId, state: messages.SequenceState
     ) -> tuple[messages.SequenceId, str]:
-        """The id of a sequence on another server, and the one that its caller must be told, if any."""
+        """The id of a sequence on another server, and the one that its caller needs, if any."""
         if not isinstance(sequence, tuple) or sequence[0]:
             return sequence, ""
         resumes = secrets.token_hex(8)  # a stream's, which the server has named
