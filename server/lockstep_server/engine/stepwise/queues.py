@@ -311,7 +311,7 @@ class ClientQueue:
             self._close(sequence, why)
             if address:
                 self._ended.pop(sequence.id, None)
-                _remember(self._moved, sequence.id, (address, resumes))
+                remember(self._moved, sequence.id, (address, resumes))
         return left
 
     # --- steps --------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ class ClientQueue:
             self._release(sequence)
 
     def _remember_end(self, sequence_id: SequenceId, why: str) -> None:
-        _remember(self._ended, sequence_id, why)
+        remember(self._ended, sequence_id, why)
 
     def _forget(self, sequence_id: SequenceId) -> None:
         """Forget the end of an earlier sequence of an id that is live."""
@@ -421,72 +421,7 @@ class ClientQueue:
         return len(self._idle) + len(self._frozen)
 
 
-class PutTexts:
-    """Texts that were put here with their states, until a stream goes on with them. Not thread-safe."""
-
-    def __init__(self, pool: SlotPool, idle_timeout_s: float) -> None:
-        self._pool, self._idle_timeout_s = pool, idle_timeout_s
-        self._texts: OrderedDict[SequenceId, GenerationSequence] = OrderedDict()  # the longest here first
-        self._frozen: dict[SequenceId, GenerationSequence] = {}
-        self._moved: OrderedDict[SequenceId, str] = OrderedDict()  # to which server
-
-    def __len__(self) -> int:
-        return len(self._texts) + len(self._frozen)
-
-    def put(self, key: SequenceId, sequence: GenerationSequence, now: float) -> ServingError | None:
-        """Take a sequence over. Returns the error if it is rejected."""
-        if key in self._texts or key in self._frozen:
-            return id_in_use()
-        if error := self._pool.put(sequence, now):
-            return error
-        sequence.since = now
-        self._texts[key] = sequence
-        self._moved.pop(key, None)
-        return None
-
-    def get(self, key: SequenceId) -> GenerationSequence | None:
-        return self._texts.get(key)
-
-    def ids(self) -> list[SequenceId]:
-        """The texts that are here. Safe to call from any thread."""
-        return list(self._texts)
-
-    def take(self, key: SequenceId) -> None:
-        """Forget a sequence, which a stream has taken."""
-        del self._texts[key]
-
-    def away(self, key: SequenceId) -> ServingError | None:
-        """Why a text is not here, if it is being moved to another server or was."""
-        if key in self._frozen:
-            return being_moved()
-        return moved(self._moved[key]) if key in self._moved else None
-
-    def freeze(self, key: SequenceId) -> None:
-        """Let no stream go on with a text that is here."""
-        self._frozen[key] = self._texts.pop(key)
-
-    def thaw(self, key: SequenceId, now: float) -> None:
-        sequence = self._texts[key] = self._frozen.pop(key)
-        sequence.since = now
-
-    def leave(self, key: SequenceId, address: str) -> None:
-        """End a frozen text, which another server has now, or nobody."""
-        self._pool.release(self._frozen.pop(key))
-        if address:
-            _remember(self._moved, key, address)
-
-    def evict(self, now: float) -> None:
-        """End the sequences that no stream has taken for `idle_timeout_s`."""
-        while self.due() <= now:
-            _, sequence = self._texts.popitem(last=False)
-            self._pool.release(sequence)
-
-    def due(self) -> float:
-        """When the next one is evicted; infinity if there is none."""
-        return next(iter(self._texts.values())).since + self._idle_timeout_s if self._texts else math.inf
-
-
-def _remember(ends: OrderedDict[SequenceId, _End], sequence_id: SequenceId, end: _End) -> None:
+def remember(ends: OrderedDict[SequenceId, _End], sequence_id: SequenceId, end: _End) -> None:
     ends[sequence_id] = end
     if len(ends) > _MAX_ENDED_IDS:
         ends.popitem(last=False)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import deadline_passed
 from ...messages import SequenceCounts
-from .queues import ClientQueue, GenerationQueue, PutTexts
+from .put_texts import PutTexts
+from .queues import ClientQueue, GenerationQueue
 from .sequence import ClientSequence, FailedSequence, GenerationSequence, StepRequest
 from .slot_pool import SlotPool
 
