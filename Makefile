@@ -94,10 +94,10 @@ test-lowest: $(TOOLS) ## Run a part of the tests with the lowest versions that p
 	$(TOOLS_BIN)/uv pip install --quiet --python $(VENV)/lowest build setuptools pytest pytest-asyncio pytest-timeout hypothesis psutil onnx
 	$(VENV)/lowest/bin/python -m pytest -W default::DeprecationWarning $(LOWEST_TESTS) $(ARGS)
 
-test-package: $(TOOLS) ## Install the wheel in an empty environment, as users do, and serve its models; PYTHON=python3.13
+test-package: $(DEVELOPS) $(TOOLS) ## Install the wheel in an empty environment, as users do, and serve its models; USER_PYTHON=python3.13
 	rm -rf build/package && mkdir -p build/package
 	$(TOOLS_BIN)/uv build --quiet --out-dir build/package .
-	$(TOOLS_BIN)/uv venv --quiet --clear --python $(or $(PYTHON),$(BIN)/python) build/package/venv
+	$(TOOLS_BIN)/uv venv --quiet --clear --python $(or $(USER_PYTHON),$(BIN)/python) build/package/venv
 	$(TOOLS_BIN)/uv pip install --quiet --python build/package/venv "$$(ls build/package/*.whl)[server-cpu]"
 	LOCKSTEP_PYTHON=$(CURDIR)/build/package/venv/bin/python $(BIN)/python -m pytest tests/contract/test_package.py $(ARGS)
 
