@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import sys
 import time
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Place:
 
     number: int
     engine: str  # path of the engine's socket
+    server: str  # names the server among its peers
     ready: Callable[[bool], None]  # whether enough models are ready here
     send: Callable[[Usage], None]
     drained: Callable[[bool], None]  # whether all requests ended in time
@@ -146,6 +148,8 @@ class App:
             self.metrics,
             self.requests,
             self._certificates,
+            place.server if place is not None else secrets.token_hex(8),
+            self.transport.send if place is not None else None,
         )
         if self.mover is not None:
             self.requests.pulls = pulls = Pulls(self.mover)
@@ -314,6 +318,8 @@ class App:
                 self.recorder.answered(update)
             case messages.SequenceAnswer() | messages.SequenceList():
                 self.sequence_states.answered(update)
+            case messages.SequenceMoved() if self.mover is not None:
+                self.mover.left(update)
             case _:
                 self.registry.apply(update)
                 if self._place is not None and isinstance(update, messages.LoadDone):

@@ -130,6 +130,7 @@ class FrontEnd:
         place = Place(
             config.number,
             config.engine,
+            config.server,
             ready=lambda ready: write([supervision.FrontEndState(ready)]),
             send=lambda usage: write([usage]),
             drained=lambda clean: write([supervision.Drained(clean)]),

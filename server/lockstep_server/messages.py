@@ -3,11 +3,11 @@
 front end → engine: `Message`: `Infer`, `Generate`, `Step`, `Cancel`, `Credit`, `EndSequence`,
 `SetFlushInterval`, `GetEngineStats`, `GetRuns`, `GetSequence`, `PutSequence`, `ThawSequence`,
 `ListSequences`, `Load`, `Unload` or `Heartbeat`; with several front ends (`ipc/front_ends.py`), also
-`FrontEndHello`, `LoadSeen` and `FindSequence`.
+`FrontEndHello`, `LoadSeen`, `FindSequence` and `SequenceMoved`.
 engine → front end: `EngineUpdate`: one `Events` per batch or step, a `ModelUpdate` when a model changes
 state, `Costs` when the learned costs of a model have changed, `Verified`, `BatchingOff`, `ModelPaused`,
 `LoadStarted`, `LoadStep`, `LoadDone`, `ModelStuck`, `EngineStats`, `RunRecords`, `SequenceAnswer`,
-`SequenceList`, or the `Heartbeat` that was sent.
+`SequenceList`, or the `Heartbeat` or `SequenceMoved` that was sent.
 
 `ipc/frames.py` encodes them. Times are seconds of `time.monotonic()`, which all processes of a machine share.
 """
@@ -25,7 +25,7 @@ from .errors import ServingError
 from .model.datatypes import Arrays
 from .model.spec import ModelSpec, RequestSize
 
-VERSION = 9
+VERSION = 10
 """Increased when a message changes, so that two processes of different versions never misread each other."""
 
 SequenceId = int | str | tuple[str, int | str]
@@ -262,6 +262,16 @@ class FindSequence(_Struct, tag="find_sequence"):
     sequence: SequenceId
 
 
+class SequenceMoved(_Struct, tag="sequence_moved"):
+    """Another server has a sequence now. From the front end that has moved it to all others."""
+
+    model: str  # the name of the mode
+    version: int
+    sequence: SequenceId
+    moved_to: str  # as in `ThawSequence`
+    resumes: str
+
+
 Message = (
     Request
     | Cancel
@@ -280,6 +290,7 @@ Message = (
     | FrontEndHello
     | LoadSeen
     | FindSequence
+    | SequenceMoved
 )
 
 
@@ -566,6 +577,7 @@ EngineUpdate = (
     | SequenceFound
     | SequenceAnswer
     | SequenceList
+    | SequenceMoved
     | Heartbeat
 )
 

@@ -19,6 +19,7 @@ class FrontEndConfig(_Struct, tag="front_end_config", kw_only=True):
     number: int  # of no front end before it
     settings: dict[str, Any]  # the fields of `Settings`, with the gRPC port that all of them share
     engine: str  # path of the engine's socket
+    server: str  # names the server among its peers
 
 
 class FrontEndStarted(_Struct, tag="front_end_started"):

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -71,6 +72,7 @@ class Supervisor:
         self.registry = ModelRegistry(
             self.metrics, self._models_changed, require_ready=settings.require_models
         )
+        self._name = secrets.token_hex(8)
         self._folder = tempfile.mkdtemp(prefix="lockstep-")  # which only this user can enter
         self._listener = self._listen()
         self.transport = EngineProcess(
@@ -142,11 +144,17 @@ class Supervisor:
         self.registry.device = engine.device
         self._status.watch_engine(engine, self.registry, lambda: self.draining)
         await self.registry.mark_listed()
-        for front_end in first:
-            await asyncio.wait((front_end.started, front_end.ended), return_when=asyncio.FIRST_COMPLETED)
-            if not front_end.started.done():
-                raise LoadError(f"a front end ended during its start ({await front_end.exit_reason()})")
-            front_end.started.result()
+        try:
+            for front_end in first:
+                await asyncio.wait((front_end.started, front_end.ended), return_when=asyncio.FIRST_COMPLETED)
+                if not front_end.started.done():
+                    raise LoadError(f"a front end ended during its start ({await front_end.exit_reason()})")
+                front_end.started.result()
+        except LoadError:
+            for front_end in first:
+                front_end.kill("another one cannot start")
+                await front_end.exit_reason()
+            raise
         self._complete = True
         self._state_changed()
 
@@ -157,6 +165,7 @@ class Supervisor:
             number=next(self._numbers),
             settings={**asdict(self.settings), "port": self.port},
             engine=self._engine_path,
+            server=self._name,
         )
         front_end = FrontEndProcess(config, self._receive, self._front_end_ended)
         self.front_ends[front_end.number] = front_end
@@ -323,10 +332,6 @@ def _check(settings: Settings) -> None:
     """
     if settings.engine != "process":
         raise LoadError(f"--frontends {settings.frontends} needs --engine process; set it, or --frontends 1")
-    if settings.peers:
-        raise LoadError(
-            f"--frontends {settings.frontends}: front ends do not share what --peers moves; use 1"
-        )
     if not hasattr(socket, "SO_REUSEPORT") or os.name != "posix":
         raise LoadError(f"--frontends {settings.frontends}: this system has no SO_REUSEPORT; use 1")
     if settings.shared_memory_keys:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
+import signal
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 import steps
-from integration.harness import Served, refused, settings
+from integration.harness import FRONT_ENDS, Served, refused, settings
 from patience import PATIENCE_S, wait_until
 from security import bearer, certificates, credentials, digest, tls, write_auth
 
@@ -21,6 +23,7 @@ from lockstep_client import Client
 from lockstep_proto import open_inference_pb2_grpc
 from lockstep_proto.v1 import peers_pb2, peers_pb2_grpc
 from lockstep_proto.v1 import sequences_pb2 as pb
+from lockstep_server import messages
 from lockstep_server.errors import LoadError
 from lockstep_server.frontend import moving, pulls
 
@@ -70,7 +73,8 @@ class Fleet:
             "sequence_key_file": self.key_file,
             "port": self.ports[number],
         }
-        server = self.servers[number] = Served(settings(root or self.root, **{**usual, **more}))
+        server = Served(settings(root or self.root, **{**usual, **more}))
+        self.servers[number] = server
         if wait:
             server.wait_serving()
         return server
@@ -79,8 +83,9 @@ class Fleet:
         self.servers.pop(number).drain()
 
     @contextlib.contextmanager
-    def stopping(self, number: int) -> Iterator[None]:
-        """Stops a server, whose drain lasts until the end of the block."""
+    def stopping(self, number: int, tries: int = 0) -> Iterator[None]:
+        """Stops a server, whose drain lasts until the end of the block. One of several front ends moves its
+        sequences, so many that there are `tries`."""
         server = self.servers[number]
         request = pb.GenerateRequest(model="lm", ids=pb.Ids(ids=[1]), max_tokens=50_000, seed=1)
         stream = server.sequences.Generate(request, timeout=PATIENCE_S)
@@ -88,7 +93,10 @@ class Fleet:
         closing = threading.Thread(target=self.stop, args=(number,))
         closing.start()
         try:
-            wait_until(server.app.mover.sequences_moved.is_set, "sequences to be moved")
+            if tries:
+                wait_until(lambda: moves(server, "out") >= tries, "sequences to be moved")
+            else:
+                wait_until(server.app.mover.sequences_moved.is_set, "sequences to be moved")
             yield
         finally:
             stream.cancel()
@@ -295,14 +303,14 @@ def test_without_a_peer_sequences_go_on_until_the_end_of_the_drain(fleet: Fleet)
 @pytest.mark.parametrize("idle", [True, False])
 def test_a_follow_that_moves_says_where_and_under_which_id(fleet: Fleet, idle: bool) -> None:
     one, two = fleet.start(0), fleet.start(1)
-    messages: queue.Queue[pb.FollowRequest | None] = queue.Queue()
-    follow = one.sequences.Follow(iter(messages.get, None), timeout=PATIENCE_S)
-    messages.put(pb.FollowRequest(start=pb.FollowStart(model="adder")))
-    messages.put(element(1))
+    sent: queue.Queue[pb.FollowRequest | None] = queue.Queue()
+    follow = one.sequences.Follow(iter(sent.get, None), timeout=PATIENCE_S)
+    sent.put(pb.FollowRequest(start=pb.FollowStart(model="adder")))
+    sent.put(element(1))
     assert summed(next(follow)) == 1
     with fleet.stopping(0):
         if not idle:
-            messages.put(element(1))
+            sent.put(element(1))
         with pytest.raises(grpc.RpcError) as caught:
             next(follow)
         assert caught.value.code() is UNAVAILABLE
@@ -363,6 +371,132 @@ def test_the_client_library_goes_where_a_sequence_and_a_text_went(fleet: Fleet) 
     assert moves(two, "in") == 2
 
 
+# --- several front ends ---------------------------------------------------------------------------
+
+
+CONNECTIONS = 8
+"""Of a `Served` with several front ends, which take turns."""
+
+
+@pytest.fixture(scope="module")
+def pair(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+    """Two servers of two front ends each."""
+    made = Fleet(root, write_auth(tmp_path_factory.mktemp("key") / "key", KEY))
+    yield made.start(0, engine=FRONT_ENDS), made.start(1, engine=FRONT_ENDS)
+    for number in list(made.servers):
+        made.stop(number)
+
+
+def test_a_step_finds_its_sequence_at_any_front_end(pair: tuple[Served, Served]) -> None:
+    one, two = pair
+    assert step(one, 7, 1, start=True) == 1
+    count = 1
+    for server in (two, one, two):
+        for _ in range(CONNECTIONS):
+            count += 1
+            assert step(server, 7, 1) == count
+    assert [(moves(server, "in"), moves(server, "out")) for server in (one, two)] == [(1, 2), (2, 1)]
+    assert step(one, 7, 1, end=True) == count + 1
+    for server in (one, two):
+        for _ in range(CONNECTIONS):
+            with refused(PRECONDITION, words="start it again"):
+                step(server, 7, 1)
+
+
+def test_steps_at_all_front_ends_of_two_servers_are_those_of_one_sequence(
+    pair: tuple[Served, Served],
+) -> None:
+    """A second live copy would give an answer twice."""
+    one, two = pair
+    assert step(one, 8, 1, start=True) == 1
+    request = fakes.request("adder", {"x": ("FP32", [[1.0, 1.0]])})
+    request.parameters["sequence_id"].int64_param = 8
+    answers, calls = [], 0
+    for _ in range(5):
+        futures = [
+            server.inference.ModelInfer.future(request, timeout=PATIENCE_S)
+            for _ in range(CONNECTIONS)
+            for server in (one, two)
+        ]
+        calls += len(futures)
+        for future in futures:
+            if future.code() is grpc.StatusCode.OK:
+                answers.append(float(fakes.values(future.result(), "y").ravel()[0]))
+            else:
+                assert future.code() is UNAVAILABLE, future.details()
+    assert sorted(answers) == [float(number) for number in range(2, 2 + len(answers))]
+    assert step(two, 8, 1) == 2 + len(answers)
+    assert len(answers) > calls // 2
+
+
+@pytest.mark.usefixtures("texts_move_at_once")
+def test_all_front_ends_of_a_server_that_stops_move_what_it_has(fleet: Fleet) -> None:
+    one, two = fleet.start(0, engine=FRONT_ENDS), fleet.start(1)
+    for sequence in (1, 2):
+        step(one, sequence, sequence, start=True)
+    follows = []
+    for _ in range(2):
+        sent: queue.Queue[pb.FollowRequest | None] = queue.Queue()
+        follow = one.sequences.Follow(iter(sent.get, None), timeout=PATIENCE_S)
+        sent.put(pb.FollowRequest(start=pb.FollowStart(model="adder")))
+        sent.put(element(3))
+        assert summed(next(follow)) == 3
+        follows.append(follow)
+    with fleet.stopping(0, tries=4):
+        for sequence in (1, 2):
+            for _ in range(CONNECTIONS):
+                with refused(UNAVAILABLE) as caught:
+                    step(one, sequence, 1)
+                assert trailers(caught.value)["lockstep-moved-to"] == fleet.address(1)
+        for follow in follows:
+            with refused(UNAVAILABLE, words="moved to") as caught:
+                next(follow)
+            id_ = pb.SequenceId(text=trailers(caught.value)["lockstep-sequence"])
+            start = pb.FollowRequest(start=pb.FollowStart(model="adder", sequence=id_))
+            assert summed(next(two.sequences.Follow(iter([start, element(5)]), timeout=PATIENCE_S))) == 8
+        assert [step(two, sequence, 1) for sequence in (1, 2)] == [2, 3]
+        assert moves(one, "refused") == moves(one, "lost") == 0
+
+
+def kill_a_front_end(server: Served) -> None:
+    """Kill the older front end of a server, and wait until another one serves in its place."""
+    front_ends = server.app.front_ends
+    number = min(front_ends)
+    os.kill(front_ends[number].pid, signal.SIGKILL)
+    wait_until(lambda: number not in front_ends, "its end")
+    wait_until(lambda: sum(one.serves for one in front_ends.values()) == 2, "another front end")
+    server.wait_serving()
+
+
+def test_a_sequence_outlives_the_front_end_that_a_peer_was_connected_to(pair: tuple[Served, Served]) -> None:
+    assert step(pair[0], 9, 1, start=True) == 1
+    count = 1
+    for server in (*pair, *pair):
+        kill_a_front_end(server)
+        for place in pair:
+            count += 1
+            assert step(place, 9, 1) == count
+
+
+def test_a_sequence_ends_with_the_front_end_that_was_moving_it(fleet: Fleet) -> None:
+    """Nobody knows whether a peer has it: going on could make two of it."""
+    one, number = fleet.start(0), 5
+    for sequence in (1, 2):
+        step(one, sequence, 1, start=True)
+    request = fakes.request("adder", {"x": ("FP32", [[1.0, 1.0]])})
+    request.parameters["sequence_id"].int64_param = 1
+    key = number * messages.FRONT_END_KEYS
+    freeze = messages.GetSequence(key=key, model="adder", version=1, sequence=1, freeze=True)
+    one.loaded_models.receive([freeze])
+    waiting = one.inference.ModelInfer.future(request, timeout=PATIENCE_S)
+    wait_until(lambda: one.in_flight() == 1, "the step to wait")
+    one.loaded_models.end_front_end(number)
+    assert waiting.code() is PRECONDITION
+    with refused(PRECONDITION, words="was being moved by a process that has ended; start it again"):
+        step(one, 1, 1)
+    assert step(one, 2, 1) == 2
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 
@@ -373,7 +507,7 @@ def test_the_client_library_goes_where_a_sequence_and_a_text_went(fleet: Fleet) 
         ({"peers": "other"}, "'other' is not HOST:PORT"),
         ({"peers": "", "peer_ca": "ca.pem"}, "--peer-ca needs --peers"),
         ({"peer_ca": "ca.pem"}, "--peer-ca needs --tls-cert"),
-        ({"frontends": 2, "engine": "process"}, "front ends do not share what --peers moves"),
+        ({"sequence_key_file": "", "frontends": 2, "engine": "process"}, "needs --sequence-key-file"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(fleet: Fleet, more: dict[str, Any], words: str) -> None:

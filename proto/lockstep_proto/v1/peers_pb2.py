@@ -25,37 +25,37 @@ _sym_db = _symbol_database.Default()
 from lockstep_proto.v1 import sequences_pb2 as lockstep_dot_v1_dot_sequences__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lockstep/v1/peers.proto\x12\x0blockstep.v1\x1a\x1blockstep/v1/sequences.proto\"1\n\x0bPeerMessage\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x1d\n\x0cHelloRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"!\n\nHelloReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\"R\n\rOwnedSequence\x12#\n\x02id\x18\x01 \x01(\x0b\x32\x17.lockstep.v1.SequenceId\x12\x12\n\x05owner\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_owner\"|\n\x0cOfferRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12,\n\x08sequence\x18\x02 \x01(\x0b\x32\x1a.lockstep.v1.OwnedSequence\x12)\n\x05state\x18\x03 \x01(\x0b\x32\x1a.lockstep.v1.SequenceState\"P\n\nOfferReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x10\n\x06number\x18\x02 \x01(\x04H\x00\x12\x11\n\x07refusal\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x61nswer\"5\n\x0e\x43onfirmRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\"[\n\x0c\x43onfirmReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.lockstep.v1.HoldState\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"k\n\x0bPullRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12,\n\x08sequence\x18\x04 \x01(\x0b\x32\x1a.lockstep.v1.OwnedSequence\"V\n\tPullReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\'\n\x06result\x18\x02 \x01(\x0e\x32\x17.lockstep.v1.PullResult\x12\x0b\n\x03why\x18\x03 \x01(\t*\x84\x01\n\tHoldState\x12\x1a\n\x16HOLD_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15HOLD_STATE_ACTIVATING\x10\x01\x12\x13\n\x0fHOLD_STATE_LIVE\x10\x02\x12\x13\n\x0fHOLD_STATE_GONE\x10\x03\x12\x16\n\x12HOLD_STATE_UNKNOWN\x10\x04*\x9b\x01\n\nPullResult\x12\x1b\n\x17PULL_RESULT_UNSPECIFIED\x10\x00\x12\x16\n\x12PULL_RESULT_ABSENT\x10\x01\x12\x15\n\x11PULL_RESULT_MOVED\x10\x02\x12\x14\n\x10PULL_RESULT_BUSY\x10\x03\x12\x15\n\x11PULL_RESULT_STAYS\x10\x04\x12\x14\n\x10PULL_RESULT_LEFT\x10\x05\x32\x84\x02\n\x05Peers\x12=\n\x05Hello\x12\x18.lockstep.v1.PeerMessage\x1a\x18.lockstep.v1.PeerMessage\"\x00\x12=\n\x05Offer\x12\x18.lockstep.v1.PeerMessage\x1a\x18.lockstep.v1.PeerMessage\"\x00\x12?\n\x07\x43onfirm\x12\x18.lockstep.v1.PeerMessage\x1a\x18.lockstep.v1.PeerMessage\"\x00\x12<\n\x04Pull\x12\x18.lockstep.v1.PeerMessage\x1a\x18.lockstep.v1.PeerMessage\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lockstep/v1/peers.proto\x12\x0blockstep.v1\x1a\x1blockstep/v1/sequences.proto\"1\n\x0bPeerMessage\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x1d\n\x0cHelloRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"1\n\nHelloReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\"R\n\rOwnedSequence\x12#\n\x02id\x18\x01 \x01(\x0b\x32\x17.lockstep.v1.SequenceId\x12\x12\n\x05owner\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_owner\"|\n\x0cOfferRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12,\n\x08sequence\x18\x02 \x01(\x0b\x32\x1a.lockstep.v1.OwnedSequence\x12)\n\x05state\x18\x03 \x01(\x0b\x32\x1a.lockstep.v1.SequenceState\"P\n\nOfferReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x10\n\x06number\x18\x02 \x01(\x04H\x00\x12\x11\n\x07refusal\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x61nswer\"5\n\x0e\x43onfirmRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\"[\n\x0c\x43onfirmReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.lockstep.v1.HoldState\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"k\n\x0bPullRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12,\n\x08sequence\x18\x04 \x01(\x0b\x32\x1a.lockstep.v1.OwnedSequence\"V\n\tPullReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\'\n\x06result\x18\x02 \x01(\x0e\x32\x17.lockstep.v1.PullResult\x12\x0b\n\x03why\x18\x03 \x01(\t*\x84\x01\n\tHoldState\x12\x1a\n\x16HOLD_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15HOLD_STATE_ACTIVATING\x10\x01\x12\x13\n\x0fHOLD_STATE_LIVE\x10\x02\x12\x13\n\x0fHOLD_STATE_GONE\x10\x03\x12\x16\n\x12HOLD_STATE_UNKNOWN\x10\x04*\x9b\x01\n\nPullResult\x12\x1b\n\x17PULL_RESULT_UNSPECIFIED\x10\x00\x12\x16\n\x12PULL_RESULT_ABSENT\x10\x01\x12\x15\n\x11PULL_RESULT_MOVED\x10\x02\x12\x14\n\x10PULL_RESULT_BUSY\x10\x03\x12\x15\n\x11PULL_RESULT_STAYS\x10\x04\x12\x14\n\x10PULL_RESULT_LEFT\x10\x05\x32\x84\x02\n\x05Peers\x12=\n\x05Hello\x12\x18.lockstep.v1.PeerMessage\x1a\x18.lockstep.v1.PeerMessage\"\x00\x12=\n\x05Offer\x12\x18.lockstep.v1.PeerMessage\x1a\x18.lockstep.v1.PeerMessage\"\x00\x12?\n\x07\x43onfirm\x12\x18.lockstep.v1.PeerMessage\x1a\x18.lockstep.v1.PeerMessage\"\x00\x12<\n\x04Pull\x12\x18.lockstep.v1.PeerMessage\x1a\x18.lockstep.v1.PeerMessage\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lockstep_proto.v1.peers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HOLDSTATE']._serialized_start=824
-  _globals['_HOLDSTATE']._serialized_end=956
-  _globals['_PULLRESULT']._serialized_start=959
-  _globals['_PULLRESULT']._serialized_end=1114
+  _globals['_HOLDSTATE']._serialized_start=840
+  _globals['_HOLDSTATE']._serialized_end=972
+  _globals['_PULLRESULT']._serialized_start=975
+  _globals['_PULLRESULT']._serialized_end=1130
   _globals['_PEERMESSAGE']._serialized_start=69
   _globals['_PEERMESSAGE']._serialized_end=118
   _globals['_HELLOREQUEST']._serialized_start=120
   _globals['_HELLOREQUEST']._serialized_end=149
   _globals['_HELLOREPLY']._serialized_start=151
-  _globals['_HELLOREPLY']._serialized_end=184
-  _globals['_OWNEDSEQUENCE']._serialized_start=186
-  _globals['_OWNEDSEQUENCE']._serialized_end=268
-  _globals['_OFFERREQUEST']._serialized_start=270
-  _globals['_OFFERREQUEST']._serialized_end=394
-  _globals['_OFFERREPLY']._serialized_start=396
-  _globals['_OFFERREPLY']._serialized_end=476
-  _globals['_CONFIRMREQUEST']._serialized_start=478
-  _globals['_CONFIRMREQUEST']._serialized_end=531
-  _globals['_CONFIRMREPLY']._serialized_start=533
-  _globals['_CONFIRMREPLY']._serialized_end=624
-  _globals['_PULLREQUEST']._serialized_start=626
-  _globals['_PULLREQUEST']._serialized_end=733
-  _globals['_PULLREPLY']._serialized_start=735
-  _globals['_PULLREPLY']._serialized_end=821
-  _globals['_PEERS']._serialized_start=1117
-  _globals['_PEERS']._serialized_end=1377
+  _globals['_HELLOREPLY']._serialized_end=200
+  _globals['_OWNEDSEQUENCE']._serialized_start=202
+  _globals['_OWNEDSEQUENCE']._serialized_end=284
+  _globals['_OFFERREQUEST']._serialized_start=286
+  _globals['_OFFERREQUEST']._serialized_end=410
+  _globals['_OFFERREPLY']._serialized_start=412
+  _globals['_OFFERREPLY']._serialized_end=492
+  _globals['_CONFIRMREQUEST']._serialized_start=494
+  _globals['_CONFIRMREQUEST']._serialized_end=547
+  _globals['_CONFIRMREPLY']._serialized_start=549
+  _globals['_CONFIRMREPLY']._serialized_end=640
+  _globals['_PULLREQUEST']._serialized_start=642
+  _globals['_PULLREQUEST']._serialized_end=749
+  _globals['_PULLREPLY']._serialized_start=751
+  _globals['_PULLREPLY']._serialized_end=837
+  _globals['_PEERS']._serialized_start=1133
+  _globals['_PEERS']._serialized_end=1393
 # @@protoc_insertion_point(module_scope)

@@ -50,10 +50,12 @@ class HelloRequest(_message.Message):
     def __init__(self, nonce: _Optional[bytes] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("incarnation",)
+    __slots__ = ("incarnation", "server")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
-    def __init__(self, incarnation: _Optional[str] = ...) -> None: ...
+    server: str
+    def __init__(self, incarnation: _Optional[str] = ..., server: _Optional[str] = ...) -> None: ...
 
 class OwnedSequence(_message.Message):
     __slots__ = ("id", "owner")

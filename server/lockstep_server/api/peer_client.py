@@ -12,7 +12,7 @@ from lockstep_proto.v1 import peers_pb2 as pb
 from lockstep_proto.v1 import peers_pb2_grpc
 
 from ..errors import LoadError, ServingError
-from ..frontend.peers import ConfirmAnswer, OfferAnswer, PeerError, PullAnswer
+from ..frontend.peers import ConfirmAnswer, HelloAnswer, OfferAnswer, PeerError, PullAnswer
 from . import state_messages
 from .peer_messages import HOLD_STATE_OF, PULL_RESULT_OF, sequence_message
 
@@ -47,9 +47,10 @@ class PeerClient:
         self.address, self._channel, self._keys = address, channel, keys
         self._stub: Any = peers_pb2_grpc.PeersStub(channel)  # type: ignore[no-untyped-call]
 
-    async def hello(self) -> str:
+    async def hello(self) -> HelloAnswer:
         request = pb.HelloRequest(nonce=secrets.token_bytes(16))
-        return (await self._call("Hello", request, pb.HelloReply, _HELLO_S)).incarnation
+        reply = await self._call("Hello", request, pb.HelloReply, _HELLO_S)
+        return HelloAnswer(reply.incarnation, reply.server)
 
     async def offer(
         self,

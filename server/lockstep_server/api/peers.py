@@ -17,6 +17,8 @@ from .peer_messages import HOLD_STATES, PULL_RESULTS, PeerKeys, sequence_of
 from .sequence_states import SequenceKeys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
 
     from ..certificates import CertificateFiles
@@ -39,8 +41,11 @@ def mover(
     metrics: Metrics,
     requests: InFlightRequests,
     certificates: CertificateFiles | None,
+    server: str,
+    report: Callable[[messages.SequenceMoved], None] | None,
 ) -> Mover | None:
-    """What moves sequences between this server and its peers; None: it has none.
+    """What moves sequences between this server and its peers; None: it has none. `server` and `report` as in
+    `Mover`.
 
     Raises:
         LoadError: settings of peers are missing, or do not go together.
@@ -53,10 +58,10 @@ def mover(
         raise LoadError("--peers needs --sequence-key-file: peers sign what they send with its key; set it")
     keys = PeerKeys(SequenceKeys.read(settings.sequence_key_file))
     streams = requests.sequence_streams
-    made = Mover(states, registry, metrics, streams, names=bool(settings.auth_file))
     connect = PeerConnector(settings, certificates, keys)
-    made.peers = Peers(settings.peers, lambda: made.incarnation, connect)
-    return made
+    peers = Peers(settings.peers, server, connect)
+    names = bool(settings.auth_file)
+    return Mover(peers, states, registry, metrics, streams, names=names, report=report)
 
 
 class PeerCalls:
@@ -67,7 +72,8 @@ class PeerCalls:
 
     async def Hello(self, signed: pb.PeerMessage, context: Context) -> pb.PeerMessage:
         self._read(pb.HelloRequest, signed, "Hello")
-        return self._reply(signed, pb.HelloReply(incarnation=self._mover.incarnation))
+        incarnation, server = self._mover.incarnation, self._mover.peers.own
+        return self._reply(signed, pb.HelloReply(incarnation=incarnation, server=server))
 
     async def Offer(self, signed: pb.PeerMessage, context: Context) -> pb.PeerMessage:
         steps = len(signed.content) // _BYTES_PER_STEP

@@ -147,8 +147,13 @@ class LoadedModels:
 
     def end_front_end(self, number: int) -> None:
         """A front end has ended: cancel its requests, and end the sequences of its `Follow` streams. Those
-        that callers drive by an id of their own go on over another front end."""
+        that callers drive by an id of their own go on over another front end, but for those that it was
+        moving: another server may have them."""
         with self._table.lock:
+            for key in list(self._frozen_at):
+                if messages.front_end_of(key) == number:
+                    lost = "was being moved by a process that has ended"
+                    self._frozen_at.pop(key).thaw_sequence(messages.ThawSequence(key=key, lost=lost))
             for key in list(self._engine_of):
                 if messages.front_end_of(key) == number:
                     self._cancel(key)

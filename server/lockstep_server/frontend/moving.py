@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,23 +54,26 @@ class Mover:
     """Event loop only.
 
     Args:
+        report: called with each sequence that this front end has moved, if there are others.
         names: whether callers have names, which their sequence ids belong to.
         streams: those that step a sequence, by its id: each is called when the sequence has moved.
     """
 
     def __init__(
         self,
+        peers: Peers,
         states: SequenceStates,
         registry: ModelRegistry,
         metrics: Metrics,
         streams: Mapping[messages.SequenceId, Callable[[ServingError], None]],
         *,
         names: bool,
+        report: Callable[[messages.SequenceMoved], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._states, self._registry, self._metrics = states, registry, metrics
         self._streams, self._names, self._clock = streams, names, clock
-        self.peers: Peers
+        self.peers, self._report = peers, report
         self.draining = False
         self.sequences_moved = asyncio.Event()  # those that callers drive, as far as peers take them
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -122,12 +126,12 @@ class Mover:
     # --- give -----------------------------------------------------------------------------------------
 
     async def pulled(self, to: str, model: str, sequence: messages.SequenceId) -> PullAnswer:
-        """Move a sequence to the peer of this incarnation, if it is here."""
+        """Move a sequence to the server of this name, if it is here."""
         result, why = PullResult.STAYS, "the server that asks is none of its --peers"
         peer = await self._peer_of(to)
         if peer is not None:
             try:
-                served = self._registry.resolve_step(model, "", sequence, start=False)
+                served = await self._served(model, sequence)
                 live = messages.LiveSequence(model, served.spec.version, sequence)
                 state, why = await self.give(live, [peer])
                 result = PullResult.MOVED if state is MoveState.MOVED else PullResult.STAYS
@@ -135,12 +139,31 @@ class Mover:
                 result, why = _not_pulled(error), error.message
         return PullAnswer(self.incarnation, result, why)
 
-    async def _peer_of(self, incarnation: str) -> Peer | None:
+    async def _peer_of(self, server: str) -> Peer | None:
         for again in (False, True):
             for peer in await self.peers.current(again=again):
-                if peer.incarnation == incarnation:
+                if peer.server == server:
                     return peer
         return None
+
+    async def _served(self, model: str, sequence: messages.SequenceId) -> ServedModel:
+        """The model version that a sequence of a caller's is on, if it is here.
+
+        Raises:
+            ServingError: as `ModelRegistry.resolve`.
+        """
+        await self._registry.locate(model, sequence)
+        return self._registry.resolve_step(model, "", sequence, start=False)
+
+    async def has(self, model: str, sequence: messages.SequenceId) -> bool:
+        """Whether a sequence of a caller's is live here. It may have come since the engine refused a step: a
+        peer that stops has moved it here, or another front end has found it."""
+        try:
+            version = (await self._served(model, sequence)).spec.version
+            await self._states.get(model=model, version=version, sequence=sequence)
+        except ServingError:
+            return False
+        return True
 
     async def give(
         self, live: messages.LiveSequence, takers: Sequence[Peer] | None = None
@@ -183,9 +206,10 @@ class Mover:
                 log.info("peer %s does not take a sequence of %s: %s", peer.address, live.model, why)
             if state is MoveState.MOVED:
                 end["resumes"] = resumes
-                served.sequences.pop(live.sequence, None)
-                if (end_stream := self._streams.get(live.sequence)) is not None:
-                    end_stream(moved(end["moved_to"], resumes))
+                gone = messages.SequenceMoved(live.model, live.version, live.sequence, **end)
+                self.left(gone)
+                if self._report is not None:
+                    self._report(gone)
             self._count(served.spec.model, _RESULTS[state])
             return state, why
         except asyncio.CancelledError:  # the server ends
@@ -194,6 +218,13 @@ class Mover:
         finally:
             if is_known:
                 self._states.thaw(answer.key, **end)
+
+    def left(self, gone: messages.SequenceMoved) -> None:
+        """Another server has a sequence now: end the stream that steps it, if it is one of this front end."""
+        if (served := self._registry.get(gone.model, gone.version)) is not None:
+            served.sequences.pop(gone.sequence, None)
+        if (end_stream := self._streams.get(gone.sequence)) is not None:
+            end_stream(moved(gone.moved_to, gone.resumes))
 
     async def _move(
         self, peer: Peer, served: ServedModel, sequence: messages.SequenceId, state: messages.SequenceState
@@ -305,7 +336,8 @@ class Mover:
                 await asyncio.sleep(_FIRST_PAUSE_S)
 
     async def _give_all(self, all_: Collection[messages.LiveSequence]) -> set[messages.LiveSequence]:
-        """Move sequences. Returns those that cannot be moved now, but may be later."""
+        """Move sequences. Returns those that cannot be moved now, but may be later: another front end moves
+        them, for example."""
         ends: dict[MoveState, list[str]] = {state: [] for state in MoveState}
         busy: set[messages.LiveSequence] = set()
         places = asyncio.Semaphore(_AT_A_TIME)
@@ -319,7 +351,8 @@ class Mover:
                     if _not_pulled(error) is PullResult.BUSY:
                         busy.add(live)
 
-        await asyncio.gather(*map(give, all_))
+        # In any order, so that front ends that stop together seldom try the same one.
+        await asyncio.gather(*map(give, random.sample(list(all_), len(all_))))
         stay, lost = ends[MoveState.STAYS], ends[MoveState.LOST]
         if stay or lost:
             why = (stay + lost)[0]

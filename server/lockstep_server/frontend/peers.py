@@ -1,6 +1,6 @@
 """The other servers of a fleet, by the addresses that `--peers` names.
 
-names → addresses (DNS, again every few seconds) → `PeerLink` → the incarnation of each → this server left out
+names → addresses (DNS, again every few seconds) → `PeerLink` → the server at each → this server left out
 """
 
 from __future__ import annotations
@@ -55,6 +55,12 @@ class PullResult(Enum):
 
 
 @dataclass(frozen=True)
+class HelloAnswer:
+    incarnation: str
+    server: str  # its name
+
+
+@dataclass(frozen=True)
 class OfferAnswer:
     incarnation: str
     number: int = 0  # of the hold; 0: refused
@@ -79,8 +85,8 @@ class PeerLink(Protocol):
     """Calls of one peer. Each raises `PeerError`. An answer of another incarnation than was asked means
     nothing else."""
 
-    async def hello(self) -> str:
-        """The peer's incarnation."""
+    async def hello(self) -> HelloAnswer:
+        """Who the peer is."""
 
     async def offer(
         self,
@@ -101,12 +107,14 @@ class PeerLink(Protocol):
 
 @dataclass
 class Peer:
-    """A server at an address. `incarnation` is empty until it is known."""
+    """A server at an address, or one of its front ends, which the connection leads to. `incarnation` and
+    `server` are empty until they are known."""
 
     address: str
     host: str  # as it was named
     link: PeerLink
     incarnation: str = ""
+    server: str = ""
     named: bool = True  # `--peers` leads to it still
     absent: bool = False  # nobody listened there, lately
 
@@ -116,7 +124,7 @@ class Peers:
 
     Args:
         names: `HOST:PORT`, separated by commas. A host may have several addresses, and change them.
-        own: the incarnation of this server.
+        own: the name of this server, which all of its front ends share.
         connect: a link to an address, of a host as it was named.
 
     Raises:
@@ -126,12 +134,12 @@ class Peers:
     def __init__(
         self,
         names: str,
-        own: Callable[[], str],
+        own: str,
         connect: Callable[[str, str], PeerLink],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = [_host_and_port(name) for name in names.split(",") if name.strip()]
-        self._own, self._connect, self._clock = own, connect, clock
+        self.own, self._connect, self._clock = own, connect, clock
         self._peers: dict[str, Peer] = {}
         self._refreshed = float("-inf")
         self._refreshing = asyncio.Lock()
@@ -142,11 +150,12 @@ class Peers:
             if again or self._clock() - self._refreshed >= _REFRESH_S:
                 await self._refresh(again=again)
                 self._refreshed = self._clock()
-        return [one for one in self._peers.values() if one.incarnation not in ("", self._own())]
+        return [one for one in self._peers.values() if one.incarnation and one.server != self.own]
 
     def unreachable(self) -> list[Peer]:
         """The addresses at which somebody may be, who does not answer."""
-        return [one for one in self._peers.values() if not one.incarnation and not one.absent]
+        silent = [one for one in self._peers.values() if not one.incarnation and not one.absent]
+        return [one for one in silent if one.server != self.own]
 
     async def _refresh(self, *, again: bool) -> None:
         found = await asyncio.gather(*(_addresses(host, port) for host, port in self._names))
@@ -172,7 +181,8 @@ class Peers:
             await peer.link.close()
             peer.link = self._connect(peer.address, peer.host)
         try:
-            peer.incarnation, peer.absent = await peer.link.hello(), False
+            answer = await peer.link.hello()
+            peer.incarnation, peer.server, peer.absent = answer.incarnation, answer.server, False
         except PeerError as error:
             if error.absent != peer.absent or not error.absent:
                 log.info("peer %s does not answer: %s", peer.address, error)

@@ -123,6 +123,8 @@ class Pulls:
                 if None in answers or self._mover.peers.unreachable():
                     why = "a peer that may hold it does not answer"
                 elif asked_again or PullResult.LEFT not in results:
+                    if await self._mover.has(*key):
+                        return None
                     self._budgets[caller] = self._searches(caller) - 1, self._clock()
                     return _lost(error)
                 asked_again = True
@@ -134,7 +136,7 @@ class Pulls:
         model, sequence = key
         try:
             for _ in range(2):
-                answer = await peer.link.pull(peer.incarnation, self._mover.incarnation, model, sequence)
+                answer = await peer.link.pull(peer.incarnation, self._mover.peers.own, model, sequence)
                 if answer.incarnation == peer.incarnation:
                     return answer
                 peer.incarnation = answer.incarnation

@@ -80,6 +80,7 @@ Sent = (
     | messages.SequenceFound
     | messages.SequenceAnswer
     | messages.SequenceList
+    | messages.SequenceMoved
     | supervision.FrontEndConfig
     | supervision.FrontEndStarted
     | supervision.FrontEndFailed

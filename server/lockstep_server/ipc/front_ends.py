@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+_OWN = messages.LoadSeen | messages.SetFlushInterval | messages.SequenceMoved
+"""What front ends send that is not for the engine, or not as it is."""
+
+
 class Writer(Protocol):
     """Writes messages to one front end, in order. Safe to call from any thread."""
 
@@ -141,7 +145,7 @@ class FrontEnds:
 
     def take(self, number: int, batch: Sequence[messages.Message]) -> Sequence[messages.Message]:
         """The messages of a front end that the engine is to get."""
-        if not any(isinstance(one, messages.LoadSeen | messages.SetFlushInterval) for one in batch):
+        if not any(isinstance(one, _OWN) for one in batch):
             return batch
         rest: list[messages.Message] = []
         with self._lock:
@@ -152,6 +156,9 @@ class FrontEnds:
                 elif isinstance(message, messages.SetFlushInterval):  # as the busiest of them needs it
                     self._flush_s[number] = message.flush_s
                     rest.append(messages.SetFlushInterval(max(self._flush_s.values())))
+                elif isinstance(message, messages.SequenceMoved):
+                    for other in self._writers.keys() - {number}:
+                        self._writers[other].put(message)
                 else:
                     rest.append(message)
         return rest

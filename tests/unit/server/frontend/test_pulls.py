@@ -36,20 +36,29 @@ def step(key: int) -> messages.Step:
     )
 
 
-@pytest.mark.parametrize("result", [PullResult.MOVED, PullResult.ABSENT])
-async def test_requests_go_on_in_the_order_in_which_they_came(result: PullResult) -> None:
-    """The engine had the second one already when the first one failed, and says so after the third came."""
+@pytest.mark.parametrize(
+    ("result", "here"), [(PullResult.MOVED, False), (PullResult.ABSENT, False), (PullResult.LEFT, True)]
+)
+async def test_requests_go_on_in_the_order_in_which_they_came(result: PullResult, here: bool) -> None:
+    """The engine had the second one already when the first one failed, and says so after the third came.
+    `here`: the sequence has come without this search."""
     holder = Holder(result)
 
     async def current() -> list[Holder]:
         return [holder]
 
-    peers = SimpleNamespace(current=current, unreachable=list)
-    mover: Any = SimpleNamespace(draining=False, incarnation="taker", peers=peers)
+    async def has(*_: Any) -> bool:
+        return here
+
+    peers = SimpleNamespace(current=current, unreachable=list, own="taker")
+    mover: Any = SimpleNamespace(draining=False, peers=peers, has=has)
     pulls, ended, all_ended = Pulls(mover), list[int](), asyncio.Event()
 
-    def end(request: messages.Request, *_: Any) -> None:
+    errors = list[Any]()
+
+    def end(request: messages.Request, *error: Any) -> None:
         ended.append(request.key)
+        errors.extend(error)
         if len(ended) == 4:
             all_ended.set()
 
@@ -61,4 +70,5 @@ async def test_requests_go_on_in_the_order_in_which_they_came(result: PullResult
     holder.may_answer.set()
     await all_ended.wait()
     assert ended == [1, 2, 3, 4]
+    assert errors == ([LOST] * 4 if result is PullResult.ABSENT else [])
     assert not pulls.defers(step(5)), "nothing waits any more"

@@ -120,6 +120,13 @@ def test_a_load_is_answered_once_the_others_know_of_it() -> None:
     engine.all.take(1, [messages.LoadSeen(done.key)])  # it says so too, and nobody waits for it
 
 
+def test_a_move_is_known_to_the_other_front_ends() -> None:
+    engine = Engine()
+    moved = messages.SequenceMoved("m", 1, ("alice", 7), "there:8001", "")
+    assert engine.all.take(1, [moved, messages.Cancel(5)]) == [messages.Cancel(5)]
+    assert (engine.writers[1].got, engine.writers[2].got) == ([], [moved])
+
+
 def test_a_load_does_not_wait_for_a_front_end_that_has_ended() -> None:
     engine = Engine()
     done = messages.LoadDone("m", "unload", key=key(1))
