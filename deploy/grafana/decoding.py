@@ -24,6 +24,7 @@ _STREAMS = DashboardRow(
             Query(
                 quantile(0.95, "lockstep_first_token_seconds", by=("model",)), "{{model}} p95", exemplars=True
             ),
+            width=12,
         ),
         time_series(
             "Time between tokens",
@@ -31,6 +32,7 @@ _STREAMS = DashboardRow(
             "Time between two tokens of a stream, as sent by the engine.",
             Query(quantile(0.5, "lockstep_inter_token_seconds", by=("model",)), "{{model}} p50"),
             Query(quantile(0.95, "lockstep_inter_token_seconds", by=("model",)), "{{model}} p95"),
+            width=12,
         ),
         heatmap(
             "Time between tokens, distribution",
@@ -62,6 +64,15 @@ _STREAMS = DashboardRow(
             thresholds=((0.9, RED),),
             threshold_style="dashed",
             field_options={"max": 1},
+            width=12,
+        ),
+        time_series(
+            "Sequence moves",
+            "ops",
+            "Live sequences per second that came from a peer (in) or went to one (out), that no peer took "
+            "(refused), or that were lost with a peer on the way. Empty without peers.",
+            Query(sum_by(rate("lockstep_sequence_moves_total"), "result"), "{{result}}"),
+            width=12,
         ),
         time_series(
             "Step time",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import sys
 from contextlib import contextmanager
@@ -59,9 +60,15 @@ def rehearsal(
 
 
 def shipped_server(folder: Path, models: Sequence[str] = ()) -> ServerProcess:
-    """A server with the shipped models, or those of these names, which writes its cache to `folder`."""
-    flags = ("--models", str(ROOT / "models"), "--only", ",".join(models), "--cache", str(folder / "cache"))
-    return ServerProcess(*flags, stop_timeout_s=_STOP_TIMEOUT_S)
+    """A server with the shipped models, or those of these names, which writes its cache and key to `folder`.
+    It counts moves of sequences, to and from a peer that is not there."""
+    key = folder / "sequence-key"
+    key.touch(0o600)
+    key.write_text(secrets.token_hex(32))
+    return ServerProcess(
+        "--models", str(ROOT / "models"), "--only", ",".join(models), "--cache", str(folder / "cache"),
+        "--peers", "127.0.0.1:1", "--sequence-key-file", str(key), stop_timeout_s=_STOP_TIMEOUT_S,
+    )  # fmt: skip
 
 
 @contextmanager

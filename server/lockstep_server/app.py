@@ -252,6 +252,8 @@ class App:
 
     async def _models_changed(self, registry: ModelRegistry) -> None:
         await self._health.update(registry)
+        if self.mover is not None:
+            self.mover.models_changed()
         if self._place is not None:
             self._place.ready(registry.ready_here())
 

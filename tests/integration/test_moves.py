@@ -163,6 +163,9 @@ def summed(reply: pb.FollowReply) -> float:
 @pytest.mark.parametrize("sequence", [7, "seven"])
 def test_a_step_finds_its_sequence_wherever_it_comes(fleet: Fleet, sequence: int | str) -> None:
     one, two, three = (fleet.start(number) for number in range(3))
+    assert one.samples("lockstep_sequence_moves_total", model="adder").keys() == {
+        (result,) for result in ("in", "out", "refused", "lost")
+    }
     assert step(one, sequence, 1, start=True) == 1
     assert [step(server, sequence, 1) for server in (two, three, one, one, two)] == [2, 3, 4, 5, 6]
     assert (moves(two, "in"), moves(two, "out")) == (2, 1)

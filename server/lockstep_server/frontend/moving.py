@@ -85,6 +85,13 @@ class Mover:
         self._holds: Holds[_Held] = Holds(HOLD_S, _MOST_HELD)
         self._refusals: dict[int, str] = {}
 
+    def models_changed(self) -> None:
+        """Count from 0 for each model: of a counter that begins with 1, a rate does not see the first."""
+        for served in self._registry.served_models():
+            if served.spec.is_stepwise:
+                for result in ("in", *_RESULTS.values()):
+                    self._metrics.moves.labels(served.spec.model, result)
+
     # --- take -----------------------------------------------------------------------------------------
 
     def offered(self, put: messages.PutSequence, served: ServedModel) -> OfferAnswer:
