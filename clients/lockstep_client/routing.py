@@ -37,13 +37,14 @@ def rendezvous(key: str, addresses: Iterable[str]) -> list[str]:
     """The addresses in the order in which they are responsible for a key.
 
     It depends on nothing but the key and the addresses. When an address comes or goes, the others keep their
-    order, so only the keys whose first address it is, or was, change theirs.
+    order, so only the keys whose first address it is, or was, change theirs. Servers compute the same order
+    (docs/scaling.md, Which server has a sequence).
     """
 
     def weight(address: str) -> bytes:
-        return hashlib.blake2b(f"{address}\n{key}".encode(), digest_size=8).digest()
+        return hashlib.sha256(f"{address}\n{key}".encode()).digest()
 
-    return sorted(set(addresses), key=lambda address: (weight(address), address))
+    return sorted(set(addresses), key=weight)
 
 
 def least_loaded(loads: Sequence[tuple[int, T]], rng: random.Random) -> T:

@@ -30,6 +30,7 @@ _REFRESH_S = 2.0
 """How long the addresses and incarnations of peers are taken as known."""
 
 _MOST_PEERS = 256
+_LONGEST_KEY = 256
 
 
 class PeerError(Exception):
@@ -113,6 +114,7 @@ class Peer:
     address: str
     host: str  # as it was named
     link: PeerLink
+    name: str  # by which it is ranked
     incarnation: str = ""
     server: str = ""
     named: bool = True  # `--peers` leads to it still
@@ -159,14 +161,14 @@ class Peers:
 
     async def _refresh(self, *, again: bool) -> None:
         found = await asyncio.gather(*(_addresses(host, port) for host, port in self._names))
-        addresses = {
-            address: host
-            for (host, _), of_name in zip(self._names, found, strict=True)
-            for address in of_name or ()
-        }
-        for address, host in list(addresses.items())[:_MOST_PEERS]:
+        addresses: dict[str, tuple[str, str]] = {}
+        for (host, port), of_name in zip(self._names, found, strict=True):
+            as_named = len(self._names) > 1 and len(of_name or ()) == 1  # as clients do
+            for address in of_name or ():
+                addresses[address] = host, host_and_port(host, port) if as_named else address
+        for address, (host, name) in list(addresses.items())[:_MOST_PEERS]:
             if address not in self._peers:
-                self._peers[address] = Peer(address, host, self._connect(address, host))
+                self._peers[address] = Peer(address, host, self._connect(address, host), name)
         for peer in self._peers.values():
             # DNS forgets a server that stops before it has ended.
             peer.named = peer.address in addresses or None in found
@@ -199,13 +201,22 @@ class Peers:
 
 
 def ranked(peers: Iterable[Peer], sequence: messages.SequenceId) -> list[Peer]:
-    """Peers in the order in which they are asked to take a sequence: another for each sequence, and the same
-    on all servers (rendezvous hashing)."""
+    """Peers in the order in which they are asked to take a sequence: that in which clients look for it
+    (rendezvous hashing; docs/scaling.md, Which server has a sequence)."""
+    key = _key_of(sequence[1] if isinstance(sequence, tuple) else sequence)
 
     def weight(peer: Peer) -> bytes:
-        return hashlib.blake2b(f"{peer.address} {sequence!r}".encode(), digest_size=8).digest()
+        return hashlib.sha256(f"{peer.name}\n{key}".encode()).digest()
 
-    return sorted(peers, key=weight, reverse=True)
+    return sorted(peers, key=weight)
+
+
+def _key_of(sequence_id: int | str) -> str:
+    """An id as the metadata `lockstep-sequence-id` has it."""
+    text = str(sequence_id)
+    if text.isascii() and text.isprintable() and text == text.strip() and len(text) <= _LONGEST_KEY:
+        return text
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _host_and_port(name: str) -> tuple[str, int]:
