@@ -1,7 +1,7 @@
 """How a unary call is tried on several servers, and how a sequence follows its state, or is begun again.
 
-Generators that yield what to send, or how long to pause; they are sent the reply, or the error is raised in
-them. client.py runs them, blocking or with asyncio.
+Generators that yield what to send, or how long to pause; they are sent the reply, or the error. client.py
+runs them, blocking or with asyncio.
 """
 
 from __future__ import annotations
@@ -255,14 +255,14 @@ class Attempts:
     def _send(self, address: str, request: Message, end: float) -> Generator[Send | float, Any, Any]:
         self._router.begin(address)
         try:
-            reply = yield Send(address, request, max(end - self._clock(), 0.0))
-        except grpc.RpcError as error:
-            self.report(address, error)
-            raise
+            outcome = yield Send(address, request, max(end - self._clock(), 0.0))
         finally:
             self._ended(address)
-        self.report(address, None)
-        return reply
+        failed = isinstance(outcome, grpc.RpcError)
+        self.report(address, outcome if failed else None)
+        if failed:
+            raise outcome
+        return outcome
 
 
 def _is_not_here(error: grpc.RpcError, use: SequenceUse) -> bool:

@@ -9,7 +9,6 @@ import asyncio
 import inspect
 import time
 from contextlib import closing
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import grpc
@@ -148,24 +147,18 @@ class Client(ConnectedClient, Closing):
     def _tried(self, call: Call[Any]) -> Any:
         """The reply to a call that chooses its server."""
         with closing(self._steps(call)) as steps:
-            advance: Callable[[], Send | float] = partial(next, steps)
-            while True:
-                try:
-                    step = advance()
-                except StopIteration as end:
-                    return end.value
-                try:
-                    reply = self._sent(call, step)
-                except grpc.RpcError as error:
-                    advance = partial(steps.throw, error)
-                else:
-                    advance = partial(steps.send, reply)
+            try:
+                step = next(steps)
+                while True:
+                    step = steps.send(self._outcome(call, step))
+            except StopIteration as end:
+                return end.value
 
-    def _sent(self, call: Call[Any], step: Send | float) -> Any:
-        if isinstance(step, Send):
-            return self._bound_send(call, step)()
-        time.sleep(step)
-        return None
+    def _outcome(self, call: Call[Any], step: Send | float) -> Any:
+        try:
+            return self._bound_send(call, step)() if isinstance(step, Send) else time.sleep(step)
+        except grpc.RpcError as error:
+            return error
 
     def close(self) -> None:
         """Close the connections. Calls in flight raise Cancelled."""
@@ -253,19 +246,18 @@ class AsyncClient(ConnectedClient, AsyncClosing):
     async def _tried(self, call: Call[Any]) -> Any:
         """The reply to a call that chooses its server."""
         with closing(self._steps(call)) as steps:
-            advance: Callable[[], Send | float] = partial(next, steps)
-            while True:
-                try:
-                    step = advance()
-                except StopIteration as end:
-                    return end.value
-                try:
-                    sent = self._bound_send(call, step)() if isinstance(step, Send) else asyncio.sleep(step)
-                    reply = await sent
-                except grpc.RpcError as error:
-                    advance = partial(steps.throw, error)
-                else:
-                    advance = partial(steps.send, reply)
+            try:
+                step = next(steps)
+                while True:
+                    step = steps.send(await self._outcome(call, step))
+            except StopIteration as end:
+                return end.value
+
+    async def _outcome(self, call: Call[Any], step: Send | float) -> Any:
+        try:
+            return await (self._bound_send(call, step)() if isinstance(step, Send) else asyncio.sleep(step))
+        except grpc.RpcError as error:
+            return error
 
     async def close(self) -> None:
         """Close the connections. Calls in flight raise Cancelled."""
