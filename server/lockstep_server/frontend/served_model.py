@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import messages
 from ..errors import ErrorCode
-from ..metrics.families import length_bucket
 from .callers import current
 from .request_log import RequestLog
 
@@ -155,5 +154,4 @@ class ServedModel:
     def record_end(self, event: messages.Event, seconds: float) -> None:
         self.statistics.add_end(event, seconds)
         if event.timings.steps:
-            self.meters.queue.observe(event.timings.queue_s)
-            self.meters.compute[length_bucket(event.length)].observe(event.timings.compute_s)
+            self.meters.record_timings(event.timings.queue_s, event.timings.compute_s, event.length)

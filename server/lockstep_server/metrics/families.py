@@ -37,13 +37,8 @@ STATES = ("running", "waiting", "idle")
 """States of a step-wise sequence, in the order of `messages.SequenceCounts`."""
 
 
-def length_bucket(length: int) -> str:
-    """Return the length label of a request: the upper bound of its bucket, or "more"."""
-    return _LENGTH_LABELS[bisect_left(_LENGTHS, length)]
-
-
 class Metrics:
-    """All metric families. With `enabled=False` they record nothing."""
+    """All metric families. With `enabled=False` they export nothing but zeros."""
 
     def __init__(self, registry: CollectorRegistry | None = None, *, enabled: bool = True) -> None:
         self.registry = registry = registry or CollectorRegistry()
@@ -341,7 +336,7 @@ class ModelMeters:
             for code in _REFUSALS:
                 metrics.refused.labels(*self._labels, method, code)
         self.queue = metrics.queue_seconds.labels(model, mode)
-        self.compute = {label: metrics.compute_seconds.labels(model, mode, label) for label in _LENGTH_LABELS}
+        self._compute = [metrics.compute_seconds.labels(model, mode, label) for label in _LENGTH_LABELS]
         self._runs: dict[str, tuple[Histogram, Histogram]] = {}  # rows, seconds
         self.elements = metrics.elements.labels(model)
         self.padded = metrics.padded.labels(model)
@@ -382,20 +377,27 @@ class ModelMeters:
         self._tokens.inc(tokens)
 
     def record_accepted(self, method: str) -> None:
-        self._method(method)[0].inc()
-        self.depth.inc()
+        accepted, _ = self._by_method.get(method) or self._method(method)
+        accepted.value += 1
+        self.depth.value += 1
 
     def record_ended(self, method: str, outcome: str, seconds: float, trace_id: str) -> None:
-        child = self._outcomes.get((method, outcome))
-        if child is None:
-            child = self._metrics.requests.labels(*self._labels, method, outcome)
-            self._outcomes[method, outcome] = child
-        child.inc()
+        ended = self._outcomes.get((method, outcome))
+        if ended is None:
+            ended = self._metrics.requests.labels(*self._labels, method, outcome)
+            self._outcomes[method, outcome] = ended
+        ended.value += 1
+        _, duration = self._by_method.get(method) or self._method(method)
         if trace_id:
-            self._method(method)[1].observe_traced(seconds, trace_id)
+            duration.observe_traced(seconds, trace_id)
         else:
-            self._method(method)[1].observe(seconds)
-        self.depth.inc(-1)
+            duration.observe(seconds)
+        self.depth.value -= 1
+
+    def record_timings(self, queue_s: float, compute_s: float, length: int) -> None:
+        """Record how the time of a request of `length` elements was spent."""
+        self.queue.observe(queue_s)
+        self._compute[bisect_left(_LENGTHS, length)].observe(compute_s)
 
     def record_refused(self, method: str, code: str, requests: int = 1, account: str = "") -> None:
         """`account` is the caller's name in the auth file; "" if it is not in it."""
@@ -404,10 +406,8 @@ class ModelMeters:
             self._metrics.caller_refused.labels(account, code).inc(requests)
 
     def _method(self, method: str) -> tuple[Counter, Histogram]:
-        children = self._by_method.get(method)
-        if children is None:
-            children = self._by_method[method] = (
-                self._metrics.accepted.labels(*self._labels, method),
-                self._metrics.request_seconds.labels(self._labels[0], method),
-            )
+        children = self._by_method[method] = (
+            self._metrics.accepted.labels(*self._labels, method),
+            self._metrics.request_seconds.labels(self._labels[0], method),
+        )
         return children

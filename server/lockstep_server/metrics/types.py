@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Counter:
-    """The value of a counter for one set of label values."""
+    """The value of a counter for one set of label values. What counts for each request adds to `value`."""
 
     __slots__ = ("value",)
 
@@ -74,33 +74,6 @@ class Histogram:
         self.exemplars[bisect_left(self.bounds, value)] = Exemplar({"trace_id": trace_id}, value, time.time())
 
 
-class _DisabledCounter(Counter):
-    __slots__ = ()
-
-    def inc(self, amount: float = 1) -> None:
-        """Record nothing."""
-
-
-class _DisabledGauge(Gauge):
-    __slots__ = ()
-
-    def inc(self, amount: float = 1) -> None:
-        """Record nothing."""
-
-    def set(self, value: float) -> None:
-        """Record nothing."""
-
-
-class _DisabledHistogram(Histogram):
-    __slots__ = ()
-
-    def observe(self, value: float, count: int = 1) -> None:
-        """Record nothing."""
-
-    def observe_traced(self, value: float, trace_id: str) -> None:
-        """Record nothing."""
-
-
 Child = TypeVar("Child", Counter, Gauge, Histogram)
 
 
@@ -115,9 +88,12 @@ class MetricFamily(Collector, Generic[Child]):
         help_: str,
         labels: Sequence[str],
         create: Callable[[], Child],
+        *,
+        enabled: bool = True,
     ) -> None:
         self._type, self._name, self._help, self._labels = type_, name, help_, labels
         self._create: Callable[[], Child] = create
+        self._enabled = enabled
         self._children: dict[tuple[str, ...], Child] = {}
         registry.register(self)
 
@@ -136,7 +112,8 @@ class MetricFamily(Collector, Generic[Child]):
 
     def collect(self) -> Iterator[Metric]:
         family = self._type(self._name, self._help, labels=self._labels)
-        for values, child in list(self._children.items()):
+        for values, counted in list(self._children.items()):
+            child = counted if self._enabled else self._create()
             if isinstance(child, Histogram):
                 assert isinstance(family, HistogramMetricFamily)
                 family.add_metric(values, _buckets(child), child.total)
@@ -183,24 +160,26 @@ def _buckets(child: Histogram) -> list[Any]:
 
 
 class MetricFactory:
-    """Creates metric families in one registry. With `enabled=False` they record nothing."""
+    """Creates metric families in one registry. With `enabled=False` they export nothing but zeros."""
 
     def __init__(self, registry: CollectorRegistry, *, enabled: bool = True) -> None:
         self._registry, self._enabled = registry, enabled
 
     def counter(self, name: str, help_: str, *labels: str) -> MetricFamily[Counter]:
-        create = Counter if self._enabled else _DisabledCounter
-        return MetricFamily(self._registry, CounterMetricFamily, name, help_, labels, create)
+        return self._family(CounterMetricFamily, name, help_, labels, Counter)
 
     def gauge(self, name: str, help_: str, *labels: str) -> MetricFamily[Gauge]:
-        create = Gauge if self._enabled else _DisabledGauge
-        return MetricFamily(self._registry, GaugeMetricFamily, name, help_, labels, create)
+        return self._family(GaugeMetricFamily, name, help_, labels, Gauge)
 
     def histogram(
         self, name: str, help_: str, bounds: Sequence[float], *labels: str
     ) -> MetricFamily[Histogram]:
-        type_ = Histogram if self._enabled else _DisabledHistogram
-        return MetricFamily(self._registry, HistogramMetricFamily, name, help_, labels, lambda: type_(bounds))
+        return self._family(HistogramMetricFamily, name, help_, labels, lambda: Histogram(bounds))
+
+    def _family(
+        self, type_: Any, name: str, help_: str, labels: Sequence[str], create: Callable[[], Child]
+    ) -> MetricFamily[Child]:
+        return MetricFamily(self._registry, type_, name, help_, labels, create, enabled=self._enabled)
 
     def scraped(self, name: str, help_: str, *labels: str) -> ScrapedFamily:
         """Create a gauge, or a counter if the name ends in `_total`, that is read at each scrape."""
