@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..frontend.audit import Audit
     from ..frontend.callers import AuthFile
+    from .calls import Call
     from .identity import Metadata
     from .status import Context
 
@@ -71,12 +72,10 @@ class Guard:
         self.audit, self._file, self._certificates = audit, auth_file, certificates
         self._proxies = networks(proxies)
         self._header, self._clock = header.lower(), clock
-        self._open: dict[OpenCall, None] = {}
+        self.on = auth_file is not None
+        self._asks_address_only = not (self.on or certificates or self._proxies)
+        self._open: dict[Call, None] = {}
         self._export_usage()
-
-    @property
-    def on(self) -> bool:
-        return self._file is not None
 
     # --- before the message is read ------------------------------------------------------------------
 
@@ -103,22 +102,24 @@ class Guard:
         credential = Credential(certificate=certificate_names(context.auth_context()))
         return self._grant(method, credential, context.invocation_metadata())
 
-    def admit(self, method: str, context: Context) -> Grant | None:
-        """Set `current` to the caller of this call. Returns its grant; None on a server without an auth file.
+    def admit(self, method: str, context: Context) -> tuple[Caller, Grant | None]:
+        """Set `current` to the caller of this call. Returns it and its grant; None without an auth file.
 
         Raises:
             Refusal: the call is not allowed.
         """
-        grant = granted.get()
-        if grant is None and self._file is not None:
-            grant = self.late(method, context)
-        if grant is None:
-            current.set(self.identify(context))
-        elif grant.caller.name:
-            current.set(grant.caller)
-        else:  # without credentials, which the auth file allows
-            current.set(replace(grant.caller, name=self.identify(context).name))
-        return grant
+        grant = None
+        if self._asks_address_only:
+            caller = _at(context.peer())
+        elif not self.on:
+            caller = self.identify(context)
+        else:
+            grant = granted.get() or self.late(method, context)
+            caller = grant.caller
+            if not caller.name:  # without credentials, which the auth file allows
+                caller = replace(caller, name=self.identify(context).name)
+        current.set(caller)
+        return caller, grant
 
     def identify(self, context: Context) -> Caller:
         """The caller on a server without an auth file: its certificate, or the address that it calls from."""
@@ -200,10 +201,10 @@ class Guard:
 
     # --- while it is open ------------------------------------------------------------------------------
 
-    def open(self, call: OpenCall) -> None:
+    def open(self, call: Call) -> None:
         self._open[call] = None
 
-    def close(self, call: OpenCall) -> None:
+    def close(self, call: Call) -> None:
         self._open.pop(call, None)
 
     async def watch(self) -> None:
@@ -261,22 +262,13 @@ class Grant:
         self.caller, self.credential, self.method = caller, credential, method
 
 
-class OpenCall:
-    """A call that may be refused later: a stream whose credentials end, a message that takes too much memory.
-    `end` cancels the task that answers it."""
-
-    def __init__(self, grant: Grant | None, task: asyncio.Task[Any] | None) -> None:
-        self.grant, self._task = grant, task
-        self.refusal: ServingError | None = None
-
-    def end(self, refusal: ServingError) -> None:
-        if self.refusal is None and self._task is not None:
-            self.refusal = refusal
-            self._task.cancel()
-
-
 granted: ContextVar[Grant | None] = ContextVar("grant", default=None)
 """The grant of the RPC whose task this is, if its metadata showed it."""
+
+
+@lru_cache(4096)
+def _at(peer: str) -> Caller:
+    return _anybody(peer_host(peer))
 
 
 @lru_cache(4096)

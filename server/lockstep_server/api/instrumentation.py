@@ -1,6 +1,6 @@
 """Wraps every RPC: finds out who calls, counts it, converts errors to gRPC statuses, ends its trace.
 
-A method's handler -> for each call a `CountedCall` around it -> the method's behaviour.
+A method's handler -> for each call a `Call` around it -> the method's behaviour.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from ..frontend import tracing
 from ..frontend.audit import Audit
 from ..frontend.callers import current
 from . import wire
-from .arriving import ArrivingCalls
 from .auth import Guard, Refusal, granted
-from .calls import CountedCall, CountingContext, MethodCounters, OpenCalls
+from .calls import ArrivingCalls, Call, CountingContext, MethodCounters, OpenCalls
 from .permissions import AUDITED
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ class InstrumentedService(grpc.GenericRpcHandler):
         arriving: ArrivingCalls | None = None,
     ) -> None:
         self._service, self._metrics, self._begin = service, metrics, begin
+        self._traces_all = begin is not tracing.begin  # otherwise, calls whose callers ask for it
         self._calls, self._refuse, self._admit = calls or OpenCalls(), refuse, admit
         self._guard = guard or Guard(Audit(metrics))
         self._arriving = arriving or ArrivingCalls()
@@ -55,17 +55,20 @@ class InstrumentedService(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method = handler_call_details.method
-        if method not in self._wrapped:
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
             handler = self._service.service(handler_call_details)
             if handler is None:
                 return None  # unknown methods are not cached
             counters = MethodCounters(
                 self._metrics, self._calls, method, handler, self._refuse, self._guard, self._arriving
             )
-            self._wrapped[method] = _Wrapped(handler, counters, self._admit)
-        wrapped, metadata = self._wrapped[method], handler_call_details.invocation_metadata
+            wrapped = self._wrapped[method] = _Wrapped(handler, counters, self._admit)
+        metadata = handler_call_details.invocation_metadata
         # gRPC calls `service` in the task that runs the handler, so the context variables reach it.
-        if (trace := self._begin(method, metadata)) is not None:
+        if (self._traces_all or tracing.HEADER in dict(metadata)) and (
+            trace := self._begin(method, metadata)
+        ) is not None:
             tracing.current.set(trace)
         if not self._guard.on:
             return wrapped.handler
@@ -128,7 +131,7 @@ def _refusing(refusal: Refusal, counters: MethodCounters) -> Any:
     """A handler that refuses a call without reading its message: gRPC reads none of a stream by itself."""
 
     async def refuse(_: Any, context: Context) -> None:
-        async with CountedCall(counters, context):
+        async with Call(context, counters):
             raise refusal
 
     return grpc.stream_stream_rpc_method_handler(refuse)
@@ -152,19 +155,27 @@ def _audited(behaviour: Any, counters: MethodCounters) -> Any:
 
 def _unary(behaviour: Any, counters: MethodCounters) -> Any:
     async def unary(_: Any, context: Context) -> Any:
-        async with CountedCall(counters, context) as call:
+        call = Call(context, counters)
+        if counters.calls.hold:
+            await call.hold()
+        try:
             call.admit()
-            reply = await behaviour(await call.read(), context)
-            counters.sent.inc()
-            return reply
+            reply = await behaviour(call.arrived(await context.read()), context)
+        except BaseException as error:
+            if await call.failed(error):
+                return None
+            raise
+        counters.sent.value += 1
+        call.succeeded()
+        return reply
 
     return unary
 
 
 def _streams(behaviour: Any, counters: MethodCounters) -> Any:
     async def streams(requests: AsyncIterator[Any], context: Context) -> None:
-        async with CountedCall(counters, context) as call:
-            call.admit(long=True)
+        async with Call(context, counters) as call:
+            call.admit()
             await _drain(
                 behaviour(_checked(requests, counters), CountingContext(context, counters)), context, counters
             )
@@ -179,9 +190,9 @@ async def _checked(requests: AsyncIterator[Any], counters: MethodCounters) -> As
 
 def _replies(behaviour: Any, counters: MethodCounters) -> Any:
     async def replies(_: Any, context: Context) -> None:
-        async with CountedCall(counters, context) as call:
-            call.admit(long=True)
-            request = await call.read()
+        async with Call(context, counters) as call:
+            call.admit()
+            request = call.arrived(await context.read())
             await _drain(behaviour(request, CountingContext(context, counters)), context, counters)
 
     return replies

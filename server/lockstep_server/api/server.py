@@ -19,8 +19,7 @@ from ..errors import LoadError
 from ..frontend.callers import current
 from ..settings import host_and_port
 from .access import server_credentials
-from .arriving import ArrivingCalls
-from .calls import OpenCalls
+from .calls import ArrivingCalls, OpenCalls
 from .health import SERVICES
 from .inflight import StreamLimits
 from .instrumentation import InstrumentingServer

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -115,14 +115,14 @@ def reader(
 
     def read(data: bytes) -> Any:
         try:
+            if len(data) <= _VIEW_BYTES:
+                return parse(data)
             size = RequestParts(0, 0)
             if descriptor is not None and len(data) > _SMALL_BYTES:
                 if len(data) > LARGE_BYTES and (no_room := admit(len(data))) is not None:
                     return Unreadable(no_room)
                 size = check(data, descriptor)
-            if has_tensors and len(data) > _VIEW_BYTES:
-                return _without_copies(data, parse, size)
-            return parse(data)
+            return _without_copies(data, parse, size) if has_tensors else parse(data)
         except ServingError as error:
             return Unreadable(error)
         except Exception as error:  # DecodeError, and what a parser raises for text that is not UTF-8
@@ -287,7 +287,13 @@ def serialized(message: Any) -> bytes:
 def delimited(number: int, *parts: Part) -> list[Part]:
     """A field that holds a message, string, bytes or packed numbers, given as parts."""
     size = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
-    return [_varint(number << 3 | _DELIMITED) + _varint(size), *parts]
+    return [tag(number, size), *parts]
+
+
+@lru_cache(4096)
+def tag(number: int, size: int) -> bytes:
+    """What stands before the `size` bytes of a delimited field."""
+    return _varint(number << 3 | _DELIMITED) + _varint(size)
 
 
 def packed_floats(number: int, array: np.ndarray[Any, Any]) -> list[Part]:

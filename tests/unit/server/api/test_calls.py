@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from lockstep_server.api.arriving import ArrivingCalls
-from lockstep_server.api.auth import OpenCall
-from lockstep_server.errors import ErrorCode
-from lockstep_server.frontend.callers import Caller, current
+from lockstep_server.api.calls import ArrivingCalls, Call
+from lockstep_server.errors import ErrorCode, ServingError
+from lockstep_server.frontend.callers import Caller
 
 
 class _Process:
@@ -20,17 +19,17 @@ class _Process:
         self.arriving.check()
 
 
-class _Call(OpenCall):
-    def __init__(self) -> None:
-        super().__init__(None, None)
+class _Call(Call):
+    def __init__(self, begun: float, caller: Caller) -> None:
+        self.begun, self.caller, self.refusal = begun, caller, None
 
-    def end(self, refusal: object) -> None:
+    def end(self, refusal: ServingError) -> None:
         assert self.refusal is None
-        self.refusal = refusal  # type: ignore[assignment]
+        self.refusal = refusal
 
 
-def begun(process: _Process, count: int) -> list[_Call]:
-    calls = [_Call() for _ in range(count)]
+def begun(process: _Process, count: int, caller: str = "") -> list[_Call]:
+    calls = [_Call(process.now, Caller(caller)) for _ in range(count)]
     for call in calls:
         process.arriving.begin(call)
     return calls
@@ -63,8 +62,7 @@ def test_a_caller_with_many_calls_gives_way_to_one_with_few() -> None:
     process.later()
     calls: dict[str, list[_Call]] = {}
     for name, count in (("greedy", 10), ("meek", 2)):
-        current.set(Caller(name))
-        calls[name] = begun(process, count)
+        calls[name] = begun(process, count, name)
     process.later()
     process.resident += 401
     process.later()
