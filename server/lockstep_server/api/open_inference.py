@@ -115,16 +115,14 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         await self._registry.loads.change(messages.Unload, request.model_name, self._send)
         return pb.RepositoryModelUnloadResponse()
 
-    async def ModelInfer(
-        self, request: pb.ModelInferRequest, context: Context
-    ) -> pb.ModelInferResponse | bytes:
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> bytes:
         remaining_s, caller = context.time_remaining(), current.get().name
-        inference = await make_inference_request(
+        inference, requested = await make_inference_request(
             self._registry, request, "ModelInfer", remaining_s, caller, self._shared_memory
         )
         event, spec = await self._requests.infer(inference), inference.served.spec
-        written = await self._shared_memory.write(spec, request, event)
-        return await tensor_replies.encode_reply(spec, event, request, written)
+        written = await self._shared_memory.write(spec, request, event) if self._shared_memory.on else {}
+        return await tensor_replies.encode_reply(spec, event, inference.id, requested, written)
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
         await TensorStream(self._registry, self._requests, context, self._limits, self._shared_memory).run()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,31 +22,37 @@ if TYPE_CHECKING:
     from ..model.spec import ModelSpec, ModelTensor
     from .tensors import Array
 
+Requested = dict[str, Any]
+"""The names of requested outputs, with their parameters in the request; None if they have none."""
+
 _MAX_OUTPUTS = 256
 _MAX_RANKED = 1 << 20
 """Elements of an output that are ranked for a request with `classification`."""
 
-_RAW_OUTPUTS = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+_REPLY = pb.ModelInferResponse.DESCRIPTOR.fields_by_name
+_ID, _RAW_OUTPUTS = (_REPLY[name].number for name in ("id", "raw_output_contents"))
 
 
-def requested_outputs(spec: ModelSpec, request: pb.ModelInferRequest) -> tuple[str, ...]:
-    """The names of the requested outputs; empty means all.
+def requested_outputs(spec: ModelSpec, request: pb.ModelInferRequest) -> Requested:
+    """The requested outputs; empty means all.
 
     Raises:
         ServingError: BAD_INPUT, unknown output.
     """
-    known = spec.output_sections
+    known, found = spec.output_sections, dict[str, Any]()
     if len(request.outputs) > _MAX_OUTPUTS:
         raise bad_input("outputs", f"{len(request.outputs)} outputs; send at most {_MAX_OUTPUTS}")
     for index, output in enumerate(request.outputs):
-        if output.name not in known:
+        name, parameters = output.name, output.parameters
+        if name not in known:
             raise bad_input(
                 f"outputs[{index}].name",
-                f"the model has no output {quoted(output.name)}; available: {', '.join(sorted(known))}",
+                f"the model has no output {quoted(name)}; available: {', '.join(sorted(known))}",
             )
-        if "classification" in output.parameters:
+        if "classification" in parameters:
             _check_class_count(spec, output, f"outputs[{index}].parameters.classification")
-    return tuple(output.name for output in request.outputs)
+        found[name] = parameters or None
+    return found
 
 
 def _check_class_count(spec: ModelSpec, output: Any, field: str) -> None:
@@ -56,35 +64,35 @@ def _check_class_count(spec: ModelSpec, output: Any, field: str) -> None:
 
 
 async def encode_reply(
-    spec: ModelSpec, event: Event, request: pb.ModelInferRequest, written: Mapping[str, int]
-) -> pb.ModelInferResponse | bytes:
-    """As `encode`; a large response as bytes, without copies of its tensors.
+    spec: ModelSpec, event: Event, sent_id: str, requested: Requested, written: Mapping[str, int]
+) -> bytes:
+    """As `encode`, in one piece.
 
     Raises:
         ServingError: BAD_INPUT, as `encode`.
     """
-    outputs = event.outputs or {}
-    if sum(array.nbytes for array in outputs.values()) < wire.LARGE_BYTES:
-        return encode(spec, event, request, written=written)
-    return await wire.join(await encode_parts(spec, event, request, written))
+    size = 0
+    for array in (event.outputs or {}).values():
+        size += array.nbytes
+    if size < wire.LARGE_BYTES:
+        return b"".join(encode(spec, event, sent_id, requested, written))
+    return await wire.join(await encode_parts(spec, event, sent_id, requested, written))
 
 
 async def encode_parts(
-    spec: ModelSpec, event: Event, request: pb.ModelInferRequest, written: Mapping[str, int]
+    spec: ModelSpec, event: Event, sent_id: str, requested: Requested, written: Mapping[str, int]
 ) -> list[wire.Part]:
-    """As `encode`, as bytes in parts, without copies of tensors.
+    """As `encode`, on a thread if it takes long.
 
     Raises:
         ServingError: BAD_INPUT, as `encode`.
     """
-    raw: list[wire.Part] = []
-    reply = await off_loop(_steps(event, request), encode, spec, event, request, raw, written)
-    return [reply.SerializeToString(), *raw]
+    return await off_loop(_steps(event, requested), encode, spec, event, sent_id, requested, written)
 
 
-def _steps(event: Event, request: pb.ModelInferRequest) -> int:
+def _steps(event: Event, requested: Requested) -> int:
     """Elements that `encode` handles one by one."""
-    ranked = {output.name for output in request.outputs if "classification" in output.parameters}
+    ranked = {name for name, parameters in requested.items() if "classification" in (parameters or ())}
     outputs = (event.outputs or {}).items()
     return sum(array.size for name, array in outputs if array.dtype.hasobject or name in ranked)
 
@@ -92,54 +100,82 @@ def _steps(event: Event, request: pb.ModelInferRequest) -> int:
 def encode(
     spec: ModelSpec,
     event: Event,
-    request: pb.ModelInferRequest,
-    parts: list[wire.Part] | None = None,
+    sent_id: str,
+    requested: Requested,
     written: Mapping[str, int] | None = None,
-) -> pb.ModelInferResponse:
-    """Encode the response: outputs as raw contents; timings and the model's notice as parameters.
+) -> list[wire.Part]:
+    """The fields of the response: outputs as raw contents; timings and the model's notice as parameters.
 
     Args:
-        parts: gets the raw contents, as fields to append to the message, in place of the message.
+        sent_id: the id of the request.
         written: bytes of the outputs that are in shared memory, by name. Their raw contents are empty.
 
     Raises:
         ServingError: BAD_INPUT, an output is too large to be ranked.
     """
-    reply = pb.ModelInferResponse(model_name=spec.name, model_version=str(spec.version), id=request.id)
-    outputs, written = event.outputs or {}, written or {}
-    classes = {
-        output.name: output.parameters["classification"].int64_param
-        for output in request.outputs
-        if "classification" in output.parameters
-    }
+    outputs = event.outputs or {}
+    queue_s, compute_s, _, rows, _, _ = event.timings
+    parts: list[wire.Part] = [
+        _head(spec.name, spec.version, spec.notice),
+        _TIMINGS.pack(_QUEUE, queue_s, _COMPUTE, compute_s, _ROWS, rows),
+    ]
+    if sent_id:
+        content: wire.Part = sent_id.encode()
+        parts += (wire.tag(_ID, len(content)), content)
     for tensor in spec.outputs:
-        array = outputs.get(tensor.name)
+        name, datatype = tensor.name, tensor.datatype
+        array = outputs.get(name)
         if array is None:
             continue
-        datatype = tensor.datatype
-        if tensor.name in classes:
-            array, datatype = _best_classes(spec, tensor, array, classes[tensor.name]), "BYTES"
-        output = reply.outputs.add(name=tensor.name, datatype=datatype, shape=array.shape)
-        if tensor.name in written:
-            region = next(one.parameters for one in request.outputs if one.name == tensor.name)
-            for name in region:
-                output.parameters[name].CopyFrom(region[name])
-            output.parameters["shared_memory_byte_size"].int64_param = written[tensor.name]
-            array = array[:0] if array.ndim else array.reshape(1)[:0]
-        if parts is None:
-            reply.raw_output_contents.append(to_bytes(datatype, array))
-        elif datatype == "BYTES":
-            parts += wire.delimited(_RAW_OUTPUTS, to_bytes(datatype, array))
+        parameters = requested.get(name)
+        if parameters is None:
+            parts.append(_output(name, datatype, array.shape))
+        else:
+            if "classification" in parameters:
+                count = parameters["classification"].int64_param
+                array, datatype = _best_classes(spec, tensor, array, count), "BYTES"
+            output = pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=array.shape)
+            if written and name in written:
+                for key, value in parameters.items():
+                    output.parameters[key].CopyFrom(value)
+                output.parameters["shared_memory_byte_size"].int64_param = written[name]
+                array = array[:0] if array.ndim else array.reshape(1)[:0]
+            parts.append(pb.ModelInferResponse(outputs=[output]).SerializeToString())
+        if datatype == "BYTES" or array.nbytes < wire.LARGE_BYTES:
+            content = to_bytes(datatype, array)
         else:
             flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            parts += wire.delimited(_RAW_OUTPUTS, memoryview(flat))
-    parameters = reply.parameters
-    parameters["queue_seconds"].double_param = event.timings.queue_s
-    parameters["compute_seconds"].double_param = event.timings.compute_s
-    parameters["batch_rows"].double_param = event.timings.rows
-    if spec.notice:
-        parameters["notice"].string_param = spec.notice
-    return reply
+            content = memoryview(flat)
+        parts += (wire.tag(_RAW_OUTPUTS, len(content)), content)
+    return parts
+
+
+# The parts of a message are concatenated, in any order. What many responses share is serialised once.
+
+
+@lru_cache(1024)
+def _head(name: str, version: int, notice: str) -> bytes:
+    reply = pb.ModelInferResponse(model_name=name, model_version=str(version))
+    if notice:
+        reply.parameters["notice"].string_param = notice
+    return reply.SerializeToString()
+
+
+@lru_cache(4096)
+def _output(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    output = pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
+    return pb.ModelInferResponse(outputs=[output]).SerializeToString()
+
+
+def _without_value(name: str) -> bytes:
+    """A parameter that is a double, without its last 8 bytes, which are the double."""
+    reply = pb.ModelInferResponse()
+    reply.parameters[name].double_param = 0.0
+    return reply.SerializeToString()[:-8]
+
+
+_QUEUE, _COMPUTE, _ROWS = map(_without_value, ("queue_seconds", "compute_seconds", "batch_rows"))
+_TIMINGS = struct.Struct("<" + "".join(f"{len(one)}sd" for one in (_QUEUE, _COMPUTE, _ROWS)))
 
 
 def _best_classes(spec: ModelSpec, tensor: ModelTensor, array: Array, count: int) -> Array:

@@ -48,6 +48,7 @@ class _Result(NamedTuple):
     request: pb.ModelInferRequest
     event: messages.Event
     spec: ModelSpec | None = None
+    requested: tensor_replies.Requested | None = None
 
 
 class TensorStream(PipelinedStream["_Result"]):
@@ -68,22 +69,23 @@ class TensorStream(PipelinedStream["_Result"]):
         await self._wait_for_room()
         try:
             remaining_s = self._context.time_remaining()
-            inference = await make_inference_request(
+            inference, requested = await make_inference_request(
                 self._registry, request, "ModelStreamInfer", remaining_s, self._peer, self._shared_memory
             )
             spec = inference.served.spec
-            self._start(inference, lambda event: self._queue(_Result(request, event, spec)))
+            self._start(inference, lambda event: self._queue(_Result(request, event, spec, requested)))
         except ServingError as error:
             self._queue(_Result(request, messages.Event(key=0, error=error)))
 
     async def _next_message(self) -> pb.ModelStreamInferResponse | bytes:
-        request, event, spec = self._ready.popleft()
+        request, event, spec, requested = self._ready.popleft()
         if event.error is not None:
             return _stream_error(event.error, request)
         assert spec is not None
+        assert requested is not None
         try:
             written = await self._shared_memory.write(spec, request, event)
-            parts = await tensor_replies.encode_parts(spec, event, request, written)
+            parts = await tensor_replies.encode_parts(spec, event, request.id, requested, written)
         except ServingError as error:
             return _stream_error(error, request)
         marks = _final(pb.ModelStreamInferResponse(), request).infer_response.SerializeToString()
@@ -97,8 +99,9 @@ async def make_inference_request(
     remaining_s: float | None,
     caller: str,
     shared_memory: SharedMemory,
-) -> InferenceRequest:
-    """Validate a ModelInfer request, and read its inputs that are in shared memory.
+) -> tuple[InferenceRequest, tensor_replies.Requested]:
+    """Validate a ModelInfer request, and read its inputs that are in shared memory. Returns what it requests
+    as well.
 
     Raises:
         ServingError: unknown model, or an invalid request. It is recorded as refused.
@@ -112,39 +115,66 @@ async def make_inference_request(
         served = registry.resolve_step(name, version, owned, start=start, method=method)
     else:
         served = registry.resolve(name, version, method)
+    spec = served.spec
     try:
-        if not served.spec.is_stepwise:
+        if served.admission.requests and not spec.is_stepwise:
             now = time.monotonic()
             served.admission.refuse_if_full(now, deadline_of(now, remaining_s, 0.0), caller=caller)
-        if len(request.id) > sequence_ids.MAX_CHARACTERS:
-            why = f"the id has {len(request.id)} characters; send at most {sequence_ids.MAX_CHARACTERS}"
+        sent_id = request.id
+        if len(sent_id) > sequence_ids.MAX_CHARACTERS:
+            why = f"the id has {len(sent_id)} characters; send at most {sequence_ids.MAX_CHARACTERS}"
             raise bad_input("id", why)
         priority, timeout_s = _parameters(parameters) if parameters else (0, 0.0)
-        spec = served.spec
         step_fields = _step(spec, parameters) if parameters or spec.is_stepwise else None
         read = prompt_reader(spec, f"parameters.{_PROMPT}") if step_fields and step_fields["prompt"] else spec
-        shared = await shared_memory.read(request)
-        inputs = await off_loop(tensors.decoding_steps(request), tensors.decode, read, request, shared)
+        requested = tensor_replies.requested_outputs(spec, request) if request.outputs else {}
+        shared = None
+        if any(requested.values()) or _inputs_have_parameters(request):
+            shared = await shared_memory.read(request)
+        if isinstance(request, wire.RawRequest):
+            inputs = await off_loop(request.steps, tensors.decode, read, request, shared)
+        else:
+            inputs = tensors.decode(read, request, shared)
         size = measure_request(read, inputs)
-        common: dict[str, Any] = {
-            "key": 0,
-            "model": spec.name,
-            "version": spec.version,
-            "inputs": inputs,
-            "outputs": tensor_replies.requested_outputs(spec, request) if request.outputs else (),
-            "priority": priority,
-            "caller": caller,
-        }
+        message: messages.Request
         if step_fields is None:
-            message: messages.Request = messages.Infer(**common, size=size)
+            message = messages.Infer(
+                key=0,
+                model=spec.name,
+                version=spec.version,
+                inputs=inputs,
+                size=size,
+                outputs=tuple(requested),
+                priority=priority,
+                caller=caller,
+            )
         else:
             _check_one_row(spec, size.rows)
-            message = messages.Step(**common, **step_fields)
-        limits: dict[str, Any] = {"queue_timeout_s": timeout_s, "remaining_s": remaining_s}
-        return InferenceRequest(served, method, message, **limits, id=request.id)
+            message = messages.Step(
+                key=0,
+                model=spec.name,
+                version=spec.version,
+                inputs=inputs,
+                outputs=tuple(requested),
+                priority=priority,
+                caller=caller,
+                **step_fields,
+            )
+        inference = InferenceRequest(
+            served, method, message, queue_timeout_s=timeout_s, remaining_s=remaining_s, id=sent_id
+        )
+        return inference, requested
     except ServingError as error:
         served.record_refusal(method, error)
         raise
+
+
+def _inputs_have_parameters(request: pb.ModelInferRequest) -> bool:
+    """Whether an input may be in shared memory."""
+    for tensor in request.inputs:  # noqa: SIM110 (most requests have one, for which a generator is slow)
+        if tensor.parameters:
+            return True
+    return False
 
 
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> tuple[int, float]:

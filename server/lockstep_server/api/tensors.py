@@ -21,6 +21,7 @@ from . import wire
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..errors import ServingError
     from ..model.datatypes import Arrays
     from ..model.spec import ModelSpec, ModelTensor
 
@@ -66,11 +67,6 @@ _WIRE = {
 }
 
 
-def decoding_steps(request: pb.ModelInferRequest) -> int:
-    """About how many microseconds `decode` takes."""
-    return request.steps if isinstance(request, wire.RawRequest) else 0
-
-
 def decode(
     spec: ModelSpec, request: pb.ModelInferRequest, shared: Mapping[int, wire.Part] | None = None
 ) -> Arrays:
@@ -81,31 +77,31 @@ def decode(
         ServingError: BAD_INPUT, with the name of the wrong field.
     """
     shared = shared or {}
-    raw, count = request.raw_input_contents, len(request.inputs) - len(shared)
+    raw, inputs = request.raw_input_contents, request.inputs
+    count = len(inputs) - len(shared)
     if raw and len(raw) != count:
         raise bad_input(
             "raw_input_contents", f"{len(raw)} entries for {count} inputs; send one entry per input"
         )
     in_message = iter(raw)
     arrays: Arrays = {}
-    for index, tensor in enumerate(request.inputs):
-        known = spec.input(tensor.name)
+    for index, tensor in enumerate(inputs):
+        name = tensor.name
+        known = spec.input(name)
         if known is None:
             names = ", ".join(one.name for one in spec.inputs)
             raise bad_input(
-                f"inputs[{index}].name", f"the model has no input {quoted(tensor.name)}; available: {names}"
+                f"inputs[{index}].name", f"the model has no input {quoted(name)}; available: {names}"
             )
-        if tensor.name in arrays:
-            raise bad_input(tensor.name, "the input is sent twice; send it once")
-        if spec.is_stepwise and known.spec.generated:
-            raise bad_input(
-                tensor.name, "the server generates this input from the states of the sequence; omit it"
-            )
+        if name in arrays:
+            raise bad_input(name, "the input is sent twice; send it once")
+        if known.spec.generated and spec.is_stepwise:
+            raise bad_input(name, "the server generates this input from the states of the sequence; omit it")
         typed = _typed_bytes(request, index, known) if isinstance(request, wire.RawRequest) else None
         content = shared[index] if index in shared else next(in_message, None)
-        arrays[tensor.name] = _decode(known, tensor, content, typed)
-    for known in spec.inputs:
-        if known.name not in arrays and not known.optional and not known.spec.filled:
+        arrays[name] = _decode(known, tensor, content, typed)
+    for known in spec.required_inputs:
+        if known.name not in arrays:
             raise bad_input(known.name, f"missing input; send it as {known.datatype} {known.wire_shape()}")
     return arrays
 
@@ -161,7 +157,8 @@ def _decode(
     known: ModelTensor, tensor: InputTensor, raw: wire.Part | None, typed: Array | None = None
 ) -> Array:
     shape = tuple(tensor.shape)
-    _check_datatype(known, tensor.datatype)
+    if tensor.datatype != known.datatype:
+        raise _wrong_datatype(known, tensor.datatype)
     _check_shape(known, shape)
     count = math.prod(shape)
     if raw is None:
@@ -182,7 +179,8 @@ def from_bytes(known: ModelTensor, datatype: str, shape: Sequence[int], contents
     Raises:
         ServingError: BAD_INPUT, another datatype, or the bytes are not those of such a shape.
     """
-    _check_datatype(known, datatype)
+    if datatype != known.datatype:
+        raise _wrong_datatype(known, datatype)
     _check_axes(known, shape)
     array = _reshaped(known, _from_raw(known, contents, math.prod(shape)), shape)
     if known.spec.range is not None:
@@ -190,9 +188,8 @@ def from_bytes(known: ModelTensor, datatype: str, shape: Sequence[int], contents
     return array
 
 
-def _check_datatype(known: ModelTensor, datatype: str) -> None:
-    if datatype != known.datatype:
-        raise bad_input(known.name, f"wrong datatype {quoted(datatype)}; the model takes {known.datatype}")
+def _wrong_datatype(known: ModelTensor, datatype: str) -> ServingError:
+    return bad_input(known.name, f"wrong datatype {quoted(datatype)}; the model takes {known.datatype}")
 
 
 def _reshaped(known: ModelTensor, array: Array, shape: Sequence[int]) -> Array:
@@ -212,8 +209,9 @@ def _check_axes(known: ModelTensor, shape: Sequence[int]) -> None:
 
 
 def _check_shape(known: ModelTensor, shape: Sequence[int]) -> None:
-    _check_axes(known, shape)
-    if known.any_rank:
+    if len(shape) != len(known.shape) or (shape and min(shape) < 0):
+        _check_axes(known, shape)
+    if not known.shape:  # of any rank
         return
     if len(shape) != len(known.shape):
         raise bad_input(

@@ -20,6 +20,9 @@ from ..errors import ServingError, bad_input
 from . import datatypes
 from .manifest import CTC_TASK, GENERATIVE_TASKS, TOKEN_TASK, Manifest, StateSection, TensorSection
 
+_MOST_SIZES = 4096
+"""Sizes that are remembered of each model: most requests have one of few shapes."""
+
 Axis = int | str | None
 """An axis of a graph's tensor: its fixed size, its symbol, or None if it is dynamic without a symbol."""
 
@@ -117,6 +120,16 @@ class ModelSpec:
         return {tensor.name: tensor for tensor in self.inputs}
 
     @cached_property
+    def required_inputs(self) -> tuple[ModelTensor, ...]:
+        """The inputs that each request has."""
+        return tuple(one for one in self.inputs if not (one.optional or one.spec.filled))
+
+    @cached_property
+    def known_sizes(self) -> dict[tuple[str, tuple[int, ...]], RequestSize]:
+        """The sizes of requests that were measured, by the name and shape of their only input."""
+        return {}
+
+    @cached_property
     def length_names(self) -> tuple[str, ...]:
         return tuple(self.manifest.lengths)
 
@@ -189,7 +202,7 @@ class ModelSpec:
         """Whether one score may stand for two labels."""
         return self.manifest.roles.activation == "sigmoid" and len(self.manifest.labels) == 2
 
-    @property
+    @cached_property
     def is_stepwise(self) -> bool:
         return self.mode == "stepwise"
 
@@ -210,6 +223,11 @@ class ModelSpec:
         return self.batched and all(tensor.spec.batch_axis == 0 for tensor in tensors)
 
     @cached_property
+    def reads_text(self) -> bool:
+        """Whether the model has a tokenizer."""
+        return self.manifest.reads_text
+
+    @cached_property
     def text_tensor(self) -> ModelTensor | None:
         """The tensor of `text_input`."""
         return self.input(self.text_input)
@@ -220,8 +238,8 @@ class ModelSpec:
         not fill in. Empty if there is no such input or more than one."""
         if self.input(self.manifest.roles.input):
             return self.manifest.roles.input
-        required = [tensor.name for tensor in self.inputs if not (tensor.spec.filled or tensor.optional)]
-        return required[0] if len(required) == 1 else ""
+        required = self.required_inputs
+        return required[0].name if len(required) == 1 else ""
 
 
 def batchable(spec: ModelSpec) -> bool:
@@ -247,7 +265,7 @@ class RequestSize(NamedTuple):
 
 def row_of_ids(tensor: ModelTensor, ids: Sequence[int] | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Token ids as one row of the input `tensor`, whose type holds them."""
-    row = np.array(ids, datatypes.NUMPY[tensor.datatype])
+    row = np.asarray(ids, datatypes.NUMPY[tensor.datatype])
     if len(tensor.shape) == 1:  # [words]: the model is not batched
         return row
     return row[:, None] if tensor.spec.batch_axis == 1 else row[None]
@@ -269,6 +287,18 @@ def measure_request(spec: ModelSpec, inputs: datatypes.Arrays) -> RequestSize:
         ServingError: BAD_INPUT: tensors disagree on a size, there are no rows, or a length is 0 or
             above its maximum.
     """
+    if len(inputs) != 1:
+        return _measure(spec, inputs)
+    ((name, array),) = inputs.items()
+    size = spec.known_sizes.get((name, array.shape))
+    if size is None:
+        size, known = _measure(spec, inputs), spec.input(name)
+        if known is not None and not known.spec.generated and len(spec.known_sizes) < _MOST_SIZES:
+            spec.known_sizes[name, array.shape] = size
+    return size
+
+
+def _measure(spec: ModelSpec, inputs: datatypes.Arrays) -> RequestSize:
     rows, lengths = -1, dict.fromkeys(spec.manifest.lengths, -1)
     found_in: dict[str, str] = {}
     for tensor in spec.inputs:

@@ -104,6 +104,12 @@ def test_a_valid_request_decodes() -> None:
     }
 
 
+def _encoded(spec: ModelSpec, event: messages.Event, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+    requested = tensor_replies.requested_outputs(spec, request)
+    parts = tensor_replies.encode(spec, event, request.id, requested)
+    return pb.ModelInferResponse.FromString(b"".join(parts))
+
+
 @given(st.lists(st.text(), max_size=5))
 def test_strings_survive_a_round_trip(texts: list[str]) -> None:
     texts = [text for text in texts if text.isprintable() or "\x00" in text]
@@ -116,7 +122,8 @@ def test_strings_survive_a_round_trip(texts: list[str]) -> None:
     )
     arrays = tensors.decode(spec, fakes.request("m", {"x": ("BYTES", np.array(texts, object))}))
     assert arrays["x"].tolist() == texts
-    reply = tensor_replies.encode(spec, messages.Event(key=1, outputs=arrays), pb.ModelInferRequest(id="id"))
+    reply = _encoded(spec, messages.Event(key=1, outputs=arrays), pb.ModelInferRequest(id="id"))
+    assert (reply.model_name, reply.model_version, reply.id) == ("m", "1", "id")
     assert fakes.values(reply, "x").tolist() == texts
 
 
@@ -144,9 +151,7 @@ def test_class_counts_are_written_as_tritons_extension_writes_them() -> None:
     request = pb.ModelInferRequest()
     request.outputs.add(name="y").parameters["classification"].int64_param = 2
     scores = np.array([[1, 5, 2], [7.5, 0, 7.5]], np.float32)
-    reply = tensor_replies.encode(
-        replace(spec, manifest=manifest), messages.Event(key=1, outputs={"y": scores}), request
-    )
+    reply = _encoded(replace(spec, manifest=manifest), messages.Event(key=1, outputs={"y": scores}), request)
     assert (reply.outputs[0].datatype, list(reply.outputs[0].shape)) == ("BYTES", [2, 2])
     assert tensors._unpack("y", reply.raw_output_contents[0]) == [
         b"5.000000:1:yes", b"2.000000:2:maybe", b"7.500000:0:no", b"7.500000:2:maybe",
