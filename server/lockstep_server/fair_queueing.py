@@ -80,8 +80,11 @@ class QueuedWork:
         if not self._of:
             return 0.0
         own = self._of.get(caller, (0, 0.0))[1] - apart
-        others = (min(other, own + work) for name, (_, other) in self._of.items() if name != caller)
-        return max(own, 0.0) + sum(others)
+        total = max(own, 0.0)
+        for name, (_, other) in self._of.items():
+            if name != caller:
+                total += min(other, own + work)
+        return total
 
 
 class FairQueueing:

@@ -44,7 +44,7 @@ def front_end_of(key: int) -> int:
 
 
 class _Struct(msgspec.Struct, array_like=True, gc=False):
-    """Encoded as an array of its fields. Not changed once it is made."""
+    """Encoded as an array of its fields. Not changed once it is sent."""
 
 
 class Infer(_Struct, tag="infer", kw_only=True):

@@ -350,6 +350,7 @@ def test_beside_a_flood_a_caller_gets_its_share_of_the_queue_and_of_the_runs(
     control = served.admission
     monkeypatch.setattr(admission.AdmissionController, "price", lambda *_: 0.001)
     monkeypatch.setattr(admission.AdmissionController, "run_s", lambda *_: 0.001)
+    monkeypatch.setattr(control, "_demands", {})
     monkeypatch.setattr(control, "max_queue_s", 0.0205)
     monkeypatch.setattr(control, "_drain", admission._Drain())
     monkeypatch.setattr(admission._Drain, "_learn", lambda *_: None)

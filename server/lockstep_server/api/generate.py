@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +92,7 @@ def samples(inference: InferenceRequest, count: int) -> list[InferenceRequest]:
     assert isinstance(inference.message, messages.Generate)
     call, seed = CallShare(), inference.message.seed
     seeded = (structs.replace(inference.message, seed=(seed + index) % 2**64) for index in range(count))
-    return [replace(inference, message=message, call=call) for message in seeded]
+    return [structs.replace(inference, message=message, call=call) for message in seeded]
 
 
 def generate_replies(inference: InferenceRequest, sample: int = 0) -> MakeReply:

@@ -11,18 +11,17 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..durations import bounded_s
+from ..durations import LONGEST_S
 from ..errors import overloaded
 from ..fair_queueing import QueuedWork
-from ..messages import Infer
 from ..model.cost_model import CostModel, representative
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from ..messages import Event, Request
-    from ..model.spec import ModelSpec
+    from ..messages import Event
+    from ..model.spec import ModelSpec, RequestSize
     from .shared_usage import SharedUsage
 
 log = logging.getLogger(__name__)
@@ -46,6 +45,8 @@ _MUCH, _WRONG_FOR_S = 4, 60
 
 _MOST_UNKNOWN = 16
 """Requests of a size that was never measured that may wait at once, if their estimates are long."""
+
+_MOST_SIZES = 4096
 
 _MIN_ESTIMATE_S = 0.005
 """Estimates below this are too small to learn the pace from."""
@@ -124,6 +125,7 @@ class AdmissionController:
         self._instances = spec.instances
         self.max_queue_s = spec.manifest.batching.max_queue_ms / 1000
         self._prices: dict[int, float] = {}
+        self._demands: dict[RequestSize, tuple[float, float]] = {}  # of sizes that came lately
         self.waiting_s = 0.0
         self.requests = 0
         self._queued = QueuedWork()
@@ -133,7 +135,7 @@ class AdmissionController:
     def batching_off(self) -> None:
         """Each request runs alone from now on, and is priced so."""
         self._spec = replace(self._spec, batched=False)
-        self._prices.clear()
+        self._forget_prices()
 
     def price(self, rows: int, size: int) -> float:
         """Device seconds for `rows` rows of `size` elements each, as a share of a full batch."""
@@ -146,13 +148,15 @@ class AdmissionController:
             price = self._prices[typical] = per_row / typical
         return price * rows * size
 
-    def demand(self, message: Request) -> tuple[float, float]:
-        """A one-shot request's price, and the estimated seconds of its own run. 0 for a sequence, which the
-        engine gives a slot or refuses."""
-        if not isinstance(message, Infer):
-            return 0.0, 0.0
-        size = message.size
-        return self.price(size.rows, size.size), self.run_s(size.rows, size.size)
+    def demand(self, size: RequestSize) -> tuple[float, float]:
+        """A one-shot request's price, and the estimated seconds of its own run."""
+        demand = self._demands.get(size)
+        if demand is None:
+            if len(self._demands) >= _MOST_SIZES:
+                self._demands.clear()
+            demand = self.price(size.rows, size.size), self.run_s(size.rows, size.size)
+            self._demands[size] = demand
+        return demand
 
     def fits(self, rows: int, length: int) -> bool:
         """Whether the planner may run a batch of `rows` x `length`."""
@@ -168,7 +172,7 @@ class AdmissionController:
         return self._drain.pace
 
     def estimated_wait_s(self) -> float:
-        return self.waiting_s / self._instances * self.pace
+        return self.waiting_s / self._instances * self._drain.pace
 
     def refuse_if_full(
         self, now: float, deadline: float | None, call: CallShare | None = None, caller: str = ""
@@ -178,6 +182,8 @@ class AdmissionController:
         Raises:
             ServingError: as `enter`.
         """
+        if call is None and deadline is None and self.estimated_wait_s() <= self.max_queue_s:
+            return  # it would not wait longer than for all that is queued
         of_call = (call.requests, call.waiting_s) if call is not None else (0, 0.0)
         if self.requests > of_call[0]:
             wait_s = max(self._queued.ahead(caller, 0.0, apart=of_call[1]), 0.0) / self._instances * self.pace
@@ -204,16 +210,21 @@ class AdmissionController:
         Raises:
             ServingError: OVERLOADED, the estimated wait exceeds the model's limit or the deadline.
         """
-        of_call = (call.requests, call.waiting_s) if call is not None else (0, 0.0)
-        if self.requests > of_call[0]:
-            others_s = self._queued.ahead(caller, seconds, apart=of_call[1])
-            wait_s = max(others_s, 0.0) / self._instances * self.pace
-            self._check(wait_s, max(seconds * self.pace, run_s), now, deadline)
-        before_s = self._queued.ahead(caller, seconds) / self._instances
-        self._queued.add(caller, seconds)
+        queued, instances = self._queued, self._instances
+        if self.requests:
+            before_s = others_s = queued.ahead(caller, seconds)
+            if call is not None:
+                others_s = queued.ahead(caller, seconds, apart=call.waiting_s)
+            if call is None or self.requests > call.requests:
+                wait_s, pace = max(others_s, 0.0) / instances, self._drain.pace
+                self._check(wait_s * pace, max(seconds * pace, run_s), now, deadline)
+            before_s /= instances
+        else:
+            before_s = 0.0
+        queued.add(caller, seconds)
         self.waiting_s += seconds
         self.requests += 1
-        self._drain.watch(self.waiting_s / self._instances, now)
+        self._drain.watch(self.waiting_s / instances, now)
         if call is not None:
             call.requests, call.waiting_s = call.requests + 1, call.waiting_s + seconds
         if self.shared_usage is not None and seconds:
@@ -292,7 +303,11 @@ class AdmissionController:
     def set_costs(self, costs: Mapping[str, Any]) -> None:
         """Take over what the engine has learned."""
         self._costs = CostModel.from_dict(costs)
+        self._forget_prices()
+
+    def _forget_prices(self) -> None:
         self._prices.clear()
+        self._demands.clear()
 
 
 def is_past(remaining_s: float | None) -> bool:
@@ -306,8 +321,9 @@ def deadline_of(now: float, remaining_s: float | None, queue_timeout_s: float) -
     Of `time.monotonic()`, in seconds. `queue_timeout_s` 0 means no queue timeout. A limit of more than a year
     counts as a year.
     """
-    if remaining_s is None and not queue_timeout_s:
+    limit = queue_timeout_s or None
+    if remaining_s is not None and (limit is None or remaining_s < limit):
+        limit = remaining_s
+    if limit is None:
         return None
-    limits = (remaining_s, queue_timeout_s or None)
-    ends = [now + bounded_s(limit) for limit in limits if limit is not None]
-    return min(ends) if ends else None
+    return now + (limit if limit < LONGEST_S else LONGEST_S)

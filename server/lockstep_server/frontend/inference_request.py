@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
+import msgspec
 
 from .. import messages
 from ..model.spec import RequestSize
@@ -19,11 +18,11 @@ UNMEASURED = RequestSize(0, (), 0)
 """The size of a request whose text is not tokenized yet."""
 
 
-@dataclass(slots=True, eq=False)
-class InferenceRequest:
+class InferenceRequest(msgspec.Struct, eq=False):
     """A checked request for one model version.
 
-    `message` is the request as the engine gets it, except its key, times, and what comes from `text`.
+    `message` is the request as the engine gets it, except its key, times, and what comes from `text`. It
+    belongs to this request, which completes it.
     """
 
     served: ServedModel
@@ -53,30 +52,3 @@ def elements(message: messages.Request) -> int:
     if isinstance(message, messages.Infer):
         return message.size.elements
     return len(message.prompt) + len(message.received) if isinstance(message, messages.Generate) else 1
-
-
-def tensor_bytes(message: messages.Request) -> int:
-    """Bytes of a request's tensors."""
-    if isinstance(message, messages.Generate):
-        return 0
-    return sum(array.nbytes for array in message.inputs.values())
-
-
-def accepted_message(
-    message: messages.Request,
-    key: int,
-    arrived: float,
-    deadline: float | None,
-    remaining_s: float | None,
-) -> messages.Request:
-    if not isinstance(message, messages.Infer):
-        return replace(message, key=key, accepted=arrived, deadline=deadline)
-    due = None if remaining_s is None else arrived + remaining_s
-    return replace(message, key=key, accepted=arrived, deadline=deadline, due=due)
-
-
-def send_policy(message: messages.Request, *, may_run: bool) -> messages.SendPolicy:
-    """Generation requests are sent at once, and so are others that `may_run` at once: the model has no more
-    requests in flight than runs at a time. All others are coalesced, so that they can share a run."""
-    at_once = may_run or isinstance(message, messages.Generate)
-    return messages.SendPolicy.NOW if at_once else messages.SendPolicy.COALESCE

@@ -71,6 +71,7 @@ class ModelRegistry:
         self._request_log = request_log or RequestLog()
         self._metrics, self._on_change = metrics, on_change
         self._served: dict[tuple[str, int], ServedModel] = {}
+        self._defaults: dict[str, ServedModel] = {}  # of requests without a version, since the last change
         self.loads = Loads(first_key)
         self._changes: set[asyncio.Task[None]] = set()
         self._listed = False
@@ -84,6 +85,8 @@ class ModelRegistry:
         Raises:
             ServingError: as `VersionTable.resolve`; UNAVAILABLE until the engine has named its models.
         """
+        if not version and (default := self._defaults.get(name)) is not None:
+            return default
         try:
             self.check_known(name)
             entry = self.versions.resolve(name, version, current.get().may_use)
@@ -91,7 +94,10 @@ class ModelRegistry:
             if method:
                 self.record_refusal(name, version, method, error, requests)
             raise
-        return self._served[entry.name, entry.version]
+        served = self._served[entry.name, entry.version]
+        if not version:
+            self._defaults[name] = served
+        return served
 
     def resolve_step(
         self, name: str, version: str, sequence: messages.SequenceId, *, start: bool, method: str = ""
@@ -282,6 +288,7 @@ class ModelRegistry:
         self._report_change()
 
     def _report_change(self) -> None:
+        self._defaults.clear()
         self._warn_if_too_few()
         change = asyncio.ensure_future(self._on_change(self))
         self._changes.add(change)
@@ -337,6 +344,7 @@ class ModelRegistry:
             elif not entry.withdrawn:
                 self.update(_withdrawn(entry.name, entry.version, "it was unloaded"))
         self._served.clear()
+        self._defaults.clear()
         for replaced in self._replaced:
             replaced.sequences.clear()
         self.loads.engine_lost()

@@ -13,18 +13,20 @@ import logging
 import random
 import time
 from copy import copy
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from msgspec.structs import replace
+import msgspec
 
 from .. import memory, messages
 from ..errors import ErrorCode, ServingError, bad_input, deadline_passed, in_field, unavailable
 from ..model.spec import measure_request, text_inputs
 from .admission import deadline_of, is_past
 from .callers import current as caller_of_task
-from .inference_request import accepted_message, elements, send_policy, tensor_bytes
+from .inference_request import elements
 from .recorder import EndedRequest, EndedRequests
 from .request_log import RequestLog
+from .request_log import log as request_logger
 from .tokenization import SHORT_TEXT
 from .tracing import RequestSummary, Trace, current
 from .usage import CallerUsage
@@ -45,6 +47,8 @@ log = logging.getLogger(__name__)
 _TRIM_S = 0.5
 """How long after a burst its memory is given back."""
 
+_NOW, _COALESCE = messages.SendPolicy.NOW, messages.SendPolicy.COALESCE
+
 _STOPPING = "the server is stopping; send to another server"
 _STEPWISE_CALLS = "call Generate, Translate or Follow, or ModelInfer with a sequence_id"
 
@@ -57,27 +61,28 @@ class Send(Protocol):
     ) -> None: ...
 
 
-class _Arrival(NamedTuple):
+class _InFlight(msgspec.Struct, eq=False):
+    """A request, from its arrival to its end."""
+
     key: int
     request: InferenceRequest
     caller: Caller
-    time: float
+    arrived: float
     trace: Trace | None
-    on_event: Callable[[messages.Event], None]
-    on_chunk: Callable[[messages.Chunk, float], None] | None
+    on_event: Callable[[messages.Event], None] | None  # None: `waiter` gets the event
+    on_chunk: Callable[[messages.Chunk, float], None] | None = None
+    waiter: asyncio.Future[messages.Event] | None = None
+    sent: float = 0.0  # to the engine
+    price_s: float = 0.0  # device seconds it was admitted with
+    before_s: float = 0.0  # device seconds queued before it
+    size: int = 0  # bytes of its tensors
 
-
-class _InFlight(NamedTuple):
-    request: InferenceRequest
-    caller: Caller
-    accepted: float
-    sent: float  # to the engine
-    price_s: float  # device seconds it was admitted with
-    before_s: float  # device seconds queued before it
-    on_event: Callable[[messages.Event], None]
-    on_chunk: Callable[[messages.Chunk, float], None] | None
-    trace: Trace | None
-    size: int  # bytes of its tensors
+    def ended(self, event: messages.Event) -> None:
+        """Pass the event on."""
+        if self.on_event is not None:
+            self.on_event(event)
+        elif self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(event)
 
 
 class InFlightRequests:
@@ -107,13 +112,12 @@ class InFlightRequests:
         self._request_log = request_log or RequestLog()
         self._tokenizers = tokenizers or registry.tokenizers
         self._observe_lag, self._priorities = observe_lag, priorities
-        self._number, self._own_sequences = number, itertools.count(number * messages.FRONT_END_KEYS + 1)
+        self._own_sequences = itertools.count(number * messages.FRONT_END_KEYS + 1)
+        self._draw_key = _key_drawer(number)
         self._in_flight: dict[int, _InFlight] = {}
         self.usage = usage or CallerUsage()
-        self._peak_bytes = 0  # of the requests in flight, since none was
         self._tokenizing: dict[int, tuple[Caller, int]] = {}  # who waits for ids, with a text of what size
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Future[None] | None = None  # of `drain`: there are no requests any more
         self.draining = False
         self.pulls: Pulls | None = None  # where steps of sequences of other servers go
         """With peers, a server that stops goes on stepping the sequences that it holds."""
@@ -139,34 +143,36 @@ class InFlightRequests:
         Raises:
             ServingError: the request is refused, and recorded as such.
         """
+        return self._start(request, on_event, on_chunk).key
+
+    def _start(
+        self,
+        request: InferenceRequest,
+        on_event: Callable[[messages.Event], None] | None,
+        on_chunk: Callable[[messages.Chunk, float], None] | None = None,
+        waiter: asyncio.Future[messages.Event] | None = None,
+    ) -> _InFlight:
         self._check(request)
         if request.message.priority and not self._priorities:
-            request.message = replace(request.message, priority=0)
+            request.message.priority = 0
         caller = caller_of_task.get()
-        try:
-            self.usage.admit(caller, request.call)
-        except ServingError as error:
-            self._refuse(request, error, caller)
-        arrival = _Arrival(self._new_key(), request, caller, self._clock(), current.get(), on_event, on_chunk)
+        if caller.requests_per_second or caller.tokens_per_second:
+            try:
+                self.usage.admit(caller, request.call)
+            except ServingError as error:
+                self._refuse(request, error, caller)
+        key = self._draw_key()
+        while key in self._in_flight or key in self._tokenizing:
+            key = self._draw_key()
+        arrival = _InFlight(key, request, caller, self._clock(), current.get(), on_event, on_chunk, waiter)
         if request.text is None:
             self._accept(arrival)
         else:
             self._check_room(arrival)
             self._tokenize(arrival, request.text)
-        return arrival.key
+        return arrival
 
-    def _new_key(self) -> int:
-        """A random key, as callers see it: how many requests there were is nobody's business."""
-        while (key := self._draw_key()) in self._in_flight or key in self._tokenizing:
-            pass
-        return key
-
-    def _draw_key(self) -> int:
-        if not self._number:
-            return random.getrandbits(63)
-        return self._number * messages.FRONT_END_KEYS + random.randrange(messages.FRONT_END_KEYS)
-
-    def _tokenize(self, arrival: _Arrival, text: str) -> None:
+    def _tokenize(self, arrival: _InFlight, text: str) -> None:
         """Accept a request once its text is tokenized: at once, or later if it is long.
 
         Raises:
@@ -177,7 +183,6 @@ class InFlightRequests:
             size = len(text)
             self._hold(request, size, arrival.caller)
         self._tokenizing[key] = arrival.caller, size
-        self._idle.clear()
         refusal: list[ServingError] = []
         returned = False
 
@@ -192,7 +197,7 @@ class InFlightRequests:
             except ServingError as error:
                 self._set_idle()
                 if returned:
-                    arrival.on_event(messages.Event(key=key, error=error))
+                    arrival.ended(messages.Event(key=key, error=error))
                 else:
                     refusal.append(error)
 
@@ -201,7 +206,7 @@ class InFlightRequests:
         self._tokenizers.encode(
             vocabulary,
             text,
-            request.field,
+            request.message.field,
             encoded,
             places=request.needs_places,
             caller=request.message.caller,
@@ -221,10 +226,8 @@ class InFlightRequests:
         Raises:
             ServingError: there is no room for a request of `size` bytes. It is recorded as refused.
         """
-        if (no_room := self.usage.no_room(size, caller)) is not None:
+        if (no_room := self.usage.take(size, caller)) is not None:
             self._refuse(request, no_room, caller)
-        self.usage.hold(size, caller)
-        self._peak_bytes = max(self._peak_bytes, self.usage.bytes)
 
     def _take_ids(self, request: InferenceRequest, encoded: EncodedText | ServingError) -> None:
         """Complete the request's message with the ids of its text.
@@ -240,11 +243,11 @@ class InFlightRequests:
             if not encoded.ids and spec.manifest.task != "generate":
                 raise bad_input(request.field, "the text has no tokens; send at least one word")
             if isinstance(message, messages.Generate):
-                request.message = replace(message, prompt=tuple(encoded.ids))
+                message.prompt = tuple(encoded.ids)
             else:
-                inputs = text_inputs(spec, encoded.ids)
-                size = measure_request(spec, inputs)
-                request.message = replace(message, inputs=inputs, size=size)
+                assert isinstance(message, messages.Infer)
+                message.inputs = text_inputs(spec, encoded.ids)
+                message.size = measure_request(spec, message.inputs)
         except ServingError as error:
             self._refuse(request, error)
 
@@ -277,46 +280,56 @@ class InFlightRequests:
         """Whether a server that stops takes a request: a step, as the engine knows where its sequence is."""
         return self.pulls is not None and isinstance(message, messages.Step) and not message.start
 
-    def _check_room(self, arrival: _Arrival) -> None:
+    def _check_room(self, arrival: _InFlight) -> None:
         """Refuse a request for which there is no room, whatever the length of its text."""
         request = arrival.request
         if isinstance(request.message, messages.Infer) and request.served.admission.requests:
-            deadline = deadline_of(arrival.time, request.remaining_s, request.queue_timeout_s)
+            deadline = deadline_of(arrival.arrived, request.remaining_s, request.queue_timeout_s)
             try:
                 request.served.admission.refuse_if_full(
-                    arrival.time, deadline, request.call, request.message.caller
+                    arrival.arrived, deadline, request.call, request.message.caller
                 )
             except ServingError as error:
                 self._refuse(request, error)
 
-    def _accept(self, arrival: _Arrival) -> None:
+    def _accept(self, arrival: _InFlight) -> None:
         """
         Raises:
             ServingError: the request is refused, and recorded as such.
         """
-        key, request, caller, arrived, trace, on_event, on_chunk = arrival
-        served, message = request.served, request.message
-        deadline = deadline_of(arrived, request.remaining_s, request.queue_timeout_s)
-        (price_s, run_s), size = served.admission.demand(message), tensor_bytes(message)
-        self._hold(request, size, caller)
+        request, caller, arrived = arrival.request, arrival.caller, arrival.arrived
+        served, message, remaining_s = request.served, request.message, request.remaining_s
+        admission = served.admission
+        deadline = None
+        if remaining_s is not None or request.queue_timeout_s:
+            deadline = deadline_of(arrived, remaining_s, request.queue_timeout_s)
+        price_s = run_s = 0.0  # of a sequence, which the engine gives a slot or refuses
+        if isinstance(message, messages.Infer):
+            price_s, run_s = admission.demand(message.size)
+            message.due = None if remaining_s is None else arrived + remaining_s
+        size = 0
+        for array in () if isinstance(message, messages.Generate) else message.inputs.values():
+            size += array.nbytes
+        if size:
+            self._hold(request, size, caller)
         now = self._clock()
         try:
-            before_s = served.admission.enter(price_s, now, deadline, request.call, run_s, message.caller)
+            before_s = admission.enter(price_s, now, deadline, request.call, run_s, message.caller)
         except ServingError as error:
             self.usage.free(size, caller)
             self._refuse(request, error, caller)
-        self._in_flight[key] = _InFlight(
-            request, caller, arrived, now, price_s, before_s, on_event, on_chunk, trace, size
-        )
-        self._idle.clear()
+        arrival.sent, arrival.price_s, arrival.before_s, arrival.size = now, price_s, before_s, size
+        message.key, message.accepted, message.deadline = arrival.key, arrived, deadline
+        self._in_flight[arrival.key] = arrival
         if isinstance(message, messages.Step):
             served.step_sent(message)
-        message = accepted_message(message, key, arrived, deadline, request.remaining_s)
-        request.message = message
         if self.pulls is None or not self.pulls.defers(message):
-            may_run = served.admission.requests <= served.spec.instances
-            self._send(message, send_policy(message, may_run=may_run))
-        self.usage.accepted(caller, elements(message))  # while the engine reads it
+            # At once, if it may run at once: the model has no more requests in flight than runs at a time.
+            # All others are coalesced, so that they can share a run.
+            may_run = admission.requests <= served.spec.instances or isinstance(message, messages.Generate)
+            self._send(message, _NOW if may_run else _COALESCE)
+        if caller.account:
+            self.usage.accepted(caller, elements(message))  # while the engine reads it
         served.meters.record_accepted(request.method)
 
     async def infer(self, request: InferenceRequest) -> messages.Event:
@@ -326,12 +339,7 @@ class InFlightRequests:
             ServingError: the request was refused, or failed.
         """
         future: asyncio.Future[messages.Event] = asyncio.get_running_loop().create_future()
-
-        def resolve(event: messages.Event) -> None:
-            if not future.done():
-                future.set_result(event)
-
-        key = self.start(request, resolve)
+        key = self._start(request, None, waiter=future).key
         try:
             event = await future
         finally:
@@ -354,17 +362,15 @@ class InFlightRequests:
         if entry is None:
             return
         event, remaining_s = None, entry.request.remaining_s
-        if remaining_s is not None and is_past(remaining_s - (self._clock() - entry.accepted)):
+        if remaining_s is not None and is_past(remaining_s - (self._clock() - entry.arrived)):
             event = messages.Event(key=key, error=deadline_passed("before the answer"))
-        seconds = self._end(entry, event)
-        if event is not None:
-            entry.request.served.record_end(event, seconds)
+        self._end(entry, event, self._clock())
         self._send(messages.Cancel(key))
 
     def deliver(self, events: messages.Events) -> None:
         """Process an engine update: pass chunks and events on to the requests still in flight. They are
         counted when the callers that this wakes have sent their replies."""
-        now, ended = self._clock(), list[tuple[_InFlight, messages.Event]]()
+        now, ended, traced = self._clock(), list[tuple[_InFlight, messages.Event]](), False
         for chunk in events.chunks:
             self._pass_on(chunk, events.sent)
         for event in events.events:
@@ -376,13 +382,14 @@ class InFlightRequests:
                 self._in_flight[event.key] = entry
                 continue
             ended.append((entry, event))
-            if isinstance(step := entry.request.message, messages.Step):
-                entry.request.served.step_ended(step, event.error)
+            traced = traced or entry.trace is not None
+            if isinstance(message, messages.Step):
+                entry.request.served.step_ended(message, event.error)
             try:
-                entry.on_event(event)
+                entry.ended(event)
             except Exception:  # must not affect the other requests of the batch
                 log.exception("request %d: processing its result failed", event.key)
-        if any(entry.trace is not None for entry, _ in ended):
+        if traced:
             self._record(events, now, ended)  # a trace ends with its call
         else:
             asyncio.get_running_loop().call_soon(self._record, events, now, ended)
@@ -397,9 +404,9 @@ class InFlightRequests:
         if served is not None:
             served.record_runs(events)
         for entry, event in ended:
-            seconds = self._end(entry, event, now)
-            entry.request.served.admission.compare_wait(entry.before_s, event, now)
-            entry.request.served.record_end(event, seconds)
+            self._end(entry, event, now)
+            if entry.before_s:
+                entry.request.served.admission.compare_wait(entry.before_s, event, now)
 
     def _pass_on(self, chunk: messages.Chunk, sent: float) -> None:
         entry = self._in_flight.get(chunk.key)
@@ -473,73 +480,82 @@ class InFlightRequests:
             event = messages.Event(key=key, error=copy(error))  # raised once each: a traceback of its own
             self.deliver(messages.Events(model=spec.name, version=spec.version, events=[event]))
 
-    def _end(self, entry: _InFlight, event: messages.Event | None, now: float | None = None) -> float:
-        """Record a request's end, at `now`. Returns the seconds since it was accepted. No event: it was
-        cancelled."""
-        self.usage.free(entry.size, entry.caller)
-        if not self.usage.bytes and self._peak_bytes >= memory.LARGE_BYTES:
-            self._peak_bytes = 0
+    def _end(self, entry: _InFlight, event: messages.Event | None, now: float) -> None:
+        """Record a request's end, at `now`. No event: it was cancelled."""
+        request, caller, trace = entry.request, entry.caller, entry.trace
+        served, message, seconds = request.served, request.message, now - entry.arrived
+        spec, error = served.spec, None
+        if entry.size:
+            self.usage.free(entry.size, caller)
+        if self.usage.peak_bytes >= memory.LARGE_BYTES and not self.usage.bytes:
+            self.usage.peak_bytes = 0
             # Later, when the calls have ended and their messages are free.
             asyncio.get_running_loop().call_later(_TRIM_S, _trim)
-        now = self._clock() if now is None else now
-        request, trace, seconds = entry.request, entry.trace, now - entry.accepted
-        served, outcome = request.served, _outcome(event)
-        ran = event is not None and (event.error is None or event.error.code is ErrorCode.FAILED)
-        if event is not None and event.error is not None:
-            self.usage.ended(entry.caller, event.error)
-        caller = request.message.caller
-        served.admission.leave(entry.price_s, now, request.call, served=ran, caller=caller)
-        served.meters.record_ended(request.method, outcome, seconds, trace.id if trace is not None else "")
-        self._remember(entry, event, outcome, seconds)
-        if trace is not None or self._request_log.is_enabled_for(outcome):
-            summary = RequestSummary(
-                spec=served.spec,
-                method=request.method,
-                field=request.field,
-                text=request.text,
-                streams=entry.on_chunk is not None,
-                accepted=entry.accepted,
-                seconds=seconds,
-                outcome=outcome,
-                event=event,
-                client_driven=isinstance(request.message, messages.Step),
-            )
-            self._request_log.ended(summary, trace)
-            if trace is not None:
-                trace.request_ended(summary)
-        self._set_idle()
-        return seconds
-
-    def _remember(self, entry: _InFlight, event: messages.Event | None, outcome: str, seconds: float) -> None:
-        request, spec, trace = entry.request, entry.request.served.spec, entry.trace
-        timings, length = (messages.NO_TIMINGS, 0) if event is None else (event.timings, event.length)
+        outcome, ran, timings, length = "ok", True, messages.NO_TIMINGS, 0
+        if event is None:
+            outcome, ran = ErrorCode.CANCELLED.value, False
+        else:
+            error, timings, length = event.error, event.timings, event.length
+            if error is not None:
+                outcome, ran = error.code.value, error.code is ErrorCode.FAILED
+                self.usage.ended(caller, error)
+        served.admission.leave(entry.price_s, now, request.call, served=ran, caller=message.caller)
+        served.meters.record_ended(request.method, outcome, seconds, "" if trace is None else trace.id)
+        if event is not None:
+            served.record_end(event, seconds)
         self._ended.add(
             EndedRequest(
-                request.message.key, spec.name, spec.model, spec.version, request.method, outcome,
-                entry.accepted, seconds, entry.sent - entry.accepted, length, hash(request.id),
+                message.key, spec.name, spec.model, spec.version, request.method, outcome,
+                entry.arrived, seconds, entry.sent - entry.arrived, length, hash(request.id),
                 0 if trace is None else hash(trace.id), *timings,
             )
         )  # fmt: skip
+        if trace is not None or error is not None or request_logger.isEnabledFor(logging.DEBUG):
+            self._describe(entry, event, outcome, seconds)
+        if self._idle is not None:
+            self._set_idle()
+
+    def _describe(self, entry: _InFlight, event: messages.Event | None, outcome: str, seconds: float) -> None:
+        """Log the end of a request, and pass it to its trace."""
+        request = entry.request
+        summary = RequestSummary(
+            spec=request.served.spec,
+            method=request.method,
+            field=request.field,
+            text=request.text,
+            streams=entry.on_chunk is not None,
+            accepted=entry.arrived,
+            seconds=seconds,
+            outcome=outcome,
+            event=event,
+            client_driven=isinstance(request.message, messages.Step),
+        )
+        self._request_log.ended(summary, entry.trace)
+        if entry.trace is not None:
+            entry.trace.request_ended(summary)
 
     def _set_idle(self) -> None:
-        if not self._in_flight and not self._tokenizing:
-            self._idle.set()
+        if self._idle is not None and not (self._in_flight or self._tokenizing or self._idle.done()):
+            self._idle.set_result(None)
 
     async def drain(self, within_s: float) -> bool:
         """Refuse new requests and wait for those in flight. False if some are left after `within_s`."""
         self.draining = True
+        self._idle = asyncio.get_running_loop().create_future()
+        self._set_idle()
         try:
-            await asyncio.wait_for(self._idle.wait(), within_s)
+            await asyncio.wait_for(self._idle, within_s)
         except TimeoutError:
             return False
         return True
 
 
+def _key_drawer(number: int) -> Callable[[], int]:
+    """Draws a random key, as callers see it: how many requests there were is nobody's business."""
+    if not number:
+        return partial(random.getrandbits, 63)
+    return lambda: number * messages.FRONT_END_KEYS + random.randrange(messages.FRONT_END_KEYS)
+
+
 def _trim() -> None:
     asyncio.get_running_loop().run_in_executor(None, memory.collect_and_trim)
-
-
-def _outcome(event: messages.Event | None) -> str:
-    if event is None:
-        return ErrorCode.CANCELLED.value
-    return "ok" if event.error is None else event.error.code.value

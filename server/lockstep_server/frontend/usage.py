@@ -86,6 +86,7 @@ class CallerUsage:
         self._metrics = metrics or Metrics(enabled=False)
         self._meters: dict[str, _Meters] = {}  # by account
         self.bytes = 0  # of all requests in flight
+        self.peak_bytes = 0  # the most that requests held here, until it is reset
         self._held: dict[str, int] = {}  # bytes, of callers that hold any
         self._buckets: dict[tuple[str, str], TokenBucket] = {}  # by caller and unit
 
@@ -121,10 +122,19 @@ class CallerUsage:
         """Bytes of a caller's requests in flight."""
         return self._held.get(caller, 0)
 
+    def take(self, size: int, caller: Caller) -> ServingError | None:
+        """Hold `size` bytes of a request, or return the error of `no_room`."""
+        if (caller.bytes or self.bytes + size > self._max_bytes) and (error := self.no_room(size, caller)):
+            return error
+        self.hold(size, caller)
+        return None
+
     def hold(self, size: int, caller: Caller) -> None:
         if not size:
             return
         self.add_held(caller.name, size)
+        if self.bytes > self.peak_bytes:
+            self.peak_bytes = self.bytes
         if self.shared_usage is not None:
             self.shared_usage.change("", 0, caller.name, 1, size, size / self._max_bytes)
 
