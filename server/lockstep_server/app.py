@@ -301,13 +301,7 @@ class App:
         return await draining
 
     def _deliver(self, update: messages.EngineUpdate) -> None:
-        """Process an update of the engine. An error concerns this update only."""
-        try:
-            self._process(update)
-        except Exception:
-            log.exception("processing a %s of the engine failed", type(update).__name__)
-
-    def _process(self, update: messages.EngineUpdate) -> None:
+        """Process an update of the engine."""
         match update:
             case messages.Events():
                 self.requests.deliver(update)

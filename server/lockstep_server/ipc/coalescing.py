@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from .. import messages
 
+_NOW, _TURN = SendPolicy.NOW, SendPolicy.TURN
+
 IDLE_TURNS = 16
 """Send after this many turns of the event loop without a new message: no request is left to read. gRPC
 takes about six turns for one call."""
@@ -41,13 +43,16 @@ class MessageCoalescer:
         self._deadline = 0.0
         self._scheduled = False  # `_turn` runs in the next turn of the event loop
 
-    def put(self, message: messages.Message, when: SendPolicy) -> None:
+    def put(self, message: messages.Message, when: SendPolicy = SendPolicy.TURN) -> None:
         """Queue a message. Earlier messages are sent with it at the latest."""
+        if when is _NOW and not self._messages:
+            self._send([message])
+            return
         self._messages.append(message)
-        if when is SendPolicy.NOW:
+        if when is _NOW:
             self.flush()
             return
-        if when is SendPolicy.TURN or len(self._messages) >= MAX_MESSAGES:
+        if when is _TURN or len(self._messages) >= MAX_MESSAGES:
             self._turns_left = 0
         elif self._turns_left:
             self._turns_left = IDLE_TURNS

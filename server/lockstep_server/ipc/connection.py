@@ -58,7 +58,7 @@ class Connection:
         self._unsendable, self._heard, self._drained = unsendable, heard, drained
         self._encoder, self._decoder = frames.Encoder(), frames.Decoder()
         self._unsent: deque[memoryview] = deque()
-        self._open = True
+        self._open, self._waits = True, False  # for the other end to read
         asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
 
     def close(self) -> None:
@@ -78,9 +78,8 @@ class Connection:
         """Send messages as one frame. Never blocks."""
         if not self._open:
             return
-        blocked = bool(self._unsent)
         try:
-            parts = self._encoder.encode(list(batch))
+            parts = self._encoder.encode(batch)
         except Exception:  # one message cannot be encoded: the others are sent
             if len(batch) > 1:
                 for message in batch:
@@ -90,32 +89,33 @@ class Connection:
             self._unsendable(batch[0])
             return
         self._unsent.extend(memoryview(part).cast("B") for part in parts)
-        if not blocked:
+        if not self._waits:
             self._write_unsent()
 
     def _write_unsent(self) -> None:
         """Write as much as the socket accepts now, but no more than `_TURN_BYTES`, and the rest once it is
         writable again: a process that reads as fast as this writes must not hold up the event loop."""
-        loop, descriptor = asyncio.get_running_loop(), self._socket.fileno()
-        turn = 0
+        turn, unsent = 0, self._unsent
         try:
-            while self._unsent:
-                if turn >= _TURN_BYTES:
-                    loop.add_writer(descriptor, self._write_more)
-                    return
-                part = self._unsent[0]
-                sent = self._socket.send(part[:_TURN_BYTES])
+            while unsent and turn < _TURN_BYTES:
+                part = unsent[0]
+                sent = self._socket.send(part if len(part) <= _TURN_BYTES else part[:_TURN_BYTES])
                 turn += sent
                 if sent < len(part):
-                    self._unsent[0] = part[sent:]
+                    unsent[0] = part[sent:]
                 else:
-                    self._unsent.popleft()
+                    unsent.popleft()
         except BlockingIOError:
-            loop.add_writer(descriptor, self._write_more)
-            return
+            pass
         except OSError:  # the process died: `_read` handles it
-            self._unsent.clear()
-        loop.remove_writer(descriptor)
+            unsent.clear()
+        if self._waits != bool(unsent):
+            self._waits = bool(unsent)
+            loop, descriptor = asyncio.get_running_loop(), self._socket.fileno()
+            if self._waits:
+                loop.add_writer(descriptor, self._write_more)
+            else:
+                loop.remove_writer(descriptor)
 
     def _write_more(self) -> None:
         self._drained()
@@ -138,16 +138,13 @@ class Connection:
         try:
             for batch in self._decoder.received(count):
                 for message in batch:
-                    self._receive_safely(message)
+                    try:
+                        self._receive(message)
+                    except Exception:  # concerns this message only
+                        log.exception("processing a %s of %s failed", type(message).__name__, self._name)
         except Exception:  # the stream of frames is broken: nothing after this can be read
             log.exception("reading from %s failed", self._name)
             self._broken()
-
-    def _receive_safely(self, message: Any) -> None:
-        try:
-            self._receive(message)
-        except Exception:  # concerns this message only
-            log.exception("processing a %s of %s failed", type(message).__name__, self._name)
 
 
 def rejection(message: messages.Message, error: ServingError) -> messages.EngineUpdate | None:

@@ -56,6 +56,7 @@ class EngineConnection:
         self._returning: asyncio.Task[None] | None = None
         self._stopping = False
         self._coalescer = MessageCoalescer(self._send_batch)
+        self.send = self._coalescer.put
         self.recovers = True  # as the supervisor says
 
     @property
@@ -97,9 +98,6 @@ class EngineConnection:
                 return await self._started
 
     # --- sending ------------------------------------------------------------------------------------
-
-    def send(self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
-        self._coalescer.put(message, when)
 
     def _send_batch(self, batch: list[messages.Message]) -> None:
         if self._connection is not None:

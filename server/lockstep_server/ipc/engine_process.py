@@ -80,6 +80,7 @@ class EngineProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._coalescer = MessageCoalescer(self._send_batch)
+        self.send = self._coalescer.put
         self._started: asyncio.Future[messages.EngineInfo] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._stopping = False
@@ -183,9 +184,6 @@ class EngineProcess:
 
     # --- sending ------------------------------------------------------------------------------------
 
-    def send(self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
-        self._coalescer.put(message, when)
-
     def _send_batch(self, batch: list[messages.Message]) -> None:
         for message in batch:
             if isinstance(message, messages.Load):
@@ -203,6 +201,9 @@ class EngineProcess:
             asyncio.get_running_loop().call_soon(self._deliver, update)
 
     def _receive(self, message: Any) -> None:
+        if type(message) is messages.Events:  # nearly all are
+            self._deliver(message)
+            return
         match message:
             case messages.Heartbeat():
                 pass  # that something came is all that counts

@@ -21,7 +21,7 @@ from ..errors import ServingError, failed
 from ..model import datatypes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Encoder:
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._plain)
         self._arrays: list[memoryview] = []
 
-    def encode(self, batch: list[Any]) -> list[bytes | memoryview]:
+    def encode(self, batch: Sequence[Any]) -> list[bytes | memoryview]:
         """Encode messages as one frame: the parts to write, in order."""
         arrays: list[memoryview] = []
         self._arrays = arrays
@@ -231,12 +231,20 @@ class Decoder:
             return self._buffer
         return self._large[self._received : self._received + _LARGE_READ_BYTES]
 
-    def received(self, count: int) -> Iterator[list[Any]]:
+    def received(self, count: int) -> Iterable[list[Any]]:
         """The messages of each frame that is complete with the first `count` bytes of `place`.
 
         Raises:
             ValueError: a frame of another version, or one that holds something else than messages.
         """
+        if not self._received and count >= _HEAD.size:
+            version, body, arrays = _HEAD.unpack_from(self._buffer)
+            if version == messages.VERSION and not arrays and _HEAD.size + body == count:  # most are so
+                decoded: list[Any] = self._decoder.decode(self._buffer[_HEAD.size : count])
+                return (decoded,)
+        return self._frames(count)
+
+    def _frames(self, count: int) -> Iterator[list[Any]]:
         self._received += count
         if self._large is None:
             self._chunks.append(bytearray(self._buffer[:count]))

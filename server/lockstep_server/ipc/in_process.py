@@ -7,11 +7,12 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .. import messages
 from .coalescing import MessageCoalescer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .. import messages
 
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class InProcess:
         self._make_engine = make_engine
         self.engine: messages.Engine | None = None  # since `start`
         self._coalescer = MessageCoalescer(self._send_batch)
+        self.send = self._coalescer.put
         self._inbox: deque[messages.EngineUpdate] = deque()
         self._wakeup_scheduled = False
 
@@ -73,9 +75,6 @@ class InProcess:
         engine.start(report)
         drain()
         return engine.info
-
-    def send(self, message: messages.Message, when: messages.SendPolicy = messages.SendPolicy.TURN) -> None:
-        self._coalescer.put(message, when)
 
     def _send_batch(self, batch: list[messages.Message]) -> None:
         if self.engine is not None:
