@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_FEW_LABELS = 8
+FEW_LABELS = 8
 """A row of up to so many labels is ranked faster without NumPy."""
 
 
@@ -69,7 +69,7 @@ def rank(scores: Array, manifest: Manifest, top_k: int = 0) -> list[Ranked]:
     With a sigmoid and a single score, the score is that of the second of two labels. A language model has no
     labels: their names are empty.
     """
-    if scores.size <= _FEW_LABELS:
+    if scores.size <= FEW_LABELS:
         return _rank_few(scores.ravel().tolist(), manifest, top_k)
     (row,) = ranked(*with_probabilities(scores.reshape(1, -1), manifest), manifest.labels, top_k)
     return row

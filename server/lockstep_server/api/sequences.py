@@ -51,9 +51,8 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyReply:
         served = self._registry.resolve(request.model, request.version, "Classify")
         answered = await self._infer_texts(served, "Classify", request, context, texts.classify_outputs)
-        results = await await_in_turns(
-            texts.classification(served.spec, request, event) for _, event in answered
-        )
+        classified = (texts.classification(served.spec, request, event) for _, event in answered)
+        results = [await next(classified)] if len(answered) == 1 else await await_in_turns(classified)
         return pb.ClassifyReply(results=results, **texts.model_fields(served.spec))
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> bytes:
