@@ -42,6 +42,7 @@ class MessageCoalescer:
         self._turns_left = IDLE_TURNS  # until the batch is sent
         self._deadline = 0.0
         self._scheduled = False  # `_turn` runs in the next turn of the event loop
+        self._next_turn = self._turn  # bound once: a busy loop calls it several times for each message
 
     def put(self, message: messages.Message, when: SendPolicy = SendPolicy.TURN) -> None:
         """Queue a message. Earlier messages are sent with it at the latest."""
@@ -60,7 +61,8 @@ class MessageCoalescer:
             self._deadline = self._clock() + MAX_DELAY_S
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._call_soon = asyncio.get_running_loop().call_soon
+            self._call_soon(self._next_turn)
 
     def flush(self) -> None:
         """Send all queued messages now."""
@@ -70,9 +72,9 @@ class MessageCoalescer:
 
     def _turn(self) -> None:
         """Runs once per turn of the event loop while messages are queued."""
-        self._scheduled = bool(self._messages) and self._turns_left > 0 and self._clock() < self._deadline
-        if self._scheduled:
+        if self._turns_left > 0 and self._messages and self._clock() < self._deadline:
             self._turns_left -= 1
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._call_soon(self._next_turn)
         else:
+            self._scheduled = False
             self.flush()

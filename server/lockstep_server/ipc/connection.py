@@ -36,7 +36,8 @@ class Connection:
         closed: called once if the other end has closed the socket.
         broken: called if the other end sends what cannot be read. Nothing after that can be read either.
         unsendable: called with a message that cannot be encoded.
-        heard, drained: called when the other end has written, or read, something.
+
+    `heard`, `drained`: the other end has written, or read, something since they were last reset.
     """
 
     def __init__(
@@ -48,14 +49,12 @@ class Connection:
         *,
         broken: Callable[[], None] | None = None,
         unsendable: Callable[[Any], None] = lambda _: None,
-        heard: Callable[[], None] = lambda: None,
-        drained: Callable[[], None] = lambda: None,
     ) -> None:
         connection.setsockopt(SOL_SOCKET, SO_SNDBUF, SOCKET_BYTES)
         connection.setblocking(False)
         self._socket, self._name = connection, name
         self._receive, self._closed, self._broken = receive, closed, broken or closed
-        self._unsendable, self._heard, self._drained = unsendable, heard, drained
+        self._unsendable, self.heard, self.drained = unsendable, False, False
         self._encoder, self._decoder = frames.Encoder(), frames.Decoder()
         self._unsent: deque[memoryview] = deque()
         self._open, self._waits = True, False  # for the other end to read
@@ -118,7 +117,7 @@ class Connection:
                 loop.remove_writer(descriptor)
 
     def _write_more(self) -> None:
-        self._drained()
+        self.drained = True
         self._write_unsent()
 
     # --- receiving ----------------------------------------------------------------------------------
@@ -134,7 +133,7 @@ class Connection:
             self.close()
             self._closed()
             return
-        self._heard()
+        self.heard = True
         try:
             for batch in self._decoder.received(count):
                 for message in batch:

@@ -133,11 +133,9 @@ class EngineProcess:
             self._disconnected,
             broken=lambda: self._kill("the engine process sent what cannot be read"),
             unsendable=lambda message: self._reject(message, failed(getattr(message, "model", ""))),
-            heard=self._heartbeat.heard,
-            drained=self._heartbeat.drained,
         )
         self._connection.write([config])
-        self._heartbeat.start()
+        self._heartbeat.start(self._connection)
         try:
             return await self._started
         except LoadError:

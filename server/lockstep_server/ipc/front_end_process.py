@@ -46,11 +46,10 @@ class FrontEndProcess:
         child = ChildProcess(MODULE)
         self._process = child.process
         self._connection = Connection(
-            child.socket, f"front end {self.number}", self._receive, self._closed, broken=self._break,
-            heard=self._heartbeat.heard, drained=self._heartbeat.drained,
-        )  # fmt: skip
+            child.socket, f"front end {self.number}", self._receive, self._closed, broken=self._break
+        )
         self.send(config)
-        self._heartbeat.start()
+        self._heartbeat.start(self._connection)
 
     @property
     def pid(self) -> int:

@@ -1,4 +1,4 @@
-"""Whether the engine process is alive: it answers a heartbeat, or reads, or writes."""
+"""Whether the process at the other end is alive: it answers a heartbeat, or reads, or writes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .connection import Connection
 
 _TICK_S = 1.0
 _HUNG_TICKS, _START_TICKS = 5, 120
@@ -31,25 +33,22 @@ class Heartbeat:
         self._silent_ticks = 0
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self, connection: Connection) -> None:
         self._silent_ticks = 0
-        self._task = asyncio.ensure_future(self._run())
+        self._task = asyncio.ensure_future(self._run(connection))
 
     def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    def heard(self) -> None:
-        """The process has written something."""
-        self._silent_ticks = 0
-
-    def drained(self) -> None:
-        """The process has read something, which may not have been a heartbeat yet."""
-        self._silent_ticks = min(self._silent_ticks, 1)
-
-    async def _run(self) -> None:
+    async def _run(self, connection: Connection) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
+            if connection.heard:
+                self._silent_ticks = 0
+            elif connection.drained:  # it has read something, which may not have been a heartbeat yet
+                self._silent_ticks = min(self._silent_ticks, 1)
+            connection.heard = connection.drained = False
             serves = self._serves()
             if self._silent_ticks >= (_HUNG_TICKS if serves else _START_TICKS):
                 self._hung(self._silent_ticks * _TICK_S)
