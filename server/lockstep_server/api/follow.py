@@ -271,7 +271,7 @@ class Follow:
             )
         if words.strip() or (words and self._spaces_count()):
             assert self._served is not None
-            if not self._served.spec.manifest.reads_text:
+            if not self._served.spec.reads_text:
                 raise bad_input("text", f"model {self._served.spec.model!r} has no tokenizer; send ids")
             encoded = await self._requests.tokenize(self._served, words, "text")
             await self._start_steps(encoded.ids, encoded.tokens)

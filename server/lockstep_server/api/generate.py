@@ -266,7 +266,7 @@ def _ids(spec: ModelSpec, request: Any, field: str) -> tuple[int, ...]:
         return tuple(request.ids.ids)
     if request.WhichOneof(field) is None and request.resume.HasField("sequence"):
         return ()
-    if not spec.manifest.reads_text:
+    if not spec.reads_text:
         raise bad_input("text", f"model {spec.model!r} has no tokenizer; send ids")
     texts.check_text(request.text, "text")
     if field == "source" and not request.text.strip():

@@ -202,11 +202,6 @@ class Manifest:
         return set().union(*map(self.sources, lengths.parse(self.computed[name]).names))
 
     @property
-    def reads_text(self) -> bool:
-        """Whether the model has a tokenizer."""
-        return self.text is not None and bool(self.text.source)
-
-    @property
     def begin(self) -> tuple[int, ...]:
         return self.text.begin if self.text is not None else ()
 

@@ -109,7 +109,7 @@ def _check_roles(spec: ModelSpec, file: str) -> None:
     if name and spec.input(name) is None:
         inputs = ", ".join(tensor.name for tensor in spec.inputs)
         raise LoadError(f"{file}: roles.input: the graph has no input {name!r}; available: {inputs}")
-    if spec.manifest.reads_text and not spec.text_input:
+    if spec.reads_text and not spec.text_input:
         raise LoadError(f"{file}: roles.input: missing; name the input that takes the token ids")
     roles.check_outputs(spec, file)
     roles.check_text_input(spec, file)

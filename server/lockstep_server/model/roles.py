@@ -60,7 +60,7 @@ def check_text_input(spec: ModelSpec, file: str) -> None:
         LoadError: it cannot.
     """
     tensor = spec.text_tensor
-    if tensor is None or not spec.manifest.reads_text:
+    if tensor is None or not spec.reads_text:
         return
     place = f"{file}: inputs.{tensor.name}"
     if tensor.datatype not in datatypes.EXACT_INTEGERS:

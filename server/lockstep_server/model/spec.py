@@ -113,10 +113,10 @@ class ModelSpec:
     files: str = ""  # of a step-wise mode: SHA-256 of the model's files, in hexadecimal
 
     def input(self, name: str) -> ModelTensor | None:
-        return self._inputs.get(name)
+        return self.inputs_by_name.get(name)
 
     @cached_property
-    def _inputs(self) -> dict[str, ModelTensor]:
+    def inputs_by_name(self) -> dict[str, ModelTensor]:
         return {tensor.name: tensor for tensor in self.inputs}
 
     @cached_property
@@ -225,7 +225,7 @@ class ModelSpec:
     @cached_property
     def reads_text(self) -> bool:
         """Whether the model has a tokenizer."""
-        return self.manifest.reads_text
+        return self.manifest.text is not None and bool(self.manifest.text.source)
 
     @cached_property
     def text_tensor(self) -> ModelTensor | None:
