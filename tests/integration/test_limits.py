@@ -388,9 +388,9 @@ def _check_that_messages_on_their_way_are_bounded(server: Served) -> None:
         yield fakes.request("identity", {"x": ("FP32", np.ones((1, 1024)))})
 
     calls = [ask.future(messages(), timeout=PATIENCE_S) for _ in range(6)]
-    wait_until(lambda: len(arriving._calls) == 6, "the calls have begun")
+    wait_until(lambda: len(arriving.calls) == 6, "the calls have begun")
     # What is there before the first check that finds them slow is not theirs.
-    newest = max(call.begun for call in list(arriving._calls))
+    newest = max(call.begun for call in list(arriving.calls))
     wait_until(lambda: arriving._clock() - newest > 1, "the calls are slow")
     grown.set()
     wait_until(lambda: sum(call.done() for call in calls) == 5, "the newest are refused")

@@ -95,18 +95,15 @@ class ArrivingCalls:
     ) -> None:
         self._limit_bytes, self._most = limit_bytes, max(limit_bytes // largest_bytes, 1)
         self._resident_bytes, self._clock = resident_bytes, clock
-        self._calls: dict[Call, None] = {}  # the oldest first
+        self.calls: dict[Call, None] = {}  # the oldest first
         self._before_bytes = 0  # resident, when nothing was arriving slowly
         self._next_check = 0.0
         self._is_trimmed = True
 
-    def begin(self, call: Call) -> None:
-        self._calls[call] = None
-
     def end(self, call: Call) -> None:
         """The message is there, or the call has ended."""
-        self._calls.pop(call, None)
-        if self._calls and self._clock() >= self._next_check:  # large messages keep the loop from `watch`
+        self.calls.pop(call, None)
+        if self.calls and self._clock() >= self._next_check:  # large messages keep the loop from `watch`
             self.check()
 
     async def watch(self) -> None:
@@ -114,7 +111,7 @@ class ArrivingCalls:
             await asyncio.sleep(_EVERY_S)
             try:
                 self.check()
-                if not self._calls and not self._is_trimmed:
+                if not self.calls and not self._is_trimmed:
                     self._is_trimmed = True
                     await asyncio.to_thread(memory.trim)
             except Exception:  # the next check must come
@@ -124,7 +121,7 @@ class ArrivingCalls:
         """Refuse some of the calls that arrive slowly, if these take too much."""
         now = self._clock()
         self._next_check = now + _EVERY_S
-        slow = list(takewhile(lambda call: now - call.begun > _SLOW_S, self._calls))
+        slow = list(takewhile(lambda call: now - call.begun > _SLOW_S, self.calls))
         if not slow:
             self._before_bytes = self._resident_bytes()
         elif len(slow) > self._most and self._resident_bytes() - self._before_bytes > self._limit_bytes:
@@ -146,7 +143,7 @@ class ArrivingCalls:
             1.0,
         )
         for call in calls:
-            del self._calls[call]
+            del self.calls[call]
             call.end(error)
         self._is_trimmed = False
 
@@ -281,7 +278,7 @@ class Call:
         self.caller, self.grant = counters.guard.admit(counters.method, self._context)
         if counters.has_one_message:
             self._task, self._arrives = asyncio.current_task(), True
-            counters.arriving.begin(self)
+            counters.arriving.calls[self] = None
         if counters.is_stream and self.grant is not None:
             self._task = asyncio.current_task()
             counters.guard.open(self)
@@ -298,7 +295,9 @@ class Call:
         if message is grpc.aio.EOF:
             raise ServingError(ErrorCode.BAD_INPUT, "the call has no message; send one")
         counters.received.value += 1
-        return counters.check(message)
+        if counters.guard.on or type(message) is wire.Unreadable:
+            counters.check(message)
+        return message
 
     def end(self, refusal: ServingError) -> None:
         """Cancel the task that answers the call, which then ends with this error."""
@@ -331,7 +330,9 @@ class Call:
         counters.calls.open -= counters.counted
         if self.grant is not None:
             counters.guard.close(self)
-        self._ended(_OK)
+        counters.ended(_OK, self.begun)
+        if (trace := tracing.current.get()) is not None:
+            trace.call_ended(_OK.name, _OK.value[0])
 
     async def failed(self, error: BaseException) -> bool:
         """End the call with the status of an exception of its handler. Returns whether that is all; otherwise

@@ -83,11 +83,11 @@ def decode(
         raise bad_input(
             "raw_input_contents", f"{len(raw)} entries for {count} inputs; send one entry per input"
         )
-    in_message = iter(raw)
+    in_message, known_inputs = iter(raw), spec.inputs_by_name
     arrays: Arrays = {}
     for index, tensor in enumerate(inputs):
         name = tensor.name
-        known = spec.input(name)
+        known = known_inputs.get(name)
         if known is None:
             names = ", ".join(one.name for one in spec.inputs)
             raise bad_input(

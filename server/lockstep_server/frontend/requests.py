@@ -152,7 +152,8 @@ class InFlightRequests:
         on_chunk: Callable[[messages.Chunk, float], None] | None = None,
         waiter: asyncio.Future[messages.Event] | None = None,
     ) -> _InFlight:
-        self._check(request)
+        if self.draining or request.served.spec.is_stepwise:
+            self._check(request)
         if request.message.priority and not self._priorities:
             request.message.priority = 0
         caller = caller_of_task.get()
@@ -181,7 +182,8 @@ class InFlightRequests:
         key, request, size = arrival.key, arrival.request, 0
         if len(text) > SHORT_TEXT:  # it may wait
             size = len(text)
-            self._hold(request, size, arrival.caller)
+            if (no_room := self.usage.take(size, arrival.caller)) is not None:
+                self._refuse(request, no_room, arrival.caller)
         self._tokenizing[key] = arrival.caller, size
         refusal: list[ServingError] = []
         returned = False
@@ -220,14 +222,6 @@ class InFlightRequests:
         caller, size = self._tokenizing.pop(key)
         if size:
             self.usage.free(size, caller)
-
-    def _hold(self, request: InferenceRequest, size: int, caller: Caller) -> None:
-        """
-        Raises:
-            ServingError: there is no room for a request of `size` bytes. It is recorded as refused.
-        """
-        if (no_room := self.usage.take(size, caller)) is not None:
-            self._refuse(request, no_room, caller)
 
     def _take_ids(self, request: InferenceRequest, encoded: EncodedText | ServingError) -> None:
         """Complete the request's message with the ids of its text.
@@ -310,8 +304,8 @@ class InFlightRequests:
         size = 0
         for array in () if isinstance(message, messages.Generate) else message.inputs.values():
             size += array.nbytes
-        if size:
-            self._hold(request, size, caller)
+        if size and (no_room := self.usage.take(size, caller)) is not None:
+            self._refuse(request, no_room, caller)
         now = self._clock()
         try:
             before_s = admission.enter(price_s, now, deadline, request.call, run_s, message.caller)

@@ -142,8 +142,8 @@ class ServedModel:
                 self._learn_step(run)
             self.statistics.add_run(run)
             self.meters.record_run(run.mode, run.rows, run.compute_s)
-            self.meters.elements.inc(run.elements)
-            self.meters.padded.inc(run.padded_elements)
+            self.meters.elements.value += run.elements
+            self.meters.padded.value += run.padded_elements
             self.meters.device_wait.observe(run.device_wait_s)
 
     def _learn_step(self, run: messages.Run) -> None:

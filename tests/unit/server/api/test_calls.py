@@ -31,7 +31,7 @@ class _Call(Call):
 def begun(process: _Process, count: int, caller: str = "") -> list[_Call]:
     calls = [_Call(process.now, Caller(caller)) for _ in range(count)]
     for call in calls:
-        process.arriving.begin(call)
+        process.arriving.calls[call] = None
     return calls
 
 
