@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from contextlib import suppress
 from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from ..errors import LoadError, failed, unavailable
 from .child_process import ENGINE, ChildProcess, exit_text
 from .coalescing import MessageCoalescer
 from .connection import Connection, rejection
-from .exclusions import Exclusions
 from .heartbeat import Heartbeat
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ _CRASH_LOOP_S = 10.0
 _MAX_PAUSE_S = 30.0
 _STOP_GRACE_S = 2.0
 """How long to wait for the process beyond its stop timeout before killing it."""
+
+_MAX_DEADLY_LOADS = 2
+"""A model is not loaded any more once this many processes have ended, one after another, in its load."""
 
 _EXIT_S = 5.0
 """How long to wait for a killed process."""
@@ -90,7 +93,7 @@ class EngineProcess:
         self._failed_starts = 0  # since the last one that succeeded
         self._heartbeat = Heartbeat(lambda: self.up, self._ask, self._hung)
         self._killed_because = ""
-        self._exclusions = Exclusions()
+        self._exclusions = _Exclusions()
 
     @property
     def up(self) -> bool:
@@ -284,3 +287,39 @@ class EngineProcess:
             if self._process.poll() is None and self._connection is not None:
                 self._process.kill()
             await self._exit_code()
+
+
+class _Exclusions:
+    """Models that the next engine process does not load, since they ended those before it.
+
+    `excluded`: the reasons by model, until a caller asks for the model's load.
+    """
+
+    def __init__(self) -> None:
+        self.excluded: dict[str, str] = {}
+        self._loading: set[str] = set()
+        self._suspects: Counter[str] = Counter()  # models that were being loaded when a process ended
+
+    def exclude(self, model: str, reason: str) -> None:
+        self.excluded = {**self.excluded, model: reason}
+
+    def readmit(self, model: str) -> None:
+        self.excluded = {name: why for name, why in self.excluded.items() if name != model}
+
+    def load_started(self, model: str) -> None:
+        self._loading.add(model)
+
+    def load_ended(self, model: str) -> None:
+        self._loading.discard(model)
+        self._suspects.pop(model, None)
+
+    def process_ended(self) -> None:
+        """Exclude the models during whose loads processes ended time and again."""
+        self._suspects.update(self._loading)
+        for model in self._loading:
+            if self._suspects[model] >= _MAX_DEADLY_LOADS:
+                reason = f"the engine process ended {_MAX_DEADLY_LOADS} times while it loaded this model"
+                log.error("model %s is not loaded any more: %s", model, reason)
+                self.exclude(model, reason)
+                del self._suspects[model]
+        self._loading.clear()
