@@ -8,12 +8,16 @@ queueing (Goyal, Vin, Cheng 1996), so that a caller with a thousand requests doe
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _MOST_CALLERS = 4096
+
+_PRIORITY = attrgetter("priority")
+_AMONG_EQUALS = attrgetter("start_tag", "accepted")
 
 
 class Waiting(Protocol):
@@ -26,13 +30,14 @@ class Waiting(Protocol):
 
 def by_urgency(
     now: float, patience_s: float, among: Iterable[Waiting]
-) -> Callable[[Waiting], tuple[float, float, float, float]]:
+) -> Callable[[Waiting], tuple[float, ...]]:
     """A sort key for what waits, `among` which it is sorted; the most urgent comes first."""
     # Among equals age is no claim: a caller with a long queue, all of it old, would go before all others.
-    priorities_differ = len({waiting.priority for waiting in among}) > 1
+    if len(set(map(_PRIORITY, among))) <= 1:
+        return _AMONG_EQUALS
 
-    def urgency(waiting: Waiting) -> tuple[float, float, float, float]:
-        if priorities_differ and now - waiting.accepted > patience_s:
+    def urgency(waiting: Waiting) -> tuple[float, ...]:
+        if now - waiting.accepted > patience_s:
             return (0, waiting.accepted, 0, 0)
         return (1, -waiting.priority, waiting.start_tag, waiting.accepted)
 

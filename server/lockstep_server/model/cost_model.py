@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,17 @@ def moving_average(average: float, value: float, rate: float) -> float:
     return average + rate * (value - average)
 
 
+class LengthCosts(NamedTuple):
+    """The costs of runs of some lengths: `base + rows * per_row`, times a ratio of their bucket."""
+
+    base: Array
+    per_row: Array
+    bucket: Array
+
+    def take(self, indices: Array) -> LengthCosts:
+        return LengthCosts(*[array.take(indices) for array in self])
+
+
 class CostModel:
     """Estimates the duration of runs and learns from measured ones.
 
@@ -53,7 +64,7 @@ class CostModel:
         self.overhead_s = overhead_s  # per run: planning, padding and answering
         self.ratios = np.ones((_ROW_BUCKETS, _LENGTH_BUCKETS))
         self.runs = np.zeros((_ROW_BUCKETS, _LENGTH_BUCKETS), int)  # learned from, at most `_KNOWN_RUNS`
-        self._heirs: dict[tuple[int, int], Array] = {}  # flat indices of the cells that follow a cell
+        self._heirs: dict[tuple[int, int], Array] = {}  # flat indices of a cell and those that follow it
 
     @classmethod
     def fit(cls, cells: Iterable[tuple[int, int, float]]) -> CostModel:
@@ -67,16 +78,31 @@ class CostModel:
     def estimate(self, rows: float, length: float) -> float:
         """Estimated seconds in the session of a run of `rows` x `length`."""
         a, b, c, d, e = self.weights
-        seconds = a + b * rows + length * (c + rows * (d + e * length))
+        seconds = a + length * c + rows * (b + length * (d + e * length))
         ratio: float = self.ratios.item(_bucket(rows, _ROW_BUCKETS), _bucket(length, _LENGTH_BUCKETS))
         return max(seconds * ratio, _MIN_S)
 
     def estimates(self, rows: Array, lengths: Array) -> Array:
-        """`estimate` plus `overhead_s`, for arrays that broadcast."""
+        """`estimate` plus `overhead_s`, for arrays that broadcast, both of integers."""
+        return self.estimates_at(rows, self.at(lengths))
+
+    def at(self, lengths: Array) -> LengthCosts:
+        """What the costs of runs of these lengths, integers, depend on beside their rows."""
         a, b, c, d, e = self.weights
-        seconds = a + b * rows + lengths * (c + rows * (d + e * lengths))
-        ratios = self.ratios[_buckets(rows, _ROW_BUCKETS), _buckets(lengths, _LENGTH_BUCKETS)]
-        return np.maximum(seconds * ratios, _MIN_S) + self.overhead_s
+        if lengths.size and lengths.max() < len(_LENGTH_BUCKET):
+            buckets = _LENGTH_BUCKET.take(lengths)
+        else:
+            buckets = _buckets(lengths, _LENGTH_BUCKETS)
+        return LengthCosts(a + lengths * c, b + lengths * (d + e * lengths), buckets)
+
+    def estimates_at(self, rows: Array, at: LengthCosts) -> Array:
+        """As `estimates`."""
+        seconds: Array = rows * at.per_row
+        seconds += at.base
+        seconds *= self.ratios.take(_ROW_OFFSETS.take(rows, mode="clip") + at.bucket)
+        np.maximum(seconds, _MIN_S, out=seconds)
+        seconds += self.overhead_s
+        return seconds
 
     def per_row(self, length: float, max_rows: int) -> float:
         """Estimated seconds per row of `length` at the best batch size, if enough such rows are queued."""
@@ -99,13 +125,14 @@ class CostModel:
         from such runs. Downwards a little-known cell believes the run.
         """
         a, b, c, d, e = self.weights
-        fitted = max(a + b * rows + length * (c + rows * (d + e * length)), _MIN_S)
+        fitted = max(a + length * c + rows * (b + length * (d + e * length)), _MIN_S)
         cell = _bucket(rows, _ROW_BUCKETS), _bucket(length, _LENGTH_BUCKETS)
-        runs, ratio = int(self.runs[cell]), float(self.ratios[cell])
+        runs, ratio = self.runs.item(cell), self.ratios.item(cell)
         wrong = off = max(seconds, _MIN_S) / (fitted * ratio)
         rate = max(_LEARNING_RATE, 1 / (runs + _PRIOR_RUNS))
         if 1 / _MUCH_WRONG <= wrong <= _MUCH_WRONG:
-            self.runs[cell] = min(runs + 1, _KNOWN_RUNS)
+            if runs < _KNOWN_RUNS:
+                self.runs[cell] = runs + 1
         else:
             self.runs[cell] = max(runs // 2, 1)
             if wrong < 1 and runs <= _FIT_RUNS:
@@ -113,12 +140,10 @@ class CostModel:
             else:
                 rate = 0.5 if runs == 1 else rate  # wrong again
                 off = min(max(wrong, 1 / _MUCH_WRONG), _MUCH_WRONG)
-        ratio *= off**rate
-        self.ratios[cell] = ratio
         heirs = self._heirs
         if cell not in heirs:
             heirs = self._heirs = _heirs(self.runs)
-        self.ratios.flat[heirs[cell]] = ratio
+        self.ratios.put(heirs[cell], ratio * off**rate)
         return runs == 0 or not 1 / _WRONG < wrong < _WRONG
 
     def learn_overhead(self, seconds: float) -> None:
@@ -192,7 +217,8 @@ def _non_negative(features: Array, target: Array, kept: list[int]) -> Array:
 
 
 def _heirs(runs: Array) -> dict[tuple[int, int], Array]:
-    """For each cell with runs, the flat indices of the cells without that are nearer to it than to others.
+    """For each cell with runs, its flat index and those of the cells without that are nearer to it than to
+    others.
 
     A doubling of the length counts for more than one of the rows: a fit is wrong along the length most.
     """
@@ -201,7 +227,10 @@ def _heirs(runs: Array) -> dict[tuple[int, int], Array]:
     apart = np.abs(unknown[:, None] - known[None]) @ np.array([1, 4])  # rows, length
     nearest = apart.argmin(axis=1)
     flat = unknown @ np.array([runs.shape[1], 1])
-    return {(int(i), int(j)): flat[nearest == index] for index, (i, j) in enumerate(known)}
+    own = known @ np.array([runs.shape[1], 1])
+    return {
+        (int(i), int(j)): np.append(flat[nearest == index], own[index]) for index, (i, j) in enumerate(known)
+    }
 
 
 @lru_cache(1024)
@@ -217,3 +246,10 @@ def _bucket(value: float, buckets: int) -> int:
 
 def _buckets(values: Array, buckets: int) -> Array:
     return np.minimum(np.rint(np.log2(np.maximum(values, 1))), buckets - 1).astype(np.intp)
+
+
+_ROW_OFFSETS = _buckets(np.arange(1 << _ROW_BUCKETS), _ROW_BUCKETS) * _LENGTH_BUCKETS
+"""Where the ratios of so many rows begin. As many rows as it has, or more, are in the last bucket."""
+
+_LENGTH_BUCKET = _buckets(np.arange(4096), _LENGTH_BUCKETS)
+"""The buckets of usual lengths."""

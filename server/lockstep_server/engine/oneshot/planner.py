@@ -12,7 +12,8 @@ The order of urgency is that of `fair_queueing.py`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _ROWS, _LENGTHS, _SIZE = attrgetter("rows"), attrgetter("lengths"), attrgetter("size")
+_ACCEPTED = attrgetter("accepted")
 
 _WORTH = 0.02
 """A run that takes twice as long as another must save this share of the device's time: its callers wait."""
@@ -58,6 +60,17 @@ class RunLimits:
     batching: bool = True
     fixed_shape: tuple[int, tuple[int, ...]] | None = None  # rows and lengths of every run
 
+    def bounded(self, max_run_s: float) -> RunLimits:
+        """The same limits while other models use the device."""
+        known = self._bounded.get(max_run_s)
+        if known is None:
+            known = self._bounded[max_run_s] = replace(self, max_run_s=max_run_s)
+        return known
+
+    @cached_property
+    def _bounded(self) -> dict[float, RunLimits]:
+        return {}
+
 
 class RunPlan(NamedTuple):
     """One run, and the parts to remove from the queue without a run."""
@@ -68,7 +81,6 @@ class RunPlan(NamedTuple):
     rows: int
     lengths: tuple[int, ...]  # the longest of each named length
     size: int  # padded elements per row
-    estimated_s: float  # in the session
 
     @property
     def removed(self) -> tuple[RequestPart, ...]:
@@ -79,42 +91,48 @@ class RunPlan(NamedTuple):
 def plan(waiting: Sequence[RequestPart], now: float, costs: CostModel, limits: RunLimits) -> RunPlan:
     """Plan the next run. The order of `waiting` does not matter."""
     if len(waiting) == 1 and limits.fixed_shape is None:
-        return _plan_one(waiting[0], now, costs)
+        return _plan_one(waiting[0], now)
     live, expired, dropped = _partition(waiting, now)
     live, hopeless = _in_time(live, now, costs)
     expired += hopeless
     if not live:
-        return RunPlan((), expired, dropped, 0, (), 0, 0.0)
+        return RunPlan((), expired, dropped, 0, (), 0)
     chosen = live if len(live) == 1 else _choose(live, now, costs, limits)
     rows = sum(map(_ROWS, chosen))
     lengths = tuple(map(max, zip(*map(_LENGTHS, chosen), strict=True)))
     if limits.fixed_shape and len(lengths) == len(limits.fixed_shape[1]):
         rows, lengths = max(limits.fixed_shape[0], rows), limits.fixed_shape[1]
     size = sum(lengths) or max(map(_SIZE, chosen))
-    return RunPlan(tuple(chosen), expired, dropped, rows, lengths, size, costs.estimate(rows, size))
+    return RunPlan(tuple(chosen), expired, dropped, rows, lengths, size)
 
 
-def _plan_one(part: RequestPart, now: float, costs: CostModel) -> RunPlan:
+def _plan_one(part: RequestPart, now: float) -> RunPlan:
     """As `plan`, for a part that is the only one."""
     if part.request.cancelled or part.request.done:
-        return RunPlan((), (), (part,), 0, (), 0, 0.0)
+        return RunPlan((), (), (part,), 0, (), 0)
     if part.deadline is not None and part.deadline <= now:
-        return RunPlan((), (part,), (), 0, (), 0, 0.0)
-    return RunPlan((part,), (), (), part.rows, part.lengths, part.size, costs.estimate(part.rows, part.size))
+        return RunPlan((), (part,), (), 0, (), 0)
+    return RunPlan((part,), (), (), part.rows, part.lengths, part.size)
 
 
 def _partition(
     waiting: Sequence[RequestPart], now: float
 ) -> tuple[list[RequestPart], tuple[RequestPart, ...], tuple[RequestPart, ...]]:
     """The parts that may run, those whose deadline has passed, and those to drop."""
-    live, expired, dropped = [], [], []
+    live = [
+        part
+        for part in waiting
+        if not (part.request.cancelled or part.request.done)
+        and (part.deadline is None or part.deadline > now)
+    ]
+    if len(live) == len(waiting):
+        return live, (), ()
+    expired, dropped = [], []
     for part in waiting:
         if part.request.cancelled or part.request.done:
             dropped.append(part)
         elif part.deadline is not None and part.deadline <= now:
             expired.append(part)
-        else:
-            live.append(part)
     return live, tuple(expired), tuple(dropped)
 
 
@@ -198,7 +216,7 @@ def few_ranges(
 ) -> tuple[list[float], list[float]]:
     """As `many_ranges`, one by one: NumPy takes ten times as long for a range of a few parts."""
     overhead_s, ratios, seconds = costs.overhead_s, list[float](), list[float]()
-    claims = _claims(candidates, now)
+    claims = _few_claims(candidates, now)
     alone_s = [
         (costs.estimate(part.rows, part.size) + overhead_s) * claim
         for part, claim in zip(candidates, claims, strict=True)
@@ -227,6 +245,13 @@ def few_ranges(
     return ratios, seconds
 
 
+def _few_claims(parts: Sequence[RequestPart], now: float) -> list[float]:
+    """As `_claims`."""
+    ages = [max(now - part.accepted, 0.0) for part in parts]
+    oldest = max(*ages, 1e-9)
+    return [1 - AGE_WEIGHT * (1 - age / oldest) for age in ages]
+
+
 def _joined(
     one: tuple[int, tuple[int, ...], float, float], other: tuple[int, tuple[int, ...], float, float]
 ) -> tuple[int, tuple[int, ...], float, float]:
@@ -247,54 +272,65 @@ def many_ranges(
     Cell [i, j] of the arrays within is the range from `urgent - i` to `urgent + j`, both included; those
     returned have the cells row by row.
     """
-    before, after = candidates[urgent::-1], candidates[urgent + 1 :]
-    unbatched_s = costs.estimates(_column(candidates, "rows"), _column(candidates, "size"))
-    unbatched_s *= np.array(_claims(candidates, now))
-    rows = _range_sums(_column(before, "rows"), _column(after, "rows"))
-    sizes = _range_sizes(before, after)
-    batched_s = costs.estimates(rows, sizes)
-    ratio = batched_s / _range_sums(unbatched_s[urgent::-1], unbatched_s[urgent + 1 :])
-    too_large = (rows > limits.max_rows) | (rows * sizes > limits.max_padded_elements)
+    parts, count = (*candidates[urgent::-1], *candidates[urgent + 1 :]), urgent + 1
+    rows_of = np.fromiter(map(_ROWS, parts), np.intp, len(parts))
+    sizes = np.fromiter(map(_SIZE, parts), np.intp, len(parts))
+    at_size = costs.at(sizes)
+    unbatched_s = costs.estimates_at(rows_of, at_size)
+    unbatched_s *= _claims(parts, now)
+    rows = _range_sums(rows_of, count)
+    if len(parts[0].lengths) > 1:
+        sizes = _range_sizes(parts, count)
+        at_size = costs.at(sizes)
+    else:  # that of the last part, as they are in order of size
+        ends = np.arange(count - 1, len(parts))
+        ends[0] = 0
+        sizes, at_size = sizes.take(ends)[None], at_size.take(ends)
+    batched_s = costs.estimates_at(rows, at_size)
+    ratio = batched_s / _range_sums(unbatched_s, count)
+    most_rows = rows[-1, -1]
+    if most_rows > limits.max_rows:
+        ratio[rows > limits.max_rows] = np.inf
+    if most_rows * sizes[-1, -1] > limits.max_padded_elements:
+        ratio[rows * sizes > limits.max_padded_elements] = np.inf
     if limits.max_run_s is not None:
-        too_large |= batched_s > limits.max_run_s
-    if any(part.due is not None for part in candidates):
-        too_large |= _run_s(batched_s, costs) > _range_due(before, after) - now
-    ratio[too_large] = np.inf
+        ratio[batched_s > limits.max_run_s] = np.inf
+    due = [part.due for part in parts]
+    if due.count(None) < len(due):
+        ratio[_run_s(batched_s, costs) > _range_due(due, count) - now] = np.inf
     return ratio.ravel(), batched_s.ravel()
 
 
-def _claims(parts: Sequence[RequestPart], now: float) -> list[float]:
+def _claims(parts: Sequence[RequestPart], now: float) -> Array:
     """How much each part counts: the oldest 1, others less by their age."""
-    ages = [max(now - part.accepted, 0.0) for part in parts]
-    oldest = max(*ages, 1e-9)
-    return [1 - AGE_WEIGHT * (1 - age / oldest) for age in ages]
+    claims: Array = np.maximum(now - np.fromiter(map(_ACCEPTED, parts), float, len(parts)), 0.0)
+    claims *= AGE_WEIGHT / max(claims.max(), 1e-9)
+    claims += 1 - AGE_WEIGHT
+    return claims
 
 
-def _column(parts: Sequence[RequestPart], name: str) -> Array:
-    return np.fromiter(map(attrgetter(name), parts), float, len(parts))
+def _range_sums(values: Array, count: int) -> Array:
+    """[i, j] -> the sum over the range. `values` starts with the urgent part and goes down in size for
+    `count` parts, and then up."""
+    upwards = values[count - 1 :].cumsum()
+    upwards -= values[count - 1]
+    sums: Array = values[:count].cumsum()[:, None] + upwards
+    return sums
 
 
-def _range_sums(before: Array, after: Array) -> Array:
-    """[i, j] -> the sum over the range. `before` starts with the urgent part and goes down in size."""
-    return np.cumsum(before)[:, None] + np.concatenate(([0.0], np.cumsum(after)))
-
-
-def _range_due(before: Sequence[RequestPart], after: Sequence[RequestPart]) -> Array:
+def _range_due(due: Sequence[float | None], count: int) -> Array:
     """[i, j] -> when the first call of the range ends."""
-    due = [math.inf if part.due is None else part.due for part in (*before, *after)]
-    left = np.minimum.accumulate(np.array(due[: len(before)]))
-    right = np.minimum.accumulate(np.array([due[0], *due[len(before) :]]))
+    ends = [math.inf if one is None else one for one in due]
+    left = np.minimum.accumulate(np.array(ends[:count]))
+    right = np.minimum.accumulate(np.array([ends[0], *ends[count:]]))
     return np.minimum(left[:, None], right)
 
 
-def _range_sizes(before: Sequence[RequestPart], after: Sequence[RequestPart]) -> Array:
+def _range_sizes(parts: Sequence[RequestPart], count: int) -> Array:
     """[i, j] -> padded elements per row: the maximum of each named length over the range, summed."""
-
-    parts, count = (*before, *after), len(before)
-    columns = [*zip(*(part.lengths for part in parts), strict=True)] or [tuple(p.size for p in parts)]
-    total: Array = np.zeros((count, len(after) + 1))
-    for column in columns:
-        left = np.maximum.accumulate(np.array(column[:count], float))
-        right = np.maximum.accumulate(np.array([column[0], *column[count:]], float))
+    total: Array = np.zeros((count, len(parts) + 1 - count), np.intp)
+    for column in zip(*map(_LENGTHS, parts), strict=True):
+        left = np.maximum.accumulate(np.array(column[:count]))
+        right = np.maximum.accumulate(np.array([column[0], *column[count:]]))
         total += np.maximum(left[:, None], right)
     return total

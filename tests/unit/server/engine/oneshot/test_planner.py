@@ -79,7 +79,7 @@ def test_a_run_ends_before_any_of_its_calls_does() -> None:
     waiting = [part(50, due=NOW + 0.010) for _ in range(64)]
     run = plan(waiting, NOW, RECURRENT, WIDE)
     assert 1 < run.rows < 64
-    assert run.estimated_s < 0.010
+    assert RECURRENT.estimate(run.rows, run.size) < 0.010
     assert run.expired == ()
 
 
@@ -155,7 +155,7 @@ def test_max_run_s_limits_the_estimated_time() -> None:
     waiting = [part(50) for _ in range(64)]
     bounded = plan(waiting, NOW, TRANSFORMER, RunLimits(64, 4096, max_run_s=0.02))
     assert len(bounded.parts) > 1
-    assert bounded.estimated_s <= 0.02
+    assert TRANSFORMER.estimate(bounded.rows, bounded.size) <= 0.02
     assert plan(waiting, NOW, RECURRENT, WIDE).rows == 64
 
 
@@ -220,11 +220,11 @@ two_ = st.lists(
 )
 
 
-def within(run: Any, limits: RunLimits) -> bool:
+def within(run: Any, limits: RunLimits, costs: CostModel) -> bool:
     return (
         run.rows <= limits.max_rows
         and run.rows * run.size <= limits.max_padded_elements
-        and (limits.max_run_s is None or run.estimated_s <= limits.max_run_s + 1e-12)
+        and (limits.max_run_s is None or costs.estimate(run.rows, run.size) <= limits.max_run_s + 1e-12)
     )
 
 
@@ -234,7 +234,7 @@ def test_a_run_keeps_the_limits_unless_it_has_one_part(
 ) -> None:
     run = plan(waiting, NOW, costs, limits)
     assert run.parts
-    assert len(run.parts) == 1 or within(run, limits)
+    assert len(run.parts) == 1 or within(run, limits, costs)
     assert run.rows == sum(one.rows for one in run.parts)
     assert all(n <= longest for one in run.parts for n, longest in zip(one.lengths, run.lengths, strict=True))
 
