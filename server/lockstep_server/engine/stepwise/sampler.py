@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,12 @@ NO_TOKEN = ServingError(ErrorCode.FAILED, "the model's scores are not finite; no
 
 _MANY = 512
 """Tokens from which on they are summed in parts."""
+
+_ONE = np.float32(2.0**40)
+"""The largest weight as an integer. The sum of fewer than `_MANY` is exact as a double, too."""
+
+_MOST_SUMMED = 2**22
+"""Weights of which all sums are integers of 64 bits."""
 
 _PART = 64
 _RANKED = 256
@@ -147,32 +154,79 @@ def sample(scores: Array, u: Array, parameters: SamplingParameters) -> Array:
         u: random numbers in [0, 1), float64 [rows].
         parameters: of the same rows.
     """
+    return sample_all(scores, u, parameters)[0]
+
+
+def sample_all(scores: Array, u: Array, parameters: SamplingParameters) -> tuple[Array, bool]:
+    """As `sample`, and whether each row has a token."""
     scores = scores.astype(np.float32, copy=False)
     if not parameters.sampled:
-        return _best(scores)
+        tokens = _best(scores)
+        return tokens, bool(np.minimum.reduce(tokens) >= 0)
     # Functions, as methods would run more Python; the session has evicted it all from the caches.
-    weights = scores - np.maximum.reduce(scores, axis=1, keepdims=True)  # the steps below work in place
+    largest = np.maximum.reduce(scores, axis=1, keepdims=True)
+    if not math.isfinite(np.add.reduce(largest, axis=None, dtype=np.float64)):
+        return _sample_finite(scores, u, parameters, np.isfinite(largest)), False
+    weights = scores - largest  # the steps below work in place
     if parameters.tempered:
         weights *= parameters.inverse
     np.exp(weights, out=weights)
     if parameters.cuts:
         _cut(weights, parameters)
-    wide = weights.astype(np.float64)  # a cast within the sum takes longer
-    tokens = _drawn(wide, u) if wide.shape[1] < _MANY else _drawn_by_parts(wide, u)
+    few = weights.shape[1] < _MANY
+    tokens = _drawn_of_few(weights, u) if few else _drawn_by_parts(weights.astype(np.float64), u)
     if parameters.greedy:
         rows = parameters.temperature == 0
         tokens[rows] = _best(scores[rows])
+    return tokens, True
+
+
+def _sample_finite(scores: Array, u: Array, parameters: SamplingParameters, finite: Array) -> Array:
+    """As `sample`, of rows of which the largest score is finite, bool [rows, 1], or not."""
+    tokens = sample(np.where(finite, scores, 0), u, parameters)
+    tokens[~finite[:, 0]] = -1
     return tokens
 
 
+def _drawn_of_few(weights: Array, u: Array) -> Array:
+    """The token of each row at which the sum of weights exceeds `u` of their total. The weights, at most 1,
+    are changed.
+
+    They are summed as integers, so that the order does not matter: all rows in one sum, in which each row's
+    token is looked up.
+    """
+    rows, count = weights.shape
+    if weights.size > _MOST_SUMMED:
+        halves = slice(rows // 2), slice(rows // 2, None)
+        return np.concatenate([_drawn_of_few(weights[half], u[half]) for half in halves])
+    weights *= _ONE
+    sums = weights.astype(np.int64).reshape(-1)
+    np.add.accumulate(sums, out=sums)
+    ends = sums[count - 1 :: count]
+    if rows == 1:
+        first: Array = sums.searchsorted((u * ends).astype(np.int64), side="right")
+        return first
+    begins = np.empty(rows, np.int64)
+    begins[0] = 0
+    begins[1:] = ends[:-1]
+    drawn = (u * (ends - begins)).astype(np.int64)
+    drawn += begins
+    tokens: Array = sums.searchsorted(drawn, side="right")
+    tokens -= _row_starts(rows, count)
+    return tokens
+
+
+@lru_cache(64)
+def _row_starts(rows: int, count: int) -> Array:
+    """The index of each row's first element among all, [rows]."""
+    return np.arange(0, rows * count, count)
+
+
 def _drawn(weights: Array, u: Array) -> Array:
-    """The token of each row at which the sum of weights exceeds `u` of their total; -1 if it is not finite.
-    The weights are summed in place."""
+    """The token of each row at which the sum of weights exceeds `u` of their total, summed one by one, in
+    place."""
     sums = np.add.accumulate(weights, axis=1, out=weights)
-    totals = sums[:, -1]
-    tokens: Array = (sums > (u * totals)[:, None]).argmax(axis=1)
-    if not math.isfinite(np.add.reduce(totals)):
-        tokens[~np.isfinite(totals)] = -1
+    tokens: Array = (sums > (u * sums[:, -1])[:, None]).argmax(axis=1)
     return tokens
 
 

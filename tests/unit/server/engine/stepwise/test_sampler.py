@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -192,6 +194,16 @@ def test_the_position_of_a_row_changes_no_token(
     assert moved == [sample(scores, u, params)[i] for i in order]
 
 
+@given(rows(), st.sampled_from([np.nan, np.inf, -np.inf]))
+def test_a_row_without_finite_scores_changes_no_token_of_the_others(
+    drawn: tuple[Array, list[float], list[Params]], value: float
+) -> None:
+    scores, u, params = drawn
+    without = np.full((1, scores.shape[1]), value)
+    tokens = sample(np.concatenate([scores, without]), [*u, 0.5], [*params, Params(0.7)])
+    assert tokens == [*sample(scores, u, params), -1]
+
+
 def test_a_reused_row_keeps_none_of_its_old_parameters() -> None:
     parameters = sampler.SamplingParameters.of(2)
     parameters.set(0, 0.0, 3, 0.5)
@@ -312,6 +324,31 @@ def drawn_weights(seed: int, tokens: int, spread: float) -> Array:
     if seed % 2:
         scores = scores.round()  # equal ones
     return np.exp(scores - scores.max(axis=1, keepdims=True))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, sampler._MANY - 1), st.sampled_from([0.0, 1.0, 6.0, 40.0]))
+def test_sums_of_integers_draw_the_tokens_of_exact_sums(seed: int, tokens: int, spread: float) -> None:
+    weights, u = drawn_weights(seed, tokens, spread), np.random.default_rng(seed).random(30)
+    u[:2] = 0, 1 - 2.0**-52
+    expected = []
+    for row, number in zip(weights.tolist(), u.tolist(), strict=True):
+        sums = list(itertools.accumulate(int(weight * 2**40) for weight in row))
+        aim = Fraction(number) * sums[-1]
+        expected.append(next(token for token, one in enumerate(sums) if one > aim))
+    assert sampler._drawn_of_few(weights, u).tolist() == expected
+
+
+def test_more_weights_than_one_sum_takes_draw_as_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, u = drawn_weights(3, 66, 1.0), np.random.default_rng(3).random(30)
+    expected = sampler._drawn_of_few(weights.copy(), u).tolist()
+    monkeypatch.setattr(sampler, "_MOST_SUMMED", 200)
+    assert sampler._drawn_of_few(weights, u).tolist() == expected
+
+
+def test_scores_of_which_the_sum_overflows_have_tokens() -> None:
+    largest = float(np.finfo(np.float32).max)
+    scores = [[largest, 0.0], [0.0, largest], [-math.inf, largest]]
+    assert sample(scores, [0.9] * 3, [Params()] * 3) == [0, 1, 1]
 
 
 @given(
