@@ -30,6 +30,9 @@ STUCK_S = 5.0
 
 _CHECK_S = 0.5
 
+_SHORT_S = 0.5
+"""A run that took less was never slow, and no thread that looks at it can take it for a later one."""
+
 
 class RunOptions(Protocol):
     """The part of `onnxruntime.RunOptions` that ends a run."""
@@ -41,7 +44,8 @@ class WatchedRun:
     """One run of a session, or one load of a model."""
 
     __slots__ = (
-        "begun", "is_ended", "is_slow", "is_stuck", "limit_s", "load", "options", "owner", "step", "thread"
+        "begun", "is_ended", "is_slow", "is_stuck", "limit_s", "load", "options", "owner", "short_s", "step",
+        "thread"
     )  # fmt: skip
 
     def __init__(
@@ -49,16 +53,21 @@ class WatchedRun:
     ) -> None:
         self.owner, self.options, self.begun, self.limit_s, self.load = owner, options, begun, limit_s, load
         self.thread = threading.get_ident()
+        self.short_s = min(_SHORT_S, limit_s / 2)
         self.is_slow = self.is_ended = self.is_stuck = False
         self.step = "start"  # of a load: what it does now
 
     def end(self) -> None:
         """Ask the run to end; all runs of a load, now and later."""
         self.is_ended = True
-        if self.options is not None:
-            self.options.terminate = True
+        self.terminate()
         if self.load is not None:
             self.load.is_ended = True
+
+    def terminate(self) -> None:
+        """Abort the run at its next node, if it is one."""
+        if self.options is not None:
+            self.options.terminate = True
 
 
 class RunWatch:
@@ -95,14 +104,30 @@ class RunWatch:
         load = self._loads.get(threading.get_ident()) if self._loads else None
         run = WatchedRun(owner, options, self._clock(), self.max_run_s, load)
         self._runs.add(run)
-        if self._terminated:
-            options.terminate = True
-        elif load is not None and load.is_ended:
-            run.end()
+        self._end_if_late(run)
         return run
 
-    def done(self, run: WatchedRun) -> None:
+    def begin_again(self, run: WatchedRun) -> None:
+        """As `begin`, for another run with the options of one that `done` has found to be usable."""
+        run.thread = threading.get_ident()
+        if self._loads:
+            run.load = self._loads.get(run.thread)
+        run.begun = self._clock()
+        self._runs.add(run)
+        if self._terminated or run.load is not None:
+            self._end_if_late(run)
+
+    def _end_if_late(self, run: WatchedRun) -> None:
+        """End a run that begins after the end of all runs, or of all runs of its load."""
+        if self._terminated:
+            run.terminate()
+        elif run.load is not None and run.load.is_ended:
+            run.end()
+
+    def done(self, run: WatchedRun) -> bool:
+        """A run has ended. Returns whether another one can use it: it was short, and of no load."""
         self._runs.discard(run)
+        return run.load is None and self._clock() - run.begun < run.short_s
 
     @contextmanager
     def load(self, owner: str) -> Iterator[WatchedRun]:
@@ -161,8 +186,7 @@ class RunWatch:
         """End all current runs and loads at their next node, and all later ones."""
         self._terminated = True
         for run in list(self._runs):
-            if run.options is not None:
-                run.options.terminate = True
+            run.terminate()
 
     def check(self) -> None:
         """Look at each run once. After large runs, give their memory back."""

@@ -9,6 +9,7 @@ import ctypes
 import logging
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -20,7 +21,7 @@ from ...errors import RunTooLong, bad_input, overloaded
 from ...model.spec import GraphSignature, GraphTensor
 from .device import CPU, Device, DeviceArray, check_on_gpu, session_options
 from .graph_errors import check_files, is_out_of_memory, load_error, run_fault
-from .run_watch import RunWatch
+from .run_watch import RunWatch, WatchedRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _BFLOAT16_ONNX = 16  # onnx.TensorProto.BFLOAT16
 
 _NOT_CAPTURED = "its steps launch each kernel, as ONNX Runtime makes no CUDA graph of them"
+
+_BYTES = attrgetter("nbytes")
 
 _NO_GRAPH = "-1"
 """The graph id of runs that neither capture nor replay one, in a session that captures others."""
@@ -122,7 +125,8 @@ class OnnxSession:
         self._has_graphs = self.captures  # each run says which
         self.graph = _describe(self._session)
         self._watch, self._owner = watch or RunWatch(), owner
-        self._running: set[ort.RunOptions] = set()
+        self._running: set[WatchedRun] = set()
+        self._done: list[WatchedRun] = []  # short runs, whose options later ones use: they take long to make
         self._terminated = False
         self._bfloat16 = any(
             tensor.onnx_type.endswith("(bfloat16)") for tensor in (*self.graph.inputs, *self.graph.outputs)
@@ -174,14 +178,13 @@ class OnnxSession:
             ServingError: OVERLOADED: the device has not enough memory for it now.
             Exception: any other error of ONNX Runtime.
         """
-        options = ort.RunOptions()
-        run = self._watch.begin(self._owner, options)
-        self._running.add(options)
-        if self._terminated:
-            options.terminate = True
-        if kept is None and self._is_to_shrink(sum(array.nbytes for array in inputs.values())):
+        run = self._begin()
+        options: ort.RunOptions = run.options
+        as_usual = not self._has_graphs
+        if kept is None and self._is_to_shrink(sum(map(_BYTES, inputs.values()))):
             self._watch.had_large_run = True
             if self.provider == "CPUExecutionProvider":
+                as_usual = False
                 options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         if self._has_graphs and bindings is None:
             options.add_run_config_entry("gpu_graph_id", _NO_GRAPH)
@@ -190,7 +193,7 @@ class OnnxSession:
                 return self._run_bound(inputs, outputs or self.output_names, kept, bindings, options)
             if self._bfloat16:
                 return self._run_values(inputs, outputs, options)
-            return self._session.run(outputs, inputs, options)  # type: ignore[no-any-return]
+            return self._session.run(outputs or self.output_names, inputs, options)  # type: ignore[no-any-return]
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise bad_input("inputs", f"{run_fault(error)}; {_REJECTED}") from error
         except Exception as error:
@@ -202,8 +205,22 @@ class OnnxSession:
                 raise overloaded(f"{_NO_MEMORY} {_RETRY_S:g} s, or send less", _RETRY_S) from error
             raise
         finally:
-            self._running.discard(options)
-            self._watch.done(run)
+            self._running.discard(run)
+            if self._watch.done(run) and as_usual:
+                self._done.append(run)
+
+    def _begin(self) -> WatchedRun:
+        """Begin a run, with the options of an earlier one if there are any."""
+        try:
+            run = self._done.pop()
+        except IndexError:
+            run = self._watch.begin(self._owner, ort.RunOptions())
+        else:
+            self._watch.begin_again(run)
+        self._running.add(run)
+        if self._terminated:
+            run.terminate()
+        return run
 
     def _is_to_shrink(self, size: int) -> bool:
         """Whether to give memory back after a run with `size` bytes of inputs: a large one or, of steps, one
@@ -222,8 +239,8 @@ class OnnxSession:
     def terminate(self) -> None:
         """Abort all current runs at their next node, and all later runs."""
         self._terminated = True
-        for options in list(self._running):
-            options.terminate = True
+        for run in list(self._running):
+            run.terminate()
 
     def _run_values(
         self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, options: ort.RunOptions

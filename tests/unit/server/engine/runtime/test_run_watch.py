@@ -71,6 +71,27 @@ def test_a_run_that_has_ended_is_left_alone() -> None:
     assert (asked.terminate, watched.slow, watched.stuck) == (False, [], [])
 
 
+@pytest.mark.parametrize(("seconds", "again"), [(0.1, True), (SLOW_RUN_S, False), (20.0, False)])
+def test_only_the_options_of_a_short_run_are_used_again(seconds: float, again: bool) -> None:
+    """A run that may have been found slow, or ended, is not taken for a later one."""
+    watched, asked = Watched(), options()
+    run = watched.watch.begin("m/1", asked)
+    watched.at(seconds)
+    assert watched.watch.done(run) is again
+    if again:
+        watched.watch.begin_again(run)
+        watched.at(9.9)
+        assert not asked.terminate
+        watched.at(10.2)
+        assert asked.terminate
+
+
+def test_the_options_of_a_run_of_a_load_are_not_used_again() -> None:
+    watched = Watched()
+    with watched.watch.load("m/1"):
+        assert not watched.watch.done(watched.watch.begin("m/1", options()))
+
+
 def test_a_load_fails_with_its_run_and_later_runs_end_at_once() -> None:
     watched, first, later = Watched(), options(), options()
     with load_fails(watched, "--max-run-s"):
