@@ -160,6 +160,11 @@ class ModelSpec:
         return tuple(state.spec for state in self.states if state.spec.output)
 
     @cached_property
+    def state_inputs(self) -> tuple[str, ...]:
+        """The inputs of a step that take the states, in the order of `states`."""
+        return tuple(state.spec.input for state in self.states)
+
+    @cached_property
     def filled_inputs(self) -> tuple[ModelTensor, ...]:
         """The inputs that the server can fill in."""
         return tuple(one for one in self.inputs if one.spec.generated or one.spec.value is not None)

@@ -61,9 +61,11 @@ class StepBatch:
         self._sampler = graphs.sampler if graphs is not None else None
         self._input, self._dtype = tensor.name, datatypes.NUMPY[tensor.datatype]
         self._token_shape = token_shape(tensor)
+        self._takes_tokens = self._token_shape == (-1,) and self._dtype == np.int64  # as they are sampled
         self._scores, self._attention = spec.manifest.roles.scores, spec.manifest.roles.attention
         scores = spec.output(self._scores)
         self._scores_axis = scores.spec.batch_axis if scores is not None else None
+        self._grows = bool(spec.growing_lengths)
         self._position = scores.spec.position if scores is not None else -1
         self._fitting_step = 0  # the latest one that needed the block's lengths
         self._columns, self._log = RowColumns(rows), TokenLog(rows)
@@ -246,7 +248,10 @@ class StepBatch:
         return not (self._rules.sequences or self._beam_rows or any(of_scores))
 
     def _token_input(self, rows: slice) -> Arrays:
-        token = self._columns.token[rows].astype(self._dtype, copy=False)
+        token = self._columns.token[rows]
+        if self._takes_tokens:
+            return {self._input: token}
+        token = token.astype(self._dtype, copy=False)
         return {self._input: token.reshape(self._token_shape)}
 
     def observe(self, most: int) -> list[tuple[int, Arrays, Arrays, dict[str, int]]]:
@@ -279,14 +284,15 @@ class StepBatch:
         if isinstance(scores, DeviceArray):
             tokens = self._sample(scores)
         else:
-            scores = next_scores(scores, self._scores_axis, self.rows, self._position)
-            ruled = self._ruled(scores)
+            if scores.ndim != 2 or self._scores_axis != 0:
+                scores = next_scores(scores, self._scores_axis, self.rows, self._position)
+            ruled = self._ruled(scores) if self._beam_rows or self._rules.sequences else scores
             tokens = self._columns.sample(ruled, redraw=bool(self._forced))
-        self.without_token = self._find_without_token(tokens) if tokens.min() < 0 else []
+        self.without_token = [] if self._columns.complete else self._find_without_token(tokens)
         self._log.add(tokens)
         if self._forced:
             self._force()
-        ended = self._ended(tokens)
+        ended = self._ended(tokens) if self._ends or self._columns.may_be_at_limit() else []
         if self._beam_rows:
             ended += self._advance_searches(ruled, tokens)
         if self._rules.sequences:
@@ -298,7 +304,7 @@ class StepBatch:
 
     def _sample(self, scores: DeviceArray) -> Array:
         assert self._sampler is not None
-        return self._columns.sample(scores, redraw=bool(self._forced), by=self._sampler.sample)
+        return self._columns.sample(scores, redraw=bool(self._forced), by=self._sampler.sample_all)
 
     def _ruled(self, scores: Array) -> Array:
         """The scores of all rows that tokens are chosen from."""
@@ -351,8 +357,6 @@ class StepBatch:
                 del self._forced[row]
 
     def _ended(self, tokens: Array) -> list[tuple[GenerationSequence, str]]:
-        if not (self._ends or self._columns.may_be_at_limit()):
-            return []
         done = self._columns.ended(self._ends)
         if not done.any():
             return []
@@ -409,7 +413,9 @@ class StepBatch:
 
     def can_step_on(self) -> bool:
         """Whether another step may come before the batch is looked at."""
-        return bool(self.row_of) and not (self._unreported or self._log.is_full() or self.outgrown())
+        if self._unreported or self._log.is_full() or not self.row_of:
+            return False
+        return not (self._grows and self.outgrown())
 
     def outgrown(self) -> list[GenerationSequence]:
         """Sequences whose cache is full and that need the next bucket."""
@@ -434,13 +440,17 @@ class StepBatch:
 
     def collect_all(self, emit: Callable[[GenerationSequence], None]) -> None:
         """Collect the tokens of all rows, and `emit` each sequence that has pending output."""
+        tokens = self._log.take_all()
         for sequence, row in list(self.row_of.items()):
             if sequence.search is not None:
                 continue
-            sequence.pending.ids += self._log.take(row)
-            if sequence.pending.ids:
+            pending = sequence.pending
+            if pending.ids:
+                pending.ids += tokens[row]
+            else:
+                pending.ids = tokens[row]
+            if pending.ids:
                 emit(sequence)
-        self._log.clear()
 
     def collect(self, sequence: GenerationSequence) -> None:
         """Move a sequence's tokens from the log to its pending output."""

@@ -31,6 +31,11 @@ NO_BEAMS = ServingError(
 )
 
 
+_Step = tuple[float, int, int, float, float, tuple[int, ...], tuple[tuple[int, ...], float], tuple[int, ...]]
+"""What is recorded of a step: when it began, its rows, without and with vacant ones, seconds in the session
+and waiting for the device, its requests, those that joined and their wait, and those that left."""
+
+
 @dataclass
 class StepOutcome:
     """The result of one step of every batch."""
@@ -38,6 +43,7 @@ class StepOutcome:
     ended: list[tuple[GenerationSequence, str]] = field(default_factory=list)  # with reasons
     failed: list[tuple[GenerationSequence, Exception]] = field(default_factory=list)
     runs: list[messages.Run] = field(default_factory=list)
+    steps: list[_Step] = field(default_factory=list)  # that are not in `runs` yet
 
 
 class StepBatches:
@@ -105,18 +111,31 @@ class StepBatches:
                 self._separate(batch)
         for batch in list(self._batches):
             self._step(batch, waited_s, outcome)
+        self.record(outcome)
         return outcome
 
     def can_step_on(self) -> bool:
         """Whether another step may come before `tidy` and before first tokens are emitted."""
         if len(self._batches) > 1 and any(map(self._can_merge, self._batches)):
             return False
-        return bool(self._batches) and all(batch.can_step_on() for batch in self._batches)
+        for batch in self._batches:
+            if not batch.can_step_on():
+                return False
+        return bool(self._batches)
 
     def step_on(self, outcome: StepOutcome) -> None:
-        """Run one more step of every batch."""
+        """Run one more step of every batch. `record` adds it to `outcome.runs`."""
         for batch in list(self._batches):
             self._step(batch, 0.0, outcome)
+
+    def record(self, outcome: StepOutcome) -> None:
+        """Record the latest steps, and add them to `outcome.runs`: many at once, as that takes less time than
+        each after its step."""
+        for begun, rows, with_vacant, took, device_s, requests, (joined, waited), left in outcome.steps:
+            run = messages.Run.of_step(rows, with_vacant, took, device_s)
+            outcome.runs.append(run)
+            self._recorder.add("step", begun, rows, run, requests, waited, joined, left)
+        outcome.steps.clear()
 
     def _end_searches(self, batch: StepBatch, outcome: StepOutcome) -> None:
         """End the beam searches whose beams may no longer share a run."""
@@ -125,11 +144,12 @@ class StepBatches:
             outcome.failed.append((sequence, NO_BEAMS))
 
     def _step(self, batch: StepBatch, waited_s: float, outcome: StepOutcome) -> None:
-        if not len(batch):  # all sequences were removed since the last step
+        rows = len(batch)
+        if not rows:  # all sequences were removed since the last step
             return
         verifier, observed = self._verifier, []
-        if verifier is not None and len(batch) > 1 and verifier.is_due(self._step_s):
-            observed = batch.observe(verifier.most_rows(len(batch)))
+        if verifier is not None and rows > 1 and verifier.is_due(self._step_s):
+            observed = batch.observe(verifier.most_rows(rows))
         begun = self._clock()
         try:
             outputs = batch.step(self._session, observed=bool(observed))
@@ -137,20 +157,19 @@ class StepBatches:
             for row, inputs, states, lengths in observed:
                 assert verifier is not None
                 answer = batch.answer(row, outputs, lengths)
-                again = recheck(self._spec, self._session, inputs, states, answer, len(batch))
+                again = recheck(self._spec, self._session, inputs, states, answer, rows)
                 verifier.collected.append(again)
             ended = batch.sample_tokens(outputs, took)
         except Exception as error:
             self._split(batch, error, outcome)
             return
-        rows, requests, (joined, waited) = len(batch), batch.requests, batch.take_joined()
-        outcome.runs.append(messages.Run.of_step(rows, batch.rows, took, waited_s))
-        outcome.failed.extend((sequence, NO_TOKEN) for sequence in batch.without_token)
-        outcome.ended.extend(item for item in ended if item[0] not in batch.without_token)
-        for sequence in {*batch.without_token, *(sequence for sequence, _ in ended)}:
-            batch.remove(sequence)
-        run, left = outcome.runs[-1], batch.take_left()
-        self._recorder.add("step", begun, rows, run, requests, waited, joined, left)
+        requests, joined, padded_rows = batch.requests, batch.take_joined(), batch.block.rows
+        if ended or batch.without_token:
+            outcome.failed.extend((sequence, NO_TOKEN) for sequence in batch.without_token)
+            outcome.ended.extend(item for item in ended if item[0] not in batch.without_token)
+            for sequence in {*batch.without_token, *(sequence for sequence, _ in ended)}:
+                batch.remove(sequence)
+        outcome.steps.append((begun, rows, padded_rows, took, waited_s, requests, joined, batch.take_left()))
 
     def _split(self, batch: StepBatch, error: Exception, outcome: StepOutcome) -> None:
         """Retry the sequences of a failed step one by one; only those that fail again have failed."""

@@ -13,7 +13,7 @@ import numpy as np
 from ..runtime.device import DeviceArray
 from ..runtime.session import Bindings, OnnxSession
 from ..runtime.small_graphs import ELEMENT_TYPES
-from .sampler import SamplingParameters, sample
+from .sampler import SamplingParameters, sample_all
 from .sampling_graph import RANKED, rows_graph, sampling_graph
 
 if TYPE_CHECKING:
@@ -45,16 +45,17 @@ class DeviceSampler:
             and (len(scores.shape), scores.spec.batch_axis) in ((2, 0), (3, 0), (3, 1))
         )
 
-    def sample(self, scores: DeviceArray, u: Array, parameters: SamplingParameters) -> Array:
-        """As `sampler.sample`, of the scores of a step. Rows without a sequence are not looked at."""
+    def sample_all(self, scores: DeviceArray, u: Array, parameters: SamplingParameters) -> tuple[Array, bool]:
+        """As `sampler.sample_all`, of the scores of a step. Rows without a sequence are not looked at."""
         tokens = self._sample(scores, u, parameters)
         tokens[parameters.vacant & (tokens < 0)] = 0
         rows = np.flatnonzero(tokens < 0)
         if len(rows):
             own = SamplingParameters.of(len(rows))
             own.take(parameters, rows.tolist())
-            tokens[rows] = sample(self._rows(scores, rows), u[rows], own)
-        return tokens
+            tokens[rows], complete = sample_all(self._rows(scores, rows), u[rows], own)
+            return tokens, complete
+        return tokens, True
 
     def _sample(self, scores: DeviceArray, u: Array, parameters: SamplingParameters) -> Array:
         """The tokens of the rows where any way to add and to round gives the same one, else -1."""

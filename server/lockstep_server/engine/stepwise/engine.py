@@ -309,15 +309,18 @@ class StepEngine:
         if self._awaiting_prefill or self._scheduler.pool.waiting:
             return
         devices, due = self._device_scheduler, self._scheduler.due()
-        until = min(planned + devices.max_run_s, math.inf if due is None else due)
+        flush_due, runs = self._output_processor.due()
+        until = min(planned + devices.max_run_s, flush_due, math.inf if due is None else due)
+        runs -= len(outcome.runs)
         while (
             not self._inbox
             and not (outcome.ended or outcome.failed or self._verifier.collected)
             and self._batches.can_step_on()
-            and (now := self._clock()) < (min(until, planned + _HAND_OVER_S) if devices.is_wanted else until)
-            and not self._output_processor.is_due(now, len(outcome.runs))
+            and self._clock() < (min(until, planned + _HAND_OVER_S) if devices.is_wanted else until)
+            and len(outcome.steps) < runs
         ):
             self._batches.step_on(outcome)
+        self._batches.record(outcome)
 
     def _add(self, sequence: GenerationSequence) -> None:
         """Add a sequence to a batch; it fails alone if the device has no memory for its states."""

@@ -92,11 +92,9 @@ class HostStates:
         Args:
             on_device: an output that stays on the device, if the states are there, until the next step.
         """
-        for state in self._spec.states:
-            feeds[state.spec.input] = self.arrays[state.spec.name]
-        if not self._spec.fetched:
-            return dict(zip(session.output_names, session.run(feeds), strict=True))
-        return dict(zip(self._spec.fetched, session.run(feeds, self._spec.fetched), strict=True))
+        feeds.update(zip(self._spec.state_inputs, self.arrays.values(), strict=True))
+        names = self._spec.fetched or session.output_names
+        return dict(zip(names, session.run(feeds, names), strict=True))
 
     def advance(self, given: Mapping[str, Array], ends: Mapping[str, Array]) -> None:
         """Replace states by those that a step returned, by name.
@@ -105,6 +103,9 @@ class HostStates:
             ends: for each named length along which padded caches grow, where the new element of each row
                 belongs. Other caches grow equally in all rows.
         """
+        if not self._spec.growing_lengths:
+            self.arrays.update(given)
+            return
         for state in self._spec.states:
             name = state.spec.name
             if name not in given:

@@ -60,7 +60,10 @@ class OutputProcessor:
     def emit_chunk(self, sequence: GenerationSequence) -> None:
         """Emit the pending output as a chunk, if the stream has credit. `take_broken` has the errors."""
         try:
-            self._add_chunk(sequence)
+            if sequence.inspects_tokens:
+                self._add_chunk(sequence)
+            elif sequence.pending.ids and sequence.credits > 0:
+                self._add_tokens(sequence)
         except Exception as error:
             sequence.text = None
             self._broken.append((sequence, error))
@@ -98,6 +101,17 @@ class OutputProcessor:
         sequence.pending = PendingOutput()
         sequence.credits -= 1
         sequence.reported = True
+
+    def _add_tokens(self, sequence: GenerationSequence) -> None:
+        """As `_add_chunk`, of a sequence of which only tokens and their text are sent."""
+        ids = sequence.pending.ids
+        text = "" if sequence.text is None else sequence.text.add(ids)
+        if not sequence.reported:
+            sequence.first_token_at, sequence.reported = self._clock(), True
+        self._chunks.append(messages.Chunk(key=sequence.key, ids=ids, text=text))
+        sequence.emitted += ids
+        sequence.pending.ids = []
+        sequence.credits -= 1
 
     def take_broken(self) -> list[tuple[GenerationSequence, Exception]]:
         """The sequences whose output could not be made, and why."""
@@ -180,9 +194,9 @@ class OutputProcessor:
 
     # --- flush --------------------------------------------------------------------------------------
 
-    def is_due(self, now: float, runs: int) -> bool:
-        """Whether output, or so many more runs, must be flushed now."""
-        return now - self._flushed >= self.flush_interval_s or len(self._runs) + runs >= _MAX_RUNS
+    def due(self) -> tuple[float, int]:
+        """When output must be flushed, and after how many more runs."""
+        return self._flushed + self.flush_interval_s, _MAX_RUNS - len(self._runs)
 
     def emit_step(
         self, batches: StepBatches, now: float, counts: Callable[[], messages.SequenceCounts]

@@ -128,6 +128,7 @@ class StateBlock:
         self._states: Any = states or make_states(spec, rows, self._size, graphs)
         self._lengths = {name: np.ones(rows, np.int64) for name in self._size}
         self._masks = _masks(spec, rows, self._size)
+        self._with_rows, self._own_rows = _with_rows(spec, rows), (rows,)
 
     @property
     def nbytes(self) -> int:
@@ -220,15 +221,11 @@ class StateBlock:
             else:
                 feeds[tensor.name] = constant(tensor, self.rows, self._size)
         outputs: dict[str, Any] = self._states.run(session, feeds, on_device)
-        for section in self.spec.changed_states:
-            check_rows(section.output, outputs[section.output], section.batch_axis, self.rows)
+        for name, axis in self._with_rows:
+            if outputs[name].shape[axis : axis + 1] != self._own_rows:
+                check_rows(name, outputs[name], axis, self.rows)
         if self.spec.growing_lengths:
             self._check_grown(outputs)
-        scores = self.spec.manifest.roles.scores
-        for tensor in self.spec.outputs:
-            shared = self.rows > 1 or tensor.name == scores  # else the whole output is the answer
-            if shared and tensor.spec.batch_axis is not None:
-                check_rows(tensor.name, outputs[tensor.name], tensor.spec.batch_axis, self.rows)
         self._update_states(outputs)
         return outputs
 
@@ -254,15 +251,17 @@ class StateBlock:
                 raise bad_input(f"state {state.spec.name}", why)
 
     def _update_states(self, outputs: dict[str, Any]) -> None:
+        given = {state.name: outputs.pop(state.output) for state in self.spec.changed_states}
+        if not self.spec.growing_lengths:
+            self._states.advance(given, {})
+            return
         ends = {
             name: np.minimum(self._lengths[name], self._size[name] - 1)
             for name in self.spec.growing_lengths
             if name not in self.spec.unpadded
         }
-        changed = self.spec.changed_states
-        self._states.advance({state.name: outputs.pop(state.output) for state in changed}, ends)
-        if self.spec.growing_lengths:
-            self._grow()
+        self._states.advance(given, ends)
+        self._grow()
 
     def _grow(self) -> None:
         """Count the element that a step has added to every cache."""
@@ -296,6 +295,16 @@ class StateBlock:
                 mask, real = self._masks[tensor.name][:, : self._size[tensor.spec.of]], tensor.spec.real
                 counts = self._lengths[tensor.spec.of]
                 mask[:] = (np.arange(mask.shape[1]) < counts[:, None]) == bool(real)
+
+
+def _with_rows(spec: ModelSpec, rows: int) -> list[tuple[str, int]]:
+    """The outputs that have a row for each row of a block, and the axis of each."""
+    found = [(state.output, state.batch_axis) for state in spec.changed_states]
+    for tensor in spec.outputs:
+        shared = rows > 1 or tensor.name == spec.manifest.roles.scores  # else the whole output is the answer
+        if shared and tensor.spec.batch_axis is not None:
+            found.append((tensor.name, tensor.spec.batch_axis))
+    return found
 
 
 def _masks(spec: ModelSpec, rows: int, size: Mapping[str, int], names: Iterable[str] | None = None) -> Arrays:

@@ -118,6 +118,16 @@ def test_skipped_tokens_are_not_taken() -> None:
     assert (log.take(0), log.take(1)) == ([3], [10, 20, 30])
 
 
+def test_all_rows_are_taken_at_once_and_leave_the_log_empty() -> None:
+    log = log_of((1, 10, 100), (2, 20, 200))
+    log.take(0)
+    log.add(np.array((3, 30, 300)))
+    log.skip(1)
+    assert log.take_all() == [[3], [], [100, 200, 300]]
+    log.add(np.array((4, 40, 400)))
+    assert log.take_all() == [[4], [40], [400]]
+
+
 def test_a_full_log_can_be_cleared_and_used_again() -> None:
     log, steps = TokenLog(1), 0
     while not log.is_full():

@@ -89,7 +89,7 @@ def test_tokens_are_those_of_the_host(seed: int, tokens: int, spread: float, dig
     parameters = parameters_of(9, DECODING if cuts else DECODING[:2])
     u = draw.random(9)
     with np.errstate(invalid="ignore"):  # all may be -inf
-        found = sampler_of().sample(on_device(scores), u, parameters)
+        found = sampler_of().sample_all(on_device(scores), u, parameters)[0]
         assert found.tolist() == sampler.sample(scores, u, parameters).tolist()
 
 
@@ -102,7 +102,7 @@ def test_a_number_at_an_edge_between_tokens_is_left_to_the_host(seed: int, token
     u = np.minimum(edges * (1 + draw.integers(-3, 4, 40) * 2.0**-53), 1 - 2.0**-53)
     parameters = parameters_of(40, [(1.0, 0, 1.0)])
     assert left_to_host(sampler_of(), scores, u, parameters).all()
-    found = sampler_of().sample(on_device(scores), u, parameters)
+    found = sampler_of().sample_all(on_device(scores), u, parameters)[0]
     assert found.tolist() == sampler.sample(scores, u, parameters).tolist()
 
 
@@ -114,7 +114,7 @@ def test_scores_that_could_change_places_are_left_to_the_host(decoding: tuple[fl
     undecided = left_to_host(sampler_of(), scores, np.full(2, 0.1), parameters)
     assert undecided.tolist() == [True, False]
     for u in np.linspace(0, 0.999, 50):
-        found = sampler_of().sample(on_device(scores), np.full(2, u), parameters)
+        found = sampler_of().sample_all(on_device(scores), np.full(2, u), parameters)[0]
         assert found.tolist() == sampler.sample(scores, np.full(2, u), parameters).tolist()
 
 
@@ -132,7 +132,7 @@ def test_rows_that_keep_many_tokens_are_left_to_the_host() -> None:
     parameters = parameters_of(3, [(1.0, RANKED + 5, 1.0), (1.0, 0, 0.99), (1.0, RANKED - 50, 1.0)])
     u = np.full(3, 0.4321)
     assert left_to_host(sampler_of(), scores, u, parameters).tolist() == [True, True, False]
-    found = sampler_of().sample(on_device(scores), u, parameters)
+    found = sampler_of().sample_all(on_device(scores), u, parameters)[0]
     assert found.tolist() == sampler.sample(scores, u, parameters).tolist()
 
 
@@ -142,7 +142,7 @@ def test_scores_that_are_not_finite_have_no_token() -> None:
     for decoding in ((1.0, 0, 1.0), (0.0, 0, 1.0), (1.0, 2, 0.9)):
         parameters = parameters_of(4, [decoding])
         with np.errstate(invalid="ignore"):
-            found = sampler_of().sample(on_device(scores), np.full(4, 0.3), parameters)
+            found = sampler_of().sample_all(on_device(scores), np.full(4, 0.3), parameters)[0]
         assert found[:3].tolist() == [-1, -1, -1]
         assert found[3] >= 0
 
@@ -152,7 +152,7 @@ def test_rows_without_a_sequence_are_not_fetched(monkeypatch: pytest.MonkeyPatch
     parameters.clear(1)
     scores = np.array([[0.0, 1.0], [np.nan, 0.0]], np.float32)
     monkeypatch.setattr(DeviceSampler, "_rows", None)
-    assert sampler_of().sample(on_device(scores), np.full(2, 0.1), parameters).tolist() == [0, 0]
+    assert sampler_of().sample_all(on_device(scores), np.full(2, 0.1), parameters)[0].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_scores_may_have_positions_and_half_precision(
     scores: Array = draw.standard_normal([sizes[axis] for axis in shape]).astype(dtype)
     parameters, u = parameters_of(40), draw.random(40)
     u[:5] = 0.0  # the host samples these
-    found = sampler_of(shape, batch_axis, position, datatype).sample(on_device(scores), u, parameters)
+    found = sampler_of(shape, batch_axis, position, datatype).sample_all(on_device(scores), u, parameters)[0]
     of_host = sampler.next_scores(scores, batch_axis, 40, position)
     assert found.tolist() == sampler.sample(of_host, u, parameters).tolist()
 
@@ -176,9 +176,9 @@ def test_scores_may_have_positions_and_half_precision(
 def test_parameters_that_change_count_at_once() -> None:
     scores = np.array([[0.0, 5.0]], np.float32)
     parameters, u = parameters_of(1, [(1.0, 0, 1.0)]), np.array([0.001])
-    assert sampler_of().sample(on_device(scores), u, parameters).tolist() == [0]
+    assert sampler_of().sample_all(on_device(scores), u, parameters)[0].tolist() == [0]
     parameters.set(0, temperature=0)
-    assert sampler_of().sample(on_device(scores), u, parameters).tolist() == [1]
+    assert sampler_of().sample_all(on_device(scores), u, parameters)[0].tolist() == [1]
 
 
 def test_exponentials_are_as_near_to_each_other_as_the_graph_assumes() -> None:
