@@ -274,6 +274,8 @@ class ModelRegistry:
         if entry is None or state is VersionState.LOADING or ready_again:
             # A version that is loaded again is READY in place of the one that served until now.
             entry = self.versions.begin(update.model, update.version)
+        if state is VersionState.READY and update.spec is not None:
+            self._begin_serving(update.spec, update)  # first: other threads ask whether all are ready
         entry.advance(
             state,
             update.reason,
@@ -281,8 +283,6 @@ class ModelRegistry:
             public_reason=update.public_reason,
             withdrawn=update.withdrawn,
         )
-        if state is VersionState.READY and update.spec is not None:
-            self._begin_serving(entry, update)
         if state is VersionState.UNAVAILABLE:
             self._served.pop((update.model, update.version), None)
         self._report_change()
@@ -304,12 +304,9 @@ class ModelRegistry:
                 self._require_ready * 100,
             )
 
-    def _begin_serving(self, entry: ModelVersion, update: messages.ModelUpdate) -> None:
-        spec = entry.spec
-        assert spec is not None
-        meters = ModelMeters(
-            self._metrics, spec.model, entry.version, self.device, spec.mode, methods_of(spec)
-        )
+    def _begin_serving(self, spec: ModelSpec, update: messages.ModelUpdate) -> None:
+        version, methods = update.version, methods_of(spec)
+        meters = ModelMeters(self._metrics, spec.model, version, self.device, spec.mode, methods)
         if self.shared_usage is not None:
             self.shared_usage.begin_model(spec.name, spec.version)
         admission = AdmissionController(spec, update.costs or {}, self.shared_usage)
@@ -323,10 +320,10 @@ class ModelRegistry:
             load_s=update.load_s,
             load=update.load,
         )
-        replaced = self._served.get((entry.name, entry.version))
+        replaced = self._served.get((update.model, version))
         if replaced is not None:
             replaced.admission.shared_usage = None  # what it still holds is not in the new one's queue
-        self._served[entry.name, entry.version] = served
+        self._served[update.model, version] = served
         if replaced is not None and (replaced.sequences or self.shared_usage is not None):
             self._replaced.append(replaced)
             forget = self._replaced.remove

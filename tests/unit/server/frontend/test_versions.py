@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from lockstep_server import messages
 from lockstep_server.errors import ErrorCode, ServingError
+from lockstep_server.frontend.registry import ModelRegistry
 from lockstep_server.frontend.versions import ModelVersion, VersionState, VersionTable
+from lockstep_server.metrics.families import Metrics
 from lockstep_server.model.manifest import Manifest
 from lockstep_server.model.spec import ModelSpec
 
@@ -111,3 +117,25 @@ def test_loading_again_makes_a_new_version_object_and_keeps_the_old_one() -> Non
     versions.begin("m", 1)
     assert old.state is VersionState.READY
     assert versions.ready("m") == []
+
+
+async def test_a_version_is_not_ready_before_requests_find_it() -> None:
+    """Other threads ask: those that answer /readyz."""
+    seen: list[bool] = []
+
+    def open_(_: bytes) -> None:
+        seen.append(registry.ready())
+
+    async def changed(_: ModelRegistry) -> None: ...
+
+    tokenizers: Any = SimpleNamespace(open=open_)
+    registry = ModelRegistry(Metrics(), changed, tokenizers=tokenizers)
+    for _ in range(2):  # and when it is loaded again
+        registry.update(messages.ModelUpdate(model="m", version=1, state="LOADING"))
+        await registry.mark_listed()
+        registry.update(
+            messages.ModelUpdate(model="m", version=1, state="READY", spec=spec(), tokenizer=b"{}")
+        )
+        assert registry.ready()
+    assert seen == [False, False]
+    assert registry.resolve("m").spec == spec()
