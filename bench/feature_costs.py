@@ -12,7 +12,7 @@ import statistics
 import threading
 import timeit
 import urllib.request
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ def metrics(models: Path, rounds: int) -> Iterator[Result]:
         (f"{MODEL}, 64 streams", MODEL, _tokens),
     ):
         flags = ("--no-metrics",)
-        with_metrics, without_metrics = _measured(models, model, drive, rounds * _PAIRS_A_ROUND, flags)
+        with_metrics, without_metrics = _measured(models, model, drive, rounds * _PAIRS_A_ROUND, (), flags)
         found, interval = paired_ratio(
             [one.rate for one in with_metrics], [one.rate for one in without_metrics]
         )
@@ -91,7 +91,7 @@ def recorder(models: Path, rounds: int) -> Iterator[Result]:
         ("no-op model, unary, 64 in flight", "bench-noop", _requests),
         (f"{MODEL}, 64 streams", MODEL, _tokens),
     )
-    for result in _compared("recorder", models, rounds, drives, ("--recorded-runs", "0")):
+    for result in _compared("recorder", models, rounds, drives, ("--recorded-runs", "0"), control=True):
         yield result
         if result.unit == "us each" and drives[0][0] in result.name:
             title = "recorder: CPU of one call's request and run"
@@ -104,18 +104,26 @@ def _compared(
     rounds: int,
     drives: Sequence[tuple[str, str, Callable[[str], tuple[float, int]]]],
     without: tuple[str, ...],
+    *,
+    control: bool = False,
 ) -> Iterator[Result]:
-    """Rate and CPU time with a feature, as ratios to a server without; 1% of the rate is the target."""
+    """Rate and CPU time with a feature, as ratios to a server without; 1% of the rate is the target. The
+    `control`, a second server without, shows what the machine does to a ratio."""
     for name, model, drive in drives:
         pairs = rounds * _PAIRS_A_ROUND
-        measured, plain = _measured(models, model, drive, pairs, without, scraped=False)
-        for title, unit, values, bases, target in (
-            ("", "per second", [x.rate for x in measured], [x.rate for x in plain], _SMALL_TARGET),
-            (", CPU", "us each", [x.cpu_us for x in measured], [x.cpu_us for x in plain], None),
+        flags = ((), without, without) if control else ((), without)
+        measured, plain, *again = _measured(models, model, drive, pairs, *flags, scraped=False)
+        for what, bursts, best in (
+            (feature, measured, _SMALL_TARGET),
+            *((f"{feature}, control", one, None) for one in again),
         ):
-            found, interval = paired_ratio(values, bases)
-            base = statistics.median(bases)
-            yield Result(f"{feature}: {name}{title}", found * base, unit, base, target, interval=interval)
+            for title, unit, values, bases, target in (
+                ("", "per second", [x.rate for x in bursts], [x.rate for x in plain], best),
+                (", CPU", "us each", [x.cpu_us for x in bursts], [x.cpu_us for x in plain], None),
+            ):
+                found, interval = paired_ratio(values, bases)
+                base = statistics.median(bases)
+                yield Result(f"{what}: {name}{title}", found * base, unit, base, target, interval=interval)
 
 
 def frontends(models: Path, rounds: int) -> Iterator[Result]:
@@ -126,7 +134,7 @@ def frontends(models: Path, rounds: int) -> Iterator[Result]:
             found = processes.drive(address, model, drawn, connections=_CONNECTIONS)
             return found["rate"], _REQUESTS + _REQUESTS // 10
 
-        one, two = _measured(models, model, drive, rounds * _PAIRS_A_ROUND, ("--frontends", "2"))
+        one, two = _measured(models, model, drive, rounds * _PAIRS_A_ROUND, (), ("--frontends", "2"))
         for title, unit, values, bases, target in (
             ("", "per second", [x.rate for x in two], [x.rate for x in one], _FRONTENDS_TARGET),
             (", CPU", "us each", [x.cpu_us for x in two], [x.cpu_us for x in one], None),
@@ -160,19 +168,18 @@ def _measured(
     model: str,
     drive: Callable[[str], tuple[float, int]],
     count: int,
-    without: tuple[str, ...],
-    *,
+    *flags: tuple[str, ...],
     scraped: bool = True,
-) -> tuple[list[LoadBurst], list[LoadBurst]]:
-    """Measure a server, and one with the flags `without`, in pairs; the order alternates."""
-    as_shipped: list[LoadBurst] = []
-    with_flags: list[LoadBurst] = []
-    with (
-        processes.server_process(models, "--only", model) as measured,
-        processes.server_process(models, "--only", model, *without) as plain,
-        _scraped(f"http://{measured.metrics_address}/metrics") if scraped else nullcontext(),
-    ):
-        servers = [(measured, as_shipped), (plain, with_flags)]
+) -> list[list[LoadBurst]]:
+    """Measure servers, one with each of the `flags`, in turns; each begins as often. The first is scraped."""
+    found: list[list[LoadBurst]] = [[] for _ in flags]
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(processes.server_process(models, "--only", model, *one)) for one in flags
+        ]
+        if scraped:
+            stack.enter_context(_scraped(f"http://{running[0].metrics_address}/metrics"))
+        servers = list(zip(running, found, strict=True))
         for server, _ in servers:
             drive(server.address)
         for _ in range(count):
@@ -180,8 +187,8 @@ def _measured(
                 before = cpu_s(server.process.pid)
                 rate, units = drive(server.address)
                 bursts.append(LoadBurst(rate, (cpu_s(server.process.pid) - before) / units * 1e6))
-            servers.reverse()
-    return as_shipped, with_flags
+            servers.append(servers.pop(0))
+    return found
 
 
 def _metrics_us() -> float:
