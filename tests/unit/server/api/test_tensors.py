@@ -127,6 +127,22 @@ def test_strings_survive_a_round_trip(texts: list[str]) -> None:
     assert fakes.values(reply, "x").tolist() == texts
 
 
+def test_replies_differ_where_their_requests_do() -> None:
+    """Most bytes of a reply are those of the one before."""
+    spec = replace(sample_models.plain(), notice="not batched: why")
+    for rows, queue_s, sent_id in ((1, 0.25, ""), (2, 0.5, "é"), (1, 0.0, "b" * 300)):
+        array = np.full((rows, 3), rows, np.float32)
+        timings = messages.RequestTimings(queue_s, 2.0, 1, 4.0)
+        event = messages.Event(key=1, outputs={"y": array}, timings=timings)
+        expected = pb.ModelInferResponse(model_name=spec.name, model_version="1", id=sent_id)
+        for name, value in (("queue_seconds", queue_s), ("compute_seconds", 2.0), ("batch_rows", 4.0)):
+            expected.parameters[name].double_param = value
+        expected.parameters["notice"].string_param = spec.notice
+        expected.outputs.add(name="y", datatype="FP32", shape=array.shape)
+        expected.raw_output_contents.append(array.tobytes())
+        assert _encoded(spec, event, pb.ModelInferRequest(id=sent_id)) == expected
+
+
 @pytest.mark.parametrize(("value", "fits"), [(-1, False), (0, True), (8, True), (9, False)])
 def test_a_range_is_half_open(value: int, fits: bool) -> None:
     request = fakes.request("m", {"INT64": ("INT64", [[0, value]])})

@@ -15,6 +15,7 @@ from lockstep_server.errors import ErrorCode, ServingError
 from lockstep_server.frontend.admission import AdmissionController, CallShare, deadline_of
 from lockstep_server.messages import Event, RequestTimings
 from lockstep_server.model.cost_model import CostModel
+from lockstep_server.model.spec import RequestSize
 
 COSTS = CostModel((1e-3, 0, 0, 1e-4, 0), overhead_s=0.0)  # 1 ms per run, 0.1 ms per element
 COSTS.runs[:] = 1  # measured, not guessed
@@ -80,6 +81,17 @@ def test_prices_follow_the_costs_that_the_engine_learned() -> None:
             learned.learn(rows, 16, 2 * COSTS.estimate(rows, 16))
     controller.set_costs(learned.to_dict())
     assert controller.price(1, 16) > 1.5 * before
+
+
+def test_what_a_size_costs_is_remembered_until_costs_change() -> None:
+    controller, size = admission(max_rows=64), RequestSize(2, (16,), 16)
+    first = controller.demand(size)
+    assert first == controller.demand(size) == (controller.price(2, 16), controller.run_s(2, 16))
+    controller.set_costs(CostModel((2e-3, 0, 0, 2e-4, 0), overhead_s=0.0).to_dict())
+    second = controller.demand(size)
+    assert second[1] == controller.run_s(2, 16) == pytest.approx(2 * first[1])
+    controller.batching_off()
+    assert controller.demand(size)[0] > second[0]
 
 
 def test_a_model_without_measured_costs_has_default_prices() -> None:

@@ -148,6 +148,15 @@ def test_named_lengths_are_read_from_their_axes() -> None:
     assert measure_request(sample_models.ragged(axis=1), {"x": np.zeros((7, 3))}) == RequestSize(3, (7,), 7)
 
 
+def test_a_shape_that_came_before_has_the_same_size_and_the_same_error() -> None:
+    spec = sample_models.ragged()
+    for _ in range(2):
+        assert measure_request(spec, {"x": np.zeros((3, 7))}) == RequestSize(3, (7,), 7)
+        assert measure_request(spec, {"x": np.zeros((7, 3))}) == RequestSize(7, (3,), 3)
+        with pytest.raises(ServingError, match="send at least one"):
+            measure_request(spec, {"x": np.zeros((3, 0))})
+
+
 def test_two_named_lengths_add_up() -> None:
     found = measure_request(sample_models.two_lengths(), {"x": np.zeros((2, 3)), "z": np.zeros((2, 40))})
     assert found == RequestSize(2, (3, 40), 43)
