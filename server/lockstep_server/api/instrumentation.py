@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class InstrumentedService(grpc.GenericRpcHandler):
-    """A gRPC service with instrumented methods; each handler is wrapped once, at its first call.
+    """gRPC services with instrumented methods; each handler is wrapped once, at its first call.
 
     A gRPC interceptor would do the same at the cost of three more coroutines per call.
     """
@@ -46,7 +46,7 @@ class InstrumentedService(grpc.GenericRpcHandler):
         guard: Guard | None = None,
         arriving: ArrivingCalls | None = None,
     ) -> None:
-        self._service, self._metrics, self._begin = service, metrics, begin
+        self.services, self._metrics, self._begin = [service], metrics, begin
         self._traces_all = begin is not tracing.begin  # otherwise, calls whose callers ask for it
         self._calls, self._refuse, self._admit = calls or OpenCalls(), refuse, admit
         self._guard = guard or Guard(Audit(metrics))
@@ -57,7 +57,8 @@ class InstrumentedService(grpc.GenericRpcHandler):
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
-            handler = self._service.service(handler_call_details)
+            found = (one.service(handler_call_details) for one in self.services)
+            handler = next((one for one in found if one is not None), None)
             if handler is None:
                 return None  # unknown methods are not cached
             counters = MethodCounters(
@@ -96,11 +97,15 @@ class InstrumentingServer:
     ) -> None:
         self._server = server
         self._shared = metrics, begin, calls, refuse, admit, guard, arriving
+        self._instrumented: InstrumentedService | None = None  # all services: gRPC would ask one by one
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(
-            tuple(InstrumentedService(one, *self._shared) for one in handlers)
-        )
+        for one in handlers:
+            if self._instrumented is None:
+                self._instrumented = InstrumentedService(one, *self._shared)
+                self._server.add_generic_rpc_handlers((self._instrumented,))
+            else:
+                self._instrumented.services.append(one)
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
         """Does nothing: the same handlers again, for a fast path that grpc.aio does not have."""
