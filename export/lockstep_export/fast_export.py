@@ -2,6 +2,8 @@
 
 registry of ONNX functions   made once per process, not once per export
 composite operators          listed once per export, not once per namespace
+cache of fake results        off: most results are needed once, and an entry costs more than its result
+type promotion               by the values that tracing recorded, not by running the program once more
 decomposition                only if an operator of the program needs it: torch would trace the program twice
                              more, which takes over half of the time. Common operators that torch only
                              decomposes get ONNX functions here
@@ -30,15 +32,23 @@ _KNOWN = {
 
 @contextmanager
 def fast_export() -> Iterator[None]:
-    """Replaces three functions of torch.onnx while the block runs."""
+    """Replaces four functions of torch.onnx while the block runs."""
+    from torch._dynamo import config
     from torch._export import utils
     from torch.onnx._internal.exporter import _fx_passes as passes
     from torch.onnx._internal.exporter import _registration
+    from torch.onnx._internal.fx.passes import type_promotion
 
     kind: Any = _registration.ONNXRegistry
-    names = {kind: "from_torchlib", utils: "_materialize_cpp_cia_ops", passes: "decompose_with_registry"}
+    promotion: Any = type_promotion._TypePromotionInterpreter
+    names = {
+        kind: "from_torchlib",
+        utils: "_materialize_cpp_cia_ops",
+        passes: "decompose_with_registry",
+        promotion: "run_node",
+    }
     kept: list[tuple[Any, str, Any]] = [(owner, name, vars(owner)[name]) for owner, name in names.items()]
-    (_, _, from_torchlib), (_, _, list_composites), (_, _, decompose) = kept
+    (_, _, from_torchlib), (_, _, list_composites), (_, _, decompose), _ = kept
 
     def shared_registry(opset_version: int) -> Any:
         if opset_version not in _registries:
@@ -48,11 +58,26 @@ def fast_export() -> Iterator[None]:
     def decompose_if_needed(program: Any, registry: Any) -> Any:
         return program if _is_convertible(program, registry) else decompose(program, registry)
 
-    faster = staticmethod(shared_registry), functools.cache(list_composites), decompose_if_needed
+    def promote_if_needed(interpreter: Any, node: Any) -> Any:
+        with interpreter._set_current_node(node):
+            rule = type_promotion.get_type_promotion_rule(node, interpreter.type_promotion_table)
+            if rule is not None:
+                interpreter._maybe_promote_node(node, rule)  # runs what it changes
+        if node.op == "call_function" and "val" in node.meta:
+            return node.meta["val"]
+        return torch.fx.Interpreter.run_node(interpreter, node)
+
+    faster = (
+        staticmethod(shared_registry),
+        functools.cache(list_composites),
+        decompose_if_needed,
+        promote_if_needed,
+    )
     for (owner, name, _), replacement in zip(kept, faster, strict=True):
         setattr(owner, name, replacement)
     try:
-        yield
+        with config.patch(fake_tensor_cache_enabled=False):
+            yield
     finally:
         for owner, name, original in kept:
             setattr(owner, name, original)
