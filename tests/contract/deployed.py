@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import yaml
+from contract.containers import read_yaml
 from prometheus_client import CollectorRegistry
 
 from deploy.rehearsal.grafana import dashboards
@@ -20,7 +20,7 @@ DASHBOARDS = {board["uid"]: board for board in dashboards()}
 RULES = [
     rule
     for file in sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
-    for group in yaml.safe_load(file.read_text())["groups"]
+    for group in read_yaml(file)["groups"]
     for rule in group["rules"]
 ]
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}

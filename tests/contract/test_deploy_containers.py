@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
-import yaml
 from contract.containers import (
     COMPOSE,
     DEPLOYMENT,
@@ -31,6 +30,7 @@ from contract.containers import (
     arguments,
     command,
     environment,
+    read_yaml,
     seconds,
     stages,
     with_defaults,
@@ -171,7 +171,7 @@ def test_the_container_listens_on_every_address_and_others_on_loopback() -> None
 
 
 def test_compose_with_tls_mounts_what_it_names() -> None:
-    services = yaml.safe_load((ROOT / "docker-compose.tls.yml").read_text())["services"]
+    services = read_yaml(ROOT / "docker-compose.tls.yml")["services"]
     assert services.keys() <= SERVICES.keys()
     mounted = {one.split(":")[1] for one in services["server"]["volumes"]}
     for name, value in services["server"]["environment"].items():
@@ -185,9 +185,9 @@ def test_compose_with_tls_mounts_what_it_names() -> None:
 
 
 def test_prometheus_with_tls_differs_in_how_it_connects_only() -> None:
-    secured = yaml.safe_load((ROOT / "deploy/prometheus/prometheus-tls.yml").read_text())
+    secured = read_yaml(ROOT / "deploy/prometheus/prometheus-tls.yml")
     [job] = secured["scrape_configs"]
-    services = yaml.safe_load((ROOT / "docker-compose.tls.yml").read_text())["services"]
+    services = read_yaml(ROOT / "docker-compose.tls.yml")["services"]
     mounted = {one.split(":")[1] for one in services["prometheus"]["volumes"]}
     assert {job.pop("tls_config")["ca_file"], job.pop("authorization")["credentials_file"]} <= mounted
     assert job.pop("scheme") == "https"
@@ -416,9 +416,9 @@ def test_prometheus_scrapes_the_server_of_compose() -> None:
     [[file]] = [one["files"] for one in job["file_sd_configs"]]
     targets = {target: source for source, target, *_ in mounts("prometheus")}
     mounted = targets[f"/etc/prometheus/{file}"]
-    [group] = yaml.safe_load((ROOT / mounted).read_text())
+    [group] = read_yaml(ROOT / mounted)
     assert group["targets"] == [f"server:{DEFAULTS.metrics_port}"]
-    [group] = yaml.safe_load((ROOT / "deploy/prometheus" / file).read_text())
+    [group] = read_yaml(ROOT / "deploy/prometheus" / file)
     assert group["targets"] == [f"localhost:{DEFAULTS.metrics_port}"]
 
 
@@ -472,7 +472,7 @@ def test_grafana_allows_only_anonymous_viewers() -> None:
 
 def provisioned(kind: str) -> list[dict[str, Any]]:
     [file] = (ROOT / "deploy/grafana/provisioning" / kind).glob("*.yml")
-    content = yaml.safe_load(file.read_text())
+    content = read_yaml(file)
     assert content["apiVersion"] == 1
     found: list[dict[str, Any]] = content["datasources" if kind == "datasources" else "providers"]
     return found

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from contract.containers import (
     KUBERNETES,
+    LOADER,
     NETWORK_POLICY,
     PROMETHEUS,
     SERVICES,
@@ -25,6 +26,7 @@ from contract.containers import (
     command,
     environment,
     manifest,
+    read_yaml,
 )
 from contract.deployed import TARGET_LABELS, exported, selectors
 from jsonschema import Draft202012Validator
@@ -74,7 +76,7 @@ def wrong(resource: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("path", PLAIN, ids=lambda path: str(path.relative_to(KUBERNETES)))
 def test_each_file_is_valid_and_a_typo_in_it_is_not(path: Path) -> None:
-    resource = yaml.safe_load(path.read_text())
+    resource = read_yaml(path)
     validate(resource)
     if resource["kind"] not in NOT_CHECKED:
         assert wrong({**resource, "spec": {**resource["spec"], "replicsa": 2}})
@@ -84,7 +86,7 @@ def test_each_file_is_valid_and_a_typo_in_it_is_not(path: Path) -> None:
     "path", sorted(KUBERNETES.rglob("kustomization.yaml")), ids=lambda path: path.parent.name
 )
 def test_what_a_kustomization_names_exists_and_nothing_is_left_out(path: Path) -> None:
-    content = yaml.safe_load(path.read_text())
+    content = read_yaml(path)
     for name in (*content.get("resources", ()), *content.get("components", ())):
         assert (path.parent / name).exists(), name
     named = {*content.get("resources", ()), *(one["path"] for one in content.get("patches", ()))}
@@ -167,7 +169,7 @@ def build(folder: Path) -> list[dict[str, Any]]:
         [*BUILDERS[0], str(folder)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert built.returncode == 0, built.stderr
-    return [one for one in yaml.safe_load_all(built.stdout) if one]
+    return [one for one in yaml.load_all(built.stdout, LOADER) if one]
 
 
 def workload(resources: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
-import yaml
+from contract.containers import read_yaml
 from contract.deployed import (
     ALERTS,
     DEPLOY,
@@ -29,15 +29,11 @@ from lockstep_server.metrics.families import Metrics
 PROMETHEUS = DEPLOY / "prometheus"
 EXPORTED = exported()
 OUTCOMES = {code.value for code in ErrorCode} | {"ok"}
-BURN_RATES = yaml.safe_load((PROMETHEUS / "rules" / "objectives.yml").read_text())["groups"]
+BURN_RATES = read_yaml(PROMETHEUS / "rules" / "objectives.yml")["groups"]
 STALE_S = 300
 """Prometheus uses a recorded value for this long."""
 
-TESTS = [
-    test
-    for file in sorted((PROMETHEUS / "tests").glob("*.yml"))
-    for test in yaml.safe_load(file.read_text())["tests"]
-]
+TESTS = [test for file in sorted((PROMETHEUS / "tests").glob("*.yml")) for test in read_yaml(file)["tests"]]
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (apt install prometheus)"
@@ -115,7 +111,7 @@ def test_long_windows_are_evaluated_less_often_but_never_stale(group: dict[str, 
 
 
 def test_the_operator_object_has_the_same_rules() -> None:
-    file = yaml.safe_load((DEPLOY / "kubernetes/components/monitoring/prometheusrule.yaml").read_text())
+    file = read_yaml(DEPLOY / "kubernetes/components/monitoring/prometheusrule.yaml")
     groups = file["spec"]["groups"]
     assert [rule for group in groups for rule in group["rules"]] == RULES
     assert [group for group in groups if "interval" in group] == [g for g in BURN_RATES if "interval" in g]

@@ -18,7 +18,6 @@ import fsspec
 import pytest
 import steps
 from integration.harness import Stubs
-from moto.server import ThreadedMotoServer
 from patience import limit_s
 
 from lockstep_client.server_process import ServerProcess
@@ -50,6 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer  # 0.3 s, which no other file's worker should pay
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import statistics
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
+from contract.containers import KUBERNETES, read_yaml
+from contract.deployed import RULES
 from patience import limit_s, wait_until
 
 from deploy.rehearsal import grafana
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.observability, pytest.mark.timeout(limit_s(240))]
 
 DASHBOARDS = {board["title"]: board for board in grafana.dashboards()}
-RULES = [
-    rule
-    for file in sorted((Path(__file__).parents[2] / "deploy/prometheus/rules").glob("*.yml"))
-    for group in yaml.safe_load(file.read_text())["groups"]
-    for rule in group["rules"]
-]
 
 _COMPARISON = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*-?[\d.]+")
 """A comparison with a number. Label matchers compare with a string."""
@@ -86,8 +80,8 @@ def test_every_rule_is_evaluated_without_an_error(run: Run) -> None:
 
 
 def test_autoscaling_triggers_have_one_value(run: Run) -> None:
-    file = Path(__file__).parents[2] / "deploy/kubernetes/components/keda/scaledobject.yaml"
-    for trigger in yaml.safe_load(file.read_text())["spec"]["triggers"]:
+    file = KUBERNETES / "components/keda/scaledobject.yaml"
+    for trigger in read_yaml(file)["spec"]["triggers"]:
         assert len(run.prometheus.now(trigger["metadata"]["query"])) == 1, trigger["name"]
 
 
