@@ -22,15 +22,16 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+@pytest.fixture(scope="session")
+def study() -> Callable[..., int]:
     """Runs `lockstep-export study …` and returns its exit status."""
 
     def run(*arguments: str | Path) -> int:
         words = ["lockstep-export", "study", *(str(argument) for argument in arguments)]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as end:
-            main()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", words)
+            with pytest.raises(SystemExit) as end:
+                main()
         return int(end.value.code or 0)
 
     return run
