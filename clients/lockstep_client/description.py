@@ -115,11 +115,11 @@ def _shell(forms: Sequence[ModelForm], verb: str) -> str:
         return f"lockstep follow --model {model} --frames FRAMES.npy"
     if verb != "infer":
         return f'lockstep {verb} --model {model} "{sample}"'
-    values = " ".join(f"{tensor.name}='{_values(tensor)}'" for tensor in _required(forms[0]))
+    values = " ".join(f"{tensor.name}='{sample_value(tensor)}'" for tensor in _required(forms[0]))
     return f"lockstep infer --model {forms[0].name} {values}"
 
 
-def _values(tensor: TensorForm) -> str:
+def sample_value(tensor: TensorForm) -> str:
     """A value of the tensor, as JSON."""
     value: object = "a" if tensor.datatype == "BYTES" else tensor.datatype == "BOOL" or 1
     for size in reversed(_sizes(tensor)):

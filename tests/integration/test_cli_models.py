@@ -101,7 +101,7 @@ def test_the_examples_for_tritonclient_work(client: Client) -> None:
 
 def test_every_form_can_be_called_with_tensors_as_described(client: Client, lockstep: Lockstep) -> None:
     for form in client.describe():
-        values = [f"{t.name}={description._values(t)}" for t in form.inputs if not t.optional]
+        values = [f"{t.name}={description.sample_value(t)}" for t in form.inputs if not t.optional]
         sequence = ("--sequence", "described", "--start", "--end") if form.step_wise else ()
         code, lines, error = lockstep("infer", "--model", form.name, *values, *sequence, "--json")
         assert (code, error) == (0, ""), form.name
