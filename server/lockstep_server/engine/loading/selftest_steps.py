@@ -215,8 +215,9 @@ class _StepSelfTest:
             step_all(spec, self._session, self._starts, self._steps)
         else:
             self._answers(spec)
-        if spec.prefill is not None and spec.prefill.batched:
-            self._compare_prompts()
+        if spec.prefill is not None and spec.prefill.batched and self._prefill_session is not None:
+            for prompts in self._draw_prompts():
+                prefill.run(spec.prefill, self._prefill_session, prompts)
 
     # --- sequences ----------------------------------------------------------------------------------
 
@@ -242,6 +243,12 @@ class _StepSelfTest:
     def _draw_prompt(self, length: int) -> prefill.Prompt:
         assert self._batched.prefill is not None
         return draw_prompt(self._batched.prefill, length, self._rng)
+
+    def _draw_prompts(self) -> Iterator[list[prefill.Prompt]]:
+        """Prompts that share a run: of equal lengths, of different ones, and long ones."""
+        longest = self._longest_prompt()
+        for lengths in ((7, 7, 7), (3, 17, 1, 9), (longest, longest // 3, 40, longest - 1)):
+            yield [self._draw_prompt(length) for length in lengths]
 
     def _draw_steps(self, count: int, kind: Kind) -> list[Arrays]:
         """The inputs of as many steps. If the graph fails with such values, they are ordinary ones."""
@@ -353,10 +360,8 @@ class _StepSelfTest:
         graph, session = self._batched.prefill, self._prefill_session
         if graph is None or session is None:
             return "", True
-        longest = self._longest_prompt()
         identical = True
-        for lengths in ((7, 7, 7), (3, 17, 1, 9), (longest, longest // 3, 40, longest - 1)):
-            prompts = [self._draw_prompt(length) for length in lengths]
+        for prompts in self._draw_prompts():
             alone = [prefill.run(replace(graph, batched=False), session, [prompt])[0] for prompt in prompts]
             try:
                 together = prefill.run(replace(graph, batched=True), session, prompts)
@@ -368,7 +373,7 @@ class _StepSelfTest:
                 if not found.within:
                     cause = (
                         "padding changes the answer"
-                        if len(set(lengths)) > 1
+                        if len({one.size for one in prompts}) > 1
                         else "prompts are not independent"
                     )
                     return (
