@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 _MAX_INLINE_EVENTS = 4
 """Largest update, in events and chunks, that the reporting thread encodes itself."""
 
+_MAX_INLINE_BYTES = 16 * 1024
+"""Largest outputs of a one-shot run that the reporting thread encodes itself, however many requests it had:
+on a small machine the writer thread would take a core, and the interpreter lock, from the next run."""
+
 _STAND_BY_S = 0.05
 """How often the thread that does not read looks whether the other one has stopped reading."""
 
@@ -92,10 +96,14 @@ class _FrameWriter:
 
 def _is_small(message: Any) -> bool:
     """Whether encoding the message is cheaper than waking the writer thread."""
-    return (
-        isinstance(message, messages.Events)
-        and len(message.events) + len(message.chunks) <= _MAX_INLINE_EVENTS
-    )
+    if not isinstance(message, messages.Events):
+        return False
+    if len(message.events) + len(message.chunks) <= _MAX_INLINE_EVENTS:
+        return True
+    if message.chunks or message.sequences is not None:  # of steps, which follow one another at once
+        return False
+    outputs = [event.outputs for event in message.events if event.outputs is not None]
+    return sum([array.nbytes for arrays in outputs for array in arrays.values()]) <= _MAX_INLINE_BYTES
 
 
 def serve(connection: socket.socket, listener: socket.socket | None = None) -> int:

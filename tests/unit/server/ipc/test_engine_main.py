@@ -1,4 +1,4 @@
-"""The two readers of the engine process: one makes a lone request's run, the other reads on."""
+"""The two readers of the engine process, of which one makes a lone request's run, and its writer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from patience import PATIENCE_S
 
 from lockstep_server import messages
-from lockstep_server.ipc.engine_main import _Readers
+from lockstep_server.ipc.engine_main import _is_small, _Readers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -99,3 +100,27 @@ def test_a_frame_that_cannot_be_read_ends_the_engine() -> None:
     connection.join()
     with pytest.raises(ValueError, match="frame version"):
         raise connection.errors[0]
+
+
+def answers(count: int, size: int, *, of_steps: bool = False) -> messages.Events:
+    outputs = {"y": np.zeros(size, np.float32)}
+    return messages.Events(
+        model="m",
+        version=1,
+        events=[messages.Event(key=key, outputs=outputs) for key in range(count)],
+        sequences=messages.SequenceCounts(count, 0, 0) if of_steps else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("update", "small"),
+    [
+        (answers(64, 2), True),
+        (answers(64, 1000), False),
+        (answers(4, 2, of_steps=True), True),
+        (answers(64, 2, of_steps=True), False),  # the next step would wait
+        (messages.Costs("m", 1, {}), False),
+    ],
+)
+def test_a_reporting_thread_writes_what_costs_less_than_waking_the_writer(update: Any, small: bool) -> None:
+    assert _is_small(update) is small

@@ -105,6 +105,14 @@ def test_a_frame_is_decoded_as_soon_as_it_is_complete() -> None:
     assert list(decoder.feed(stream[3:])) == [[messages.Cancel(1)]]
 
 
+def test_a_message_keeps_its_content_when_the_next_frame_is_received() -> None:
+    """Frames are received into one buffer."""
+    decoder = frames.Decoder()
+    ((first,),) = decoder.feed(bytes_of([infer_of(np.arange(4))]))
+    ((second,),) = decoder.feed(bytes_of([infer_of(np.arange(4, 8))]))
+    assert [first.inputs["0"].tolist(), second.inputs["0"].tolist()] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
 def infer_of(*given: Any) -> messages.Infer:
     return sample_models.infer(inputs={str(index): array for index, array in enumerate(given)})
 
