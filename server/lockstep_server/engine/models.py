@@ -99,7 +99,10 @@ class LoadedModels:
         accepted: AcceptedRequests = {}
         for message in batch:
             try:
-                self._receive_one(message, accepted)
+                if isinstance(message, messages.Infer):
+                    self._accept_oneshot(message, accepted)
+                else:
+                    self._receive_one(message, accepted)
             except Exception:  # concerns this message only
                 log.exception("handling a %s failed", type(message).__name__)
                 if isinstance(message, messages.Infer | messages.Generate | messages.Step):
@@ -112,8 +115,8 @@ class LoadedModels:
 
     def _receive_one(self, message: messages.Message, accepted: AcceptedRequests) -> None:
         match message:
-            case messages.Infer() | messages.Generate() | messages.Step():
-                self._accept(message, accepted)
+            case messages.Generate() | messages.Step():
+                self._accept(message)
             case messages.Cancel(key):
                 self._queue(accepted)
                 self._cancel(key)
@@ -223,8 +226,18 @@ class LoadedModels:
 
     # --- requests -----------------------------------------------------------------------------------
 
-    def _accept(self, request: messages.Request, accepted: AcceptedRequests) -> None:
-        """Submit the request to its step-wise engine, add it to `accepted`, or reject it."""
+    def _accept_oneshot(self, request: messages.Infer, accepted: AcceptedRequests) -> None:
+        """Add a request to `accepted`, or reject it."""
+        loaded = self._table.modes.get((request.model, request.version))
+        if loaded is None:
+            self._reject(request, unavailable(f"model {request.model!r} is being unloaded"))
+            return
+        engine = self._engine_of[request.key] = loaded.engine
+        assert isinstance(engine, OneShotEngine)  # the front end checked it against the spec
+        accepted.setdefault(engine, []).append(request)
+
+    def _accept(self, request: messages.Generate | messages.Step) -> None:
+        """Submit a request to its step-wise engine, or reject it."""
         if isinstance(request, messages.Step) and request.start:
             self._table.note_start(request)
         if (
@@ -239,12 +252,8 @@ class LoadedModels:
             self._reject(request, unavailable(f"model {request.model!r} is being unloaded"))
             return
         self._engine_of[request.key] = loaded.engine
-        if isinstance(request, messages.Infer):
-            assert isinstance(loaded.engine, OneShotEngine)  # the front end checked it against the spec
-            accepted.setdefault(loaded.engine, []).append(request)
-        else:
-            assert isinstance(loaded.engine, StepEngine)
-            loaded.engine.submit(request)
+        assert isinstance(loaded.engine, StepEngine)
+        loaded.engine.submit(request)
 
     def _queue(self, accepted: AcceptedRequests, *, may_run: bool = False) -> Callable[[], None] | None:
         """Submit all accepted requests, with one call per engine, which wakes it once."""

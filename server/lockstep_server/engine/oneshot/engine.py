@@ -197,7 +197,7 @@ class OneShotEngine:
     def _plan(self, lease: DeviceLease) -> RunPlan:
         limits = self._limits
         if lease.max_run_s is not None:
-            limits = replace(limits, max_run_s=lease.max_run_s)
+            limits = limits.bounded(lease.max_run_s)
         plans: list[RunPlan] = []
 
         def choose(waiting: list[RequestPart]) -> tuple[RequestPart, ...]:
@@ -262,7 +262,7 @@ class OneShotEngine:
         run = messages.Run(
             rows=run_plan.rows,
             length=run_plan.size,
-            elements=sum(part.rows * part.size for part in run_plan.parts),
+            elements=sum([part.rows * part.size for part in run_plan.parts]),
             padded_elements=run_plan.rows * run_plan.size,
             input_s=stacked - begun,
             compute_s=max(ran - stacked, 0.0),
@@ -275,8 +275,10 @@ class OneShotEngine:
         """Compute answers of a shared run again, each alone, now or when the model has nothing to do."""
         run_plan, run, answers, spec = result.plan, result.run, result.answers, self.spec
         parts = run_plan.parts
-        padded = run_plan.rows > sum(part.rows for part in parts) or run_plan.lengths != parts[0].lengths
-        if run is None or answers is None or not (len(parts) > 1 or padded):
+        if not self._verifier.enabled or run is None or answers is None:
+            return
+        padded = run_plan.rows > parts[0].rows or run_plan.lengths != parts[0].lengths
+        if len(parts) == 1 and not padded:
             return
 
         def rechecks() -> list[Recheck]:
@@ -306,15 +308,15 @@ class OneShotEngine:
         self._report(messages.Verified(self.spec.name, self.spec.version, answers))
 
     def _commit(self, run_plan: RunPlan, results: Sequence[RunResult]) -> None:
-        events = [event for part in run_plan.expired if (event := self._expire(part))]
+        events = [event for part in run_plan.expired if (event := self._expire(part)) is not None]
         for result in results:
             for index, part in enumerate(result.plan.parts):
-                if event := self._answer(part, result, index):
+                if (event := self._answer(part, result, index)) is not None:
                     events.append(event)
         for result in results:  # before the answers, so that who has one finds its run
             self._record(result)
         if events or results:
-            runs = tuple(result.run for result in results if result.run is not None)
+            runs = [result.run for result in results if result.run is not None]
             self._report(
                 messages.Events(
                     model=self.spec.name,
@@ -341,10 +343,10 @@ class OneShotEngine:
             self._recorder.add(
                 "one-shot",
                 result.begun,
-                sum(part.rows for part in parts),
+                sum([part.rows for part in parts]),
                 run,
-                tuple(dict.fromkeys(part.request.infer.key for part in parts)),
-                queue_s=result.begun - min(part.accepted for part in parts),
+                tuple(dict.fromkeys([part.request.infer.key for part in parts])),
+                queue_s=result.begun - min([part.accepted for part in parts]),
                 failed=result.error is not None,
             )
 
@@ -367,14 +369,15 @@ class OneShotEngine:
         answer = result.answers[index]
         if isinstance(answer, ServingError):
             return self._end(request, error=answer)
-        infer = request.infer
-        request.answers[part.index] = (
-            with_best_labels(self.spec, answer, infer.outputs) if infer.by_role else answer
-        )
-        if len(request.answers) < request.parts:
-            return None
-        names, outputs = request.infer.outputs, join(self.spec, request)
-        return self._end(request, {name: outputs[name] for name in names} if names else outputs)
+        names = request.infer.outputs
+        if request.infer.by_role:
+            answer = with_best_labels(self.spec, answer, names)
+        if request.parts > 1:
+            request.answers[part.index] = answer
+            if len(request.answers) < request.parts:
+                return None
+            answer = join(self.spec, request)
+        return self._end(request, {name: answer[name] for name in names} if names else answer)
 
     def _end(
         self, request: QueuedRequest, outputs: Arrays | None = None, error: ServingError | None = None
@@ -383,17 +386,15 @@ class OneShotEngine:
         request.done = True
         if self._held.pop(request.infer.key, None) is None:
             return None
-        queued_until = request.started or self._clock()
-        timings = messages.RequestTimings(
-            queue_s=max(queued_until - request.infer.accepted, 0.0),
-            compute_s=request.compute_s,
-            steps=request.runs,
-            rows=request.rows_run / request.runs if request.runs else 0.0,
-        )
-        size = request.infer.size
-        length = size.size if size.lengths else 0
+        infer = request.infer
+        queue_s = (request.started or self._clock()) - infer.accepted
+        rows = request.rows_run / request.runs if request.runs else 0.0
         return messages.Event(
-            key=request.infer.key, outputs=outputs, error=error, timings=timings, length=length
+            key=infer.key,
+            outputs=outputs,
+            error=error,
+            timings=messages.RequestTimings(max(queue_s, 0.0), request.compute_s, request.runs, rows),
+            length=infer.size.size if infer.size.lengths else 0,
         )
 
     def _fail_queued(self, error: ServingError) -> None:
@@ -435,7 +436,9 @@ def _answers(
     """
     answers = padding.cut(spec, outputs, parts, lengths, rows)
     wanted = [part.request.infer.outputs if part.request.infer.by_role else () for part in parts]
-    return by_role(spec, outputs, parts, answers, wanted) if any(wanted) else answers
+    if wanted.count(()) == len(wanted):
+        return answers
+    return by_role(spec, outputs, parts, answers, wanted)
 
 
 def _unbatched(part: RequestPart, run_plan: RunPlan) -> RunPlan:
@@ -448,9 +451,8 @@ def _requested_outputs(session: OnnxSession, parts: Sequence[RequestPart]) -> li
     """The outputs that any part requests."""
     if len(parts) == 1 and (outputs := parts[0].request.infer.outputs):
         return [*dict.fromkeys(outputs)]
-    requested: set[str] = set()
-    for part in parts:
-        if not part.request.infer.outputs:
-            return session.output_names
-        requested.update(part.request.infer.outputs)
-    return [name for name in session.output_names if name in requested]
+    requested = {part.request.infer.outputs for part in parts}
+    if () in requested:
+        return session.output_names
+    names = {name for outputs in requested for name in outputs}
+    return [name for name in session.output_names if name in names]

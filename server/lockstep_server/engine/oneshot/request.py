@@ -70,15 +70,16 @@ def split(request: QueuedRequest, spec: ModelSpec) -> list[RequestPart]:
     """Split a request into parts that each fit into a run; a single part if the model is not batched."""
     inputs, size = request.infer.inputs, request.infer.size
     group = group_of(spec, inputs, size.lengths)
-    max_rows = spec.most_rows(size.size)
-    starts = range(0, size.rows, max_rows) if spec.batched and size.rows > max_rows else (0,)
+    if not spec.batched or size.rows == 1 or size.rows <= (max_rows := spec.most_rows(size.size)):
+        return [whole(request, group)]
+    starts = range(0, size.rows, max_rows)
     request.parts = len(starts)
     return [
         RequestPart(
             request,
             index,
-            inputs if len(starts) == 1 else _slice_rows(spec, inputs, start, start + max_rows),
-            size.rows if len(starts) == 1 else min(max_rows, size.rows - start),
+            _slice_rows(spec, inputs, start, start + max_rows),
+            min(max_rows, size.rows - start),
             size.lengths,
             size.size,
             group,
@@ -87,10 +88,10 @@ def split(request: QueuedRequest, spec: ModelSpec) -> list[RequestPart]:
     ]
 
 
-def whole(request: QueuedRequest) -> RequestPart:
-    """A request as one part, which shares no run."""
-    size = request.infer.size
-    return RequestPart(request, 0, request.infer.inputs, size.rows, size.lengths, size.size, None)
+def whole(request: QueuedRequest, group: Hashable = None) -> RequestPart:
+    """A request as one part. Without a group, it shares no run."""
+    rows, lengths, size = request.infer.size
+    return RequestPart(request, 0, request.infer.inputs, rows, lengths, size, group)
 
 
 def _slice_rows(spec: ModelSpec, inputs: Arrays, start: int, end: int) -> Arrays:

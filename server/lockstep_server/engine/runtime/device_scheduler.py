@@ -63,8 +63,9 @@ class DeviceAccount:
 
     def charge(self, used_s: float, now: float, ran_s: float | None = None) -> None:
         """Add device time. `ran_s`: of its own runs, if that differs."""
-        self.used_s = self.recent_s(now) + used_s
-        self.ran_s = self.recently_ran_s(now) + (used_s if ran_s is None else ran_s)
+        decay = self._decay(now)
+        self.used_s = self.used_s * decay + used_s
+        self.ran_s = self.ran_s * decay + (used_s if ran_s is None else ran_s)
         self.charged = now
 
     def _decay(self, now: float) -> float:
@@ -113,7 +114,8 @@ class _LeaseContext:
             begun, self._payer = device_scheduler._clock(), waiter.payer
         self._begun = begun
         device_scheduler._held[self] = threading.get_ident()
-        contended = device_scheduler._is_contended(account, begun)
+        # If it is the only one, it is `account`, which has just acquired a lease.
+        contended = len(device_scheduler._last_used) > 1 and device_scheduler._is_contended(account, begun)
         return DeviceLease(begun - requested, device_scheduler.max_run_s if contended else None)
 
     def __exit__(self, *_: object) -> None:
@@ -138,7 +140,8 @@ class DeviceScheduler:
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[_Waiter] = []
-        self._turn = DeviceAccount("turn")  # the recent time of whoever got the device last
+        self._turn = DeviceAccount("turn")  # the recent time of whoever got the device last, as of then
+        self._turn_of: DeviceAccount | None = None  # who that was
         self._last_used: dict[DeviceAccount, float] = {}
         self._held: dict[_LeaseContext, int] = {}  # with the threads that hold them
 
@@ -186,11 +189,12 @@ class DeviceScheduler:
         """Take leases. Returns how it waited for them; None: it did not have to."""
         with self._lock:
             self._last_used[account] = now
-            least_s = self._turn.recent_s(now) - self.max_run_s
-            if account.recent_s(now) < least_s:
-                account.used_s, account.charged = least_s, now
+            if account is not self._turn_of:  # which has at least what it had then
+                least_s = self._turn.recent_s(now) - self.max_run_s
+                if account.recent_s(now) < least_s:
+                    account.used_s, account.charged = least_s, now
             if not self._waiting and self._may_run(account, leases):
-                self._take(account, account, leases, now)
+                self._take(account, account, leases)
                 return None
             waiter = _Waiter(account, deadline, leases, claim, payer=account)
             self._waiting.append(waiter)
@@ -218,7 +222,7 @@ class DeviceScheduler:
         while self._waiting and (turn := self._next(now)) is not None:
             waiter = self._older(turn, now)
             waiter.payer = turn.account
-            self._take(waiter.account, waiter.payer, waiter.leases, now)
+            self._take(waiter.account, waiter.payer, waiter.leases)
             self._waiting.remove(waiter)
             waiter.granted.set()
 
@@ -266,15 +270,13 @@ class DeviceScheduler:
             return False
         return account.yields_cpu or self._not_yielding < self.max_leases(account)
 
-    def _take(self, account: DeviceAccount, payer: DeviceAccount, leases: int, now: float) -> None:
-        self._turn.used_s, self._turn.charged = payer.recent_s(now), now
+    def _take(self, account: DeviceAccount, payer: DeviceAccount, leases: int) -> None:
+        self._turn.used_s, self._turn.charged, self._turn_of = payer.used_s, payer.charged, payer
         self._free -= leases
         self._not_yielding += not account.yields_cpu
 
     def _is_contended(self, account: DeviceAccount, now: float) -> bool:
         """Whether another engine waits, or used the device within a half-life and so may return soon."""
-        if len(self._last_used) == 1:  # `account`, which has just acquired a lease
-            return False
         with self._lock:
             for other, used in list(self._last_used.items()):
                 if now - used > _HALF_LIFE_S and all(waiter.account is not other for waiter in self._waiting):

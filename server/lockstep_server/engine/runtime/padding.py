@@ -48,19 +48,20 @@ def stack(spec: ModelSpec, parts: Sequence[RowGroup], rows: int, lengths: tuple[
     """
     inputs = {}
     size = dict(zip(spec.length_names, lengths, strict=True))
-    spare = rows - sum(part.rows for part in parts)
-    whole = len(parts) == 1 and not spare and lengths == parts[0].lengths
+    first = parts[0]
+    spare = rows - (first.rows if len(parts) == 1 else sum([part.rows for part in parts]))
+    whole = len(parts) == 1 and not spare and lengths == first.lengths
     for tensor in spec.inputs:
-        if tensor.name in parts[0].inputs and whole:
-            inputs[tensor.name] = parts[0].inputs[tensor.name]
-        elif tensor.name in parts[0].inputs:
-            inputs[tensor.name] = stack_input(
-                tensor, [part.inputs[tensor.name] for part in parts], size, spare
-            )
+        name = tensor.name
+        if name in first.inputs:
+            if whole:
+                inputs[name] = first.inputs[name]
+            else:
+                inputs[name] = stack_input(tensor, [part.inputs[name] for part in parts], size, spare)
         elif tensor.spec.generated:
-            inputs[tensor.name] = generate(spec, tensor, parts, size, spare)
+            inputs[name] = generate(spec, tensor, parts, size, spare)
         elif tensor.spec.value is not None:
-            inputs[tensor.name] = constant(tensor, rows, size)
+            inputs[name] = constant(tensor, rows, size)
     return inputs
 
 
@@ -106,12 +107,13 @@ def cut(
         of_run = sizes_of(spec, used, [lengths])
         of_parts = sizes_of(spec, used, [part.lengths for part in parts])
     answers: list[Arrays] = [{} for _ in parts]
-    rows = sum(part.rows for part in parts) if rows is None else rows
+    rows = sum([part.rows for part in parts]) if rows is None else rows
     whole = len(parts) == 1 and parts[0].rows == rows and parts[0].lengths == lengths
     for name, array in outputs.items():
-        axis = sections[name].batch_axis or 0
+        section = sections[name]
+        axis = section.batch_axis or 0
         check_rows(name, array, axis, rows)
-        dynamic = tuple(sections[name].lengths.items())
+        dynamic = tuple(section.lengths.items())
         for a, length in dynamic:
             if array.shape[a] != of_run[length][0]:
                 named = zip(spec.length_names, lengths, strict=True)
@@ -123,12 +125,16 @@ def cut(
             continue
         start = 0
         for number, (part, answer) in enumerate(zip(parts, answers, strict=True)):
-            index = [slice(None)] * array.ndim
-            index[axis] = slice(start, start + part.rows)
-            start += part.rows
-            for a, length in dynamic:
-                index[a] = slice(of_parts[length][number])
-            answer[name] = array[tuple(index)]
+            end = start + part.rows
+            if axis == 0 and not dynamic:
+                answer[name] = array[start:end]
+            else:
+                index = [slice(None)] * array.ndim
+                index[axis] = slice(start, end)
+                for a, length in dynamic:
+                    index[a] = slice(of_parts[length][number])
+                answer[name] = array[tuple(index)]
+            start = end
     return answers
 
 
@@ -166,19 +172,24 @@ def stack_input(tensor: ModelTensor, arrays: list[Array], size: Mapping[str, int
     if spare:
         arrays = [*arrays, np.repeat(arrays[-1].take([0], axis), spare, axis)]
     shape = list(arrays[0].shape)
-    for a, name in tensor.spec.lengths.items():
+    lengths = tensor.spec.lengths
+    for a, name in lengths.items():
         shape[a] = size[name]
-    needs_no_padding = all(array.shape[a] == shape[a] for array in arrays for a in tensor.spec.lengths)
-    if needs_no_padding:
+    shorter = [array for a in lengths for array in arrays if array.shape[a] != shape[a]]
+    if not shorter:
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
-    shape[axis] = sum(array.shape[axis] for array in arrays)
+    shape[axis] = sum([array.shape[axis] for array in arrays])
     stacked = np.full(shape, _padding_value(tensor), arrays[0].dtype)
     start = 0
     for array in arrays:
-        index = [slice(length) for length in array.shape]
-        index[axis] = slice(start, start + array.shape[axis])
-        start += array.shape[axis]
-        stacked[tuple(index)] = array
+        end = start + array.shape[axis]
+        if axis == 0 and len(shape) == 2:
+            stacked[start:end, : array.shape[1]] = array
+        else:
+            index = [slice(length) for length in array.shape]
+            index[axis] = slice(start, end)
+            stacked[tuple(index)] = array
+        start = end
     return stacked
 
 
@@ -198,19 +209,25 @@ def generate(
         positions = np.arange(size[section.of]).astype(dtype)
         if section.batch_axis is None:
             return positions.reshape((1,) * (len(tensor.shape) - 1) + (-1,))
-        rows = sum(part.rows for part in parts) + spare
+        rows = sum([part.rows for part in parts]) + spare
         return np.repeat(np.expand_dims(positions, section.batch_axis), rows, section.batch_axis)
     index = spec.length_names.index(section.of)
     number = dtype if section.generated == "lengths" else np.int64
     if len(parts) == 1:
         lengths = np.array([parts[0].lengths[index]] * (parts[0].rows + spare), number)
+    elif sum([part.rows for part in parts]) + spare == len(parts):
+        lengths = np.array([part.lengths[index] for part in parts], number)
     else:
         counts = [part.rows for part in parts]
         counts[-1] += spare
         lengths = np.array([part.lengths[index] for part in parts], number).repeat(counts)
     if section.generated == "lengths":
         return lengths
-    mask = np.arange(size[section.of]) < lengths[:, None]
-    mask = np.zeros(mask.shape, dtype) if section.generated == "zeros" else mask == bool(section.real)
-    mask = mask.astype(dtype, copy=False)
+    longest = size[section.of]
+    if section.generated == "zeros":
+        mask = np.zeros((len(lengths), longest), dtype)
+    else:
+        places = np.arange(longest)
+        mask = places < lengths[:, None] if section.real else places >= lengths[:, None]
+        mask = mask.astype(dtype, copy=False)
     return mask if section.batch_axis == 0 else np.ascontiguousarray(mask.T)
