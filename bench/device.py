@@ -184,7 +184,7 @@ class Measurement:
                 parameters = SamplingParameters.of(64)
                 for row in range(64):
                     parameters.set(row, 0.8, top_k, top_p)
-                on_device = self._time(partial(by_graph.sample, value, u, parameters))
+                on_device = self._time(partial(by_graph.sample_all, value, u, parameters))
                 on_host = self._time(lambda: sample(value.numpy(), u, parameters))  # noqa: B023
                 figure = {"tokens": tokens, "top_k": top_k, "top_p": top_p}
                 yield figure | {"on_device_us": on_device * 1e6, "on_host_us": on_host * 1e6}
