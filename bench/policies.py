@@ -40,7 +40,7 @@ _RETURN_S = 8e-4
 
 
 def policies(models: Path, rounds: int) -> Iterator[Result]:
-    for model in ("sentiment-bilstm", "sentiment-transformer"):
+    for model in ("sentiment-bilstm", "sentiment-transformer", "bench-encoder"):
         costs = _measure(str(models / model / "1" / "model.onnx"), rounds)
         drawn = lengths.sst2(REQUESTS)
         best = REQUESTS / _least_s(costs, drawn)
@@ -102,6 +102,17 @@ def _thrift(age_weight: float) -> Choose:
     return choose
 
 
+def _oldest(share: float) -> Choose:
+    """The server's planner, for the oldest share of what waits."""
+
+    def choose(waiting: list[RequestPart], now: float, costs: CostModel) -> list[RequestPart]:
+        most = max(round(share * len(waiting)), 1)
+        oldest = sorted(waiting, key=lambda part: part.start_tag)[:most]
+        return list(planner.plan(oldest, now, costs, _LIMITS).parts)
+
+    return choose
+
+
 def _arrival_order(rows: int) -> Choose:
     return lambda waiting, _, __: sorted(waiting, key=lambda part: part.start_tag)[:rows]
 
@@ -134,8 +145,10 @@ def _measure(file: str, rounds: int) -> CostModel:
 
 _CHOSEN = "thrift with age"
 _POLICIES: dict[str, Choose] = {
+    "arrival order, one by one": _arrival_order(1),
     "arrival order, 8 rows": _arrival_order(8),
     "thrift": _thrift(0.0),
     _CHOSEN: _thrift(planner.AGE_WEIGHT),
     "thrift with much age": _thrift(0.8),
+    "thrift with age, of the older half": _oldest(0.5),
 }

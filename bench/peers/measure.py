@@ -125,7 +125,7 @@ def run(peers: Sequence[Peer], plan: Plan, cache: Path) -> dict[str, Any]:
     """Measure these servers. What cannot be installed or started is left out and named with its reason."""
     missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        repository = _repository(Path(folder) / "models")
+        repository = make_repository(Path(folder) / "models")
         up: list[Running] = []
         servers: dict[str, Any] = {}
         for peer in peers:
@@ -174,7 +174,7 @@ def _started(peer: Peer, python: Path, repository: Path) -> Iterator[Running]:
         yield running
 
 
-def _repository(root: Path) -> Path:
+def make_repository(root: Path) -> Path:
     """The models of the comparison. Peers do not refuse what waits long, so Lockstep may not either."""
     for name in _SHIPPED:
         shutil.copytree(SHIPPED / name, root / name)
