@@ -45,8 +45,7 @@ _OK = grpc.StatusCode.OK
 _ENDLESS = ("Watch", "ServerReflectionInfo", "Runs")
 """Methods whose calls end with the server only."""
 
-_QUIET_S = 0.2
-_POLL_S = 0.01
+_QUIET_LOOKS, _POLL_S = 20, 0.01
 
 _EVERY_S = 0.05
 _SLOW_S = 0.02
@@ -65,12 +64,17 @@ class OpenCalls:
         self.last = 0.0
 
     async def settle(self, within_s: float) -> None:
-        """Wait until no call has arrived for a moment and none is open, for at most `within_s`."""
-        end = time.perf_counter() + within_s
-        while (now := time.perf_counter()) < end and (  # noqa: ASYNC110
-            now - self.last < _QUIET_S or (self.open and not self.hold)
-        ):
+        """Wait until no call has arrived for a moment and none is open, for at most `within_s`.
+
+        The moment is counted in looks, between which the event loop reads what has come: if it is late, time
+        passes in which calls arrive that it has not seen.
+        """
+        now = time.perf_counter()
+        end, quiet = now + within_s, 0 if now - self.last < _QUIET_LOOKS * _POLL_S else _QUIET_LOOKS - 2
+        while time.perf_counter() < end and (quiet < _QUIET_LOOKS or (self.open and not self.hold)):
+            before = self.last
             await asyncio.sleep(_POLL_S)
+            quiet = quiet + 1 if self.last == before else 0
 
 
 class ArrivingCalls:
