@@ -175,10 +175,10 @@ class CallerUsage:
             self._spend(caller, "requests", caller.requests_per_second, 1)
 
     def _check(self, caller: Caller) -> None:
-        now = self._clock()
         rates = {"requests": caller.requests_per_second, "tokens": caller.tokens_per_second}
         for unit, rate in rates.items():
-            if rate and (wait_s := self._bucket(caller.name, unit, rate).wait_s(now)):
+            # The clock is read once the bucket is there: one that is newer than `now` lets nothing pass.
+            if rate and (wait_s := self._bucket(caller.name, unit, rate).wait_s(self._clock())):
                 retry_s = max(math.ceil(wait_s * 1000) / 1000, 0.001)
                 raise quota_exceeded(
                     f"caller {caller.name!r} has used its {rate:g} {unit} per second"

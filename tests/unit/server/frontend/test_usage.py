@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -108,6 +109,15 @@ def test_requests_per_second() -> None:
     usage.admit(caller)
     with pytest.raises(ServingError):
         usage.admit(caller)
+
+
+def test_the_first_request_passes_however_slowly_it_is_counted() -> None:
+    """The clock goes on by 1 s each time that it is read, as on a busy machine by less."""
+    usage = CallerUsage(clock=map(float, itertools.count()).__next__)
+    slow = Caller("slow", requests_per_second=0.01)
+    usage.admit(slow)
+    with pytest.raises(ServingError, match="requests per second"):
+        usage.admit(slow)
 
 
 def test_a_message_of_several_texts_passes_as_a_whole_and_is_owed() -> None:
