@@ -179,15 +179,13 @@ def _change(folder: Path, old: str, new: str) -> None:
 
 def _counted(server: Served, caller: str) -> tuple[int, int, int]:
     """The requests of a caller so far: accepted, refused for overload, refused for a quota."""
-    value = server.app.metrics.registry.get_sample_value
-    accepted = value("lockstep_caller_requests_total", {"caller": caller})
-    refused = (
-        value("lockstep_caller_refused_total", {"caller": caller, "reason": reason})
-        for reason in ("overloaded", "quota")
+    accepted, refused = server.app.metrics.caller_requests, server.app.metrics.caller_refused
+    counters = (
+        accepted.labels(caller),
+        refused.labels(caller, "overloaded"),
+        refused.labels(caller, "quota"),
     )
-    counts = [accepted, *refused]
-    assert None not in counts
-    return tuple(map(int, counts))  # type: ignore[return-value]
+    return tuple(int(counter.value) for counter in counters)  # type: ignore[return-value]
 
 
 class Calls:
