@@ -3,13 +3,15 @@
 `python -m bench.streams '{"address": …, "model": …, "streams": 64, "tokens": 400}'` prints
 {"rate": tokens/s, "messages", "first_ms": […]} as JSON. With `"mode": "round-trips"` the streams are
 client-driven sequences with one ModelInfer call per token; with `"mode": "probes"` short requests run beside
-the streams. All are sent by the load generator's driver.
+the streams. All are sent by the load generator's driver. `"interrupts": false` gives the client the policy
+SCHED_BATCH: when it wakes up, it takes no core from a thread that runs there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -127,6 +129,8 @@ async def probes(channel: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 async def main(spec: dict[str, Any]) -> None:
+    if not spec.get("interrupts", True) and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # for the threads to come, too
     drive = {"round-trips": round_trips, "probes": probes}.get(spec.get("mode", ""), streams)
     async with connect.channel(spec) as channel:
         if drive is not probes:
