@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from ..frontend.registry import ModelRegistry
     from ..frontend.requests import InFlightRequests
-    from ..model.spec import ModelSpec
+    from ..model.datatypes import Arrays
+    from ..model.spec import ModelSpec, RequestSize
     from .inflight import StreamLimits
     from .shared_memory import SharedMemory
     from .status import Context
@@ -136,30 +137,9 @@ async def make_inference_request(
         else:
             inputs = tensors.decode(read, request, shared)
         size = measure_request(read, inputs)
-        message: messages.Request
-        if step_fields is None:
-            message = messages.Infer(
-                key=0,
-                model=spec.name,
-                version=spec.version,
-                inputs=inputs,
-                size=size,
-                outputs=tuple(requested),
-                priority=priority,
-                caller=caller,
-            )
-        else:
+        if step_fields is not None:
             _check_one_row(spec, size.rows)
-            message = messages.Step(
-                key=0,
-                model=spec.name,
-                version=spec.version,
-                inputs=inputs,
-                outputs=tuple(requested),
-                priority=priority,
-                caller=caller,
-                **step_fields,
-            )
+        message = _message(spec, inputs, size, tuple(requested), priority, caller, step_fields)
         inference = InferenceRequest(
             served, method, message, queue_timeout_s=timeout_s, remaining_s=remaining_s, id=sent_id
         )
@@ -167,6 +147,39 @@ async def make_inference_request(
     except ServingError as error:
         served.record_refusal(method, error)
         raise
+
+
+def _message(
+    spec: ModelSpec,
+    inputs: Arrays,
+    size: RequestSize,
+    outputs: tuple[str, ...],
+    priority: int,
+    caller: str,
+    step_fields: dict[str, Any] | None,
+) -> messages.Request:
+    """The request as the engine gets it, but for its key and times."""
+    if step_fields is None:
+        return messages.Infer(
+            key=0,
+            model=spec.name,
+            version=spec.version,
+            inputs=inputs,
+            size=size,
+            outputs=outputs,
+            priority=priority,
+            caller=caller,
+        )
+    return messages.Step(
+        key=0,
+        model=spec.name,
+        version=spec.version,
+        inputs=inputs,
+        outputs=outputs,
+        priority=priority,
+        caller=caller,
+        **step_fields,
+    )
 
 
 def _inputs_have_parameters(request: pb.ModelInferRequest) -> bool:
